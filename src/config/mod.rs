@@ -1,0 +1,280 @@
+//! The validated configuration: what every other module is handed.
+//!
+//! Main thread, before anything is bound. Two stages, as ripgrep does it: the file as written ([`read`]) becomes these
+//! types only when every key, type and range is right; after that nothing checks again. Reject, never repair.
+//! Every field's unit, default and range is in `config/reference.toml`, which a test holds equal to these defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use crate::value::{Type, Value};
+
+/// Everything that one `wharf` process needs to know.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// `[server]`: where to listen, how many request threads, how long a request may take.
+    pub server: Server,
+    /// `[queue]`: how many parsed requests may wait for a worker, and for how long.
+    pub queue: Queue,
+    /// `[http]`: the limits on what a client may send and how long it may take.
+    pub http: Http,
+    /// `[database]`: which database, and its connection pool.
+    pub database: Database,
+    /// `[endpoint.NAME]`, in the order of the file.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// `[server]`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Server {
+    /// `listen`: address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `connector`: who speaks HTTP.
+    pub connector: Connector,
+    /// `workers`: request threads. `None`: as many as `database.maximum_pool_size`, because a request thread that has no
+    /// connection to run on can only wait.
+    pub workers: Option<usize>,
+    /// `deadline`: the time from a request's last byte to its answer; queue, checkout and statements spend from it.
+    pub deadline: Duration,
+    /// `drain_timeout`: how long a stopping server lets requests in flight finish.
+    pub drain_timeout: Duration,
+}
+
+/// Who speaks HTTP to the clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connector {
+    /// Our own poller: connections cost memory, never a thread.
+    Native,
+    /// tiny_http: a thread per connection; the simple build.
+    TinyHttp,
+}
+
+/// `[queue]`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Queue {
+    /// `max_length`: requests that may wait for a worker; the next one is refused with 503.
+    pub max_length: usize,
+    /// `max_wait`: how long one may wait before it is refused with 503.
+    pub max_wait: Duration,
+}
+
+/// `[http]`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Http {
+    /// `max_connections`: clients' sockets at once.
+    pub max_connections: usize,
+    /// `max_head_bytes`: request line and headers together.
+    pub max_head_bytes: usize,
+    /// `max_headers`: how many header lines.
+    pub max_headers: usize,
+    /// `max_target_bytes`: the request target (path and query).
+    pub max_target_bytes: usize,
+    /// `max_body_bytes`: a request's body, after chunked decoding.
+    pub max_body_bytes: usize,
+    /// `max_response_bytes`: what one SQL endpoint may answer.
+    pub max_response_bytes: usize,
+    /// `head_timeout`: from a request's first byte to the end of its head, absolute, not per read.
+    pub head_timeout: Duration,
+    /// `body_timeout`: from the end of the head to the end of the body.
+    pub body_timeout: Duration,
+    /// `idle_timeout`: how long a keep-alive connection may wait for its next request.
+    pub idle_timeout: Duration,
+    /// `write_timeout`: how long the client may take to receive a response.
+    pub write_timeout: Duration,
+}
+
+/// `[database]`. Names, units and defaults follow HikariCP where it has them.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Database {
+    /// `url`: `sqlite:FILE` or `postgres://…`. `None`: no database (only endpoints with a fixed `body`).
+    pub url: Option<String>,
+    /// `demo`: create and fill the SQLite file with the demo data when it does not exist yet.
+    pub demo: bool,
+    /// `maximum_pool_size`: connections at most.
+    pub maximum_pool_size: usize,
+    /// `minimum_idle`: connections kept open. `None`: as many as `maximum_pool_size` (HikariCP's advice: a fixed pool).
+    pub minimum_idle: Option<usize>,
+    /// `connection_timeout`: how long a request may wait for a connection.
+    pub connection_timeout: Duration,
+    /// `idle_timeout`: how long a connection above `minimum_idle` may sit unused.
+    pub idle_timeout: Duration,
+    /// `max_lifetime`: how old a connection may get.
+    pub max_lifetime: Duration,
+}
+
+/// One endpoint: a route and what it does.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Endpoint {
+    /// NAME of `[endpoint.NAME]`.
+    pub name: String,
+    /// The method of `route = "GET /flights/{id}"`.
+    pub method: Method,
+    /// The path of the route, with `{name}` for its path parameters.
+    pub path: String,
+    /// `status`: of the answer when all went well; 200, or 204 for `returns = "none"`.
+    pub status: StatusCode,
+    /// `deadline`: overrides `server.deadline`.
+    pub deadline: Option<Duration>,
+    /// What the endpoint does.
+    pub action: Action,
+    /// Where `[endpoint.NAME]` stands, for messages.
+    pub span: Span,
+}
+
+/// What an endpoint does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// `body` and `content_type`: answered on the poller, without a worker or the database.
+    Fixed {
+        /// The whole body.
+        body: String,
+        /// Its media type; `text/plain; charset=utf-8` unless given.
+        content_type: String,
+    },
+    /// `sql`, or several `[[endpoint.NAME.step]]` in one transaction.
+    Sql {
+        /// `params`, in the order of the file.
+        params: Vec<Param>,
+        /// At least one; more than one run in one transaction.
+        steps: Vec<Step>,
+        /// `returns`: what the last step's rows become.
+        returns: Returns,
+    },
+}
+
+/// What an endpoint's rows become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Returns {
+    /// `"one"`: one row as an object; no row: 404.
+    One,
+    /// `"many"`: an array of objects.
+    Many,
+    /// `"value"`: the first column of the one row, by itself; no row: 404.
+    Value,
+    /// `"none"`: no body.
+    None,
+}
+
+/// One SQL statement of an endpoint.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Step {
+    /// The statement, split at its `:name` places.
+    pub sql: Sql,
+    /// `expect_rows`: exactly this many rows returned or changed; otherwise everything is rolled back.
+    pub expect_rows: Option<u64>,
+    /// `otherwise`: what the client gets when `expect_rows` does not hold.
+    pub otherwise: Otherwise,
+    /// Where the statement's text stands in the file, for messages.
+    pub span: Span,
+}
+
+/// `otherwise = { status = 409, detail = "…" }`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Otherwise {
+    /// 409 unless given.
+    pub status: StatusCode,
+    /// The problem's `detail`.
+    pub detail: String,
+}
+
+/// A statement's text as pieces; between piece `i` and piece `i + 1` stands the value of `slots[i]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sql {
+    /// The text around the `:name` places: always one more than `slots`.
+    pub pieces: Vec<String>,
+    /// For each place the index into the endpoint's `params`.
+    pub slots: Vec<usize>,
+}
+
+/// One declared parameter.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Param {
+    /// Its name, as in `:name`.
+    pub name: String,
+    /// `in`: where the client puts it.
+    pub place: Place,
+    /// The name it has there: itself, or `as = "X-Request-Name"`.
+    pub wire_name: String,
+    /// `type`.
+    pub kind: Type,
+    /// What is bound when the client does not send it. `None`: it is required (400).
+    pub default: Option<Value>,
+    /// The checks on a value that was sent.
+    pub checks: Checks,
+}
+
+/// Where a parameter comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `{name}` in the route.
+    Path,
+    /// `?name=`.
+    Query,
+    /// A header.
+    Header,
+    /// A member of the JSON object that is the body.
+    Body,
+    /// A field of an `application/x-www-form-urlencoded` body.
+    Form,
+}
+
+/// What a value must satisfy beyond its type; an array's items each.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    /// `min`: the smallest number, date or timestamp accepted.
+    pub min: Option<Value>,
+    /// `max`: the largest.
+    pub max: Option<Value>,
+    /// `min_len`: characters of a text, bytes of bytes.
+    pub min_len: Option<usize>,
+    /// `max_len`.
+    pub max_len: Option<usize>,
+    /// `max_items`: of an array.
+    pub max_items: Option<usize>,
+    /// `pattern`: the whole text must match; the source is kept for messages.
+    pub pattern: Option<regex_lite::Regex>,
+    /// `one_of`: the values accepted.
+    pub one_of: Vec<Value>,
+}
+
+impl PartialEq for Checks {
+    fn eq(&self, other: &Self) -> bool {
+        self.min == other.min
+            && self.max == other.max
+            && self.min_len == other.min_len
+            && self.max_len == other.max_len
+            && self.max_items == other.max_items
+            && self.pattern.as_ref().map(regex_lite::Regex::as_str)
+                == other.pattern.as_ref().map(regex_lite::Regex::as_str)
+            && self.one_of == other.one_of
+    }
+}
+
+/// A range of bytes in the configuration file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Span {
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+/// The configuration file as text: what messages point into.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where it came from. `None`: the configuration embedded in the binary.
+    pub path: Option<PathBuf>,
+    /// All of it.
+    pub text: String,
+}

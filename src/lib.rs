@@ -1,0 +1,5 @@
+//! wharf: a thread-per-request blocking HTTP server for services that live on a database.
+
+pub mod config;
+pub mod deadline;
+pub mod value;
