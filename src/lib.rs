@@ -3,3 +3,6 @@
 pub mod config;
 pub mod deadline;
 pub mod value;
+
+pub mod http;
+pub mod queue;

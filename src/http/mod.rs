@@ -1,0 +1,18 @@
+//! HTTP/1.1 as pure bytes and values: parsing requests, encoding responses. No I/O, no clock but for `Date`.
+//!
+//! Any thread. The `http` crate's `Method`, `StatusCode` and `HeaderMap` are the vocabulary; `httparse` is the tokenizer;
+//! the rules of RFC 9110 and RFC 9112 are ours, and strict: what a proxy in front of us might read differently is refused.
+
+mod chunked;
+mod encode;
+mod parse;
+mod problem;
+mod request;
+mod response;
+
+pub use chunked::Decoder;
+pub use encode::{CONTINUE, encode_head};
+pub use parse::{BodyLength, Head, Limits, Refusal, Scan, parse_head, scan_head};
+pub use problem::problem;
+pub use request::Request;
+pub use response::Response;

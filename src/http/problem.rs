@@ -1,0 +1,32 @@
+//! Errors as `application/problem+json` (RFC 9457): one place that makes their body.
+
+use http::StatusCode;
+use serde_json::{Map, Value};
+
+use super::Response;
+
+/// A problem of the generic type: `title` is the status's phrase, `detail` says what was wrong with this request. `more`
+/// are extension members (RFC 9457 section 3.2), in the order given.
+pub fn problem(status: StatusCode, detail: &str, more: &[(&str, &str)]) -> Response {
+    let mut members = Map::new();
+    members.insert("title".into(), status.canonical_reason().unwrap_or("Error").into());
+    members.insert("status".into(), status.as_u16().into());
+    members.insert("detail".into(), detail.into());
+    members.extend(more.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))));
+    Response::new(status, "application/problem+json", Value::Object(members).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_names_status_detail_and_more() {
+        let response = problem(StatusCode::BAD_REQUEST, "a \"quote\"", &[("parameter", "id")]);
+        let body: Value = serde_json::from_slice(response.body()).expect("JSON");
+        assert_eq!(body["title"], "Bad Request");
+        assert_eq!(body["status"], 400);
+        assert_eq!(body["detail"], "a \"quote\"");
+        assert_eq!(body["parameter"], "id");
+    }
+}

@@ -1,0 +1,98 @@
+//! A whole request: its head as it came, and its body.
+//!
+//! Made by a connector, read by handlers. Headers stay where they arrived and are found by looking, because most handlers
+//! ask for none or one.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+/// A request, complete with its body.
+#[derive(Debug)]
+pub struct Request {
+    pub(crate) method: Method,
+    pub(crate) version: Version,
+    /// The bytes that the ranges below point into.
+    pub(crate) head: Bytes,
+    pub(crate) path: Range<usize>,
+    pub(crate) query: Option<Range<usize>>,
+    pub(crate) fields: Vec<(Range<usize>, Range<usize>)>,
+    pub(crate) body: Bytes,
+    pub(crate) keep_alive: bool,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) path_names: Option<Arc<[Box<str>]>>,
+    pub(crate) path_values: Vec<Range<usize>>,
+}
+
+impl Request {
+    /// The method.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// HTTP/1.0 or HTTP/1.1.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The path as it was sent, percent-encoding included. `*` for `OPTIONS *`.
+    pub fn path(&self) -> &str {
+        self.text(&self.path)
+    }
+
+    /// The query as it was sent, without the `?`; empty where there is none.
+    pub fn query(&self) -> &str {
+        self.query.as_ref().map_or("", |range| self.text(range))
+    }
+
+    /// The first value of a header, by its name in any case.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.header_lines().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Every header line in the order it came: name and value.
+    pub fn header_lines(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.iter().map(|(name, value)| (self.text(name), &self.head[value.clone()]))
+    }
+
+    /// The headers as the `http` crate's map, made anew by each call.
+    pub fn header_map(&self) -> HeaderMap {
+        let pairs = self.header_lines().filter_map(|(name, value)| {
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?))
+        });
+        let mut map = HeaderMap::with_capacity(self.fields.len());
+        pairs.for_each(|(name, value)| drop(map.append(name, value)));
+        map
+    }
+
+    /// The body, after chunked decoding.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The client's address; `None` where the connector does not know it.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// The text that stands for `{name}` of the route, percent-encoding included.
+    pub fn path_value(&self, name: &str) -> Option<&str> {
+        let index = self.path_names.as_ref()?.iter().position(|known| **known == *name)?;
+        self.path_values.get(index).map(|range| self.text(range))
+    }
+
+    /// The first value of `name` in the query, decoded.
+    pub fn query_value(&self, name: &str) -> Option<String> {
+        form_urlencoded::parse(self.query().as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+
+    /// Target and header names are ASCII: the parser refused everything else.
+    fn text(&self, range: &Range<usize>) -> &str {
+        std::str::from_utf8(&self.head[range.clone()]).unwrap_or_default()
+    }
+}
