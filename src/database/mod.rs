@@ -1,0 +1,363 @@
+//! The database as a worker sees it: a pool, a borrowed connection, statements, and rows written as JSON.
+//!
+//! Every call blocks the worker that makes it, and none blocks past the request's deadline by more than the half second
+//! that a cancelled statement is given to end. Knows nothing of HTTP but the status that an error becomes.
+
+mod error;
+mod json;
+mod pool;
+pub mod postgres;
+mod rows;
+pub mod sqlite;
+
+use std::sync::Arc;
+
+pub use error::{Category, Error, Refusal};
+pub use pool::Gauges;
+pub use rows::{RowWriter, Shape};
+
+use crate::config;
+use crate::deadline::Deadline;
+use crate::value::{Type, Value};
+
+/// Which database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// PostgreSQL.
+    Postgres,
+    /// SQLite, in this process.
+    Sqlite,
+}
+
+/// What a statement may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The database refuses to write.
+    ReadOnly,
+    /// Everything that the database's user may do.
+    ReadWrite,
+}
+
+/// A database and its pool of connections. Cheap to clone; the last clone to go closes the connections.
+#[derive(Clone)]
+pub struct Database(Arc<Inner>);
+
+struct Inner {
+    pool: AnyPool,
+    display_url: String,
+}
+
+enum AnyPool {
+    Postgres(pool::Pool<postgres::Driver>),
+    Sqlite(pool::Pool<sqlite::Driver>),
+}
+
+impl Database {
+    /// Opens the pool on `sqlite:FILE` or `postgres://…`; `settings.url` is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Url`] when the URL cannot be used; [`Error::Open`] when the first connection cannot be made, at once
+    /// when trying again is no use, else after 5 s.
+    pub fn open(settings: &config::Database, url: &str) -> Result<Self, Error> {
+        let (pool, display_url) = if let Some(file) = url.strip_prefix("sqlite:") {
+            let driver = sqlite::Driver::new(file)?;
+            (AnyPool::Sqlite(pool::Pool::open(driver, settings)?), url.to_owned())
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let driver = postgres::Driver::new(url)?;
+            (AnyPool::Postgres(pool::Pool::open(driver, settings)?), postgres::display_url(url))
+        } else {
+            return Err(Error::Url("expected sqlite:FILE or postgres://user@host/database".to_owned()));
+        };
+        Ok(Self(Arc::new(Inner { pool, display_url })))
+    }
+
+    /// Which database it is.
+    pub fn kind(&self) -> Kind {
+        match self.0.pool {
+            AnyPool::Postgres(_) => Kind::Postgres,
+            AnyPool::Sqlite(_) => Kind::Sqlite,
+        }
+    }
+
+    /// The URL without its password.
+    pub fn display_url(&self) -> &str {
+        &self.0.display_url
+    }
+
+    /// The statement in this database's notation; `params` are those that `sql.slots` index.
+    ///
+    /// # Panics
+    /// When a slot indexes no parameter; `config` makes none such.
+    pub fn statement(&self, sql: &config::Sql, params: &[config::Param]) -> Statement {
+        let sign = match self.kind() {
+            Kind::Postgres => '$',
+            Kind::Sqlite => '?',
+        };
+        Statement::new(sql, params, sign)
+    }
+
+    /// Borrows a connection, waiting until `deadline` and at most `connection_timeout`. It keeps the deadline for
+    /// whatever runs on it.
+    ///
+    /// # Errors
+    /// [`Error::NoConnection`] when none came free in time; [`Error::Deadline`] when the deadline had passed already.
+    pub fn checkout(&self, deadline: Deadline) -> Result<Connection, Error> {
+        let mut lent = match &self.0.pool {
+            AnyPool::Postgres(pool) => Lent::Postgres(pool.checkout(deadline)?),
+            AnyPool::Sqlite(pool) => Lent::Sqlite(pool.checkout(deadline)?),
+        };
+        match &mut lent {
+            Lent::Postgres(session) => session.start(deadline),
+            Lent::Sqlite(session) => session.start(deadline)?,
+        }
+        Ok(Connection(lent))
+    }
+
+    /// The pool at this moment.
+    pub fn gauges(&self) -> Gauges {
+        match &self.0.pool {
+            AnyPool::Postgres(pool) => pool.gauges(),
+            AnyPool::Sqlite(pool) => pool.gauges(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Database").field(&self.0.display_url).finish()
+    }
+}
+
+/// An endpoint's statement in one database's notation: `$1` or `?1` for each distinct parameter.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    text: String,
+    bound: Vec<Bound>,
+    marks: Vec<Mark>,
+}
+
+/// What `$n` stands for, n counted from 1.
+#[derive(Clone, Debug)]
+struct Bound {
+    /// Into the endpoint's parameters, and so into its values.
+    index: usize,
+    name: String,
+    kind: Type,
+}
+
+/// Where a parameter stands: the byte after it in [`Statement::text`], and in the text as written.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    text: usize,
+    written: usize,
+}
+
+impl Statement {
+    fn new(sql: &config::Sql, params: &[config::Param], sign: char) -> Self {
+        let (mut text, mut written) = (String::new(), 0);
+        let (mut bound, mut marks) = (Vec::<Bound>::new(), Vec::new());
+        for (piece, slot) in sql.pieces.iter().zip(&sql.slots) {
+            let param = &params[*slot];
+            let known = bound.iter().position(|bound| bound.index == *slot);
+            let number = known.unwrap_or(bound.len()) + 1;
+            if known.is_none() {
+                bound.push(Bound { index: *slot, name: param.name.clone(), kind: param.kind });
+            }
+            text.push_str(piece);
+            text.push(sign);
+            text.push_str(&number.to_string());
+            written += piece.len() + ":".len() + param.name.len();
+            marks.push(Mark { text: text.len(), written });
+        }
+        text.push_str(sql.pieces.last().map_or("", String::as_str));
+        Self { text, bound, marks }
+    }
+
+    /// The text that the database sees.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The byte in the statement as the user wrote it (with its `:name`s) that byte `offset` of [`Statement::text`]
+    /// comes from; [`Error::offset`] is such a byte.
+    pub fn written_offset(&self, offset: usize) -> usize {
+        let before = self.marks.iter().take_while(|mark| mark.text <= offset).last();
+        before.map_or(offset, |mark| mark.written + (offset - mark.text))
+    }
+}
+
+/// What the database says about a statement before it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Description {
+    /// The columns that its rows have, in order.
+    pub columns: Vec<Column>,
+    /// What will not work, each a sentence for the user: columns without a JSON form, parameters declared as something
+    /// else than the database takes them for.
+    pub problems: Vec<String>,
+}
+
+/// A column of a statement's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// The database's name of its type; empty where SQLite has none (an expression).
+    pub type_name: String,
+}
+
+/// A borrowed connection. Dropping it is the checkin: an open transaction is rolled back first, and a connection that is
+/// not known to be clean is closed.
+pub struct Connection(Lent);
+
+enum Lent {
+    Postgres(pool::Lent<postgres::Driver>),
+    Sqlite(pool::Lent<sqlite::Driver>),
+}
+
+impl Connection {
+    /// Prepares the statement without running it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the database does not understand it.
+    pub fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
+        match &mut self.0 {
+            Lent::Postgres(session) => session.describe(statement),
+            Lent::Sqlite(session) => session.describe(statement),
+        }
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when one is open already.
+    pub fn begin(&mut self, access: Access, deadline: Deadline) -> Result<(), Error> {
+        match &mut self.0 {
+            Lent::Postgres(session) => {
+                session.start(deadline);
+                session.begin(access)
+            }
+            Lent::Sqlite(session) => {
+                session.start(deadline)?;
+                session.begin(access)
+            }
+        }
+    }
+
+    /// Commits the open transaction.
+    ///
+    /// # Errors
+    /// Whatever the database reports; also when a statement in the transaction failed, which was then rolled back.
+    pub fn commit(&mut self, deadline: Deadline) -> Result<(), Error> {
+        match &mut self.0 {
+            Lent::Postgres(session) => {
+                session.start(deadline);
+                session.commit()
+            }
+            Lent::Sqlite(session) => {
+                session.start(deadline)?;
+                session.commit()
+            }
+        }
+    }
+
+    /// Rolls the open transaction back; without one, does nothing. Takes at most half a second, whatever the deadline.
+    ///
+    /// # Errors
+    /// When the database cannot be reached; the connection is then closed at checkin, which rolls back as well.
+    pub fn rollback(&mut self) -> Result<(), Error> {
+        match &mut self.0 {
+            Lent::Postgres(session) => session.rollback(),
+            Lent::Sqlite(session) => session.rollback(),
+        }
+    }
+
+    /// Runs a statement and writes its rows: the number of rows returned, or for a statement without columns, changed.
+    /// `values` are those of all the endpoint's parameters, in their order. Inside a transaction its own access holds.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] when the deadline passed, with the statement cancelled; [`Error::ResponseTooLarge`] with what
+    /// was written so far left in place; whatever the database reports.
+    ///
+    /// # Panics
+    /// When there are fewer values than parameters.
+    pub fn run(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        access: Access,
+        deadline: Deadline,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<u64, Error> {
+        match &mut self.0 {
+            Lent::Postgres(session) => {
+                session.start(deadline);
+                session.run(statement, values, access, rows)
+            }
+            Lent::Sqlite(session) => {
+                session.start(deadline)?;
+                session.run(statement, values, access, rows)
+            }
+        }
+    }
+
+    /// The PostgreSQL session, for handlers in Rust.
+    pub fn postgres(&mut self) -> Option<&mut postgres::Session> {
+        match &mut self.0 {
+            Lent::Postgres(session) => Some(&mut **session),
+            Lent::Sqlite(_) => None,
+        }
+    }
+
+    /// The SQLite connection, for handlers in Rust, open for writing. Statements on it end with an interrupt when the
+    /// deadline passes.
+    ///
+    /// # Errors
+    /// When SQLite refuses to switch from reading to writing.
+    pub fn sqlite(&mut self) -> Result<Option<&mut rusqlite::Connection>, Error> {
+        match &mut self.0 {
+            Lent::Postgres(_) => Ok(None),
+            Lent::Sqlite(session) => session.raw().map(Some),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        match &mut self.0 {
+            Lent::Postgres(session) => session.finish(),
+            Lent::Sqlite(session) => session.finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn param(name: &str) -> config::Param {
+        config::Param {
+            name: name.to_owned(),
+            place: config::Place::Query,
+            wire_name: name.to_owned(),
+            kind: Type::One(crate::value::Scalar::Int),
+            default: None,
+            checks: config::Checks::default(),
+        }
+    }
+
+    #[test]
+    fn each_distinct_parameter_has_one_number() {
+        let pieces = ["select ", " + ", " - ", ""].map(str::to_owned).to_vec();
+        let sql = config::Sql { pieces, slots: vec![1, 0, 1] };
+        let statement = Statement::new(&sql, &[param("a"), param("long")], '$');
+        assert_eq!(statement.text(), "select $1 + $2 - $1");
+        assert_eq!(statement.bound.iter().map(|bound| bound.index).collect::<Vec<_>>(), [1, 0]);
+        let written = "select :long + :a - :long";
+        let of = |text: &str, from: &str| from.find(text).unwrap();
+        assert_eq!(statement.written_offset(of("+", statement.text())), of("+", written));
+        assert_eq!(statement.written_offset(of("-", statement.text())), of("-", written));
+        assert_eq!(statement.written_offset(3), 3);
+    }
+}

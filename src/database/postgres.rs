@@ -1,0 +1,548 @@
+//! PostgreSQL: one session of the pool, and how it is opened.
+//!
+//! Each session owns a current-thread tokio runtime, on which tokio-postgres runs inside each blocking call, as the
+//! `postgres` crate does it; owning it is what puts a bound on every read. Nothing polls the session while it is idle.
+//! Runs on the worker that borrowed it.
+
+mod bind;
+mod json;
+mod tls;
+mod url;
+mod wire;
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt as _;
+use futures_util::future::{join, join_all};
+pub use postgres::Row;
+pub use postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::Client;
+use tokio_postgres::types::Kind;
+
+use self::json::Encoder;
+use self::wire::Wire;
+use super::pool;
+use super::{Access, Column, Description, Error, RowWriter, Statement};
+use crate::deadline::Deadline;
+use crate::value::Value;
+
+/// Within this time after its last use a session is lent without a look at its socket (HikariCP's `aliveBypassWindowMs`).
+const ALIVE_BYPASS_WINDOW: Duration = Duration::from_millis(500);
+
+/// How long a rollback may take, whatever the request's deadline: it is quick, or the session is not worth keeping.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Prepared statements kept per session. A configuration has fewer; the bound is for handlers that build their SQL.
+const STATEMENTS_MAX: usize = 256;
+
+/// Parameters as a handler in Rust writes them: `&[&id, &name]`.
+pub type Parameters<'a> = [&'a (dyn ToSql + Sync)];
+
+/// The URL without its password.
+pub(super) fn display_url(url: &str) -> String {
+    url::display(url)
+}
+
+/// Opens sessions on one server.
+pub(super) struct Driver {
+    target: url::Target,
+    tls: tokio_postgres_rustls::MakeRustlsConnect,
+}
+
+impl Driver {
+    pub(super) fn new(url: &str) -> Result<Self, Error> {
+        let target = url::Target::parse(url)?;
+        let tls = target.tls.connector().map_err(Error::Url)?;
+        Ok(Self { target, tls })
+    }
+}
+
+impl pool::Driver for Driver {
+    type Session = Session;
+
+    fn open(&self, deadline: Deadline) -> Result<Session, Error> {
+        let (client, wire) = Wire::open(&self.target, &self.tls, deadline)?;
+        Ok(Session {
+            client,
+            wire,
+            statements: Statements::default(),
+            access: None,
+            transaction: Transaction::None,
+            deadline,
+            last_used: Instant::now(),
+        })
+    }
+}
+
+/// An open session. Handlers in Rust run their statements on it; each is prepared once and kept, and ends by the deadline
+/// that the connection was checked out with.
+pub struct Session {
+    client: Client,
+    wire: Wire,
+    statements: Statements,
+    /// What the session's transactions may do unless they say it themselves; `None` when that is not known.
+    access: Option<Access>,
+    transaction: Transaction,
+    deadline: Deadline,
+    last_used: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transaction {
+    None,
+    Open(Access),
+    /// A statement failed in it: PostgreSQL answers COMMIT with a silent rollback.
+    Failed,
+}
+
+impl pool::Session for Session {
+    fn is_alive(&mut self) -> bool {
+        !self.is_broken() && (self.last_used.elapsed() < ALIVE_BYPASS_WINDOW || self.wire.is_open())
+    }
+
+    fn is_broken(&self) -> bool {
+        self.wire.is_broken() || self.client.is_closed()
+    }
+}
+
+impl Session {
+    /// All rows of a statement.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`]; whatever the database reports.
+    pub fn query(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
+        self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
+            client.query(&prepared.statement, parameters).await.map_err(|error| wire::refused(&error, sql))
+        })
+    }
+
+    /// The one row of a statement.
+    ///
+    /// # Errors
+    /// As [`Session::query`]; [`Error::RowCount`] when it is not one.
+    pub fn query_one(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Row, Error> {
+        self.query_opt(sql, parameters)?.ok_or(Error::RowCount { expected: "one", received: 0 })
+    }
+
+    /// The one row of a statement, or none.
+    ///
+    /// # Errors
+    /// As [`Session::query`]; [`Error::RowCount`] when there are several.
+    pub fn query_opt(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Option<Row>, Error> {
+        let mut rows = self.query(sql, parameters)?;
+        match rows.len() {
+            0 | 1 => Ok(rows.pop()),
+            received => Err(Error::RowCount { expected: "at most one", received }),
+        }
+    }
+
+    /// Runs a statement: the number of rows it changed.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub fn execute(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<u64, Error> {
+        self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
+            client.execute(&prepared.statement, parameters).await.map_err(|error| wire::refused(&error, sql))
+        })
+    }
+
+    /// Runs one statement many times, all sent together: as many round trips as one. The rows of all, in their order.
+    /// Outside a transaction each run stands by itself: what ran before or after a failed one stays.
+    ///
+    /// # Errors
+    /// As [`Session::query`]: the first run's that failed.
+    pub fn query_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
+        self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
+            let answers = join_all(runs.iter().map(|parameters| client.query(&prepared.statement, parameters))).await;
+            let mut rows = Vec::with_capacity(runs.len());
+            for answer in answers {
+                rows.append(&mut answer.map_err(|error| wire::refused(&error, sql))?);
+            }
+            Ok(rows)
+        })
+    }
+
+    /// Runs one statement many times, all sent together: the number of rows they changed. Failures are as with
+    /// [`Session::query_each`].
+    ///
+    /// # Errors
+    /// As [`Session::query_each`].
+    pub fn execute_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<u64, Error> {
+        self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
+            let answers = join_all(runs.iter().map(|parameters| client.execute(&prepared.statement, parameters))).await;
+            answers.into_iter().sum::<Result<u64, _>>().map_err(|error| wire::refused(&error, sql))
+        })
+    }
+
+    /// Runs `work` in a transaction: committed when it returns `Ok`, else rolled back.
+    ///
+    /// # Errors
+    /// What `work` returns, or what beginning or committing reports.
+    pub fn transaction<T, E: From<Error>>(
+        &mut self,
+        access: Access,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.begin(access)?;
+        match work(self) {
+            Ok(done) => {
+                self.commit()?;
+                Ok(done)
+            }
+            Err(error) => {
+                if let Err(lost) = self.rollback() {
+                    log::warn!("{lost}, while rolling back");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The deadline for what runs from now on.
+    pub(super) fn start(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
+    pub(super) fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
+        self.with_prepared(&statement.text, Access::ReadOnly, async |_, prepared| Ok(describe(statement, prepared)))
+    }
+
+    pub(super) fn begin(&mut self, access: Access) -> Result<(), Error> {
+        if self.transaction != Transaction::None {
+            return Err(Error::Usage("a transaction is open already".to_owned()));
+        }
+        // Open from now on, even if the deadline leaves it unknown whether the server began it.
+        self.transaction = Transaction::Open(access);
+        self.command(begin_text(access), self.deadline)
+    }
+
+    pub(super) fn commit(&mut self) -> Result<(), Error> {
+        match self.transaction {
+            Transaction::None => Err(Error::Usage("no transaction is open".to_owned())),
+            Transaction::Failed => {
+                self.rollback()?;
+                Err(Error::Usage("a statement in the transaction failed; it was rolled back".to_owned()))
+            }
+            Transaction::Open(_) => {
+                self.command("COMMIT", self.deadline)?;
+                self.transaction = Transaction::None;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn rollback(&mut self) -> Result<(), Error> {
+        if self.transaction != Transaction::None {
+            let rolled_back = self.command("ROLLBACK", Deadline::after(ROLLBACK_TIMEOUT));
+            self.transaction = Transaction::None;
+            if rolled_back.is_err() {
+                self.wire.close();
+            }
+            return rolled_back;
+        }
+        Ok(())
+    }
+
+    pub(super) fn run(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        access: Access,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<u64, Error> {
+        let ran = self.with_prepared(&statement.text, access, async |client, prepared| {
+            rows.restart();
+            run(client, prepared, statement, values, rows).await
+        });
+        if matches!(ran, Err(Error::ResponseTooLarge { .. } | Error::Malformed { .. })) {
+            self.wire.settle(&self.client);
+        }
+        ran
+    }
+
+    /// The checkin's part: whatever happened, the next request finds the session clean, or closed.
+    pub(super) fn finish(&mut self) {
+        if let Err(error) = self.rollback() {
+            log::warn!("{error}, while rolling back; the connection is closed");
+        }
+        self.last_used = Instant::now();
+    }
+
+    fn command(&mut self, sql: &str, deadline: Deadline) -> Result<(), Error> {
+        let client = &self.client;
+        let sent = async { client.batch_execute(sql).await.map_err(|error| wire::refused(&error, sql)) };
+        let done = self.wire.complete(sent, deadline);
+        self.note(&done);
+        done
+    }
+
+    /// What a failure means for what comes next.
+    fn note<T>(&mut self, done: &Result<T, Error>) {
+        let Err(error) = done else { return };
+        let access = match self.transaction {
+            Transaction::Open(access) => Some(access),
+            _ => self.access,
+        };
+        if error.code() == Some("25006") && access == Some(Access::ReadWrite) {
+            // The server has become a standby: other sessions may reach the new primary.
+            self.wire.close();
+        }
+        if matches!(self.transaction, Transaction::Open(_)) {
+            self.transaction = Transaction::Failed;
+        }
+    }
+
+    /// Runs `work` with the prepared statement, and once more when the server had thrown its plan away.
+    fn with_prepared<T>(
+        &mut self,
+        sql: &str,
+        access: Access,
+        mut work: impl AsyncFnMut(&Client, &Prepared) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let done = self.attempt(sql, access, &mut work);
+        let Err(error) = &done else { return done };
+        if !is_stale(error) {
+            return done;
+        }
+        self.statements = Statements::default();
+        self.client.clear_type_cache();
+        if self.transaction == Transaction::None { self.attempt(sql, access, &mut work) } else { done }
+    }
+
+    fn attempt<T>(
+        &mut self,
+        sql: &str,
+        access: Access,
+        work: &mut impl AsyncFnMut(&Client, &Prepared) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let switch = self.switch_to(access);
+        let (client, statements) = (&self.client, &mut self.statements);
+        let whole = async {
+            let prepared_and_run = async {
+                let prepared = statements.prepare(client, sql).await?;
+                work(client, &prepared).await
+            };
+            let Some(switch) = switch else { return prepared_and_run.await };
+            // Both are sent before either is answered: the switch costs no round trip.
+            let (switched, done) = join(client.batch_execute(switch), prepared_and_run).await;
+            switched.map_err(|error| wire::refused(&error, switch))?;
+            done
+        };
+        let done = self.wire.complete(whole, self.deadline);
+        if switch.is_some() {
+            self.access = Some(access);
+        }
+        self.note(&done);
+        if switch.is_some() && done.is_err() {
+            // Whether it was switched is not known.
+            self.access = None;
+        }
+        done
+    }
+
+    /// The command that makes single statements run with `access`, when they do not yet.
+    fn switch_to(&self, access: Access) -> Option<&'static str> {
+        if self.transaction != Transaction::None || self.access == Some(access) {
+            return None;
+        }
+        Some(match access {
+            Access::ReadOnly => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+            Access::ReadWrite => "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+        })
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("access", &self.access).field("transaction", &self.transaction).finish()
+    }
+}
+
+fn begin_text(access: Access) -> &'static str {
+    match access {
+        Access::ReadOnly => "BEGIN READ ONLY",
+        Access::ReadWrite => "BEGIN READ WRITE",
+    }
+}
+
+/// "cached plan must not change result type" after an ALTER, and a statement that someone deallocated.
+fn is_stale(error: &Error) -> bool {
+    matches!(error.code(), Some("0A000" | "26000"))
+}
+
+async fn run(
+    client: &Client,
+    prepared: &Prepared,
+    statement: &Statement,
+    values: &[Value],
+    rows: &mut RowWriter<'_>,
+) -> Result<u64, Error> {
+    for (bound, kind) in statement.bound.iter().zip(prepared.statement.params()) {
+        bind::check(bound, &values[bound.index], kind)?;
+    }
+    if let Some(index) = prepared.plan.iter().position(|column| column.encoder.is_none()) {
+        return Err(prepared.unsupported(index));
+    }
+    let parameters = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
+    let refused = |error| wire::refused(&error, &statement.text);
+    let mut stream = pin!(client.query_raw(&prepared.statement, parameters).await.map_err(refused)?);
+    while let Some(row) = stream.try_next().await.map_err(refused)? {
+        rows.row(prepared.plan.iter().map(|column| &*column.key), |index, out| prepared.write(&row, index, out))?;
+    }
+    if prepared.plan.is_empty() { Ok(stream.rows_affected().unwrap_or(0)) } else { Ok(rows.rows()) }
+}
+
+fn describe(statement: &Statement, prepared: &Prepared) -> Description {
+    let columns = prepared.statement.columns().iter();
+    let columns = columns.map(|column| Column { name: column.name().to_owned(), type_name: type_name(column.type_()) });
+    let unsupported = (0..prepared.plan.len()).filter(|index| prepared.plan[*index].encoder.is_none());
+    let unsupported = unsupported.map(|index| prepared.unsupported(index).to_string());
+    let kinds = statement.bound.iter().zip(prepared.statement.params());
+    let mismatches = kinds.filter_map(|(bound, kind)| bind::mismatch(bound, kind));
+    Description { columns: columns.collect(), problems: unsupported.chain(mismatches).collect() }
+}
+
+fn type_name(kind: &Type) -> String {
+    match kind.kind() {
+        Kind::Array(item) => format!("{item}[]"),
+        _ => kind.to_string(),
+    }
+}
+
+/// A statement that the server has prepared, and how its rows are written.
+struct Prepared {
+    statement: tokio_postgres::Statement,
+    plan: Vec<ColumnPlan>,
+}
+
+struct ColumnPlan {
+    /// `"name":`
+    key: Box<[u8]>,
+    encoder: Option<Encoder>,
+}
+
+/// A value's bytes, whatever its type.
+struct Raw<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Raw<'a> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+impl Prepared {
+    fn new(statement: tokio_postgres::Statement) -> Self {
+        let plan = statement.columns().iter().map(|column| ColumnPlan {
+            key: super::json::key(column.name()),
+            encoder: Encoder::of(column.type_()),
+        });
+        Self { plan: plan.collect(), statement }
+    }
+
+    fn write(&self, row: &Row, index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
+        let raw = row.try_get::<_, Option<Raw<'_>>>(index).ok();
+        let encoder = self.plan.get(index).and_then(|column| column.encoder.as_ref());
+        let written = raw.zip(encoder).map(|(raw, encoder)| encoder.write(out, raw.map(|raw| raw.0)));
+        written.and_then(Result::ok).ok_or_else(|| {
+            let (column, type_name) = self.column(index);
+            Error::Malformed { column, type_name }
+        })
+    }
+
+    fn unsupported(&self, index: usize) -> Error {
+        let (column, type_name) = self.column(index);
+        Error::UnsupportedType { column, type_name }
+    }
+
+    /// A column's name and type, for messages.
+    fn column(&self, index: usize) -> (String, String) {
+        let column = self.statement.columns().get(index);
+        column.map_or_else(Default::default, |column| (column.name().to_owned(), type_name(column.type_())))
+    }
+}
+
+/// The session's prepared statements by their text; when full, the oldest goes.
+#[derive(Default)]
+struct Statements {
+    known: HashMap<Arc<str>, Arc<Prepared>>,
+    oldest_first: VecDeque<Arc<str>>,
+}
+
+impl Statements {
+    async fn prepare(&mut self, client: &Client, sql: &str) -> Result<Arc<Prepared>, Error> {
+        if let Some(prepared) = self.known.get(sql) {
+            return Ok(Arc::clone(prepared));
+        }
+        refuse_session_commands(sql)?;
+        let statement = client.prepare(sql).await.map_err(|error| wire::refused(&error, sql))?;
+        let prepared = Arc::new(Prepared::new(statement));
+        if self.known.len() >= STATEMENTS_MAX
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        let text: Arc<str> = sql.into();
+        self.oldest_first.push_back(Arc::clone(&text));
+        self.known.insert(text, Arc::clone(&prepared));
+        Ok(prepared)
+    }
+}
+
+/// Commands that would leave the session in a state that the checkin does not know of, or that speak another protocol.
+fn refuse_session_commands(sql: &str) -> Result<(), Error> {
+    const REFUSED: [&str; 12] = [
+        "abort",
+        "begin",
+        "commit",
+        "copy",
+        "deallocate",
+        "discard",
+        "end",
+        "prepare",
+        "release",
+        "rollback",
+        "savepoint",
+        "start",
+    ];
+    let word = first_word(sql);
+    match REFUSED.iter().find(|refused| word.eq_ignore_ascii_case(refused)) {
+        Some(_) => Err(Error::Usage(format!("{word} is not a statement that can run here; transactions are begun and \
+             ended by wharf"))),
+        None => Ok(()),
+    }
+}
+
+fn first_word(sql: &str) -> &str {
+    let mut rest = sql.trim_start();
+    loop {
+        rest = if let Some(comment) = rest.strip_prefix("--") {
+            comment.split_once('\n').map_or("", |(_, after)| after)
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            comment.split_once("*/").map_or("", |(_, after)| after)
+        } else {
+            break;
+        }
+        .trim_start();
+    }
+    rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transaction_commands_are_refused_behind_comments_too() {
+        assert!(refuse_session_commands("/* x */ -- y\n BEGIN").is_err());
+        assert!(refuse_session_commands("commit;").is_err());
+        assert!(refuse_session_commands("select 'begin'").is_ok());
+        assert!(refuse_session_commands("with a as (select 1) select * from a").is_ok());
+    }
+}

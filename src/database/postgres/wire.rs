@@ -1,0 +1,277 @@
+//! One connection to a PostgreSQL server: its runtime, its socket, and the bound on waiting for it.
+//!
+//! Runs on the thread that makes a call, and only during that call.
+
+use std::future::{Future, poll_fn};
+use std::io::ErrorKind;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{self, Runtime};
+use tokio::time::timeout_at;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::super::{Category, Error, Refusal};
+use super::url::{Target, explain};
+use crate::deadline::Deadline;
+
+/// How long past the deadline a cancelled statement may take to end, the cancel request included; after that the
+/// connection is given up. The client waits for its 504 meanwhile, so it is short; a server in order needs a few ms.
+const CANCEL_GRACE: Duration = Duration::from_millis(500);
+
+/// How long rows that nobody wants any more may take to arrive before the statement is cancelled.
+const SETTLE_GRACE: Duration = Duration::from_millis(50);
+
+type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+
+pub(super) struct Wire {
+    connection: Pin<Box<tokio_postgres::Connection<Socket, Tls>>>,
+    cancel: CancelToken,
+    tls: MakeRustlsConnect,
+    /// Not known to be in order: to be closed, not used.
+    broken: bool,
+    // Last, so that the socket is dropped before the runtime that it is registered with.
+    runtime: Runtime,
+}
+
+impl Wire {
+    /// Connects, with TLS as the URL asks for it.
+    pub(super) fn open(target: &Target, tls: &MakeRustlsConnect, deadline: Deadline) -> Result<(Client, Self), Error> {
+        let failed = |reason, transient| Error::Open { target: target.name.clone(), reason, transient };
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| failed(error.to_string(), false))?;
+        match connect(&runtime, target, tls, deadline) {
+            Ok((client, connection)) => {
+                let wire = Self {
+                    connection: Box::pin(connection),
+                    cancel: client.cancel_token(),
+                    tls: tls.clone(),
+                    broken: false,
+                    runtime,
+                };
+                Ok((client, wire))
+            }
+            Err(error) => {
+                // A name look-up may still block a thread of the runtime's; do not wait for it.
+                runtime.shutdown_background();
+                Err(match error {
+                    Some(error) => failed(explain(&error), is_transient(&error)),
+                    None => failed("no answer in time".to_owned(), true),
+                })
+            }
+        }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Gives the connection up.
+    pub(super) fn close(&mut self) {
+        self.broken = true;
+    }
+
+    /// Whether the server has not closed the connection while it was idle. Looks at the socket, sends nothing.
+    pub(super) fn is_open(&mut self) -> bool {
+        let connection = &mut self.connection;
+        let end = self.runtime.block_on(async {
+            // The runtime notes what the socket has to say only when it gets to run.
+            tokio::task::yield_now().await;
+            poll_fn(|context| Poll::Ready(poll_end(connection, context))).await
+        });
+        self.broken |= end.is_some();
+        !self.broken
+    }
+
+    /// Runs `work`, which talks to the server through the connection's client, to its end or to the deadline; then the
+    /// statement is cancelled.
+    pub(super) fn complete<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Error>>,
+        deadline: Deadline,
+    ) -> Result<T, Error> {
+        if self.broken {
+            return Err(Error::Lost("it was closed after an earlier error".to_owned()));
+        }
+        if deadline.has_passed() {
+            return Err(Error::Deadline);
+        }
+        let mut work = pin!(work);
+        if let Some(done) = self.drive(work.as_mut(), deadline.instant()) {
+            return done.inspect_err(|error| self.broken |= ends_session(error));
+        }
+        self.abandon(work.as_mut());
+        Err(Error::Deadline)
+    }
+
+    /// After `work` was left before the server had sent everything: reads the rest, or gives up.
+    pub(super) fn settle(&mut self, client: &Client) {
+        let drained = async { client.check_connection().await.map_err(|error| refused(&error, "")) };
+        if !matches!(self.drive(pin!(drained), Instant::now() + SETTLE_GRACE), Some(Ok(()))) {
+            // Which statement the cancel will hit cannot be known any more, so the connection goes too.
+            self.send_cancel(Instant::now() + CANCEL_GRACE);
+            self.broken = true;
+        }
+    }
+
+    /// Cancels the running statement. Only its own word that it was cancelled proves the connection clean: a cancel
+    /// request that came too late might hit the next statement.
+    fn abandon<T>(&mut self, work: Pin<&mut impl Future<Output = Result<T, Error>>>) {
+        let until = Instant::now() + CANCEL_GRACE;
+        let cancelled = self.send_cancel(until)
+            && matches!(self.drive(work, until), Some(Err(error)) if error.code() == Some("57014"));
+        self.broken |= !cancelled;
+    }
+
+    fn send_cancel(&self, until: Instant) -> bool {
+        let sent = async { timeout_at(until.into(), self.cancel.cancel_query(self.tls.clone())).await };
+        matches!(self.runtime.block_on(sent), Ok(Ok(())))
+    }
+
+    /// Polls `work` and the connection until `work` is done; `None` when `until` came first.
+    ///
+    /// `work` waits for nothing but the connection, which is polled beside it; so it needs no waker of its own, and an
+    /// answer costs no second turn of the runtime.
+    fn drive<T>(
+        &mut self,
+        mut work: Pin<&mut impl Future<Output = Result<T, Error>>>,
+        until: Instant,
+    ) -> Option<Result<T, Error>> {
+        let connection = &mut self.connection;
+        let mut poll_work = move || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let driven = poll_fn(|context| {
+            if let Poll::Ready(done) = poll_work() {
+                return Poll::Ready(done);
+            }
+            let end = poll_end(connection, context);
+            // First what the server said, then that it left.
+            match (poll_work(), end) {
+                (Poll::Pending, Some(end)) => Poll::Ready(Err(end)),
+                (polled, _) => polled,
+            }
+        });
+        self.runtime.block_on(async { timeout_at(until.into(), driven).await }).ok()
+    }
+}
+
+/// Does the connection's reading and writing; `Some` when it has ended, after which it must not be polled again.
+fn poll_end(
+    connection: &mut Pin<Box<tokio_postgres::Connection<Socket, Tls>>>,
+    context: &mut Context<'_>,
+) -> Option<Error> {
+    loop {
+        match connection.poll_message(context) {
+            Poll::Pending => return None,
+            Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => {
+                log::debug!("{}: {}", notice.severity(), notice.message());
+            }
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(error))) => return Some(refused(&error, "")),
+            Poll::Ready(None) => return Some(Error::Lost("closed".to_owned())),
+        }
+    }
+}
+
+type Connected = (Client, tokio_postgres::Connection<Socket, Tls>);
+
+/// Tries the modes that the URL allows; the error is that of the attempt with TLS, `None` when the time was up.
+fn connect(
+    runtime: &Runtime,
+    target: &Target,
+    tls: &MakeRustlsConnect,
+    deadline: Deadline,
+) -> Result<Connected, Option<tokio_postgres::Error>> {
+    let mut failure = None;
+    for mode in target.tls.attempts() {
+        let mut config: Config = target.config.clone();
+        config.ssl_mode(*mode);
+        let attempt = async { timeout_at(deadline.instant().into(), config.connect(tls.clone())).await };
+        match runtime.block_on(attempt) {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => {
+                let other_mode_may_do = error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+                if failure.is_none() || *mode != SslMode::Disable {
+                    failure = Some(error);
+                }
+                if !other_mode_may_do {
+                    break;
+                }
+            }
+            Err(_elapsed) => return Err(failure),
+        }
+    }
+    Err(failure)
+}
+
+/// Whether a server that could not be reached may be reached a moment later.
+fn is_transient(error: &tokio_postgres::Error) -> bool {
+    if let Some(code) = error.code() {
+        return matches!(Category::of_sqlstate(code.code()), Category::Down | Category::Busy);
+    }
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.map_or(error.is_closed(), |cause| {
+        matches!(
+            cause.kind(),
+            ErrorKind::ConnectionRefused
+                | ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable
+                | ErrorKind::NotFound
+                | ErrorKind::TimedOut
+                | ErrorKind::UnexpectedEof
+        )
+    })
+}
+
+/// tokio-postgres's error as ours; `sql` is what its position counts in.
+pub(super) fn refused(error: &tokio_postgres::Error, sql: &str) -> Error {
+    match error.as_db_error() {
+        Some(refusal) => Error::Refused(Box::new(refusal_of(refusal, sql))),
+        None if is_caller_mistake(error) => Error::Usage(explain(error)),
+        None => Error::Lost(explain(error)),
+    }
+}
+
+fn refusal_of(error: &DbError, sql: &str) -> Refusal {
+    let details = [error.detail(), error.hint(), error.where_()];
+    let details: Vec<&str> = details.into_iter().flatten().collect();
+    Refusal {
+        category: Category::of_sqlstate(error.code().code()),
+        code: error.code().code().to_owned(),
+        message: error.message().to_owned(),
+        detail: (!details.is_empty()).then(|| details.join("; ")),
+        constraint: error.constraint().map(str::to_owned),
+        offset: match error.position() {
+            Some(ErrorPosition::Original(character)) => {
+                let before = usize::try_from(*character).unwrap_or(usize::MAX).saturating_sub(1);
+                Some(sql.char_indices().nth(before).map_or(sql.len(), |(byte, _)| byte))
+            }
+            _ => None,
+        },
+    }
+}
+
+/// Parameters of the wrong number, type or size: nothing was sent, the connection is in order. tokio-postgres keeps the
+/// kinds of its errors private, so their words must do; a test on a real server notices when they change.
+fn is_caller_mistake(error: &tokio_postgres::Error) -> bool {
+    let text = error.to_string();
+    ["error serializing parameter", "error encoding message", "expected "].iter().any(|start| text.starts_with(start))
+}
+
+/// Errors after which the session is of no use (HikariCP's `isConnectionDead`).
+fn ends_session(error: &Error) -> bool {
+    match error {
+        Error::Lost(_) => true,
+        Error::Refused(refusal) => refusal.category == Category::Down,
+        _ => false,
+    }
+}

@@ -1,0 +1,418 @@
+//! SQLite: one connection of the pool, in this process.
+//!
+//! Runs on the worker that borrowed it, SQLite's own work included. Answers are written as `postgres` writes them: the
+//! storage class decides, and the column's declared type where SQLite has no type of its own (BOOLEAN, JSON, TIMESTAMP).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Error as SqliteError, OpenFlags};
+
+use super::json::{self, write_base64, write_bytes_as_text, write_f64, write_int, write_string};
+use super::{Access, Category, Column, Description, Error, Refusal, RowWriter, Statement, pool};
+use crate::deadline::Deadline;
+use crate::value::Value;
+
+/// Instructions of SQLite's virtual machine between two looks at the clock: some 10 µs of work.
+const INSTRUCTIONS_PER_CHECK: i32 = 1000;
+
+/// Prepared statements kept per connection; see `postgres`.
+const STATEMENTS_MAX: usize = 256;
+
+/// Opens connections to one file.
+pub(super) struct Driver {
+    file: PathBuf,
+}
+
+impl Driver {
+    pub(super) fn new(file: &str) -> Result<Self, Error> {
+        if file.is_empty() {
+            return Err(Error::Url("sqlite: needs a file, as in sqlite:flights.db".to_owned()));
+        }
+        if file.starts_with(":memory:") {
+            let reason = "sqlite::memory: cannot be served: each connection of the pool would see a database of its own";
+            return Err(Error::Url(reason.to_owned()));
+        }
+        if file.starts_with("//") && !file.starts_with("///") {
+            return Err(Error::Url(format!("write sqlite:FILE, as in sqlite:{}", file.trim_start_matches('/'))));
+        }
+        let file = PathBuf::from(file);
+        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
+        match directory.filter(|directory| !directory.is_dir()) {
+            Some(missing) => Err(Error::Url(format!("{}: no such directory", missing.display()))),
+            None => Ok(Self { file }),
+        }
+    }
+}
+
+impl pool::Driver for Driver {
+    type Session = Session;
+
+    fn open(&self, deadline: Deadline) -> Result<Session, Error> {
+        Session::open(&self.file, deadline).map_err(|error| Error::Open {
+            target: self.file.display().to_string(),
+            reason: error.to_string(),
+            transient: false,
+        })
+    }
+}
+
+/// An open connection.
+pub(super) struct Session {
+    connection: Connection,
+    clock: Clock,
+    /// What `PRAGMA query_only` is set to.
+    access: Access,
+    broken: bool,
+}
+
+/// The running request's deadline, for SQLite's progress handler: microseconds after `epoch`.
+#[derive(Clone)]
+struct Clock {
+    epoch: Instant,
+    deadline: Arc<AtomicU64>,
+}
+
+impl Clock {
+    fn set(&self, deadline: Deadline) {
+        let micros = deadline.instant().saturating_duration_since(self.epoch).as_micros();
+        self.deadline.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.epoch.elapsed().as_micros() >= u128::from(self.deadline.load(Ordering::Relaxed))
+    }
+}
+
+impl pool::Session for Session {
+    fn is_alive(&mut self) -> bool {
+        !self.broken
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken
+    }
+}
+
+impl Session {
+    fn open(file: &Path, deadline: Deadline) -> Result<Self, SqliteError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let mut connection = Connection::open_with_flags(file, flags)?;
+        connection.busy_timeout(deadline.left())?;
+        // Readers and a writer do not wait for each other; the file outlives a crash of the process, and a crash of the
+        // machine loses at most the last transactions (sqlite.org/pragma.html#pragma_synchronous).
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        let clock = Clock { epoch: Instant::now(), deadline: Arc::new(AtomicU64::new(u64::MAX)) };
+        let progress = clock.clone();
+        connection.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || progress.is_over()))?;
+        Ok(Self { connection, clock, access: Access::ReadWrite, broken: false })
+    }
+
+    /// The deadline for what runs from now on, waiting for the write lock included.
+    pub(super) fn start(&mut self, deadline: Deadline) -> Result<(), Error> {
+        self.clock.set(deadline);
+        self.connection.busy_timeout(deadline.left()).map_err(|error| refused(error, ""))
+    }
+
+    /// The connection itself, open for writing.
+    pub(super) fn raw(&mut self) -> Result<&mut Connection, Error> {
+        self.switch_to(Access::ReadWrite)?;
+        Ok(&mut self.connection)
+    }
+
+    pub(super) fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
+        let prepared = self.connection.prepare(&statement.text).map_err(|error| refused(error, &statement.text))?;
+        let columns = prepared.columns();
+        let columns = columns.map(|column| Column {
+            name: column.name().to_owned(),
+            type_name: column.decl_type().unwrap_or_default().to_owned(),
+        });
+        Ok(Description { columns: columns.collect(), problems: Vec::new() })
+    }
+
+    pub(super) fn begin(&mut self, access: Access) -> Result<(), Error> {
+        if !self.connection.is_autocommit() {
+            return Err(Error::Usage("a transaction is open already".to_owned()));
+        }
+        self.switch_to(access)?;
+        // A writer takes its lock at once: one that first reads and then writes could not wait for it any more.
+        self.command(match access {
+            Access::ReadOnly => "BEGIN",
+            Access::ReadWrite => "BEGIN IMMEDIATE",
+        })
+    }
+
+    pub(super) fn commit(&mut self) -> Result<(), Error> {
+        if self.connection.is_autocommit() {
+            return Err(Error::Usage("no transaction is open, or an error in it rolled it back".to_owned()));
+        }
+        self.command("COMMIT")
+    }
+
+    pub(super) fn rollback(&mut self) -> Result<(), Error> {
+        if self.connection.is_autocommit() {
+            return Ok(());
+        }
+        // Rolling back touches memory and the log's index only; a deadline that has passed must not interrupt it.
+        self.clock.deadline.store(u64::MAX, Ordering::Relaxed);
+        self.command("ROLLBACK").inspect_err(|_| self.broken = true)
+    }
+
+    pub(super) fn run(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        access: Access,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<u64, Error> {
+        if self.clock.is_over() {
+            return Err(Error::Deadline);
+        }
+        if self.connection.is_autocommit() {
+            self.switch_to(access)?;
+        }
+        let refused = |error| refused(error, &statement.text);
+        let mut prepared = self.connection.prepare_cached(&statement.text).map_err(refused)?;
+        for (index, bound) in statement.bound.iter().enumerate() {
+            prepared.raw_bind_parameter(index + 1, Parameter(&values[bound.index])).map_err(refused)?;
+        }
+        if prepared.column_count() == 0 {
+            return prepared.raw_execute().map(|changed| changed as u64).map_err(refused);
+        }
+        let plan: Vec<ColumnPlan> = prepared.columns().map(|column| ColumnPlan::new(&column)).collect();
+        let mut found = prepared.raw_query();
+        while let Some(row) = found.next().map_err(refused)? {
+            rows.row(plan.iter().map(|column| &*column.key), |index, out| {
+                let value = row.get_ref(index).map_err(refused)?;
+                plan[index].declared.write(out, value);
+                Ok(())
+            })?;
+        }
+        Ok(rows.rows())
+    }
+
+    /// The checkin's part: no transaction stays open.
+    pub(super) fn finish(&mut self) {
+        if let Err(error) = self.rollback() {
+            log::warn!("{error}, while rolling back; the connection is closed");
+        }
+    }
+
+    fn switch_to(&mut self, access: Access) -> Result<(), Error> {
+        if self.access != access {
+            let read_only = access == Access::ReadOnly;
+            self.connection.pragma_update(None, "query_only", read_only).map_err(|error| refused(error, ""))?;
+            self.access = access;
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, sql: &str) -> Result<(), Error> {
+        self.connection.execute_batch(sql).map_err(|error| refused(error, sql))
+    }
+}
+
+/// A value on its way into a statement: booleans as 0 and 1, timestamps in SQLite's own form (`2013-01-01 10:00:00`, UTC,
+/// as `datetime()` makes them), arrays as JSON for `json_each`.
+struct Parameter<'a>(&'a Value);
+
+impl rusqlite::ToSql for Parameter<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self.0 {
+            Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            Value::Bool(truth) => i64::from(*truth).into(),
+            Value::Int(number) => (*number).into(),
+            Value::Float(number) => (*number).into(),
+            Value::Text(text) | Value::Uuid(text) | Value::Date(text) | Value::Json(text) => text.as_str().into(),
+            Value::Timestamp(text) => text.trim_end_matches('Z').replacen('T', " ", 1).into(),
+            Value::Bytes(bytes) => bytes.as_slice().into(),
+            Value::Array(_, items) => array_text(items).into(),
+        })
+    }
+}
+
+fn array_text(items: &[Value]) -> String {
+    let mut out = b"[".to_vec();
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match item {
+            Value::Null => out.extend_from_slice(b"null"),
+            Value::Bool(truth) => out.extend_from_slice(truth.to_string().as_bytes()),
+            Value::Int(number) => write_int(&mut out, *number),
+            Value::Float(number) => write_f64(&mut out, *number),
+            Value::Text(text) | Value::Uuid(text) | Value::Date(text) => write_string(&mut out, text),
+            Value::Timestamp(text) => write_string(&mut out, &text.trim_end_matches('Z').replacen('T', " ", 1)),
+            Value::Json(text) => out.extend_from_slice(text.as_bytes()),
+            Value::Bytes(bytes) => write_base64(&mut out, bytes),
+            Value::Array(_, inner) => out.extend_from_slice(array_text(inner).as_bytes()),
+        }
+    }
+    out.push(b']');
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+struct ColumnPlan {
+    /// `"name":`
+    key: Box<[u8]>,
+    declared: Declared,
+}
+
+impl ColumnPlan {
+    fn new(column: &rusqlite::Column<'_>) -> Self {
+        Self { key: json::key(column.name()), declared: Declared::of(column.decl_type().unwrap_or_default()) }
+    }
+}
+
+/// The declared types that change how a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Declared {
+    Plain,
+    Boolean,
+    Json,
+    Timestamp,
+    TimestampTz,
+}
+
+impl Declared {
+    fn of(declared: &str) -> Self {
+        let is = |names: &[&str]| names.iter().any(|name| declared.eq_ignore_ascii_case(name));
+        if is(&["boolean", "bool"]) {
+            Self::Boolean
+        } else if is(&["json", "jsonb"]) {
+            Self::Json
+        } else if is(&["timestamp", "datetime", "timestamp without time zone"]) {
+            Self::Timestamp
+        } else if is(&["timestamptz", "timestamp with time zone"]) {
+            Self::TimestampTz
+        } else {
+            Self::Plain
+        }
+    }
+
+    fn write(self, out: &mut Vec<u8>, value: ValueRef<'_>) {
+        match (value, self) {
+            (ValueRef::Null, _) => out.extend_from_slice(b"null"),
+            (ValueRef::Integer(truth @ (0 | 1)), Self::Boolean) => {
+                out.extend_from_slice(if truth == 1 { b"true" } else { b"false" });
+            }
+            (ValueRef::Integer(number), _) => write_int(out, number),
+            (ValueRef::Real(number), _) => write_f64(out, number),
+            (ValueRef::Blob(bytes), _) => write_base64(out, bytes),
+            (ValueRef::Text(text), Self::Json) if is_json(text) => out.extend_from_slice(text),
+            (ValueRef::Text(text), Self::Timestamp) if is_timestamp(text) => write_timestamp(out, text, b""),
+            (ValueRef::Text(text), Self::TimestampTz) if is_timestamp(text) => {
+                let has_zone = text[19..].iter().any(|byte| matches!(byte, b'Z' | b'+' | b'-'));
+                write_timestamp(out, text, if has_zone { b"" } else { b"Z" });
+            }
+            (ValueRef::Text(text), _) => write_bytes_as_text(out, text),
+        }
+    }
+}
+
+fn is_json(text: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(text).is_ok()
+}
+
+/// `YYYY-MM-DD HH:MM:SS` and perhaps more.
+fn is_timestamp(text: &[u8]) -> bool {
+    const FORM: &[u8] = b"dddd-dd-dd dd:dd:dd";
+    text.len() >= FORM.len()
+        && text.is_ascii()
+        && FORM.iter().zip(text).all(|(form, byte)| if *form == b'd' { byte.is_ascii_digit() } else { form == byte })
+}
+
+fn write_timestamp(out: &mut Vec<u8>, text: &[u8], zone: &[u8]) {
+    let start = out.len();
+    write_bytes_as_text(out, text);
+    out[start + "\"YYYY-MM-DD".len()] = b'T';
+    out.pop();
+    out.extend_from_slice(zone);
+    out.push(b'"');
+}
+
+/// rusqlite's error as ours; `sql` is what its offset counts in.
+fn refused(error: SqliteError, sql: &str) -> Error {
+    let (failure, message, offset) = match error {
+        SqliteError::SqliteFailure(failure, message) => (failure, message, None),
+        SqliteError::SqlInputError { error, msg, offset, .. } => (error, Some(msg), usize::try_from(offset).ok()),
+        SqliteError::NulError(_) => return invalid_text(),
+        other => return Error::Usage(other.to_string()),
+    };
+    let category = Category::of_sqlite(failure.extended_code);
+    if category == Category::Cancelled {
+        return Error::Deadline;
+    }
+    let message = message.unwrap_or_else(|| failure.to_string());
+    let constraint = (matches!(category, Category::Conflict | Category::Invalid))
+        .then(|| message.split_once("constraint failed: ").map(|(_, name)| name.to_owned()))
+        .flatten();
+    Error::Refused(Box::new(Refusal {
+        category,
+        code: failure.extended_code.to_string(),
+        message,
+        detail: None,
+        constraint,
+        offset: offset.map(|offset| offset.min(sql.len())),
+    }))
+}
+
+fn invalid_text() -> Error {
+    Error::Usage("the text of a statement holds a NUL".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Scalar;
+
+    fn written(declared: &str, value: ValueRef<'_>) -> String {
+        let mut out = Vec::new();
+        Declared::of(declared).write(&mut out, value);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_declared_type_decides_where_sqlite_has_none() {
+        let expected = [
+            ("BOOLEAN", ValueRef::Integer(1), "true"),
+            ("BOOLEAN", ValueRef::Integer(7), "7"),
+            ("INTEGER", ValueRef::Integer(1), "1"),
+            ("json", ValueRef::Text(b"{\"a\": 1}"), "{\"a\": 1}"),
+            ("json", ValueRef::Text(b"{broken"), "\"{broken\""),
+            ("TEXT", ValueRef::Text(b"{}"), "\"{}\""),
+            ("TIMESTAMP", ValueRef::Text(b"2013-01-01 05:00:00"), "\"2013-01-01T05:00:00\""),
+            ("datetime", ValueRef::Text(b"2013-01-01 05:00:00.25"), "\"2013-01-01T05:00:00.25\""),
+            ("timestamptz", ValueRef::Text(b"2013-01-01 05:00:00"), "\"2013-01-01T05:00:00Z\""),
+            ("timestamptz", ValueRef::Text(b"2013-01-01 05:00:00+02:00"), "\"2013-01-01T05:00:00+02:00\""),
+            ("TIMESTAMP", ValueRef::Text(b"soon"), "\"soon\""),
+            ("", ValueRef::Real(1.0), "1"),
+            ("", ValueRef::Real(f64::INFINITY), "\"Infinity\""),
+            ("", ValueRef::Blob(&[0, 255]), "\"AP8=\""),
+            ("", ValueRef::Null, "null"),
+        ];
+        for (declared, value, json) in expected {
+            assert_eq!(written(declared, value), json, "{declared}");
+        }
+    }
+
+    #[test]
+    fn arrays_are_bound_as_json() {
+        let items = vec![Value::Text("a\"b".to_owned()), Value::Null];
+        assert_eq!(array_text(&items), r#"["a\"b",null]"#);
+        assert_eq!(array_text(&[Value::Bool(true), Value::Int(2)]), "[true,2]");
+        let timestamp = Value::Array(Scalar::Timestamp, vec![Value::Timestamp("2013-01-01T10:00:00Z".to_owned())]);
+        let Value::Array(_, items) = &timestamp else { unreachable!() };
+        assert_eq!(array_text(items), r#"["2013-01-01 10:00:00"]"#);
+    }
+}
