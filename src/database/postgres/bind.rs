@@ -24,7 +24,9 @@ enum Wire {
 
 /// Refuses a number that its place cannot hold, before anything is sent.
 pub(super) fn check(bound: &Bound, value: &Value, kind: &Type) -> Result<(), Error> {
-    let Value::Int(number) = value else { return Ok(()) };
+    let Value::Int(number) = value else {
+        return Ok(());
+    };
     let (low, high) = match *base(kind) {
         Type::INT2 => (i16::MIN.into(), i16::MAX.into()),
         Type::INT4 => (i32::MIN.into(), i32::MAX.into()),
@@ -60,15 +62,22 @@ pub(super) fn mismatch(bound: &Bound, kind: &Type) -> Option<String> {
 }
 
 fn fits(declared: Scalar, actual: &Type) -> bool {
-    let is_text = matches!(*actual, Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN);
+    let is_text = matches!(
+        *actual,
+        Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN
+    );
     let is_fraction = matches!(*actual, Type::FLOAT4 | Type::FLOAT8 | Type::NUMERIC);
     match declared {
         Scalar::Text => true,
-        Scalar::Int => is_fraction || matches!(*actual, Type::INT2 | Type::INT4 | Type::INT8 | Type::OID),
+        Scalar::Int => {
+            is_fraction || matches!(*actual, Type::INT2 | Type::INT4 | Type::INT8 | Type::OID)
+        }
         Scalar::Float => is_fraction,
         Scalar::Bool => *actual == Type::BOOL,
         Scalar::Uuid => is_text || *actual == Type::UUID,
-        Scalar::Date => is_text || matches!(*actual, Type::DATE | Type::TIMESTAMP | Type::TIMESTAMPTZ),
+        Scalar::Date => {
+            is_text || matches!(*actual, Type::DATE | Type::TIMESTAMP | Type::TIMESTAMPTZ)
+        }
         Scalar::Timestamp => is_text || matches!(*actual, Type::TIMESTAMP | Type::TIMESTAMPTZ),
         Scalar::Json => is_text || matches!(*actual, Type::JSON | Type::JSONB),
         Scalar::Bytes => *actual == Type::BYTEA,
@@ -89,7 +98,11 @@ fn names(declared: Declared) -> (String, String) {
         Scalar::Json => ("json", "jsonb"),
         Scalar::Bytes => ("bytes", "bytea"),
     };
-    let suffix = if matches!(declared, Declared::Many(_)) { "[]" } else { "" };
+    let suffix = if matches!(declared, Declared::Many(_)) {
+        "[]"
+    } else {
+        ""
+    };
     (format!("{name}{suffix}"), format!("{cast}{suffix}"))
 }
 
@@ -105,7 +118,10 @@ impl Parameter<'_> {
     fn wire(&self, kind: &Type) -> Wire {
         let binary = match self.0 {
             Value::Int(_) => {
-                matches!(*kind, Type::INT2 | Type::INT4 | Type::INT8 | Type::OID | Type::FLOAT4 | Type::FLOAT8)
+                matches!(
+                    *kind,
+                    Type::INT2 | Type::INT4 | Type::INT8 | Type::OID | Type::FLOAT4 | Type::FLOAT8
+                )
             }
             Value::Float(_) => matches!(*kind, Type::FLOAT4 | Type::FLOAT8),
             Value::Bool(_) => *kind == Type::BOOL,
@@ -117,7 +133,11 @@ impl Parameter<'_> {
 }
 
 impl ToSql for Parameter<'_> {
-    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+    fn to_sql(
+        &self,
+        kind: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
         if *self.0 == Value::Null {
             return Ok(IsNull::Yes);
         }
@@ -143,17 +163,30 @@ impl ToSql for Parameter<'_> {
 }
 
 /// The pairs that [`Parameter::wire`] calls binary.
-fn write_binary(value: &Value, kind: &Type, out: &mut BytesMut) -> Result<(), Box<dyn StdError + Sync + Send>> {
+fn write_binary(
+    value: &Value,
+    kind: &Type,
+    out: &mut BytesMut,
+) -> Result<(), Box<dyn StdError + Sync + Send>> {
     match (value, kind) {
         (Value::Int(number), &Type::INT2) => out.put_i16(i16::try_from(*number)?),
         (Value::Int(number), &Type::INT4) => out.put_i32(i32::try_from(*number)?),
         (Value::Int(number), &Type::OID) => out.put_u32(u32::try_from(*number)?),
         (Value::Int(number), &Type::INT8) => out.put_i64(*number),
-        #[expect(clippy::cast_precision_loss, reason = "PostgreSQL's own conversion of an integer to float4 rounds so")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "PostgreSQL's own conversion of an integer to float4 rounds so"
+        )]
         (Value::Int(number), &Type::FLOAT4) => out.put_f32(*number as f32),
-        #[expect(clippy::cast_precision_loss, reason = "PostgreSQL's own conversion of an integer to float8 rounds so")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "PostgreSQL's own conversion of an integer to float8 rounds so"
+        )]
         (Value::Int(number), _) => out.put_f64(*number as f64),
-        #[expect(clippy::cast_possible_truncation, reason = "PostgreSQL's own conversion to float4 rounds so")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "PostgreSQL's own conversion to float4 rounds so"
+        )]
         (Value::Float(number), &Type::FLOAT4) => out.put_f32(*number as f32),
         (Value::Float(number), _) => out.put_f64(*number),
         (Value::Bool(truth), _) => out.put_u8(u8::from(*truth)),
@@ -226,13 +259,26 @@ mod tests {
         let items = ["a,b", "\"}", "\\", "NULL"].map(|item| Value::Text(item.to_owned()));
         let mut items = items.to_vec();
         items.push(Value::Null);
-        assert_eq!(text(&Value::Array(Scalar::Text, items)), r#"{"a,b","\"}","\\","NULL",NULL}"#);
-        assert_eq!(text(&Value::Array(Scalar::Bytes, vec![Value::Bytes(vec![0, 255])])), r#"{"\\x00ff"}"#);
+        assert_eq!(
+            text(&Value::Array(Scalar::Text, items)),
+            r#"{"a,b","\"}","\\","NULL",NULL}"#
+        );
+        assert_eq!(
+            text(&Value::Array(
+                Scalar::Bytes,
+                vec![Value::Bytes(vec![0, 255])]
+            )),
+            r#"{"\\x00ff"}"#
+        );
     }
 
     #[test]
     fn a_mismatch_names_both_types_and_the_cast() {
-        let bound = Bound { index: 0, name: "id".to_owned(), kind: Declared::One(Scalar::Int) };
+        let bound = Bound {
+            index: 0,
+            name: "id".to_owned(),
+            kind: Declared::One(Scalar::Int),
+        };
         let message = mismatch(&bound, &Type::TEXT).unwrap();
         assert!(message.contains("declared as int"), "{message}");
         assert!(message.contains("takes it for text"), "{message}");
