@@ -110,6 +110,21 @@ pub struct Database {
     pub max_lifetime: Duration,
 }
 
+/// HikariCP's defaults, for a database without a URL.
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            url: None,
+            demo: false,
+            maximum_pool_size: 10,
+            minimum_idle: None,
+            connection_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(10 * 60),
+            max_lifetime: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
 /// One endpoint: a route and what it does.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -212,6 +227,14 @@ pub struct Param {
     pub default: Option<Value>,
     /// The checks on a value that was sent.
     pub checks: Checks,
+}
+
+impl Param {
+    /// A required parameter that is called the same everywhere, with no checks but its type.
+    pub fn new(name: &str, place: Place, kind: Type) -> Self {
+        let name = name.to_owned();
+        Self { wire_name: name.clone(), name, place, kind, default: None, checks: Checks::default() }
+    }
 }
 
 /// Where a parameter comes from.

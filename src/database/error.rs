@@ -179,9 +179,7 @@ impl Error {
     /// The HTTP status that this error becomes.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Open { .. } | Self::NoConnection { .. } | Self::Lost(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Open { .. } | Self::NoConnection { .. } | Self::Lost(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::BadValue { .. } => StatusCode::BAD_REQUEST,
             Self::Refused(refusal) => match refusal.category {
@@ -189,9 +187,7 @@ impl Error {
                 Category::Invalid => StatusCode::BAD_REQUEST,
                 Category::Permission => StatusCode::FORBIDDEN,
                 Category::Cancelled => StatusCode::GATEWAY_TIMEOUT,
-                Category::Retry | Category::Down | Category::Busy => {
-                    StatusCode::SERVICE_UNAVAILABLE
-                }
+                Category::Retry | Category::Down | Category::Busy => StatusCode::SERVICE_UNAVAILABLE,
                 Category::Other => StatusCode::INTERNAL_SERVER_ERROR,
             },
             _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -241,9 +237,7 @@ impl Refusal {
                 format!("constraint \"{name}\" is violated").into()
             }
             (Category::Conflict, None) => "a constraint is violated".into(),
-            (Category::Invalid, None) if self.code.starts_with("22") => {
-                self.message.as_str().into()
-            }
+            (Category::Invalid, None) if self.code.starts_with("22") => self.message.as_str().into(),
             (Category::Invalid, None) => "a value is missing or not acceptable".into(),
             (Category::Retry, _) => "the request collided with another one; try again".into(),
             (Category::Permission, _) => "not permitted".into(),
@@ -258,16 +252,12 @@ impl Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({})", self.message, self.code)?;
-        self.detail
-            .as_ref()
-            .map_or(Ok(()), |detail| write!(f, "; {detail}"))
+        self.detail.as_ref().map_or(Ok(()), |detail| write!(f, "; {detail}"))
     }
 }
 
 fn last_failure(reason: Option<&String>) -> String {
-    reason.map_or_else(String::new, |reason| {
-        format!("; opening one failed: {reason}")
-    })
+    reason.map_or_else(String::new, |reason| format!("; opening one failed: {reason}"))
 }
 
 #[cfg(test)]
@@ -306,11 +296,7 @@ mod tests {
             ("25006", 500),
         ];
         for (code, status) in expected {
-            assert_eq!(
-                refused(Category::of_sqlstate(code), code, None).status(),
-                status,
-                "{code}"
-            );
+            assert_eq!(refused(Category::of_sqlstate(code), code, None).status(), status, "{code}");
         }
     }
 
@@ -328,11 +314,7 @@ mod tests {
             (1, 500),
         ];
         for (code, status) in expected {
-            assert_eq!(
-                refused(Category::of_sqlite(code), "", None).status(),
-                status,
-                "{code}"
-            );
+            assert_eq!(refused(Category::of_sqlite(code), "", None).status(), status, "{code}");
         }
     }
 
@@ -349,10 +331,6 @@ mod tests {
             refused(Category::Conflict, "23505", Some("account_pkey")).public_detail(),
             "constraint \"account_pkey\" is violated"
         );
-        assert!(
-            !refused(Category::Other, "42P01", None)
-                .public_detail()
-                .contains("secret_table")
-        );
+        assert!(!refused(Category::Other, "42P01", None).public_detail().contains("secret_table"));
     }
 }

@@ -107,22 +107,15 @@ fn non_finite(value: f64) -> &'static str {
 fn write_float(out: &mut Vec<u8>, scientific: std::fmt::Arguments<'_>, fixed_below: i32) {
     let mut buffer = [0_u8; 32];
     let mut free = &mut buffer[..];
-    free.write_fmt(scientific)
-        .expect("the shortest form of a double has at most 24 bytes");
+    free.write_fmt(scientific).expect("the shortest form of a double has at most 24 bytes");
     let used = 32 - free.len();
     let text = &buffer[..used];
-    let mark = text
-        .iter()
-        .position(|byte| *byte == b'e')
-        .expect("`{:e}` writes an exponent");
+    let mark = text.iter().position(|byte| *byte == b'e').expect("`{:e}` writes an exponent");
     let exponent: i32 = std::str::from_utf8(&text[mark + 1..])
         .ok()
         .and_then(|exponent| exponent.parse().ok())
         .expect("`{:e}` writes a decimal exponent");
-    let mantissa = text[..mark]
-        .strip_prefix(b"-")
-        .inspect(|_| out.push(b'-'))
-        .unwrap_or(&text[..mark]);
+    let mantissa = text[..mark].strip_prefix(b"-").inspect(|_| out.push(b'-')).unwrap_or(&text[..mark]);
     let (first, rest) = (mantissa[0], mantissa.get(2..).unwrap_or_default());
     if exponent < -4 || exponent >= fixed_below {
         out.push(first);
@@ -133,10 +126,7 @@ fn write_float(out: &mut Vec<u8>, scientific: std::fmt::Arguments<'_>, fixed_bel
     }
     let Ok(whole) = usize::try_from(exponent) else {
         out.extend_from_slice(b"0.");
-        out.extend(std::iter::repeat_n(
-            b'0',
-            exponent.unsigned_abs() as usize - 1,
-        ));
+        out.extend(std::iter::repeat_n(b'0', exponent.unsigned_abs() as usize - 1));
         out.push(first);
         out.extend_from_slice(rest);
         return;
@@ -196,6 +186,11 @@ mod tests {
         assert_eq!(written(|out| write_base64(out, b"")), "\"\"");
         assert_eq!(written(|out| write_base64(out, b"a")), "\"YQ==\"");
         assert_eq!(written(|out| write_base64(out, b"abc")), "\"YWJj\"");
+    }
+
+    #[test]
+    fn bytes_that_are_no_unicode_still_make_valid_json() {
+        assert_eq!(written(|out| write_bytes_as_text(out, b"a\xff\"")), "\"a\u{fffd}\\\"\"");
     }
 
     proptest! {

@@ -61,20 +61,12 @@ impl Database {
     pub fn open(settings: &config::Database, url: &str) -> Result<Self, Error> {
         let (pool, display_url) = if let Some(file) = url.strip_prefix("sqlite:") {
             let driver = sqlite::Driver::new(file)?;
-            (
-                AnyPool::Sqlite(pool::Pool::open(driver, settings)?),
-                url.to_owned(),
-            )
+            (AnyPool::Sqlite(pool::Pool::open(driver, settings)?), url.to_owned())
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let driver = postgres::Driver::new(url)?;
-            (
-                AnyPool::Postgres(pool::Pool::open(driver, settings)?),
-                postgres::display_url(url),
-            )
+            (AnyPool::Postgres(pool::Pool::open(driver, settings)?), postgres::display_url(url))
         } else {
-            return Err(Error::Url(
-                "expected sqlite:FILE or postgres://user@host/database".to_owned(),
-            ));
+            return Err(Error::Url("expected sqlite:FILE or postgres://user@host/database".to_owned()));
         };
         Ok(Self(Arc::new(Inner { pool, display_url })))
     }
@@ -132,9 +124,7 @@ impl Database {
 
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Database")
-            .field(&self.0.display_url)
-            .finish()
+        f.debug_tuple("Database").field(&self.0.display_url).finish()
     }
 }
 
@@ -171,20 +161,13 @@ impl Statement {
             let known = bound.iter().position(|bound| bound.index == *slot);
             let number = known.unwrap_or(bound.len()) + 1;
             if known.is_none() {
-                bound.push(Bound {
-                    index: *slot,
-                    name: param.name.clone(),
-                    kind: param.kind,
-                });
+                bound.push(Bound { index: *slot, name: param.name.clone(), kind: param.kind });
             }
             text.push_str(piece);
             text.push(sign);
             text.push_str(&number.to_string());
             written += piece.len() + ":".len() + param.name.len();
-            marks.push(Mark {
-                text: text.len(),
-                written,
-            });
+            marks.push(Mark { text: text.len(), written });
         }
         text.push_str(sql.pieces.last().map_or("", String::as_str));
         Self { text, bound, marks }
@@ -198,11 +181,7 @@ impl Statement {
     /// The byte in the statement as the user wrote it (with its `:name`s) that byte `offset` of [`Statement::text`]
     /// comes from; [`Error::offset`] is such a byte.
     pub fn written_offset(&self, offset: usize) -> usize {
-        let before = self
-            .marks
-            .iter()
-            .take_while(|mark| mark.text <= offset)
-            .last();
+        let before = self.marks.iter().take_while(|mark| mark.text <= offset).last();
         before.map_or(offset, |mark| mark.written + (offset - mark.text))
     }
 }
@@ -358,43 +337,20 @@ mod tests {
     use super::*;
 
     fn param(name: &str) -> config::Param {
-        config::Param {
-            name: name.to_owned(),
-            place: config::Place::Query,
-            wire_name: name.to_owned(),
-            kind: Type::One(crate::value::Scalar::Int),
-            default: None,
-            checks: config::Checks::default(),
-        }
+        config::Param::new(name, config::Place::Query, Type::One(crate::value::Scalar::Int))
     }
 
     #[test]
     fn each_distinct_parameter_has_one_number() {
         let pieces = ["select ", " + ", " - ", ""].map(str::to_owned).to_vec();
-        let sql = config::Sql {
-            pieces,
-            slots: vec![1, 0, 1],
-        };
+        let sql = config::Sql { pieces, slots: vec![1, 0, 1] };
         let statement = Statement::new(&sql, &[param("a"), param("long")], '$');
         assert_eq!(statement.text(), "select $1 + $2 - $1");
-        assert_eq!(
-            statement
-                .bound
-                .iter()
-                .map(|bound| bound.index)
-                .collect::<Vec<_>>(),
-            [1, 0]
-        );
+        assert_eq!(statement.bound.iter().map(|bound| bound.index).collect::<Vec<_>>(), [1, 0]);
         let written = "select :long + :a - :long";
         let of = |text: &str, from: &str| from.find(text).unwrap();
-        assert_eq!(
-            statement.written_offset(of("+", statement.text())),
-            of("+", written)
-        );
-        assert_eq!(
-            statement.written_offset(of("-", statement.text())),
-            of("-", written)
-        );
+        assert_eq!(statement.written_offset(of("+", statement.text())), of("+", written));
+        assert_eq!(statement.written_offset(of("-", statement.text())), of("-", written));
         assert_eq!(statement.written_offset(3), 3);
     }
 }

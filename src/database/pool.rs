@@ -62,17 +62,8 @@ pub struct Gauges {
 
 impl fmt::Display for Gauges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            maximum,
-            open,
-            active,
-            idle,
-            waiting,
-        } = self;
-        write!(
-            f,
-            "total={open}, active={active}, idle={idle}, waiting={waiting}, maximum={maximum}"
-        )
+        let Self { maximum, open, active, idle, waiting } = self;
+        write!(f, "total={open}, active={active}, idle={idle}, waiting={waiting}, maximum={maximum}")
     }
 }
 
@@ -92,37 +83,24 @@ impl<D: Driver> Pool<D> {
     pub(super) fn open(driver: D, settings: &config::Database) -> Result<Self, Error> {
         let first = open_first(&driver)?;
         let timeout = settings.connection_timeout.max(Duration::from_millis(1));
-        let maximum = u32::try_from(settings.maximum_pool_size)
-            .unwrap_or(u32::MAX)
-            .max(1);
-        let minimum = settings.minimum_idle.map_or(maximum, |idle| {
-            u32::try_from(idle).map_or(maximum, |idle| idle.min(maximum))
-        });
+        let maximum = u32::try_from(settings.maximum_pool_size).unwrap_or(u32::MAX).max(1);
+        let minimum = settings
+            .minimum_idle
+            .map_or(maximum, |idle| u32::try_from(idle).map_or(maximum, |idle| idle.min(maximum)));
         let failures = Failures::default();
         let sessions = r2d2::Pool::builder()
             .max_size(maximum)
             .min_idle(Some(minimum))
             // A fixed pool keeps its connections, as HikariCP's does; zero is "for ever" for both.
-            .idle_timeout(
-                Some(settings.idle_timeout).filter(|time| !time.is_zero() && minimum < maximum),
-            )
+            .idle_timeout(Some(settings.idle_timeout).filter(|time| !time.is_zero() && minimum < maximum))
             .max_lifetime(Some(settings.max_lifetime).filter(|time| !time.is_zero()))
             .connection_timeout(timeout)
             // r2d2's test is a round trip before every loan, outside the timeout; `Session::is_alive` replaces it.
             .test_on_check_out(false)
             .error_handler(Box::new(failures.clone()))
             .event_handler(Box::new(failures.clone()))
-            .build_unchecked(Opener {
-                driver,
-                first: Mutex::new(Some(first)),
-                timeout,
-            });
-        Ok(Self {
-            sessions,
-            waiting: AtomicU32::new(0),
-            connection_timeout: timeout,
-            failures,
-        })
+            .build_unchecked(Opener { driver, first: Mutex::new(Some(first)), timeout });
+        Ok(Self { sessions, waiting: AtomicU32::new(0), connection_timeout: timeout, failures })
     }
 
     /// Borrows a session, waiting until `deadline`, and at most `connection_timeout`.
@@ -164,11 +142,7 @@ impl<D: Driver> Pool<D> {
 
     fn none_in_time(&self, started: Instant) -> Error {
         let last_error = self.failures.lock().last.clone();
-        Error::NoConnection {
-            waited: started.elapsed(),
-            gauges: self.gauges(),
-            last_error,
-        }
+        Error::NoConnection { waited: started.elapsed(), gauges: self.gauges(), last_error }
     }
 }
 
@@ -176,9 +150,7 @@ fn open_first<D: Driver>(driver: &D) -> Result<D::Session, Error> {
     let deadline = Deadline::after(FIRST_CONNECTION_TIMEOUT);
     loop {
         match driver.open(deadline) {
-            Err(Error::Open {
-                transient: true, ..
-            }) if deadline.left() > RETRY_INTERVAL => {
+            Err(Error::Open { transient: true, .. }) if deadline.left() > RETRY_INTERVAL => {
                 std::thread::sleep(RETRY_INTERVAL);
             }
             other => return other,
@@ -199,20 +171,12 @@ impl<D: Driver> ManageConnection for Opener<D> {
     type Error = Error;
 
     fn connect(&self) -> Result<D::Session, Error> {
-        let first = self
-            .first
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.map_or_else(|| self.driver.open(Deadline::after(self.timeout)), Ok)
     }
 
     fn is_valid(&self, session: &mut D::Session) -> Result<(), Error> {
-        if session.is_alive() {
-            Ok(())
-        } else {
-            Err(Error::Lost("found closed".to_owned()))
-        }
+        if session.is_alive() { Ok(()) } else { Err(Error::Lost("found closed".to_owned())) }
     }
 
     fn has_broken(&self, session: &mut D::Session) -> bool {
@@ -240,14 +204,8 @@ impl Failures {
 impl HandleError<Error> for Failures {
     fn handle_error(&self, error: Error) {
         let mut record = self.lock();
-        if record
-            .logged
-            .is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL)
-        {
-            log::error!(
-                "{error} ({} more failures since the last message)",
-                record.unlogged
-            );
+        if record.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+            log::error!("{error} ({} more failures since the last message)", record.unlogged);
             record.logged = Some(Instant::now());
             record.unlogged = 0;
         } else {

@@ -116,10 +116,7 @@ impl Session {
     /// [`Error::Deadline`]; whatever the database reports.
     pub fn query(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
         self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
-            client
-                .query(&prepared.statement, parameters)
-                .await
-                .map_err(|error| wire::refused(&error, sql))
+            client.query(&prepared.statement, parameters).await.map_err(|error| wire::refused(&error, sql))
         })
     }
 
@@ -128,28 +125,18 @@ impl Session {
     /// # Errors
     /// As [`Session::query`]; [`Error::RowCount`] when it is not one.
     pub fn query_one(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Row, Error> {
-        self.query_opt(sql, parameters)?.ok_or(Error::RowCount {
-            expected: "one",
-            received: 0,
-        })
+        self.query_opt(sql, parameters)?.ok_or(Error::RowCount { expected: "one", received: 0 })
     }
 
     /// The one row of a statement, or none.
     ///
     /// # Errors
     /// As [`Session::query`]; [`Error::RowCount`] when there are several.
-    pub fn query_opt(
-        &mut self,
-        sql: &str,
-        parameters: &Parameters<'_>,
-    ) -> Result<Option<Row>, Error> {
+    pub fn query_opt(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Option<Row>, Error> {
         let mut rows = self.query(sql, parameters)?;
         match rows.len() {
             0 | 1 => Ok(rows.pop()),
-            received => Err(Error::RowCount {
-                expected: "at most one",
-                received,
-            }),
+            received => Err(Error::RowCount { expected: "at most one", received }),
         }
     }
 
@@ -159,10 +146,7 @@ impl Session {
     /// As [`Session::query`].
     pub fn execute(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<u64, Error> {
         self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
-            client
-                .execute(&prepared.statement, parameters)
-                .await
-                .map_err(|error| wire::refused(&error, sql))
+            client.execute(&prepared.statement, parameters).await.map_err(|error| wire::refused(&error, sql))
         })
     }
 
@@ -173,11 +157,8 @@ impl Session {
     /// As [`Session::query`]: the first run's that failed.
     pub fn query_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
         self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
-            let answers = join_all(
-                runs.iter()
-                    .map(|parameters| client.query(&prepared.statement, parameters)),
-            )
-            .await;
+            let answers =
+                join_all(runs.iter().map(|parameters| client.query(&prepared.statement, parameters))).await;
             let mut rows = Vec::with_capacity(runs.len());
             for answer in answers {
                 rows.append(&mut answer.map_err(|error| wire::refused(&error, sql))?);
@@ -193,15 +174,9 @@ impl Session {
     /// As [`Session::query_each`].
     pub fn execute_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<u64, Error> {
         self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
-            let answers = join_all(
-                runs.iter()
-                    .map(|parameters| client.execute(&prepared.statement, parameters)),
-            )
-            .await;
-            answers
-                .into_iter()
-                .sum::<Result<u64, _>>()
-                .map_err(|error| wire::refused(&error, sql))
+            let answers =
+                join_all(runs.iter().map(|parameters| client.execute(&prepared.statement, parameters))).await;
+            answers.into_iter().sum::<Result<u64, _>>().map_err(|error| wire::refused(&error, sql))
         })
     }
 
@@ -254,9 +229,7 @@ impl Session {
             Transaction::None => Err(Error::Usage("no transaction is open".to_owned())),
             Transaction::Failed => {
                 self.rollback()?;
-                Err(Error::Usage(
-                    "a statement in the transaction failed; it was rolled back".to_owned(),
-                ))
+                Err(Error::Usage("a statement in the transaction failed; it was rolled back".to_owned()))
             }
             Transaction::Open(_) => {
                 self.command("COMMIT", self.deadline)?;
@@ -289,10 +262,7 @@ impl Session {
             rows.restart();
             run(client, prepared, statement, values, rows).await
         });
-        if matches!(
-            ran,
-            Err(Error::ResponseTooLarge { .. } | Error::Malformed { .. })
-        ) {
+        if matches!(ran, Err(Error::ResponseTooLarge { .. } | Error::Malformed { .. })) {
             self.wire.settle(&self.client);
         }
         ran
@@ -308,12 +278,7 @@ impl Session {
 
     fn command(&mut self, sql: &str, deadline: Deadline) -> Result<(), Error> {
         let client = &self.client;
-        let sent = async {
-            client
-                .batch_execute(sql)
-                .await
-                .map_err(|error| wire::refused(&error, sql))
-        };
+        let sent = async { client.batch_execute(sql).await.map_err(|error| wire::refused(&error, sql)) };
         let done = self.wire.complete(sent, deadline);
         self.note(&done);
         done
@@ -349,11 +314,7 @@ impl Session {
         }
         self.statements = Statements::default();
         self.client.clear_type_cache();
-        if self.transaction == Transaction::None {
-            self.attempt(sql, access, &mut work)
-        } else {
-            done
-        }
+        if self.transaction == Transaction::None { self.attempt(sql, access, &mut work) } else { done }
     }
 
     fn attempt<T>(
@@ -432,52 +393,29 @@ async fn run(
     for (bound, kind) in statement.bound.iter().zip(prepared.statement.params()) {
         bind::check(bound, &values[bound.index], kind)?;
     }
-    if let Some(index) = prepared
-        .plan
-        .iter()
-        .position(|column| column.encoder.is_none())
-    {
+    if let Some(index) = prepared.plan.iter().position(|column| column.encoder.is_none()) {
         return Err(prepared.unsupported(index));
     }
-    let parameters = statement
-        .bound
-        .iter()
-        .map(|bound| bind::Parameter(&values[bound.index]));
+    let parameters = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
     let refused = |error| wire::refused(&error, &statement.text);
-    let mut stream = pin!(
-        client
-            .query_raw(&prepared.statement, parameters)
-            .await
-            .map_err(refused)?
-    );
+    let mut stream = pin!(client.query_raw(&prepared.statement, parameters).await.map_err(refused)?);
     while let Some(row) = stream.try_next().await.map_err(refused)? {
-        rows.row(
-            prepared.plan.iter().map(|column| &*column.key),
-            |index, out| prepared.write(&row, index, out),
-        )?;
+        rows.row(prepared.plan.iter().map(|column| &*column.key), |index, out| {
+            prepared.write(&row, index, out)
+        })?;
     }
-    if prepared.plan.is_empty() {
-        Ok(stream.rows_affected().unwrap_or(0))
-    } else {
-        Ok(rows.rows())
-    }
+    if prepared.plan.is_empty() { Ok(stream.rows_affected().unwrap_or(0)) } else { Ok(rows.rows()) }
 }
 
 fn describe(statement: &Statement, prepared: &Prepared) -> Description {
     let columns = prepared.statement.columns().iter();
-    let columns = columns.map(|column| Column {
-        name: column.name().to_owned(),
-        type_name: type_name(column.type_()),
-    });
-    let unsupported =
-        (0..prepared.plan.len()).filter(|index| prepared.plan[*index].encoder.is_none());
+    let columns =
+        columns.map(|column| Column { name: column.name().to_owned(), type_name: type_name(column.type_()) });
+    let unsupported = (0..prepared.plan.len()).filter(|index| prepared.plan[*index].encoder.is_none());
     let unsupported = unsupported.map(|index| prepared.unsupported(index).to_string());
     let kinds = statement.bound.iter().zip(prepared.statement.params());
     let mismatches = kinds.filter_map(|(bound, kind)| bind::mismatch(bound, kind));
-    Description {
-        columns: columns.collect(),
-        problems: unsupported.chain(mismatches).collect(),
-    }
+    Description { columns: columns.collect(), problems: unsupported.chain(mismatches).collect() }
 }
 
 fn type_name(kind: &Type) -> String {
@@ -518,21 +456,13 @@ impl Prepared {
             key: super::json::key(column.name()),
             encoder: Encoder::of(column.type_()),
         });
-        Self {
-            plan: plan.collect(),
-            statement,
-        }
+        Self { plan: plan.collect(), statement }
     }
 
     fn write(&self, row: &Row, index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
         let raw = row.try_get::<_, Option<Raw<'_>>>(index).ok();
-        let encoder = self
-            .plan
-            .get(index)
-            .and_then(|column| column.encoder.as_ref());
-        let written = raw
-            .zip(encoder)
-            .map(|(raw, encoder)| encoder.write(out, raw.map(|raw| raw.0)));
+        let encoder = self.plan.get(index).and_then(|column| column.encoder.as_ref());
+        let written = raw.zip(encoder).map(|(raw, encoder)| encoder.write(out, raw.map(|raw| raw.0)));
         written.and_then(Result::ok).ok_or_else(|| {
             let (column, type_name) = self.column(index);
             Error::Malformed { column, type_name }
@@ -547,9 +477,7 @@ impl Prepared {
     /// A column's name and type, for messages.
     fn column(&self, index: usize) -> (String, String) {
         let column = self.statement.columns().get(index);
-        column.map_or_else(Default::default, |column| {
-            (column.name().to_owned(), type_name(column.type_()))
-        })
+        column.map_or_else(Default::default, |column| (column.name().to_owned(), type_name(column.type_())))
     }
 }
 
@@ -566,10 +494,7 @@ impl Statements {
             return Ok(Arc::clone(prepared));
         }
         refuse_session_commands(sql)?;
-        let statement = client
-            .prepare(sql)
-            .await
-            .map_err(|error| wire::refused(&error, sql))?;
+        let statement = client.prepare(sql).await.map_err(|error| wire::refused(&error, sql))?;
         let prepared = Arc::new(Prepared::new(statement));
         if self.known.len() >= STATEMENTS_MAX
             && let Some(oldest) = self.oldest_first.pop_front()
@@ -600,10 +525,7 @@ fn refuse_session_commands(sql: &str) -> Result<(), Error> {
         "start",
     ];
     let word = first_word(sql);
-    match REFUSED
-        .iter()
-        .find(|refused| word.eq_ignore_ascii_case(refused))
-    {
+    match REFUSED.iter().find(|refused| word.eq_ignore_ascii_case(refused)) {
         Some(_) => Err(Error::Usage(format!(
             "{word} is not a statement that can run here; transactions are begun and \
              ended by wharf"
@@ -624,9 +546,7 @@ fn first_word(sql: &str) -> &str {
         }
         .trim_start();
     }
-    rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_')
-        .next()
-        .unwrap_or_default()
+    rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or_default()
 }
 
 #[cfg(test)]

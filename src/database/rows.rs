@@ -31,14 +31,7 @@ impl<'a> RowWriter<'a> {
     /// by then stays) and at most `rows_max` rows; rows past that are counted, not written.
     pub fn new(out: &'a mut Vec<u8>, shape: Shape, bytes_max: usize, rows_max: u64) -> Self {
         let start = out.len();
-        Self {
-            out,
-            shape,
-            start,
-            bytes_max,
-            rows_max,
-            rows: 0,
-        }
+        Self { out, shape, start, bytes_max, rows_max, rows: 0 }
     }
 
     /// The rows met so far, written or not.
@@ -76,13 +69,10 @@ impl<'a> RowWriter<'a> {
                 before = b',';
             }
             // A row without columns (`select` alone is one in PostgreSQL) is still an object.
-            self.out
-                .extend_from_slice(if before == b'{' { b"{}" } else { b"}" });
+            self.out.extend_from_slice(if before == b'{' { b"{}" } else { b"}" });
         }
         if self.out.len() - self.start > self.bytes_max {
-            return Err(Error::ResponseTooLarge {
-                limit: self.bytes_max,
-            });
+            return Err(Error::ResponseTooLarge { limit: self.bytes_max });
         }
         Ok(())
     }
@@ -125,11 +115,7 @@ mod tests {
     #[test]
     fn one_byte_over_the_limit_is_refused() {
         let mut out = b"before".to_vec();
-        assert!(
-            RowWriter::new(&mut out, Shape::Objects, 7, 1)
-                .number(1)
-                .is_ok()
-        );
+        assert!(RowWriter::new(&mut out, Shape::Objects, 7, 1).number(1).is_ok());
         let refused = RowWriter::new(&mut out, Shape::Objects, 6, 1).number(1);
         assert!(matches!(refused, Err(Error::ResponseTooLarge { limit: 6 })));
     }

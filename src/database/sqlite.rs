@@ -30,9 +30,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(file: &str) -> Result<Self, Error> {
         if file.is_empty() {
-            return Err(Error::Url(
-                "sqlite: needs a file, as in sqlite:flights.db".to_owned(),
-            ));
+            return Err(Error::Url("sqlite: needs a file, as in sqlite:flights.db".to_owned()));
         }
         if file.starts_with(":memory:") {
             let reason = "sqlite::memory: cannot be served: each connection of the pool would see a database of its own";
@@ -45,14 +43,9 @@ impl Driver {
             )));
         }
         let file = PathBuf::from(file);
-        let directory = file
-            .parent()
-            .filter(|directory| !directory.as_os_str().is_empty());
+        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
         match directory.filter(|directory| !directory.is_dir()) {
-            Some(missing) => Err(Error::Url(format!(
-                "{}: no such directory",
-                missing.display()
-            ))),
+            Some(missing) => Err(Error::Url(format!("{}: no such directory", missing.display()))),
             None => Ok(Self { file }),
         }
     }
@@ -88,12 +81,8 @@ struct Clock {
 
 impl Clock {
     fn set(&self, deadline: Deadline) {
-        let micros = deadline
-            .instant()
-            .saturating_duration_since(self.epoch)
-            .as_micros();
-        self.deadline
-            .store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let micros = deadline.instant().saturating_duration_since(self.epoch).as_micros();
+        self.deadline.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn is_over(&self) -> bool {
@@ -125,26 +114,16 @@ impl Session {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-        let clock = Clock {
-            epoch: Instant::now(),
-            deadline: Arc::new(AtomicU64::new(u64::MAX)),
-        };
+        let clock = Clock { epoch: Instant::now(), deadline: Arc::new(AtomicU64::new(u64::MAX)) };
         let progress = clock.clone();
         connection.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || progress.is_over()))?;
-        Ok(Self {
-            connection,
-            clock,
-            access: Access::ReadWrite,
-            broken: false,
-        })
+        Ok(Self { connection, clock, access: Access::ReadWrite, broken: false })
     }
 
     /// The deadline for what runs from now on, waiting for the write lock included.
     pub(super) fn start(&mut self, deadline: Deadline) -> Result<(), Error> {
         self.clock.set(deadline);
-        self.connection
-            .busy_timeout(deadline.left())
-            .map_err(|error| refused(error, ""))
+        self.connection.busy_timeout(deadline.left()).map_err(|error| refused(error, ""))
     }
 
     /// The connection itself, open for writing.
@@ -154,19 +133,14 @@ impl Session {
     }
 
     pub(super) fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
-        let prepared = self
-            .connection
-            .prepare(&statement.text)
-            .map_err(|error| refused(error, &statement.text))?;
+        let prepared =
+            self.connection.prepare(&statement.text).map_err(|error| refused(error, &statement.text))?;
         let columns = prepared.columns();
         let columns = columns.map(|column| Column {
             name: column.name().to_owned(),
             type_name: column.decl_type().unwrap_or_default().to_owned(),
         });
-        Ok(Description {
-            columns: columns.collect(),
-            problems: Vec::new(),
-        })
+        Ok(Description { columns: columns.collect(), problems: Vec::new() })
     }
 
     pub(super) fn begin(&mut self, access: Access) -> Result<(), Error> {
@@ -183,9 +157,7 @@ impl Session {
 
     pub(super) fn commit(&mut self) -> Result<(), Error> {
         if self.connection.is_autocommit() {
-            return Err(Error::Usage(
-                "no transaction is open, or an error in it rolled it back".to_owned(),
-            ));
+            return Err(Error::Usage("no transaction is open, or an error in it rolled it back".to_owned()));
         }
         self.command("COMMIT")
     }
@@ -213,25 +185,14 @@ impl Session {
             self.switch_to(access)?;
         }
         let refused = |error| refused(error, &statement.text);
-        let mut prepared = self
-            .connection
-            .prepare_cached(&statement.text)
-            .map_err(refused)?;
+        let mut prepared = self.connection.prepare_cached(&statement.text).map_err(refused)?;
         for (index, bound) in statement.bound.iter().enumerate() {
-            prepared
-                .raw_bind_parameter(index + 1, Parameter(&values[bound.index]))
-                .map_err(refused)?;
+            prepared.raw_bind_parameter(index + 1, Parameter(&values[bound.index])).map_err(refused)?;
         }
         if prepared.column_count() == 0 {
-            return prepared
-                .raw_execute()
-                .map(|changed| changed as u64)
-                .map_err(refused);
+            return prepared.raw_execute().map(|changed| changed as u64).map_err(refused);
         }
-        let plan: Vec<ColumnPlan> = prepared
-            .columns()
-            .map(|column| ColumnPlan::new(&column))
-            .collect();
+        let plan: Vec<ColumnPlan> = prepared.columns().map(|column| ColumnPlan::new(&column)).collect();
         let mut found = prepared.raw_query();
         while let Some(row) = found.next().map_err(refused)? {
             rows.row(plan.iter().map(|column| &*column.key), |index, out| {
@@ -262,9 +223,7 @@ impl Session {
     }
 
     fn command(&mut self, sql: &str) -> Result<(), Error> {
-        self.connection
-            .execute_batch(sql)
-            .map_err(|error| refused(error, sql))
+        self.connection.execute_batch(sql).map_err(|error| refused(error, sql))
     }
 }
 
@@ -323,10 +282,7 @@ struct ColumnPlan {
 
 impl ColumnPlan {
     fn new(column: &rusqlite::Column<'_>) -> Self {
-        Self {
-            key: json::key(column.name()),
-            declared: Declared::of(column.decl_type().unwrap_or_default()),
-        }
+        Self { key: json::key(column.name()), declared: Declared::of(column.decl_type().unwrap_or_default()) }
     }
 }
 
@@ -370,9 +326,7 @@ impl Declared {
                 write_timestamp(out, text, b"");
             }
             (ValueRef::Text(text), Self::TimestampTz) if is_timestamp(text) => {
-                let has_zone = text[19..]
-                    .iter()
-                    .any(|byte| matches!(byte, b'Z' | b'+' | b'-'));
+                let has_zone = text[19..].iter().any(|byte| matches!(byte, b'Z' | b'+' | b'-'));
                 write_timestamp(out, text, if has_zone { b"" } else { b"Z" });
             }
             (ValueRef::Text(text), _) => write_bytes_as_text(out, text),
@@ -389,13 +343,11 @@ fn is_timestamp(text: &[u8]) -> bool {
     const FORM: &[u8] = b"dddd-dd-dd dd:dd:dd";
     text.len() >= FORM.len()
         && text.is_ascii()
-        && FORM.iter().zip(text).all(|(form, byte)| {
-            if *form == b'd' {
-                byte.is_ascii_digit()
-            } else {
-                form == byte
-            }
-        })
+        && FORM.iter().zip(text).all(
+            |(form, byte)| {
+                if *form == b'd' { byte.is_ascii_digit() } else { form == byte }
+            },
+        )
 }
 
 fn write_timestamp(out: &mut Vec<u8>, text: &[u8], zone: &[u8]) {
@@ -411,9 +363,9 @@ fn write_timestamp(out: &mut Vec<u8>, text: &[u8], zone: &[u8]) {
 fn refused(error: SqliteError, sql: &str) -> Error {
     let (failure, message, offset) = match error {
         SqliteError::SqliteFailure(failure, message) => (failure, message, None),
-        SqliteError::SqlInputError {
-            error, msg, offset, ..
-        } => (error, Some(msg), usize::try_from(offset).ok()),
+        SqliteError::SqlInputError { error, msg, offset, .. } => {
+            (error, Some(msg), usize::try_from(offset).ok())
+        }
         SqliteError::NulError(_) => return invalid_text(),
         other => return Error::Usage(other.to_string()),
     };
@@ -423,11 +375,7 @@ fn refused(error: SqliteError, sql: &str) -> Error {
     }
     let message = message.unwrap_or_else(|| failure.to_string());
     let constraint = (matches!(category, Category::Conflict | Category::Invalid))
-        .then(|| {
-            message
-                .split_once("constraint failed: ")
-                .map(|(_, name)| name.to_owned())
-        })
+        .then(|| message.split_once("constraint failed: ").map(|(_, name)| name.to_owned()))
         .flatten();
     Error::Refused(Box::new(Refusal {
         category,
@@ -463,26 +411,10 @@ mod tests {
             ("json", ValueRef::Text(b"{\"a\": 1}"), "{\"a\": 1}"),
             ("json", ValueRef::Text(b"{broken"), "\"{broken\""),
             ("TEXT", ValueRef::Text(b"{}"), "\"{}\""),
-            (
-                "TIMESTAMP",
-                ValueRef::Text(b"2013-01-01 05:00:00"),
-                "\"2013-01-01T05:00:00\"",
-            ),
-            (
-                "datetime",
-                ValueRef::Text(b"2013-01-01 05:00:00.25"),
-                "\"2013-01-01T05:00:00.25\"",
-            ),
-            (
-                "timestamptz",
-                ValueRef::Text(b"2013-01-01 05:00:00"),
-                "\"2013-01-01T05:00:00Z\"",
-            ),
-            (
-                "timestamptz",
-                ValueRef::Text(b"2013-01-01 05:00:00+02:00"),
-                "\"2013-01-01T05:00:00+02:00\"",
-            ),
+            ("TIMESTAMP", ValueRef::Text(b"2013-01-01 05:00:00"), "\"2013-01-01T05:00:00\""),
+            ("datetime", ValueRef::Text(b"2013-01-01 05:00:00.25"), "\"2013-01-01T05:00:00.25\""),
+            ("timestamptz", ValueRef::Text(b"2013-01-01 05:00:00"), "\"2013-01-01T05:00:00Z\""),
+            ("timestamptz", ValueRef::Text(b"2013-01-01 05:00:00+02:00"), "\"2013-01-01T05:00:00+02:00\""),
             ("TIMESTAMP", ValueRef::Text(b"soon"), "\"soon\""),
             ("", ValueRef::Real(1.0), "1"),
             ("", ValueRef::Real(f64::INFINITY), "\"Infinity\""),
@@ -499,13 +431,9 @@ mod tests {
         let items = vec![Value::Text("a\"b".to_owned()), Value::Null];
         assert_eq!(array_text(&items), r#"["a\"b",null]"#);
         assert_eq!(array_text(&[Value::Bool(true), Value::Int(2)]), "[true,2]");
-        let timestamp = Value::Array(
-            Scalar::Timestamp,
-            vec![Value::Timestamp("2013-01-01T10:00:00Z".to_owned())],
-        );
-        let Value::Array(_, items) = &timestamp else {
-            unreachable!()
-        };
+        let timestamp =
+            Value::Array(Scalar::Timestamp, vec![Value::Timestamp("2013-01-01T10:00:00Z".to_owned())]);
+        let Value::Array(_, items) = &timestamp else { unreachable!() };
         assert_eq!(array_text(items), r#"["2013-01-01 10:00:00"]"#);
     }
 }

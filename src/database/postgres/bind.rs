@@ -62,22 +62,15 @@ pub(super) fn mismatch(bound: &Bound, kind: &Type) -> Option<String> {
 }
 
 fn fits(declared: Scalar, actual: &Type) -> bool {
-    let is_text = matches!(
-        *actual,
-        Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN
-    );
+    let is_text = matches!(*actual, Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN);
     let is_fraction = matches!(*actual, Type::FLOAT4 | Type::FLOAT8 | Type::NUMERIC);
     match declared {
         Scalar::Text => true,
-        Scalar::Int => {
-            is_fraction || matches!(*actual, Type::INT2 | Type::INT4 | Type::INT8 | Type::OID)
-        }
+        Scalar::Int => is_fraction || matches!(*actual, Type::INT2 | Type::INT4 | Type::INT8 | Type::OID),
         Scalar::Float => is_fraction,
         Scalar::Bool => *actual == Type::BOOL,
         Scalar::Uuid => is_text || *actual == Type::UUID,
-        Scalar::Date => {
-            is_text || matches!(*actual, Type::DATE | Type::TIMESTAMP | Type::TIMESTAMPTZ)
-        }
+        Scalar::Date => is_text || matches!(*actual, Type::DATE | Type::TIMESTAMP | Type::TIMESTAMPTZ),
         Scalar::Timestamp => is_text || matches!(*actual, Type::TIMESTAMP | Type::TIMESTAMPTZ),
         Scalar::Json => is_text || matches!(*actual, Type::JSON | Type::JSONB),
         Scalar::Bytes => *actual == Type::BYTEA,
@@ -98,11 +91,7 @@ fn names(declared: Declared) -> (String, String) {
         Scalar::Json => ("json", "jsonb"),
         Scalar::Bytes => ("bytes", "bytea"),
     };
-    let suffix = if matches!(declared, Declared::Many(_)) {
-        "[]"
-    } else {
-        ""
-    };
+    let suffix = if matches!(declared, Declared::Many(_)) { "[]" } else { "" };
     (format!("{name}{suffix}"), format!("{cast}{suffix}"))
 }
 
@@ -133,11 +122,7 @@ impl Parameter<'_> {
 }
 
 impl ToSql for Parameter<'_> {
-    fn to_sql(
-        &self,
-        kind: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
         if *self.0 == Value::Null {
             return Ok(IsNull::Yes);
         }
@@ -259,26 +244,13 @@ mod tests {
         let items = ["a,b", "\"}", "\\", "NULL"].map(|item| Value::Text(item.to_owned()));
         let mut items = items.to_vec();
         items.push(Value::Null);
-        assert_eq!(
-            text(&Value::Array(Scalar::Text, items)),
-            r#"{"a,b","\"}","\\","NULL",NULL}"#
-        );
-        assert_eq!(
-            text(&Value::Array(
-                Scalar::Bytes,
-                vec![Value::Bytes(vec![0, 255])]
-            )),
-            r#"{"\\x00ff"}"#
-        );
+        assert_eq!(text(&Value::Array(Scalar::Text, items)), r#"{"a,b","\"}","\\","NULL",NULL}"#);
+        assert_eq!(text(&Value::Array(Scalar::Bytes, vec![Value::Bytes(vec![0, 255])])), r#"{"\\x00ff"}"#);
     }
 
     #[test]
     fn a_mismatch_names_both_types_and_the_cast() {
-        let bound = Bound {
-            index: 0,
-            name: "id".to_owned(),
-            kind: Declared::One(Scalar::Int),
-        };
+        let bound = Bound { index: 0, name: "id".to_owned(), kind: Declared::One(Scalar::Int) };
         let message = mismatch(&bound, &Type::TEXT).unwrap();
         assert!(message.contains("declared as int"), "{message}");
         assert!(message.contains("takes it for text"), "{message}");

@@ -9,9 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tokio_postgres::types::{Kind, Type};
 
-use super::super::json::{
-    write_base64, write_bytes_as_text, write_f32, write_f64, write_int, write_string,
-};
+use super::super::json::{write_base64, write_bytes_as_text, write_f32, write_f64, write_int, write_string};
 
 /// How one column's values are written.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,9 +61,7 @@ impl Encoder {
             Type::FLOAT4 => Self::Float4,
             Type::FLOAT8 => Self::Float8,
             Type::NUMERIC => Self::Numeric,
-            Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::XML | Type::UNKNOWN => {
-                Self::Text
-            }
+            Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::XML | Type::UNKNOWN => Self::Text,
             Type::CHAR => Self::Char,
             Type::JSON => Self::Json,
             Type::JSONB => Self::Jsonb,
@@ -91,9 +87,9 @@ impl Encoder {
             Kind::Enum(_) => Some(Self::Text),
             Kind::Domain(base) => Self::of(base),
             Kind::Array(item) => Self::of(item).map(|item| Self::Array(Box::new(item))),
-            Kind::Range(item) => Self::of(item)
-                .filter(Self::is_range_item)
-                .map(|item| Self::Range(Box::new(item))),
+            Kind::Range(item) => {
+                Self::of(item).filter(Self::is_range_item).map(|item| Self::Range(Box::new(item)))
+            }
             Kind::Simple if kind.name() == "citext" => Some(Self::Text),
             _ => None,
         }
@@ -123,11 +119,7 @@ impl Encoder {
         };
         let mut raw = Reader(raw);
         match self {
-            Self::Bool => out.extend_from_slice(if raw.array::<1>()? == [0] {
-                b"false"
-            } else {
-                b"true"
-            }),
+            Self::Bool => out.extend_from_slice(if raw.array::<1>()? == [0] { b"false" } else { b"true" }),
             Self::Int2 => write_int(out, i16::from_be_bytes(raw.array()?)),
             Self::Int4 => write_int(out, raw.i32()?),
             Self::Int8 => write_int(out, raw.i64()?),
@@ -210,9 +202,7 @@ impl<'a> Reader<'a> {
     fn value(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
         match self.i32()? {
             -1 => Ok(None),
-            length => self
-                .bytes(usize::try_from(length).map_err(|_| Malformed)?)
-                .map(Some),
+            length => self.bytes(usize::try_from(length).map_err(|_| Malformed)?).map(Some),
         }
     }
 
@@ -224,10 +214,7 @@ impl<'a> Reader<'a> {
 fn write_padded(out: &mut Vec<u8>, value: impl itoa::Integer, width: usize) {
     let mut buffer = itoa::Buffer::new();
     let digits = buffer.format(value).as_bytes();
-    out.extend(std::iter::repeat_n(
-        b'0',
-        width.saturating_sub(digits.len()),
-    ));
+    out.extend(std::iter::repeat_n(b'0', width.saturating_sub(digits.len())));
     out.extend_from_slice(digits);
 }
 
@@ -248,8 +235,7 @@ fn write_numeric(out: &mut Vec<u8>, raw: &mut Reader<'_>) -> Written {
     let digits = raw.bytes(count * 2)?;
     let digit = |place: i32| {
         let at = usize::try_from(place).ok().map(|place| place * 2);
-        at.and_then(|at| digits.get(at..at + 2))
-            .map_or(0, |pair| u16::from_be_bytes([pair[0], pair[1]]))
+        at.and_then(|at| digits.get(at..at + 2)).map_or(0, |pair| u16::from_be_bytes([pair[0], pair[1]]))
     };
     let weight = i32::from(weight);
     write_int(out, if weight < 0 { 0 } else { digit(0) });
@@ -334,11 +320,7 @@ fn civil(days_since_2000: i64) -> (i64, i64, i64) {
     let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day_of_month)
 }
@@ -495,24 +477,13 @@ fn write_array(out: &mut Vec<u8>, raw: &mut Reader<'_>, item: &Encoder) -> Writt
     let mut lengths = [0; DIMENSIONS_MAX];
     for length in lengths.get_mut(..dimensions).ok_or(Malformed)? {
         // PostgreSQL sends an empty array without dimensions; one of length 0 would make an item of no bytes.
-        *length = raw.length().and_then(|length| {
-            if length == 0 {
-                Err(Malformed)
-            } else {
-                Ok(length)
-            }
-        })?;
+        *length = raw.length().and_then(|length| if length == 0 { Err(Malformed) } else { Ok(length) })?;
         raw.array::<4>()?;
     }
     write_items(out, raw, item, &lengths[..dimensions])
 }
 
-fn write_items(
-    out: &mut Vec<u8>,
-    raw: &mut Reader<'_>,
-    item: &Encoder,
-    lengths: &[usize],
-) -> Written {
+fn write_items(out: &mut Vec<u8>, raw: &mut Reader<'_>, item: &Encoder, lengths: &[usize]) -> Written {
     let Some((length, inner)) = lengths.split_first() else {
         out.extend_from_slice(b"[]");
         return Ok(());
@@ -545,11 +516,7 @@ fn write_range(out: &mut Vec<u8>, raw: &mut Reader<'_>, item: &Encoder) -> Writt
         out.extend_from_slice(b"empty");
         return Ok(());
     }
-    out.push(if flags & LOWER_INCLUSIVE != 0 {
-        b'['
-    } else {
-        b'('
-    });
+    out.push(if flags & LOWER_INCLUSIVE != 0 { b'[' } else { b'(' });
     if flags & LOWER_INFINITE == 0 {
         write_bound(out, raw.value()?, item)?;
     }
@@ -557,11 +524,7 @@ fn write_range(out: &mut Vec<u8>, raw: &mut Reader<'_>, item: &Encoder) -> Writt
     if flags & UPPER_INFINITE == 0 {
         write_bound(out, raw.value()?, item)?;
     }
-    out.push(if flags & UPPER_INCLUSIVE != 0 {
-        b']'
-    } else {
-        b')'
-    });
+    out.push(if flags & UPPER_INCLUSIVE != 0 { b']' } else { b')' });
     Ok(())
 }
 
@@ -596,18 +559,8 @@ mod tests {
 
     #[test]
     fn values_cut_short_are_refused_not_read_past() {
-        for encoder in [
-            Encoder::Int4,
-            Encoder::Numeric,
-            Encoder::Interval,
-            Encoder::Inet,
-            Encoder::Bits,
-        ] {
-            assert_eq!(
-                encoder.write(&mut Vec::new(), Some(&[0, 1])),
-                Err(Malformed),
-                "{encoder:?}"
-            );
+        for encoder in [Encoder::Int4, Encoder::Numeric, Encoder::Interval, Encoder::Inet, Encoder::Bits] {
+            assert_eq!(encoder.write(&mut Vec::new(), Some(&[0, 1])), Err(Malformed), "{encoder:?}");
         }
     }
 

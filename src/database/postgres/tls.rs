@@ -13,8 +13,7 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -43,10 +42,7 @@ pub(super) struct Settings {
 impl Settings {
     /// No TLS at all.
     pub(super) fn disabled() -> Self {
-        Self {
-            mode: Some(Mode::Disable),
-            ..Self::default()
-        }
+        Self { mode: Some(Mode::Disable), ..Self::default() }
     }
 
     /// Takes one parameter of the URL; `false` when it is not about TLS.
@@ -80,9 +76,9 @@ impl Settings {
             .dangerous()
             .with_custom_certificate_verifier(self.verifier(provider)?);
         let config = match self.identity()? {
-            Some((chain, key)) => builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| format!("sslcert: {error}"))?,
+            Some((chain, key)) => {
+                builder.with_client_auth_cert(chain, key).map_err(|error| format!("sslcert: {error}"))?
+            }
             None => builder.with_no_client_auth(),
         };
         Ok(MakeRustlsConnect::new(config))
@@ -90,19 +86,12 @@ impl Settings {
 
     /// `sslrootcert=system` makes `verify-full` the default, as libpq does.
     fn mode(&self) -> Mode {
-        let default = if self.root.as_deref() == Some("system") {
-            Mode::VerifyFull
-        } else {
-            Mode::default()
-        };
+        let default = if self.root.as_deref() == Some("system") { Mode::VerifyFull } else { Mode::default() };
         self.mode.unwrap_or(default)
     }
 
     /// A certificate authority makes even `require` check the chain (34.19.1, for backward compatibility).
-    fn verifier(
-        &self,
-        provider: Arc<CryptoProvider>,
-    ) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
         let mode = self.mode();
         let Some(roots) = self.roots(mode)? else {
             return match mode {
@@ -117,11 +106,7 @@ impl Settings {
         let full = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(|error| format!("sslrootcert: {error}"))?;
-        Ok(if mode == Mode::VerifyFull {
-            full
-        } else {
-            Arc::new(AnyName(full))
-        })
+        Ok(if mode == Mode::VerifyFull { full } else { Arc::new(AnyName(full)) })
     }
 
     fn roots(&self, mode: Mode) -> Result<Option<RootCertStore>, String> {
@@ -137,10 +122,7 @@ impl Settings {
                 let found = rustls_native_certs::load_native_certs();
                 roots.add_parsable_certificates(found.certs);
                 if roots.is_empty() {
-                    return Err(format!(
-                        "sslrootcert=system: no certificates found {:?}",
-                        found.errors
-                    ));
+                    return Err(format!("sslrootcert=system: no certificates found {:?}", found.errors));
                 }
             }
             Some(file) => add_roots(&mut roots, &file.into())?,
@@ -153,27 +135,18 @@ impl Settings {
     }
 
     /// The client's certificate chain and key; libpq's default files when none are named.
-    fn identity(
-        &self,
-    ) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, String> {
+    fn identity(&self) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, String> {
         if self.mode() == Mode::Disable {
             return Ok(None);
         }
-        let Some(certificate) = self
-            .certificate
-            .clone()
-            .or_else(|| beside_home("postgresql.crt"))
-        else {
+        let Some(certificate) = self.certificate.clone().or_else(|| beside_home("postgresql.crt")) else {
             return Ok(None);
         };
         let key = self.key.clone().or_else(|| beside_home("postgresql.key"));
         let key = key.ok_or("sslcert is given, but sslkey is not")?;
         let chain = read_certificates("sslcert", &certificate)?;
         let key = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
-            format!(
-                "sslkey {}: {error} (encrypted keys are not supported)",
-                key.display()
-            )
+            format!("sslkey {}: {error} (encrypted keys are not supported)", key.display())
         })?;
         Ok(Some((chain, key)))
     }
@@ -202,10 +175,8 @@ fn beside_home(name: &str) -> Option<PathBuf> {
 
 fn read_certificates(key: &str, file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
     let explain = |error| format!("{key} {}: {error}", file.display());
-    let chain: Vec<_> = CertificateDer::pem_file_iter(file)
-        .map_err(explain)?
-        .collect::<Result<_, _>>()
-        .map_err(explain)?;
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(file).map_err(explain)?.collect::<Result<_, _>>().map_err(explain)?;
     if chain.is_empty() {
         return Err(format!("{key} {}: holds no certificate", file.display()));
     }
@@ -214,9 +185,7 @@ fn read_certificates(key: &str, file: &PathBuf) -> Result<Vec<CertificateDer<'st
 
 fn add_roots(roots: &mut RootCertStore, file: &PathBuf) -> Result<(), String> {
     for certificate in read_certificates("sslrootcert", file)? {
-        roots
-            .add(certificate)
-            .map_err(|error| format!("sslrootcert {}: {error}", file.display()))?;
+        roots.add(certificate).map_err(|error| format!("sslrootcert {}: {error}", file.display()))?;
     }
     Ok(())
 }
@@ -235,10 +204,7 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
         // The name is what `WebPkiServerVerifier` checks last: this error says that the chain is good.
-        match self
-            .0
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-        {
+        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -291,12 +257,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -305,12 +266,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

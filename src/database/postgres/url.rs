@@ -35,28 +35,14 @@ impl Target {
                 kept.push(pair);
             }
         }
-        let rest = if kept.is_empty() {
-            base.to_owned()
-        } else {
-            format!("{base}?{}", kept.join("&"))
-        };
+        let rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
         let mut config: Config = rest.parse().map_err(|error| Error::Url(explain(&error)))?;
         name_hosts(&mut config)?;
-        if config
-            .get_hosts()
-            .iter()
-            .all(|host| matches!(host, Host::Unix(_)))
-        {
+        if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) {
             // "sslmode is ignored for Unix domain socket communication."
             tls = tls::Settings::disabled();
         }
-        config.options(
-            format!(
-                "{} -c TimeZone=UTC",
-                config.get_options().unwrap_or_default()
-            )
-            .trim_start(),
-        );
+        config.options(format!("{} -c TimeZone=UTC", config.get_options().unwrap_or_default()).trim_start());
         if config.get_application_name().is_none() {
             config.application_name("wharf");
         }
@@ -73,10 +59,8 @@ pub(in super::super) fn display(url: &str) -> String {
         Some((user, host)) => format!("{}@{host}", user.split(':').next().unwrap_or_default()),
         None => rest.to_owned(),
     };
-    let pairs: Vec<&str> = query
-        .split('&')
-        .filter(|pair| !pair.is_empty() && !pair.starts_with("password="))
-        .collect();
+    let pairs: Vec<&str> =
+        query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("password=")).collect();
     let mark = if pairs.is_empty() { "" } else { "?" };
     format!("{scheme}://{shown}{mark}{}", pairs.join("&"))
 }
@@ -85,10 +69,7 @@ pub(in super::super) fn display(url: &str) -> String {
 fn split_query(url: &str) -> (&str, &str) {
     let after_credentials = url.find('@').unwrap_or(0);
     match url[after_credentials..].find('?') {
-        Some(mark) => (
-            &url[..after_credentials + mark],
-            &url[after_credentials + mark + 1..],
-        ),
+        Some(mark) => (&url[..after_credentials + mark], &url[after_credentials + mark + 1..]),
         None => (url, ""),
     }
 }
@@ -116,23 +97,15 @@ fn name(config: &Config) -> String {
         .iter()
         .enumerate()
         .map(|(index, host)| {
-            let port = ports
-                .get(index)
-                .or_else(|| ports.first())
-                .copied()
-                .unwrap_or(5432);
+            let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
             match host {
                 Host::Tcp(host) => format!("{host}:{port}"),
                 Host::Unix(directory) => format!("{}/.s.PGSQL.{port}", directory.display()),
             }
         })
         .collect();
-    let user = config
-        .get_user()
-        .map_or_else(String::new, |user| format!("{user}@"));
-    let database = config
-        .get_dbname()
-        .map_or_else(String::new, |database| format!(" database {database}"));
+    let user = config.get_user().map_or_else(String::new, |user| format!("{user}@"));
+    let database = config.get_dbname().map_or_else(String::new, |database| format!(" database {database}"));
     format!("{user}{}{database}", hosts.join(","))
 }
 
@@ -161,18 +134,9 @@ mod tests {
             name("postgres://anna:secret@db.example:6432/flights"),
             "anna@db.example:6432 database flights"
         );
-        assert_eq!(
-            name("postgresql:///x?host=/run/pg&port=7&user=b"),
-            "b@/run/pg/.s.PGSQL.7 database x"
-        );
-        assert_eq!(
-            name("postgres://b@%2Frun%2Fpg/x"),
-            "b@/run/pg/.s.PGSQL.5432 database x"
-        );
-        assert_eq!(
-            name("postgres://b@/x?hostaddr=127.0.0.1"),
-            "b@127.0.0.1:5432 database x"
-        );
+        assert_eq!(name("postgresql:///x?host=/run/pg&port=7&user=b"), "b@/run/pg/.s.PGSQL.7 database x");
+        assert_eq!(name("postgres://b@%2Frun%2Fpg/x"), "b@/run/pg/.s.PGSQL.5432 database x");
+        assert_eq!(name("postgres://b@/x?hostaddr=127.0.0.1"), "b@127.0.0.1:5432 database x");
     }
 
     #[test]
@@ -190,17 +154,9 @@ mod tests {
             display("postgres://anna:sec%20ret?@db:1/x?sslmode=require"),
             "postgres://anna@db:1/x?sslmode=require"
         );
-        assert_eq!(
-            display("postgres://db/x?user=anna&password=secret"),
-            "postgres://db/x?user=anna"
-        );
-        assert_eq!(
-            display("postgres://db/x?password=secret"),
-            "postgres://db/x"
-        );
-        let error = Target::parse("postgres://anna:secret@h/d?nonsense=1")
-            .unwrap_err()
-            .to_string();
+        assert_eq!(display("postgres://db/x?user=anna&password=secret"), "postgres://db/x?user=anna");
+        assert_eq!(display("postgres://db/x?password=secret"), "postgres://db/x");
+        let error = Target::parse("postgres://anna:secret@h/d?nonsense=1").unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
     }
 }

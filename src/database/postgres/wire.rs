@@ -46,11 +46,7 @@ impl Wire {
         tls: &MakeRustlsConnect,
         deadline: Deadline,
     ) -> Result<(Client, Self), Error> {
-        let failed = |reason, transient| Error::Open {
-            target: target.name.clone(),
-            reason,
-            transient,
-        };
+        let failed = |reason, transient| Error::Open { target: target.name.clone(), reason, transient };
         let runtime = runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -107,9 +103,7 @@ impl Wire {
         deadline: Deadline,
     ) -> Result<T, Error> {
         if self.broken {
-            return Err(Error::Lost(
-                "it was closed after an earlier error".to_owned(),
-            ));
+            return Err(Error::Lost("it was closed after an earlier error".to_owned()));
         }
         if deadline.has_passed() {
             return Err(Error::Deadline);
@@ -124,16 +118,8 @@ impl Wire {
 
     /// After `work` was left before the server had sent everything: reads the rest, or gives up.
     pub(super) fn settle(&mut self, client: &Client) {
-        let drained = async {
-            client
-                .check_connection()
-                .await
-                .map_err(|error| refused(&error, ""))
-        };
-        if !matches!(
-            self.drive(pin!(drained), Instant::now() + SETTLE_GRACE),
-            Some(Ok(()))
-        ) {
+        let drained = async { client.check_connection().await.map_err(|error| refused(&error, "")) };
+        if !matches!(self.drive(pin!(drained), Instant::now() + SETTLE_GRACE), Some(Ok(()))) {
             // Which statement the cancel will hit cannot be known any more, so the connection goes too.
             self.send_cancel(Instant::now() + CANCEL_GRACE);
             self.broken = true;
@@ -150,8 +136,7 @@ impl Wire {
     }
 
     fn send_cancel(&self, until: Instant) -> bool {
-        let sent =
-            async { timeout_at(until.into(), self.cancel.cancel_query(self.tls.clone())).await };
+        let sent = async { timeout_at(until.into(), self.cancel.cancel_query(self.tls.clone())).await };
         matches!(self.runtime.block_on(sent), Ok(Ok(())))
     }
 
@@ -177,9 +162,7 @@ impl Wire {
                 (polled, _) => polled,
             }
         });
-        self.runtime
-            .block_on(async { timeout_at(until.into(), driven).await })
-            .ok()
+        self.runtime.block_on(async { timeout_at(until.into(), driven).await }).ok()
     }
 }
 
@@ -214,14 +197,12 @@ fn connect(
     for mode in target.tls.attempts() {
         let mut config: Config = target.config.clone();
         config.ssl_mode(*mode);
-        let attempt =
-            async { timeout_at(deadline.instant().into(), config.connect(tls.clone())).await };
+        let attempt = async { timeout_at(deadline.instant().into(), config.connect(tls.clone())).await };
         match runtime.block_on(attempt) {
             Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(error)) => {
-                let other_mode_may_do = error
-                    .code()
-                    .is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+                let other_mode_may_do =
+                    error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
                 if failure.is_none() || *mode != SslMode::Disable {
                     failure = Some(error);
                 }
@@ -238,13 +219,9 @@ fn connect(
 /// Whether a server that could not be reached may be reached a moment later.
 fn is_transient(error: &tokio_postgres::Error) -> bool {
     if let Some(code) = error.code() {
-        return matches!(
-            Category::of_sqlstate(code.code()),
-            Category::Down | Category::Busy
-        );
+        return matches!(Category::of_sqlstate(code.code()), Category::Down | Category::Busy);
     }
-    let cause =
-        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
     cause.map_or(error.is_closed(), |cause| {
         matches!(
             cause.kind(),
@@ -280,14 +257,8 @@ fn refusal_of(error: &DbError, sql: &str) -> Refusal {
         constraint: error.constraint().map(str::to_owned),
         offset: match error.position() {
             Some(ErrorPosition::Original(character)) => {
-                let before = usize::try_from(*character)
-                    .unwrap_or(usize::MAX)
-                    .saturating_sub(1);
-                Some(
-                    sql.char_indices()
-                        .nth(before)
-                        .map_or(sql.len(), |(byte, _)| byte),
-                )
+                let before = usize::try_from(*character).unwrap_or(usize::MAX).saturating_sub(1);
+                Some(sql.char_indices().nth(before).map_or(sql.len(), |(byte, _)| byte))
             }
             _ => None,
         },
@@ -298,13 +269,9 @@ fn refusal_of(error: &DbError, sql: &str) -> Refusal {
 /// kinds of its errors private, so their words must do; a test on a real server notices when they change.
 fn is_caller_mistake(error: &tokio_postgres::Error) -> bool {
     let text = error.to_string();
-    [
-        "error serializing parameter",
-        "error encoding message",
-        "expected ",
-    ]
-    .iter()
-    .any(|start| text.starts_with(start))
+    ["error serializing parameter", "error encoding message", "expected "]
+        .iter()
+        .any(|start| text.starts_with(start))
 }
 
 /// Errors after which the session is of no use (HikariCP's `isConnectionDead`).
