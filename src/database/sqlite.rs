@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Error as SqliteError, OpenFlags};
@@ -21,6 +21,9 @@ const INSTRUCTIONS_PER_CHECK: i32 = 1000;
 
 /// Prepared statements kept per connection; see `postgres`.
 const STATEMENTS_MAX: usize = 256;
+
+/// SQLite counts the wait for a lock in milliseconds of 32 bits; rusqlite panics on more.
+const BUSY_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Opens connections to one file.
 pub(super) struct Driver {
@@ -107,7 +110,7 @@ impl Session {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let mut connection = Connection::open_with_flags(file, flags)?;
-        connection.busy_timeout(deadline.left())?;
+        connection.busy_timeout(deadline.left().min(BUSY_TIMEOUT_MAX))?;
         // Readers and a writer do not wait for each other; the file outlives a crash of the process, and a crash of the
         // machine loses at most the last transactions (sqlite.org/pragma.html#pragma_synchronous).
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -123,7 +126,9 @@ impl Session {
     /// The deadline for what runs from now on, waiting for the write lock included.
     pub(super) fn start(&mut self, deadline: Deadline) -> Result<(), Error> {
         self.clock.set(deadline);
-        self.connection.busy_timeout(deadline.left()).map_err(|error| refused(error, ""))
+        self.connection
+            .busy_timeout(deadline.left().min(BUSY_TIMEOUT_MAX))
+            .map_err(|error| refused(error, ""))
     }
 
     /// The connection itself, open for writing.

@@ -1,6 +1,7 @@
 //! A throw-away PostgreSQL for one test binary: its own cluster, on a free port, gone when the binary ends.
 #![allow(dead_code, reason = "no test binary needs all of it")]
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::process::{ChildStdin, Command, Stdio};
@@ -63,15 +64,18 @@ pub(crate) fn start(prepare: &str, options: &str) -> Server {
     let mut directory = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut directory).unwrap();
     assert!(!directory.is_empty(), "PostgreSQL did not start; its log is above");
-    Server { port, directory: directory.trim().to_owned(), _lifeline: child.stdin.take().unwrap() }
+    let lifeline = child.stdin.take().unwrap();
+    std::thread::spawn(move || child.wait());
+    Server { port, directory: directory.trim().to_owned(), _lifeline: lifeline }
 }
 
 /// `PATH`, and where Debian keeps the programs of PostgreSQL's versions, the newest first.
-fn search_path() -> String {
+fn search_path() -> OsString {
     let mut found: Vec<_> = std::fs::read_dir("/usr/lib/postgresql")
         .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
         .unwrap_or_default();
     found.sort();
-    let found = found.iter().rev().map(|path| format!("{}:", path.display())).collect::<String>();
-    found + &std::env::var("PATH").unwrap_or_default()
+    found.reverse();
+    found.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    std::env::join_paths(found).unwrap()
 }
