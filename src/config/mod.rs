@@ -4,6 +4,8 @@
 //! types only when every key, type and range is right; after that nothing checks again. Reject, never repair.
 //! Every field's unit, default and range is in `config/reference.toml`, which a test holds equal to these defaults.
 
+pub mod sql;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,7 +52,7 @@ pub struct Server {
 pub enum Connector {
     /// Our own poller: connections cost memory, never a thread.
     Native,
-    /// tiny_http: a thread per connection; the simple build.
+    /// `tiny_http`: a thread per connection; the simple build.
     TinyHttp,
 }
 
