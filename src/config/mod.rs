@@ -1,14 +1,27 @@
 //! The validated configuration: what every other module is handed.
 //!
-//! Main thread, before anything is bound. Two stages, as ripgrep does it: the file as written ([`read`]) becomes these
+//! Main thread, before anything is bound. Two stages, as ripgrep does it: the file as written ([`Config::read`]) becomes these
 //! types only when every key, type and range is right; after that nothing checks again. Reject, never repair.
 //! Every field's unit, default and range is in `config/reference.toml`, which a test holds equal to these defaults.
+
+mod checks;
+mod endpoint;
+mod keys;
+mod param;
+mod problem;
+mod read;
+mod setting;
+pub mod sql;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+
+pub use problem::{Problem, Problems};
+pub use read::{Flags, LocateError};
+pub use setting::Environment;
 
 use crate::value::{Type, Value};
 
@@ -50,7 +63,7 @@ pub struct Server {
 pub enum Connector {
     /// Our own poller: connections cost memory, never a thread.
     Native,
-    /// tiny_http: a thread per connection; the simple build.
+    /// `tiny_http`: a thread per connection; the simple build.
     TinyHttp,
 }
 
@@ -131,6 +144,8 @@ impl Default for Database {
 pub struct Endpoint {
     /// NAME of `[endpoint.NAME]`.
     pub name: String,
+    /// `description`: one line for whoever reads the list of endpoints.
+    pub description: Option<String>,
     /// The method of `route = "GET /flights/{id}"`.
     pub method: Method,
     /// The path of the route, with `{name}` for its path parameters.

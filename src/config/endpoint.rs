@@ -1,0 +1,449 @@
+//! `[endpoint.NAME]`: the route and what it does, a fixed body or SQL.
+//!
+//! Main thread. Knows no database: whether a statement is right, `wharf check` asks the database itself.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+
+use http::{HeaderValue, Method, StatusCode};
+
+use super::keys::WAIT;
+use super::param::{Declared, is_name};
+use super::read::{Node, Reader, Table, suggestion};
+use super::setting::Setting;
+use super::sql::Statement;
+use super::{Action, Endpoint, Otherwise, Returns, Span, Sql, Step};
+
+const KEYS: [&str; 12] = [
+    "route",
+    "description",
+    "params",
+    "sql",
+    "step",
+    "returns",
+    "expect_rows",
+    "otherwise",
+    "status",
+    "deadline",
+    "body",
+    "content_type",
+];
+
+const METHODS: [(&str, Method); 5] = [
+    ("GET", Method::GET),
+    ("POST", Method::POST),
+    ("PUT", Method::PUT),
+    ("PATCH", Method::PATCH),
+    ("DELETE", Method::DELETE),
+];
+
+const RETURNS: [(&str, Returns); 4] = [
+    ("one", Returns::One),
+    ("many", Returns::Many),
+    ("value", Returns::Value),
+    ("none", Returns::None),
+];
+
+/// `route = "GET /flights/{id}"`.
+pub(super) struct Route {
+    pub(super) method: Method,
+    pub(super) path: String,
+    /// The names between braces.
+    pub(super) names: Vec<String>,
+    /// Where the route stands.
+    pub(super) span: Span,
+}
+
+impl Reader<'_> {
+    /// All endpoints, in the order of the file.
+    pub(super) fn endpoints(&mut self, root: &Table<'_>) -> Vec<Endpoint> {
+        let Some(table) = root.node("endpoint").and_then(|node| self.table(&node)) else {
+            return Vec::new();
+        };
+        let mut taken = Taken::default();
+        table
+            .nodes()
+            .iter()
+            .filter_map(|node| self.endpoint(node, &mut taken))
+            .collect()
+    }
+
+    fn endpoint(&mut self, node: &Node<'_>, taken: &mut Taken) -> Option<Endpoint> {
+        let table = self.table(node)?;
+        self.only(&table, &KEYS);
+        let route = self.route(&table);
+        if let Some(route) = &route
+            && let Err(message) = taken.add(node.name, route)
+        {
+            self.report(route.span, table.key_of("route"), message);
+        }
+        let deadline = self.take(&table, "deadline", |setting| setting.time(&WAIT));
+        let description = self.take(&table, "description", Setting::text);
+        let action = match ["body", "sql", "step"].map(|name| table.has(name)) {
+            [true, false, false] => self.fixed(&table),
+            [false, true, false] | [false, false, true] => self.sql(&table, route.as_ref()),
+            [false, false, false] => {
+                let message = "it does nothing: expected `sql`, `[[step]]`s or a fixed `body`";
+                self.report(table.span, &table.key, message);
+                None
+            }
+            _ => {
+                self.report(
+                    table.span,
+                    &table.key,
+                    "`sql`, `step` and `body` exclude each other",
+                );
+                None
+            }
+        };
+        let status = self.status(&table, action.as_ref());
+        let (Route { method, path, .. }, action, status) = (route?, action?, status?);
+        let name = node.name.to_owned();
+        Some(Endpoint {
+            name,
+            description,
+            method,
+            path,
+            status,
+            deadline,
+            action,
+            span: node.name_span,
+        })
+    }
+
+    fn route(&mut self, table: &Table<'_>) -> Option<Route> {
+        let Some(node) = table.node("route") else {
+            let message = "missing; expected a method and a path, such as \"GET /flights/{id}\"";
+            self.report(table.span, table.key_of("route"), message);
+            return None;
+        };
+        let (method, path, names) = self.convert(&node, |setting| parse_route(&setting.text()?))?;
+        Some(Route {
+            method,
+            path,
+            names,
+            span: node.span,
+        })
+    }
+
+    fn status(&mut self, table: &Table<'_>, action: Option<&Action>) -> Option<StatusCode> {
+        let (range, empty) = match action {
+            Some(Action::Sql { returns, .. }) => (200..=299, *returns == Returns::None),
+            Some(Action::Fixed { body, .. }) => (200..=599, body.is_empty()),
+            None => (200..=599, true),
+        };
+        let Some(node) = table.node("status") else {
+            let sql = matches!(action, Some(Action::Sql { .. }));
+            return Some(if sql && empty {
+                StatusCode::NO_CONTENT
+            } else {
+                StatusCode::OK
+            });
+        };
+        let status = self.convert(&node, |setting| status_in(setting, &range))?;
+        // RFC 9110 15.3.5, 15.3.6 and 15.4.5: these answers end with their head.
+        if [204, 205, 304].contains(&status.as_u16()) && !empty {
+            self.report(
+                node.span,
+                node.key,
+                format!("{} has no body, but there is one", status.as_u16()),
+            );
+            return None;
+        }
+        Some(status)
+    }
+
+    fn fixed(&mut self, table: &Table<'_>) -> Option<Action> {
+        for name in ["params", "returns", "expect_rows", "otherwise", "deadline"] {
+            if let Some(node) = table.node(name) {
+                self.report(
+                    node.name_span,
+                    node.key,
+                    "a fixed `body` makes no use of it",
+                );
+            }
+        }
+        let header = |setting: Setting| {
+            let text = setting.text()?;
+            let fits = text.contains('/') && HeaderValue::from_str(&text).is_ok();
+            fits.then_some(text.clone())
+                .ok_or_else(|| format!("{text:?} is not a media type"))
+        };
+        let content_type = if table.has("content_type") {
+            self.take(table, "content_type", header)
+        } else {
+            Some("text/plain; charset=utf-8".to_owned())
+        };
+        let (body, _) = self.verbatim(table, "body")?;
+        Some(Action::Fixed {
+            body,
+            content_type: content_type?,
+        })
+    }
+
+    fn sql(&mut self, table: &Table<'_>, route: Option<&Route>) -> Option<Action> {
+        if let Some(node) = table.node("content_type") {
+            self.report(
+                node.name_span,
+                node.key,
+                "it belongs to a fixed `body`; the answer's type follows from `returns`",
+            );
+        }
+        let declared = self.params(table, route);
+        let reads_only = route.is_some_and(|route| route.method == Method::GET);
+        let default = if reads_only {
+            Returns::Many
+        } else {
+            Returns::None
+        };
+        let returns = if table.has("returns") {
+            self.take(table, "returns", |setting| setting.choice(&RETURNS))
+        } else {
+            Some(default)
+        };
+        let mut used = vec![false; declared.len()];
+        let statements = if table.has("sql") {
+            vec![table.clone()]
+        } else {
+            self.step_tables(table)?
+        };
+        let mut steps = Vec::new();
+        for statement in &statements {
+            steps.push(self.step(statement, &declared, &mut used, reads_only));
+        }
+        let steps = steps.into_iter().collect::<Option<Vec<_>>>()?;
+        for (one, _) in declared.iter().zip(used).filter(|(_, used)| !used) {
+            self.report(
+                one.span,
+                &one.key,
+                format!("no statement uses `:{}`", one.name),
+            );
+        }
+        let params = declared
+            .into_iter()
+            .map(|one| one.param)
+            .collect::<Option<_>>()?;
+        Some(Action::Sql {
+            params,
+            steps,
+            returns: returns?,
+        })
+    }
+
+    fn step_tables<'a>(&mut self, table: &Table<'a>) -> Option<Vec<Table<'a>>> {
+        for name in ["expect_rows", "otherwise"] {
+            if let Some(node) = table.node(name) {
+                self.report(node.name_span, node.key, "it belongs into one of the steps");
+            }
+        }
+        let node = table.node("step")?;
+        let Some(items) = node.items().filter(|items| !items.is_empty()) else {
+            self.report(
+                node.span,
+                node.key,
+                format!("expected tables, [[{}]]", table.key_of("step")),
+            );
+            return None;
+        };
+        let tables: Vec<_> = items.iter().map(|item| self.table(item)).collect();
+        for table in tables.iter().flatten() {
+            self.only(table, &["sql", "expect_rows", "otherwise"]);
+        }
+        tables.into_iter().collect()
+    }
+
+    /// A statement with what is expected of it, out of a step or of an endpoint with a single `sql`.
+    fn step(
+        &mut self,
+        table: &Table<'_>,
+        declared: &[Declared<'_>],
+        used: &mut [bool],
+        reads_only: bool,
+    ) -> Option<Step> {
+        let expect_rows = self.take(table, "expect_rows", |setting| {
+            setting.count(&(0..=u64::MAX))
+        });
+        let otherwise = self.otherwise(table, expect_rows);
+        if !table.has("sql") {
+            self.report(
+                table.span,
+                table.key_of("sql"),
+                "missing; a step is a statement",
+            );
+        }
+        let (text, span) = self.verbatim(table, "sql")?;
+        let statement = match Statement::parse(&text) {
+            Ok(statement) => statement,
+            Err(error) => {
+                let at = self.source.inside(span, error.offset, 1);
+                self.report(at, table.key_of("sql"), error.message);
+                return None;
+            }
+        };
+        if reads_only && statement.writes {
+            let message = "it writes; GET endpoints run read-only; use POST, PUT, PATCH or DELETE";
+            self.report(span, table.key_of("sql"), message);
+        }
+        let sql = self.bind(table, span, statement, declared, used);
+        Some(Step {
+            sql: sql?,
+            expect_rows,
+            otherwise,
+            span,
+        })
+    }
+
+    /// Finds the parameter of each `:name`.
+    fn bind(
+        &mut self,
+        table: &Table<'_>,
+        span: Span,
+        statement: Statement,
+        declared: &[Declared<'_>],
+        used: &mut [bool],
+    ) -> Option<Sql> {
+        let mut slots = Vec::new();
+        for (name, offset) in &statement.names {
+            if let Some(slot) = declared.iter().position(|one| one.name == name) {
+                used[slot] = true;
+                slots.push(slot);
+                continue;
+            }
+            let at = self.source.inside(span, *offset, name.len() + 1);
+            let names: Vec<_> = declared.iter().map(|one| one.name).collect();
+            let hint = match suggestion(name, &names) {
+                near if near.contains("did you mean") => near,
+                _ => "; add it to `params` with its type".to_owned(),
+            };
+            self.report(
+                at,
+                table.key_of("sql"),
+                format!("`:{name}` is not declared{hint}"),
+            );
+        }
+        let complete = slots.len() == statement.names.len();
+        complete.then_some(Sql {
+            pieces: statement.pieces,
+            slots,
+        })
+    }
+
+    fn otherwise(&mut self, step: &Table<'_>, expect_rows: Option<u64>) -> Otherwise {
+        let rows = expect_rows.map_or_else(String::new, |rows| format!("expected {rows} rows; "));
+        let mut otherwise = Otherwise {
+            status: StatusCode::CONFLICT,
+            detail: format!("{rows}nothing was changed"),
+        };
+        let Some(node) = step.node("otherwise") else {
+            return otherwise;
+        };
+        if !step.has("expect_rows") {
+            self.report(
+                node.name_span,
+                &node.key,
+                "it needs `expect_rows`, which says when it applies",
+            );
+        }
+        let Some(table) = self.table(&node) else {
+            return otherwise;
+        };
+        self.only(&table, &["status", "detail"]);
+        if let Some(status) =
+            self.take(&table, "status", |setting| status_in(setting, &(400..=599)))
+        {
+            otherwise.status = status;
+        }
+        if let Some(detail) = self.take(&table, "detail", Setting::text) {
+            otherwise.detail = detail;
+        }
+        otherwise
+    }
+}
+
+/// The routes so far, as the router will see them.
+#[derive(Default)]
+struct Taken {
+    /// A tree a method: `GET /a/{id}` and `DELETE /a/{name}` are both welcome.
+    trees: HashMap<Method, matchit::Router<()>>,
+    /// The endpoint of each method and path.
+    names: HashMap<(Method, String), String>,
+}
+
+impl Taken {
+    fn add(&mut self, name: &str, route: &Route) -> Result<(), String> {
+        let tree = self.trees.entry(route.method.clone()).or_default();
+        if let Err(error) = tree.insert(route.path.as_str(), ()) {
+            let matchit::InsertError::Conflict { with } = error else {
+                return Err(error.to_string());
+            };
+            let other = self.names.get(&(route.method.clone(), with.clone()));
+            let owner = other.map_or_else(String::new, |name| format!(" of endpoint.{name}"));
+            return Err(format!(
+                "matches the same requests as \"{} {with}\"{owner}",
+                route.method
+            ));
+        }
+        self.names
+            .insert((route.method.clone(), route.path.clone()), name.to_owned());
+        Ok(())
+    }
+}
+
+fn parse_route(route: &str) -> Result<(Method, String, Vec<String>), String> {
+    let (word, path) = route.split_once(' ').ok_or_else(|| {
+        format!("{route:?} is not a method and a path, such as \"GET /flights/{{id}}\"")
+    })?;
+    let method = METHODS
+        .iter()
+        .find(|(name, _)| *name == word)
+        .map(|(_, method)| method.clone());
+    let method = method.ok_or_else(|| match word {
+        "HEAD" => "every GET endpoint answers HEAD too; write GET".to_owned(),
+        "OPTIONS" => "the server answers OPTIONS itself".to_owned(),
+        _ => format!("{word:?} is not a method; expected GET, POST, PUT, PATCH or DELETE"),
+    })?;
+    if !path.starts_with('/') {
+        return Err(format!("the path {path:?} does not start with `/`"));
+    }
+    if let Some(char) = path.chars().find(|char| !is_path(*char)) {
+        return Err(format!(
+            "a path has no {char:?}; parameters of the query are declared under `params`"
+        ));
+    }
+    let names = path_names(path)?;
+    Ok((method, path.to_owned(), names))
+}
+
+/// RFC 3986's characters of a path, and the braces. No `%`: the path is matched as it is written, and so are requests'.
+fn is_path(char: char) -> bool {
+    char.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@{}".contains(char)
+}
+
+/// The names in `{name}` and `{*name}`, which takes the rest of the path.
+fn path_names(path: &str) -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    let mut rest = path;
+    while let Some(start) = rest.find(['{', '}']) {
+        let inside = rest[start..]
+            .strip_prefix('{')
+            .and_then(|inside| inside.split_once('}'));
+        let (name, after) = inside.ok_or("a brace of the path has no partner")?;
+        let name = name.strip_prefix('*').unwrap_or(name);
+        if !is_name(name) {
+            return Err(format!(
+                "`{{{name}}}` is no parameter: expected letters, digits and `_` in the braces"
+            ));
+        }
+        if names.iter().any(|other| other == name) {
+            return Err(format!("`{{{name}}}` stands twice in the path"));
+        }
+        names.push(name.to_owned());
+        rest = after;
+    }
+    Ok(names)
+}
+
+fn status_in(setting: Setting, range: &RangeInclusive<u16>) -> Result<StatusCode, String> {
+    let number = setting.count(range)?;
+    StatusCode::from_u16(number).map_err(|error| error.to_string())
+}

@@ -1,0 +1,439 @@
+//! `[endpoint.NAME] params`: each parameter's place, type, default and checks.
+//!
+//! Main thread. Knows nothing of the statements that use the parameters.
+
+use http::{HeaderName, Method};
+use toml::de::DeValue;
+
+use super::checks::less;
+use super::endpoint::Route;
+use super::read::{Node, Reader, Table, suggestion};
+use super::setting::Setting;
+use super::{Checks, Param, Place, Span};
+use crate::value::{Scalar, Type, Value};
+
+const KEYS: [&str; 12] = [
+    "type",
+    "in",
+    "as",
+    "optional",
+    "default",
+    "min",
+    "max",
+    "min_len",
+    "max_len",
+    "max_items",
+    "pattern",
+    "one_of",
+];
+
+/// Which types each check is for.
+const CHECKS: [(&str, &[Scalar]); 6] = {
+    use Scalar::{Bytes, Date, Float, Int, Text, Timestamp, Uuid};
+    const ORDERED: &[Scalar] = &[Int, Float, Date, Timestamp];
+    [
+        ("min", ORDERED),
+        ("max", ORDERED),
+        ("min_len", &[Text, Bytes]),
+        ("max_len", &[Text, Bytes]),
+        ("pattern", &[Text]),
+        ("one_of", &[Int, Float, Text, Uuid, Date, Timestamp]),
+    ]
+};
+
+const PLACES: [(&str, Place); 5] = [
+    ("path", Place::Path),
+    ("query", Place::Query),
+    ("header", Place::Header),
+    ("body", Place::Body),
+    ("form", Place::Form),
+];
+
+/// A name that was declared. Its parameter is `None` when something about it was reported; the name still counts, so that the
+/// statements that use it are not reported as well.
+pub(super) struct Declared<'a> {
+    pub(super) name: &'a str,
+    pub(super) span: Span,
+    pub(super) key: String,
+    pub(super) param: Option<Param>,
+}
+
+impl Reader<'_> {
+    /// The `params` of an endpoint, in the order of the file.
+    pub(super) fn params<'a>(
+        &mut self,
+        endpoint: &Table<'a>,
+        route: Option<&Route>,
+    ) -> Vec<Declared<'a>> {
+        let table = endpoint.node("params").and_then(|node| self.table(&node));
+        let declare = |node: Node<'a>| Declared {
+            param: self.param(&node, route),
+            name: node.name,
+            span: node.name_span,
+            key: node.key,
+        };
+        let declared: Vec<_> = table.iter().flat_map(Table::nodes).map(declare).collect();
+        self.distinct_places(&declared);
+        if let Some(route) =
+            route.filter(|_| declared.iter().all(|declared| declared.param.is_some()))
+        {
+            self.route_is_declared(endpoint, route, &declared);
+        }
+        declared
+    }
+
+    fn param(&mut self, node: &Node<'_>, route: Option<&Route>) -> Option<Param> {
+        if !is_name(node.name) {
+            let message = "a parameter's name is letters, digits and `_`, as in `:name`, and starts with no digit";
+            self.report(node.name_span, &node.key, message);
+            return None;
+        }
+        // `id = "int"` is short for `id = { type = "int" }`.
+        let short = matches!(node.value, DeValue::String(_));
+        let table = if short {
+            Table::empty(node)
+        } else {
+            self.table(node)?
+        };
+        self.only(&table, &KEYS);
+        let kind = if short {
+            Some(node.clone())
+        } else {
+            table.node("type")
+        };
+        if kind.is_none() {
+            self.report(
+                table.span,
+                table.key_of("type"),
+                format!("missing; {}", types()),
+            );
+        }
+        let kind = kind.and_then(|kind| self.convert(&kind, parse_type));
+        let place = self.place(&table, node.name, route);
+        let (kind, (place, wire_name)) = (kind?, place?);
+        self.kind_fits_place(&table, kind, place);
+        let checks = self.checks(&table, kind);
+        let default = self.default(&table, kind, place, checks.as_ref());
+        Some(Param {
+            name: node.name.to_owned(),
+            place,
+            wire_name,
+            kind,
+            default,
+            checks: checks?,
+        })
+    }
+
+    /// `in` and `as`: where the client puts the parameter, and under which name.
+    fn place(
+        &mut self,
+        table: &Table<'_>,
+        name: &str,
+        route: Option<&Route>,
+    ) -> Option<(Place, String)> {
+        let given = self.take(table, "in", |setting| setting.choice(&PLACES));
+        let alias = self.take(table, "as", Setting::text);
+        if table.has("in") && given.is_none() || table.has("as") && alias.is_none() {
+            return None;
+        }
+        let wire_name = alias.unwrap_or_else(|| match given {
+            Some(Place::Header) => name.replace('_', "-"),
+            _ => name.to_owned(),
+        });
+        let in_route = route.is_some_and(|route| route.names.contains(&wire_name));
+        let place = given.unwrap_or(if in_route { Place::Path } else { Place::Query });
+        let at = table.node("in").map_or(table.span, |node| node.span);
+        let wrong = match (place, route) {
+            (Place::Path, Some(_)) if !in_route => {
+                Some(format!("the route has no `{{{wire_name}}}`"))
+            }
+            (Place::Query | Place::Header | Place::Body | Place::Form, Some(_)) if in_route => {
+                Some(format!(
+                    "`{{{wire_name}}}` in the route makes it a path parameter; leave `in` out"
+                ))
+            }
+            // RFC 9110 gives a body no meaning in these (9.3.1, 9.3.5), and proxies drop it.
+            (Place::Body | Place::Form, Some(route))
+                if [Method::GET, Method::DELETE].contains(&route.method) =>
+            {
+                Some(format!(
+                    "a {} request carries no body; use \"path\", \"query\" or \"header\"",
+                    route.method
+                ))
+            }
+            (Place::Header, _) if wire_name.parse::<HeaderName>().is_err() => {
+                Some(format!("{wire_name:?} is not a header's name"))
+            }
+            _ if wire_name.is_empty() => Some("`as` is empty".to_owned()),
+            _ => None,
+        };
+        if let Some(message) = wrong {
+            self.report(at, table.key_of("in"), message);
+            return None;
+        }
+        Some((place, wire_name))
+    }
+
+    fn kind_fits_place(&mut self, table: &Table<'_>, kind: Type, place: Place) {
+        if matches!((kind, place), (Type::Many(_), Place::Path | Place::Header)) {
+            let at = table.node("type").map_or(table.span, |node| node.span);
+            let message = format!(
+                "{kind} cannot come in a path or a header; use \"query\", \"body\" or \"form\""
+            );
+            self.report(at, table.key_of("type"), message);
+        }
+    }
+
+    fn checks(&mut self, table: &Table<'_>, kind: Type) -> Option<Checks> {
+        let mut fits = true;
+        for (name, scalars) in CHECKS {
+            if let Some(node) = table
+                .node(name)
+                .filter(|_| !scalars.contains(&kind.scalar()))
+            {
+                let names: Vec<_> = scalars.iter().map(|scalar| scalar.name()).collect();
+                let message = format!(
+                    "does not apply to {kind}; it applies to {}",
+                    names.join(", ")
+                );
+                self.report(node.name_span, node.key, message);
+                fits = false;
+            }
+        }
+        if let (Some(node), Type::One(_)) = (table.node("max_items"), kind) {
+            self.report(
+                node.name_span,
+                node.key,
+                format!("does not apply to {kind}; it applies to arrays"),
+            );
+        }
+        if !fits {
+            return None;
+        }
+        let checks = Checks {
+            min: table
+                .node("min")
+                .and_then(|node| self.scalar(&node, kind.scalar())),
+            max: table
+                .node("max")
+                .and_then(|node| self.scalar(&node, kind.scalar())),
+            min_len: self.take(table, "min_len", |setting| setting.count(&(0..=usize::MAX))),
+            max_len: self.take(table, "max_len", |setting| setting.count(&(0..=usize::MAX))),
+            max_items: self.take(table, "max_items", |setting| {
+                setting.count(&(0..=usize::MAX))
+            }),
+            pattern: self.pattern(table),
+            one_of: table
+                .node("one_of")
+                .map_or_else(Vec::new, |node| self.one_of(&node, kind)),
+        };
+        self.bounds_are_in_order(table, &checks);
+        Some(checks)
+    }
+
+    fn pattern(&mut self, table: &Table<'_>) -> Option<regex_lite::Regex> {
+        let (pattern, span) = self.verbatim(table, "pattern")?;
+        match Checks::whole(&pattern) {
+            Ok(pattern) => Some(pattern),
+            Err(message) => {
+                self.report(span, table.key_of("pattern"), message);
+                None
+            }
+        }
+    }
+
+    fn one_of(&mut self, node: &Node<'_>, kind: Type) -> Vec<Value> {
+        match node.items() {
+            Some(items) if !items.is_empty() => items
+                .iter()
+                .filter_map(|item| self.scalar(item, kind.scalar()))
+                .collect(),
+            _ => {
+                self.report(
+                    node.span,
+                    &node.key,
+                    "expected an array of the values that are accepted",
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    fn bounds_are_in_order(&mut self, table: &Table<'_>, checks: &Checks) {
+        let reversed = match (&checks.min, &checks.max) {
+            (Some(min), Some(max)) => less(max, min),
+            _ => false,
+        };
+        for (name, reversed) in [
+            ("max", reversed),
+            ("max_len", checks.max_len < checks.min_len),
+        ] {
+            if let Some(node) = table.node(name).filter(|_| reversed) {
+                let message = format!(
+                    "no value passes: it is less than `{}`",
+                    name.replace("max", "min")
+                );
+                self.report(node.span, node.key, message);
+            }
+        }
+    }
+
+    /// `default`, or null for `optional = true`. `None`: required, or reported.
+    fn default(
+        &mut self,
+        table: &Table<'_>,
+        kind: Type,
+        place: Place,
+        checks: Option<&Checks>,
+    ) -> Option<Value> {
+        let optional = self.take(table, "optional", Setting::flag).unwrap_or(false);
+        let default = table.node("default");
+        let either = default
+            .clone()
+            .or_else(|| table.node("optional").filter(|_| optional));
+        if let Some(node) = either.as_ref().filter(|_| place == Place::Path) {
+            self.report(
+                node.name_span,
+                &node.key,
+                "a path parameter is always there",
+            );
+        }
+        let Some(node) = default else {
+            return optional.then_some(Value::Null);
+        };
+        if optional {
+            self.report(
+                node.name_span,
+                &node.key,
+                "`optional` means null; keep one of the two",
+            );
+        }
+        let value = self.value(&node, kind)?;
+        if let Some(Err(mismatch)) = checks.map(|checks| checks.verify(&value)) {
+            self.report(
+                node.span,
+                &node.key,
+                format!("fails its own checks: {mismatch}"),
+            );
+        }
+        Some(value)
+    }
+
+    fn value(&mut self, node: &Node<'_>, kind: Type) -> Option<Value> {
+        let Type::Many(scalar) = kind else {
+            return self.scalar(node, kind.scalar());
+        };
+        let Some(items) = node.items() else {
+            self.report(
+                node.span,
+                &node.key,
+                format!("expected an array of {scalar}"),
+            );
+            return None;
+        };
+        // Every item is read before any is missed, so that all of their problems are reported.
+        let values: Vec<_> = items.iter().map(|item| self.scalar(item, scalar)).collect();
+        Some(Value::Array(
+            scalar,
+            values.into_iter().collect::<Option<_>>()?,
+        ))
+    }
+
+    /// A value in TOML's own notation where it has one, otherwise as a client would write it.
+    fn scalar(&mut self, node: &Node<'_>, scalar: Scalar) -> Option<Value> {
+        let parse =
+            |text: &str| Value::parse(scalar, text).map_err(|mismatch| mismatch.to_string());
+        if let DeValue::Datetime(time) = node.value {
+            let value = parse(&time.to_string());
+            return value
+                .map_err(|message| self.report(node.span, &node.key, message))
+                .ok();
+        }
+        self.convert(node, |setting| match (scalar, setting) {
+            (Scalar::Int, Setting::Integer(number)) => Ok(Value::Int(number)),
+            (Scalar::Float, Setting::Integer(number)) => parse(&number.to_string()),
+            (Scalar::Float, Setting::Float(number)) => parse(&number.to_string()),
+            (Scalar::Bool, Setting::Flag(flag)) => Ok(Value::Bool(flag)),
+            (Scalar::Int | Scalar::Float | Scalar::Bool, Setting::Expanded(text)) => parse(&text),
+            (Scalar::Int | Scalar::Float | Scalar::Bool, other) => {
+                Err(other.is_not(scalar.expected()))
+            }
+            (_, Setting::Text(text) | Setting::Expanded(text)) => parse(&text),
+            (_, other) => Err(other.is_not(&format!("a string with {}", scalar.expected()))),
+        })
+    }
+
+    fn distinct_places(&mut self, declared: &[Declared<'_>]) {
+        let params = || {
+            declared
+                .iter()
+                .filter_map(|one| Some((one, one.param.as_ref()?)))
+        };
+        for (index, (one, param)) in params().enumerate() {
+            let earlier = || params().take(index).map(|(_, earlier)| earlier);
+            let same = |other: &&Param| {
+                other.place == param.place
+                    && match param.place {
+                        Place::Header => other.wire_name.eq_ignore_ascii_case(&param.wire_name),
+                        _ => other.wire_name == param.wire_name,
+                    }
+            };
+            if let Some(other) = earlier().find(same) {
+                let message = format!("`{}` already reads {:?} there", other.name, param.wire_name);
+                self.report(one.span, &one.key, message);
+            }
+            let both = [Place::Body, Place::Form];
+            if both.contains(&param.place)
+                && earlier().any(|other| both.contains(&other.place) && other.place != param.place)
+            {
+                let message = "a request has one body: parameters are in \"body\" or in \"form\", not in both";
+                self.report(one.span, &one.key, message);
+            }
+        }
+    }
+
+    /// Every `{name}` of the route is somebody's.
+    fn route_is_declared(
+        &mut self,
+        endpoint: &Table<'_>,
+        route: &Route,
+        declared: &[Declared<'_>],
+    ) {
+        for name in &route.names {
+            let reads = |param: &Param| param.place == Place::Path && param.wire_name == *name;
+            if !declared
+                .iter()
+                .filter_map(|one| one.param.as_ref())
+                .any(reads)
+            {
+                let message =
+                    format!("`{{{name}}}` is not declared; add it to `params` with its type");
+                self.report(route.span, endpoint.key_of("route"), message);
+            }
+        }
+    }
+}
+
+fn parse_type(setting: Setting) -> Result<Type, String> {
+    let text = setting.text().map_err(|_| types())?;
+    let names = Scalar::ALL.map(Scalar::name);
+    Type::parse(&text).ok_or_else(|| match suggestion(&text, &names) {
+        near if near.contains("did you mean") => format!("{text:?} is not a type{near}"),
+        _ => format!("{text:?} is not a type; {}", types()),
+    })
+}
+
+fn types() -> String {
+    format!(
+        "expected {}, or one of these with `[]`",
+        Scalar::ALL.map(Scalar::name).join(", ")
+    )
+}
+
+/// What the SQL lexer takes for a parameter's name.
+pub(super) fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}

@@ -1,0 +1,264 @@
+//! What is wrong with a configuration, and how it is shown: file, line, column, key, what came, what is accepted, and the
+//! line itself with a caret under the place.
+//!
+//! Main thread. Knows positions and texts, not what the keys mean: `wharf check` makes problems of its own from spans.
+
+use std::fmt;
+use std::iter;
+
+use super::{Source, Span};
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where in the file. `None`: it came from an environment variable or a flag, which `key` names.
+    pub span: Option<Span>,
+    /// The key in full, `endpoint.flight.params.id.type`; empty for the file as a whole.
+    pub key: String,
+    /// What came and what is accepted.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem at `span` of the file.
+    pub fn new(
+        span: impl Into<Option<Span>>,
+        key: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            span: span.into(),
+            key: key.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Everything that is wrong, with the text that it is shown in.
+#[derive(Clone, Debug)]
+pub struct Problems {
+    source: Source,
+    list: Vec<Problem>,
+}
+
+impl Problems {
+    /// The problems in the order of the file; those without a place come first.
+    pub fn new(source: Source, mut list: Vec<Problem>) -> Self {
+        list.sort_by_key(|problem| problem.span.map(|span| (span.start, span.end)));
+        Self { source, list }
+    }
+
+    /// One by one, in the order of the file.
+    pub fn list(&self) -> &[Problem] {
+        &self.list
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Problem { span, key, message } in &self.list {
+            if let Some(span) = span {
+                let (line, column) = self.source.position(span.start);
+                write!(f, "{}:{line}:{column}: ", self.source.name())?;
+            }
+            let separator = if key.is_empty() { "" } else { ": " };
+            writeln!(f, "{key}{separator}{message}")?;
+            if let Some(span) = span {
+                self.source.show(f, *span)?;
+            }
+            writeln!(f)?;
+        }
+        match self.list.len() {
+            1 => write!(f, "1 problem"),
+            count => write!(f, "{count} problems"),
+        }
+    }
+}
+
+impl Source {
+    /// How messages call it.
+    pub fn name(&self) -> String {
+        match &self.path {
+            Some(path) => path.display().to_string(),
+            None => "(embedded) wharf.toml".to_owned(),
+        }
+    }
+
+    /// Line and column of a byte offset, both from 1, the column in characters.
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let before = self.before(offset);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+        )
+    }
+
+    /// The place in the file of a byte `offset` inside the string that stands at `span`, which `length` bytes there fill.
+    /// Where the string has escapes before it, so that the offsets differ, the whole string's place.
+    pub fn inside(&self, span: Span, offset: usize, length: usize) -> Span {
+        let raw = self.text.get(span.start..span.end).unwrap_or_default();
+        let Some(quote) = raw
+            .chars()
+            .next()
+            .filter(|quote| matches!(quote, '"' | '\''))
+        else {
+            return span;
+        };
+        let triple = String::from_iter([quote; 3]);
+        // The newline right after three quotes is not part of the string.
+        let content = match raw.strip_prefix(&triple) {
+            Some(rest) => rest
+                .strip_prefix("\r\n")
+                .or(rest.strip_prefix('\n'))
+                .unwrap_or(rest),
+            None => &raw[1..],
+        };
+        let has_place = content
+            .get(..offset + length)
+            .is_some_and(|passed| quote == '\'' || !passed.contains('\\'));
+        if !has_place {
+            return span;
+        }
+        let start = span.end - content.len() + offset;
+        Span {
+            start,
+            end: start + length,
+        }
+    }
+
+    /// The first line of the span with carets under it, as rustc shows it.
+    fn show(&self, f: &mut fmt::Formatter<'_>, span: Span) -> fmt::Result {
+        let (number, column) = self.position(span.start);
+        let number = number.to_string();
+        let margin = " ".repeat(number.len());
+        let line = self
+            .text
+            .lines()
+            .nth(self.position(span.start).0 - 1)
+            .unwrap_or_default();
+        // Tabs stay tabs, so that the caret stands under its place however wide the terminal shows them.
+        let indent: String = line
+            .chars()
+            .chain(iter::repeat(' '))
+            .take(column - 1)
+            .map(|char| if char == '\t' { '\t' } else { ' ' })
+            .collect();
+        let end = self.before(span.end).len().max(span.start);
+        let marked = self
+            .text
+            .get(span.start..end)
+            .and_then(|text| text.lines().next());
+        let carets = "^".repeat(marked.map_or(1, |text| text.chars().count().max(1)));
+        writeln!(
+            f,
+            "{margin} |\n{number} | {line}\n{margin} | {indent}{carets}"
+        )
+    }
+
+    /// The text before `offset`, or before the character that `offset` falls into.
+    fn before(&self, offset: usize) -> &str {
+        let offset = offset.min(self.text.len());
+        let start = (0..=offset)
+            .rev()
+            .find(|&at| self.text.is_char_boundary(at))
+            .unwrap_or(0);
+        &self.text[..start]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source {
+            path: Some("a.toml".into()),
+            text: text.into(),
+        }
+    }
+
+    fn span(text: &str, part: &str) -> Span {
+        let start = text.find(part).expect("the part is in the text");
+        Span {
+            start,
+            end: start + part.len(),
+        }
+    }
+
+    #[test]
+    fn problems_show_their_line_in_the_order_of_the_file() {
+        let text = "a = 1\n\té = \"x\"\n";
+        let list = vec![
+            Problem::new(span(text, "\"x\""), "t.é", "wrong"),
+            Problem::new(span(text, "a"), "a", "unknown"),
+            Problem::new(None, "WHARF_A", "unknown"),
+        ];
+        let shown = Problems::new(source(text), list).to_string();
+        assert_eq!(
+            shown,
+            "WHARF_A: unknown\n\n\
+             a.toml:1:1: a: unknown\n  |\n1 | a = 1\n  | ^\n\n\
+             a.toml:2:6: t.é: wrong\n  |\n2 | \té = \"x\"\n  | \t    ^^^\n\n\
+             3 problems"
+        );
+    }
+
+    #[test]
+    fn a_place_at_the_end_of_the_file_is_shown() {
+        let shown = Problems::new(
+            source("a = "),
+            vec![Problem::new(
+                Span { start: 4, end: 4 },
+                "",
+                "a value is missing",
+            )],
+        );
+        assert!(
+            shown.to_string().contains("1 | a = \n  |     ^\n"),
+            "{shown}"
+        );
+        for text in ["", "\n", "é"] {
+            let list = (0..4).map(|at| {
+                Problem::new(
+                    Span {
+                        start: at,
+                        end: at + 1,
+                    },
+                    "",
+                    "x",
+                )
+            });
+            assert!(
+                Problems::new(source(text), list.collect())
+                    .to_string()
+                    .ends_with("4 problems")
+            );
+        }
+    }
+
+    #[test]
+    fn an_offset_inside_a_string_has_its_place_unless_escapes_move_it() {
+        for (text, offset, expected) in [
+            ("s = 'a :b'", 2, ":b"),
+            ("s = \"a :b\"", 2, ":b"),
+            ("s = '''\na\n :b'''", 3, ":b"),
+            ("s = \"\"\"a\r\n:b \\\n c\"\"\"", 3, ":b"),
+            ("s = '\\ :b'", 2, ":b"),
+            ("s = \"\\t :b\"", 2, "\"\\t :b\""),
+            ("s = '''\\ :b'''", 2, ":b"),
+        ] {
+            let string = Span {
+                start: 4,
+                end: text.len(),
+            };
+            assert_eq!(
+                source(text).inside(string, offset, 2),
+                span(text, expected),
+                "{text}"
+            );
+        }
+    }
+}

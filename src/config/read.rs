@@ -1,0 +1,490 @@
+//! The configuration as written (file, environment variables, flags) becomes a [`Config`], or the list of all its problems.
+//!
+//! Main thread. Knows TOML and where each thing stands; what the keys mean is in `keys`, `endpoint` and `param`. Of a file
+//! that is not TOML only the syntax errors are reported, because what follows from them would be guesses.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::keys::{self, Key};
+use super::problem::{Problem, Problems};
+use super::setting::{Environment, Setting, expand};
+use super::{Action, Config, Source, Span};
+
+const SECTIONS: [&str; 5] = ["server", "queue", "http", "database", "endpoint"];
+
+/// Variables that are ours without being keys.
+const OTHER_VARIABLES: [&str; 2] = ["WHARF_CONFIG", "WHARF_LOG"];
+
+/// The command line's overrides, as written.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--listen ADDR`.
+    pub listen: Option<String>,
+    /// `--database URL`.
+    pub database: Option<String>,
+}
+
+/// The configuration file could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the configuration {}: {error}", path.display())]
+pub struct LocateError {
+    /// The file that was named, or found.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub error: io::Error,
+}
+
+impl Config {
+    /// Finds the configuration and reads its text: `--config` (handed in as `flag`), else `WHARF_CONFIG`, else
+    /// `./wharf.toml`, else `./config/wharf.toml`, else the one embedded in the binary, which serves the demo.
+    ///
+    /// # Errors
+    /// The file that was named or found cannot be read; nothing else is tried in its place.
+    pub fn locate(flag: Option<&Path>, environment: &Environment) -> Result<Source, LocateError> {
+        let named = flag
+            .map(Path::to_owned)
+            .or(environment.get("WHARF_CONFIG").map(PathBuf::from));
+        let found = || {
+            ["wharf.toml", "config/wharf.toml"]
+                .map(PathBuf::from)
+                .into_iter()
+                .find(|path| path.exists())
+        };
+        match named.or_else(found) {
+            Some(path) => match fs::read_to_string(&path) {
+                Ok(text) => Ok(Source {
+                    path: Some(path),
+                    text,
+                }),
+                Err(error) => Err(LocateError { path, error }),
+            },
+            None => Ok(Source {
+                path: None,
+                text: include_str!("../../config/wharf.toml").into(),
+            }),
+        }
+    }
+
+    /// The validated configuration: flags before environment variables before the file before the defaults.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in one list.
+    pub fn read(
+        source: Source,
+        environment: &Environment,
+        flags: &Flags,
+    ) -> Result<Self, Problems> {
+        let mut reader = Reader {
+            source: &source,
+            environment,
+            problems: Vec::new(),
+        };
+        let config = reader.config(flags);
+        let problems = reader.problems;
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Problems::new(source, problems))
+        }
+    }
+}
+
+/// Collects problems while it reads. A method that returns `None` has reported why, or there was nothing to read.
+pub(super) struct Reader<'s> {
+    pub(super) source: &'s Source,
+    environment: &'s Environment,
+    problems: Vec<Problem>,
+}
+
+/// A table of the file.
+#[derive(Clone)]
+pub(super) struct Table<'a> {
+    /// Its key in full; empty for the whole file.
+    pub(super) key: String,
+    /// Where its name stands.
+    pub(super) span: Span,
+    /// `None`: a short form that stands for an empty table.
+    entries: Option<&'a DeTable<'a>>,
+}
+
+/// A key with its value.
+#[derive(Clone)]
+pub(super) struct Node<'a> {
+    /// The last part of its key.
+    pub(super) name: &'a str,
+    /// Its key in full.
+    pub(super) key: String,
+    /// Where the name stands.
+    pub(super) name_span: Span,
+    /// Where the value stands.
+    pub(super) span: Span,
+    pub(super) value: &'a DeValue<'a>,
+}
+
+impl<'a> Table<'a> {
+    /// The table that a short form, such as `id = "int"`, leaves out.
+    pub(super) fn empty(node: &Node<'a>) -> Self {
+        Self {
+            key: node.key.clone(),
+            span: node.name_span,
+            entries: None,
+        }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries
+            .is_some_and(|entries| entries.contains_key(name))
+    }
+
+    pub(super) fn node(&self, name: &str) -> Option<Node<'a>> {
+        let (name, value) = self.entries?.get_key_value(name)?;
+        Some(self.child(name, value))
+    }
+
+    /// All of them, in the order of the file.
+    pub(super) fn nodes(&self) -> Vec<Node<'a>> {
+        let entries = self.entries.into_iter().flatten();
+        let mut nodes: Vec<_> = entries
+            .map(|(name, value)| self.child(name, value))
+            .collect();
+        nodes.sort_by_key(|node| node.name_span.start);
+        nodes
+    }
+
+    /// The full key of an entry, also of one that is not there.
+    pub(super) fn key_of(&self, name: &str) -> String {
+        if self.key.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.key)
+        }
+    }
+
+    fn child(&self, name: &'a Spanned<DeString<'a>>, value: &'a Spanned<DeValue<'a>>) -> Node<'a> {
+        Node {
+            name: name.get_ref(),
+            key: self.key_of(name.get_ref()),
+            name_span: name.span().into(),
+            span: value.span().into(),
+            value: value.get_ref(),
+        }
+    }
+}
+
+impl Node<'_> {
+    /// The items of an array, each under its number from 1: `endpoint.transfer.step[2]`.
+    pub(super) fn items(&self) -> Option<Vec<Self>> {
+        let items = self.value.as_array()?.iter().enumerate();
+        let items = items.map(|(index, item)| Self {
+            key: format!("{}[{}]", self.key, index + 1),
+            name_span: item.span().into(),
+            span: item.span().into(),
+            value: item.get_ref(),
+            ..*self
+        });
+        Some(items.collect())
+    }
+}
+
+impl From<std::ops::Range<usize>> for Span {
+    fn from(range: std::ops::Range<usize>) -> Self {
+        Self {
+            start: range.start,
+            end: range.end,
+        }
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn report(
+        &mut self,
+        span: impl Into<Option<Span>>,
+        key: impl Into<String>,
+        message: impl Into<String>,
+    ) {
+        self.problems.push(Problem::new(span, key, message));
+    }
+
+    /// The node as a table.
+    pub(super) fn table<'a>(&mut self, node: &Node<'a>) -> Option<Table<'a>> {
+        let entries = node.value.as_table();
+        if entries.is_none() {
+            let message = format!("expected a table, not {}", kind_of(node.value));
+            self.report(node.span, &node.key, message);
+        }
+        Some(Table {
+            key: node.key.clone(),
+            span: node.name_span,
+            entries: Some(entries?),
+        })
+    }
+
+    /// Reports the keys of the table that are not known.
+    pub(super) fn only(&mut self, table: &Table<'_>, known: &[&str]) {
+        for node in table.nodes() {
+            if !known.contains(&node.name) {
+                let message = format!("unknown key{}", suggestion(node.name, known));
+                self.report(node.name_span, node.key, message);
+            }
+        }
+    }
+
+    /// A key's value, converted; reports a conversion's error at the value.
+    pub(super) fn take<T>(
+        &mut self,
+        table: &Table<'_>,
+        name: &str,
+        convert: impl FnOnce(Setting) -> Result<T, String>,
+    ) -> Option<T> {
+        let node = table.node(name)?;
+        self.convert(&node, convert)
+    }
+
+    /// A node's value, converted; its text with `${NAME}` replaced.
+    pub(super) fn convert<T>(
+        &mut self,
+        node: &Node<'_>,
+        convert: impl FnOnce(Setting) -> Result<T, String>,
+    ) -> Option<T> {
+        let setting = match node.value {
+            DeValue::String(text) => match expand(text, self.environment) {
+                Ok(Some(expanded)) => Ok(Setting::Expanded(expanded)),
+                Ok(None) => Ok(Setting::Text(text.to_string())),
+                Err(message) => Err(message),
+            },
+            DeValue::Integer(number) => integer(number).map(Setting::Integer),
+            DeValue::Float(number) => number
+                .as_str()
+                .parse()
+                .map(Setting::Float)
+                .map_err(|_| format!("{number} is not a number that 64 bits can hold")),
+            DeValue::Boolean(flag) => Ok(Setting::Flag(*flag)),
+            other => Ok(Setting::Other(kind_of(other))),
+        };
+        match setting.and_then(convert) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.report(node.span, &node.key, message);
+                None
+            }
+        }
+    }
+
+    /// A key's text exactly as written: `${` means nothing in SQL, a body or a pattern.
+    pub(super) fn verbatim(&mut self, table: &Table<'_>, name: &str) -> Option<(String, Span)> {
+        let node = table.node(name)?;
+        if let DeValue::String(text) = node.value {
+            return Some((text.to_string(), node.span));
+        }
+        self.report(
+            node.span,
+            node.key,
+            format!("expected a string, not {}", kind_of(node.value)),
+        );
+        None
+    }
+
+    fn config(&mut self, flags: &Flags) -> Config {
+        let mut config = Config::default();
+        let (document, errors) = DeTable::parse_recoverable(&self.source.text);
+        for error in &errors {
+            self.report(
+                error.span().map(Span::from),
+                "",
+                format!("not TOML: {}", error.message()),
+            );
+        }
+        if !errors.is_empty() {
+            return config;
+        }
+        let root = Table {
+            key: String::new(),
+            span: Span::default(),
+            entries: Some(document.get_ref()),
+        };
+        self.only(&root, &SECTIONS);
+        self.sections(&root, keys::keys(&mut config), flags);
+        self.consistency(&root, &config);
+        config.endpoints = self.endpoints(&root);
+        self.database_for_endpoints(&config);
+        config
+    }
+
+    /// Everything outside `[endpoint]`. For each key the later source wins.
+    fn sections(&mut self, root: &Table<'_>, mut keys: Vec<Key<'_>>, flags: &Flags) {
+        for section in SECTIONS
+            .into_iter()
+            .filter(|section| *section != "endpoint")
+        {
+            let Some(table) = root.node(section).and_then(|node| self.table(&node)) else {
+                continue;
+            };
+            let of_section = || keys.iter().filter(|key| key.section == section);
+            self.only(
+                &table,
+                &of_section().map(|key| key.name).collect::<Vec<_>>(),
+            );
+            for key in keys.iter_mut().filter(|key| key.section == section) {
+                self.take(&table, key.name, |setting| key.set(setting));
+            }
+        }
+        for key in &mut keys {
+            self.variable(key);
+        }
+        self.unknown_variables(&keys);
+        for (flag, path, value) in [
+            ("--listen", "server.listen", &flags.listen),
+            ("--database", "database.url", &flags.database),
+        ] {
+            let key = keys.iter_mut().find(|key| key.path() == path);
+            if let (Some(key), Some(value)) = (key, value)
+                && let Err(message) = key.set(Setting::Expanded(value.clone()))
+            {
+                self.report(None, flag, message);
+            }
+        }
+    }
+
+    fn variable(&mut self, key: &mut Key<'_>) {
+        let mut names = key.variables();
+        names.retain(|name| self.environment.contains_key(name));
+        if let [one, other] = names.as_slice() {
+            self.report(
+                None,
+                one,
+                format!("{other} sets {} too; keep one of them", key.path()),
+            );
+        }
+        for name in names {
+            if let Err(message) = key.set(Setting::Expanded(self.environment[&name].clone())) {
+                self.report(None, name, message);
+            }
+        }
+    }
+
+    /// A slip in a variable's name must not start a server with the default in its place. Variables that the file uses are
+    /// known, and so are those that Kubernetes sets in every container for a Service called `wharf`.
+    fn unknown_variables(&mut self, keys: &[Key<'_>]) {
+        let names: Vec<_> = keys.iter().flat_map(Key::variables).collect();
+        let known: Vec<_> = names
+            .iter()
+            .map(String::as_str)
+            .chain(OTHER_VARIABLES)
+            .collect();
+        let linked = |name: &str| {
+            ["WHARF_PORT", "WHARF_SERVICE_HOST", "WHARF_SERVICE_PORT"].contains(&name)
+                || name.starts_with("WHARF_PORT_")
+                || name.starts_with("WHARF_SERVICE_PORT_")
+        };
+        for name in self
+            .environment
+            .keys()
+            .filter(|name| name.starts_with("WHARF_"))
+        {
+            let used = self.source.text.contains(&format!("${{{name}"));
+            if !used && !linked(name) && !known.contains(&name.as_str()) {
+                let message = format!("unknown environment variable{}", suggestion(name, &known));
+                self.problems.push(Problem::new(None, name, message));
+            }
+        }
+    }
+
+    /// What single ranges cannot say.
+    fn consistency(&mut self, root: &Table<'_>, config: &Config) {
+        let pool = config.database.maximum_pool_size;
+        let http = &config.http;
+        let mut at_most = |section: &str, name: &str, value: usize, limit: &str, most: usize| {
+            if value > most {
+                let place = root
+                    .node(section)
+                    .and_then(|node| self.table(&node)?.node(name));
+                let message = format!("{value} is more than {limit}, which is {most}");
+                self.report(
+                    place.map(|node| node.span),
+                    format!("{section}.{name}"),
+                    message,
+                );
+            }
+        };
+        let idle = config.database.minimum_idle.unwrap_or(0);
+        at_most(
+            "database",
+            "minimum_idle",
+            idle,
+            "database.maximum_pool_size",
+            pool,
+        );
+        let (target, head) = (http.max_target_bytes, http.max_head_bytes);
+        at_most(
+            "http",
+            "max_target_bytes",
+            target,
+            "http.max_head_bytes",
+            head,
+        );
+    }
+
+    fn database_for_endpoints(&mut self, config: &Config) {
+        let with_sql = |action: &Action| matches!(action, Action::Sql { .. });
+        let first = config
+            .endpoints
+            .iter()
+            .find(|endpoint| with_sql(&endpoint.action));
+        let refused = self.problems.iter().any(|problem| {
+            [
+                "database.url",
+                "WHARF_DATABASE",
+                "WHARF_DATABASE_URL",
+                "--database",
+            ]
+            .contains(&problem.key.as_str())
+        });
+        if let (Some(endpoint), None, false) = (first, &config.database.url, refused) {
+            let message = format!("missing, and endpoint.{} runs SQL", endpoint.name);
+            self.report(endpoint.span, "database.url", message);
+        }
+    }
+}
+
+fn integer(number: &toml::de::DeInteger<'_>) -> Result<i64, String> {
+    i64::from_str_radix(number.as_str(), number.radix())
+        .map_err(|_| format!("{number} is not an integer that 64 bits can hold"))
+}
+
+fn kind_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// `; did you mean "workers"?`, or what there is when nothing is near and the list is short enough to read.
+pub(super) fn suggestion(name: &str, known: &[&str]) -> String {
+    const LISTED_MAX: usize = 14;
+    let near = |known: &&&str| {
+        let distance = strsim::damerau_levenshtein(name, known);
+        (distance <= name.len().max(known.len()) / 3).then_some(distance)
+    };
+    let nearest = known
+        .iter()
+        .filter(|known| near(known).is_some())
+        .min_by_key(near);
+    match nearest {
+        Some(nearest) => format!("; did you mean \"{nearest}\"?"),
+        None if (1..=LISTED_MAX).contains(&known.len()) => {
+            format!("; expected one of {}", known.join(", "))
+        }
+        None => String::new(),
+    }
+}

@@ -1,0 +1,519 @@
+//! The SQL lexer: finds the `:name` places of a statement and what kind of statement it is.
+//!
+//! Main thread, at startup. Knows the lexical rules that PostgreSQL and SQLite share, not their grammar: whether a statement
+//! makes sense is the database's to say, when `wharf check` prepares it. Comments nest, as in PostgreSQL.
+//!
+//! A colon is a parameter when a name follows (`[A-Za-z_][A-Za-z0-9_]*`), outside strings, quoted names, comments and dollar
+//! quotes, and unless it belongs to `::`. Inside `[…]` a colon that directly follows a name, a number, `]`, `)` or a quote is
+//! an array slice: in `a[:i]` and `a[1 : :n]` there are parameters, in `a[1:n]` there is none.
+
+use std::ops::Range;
+
+/// One statement, lexed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// The text around the `:name` places: always one more than `names`.
+    pub pieces: Vec<String>,
+    /// The name at each place and the byte offset of its colon.
+    pub names: Vec<(String, usize)>,
+    /// Whether it changes data, or locks it to change it: then a read-only transaction refuses it. A function that writes
+    /// cannot be seen here; the database refuses it when it runs.
+    pub writes: bool,
+}
+
+/// Why a text is not one statement, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SqlError {
+    /// Byte offset into the statement's text.
+    pub offset: usize,
+    /// What is wrong, and what to do instead.
+    pub message: String,
+}
+
+impl Statement {
+    /// Lexes one statement.
+    ///
+    /// # Errors
+    /// A string, quoted name or comment does not end; there is no statement, or more than one; it controls transactions; it
+    /// has positional parameters.
+    pub fn parse(text: &str) -> Result<Self, SqlError> {
+        let tokens = Lexer {
+            text,
+            at: 0,
+            brackets: 0,
+        }
+        .tokens()?;
+        let first = tokens
+            .iter()
+            .find(|token| !matches!(token.kind, Kind::Open | Kind::Semicolon));
+        let first = first.filter(|token| token.kind == Kind::Word);
+        let first = first.ok_or_else(|| error(0, "there is no statement here"))?;
+        refuse_transaction_control(text, first)?;
+        refuse_second_statement(&tokens)?;
+        let writes = writes(text, first, &tokens);
+        let mut statement = Self {
+            pieces: Vec::new(),
+            names: Vec::new(),
+            writes,
+        };
+        let mut piece = 0;
+        for place in tokens.iter().filter(|token| token.kind == Kind::Parameter) {
+            statement
+                .pieces
+                .push(text[piece..place.range.start].to_owned());
+            statement.names.push((
+                text[place.range.start + 1..place.range.end].to_owned(),
+                place.range.start,
+            ));
+            piece = place.range.end;
+        }
+        statement.pieces.push(text[piece..].to_owned());
+        Ok(statement)
+    }
+}
+
+/// Transactions belong to the endpoint: one that ends early would leave a pooled connection, and its next user, without one.
+fn refuse_transaction_control(text: &str, first: &Token) -> Result<(), SqlError> {
+    const CONTROL: [&str; 8] = [
+        "abort",
+        "begin",
+        "commit",
+        "end",
+        "release",
+        "rollback",
+        "savepoint",
+        "start",
+    ];
+    let word = text[first.range.clone()].to_ascii_lowercase();
+    if CONTROL.contains(&word.as_str()) {
+        let hint =
+            "the steps of an endpoint already run in one transaction; leave this statement out";
+        return Err(error(
+            first.range.start,
+            format!("`{word}` controls transactions: {hint}"),
+        ));
+    }
+    Ok(())
+}
+
+fn refuse_second_statement(tokens: &[Token]) -> Result<(), SqlError> {
+    let mut after = tokens
+        .iter()
+        .skip_while(|token| token.kind != Kind::Semicolon);
+    match after.find(|token| token.kind != Kind::Semicolon) {
+        Some(second) => {
+            let hint =
+                "write each as a step, [[endpoint.NAME.step]]; all steps run in one transaction";
+            Err(error(
+                second.range.start,
+                format!("a second statement starts here: {hint}"),
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+fn error(offset: usize, message: impl Into<String>) -> SqlError {
+    SqlError {
+        offset,
+        message: message.into(),
+    }
+}
+
+/// Judged by words alone: the statement's first, `insert` and its kin where a statement may start, and `for update`.
+fn writes(text: &str, first: &Token, tokens: &[Token]) -> bool {
+    const READ: [&str; 7] = [
+        "explain", "pragma", "select", "show", "table", "values", "with",
+    ];
+    let is = |at: usize, words: &[&str]| {
+        tokens.get(at).is_some_and(|token| {
+            let word = &text[token.range.clone()];
+            token.kind == Kind::Word && words.iter().any(|wanted| word.eq_ignore_ascii_case(wanted))
+        })
+    };
+    // A statement starts at the start, in a parenthesis (`with x as (insert …)`) or after one (`with x as (…) insert …`).
+    // What follows its keyword is a word or a quoted name; that tells `(delete)`, a column, from `(delete from …)`.
+    let starts = |at: usize| {
+        (at == 0 || matches!(tokens[at - 1].kind, Kind::Open | Kind::Close))
+            && tokens
+                .get(at + 1)
+                .is_some_and(|next| matches!(next.kind, Kind::Word | Kind::Quoted))
+            && is(at, &["insert", "update", "delete", "merge"])
+    };
+    let locks = |at: usize| {
+        is(at, &["for"])
+            && (is(at + 1, &["update", "share"])
+                || is(at + 1, &["no", "key"]) && is(at + 2, &["key", "share"]))
+    };
+    let first = text[first.range.clone()].to_ascii_lowercase();
+    !READ.contains(&first.as_str()) || (0..tokens.len()).any(|at| starts(at) || locks(at))
+}
+
+#[derive(Debug)]
+struct Token {
+    kind: Kind,
+    range: Range<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A keyword, a name or a number.
+    Word,
+    /// A string or a quoted name.
+    Quoted,
+    Parameter,
+    Open,
+    Close,
+    Semicolon,
+    Other,
+}
+
+struct Lexer<'t> {
+    text: &'t str,
+    at: usize,
+    /// How many `[` are open: only there is a colon a slice.
+    brackets: usize,
+}
+
+impl Lexer<'_> {
+    fn tokens(mut self) -> Result<Vec<Token>, SqlError> {
+        let mut tokens = Vec::new();
+        while let Some(byte) = self.peek(0) {
+            let start = self.at;
+            if let Some(kind) = self.token(byte)? {
+                tokens.push(Token {
+                    kind,
+                    range: start..self.at,
+                });
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Consumes one token that starts with `byte`; spaces and comments are none.
+    fn token(&mut self, byte: u8) -> Result<Option<Kind>, SqlError> {
+        match (byte, self.peek(1)) {
+            (b'-', Some(b'-')) => self.line_comment(),
+            (b'/', Some(b'*')) => self.block_comment()?,
+            (b'\'', _) => return self.quoted("string", b'\'', false).map(Some),
+            (b'E' | b'e', Some(b'\'')) => {
+                self.at += 1;
+                return self.quoted("string", b'\'', true).map(Some);
+            }
+            (b'"' | b'`', _) => return self.quoted("quoted name", byte, false).map(Some),
+            (b'$', next) => return self.dollar(next).map(Some),
+            (b':', next) => return Ok(Some(self.colon(next))),
+            _ if byte.is_ascii_whitespace() => self.at += 1,
+            _ if is_word(byte) => {
+                self.skip_while(|byte| is_word(byte) || byte == b'$');
+                return Ok(Some(Kind::Word));
+            }
+            _ => return Ok(Some(self.punctuation(byte))),
+        }
+        Ok(None)
+    }
+
+    fn punctuation(&mut self, byte: u8) -> Kind {
+        self.at += 1;
+        match byte {
+            b'(' => return Kind::Open,
+            b')' => return Kind::Close,
+            b';' => return Kind::Semicolon,
+            b'[' => self.brackets += 1,
+            b']' => self.brackets = self.brackets.saturating_sub(1),
+            _ => {}
+        }
+        Kind::Other
+    }
+
+    fn colon(&mut self, next: Option<u8>) -> Kind {
+        let behind_value = self.at > 0 && {
+            let before = self.text.as_bytes()[self.at - 1];
+            is_word(before) || matches!(before, b']' | b')' | b'\'' | b'"' | b'`')
+        };
+        match next {
+            Some(b':') => self.at += 2,
+            Some(b'A'..=b'Z' | b'a'..=b'z' | b'_') if !(self.brackets > 0 && behind_value) => {
+                self.at += 1;
+                self.skip_while(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+                return Kind::Parameter;
+            }
+            _ => self.at += 1,
+        }
+        Kind::Other
+    }
+
+    fn line_comment(&mut self) {
+        self.skip_while(|byte| byte != b'\n');
+    }
+
+    fn block_comment(&mut self) -> Result<(), SqlError> {
+        let start = self.at;
+        let mut depth = 0;
+        loop {
+            match (self.peek(0), self.peek(1)) {
+                (Some(b'/'), Some(b'*')) => (depth, self.at) = (depth + 1, self.at + 2),
+                (Some(b'*'), Some(b'/')) => (depth, self.at) = (depth - 1, self.at + 2),
+                (Some(_), _) => self.at += 1,
+                (None, _) => {
+                    return Err(error(start, "this comment does not end; `*/` is missing"));
+                }
+            }
+            if depth == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// From the opening quote past the closing one; a doubled quote is one inside, and so is one after a backslash in `E'…'`.
+    fn quoted(&mut self, what: &str, quote: u8, backslashes: bool) -> Result<Kind, SqlError> {
+        let start = self.at;
+        self.at += 1;
+        while let Some(byte) = self.peek(0) {
+            let escaped = if byte == quote {
+                self.peek(1) == Some(quote)
+            } else {
+                backslashes && byte == b'\\'
+            };
+            // An escape at the very end leaves `at` past the text: there, too, nothing closes the quote.
+            self.at += if escaped { 2 } else { 1 };
+            if byte == quote && !escaped {
+                return Ok(Kind::Quoted);
+            }
+        }
+        Err(error(
+            start,
+            format!(
+                "this {what} does not end; `{}` is missing",
+                char::from(quote)
+            ),
+        ))
+    }
+
+    /// `$$…$$` and `$tag$…$tag$`. A lone `$` is an operator's; `$1` would clash with the numbers that binding hands out.
+    fn dollar(&mut self, next: Option<u8>) -> Result<Kind, SqlError> {
+        let start = self.at;
+        self.at += 1;
+        if next.is_some_and(|byte| byte.is_ascii_digit()) {
+            let hint = "declare the parameter under `params` and write `:name`";
+            return Err(error(
+                start,
+                format!("parameters are written by name, not by number: {hint}"),
+            ));
+        }
+        self.skip_while(is_word);
+        if self.peek(0) != Some(b'$') {
+            return Ok(Kind::Other);
+        }
+        self.at += 1;
+        let tag = &self.text[start..self.at];
+        let Some(end) = self.text[self.at..].find(tag) else {
+            return Err(error(
+                start,
+                format!("this dollar quote does not end; `{tag}` is missing"),
+            ));
+        };
+        self.at += end + tag.len();
+        Ok(Kind::Quoted)
+    }
+
+    fn peek(&self, ahead: usize) -> Option<u8> {
+        self.text.as_bytes().get(self.at + ahead).copied()
+    }
+
+    fn skip_while(&mut self, wanted: impl Fn(u8) -> bool) {
+        while self.peek(0).is_some_and(&wanted) {
+            self.at += 1;
+        }
+    }
+}
+
+/// The bytes of names, keywords and numbers; every non-ASCII character may be part of a name.
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(sql: &str) -> Vec<String> {
+        let statement = Statement::parse(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        statement.names.into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn refusal(sql: &str) -> (usize, String) {
+        let error = Statement::parse(sql).expect_err(sql);
+        (error.offset, error.message)
+    }
+
+    #[test]
+    fn parameters_split_the_text() {
+        let statement =
+            Statement::parse("select * from t where a=:a and b = :b_2;").expect("one statement");
+        assert_eq!(
+            statement.pieces,
+            ["select * from t where a=", " and b = ", ";"]
+        );
+        assert_eq!(statement.names, [("a".into(), 24), ("b_2".into(), 35)]);
+    }
+
+    #[test]
+    fn a_colon_is_a_parameter_only_where_sql_has_no_other_use_for_it() {
+        let cases: [(&str, &[&str]); 24] = [
+            ("select ':a', 'it''s :b', '\\', :c", &["c"]),
+            (r"select E'\':a', e'\\', :b", &["b"]),
+            (r#"select ":a", "x"":b", `:c`, :d"#, &["d"]),
+            ("select 1 -- :a\n, :b", &["b"]),
+            ("select 1 /* :a /* :b */ :c */, :d", &["d"]),
+            ("select $$ :a $$, $x$ :b $$ :c $x$, :d", &["d"]),
+            ("select a$b$:c from t where x = $b$ :d $b$", &["c"]),
+            ("select :a::int, '1'::text, x :: int", &["a"]),
+            ("select f(x := :a, y:=:b)", &["a", "b"]),
+            ("select a[1:2], a[:i], a[:i::n], a[n:m]", &["i", "i"]),
+            ("select a[f(1):n], a[b[1]:n], a['x':n]", &[]),
+            ("select a[1 : :n], a[:i : :n]", &["n", "i", "n"]),
+            ("select array[:a,:b]", &["a", "b"]),
+            ("select case when 1=1then:a end", &["a"]),
+            ("select (:a),:b+:c", &["a", "b", "c"]),
+            ("select :a||:a", &["a", "a"]),
+            ("select x:1, x : y, :é, :1", &[]),
+            ("select naïve:a, 'ü' || :b", &["a", "b"]),
+            (
+                "select a - -:b, a->>:c, a/:d, a @> :e",
+                &["b", "c", "d", "e"],
+            ),
+            ("select '::' || :a::text || ':'", &["a"]),
+            ("select '/*', :a, '*/'", &["a"]),
+            ("select \"--\", :a", &["a"]),
+            ("select :::a", &["a"]),
+            ("select j ? 'k', a $ :b", &["b"]),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(names(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_end_is_an_error_where_it_starts() {
+        for (sql, offset) in [
+            ("select 'a", 7),
+            ("select 'a''", 7),
+            (r"select E'a\'", 8),
+            ("select E'\\", 8),
+            ("select \"a", 7),
+            ("select 1 /* /* */", 9),
+            ("select /*/", 7),
+            ("select $$a$", 7),
+            ("select $x$a$$", 7),
+        ] {
+            let (at, message) = refusal(sql);
+            assert_eq!(at, offset, "{sql}: {message}");
+            assert!(message.contains("does not end"), "{sql}: {message}");
+        }
+    }
+
+    #[test]
+    fn one_statement_and_no_transaction_control() {
+        assert!(
+            refusal("select 1; select 2")
+                .1
+                .contains("[[endpoint.NAME.step]]")
+        );
+        assert_eq!(refusal("select 1; select 2").0, 10);
+        assert!(names("select ';' -- ;\n;; /* ; */ ;").is_empty());
+        for sql in [
+            "BEGIN",
+            " commit;",
+            "/* x */ rollback to a",
+            "savepoint a",
+            "start transaction",
+            "end",
+        ] {
+            assert!(refusal(sql).1.contains("controls transactions"), "{sql}");
+        }
+        for sql in ["", " ", ";", "-- nothing", "()"] {
+            assert!(Statement::parse(sql).is_err(), "{sql:?}");
+        }
+        assert!(refusal("select $1").1.contains(":name"));
+        assert!(
+            refusal("insert into t values (1); commit")
+                .1
+                .contains("second statement")
+        );
+    }
+
+    #[test]
+    fn writes_are_seen_at_the_start_in_a_parenthesis_and_after_one() {
+        for sql in [
+            "insert into t values (1)",
+            "UPDATE t set a = 1",
+            "with x as (insert into t values (1) returning a) select a from x",
+            "with x as (select 1) delete from t",
+            "with x as (select 1) update \"t\" set a = 1",
+            "with x as (/* y */ merge into t using x) select 1",
+            "replace into t values (1)",
+            "create table t (a int)",
+            "(select 1) union all (select 2 for update)",
+            "select 1 from t for no key update",
+            "select 1 from t for key share skip locked",
+            "call f()",
+            "do $$ begin end $$",
+        ] {
+            assert!(Statement::parse(sql).expect(sql).writes, "{sql}");
+        }
+        for sql in [
+            "select 'insert into t', \"update\" from t",
+            "(select 1) union (select 2)",
+            "with x as (select a from t) select * from x",
+            "values (1)",
+            "select replace(a, 'x', 'y'), (replace(a, 'x', 'y')) from t",
+            "select (delete) from t where updated > 1 -- update t",
+            "select insert_time, t.update from t",
+            "select substring(a for 3) from t",
+        ] {
+            assert!(!Statement::parse(sql).expect(sql).writes, "{sql}");
+        }
+    }
+
+    /// Fragments that mean something to the lexer, so that random texts reach its corners.
+    fn nasty() -> impl Strategy<Value = String> {
+        let fragment = prop::sample::select(vec![
+            "'", "''", "\"", "`", "E'", "\\", "--", "\n", "/*", "*/", "$$", "$a$", "$1", "::", ":",
+            ":=", ":a", ":b1", "[", "]", "(", ")", ";", "select ", "update ", "1", "é", " ", "?",
+            "x",
+        ]);
+        prop::collection::vec(fragment, 0..20).prop_map(|fragments| fragments.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn the_pieces_and_the_names_are_the_text(sql in nasty()) {
+            if let Ok(statement) = Statement::parse(&sql) {
+                prop_assert_eq!(statement.pieces.len(), statement.names.len() + 1);
+                let mut text = statement.pieces[0].clone();
+                for ((name, offset), piece) in statement.names.iter().zip(&statement.pieces[1..]) {
+                    prop_assert_eq!(*offset, text.len());
+                    text = format!("{text}:{name}{piece}");
+                }
+                prop_assert_eq!(text, sql);
+            }
+        }
+
+        #[test]
+        fn what_is_quoted_has_no_parameters(inside in nasty()) {
+            let quoted = format!("select '{}', \"{}\"", inside.replace('\'', "''"), inside.replace('"', "\"\""));
+            prop_assert_eq!(names(&quoted), Vec::<String>::new());
+        }
+
+        #[test]
+        fn an_error_points_into_the_text(sql in nasty()) {
+            if let Err(error) = Statement::parse(&sql) {
+                prop_assert!(sql.get(error.offset..).is_some());
+            }
+        }
+    }
+}
