@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod deadline;
+pub mod demo;
 pub mod value;
 
 pub mod http;
