@@ -41,11 +41,19 @@ impl Postgres {
 
     /// A new, empty database in the shared cluster.
     pub(crate) fn database() -> Database {
+        Self::shared().create_database("template1")
+    }
+
+    /// A new database in the shared cluster with all that `model` holds; nothing may be connected to `model`.
+    pub(crate) fn database_like(model: &Database) -> Database {
+        Self::shared().create_database(&model.name)
+    }
+
+    fn create_database(&'static self, template: &str) -> Database {
         static COUNT: AtomicUsize = AtomicUsize::new(1);
-        let cluster = Self::shared();
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        cluster.psql("postgres", &format!("create database {name}"));
-        Database { name, cluster }
+        self.psql("postgres", &format!("create database {name} template {template}"));
+        Database { name, cluster: self }
     }
 
     /// A cluster of the caller's own, for tests that stop, break or reconfigure it. It goes when dropped.
