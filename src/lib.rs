@@ -3,6 +3,7 @@
 pub mod config;
 pub mod database;
 pub mod deadline;
+pub mod demo;
 pub mod value;
 
 pub mod http;

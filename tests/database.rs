@@ -1,11 +1,11 @@
 //! The database layer on a real PostgreSQL and a real SQLite: binding, deadlines, transactions, the pool, errors.
 
-#[path = "support/postgres.rs"]
-mod postgres_server;
+mod support;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use support::Postgres;
 use wharf::config::{self, Param, Place, Sql};
 use wharf::database::{Access, Connection, Database, Error, Kind, RowWriter, Shape, Statement};
 use wharf::deadline::Deadline;
@@ -21,7 +21,7 @@ fn open(url: &str, size: usize) -> Result<Database, Error> {
 }
 
 fn postgres(size: usize) -> Database {
-    open(&postgres_server::shared().url(), size).unwrap()
+    open(&Postgres::shared().url(), size).unwrap()
 }
 
 /// The directory must outlive the database.
@@ -504,7 +504,7 @@ mod pool {
 
     #[test]
     fn the_first_connection_must_succeed() {
-        let port = postgres_server::shared().port;
+        let port = Postgres::shared().port();
         let unknown =
             open(&format!("postgres://postgres:hidden@127.0.0.1:{port}/nosuch"), 1).unwrap_err().to_string();
         for part in ["postgres@127.0.0.1:", "nosuch", "does not exist"] {
@@ -528,10 +528,10 @@ mod pool {
 
     #[test]
     fn unix_sockets_work() {
-        let server = postgres_server::shared();
+        let server = Postgres::shared();
         let url = format!(
             "postgres:///postgres?host={}&port={}&user=postgres&sslmode=require",
-            server.directory, server.port
+            server.directory().display(), server.port()
         );
         assert_eq!(open(&url, 1).unwrap().kind(), Kind::Postgres);
     }
@@ -690,8 +690,8 @@ mod tls {
     use super::*;
 
     /// A server with TLS whose certificate is for `localhost`, and its authority's file.
-    fn server() -> &'static (postgres_server::Server, tempfile::TempDir) {
-        static SERVER: std::sync::OnceLock<(postgres_server::Server, tempfile::TempDir)> =
+    fn server() -> &'static (Postgres, tempfile::TempDir) {
+        static SERVER: std::sync::OnceLock<(Postgres, tempfile::TempDir)> =
             std::sync::OnceLock::new();
         SERVER.get_or_init(|| {
             let directory = tempfile::tempdir().unwrap();
@@ -710,7 +710,7 @@ mod tls {
                 certificate.pem(),
                 key.serialize_pem()
             );
-            (postgres_server::start(&prepare, "-c ssl=on"), directory)
+            (Postgres::start_with(&prepare, "-c ssl=on"), directory)
         })
     }
 
@@ -724,7 +724,7 @@ mod tls {
     fn encrypted(host: &str, parameters: &str) -> Result<bool, String> {
         let (server, directory) = server();
         let parameters = parameters.replace('%', &directory.path().display().to_string());
-        let url = format!("postgres://postgres@{host}:{}/postgres?{parameters}", server.port);
+        let url = format!("postgres://postgres@{host}:{}/postgres?{parameters}", server.port());
         let database = open(&url, 1).map_err(|error| error.to_string())?;
         let mut connection = database.checkout(soon()).unwrap();
         let session = connection.postgres().unwrap();
@@ -762,7 +762,7 @@ mod tls {
 
     #[test]
     fn require_is_refused_by_a_server_without_tls() {
-        let url = format!("{}?sslmode=require", postgres_server::shared().url());
+        let url = format!("{}?sslmode=require", Postgres::shared().url());
         let error = open(&url, 1).unwrap_err().to_string();
         assert!(error.contains("TLS"), "{error}");
     }
@@ -770,7 +770,7 @@ mod tls {
     #[test]
     fn a_deadline_cancels_over_tls_too() {
         let (server, _) = server();
-        let url = format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=require", server.port);
+        let url = format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=require", server.port());
         let database = open(&url, 1).unwrap();
         let (mut connection, pid) = backend(&database);
         let slow = statement(&database, "select pg_sleep(60)", &[]);

@@ -1,10 +1,10 @@
 //! Every type of PostgreSQL that has a JSON form here, against what PostgreSQL itself shows for it.
 
-#[path = "support/postgres.rs"]
-mod postgres;
+mod support;
 
 use std::time::Duration;
 
+use support::Postgres;
 use wharf::config;
 use wharf::database::{Access, Connection, Database, Error, RowWriter, Shape, Statement};
 use wharf::deadline::Deadline;
@@ -12,7 +12,7 @@ use wharf::deadline::Deadline;
 fn connect() -> (Database, Connection) {
     let mut settings = config::Database::default();
     settings.maximum_pool_size = 1;
-    let database = Database::open(&settings, &postgres::shared().url()).unwrap();
+    let database = Database::open(&settings, &Postgres::shared().url()).unwrap();
     let connection = database.checkout(soon()).unwrap();
     (database, connection)
 }

@@ -1,81 +1,199 @@
-//! A throw-away PostgreSQL for one test binary: its own cluster, on a free port, gone when the binary ends.
-#![allow(dead_code, reason = "no test binary needs all of it")]
+//! A real PostgreSQL: one cluster a test binary, one database a test.
 
-use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
-use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A running server.
-pub(crate) struct Server {
-    /// Its port on 127.0.0.1.
-    pub(crate) port: u16,
-    /// Where its unix socket, its data and the files that a test gave it are.
-    pub(crate) directory: String,
-    /// While it is open, the server runs; the kernel closes it when the test binary ends, however it ends.
-    _lifeline: ChildStdin,
+/// One cluster. It ends when dropped, and at the latest with the test process.
+pub(crate) struct Postgres {
+    bin: PathBuf,
+    directory: PathBuf,
+    port: u16,
+    /// `postgres.sh`. Its standard input closes with this process at the latest, and that ends the cluster: Rust never
+    /// drops a static.
+    keeper: Child,
 }
 
-impl Server {
-    /// The URL of its superuser's database.
-    pub(crate) fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // Closes its standard input first. Whether it ended well is for its next user to find out.
+        let _ = self.keeper.wait();
     }
 }
 
-/// The server that all tests of a binary share.
-pub(crate) fn shared() -> &'static Server {
-    static SHARED: OnceLock<Server> = OnceLock::new();
-    SHARED.get_or_init(|| start("true", ""))
+/// One fresh database.
+pub(crate) struct Database {
+    name: String,
+    cluster: &'static Postgres,
 }
 
-/// Starts a server. `prepare` is a shell command that runs in its directory before the start; `options` are the
-/// server's own.
-pub(crate) fn start(prepare: &str, options: &str) -> Server {
-    const SCRIPT: &str = r#"
-        set -e
-        d=$(mktemp -d); cd "$d"
-        trap 'cd /; rm -rf "$d"' EXIT
-        initdb -D data -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >log 2>&1 || { cat log >&2; exit 1; }
-        eval "$3"
-        pg_ctl -D data -w -l log -o "-p $1 -k $d -c listen_addresses=127.0.0.1 -c fsync=off $2" start >/dev/null 2>&1 ||
-            { cat log >&2; exit 1; }
-        echo "$d"
-        cat >/dev/null || true
-        pg_ctl -D data -m immediate stop >/dev/null 2>&1 || true
-    "#;
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let is_root =
-        std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    // PostgreSQL refuses to run as root.
-    let become_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"];
-    let mut words = if is_root { become_postgres.to_vec() } else { Vec::new() };
-    words.extend(["sh", "-c", SCRIPT, "sh"]);
-    let mut child = Command::new(words[0])
-        .args(&words[1..])
-        .args([&port.to_string(), options, prepare])
-        .env("PATH", search_path())
-        .current_dir(std::env::temp_dir())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut directory = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut directory).unwrap();
-    assert!(!directory.is_empty(), "PostgreSQL did not start; its log is above");
-    let lifeline = child.stdin.take().unwrap();
-    std::thread::spawn(move || child.wait());
-    Server { port, directory: directory.trim().to_owned(), _lifeline: lifeline }
+static CLUSTER: LazyLock<Postgres> = LazyLock::new(Postgres::start);
+
+impl Postgres {
+    /// The cluster of this test binary, started when first asked for.
+    pub(crate) fn shared() -> &'static Self {
+        &CLUSTER
+    }
+
+    /// A new, empty database in the shared cluster.
+    pub(crate) fn database() -> Database {
+        Self::shared().create_database("template1")
+    }
+
+    /// A new database in the shared cluster with all that `model` holds; nothing may be connected to `model`.
+    pub(crate) fn database_like(model: &Database) -> Database {
+        Self::shared().create_database(&model.name)
+    }
+
+    fn create_database(&'static self, template: &str) -> Database {
+        static COUNT: AtomicUsize = AtomicUsize::new(1);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.psql("postgres", &format!("create database {name} template {template}"));
+        Database { name, cluster: self }
+    }
+
+    /// A cluster of the caller's own, for tests that stop, break or reconfigure it. It goes when dropped.
+    pub(crate) fn start() -> Self {
+        Self::start_with("true", "")
+    }
+
+    /// The same, with a shell command that runs as the server's user in its directory first, and more options for the
+    /// server.
+    pub(crate) fn start_with(prepare: &str, options: &str) -> Self {
+        const TRIES: usize = 5;
+        let mut failures = String::new();
+        // Another process may take the free port before PostgreSQL does.
+        for _ in 0..TRIES {
+            match Self::try_start(free_port(), prepare, options) {
+                Ok(cluster) => return cluster,
+                Err(failure) => failures.push_str(&failure),
+            }
+        }
+        panic!("PostgreSQL did not start in {TRIES} tries:\n{failures}");
+    }
+
+    fn try_start(port: u16, prepare: &str, options: &str) -> Result<Self, String> {
+        let bin = programs();
+        let mut keeper = Command::new("sh")
+            .arg("-c")
+            .arg(include_str!("postgres.sh"))
+            .arg("postgres.sh")
+            .arg(&bin)
+            .arg(port.to_string())
+            .args(run_as_postgres())
+            .envs([("PREPARE", prepare), ("OPTIONS", options)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C reaches the tests only; the keeper must outlive them to clean up.
+            .process_group(0)
+            .spawn()
+            .expect("sh runs");
+        match first_line(&mut keeper) {
+            Some(directory) => Ok(Self { bin, directory: directory.into(), port, keeper }),
+            None => Err(rest_of_stderr(keeper)),
+        }
+    }
+
+    /// The URL of its superuser's own database.
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Where it listens on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Holds the Unix socket and the cluster (`data`, with the server's log in `data/log`).
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Runs SQL as the superuser in `database`; what psql prints: rows a line, columns split by `|`.
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
+        let output = Command::new(self.bin.join("psql"))
+            .env("PGOPTIONS", "-c client_min_messages=warning")
+            .env("PGTZ", "UTC")
+            .args(["-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
+            .arg(&self.directory)
+            .args(["-p", &self.port.to_string(), "-d", database, "-c", sql])
+            .output()
+            .expect("psql runs");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "psql: {sql}\n{complaint}");
+        let printed = String::from_utf8(output.stdout).expect("the database is UTF-8");
+        printed.strip_suffix('\n').unwrap_or(&printed).to_owned()
+    }
 }
 
-/// `PATH`, and where Debian keeps the programs of PostgreSQL's versions, the newest first.
-fn search_path() -> OsString {
-    let mut found: Vec<_> = std::fs::read_dir("/usr/lib/postgresql")
-        .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
-        .unwrap_or_default();
-    found.sort();
-    found.reverse();
-    found.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-    std::env::join_paths(found).unwrap()
+impl Database {
+    /// `postgres://…` over TCP.
+    pub(crate) fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{}", self.cluster.port, self.name)
+    }
+
+    /// `postgres://…` through the Unix socket.
+    pub(crate) fn socket_url(&self) -> String {
+        let directory = self.cluster.directory.display();
+        format!("postgres:///{}?host={directory}&port={}&user=postgres", self.name, self.cluster.port)
+    }
+
+    /// Its name in the cluster.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// See [`Postgres::psql`].
+    pub(crate) fn psql(&self, sql: &str) -> String {
+        self.cluster.psql(&self.name, sql)
+    }
+}
+
+/// The newest server's programs: Debian's places first, then the search path.
+fn programs() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions
+        .filter_map(|entry| {
+            entry.file_name().to_str()?.parse::<u32>().ok().map(|version| (version, entry.path()))
+        })
+        .max()
+        .map(|(_, path)| path.join("bin"));
+    let on_path =
+        || std::env::split_paths(&std::env::var_os("PATH")?).find(|path| path.join("initdb").is_file());
+    newest
+        .filter(|path| path.join("initdb").is_file())
+        .or_else(on_path)
+        .expect("these tests need PostgreSQL's server: apt-get install postgresql (scripts/test does it)")
+}
+
+/// PostgreSQL refuses to run as root; Debian's package brings the user `postgres`.
+fn run_as_postgres() -> &'static [&'static str] {
+    let id = Command::new("id").arg("-u").output().expect("id runs");
+    let root = id.stdout.trim_ascii() == b"0";
+    if root { &["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] } else { &[] }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+fn first_line(keeper: &mut Child) -> Option<String> {
+    let stdout = keeper.stdout.take().expect("stdout is piped");
+    let line = BufReader::new(stdout).lines().next()?;
+    Some(line.expect("a directory's name is UTF-8"))
+}
+
+fn rest_of_stderr(mut keeper: Child) -> String {
+    let mut complaint = String::new();
+    if let Some(mut stderr) = keeper.stderr.take() {
+        stderr.read_to_string(&mut complaint).expect("stderr is readable");
+    }
+    keeper.wait().expect("the keeper ends after its complaint");
+    complaint
 }

@@ -1,0 +1,17 @@
+//! What the integration tests stand on: a PostgreSQL of their own, the real binary, and clients on real sockets.
+//!
+//! Nothing here sleeps or uses a fixed port, and nothing waits without a limit.
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
+
+mod postgres;
+mod wharf;
+mod wire;
+
+use std::time::Duration;
+
+pub(crate) use postgres::{Database, Postgres};
+pub(crate) use wharf::{Exit, Wharf};
+pub(crate) use wire::{Answer, Client};
+
+/// How long a test waits for anything that must happen. Generous: only a failing test ever waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

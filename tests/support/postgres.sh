@@ -1,0 +1,35 @@
+# Runs one throw-away PostgreSQL for as long as the test process lives.
+#
+#     sh postgres.sh BIN PORT [COMMAND PREFIX …]
+#
+# BIN holds the server's programs; the prefix runs them as another user, because PostgreSQL refuses to run as root.
+# PREPARE is a command that it runs before the server starts, OPTIONS are more options for the server.
+# Prints the cluster's directory once it answers. Standard input is a pipe whose other end only the test process holds:
+# it closes when that process ends, however it ends, and then the cluster and its directory go.
+set -eu
+bin=$1 port=$2
+shift 2
+
+directory=$(mktemp -d)
+finish() {
+    "$@" "$bin/pg_ctl" -D "$directory/data" -m immediate stop >/dev/null 2>&1 || true
+    rm -rf "$directory"
+}
+trap 'finish "$@"' EXIT
+trap 'exit 1' HUP INT TERM
+[ $# -eq 0 ] || chown postgres "$directory"
+
+"$@" "$bin/initdb" -D "$directory/data" -U postgres --auth trust --encoding UTF8 --locale-provider icu \
+    --icu-locale en-US --locale C.UTF-8 --no-sync --no-instructions >"$directory/initdb.log" 2>&1 || {
+    cat "$directory/initdb.log" >&2
+    exit 1
+}
+(cd "$directory" && "$@" sh -c "$PREPARE")
+"$@" "$bin/pg_ctl" -D "$directory/data" -l "$directory/data/log" -w -t 30 -o "-p $port -c listen_addresses=127.0.0.1 \
+    -c unix_socket_directories=$directory -c max_connections=200 -c fsync=off -c full_page_writes=off \
+    -c synchronous_commit=off $OPTIONS" start >/dev/null 2>&1 || {
+    cat "$directory/data/log" >&2
+    exit 1
+}
+echo "$directory"
+cat >/dev/null

@@ -1,0 +1,247 @@
+//! The real binary on a configuration, in a directory of its own.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use super::{Answer, Client, PATIENCE};
+
+/// A running `wharf serve`, killed on drop.
+pub(crate) struct Wharf {
+    child: Child,
+    address: SocketAddr,
+    stdout: Arc<Stream>,
+    stderr: Arc<Stream>,
+    directory: tempfile::TempDir,
+}
+
+/// How a `wharf` ended and what it said.
+pub(crate) struct Exit {
+    /// `None` when a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// All that it printed on standard output.
+    pub(crate) stdout: String,
+    /// All that it printed on standard error: messages and the log.
+    pub(crate) stderr: String,
+}
+
+impl Wharf {
+    /// Serves `config`, the text of a configuration file, on a free port.
+    pub(crate) fn start(config: &str) -> Self {
+        Self::start_with(config, &[], &[])
+    }
+
+    /// Serves `config` with further arguments and environment variables.
+    ///
+    /// The working directory is a fresh one that holds the configuration as `wharf.toml`; nothing of this process's
+    /// `WHARF_*` variables is passed on.
+    pub(crate) fn start_with(config: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let directory = directory_with(config);
+        let mut serve = vec!["serve", "--config", "wharf.toml", "--listen", "127.0.0.1:0"];
+        serve.extend(arguments);
+        let mut child = spawn(&serve, environment, directory.path());
+        let stdout = Stream::follow(child.stdout.take().expect("stdout is piped"));
+        let stderr = Stream::follow(child.stderr.take().expect("stderr is piped"));
+        let Some(address) = stdout.wait_for(listening_address) else {
+            let _ = child.kill();
+            panic!("wharf does not listen.\nstdout:\n{}\nstderr:\n{}", stdout.all(), stderr.all());
+        };
+        Self { child, address, stdout, stderr, directory }
+    }
+
+    /// Runs `wharf` with `arguments` to its end, in a directory that holds `config` as `wharf.toml`.
+    pub(crate) fn run(config: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Exit {
+        let directory = directory_with(config);
+        let mut child = spawn(arguments, environment, directory.path());
+        let stdout = Stream::follow(child.stdout.take().expect("stdout is piped"));
+        let stderr = Stream::follow(child.stderr.take().expect("stderr is piped"));
+        exit(&mut child, &stdout, &stderr)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its working directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A new connection to it.
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// `GET path` on a connection of its own.
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, &[], "")
+    }
+
+    /// A whole request on a connection of its own; a body that is not empty gets its `Content-Length`.
+    pub(crate) fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut client = self.connect();
+        client.request(method, path, headers, body);
+        if method == "HEAD" { client.head_answer() } else { client.answer() }
+    }
+
+    /// A request with a JSON body.
+    pub(crate) fn json(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.request(method, path, &[("Content-Type", "application/json")], body)
+    }
+
+    /// Sends `bytes`, and nothing after them; all that comes back until wharf closes the connection.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut client = self.connect();
+        client.send(bytes);
+        client.finish_sending();
+        client.rest()
+    }
+
+    /// What it printed so far on standard output.
+    pub(crate) fn output(&self) -> String {
+        self.stdout.all()
+    }
+
+    /// What it logged so far, on standard error.
+    pub(crate) fn log(&self) -> String {
+        self.stderr.all()
+    }
+
+    /// Waits until its log has a line that contains `text`.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        let seen = self.stderr.wait_for(|line| line.contains(text).then_some(()));
+        assert!(seen.is_some(), "the log has no {text:?}:\n{}", self.log());
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        // The shell's own kill: the program is not everywhere.
+        let kill = format!("kill -s {name} {}", self.id());
+        let status = Command::new("sh").args(["-c", &kill]).status().expect("sh runs");
+        assert!(status.success(), "kill -s {name}");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> Exit {
+        exit(&mut self.child, &self.stdout, &self.stderr)
+    }
+}
+
+impl Drop for Wharf {
+    fn drop(&mut self) {
+        // Fails only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("wharf said:\n{}{}", self.output(), self.log());
+        }
+    }
+}
+
+fn directory_with(config: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(directory.path().join("wharf.toml"), config).expect("a temporary file");
+    directory
+}
+
+fn spawn(arguments: &[&str], environment: &[(&str, &str)], directory: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"WHARF_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).envs(environment.iter().copied()).current_dir(directory);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the wharf binary runs")
+}
+
+/// The port out of `listening on http://127.0.0.1:PORT`.
+fn listening_address(line: &str) -> Option<SocketAddr> {
+    let (_, after) = line.split_once("listening on http://")?;
+    after.split_whitespace().next()?.parse().ok()
+}
+
+fn exit(child: &mut Child, stdout: &Stream, stderr: &Stream) -> Exit {
+    // A process that has ended has closed its streams; waiting for these has a limit, waiting for it has none.
+    let ended = stdout.wait_for_end() && stderr.wait_for_end();
+    if !ended {
+        let _ = child.kill();
+        panic!("wharf does not end.\nstdout:\n{}\nstderr:\n{}", stdout.all(), stderr.all());
+    }
+    let status: ExitStatus = child.wait().expect("a child can be waited for");
+    Exit { code: status.code(), stdout: stdout.all(), stderr: stderr.all() }
+}
+
+/// What a process writes, read on a thread of its own so that the process never waits for the test.
+struct Stream {
+    state: Mutex<StreamState>,
+    grown: Condvar,
+}
+
+#[derive(Default)]
+struct StreamState {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Stream {
+    fn follow(source: impl Read + Send + 'static) -> Arc<Self> {
+        let stream = Arc::new(Self { state: Mutex::default(), grown: Condvar::new() });
+        let writer = Arc::clone(&stream);
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
+                writer.change(|state| state.lines.push(String::from_utf8_lossy(&line).into_owned()));
+            }
+            writer.change(|state| state.ended = true);
+        });
+        stream
+    }
+
+    fn change(&self, change: impl FnOnce(&mut StreamState)) {
+        change(&mut self.state.lock().expect("no thread panics while it holds the lines"));
+        self.grown.notify_all();
+    }
+
+    /// The first thing that `find` makes of a line, now or later; `None` when the stream ends or patience does.
+    fn wait_for<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let until = Instant::now() + PATIENCE;
+        let mut seen = 0;
+        let mut state = self.state.lock().expect("no thread panics while it holds the lines");
+        loop {
+            if let Some(found) = state.lines[seen..].iter().find_map(|line| find(line)) {
+                return Some(found);
+            }
+            seen = state.lines.len();
+            let left = until.saturating_duration_since(Instant::now());
+            if state.ended || left.is_zero() {
+                return None;
+            }
+            state =
+                self.grown.wait_timeout(state, left).expect("no thread panics while it holds the lines").0;
+        }
+    }
+
+    fn wait_for_end(&self) -> bool {
+        let state = self.state.lock().expect("no thread panics while it holds the lines");
+        let (state, _) = self
+            .grown
+            .wait_timeout_while(state, PATIENCE, |state| !state.ended)
+            .expect("no thread panics while it holds the lines");
+        state.ended
+    }
+
+    fn all(&self) -> String {
+        let state = self.state.lock().expect("no thread panics while it holds the lines");
+        state.lines.iter().flat_map(|line| [line, "\n"]).collect()
+    }
+}

@@ -1,0 +1,177 @@
+//! A client that sends exactly what the test says and reads exactly one response at a time.
+
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use super::PATIENCE;
+
+/// One client's connection. Every read and write on it has a limit.
+pub(crate) struct Client {
+    stream: TcpStream,
+    /// Received, but not yet part of an answer.
+    received: Vec<u8>,
+}
+
+/// One response.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The status code.
+    pub(crate) status: u16,
+    /// Names as sent, in the order sent.
+    pub(crate) headers: Vec<(String, String)>,
+    /// The body, its transfer coding removed.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The one value of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        let value = values.next().map(|(_, value)| value.as_str());
+        assert!(values.next().is_none(), "{name} comes twice: {:?}", self.headers);
+        value
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the body is UTF-8")
+    }
+
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+}
+
+impl Client {
+    /// Connects.
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
+        stream.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
+        stream.set_nodelay(true).expect("a TCP socket has no-delay");
+        Self { stream, received: Vec::new() }
+    }
+
+    /// The socket itself, for tests that break it.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Sends these bytes, whatever they are.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).expect("the server takes the bytes");
+    }
+
+    /// Sends a whole request; a body that is not empty gets its `Content-Length`.
+    pub(crate) fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) {
+        let mut message = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
+        for (name, value) in headers {
+            write!(message, "{name}: {value}\r\n").expect("a String takes all");
+        }
+        if !body.is_empty() {
+            write!(message, "Content-Length: {}\r\n", body.len()).expect("a String takes all");
+        }
+        self.send(message + "\r\n" + body);
+    }
+
+    /// Closes the sending half: the server reads the end.
+    pub(crate) fn finish_sending(&mut self) {
+        // Refused only when the server has closed the connection already.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// The next response. An informational one (1xx) counts as one.
+    pub(crate) fn answer(&mut self) -> Answer {
+        let (status, headers) = self.head();
+        let mut answer = Answer { status, headers, body: Vec::new() };
+        if answer.header("Transfer-Encoding").is_some() {
+            answer.body = self.chunks();
+        } else if let Some(length) = answer.header("Content-Length") {
+            let length = length.parse().expect("Content-Length is a number");
+            answer.body = self.take(length);
+        } else if status >= 200 && status != 204 && status != 304 {
+            answer.body = self.rest();
+        }
+        answer
+    }
+
+    /// The response to a HEAD request: never a body, whatever its headers announce.
+    pub(crate) fn head_answer(&mut self) -> Answer {
+        let (status, headers) = self.head();
+        Answer { status, headers, body: Vec::new() }
+    }
+
+    /// All that comes until the server closes the connection; a reset counts as its end.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        while self.receive() {}
+        std::mem::take(&mut self.received)
+    }
+
+    /// Whether the server closes the connection without another byte.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.received.is_empty() && !self.receive()
+    }
+
+    fn head(&mut self) -> (u16, Vec<(String, String)>) {
+        let head = self.take_through(b"\r\n\r\n");
+        let head = String::from_utf8(head).expect("the head is ASCII");
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap_or_default();
+        let code = status.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let headers = lines.map(|line| {
+            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("a header line: {line:?}"));
+            (name.to_owned(), value.trim().to_owned())
+        });
+        (code.unwrap_or_else(|| panic!("a status line: {status:?}")), headers.collect())
+    }
+
+    fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.take_through(b"\r\n");
+            let line = std::str::from_utf8(&line).expect("a chunk's size is ASCII").trim_end();
+            let size = usize::from_str_radix(line, 16).unwrap_or_else(|_| panic!("a chunk's size: {line:?}"));
+            let chunk = self.take(size);
+            assert_eq!(self.take(2), b"\r\n", "a chunk ends with a line's end");
+            if size == 0 {
+                return body;
+            }
+            body.extend(chunk);
+        }
+    }
+
+    fn take_through(&mut self, end: &[u8]) -> Vec<u8> {
+        loop {
+            if let Some(at) = self.received.windows(end.len()).position(|window| window == end) {
+                return self.take(at + end.len());
+            }
+            assert!(
+                self.receive(),
+                "the connection ended within {:?}",
+                String::from_utf8_lossy(&self.received)
+            );
+        }
+    }
+
+    fn take(&mut self, length: usize) -> Vec<u8> {
+        while self.received.len() < length {
+            assert!(self.receive(), "the connection ended {} bytes early", length - self.received.len());
+        }
+        self.received.drain(..length).collect()
+    }
+
+    /// Receives some more; false at the connection's end.
+    fn receive(&mut self) -> bool {
+        let mut bytes = [0; 64 * 1024];
+        match self.stream.read(&mut bytes) {
+            Ok(length) => {
+                self.received.extend_from_slice(&bytes[..length]);
+                length > 0
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("nothing came within {PATIENCE:?}: {error}"),
+        }
+    }
+}
