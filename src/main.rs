@@ -1,3 +1,21 @@
-//! The `wharf` command.
+//! The `wharf` command: parses arguments and hands them to one module per subcommand.
+//!
+//! Exit codes: 0 done, 1 a check or an objective failed, 2 usage or configuration.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let filter = env_logger::Env::new().filter_or("WHARF_LOG", "info");
+    env_logger::Builder::from_env(filter).format_target(false).init();
+    match cli::Arguments::parse().run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("wharf: {error:#}");
+            ExitCode::from(cli::USAGE)
+        }
+    }
+}

@@ -679,7 +679,7 @@ mod handlers {
         let (_directory, database) = sqlite(1);
         read(&database, "select 1");
         let mut connection = database.checkout(in_ms(300)).unwrap();
-        let raw = connection.sqlite().unwrap().unwrap();
+        let raw = connection.sqlite().unwrap();
         raw.execute_batch("create table raw (n)").unwrap();
         let endless = "with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n";
         assert!(raw.query_row(endless, [], |_| Ok(())).is_err());

@@ -123,18 +123,10 @@ pub struct Database {
     pub max_lifetime: Duration,
 }
 
-/// HikariCP's defaults, for a database without a URL.
+/// What holds where the file says nothing.
 impl Default for Database {
     fn default() -> Self {
-        Self {
-            url: None,
-            demo: false,
-            maximum_pool_size: 10,
-            minimum_idle: None,
-            connection_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(10 * 60),
-            max_lifetime: Duration::from_secs(30 * 60),
-        }
+        Config::default().database
     }
 }
 
@@ -315,4 +307,17 @@ pub struct Source {
     pub path: Option<PathBuf>,
     /// All of it.
     pub text: String,
+}
+
+impl Config {
+    /// How many request threads there are: `server.workers`, or as many as connections, or without a database a few per
+    /// core, since what such handlers wait for is not known here.
+    pub fn workers(&self) -> usize {
+        const PER_CORE: usize = 4;
+        let fitting = || match self.database.url {
+            Some(_) => self.database.maximum_pool_size,
+            None => PER_CORE * num_cpus::get(),
+        };
+        self.server.workers.unwrap_or_else(fitting)
+    }
 }

@@ -128,6 +128,11 @@ impl std::fmt::Debug for Database {
     }
 }
 
+/// A database's URL as it may be shown: without its password.
+pub fn display_url(url: &str) -> String {
+    if url.starts_with("sqlite:") { url.to_owned() } else { postgres::display_url(url) }
+}
+
 /// An endpoint's statement in one database's notation: `$1` or `?1` for each distinct parameter.
 #[derive(Clone, Debug)]
 pub struct Statement {
@@ -303,10 +308,13 @@ impl Connection {
     }
 
     /// The PostgreSQL session, for handlers in Rust.
-    pub fn postgres(&mut self) -> Option<&mut postgres::Session> {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the database is another one.
+    pub fn postgres(&mut self) -> Result<&mut postgres::Session, Error> {
         match &mut self.0 {
-            Lent::Postgres(session) => Some(&mut **session),
-            Lent::Sqlite(_) => None,
+            Lent::Postgres(session) => Ok(&mut **session),
+            Lent::Sqlite(_) => Err(Error::Usage("the database is SQLite, not PostgreSQL".to_owned())),
         }
     }
 
@@ -314,11 +322,11 @@ impl Connection {
     /// deadline passes.
     ///
     /// # Errors
-    /// When SQLite refuses to switch from reading to writing.
-    pub fn sqlite(&mut self) -> Result<Option<&mut rusqlite::Connection>, Error> {
+    /// [`Error::Usage`] when the database is another one; when SQLite refuses to switch from reading to writing.
+    pub fn sqlite(&mut self) -> Result<&mut rusqlite::Connection, Error> {
         match &mut self.0 {
-            Lent::Postgres(_) => Ok(None),
-            Lent::Sqlite(session) => session.raw().map(Some),
+            Lent::Postgres(_) => Err(Error::Usage("the database is PostgreSQL, not SQLite".to_owned())),
+            Lent::Sqlite(session) => session.raw(),
         }
     }
 }

@@ -46,6 +46,24 @@ pub(super) fn display_url(url: &str) -> String {
     url::display(url)
 }
 
+/// A connection outside of any pool, driven by the plain `postgres` crate: for loading data and other work before a server
+/// starts. TLS is as the URL says.
+///
+/// # Errors
+/// [`Error::Url`] and [`Error::Open`], as for a pool.
+pub fn client(url: &str) -> Result<::postgres::Client, Error> {
+    let driver = Driver::new(url)?;
+    let mut failure = String::new();
+    for mode in driver.target.tls.attempts() {
+        let mut config = ::postgres::Config::from(driver.target.config.clone());
+        match config.ssl_mode(*mode).connect(driver.tls.clone()) {
+            Ok(client) => return Ok(client),
+            Err(error) => failure = url::explain(&error),
+        }
+    }
+    Err(Error::Open { target: driver.target.name, reason: failure, transient: false })
+}
+
 /// Opens sessions on one server.
 pub(super) struct Driver {
     target: url::Target,

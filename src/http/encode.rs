@@ -5,13 +5,29 @@
 use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::StatusCode;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{StatusCode, Version};
 
-use super::{Request, Response};
+use super::Response;
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What of a request decides the form of its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// The request was `HEAD`: the answer has a body's length, but no body.
+    pub head_only: bool,
+    /// An HTTP/1.0 client must be told when the connection stays open.
+    pub http_10: bool,
+    /// Whether the connection stays open after the answer.
+    pub keep_alive: bool,
+}
+
+impl Form {
+    /// The form of an answer to something that could not be read as a request.
+    pub const CLOSE: Self = Self { head_only: false, http_10: false, keep_alive: false };
+}
 
 /// Whether responses of this status have neither a body nor a length (RFC 9110 section 6.4.1).
 fn has_no_content(status: StatusCode) -> bool {
@@ -20,13 +36,7 @@ fn has_no_content(status: StatusCode) -> bool {
 
 /// Appends the head of `response` to `out`. Returns whether the body is to follow: not for `HEAD`, 204 and 304.
 ///
-/// `request` is what is answered; `None` when it could not be read. `keep_alive` is the connector's decision.
-pub fn encode_head(
-    response: &Response,
-    request: Option<&Request>,
-    keep_alive: bool,
-    out: &mut Vec<u8>,
-) -> bool {
+pub fn encode_head(response: &Response, form: Form, out: &mut Vec<u8>) -> bool {
     let status = response.status();
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
@@ -44,15 +54,15 @@ pub fn encode_head(
             line(out, name.as_str().as_bytes(), value.as_bytes());
         }
     }
-    if !keep_alive {
+    if !form.keep_alive {
         line(out, b"connection", b"close");
-    } else if request.is_some_and(|request| request.version == Version::HTTP_10) {
+    } else if form.http_10 {
         line(out, b"connection", b"keep-alive");
     }
     out.extend_from_slice(b"\r\ndate: ");
     out.extend_from_slice(&date());
     out.extend_from_slice(b"\r\n\r\n");
-    !no_content && request.is_none_or(|request| request.method != http::Method::HEAD)
+    !no_content && !form.head_only
 }
 
 fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
@@ -88,7 +98,7 @@ mod tests {
 
     fn head(response: &Response, keep_alive: bool) -> (String, bool) {
         let mut out = Vec::new();
-        let body = encode_head(response, None, keep_alive, &mut out);
+        let body = encode_head(response, Form { keep_alive, ..Form::CLOSE }, &mut out);
         (String::from_utf8(out).expect("ASCII"), body)
     }
 

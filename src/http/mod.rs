@@ -11,7 +11,7 @@ mod request;
 mod response;
 
 pub use chunked::Decoder;
-pub use encode::{CONTINUE, encode_head};
+pub use encode::{CONTINUE, Form, encode_head};
 pub use parse::{BodyLength, Head, Limits, Refusal, Scan, parse_head, scan_head};
 pub use problem::problem;
 pub use request::Request;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
+use super::Form;
+
 /// A request, complete with its body.
 #[derive(Debug)]
 pub struct Request {
@@ -64,7 +66,9 @@ impl Request {
             Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?))
         });
         let mut map = HeaderMap::with_capacity(self.fields.len());
-        pairs.for_each(|(name, value)| drop(map.append(name, value)));
+        for (name, value) in pairs {
+            map.append(name, value);
+        }
         map
     }
 
@@ -89,6 +93,15 @@ impl Request {
         form_urlencoded::parse(self.query().as_bytes())
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
+    }
+
+    /// The form that its answer has, if the connection may stay open.
+    pub fn form(&self) -> Form {
+        Form {
+            head_only: self.method == Method::HEAD,
+            http_10: self.version == Version::HTTP_10,
+            keep_alive: self.keep_alive,
+        }
     }
 
     /// Target and header names are ASCII: the parser refused everything else.

@@ -1,0 +1,115 @@
+//! What one request costs in each part: reading its head, passing the queue, checking out a connection, writing a row as
+//! JSON. `cargo bench --bench parts`; criterion compares with the last run. SQLite stands in for the database, so that no
+//! network is measured.
+
+use std::hint::black_box;
+use std::thread;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use wharf::config;
+use wharf::database::{Access, Database, RowWriter, Shape};
+use wharf::deadline::Deadline;
+use wharf::http::{Decoder, Form, Limits, Response, Scan, encode_head, parse_head, scan_head};
+use wharf::queue;
+use wharf::value::{Scalar, Type, Value};
+
+const LIMITS: Limits =
+    Limits { max_head_bytes: 16 << 10, max_target_bytes: 8 << 10, max_headers: 100, max_body_bytes: 1 << 20 };
+
+fn http(c: &mut Criterion) {
+    let short = b"GET /db HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n".as_slice();
+    let browser = b"GET /flights?origin=JFK&dest=LAX&limit=20 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\
+        User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
+        Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
+        Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
+        Connection: keep-alive\r\nUpgrade-Insecure-Requests: 1\r\nSec-Fetch-Dest: document\r\n\
+        Sec-Fetch-Mode: navigate\r\nSec-Fetch-Site: none\r\nPriority: u=0, i\r\n\r\n"
+        .as_slice();
+    for (name, head) in [("parse a short head", short), ("parse a browser's head", browser)] {
+        c.bench_function(name, |b| {
+            b.iter(|| match scan_head(black_box(head), 0, &LIMITS) {
+                Ok(Scan::Complete(end)) => parse_head(&head[..end], &LIMITS),
+                other => panic!("{other:?}"),
+            });
+        });
+    }
+    let chunk = [b"1000\r\n".as_slice(), &[b'x'; 4096], b"\r\n0\r\n\r\n"].concat();
+    c.bench_function("decode a chunk of 4 KiB", |b| {
+        b.iter(|| {
+            let mut body = Vec::with_capacity(4096);
+            Decoder::default().decode(black_box(&chunk), &mut body, LIMITS.max_body_bytes).map(|_| body)
+        });
+    });
+    let response = Response::json(r#"{"id":7,"randomNumber":1234}"#);
+    let form = Form { keep_alive: true, ..Form::CLOSE };
+    let mut out = Vec::new();
+    c.bench_function("encode a response's head", |b| {
+        b.iter(|| {
+            out.clear();
+            encode_head(black_box(&response), form, &mut out)
+        });
+    });
+}
+
+fn hand_over(c: &mut Criterion) {
+    let (producer, consumer) = queue::bounded(16);
+    c.bench_function("queue: push and pop on one thread", |b| {
+        b.iter(|| {
+            producer.try_push(black_box(1_u64)).expect("room");
+            consumer.pop()
+        });
+    });
+    let (there, worker) = queue::bounded(16);
+    let (answer, back) = queue::bounded(16);
+    let echo = thread::spawn(move || {
+        while let Some(job) = worker.pop() {
+            if answer.try_push(job).is_err() {
+                break;
+            }
+        }
+    });
+    c.bench_function("queue: to a sleeping worker and back", |b| {
+        b.iter(|| {
+            there.try_push(black_box(1_u64)).expect("room");
+            back.pop()
+        });
+    });
+    drop(there);
+    echo.join().expect("the worker ends with its queue");
+}
+
+fn database(c: &mut Criterion) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let url = format!("sqlite:{}", directory.path().join("bench.db").display());
+    let mut settings = config::Config::default().database;
+    settings.maximum_pool_size = 2;
+    let database = Database::open(&settings, &url).expect("SQLite opens");
+    let deadline = Deadline::after(Duration::from_secs(3600));
+    c.bench_function("pool: checkout and checkin", |b| {
+        b.iter(|| database.checkout(deadline).map(drop));
+    });
+    let sql = config::Sql {
+        pieces: vec![
+            "with recursive n(i) as (select 1 union all select i + 1 from n where i < ".to_owned(),
+            ") select i as id, i * 0.5 as half, 'number ' || i as name, null as nothing from n".to_owned(),
+        ],
+        slots: vec![0],
+    };
+    let params = [config::Param::new("rows", config::Place::Query, Type::One(Scalar::Int))];
+    let statement = database.statement(&sql, &params);
+    let mut connection = database.checkout(deadline).expect("a connection");
+    for rows in [1, 1000] {
+        let mut out = Vec::new();
+        c.bench_function(&format!("SQLite: {rows} rows as JSON"), |b| {
+            b.iter(|| {
+                out.clear();
+                let mut writer = RowWriter::new(&mut out, Shape::Objects, 1 << 24, u64::MAX);
+                connection.run(&statement, &[Value::Int(rows)], Access::ReadOnly, deadline, &mut writer)
+            });
+        });
+    }
+}
+
+criterion_group!(parts, http, hand_over, database);
+criterion_main!(parts);

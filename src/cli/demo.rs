@@ -1,0 +1,56 @@
+//! `wharf demo`: creates the demo tables and fills them.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use wharf::config::Config;
+use wharf::database::postgres;
+use wharf::demo;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Database to fill: sqlite:FILE or postgres://…
+    #[arg(long, value_name = "URL", env = "WHARF_DATABASE")]
+    database: String,
+    /// Drop the demo tables first, if they are there
+    #[arg(long)]
+    replace: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let url = &arguments.database;
+    if let Some(file) = sqlite_file(url) {
+        anyhow::ensure!(!file.exists() || arguments.replace, "{} is there already; --replace makes it anew", file.display());
+        fill_sqlite(&file)?;
+    } else {
+        let mut client = postgres::client(url)?;
+        demo::fill_postgres(&mut client, arguments.replace)?;
+    }
+    println!("{}: filled with the demo data", wharf::database::display_url(url));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the demo database if the configuration asks for it and there is none yet. Returns whether it was made.
+pub(super) fn fill_if_missing(config: &Config) -> anyhow::Result<bool> {
+    let missing = missing_file(config);
+    missing.map_or(Ok(false), |file| fill_sqlite(&file).map(|()| true))
+}
+
+/// Whether the configuration's demo database is yet to be made.
+pub(super) fn is_missing(config: &Config) -> bool {
+    missing_file(config).is_some()
+}
+
+fn missing_file(config: &Config) -> Option<PathBuf> {
+    let url = config.database.url.as_deref().filter(|_| config.database.demo)?;
+    sqlite_file(url).filter(|file| !file.exists())
+}
+
+fn sqlite_file(url: &str) -> Option<PathBuf> {
+    url.strip_prefix("sqlite:").map(PathBuf::from)
+}
+
+fn fill_sqlite(file: &Path) -> anyhow::Result<()> {
+    demo::fill_sqlite(file).with_context(|| format!("cannot make the demo database {}", file.display()))
+}

@@ -1,0 +1,82 @@
+//! The command line: one file a subcommand. Main thread.
+
+mod check;
+mod demo;
+mod health;
+mod serve;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use wharf::config::{Config, Environment, Flags, Problems, Source};
+
+/// A check or an objective failed.
+pub(crate) const FAILED: u8 = 1;
+/// The arguments or the configuration are wrong, or what they need is not there.
+pub(crate) const USAGE: u8 = 2;
+
+/// Thread-per-request HTTP server for services that live on a database.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the endpoints of a configuration file
+    Serve(Common),
+    /// Check a configuration file, and its SQL against the database
+    Check(Common),
+    /// Create the demo tables in a database and fill them
+    Demo(demo::Arguments),
+    /// Ask a running server whether it answers; exits 0 if so
+    Health(health::Arguments),
+}
+
+/// What `serve` and `check` have in common. Flags override environment variables, which override the file.
+#[derive(Args)]
+pub(crate) struct Common {
+    /// Configuration file [default: wharf.toml, config/wharf.toml, or else the built-in demo]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address to listen on, as server.listen
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Database to use, as database.url
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Serve(common) => serve::run(common),
+            Command::Check(common) => check::run(common),
+            Command::Demo(arguments) => demo::run(&arguments),
+            Command::Health(arguments) => health::run(&arguments),
+        }
+    }
+}
+
+/// A configuration that was read, and the text that it was read from.
+struct Loaded {
+    source: Source,
+    /// The configuration, or everything that is wrong with it.
+    config: Result<Config, Problems>,
+}
+
+impl Common {
+    fn load(self) -> anyhow::Result<Loaded> {
+        // A variable that is not text cannot be one of ours: their names are ASCII, and so are their values' meanings.
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        let environment: Environment = std::env::vars_os().filter_map(text).collect();
+        let source = Config::locate(self.config.as_deref(), &environment)?;
+        let flags = Flags { listen: self.listen, database: self.database };
+        let config = Config::read(source.clone(), &environment, &flags);
+        Ok(Loaded { source, config })
+    }
+}

@@ -1,0 +1,103 @@
+//! `wharf serve`: check, fill the demo database if there is none yet, start, say what is served, and drain on a signal.
+
+use std::process::ExitCode;
+
+use http::Method;
+use wharf::config::{Action, Config, Endpoint, Place};
+use wharf::value::{Scalar, Type, Value};
+use wharf::connector::Drained;
+use wharf::server::{Running, Server};
+
+use super::{Common, FAILED, USAGE, check, demo};
+
+pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
+    let loaded = common.load()?;
+    let config = match loaded.config {
+        Ok(config) => config,
+        Err(problems) => {
+            eprint!("{problems}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    let filled = demo::fill_if_missing(&config)?;
+    let (name, endpoints) = (loaded.source.name(), config.endpoints.clone());
+    let summary = Summary::new(&config, name, filled);
+    let server = Server::new(config)?;
+    if let Some(database) = server.database()
+        && let Err(problems) = check::statements(&loaded.source, &endpoints, database)
+    {
+        eprint!("{problems}");
+        return Ok(ExitCode::from(USAGE));
+    }
+    let running = server.start()?;
+    summary.print(&running, &endpoints);
+    match running.run_until_signal()? {
+        Drained::Complete => Ok(ExitCode::SUCCESS),
+        Drained::CutOff(clients) => {
+            log::error!("{clients} clients were cut off before their answer");
+            Ok(ExitCode::from(FAILED))
+        }
+    }
+}
+
+/// What a new server says of itself.
+struct Summary {
+    configuration: String,
+    database: String,
+    sizes: String,
+}
+
+impl Summary {
+    fn new(config: &Config, configuration: String, filled: bool) -> Self {
+        let database = match &config.database.url {
+            Some(url) => {
+                let note = if filled { " (created and filled with the demo data)" } else { "" };
+                format!("{}{note}", wharf::database::display_url(url))
+            }
+            None => "none".to_owned(),
+        };
+        let pool = match config.database.url {
+            Some(_) => format!("pool of {} connections", config.database.maximum_pool_size),
+            None => "no pool".to_owned(),
+        };
+        let (queue, workers) = (&config.queue, config.workers());
+        let sizes = format!("{workers} workers, queue of {} for at most {:?}, {pool}", queue.max_length, queue.max_wait);
+        Self { configuration, database, sizes }
+    }
+
+    fn print(&self, running: &Running, endpoints: &[Endpoint]) {
+        let base = format!("http://{}", running.address());
+        println!("wharf {}: listening on {base}", env!("CARGO_PKG_VERSION"));
+        println!("  configuration  {}", self.configuration);
+        println!("  database       {}", self.database);
+        println!("  sizes          {}", self.sizes);
+        println!("  endpoints      {}", endpoints.len());
+        for example in endpoints.iter().filter_map(example).take(3) {
+            println!("  try            curl {}", shell_word(&format!("{base}{example}")));
+        }
+    }
+}
+
+/// A target to try: of an endpoint that reads, and that needs nothing but numbers in its path.
+fn example(endpoint: &Endpoint) -> Option<String> {
+    let Action::Sql { params, .. } = &endpoint.action else { return None };
+    let mut target = endpoint.path.clone();
+    for param in params.iter().filter(|param| param.default.is_none()) {
+        let number = match (&param.checks.min, param.kind) {
+            (Some(Value::Int(min)), Type::One(Scalar::Int)) => *min,
+            (None, Type::One(Scalar::Int)) => 1,
+            _ => return None,
+        };
+        if param.place != Place::Path {
+            return None;
+        }
+        target = target.replace(&format!("{{{}}}", param.wire_name), &number.to_string());
+    }
+    (endpoint.method == Method::GET).then_some(target)
+}
+
+/// Quoted where a shell would see more than a word in it.
+fn shell_word(text: &str) -> String {
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || ":/.-_=".contains(c));
+    if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}

@@ -1,0 +1,55 @@
+//! What the database says of every endpoint's SQL before a request comes. Main thread.
+
+use std::time::Duration;
+
+use crate::config::{Action, Endpoint, Problem, Source, Span, Step};
+use crate::database::{Connection, Database, Error, Statement};
+use crate::deadline::Deadline;
+
+/// Preparing a statement is quick; a database that takes longer than this for all of them is not ready to serve.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Prepares every statement and returns what is wrong with each, with its place in the file.
+pub fn check(source: &Source, endpoints: &[Endpoint], database: &Database) -> Vec<Problem> {
+    let deadline = Deadline::after(PATIENCE);
+    let mut connection = match database.checkout(deadline) {
+        Ok(connection) => connection,
+        Err(error) => return vec![Problem::new(None, "database.url", error.to_string())],
+    };
+    let mut problems = Vec::new();
+    for endpoint in endpoints {
+        let Action::Sql { params, steps, returns: _ } = &endpoint.action else { continue };
+        for (index, step) in steps.iter().enumerate() {
+            let key = match steps.len() {
+                1 => format!("endpoint.{}.sql", endpoint.name),
+                _ => format!("endpoint.{}.step[{index}].sql", endpoint.name),
+            };
+            let statement = database.statement(&step.sql, params);
+            let found = check_statement(&mut connection, &statement);
+            problems.extend(found.into_iter().map(|(offset, message)| {
+                Problem::new(place(source, step, &statement, offset), &*key, message)
+            }));
+        }
+    }
+    problems
+}
+
+/// What is wrong with one statement: at which byte of the text that the database saw, if it says so.
+fn check_statement(connection: &mut Connection, statement: &Statement) -> Vec<(Option<usize>, String)> {
+    match connection.describe(statement) {
+        Ok(description) => description.problems.into_iter().map(|problem| (None, problem)).collect(),
+        Err(error) => vec![(error.offset(), message(&error))],
+    }
+}
+
+fn message(error: &Error) -> String {
+    format!("the database refuses this statement: {error}")
+}
+
+/// The word at the byte that the database complains of, or the whole statement.
+fn place(source: &Source, step: &Step, statement: &Statement, offset: Option<usize>) -> Span {
+    let Some(offset) = offset else { return step.span };
+    let word = statement.text().get(offset..).unwrap_or_default();
+    let length = word.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(word.len()).max(1);
+    source.inside(step.span, statement.written_offset(offset), length)
+}

@@ -1,0 +1,173 @@
+//! SQL endpoints: what the configuration declares, as handlers.
+//!
+//! Worker thread; [`targets`] and [`check`] on the main thread before the server starts.
+
+mod bind;
+mod check;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode};
+
+pub use check::check;
+
+use crate::config::{self, Action, Config, Otherwise, Returns};
+use crate::database::{Access, Connection, Database, RowWriter, Shape, Statement};
+use crate::handler::{Context, Error, Handler};
+use crate::http::{Request, Response};
+use crate::router::Target;
+use crate::value::Value;
+
+/// What the configuration's endpoints do, ready for the router. Without a database there are only those with a fixed
+/// body; the configuration is refused before that can surprise anybody.
+pub fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, String, Target)> {
+    let targets = config.endpoints.iter().filter_map(|endpoint| {
+        let target = match &endpoint.action {
+            Action::Fixed { body, content_type } => fixed(endpoint.status, body, content_type),
+            Action::Sql { .. } => {
+                Target::Handler(Arc::new(SqlEndpoint::new(endpoint, database?, config.http.max_response_bytes)?))
+            }
+        };
+        Some((endpoint.method.clone(), endpoint.path.clone(), target))
+    });
+    targets.collect()
+}
+
+fn fixed(status: StatusCode, body: &str, content_type: &str) -> Target {
+    let response = Response::empty(status).with_body(Bytes::copy_from_slice(body.as_bytes()));
+    let response = match HeaderValue::from_str(content_type) {
+        Ok(value) => response.with_header(http::header::CONTENT_TYPE, value),
+        Err(_) => response,
+    };
+    Target::Immediate(Arc::new(move |_| response.clone()))
+}
+
+/// One endpoint that runs SQL.
+struct SqlEndpoint {
+    params: Vec<config::Param>,
+    steps: Vec<Step>,
+    returns: Returns,
+    status: StatusCode,
+    access: Access,
+    deadline: Option<Duration>,
+    max_response_bytes: usize,
+}
+
+struct Step {
+    statement: Statement,
+    expect_rows: Option<u64>,
+    otherwise: Otherwise,
+}
+
+impl SqlEndpoint {
+    fn new(endpoint: &config::Endpoint, database: &Database, max_response_bytes: usize) -> Option<Self> {
+        let Action::Sql { params, steps, returns } = &endpoint.action else { return None };
+        let steps = steps.iter().map(|step| Step {
+            statement: database.statement(&step.sql, params),
+            expect_rows: step.expect_rows,
+            otherwise: step.otherwise.clone(),
+        });
+        Some(Self {
+            steps: steps.collect(),
+            params: params.clone(),
+            returns: *returns,
+            status: endpoint.status,
+            access: access(&endpoint.method),
+            deadline: endpoint.deadline,
+            max_response_bytes,
+        })
+    }
+
+    /// Runs the steps and writes the last one's rows into `body`.
+    fn run(&self, connection: &mut Connection, values: &[Value], context: &Context<'_>, body: &mut Vec<u8>) -> Result<(), Error> {
+        let deadline = context.deadline();
+        // One statement is a transaction by itself, unless what it does may have to be undone.
+        let transaction = self.steps.len() > 1 || self.steps.iter().any(|step| step.expect_rows.is_some());
+        if transaction {
+            connection.begin(self.access, deadline)?;
+        }
+        for (index, step) in self.steps.iter().enumerate() {
+            let last = index + 1 == self.steps.len();
+            let shape = if last { self.shape() } else { Shape::Discard };
+            let mut rows = RowWriter::new(body, shape, self.max_response_bytes, self.max_rows());
+            let count = connection.run(&step.statement, values, self.access, deadline, &mut rows)?;
+            step.expect(count)?;
+            if last {
+                self.expect_result(count)?;
+            }
+        }
+        if transaction {
+            connection.commit(deadline)?;
+        }
+        Ok(())
+    }
+
+    fn shape(&self) -> Shape {
+        match self.returns {
+            Returns::One | Returns::Many => Shape::Objects,
+            Returns::Value => Shape::Value,
+            Returns::None => Shape::Discard,
+        }
+    }
+
+    fn max_rows(&self) -> u64 {
+        match self.returns {
+            Returns::One | Returns::Value => 1,
+            Returns::Many | Returns::None => u64::MAX,
+        }
+    }
+
+    /// One row is one row: none is 404, and several are a mistake in the statement.
+    fn expect_result(&self, rows: u64) -> Result<(), Error> {
+        match (self.returns, rows) {
+            (Returns::Many | Returns::None, _) | (_, 1) => Ok(()),
+            (_, 0) => Err(Error::new(StatusCode::NOT_FOUND, "there is no such row")),
+            (_, several) => Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the statement returned more than one row")
+                .because(format!("{several} rows where `returns` says one; add `limit 1` or returns = \"many\""))),
+        }
+    }
+}
+
+impl Step {
+    fn expect(&self, rows: u64) -> Result<(), Error> {
+        match self.expect_rows {
+            Some(expected) if expected != rows => {
+                Err(Error::new(self.otherwise.status, self.otherwise.detail.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Handler for SqlEndpoint {
+    fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
+        let values = bind::values(&self.params, request)?;
+        let mut body = Vec::with_capacity(256);
+        if self.returns == Returns::Many {
+            body.push(b'[');
+        }
+        // Dropped on every way out, which rolls back what was not committed.
+        let mut connection = context.database()?;
+        self.run(&mut connection, &values, context, &mut body)?;
+        drop(connection);
+        Ok(match self.returns {
+            Returns::None => Response::empty(self.status),
+            Returns::Many => {
+                body.push(b']');
+                Response::json(body).with_status(self.status)
+            }
+            Returns::One | Returns::Value => Response::json(body).with_status(self.status),
+        })
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+}
+
+/// Safe methods (RFC 9110 section 9.2.1) run read-only.
+fn access(method: &Method) -> Access {
+    if method.is_safe() { Access::ReadOnly } else { Access::ReadWrite }
+}

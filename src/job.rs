@@ -1,0 +1,93 @@
+//! What passes from a connector to a worker, and how each side speaks to the other without knowing it.
+//!
+//! A connector hands every whole request to a [`Service`]; a worker answers through the job's [`Client`]. Neither sees a
+//! queue, a router or a socket of the other's.
+
+use std::sync::Arc;
+
+use crate::deadline::Deadline;
+use crate::handler::Handler;
+use crate::http::{Request, Response};
+
+/// A parsed request on its way to a worker.
+pub struct Job {
+    /// What the client asked for.
+    pub request: Request,
+    /// What answers it.
+    pub handler: Arc<dyn Handler>,
+    /// Until when it must be in a worker's hands; the connector answers 503 after that.
+    pub start_by: Deadline,
+    /// By when the client has its answer; the connector answers 504 after that.
+    pub deadline: Deadline,
+    /// Whom to answer.
+    pub client: Arc<dyn Client>,
+    /// Which of the client's requests this is.
+    pub ticket: u64,
+}
+
+/// The client's side of a job. A connector may answer a job itself (it waited too long, its deadline passed), so a worker
+/// claims the job first and its answer may come too late.
+pub trait Client: Send + Sync {
+    /// Claims the job for the calling worker, and completes its request where the connector left that to the worker.
+    fn claim(&self, ticket: u64, request: &mut Request) -> Claim;
+
+    /// Sends the answer without waiting for the client.
+    fn answer(&self, ticket: u64, request: &Request, response: Response) -> Delivery;
+}
+
+/// What became of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The connection has it.
+    Sent,
+    /// The client has left.
+    ClientLeft,
+    /// The connector has answered before.
+    TooLate,
+}
+
+/// What a worker learns when it claims a job.
+#[derive(Debug)]
+pub enum Claim {
+    /// The job is the worker's.
+    Granted,
+    /// The job was answered already, or the client has left.
+    Gone,
+    /// The request turned out to be unreadable; this is its answer.
+    Unreadable(Response),
+}
+
+/// What a connector does with a whole request: the stages behind it.
+pub trait Service: Send + Sync {
+    /// Routes the request. Never blocks.
+    fn accept(&self, request: Request) -> Admission;
+
+    /// Queues a job that [`accept`](Service::accept) asked for. Never blocks.
+    ///
+    /// # Errors
+    /// The answer for the client, when the queue is full.
+    fn enqueue(&self, job: Job) -> Result<(), Response>;
+
+    /// The answer, if it is already clear from the head that the body is not wanted (`Expect: 100-continue`).
+    fn refuse_early(&self, request: &Request) -> Option<Response>;
+}
+
+/// What is to become of a request.
+pub enum Admission {
+    /// It is answered on the spot.
+    Answered(Response),
+    /// A worker is to answer it.
+    Work(Work),
+}
+
+/// A request that needs a worker.
+pub struct Work {
+    /// See [`Job::request`].
+    pub request: Request,
+    /// See [`Job::handler`].
+    pub handler: Arc<dyn Handler>,
+    /// See [`Job::start_by`].
+    pub start_by: Deadline,
+    /// See [`Job::deadline`].
+    pub deadline: Deadline,
+}

@@ -1,0 +1,253 @@
+//! The only file that knows every stage: connector → router → queue → workers → database. Starts, drains and stops them.
+//!
+//! Main thread, but for [`Stages`], which the connector's thread calls.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+
+use crate::config::{Config, Connector as Speaker};
+use crate::connector::native::Native;
+use crate::connector::tiny_http::TinyHttp;
+use crate::connector::{Connector, Drained, Settings};
+use crate::database::{self, Database};
+use crate::deadline::Deadline;
+use crate::endpoint;
+use crate::handler::{Error, Handler, RETRY};
+use crate::http::{Request, Response};
+use crate::job::{Admission, Job, Service, Work};
+use crate::metrics::Metrics;
+use crate::queue::{self, Producer};
+use crate::router::{RouteError, Router, Target};
+use crate::workers::{Workers, answer_error, guarded};
+
+/// A server that is being put together: the configuration's endpoints, and handlers written in Rust.
+pub struct Server {
+    config: Config,
+    database: Option<Database>,
+    router: Router,
+    /// The first route that could not be added; told when the server starts.
+    route_error: Option<RouteError>,
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// `server.listen`.
+        address: SocketAddr,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The system refused a thread or a descriptor.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// The database cannot be reached, or its URL is wrong.
+    #[error("database: {0}")]
+    Database(#[from] database::Error),
+    /// A route is malformed or there twice.
+    #[error("route {0}")]
+    Route(#[from] RouteError),
+}
+
+/// A server that serves. Dropping it does not stop it; see [`Running::drain`].
+pub struct Running {
+    address: SocketAddr,
+    connector: Box<dyn Connector>,
+    queue: Producer<Job>,
+    workers: Workers,
+    metrics: Arc<Metrics>,
+    drain_timeout: Duration,
+}
+
+/// What the connector calls: routing and admission.
+struct Stages {
+    router: Router,
+    queue: Producer<Job>,
+    max_wait: Duration,
+    deadline: Duration,
+}
+
+impl Server {
+    /// Opens the configured database and adds the configured endpoints.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn new(config: Config) -> Result<Self, StartError> {
+        let database = match &config.database.url {
+            Some(url) => Some(Database::open(&config.database, url)?),
+            None => None,
+        };
+        let mut server = Self { database, router: Router::default(), route_error: None, config };
+        for (method, path, target) in endpoint::targets(&server.config, server.database.as_ref()) {
+            server = server.add(method, &path, target);
+        }
+        Ok(server)
+    }
+
+    /// The database, for checks and migrations before the server starts.
+    pub fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
+    }
+
+    /// Adds a handler for one method and path; it runs on a worker.
+    #[must_use]
+    pub fn route(self, method: Method, path: &str, handler: impl Handler) -> Self {
+        self.add(method, path, Target::Handler(Arc::new(handler)))
+    }
+
+    /// Adds a handler for `GET`, and for `HEAD` with it.
+    #[must_use]
+    pub fn get(self, path: &str, handler: impl Handler) -> Self {
+        self.route(Method::GET, path, handler)
+    }
+
+    /// Adds a handler for `POST`.
+    #[must_use]
+    pub fn post(self, path: &str, handler: impl Handler) -> Self {
+        self.route(Method::POST, path, handler)
+    }
+
+    /// Adds a function for `GET` that never blocks: it runs on the poller, without a worker and without waiting, also
+    /// when every worker is busy.
+    #[must_use]
+    pub fn get_immediate(
+        self,
+        path: &str,
+        function: impl Fn(&Request) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        self.add(Method::GET, path, Target::Immediate(Arc::new(function)))
+    }
+
+    fn add(mut self, method: Method, path: &str, target: Target) -> Self {
+        if let Err(error) = self.router.add(method, path, target) {
+            self.route_error.get_or_insert(error);
+        }
+        self
+    }
+
+    /// Binds the address and starts every thread.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(self) -> Result<Running, StartError> {
+        if let Some(error) = self.route_error {
+            return Err(error.into());
+        }
+        let config = &self.config;
+        let requested = config.server.listen;
+        let listen = |cause| StartError::Listen { address: requested, cause };
+        let listener = TcpListener::bind(requested).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let metrics = Arc::new(Metrics::default());
+        let (producer, consumer) = queue::bounded(config.queue.max_length);
+        let workers = Workers::start(config.workers(), consumer, self.database, Arc::clone(&metrics))?;
+        let stages = Arc::new(Stages {
+            router: self.router,
+            queue: producer.clone(),
+            max_wait: config.queue.max_wait,
+            deadline: config.server.deadline,
+        });
+        let settings = Settings::from(config);
+        let counted = Arc::clone(&metrics);
+        let connector: Box<dyn Connector> = match config.server.connector {
+            Speaker::Native => Box::new(Native::start(listener, settings, stages, counted)?),
+            Speaker::TinyHttp => Box::new(TinyHttp::start(listener, &settings, stages, counted)?),
+        };
+        let drain_timeout = config.server.drain_timeout;
+        Ok(Running { address, connector, queue: producer, workers, metrics, drain_timeout })
+    }
+
+    /// Starts, serves until SIGTERM or SIGINT, and drains; a second signal stops at once.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn run(self) -> Result<Drained, StartError> {
+        self.start()?.run_until_signal()
+    }
+}
+
+impl Running {
+    /// The address that is listened on; with the port that the system chose, where the configuration says 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many request threads there are.
+    pub fn workers(&self) -> usize {
+        self.workers.count()
+    }
+
+    /// What was counted so far.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Serves until SIGTERM or SIGINT, and drains; a second signal stops at once.
+    ///
+    /// # Errors
+    /// When the system does not let signals be handled.
+    pub fn run_until_signal(self) -> Result<Drained, StartError> {
+        let mut signals = signal_hook::iterator::Signals::new(signal_hook::consts::TERM_SIGNALS)?;
+        let mut pending = signals.forever();
+        pending.next();
+        log::info!("draining: requests in flight are answered, for at most {:?}", self.drain_timeout);
+        let stop = self.connector.stopper();
+        let watch = move || {
+            signals.forever().next();
+            log::warn!("second signal: stopping at once");
+            stop();
+        };
+        std::thread::Builder::new().name("signals".into()).spawn(watch)?;
+        Ok(self.drain())
+    }
+
+    /// Stops accepting, lets requests in flight finish for at most `server.drain_timeout`, and ends every thread.
+    pub fn drain(self) -> Drained {
+        let until = Instant::now() + self.drain_timeout;
+        let drained = self.connector.drain(self.drain_timeout);
+        drop(self.queue);
+        let workers_ended = drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO));
+        log::info!("stopped: {}", self.metrics);
+        if drained == Drained::Complete && !workers_ended {
+            log::warn!("a handler did not end by its deadline; its client was answered 504");
+        }
+        drained
+    }
+}
+
+impl Service for Stages {
+    fn accept(&self, mut request: Request) -> Admission {
+        match self.router.route(&mut request) {
+            Err(response) => Admission::Answered(response),
+            Ok(Target::Immediate(answer)) => {
+                let answered = guarded(|| answer(&request));
+                Admission::Answered(answered.unwrap_or_else(|panic| answer_error(&request, panic)))
+            }
+            Ok(Target::Handler(handler)) => {
+                let now = Instant::now();
+                let deadline = Deadline::at(now, handler.deadline().unwrap_or(self.deadline));
+                let start_by = deadline.min(Deadline::at(now, self.max_wait));
+                let handler = Arc::clone(handler);
+                Admission::Work(Work { request, handler, start_by, deadline })
+            }
+        }
+    }
+
+    fn enqueue(&self, job: Job) -> Result<(), Response> {
+        self.queue.try_push(job).map_err(|_| {
+            let detail = "every worker is busy and the queue is full (queue.max_length)";
+            Error::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY).to_response()
+        })
+    }
+
+    fn refuse_early(&self, request: &Request) -> Option<Response> {
+        self.router.refuses(request)
+    }
+}

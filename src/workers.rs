@@ -1,0 +1,138 @@
+//! The bounded pool of request threads. Each takes a job, runs its handler, writes the answer and takes the next.
+//!
+//! Holds the one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else. Knows no socket and
+//! no route.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use http::StatusCode;
+
+use crate::database::Database;
+use crate::deadline::Deadline;
+use crate::handler::{Context, Error, FAILED, waited_too_long};
+use crate::http::{Request, Response};
+use crate::job::{Claim, Delivery, Job};
+use crate::metrics::{Metrics, Reason};
+use crate::queue::Consumer;
+
+/// The running request threads.
+#[derive(Debug)]
+pub struct Workers {
+    count: usize,
+    /// Disconnected once the last worker has ended.
+    ended: Receiver<()>,
+}
+
+/// What every worker shares.
+struct Shared {
+    queue: Consumer<Job>,
+    database: Option<Database>,
+    metrics: Arc<Metrics>,
+}
+
+impl Workers {
+    /// Starts `count` threads that serve the queue until it is closed and empty.
+    ///
+    /// # Errors
+    /// When the system has no more threads to give.
+    pub fn start(
+        count: usize,
+        queue: Consumer<Job>,
+        database: Option<Database>,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared { queue, database, metrics });
+        let (running, ended) = crossbeam_channel::bounded(0);
+        for index in 0..count {
+            let (shared, running) = (Arc::clone(&shared), running.clone());
+            let serve = move || {
+                shared.serve();
+                drop(running);
+            };
+            thread::Builder::new().name(format!("worker-{index}")).spawn(serve)?;
+        }
+        Ok(Self { count, ended })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Waits until every job is done, or until the deadline: a handler that ignores its own cannot be ended. The queue's
+    /// producers must be gone. Returns whether all workers have ended.
+    pub fn join(self, deadline: Deadline) -> bool {
+        self.ended.recv_deadline(deadline.instant()) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
+impl Shared {
+    fn serve(&self) {
+        while let Some(mut job) = self.queue.pop() {
+            let response = match job.client.claim(job.ticket, &mut job.request) {
+                Claim::Gone => continue,
+                Claim::Unreadable(response) => {
+                    self.metrics.refused(Reason::Malformed);
+                    job.client.answer(job.ticket, &job.request, response);
+                    continue;
+                }
+                Claim::Granted if job.start_by.has_passed() => {
+                    self.metrics.refused(Reason::QueueWait);
+                    job.client.answer(job.ticket, &job.request, waited_too_long().to_response());
+                    continue;
+                }
+                Claim::Granted => self.run(&job),
+            };
+            match job.client.answer(job.ticket, &job.request, response) {
+                Delivery::Sent => self.metrics.answered(),
+                Delivery::ClientLeft => self.metrics.abandoned(),
+                Delivery::TooLate => {}
+            }
+        }
+    }
+
+    fn run(&self, job: &Job) -> Response {
+        let mut context = Context { deadline: job.deadline, database: self.database.as_ref() };
+        match guarded(|| job.handler.handle(&job.request, &mut context)) {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => answer_error(&job.request, error),
+            Err(panic) => {
+                self.metrics.panicked();
+                answer_error(&job.request, panic)
+            }
+        }
+    }
+}
+
+/// Runs code that is not ours; a panic in it becomes an error.
+///
+/// The code's own state may be left broken by that, which is its author's to decide, as in any pool of threads.
+pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let literal = panic.downcast_ref::<&str>().copied();
+        let message = literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Error::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED)
+            .because(format!("panicked: {}", message.unwrap_or("without a message")))
+    })
+}
+
+/// Logs an error with what is for the log only, and makes the client's answer of the rest. Both carry the same id where
+/// the fault is the server's, so that one leads to the other.
+pub(crate) fn answer_error(request: &Request, error: Error) -> Response {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let (method, path) = (request.method(), request.path());
+    if !error.status().is_server_error() {
+        log::debug!("{method} {path}: {error:?}");
+        return error.to_response();
+    }
+    let id = format!("{:08x}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let expected = matches!(error.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+    let level = if expected { log::Level::Warn } else { log::Level::Error };
+    log::log!(level, "request {id}: {method} {path}: {error:?}");
+    error.with_member("request_id", id).to_response()
+}
