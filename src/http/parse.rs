@@ -92,15 +92,16 @@ pub fn scan_head(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Scan, 
             return if at < limits.max_head_bytes {
                 Ok(Scan::Complete(at + 1))
             } else {
-                Err(too_large(bytes))
+                Err(too_large(bytes, limits))
             };
         }
     }
-    if bytes.len() >= limits.max_head_bytes { Err(too_large(bytes)) } else { Ok(Scan::Incomplete) }
+    if bytes.len() >= limits.max_head_bytes { Err(too_large(bytes, limits)) } else { Ok(Scan::Incomplete) }
 }
 
-fn too_large(bytes: &[u8]) -> Refusal {
-    if memchr::memchr(b'\n', bytes).is_none() {
+fn too_large(bytes: &[u8], limits: &Limits) -> Refusal {
+    let line = memchr::memchr(b'\n', bytes);
+    if line.is_none_or(|end| end >= limits.max_head_bytes) {
         return refuse(StatusCode::URI_TOO_LONG, "the request line is longer than http.max_head_bytes");
     }
     refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is longer than http.max_head_bytes")

@@ -63,6 +63,8 @@ pub(super) struct Connection {
     input: Vec<u8>,
     /// How much of the head in progress was searched for its end.
     scanned: usize,
+    /// The client has closed its side, so that reading comes to an end without another edge.
+    ended: bool,
     /// Which request is in progress, counted from 1.
     ticket: u64,
     /// Since when the connection is idle.
@@ -141,6 +143,7 @@ impl Connection {
             stage: Stage::Idle,
             input: Vec::new(),
             scanned: 0,
+            ended: false,
             ticket: 0,
             idle_since: core.now,
             due: core.now + core.settings.head_timeout,
@@ -158,6 +161,11 @@ impl Connection {
 
     pub(super) fn due(&self) -> Instant {
         self.due
+    }
+
+    /// An event says whether the client has closed its side.
+    pub(super) fn note_end(&mut self, ended: bool) {
+        self.ended |= ended;
     }
 
     /// Whether a client would notice that its connection is cut off now.
@@ -298,8 +306,10 @@ impl Connection {
                 Ok(None) => Next::Wait,
             };
             core.scratch = scratch;
-            // A short read has emptied the socket: the next byte makes a new edge (epoll(7), question 9).
-            if next == Next::Close || !matches!(read, Ok(Some(READ_BYTES))) {
+            // A short read has emptied the socket: the next byte makes a new edge (epoll(7), question 9). The end makes
+            // none if it came together with the bytes.
+            let more = matches!(read, Ok(Some(read)) if read == READ_BYTES || self.ended);
+            if next == Next::Close || !more {
                 return next;
             }
         }
@@ -461,7 +471,7 @@ impl Connection {
         self.ticket += 1;
         self.stage = Stage::Away { form, deadline: deadline.instant() };
         self.due = start_by.instant();
-        self.link.give(self.ticket, more);
+        self.link.give(self.ticket, more || self.ended);
         let (client, ticket) = (Arc::clone(&self.client), self.ticket);
         if let Err(response) =
             core.service.enqueue(Job { request, handler, start_by, deadline, client, ticket })

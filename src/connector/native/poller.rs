@@ -58,7 +58,9 @@ impl Poller {
             self.core.now = Instant::now();
             for event in &events {
                 let Token(index) = event.token();
+                let ended = event.is_read_closed() || event.is_error();
                 self.with(index, |connection, core| {
+                    connection.note_end(ended);
                     if connection.link().attend() { connection.proceed(core) } else { Next::Wait }
                 });
             }
