@@ -164,7 +164,7 @@ impl Client {
 
     /// Receives some more; false at the connection's end.
     fn receive(&mut self) -> bool {
-        let mut bytes = [0; 64 * 1024];
+        let mut bytes = [0; 16 * 1024];
         match self.stream.read(&mut bytes) {
             Ok(length) => {
                 self.received.extend_from_slice(&bytes[..length]);
