@@ -4,7 +4,7 @@
 //! does then is in `connection.rs`. It knows neither queue nor router.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,6 +74,8 @@ impl Poller {
                 }
             }
         }
+        // Workers may still hold some of the sockets, so they would not be closed by being forgotten.
+        self.connections.iter().for_each(|(_, connection)| connection.link().shutdown(Shutdown::Both));
         self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count()
     }
 
