@@ -70,6 +70,10 @@ impl Reader<'_> {
 
     fn endpoint(&mut self, node: &Node<'_>, taken: &mut Taken) -> Option<Endpoint> {
         let table = self.table(node)?;
+        if node.name.is_empty() || !node.name.bytes().all(is_of_name) {
+            let message = "an endpoint's name is letters, digits, `_` and `-`";
+            self.report(node.name_span, &node.key, message);
+        }
         self.only(&table, &KEYS);
         let route = self.route(&table);
         if let Some(route) = &route
@@ -329,10 +333,14 @@ impl Reader<'_> {
     }
 
     fn otherwise(&mut self, step: &Table<'_>, expect_rows: Option<u64>) -> Otherwise {
-        let rows = expect_rows.map_or_else(String::new, |rows| format!("expected {rows} rows; "));
+        let detail = match expect_rows {
+            Some(1) => "expected one row; nothing was changed".to_owned(),
+            Some(rows) => format!("expected {rows} rows; nothing was changed"),
+            None => "nothing was changed".to_owned(),
+        };
         let mut otherwise = Otherwise {
             status: StatusCode::CONFLICT,
-            detail: format!("{rows}nothing was changed"),
+            detail,
         };
         let Some(node) = step.node("otherwise") else {
             return otherwise;
@@ -414,6 +422,11 @@ fn parse_route(route: &str) -> Result<(Method, String, Vec<String>), String> {
     Ok((method, path.to_owned(), names))
 }
 
+/// TOML's bare keys, so that `endpoint.NAME.key` in a message reads as it is written.
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
+}
+
 /// RFC 3986's characters of a path, and the braces. No `%`: the path is matched as it is written, and so are requests'.
 fn is_path(char: char) -> bool {
     char.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@{}".contains(char)
@@ -446,4 +459,238 @@ fn path_names(path: &str) -> Result<Vec<String>, String> {
 fn status_in(setting: Setting, range: &RangeInclusive<u16>) -> Result<StatusCode, String> {
     let number = setting.count(range)?;
     StatusCode::from_u16(number).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read::tests::{problems, read};
+    use super::super::{Action, Returns};
+
+    fn route(route: &str) -> Vec<String> {
+        problems(&format!("[endpoint.a]\nroute = {route:?}\nbody = ''"))
+    }
+
+    #[test]
+    fn routes_are_a_method_and_a_path() {
+        for (wrong, message) in [
+            ("/a", "is not a method and a path"),
+            ("get /a", "\"get\" is not a method; expected GET"),
+            ("HEAD /a", "every GET endpoint answers HEAD too"),
+            ("GET a", "does not start with `/`"),
+            ("GET /a?b", "a path has no '?'"),
+            ("GET /a b", "a path has no ' '"),
+            ("GET /%41", "a path has no '%'"),
+            ("GET /{a", "no partner"),
+            ("GET /a}", "no partner"),
+            ("GET /{{a}}", "is no parameter"),
+            ("GET /{a b}", "a path has no ' '"),
+            ("GET /{}", "is no parameter"),
+            ("GET /{a}/{a}", "stands twice"),
+            ("GET /{a}{b}", "Only one parameter"),
+            ("GET /{*a}/b", "Catch-all"),
+        ] {
+            let problems = route(wrong);
+            assert!(
+                problems.len() == 1 && problems[0].contains(message),
+                "{wrong}: {problems:?}"
+            );
+        }
+        for fine in [
+            "GET /",
+            "POST /a/",
+            "PUT /a-b/{c}.json",
+            "PATCH /{a}/b/{c}",
+            "DELETE /f/{*path}",
+        ] {
+            assert_eq!(route(fine), Vec::<String>::new(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn routes_that_match_the_same_requests_are_refused() {
+        let text = "
+            endpoint.a = { route = 'GET /a/{x}', body = '' }
+            endpoint.b = { route = 'GET /a/{y}', body = '' }
+            endpoint.c = { route = 'GET /a/{x}', body = '' }
+            endpoint.d = { route = 'GET /a/d', body = '' }
+            endpoint.e = { route = 'PUT /a/{z}', body = '' }";
+        let same = "matches the same requests as \"GET /a/{x}\" of endpoint.a";
+        let expected = [
+            format!("endpoint.b.route: {same}"),
+            format!("endpoint.c.route: {same}"),
+        ];
+        assert_eq!(problems(text), expected);
+    }
+
+    #[test]
+    fn an_endpoint_does_one_thing() {
+        for (endpoint, message) in [
+            ("", ": it does nothing: expected `sql`"),
+            (
+                "sql = 'select 1'\nbody = ''",
+                ": `sql`, `step` and `body` exclude each other",
+            ),
+            ("step = 1", ".step: expected tables, [[endpoint.a.step]]"),
+            ("step = []", ".step: expected tables"),
+            ("step = [1]", ".step[1]: expected a table, not an integer"),
+            ("step = [{}]", ".step[1].sql: missing"),
+            (
+                "step = [{ sql = 'select 1', expect_row = 1 }]",
+                ".step[1].expect_row: unknown key; did",
+            ),
+            (
+                "step = [{ sql = 'select 1' }]\nexpect_rows = 1",
+                ".expect_rows: it belongs into one of",
+            ),
+            ("sql = 1", ".sql: expected a string, not an integer"),
+            (
+                "sql = 'select 1'\ncontent_type = 'a/b'",
+                ".content_type: it belongs to a fixed `body`",
+            ),
+            (
+                "body = ''\ncontent_type = 'json'",
+                ".content_type: \"json\" is not a media type",
+            ),
+            (
+                "body = ''\nreturns = 'one'",
+                ".returns: a fixed `body` makes no use of it",
+            ),
+            ("body = 'x'\nstatus = 204", ".status: 204 has no body"),
+            (
+                "body = 'x'\nstatus = 99",
+                ".status: 99 is out of range; expected 200 to 599",
+            ),
+            (
+                "sql = 'select 1'\nstatus = 404",
+                ".status: 404 is out of range; expected 200 to 299",
+            ),
+            (
+                "sql = 'select 1'\nreturns = 'all'",
+                ".returns: \"all\" is none of \"one\", \"many\"",
+            ),
+            (
+                "sql = 'select 1'\nexpect_rows = -1",
+                ".expect_rows: -1 is out of range",
+            ),
+            (
+                "sql = 'select 1'\notherwise = {}",
+                ".otherwise: it needs `expect_rows`",
+            ),
+            (
+                "sql = 'select 1'\nexpect_rows = 1\notherwise.status = 200",
+                ".otherwise.status: 200 is out",
+            ),
+            (
+                "sql = 'select 1'\ndeadline = '0s'",
+                ".deadline: \"0s\" is out of range; expected 1ms to 1h",
+            ),
+            (
+                "sql = 'delete from t'",
+                ".sql: it writes; GET endpoints run read-only; use POST",
+            ),
+            (
+                "sql = 'select 1; select 2'",
+                ".sql: a second statement starts here",
+            ),
+            (
+                "sql = 'select :a'",
+                ".sql: `:a` is not declared; add it to `params`",
+            ),
+            (
+                "sql = 'select :ab'\nparams.abc = 'int'",
+                ".sql: `:ab` is not declared; did you mean \"abc\"?",
+            ),
+            (
+                "sql = 'select 1'\nparams.a = 'int'",
+                ".params.a: no statement uses `:a`",
+            ),
+            (
+                "sql = 'select 1'\nrout = 'x'",
+                ".rout: unknown key; did you mean \"route\"?",
+            ),
+        ] {
+            let problems = problems(&format!("[endpoint.a]\nroute = 'GET /'\n{endpoint}"));
+            let expected = format!("endpoint.a{message}");
+            let found = problems
+                .iter()
+                .any(|problem| problem.starts_with(&expected));
+            assert!(found, "{endpoint}: {problems:?}");
+        }
+        let text = "[endpoint]\na = 1\nb = {}\nc.sql = 'select 1'";
+        assert_eq!(problems(text).len(), 4, "{:?}", problems(text));
+        let text = "[endpoint.'a b']\nroute = 'GET /'\nbody = ''";
+        let name = "endpoint.a b: an endpoint's name is letters, digits, `_` and `-`";
+        assert_eq!(problems(text), [name]);
+    }
+
+    #[test]
+    fn what_is_left_out_follows_from_the_method() {
+        let config = read(
+            "
+            endpoint.a = { route = 'GET /a', sql = 'select 1' }
+            endpoint.b = { route = 'POST /a', sql = 'select 1' }
+            endpoint.c = { route = 'POST /b', sql = 'select 1', returns = 'one' }
+            endpoint.d = { route = 'GET /d', body = '${X}' }",
+        );
+        let statuses: Vec<_> = config
+            .endpoints
+            .iter()
+            .map(|one| one.status.as_u16())
+            .collect();
+        assert_eq!(statuses, [200, 204, 200, 200]);
+        let returns = |index: usize| match &config.endpoints[index].action {
+            Action::Sql { returns, .. } => Some(*returns),
+            Action::Fixed { .. } => None,
+        };
+        let expected = [Returns::Many, Returns::None, Returns::One].map(Some);
+        assert_eq!([0, 1, 2].map(returns), expected);
+        let fixed = Action::Fixed {
+            body: "${X}".to_owned(),
+            content_type: "text/plain; charset=utf-8".to_owned(),
+        };
+        assert_eq!(config.endpoints[3].action, fixed);
+    }
+
+    #[test]
+    fn steps_share_the_parameters() {
+        let text = "
+            [endpoint.transfer]
+            route = 'POST /transfers'
+            params = { b = { type = 'int', in = 'body' }, a = { type = 'int', in = 'body' } }
+            [[endpoint.transfer.step]]
+            sql = 'update account set x = x - :a where x >= :a'
+            expect_rows = 1
+            otherwise = { detail = 'insufficient' }
+            [[endpoint.transfer.step]]
+            sql = 'update account set x = :b'
+            expect_rows = 2";
+        let config = read(text);
+        let Action::Sql { params, steps, .. } = &config.endpoints[0].action else {
+            panic!("SQL")
+        };
+        assert_eq!(
+            params
+                .iter()
+                .map(|param| param.name.as_str())
+                .collect::<Vec<_>>(),
+            ["b", "a"]
+        );
+        assert_eq!(steps[0].sql.slots, [1, 1]);
+        assert_eq!(
+            steps[0].sql.pieces,
+            ["update account set x = x - ", " where x >= ", ""]
+        );
+        let otherwise = &steps[0].otherwise;
+        assert_eq!(
+            (otherwise.status.as_u16(), otherwise.detail.as_str()),
+            (409, "insufficient")
+        );
+        assert_eq!(steps[1].sql.slots, [0]);
+        assert_eq!(
+            steps[1].otherwise.detail,
+            "expected 2 rows; nothing was changed"
+        );
+        let place = steps[1].span.start..steps[1].span.end;
+        assert_eq!(&text[place], "'update account set x = :b'");
+    }
 }

@@ -241,3 +241,88 @@ fn url(setting: Setting) -> Result<String, String> {
         Err(accepted())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::setting::{show_bytes, show_time};
+    use super::super::{Environment, Flags, Source};
+    use super::*;
+
+    const REFERENCE: &str = include_str!("../../config/reference.toml");
+
+    /// The comments right above the line that shows `key`, whether it is set there or commented out.
+    fn documentation(section: &str, key: &str) -> String {
+        let section = REFERENCE
+            .split(&format!("\n[{section}]\n"))
+            .nth(1)
+            .expect("the section is there");
+        let mut comments = String::new();
+        for line in section.lines() {
+            if line
+                .trim_start_matches("# ")
+                .starts_with(&format!("{key} = "))
+            {
+                return comments;
+            }
+            if line.starts_with('#') {
+                comments = comments + line + " ";
+            } else {
+                comments.clear();
+            }
+        }
+        panic!("{key} is not in the reference");
+    }
+
+    fn range(target: &Target<'_>) -> Option<String> {
+        let (least, most) = match target {
+            Count(_, range) | Follows(_, range) => {
+                (range.start().to_string(), range.end().to_string())
+            }
+            Bytes(_, range) => (show_bytes(*range.start()), show_bytes(*range.end())),
+            Time(_, range) => (show_time(*range.start()), show_time(*range.end())),
+            _ => return None,
+        };
+        Some(format!("{least} to {most}"))
+    }
+
+    #[test]
+    fn the_reference_has_every_key_with_its_range() {
+        for key in keys(&mut Config::default()) {
+            let comments = documentation(key.section, key.name);
+            let range = range(&key.target).unwrap_or_default();
+            assert!(
+                !comments.is_empty() && comments.contains(&range),
+                "{}: {range}",
+                key.path()
+            );
+        }
+    }
+
+    #[test]
+    fn the_reference_shows_the_defaults() {
+        let source = Source {
+            path: None,
+            text: REFERENCE.into(),
+        };
+        let flags = Flags {
+            database: Some("sqlite:x".into()),
+            ..Flags::default()
+        };
+        let mut read = Config::read(source, &Environment::new(), &flags)
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(read.endpoints.len(), 9);
+        read.endpoints.clear();
+        let mut expected = Config::default();
+        expected.database.url = Some("sqlite:x".into());
+        assert_eq!(read, expected);
+        // What the file leaves out has its default without being shown: so each is set, or follows another key.
+        for key in keys(&mut Config::default()) {
+            let set = REFERENCE.contains(&format!("\n{} = ", key.name));
+            assert!(
+                set || matches!(key.target, Follows(..) | Url(_)),
+                "{}",
+                key.path()
+            );
+        }
+    }
+}

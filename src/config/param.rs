@@ -132,46 +132,33 @@ impl Reader<'_> {
         route: Option<&Route>,
     ) -> Option<(Place, String)> {
         let given = self.take(table, "in", |setting| setting.choice(&PLACES));
-        let alias = self.take(table, "as", Setting::text);
+        let header = given == Some(Place::Header);
+        let alias = self.take(table, "as", |setting| wire_name(&setting.text()?, header));
         if table.has("in") && given.is_none() || table.has("as") && alias.is_none() {
             return None;
         }
-        let wire_name = alias.unwrap_or_else(|| match given {
-            Some(Place::Header) => name.replace('_', "-"),
-            _ => name.to_owned(),
+        let wire_name = alias.unwrap_or_else(|| {
+            if header {
+                name.replace('_', "-")
+            } else {
+                name.to_owned()
+            }
         });
         let in_route = route.is_some_and(|route| route.names.contains(&wire_name));
         let place = given.unwrap_or(if in_route { Place::Path } else { Place::Query });
-        let at = table.node("in").map_or(table.span, |node| node.span);
         let wrong = match (place, route) {
-            (Place::Path, Some(_)) if !in_route => {
-                Some(format!("the route has no `{{{wire_name}}}`"))
-            }
-            (Place::Query | Place::Header | Place::Body | Place::Form, Some(_)) if in_route => {
-                Some(format!(
-                    "`{{{wire_name}}}` in the route makes it a path parameter; leave `in` out"
-                ))
-            }
+            (Place::Path, Some(_)) if !in_route => format!("the route has no `{{{wire_name}}}`"),
             // RFC 9110 gives a body no meaning in these (9.3.1, 9.3.5), and proxies drop it.
-            (Place::Body | Place::Form, Some(route))
-                if [Method::GET, Method::DELETE].contains(&route.method) =>
+            (Place::Body | Place::Form, Some(Route { method, .. }))
+                if [Method::GET, Method::DELETE].contains(method) =>
             {
-                Some(format!(
-                    "a {} request carries no body; use \"path\", \"query\" or \"header\"",
-                    route.method
-                ))
+                format!("a {method} request carries no body; use \"path\", \"query\" or \"header\"")
             }
-            (Place::Header, _) if wire_name.parse::<HeaderName>().is_err() => {
-                Some(format!("{wire_name:?} is not a header's name"))
-            }
-            _ if wire_name.is_empty() => Some("`as` is empty".to_owned()),
-            _ => None,
+            _ => return Some((place, wire_name)),
         };
-        if let Some(message) = wrong {
-            self.report(at, table.key_of("in"), message);
-            return None;
-        }
-        Some((place, wire_name))
+        let at = table.node("in").map_or(table.span, |node| node.span);
+        self.report(at, table.key_of("in"), wrong);
+        None
     }
 
     fn kind_fits_place(&mut self, table: &Table<'_>, kind: Type, place: Place) {
@@ -414,6 +401,16 @@ impl Reader<'_> {
     }
 }
 
+fn wire_name(text: &str, header: bool) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("expected the name that the client uses".to_owned());
+    }
+    if header && text.parse::<HeaderName>().is_err() {
+        return Err(format!("{text:?} is not a header's name"));
+    }
+    Ok(text.to_owned())
+}
+
 fn parse_type(setting: Setting) -> Result<Type, String> {
     let text = setting.text().map_err(|_| types())?;
     let names = Scalar::ALL.map(Scalar::name);
@@ -436,4 +433,275 @@ pub(super) fn is_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Action;
+    use super::super::read::tests::{problems, read};
+    use super::*;
+
+    fn param(route: &str, declaration: &str) -> Param {
+        let text =
+            format!("[endpoint.a]\nroute = '{route}'\nsql = 'select :p'\nparams.p = {declaration}");
+        match read(&text).endpoints.remove(0).action {
+            Action::Sql { mut params, .. } => params.remove(0),
+            Action::Fixed { .. } => panic!("SQL"),
+        }
+    }
+
+    #[test]
+    fn the_place_follows_from_the_route() {
+        for (route, declaration, place, wire_name) in [
+            ("POST /{p}", "'int'", Place::Path, "p"),
+            ("POST /{*p}", "'text'", Place::Path, "p"),
+            (
+                "POST /{id}",
+                "{ type = 'int', as = 'id' }",
+                Place::Path,
+                "id",
+            ),
+            ("POST /", "'int[]'", Place::Query, "p"),
+            (
+                "POST /",
+                "{ type = 'int', as = 'per-page' }",
+                Place::Query,
+                "per-page",
+            ),
+            (
+                "POST /",
+                "{ type = 'int', in = 'header' }",
+                Place::Header,
+                "p",
+            ),
+            (
+                "POST /",
+                "{ type = 'int', in = 'header', as = 'X-P_q' }",
+                Place::Header,
+                "X-P_q",
+            ),
+            ("POST /", "{ type = 'int', in = 'body' }", Place::Body, "p"),
+            (
+                "POST /",
+                "{ type = 'int[]', in = 'form' }",
+                Place::Form,
+                "p",
+            ),
+        ] {
+            let param = param(route, declaration);
+            assert_eq!(
+                (param.place, param.wire_name.as_str()),
+                (place, wire_name),
+                "{declaration}"
+            );
+        }
+    }
+
+    #[test]
+    fn defaults_and_bounds_are_written_in_toml_or_as_a_client_writes_them() {
+        let date = Value::Date("2013-01-31".into());
+        for (declaration, default) in [
+            ("'int'", None),
+            ("{ type = 'int', optional = true }", Some(Value::Null)),
+            ("{ type = 'int', optional = false }", None),
+            ("{ type = 'int', default = 5 }", Some(Value::Int(5))),
+            (
+                "{ type = 'int', default = '${NONE:-5}' }",
+                Some(Value::Int(5)),
+            ),
+            ("{ type = 'float', default = 5 }", Some(Value::Float(5.0))),
+            (
+                "{ type = 'float', default = 1.5, max = 2 }",
+                Some(Value::Float(1.5)),
+            ),
+            (
+                "{ type = 'bool', default = false }",
+                Some(Value::Bool(false)),
+            ),
+            (
+                "{ type = 'date', default = 2013-01-31 }",
+                Some(date.clone()),
+            ),
+            (
+                "{ type = 'date', default = '2013-01-31', min = 2013-01-31 }",
+                Some(date),
+            ),
+            (
+                "{ type = 'json', default = '{}' }",
+                Some(Value::Json("{}".into())),
+            ),
+            (
+                "{ type = 'int[]', default = [1], max = 1 }",
+                Some(Value::Array(Scalar::Int, vec![Value::Int(1)])),
+            ),
+        ] {
+            assert_eq!(
+                param("GET /", declaration).default,
+                default,
+                "{declaration}"
+            );
+        }
+    }
+
+    /// The problem of a declaration starts with each message.
+    fn refuses<const N: usize>(cases: [(&str, &str); N]) {
+        for (declaration, message) in cases {
+            let text = format!(
+                "[endpoint.a]\nroute = 'GET /{{id}}'\nsql = 'select :p, :q'\n\
+                 params.p = {declaration}\nparams.q = {{ type = 'int', as = 'id' }}"
+            );
+            let problems = problems(&text);
+            let expected = format!("endpoint.a.params.p{message}");
+            let found = problems
+                .iter()
+                .any(|problem| problem.starts_with(&expected));
+            assert!(found, "{declaration}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_type_or_place_is_said() {
+        refuses([
+            ("1", ": expected a table, not an integer"),
+            ("{}", ".type: missing; expected int, float, text, bool"),
+            (
+                "'integer'",
+                ": \"integer\" is not a type; expected int, float, text, bool",
+            ),
+            ("'txt'", ": \"txt\" is not a type; did you mean \"text\"?"),
+            (
+                "{ type = 'int', mim = 1 }",
+                ".mim: unknown key; did you mean \"min\"?",
+            ),
+            (
+                "{ type = 'int', in = 'cookie' }",
+                ".in: \"cookie\" is none of \"path\", \"query\"",
+            ),
+            (
+                "{ type = 'int', in = 'path' }",
+                ".in: the route has no `{p}`",
+            ),
+            (
+                "{ type = 'int', in = 'body' }",
+                ".in: a GET request carries no body",
+            ),
+            (
+                "{ type = 'int', in = 'header', as = 'a b' }",
+                ".as: \"a b\" is not a header's name",
+            ),
+            (
+                "{ type = 'int', as = '' }",
+                ".as: expected the name that the client uses",
+            ),
+            (
+                "{ type = 'int[]', in = 'header' }",
+                ".type: int[] cannot come in a path or a header",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_wrong_default_or_check_is_said() {
+        refuses([
+            (
+                "{ type = 'int', as = 'id', default = 1 }",
+                ".default: a path parameter is always there",
+            ),
+            (
+                "{ type = 'int', optional = true, default = 1 }",
+                ".default: `optional` means null",
+            ),
+            (
+                "{ type = 'int', default = '1' }",
+                ".default: \"1\" is not a 64-bit integer",
+            ),
+            (
+                "{ type = 'int', default = 9223372036854775808 }",
+                ".default: 9223372036854775808 is not",
+            ),
+            (
+                "{ type = 'float', default = nan }",
+                ".default: expected a finite number",
+            ),
+            (
+                "{ type = 'text', default = 1 }",
+                ".default: 1 is not a string with text",
+            ),
+            (
+                "{ type = 'int', default = 0, min = 1 }",
+                ".default: fails its own checks: expected at",
+            ),
+            (
+                "{ type = 'int[]', default = 1 }",
+                ".default: expected an array of int",
+            ),
+            (
+                "{ type = 'int[]', default = ['x'] }",
+                ".default[1]: \"x\" is not a 64-bit integer",
+            ),
+            (
+                "{ type = 'date', default = 2013-01-31T10:00:00Z }",
+                ".default: expected a date",
+            ),
+            (
+                "{ type = 'text', min = 1 }",
+                ".min: does not apply to text; it applies to int, float",
+            ),
+            (
+                "{ type = 'int', pattern = 'a' }",
+                ".pattern: does not apply to int",
+            ),
+            (
+                "{ type = 'int', max_items = 1 }",
+                ".max_items: does not apply to int; it applies to arr",
+            ),
+            (
+                "{ type = 'text', pattern = '(' }",
+                ".pattern: not a regular expression",
+            ),
+            (
+                "{ type = 'text', one_of = 'a' }",
+                ".one_of: expected an array of the values",
+            ),
+            (
+                "{ type = 'text', one_of = [] }",
+                ".one_of: expected an array of the values",
+            ),
+            (
+                "{ type = 'int', one_of = [1, 'a'] }",
+                ".one_of[2]: \"a\" is not a 64-bit integer",
+            ),
+            (
+                "{ type = 'int', min = 2, max = 1 }",
+                ".max: no value passes: it is less than `min`",
+            ),
+            (
+                "{ type = 'text', min_len = 2, max_len = 1 }",
+                ".max_len: no value passes: it is less",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn parameters_do_not_share_a_place() {
+        let text = "
+            [endpoint.a]
+            route = 'POST /{id}'
+            sql = 'select :a, :b, :c, :d'
+            [endpoint.a.params]
+            a = { type = 'int', in = 'header', as = 'X-A' }
+            b = { type = 'int', in = 'header', as = 'x-a' }
+            c = { type = 'int', in = 'form' }
+            d = { type = 'int', in = 'body' }";
+        let expected = [
+            "endpoint.a.route: `{id}` is not declared; add it to `params` with its type",
+            "endpoint.a.params.b: `a` already reads \"x-a\" there",
+            "endpoint.a.params.d: a request has one body: parameters are in \"body\" or in \"form\", \
+             not in both",
+        ];
+        assert_eq!(problems(text), expected);
+        let text = "[endpoint.a]\nroute = 'GET /'\nsql = 'select 1'\nparams.1a = 'int'";
+        let name = "endpoint.a.params.1a: a parameter's name is letters";
+        assert!(problems(text)[0].starts_with(name), "{:?}", problems(text));
+    }
 }

@@ -488,3 +488,286 @@ pub(super) fn suggestion(name: &str, known: &[&str]) -> String {
         None => String::new(),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::Connector;
+    use super::*;
+
+    fn try_read(text: &str, variables: &[(&str, &str)], flags: &Flags) -> Result<Config, Problems> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let source = Source {
+            path: Some("test.toml".into()),
+            text: text.to_owned(),
+        };
+        Config::read(source, &variables.iter().map(owned).collect(), flags)
+    }
+
+    fn with_database() -> Flags {
+        Flags {
+            database: Some("sqlite:test.db".into()),
+            ..Flags::default()
+        }
+    }
+
+    fn sound(result: Result<Config, Problems>) -> Config {
+        result.unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    fn lines(result: Result<Config, Problems>) -> Vec<String> {
+        let problems = result
+            .err()
+            .map_or_else(Vec::new, |problems| problems.list().to_vec());
+        let line = |problem: Problem| format!("{}: {}", problem.key, problem.message);
+        problems.into_iter().map(line).collect()
+    }
+
+    /// The configuration of a text that has no problems.
+    pub(in super::super) fn read(text: &str) -> Config {
+        sound(try_read(text, &[], &with_database()))
+    }
+
+    /// A text's problems, each as `key: message`.
+    pub(in super::super) fn problems(text: &str) -> Vec<String> {
+        lines(try_read(text, &[], &with_database()))
+    }
+
+    #[test]
+    fn flags_come_before_variables_before_the_file_before_the_defaults() {
+        let file = "server.listen = '127.0.0.1:1'\ndatabase.url = 'sqlite:file'";
+        let short = [
+            ("WHARF_LISTEN", "127.0.0.1:2"),
+            ("WHARF_DATABASE", "sqlite:variable"),
+        ];
+        let flags = Flags {
+            listen: Some("127.0.0.1:3".into()),
+            database: Some("postgres://flag".into()),
+        };
+        let read = |text: &str, variables: &[(&str, &str)], flags: &Flags| {
+            let config = sound(try_read(text, variables, flags));
+            (
+                config.server.listen.port(),
+                config.database.url.unwrap_or_default(),
+            )
+        };
+        assert_eq!(read("", &[], &Flags::default()), (8080, String::new()));
+        assert_eq!(
+            read(file, &[], &Flags::default()),
+            (1, "sqlite:file".into())
+        );
+        assert_eq!(
+            read(file, &short, &Flags::default()),
+            (2, "sqlite:variable".into())
+        );
+        assert_eq!(read(file, &short, &flags), (3, "postgres://flag".into()));
+    }
+
+    #[test]
+    fn every_key_has_a_variable() {
+        let variables = [
+            ("WHARF_SERVER_CONNECTOR", "tiny_http"),
+            ("WHARF_SERVER_WORKERS", "3"),
+            ("WHARF_HTTP_MAX_BODY_BYTES", "2KiB"),
+            ("WHARF_HTTP_MAX_HEAD_BYTES", "9000"),
+            ("WHARF_DATABASE_DEMO", "true"),
+            ("WHARF_DATABASE_MAX_LIFETIME", "5m"),
+            ("WHARF_CONFIG", "x"),
+            ("WHARF_LOG", "debug"),
+            ("WHARF_SERVICE_HOST", "10.0.0.1"),
+            ("WHARF_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+            ("WHARF_OWN", "7"),
+            ("OTHER", "x"),
+        ];
+        let text = "queue.max_length = '${WHARF_OWN}'\nserver.deadline = '${NONE:-2s}'";
+        let config = sound(try_read(text, &variables, &Flags::default()));
+        assert_eq!(config.server.connector, Connector::TinyHttp);
+        assert_eq!(config.server.workers, Some(3));
+        assert_eq!(
+            (config.http.max_body_bytes, config.http.max_head_bytes),
+            (2048, 9000)
+        );
+        assert!(config.database.demo);
+        assert_eq!(config.database.max_lifetime.as_secs(), 300);
+        assert_eq!(
+            (config.queue.max_length, config.server.deadline.as_secs()),
+            (7, 2)
+        );
+    }
+
+    #[test]
+    fn wrong_variables_and_flags_are_problems() {
+        let variables = [
+            ("WHARF_SERVER_WORKER", "3"),
+            ("WHARF_SERVER_WORKERS", "many"),
+            ("WHARF_DATABASE", "mysql://secret"),
+            ("WHARF_LISTEN", "127.0.0.1:1"),
+            ("WHARF_SERVER_LISTEN", "127.0.0.1:2"),
+        ];
+        let flags = Flags {
+            listen: Some("8080".into()),
+            ..Flags::default()
+        };
+        let mut lines = lines(try_read("", &variables, &flags));
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "--listen: \"8080\" is not an IP address and a port, such as 127.0.0.1:8080",
+                "WHARF_DATABASE: expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"",
+                "WHARF_SERVER_LISTEN: WHARF_LISTEN sets server.listen too; keep one of them",
+                "WHARF_SERVER_WORKER: unknown environment variable; \
+                 did you mean \"WHARF_SERVER_WORKERS\"?",
+                "WHARF_SERVER_WORKERS: \"many\" is not an integer",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_sections_are_checked_key_by_key() {
+        for (text, message) in [
+            (
+                "a = 1",
+                "a: unknown key; expected one of server, queue, http, database, endpoint",
+            ),
+            (
+                "[endpoints.x]",
+                "endpoints: unknown key; did you mean \"endpoint\"?",
+            ),
+            ("server = 1", "server: expected a table, not an integer"),
+            (
+                "server.listen = 'localhost'",
+                "server.listen: \"localhost\" is not an IP address",
+            ),
+            (
+                "server.connector = 'hyper'",
+                "server.connector: \"hyper\" is none of \"native\", \"",
+            ),
+            (
+                "server.workers = 0",
+                "server.workers: 0 is out of range; expected 1 to 10000",
+            ),
+            (
+                "server.workers = '4'",
+                "server.workers: \"4\" is not an integer",
+            ),
+            (
+                "server.workers = 4.5",
+                "server.workers: 4.5 is not an integer",
+            ),
+            (
+                "server.workers = [4]",
+                "server.workers: expected an integer, not an array",
+            ),
+            (
+                "server.deadline = 10",
+                "server.deadline: expected a time such as",
+            ),
+            (
+                "server.deadline = '2h'",
+                "server.deadline: \"2h\" is out of range; expected 1ms to 1h",
+            ),
+            (
+                "server.deadline = '${X}'",
+                "server.deadline: the environment variable X is not set",
+            ),
+            (
+                "http.max_body_bytes = '1KB'",
+                "http.max_body_bytes: \"1KB\" is not a number of bytes",
+            ),
+            (
+                "http.idle_timout = '1s'",
+                "http.idle_timout: unknown key; did you mean \"idle_timeo",
+            ),
+            (
+                "http.max_head_bytes = 1024",
+                "http.max_target_bytes: 8192 is more than http.max_head",
+            ),
+            (
+                "database.minimum_idle = 11",
+                "database.minimum_idle: 11 is more than database.maximu",
+            ),
+            (
+                "database.demo = 'true'",
+                "database.demo: \"true\" is not true or false",
+            ),
+            (
+                "database.url = 'sqlite:'",
+                "database.url: expected \"sqlite:FILE\" or",
+            ),
+        ] {
+            let problems = lines(try_read(text, &[], &Flags::default()));
+            let found = problems.len() == 1 && problems[0].starts_with(message);
+            assert!(found, "{text}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn sql_needs_a_database() {
+        let text = "[endpoint.a]\nroute = 'GET /'\nsql = 'select 1'";
+        let problems = lines(try_read(text, &[], &Flags::default()));
+        assert_eq!(problems, ["database.url: missing, and endpoint.a runs SQL"]);
+    }
+
+    #[test]
+    fn a_text_that_is_not_toml_has_all_its_syntax_errors_reported() {
+        let problems = problems("[server]\nlisten = \nx = 1\nx = 2\n");
+        let all = problems.iter().all(|line| line.starts_with(": not TOML: "));
+        assert!(problems.len() >= 2 && all, "{problems:?}");
+    }
+
+    #[test]
+    fn all_problems_come_in_one_run_each_at_its_place() {
+        let text = r#"[server]
+worker = 4
+
+[endpoint.flight]
+route = "GET /flights/{id}"
+params = { id = { type = "integer" } }
+sql = '''
+select * from flights
+where id = :id and day = :day'''
+"#;
+        let shown = try_read(text, &[], &with_database())
+            .expect_err("three problems")
+            .to_string();
+        let expected = r#"test.toml:2:1: server.worker: unknown key; did you mean "workers"?
+  |
+2 | worker = 4
+  | ^^^^^^
+
+test.toml:6:26: endpoint.flight.params.id.type: "integer" is not a type; expected TYPES
+  |
+6 | params = { id = { type = "integer" } }
+  |                          ^^^^^^^^^
+
+test.toml:9:26: endpoint.flight.sql: `:day` is not declared; add it to `params` with its type
+  |
+9 | where id = :id and day = :day'''
+  |                          ^^^^
+
+3 problems"#;
+        let types = "int, float, text, bool, uuid, date, timestamp, json, bytes, \
+                     or one of these with `[]`";
+        assert_eq!(shown, expected.replace("TYPES", types));
+    }
+
+    #[test]
+    fn a_file_that_is_named_is_the_only_one_tried() {
+        let directory = tempfile::tempdir().expect("a directory for the test");
+        let flag = directory.path().join("flag.toml");
+        let variable = directory.path().join("variable.toml");
+        fs::write(&variable, "# variable").expect("the directory takes a file");
+        let environment =
+            Environment::from([("WHARF_CONFIG".into(), variable.display().to_string())]);
+        let source = Config::locate(None, &environment).expect("the file is there");
+        assert_eq!(
+            (source.path, source.text.as_str()),
+            (Some(variable), "# variable")
+        );
+        let error = Config::locate(Some(&flag), &environment).expect_err("the file is not there");
+        assert!(error.to_string().contains("flag.toml"), "{error}");
+        fs::write(&flag, "# flag").expect("the directory takes a file");
+        let source = Config::locate(Some(&flag), &environment).expect("the file is there");
+        assert_eq!(source.text, "# flag");
+    }
+}
