@@ -58,8 +58,9 @@ fn variable<T: FromStr>(name: &str, default: T) -> T {
 
 fn main() -> anyhow::Result<()> {
     env_logger::Builder::from_env(env_logger::Env::new().default_filter_or("warn")).init();
-    let [host, user, database] = [("PGHOST", "127.0.0.1"), ("PGUSER", "postgres"), ("PGDATABASE", "hello_world")]
-        .map(|(name, default)| variable(name, default.to_owned()));
+    let [host, user, database] =
+        [("PGHOST", "127.0.0.1"), ("PGUSER", "postgres"), ("PGDATABASE", "hello_world")]
+            .map(|(name, default)| variable(name, default.to_owned()));
     let mut config = Config::default();
     config.server.listen.set_port(variable("PORT", 8080));
     config.database.maximum_pool_size = variable("DB_POOL", 16);

@@ -101,6 +101,8 @@ pub fn fill_postgres(client: &mut postgres::Client, replace: bool) -> Result<(),
     for table in existing.iter().rev() {
         transaction.batch_execute(&format!("drop table {table}"))?;
     }
+    // The data's timestamps are in UTC, without saying so: that is how SQLite writes them.
+    transaction.batch_execute("set local time zone 'UTC'")?;
     transaction.batch_execute(POSTGRES_SCHEMA)?;
     for (table, csv) in TABLES {
         let (columns, _) = csv.split_once('\n').unwrap_or((csv, ""));

@@ -19,36 +19,31 @@ pub enum Target {
     Handler(Arc<dyn Handler>),
 }
 
-/// Every route of a server.
+/// Every route of a server: a tree for each method, so that `GET /a/{id}` and `DELETE /a/{name}` may stand side by side.
 #[derive(Default)]
 pub struct Router {
-    /// Path → index into `paths`.
-    tree: matchit::Router<usize>,
-    paths: Vec<Path>,
+    methods: Vec<(Method, matchit::Router<Route>)>,
 }
 
-/// One path with its methods.
-struct Path {
-    text: String,
+struct Route {
     /// The names of `{name}`, in their order; `None` for a path without.
     names: Option<Arc<[Box<str>]>>,
-    methods: Vec<(Method, Target)>,
+    target: Target,
 }
 
-/// Why a route was not added.
+/// A route that matches, and where the path's values stand in the request's head.
+type Found<'a> = (&'a Route, Vec<Range<usize>>);
+
+/// A route was not added: it is there already, it cannot stand beside another, or its path is malformed.
 #[derive(Debug, thiserror::Error)]
-pub enum RouteError {
-    /// Method and path are taken.
-    #[error("{0} {1} has two handlers")]
-    Duplicate(Method, String),
-    /// The path is malformed, or cannot stand beside another.
-    #[error("{path}: {reason}")]
-    Path {
-        /// The path.
-        path: String,
-        /// What matchit says of it.
-        reason: matchit::InsertError,
-    },
+#[error("{method} {path}: {reason}")]
+pub struct RouteError {
+    /// The route's method.
+    method: Method,
+    /// Its path.
+    path: String,
+    /// What matchit says of it.
+    reason: matchit::InsertError,
 }
 
 impl Router {
@@ -57,20 +52,14 @@ impl Router {
     /// # Errors
     /// See [`RouteError`].
     pub fn add(&mut self, method: Method, path: &str, target: Target) -> Result<(), RouteError> {
-        if let Some(known) = self.paths.iter_mut().find(|known| known.text == path) {
-            if known.methods.iter().any(|(taken, _)| *taken == method) {
-                return Err(RouteError::Duplicate(method, path.to_owned()));
-            }
-            known.methods.push((method, target));
-            return Ok(());
-        }
-        self.tree
-            .insert(path, self.paths.len())
-            .map_err(|reason| RouteError::Path { path: path.to_owned(), reason })?;
         let names: Arc<[Box<str>]> = parameter_names(path).map(Box::from).collect();
-        let names = (!names.is_empty()).then_some(names);
-        self.paths.push(Path { text: path.to_owned(), names, methods: vec![(method, target)] });
-        Ok(())
+        let route = Route { names: (!names.is_empty()).then_some(names), target };
+        let index = self.methods.iter().position(|(known, _)| *known == method).unwrap_or_else(|| {
+            self.methods.push((method.clone(), matchit::Router::new()));
+            self.methods.len() - 1
+        });
+        let inserted = self.methods[index].1.insert(path, route);
+        inserted.map_err(|reason| RouteError { method, path: path.to_owned(), reason })
     }
 
     /// Finds what answers the request and writes the path's values into it.
@@ -78,79 +67,75 @@ impl Router {
     /// # Errors
     /// The answer, where no route does: 404, 405 or 501, or `Allow` for `OPTIONS`.
     pub fn route(&self, request: &mut Request) -> Result<&Target, Response> {
-        let (path, values) = self.find(request)?;
+        let (route, values) = self.find(request).ok_or_else(|| self.refusal(request))?;
         request.path_values = values;
-        request.path_names.clone_from(&path.names);
-        path.target(request.method())
+        request.path_names.clone_from(&route.names);
+        Ok(&route.target)
     }
 
     /// The answer to a request that no route answers.
     pub fn refuses(&self, request: &Request) -> Option<Response> {
-        self.find(request).and_then(|(path, _)| path.target(request.method())).err()
+        self.find(request).is_none().then(|| self.refusal(request))
     }
 
-    /// The path that matches, and where its values stand in the request's head.
-    fn find(&self, request: &Request) -> Result<(&Path, Vec<Range<usize>>), Response> {
-        let text = request.path();
-        if text == "*" {
-            return Err(Response::empty(StatusCode::NO_CONTENT));
-        }
-        let found = self.tree.at(text).map_err(|_| not_found())?;
-        let offset = |value: &str| {
-            let at = request.path.start + (value.as_ptr() as usize - text.as_ptr() as usize);
-            at..at + value.len()
+    /// The route for the request's method; `HEAD` is answered as `GET` (RFC 9110 section 9.3.2).
+    fn find(&self, request: &Request) -> Option<Found<'_>> {
+        let of = |wanted: &Method| {
+            let (_, tree) = self.methods.iter().find(|(known, _)| known == wanted)?;
+            let text = request.path();
+            let found = tree.at(text).ok()?;
+            let offset = |value: &str| {
+                let at = request.path.start + (value.as_ptr() as usize - text.as_ptr() as usize);
+                at..at + value.len()
+            };
+            Some((found.value, found.params.iter().map(|(_, value)| offset(value)).collect()))
         };
-        let values = found.params.iter().map(|(_, value)| offset(value)).collect();
-        Ok((&self.paths[*found.value], values))
+        match *request.method() {
+            Method::HEAD => of(&Method::HEAD).or_else(|| of(&Method::GET)),
+            ref method => of(method),
+        }
     }
-}
 
-impl Path {
-    fn target(&self, method: &Method) -> Result<&Target, Response> {
-        let find = |wanted: &Method| {
-            self.methods.iter().find(|(known, _)| known == wanted).map(|(_, target)| target)
+    fn refusal(&self, request: &Request) -> Response {
+        let method = request.method();
+        if request.path() == "*" {
+            return Response::empty(StatusCode::NO_CONTENT);
+        }
+        if !is_standard(method) {
+            return problem(StatusCode::NOT_IMPLEMENTED, "the method is none that HTTP defines", &[]);
+        }
+        let Some(allow) = self.allow(request.path()) else {
+            return problem(StatusCode::NOT_FOUND, "no endpoint has this path", &[]);
         };
-        match find(method) {
-            Some(target) => Ok(target),
-            None if *method == Method::HEAD && find(&Method::GET).is_some() => {
-                find(&Method::GET).ok_or_else(not_found)
-            }
-            None if *method == Method::OPTIONS => {
-                Err(Response::empty(StatusCode::NO_CONTENT).with_header(http::header::ALLOW, self.allow()))
-            }
-            None if !is_standard(method) => {
-                let detail = "the method is none that HTTP defines";
-                Err(problem(StatusCode::NOT_IMPLEMENTED, detail, &[]))
-            }
-            None => {
-                let detail = "the path is known, but not with this method; see Allow";
-                let response = problem(StatusCode::METHOD_NOT_ALLOWED, detail, &[]);
-                Err(response.with_header(http::header::ALLOW, self.allow()))
-            }
-        }
+        let response = if *method == Method::OPTIONS {
+            Response::empty(StatusCode::NO_CONTENT)
+        } else {
+            let detail = "the path is known, but not with this method; see Allow";
+            problem(StatusCode::METHOD_NOT_ALLOWED, detail, &[])
+        };
+        response.with_header(http::header::ALLOW, allow)
     }
 
-    /// The methods of this path, with those that come by themselves.
-    fn allow(&self) -> HeaderValue {
-        let mut names: Vec<&str> = self.methods.iter().map(|(method, _)| method.as_str()).collect();
-        if names.contains(&"GET") && !names.contains(&"HEAD") {
-            names.push("HEAD");
+    /// The methods that the path has, with those that come by themselves; `None` for a path that has none.
+    fn allow(&self, path: &str) -> Option<HeaderValue> {
+        let with_path = self.methods.iter().filter(|(_, tree)| tree.at(path).is_ok());
+        let mut names: Vec<&str> = with_path.map(|(method, _)| method.as_str()).collect();
+        if names.is_empty() {
+            return None;
         }
-        if !names.contains(&"OPTIONS") {
-            names.push("OPTIONS");
+        for (implied, present) in [("HEAD", names.contains(&"GET")), ("OPTIONS", true)] {
+            if present && !names.contains(&implied) {
+                names.push(implied);
+            }
         }
         // Methods are tokens, so their list is a header value.
-        HeaderValue::from_str(&names.join(", ")).unwrap_or(HeaderValue::from_static("OPTIONS"))
+        HeaderValue::from_str(&names.join(", ")).ok()
     }
 }
 
 fn is_standard(method: &Method) -> bool {
     use Method as M;
     [M::GET, M::HEAD, M::POST, M::PUT, M::DELETE, M::PATCH, M::OPTIONS, M::TRACE, M::CONNECT].contains(method)
-}
-
-fn not_found() -> Response {
-    problem(StatusCode::NOT_FOUND, "no endpoint has this path", &[])
 }
 
 /// The names of `{name}` and `{*name}` in a route's path.
@@ -230,8 +215,9 @@ mod tests {
     fn routes_that_collide_are_refused() {
         let target = || Target::Immediate(Arc::new(|_: &Request| Response::text("")));
         let mut router = router();
-        assert!(matches!(router.add(Method::GET, "/a/{id}", target()), Err(RouteError::Duplicate(..))));
-        assert!(matches!(router.add(Method::GET, "/a/{other}", target()), Err(RouteError::Path { .. })));
-        assert!(matches!(router.add(Method::GET, "/x/{id", target()), Err(RouteError::Path { .. })));
+        assert!(router.add(Method::GET, "/a/{id}", target()).is_err());
+        assert!(router.add(Method::GET, "/a/{other}", target()).is_err());
+        assert!(router.add(Method::GET, "/x/{id", target()).is_err());
+        assert!(router.add(Method::DELETE, "/a/{other}", target()).is_ok(), "another method, another name");
     }
 }

@@ -213,7 +213,8 @@ impl Running {
         let until = Instant::now() + self.drain_timeout;
         let drained = self.connector.drain(self.drain_timeout);
         drop(self.queue);
-        let workers_ended = drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO));
+        let workers_ended =
+            drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO));
         log::info!("stopped: {}", self.metrics);
         if drained == Drained::Complete && !workers_ended {
             log::warn!("a handler did not end by its deadline; its client was answered 504");

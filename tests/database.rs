@@ -531,7 +531,8 @@ mod pool {
         let server = Postgres::shared();
         let url = format!(
             "postgres:///postgres?host={}&port={}&user=postgres&sslmode=require",
-            server.directory().display(), server.port()
+            server.directory().display(),
+            server.port()
         );
         assert_eq!(open(&url, 1).unwrap().kind(), Kind::Postgres);
     }
@@ -691,8 +692,7 @@ mod tls {
 
     /// A server with TLS whose certificate is for `localhost`, and its authority's file.
     fn server() -> &'static (Postgres, tempfile::TempDir) {
-        static SERVER: std::sync::OnceLock<(Postgres, tempfile::TempDir)> =
-            std::sync::OnceLock::new();
+        static SERVER: std::sync::OnceLock<(Postgres, tempfile::TempDir)> = std::sync::OnceLock::new();
         SERVER.get_or_init(|| {
             let directory = tempfile::tempdir().unwrap();
             let (authority, authority_key) = authority();

@@ -48,7 +48,7 @@ fn postgres_holds_every_value_of_the_files() {
     demo::fill_postgres(&mut client, false).unwrap();
     for (table, columns, count) in TABLES {
         let columns = columns
-            .replace("SCHEDULED", r#"to_char(scheduled at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"#)
+            .replace("SCHEDULED", "to_char(scheduled at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS')")
             .replace("CANCELLED", "cancelled::int");
         let messages = client.simple_query(&format!("select {columns} from {table} order by 1")).unwrap();
         let rows = messages.iter().filter_map(|message| match message {

@@ -343,7 +343,13 @@ fn config(name: &str) -> String {
 
 fn rows_of(table: &str) -> Vec<Row> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("config/demo/{table}.csv"));
-    csv::Reader::from_path(path).unwrap().deserialize().collect::<Result<_, _>>().unwrap()
+    let mut rows: Vec<Row> =
+        csv::Reader::from_path(path).unwrap().deserialize().collect::<Result<_, _>>().unwrap();
+    // The file has it as SQLite writes it, the answers as RFC 3339 does.
+    for scheduled in rows.iter_mut().filter_map(|row| row.get_mut("scheduled")) {
+        *scheduled = scheduled.replace(' ', "T") + "Z";
+    }
+    rows
 }
 
 fn number(row: &Row, column: &str) -> Option<i64> {

@@ -75,12 +75,11 @@ fn a_connection_serves_one_request_after_the_other() {
 fn pipelined_requests_are_answered_in_their_order() {
     let server = native();
     let mut client = Client::connect(server.address());
-    let mut wire = String::new();
     for count in 0..200 {
-        wire += &format!("GET /path/{count} HTTP/1.1\r\nHost: h\r\n\r\nGET /immediate HTTP/1.1\r\nHost: h\r\n\r\n");
-        wire += &format!("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n{count:05}");
+        client.send(format!("GET /path/{count} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        client.send("GET /immediate HTTP/1.1\r\nHost: h\r\n\r\n");
+        client.send(format!("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n{count:05}"));
     }
-    client.send(&wire);
     for count in 0..200 {
         assert_eq!(client.answer().text(), format!("/path/{count}?"));
         assert_eq!(client.answer().text(), "immediate");
@@ -206,7 +205,7 @@ fn a_413_reaches_a_client_that_is_still_sending() {
     let mut client = Client::connect(server.address());
     client.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n");
     let mut sending = client.stream().try_clone().expect("a socket can be cloned");
-    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut sending, &[b'x'; 1_000_000]));
+    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut sending, &vec![b'x'; 1_000_000]));
     assert_eq!(client.answer().status, 413);
     sender.join().expect("no panic").expect("the server read on, so nothing was reset");
 }

@@ -99,7 +99,8 @@ fn a_full_queue_answers_503_at_once() {
         let mut running = ask(&server, "/gate");
         keeper.wait_for_one();
         // One of these finds the place in the queue; whichever it is, the other is refused while nothing else moves.
-        let (refused, waiting) = bounded(2).into_first_answer(vec![ask(&server, "/gate"), ask(&server, "/gate")]);
+        let (refused, waiting) =
+            bounded(2).into_first_answer(vec![ask(&server, "/gate"), ask(&server, "/gate")]);
         assert_problem(&refused, 503, "queue is full");
         assert_eq!(refused.header("Retry-After"), Some("1"));
         assert_eq!(server.metrics().refused_for(Reason::QueueFull), 1);

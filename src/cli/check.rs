@@ -24,7 +24,9 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     if demo::is_missing(&config) {
-        println!("{name}: {count} endpoints: good; their SQL is checked once `wharf serve` has made the demo database");
+        println!(
+            "{name}: {count} endpoints: good; their SQL is checked once `wharf serve` has made the demo database"
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let database = match Database::open(&config.database, url) {
@@ -36,7 +38,10 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     };
     match statements(&loaded.source, &config.endpoints, &database) {
         Ok(()) => {
-            println!("{name}: {count} endpoints, every statement prepared on {}: good", database.display_url());
+            println!(
+                "{name}: {count} endpoints, every statement prepared on {}: good",
+                database.display_url()
+            );
             Ok(ExitCode::SUCCESS)
         }
         Err(problems) => {
@@ -47,7 +52,11 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
 }
 
 /// What the database says of the endpoints' SQL.
-pub(super) fn statements(source: &Source, endpoints: &[Endpoint], database: &Database) -> Result<(), Problems> {
+pub(super) fn statements(
+    source: &Source,
+    endpoints: &[Endpoint],
+    database: &Database,
+) -> Result<(), Problems> {
     let found = endpoint::check(source, endpoints, database);
     if found.is_empty() { Ok(()) } else { Err(Problems::new(source.clone(), found)) }
 }

@@ -21,7 +21,11 @@ pub(crate) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let url = &arguments.database;
     if let Some(file) = sqlite_file(url) {
-        anyhow::ensure!(!file.exists() || arguments.replace, "{} is there already; --replace makes it anew", file.display());
+        anyhow::ensure!(
+            !file.exists() || arguments.replace,
+            "{} is there already; --replace makes it anew",
+            file.display()
+        );
         fill_sqlite(&file)?;
     } else {
         let mut client = postgres::client(url)?;

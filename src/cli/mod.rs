@@ -72,7 +72,8 @@ struct Loaded {
 impl Common {
     fn load(self) -> anyhow::Result<Loaded> {
         // A variable that is not text cannot be one of ours: their names are ASCII, and so are their values' meanings.
-        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         let environment: Environment = std::env::vars_os().filter_map(text).collect();
         let source = Config::locate(self.config.as_deref(), &environment)?;
         let flags = Flags { listen: self.listen, database: self.database };

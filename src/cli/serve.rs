@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use http::Method;
 use wharf::config::{Action, Config, Endpoint, Place};
-use wharf::value::{Scalar, Type, Value};
 use wharf::connector::Drained;
 use wharf::server::{Running, Server};
+use wharf::value::{Scalar, Type, Value};
 
 use super::{Common, FAILED, USAGE, check, demo};
 
@@ -61,7 +61,10 @@ impl Summary {
             None => "no pool".to_owned(),
         };
         let (queue, workers) = (&config.queue, config.workers());
-        let sizes = format!("{workers} workers, queue of {} for at most {:?}, {pool}", queue.max_length, queue.max_wait);
+        let sizes = format!(
+            "{workers} workers, queue of {} for at most {:?}, {pool}",
+            queue.max_length, queue.max_wait
+        );
         Self { configuration, database, sizes }
     }
 

@@ -18,10 +18,7 @@ impl Checks {
         };
         if let Some(most) = self.max_items.filter(|most| items.len() > *most) {
             let received = format!("{} items", items.len());
-            return Err(Mismatch {
-                expected: format!("at most {most} items"),
-                received,
-            });
+            return Err(Mismatch { expected: format!("at most {most} items"), received });
         }
         items.iter().try_for_each(|item| self.verify_one(item))
     }
@@ -74,10 +71,7 @@ impl Checks {
 /// The pattern without its anchors.
 fn written(pattern: &regex_lite::Regex) -> &str {
     let pattern = pattern.as_str();
-    pattern
-        .strip_prefix("^(?:")
-        .and_then(|rest| rest.strip_suffix(")$"))
-        .unwrap_or(pattern)
+    pattern.strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$")).unwrap_or(pattern)
 }
 
 /// Characters of a text, bytes of bytes.
@@ -96,9 +90,7 @@ pub(super) fn less(a: &Value, b: &Value) -> bool {
         (Value::Float(a), Value::Float(b)) => a < b,
         (Value::Date(a), Value::Date(b)) => a < b,
         // `…:00.5Z` comes after `…:00Z`, but `.` sorts before `Z`.
-        (Value::Timestamp(a), Value::Timestamp(b)) => {
-            a.trim_end_matches('Z') < b.trim_end_matches('Z')
-        }
+        (Value::Timestamp(a), Value::Timestamp(b)) => a.trim_end_matches('Z') < b.trim_end_matches('Z'),
         _ => false,
     }
 }
@@ -134,11 +126,7 @@ mod tests {
 
     #[test]
     fn numbers_and_times_have_bounds() {
-        let checks = Checks {
-            min: Some(Value::Int(1)),
-            max: Some(Value::Int(9)),
-            ..Checks::default()
-        };
+        let checks = Checks { min: Some(Value::Int(1)), max: Some(Value::Int(9)), ..Checks::default() };
         assert_eq!(checks.verify(&Value::Int(1)), Ok(()));
         assert_eq!(checks.verify(&Value::Int(9)), Ok(()));
         assert_eq!(expected(&checks, &Value::Int(0)), "at least 1");
@@ -146,46 +134,27 @@ mod tests {
 
         let time = |time: &str| Value::Timestamp(time.into());
         let max = Some(time("2013-01-01T00:00:00Z"));
-        let checks = Checks {
-            max,
-            ..Checks::default()
-        };
+        let checks = Checks { max, ..Checks::default() };
         assert_eq!(checks.verify(&time("2013-01-01T00:00:00Z")), Ok(()));
         assert_eq!(checks.verify(&time("2013-01-01T00:00:00")), Ok(()));
-        assert_eq!(
-            expected(&checks, &time("2013-01-01T00:00:00.5Z")),
-            "at most 2013-01-01T00:00:00Z"
-        );
+        assert_eq!(expected(&checks, &time("2013-01-01T00:00:00.5Z")), "at most 2013-01-01T00:00:00Z");
     }
 
     #[test]
     fn lengths_count_characters_of_text_and_bytes_of_bytes() {
-        let checks = Checks {
-            min_len: Some(2),
-            max_len: Some(3),
-            ..Checks::default()
-        };
+        let checks = Checks { min_len: Some(2), max_len: Some(3), ..Checks::default() };
         assert_eq!(checks.verify(&text("éé")), Ok(()));
         assert_eq!(expected(&checks, &text("é")), "a length of at least 2");
-        assert_eq!(
-            expected(&checks, &Value::Bytes(vec![0; 4])),
-            "a length of at most 3"
-        );
+        assert_eq!(expected(&checks, &Value::Bytes(vec![0; 4])), "a length of at most 3");
     }
 
     #[test]
     fn a_pattern_matches_the_whole_text() {
         let pattern = Checks::whole("[A-Z]{3}|[A-Z]{2}").expect("a regular expression");
-        let checks = Checks {
-            pattern: Some(pattern),
-            ..Checks::default()
-        };
+        let checks = Checks { pattern: Some(pattern), ..Checks::default() };
         assert_eq!(checks.verify(&text("JFK")), Ok(()));
         for wrong in ["JF1", "XJFK", "JFKX", "JFK\n", ""] {
-            assert_eq!(
-                expected(&checks, &text(wrong)),
-                "text that matches [A-Z]{3}|[A-Z]{2}"
-            );
+            assert_eq!(expected(&checks, &text(wrong)), "text that matches [A-Z]{3}|[A-Z]{2}");
         }
         assert!(Checks::whole("a)|(b").is_err());
     }
@@ -193,21 +162,13 @@ mod tests {
     #[test]
     fn arrays_are_checked_item_by_item() {
         let one_of = vec![text("a"), text("b")];
-        let checks = Checks {
-            max_items: Some(2),
-            one_of,
-            ..Checks::default()
-        };
-        let array = |items: &[&str]| {
-            Value::Array(Scalar::Text, items.iter().map(|item| text(item)).collect())
-        };
+        let checks = Checks { max_items: Some(2), one_of, ..Checks::default() };
+        let array =
+            |items: &[&str]| Value::Array(Scalar::Text, items.iter().map(|item| text(item)).collect());
         assert_eq!(checks.verify(&array(&["a", "b"])), Ok(()));
         assert_eq!(checks.verify(&Value::Null), Ok(()));
         assert_eq!(expected(&checks, &array(&["a", "c"])), "one of a, b");
         let mismatch = checks.verify(&array(&["a"; 3])).expect_err("three items");
-        assert_eq!(
-            mismatch.to_string(),
-            "expected at most 2 items, received 3 items"
-        );
+        assert_eq!(mismatch.to_string(), "expected at most 2 items, received 3 items");
     }
 }

@@ -37,12 +37,8 @@ const METHODS: [(&str, Method); 5] = [
     ("DELETE", Method::DELETE),
 ];
 
-const RETURNS: [(&str, Returns); 4] = [
-    ("one", Returns::One),
-    ("many", Returns::Many),
-    ("value", Returns::Value),
-    ("none", Returns::None),
-];
+const RETURNS: [(&str, Returns); 4] =
+    [("one", Returns::One), ("many", Returns::Many), ("value", Returns::Value), ("none", Returns::None)];
 
 /// `route = "GET /flights/{id}"`.
 pub(super) struct Route {
@@ -61,11 +57,7 @@ impl Reader<'_> {
             return Vec::new();
         };
         let mut taken = Taken::default();
-        table
-            .nodes()
-            .iter()
-            .filter_map(|node| self.endpoint(node, &mut taken))
-            .collect()
+        table.nodes().iter().filter_map(|node| self.endpoint(node, &mut taken)).collect()
     }
 
     fn endpoint(&mut self, node: &Node<'_>, taken: &mut Taken) -> Option<Endpoint> {
@@ -92,27 +84,14 @@ impl Reader<'_> {
                 None
             }
             _ => {
-                self.report(
-                    table.span,
-                    &table.key,
-                    "`sql`, `step` and `body` exclude each other",
-                );
+                self.report(table.span, &table.key, "`sql`, `step` and `body` exclude each other");
                 None
             }
         };
         let status = self.status(&table, action.as_ref());
         let (Route { method, path, .. }, action, status) = (route?, action?, status?);
         let name = node.name.to_owned();
-        Some(Endpoint {
-            name,
-            description,
-            method,
-            path,
-            status,
-            deadline,
-            action,
-            span: node.name_span,
-        })
+        Some(Endpoint { name, description, method, path, status, deadline, action, span: node.name_span })
     }
 
     fn route(&mut self, table: &Table<'_>) -> Option<Route> {
@@ -122,12 +101,7 @@ impl Reader<'_> {
             return None;
         };
         let (method, path, names) = self.convert(&node, |setting| parse_route(&setting.text()?))?;
-        Some(Route {
-            method,
-            path,
-            names,
-            span: node.span,
-        })
+        Some(Route { method, path, names, span: node.span })
     }
 
     fn status(&mut self, table: &Table<'_>, action: Option<&Action>) -> Option<StatusCode> {
@@ -138,20 +112,12 @@ impl Reader<'_> {
         };
         let Some(node) = table.node("status") else {
             let sql = matches!(action, Some(Action::Sql { .. }));
-            return Some(if sql && empty {
-                StatusCode::NO_CONTENT
-            } else {
-                StatusCode::OK
-            });
+            return Some(if sql && empty { StatusCode::NO_CONTENT } else { StatusCode::OK });
         };
         let status = self.convert(&node, |setting| status_in(setting, &range))?;
         // RFC 9110 15.3.5, 15.3.6 and 15.4.5: these answers end with their head.
         if [204, 205, 304].contains(&status.as_u16()) && !empty {
-            self.report(
-                node.span,
-                node.key,
-                format!("{} has no body, but there is one", status.as_u16()),
-            );
+            self.report(node.span, node.key, format!("{} has no body, but there is one", status.as_u16()));
             return None;
         }
         Some(status)
@@ -160,18 +126,13 @@ impl Reader<'_> {
     fn fixed(&mut self, table: &Table<'_>) -> Option<Action> {
         for name in ["params", "returns", "expect_rows", "otherwise", "deadline"] {
             if let Some(node) = table.node(name) {
-                self.report(
-                    node.name_span,
-                    node.key,
-                    "a fixed `body` makes no use of it",
-                );
+                self.report(node.name_span, node.key, "a fixed `body` makes no use of it");
             }
         }
         let header = |setting: Setting| {
             let text = setting.text()?;
             let fits = text.contains('/') && HeaderValue::from_str(&text).is_ok();
-            fits.then_some(text.clone())
-                .ok_or_else(|| format!("{text:?} is not a media type"))
+            fits.then_some(text.clone()).ok_or_else(|| format!("{text:?} is not a media type"))
         };
         let content_type = if table.has("content_type") {
             self.take(table, "content_type", header)
@@ -179,10 +140,7 @@ impl Reader<'_> {
             Some("text/plain; charset=utf-8".to_owned())
         };
         let (body, _) = self.verbatim(table, "body")?;
-        Some(Action::Fixed {
-            body,
-            content_type: content_type?,
-        })
+        Some(Action::Fixed { body, content_type: content_type? })
     }
 
     fn sql(&mut self, table: &Table<'_>, route: Option<&Route>) -> Option<Action> {
@@ -195,43 +153,24 @@ impl Reader<'_> {
         }
         let declared = self.params(table, route);
         let reads_only = route.is_some_and(|route| route.method == Method::GET);
-        let default = if reads_only {
-            Returns::Many
-        } else {
-            Returns::None
-        };
+        let default = if reads_only { Returns::Many } else { Returns::None };
         let returns = if table.has("returns") {
             self.take(table, "returns", |setting| setting.choice(&RETURNS))
         } else {
             Some(default)
         };
         let mut used = vec![false; declared.len()];
-        let statements = if table.has("sql") {
-            vec![table.clone()]
-        } else {
-            self.step_tables(table)?
-        };
+        let statements = if table.has("sql") { vec![table.clone()] } else { self.step_tables(table)? };
         let mut steps = Vec::new();
         for statement in &statements {
             steps.push(self.step(statement, &declared, &mut used, reads_only));
         }
         let steps = steps.into_iter().collect::<Option<Vec<_>>>()?;
         for (one, _) in declared.iter().zip(used).filter(|(_, used)| !used) {
-            self.report(
-                one.span,
-                &one.key,
-                format!("no statement uses `:{}`", one.name),
-            );
+            self.report(one.span, &one.key, format!("no statement uses `:{}`", one.name));
         }
-        let params = declared
-            .into_iter()
-            .map(|one| one.param)
-            .collect::<Option<_>>()?;
-        Some(Action::Sql {
-            params,
-            steps,
-            returns: returns?,
-        })
+        let params = declared.into_iter().map(|one| one.param).collect::<Option<_>>()?;
+        Some(Action::Sql { params, steps, returns: returns? })
     }
 
     fn step_tables<'a>(&mut self, table: &Table<'a>) -> Option<Vec<Table<'a>>> {
@@ -242,11 +181,7 @@ impl Reader<'_> {
         }
         let node = table.node("step")?;
         let Some(items) = node.items().filter(|items| !items.is_empty()) else {
-            self.report(
-                node.span,
-                node.key,
-                format!("expected tables, [[{}]]", table.key_of("step")),
-            );
+            self.report(node.span, node.key, format!("expected tables, [[{}]]", table.key_of("step")));
             return None;
         };
         let tables: Vec<_> = items.iter().map(|item| self.table(item)).collect();
@@ -264,16 +199,10 @@ impl Reader<'_> {
         used: &mut [bool],
         reads_only: bool,
     ) -> Option<Step> {
-        let expect_rows = self.take(table, "expect_rows", |setting| {
-            setting.count(&(0..=u64::MAX))
-        });
+        let expect_rows = self.take(table, "expect_rows", |setting| setting.count(&(0..=u64::MAX)));
         let otherwise = self.otherwise(table, expect_rows);
         if !table.has("sql") {
-            self.report(
-                table.span,
-                table.key_of("sql"),
-                "missing; a step is a statement",
-            );
+            self.report(table.span, table.key_of("sql"), "missing; a step is a statement");
         }
         let (text, span) = self.verbatim(table, "sql")?;
         let statement = match Statement::parse(&text) {
@@ -289,12 +218,7 @@ impl Reader<'_> {
             self.report(span, table.key_of("sql"), message);
         }
         let sql = self.bind(table, span, statement, declared, used);
-        Some(Step {
-            sql: sql?,
-            expect_rows,
-            otherwise,
-            span,
-        })
+        Some(Step { sql: sql?, expect_rows, otherwise, span })
     }
 
     /// Finds the parameter of each `:name`.
@@ -319,17 +243,10 @@ impl Reader<'_> {
                 near if near.contains("did you mean") => near,
                 _ => "; add it to `params` with its type".to_owned(),
             };
-            self.report(
-                at,
-                table.key_of("sql"),
-                format!("`:{name}` is not declared{hint}"),
-            );
+            self.report(at, table.key_of("sql"), format!("`:{name}` is not declared{hint}"));
         }
         let complete = slots.len() == statement.names.len();
-        complete.then_some(Sql {
-            pieces: statement.pieces,
-            slots,
-        })
+        complete.then_some(Sql { pieces: statement.pieces, slots })
     }
 
     fn otherwise(&mut self, step: &Table<'_>, expect_rows: Option<u64>) -> Otherwise {
@@ -338,27 +255,18 @@ impl Reader<'_> {
             Some(rows) => format!("expected {rows} rows; nothing was changed"),
             None => "nothing was changed".to_owned(),
         };
-        let mut otherwise = Otherwise {
-            status: StatusCode::CONFLICT,
-            detail,
-        };
+        let mut otherwise = Otherwise { status: StatusCode::CONFLICT, detail };
         let Some(node) = step.node("otherwise") else {
             return otherwise;
         };
         if !step.has("expect_rows") {
-            self.report(
-                node.name_span,
-                &node.key,
-                "it needs `expect_rows`, which says when it applies",
-            );
+            self.report(node.name_span, &node.key, "it needs `expect_rows`, which says when it applies");
         }
         let Some(table) = self.table(&node) else {
             return otherwise;
         };
         self.only(&table, &["status", "detail"]);
-        if let Some(status) =
-            self.take(&table, "status", |setting| status_in(setting, &(400..=599)))
-        {
+        if let Some(status) = self.take(&table, "status", |setting| status_in(setting, &(400..=599))) {
             otherwise.status = status;
         }
         if let Some(detail) = self.take(&table, "detail", Setting::text) {
@@ -386,25 +294,18 @@ impl Taken {
             };
             let other = self.names.get(&(route.method.clone(), with.clone()));
             let owner = other.map_or_else(String::new, |name| format!(" of endpoint.{name}"));
-            return Err(format!(
-                "matches the same requests as \"{} {with}\"{owner}",
-                route.method
-            ));
+            return Err(format!("matches the same requests as \"{} {with}\"{owner}", route.method));
         }
-        self.names
-            .insert((route.method.clone(), route.path.clone()), name.to_owned());
+        self.names.insert((route.method.clone(), route.path.clone()), name.to_owned());
         Ok(())
     }
 }
 
 fn parse_route(route: &str) -> Result<(Method, String, Vec<String>), String> {
-    let (word, path) = route.split_once(' ').ok_or_else(|| {
-        format!("{route:?} is not a method and a path, such as \"GET /flights/{{id}}\"")
-    })?;
-    let method = METHODS
-        .iter()
-        .find(|(name, _)| *name == word)
-        .map(|(_, method)| method.clone());
+    let (word, path) = route
+        .split_once(' ')
+        .ok_or_else(|| format!("{route:?} is not a method and a path, such as \"GET /flights/{{id}}\""))?;
+    let method = METHODS.iter().find(|(name, _)| *name == word).map(|(_, method)| method.clone());
     let method = method.ok_or_else(|| match word {
         "HEAD" => "every GET endpoint answers HEAD too; write GET".to_owned(),
         "OPTIONS" => "the server answers OPTIONS itself".to_owned(),
@@ -414,9 +315,7 @@ fn parse_route(route: &str) -> Result<(Method, String, Vec<String>), String> {
         return Err(format!("the path {path:?} does not start with `/`"));
     }
     if let Some(char) = path.chars().find(|char| !is_path(*char)) {
-        return Err(format!(
-            "a path has no {char:?}; parameters of the query are declared under `params`"
-        ));
+        return Err(format!("a path has no {char:?}; parameters of the query are declared under `params`"));
     }
     let names = path_names(path)?;
     Ok((method, path.to_owned(), names))
@@ -437,9 +336,7 @@ fn path_names(path: &str) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
     let mut rest = path;
     while let Some(start) = rest.find(['{', '}']) {
-        let inside = rest[start..]
-            .strip_prefix('{')
-            .and_then(|inside| inside.split_once('}'));
+        let inside = rest[start..].strip_prefix('{').and_then(|inside| inside.split_once('}'));
         let (name, after) = inside.ok_or("a brace of the path has no partner")?;
         let name = name.strip_prefix('*').unwrap_or(name);
         if !is_name(name) {
@@ -490,18 +387,9 @@ mod tests {
             ("GET /{*a}/b", "Catch-all"),
         ] {
             let problems = route(wrong);
-            assert!(
-                problems.len() == 1 && problems[0].contains(message),
-                "{wrong}: {problems:?}"
-            );
+            assert!(problems.len() == 1 && problems[0].contains(message), "{wrong}: {problems:?}");
         }
-        for fine in [
-            "GET /",
-            "POST /a/",
-            "PUT /a-b/{c}.json",
-            "PATCH /{a}/b/{c}",
-            "DELETE /f/{*path}",
-        ] {
+        for fine in ["GET /", "POST /a/", "PUT /a-b/{c}.json", "PATCH /{a}/b/{c}", "DELETE /f/{*path}"] {
             assert_eq!(route(fine), Vec::<String>::new(), "{fine}");
         }
     }
@@ -515,10 +403,7 @@ mod tests {
             endpoint.d = { route = 'GET /a/d', body = '' }
             endpoint.e = { route = 'PUT /a/{z}', body = '' }";
         let same = "matches the same requests as \"GET /a/{x}\" of endpoint.a";
-        let expected = [
-            format!("endpoint.b.route: {same}"),
-            format!("endpoint.c.route: {same}"),
-        ];
+        let expected = [format!("endpoint.b.route: {same}"), format!("endpoint.c.route: {same}")];
         assert_eq!(problems(text), expected);
     }
 
@@ -526,94 +411,35 @@ mod tests {
     fn an_endpoint_does_one_thing() {
         for (endpoint, message) in [
             ("", ": it does nothing: expected `sql`"),
-            (
-                "sql = 'select 1'\nbody = ''",
-                ": `sql`, `step` and `body` exclude each other",
-            ),
+            ("sql = 'select 1'\nbody = ''", ": `sql`, `step` and `body` exclude each other"),
             ("step = 1", ".step: expected tables, [[endpoint.a.step]]"),
             ("step = []", ".step: expected tables"),
             ("step = [1]", ".step[1]: expected a table, not an integer"),
             ("step = [{}]", ".step[1].sql: missing"),
-            (
-                "step = [{ sql = 'select 1', expect_row = 1 }]",
-                ".step[1].expect_row: unknown key; did",
-            ),
-            (
-                "step = [{ sql = 'select 1' }]\nexpect_rows = 1",
-                ".expect_rows: it belongs into one of",
-            ),
+            ("step = [{ sql = 'select 1', expect_row = 1 }]", ".step[1].expect_row: unknown key; did"),
+            ("step = [{ sql = 'select 1' }]\nexpect_rows = 1", ".expect_rows: it belongs into one of"),
             ("sql = 1", ".sql: expected a string, not an integer"),
-            (
-                "sql = 'select 1'\ncontent_type = 'a/b'",
-                ".content_type: it belongs to a fixed `body`",
-            ),
-            (
-                "body = ''\ncontent_type = 'json'",
-                ".content_type: \"json\" is not a media type",
-            ),
-            (
-                "body = ''\nreturns = 'one'",
-                ".returns: a fixed `body` makes no use of it",
-            ),
+            ("sql = 'select 1'\ncontent_type = 'a/b'", ".content_type: it belongs to a fixed `body`"),
+            ("body = ''\ncontent_type = 'json'", ".content_type: \"json\" is not a media type"),
+            ("body = ''\nreturns = 'one'", ".returns: a fixed `body` makes no use of it"),
             ("body = 'x'\nstatus = 204", ".status: 204 has no body"),
-            (
-                "body = 'x'\nstatus = 99",
-                ".status: 99 is out of range; expected 200 to 599",
-            ),
-            (
-                "sql = 'select 1'\nstatus = 404",
-                ".status: 404 is out of range; expected 200 to 299",
-            ),
-            (
-                "sql = 'select 1'\nreturns = 'all'",
-                ".returns: \"all\" is none of \"one\", \"many\"",
-            ),
-            (
-                "sql = 'select 1'\nexpect_rows = -1",
-                ".expect_rows: -1 is out of range",
-            ),
-            (
-                "sql = 'select 1'\notherwise = {}",
-                ".otherwise: it needs `expect_rows`",
-            ),
-            (
-                "sql = 'select 1'\nexpect_rows = 1\notherwise.status = 200",
-                ".otherwise.status: 200 is out",
-            ),
-            (
-                "sql = 'select 1'\ndeadline = '0s'",
-                ".deadline: \"0s\" is out of range; expected 1ms to 1h",
-            ),
-            (
-                "sql = 'delete from t'",
-                ".sql: it writes; GET endpoints run read-only; use POST",
-            ),
-            (
-                "sql = 'select 1; select 2'",
-                ".sql: a second statement starts here",
-            ),
-            (
-                "sql = 'select :a'",
-                ".sql: `:a` is not declared; add it to `params`",
-            ),
-            (
-                "sql = 'select :ab'\nparams.abc = 'int'",
-                ".sql: `:ab` is not declared; did you mean \"abc\"?",
-            ),
-            (
-                "sql = 'select 1'\nparams.a = 'int'",
-                ".params.a: no statement uses `:a`",
-            ),
-            (
-                "sql = 'select 1'\nrout = 'x'",
-                ".rout: unknown key; did you mean \"route\"?",
-            ),
+            ("body = 'x'\nstatus = 99", ".status: 99 is out of range; expected 200 to 599"),
+            ("sql = 'select 1'\nstatus = 404", ".status: 404 is out of range; expected 200 to 299"),
+            ("sql = 'select 1'\nreturns = 'all'", ".returns: \"all\" is none of \"one\", \"many\""),
+            ("sql = 'select 1'\nexpect_rows = -1", ".expect_rows: -1 is out of range"),
+            ("sql = 'select 1'\notherwise = {}", ".otherwise: it needs `expect_rows`"),
+            ("sql = 'select 1'\nexpect_rows = 1\notherwise.status = 200", ".otherwise.status: 200 is out"),
+            ("sql = 'select 1'\ndeadline = '0s'", ".deadline: \"0s\" is out of range; expected 1ms to 1h"),
+            ("sql = 'delete from t'", ".sql: it writes; GET endpoints run read-only; use POST"),
+            ("sql = 'select 1; select 2'", ".sql: a second statement starts here"),
+            ("sql = 'select :a'", ".sql: `:a` is not declared; add it to `params`"),
+            ("sql = 'select :ab'\nparams.abc = 'int'", ".sql: `:ab` is not declared; did you mean \"abc\"?"),
+            ("sql = 'select 1'\nparams.a = 'int'", ".params.a: no statement uses `:a`"),
+            ("sql = 'select 1'\nrout = 'x'", ".rout: unknown key; did you mean \"route\"?"),
         ] {
             let problems = problems(&format!("[endpoint.a]\nroute = 'GET /'\n{endpoint}"));
             let expected = format!("endpoint.a{message}");
-            let found = problems
-                .iter()
-                .any(|problem| problem.starts_with(&expected));
+            let found = problems.iter().any(|problem| problem.starts_with(&expected));
             assert!(found, "{endpoint}: {problems:?}");
         }
         let text = "[endpoint]\na = 1\nb = {}\nc.sql = 'select 1'";
@@ -632,11 +458,7 @@ mod tests {
             endpoint.c = { route = 'POST /b', sql = 'select 1', returns = 'one' }
             endpoint.d = { route = 'GET /d', body = '${X}' }",
         );
-        let statuses: Vec<_> = config
-            .endpoints
-            .iter()
-            .map(|one| one.status.as_u16())
-            .collect();
+        let statuses: Vec<_> = config.endpoints.iter().map(|one| one.status.as_u16()).collect();
         assert_eq!(statuses, [200, 204, 200, 200]);
         let returns = |index: usize| match &config.endpoints[index].action {
             Action::Sql { returns, .. } => Some(*returns),
@@ -644,10 +466,8 @@ mod tests {
         };
         let expected = [Returns::Many, Returns::None, Returns::One].map(Some);
         assert_eq!([0, 1, 2].map(returns), expected);
-        let fixed = Action::Fixed {
-            body: "${X}".to_owned(),
-            content_type: "text/plain; charset=utf-8".to_owned(),
-        };
+        let fixed =
+            Action::Fixed { body: "${X}".to_owned(), content_type: "text/plain; charset=utf-8".to_owned() };
         assert_eq!(config.endpoints[3].action, fixed);
     }
 
@@ -665,31 +485,14 @@ mod tests {
             sql = 'update account set x = :b'
             expect_rows = 2";
         let config = read(text);
-        let Action::Sql { params, steps, .. } = &config.endpoints[0].action else {
-            panic!("SQL")
-        };
-        assert_eq!(
-            params
-                .iter()
-                .map(|param| param.name.as_str())
-                .collect::<Vec<_>>(),
-            ["b", "a"]
-        );
+        let Action::Sql { params, steps, .. } = &config.endpoints[0].action else { panic!("SQL") };
+        assert_eq!(params.iter().map(|param| param.name.as_str()).collect::<Vec<_>>(), ["b", "a"]);
         assert_eq!(steps[0].sql.slots, [1, 1]);
-        assert_eq!(
-            steps[0].sql.pieces,
-            ["update account set x = x - ", " where x >= ", ""]
-        );
+        assert_eq!(steps[0].sql.pieces, ["update account set x = x - ", " where x >= ", ""]);
         let otherwise = &steps[0].otherwise;
-        assert_eq!(
-            (otherwise.status.as_u16(), otherwise.detail.as_str()),
-            (409, "insufficient")
-        );
+        assert_eq!((otherwise.status.as_u16(), otherwise.detail.as_str()), (409, "insufficient"));
         assert_eq!(steps[1].sql.slots, [0]);
-        assert_eq!(
-            steps[1].otherwise.detail,
-            "expected 2 rows; nothing was changed"
-        );
+        assert_eq!(steps[1].otherwise.detail, "expected 2 rows; nothing was changed");
         let place = steps[1].span.start..steps[1].span.end;
         assert_eq!(&text[place], "'update account set x = :b'");
     }

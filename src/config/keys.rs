@@ -91,30 +91,15 @@ enum Target<'c> {
 
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config {
-        server,
-        queue,
-        http,
-        database,
-        endpoints: _,
-    } = config;
+    let Config { server, queue, http, database, endpoints: _ } = config;
     let sections = [
         ("server", server_keys(server)),
         ("queue", queue_keys(queue)),
         ("http", http_keys(http)),
         ("database", database_keys(database)),
     ];
-    let name = |section| {
-        move |(name, target)| Key {
-            section,
-            name,
-            target,
-        }
-    };
-    sections
-        .into_iter()
-        .flat_map(|(section, keys)| keys.into_iter().map(name(section)))
-        .collect()
+    let name = |section| move |(name, target)| Key { section, name, target };
+    sections.into_iter().flat_map(|(section, keys)| keys.into_iter().map(name(section))).collect()
 }
 
 type Named<'c> = (&'static str, Target<'c>);
@@ -125,10 +110,7 @@ fn server_keys(server: &mut Server) -> Vec<Named<'_>> {
         ("connector", Target::Connector(&mut server.connector)),
         ("workers", Follows(&mut server.workers, THREADS)),
         ("deadline", Time(&mut server.deadline, WAIT)),
-        (
-            "drain_timeout",
-            Time(&mut server.drain_timeout, Duration::ZERO..=HOUR),
-        ),
+        ("drain_timeout", Time(&mut server.drain_timeout, Duration::ZERO..=HOUR)),
     ]
 }
 
@@ -141,24 +123,12 @@ fn queue_keys(queue: &mut Queue) -> Vec<Named<'_>> {
 
 fn http_keys(http: &mut Http) -> Vec<Named<'_>> {
     vec![
-        (
-            "max_connections",
-            Count(&mut http.max_connections, 1..=1_000_000),
-        ),
+        ("max_connections", Count(&mut http.max_connections, 1..=1_000_000)),
         ("max_head_bytes", Bytes(&mut http.max_head_bytes, 256..=MIB)),
         ("max_headers", Count(&mut http.max_headers, 1..=1000)),
-        (
-            "max_target_bytes",
-            Bytes(&mut http.max_target_bytes, 64..=MIB),
-        ),
-        (
-            "max_body_bytes",
-            Bytes(&mut http.max_body_bytes, 0..=1024 * MIB),
-        ),
-        (
-            "max_response_bytes",
-            Bytes(&mut http.max_response_bytes, 256..=1024 * MIB),
-        ),
+        ("max_target_bytes", Bytes(&mut http.max_target_bytes, 64..=MIB)),
+        ("max_body_bytes", Bytes(&mut http.max_body_bytes, 0..=1024 * MIB)),
+        ("max_response_bytes", Bytes(&mut http.max_response_bytes, 256..=1024 * MIB)),
         ("head_timeout", Time(&mut http.head_timeout, WAIT)),
         ("body_timeout", Time(&mut http.body_timeout, WAIT)),
         ("idle_timeout", Time(&mut http.idle_timeout, WAIT)),
@@ -170,18 +140,9 @@ fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
     vec![
         ("url", Url(&mut database.url)),
         ("demo", Flag(&mut database.demo)),
-        (
-            "maximum_pool_size",
-            Count(&mut database.maximum_pool_size, THREADS),
-        ),
-        (
-            "minimum_idle",
-            Follows(&mut database.minimum_idle, 0..=*THREADS.end()),
-        ),
-        (
-            "connection_timeout",
-            Time(&mut database.connection_timeout, WAIT),
-        ),
+        ("maximum_pool_size", Count(&mut database.maximum_pool_size, THREADS)),
+        ("minimum_idle", Follows(&mut database.minimum_idle, 0..=*THREADS.end())),
+        ("connection_timeout", Time(&mut database.connection_timeout, WAIT)),
         ("idle_timeout", Time(&mut database.idle_timeout, AGE)),
         ("max_lifetime", Time(&mut database.max_lifetime, AGE)),
     ]
@@ -211,10 +172,7 @@ impl Key<'_> {
                 **field = setting.parse("an IP address and a port, such as 127.0.0.1:8080")?;
             }
             Target::Connector(field) => {
-                let choices = [
-                    ("native", Connector::Native),
-                    ("tiny_http", Connector::TinyHttp),
-                ];
+                let choices = [("native", Connector::Native), ("tiny_http", Connector::TinyHttp)];
                 **field = setting.choice(&choices)?;
             }
             Url(field) => **field = Some(url(setting)?),
@@ -232,14 +190,8 @@ impl Key<'_> {
 fn url(setting: Setting) -> Result<String, String> {
     let accepted = || "expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"".to_owned();
     let url = setting.text().map_err(|_| accepted())?;
-    let rest = ["sqlite:", "postgres://", "postgresql://"]
-        .iter()
-        .find_map(|scheme| url.strip_prefix(scheme));
-    if rest.is_some_and(|rest| !rest.is_empty()) {
-        Ok(url)
-    } else {
-        Err(accepted())
-    }
+    let rest = ["sqlite:", "postgres://", "postgresql://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    if rest.is_some_and(|rest| !rest.is_empty()) { Ok(url) } else { Err(accepted()) }
 }
 
 #[cfg(test)]
@@ -252,16 +204,10 @@ mod tests {
 
     /// The comments right above the line that shows `key`, whether it is set there or commented out.
     fn documentation(section: &str, key: &str) -> String {
-        let section = REFERENCE
-            .split(&format!("\n[{section}]\n"))
-            .nth(1)
-            .expect("the section is there");
+        let section = REFERENCE.split(&format!("\n[{section}]\n")).nth(1).expect("the section is there");
         let mut comments = String::new();
         for line in section.lines() {
-            if line
-                .trim_start_matches("# ")
-                .starts_with(&format!("{key} = "))
-            {
+            if line.trim_start_matches("# ").starts_with(&format!("{key} = ")) {
                 return comments;
             }
             if line.starts_with('#') {
@@ -275,9 +221,7 @@ mod tests {
 
     fn range(target: &Target<'_>) -> Option<String> {
         let (least, most) = match target {
-            Count(_, range) | Follows(_, range) => {
-                (range.start().to_string(), range.end().to_string())
-            }
+            Count(_, range) | Follows(_, range) => (range.start().to_string(), range.end().to_string()),
             Bytes(_, range) => (show_bytes(*range.start()), show_bytes(*range.end())),
             Time(_, range) => (show_time(*range.start()), show_time(*range.end())),
             _ => return None,
@@ -290,26 +234,16 @@ mod tests {
         for key in keys(&mut Config::default()) {
             let comments = documentation(key.section, key.name);
             let range = range(&key.target).unwrap_or_default();
-            assert!(
-                !comments.is_empty() && comments.contains(&range),
-                "{}: {range}",
-                key.path()
-            );
+            assert!(!comments.is_empty() && comments.contains(&range), "{}: {range}", key.path());
         }
     }
 
     #[test]
     fn the_reference_shows_the_defaults() {
-        let source = Source {
-            path: None,
-            text: REFERENCE.into(),
-        };
-        let flags = Flags {
-            database: Some("sqlite:x".into()),
-            ..Flags::default()
-        };
-        let mut read = Config::read(source, &Environment::new(), &flags)
-            .unwrap_or_else(|problems| panic!("{problems}"));
+        let source = Source { path: None, text: REFERENCE.into() };
+        let flags = Flags { database: Some("sqlite:x".into()), ..Flags::default() };
+        let mut read =
+            Config::read(source, &Environment::new(), &flags).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(read.endpoints.len(), 9);
         read.endpoints.clear();
         let mut expected = Config::default();
@@ -318,11 +252,7 @@ mod tests {
         // What the file leaves out has its default without being shown: so each is set, or follows another key.
         for key in keys(&mut Config::default()) {
             let set = REFERENCE.contains(&format!("\n{} = ", key.name));
-            assert!(
-                set || matches!(key.target, Follows(..) | Url(_)),
-                "{}",
-                key.path()
-            );
+            assert!(set || matches!(key.target, Follows(..) | Url(_)), "{}", key.path());
         }
     }
 }

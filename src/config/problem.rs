@@ -21,16 +21,8 @@ pub struct Problem {
 
 impl Problem {
     /// A problem at `span` of the file.
-    pub fn new(
-        span: impl Into<Option<Span>>,
-        key: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            span: span.into(),
-            key: key.into(),
-            message: message.into(),
-        }
+    pub fn new(span: impl Into<Option<Span>>, key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { span: span.into(), key: key.into(), message: message.into() }
     }
 }
 
@@ -90,43 +82,29 @@ impl Source {
     pub fn position(&self, offset: usize) -> (usize, usize) {
         let before = self.before(offset);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (
-            before.matches('\n').count() + 1,
-            before[line_start..].chars().count() + 1,
-        )
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
     /// The place in the file of a byte `offset` inside the string that stands at `span`, which `length` bytes there fill.
     /// Where the string has escapes before it, so that the offsets differ, the whole string's place.
     pub fn inside(&self, span: Span, offset: usize, length: usize) -> Span {
         let raw = self.text.get(span.start..span.end).unwrap_or_default();
-        let Some(quote) = raw
-            .chars()
-            .next()
-            .filter(|quote| matches!(quote, '"' | '\''))
-        else {
+        let Some(quote) = raw.chars().next().filter(|quote| matches!(quote, '"' | '\'')) else {
             return span;
         };
         let triple = String::from_iter([quote; 3]);
         // The newline right after three quotes is not part of the string.
         let content = match raw.strip_prefix(&triple) {
-            Some(rest) => rest
-                .strip_prefix("\r\n")
-                .or(rest.strip_prefix('\n'))
-                .unwrap_or(rest),
+            Some(rest) => rest.strip_prefix("\r\n").or(rest.strip_prefix('\n')).unwrap_or(rest),
             None => &raw[1..],
         };
-        let has_place = content
-            .get(..offset + length)
-            .is_some_and(|passed| quote == '\'' || !passed.contains('\\'));
+        let has_place =
+            content.get(..offset + length).is_some_and(|passed| quote == '\'' || !passed.contains('\\'));
         if !has_place {
             return span;
         }
         let start = span.end - content.len() + offset;
-        Span {
-            start,
-            end: start + length,
-        }
+        Span { start, end: start + length }
     }
 
     /// The first line of the span with carets under it, as rustc shows it.
@@ -134,11 +112,7 @@ impl Source {
         let (number, column) = self.position(span.start);
         let number = number.to_string();
         let margin = " ".repeat(number.len());
-        let line = self
-            .text
-            .lines()
-            .nth(self.position(span.start).0 - 1)
-            .unwrap_or_default();
+        let line = self.text.lines().nth(self.position(span.start).0 - 1).unwrap_or_default();
         // Tabs stay tabs, so that the caret stands under its place however wide the terminal shows them.
         let indent: String = line
             .chars()
@@ -147,24 +121,15 @@ impl Source {
             .map(|char| if char == '\t' { '\t' } else { ' ' })
             .collect();
         let end = self.before(span.end).len().max(span.start);
-        let marked = self
-            .text
-            .get(span.start..end)
-            .and_then(|text| text.lines().next());
+        let marked = self.text.get(span.start..end).and_then(|text| text.lines().next());
         let carets = "^".repeat(marked.map_or(1, |text| text.chars().count().max(1)));
-        writeln!(
-            f,
-            "{margin} |\n{number} | {line}\n{margin} | {indent}{carets}"
-        )
+        writeln!(f, "{margin} |\n{number} | {line}\n{margin} | {indent}{carets}")
     }
 
     /// The text before `offset`, or before the character that `offset` falls into.
     fn before(&self, offset: usize) -> &str {
         let offset = offset.min(self.text.len());
-        let start = (0..=offset)
-            .rev()
-            .find(|&at| self.text.is_char_boundary(at))
-            .unwrap_or(0);
+        let start = (0..=offset).rev().find(|&at| self.text.is_char_boundary(at)).unwrap_or(0);
         &self.text[..start]
     }
 }
@@ -174,18 +139,12 @@ mod tests {
     use super::*;
 
     fn source(text: &str) -> Source {
-        Source {
-            path: Some("a.toml".into()),
-            text: text.into(),
-        }
+        Source { path: Some("a.toml".into()), text: text.into() }
     }
 
     fn span(text: &str, part: &str) -> Span {
         let start = text.find(part).expect("the part is in the text");
-        Span {
-            start,
-            end: start + part.len(),
-        }
+        Span { start, end: start + part.len() }
     }
 
     #[test]
@@ -210,32 +169,12 @@ mod tests {
     fn a_place_at_the_end_of_the_file_is_shown() {
         let shown = Problems::new(
             source("a = "),
-            vec![Problem::new(
-                Span { start: 4, end: 4 },
-                "",
-                "a value is missing",
-            )],
+            vec![Problem::new(Span { start: 4, end: 4 }, "", "a value is missing")],
         );
-        assert!(
-            shown.to_string().contains("1 | a = \n  |     ^\n"),
-            "{shown}"
-        );
+        assert!(shown.to_string().contains("1 | a = \n  |     ^\n"), "{shown}");
         for text in ["", "\n", "é"] {
-            let list = (0..4).map(|at| {
-                Problem::new(
-                    Span {
-                        start: at,
-                        end: at + 1,
-                    },
-                    "",
-                    "x",
-                )
-            });
-            assert!(
-                Problems::new(source(text), list.collect())
-                    .to_string()
-                    .ends_with("4 problems")
-            );
+            let list = (0..4).map(|at| Problem::new(Span { start: at, end: at + 1 }, "", "x"));
+            assert!(Problems::new(source(text), list.collect()).to_string().ends_with("4 problems"));
         }
     }
 
@@ -250,15 +189,8 @@ mod tests {
             ("s = \"\\t :b\"", 2, "\"\\t :b\""),
             ("s = '''\\ :b'''", 2, ":b"),
         ] {
-            let string = Span {
-                start: 4,
-                end: text.len(),
-            };
-            assert_eq!(
-                source(text).inside(string, offset, 2),
-                span(text, expected),
-                "{text}"
-            );
+            let string = Span { start: 4, end: text.len() };
+            assert_eq!(source(text).inside(string, offset, 2), span(text, expected), "{text}");
         }
     }
 }

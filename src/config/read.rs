@@ -47,27 +47,15 @@ impl Config {
     /// # Errors
     /// The file that was named or found cannot be read; nothing else is tried in its place.
     pub fn locate(flag: Option<&Path>, environment: &Environment) -> Result<Source, LocateError> {
-        let named = flag
-            .map(Path::to_owned)
-            .or(environment.get("WHARF_CONFIG").map(PathBuf::from));
-        let found = || {
-            ["wharf.toml", "config/wharf.toml"]
-                .map(PathBuf::from)
-                .into_iter()
-                .find(|path| path.exists())
-        };
+        let named = flag.map(Path::to_owned).or(environment.get("WHARF_CONFIG").map(PathBuf::from));
+        let found =
+            || ["wharf.toml", "config/wharf.toml"].map(PathBuf::from).into_iter().find(|path| path.exists());
         match named.or_else(found) {
             Some(path) => match fs::read_to_string(&path) {
-                Ok(text) => Ok(Source {
-                    path: Some(path),
-                    text,
-                }),
+                Ok(text) => Ok(Source { path: Some(path), text }),
                 Err(error) => Err(LocateError { path, error }),
             },
-            None => Ok(Source {
-                path: None,
-                text: include_str!("../../config/wharf.toml").into(),
-            }),
+            None => Ok(Source { path: None, text: include_str!("../../config/wharf.toml").into() }),
         }
     }
 
@@ -75,23 +63,11 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong, in one list.
-    pub fn read(
-        source: Source,
-        environment: &Environment,
-        flags: &Flags,
-    ) -> Result<Self, Problems> {
-        let mut reader = Reader {
-            source: &source,
-            environment,
-            problems: Vec::new(),
-        };
+    pub fn read(source: Source, environment: &Environment, flags: &Flags) -> Result<Self, Problems> {
+        let mut reader = Reader { source: &source, environment, problems: Vec::new() };
         let config = reader.config(flags);
         let problems = reader.problems;
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(Problems::new(source, problems))
-        }
+        if problems.is_empty() { Ok(config) } else { Err(Problems::new(source, problems)) }
     }
 }
 
@@ -130,16 +106,11 @@ pub(super) struct Node<'a> {
 impl<'a> Table<'a> {
     /// The table that a short form, such as `id = "int"`, leaves out.
     pub(super) fn empty(node: &Node<'a>) -> Self {
-        Self {
-            key: node.key.clone(),
-            span: node.name_span,
-            entries: None,
-        }
+        Self { key: node.key.clone(), span: node.name_span, entries: None }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.entries
-            .is_some_and(|entries| entries.contains_key(name))
+        self.entries.is_some_and(|entries| entries.contains_key(name))
     }
 
     pub(super) fn node(&self, name: &str) -> Option<Node<'a>> {
@@ -150,20 +121,14 @@ impl<'a> Table<'a> {
     /// All of them, in the order of the file.
     pub(super) fn nodes(&self) -> Vec<Node<'a>> {
         let entries = self.entries.into_iter().flatten();
-        let mut nodes: Vec<_> = entries
-            .map(|(name, value)| self.child(name, value))
-            .collect();
+        let mut nodes: Vec<_> = entries.map(|(name, value)| self.child(name, value)).collect();
         nodes.sort_by_key(|node| node.name_span.start);
         nodes
     }
 
     /// The full key of an entry, also of one that is not there.
     pub(super) fn key_of(&self, name: &str) -> String {
-        if self.key.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.key)
-        }
+        if self.key.is_empty() { name.to_owned() } else { format!("{}.{name}", self.key) }
     }
 
     fn child(&self, name: &'a Spanned<DeString<'a>>, value: &'a Spanned<DeValue<'a>>) -> Node<'a> {
@@ -194,10 +159,7 @@ impl Node<'_> {
 
 impl From<std::ops::Range<usize>> for Span {
     fn from(range: std::ops::Range<usize>) -> Self {
-        Self {
-            start: range.start,
-            end: range.end,
-        }
+        Self { start: range.start, end: range.end }
     }
 }
 
@@ -218,11 +180,7 @@ impl Reader<'_> {
             let message = format!("expected a table, not {}", kind_of(node.value));
             self.report(node.span, &node.key, message);
         }
-        Some(Table {
-            key: node.key.clone(),
-            span: node.name_span,
-            entries: Some(entries?),
-        })
+        Some(Table { key: node.key.clone(), span: node.name_span, entries: Some(entries?) })
     }
 
     /// Reports the keys of the table that are not known.
@@ -282,11 +240,7 @@ impl Reader<'_> {
         if let DeValue::String(text) = node.value {
             return Some((text.to_string(), node.span));
         }
-        self.report(
-            node.span,
-            node.key,
-            format!("expected a string, not {}", kind_of(node.value)),
-        );
+        self.report(node.span, node.key, format!("expected a string, not {}", kind_of(node.value)));
         None
     }
 
@@ -294,20 +248,12 @@ impl Reader<'_> {
         let mut config = Config::default();
         let (document, errors) = DeTable::parse_recoverable(&self.source.text);
         for error in &errors {
-            self.report(
-                error.span().map(Span::from),
-                "",
-                format!("not TOML: {}", error.message()),
-            );
+            self.report(error.span().map(Span::from), "", format!("not TOML: {}", error.message()));
         }
         if !errors.is_empty() {
             return config;
         }
-        let root = Table {
-            key: String::new(),
-            span: Span::default(),
-            entries: Some(document.get_ref()),
-        };
+        let root = Table { key: String::new(), span: Span::default(), entries: Some(document.get_ref()) };
         self.only(&root, &SECTIONS);
         self.sections(&root, keys::keys(&mut config), flags);
         self.consistency(&root, &config);
@@ -318,18 +264,12 @@ impl Reader<'_> {
 
     /// Everything outside `[endpoint]`. For each key the later source wins.
     fn sections(&mut self, root: &Table<'_>, mut keys: Vec<Key<'_>>, flags: &Flags) {
-        for section in SECTIONS
-            .into_iter()
-            .filter(|section| *section != "endpoint")
-        {
+        for section in SECTIONS.into_iter().filter(|section| *section != "endpoint") {
             let Some(table) = root.node(section).and_then(|node| self.table(&node)) else {
                 continue;
             };
             let of_section = || keys.iter().filter(|key| key.section == section);
-            self.only(
-                &table,
-                &of_section().map(|key| key.name).collect::<Vec<_>>(),
-            );
+            self.only(&table, &of_section().map(|key| key.name).collect::<Vec<_>>());
             for key in keys.iter_mut().filter(|key| key.section == section) {
                 self.take(&table, key.name, |setting| key.set(setting));
             }
@@ -338,10 +278,9 @@ impl Reader<'_> {
             self.variable(key);
         }
         self.unknown_variables(&keys);
-        for (flag, path, value) in [
-            ("--listen", "server.listen", &flags.listen),
-            ("--database", "database.url", &flags.database),
-        ] {
+        for (flag, path, value) in
+            [("--listen", "server.listen", &flags.listen), ("--database", "database.url", &flags.database)]
+        {
             let key = keys.iter_mut().find(|key| key.path() == path);
             if let (Some(key), Some(value)) = (key, value)
                 && let Err(message) = key.set(Setting::Expanded(value.clone()))
@@ -355,11 +294,7 @@ impl Reader<'_> {
         let mut names = key.variables();
         names.retain(|name| self.environment.contains_key(name));
         if let [one, other] = names.as_slice() {
-            self.report(
-                None,
-                one,
-                format!("{other} sets {} too; keep one of them", key.path()),
-            );
+            self.report(None, one, format!("{other} sets {} too; keep one of them", key.path()));
         }
         for name in names {
             if let Err(message) = key.set(Setting::Expanded(self.environment[&name].clone())) {
@@ -372,21 +307,13 @@ impl Reader<'_> {
     /// known, and so are those that Kubernetes sets in every container for a Service called `wharf`.
     fn unknown_variables(&mut self, keys: &[Key<'_>]) {
         let names: Vec<_> = keys.iter().flat_map(Key::variables).collect();
-        let known: Vec<_> = names
-            .iter()
-            .map(String::as_str)
-            .chain(OTHER_VARIABLES)
-            .collect();
+        let known: Vec<_> = names.iter().map(String::as_str).chain(OTHER_VARIABLES).collect();
         let linked = |name: &str| {
             ["WHARF_PORT", "WHARF_SERVICE_HOST", "WHARF_SERVICE_PORT"].contains(&name)
                 || name.starts_with("WHARF_PORT_")
                 || name.starts_with("WHARF_SERVICE_PORT_")
         };
-        for name in self
-            .environment
-            .keys()
-            .filter(|name| name.starts_with("WHARF_"))
-        {
+        for name in self.environment.keys().filter(|name| name.starts_with("WHARF_")) {
             let used = self.source.text.contains(&format!("${{{name}"));
             if !used && !linked(name) && !known.contains(&name.as_str()) {
                 let message = format!("unknown environment variable{}", suggestion(name, &known));
@@ -401,49 +328,23 @@ impl Reader<'_> {
         let http = &config.http;
         let mut at_most = |section: &str, name: &str, value: usize, limit: &str, most: usize| {
             if value > most {
-                let place = root
-                    .node(section)
-                    .and_then(|node| self.table(&node)?.node(name));
+                let place = root.node(section).and_then(|node| self.table(&node)?.node(name));
                 let message = format!("{value} is more than {limit}, which is {most}");
-                self.report(
-                    place.map(|node| node.span),
-                    format!("{section}.{name}"),
-                    message,
-                );
+                self.report(place.map(|node| node.span), format!("{section}.{name}"), message);
             }
         };
         let idle = config.database.minimum_idle.unwrap_or(0);
-        at_most(
-            "database",
-            "minimum_idle",
-            idle,
-            "database.maximum_pool_size",
-            pool,
-        );
+        at_most("database", "minimum_idle", idle, "database.maximum_pool_size", pool);
         let (target, head) = (http.max_target_bytes, http.max_head_bytes);
-        at_most(
-            "http",
-            "max_target_bytes",
-            target,
-            "http.max_head_bytes",
-            head,
-        );
+        at_most("http", "max_target_bytes", target, "http.max_head_bytes", head);
     }
 
     fn database_for_endpoints(&mut self, config: &Config) {
         let with_sql = |action: &Action| matches!(action, Action::Sql { .. });
-        let first = config
-            .endpoints
-            .iter()
-            .find(|endpoint| with_sql(&endpoint.action));
+        let first = config.endpoints.iter().find(|endpoint| with_sql(&endpoint.action));
         let refused = self.problems.iter().any(|problem| {
-            [
-                "database.url",
-                "WHARF_DATABASE",
-                "WHARF_DATABASE_URL",
-                "--database",
-            ]
-            .contains(&problem.key.as_str())
+            ["database.url", "WHARF_DATABASE", "WHARF_DATABASE_URL", "--database"]
+                .contains(&problem.key.as_str())
         });
         if let (Some(endpoint), None, false) = (first, &config.database.url, refused) {
             let message = format!("missing, and endpoint.{} runs SQL", endpoint.name);
@@ -476,10 +377,7 @@ pub(super) fn suggestion(name: &str, known: &[&str]) -> String {
         let distance = strsim::damerau_levenshtein(name, known);
         (distance <= name.len().max(known.len()) / 3).then_some(distance)
     };
-    let nearest = known
-        .iter()
-        .filter(|known| near(known).is_some())
-        .min_by_key(near);
+    let nearest = known.iter().filter(|known| near(known).is_some()).min_by_key(near);
     match nearest {
         Some(nearest) => format!("; did you mean \"{nearest}\"?"),
         None if (1..=LISTED_MAX).contains(&known.len()) => {
@@ -496,18 +394,12 @@ pub(super) mod tests {
 
     fn try_read(text: &str, variables: &[(&str, &str)], flags: &Flags) -> Result<Config, Problems> {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let source = Source {
-            path: Some("test.toml".into()),
-            text: text.to_owned(),
-        };
+        let source = Source { path: Some("test.toml".into()), text: text.to_owned() };
         Config::read(source, &variables.iter().map(owned).collect(), flags)
     }
 
     fn with_database() -> Flags {
-        Flags {
-            database: Some("sqlite:test.db".into()),
-            ..Flags::default()
-        }
+        Flags { database: Some("sqlite:test.db".into()), ..Flags::default() }
     }
 
     fn sound(result: Result<Config, Problems>) -> Config {
@@ -515,9 +407,7 @@ pub(super) mod tests {
     }
 
     fn lines(result: Result<Config, Problems>) -> Vec<String> {
-        let problems = result
-            .err()
-            .map_or_else(Vec::new, |problems| problems.list().to_vec());
+        let problems = result.err().map_or_else(Vec::new, |problems| problems.list().to_vec());
         let line = |problem: Problem| format!("{}: {}", problem.key, problem.message);
         problems.into_iter().map(line).collect()
     }
@@ -535,30 +425,15 @@ pub(super) mod tests {
     #[test]
     fn flags_come_before_variables_before_the_file_before_the_defaults() {
         let file = "server.listen = '127.0.0.1:1'\ndatabase.url = 'sqlite:file'";
-        let short = [
-            ("WHARF_LISTEN", "127.0.0.1:2"),
-            ("WHARF_DATABASE", "sqlite:variable"),
-        ];
-        let flags = Flags {
-            listen: Some("127.0.0.1:3".into()),
-            database: Some("postgres://flag".into()),
-        };
+        let short = [("WHARF_LISTEN", "127.0.0.1:2"), ("WHARF_DATABASE", "sqlite:variable")];
+        let flags = Flags { listen: Some("127.0.0.1:3".into()), database: Some("postgres://flag".into()) };
         let read = |text: &str, variables: &[(&str, &str)], flags: &Flags| {
             let config = sound(try_read(text, variables, flags));
-            (
-                config.server.listen.port(),
-                config.database.url.unwrap_or_default(),
-            )
+            (config.server.listen.port(), config.database.url.unwrap_or_default())
         };
         assert_eq!(read("", &[], &Flags::default()), (8080, String::new()));
-        assert_eq!(
-            read(file, &[], &Flags::default()),
-            (1, "sqlite:file".into())
-        );
-        assert_eq!(
-            read(file, &short, &Flags::default()),
-            (2, "sqlite:variable".into())
-        );
+        assert_eq!(read(file, &[], &Flags::default()), (1, "sqlite:file".into()));
+        assert_eq!(read(file, &short, &Flags::default()), (2, "sqlite:variable".into()));
         assert_eq!(read(file, &short, &flags), (3, "postgres://flag".into()));
     }
 
@@ -582,16 +457,10 @@ pub(super) mod tests {
         let config = sound(try_read(text, &variables, &Flags::default()));
         assert_eq!(config.server.connector, Connector::TinyHttp);
         assert_eq!(config.server.workers, Some(3));
-        assert_eq!(
-            (config.http.max_body_bytes, config.http.max_head_bytes),
-            (2048, 9000)
-        );
+        assert_eq!((config.http.max_body_bytes, config.http.max_head_bytes), (2048, 9000));
         assert!(config.database.demo);
         assert_eq!(config.database.max_lifetime.as_secs(), 300);
-        assert_eq!(
-            (config.queue.max_length, config.server.deadline.as_secs()),
-            (7, 2)
-        );
+        assert_eq!((config.queue.max_length, config.server.deadline.as_secs()), (7, 2));
     }
 
     #[test]
@@ -603,10 +472,7 @@ pub(super) mod tests {
             ("WHARF_LISTEN", "127.0.0.1:1"),
             ("WHARF_SERVER_LISTEN", "127.0.0.1:2"),
         ];
-        let flags = Flags {
-            listen: Some("8080".into()),
-            ..Flags::default()
-        };
+        let flags = Flags { listen: Some("8080".into()), ..Flags::default() };
         let mut lines = lines(try_read("", &variables, &flags));
         lines.sort();
         assert_eq!(
@@ -625,75 +491,24 @@ pub(super) mod tests {
     #[test]
     fn the_sections_are_checked_key_by_key() {
         for (text, message) in [
-            (
-                "a = 1",
-                "a: unknown key; expected one of server, queue, http, database, endpoint",
-            ),
-            (
-                "[endpoints.x]",
-                "endpoints: unknown key; did you mean \"endpoint\"?",
-            ),
+            ("a = 1", "a: unknown key; expected one of server, queue, http, database, endpoint"),
+            ("[endpoints.x]", "endpoints: unknown key; did you mean \"endpoint\"?"),
             ("server = 1", "server: expected a table, not an integer"),
-            (
-                "server.listen = 'localhost'",
-                "server.listen: \"localhost\" is not an IP address",
-            ),
-            (
-                "server.connector = 'hyper'",
-                "server.connector: \"hyper\" is none of \"native\", \"",
-            ),
-            (
-                "server.workers = 0",
-                "server.workers: 0 is out of range; expected 1 to 10000",
-            ),
-            (
-                "server.workers = '4'",
-                "server.workers: \"4\" is not an integer",
-            ),
-            (
-                "server.workers = 4.5",
-                "server.workers: 4.5 is not an integer",
-            ),
-            (
-                "server.workers = [4]",
-                "server.workers: expected an integer, not an array",
-            ),
-            (
-                "server.deadline = 10",
-                "server.deadline: expected a time such as",
-            ),
-            (
-                "server.deadline = '2h'",
-                "server.deadline: \"2h\" is out of range; expected 1ms to 1h",
-            ),
-            (
-                "server.deadline = '${X}'",
-                "server.deadline: the environment variable X is not set",
-            ),
-            (
-                "http.max_body_bytes = '1KB'",
-                "http.max_body_bytes: \"1KB\" is not a number of bytes",
-            ),
-            (
-                "http.idle_timout = '1s'",
-                "http.idle_timout: unknown key; did you mean \"idle_timeo",
-            ),
-            (
-                "http.max_head_bytes = 1024",
-                "http.max_target_bytes: 8192 is more than http.max_head",
-            ),
-            (
-                "database.minimum_idle = 11",
-                "database.minimum_idle: 11 is more than database.maximu",
-            ),
-            (
-                "database.demo = 'true'",
-                "database.demo: \"true\" is not true or false",
-            ),
-            (
-                "database.url = 'sqlite:'",
-                "database.url: expected \"sqlite:FILE\" or",
-            ),
+            ("server.listen = 'localhost'", "server.listen: \"localhost\" is not an IP address"),
+            ("server.connector = 'hyper'", "server.connector: \"hyper\" is none of \"native\", \""),
+            ("server.workers = 0", "server.workers: 0 is out of range; expected 1 to 10000"),
+            ("server.workers = '4'", "server.workers: \"4\" is not an integer"),
+            ("server.workers = 4.5", "server.workers: 4.5 is not an integer"),
+            ("server.workers = [4]", "server.workers: expected an integer, not an array"),
+            ("server.deadline = 10", "server.deadline: expected a time such as"),
+            ("server.deadline = '2h'", "server.deadline: \"2h\" is out of range; expected 1ms to 1h"),
+            ("server.deadline = '${X}'", "server.deadline: the environment variable X is not set"),
+            ("http.max_body_bytes = '1KB'", "http.max_body_bytes: \"1KB\" is not a number of bytes"),
+            ("http.idle_timout = '1s'", "http.idle_timout: unknown key; did you mean \"idle_timeo"),
+            ("http.max_head_bytes = 1024", "http.max_target_bytes: 8192 is more than http.max_head"),
+            ("database.minimum_idle = 11", "database.minimum_idle: 11 is more than database.maximu"),
+            ("database.demo = 'true'", "database.demo: \"true\" is not true or false"),
+            ("database.url = 'sqlite:'", "database.url: expected \"sqlite:FILE\" or"),
         ] {
             let problems = lines(try_read(text, &[], &Flags::default()));
             let found = problems.len() == 1 && problems[0].starts_with(message);
@@ -727,9 +542,7 @@ sql = '''
 select * from flights
 where id = :id and day = :day'''
 "#;
-        let shown = try_read(text, &[], &with_database())
-            .expect_err("three problems")
-            .to_string();
+        let shown = try_read(text, &[], &with_database()).expect_err("three problems").to_string();
         let expected = r#"test.toml:2:1: server.worker: unknown key; did you mean "workers"?
   |
 2 | worker = 4
@@ -757,13 +570,9 @@ test.toml:9:26: endpoint.flight.sql: `:day` is not declared; add it to `params` 
         let flag = directory.path().join("flag.toml");
         let variable = directory.path().join("variable.toml");
         fs::write(&variable, "# variable").expect("the directory takes a file");
-        let environment =
-            Environment::from([("WHARF_CONFIG".into(), variable.display().to_string())]);
+        let environment = Environment::from([("WHARF_CONFIG".into(), variable.display().to_string())]);
         let source = Config::locate(None, &environment).expect("the file is there");
-        assert_eq!(
-            (source.path, source.text.as_str()),
-            (Some(variable), "# variable")
-        );
+        assert_eq!((source.path, source.text.as_str()), (Some(variable), "# variable"));
         let error = Config::locate(Some(&flag), &environment).expect_err("the file is not there");
         assert!(error.to_string().contains("flag.toml"), "{error}");
         fs::write(&flag, "# flag").expect("the directory takes a file");

@@ -35,18 +35,10 @@ impl Setting {
 
     /// A word out of a list.
     pub(super) fn choice<T: Copy>(self, choices: &[(&str, T)]) -> Result<T, String> {
-        let words = choices
-            .iter()
-            .map(|(word, _)| format!("\"{word}\""))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let text = self
-            .text()
-            .map_err(|_| format!("expected one of {words}"))?;
+        let words = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+        let text = self.text().map_err(|_| format!("expected one of {words}"))?;
         let choice = choices.iter().find(|(word, _)| *word == text);
-        choice
-            .map(|(_, choice)| *choice)
-            .ok_or_else(|| format!("{text:?} is none of {words}"))
+        choice.map(|(_, choice)| *choice).ok_or_else(|| format!("{text:?} is none of {words}"))
     }
 
     pub(super) fn flag(self) -> Result<bool, String> {
@@ -60,9 +52,7 @@ impl Setting {
     pub(super) fn integer(self) -> Result<i64, String> {
         match self {
             Self::Integer(number) => Ok(number),
-            Self::Expanded(text) => text
-                .parse()
-                .map_err(|_| Self::Expanded(text).is_not("an integer")),
+            Self::Expanded(text) => text.parse().map_err(|_| Self::Expanded(text).is_not("an integer")),
             other => Err(other.is_not("an integer")),
         }
     }
@@ -72,16 +62,9 @@ impl Setting {
         T: TryFrom<i64> + PartialOrd + Display,
     {
         let number = self.integer()?;
-        let count = T::try_from(number)
-            .ok()
-            .filter(|count| range.contains(count));
-        count.ok_or_else(|| {
-            format!(
-                "{number} is out of range; expected {} to {}",
-                range.start(),
-                range.end()
-            )
-        })
+        let count = T::try_from(number).ok().filter(|count| range.contains(count));
+        count
+            .ok_or_else(|| format!("{number} is out of range; expected {} to {}", range.start(), range.end()))
     }
 
     pub(super) fn time(self, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
@@ -102,20 +85,14 @@ impl Setting {
         };
         let bytes = bytes.ok_or_else(|| self.is_not(accepted))?;
         let (least, most) = (show_bytes(*range.start()), show_bytes(*range.end()));
-        let out = || {
-            format!(
-                "{} is out of range; expected {least} to {most}",
-                show_bytes(bytes)
-            )
-        };
+        let out = || format!("{} is out of range; expected {least} to {most}", show_bytes(bytes));
         range.contains(&bytes).then_some(bytes).ok_or_else(out)
     }
 
     /// Anything that reads itself from text.
     pub(super) fn parse<T: FromStr>(self, accepted: &str) -> Result<T, String> {
         let text = self.text().map_err(|_| format!("expected {accepted}"))?;
-        text.parse()
-            .map_err(|_| format!("{text:?} is not {accepted}"))
+        text.parse().map_err(|_| format!("{text:?} is not {accepted}"))
     }
 
     /// The message of a setting that is something else than `accepted`.
@@ -169,21 +146,12 @@ fn variable<'a>(inside: &'a str, environment: &'a Environment) -> Result<&'a str
 
 const TIMES: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-const SIZES: [(&str, usize); 4] = [
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
+const SIZES: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 fn parse_time(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let (_, factor) = TIMES.into_iter().find(|(name, _)| *name == unit)?;
-    number
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(factor)
-        .map(Duration::from_millis)
+    number.parse::<u64>().ok()?.checked_mul(factor).map(Duration::from_millis)
 }
 
 fn parse_bytes(text: &str) -> Option<usize> {
@@ -193,8 +161,7 @@ fn parse_bytes(text: &str) -> Option<usize> {
 }
 
 fn split_unit(text: &str) -> Option<(&str, &str)> {
-    text.find(|char: char| !char.is_ascii_digit())
-        .map(|at| text.split_at(at))
+    text.find(|char: char| !char.is_ascii_digit()).map(|at| text.split_at(at))
 }
 
 /// A time in the largest unit that shows it whole.
@@ -223,27 +190,11 @@ mod tests {
     #[test]
     fn times_have_units_and_ranges() {
         let range = Duration::from_millis(1)..=Duration::from_secs(3600);
-        for (written, ms) in [
-            ("500ms", 500),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-        ] {
+        for (written, ms) in [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000)] {
             assert_eq!(text(written).time(&range), Ok(Duration::from_millis(ms)));
             assert_eq!(show_time(Duration::from_millis(ms)), written);
         }
-        for wrong in [
-            "",
-            "s",
-            "5",
-            "5 s",
-            "-5s",
-            "1.5s",
-            "5d",
-            "5S",
-            "99999999999999999999s",
-            "é",
-        ] {
+        for wrong in ["", "s", "5", "5 s", "-5s", "1.5s", "5d", "5S", "99999999999999999999s", "é"] {
             let message = text(wrong).time(&range).expect_err(wrong);
             assert!(message.contains("is not a time such as"), "{message}");
         }
@@ -263,15 +214,7 @@ mod tests {
         }
         assert_eq!(Setting::Integer(100).bytes(&range), Ok(100));
         assert_eq!(Setting::Expanded("100".into()).bytes(&range), Ok(100));
-        for wrong in [
-            "",
-            "KiB",
-            "1KB",
-            "1 KiB",
-            "1kib",
-            "-1KiB",
-            "99999999999999999999GiB",
-        ] {
+        for wrong in ["", "KiB", "1KB", "1 KiB", "1kib", "-1KiB", "99999999999999999999GiB"] {
             assert!(text(wrong).bytes(&range).is_err(), "{wrong}");
         }
         let message = text("2GiB").bytes(&range).expect_err("more than 1 GiB");
@@ -283,13 +226,8 @@ mod tests {
         assert_eq!(Setting::Expanded("16".into()).count(&(1..=20usize)), Ok(16));
         assert_eq!(Setting::Expanded("true".into()).flag(), Ok(true));
         assert_eq!(text("16").integer(), Err("\"16\" is not an integer".into()));
-        assert_eq!(
-            text("true").flag(),
-            Err("\"true\" is not true or false".into())
-        );
-        let message = Setting::Integer(-1)
-            .count(&(1..=20usize))
-            .expect_err("negative");
+        assert_eq!(text("true").flag(), Err("\"true\" is not true or false".into()));
+        let message = Setting::Integer(-1).count(&(1..=20usize)).expect_err("negative");
         assert_eq!(message, "-1 is out of range; expected 1 to 20");
     }
 
@@ -311,11 +249,7 @@ mod tests {
             let result = expand(written, &environment).expect(written);
             assert_eq!(result.as_deref(), expanded, "{written}");
         }
-        assert!(
-            expand("${B}", &environment)
-                .expect_err("not set")
-                .contains("variable B is not set")
-        );
+        assert!(expand("${B}", &environment).expect_err("not set").contains("variable B is not set"));
         assert!(expand("${A", &environment).is_err());
         assert!(expand("${}", &environment).is_err());
     }

@@ -38,34 +38,20 @@ impl Statement {
     /// A string, quoted name or comment does not end; there is no statement, or more than one; it controls transactions; it
     /// has positional parameters.
     pub fn parse(text: &str) -> Result<Self, SqlError> {
-        let tokens = Lexer {
-            text,
-            at: 0,
-            brackets: 0,
-        }
-        .tokens()?;
-        let first = tokens
-            .iter()
-            .find(|token| !matches!(token.kind, Kind::Open | Kind::Semicolon));
+        let tokens = Lexer { text, at: 0, brackets: 0 }.tokens()?;
+        let first = tokens.iter().find(|token| !matches!(token.kind, Kind::Open | Kind::Semicolon));
         let first = first.filter(|token| token.kind == Kind::Word);
         let first = first.ok_or_else(|| error(0, "there is no statement here"))?;
         refuse_transaction_control(text, first)?;
         refuse_second_statement(&tokens)?;
         let writes = writes(text, first, &tokens);
-        let mut statement = Self {
-            pieces: Vec::new(),
-            names: Vec::new(),
-            writes,
-        };
+        let mut statement = Self { pieces: Vec::new(), names: Vec::new(), writes };
         let mut piece = 0;
         for place in tokens.iter().filter(|token| token.kind == Kind::Parameter) {
+            statement.pieces.push(text[piece..place.range.start].to_owned());
             statement
-                .pieces
-                .push(text[piece..place.range.start].to_owned());
-            statement.names.push((
-                text[place.range.start + 1..place.range.end].to_owned(),
-                place.range.start,
-            ));
+                .names
+                .push((text[place.range.start + 1..place.range.end].to_owned(), place.range.start));
             piece = place.range.end;
         }
         statement.pieces.push(text[piece..].to_owned());
@@ -75,57 +61,34 @@ impl Statement {
 
 /// Transactions belong to the endpoint: one that ends early would leave a pooled connection, and its next user, without one.
 fn refuse_transaction_control(text: &str, first: &Token) -> Result<(), SqlError> {
-    const CONTROL: [&str; 8] = [
-        "abort",
-        "begin",
-        "commit",
-        "end",
-        "release",
-        "rollback",
-        "savepoint",
-        "start",
-    ];
+    const CONTROL: [&str; 8] =
+        ["abort", "begin", "commit", "end", "release", "rollback", "savepoint", "start"];
     let word = text[first.range.clone()].to_ascii_lowercase();
     if CONTROL.contains(&word.as_str()) {
-        let hint =
-            "the steps of an endpoint already run in one transaction; leave this statement out";
-        return Err(error(
-            first.range.start,
-            format!("`{word}` controls transactions: {hint}"),
-        ));
+        let hint = "the steps of an endpoint already run in one transaction; leave this statement out";
+        return Err(error(first.range.start, format!("`{word}` controls transactions: {hint}")));
     }
     Ok(())
 }
 
 fn refuse_second_statement(tokens: &[Token]) -> Result<(), SqlError> {
-    let mut after = tokens
-        .iter()
-        .skip_while(|token| token.kind != Kind::Semicolon);
+    let mut after = tokens.iter().skip_while(|token| token.kind != Kind::Semicolon);
     match after.find(|token| token.kind != Kind::Semicolon) {
         Some(second) => {
-            let hint =
-                "write each as a step, [[endpoint.NAME.step]]; all steps run in one transaction";
-            Err(error(
-                second.range.start,
-                format!("a second statement starts here: {hint}"),
-            ))
+            let hint = "write each as a step, [[endpoint.NAME.step]]; all steps run in one transaction";
+            Err(error(second.range.start, format!("a second statement starts here: {hint}")))
         }
         None => Ok(()),
     }
 }
 
 fn error(offset: usize, message: impl Into<String>) -> SqlError {
-    SqlError {
-        offset,
-        message: message.into(),
-    }
+    SqlError { offset, message: message.into() }
 }
 
 /// Judged by words alone: the statement's first, `insert` and its kin where a statement may start, and `for update`.
 fn writes(text: &str, first: &Token, tokens: &[Token]) -> bool {
-    const READ: [&str; 7] = [
-        "explain", "pragma", "select", "show", "table", "values", "with",
-    ];
+    const READ: [&str; 7] = ["explain", "pragma", "select", "show", "table", "values", "with"];
     let is = |at: usize, words: &[&str]| {
         tokens.get(at).is_some_and(|token| {
             let word = &text[token.range.clone()];
@@ -136,9 +99,7 @@ fn writes(text: &str, first: &Token, tokens: &[Token]) -> bool {
     // What follows its keyword is a word or a quoted name; that tells `(delete)`, a column, from `(delete from …)`.
     let starts = |at: usize| {
         (at == 0 || matches!(tokens[at - 1].kind, Kind::Open | Kind::Close))
-            && tokens
-                .get(at + 1)
-                .is_some_and(|next| matches!(next.kind, Kind::Word | Kind::Quoted))
+            && tokens.get(at + 1).is_some_and(|next| matches!(next.kind, Kind::Word | Kind::Quoted))
             && is(at, &["insert", "update", "delete", "merge"])
     };
     let locks = |at: usize| {
@@ -182,10 +143,7 @@ impl Lexer<'_> {
         while let Some(byte) = self.peek(0) {
             let start = self.at;
             if let Some(kind) = self.token(byte)? {
-                tokens.push(Token {
-                    kind,
-                    range: start..self.at,
-                });
+                tokens.push(Token { kind, range: start..self.at });
             }
         }
         Ok(tokens)
@@ -271,24 +229,15 @@ impl Lexer<'_> {
         let start = self.at;
         self.at += 1;
         while let Some(byte) = self.peek(0) {
-            let escaped = if byte == quote {
-                self.peek(1) == Some(quote)
-            } else {
-                backslashes && byte == b'\\'
-            };
+            let escaped =
+                if byte == quote { self.peek(1) == Some(quote) } else { backslashes && byte == b'\\' };
             // An escape at the very end leaves `at` past the text: there, too, nothing closes the quote.
             self.at += if escaped { 2 } else { 1 };
             if byte == quote && !escaped {
                 return Ok(Kind::Quoted);
             }
         }
-        Err(error(
-            start,
-            format!(
-                "this {what} does not end; `{}` is missing",
-                char::from(quote)
-            ),
-        ))
+        Err(error(start, format!("this {what} does not end; `{}` is missing", char::from(quote))))
     }
 
     /// `$$…$$` and `$tag$…$tag$`. A lone `$` is an operator's; `$1` would clash with the numbers that binding hands out.
@@ -297,10 +246,7 @@ impl Lexer<'_> {
         self.at += 1;
         if next.is_some_and(|byte| byte.is_ascii_digit()) {
             let hint = "declare the parameter under `params` and write `:name`";
-            return Err(error(
-                start,
-                format!("parameters are written by name, not by number: {hint}"),
-            ));
+            return Err(error(start, format!("parameters are written by name, not by number: {hint}")));
         }
         self.skip_while(is_word);
         if self.peek(0) != Some(b'$') {
@@ -309,10 +255,7 @@ impl Lexer<'_> {
         self.at += 1;
         let tag = &self.text[start..self.at];
         let Some(end) = self.text[self.at..].find(tag) else {
-            return Err(error(
-                start,
-                format!("this dollar quote does not end; `{tag}` is missing"),
-            ));
+            return Err(error(start, format!("this dollar quote does not end; `{tag}` is missing")));
         };
         self.at += end + tag.len();
         Ok(Kind::Quoted)
@@ -352,12 +295,8 @@ mod tests {
 
     #[test]
     fn parameters_split_the_text() {
-        let statement =
-            Statement::parse("select * from t where a=:a and b = :b_2;").expect("one statement");
-        assert_eq!(
-            statement.pieces,
-            ["select * from t where a=", " and b = ", ";"]
-        );
+        let statement = Statement::parse("select * from t where a=:a and b = :b_2;").expect("one statement");
+        assert_eq!(statement.pieces, ["select * from t where a=", " and b = ", ";"]);
         assert_eq!(statement.names, [("a".into(), 24), ("b_2".into(), 35)]);
     }
 
@@ -382,10 +321,7 @@ mod tests {
             ("select :a||:a", &["a", "a"]),
             ("select x:1, x : y, :é, :1", &[]),
             ("select naïve:a, 'ü' || :b", &["a", "b"]),
-            (
-                "select a - -:b, a->>:c, a/:d, a @> :e",
-                &["b", "c", "d", "e"],
-            ),
+            ("select a - -:b, a->>:c, a/:d, a @> :e", &["b", "c", "d", "e"]),
             ("select '::' || :a::text || ':'", &["a"]),
             ("select '/*', :a, '*/'", &["a"]),
             ("select \"--\", :a", &["a"]),
@@ -418,32 +354,17 @@ mod tests {
 
     #[test]
     fn one_statement_and_no_transaction_control() {
-        assert!(
-            refusal("select 1; select 2")
-                .1
-                .contains("[[endpoint.NAME.step]]")
-        );
+        assert!(refusal("select 1; select 2").1.contains("[[endpoint.NAME.step]]"));
         assert_eq!(refusal("select 1; select 2").0, 10);
         assert!(names("select ';' -- ;\n;; /* ; */ ;").is_empty());
-        for sql in [
-            "BEGIN",
-            " commit;",
-            "/* x */ rollback to a",
-            "savepoint a",
-            "start transaction",
-            "end",
-        ] {
+        for sql in ["BEGIN", " commit;", "/* x */ rollback to a", "savepoint a", "start transaction", "end"] {
             assert!(refusal(sql).1.contains("controls transactions"), "{sql}");
         }
         for sql in ["", " ", ";", "-- nothing", "()"] {
             assert!(Statement::parse(sql).is_err(), "{sql:?}");
         }
         assert!(refusal("select $1").1.contains(":name"));
-        assert!(
-            refusal("insert into t values (1); commit")
-                .1
-                .contains("second statement")
-        );
+        assert!(refusal("insert into t values (1); commit").1.contains("second statement"));
     }
 
     #[test]
@@ -482,9 +403,8 @@ mod tests {
     /// Fragments that mean something to the lexer, so that random texts reach its corners.
     fn nasty() -> impl Strategy<Value = String> {
         let fragment = prop::sample::select(vec![
-            "'", "''", "\"", "`", "E'", "\\", "--", "\n", "/*", "*/", "$$", "$a$", "$1", "::", ":",
-            ":=", ":a", ":b1", "[", "]", "(", ")", ";", "select ", "update ", "1", "é", " ", "?",
-            "x",
+            "'", "''", "\"", "`", "E'", "\\", "--", "\n", "/*", "*/", "$$", "$a$", "$1", "::", ":", ":=",
+            ":a", ":b1", "[", "]", "(", ")", ";", "select ", "update ", "1", "é", " ", "?", "x",
         ]);
         prop::collection::vec(fragment, 0..20).prop_map(|fragments| fragments.concat())
     }

@@ -212,7 +212,7 @@ fn read_head(request: &tiny_http::Request, limits: &Limits) -> Result<Request, R
     for header in request.headers() {
         // tiny_http has dealt with these two already, and a worker reads the body it made of them.
         if !header.field.equiv("Transfer-Encoding") {
-            head.push_str(&format!("{}: {}\r\n", header.field, header.value));
+            head.extend([header.field.as_str().as_str(), ": ", header.value.as_str(), "\r\n"]);
         }
     }
     head.push_str("\r\n");

@@ -47,7 +47,8 @@ impl<'a> Sources<'a> {
     }
 
     fn value(&self, param: &Param) -> Result<Value, Error> {
-        let mismatch = |mismatch: Mismatch| Error::bad_parameter(&param.name, &mismatch.expected, &mismatch.received);
+        let mismatch =
+            |mismatch: Mismatch| Error::bad_parameter(&param.name, &mismatch.expected, &mismatch.received);
         let Some(value) = self.find(param).map_err(mismatch)? else {
             return param.default.clone().ok_or_else(|| {
                 let place = match param.place {
@@ -113,9 +114,7 @@ fn from_texts(kind: Type, texts: &[Cow<'_, str>]) -> Result<Option<Value>, Misma
             Ok(Some(Value::Array(scalar, items.collect::<Result<_, _>>()?)))
         }
         (Type::One(_), [text]) => one(kind, text).map(Some),
-        (Type::One(scalar), several) => {
-            Err(Mismatch::new(format!("{scalar}, once"), &several.join(", ")))
-        }
+        (Type::One(scalar), several) => Err(Mismatch::new(format!("{scalar}, once"), &several.join(", "))),
     }
 }
 
@@ -143,7 +142,10 @@ fn expect_media_type(request: &Request, expected: &str) -> Result<(), Error> {
         return Ok(());
     }
     let received = Mismatch::new("", &String::from_utf8_lossy(sent)).received;
-    Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the body must be {expected}, not {received}"))
-        .with_member("expected", expected)
-        .with_member("received", received))
+    Err(Error::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format!("the body must be {expected}, not {received}"),
+    )
+    .with_member("expected", expected)
+    .with_member("received", received))
 }

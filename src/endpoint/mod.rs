@@ -26,9 +26,11 @@ pub fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, Str
     let targets = config.endpoints.iter().filter_map(|endpoint| {
         let target = match &endpoint.action {
             Action::Fixed { body, content_type } => fixed(endpoint.status, body, content_type),
-            Action::Sql { .. } => {
-                Target::Handler(Arc::new(SqlEndpoint::new(endpoint, database?, config.http.max_response_bytes)?))
-            }
+            Action::Sql { .. } => Target::Handler(Arc::new(SqlEndpoint::new(
+                endpoint,
+                database?,
+                config.http.max_response_bytes,
+            )?)),
         };
         Some((endpoint.method.clone(), endpoint.path.clone(), target))
     });
@@ -81,7 +83,13 @@ impl SqlEndpoint {
     }
 
     /// Runs the steps and writes the last one's rows into `body`.
-    fn run(&self, connection: &mut Connection, values: &[Value], context: &Context<'_>, body: &mut Vec<u8>) -> Result<(), Error> {
+    fn run(
+        &self,
+        connection: &mut Connection,
+        values: &[Value],
+        context: &Context<'_>,
+        body: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let deadline = context.deadline();
         // One statement is a transaction by itself, unless what it does may have to be undone.
         let transaction = self.steps.len() > 1 || self.steps.iter().any(|step| step.expect_rows.is_some());
@@ -124,8 +132,12 @@ impl SqlEndpoint {
         match (self.returns, rows) {
             (Returns::Many | Returns::None, _) | (_, 1) => Ok(()),
             (_, 0) => Err(Error::new(StatusCode::NOT_FOUND, "there is no such row")),
-            (_, several) => Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the statement returned more than one row")
-                .because(format!("{several} rows where `returns` says one; add `limit 1` or returns = \"many\""))),
+            (_, several) => {
+                Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "the statement returned more than one row")
+                    .because(format!(
+                        "{several} rows where `returns` says one; add `limit 1` or returns = \"many\""
+                    )))
+            }
         }
     }
 }

@@ -105,17 +105,15 @@ impl Decoder {
                     .ok_or_else(|| bad("a chunk's size is too large a number"))?;
                 SizeDigits
             }
-            (SizeDigits, b';') => Extension,
             (SizeDigits | Extension, b'\r') => SizeLf,
-            (Extension, b'\t' | b' '..=b'~' | 0x80..) => Extension,
+            (SizeDigits, b';') | (Extension, b'\t' | b' '..=b'~' | 0x80..) => Extension,
             (SizeLf, b'\n') if self.left == 0 => Trailer,
             (SizeLf, b'\n') => Data,
             (DataCr, b'\r') => DataLf,
             (DataLf, b'\n') => Size,
             (Trailer, b'\r') => EndLf,
-            (Trailer, b'!'..=b'~') => TrailerLine,
             (TrailerLine, b'\r') => TrailerLf,
-            (TrailerLine, b'\t' | b' '..=b'~' | 0x80..) => TrailerLine,
+            (Trailer, b'!'..=b'~') | (TrailerLine, b'\t' | b' '..=b'~' | 0x80..) => TrailerLine,
             (TrailerLf, b'\n') => Trailer,
             (EndLf, b'\n') => Done,
             (Size | SizeDigits, _) => return Err(bad("a chunk's size is not hexadecimal digits")),

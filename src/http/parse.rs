@@ -272,9 +272,10 @@ fn read_framing(
                 }
             }
             14 if header.name.eq_ignore_ascii_case("content-length") => {
-                if length.replace(parse_length(header.value, limits)?).is_some() {
+                if length.is_some() {
                     return Err(bad("more than one Content-Length"));
                 }
+                length = Some(parse_length(header.value, limits)?);
             }
             17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                 if chunked {

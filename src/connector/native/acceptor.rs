@@ -52,14 +52,8 @@ impl Acceptor {
         let waker = Waker::new(poll.registry(), WAKE)?;
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(0), Interest::READABLE)?;
         let stopped = Arc::new(AtomicBool::new(false));
-        let accepting = Accepting {
-            listener,
-            poll,
-            mailbox,
-            stopped: Arc::clone(&stopped),
-            max_connections,
-            metrics,
-        };
+        let accepting =
+            Accepting { listener, poll, mailbox, stopped: Arc::clone(&stopped), max_connections, metrics };
         let thread = thread::Builder::new().name("acceptor".into()).spawn(move || accepting.run())?;
         Ok(Self { thread, waker, stopped })
     }

@@ -128,6 +128,10 @@ impl Core {
         self.mailbox.is_draining()
     }
 
+    fn idle_allowance(&self) -> Duration {
+        if self.is_draining() { DRAIN_IDLE } else { self.settings.idle_timeout }
+    }
+
     fn encode(&mut self, response: &Response, form: Form) {
         if encode_head(response, form, &mut self.answers) {
             self.answers.extend_from_slice(response.body());
@@ -282,12 +286,8 @@ impl Connection {
         {
             self.stage = Stage::Idle;
             self.idle_since = self.link.answered_at();
-            self.due = self.idle_since + self.idle_allowance(core);
+            self.due = self.idle_since + core.idle_allowance();
         }
-    }
-
-    fn idle_allowance(&self, core: &Core) -> Duration {
-        if core.is_draining() { DRAIN_IDLE } else { core.settings.idle_timeout }
     }
 
     fn reads_requests(&self) -> bool {
@@ -548,7 +548,7 @@ impl Connection {
         let allowance = match &stage {
             Stage::Idle => {
                 self.idle_since = core.now;
-                self.idle_allowance(core)
+                core.idle_allowance()
             }
             Stage::Head => core.settings.head_timeout,
             Stage::Body(_) => core.settings.body_timeout,

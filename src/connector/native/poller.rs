@@ -118,7 +118,9 @@ impl Poller {
             Message::Drain { until } => {
                 self.drain_until = Some(until);
                 let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
-                all.into_iter().for_each(|index| self.with(index, Connection::drain));
+                for index in all {
+                    self.with(index, Connection::drain);
+                }
             }
             Message::Stop => self.stopped = true,
         }
