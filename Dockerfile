@@ -23,6 +23,6 @@ WORKDIR /var/lib/wharf
 VOLUME /var/lib/wharf
 USER wharf
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["wharf", "health", "http://127.0.0.1:8080"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["wharf", "health"]
 ENTRYPOINT ["wharf"]
 CMD ["serve"]

@@ -2,7 +2,7 @@
 //!
 //! tiny_http spends a thread per connection and puts no limit on them, nor a timeout on anything a client does. A
 //! request's body is read by the worker, so a slow client holds one; an answer is written by the worker, so a slow reader
-//! does too; a handler that ignores its deadline is waited for. `docs/` has the list. It is here because it is small.
+//! does too; a handler that ignores its deadline is waited for. `docs/tiny_http.md` has the list. It is here because it is small.
 
 use std::io::{self, Read};
 use std::net::TcpListener;
@@ -210,10 +210,7 @@ fn read_head(request: &tiny_http::Request, limits: &Limits) -> Result<Request, R
     let tiny_http::HTTPVersion(major, minor) = *request.http_version();
     let mut head = format!("{} {} HTTP/{major}.{minor}\r\n", request.method(), request.url());
     for header in request.headers() {
-        // tiny_http has dealt with these two already, and a worker reads the body it made of them.
-        if !header.field.equiv("Transfer-Encoding") {
-            head.extend([header.field.as_str().as_str(), ": ", header.value.as_str(), "\r\n"]);
-        }
+        head.extend([header.field.as_str().as_str(), ": ", header.value.as_str(), "\r\n"]);
     }
     head.push_str("\r\n");
     if head.len() > limits.max_head_bytes {
