@@ -29,7 +29,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         fill_sqlite(&file)?;
     } else {
         let mut client = postgres::client(url)?;
-        demo::fill_postgres(&mut client, arguments.replace)?;
+        let filled = demo::fill_postgres(&mut client, arguments.replace);
+        let replaceable = matches!(filled, Err(demo::Error::TablesExist(_)));
+        filled.with_context(|| {
+            if replaceable { "nothing was changed; see --replace" } else { "nothing was changed" }
+        })?;
     }
     println!("{}: filled with the demo data", wharf::database::display_url(url));
     Ok(ExitCode::SUCCESS)

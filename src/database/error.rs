@@ -222,7 +222,7 @@ impl Error {
     }
 
     /// The database's code, when it was the database that refused.
-    pub(super) fn code(&self) -> Option<&str> {
+    pub fn code(&self) -> Option<&str> {
         match self {
             Self::Refused(refusal) => Some(&refusal.code),
             _ => None,

@@ -183,6 +183,11 @@ impl Statement {
         &self.text
     }
 
+    /// The name of the parameter that the database knows as `$number`, counted from 1.
+    pub fn parameter(&self, number: usize) -> Option<&str> {
+        self.bound.get(number.checked_sub(1)?).map(|bound| bound.name.as_str())
+    }
+
     /// The byte in the statement as the user wrote it (with its `:name`s) that byte `offset` of [`Statement::text`]
     /// comes from; [`Error::offset`] is such a byte.
     pub fn written_offset(&self, offset: usize) -> usize {

@@ -38,12 +38,27 @@ pub fn check(source: &Source, endpoints: &[Endpoint], database: &Database) -> Ve
 fn check_statement(connection: &mut Connection, statement: &Statement) -> Vec<(Option<usize>, String)> {
     match connection.describe(statement) {
         Ok(description) => description.problems.into_iter().map(|problem| (None, problem)).collect(),
-        Err(error) => vec![(error.offset(), message(&error))],
+        Err(error) => vec![(error.offset(), message(&error, statement))],
     }
 }
 
-fn message(error: &Error) -> String {
-    format!("the database refuses this statement: {error}")
+fn message(error: &Error, statement: &Statement) -> String {
+    /// `ambiguous_parameter` and `indeterminate_datatype`: nothing before `is null` says what a parameter is, which is the
+    /// first trap on PostgreSQL.
+    const UNTYPED: [&str; 2] = ["42P08", "42P18"];
+    let said = error.to_string();
+    let number = said
+        .split('$')
+        .nth(1)
+        .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
+    let name = number.and_then(|number| statement.parameter(number));
+    match name {
+        Some(name) if error.code().is_some_and(|code| UNTYPED.contains(&code)) => format!(
+            "the database refuses this statement: {said}; write cast(:{name} as …), or compare :{name} with a column first: \
+             (x = :{name} or :{name} is null)"
+        ),
+        _ => format!("the database refuses this statement: {said}"),
+    }
 }
 
 /// The word at the byte that the database complains of, or the whole statement.
