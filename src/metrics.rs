@@ -78,6 +78,11 @@ impl Metrics {
         self.panics.fetch_add(1, Relaxed);
     }
 
+    /// How many requests their endpoints answered.
+    pub fn answered_requests(&self) -> u64 {
+        self.answered.load(Relaxed)
+    }
+
     /// How many requests were refused for this reason.
     pub fn refused_for(&self, reason: Reason) -> u64 {
         self.refused[reason as usize].load(Relaxed)

@@ -153,21 +153,24 @@ fn with_tiny_http_a_job_that_waited_too_long_is_refused_by_the_worker() {
     let (handler, keeper) = gate();
     let server = serve(handler, |config| {
         config.server.connector = Connector::TinyHttp;
+        config.queue.max_length = 1;
         config.queue.max_wait = Duration::from_millis(1);
         config.server.deadline = PATIENCE;
     });
     let mut running = ask(&server, "/gate");
     keeper.wait_for_one();
-    let mut waiting = ask(&server, "/quick");
-    // The queue's clock starts when the request is read; an immediate answer afterwards proves that a millisecond and
-    // more has gone by only if it is waited for.
-    let until = Instant::now() + Duration::from_millis(20);
-    while Instant::now() < until {
+    // One of these finds the place in the queue, and the other's refusal says that it has it.
+    let (refused, waiting) =
+        bounded(2).into_first_answer(vec![ask(&server, "/quick"), ask(&server, "/quick")]);
+    assert_problem(&refused, 503, "queue is full");
+    let queued = Instant::now();
+    while queued.elapsed() < Duration::from_millis(2) {
         assert_eq!(ask(&server, "/immediate").answer().text(), "immediate");
     }
     keeper.let_through(1);
     assert_eq!(running.answer().text(), "through");
-    assert_problem(&waiting.answer(), 503, "queue.max_wait");
+    let waited = waiting.recv_timeout(PATIENCE).expect("the other is answered");
+    assert_problem(&waited, 503, "queue.max_wait");
 }
 
 #[test]
