@@ -1,6 +1,6 @@
 //! The only file that knows every stage: connector → router → queue → workers → database. Starts, drains and stops them.
 //!
-//! Main thread, but for [`Stages`], which the connector's thread calls.
+//! Main thread, but for `Stages`, which the connector's thread calls.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

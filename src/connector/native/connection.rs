@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use super::link::{Left, Link, Turn, Unsent};
 use super::timers::Timer;
-use super::{Id, Mailbox};
+use super::{Id, Mailbox, Message};
 use crate::connector::Settings;
 use crate::handler::{Error, waited_too_long};
 use crate::http::{
@@ -24,6 +24,10 @@ use crate::metrics::{Metrics, Reason};
 
 /// One read takes at most this much, so that one client cannot hold up the others for long.
 const READ_BYTES: usize = 64 * 1024;
+
+/// So many full reads in a row, then the other connections have their turn: a client that sends faster than it is answered
+/// would keep the poller for itself.
+const READS_AT_ONCE: usize = 16;
 
 /// Answers to pipelined requests are sent together up to this size.
 const ANSWERS_BYTES: usize = 64 * 1024;
@@ -294,9 +298,12 @@ impl Connection {
         matches!(self.stage, Stage::Idle | Stage::Head | Stage::Body(_))
     }
 
-    /// Reads until the socket has no more, or the stage wants no more.
+    /// Reads until the socket has no more, the stage wants no more, or it is the others' turn.
     fn read(&mut self, core: &mut Core) -> Next {
-        while self.reads_requests() || matches!(self.stage, Stage::Lingering) {
+        for _ in 0..READS_AT_ONCE {
+            if !self.reads_requests() && !matches!(self.stage, Stage::Lingering) {
+                return Next::Wait;
+            }
             let mut scratch = std::mem::take(&mut core.scratch);
             let read = self.link.read(&mut scratch);
             let next = match read {
@@ -313,6 +320,8 @@ impl Connection {
                 return next;
             }
         }
+        // There may be more, and no edge will tell: it goes on after the others.
+        core.mailbox.post(Message::Returned(self.id()));
         Next::Wait
     }
 

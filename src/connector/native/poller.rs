@@ -64,8 +64,11 @@ impl Poller {
                     if connection.link().attend() { connection.proceed(core) } else { Next::Wait }
                 });
             }
-            while let Ok(message) = self.receiver.try_recv() {
-                self.receive(message);
+            // Only what is there now: a connection that had its turn posts to itself to have another after the events.
+            for _ in 0..self.receiver.len() {
+                if let Ok(message) = self.receiver.try_recv() {
+                    self.receive(message);
+                }
             }
             while let Some((due, id)) = self.timers.pop(self.core.now) {
                 let known = self.connections.get_mut(id.index).filter(|connection| connection.id() == id);
