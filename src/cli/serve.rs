@@ -70,7 +70,7 @@ impl Summary {
 
     fn print(&self, running: &Running, endpoints: &[Endpoint]) {
         let base = format!("http://{}", running.address());
-        println!("wharf {}: listening on {base}", env!("CARGO_PKG_VERSION"));
+        println!("wharf {}", env!("CARGO_PKG_VERSION"));
         println!("  configuration  {}", self.configuration);
         println!("  database       {}", self.database);
         println!("  sizes          {}", self.sizes);
@@ -78,6 +78,8 @@ impl Summary {
         for example in endpoints.iter().filter_map(example).take(3) {
             println!("  try            curl {}", shell_word(&format!("{base}{example}")));
         }
+        // Last, so that whoever waits for this line has seen all of them.
+        println!("  listening on {base}");
     }
 }
 
