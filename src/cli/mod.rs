@@ -17,6 +17,9 @@ pub(crate) const FAILED: u8 = 1;
 /// The arguments or the configuration are wrong, or what they need is not there.
 pub(crate) const USAGE: u8 = 2;
 
+const CONFIG_HELP: &str = "\
+Configuration file [env: WHARF_CONFIG] [default: wharf.toml, config/wharf.toml, or else the built-in demo]";
+
 const VARIABLES: &str = "\
 Every key of the file has a variable, WHARF_SECTION_KEY: WHARF_SERVER_WORKERS=8, WHARF_QUEUE_MAX_LENGTH=100.
 Flags override variables, which override the file. WHARF_LOG is the log's level: error, warn, info, debug.";
@@ -45,15 +48,11 @@ enum Command {
 #[derive(Args)]
 #[command(after_help = VARIABLES)]
 pub(crate) struct Common {
-    /// Configuration file [env: WHARF_CONFIG] [default: wharf.toml, config/wharf.toml, or else the
-    /// built-in demo]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     config: Option<PathBuf>,
-    /// Address to listen on, as server.listen [env: WHARF_LISTEN]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", help = "Address to listen on, as server.listen [env: WHARF_LISTEN]")]
     listen: Option<String>,
-    /// Database to use, as database.url [env: WHARF_DATABASE]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help = "Database to use, as database.url [env: WHARF_DATABASE]")]
     database: Option<String>,
 }
 
