@@ -6,8 +6,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::Duration;
 
-use rusqlite::params_from_iter;
+use rusqlite::{OpenFlags, TransactionBehavior, params_from_iter};
 
 /// The schemas differ only in names of types; the files say why.
 const SQLITE_SCHEMA: &str = include_str!("../config/demo/sqlite.sql");
@@ -23,6 +24,9 @@ const TABLES: [(&str, &str); 6] = [
     ("account", include_str!("../config/demo/account.csv")),
     ("note", "id,flight_id,author,body,done\n"),
 ];
+
+/// How long a fill waits for whoever writes to the same SQLite file: far longer than a request may take to do so.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the demo data could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +91,23 @@ pub fn fill_sqlite(path: &Path) -> Result<(), Error> {
     filled
 }
 
+/// Drops the demo's tables from the SQLite file `path`, which exists, and creates them anew, in one transaction. All else in
+/// the file stays.
+///
+/// # Errors
+/// What SQLite said; nothing has changed then.
+pub fn replace_sqlite(path: &Path) -> Result<(), Error> {
+    // Not created: a name that is wrong by now must not become an empty file.
+    let mut database = rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    database.busy_timeout(LOCK_PATIENCE)?;
+    let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for (table, _) in TABLES.iter().rev() {
+        transaction.execute_batch(&format!("drop table if exists {table}"))?;
+    }
+    write_tables(&transaction)?;
+    Ok(transaction.commit()?)
+}
+
 /// Creates the demo's tables and rows in the first schema of the connection's `search_path`, in one transaction.
 ///
 /// # Errors
@@ -121,12 +142,16 @@ fn write_sqlite(path: &Path) -> Result<(), Error> {
     database.pragma_update(None, "journal_mode", "off")?;
     database.pragma_update(None, "synchronous", "off")?;
     let transaction = database.transaction()?;
-    transaction.execute_batch(SQLITE_SCHEMA)?;
-    for (table, csv) in TABLES {
-        insert_rows(&transaction, table, csv)?;
-    }
-    transaction.execute_batch("analyze")?;
+    write_tables(&transaction)?;
     Ok(transaction.commit()?)
+}
+
+fn write_tables(database: &rusqlite::Connection) -> Result<(), Error> {
+    database.execute_batch(SQLITE_SCHEMA)?;
+    for (table, csv) in TABLES {
+        insert_rows(database, table, csv)?;
+    }
+    Ok(database.execute_batch("analyze")?)
 }
 
 fn insert_rows(database: &rusqlite::Connection, table: &str, csv: &str) -> Result<(), Error> {

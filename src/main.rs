@@ -14,8 +14,20 @@ fn main() -> ExitCode {
     match cli::Arguments::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("wharf: {error:#}");
+            eprintln!("wharf: {}", told_once(&error));
             ExitCode::from(cli::USAGE)
         }
     }
+}
+
+/// An error with its causes, each said once: many errors, ours and the drivers', have their cause in their own text too.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }

@@ -2,19 +2,12 @@
 
 mod support;
 
-use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::{Exit, PATIENCE, Postgres, Wharf};
 
 const HELLO: &str = "[endpoint.hello]\nroute = 'GET /hello'\nbody = 'hi'\n";
-
-/// Serves the demo that is built in, in a directory of its own that lasts as long as the test.
-fn demo(directory: &tempfile::TempDir) -> Wharf {
-    let config = include_str!("../config/wharf.toml");
-    let url = format!("sqlite:{}", directory.path().join("demo.db").display());
-    Wharf::start_with(config, &["--database", &url], &[])
-}
 
 /// The lines of the summary that begin with a word.
 fn summary<'a>(output: &'a str, word: &str) -> Vec<&'a str> {
@@ -30,11 +23,16 @@ fn assert_says(exit: &Exit, code: i32, texts: &[&str]) {
 }
 
 #[test]
-fn the_first_start_fills_the_demo_and_the_second_keeps_it() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let first = demo(&directory);
+fn without_a_file_the_first_start_makes_the_demo_and_the_second_keeps_it() {
+    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+    let serve = || Wharf::start_in(&directory, &[], &[("WHARF_LISTEN", "127.0.0.1:0")]);
+    let first = serve();
     let output = first.output();
-    assert!(summary(&output, "database")[0].ends_with("(created and filled with the demo data)"), "{output}");
+    assert_eq!(
+        summary(&output, "database"),
+        ["sqlite:wharf-demo.db (created and filled with the demo data)"],
+        "{output}"
+    );
     assert_eq!(summary(&output, "sizes"), ["4 workers, queue of 1024 for at most 1s, pool of 4 connections"]);
     let examples = summary(&output, "try");
     assert_eq!(examples.len(), 3, "{output}");
@@ -46,28 +44,24 @@ fn the_first_start_fills_the_demo_and_the_second_keeps_it() {
     }
     let note = first.json("POST", "/flights/1/notes", r#"{"body":"kept"}"#);
     assert_eq!(note.status, 201, "{}", note.text());
+    assert_eq!(first.get("/flights/0").status, 400);
+    assert_eq!(first.get("/nothing").status, 404);
+    // The log is for what somebody must know; clients' mistakes are not.
+    assert_eq!(first.log(), "");
     first.signal("TERM");
-    assert_eq!(first.wait().code, Some(0));
-    let second = demo(&directory);
+    let exit = first.wait();
+    assert_says(&exit, 0, &["draining", "stopped"]);
+    assert_eq!(exit.stderr.lines().count(), 2, "{}", exit.stderr);
+    let second = serve();
     assert!(!second.output().contains("filled"), "{}", second.output());
     assert!(second.get("/flights/1/notes").text().contains("kept"));
 }
 
 #[test]
-fn without_a_file_the_built_in_demo_is_served() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_wharf"))
-        .args(["check"])
-        .current_dir(directory.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut output = String::new();
-    std::io::Read::read_to_string(&mut child.stdout.take().expect("piped"), &mut output).expect("text");
-    assert_eq!(child.wait().expect("it ends").code(), Some(0));
-    assert!(output.contains("embedded") && output.contains("16 endpoints"), "{output}");
+fn check_of_the_built_in_demo_makes_no_file() {
+    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+    let exit = Wharf::run_in(&directory, &["check"], &[]);
+    assert_says(&exit, 0, &["embedded", "16 endpoints"]);
     assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0, "a check makes no file");
 }
 
@@ -96,10 +90,29 @@ fn flags_override_variables_override_the_file_overrides_defaults() {
     assert_eq!(of(&[], &environment), (variable.clone(), sizes(5, 30, 2)));
     let (database_line, _) = of(&["--database", &database.url()], &environment);
     assert_eq!(database_line, database.url());
-    // `Wharf` passes --listen; a variable that names a port in use would otherwise end it.
+}
+
+#[test]
+fn where_to_listen_comes_from_the_flag_then_the_variable_then_the_file() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().expect("bound").to_string();
-    of(&[], &[("WHARF_LISTEN", &taken)]);
+    let free = "127.0.0.1:0";
+    // The source that wins names a free port, those that it overrides one that cannot be had.
+    for (file, variable, flag) in [
+        (free, None, None),
+        (&*taken, Some(free), None),
+        (&*taken, Some(&*taken), Some(free)),
+        (&*taken, None, Some(free)),
+    ] {
+        let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        let config = format!("[server]\nlisten = '{file}'\n{HELLO}");
+        std::fs::write(directory.path().join("wharf.toml"), config).expect("the file is written");
+        let variables: Vec<_> = variable.iter().map(|address| ("WHARF_LISTEN", *address)).collect();
+        let flags = flag.map_or_else(Vec::new, |address| vec!["--listen", address]);
+        let wharf = Wharf::start_in(&directory, &flags, &variables);
+        assert_eq!(wharf.get("/hello").text(), "hi");
+        assert_eq!(summary(&wharf.output(), "configuration"), ["wharf.toml"]);
+    }
 }
 
 #[test]
@@ -138,6 +151,10 @@ sql    = "delete from t"
 [endpoint.third]
 route  = "FETCH /third"
 sql    = "select 'unterminated"
+
+[endpoint.fourth]
+route  = "GET /fourth"
+sql    = "select x from nowhere"
 "#;
 
 #[test]
@@ -156,12 +173,15 @@ fn check_finds_everything_that_is_wrong_in_one_run() {
         "unterminated",
         "sql    = \"delete from t\"",
         "^",
+        // The database is asked all the same, of what could be read.
+        "wharf.toml:25:25: endpoint.fourth.sql: the database refuses this statement: no such table: nowhere",
+        "10 problems\n",
     ];
     assert_says(&exit, 1, &expected);
-    // `serve` says the same, and does not start.
+    // `serve` says what the file itself has wrong, and does not start.
     let serve =
         Wharf::run(&WRONG.replace("DATABASE", "sqlite:none.db"), &["serve", "--listen", "127.0.0.1:0"], &[]);
-    assert_says(&serve, 2, &expected);
+    assert_says(&serve, 2, &expected[..expected.len() - 2]);
     assert!(!serve.stdout.contains("listening"));
 }
 
@@ -193,13 +213,14 @@ sql   = 'select x from t'
     file.execute_batch("create table t (x integer)").expect("the table is made");
     let database = Postgres::database();
     database.psql("create table t (x integer, money money)");
-    for (url, table, column) in [
-        (format!("sqlite:{}", path.display()), "wharf.toml:", "wharf.toml:15:"),
-        (database.url(), "wharf.toml:9:8: ", "wharf.toml:15:17: "),
-    ] {
+    for url in [format!("sqlite:{}", path.display()), database.url()] {
         let config = config.replace("DATABASE", &url);
         let exit = Wharf::run(&config, &["check"], &[]);
-        let texts = [table, "no_such_table", column, "no_such_column", "2 problems"];
+        let places = [
+            "wharf.toml:9:8: endpoint.missing_table.sql: ",
+            "wharf.toml:15:17: endpoint.missing_column.sql: ",
+        ];
+        let texts = [places[0], "9 |   from no_such_table\n", places[1], "no_such_column", "2 problems\n"];
         assert_says(&exit, 1, &texts);
         assert_says(&Wharf::run(&config, &["serve", "--listen", "127.0.0.1:0"], &[]), 2, &texts);
     }
@@ -210,16 +231,22 @@ sql   = 'select x from t'
     let untyped = "[database]\nurl = 'DATABASE'\n[endpoint.a]\nroute = 'GET /a'\nparams = { x = { type = 'int', optional = true } }\n\
                    sql = 'select x from t where :x is null or x = :x'\n"
         .replace("DATABASE", &database.url());
-    assert_says(&Wharf::run(&untyped, &["check"], &[]), 1, &["could not determine data type", "cast(:x as"]);
+    assert_says(
+        &Wharf::run(&untyped, &["check"], &[]),
+        1,
+        &["could not determine data type", "cast(:x as bigint)"],
+    );
 }
 
 #[test]
 fn a_database_that_is_not_there_is_said_without_its_password() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    // On an address of its own, where nothing else takes the port in the meantime.
+    let free = std::net::TcpListener::bind("127.0.0.2:0").expect("a free port").local_addr().expect("bound");
     // A refused connection may be a server that starts, so this takes the pool's patience with a first connection.
     let url = format!("postgres://app:secret@{free}/shop");
     let exit = Wharf::run(HELLO, &["serve", "--listen", "127.0.0.1:0", "--database", &url], &[]);
-    assert_says(&exit, 2, &["database", "shop"]);
+    assert_says(&exit, 2, &["cannot open a connection to app@", "shop"]);
+    assert_eq!(exit.stderr.matches("Connection refused").count(), 1, "{}", exit.stderr);
     assert!(!exit.stderr.contains("secret"), "{}", exit.stderr);
 }
 
@@ -244,6 +271,52 @@ fn demo_fills_a_postgresql_once() {
 }
 
 #[test]
+fn demo_replaces_its_own_tables_in_a_sqlite_file_and_no_others() {
+    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+    let demo = |more: &[&str]| {
+        let arguments = [&["demo", "--database", "sqlite:my.db"], more].concat();
+        Wharf::run_in(&directory, &arguments, &[])
+    };
+    assert_says(&demo(&["--replace"]), 0, &["sqlite:my.db: filled with the demo data"]);
+    let file = rusqlite::Connection::open(directory.path().join("my.db")).expect("SQLite opens");
+    file.execute_batch(
+        "pragma journal_mode = wal; create table mine (x integer); insert into mine values (42);
+         delete from account; insert into note (flight_id, author, body) values (1, 'a', 'b')",
+    )
+    .expect("the file can be changed");
+    assert_says(&demo(&[]), 2, &["my.db exists already", "--replace"]);
+    assert_says(&demo(&["--replace"]), 0, &["filled"]);
+    let count = |of: &str| file.query_row(of, [], |row| row.get::<_, i64>(0)).expect("a number");
+    assert_eq!(count("select count(*) from flights"), 27_004);
+    assert_eq!(count("select count(*) from account"), 4);
+    assert_eq!(count("select count(*) from note"), 0);
+    assert_eq!(count("select x from mine"), 42);
+}
+
+#[test]
+fn each_command_has_its_help() {
+    for (arguments, texts) in [
+        (&["--help"][..], &["serve", "check", "demo", "health"][..]),
+        (&["serve", "--help"], &["--config", "--listen", "--database", "WHARF_CONFIG", "WHARF_SECTION_KEY"]),
+        (&["check", "--help"], &["--config", "--database", "WHARF_DATABASE", "WHARF_SECTION_KEY"]),
+        (&["demo", "--help"], &["--database", "--replace", "postgres://"]),
+        (&["health", "--help"], &["ADDR", "127.0.0.1:8080", "WHARF_LISTEN"]),
+    ] {
+        assert_says(&Wharf::run("", arguments, &[]), 0, texts);
+    }
+    for arguments in [&[][..], &["serv"], &["serve", "--lisen", "x"], &["demo"]] {
+        assert_says(&Wharf::run("", arguments, &[]), 2, &["Usage: wharf"]);
+    }
+}
+
+#[test]
+fn a_message_says_its_cause_once() {
+    let exit = Wharf::run("", &["check", "--config", "none.toml"], &[]);
+    assert_says(&exit, 2, &["none.toml"]);
+    assert_eq!(exit.stderr.matches("No such file").count(), 1, "{}", exit.stderr);
+}
+
+#[test]
 fn health_tells_a_server_that_answers_from_one_that_does_not() {
     let wharf = Wharf::start(HELLO);
     let address = wharf.address().to_string();
@@ -252,6 +325,13 @@ fn health_tells_a_server_that_answers_from_one_that_does_not() {
     wharf.signal("TERM");
     wharf.wait();
     assert_says(&Wharf::run("", &["health", &address], &[]), 1, &["cannot connect"]);
+}
+
+fn wait_until_refused(address: std::net::SocketAddr) {
+    let until = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect_timeout(&address, PATIENCE).is_ok() {
+        assert!(Instant::now() < until, "{address} still accepts");
+    }
 }
 
 /// A server with a request that stays in PostgreSQL until its advisory lock is free.
@@ -281,6 +361,7 @@ fn a_signal_lets_requests_in_flight_finish() {
         with_a_blocked_request(|wharf, mut blocked, mut holder| {
             wharf.signal(signal);
             wharf.wait_for_log("draining");
+            wait_until_refused(wharf.address());
             holder.execute("select pg_advisory_unlock(1)", &[]).expect("the lock is ours");
             let answer = blocked.answer();
             assert_eq!((answer.status, answer.header("Connection")), (200, Some("close")));

@@ -2,61 +2,59 @@
 
 use std::process::ExitCode;
 
-use wharf::config::{Endpoint, Problems, Source};
+use wharf::config::{Config, Problem, Problems};
 use wharf::database::Database;
 use wharf::endpoint;
 
-use super::{Common, FAILED, demo};
+use super::{Common, FAILED, Loaded, demo};
 
 pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
-    let loaded = common.load()?;
-    let config = match loaded.config {
-        Ok(config) => config,
-        Err(problems) => {
-            eprint!("{problems}");
-            return Ok(ExitCode::from(FAILED));
+    let Loaded { source, config, problems } = common.load()?;
+    let mut found = problems.list().to_vec();
+    let checked = match database(&config, &found) {
+        Ok(database) => {
+            found.extend(endpoint::check(&source, &config.endpoints, &database));
+            Ok(format!("every statement prepared on {}: good", database.display_url()))
         }
+        Err(unchecked) => unchecked.0,
     };
-    let name = loaded.source.name();
-    let count = config.endpoints.len();
-    let Some(url) = &config.database.url else {
-        println!("{name}: {count} endpoints, no database: good");
-        return Ok(ExitCode::SUCCESS);
-    };
-    if demo::is_missing(&config) {
-        println!(
-            "{name}: {count} endpoints: good; their SQL is checked once `wharf serve` has made the demo database"
-        );
-        return Ok(ExitCode::SUCCESS);
+    let summary = format!("{}: {} endpoints", source.name(), config.endpoints.len());
+    if !found.is_empty() {
+        eprintln!("{}", Problems::new(source, found));
+        if let Err(reason) = checked {
+            eprintln!("the SQL is not checked: {reason}");
+        }
+        return Ok(ExitCode::from(FAILED));
     }
-    let database = match Database::open(&config.database, url) {
-        Ok(database) => database,
-        Err(error) => {
-            eprintln!("{name}: {count} endpoints: good, but their SQL cannot be checked: {error}");
-            return Ok(ExitCode::from(FAILED));
-        }
-    };
-    match statements(&loaded.source, &config.endpoints, &database) {
-        Ok(()) => {
-            println!(
-                "{name}: {count} endpoints, every statement prepared on {}: good",
-                database.display_url()
-            );
+    match checked {
+        Ok(checked) => {
+            println!("{summary}, {checked}");
             Ok(ExitCode::SUCCESS)
         }
-        Err(problems) => {
-            eprint!("{problems}");
+        Err(reason) => {
+            eprintln!("{summary}: good, but their SQL cannot be checked: {reason}");
             Ok(ExitCode::from(FAILED))
         }
     }
 }
 
-/// What the database says of the endpoints' SQL.
-pub(super) fn statements(
-    source: &Source,
-    endpoints: &[Endpoint],
-    database: &Database,
-) -> Result<(), Problems> {
-    let found = endpoint::check(source, endpoints, database);
-    if found.is_empty() { Ok(()) } else { Err(Problems::new(source.clone(), found)) }
+/// Why no statement is checked: there is nothing wrong with that, or there is.
+struct Unchecked(Result<String, String>);
+
+/// The database to ask, also where other things are wrong.
+fn database(config: &Config, found: &[Problem]) -> Result<Database, Unchecked> {
+    let of_database = |problem: &Problem| {
+        ["database", "WHARF_DATABASE", "--database"].iter().any(|start| problem.key.starts_with(start))
+    };
+    if found.iter().any(of_database) {
+        return Err(Unchecked(Err("the database's own settings are wrong".to_owned())));
+    }
+    let Some(url) = &config.database.url else {
+        return Err(Unchecked(Ok("no database: good".to_owned())));
+    };
+    if demo::is_missing(config) {
+        let later = "good; their SQL is checked once `wharf serve` has made the demo database";
+        return Err(Unchecked(Ok(later.to_owned())));
+    }
+    Database::open(&config.database, url).map_err(|error| Unchecked(Err(error.to_string())))
 }

@@ -23,10 +23,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(file) = sqlite_file(url) {
         anyhow::ensure!(
             !file.exists() || arguments.replace,
-            "{} is there already; --replace makes it anew",
+            "{} exists already; --replace drops its demo tables and fills them anew",
             file.display()
         );
-        fill_sqlite(&file)?;
+        if file.exists() {
+            demo::replace_sqlite(&file)
+                .with_context(|| format!("{}: nothing was changed", file.display()))?;
+        } else {
+            fill_sqlite(&file)?;
+        }
     } else {
         let mut client = postgres::client(url)?;
         let filled = demo::fill_postgres(&mut client, arguments.replace);

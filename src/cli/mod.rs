@@ -17,6 +17,13 @@ pub(crate) const FAILED: u8 = 1;
 /// The arguments or the configuration are wrong, or what they need is not there.
 pub(crate) const USAGE: u8 = 2;
 
+const CONFIG_HELP: &str = "\
+Configuration file [env: WHARF_CONFIG] [default: wharf.toml, config/wharf.toml, or else the built-in demo]";
+
+const VARIABLES: &str = "\
+Every key of the file has a variable, WHARF_SECTION_KEY: WHARF_SERVER_WORKERS=8, WHARF_QUEUE_MAX_LENGTH=100.
+Flags override variables, which override the file. WHARF_LOG is the log's level: error, warn, info, debug.";
+
 /// Thread-per-request HTTP server for services that live on a database.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
@@ -39,15 +46,13 @@ enum Command {
 
 /// What `serve` and `check` have in common. Flags override environment variables, which override the file.
 #[derive(Args)]
+#[command(after_help = VARIABLES)]
 pub(crate) struct Common {
-    /// Configuration file [default: wharf.toml, config/wharf.toml, or else the built-in demo]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     config: Option<PathBuf>,
-    /// Address to listen on, as server.listen
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", help = "Address to listen on, as server.listen [env: WHARF_LISTEN]")]
     listen: Option<String>,
-    /// Database to use, as database.url
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help = "Database to use, as database.url [env: WHARF_DATABASE]")]
     database: Option<String>,
 }
 
@@ -65,8 +70,10 @@ impl Arguments {
 /// A configuration that was read, and the text that it was read from.
 struct Loaded {
     source: Source,
-    /// The configuration, or everything that is wrong with it.
-    config: Result<Config, Problems>,
+    /// The configuration; not to be served when there are problems.
+    config: Config,
+    /// Everything that is wrong with it.
+    problems: Problems,
 }
 
 impl Common {
@@ -77,7 +84,7 @@ impl Common {
         let environment: Environment = std::env::vars_os().filter_map(text).collect();
         let source = Config::locate(self.config.as_deref(), &environment)?;
         let flags = Flags { listen: self.listen, database: self.database };
-        let config = Config::read(source.clone(), &environment, &flags);
-        Ok(Loaded { source, config })
+        let (config, problems) = Config::examine(source.clone(), &environment, &flags);
+        Ok(Loaded { source, config, problems })
     }
 }

@@ -3,30 +3,29 @@
 use std::process::ExitCode;
 
 use http::Method;
-use wharf::config::{Action, Config, Endpoint, Place};
+use wharf::config::{Action, Config, Endpoint, Place, Problems};
 use wharf::connector::Drained;
+use wharf::endpoint;
 use wharf::server::{Running, Server};
 use wharf::value::{Scalar, Type, Value};
 
-use super::{Common, FAILED, USAGE, check, demo};
+use super::{Common, FAILED, USAGE, demo};
 
 pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     let loaded = common.load()?;
-    let config = match loaded.config {
-        Ok(config) => config,
-        Err(problems) => {
-            eprint!("{problems}");
-            return Ok(ExitCode::from(USAGE));
-        }
-    };
+    if !loaded.problems.list().is_empty() {
+        eprintln!("{}", loaded.problems);
+        return Ok(ExitCode::from(USAGE));
+    }
+    let config = loaded.config;
     let filled = demo::fill_if_missing(&config)?;
     let (name, endpoints) = (loaded.source.name(), config.endpoints.clone());
     let summary = Summary::new(&config, name, filled);
     let server = Server::new(config)?;
-    if let Some(database) = server.database()
-        && let Err(problems) = check::statements(&loaded.source, &endpoints, database)
-    {
-        eprint!("{problems}");
+    let check = |database| endpoint::check(&loaded.source, &endpoints, database);
+    let found = server.database().map_or_else(Vec::new, check);
+    if !found.is_empty() {
+        eprintln!("{}", Problems::new(loaded.source, found));
         return Ok(ExitCode::from(USAGE));
     }
     let running = server.start()?;
@@ -78,8 +77,8 @@ impl Summary {
         for example in endpoints.iter().filter_map(example).take(3) {
             println!("  try            curl {}", shell_word(&format!("{base}{example}")));
         }
-        // Last, so that whoever waits for this line has seen all of them.
-        println!("  listening on {base}");
+        // Last, so that whoever waits for this line has all the others.
+        println!("listening on {base}");
     }
 }
 

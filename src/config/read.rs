@@ -64,10 +64,17 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, in one list.
     pub fn read(source: Source, environment: &Environment, flags: &Flags) -> Result<Self, Problems> {
+        let (config, problems) = Self::examine(source, environment, flags);
+        if problems.list().is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// As [`Config::read`], but also what could be read of a configuration that has problems: what is wrong has its default,
+    /// an endpoint that is wrong may be missing. For finding more problems, not for serving.
+    pub fn examine(source: Source, environment: &Environment, flags: &Flags) -> (Self, Problems) {
         let mut reader = Reader { source: &source, environment, problems: Vec::new() };
         let config = reader.config(flags);
         let problems = reader.problems;
-        if problems.is_empty() { Ok(config) } else { Err(Problems::new(source, problems)) }
+        (config, Problems::new(source, problems))
     }
 }
 

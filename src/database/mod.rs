@@ -183,9 +183,9 @@ impl Statement {
         &self.text
     }
 
-    /// The name of the parameter that the database knows as `$number`, counted from 1.
-    pub fn parameter(&self, number: usize) -> Option<&str> {
-        self.bound.get(number.checked_sub(1)?).map(|bound| bound.name.as_str())
+    /// Name and declared type of the parameter that the database knows as `$number`, counted from 1.
+    pub fn parameter(&self, number: usize) -> Option<(&str, Type)> {
+        self.bound.get(number.checked_sub(1)?).map(|bound| (bound.name.as_str(), bound.kind))
     }
 
     /// The byte in the statement as the user wrote it (with its `:name`s) that byte `offset` of [`Statement::text`]

@@ -148,10 +148,16 @@ impl<D: Driver> Pool<D> {
 
 fn open_first<D: Driver>(driver: &D) -> Result<D::Session, Error> {
     let deadline = Deadline::after(FIRST_CONNECTION_TIMEOUT);
+    let mut earlier = None;
     loop {
         match driver.open(deadline) {
-            Err(Error::Open { transient: true, .. }) if deadline.left() > RETRY_INTERVAL => {
+            Err(error @ Error::Open { transient: true, .. }) if deadline.left() > RETRY_INTERVAL => {
+                earlier = Some(error);
                 std::thread::sleep(RETRY_INTERVAL);
+            }
+            // A last try that the deadline cut short knows no reason; the one before it does.
+            Err(error @ Error::Open { transient: true, .. }) if deadline.has_passed() => {
+                return Err(earlier.unwrap_or(error));
             }
             other => return other,
         }

@@ -46,6 +46,11 @@ pub(super) fn display_url(url: &str) -> String {
     url::display(url)
 }
 
+/// PostgreSQL's type for a parameter that is declared as `kind`: what to cast it to where the statement leaves its type open.
+pub fn type_to_cast(kind: crate::value::Type) -> String {
+    bind::names(kind).1
+}
+
 /// A connection outside of any pool, driven by the plain `postgres` crate: for loading data and other work before a server
 /// starts. TLS is as the URL says.
 ///

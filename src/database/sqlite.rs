@@ -379,6 +379,7 @@ fn refused(error: SqliteError, sql: &str) -> Error {
         return Error::Deadline;
     }
     let message = message.unwrap_or_else(|| failure.to_string());
+    let offset = offset.map(|offset| offset.min(sql.len())).or_else(|| place_of_table(&message, sql));
     let constraint = (matches!(category, Category::Conflict | Category::Invalid))
         .then(|| message.split_once("constraint failed: ").map(|(_, name)| name.to_owned()))
         .flatten();
@@ -388,8 +389,19 @@ fn refused(error: SqliteError, sql: &str) -> Error {
         message,
         detail: None,
         constraint,
-        offset: offset.map(|offset| offset.min(sql.len())),
+        offset,
     }))
+}
+
+/// SQLite knows no place for a table that is missing, but its name; where that stands once as a word, that is the place.
+fn place_of_table(message: &str, sql: &str) -> Option<usize> {
+    let name = message.strip_prefix("no such table: ")?;
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut places = sql
+        .match_indices(name)
+        .map(|(at, _)| at)
+        .filter(|at| !sql[..*at].ends_with(is_word) && !sql[at + name.len()..].starts_with(is_word));
+    places.next().filter(|_| places.next().is_none())
 }
 
 fn invalid_text() -> Error {
@@ -429,6 +441,19 @@ mod tests {
         for (declared, value, json) in expected {
             assert_eq!(written(declared, value), json, "{declared}");
         }
+    }
+
+    #[test]
+    fn a_missing_table_is_where_its_name_stands_once_as_a_word() {
+        for (sql, place) in [
+            ("select x from t", Some(14)),
+            ("select t_, at from t where x = 'été'", Some(19)),
+            ("select t from t", None),
+            ("select 1", None),
+        ] {
+            assert_eq!(place_of_table("no such table: t", sql), place, "{sql}");
+        }
+        assert_eq!(place_of_table("no such column: t", "select x from t"), None);
     }
 
     #[test]

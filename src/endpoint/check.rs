@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{Action, Endpoint, Problem, Source, Span, Step};
+use crate::database::postgres::type_to_cast;
 use crate::database::{Connection, Database, Error, Statement};
 use crate::deadline::Deadline;
 
@@ -51,12 +52,14 @@ fn message(error: &Error, statement: &Statement) -> String {
         .split('$')
         .nth(1)
         .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
-    let name = number.and_then(|number| statement.parameter(number));
-    match name {
-        Some(name) if error.code().is_some_and(|code| UNTYPED.contains(&code)) => format!(
-            "the database refuses this statement: {said}; write cast(:{name} as …), or compare :{name} with a column first: \
-             (x = :{name} or :{name} is null)"
-        ),
+    match number.and_then(|number| statement.parameter(number)) {
+        Some((name, kind)) if error.code().is_some_and(|code| UNTYPED.contains(&code)) => {
+            let cast = type_to_cast(kind);
+            format!(
+                "the database refuses this statement: {said}; compare :{name} with a column before `:{name} is null`, or \
+                 write cast(:{name} as {cast})"
+            )
+        }
         _ => format!("the database refuses this statement: {said}"),
     }
 }

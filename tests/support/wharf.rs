@@ -15,7 +15,7 @@ pub(crate) struct Wharf {
     address: SocketAddr,
     stdout: Arc<Stream>,
     stderr: Arc<Stream>,
-    directory: tempfile::TempDir,
+    directory: Arc<tempfile::TempDir>,
 }
 
 /// How a `wharf` ended and what it said.
@@ -39,9 +39,19 @@ impl Wharf {
     /// The working directory is a fresh one that holds the configuration as `wharf.toml`; nothing of this process's
     /// `WHARF_*` variables is passed on.
     pub(crate) fn start_with(config: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let directory = directory_with(config);
-        let mut serve = vec!["serve", "--config", "wharf.toml", "--listen", "127.0.0.1:0"];
+        let mut serve = vec!["--config", "wharf.toml", "--listen", "127.0.0.1:0"];
         serve.extend(arguments);
+        Self::start_in(&Arc::new(directory_with(config)), &serve, environment)
+    }
+
+    /// `wharf serve` with these arguments and no others, in a directory that lasts as long as its last user.
+    pub(crate) fn start_in(
+        directory: &Arc<tempfile::TempDir>,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let directory = Arc::clone(directory);
+        let serve: Vec<&str> = ["serve"].iter().chain(arguments).copied().collect();
         let mut child = spawn(&serve, environment, directory.path());
         let stdout = Stream::follow(child.stdout.take().expect("stdout is piped"));
         let stderr = Stream::follow(child.stderr.take().expect("stderr is piped"));
@@ -54,7 +64,15 @@ impl Wharf {
 
     /// Runs `wharf` with `arguments` to its end, in a directory that holds `config` as `wharf.toml`.
     pub(crate) fn run(config: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Exit {
-        let directory = directory_with(config);
+        Self::run_in(&directory_with(config), arguments, environment)
+    }
+
+    /// Runs `wharf` with `arguments` to its end in this directory.
+    pub(crate) fn run_in(
+        directory: &tempfile::TempDir,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Exit {
         let mut child = spawn(arguments, environment, directory.path());
         let stdout = Stream::follow(child.stdout.take().expect("stdout is piped"));
         let stderr = Stream::follow(child.stderr.take().expect("stderr is piped"));

@@ -112,8 +112,9 @@ impl Native {
 
 impl Connector for Native {
     fn drain(self: Box<Self>, patience: Duration) -> Drained {
-        self.acceptor.stop();
+        // First, so that whoever sees a connection refused can rely on it that answers say `Connection: close` from now on.
         self.mailbox.draining.store(true, Ordering::Relaxed);
+        self.acceptor.stop();
         self.mailbox.post(Message::Drain { until: Instant::now() + patience });
         match self.poller.join() {
             Ok(0) => Drained::Complete,

@@ -78,7 +78,8 @@ fn fits(declared: Scalar, actual: &Type) -> bool {
 }
 
 /// A declared type's name in the configuration, and the PostgreSQL type to cast to.
-fn names(declared: Declared) -> (String, String) {
+/// The declared type, and PostgreSQL's to cast to.
+pub(super) fn names(declared: Declared) -> (String, String) {
     let (Declared::One(scalar) | Declared::Many(scalar)) = declared;
     let (name, cast) = match scalar {
         Scalar::Int => ("int", "bigint"),
