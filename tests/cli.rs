@@ -33,6 +33,7 @@ fn assert_says(exit: &Exit, code: i32, texts: &[&str]) {
 fn the_first_start_fills_the_demo_and_the_second_keeps_it() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let first = demo(&directory);
+    first.wait_for_output("curl", 3);
     let output = first.output();
     assert!(summary(&output, "database")[0].ends_with("(created and filled with the demo data)"), "{output}");
     assert_eq!(summary(&output, "sizes"), ["4 workers, queue of 1024 for at most 1s, pool of 4 connections"]);
@@ -49,6 +50,7 @@ fn the_first_start_fills_the_demo_and_the_second_keeps_it() {
     first.signal("TERM");
     assert_eq!(first.wait().code, Some(0));
     let second = demo(&directory);
+    second.wait_for_output("sizes", 1);
     assert!(!second.output().contains("filled"), "{}", second.output());
     assert!(second.get("/flights/1/notes").text().contains("kept"));
 }
@@ -81,6 +83,7 @@ fn flags_override_variables_override_the_file_overrides_defaults() {
         format!("[server]\nworkers = 3\n[queue]\nmax_length = 30\n[database]\nurl = '{file}'\n{HELLO}");
     let of = |arguments: &[&str], environment: &[(&str, &str)]| {
         let wharf = Wharf::start_with(&config, arguments, environment);
+        wharf.wait_for_output("sizes", 1);
         let output = wharf.output();
         (summary(&output, "database")[0].to_owned(), summary(&output, "sizes")[0].to_owned())
     };
@@ -105,8 +108,8 @@ fn flags_override_variables_override_the_file_overrides_defaults() {
 #[test]
 fn variables_stand_in_for_values_in_the_file() {
     let config = format!("[server]\nworkers = '${{SIZE:-3}}'\n{HELLO}");
-    assert!(Wharf::start(&config).output().contains("3 workers"));
-    assert!(Wharf::start_with(&config, &[], &[("SIZE", "6")]).output().contains("6 workers"));
+    Wharf::start(&config).wait_for_output("3 workers", 1);
+    Wharf::start_with(&config, &[], &[("SIZE", "6")]).wait_for_output("6 workers", 1);
     let exit = Wharf::run(&config, &["check"], &[("SIZE", "many")]);
     assert_says(&exit, 1, &["server.workers", "many", "wharf.toml:2:11"]);
 }

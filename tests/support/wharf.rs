@@ -1,5 +1,6 @@
 //! The real binary on a configuration, in a directory of its own.
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -109,6 +110,16 @@ impl Wharf {
     /// What it printed so far on standard output.
     pub(crate) fn output(&self) -> String {
         self.stdout.all()
+    }
+
+    /// Waits until its standard output has `count` lines that contain `text`. It says where it listens before the rest.
+    pub(crate) fn wait_for_output(&self, text: &str, count: usize) {
+        let found = Cell::new(0);
+        let seen = self.stdout.wait_for(|line| {
+            found.set(found.get() + usize::from(line.contains(text)));
+            (found.get() == count).then_some(())
+        });
+        assert!(seen.is_some(), "the output has less than {count} {text:?}:\n{}", self.output());
     }
 
     /// What it logged so far, on standard error.
