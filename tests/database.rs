@@ -446,6 +446,22 @@ mod transactions {
 mod pool {
     use super::*;
 
+    /// r2d2's own thread brings the first session: the first checkout waited for that thread, and on a busy machine for
+    /// longer than a short `connection_timeout`.
+    #[test]
+    fn an_open_pool_has_a_connection_to_lend_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("test.db").display());
+        let mut settings = config::Database::default();
+        settings.maximum_pool_size = 1;
+        settings.connection_timeout = Duration::from_millis(1);
+        for _ in 0..50 {
+            let database = Database::open(&settings, &url).unwrap();
+            assert_eq!(database.gauges().idle, 1);
+            database.checkout(soon()).unwrap();
+        }
+    }
+
     #[test]
     fn exhaustion_tells_the_gauges() {
         on_both(1, |database| {

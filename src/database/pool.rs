@@ -100,7 +100,15 @@ impl<D: Driver> Pool<D> {
             .error_handler(Box::new(failures.clone()))
             .event_handler(Box::new(failures.clone()))
             .build_unchecked(Opener { driver, first: Mutex::new(Some(first)), timeout });
-        Ok(Self { sessions, waiting: AtomicU32::new(0), connection_timeout: timeout, failures })
+        let pool = Self { sessions, waiting: AtomicU32::new(0), connection_timeout: timeout, failures };
+        // r2d2's own thread takes the first session over. Whoever came before it would wait for it, and a
+        // `connection_timeout` of some milliseconds would then refuse to start beside a busy neighbour.
+        let started = Instant::now();
+        let ready = pool.wait(Deadline::at(started, FIRST_CONNECTION_TIMEOUT));
+        match ready {
+            Some(_) => Ok(pool),
+            None => Err(pool.none_in_time(started)),
+        }
     }
 
     /// Borrows a session, waiting until `deadline`, and at most `connection_timeout`.

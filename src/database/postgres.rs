@@ -117,6 +117,8 @@ pub struct Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transaction {
     None,
+    /// Begun here, but not yet on the server: BEGIN goes with the first statement and costs no round trip.
+    Pending(Access),
     Open(Access),
     /// A statement failed in it: PostgreSQL answers COMMIT with a silent rollback.
     Failed,
@@ -242,9 +244,8 @@ impl Session {
         if self.transaction != Transaction::None {
             return Err(Error::Usage("a transaction is open already".to_owned()));
         }
-        // Open from now on, even if the deadline leaves it unknown whether the server began it.
-        self.transaction = Transaction::Open(access);
-        self.command(begin_text(access), self.deadline)
+        self.transaction = Transaction::Pending(access);
+        Ok(())
     }
 
     pub(super) fn commit(&mut self) -> Result<(), Error> {
@@ -253,6 +254,10 @@ impl Session {
             Transaction::Failed => {
                 self.rollback()?;
                 Err(Error::Usage("a statement in the transaction failed; it was rolled back".to_owned()))
+            }
+            Transaction::Pending(_) => {
+                self.transaction = Transaction::None;
+                Ok(())
             }
             Transaction::Open(_) => {
                 self.command("COMMIT", self.deadline)?;
@@ -263,15 +268,16 @@ impl Session {
     }
 
     pub(super) fn rollback(&mut self) -> Result<(), Error> {
-        if self.transaction != Transaction::None {
-            let rolled_back = self.command("ROLLBACK", Deadline::after(ROLLBACK_TIMEOUT));
+        if matches!(self.transaction, Transaction::None | Transaction::Pending(_)) {
             self.transaction = Transaction::None;
-            if rolled_back.is_err() {
-                self.wire.close();
-            }
-            return rolled_back;
+            return Ok(());
         }
-        Ok(())
+        let rolled_back = self.command("ROLLBACK", Deadline::after(ROLLBACK_TIMEOUT));
+        self.transaction = Transaction::None;
+        if rolled_back.is_err() {
+            self.wire.close();
+        }
+        rolled_back
     }
 
     pub(super) fn run(
@@ -330,6 +336,7 @@ impl Session {
         access: Access,
         mut work: impl AsyncFnMut(&Client, &Prepared) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let before = self.transaction;
         let done = self.attempt(sql, access, &mut work);
         let Err(error) = &done else { return done };
         if !is_stale(error) {
@@ -337,7 +344,16 @@ impl Session {
         }
         self.statements = Statements::default();
         self.client.clear_type_cache();
-        if self.transaction == Transaction::None { self.attempt(sql, access, &mut work) } else { done }
+        // Where nothing ran before it, it can run again.
+        match before {
+            Transaction::None => self.attempt(sql, access, &mut work),
+            Transaction::Pending(_) => {
+                self.rollback()?;
+                self.transaction = before;
+                self.attempt(sql, access, &mut work)
+            }
+            Transaction::Open(_) | Transaction::Failed => done,
+        }
     }
 
     fn attempt<T>(
@@ -346,7 +362,7 @@ impl Session {
         access: Access,
         work: &mut impl AsyncFnMut(&Client, &Prepared) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let switch = self.switch_to(access);
+        let switch = self.command_before(access);
         let (client, statements) = (&self.client, &mut self.statements);
         let whole = async {
             let prepared_and_run = async {
@@ -356,12 +372,18 @@ impl Session {
             let Some(switch) = switch else {
                 return prepared_and_run.await;
             };
-            // Both are sent before either is answered: the switch costs no round trip.
+            // Both are sent before either is answered: the command costs no round trip.
             let (switched, done) = join(client.batch_execute(switch), prepared_and_run).await;
             switched.map_err(|error| wire::refused(&error, switch))?;
             done
         };
         let done = self.wire.complete(whole, self.deadline);
+        if let Transaction::Pending(access) = self.transaction {
+            // Even if the deadline leaves it unknown whether the server began it.
+            self.transaction = Transaction::Open(access);
+            self.note(&done);
+            return done;
+        }
         if switch.is_some() {
             self.access = Some(access);
         }
@@ -373,15 +395,17 @@ impl Session {
         done
     }
 
-    /// The command that makes single statements run with `access`, when they do not yet.
-    fn switch_to(&self, access: Access) -> Option<&'static str> {
-        if self.transaction != Transaction::None || self.access == Some(access) {
-            return None;
+    /// What goes before a statement: BEGIN, if that is due, or what makes single statements run with `access`, when they
+    /// do not yet.
+    fn command_before(&self, access: Access) -> Option<&'static str> {
+        match self.transaction {
+            Transaction::Pending(access) => Some(begin_text(access)),
+            Transaction::None if self.access != Some(access) => Some(match access {
+                Access::ReadOnly => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+                Access::ReadWrite => "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+            }),
+            _ => None,
         }
-        Some(match access {
-            Access::ReadOnly => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-            Access::ReadWrite => "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
-        })
     }
 }
 

@@ -1,10 +1,11 @@
 //! A request's parameters as values: found in their place, read as their type, checked. Worker thread.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fmt;
 
 use http::StatusCode;
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::config::{Param, Place};
@@ -24,24 +25,25 @@ pub(super) fn values(params: &[Param], request: &Request) -> Result<Vec<Value>, 
 /// What of the request is read more than once.
 struct Sources<'a> {
     request: &'a Request,
-    query: Vec<(Cow<'a, str>, Cow<'a, str>)>,
-    form: Vec<(Cow<'a, str>, Cow<'a, str>)>,
-    body: HashMap<Cow<'a, str>, &'a RawValue>,
+    query: Vec<Pair<'a>>,
+    form: Vec<Pair<'a>>,
+    body: Members<'a>,
 }
+
+/// A name of a query or a form, decoded, and its value as it was sent.
+type Pair<'a> = (Cow<'a, str>, &'a [u8]);
 
 impl<'a> Sources<'a> {
     fn new(params: &[Param], request: &'a Request) -> Result<Self, Error> {
         let uses = |place| params.iter().any(|param| param.place == place);
-        let pairs = |used: bool, bytes: &'a [u8]| {
-            if used { form_urlencoded::parse(bytes).collect() } else { Vec::new() }
-        };
+        let pairs = |used: bool, bytes: &'a [u8]| if used { pairs(bytes) } else { Vec::new() };
         if uses(Place::Form) {
             expect_media_type(request, "application/x-www-form-urlencoded")?;
         }
         Ok(Self {
             query: pairs(uses(Place::Query), request.query().as_bytes()),
             form: pairs(uses(Place::Form), request.body()),
-            body: if uses(Place::Body) { json_members(request)? } else { HashMap::new() },
+            body: if uses(Place::Body) { json_members(request)? } else { Members::default() },
             request,
         })
     }
@@ -71,37 +73,72 @@ impl<'a> Sources<'a> {
         let name = param.wire_name.as_str();
         match param.place {
             Place::Path => match self.request.path_value(name) {
-                Some(raw) => {
-                    let decoded = percent_decode_str(raw).decode_utf8();
-                    let text = decoded.map_err(|_| Mismatch::new("UTF-8, percent-encoded", raw))?;
-                    one(param.kind, &text).map(Some)
-                }
+                Some(raw) => one(param.kind, &decode(raw.as_bytes(), Plus::IsItself)?).map(Some),
                 None => Ok(None),
             },
             Place::Query => from_pairs(param, &self.query),
             Place::Form => from_pairs(param, &self.form),
             Place::Header => {
-                let lines: Vec<Cow<'_, str>> = self
-                    .request
-                    .header_lines()
-                    .filter(|(found, _)| found.eq_ignore_ascii_case(name))
-                    .map(|(_, value)| String::from_utf8_lossy(value))
-                    .collect();
-                from_texts(param.kind, &lines)
+                let lines = self.request.header_lines().filter(|(found, _)| found.eq_ignore_ascii_case(name));
+                let lines = lines.map(|(_, value)| {
+                    let text = std::str::from_utf8(value).map(Cow::Borrowed);
+                    text.map_err(|_| Mismatch::new("UTF-8", &String::from_utf8_lossy(value)))
+                });
+                from_texts(param.kind, &lines.collect::<Result<Vec<_>, _>>()?)
             }
-            Place::Body => match self.body.get(name) {
+            Place::Body => match *self.body.named(name) {
+                [] => Ok(None),
                 // null is how JSON says that an optional member is absent; to a `json` parameter it is a document.
-                Some(raw) if raw.get() == "null" && param.default == Some(Value::Null) => Ok(None),
-                Some(raw) => Value::from_json(param.kind, raw).map(Some),
-                None => Ok(None),
+                [raw] if raw.get() == "null" && param.default == Some(Value::Null) => Ok(None),
+                [raw] => Value::from_json(param.kind, raw).map(Some),
+                // RFC 8259 section 4 leaves open which of them counts: whoever checked the body before us may have read
+                // another one.
+                ref several => {
+                    let values: Vec<_> = several.iter().map(|raw| raw.get()).collect();
+                    Err(Mismatch::new(format!("{}, once", param.kind), &values.join(", ")))
+                }
             },
         }
     }
 }
 
-fn from_pairs(param: &Param, pairs: &[(Cow<'_, str>, Cow<'_, str>)]) -> Result<Option<Value>, Mismatch> {
+/// The pairs of a query or a form (URL Standard, section 5.1).
+fn pairs(bytes: &[u8]) -> Vec<Pair<'_>> {
+    let pairs = bytes.split(|&byte| byte == b'&').filter_map(|pair| {
+        let end = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
+        // A name that cannot be decoded is none of ours.
+        let name = decode(&pair[..end], Plus::IsSpace).ok()?;
+        Some((name, pair.get(end + 1..).unwrap_or_default()))
+    });
+    pairs.collect()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Plus {
+    IsSpace,
+    IsItself,
+}
+
+/// Undoes percent-encoding. Nothing is repaired: a broken value would become another one, with U+FFFD in it, and be stored.
+fn decode(raw: &[u8], plus: Plus) -> Result<Cow<'_, str>, Mismatch> {
+    let is_broken =
+        |at: usize| !raw.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    let broken = memchr::memchr_iter(b'%', raw).any(is_broken);
+    let decoded = if plus == Plus::IsSpace && raw.contains(&b'+') {
+        let spaced: Vec<u8> = raw.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
+        percent_decode(&spaced).decode_utf8().map(|text| Cow::Owned(text.into_owned()))
+    } else {
+        percent_decode(raw).decode_utf8()
+    };
+    match decoded {
+        Ok(text) if !broken => Ok(text),
+        _ => Err(Mismatch::new("UTF-8, percent-encoded", &String::from_utf8_lossy(raw))),
+    }
+}
+
+fn from_pairs(param: &Param, pairs: &[Pair<'_>]) -> Result<Option<Value>, Mismatch> {
     let sent = pairs.iter().filter(|(name, _)| *name == param.wire_name.as_str());
-    let texts: Vec<Cow<'_, str>> = sent.map(|(_, value)| Cow::Borrowed(&**value)).collect();
+    let texts = sent.map(|(_, value)| decode(value, Plus::IsSpace)).collect::<Result<Vec<_>, _>>()?;
     from_texts(param.kind, &texts)
 }
 
@@ -125,8 +162,42 @@ fn one(kind: Type, text: &str) -> Result<Value, Mismatch> {
     }
 }
 
-/// The members of the JSON object that is the body, not parsed further.
-fn json_members(request: &Request) -> Result<HashMap<Cow<'_, str>, &RawValue>, Error> {
+/// The members of the JSON object that is the body, in their order and not parsed further.
+#[derive(Default)]
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// The values of every member with this name.
+    fn named(&self, name: &str) -> Vec<&'a RawValue> {
+        self.0.iter().filter(|(found, _)| found == name).map(|(_, value)| *value).collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+fn json_members(request: &Request) -> Result<Members<'_>, Error> {
     expect_media_type(request, "application/json")?;
     serde_json::from_slice(request.body()).map_err(|error| {
         let detail = format!("the body is not a JSON object: {error}");

@@ -14,11 +14,15 @@ use http::{HeaderValue, Method, StatusCode};
 pub use check::check;
 
 use crate::config::{self, Action, Config, Otherwise, Returns};
-use crate::database::{Access, Connection, Database, RowWriter, Shape, Statement};
+use crate::database::{self, Access, Connection, Database, RowWriter, Shape, Statement};
 use crate::handler::{Context, Error, Handler};
 use crate::http::{Request, Response};
 use crate::router::Target;
 use crate::value::Value;
+
+/// How often a request's statements are run before a collision with another transaction becomes its answer. Two rivals
+/// are through after the second time; what still collides after the third is contention, and more of it no help.
+const ATTEMPTS_MAX: u32 = 3;
 
 /// What the configuration's endpoints do, ready for the router. Without a database there are only those with a fixed
 /// body; the configuration is refused before that can surprise anybody.
@@ -63,6 +67,28 @@ struct Step {
     otherwise: Otherwise,
 }
 
+/// Why the steps came to no good end.
+enum Failure {
+    Database(database::Error),
+    /// They ran, but not as the configuration expects.
+    Unexpected(Error),
+}
+
+impl From<database::Error> for Failure {
+    fn from(error: database::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Database(error) => error.into(),
+            Failure::Unexpected(error) => error,
+        }
+    }
+}
+
 impl SqlEndpoint {
     fn new(endpoint: &config::Endpoint, database: &Database, max_response_bytes: usize) -> Option<Self> {
         let Action::Sql { params, steps, returns } = &endpoint.action else { return None };
@@ -89,10 +115,9 @@ impl SqlEndpoint {
         values: &[Value],
         context: &Context<'_>,
         body: &mut Vec<u8>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Failure> {
         let deadline = context.deadline();
-        // One statement is a transaction by itself, unless what it does may have to be undone.
-        let transaction = self.steps.len() > 1 || self.steps.iter().any(|step| step.expect_rows.is_some());
+        let transaction = self.is_transaction();
         if transaction {
             connection.begin(self.access, deadline)?;
         }
@@ -101,15 +126,44 @@ impl SqlEndpoint {
             let shape = if last { self.shape() } else { Shape::Discard };
             let mut rows = RowWriter::new(body, shape, self.max_response_bytes, self.max_rows());
             let count = connection.run(&step.statement, values, self.access, deadline, &mut rows)?;
-            step.expect(count)?;
+            step.expect(count).map_err(Failure::Unexpected)?;
             if last {
-                self.expect_result(count)?;
+                self.expect_result(count).map_err(Failure::Unexpected)?;
             }
         }
         if transaction {
             connection.commit(deadline)?;
         }
         Ok(())
+    }
+
+    /// One statement is a transaction by itself, unless its rows may show that it has to be undone: too many, too large, or
+    /// not the number expected. An answer that is an error has changed nothing.
+    fn is_transaction(&self) -> bool {
+        let undoes = self.access == Access::ReadWrite && self.returns != Returns::None;
+        undoes || self.steps.len() > 1 || self.steps.iter().any(|step| step.expect_rows.is_some())
+    }
+
+    /// Runs the steps until they do not collide, at most [`ATTEMPTS_MAX`] times; what one attempt did is undone before
+    /// the next.
+    fn run_again_on_collision(&self, values: &[Value], context: &Context<'_>) -> Result<Vec<u8>, Error> {
+        let mut attempt = 1;
+        loop {
+            let mut body = Vec::with_capacity(256);
+            if self.returns == Returns::Many {
+                body.push(b'[');
+            }
+            // Dropped on every way out, which rolls back what was not committed.
+            let mut connection = context.database()?;
+            match self.run(&mut connection, values, context, &mut body) {
+                Err(Failure::Database(error)) if error.is_retryable() && attempt < ATTEMPTS_MAX => {
+                    log::debug!("attempt {attempt} collided: {error}");
+                    attempt += 1;
+                }
+                Err(failure) => return Err(failure.into()),
+                Ok(()) => return Ok(body),
+            }
+        }
     }
 
     fn shape(&self) -> Shape {
@@ -156,14 +210,7 @@ impl Step {
 impl Handler for SqlEndpoint {
     fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
         let values = bind::values(&self.params, request)?;
-        let mut body = Vec::with_capacity(256);
-        if self.returns == Returns::Many {
-            body.push(b'[');
-        }
-        // Dropped on every way out, which rolls back what was not committed.
-        let mut connection = context.database()?;
-        self.run(&mut connection, &values, context, &mut body)?;
-        drop(connection);
+        let mut body = self.run_again_on_collision(&values, context)?;
         Ok(match self.returns {
             Returns::None => Response::empty(self.status),
             Returns::Many => {

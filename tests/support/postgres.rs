@@ -104,6 +104,42 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }
 
+    /// Ends the server as a crash does. Only for a cluster of the caller's own.
+    pub(crate) fn stop(&self) {
+        self.control(&["-m", "immediate", "stop"]);
+    }
+
+    /// Starts the server again after [`Postgres::stop`], on the same port with the same options.
+    pub(crate) fn start_again(&self) {
+        let options = std::fs::read_to_string(self.directory.join("data/postmaster.opts"));
+        let options = options.expect("a server that ran has left its command line");
+        let (_, options) = options.trim_end().split_once(' ').expect("there are options");
+        self.control(&["-w", "-t", "30", "-o", options, "start"]);
+    }
+
+    fn control(&self, arguments: &[&str]) {
+        let data = self.directory.join("data");
+        let program = self.bin.join("pg_ctl").into_os_string();
+        let mut words = run_as_postgres().iter().map(Into::into).chain([program]);
+        let status = Command::new(words.next().expect("there is a program"))
+            .args(words)
+            .arg("-D")
+            .arg(&data)
+            .arg("-l")
+            .arg(data.join("log"))
+            .args(arguments)
+            // The server inherits them and would hold a pipe open.
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(
+            status.expect("pg_ctl runs").success(),
+            "pg_ctl {arguments:?}; see {}",
+            data.join("log").display()
+        );
+    }
+
     /// Where it listens on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port

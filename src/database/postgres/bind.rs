@@ -22,25 +22,45 @@ enum Wire {
     Text,
 }
 
-/// Refuses a number that its place cannot hold, before anything is sent.
+/// Refuses a number that its place cannot hold, before anything is sent; each item of an array for itself.
 pub(super) fn check(bound: &Bound, value: &Value, kind: &Type) -> Result<(), Error> {
-    let Value::Int(number) = value else {
-        return Ok(());
+    let kind = base(kind);
+    let refuse = |expected: String, received: String| {
+        Err(Error::BadValue { param: bound.name.clone(), expected, received })
     };
-    let (low, high) = match *base(kind) {
-        Type::INT2 => (i16::MIN.into(), i16::MAX.into()),
-        Type::INT4 => (i32::MIN.into(), i32::MAX.into()),
-        Type::OID => (0, u32::MAX.into()),
-        _ => return Ok(()),
-    };
-    if (low..=high).contains(number) {
-        return Ok(());
+    match (value, kind.kind()) {
+        (Value::Array(_, items), Kind::Array(item)) => {
+            items.iter().try_for_each(|value| check(bound, value, item))
+        }
+        (Value::Int(number), _) => match integers(kind) {
+            Some((low, high)) if !(low..=high).contains(number) => {
+                refuse(format!("an integer from {low} to {high}"), number.to_string())
+            }
+            _ => Ok(()),
+        },
+        (Value::Float(number), _) if *kind == Type::FLOAT4 && !fits_float4(*number) => {
+            refuse("a number that 32 bits can hold".to_owned(), number.to_string())
+        }
+        _ => Ok(()),
     }
-    Err(Error::BadValue {
-        param: bound.name.clone(),
-        expected: format!("an integer from {low} to {high}"),
-        received: number.to_string(),
-    })
+}
+
+/// The smallest and the largest of a type that holds fewer integers than a parameter.
+fn integers(kind: &Type) -> Option<(i64, i64)> {
+    match *kind {
+        Type::INT2 => Some((i16::MIN.into(), i16::MAX.into())),
+        Type::INT4 => Some((i32::MIN.into(), i32::MAX.into())),
+        Type::OID => Some((0, u32::MAX.into())),
+        _ => None,
+    }
+}
+
+/// Rounding is PostgreSQL's way too; infinity in place of a number, and zero in place of a small one, are not: its own
+/// conversion fails there.
+#[expect(clippy::cast_possible_truncation, reason = "what the conversion makes of it is the question")]
+fn fits_float4(number: f64) -> bool {
+    let narrow = number as f32;
+    narrow.is_finite() && (narrow != 0.0 || number == 0.0)
 }
 
 /// Why a parameter declared so cannot go where the statement has it; `None` when it can.
