@@ -31,10 +31,10 @@ fn serve(change: impl FnOnce(&mut Config)) -> (Running, Gate) {
     config.server.listen.set_port(0);
     config.server.workers = Some(1);
     change(&mut config);
-    let ((begin, begun), (open, opened)) = (unbounded(), unbounded());
+    let ((reached, begun), (open, passage)) = (unbounded(), unbounded());
     let gate = move |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
-        begin.send(())?;
-        opened.recv_timeout(PATIENCE)?;
+        reached.send(())?;
+        passage.recv_timeout(PATIENCE)?;
         Ok(Response::text("through"))
     };
     let unprintable =
