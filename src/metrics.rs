@@ -36,6 +36,7 @@ const REASONS: [(Reason, &str); 6] = [
 #[derive(Debug, Default)]
 pub struct Metrics {
     open: AtomicUsize,
+    requests: AtomicU64,
     answered: AtomicU64,
     abandoned: AtomicU64,
     panics: AtomicU64,
@@ -58,6 +59,11 @@ impl Metrics {
         self.open.load(Relaxed)
     }
 
+    /// A request was read: whole, or as far as it could be before it was refused.
+    pub fn received(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
     /// An endpoint's answer, of whatever status, was handed to the connection.
     pub fn answered(&self) {
         self.answered.fetch_add(1, Relaxed);
@@ -78,9 +84,15 @@ impl Metrics {
         self.panics.fetch_add(1, Relaxed);
     }
 
-    /// How many requests their endpoints answered.
-    pub fn answered_requests(&self) -> u64 {
-        self.answered.load(Relaxed)
+    /// How many requests were read.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// What became of them, all together: answered, refused or abandoned.
+    pub fn finished(&self) -> u64 {
+        let refused = self.refused.iter().map(|count| count.load(Relaxed)).sum::<u64>();
+        self.answered.load(Relaxed) + refused + self.abandoned.load(Relaxed)
     }
 
     /// How many requests were refused for this reason.

@@ -74,38 +74,35 @@ impl Workers {
 impl Shared {
     fn serve(&self) {
         while let Some(mut job) = self.queue.pop() {
-            let response = match job.client.claim(job.ticket, &mut job.request) {
+            let (response, refused) = match job.client.claim(job.ticket, &mut job.request) {
                 Claim::Gone => continue,
-                Claim::Unreadable(response) => {
-                    self.metrics.refused(Reason::Malformed);
-                    job.client.answer(job.ticket, &job.request, response);
-                    continue;
-                }
+                Claim::Unreadable(response) => (response, Some(Reason::Malformed)),
                 Claim::Granted if job.start_by.has_passed() => {
-                    self.metrics.refused(Reason::QueueWait);
-                    job.client.answer(job.ticket, &job.request, waited_too_long().to_response());
-                    continue;
+                    (waited_too_long().to_response(), Some(Reason::QueueWait))
                 }
-                Claim::Granted => self.run(&job),
+                Claim::Granted => (self.run(&job), None),
             };
-            match job.client.answer(job.ticket, &job.request, response) {
-                Delivery::Sent => self.metrics.answered(),
-                Delivery::ClientLeft => self.metrics.abandoned(),
-                Delivery::TooLate => {}
+            // Each request is counted once: one that came too late was counted by the connector.
+            match (job.client.answer(job.ticket, &job.request, response), refused) {
+                (Delivery::Sent, None) => self.metrics.answered(),
+                (Delivery::Sent, Some(reason)) => self.metrics.refused(reason),
+                (Delivery::ClientLeft, _) => self.metrics.abandoned(),
+                (Delivery::TooLate, _) => {}
             }
         }
     }
 
     fn run(&self, job: &Job) -> Response {
         let mut context = Context { deadline: job.deadline, database: self.database.as_ref() };
-        match guarded(|| job.handler.handle(&job.request, &mut context)) {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => answer_error(&job.request, error),
-            Err(panic) => {
-                self.metrics.panicked();
-                answer_error(&job.request, panic)
-            }
-        }
+        // The error's cause is the handler's as well: printing it may panic.
+        let run = || {
+            let answer = job.handler.handle(&job.request, &mut context);
+            answer.unwrap_or_else(|error| answer_error(&job.request, error))
+        };
+        guarded(run).unwrap_or_else(|panic| {
+            self.metrics.panicked();
+            answer_error(&job.request, panic)
+        })
     }
 }
 

@@ -130,6 +130,7 @@ impl Exchange {
         metrics: &Metrics,
     ) {
         in_flight.add();
+        metrics.received();
         let read = read_head(&request, &limits);
         let exchange =
             Arc::new(Self { request: Mutex::new(Some(request)), limits, in_flight: Arc::clone(in_flight) });

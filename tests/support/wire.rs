@@ -54,11 +54,6 @@ impl Client {
         Self { stream, received: Vec::new() }
     }
 
-    /// A second handle on a connection, for sending while another thread reads.
-    pub(crate) fn over(stream: TcpStream) -> Self {
-        Self { stream, received: Vec::new() }
-    }
-
     /// The socket itself, for tests that break it.
     pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream

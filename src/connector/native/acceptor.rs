@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -74,18 +74,24 @@ impl Acceptor {
 impl Accepting {
     fn run(mut self) {
         let mut events = Events::with_capacity(2);
-        let mut pause = None;
+        let (mut pause, mut resume) = (None, Instant::now());
         while !self.stopped.load(Ordering::Acquire) {
-            match self.poll.poll(&mut events, pause) {
+            let left = resume.saturating_duration_since(Instant::now());
+            match self.poll.poll(&mut events, pause.map(|_| left)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => log::error!("the acceptor cannot poll: {error}"),
+            }
+            // Clients that knock during a pause neither end it nor make it longer; they are accepted after it.
+            if Instant::now() < resume {
+                continue;
             }
             pause = self.accept_all().err().map(|error| {
                 let next = pause.map_or(FIRST_PAUSE, |last: Duration| (last * 2).min(LONGEST_PAUSE));
                 log::warn!("cannot accept, trying again in {next:?}: {error}");
                 next
             });
+            resume = Instant::now() + pause.unwrap_or_default();
         }
     }
 

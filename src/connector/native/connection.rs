@@ -25,9 +25,8 @@ use crate::metrics::{Metrics, Reason};
 /// One read takes at most this much, so that one client cannot hold up the others for long.
 const READ_BYTES: usize = 64 * 1024;
 
-/// So many full reads in a row, then the other connections have their turn: a client that sends faster than it is answered
-/// would keep the poller for itself.
-const READS_AT_ONCE: usize = 16;
+/// So many reads in a row at most, of a client that sends faster than it can be read; then it is the others' turn.
+const READS_AT_ONCE: usize = 4;
 
 /// Answers to pipelined requests are sent together up to this size.
 const ANSWERS_BYTES: usize = 64 * 1024;
@@ -184,6 +183,7 @@ impl Connection {
 
     /// The server has as many clients as it takes.
     pub(super) fn refuse_client(&mut self, core: &mut Core) -> Next {
+        core.metrics.received();
         core.metrics.refused(Reason::ConnectionLimit);
         let detail = "the server has as many connections as it takes (http.max_connections)";
         let response =
@@ -191,9 +191,20 @@ impl Connection {
         self.answer_and_close(core, &response.to_response())
     }
 
+    /// The connection is about to be forgotten, and with it a request that no worker was given yet.
+    pub(super) fn abandon(&self, core: &Core) {
+        let then = if let Stage::Flushing(flushing) = &self.stage { &flushing.1 } else { &self.stage };
+        if let Stage::Holding(_) = then {
+            core.metrics.abandoned();
+        }
+    }
+
     /// The server stops: an idle connection ends, now or soon; the others end with the answer they wait for.
     pub(super) fn drain(&mut self, core: &mut Core) -> Next {
-        self.notice_return(core);
+        // A worker that has not heard of it yet gives the connection back open: that is to be noticed at once.
+        if self.link.attend() {
+            self.notice_return(core);
+        }
         if let Stage::Idle = self.stage {
             self.due = self.due.min(self.idle_since + DRAIN_IDLE);
         }
@@ -239,6 +250,7 @@ impl Connection {
                 Next::Wait
             }
             Stage::Head | Stage::Body(_) => {
+                core.metrics.received();
                 core.metrics.refused(Reason::SlowClient);
                 let detail = "the request did not come in time (http.head_timeout, http.body_timeout)";
                 self.answer_and_close(core, &problem(StatusCode::REQUEST_TIMEOUT, detail, &[]))
@@ -298,7 +310,7 @@ impl Connection {
         matches!(self.stage, Stage::Idle | Stage::Head | Stage::Body(_))
     }
 
-    /// Reads until the socket has no more, the stage wants no more, or it is the others' turn.
+    /// Reads until the socket has no more, or the stage wants no more, or others have waited long enough.
     fn read(&mut self, core: &mut Core) -> Next {
         for _ in 0..READS_AT_ONCE {
             if !self.reads_requests() && !matches!(self.stage, Stage::Lingering) {
@@ -320,7 +332,7 @@ impl Connection {
                 return next;
             }
         }
-        // There may be more, and no edge will tell: it goes on after the others.
+        // There is no other edge for what the socket still holds.
         core.mailbox.post(Message::Returned(self.id()));
         Next::Wait
     }
@@ -414,6 +426,7 @@ impl Connection {
     fn expect_body(&mut self, core: &mut Core, head: Head, none_yet: bool) {
         if head.expects_continue && none_yet {
             if let Some(response) = core.service.refuse_early(&head.request) {
+                core.metrics.received();
                 core.metrics.answered();
                 core.encode(&response, Form { keep_alive: false, ..head.request.form() });
                 self.stage = Stage::Lingering;
@@ -454,6 +467,7 @@ impl Connection {
 
     /// A request is complete: it is answered here, or given to a worker. `more`: the next one may be there already.
     fn accept(&mut self, core: &mut Core, mut request: Request, more: bool) {
+        core.metrics.received();
         request.peer = Some(self.link.peer());
         let mut form = request.form();
         form.keep_alive &= !core.is_draining();
@@ -498,6 +512,7 @@ impl Connection {
 
     /// Answers what cannot be read, and reads nothing more.
     fn refuse(&mut self, core: &mut Core, refusal: Refusal) {
+        core.metrics.received();
         core.metrics.refused(Reason::Malformed);
         log::debug!("{}: {refusal}", self.link.peer());
         core.encode(&problem(refusal.status, refusal.detail, &[]), Form::CLOSE);
@@ -546,8 +561,8 @@ impl Connection {
                 self.give(core, *work, true);
                 return self.send_answers(core);
             }
-            stage @ (Stage::Idle | Stage::Lingering) => self.enter(stage, core),
-            stage => self.stage = stage,
+            // Its time begins here: sending has spent from its own.
+            stage => self.enter(stage, core),
         }
         Next::Wait
     }

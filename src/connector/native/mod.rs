@@ -39,7 +39,7 @@ struct Id {
 enum Message {
     /// A new client; with `refuse` it gets 503.
     Accepted { stream: TcpStream, peer: SocketAddr, refuse: bool },
-    /// A worker has answered, and the poller has something to do.
+    /// The poller has something to do: a worker has answered, or there is more to read.
     Returned(Id),
     /// Close idle connections, answer the others with `Connection: close`, end when none is left.
     Drain { until: Instant },

@@ -64,15 +64,14 @@ impl Poller {
                     if connection.link().attend() { connection.proceed(core) } else { Next::Wait }
                 });
             }
-            // Only what is there now: a connection that had its turn posts to itself to have another after the events.
+            // Those that are there now: a connection that has more to read posts another, and it is the others' turn.
             for _ in 0..self.receiver.len() {
-                if let Ok(message) = self.receiver.try_recv() {
-                    self.receive(message);
-                }
+                let Ok(message) = self.receiver.try_recv() else { break };
+                self.receive(message);
             }
-            while let Some((due, id)) = self.timers.pop(self.core.now) {
-                let known = self.connections.get_mut(id.index).filter(|connection| connection.id() == id);
-                if known.is_some_and(|connection| connection.timer.fired(due)) {
+            while let Some(id) = self.timers.pop(self.core.now) {
+                if let Some(connection) = self.connections.get_mut(id.index) {
+                    connection.timer.spend();
                     self.with(id.index, Connection::ring);
                 }
             }
@@ -102,12 +101,16 @@ impl Poller {
             self.timers.arm(&mut connection.timer, id, due);
             return;
         }
-        // A worker may hold the link, and with it the descriptor, for a while: closing alone does not end the watching.
+        connection.abandon(&self.core);
+        // A worker or a job in the queue may hold the link, and with it the descriptor, for a while: forgetting the
+        // connection neither tells the client nor ends the watching.
+        connection.link().shutdown(Shutdown::Both);
         let descriptor = connection.link().stream().as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&descriptor)) {
             log::error!("a connection cannot be unwatched: {error}");
         }
-        self.connections.remove(index);
+        let closed = self.connections.remove(index);
+        self.timers.disarm(closed.timer, closed.id());
         self.core.metrics.disconnected();
     }
 

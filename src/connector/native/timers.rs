@@ -1,11 +1,10 @@
 //! When to look at which connection again. Poller thread.
 //!
-//! A heap with lazy entries: a connection whose time moves later, as it does with every request, leaves its entry where
-//! it is and is looked at once too often; only a time that moves earlier costs a new entry. So a busy connection touches
-//! the heap about once per timeout, not once per request.
+//! One entry a connection, and a lazy one: a connection whose time moves later, as it does with every request, leaves its
+//! entry where it is and is looked at once too often; only a time that moves earlier moves the entry. So a busy
+//! connection touches the set about once per timeout, not once per request.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::Id;
@@ -13,13 +12,13 @@ use super::Id;
 /// The times of every connection of one poller.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, Id)>>,
+    entries: BTreeSet<(Instant, Id)>,
 }
 
 /// One connection's time; kept with the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Timer {
-    /// The earliest entry in the heap that stands for this connection.
+    /// The entry that stands for this connection.
     armed: Option<Instant>,
 }
 
@@ -27,32 +26,35 @@ impl Timers {
     /// Sees to it that the connection is looked at by `due`.
     pub(super) fn arm(&mut self, timer: &mut Timer, id: Id, due: Instant) {
         if timer.armed.is_none_or(|armed| due < armed) {
+            self.disarm(*timer, id);
             timer.armed = Some(due);
-            self.heap.push(Reverse((due, id)));
+            self.entries.insert((due, id));
+        }
+    }
+
+    /// Forgets the connection.
+    pub(super) fn disarm(&mut self, timer: Timer, id: Id) {
+        if let Some(armed) = timer.armed {
+            self.entries.remove(&(armed, id));
         }
     }
 
     /// How long until the next entry is due; `None` without entries.
     pub(super) fn next(&self, now: Instant) -> Option<Duration> {
-        self.heap.peek().map(|Reverse((due, _))| due.saturating_duration_since(now))
+        self.entries.first().map(|(due, _)| due.saturating_duration_since(now))
     }
 
     /// Takes an entry that is due.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<(Instant, Id)> {
-        let Reverse((due, _)) = self.heap.peek()?;
-        if *due > now { None } else { self.heap.pop().map(|Reverse(entry)| entry) }
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Id> {
+        let (due, _) = self.entries.first()?;
+        if *due > now { None } else { self.entries.pop_first().map(|(_, id)| id) }
     }
 }
 
 impl Timer {
-    /// Whether the entry taken from the heap is this connection's current one; it is spent then, and the connection must
-    /// be armed anew.
-    pub(super) fn fired(&mut self, due: Instant) -> bool {
-        let current = self.armed == Some(due);
-        if current {
-            self.armed = None;
-        }
-        current
+    /// The entry was taken; the connection must be armed anew.
+    pub(super) fn spend(&mut self) {
+        self.armed = None;
     }
 }
 
@@ -67,13 +69,28 @@ mod tests {
         let after = |ms| start + Duration::from_millis(ms);
         timers.arm(&mut timer, id, after(20));
         timers.arm(&mut timer, id, after(30));
-        assert_eq!(timers.heap.len(), 1);
+        assert_eq!(timers.entries.len(), 1);
         timers.arm(&mut timer, id, after(10));
         assert_eq!(timers.next(start), Some(Duration::from_millis(10)));
         assert_eq!(timers.pop(after(9)), None);
-        assert_eq!(timers.pop(after(25)), Some((after(10), id)));
-        assert!(timer.fired(after(10)));
-        assert_eq!(timers.pop(after(25)), Some((after(20), id)));
-        assert!(!timer.fired(after(20)), "replaced by the earlier one");
+        assert_eq!(timers.pop(after(25)), Some(id));
+        assert_eq!(timers.pop(after(25)), None, "the later one was replaced");
+    }
+
+    /// Each time that moved earlier left an entry behind until that was due: about one a second and busy connection.
+    #[test]
+    fn a_connection_has_one_entry_however_often_its_time_moves() {
+        let (mut timers, mut timer) = (Timers::default(), Timer::default());
+        let (id, start) = (Id { index: 1, generation: 1 }, Instant::now());
+        for second in 0..100 {
+            timers.arm(&mut timer, id, start + Duration::from_secs(second + 60));
+            timers.arm(&mut timer, id, start + Duration::from_secs(second));
+            assert_eq!(timers.entries.len(), 1);
+            assert_eq!(timers.pop(start + Duration::from_secs(second)), Some(id));
+            timer.spend();
+        }
+        timers.arm(&mut timer, id, start);
+        timers.disarm(timer, id);
+        assert_eq!(timers.next(start), None);
     }
 }
