@@ -25,9 +25,6 @@ use crate::metrics::{Metrics, Reason};
 /// One read takes at most this much, so that one client cannot hold up the others for long.
 const READ_BYTES: usize = 64 * 1024;
 
-/// So many reads in a row at most, of a client that sends faster than it can be read; then it is the others' turn.
-const READS_AT_ONCE: usize = 4;
-
 /// Answers to pipelined requests are sent together up to this size.
 const ANSWERS_BYTES: usize = 64 * 1024;
 
@@ -310,12 +307,9 @@ impl Connection {
         matches!(self.stage, Stage::Idle | Stage::Head | Stage::Body(_))
     }
 
-    /// Reads until the socket has no more, or the stage wants no more, or others have waited long enough.
+    /// Reads until the socket has no more, the stage wants no more, or it is the others' turn.
     fn read(&mut self, core: &mut Core) -> Next {
-        for _ in 0..READS_AT_ONCE {
-            if !self.reads_requests() && !matches!(self.stage, Stage::Lingering) {
-                return Next::Wait;
-            }
+        while self.reads_requests() || matches!(self.stage, Stage::Lingering) {
             let mut scratch = std::mem::take(&mut core.scratch);
             let read = self.link.read(&mut scratch);
             let next = match read {
@@ -327,13 +321,17 @@ impl Connection {
             core.scratch = scratch;
             // A short read has emptied the socket: the next byte makes a new edge (epoll(7), question 9). The end makes
             // none if it came together with the bytes.
-            let more = matches!(read, Ok(Some(read)) if read == READ_BYTES || self.ended);
+            let full = matches!(read, Ok(Some(READ_BYTES)));
+            let more = full || (self.ended && matches!(read, Ok(Some(_))));
             if next == Next::Close || !more {
                 return next;
             }
+            if full {
+                // A client that sends as fast as it is read has its next turn after the others. No edge will tell.
+                core.mailbox.post(Message::Returned(self.id()));
+                return next;
+            }
         }
-        // There is no other edge for what the socket still holds.
-        core.mailbox.post(Message::Returned(self.id()));
         Next::Wait
     }
 
