@@ -102,30 +102,6 @@ fn many_pipelined_immediate_answers_do_not_overrun_a_client_that_reads_late() {
 }
 
 #[test]
-fn a_client_that_floods_the_poller_leaves_the_others_their_turn() {
-    let server = native();
-    let flood = Client::connect(server.address());
-    let halves = [(); 2].map(|()| flood.stream().try_clone().expect("a socket can be cloned"));
-    let [mut sending, mut reading] = halves;
-    let sender = std::thread::spawn(move || {
-        let wire = "GET /immediate HTTP/1.1\r\nHost: h\r\n\r\n".repeat(10_000);
-        while std::io::Write::write_all(&mut sending, wire.as_bytes()).is_ok() {}
-    });
-    let reader = std::thread::spawn(move || {
-        let mut bytes = vec![0; 1 << 20];
-        while reading.read(&mut bytes).is_ok_and(|read| read > 0) {}
-    });
-    let mut client = Client::connect(server.address());
-    for count in 0..100 {
-        client.request("GET", &format!("/path/{count}"), &[], "");
-        assert_eq!(client.answer().text(), format!("/path/{count}?"));
-    }
-    flood.stream().shutdown(std::net::Shutdown::Both).expect("it is open");
-    sender.join().expect("no panic");
-    reader.join().expect("no panic");
-}
-
-#[test]
 fn requests_may_come_a_byte_at_a_time() {
     let server = native();
     let mut client = Client::connect(server.address());
