@@ -16,12 +16,16 @@ pub(crate) const FAILED: &str = "the request failed; the server's log has the ca
 
 /// The answer to a request that no worker could take in time.
 pub(crate) fn waited_too_long() -> Error {
-    Error::new(StatusCode::SERVICE_UNAVAILABLE, "no worker was free in time (queue.max_wait)")
-        .retry_after(RETRY)
+    unavailable("no worker was free in time (queue.max_wait)")
+}
+
+/// 503 with `Retry-After`: the server refuses what it could do at another time.
+pub(crate) fn unavailable(detail: &str) -> Error {
+    Error::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY)
 }
 
 /// What a refused client is asked to wait: long enough for a queue to empty, short enough not to be noticed.
-pub(crate) const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Answers requests on a worker thread. Every `fn(&Request, &mut Context) -> Result<Response, Error>` is one.
 pub trait Handler: Send + Sync + 'static {

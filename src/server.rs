@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::Method;
 
 use crate::config::{Config, Connector as Speaker};
 use crate::connector::native::Native;
@@ -16,7 +16,7 @@ use crate::connector::{Connector, Drained, Settings};
 use crate::database::{self, Database};
 use crate::deadline::Deadline;
 use crate::endpoint;
-use crate::handler::{Error, Handler, RETRY};
+use crate::handler::{Handler, unavailable};
 use crate::http::{Request, Response};
 use crate::job::{Admission, Job, Service, Work};
 use crate::metrics::Metrics;
@@ -243,8 +243,7 @@ impl Service for Stages {
 
     fn enqueue(&self, job: Job) -> Result<(), Response> {
         self.queue.try_push(job).map_err(|_| {
-            let detail = "every worker is busy and the queue is full (queue.max_length)";
-            Error::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY).to_response()
+            unavailable("every worker is busy and the queue is full (queue.max_length)").to_response()
         })
     }
 

@@ -347,11 +347,7 @@ fn with_a_blocked_request(test: impl FnOnce(Wharf, support::Client, postgres::Cl
     holder.execute("select pg_advisory_lock(1)", &[]).expect("the lock is free");
     let mut blocked = wharf.connect();
     blocked.request("POST", "/lock", &[], "");
-    let until = Instant::now() + PATIENCE;
-    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
-    while database.psql(waiting) != "1" {
-        assert!(Instant::now() < until, "the request never reached the database");
-    }
+    database.wait_for_a_waiting_lock();
     test(wharf, blocked, holder);
 }
 

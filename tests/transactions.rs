@@ -397,11 +397,7 @@ fn a_pool_without_a_free_connection_answers_503_in_time() {
     holder.execute("select pg_advisory_lock(1)", &[]).expect("the lock is free");
     let mut blocked = wharf.connect();
     blocked.request("POST", "/lock", &[], "");
-    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
-    let until = Instant::now() + PATIENCE;
-    while database.psql(waiting) != "1" {
-        assert!(Instant::now() < until, "the request never reached the database");
-    }
+    database.wait_for_a_waiting_lock();
     let refused = wharf.get("/quick");
     assert_problem(&refused, 503, "no database connection");
     assert_eq!(refused.header("Retry-After"), Some("1"));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// One cluster. It ends when dropped, and at the latest with the test process.
 pub(crate) struct Postgres {
@@ -182,6 +183,15 @@ impl Database {
     /// Its name in the cluster.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Waits until a session waits for an advisory lock: the request that asks for it has reached the database.
+    pub(crate) fn wait_for_a_waiting_lock(&self) {
+        let until = Instant::now() + super::PATIENCE;
+        let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+        while self.psql(waiting) != "1" {
+            assert!(Instant::now() < until, "the request never reached the database");
+        }
     }
 
     /// See [`Postgres::psql`].

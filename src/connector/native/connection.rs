@@ -14,7 +14,7 @@ use super::link::{Left, Link, Turn, Unsent};
 use super::timers::Timer;
 use super::{Id, Mailbox, Message};
 use crate::connector::Settings;
-use crate::handler::{Error, waited_too_long};
+use crate::handler::{unavailable, waited_too_long};
 use crate::http::{
     BodyLength, CONTINUE, Decoder, Form, Head, Refusal, Request, Response, Scan, encode_head, parse_head,
     problem, scan_head,
@@ -182,10 +182,8 @@ impl Connection {
     pub(super) fn refuse_client(&mut self, core: &mut Core) -> Next {
         core.metrics.received();
         core.metrics.refused(Reason::ConnectionLimit);
-        let detail = "the server has as many connections as it takes (http.max_connections)";
-        let response =
-            Error::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(Duration::from_secs(1));
-        self.answer_and_close(core, &response.to_response())
+        let refusal = unavailable("the server has as many connections as it takes (http.max_connections)");
+        self.answer_and_close(core, &refusal.to_response())
     }
 
     /// The connection is about to be forgotten, and with it a request that no worker was given yet.
