@@ -2,6 +2,7 @@
 //! `/slow`. Reads PORT, DB_POOL (connections), PGHOST, PGPORT, PGUSER and PGDATABASE.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use wharf::config::Config;
@@ -62,7 +63,7 @@ fn main() -> anyhow::Result<()> {
         [("PGHOST", "127.0.0.1"), ("PGUSER", "postgres"), ("PGDATABASE", "hello_world")]
             .map(|(name, default)| variable(name, default.to_owned()));
     let mut config = Config::default();
-    config.server.listen.set_port(variable("PORT", 8080));
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], variable("PORT", 8080))).into();
     config.database.maximum_pool_size = variable("DB_POOL", 16);
     config.database.url = Some(format!("postgres://{user}@{host}:{}/{database}", variable("PGPORT", 5432)));
     let server = Server::new(config)?

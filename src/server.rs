@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 
-use crate::config::{Config, Connector as Speaker};
+use crate::config::{Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
 use crate::connector::{Connector, Drained, Settings};
@@ -141,7 +141,13 @@ impl Server {
             return Err(error.into());
         }
         let config = &self.config;
-        let requested = config.server.listen;
+        let requested = match &config.server.listen {
+            Listen::Tcp(address) => *address,
+            other => {
+                let message = format!("listening on {other} is not supported");
+                return Err(io::Error::new(io::ErrorKind::Unsupported, message).into());
+            }
+        };
         let listen = |cause| StartError::Listen { address: requested, cause };
         let listener = TcpListener::bind(requested).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -325,6 +326,42 @@ fn health_tells_a_server_that_answers_from_one_that_does_not() {
     wharf.signal("TERM");
     wharf.wait();
     assert_says(&Wharf::run("", &["health", &address], &[]), 1, &["cannot connect"]);
+}
+
+#[test]
+fn health_asks_through_a_unix_socket_too() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("wharf.sock");
+    let listen = format!("unix:{}", path.display());
+    assert_says(&Wharf::run("", &["health", &listen], &[]), 1, &["cannot connect"]);
+    // `serve` is not what this is about: whoever answers there is healthy.
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("the path is free");
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        let lines: Result<Vec<_>, _> =
+            BufReader::new(&stream).lines().take_while(|line| !matches!(line.as_deref(), Ok(""))).collect();
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        lines
+    });
+    assert_says(&Wharf::run("", &["health"], &[("WHARF_LISTEN", &listen)]), 0, &[]);
+    let lines = server.join().expect("no panic").expect("a client asks");
+    assert_eq!(lines, ["OPTIONS * HTTP/1.1", "Host: localhost", "Connection: close"]);
+    assert_says(&Wharf::run("", &["health", "systemd"], &[]), 2, &["say where it listens"]);
+}
+
+#[test]
+fn a_place_to_listen_has_three_forms() {
+    for listen in ["127.0.0.1:0", "unix:wharf.sock", "systemd"] {
+        assert_says(&Wharf::run(HELLO, &["check"], &[("WHARF_LISTEN", listen)]), 0, &[]);
+        assert_says(&Wharf::run(HELLO, &["check", "--listen", listen], &[]), 0, &[]);
+    }
+    let refused = "\"unix:\" is not an IP address and a port, such as 127.0.0.1:8080, or \"unix:PATH\"";
+    assert_says(&Wharf::run(HELLO, &["check", "--listen", "unix:"], &[]), 1, &["--listen: ", refused]);
+    assert_says(
+        &Wharf::run(HELLO, &["check"], &[("WHARF_LISTEN", "unix:")]),
+        1,
+        &["WHARF_LISTEN: ", refused],
+    );
 }
 
 fn wait_until_refused(address: std::net::SocketAddr) {

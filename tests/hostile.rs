@@ -4,6 +4,7 @@ mod support;
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -28,7 +29,7 @@ struct Gate {
 /// A server with one worker, its routes those that the attacks need.
 fn serve(change: impl FnOnce(&mut Config)) -> (Running, Gate) {
     let mut config = Config::default();
-    config.server.listen.set_port(0);
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     config.server.workers = Some(1);
     change(&mut config);
     let ((reached, begun), (open, passage)) = (unbounded(), unbounded());

@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::Read as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::Client;
@@ -28,7 +29,7 @@ fn large(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
 
 fn serve(change: impl FnOnce(&mut Config)) -> Running {
     let mut config = Config::default();
-    config.server.listen.set_port(0);
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     config.server.workers = Some(1);
     config.http.max_body_bytes = 100_000;
     change(&mut config);

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -63,7 +64,7 @@ fn quick(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
 /// A server with one worker behind a gate, changed by `change`.
 fn serve(gate: Gate, change: impl FnOnce(&mut Config)) -> Running {
     let mut config = Config::default();
-    config.server.listen.set_port(0);
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     config.server.workers = Some(1);
     change(&mut config);
     let panics = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { panic!("on purpose") };
@@ -284,7 +285,7 @@ fn a_drain_answers_what_is_in_flight_and_closes_what_is_idle() {
 fn a_drain_under_load_loses_no_response() {
     const CLIENTS: usize = 16;
     let mut config = Config::default();
-    config.server.listen.set_port(0);
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     config.server.workers = Some(4);
     let server = Server::new(config).expect("no database").get("/quick", quick).start().expect("a free port");
     let address = server.address();

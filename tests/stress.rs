@@ -46,7 +46,7 @@ fn large(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
 
 fn serve(queue: usize, max_wait: Duration) -> Running {
     let mut config = Config::default();
-    config.server.listen.set_port(0);
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     config.server.workers = Some(2);
     config.queue.max_length = queue;
     config.queue.max_wait = max_wait;

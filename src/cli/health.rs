@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,22 +16,35 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the server listens
+    /// Where the server listens: ADDRESS:PORT or unix:PATH
     #[arg(default_value = "127.0.0.1:8080", env = "WHARF_LISTEN", value_name = "ADDR")]
     address: String,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let address = &arguments.address;
-    let mut addresses = address.to_socket_addrs().with_context(|| format!("{address} is no address"))?;
-    let target = addresses.next().with_context(|| format!("{address} has no address"))?;
-    match ask(reachable(target)) {
+    anyhow::ensure!(
+        address != "systemd",
+        "systemd has the socket; say where it listens: ADDRESS:PORT or unix:PATH"
+    );
+    let answered = if let Some(path) = address.strip_prefix("unix:") {
+        at_path(path).and_then(|stream| ask(stream, "localhost"))
+    } else {
+        let target = reachable(resolved(address)?);
+        at_address(target).and_then(|stream| ask(stream, &target.to_string()))
+    };
+    match answered {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("wharf: {address}: {error:#}");
             Ok(ExitCode::from(FAILED))
         }
     }
+}
+
+fn resolved(address: &str) -> anyhow::Result<SocketAddr> {
+    let mut addresses = address.to_socket_addrs().with_context(|| format!("{address} is no address"))?;
+    addresses.next().with_context(|| format!("{address} has no address"))
 }
 
 /// A server that listens on every address is asked on loopback.
@@ -42,12 +57,27 @@ fn reachable(mut target: SocketAddr) -> SocketAddr {
     target
 }
 
-/// `OPTIONS *` asks the server itself, and none of its endpoints (RFC 9110 section 9.3.7).
-fn ask(target: SocketAddr) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE).context("cannot connect")?;
+fn at_address(target: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, PATIENCE).context("cannot connect")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "OPTIONS * HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")?;
+    Ok(stream)
+}
+
+/// mio's stream connects without blocking: the standard library's would wait for ever while the backlog is full.
+fn at_path(path: &str) -> anyhow::Result<UnixStream> {
+    let stream = mio::net::UnixStream::connect(path).context("cannot connect")?;
+    let stream = UnixStream::from(OwnedFd::from(stream));
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// `OPTIONS *` asks the server itself, and none of its endpoints (RFC 9110 section 9.3.7).
+fn ask(mut stream: impl Read + Write, host: &str) -> anyhow::Result<()> {
+    let request = format!("OPTIONS * HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut start = [0; 12];
     stream.read_exact(&mut start).context("no answer")?;
     anyhow::ensure!(start.starts_with(b"HTTP/1.1 2"), "answered {:?}", String::from_utf8_lossy(&start));

@@ -20,6 +20,9 @@ pub(crate) const USAGE: u8 = 2;
 const CONFIG_HELP: &str = "\
 Configuration file [env: WHARF_CONFIG] [default: wharf.toml, config/wharf.toml, or else the built-in demo]";
 
+const LISTEN_HELP: &str = "\
+Where to listen, as server.listen: ADDRESS:PORT, unix:PATH or systemd [env: WHARF_LISTEN]";
+
 const VARIABLES: &str = "\
 Every key of the file has a variable, WHARF_SECTION_KEY: WHARF_SERVER_WORKERS=8, WHARF_QUEUE_MAX_LENGTH=100.
 Flags override variables, which override the file. WHARF_LOG is the log's level: error, warn, info, debug.";
@@ -50,7 +53,7 @@ enum Command {
 pub(crate) struct Common {
     #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     config: Option<PathBuf>,
-    #[arg(long, value_name = "ADDR", help = "Address to listen on, as server.listen [env: WHARF_LISTEN]")]
+    #[arg(long, value_name = "ADDR", help = LISTEN_HELP)]
     listen: Option<String>,
     #[arg(long, value_name = "URL", help = "Database to use, as database.url [env: WHARF_DATABASE]")]
     database: Option<String>,

@@ -5,11 +5,15 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use self::Target::{Address, Bytes, Count, Flag, Follows, Time, Url};
+use self::Target::{Bytes, Count, File, Flag, Optional, Texts, Time, Url};
+use super::listen::ListenError;
 use super::setting::Setting;
-use super::{Config, Connector, Database, Http, Queue, Server};
+use super::{
+    ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Proxy, Queue, Server, Tls, TlsVersion,
+};
 
 /// Workers and connections: past this many a single machine only switches between them.
 const THREADS: RangeInclusive<usize> = 1..=10_000;
@@ -18,15 +22,21 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 /// How long a connection may live: below a second the pool would do nothing but open connections.
 const AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
+/// Clients' connections, at once or new in a second: a million is about what the memory and ports of one machine hold.
+const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 
 impl Default for Config {
     /// What holds where the file says nothing: no endpoints and no database.
     fn default() -> Self {
         Self {
             server: Server {
-                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+                listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into(),
+                // A second wharf that is started by mistake must fail with "address in use", not take half of the clients.
+                reuse_port: false,
                 connector: Connector::Native,
+                selectors: None,
                 workers: None,
                 // Longer than any query that a client should wait for, shorter than the 30 s after which most clients and
                 // proxies give up, so that the answer still finds someone.
@@ -41,17 +51,43 @@ impl Default for Config {
             },
             http: Http {
                 max_connections: 10_000,
+                // One address may be many clients, behind NAT or a proxy that is not known here.
+                max_connections_per_address: None,
+                // Accepting is cheap; what stays is bounded by `max_connections`.
+                max_accept_rate: None,
+                // nginx closes after 1000 to give memory back; here a connection keeps nothing of its requests.
+                max_requests_per_connection: None,
                 // Jetty's and nginx's heads are 8 KiB; half of ours is left to cookies when the target takes its whole 8 KiB.
-                max_head_bytes: 16 << 10,
+                max_head_bytes: 16 * KIB,
                 max_headers: 100,
-                max_target_bytes: 8 << 10,
+                max_target_bytes: 8 * KIB,
                 max_body_bytes: MIB,
+                // Most forms and JSON documents fit whole, and `max_connections` uploads at once are still below 1 GiB.
+                buffer_body_bytes: 64 * KIB,
+                // Kestrel's MinRequestBodyDataRate, with its grace of 5 s.
+                min_body_rate: 240,
                 max_response_bytes: 16 * MIB,
+                // What is under way to a client 20 ms away at 100 Mbit/s: less would hold its handler up between acks.
+                response_buffer_bytes: 256 * KIB,
                 head_timeout: Duration::from_secs(10),
                 body_timeout: Duration::from_secs(30),
                 idle_timeout: Duration::from_secs(60),
-                // Jetty's connector idle timeout, which bounds its writes.
+                // Jetty's connector idle timeout, which bounds its writes. With 64 KiB: at least 2 KiB/s, a modem's pace.
                 write_timeout: Duration::from_secs(30),
+            },
+            // Whoever connects could claim any address otherwise.
+            proxy: Proxy { trusted: Vec::new(), protocol: false, header: ForwardedBy::Nothing },
+            tls: Tls {
+                certificate: None,
+                key: None,
+                // RFC 9325: 1.2 is the least that is still sound, and 1.3 alone would refuse clients of before 2018.
+                min_version: TlsVersion::V12,
+                client_ca: None,
+                client_auth: ClientAuth::Nothing,
+                // Kestrel's HandshakeTimeout, and as long as a head may take.
+                handshake_timeout: Duration::from_secs(10),
+                // A handshake is about a millisecond of one core: whoever comes after a thousand would wait for over a second.
+                max_handshakes: 1000,
             },
             database: Database {
                 url: None,
@@ -78,24 +114,39 @@ pub(super) struct Key<'c> {
 
 /// The field that a key sets, and its range.
 enum Target<'c> {
-    Address(&'c mut SocketAddr),
-    Connector(&'c mut Connector),
+    Listen(&'c mut Listen),
+    /// One of several words.
+    Choice(Set<'c>),
     Url(&'c mut Option<String>),
     Flag(&'c mut bool),
     Count(&'c mut usize, RangeInclusive<usize>),
-    /// A count that follows another key while it is not given.
-    Follows(&'c mut Option<usize>, RangeInclusive<usize>),
+    /// A count that has no default: while it is not given it follows from something else, or there is no limit.
+    Optional(&'c mut Option<usize>, RangeInclusive<usize>),
+    /// The path of a PEM file, which the server opens.
+    File(&'c mut Option<PathBuf>),
+    /// `proxy.trusted`.
+    Texts(&'c mut Vec<String>),
     Bytes(&'c mut usize, RangeInclusive<usize>),
     Time(&'c mut Duration, RangeInclusive<Duration>),
 }
 
+/// Sets a field whose type the table does not name.
+type Set<'c> = Box<dyn FnMut(Setting) -> Result<(), String> + 'c>;
+
+/// A field that takes one of several words.
+fn choice<'c, T: Copy>(field: &'c mut T, choices: &'c [(&'static str, T)]) -> Target<'c> {
+    Target::Choice(Box::new(move |setting| setting.choice(choices).map(|value| *field = value)))
+}
+
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config { server, queue, http, database, endpoints: _ } = config;
+    let Config { server, queue, http, proxy, tls, database, endpoints: _ } = config;
     let sections = [
         ("server", server_keys(server)),
         ("queue", queue_keys(queue)),
         ("http", http_keys(http)),
+        ("proxy", proxy_keys(proxy)),
+        ("tls", tls_keys(tls)),
         ("database", database_keys(database)),
     ];
     let name = |section| move |(name, target)| Key { section, name, target };
@@ -106,9 +157,17 @@ type Named<'c> = (&'static str, Target<'c>);
 
 fn server_keys(server: &mut Server) -> Vec<Named<'_>> {
     vec![
-        ("listen", Address(&mut server.listen)),
-        ("connector", Target::Connector(&mut server.connector)),
-        ("workers", Follows(&mut server.workers, THREADS)),
+        ("listen", Target::Listen(&mut server.listen)),
+        ("reuse_port", Flag(&mut server.reuse_port)),
+        (
+            "connector",
+            choice(
+                &mut server.connector,
+                &[("native", Connector::Native), ("tiny_http", Connector::TinyHttp)],
+            ),
+        ),
+        ("selectors", Optional(&mut server.selectors, 1..=64)),
+        ("workers", Optional(&mut server.workers, THREADS)),
         ("deadline", Time(&mut server.deadline, WAIT)),
         ("drain_timeout", Time(&mut server.drain_timeout, Duration::ZERO..=HOUR)),
     ]
@@ -123,16 +182,53 @@ fn queue_keys(queue: &mut Queue) -> Vec<Named<'_>> {
 
 fn http_keys(http: &mut Http) -> Vec<Named<'_>> {
     vec![
-        ("max_connections", Count(&mut http.max_connections, 1..=1_000_000)),
+        ("max_connections", Count(&mut http.max_connections, CONNECTIONS)),
+        ("max_connections_per_address", Optional(&mut http.max_connections_per_address, CONNECTIONS)),
+        ("max_accept_rate", Optional(&mut http.max_accept_rate, CONNECTIONS)),
+        ("max_requests_per_connection", Optional(&mut http.max_requests_per_connection, 1..=1_000_000_000)),
         ("max_head_bytes", Bytes(&mut http.max_head_bytes, 256..=MIB)),
         ("max_headers", Count(&mut http.max_headers, 1..=1000)),
         ("max_target_bytes", Bytes(&mut http.max_target_bytes, 64..=MIB)),
         ("max_body_bytes", Bytes(&mut http.max_body_bytes, 0..=1024 * MIB)),
+        ("buffer_body_bytes", Bytes(&mut http.buffer_body_bytes, KIB..=MIB)),
+        ("min_body_rate", Bytes(&mut http.min_body_rate, 0..=1024 * MIB)),
         ("max_response_bytes", Bytes(&mut http.max_response_bytes, 256..=1024 * MIB)),
+        ("response_buffer_bytes", Bytes(&mut http.response_buffer_bytes, 4 * KIB..=64 * MIB)),
         ("head_timeout", Time(&mut http.head_timeout, WAIT)),
         ("body_timeout", Time(&mut http.body_timeout, WAIT)),
         ("idle_timeout", Time(&mut http.idle_timeout, WAIT)),
         ("write_timeout", Time(&mut http.write_timeout, WAIT)),
+    ]
+}
+
+fn proxy_keys(proxy: &mut Proxy) -> Vec<Named<'_>> {
+    let headers = &[
+        ("none", ForwardedBy::Nothing),
+        ("forwarded", ForwardedBy::Forwarded),
+        ("x-forwarded-for", ForwardedBy::XForwardedFor),
+    ];
+    vec![
+        ("trusted", Texts(&mut proxy.trusted)),
+        ("protocol", Flag(&mut proxy.protocol)),
+        ("header", choice(&mut proxy.header, headers)),
+    ]
+}
+
+fn tls_keys(tls: &mut Tls) -> Vec<Named<'_>> {
+    let versions = &[("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)];
+    let asks = &[
+        ("none", ClientAuth::Nothing),
+        ("optional", ClientAuth::Optional),
+        ("required", ClientAuth::Required),
+    ];
+    vec![
+        ("certificate", File(&mut tls.certificate)),
+        ("key", File(&mut tls.key)),
+        ("min_version", choice(&mut tls.min_version, versions)),
+        ("client_ca", File(&mut tls.client_ca)),
+        ("client_auth", choice(&mut tls.client_auth, asks)),
+        ("handshake_timeout", Time(&mut tls.handshake_timeout, WAIT)),
+        ("max_handshakes", Count(&mut tls.max_handshakes, 1..=1_000_000)),
     ]
 }
 
@@ -141,7 +237,7 @@ fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
         ("url", Url(&mut database.url)),
         ("demo", Flag(&mut database.demo)),
         ("maximum_pool_size", Count(&mut database.maximum_pool_size, THREADS)),
-        ("minimum_idle", Follows(&mut database.minimum_idle, 0..=*THREADS.end())),
+        ("minimum_idle", Optional(&mut database.minimum_idle, 0..=*THREADS.end())),
         ("connection_timeout", Time(&mut database.connection_timeout, WAIT)),
         ("idle_timeout", Time(&mut database.idle_timeout, AGE)),
         ("max_lifetime", Time(&mut database.max_lifetime, AGE)),
@@ -158,7 +254,7 @@ impl Key<'_> {
     pub(super) fn variables(&self) -> Vec<String> {
         let mut names = vec![format!("WHARF_{}_{}", self.section, self.name).to_uppercase()];
         match self.target {
-            Address(_) => names.push("WHARF_LISTEN".to_owned()),
+            Target::Listen(_) => names.push("WHARF_LISTEN".to_owned()),
             Url(_) => names.push("WHARF_DATABASE".to_owned()),
             _ => {}
         }
@@ -168,17 +264,14 @@ impl Key<'_> {
     /// Sets the field; the error is what came and what is accepted.
     pub(super) fn set(&mut self, setting: Setting) -> Result<(), String> {
         match &mut self.target {
-            Address(field) => {
-                **field = setting.parse("an IP address and a port, such as 127.0.0.1:8080")?;
-            }
-            Target::Connector(field) => {
-                let choices = [("native", Connector::Native), ("tiny_http", Connector::TinyHttp)];
-                **field = setting.choice(&choices)?;
-            }
+            Target::Listen(field) => **field = setting.parse(ListenError::ACCEPTED)?,
+            Target::Choice(set) => set(setting)?,
             Url(field) => **field = Some(url(setting)?),
             Flag(field) => **field = setting.flag()?,
             Count(field, range) => **field = setting.count(range)?,
-            Follows(field, range) => **field = Some(setting.count(range)?),
+            Optional(field, range) => **field = Some(setting.count(range)?),
+            File(field) => **field = Some(file(setting)?),
+            Texts(field) => **field = setting.texts(TRUSTED)?,
             Bytes(field, range) => **field = setting.bytes(range)?,
             Time(field, range) => **field = setting.time(range)?,
         }
@@ -186,12 +279,23 @@ impl Key<'_> {
     }
 }
 
+/// What `proxy.trusted` looks like.
+const TRUSTED: &str = "networks and addresses such as [\"10.0.0.0/8\", \"::1\", \"unix\"]";
+
 /// Only the scheme is checked here; the driver reads the rest. The message never repeats what came: it may hold a password.
 fn url(setting: Setting) -> Result<String, String> {
     let accepted = || "expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"".to_owned();
     let url = setting.text().map_err(|_| accepted())?;
     let rest = ["sqlite:", "postgres://", "postgresql://"].iter().find_map(|scheme| url.strip_prefix(scheme));
     if rest.is_some_and(|rest| !rest.is_empty()) { Ok(url) } else { Err(accepted()) }
+}
+
+/// The text of a PEM file in place of its path is the slip to expect of a variable, so this message does not repeat it either.
+fn file(setting: Setting) -> Result<PathBuf, String> {
+    let accepted = || "expected the path of a PEM file".to_owned();
+    let path = setting.text().map_err(|_| accepted())?;
+    let is_path = !path.is_empty() && !path.contains(['\n', '\0']);
+    if is_path { Ok(path.into()) } else { Err(accepted()) }
 }
 
 #[cfg(test)]
@@ -219,22 +323,30 @@ mod tests {
         panic!("{key} is not in the reference");
     }
 
-    fn range(target: &Target<'_>) -> Option<String> {
+    /// The texts that a key's documentation must have: its range or its words.
+    fn accepted(target: &mut Target<'_>) -> Vec<String> {
         let (least, most) = match target {
-            Count(_, range) | Follows(_, range) => (range.start().to_string(), range.end().to_string()),
+            Target::Choice(set) => {
+                let message = set(Setting::Integer(0)).expect_err("a number is no word");
+                let words = message.strip_prefix("expected one of ").expect("the message has the words");
+                return words.split(", ").map(str::to_owned).collect();
+            }
+            Count(_, range) | Optional(_, range) => (range.start().to_string(), range.end().to_string()),
             Bytes(_, range) => (show_bytes(*range.start()), show_bytes(*range.end())),
             Time(_, range) => (show_time(*range.start()), show_time(*range.end())),
-            _ => return None,
+            _ => return Vec::new(),
         };
-        Some(format!("{least} to {most}"))
+        vec![format!("{least} to {most}")]
     }
 
     #[test]
-    fn the_reference_has_every_key_with_its_range() {
-        for key in keys(&mut Config::default()) {
+    fn the_reference_has_every_key_with_what_it_accepts() {
+        for mut key in keys(&mut Config::default()) {
             let comments = documentation(key.section, key.name);
-            let range = range(&key.target).unwrap_or_default();
-            assert!(!comments.is_empty() && comments.contains(&range), "{}: {range}", key.path());
+            assert!(!comments.is_empty(), "{}", key.path());
+            for accepted in accepted(&mut key.target) {
+                assert!(comments.contains(&accepted), "{}: {accepted}", key.path());
+            }
         }
     }
 
@@ -249,10 +361,10 @@ mod tests {
         let mut expected = Config::default();
         expected.database.url = Some("sqlite:x".into());
         assert_eq!(read, expected);
-        // What the file leaves out has its default without being shown: so each is set, or follows another key.
+        // What the file leaves out has its default without being shown: so each is set, or there is no value to show.
         for key in keys(&mut Config::default()) {
             let set = REFERENCE.contains(&format!("\n{} = ", key.name));
-            assert!(set || matches!(key.target, Follows(..) | Url(_)), "{}", key.path());
+            assert!(set || matches!(key.target, Optional(..) | File(_) | Url(_)), "{}", key.path());
         }
     }
 }

@@ -5,8 +5,10 @@
 //! Every field's unit, default and range is in `config/reference.toml`, which a test holds equal to these defaults.
 
 mod checks;
+mod consistency;
 mod endpoint;
 mod keys;
+mod listen;
 mod param;
 mod problem;
 mod read;
@@ -19,6 +21,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+pub use listen::ListenError;
 pub use problem::{Problem, Problems};
 pub use read::{Flags, LocateError};
 pub use setting::Environment;
@@ -35,6 +38,10 @@ pub struct Config {
     pub queue: Queue,
     /// `[http]`: the limits on what a client may send and how long it may take.
     pub http: Http,
+    /// `[proxy]`: what proxies in front may say of the client.
+    pub proxy: Proxy,
+    /// `[tls]`: HTTPS instead of HTTP.
+    pub tls: Tls,
     /// `[database]`: which database, and its connection pool.
     pub database: Database,
     /// `[endpoint.NAME]`, in the order of the file.
@@ -45,10 +52,14 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Server {
-    /// `listen`: address and port; port 0 takes a free one.
-    pub listen: SocketAddr,
+    /// `listen`: where clients connect.
+    pub listen: Listen,
+    /// `reuse_port`: `SO_REUSEPORT`, so that a second wharf may listen on the same port while the first drains.
+    pub reuse_port: bool,
     /// `connector`: who speaks HTTP.
     pub connector: Connector,
+    /// `selectors`: poller threads. `None`: chosen by the number of cores.
+    pub selectors: Option<usize>,
     /// `workers`: request threads. `None`: as many as `database.maximum_pool_size`, because a request thread that has no
     /// connection to run on can only wait.
     pub workers: Option<usize>,
@@ -56,6 +67,17 @@ pub struct Server {
     pub deadline: Duration,
     /// `drain_timeout`: how long a stopping server lets requests in flight finish.
     pub drain_timeout: Duration,
+}
+
+/// Where clients connect. As text, which it is read from and shown as: `127.0.0.1:8080`, `unix:/run/wharf.sock`, `systemd`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// Address and port; port 0 takes a free one.
+    Tcp(SocketAddr),
+    /// A Unix socket of this path, which is 1 to 107 bytes.
+    Unix(PathBuf),
+    /// The socket that systemd passes (`LISTEN_FDS`).
+    Inherited,
 }
 
 /// Who speaks HTTP to the clients.
@@ -83,6 +105,13 @@ pub struct Queue {
 pub struct Http {
     /// `max_connections`: clients' sockets at once.
     pub max_connections: usize,
+    /// `max_connections_per_address`: of one client, whose IPv6 address counts by its /64; trusted proxies are not counted.
+    /// `None`: no limit of its own.
+    pub max_connections_per_address: Option<usize>,
+    /// `max_accept_rate`: new connections a second. `None`: no limit.
+    pub max_accept_rate: Option<usize>,
+    /// `max_requests_per_connection`: after so many the answer says `Connection: close`. `None`: no limit.
+    pub max_requests_per_connection: Option<usize>,
     /// `max_head_bytes`: request line and headers together.
     pub max_head_bytes: usize,
     /// `max_headers`: how many header lines.
@@ -91,16 +120,86 @@ pub struct Http {
     pub max_target_bytes: usize,
     /// `max_body_bytes`: a request's body, after chunked decoding.
     pub max_body_bytes: usize,
+    /// `buffer_body_bytes`: how much of a body is read before a handler that streams begins, and is buffered at a time.
+    pub buffer_body_bytes: usize,
+    /// `min_body_rate`: the least that a body must bring, in bytes a second of the client's own time; 0: no limit.
+    pub min_body_rate: usize,
     /// `max_response_bytes`: what one SQL endpoint may answer.
     pub max_response_bytes: usize,
+    /// `response_buffer_bytes`: how much of a streamed answer may wait for its client before its handler waits.
+    pub response_buffer_bytes: usize,
     /// `head_timeout`: from a request's first byte to the end of its head, absolute, not per read.
     pub head_timeout: Duration,
-    /// `body_timeout`: from the end of the head to the end of the body.
+    /// `body_timeout`: from the end of the head to the end of a body that is buffered whole. Bodies that stream have
+    /// `min_body_rate` and their deadline.
     pub body_timeout: Duration,
     /// `idle_timeout`: how long a keep-alive connection may wait for its next request.
     pub idle_timeout: Duration,
-    /// `write_timeout`: how long the client may take to receive a response.
+    /// `write_timeout`: how long the client may take to receive each 64 KiB of a response.
     pub write_timeout: Duration,
+}
+
+/// `[proxy]`: what proxies in front may say of the client.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Proxy {
+    /// `trusted`: the networks, addresses and `unix` whose word is taken. Empty: nobody's.
+    pub trusted: Vec<String>,
+    /// `protocol`: expect a PROXY protocol header, version 1 or 2, at the beginning of each connection.
+    pub protocol: bool,
+    /// `header`: which header names the client.
+    pub header: ForwardedBy,
+}
+
+/// The header in which a proxy names the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedBy {
+    /// `"none"`: the client is whoever connects.
+    Nothing,
+    /// `"forwarded"`: RFC 7239.
+    Forwarded,
+    /// `"x-forwarded-for"`: what most proxies send.
+    XForwardedFor,
+}
+
+/// `[tls]`: HTTPS instead of HTTP, where a certificate is given.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Tls {
+    /// `certificate`: file with the PEM chain. `None`: plain HTTP.
+    pub certificate: Option<PathBuf>,
+    /// `key`: file with the PEM private key; there exactly when `certificate` is.
+    pub key: Option<PathBuf>,
+    /// `min_version`: what a client must speak at least.
+    pub min_version: TlsVersion,
+    /// `client_ca`: PEM file of the authorities for client certificates; there exactly when `client_auth` asks for them.
+    pub client_ca: Option<PathBuf>,
+    /// `client_auth`: whether clients show certificates.
+    pub client_auth: ClientAuth,
+    /// `handshake_timeout`: how long a client may take for its handshake.
+    pub handshake_timeout: Duration,
+    /// `max_handshakes`: handshakes in progress at once; a newcomer above it is closed.
+    pub max_handshakes: usize,
+}
+
+/// A version of TLS, in the order of their age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// `"1.2"`: RFC 5246.
+    V12,
+    /// `"1.3"`: RFC 8446.
+    V13,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// `"none"`: they are not asked.
+    Nothing,
+    /// `"optional"`: they are asked; who has none is served all the same, who has a wrong one is not.
+    Optional,
+    /// `"required"`: who has none is not served.
+    Required,
 }
 
 /// `[database]`. Names, units and defaults follow HikariCP where it has them.

@@ -15,7 +15,7 @@ use super::problem::{Problem, Problems};
 use super::setting::{Environment, Setting, expand};
 use super::{Action, Config, Source, Span};
 
-const SECTIONS: [&str; 5] = ["server", "queue", "http", "database", "endpoint"];
+const SECTIONS: [&str; 7] = ["server", "queue", "http", "proxy", "tls", "database", "endpoint"];
 
 /// Variables that are ours without being keys.
 const OTHER_VARIABLES: [&str; 2] = ["WHARF_CONFIG", "WHARF_LOG"];
@@ -125,6 +125,13 @@ impl<'a> Table<'a> {
         Some(self.child(name, value))
     }
 
+    /// Where the value of `section.name` stands. `None`: it is not in the file.
+    pub(super) fn place(&self, key: &str) -> Option<Span> {
+        let (section, name) = key.split_once('.')?;
+        let entries = self.node(section)?.value.as_table()?;
+        entries.get(name).map(|value| value.span().into())
+    }
+
     /// All of them, in the order of the file.
     pub(super) fn nodes(&self) -> Vec<Node<'a>> {
         let entries = self.entries.into_iter().flatten();
@@ -217,22 +224,7 @@ impl Reader<'_> {
         node: &Node<'_>,
         convert: impl FnOnce(Setting) -> Result<T, String>,
     ) -> Option<T> {
-        let setting = match node.value {
-            DeValue::String(text) => match expand(text, self.environment) {
-                Ok(Some(expanded)) => Ok(Setting::Expanded(expanded)),
-                Ok(None) => Ok(Setting::Text(text.to_string())),
-                Err(message) => Err(message),
-            },
-            DeValue::Integer(number) => integer(number).map(Setting::Integer),
-            DeValue::Float(number) => number
-                .as_str()
-                .parse()
-                .map(Setting::Float)
-                .map_err(|_| format!("{number} is not a number that 64 bits can hold")),
-            DeValue::Boolean(flag) => Ok(Setting::Flag(*flag)),
-            other => Ok(Setting::Other(kind_of(other))),
-        };
-        match setting.and_then(convert) {
+        match setting(node.value, self.environment).and_then(convert) {
             Ok(value) => Some(value),
             Err(message) => {
                 self.report(node.span, &node.key, message);
@@ -249,6 +241,12 @@ impl Reader<'_> {
         }
         self.report(node.span, node.key, format!("expected a string, not {}", kind_of(node.value)));
         None
+    }
+
+    /// Whether a value was given for the key that is not one, so that the key has its default only for want of another.
+    pub(super) fn refused(&self, key: &str) -> bool {
+        let variable = format!("WHARF_{}", key.replace('.', "_")).to_uppercase();
+        self.problems.iter().any(|problem| problem.key == key || problem.key == variable)
     }
 
     fn config(&mut self, flags: &Flags) -> Config {
@@ -329,23 +327,6 @@ impl Reader<'_> {
         }
     }
 
-    /// What single ranges cannot say.
-    fn consistency(&mut self, root: &Table<'_>, config: &Config) {
-        let pool = config.database.maximum_pool_size;
-        let http = &config.http;
-        let mut at_most = |section: &str, name: &str, value: usize, limit: &str, most: usize| {
-            if value > most {
-                let place = root.node(section).and_then(|node| self.table(&node)?.node(name));
-                let message = format!("{value} is more than {limit}, which is {most}");
-                self.report(place.map(|node| node.span), format!("{section}.{name}"), message);
-            }
-        };
-        let idle = config.database.minimum_idle.unwrap_or(0);
-        at_most("database", "minimum_idle", idle, "database.maximum_pool_size", pool);
-        let (target, head) = (http.max_target_bytes, http.max_head_bytes);
-        at_most("http", "max_target_bytes", target, "http.max_head_bytes", head);
-    }
-
     fn database_for_endpoints(&mut self, config: &Config) {
         let with_sql = |action: &Action| matches!(action, Action::Sql { .. });
         let first = config.endpoints.iter().find(|endpoint| with_sql(&endpoint.action));
@@ -357,6 +338,28 @@ impl Reader<'_> {
             let message = format!("missing, and endpoint.{} runs SQL", endpoint.name);
             self.report(endpoint.span, "database.url", message);
         }
+    }
+}
+
+/// A value of the file as a setting; `${NAME}` is replaced in its text, or in an array's texts.
+fn setting(value: &DeValue<'_>, environment: &Environment) -> Result<Setting, String> {
+    match value {
+        DeValue::String(text) => Ok(match expand(text, environment)? {
+            Some(expanded) => Setting::Expanded(expanded),
+            None => Setting::Text(text.to_string()),
+        }),
+        DeValue::Integer(number) => integer(number).map(Setting::Integer),
+        DeValue::Float(number) => number
+            .as_str()
+            .parse()
+            .map(Setting::Float)
+            .map_err(|_| format!("{number} is not a number that 64 bits can hold")),
+        DeValue::Boolean(flag) => Ok(Setting::Flag(*flag)),
+        DeValue::Array(items) => {
+            let items = items.iter().map(|item| setting(item.get_ref(), environment));
+            items.collect::<Result<_, _>>().map(Setting::List)
+        }
+        other => Ok(Setting::Other(kind_of(other))),
     }
 }
 
@@ -396,7 +399,7 @@ pub(super) fn suggestion(name: &str, known: &[&str]) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::Connector;
+    use super::super::{ClientAuth, Connector, ForwardedBy, Listen, TlsVersion};
     use super::*;
 
     fn try_read(text: &str, variables: &[(&str, &str)], flags: &Flags) -> Result<Config, Problems> {
@@ -436,12 +439,12 @@ pub(super) mod tests {
         let flags = Flags { listen: Some("127.0.0.1:3".into()), database: Some("postgres://flag".into()) };
         let read = |text: &str, variables: &[(&str, &str)], flags: &Flags| {
             let config = sound(try_read(text, variables, flags));
-            (config.server.listen.port(), config.database.url.unwrap_or_default())
+            (config.server.listen.to_string(), config.database.url.unwrap_or_default())
         };
-        assert_eq!(read("", &[], &Flags::default()), (8080, String::new()));
-        assert_eq!(read(file, &[], &Flags::default()), (1, "sqlite:file".into()));
-        assert_eq!(read(file, &short, &Flags::default()), (2, "sqlite:variable".into()));
-        assert_eq!(read(file, &short, &flags), (3, "postgres://flag".into()));
+        assert_eq!(read("", &[], &Flags::default()), ("127.0.0.1:8080".into(), String::new()));
+        assert_eq!(read(file, &[], &Flags::default()), ("127.0.0.1:1".into(), "sqlite:file".into()));
+        assert_eq!(read(file, &short, &Flags::default()), ("127.0.0.1:2".into(), "sqlite:variable".into()));
+        assert_eq!(read(file, &short, &flags), ("127.0.0.1:3".into(), "postgres://flag".into()));
     }
 
     #[test]
@@ -485,7 +488,8 @@ pub(super) mod tests {
         assert_eq!(
             lines,
             [
-                "--listen: \"8080\" is not an IP address and a port, such as 127.0.0.1:8080",
+                "--listen: \"8080\" is not an IP address and a port, such as 127.0.0.1:8080, or \"unix:PATH\" with a \
+                 PATH of 1 to 107 bytes, or \"systemd\"",
                 "WHARF_DATABASE: expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"",
                 "WHARF_SERVER_LISTEN: WHARF_LISTEN sets server.listen too; keep one of them",
                 "WHARF_SERVER_WORKER: unknown environment variable; \
@@ -498,7 +502,7 @@ pub(super) mod tests {
     #[test]
     fn the_sections_are_checked_key_by_key() {
         for (text, message) in [
-            ("a = 1", "a: unknown key; expected one of server, queue, http, database, endpoint"),
+            ("a = 1", "a: unknown key; expected one of server, queue, http, proxy, tls, data"),
             ("[endpoints.x]", "endpoints: unknown key; did you mean \"endpoint\"?"),
             ("server = 1", "server: expected a table, not an integer"),
             ("server.listen = 'localhost'", "server.listen: \"localhost\" is not an IP address"),
@@ -520,6 +524,91 @@ pub(super) mod tests {
             let problems = lines(try_read(text, &[], &Flags::default()));
             let found = problems.len() == 1 && problems[0].starts_with(message);
             assert!(found, "{text}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn each_key_for_clients_takes_its_values() {
+        let config = read(
+            "[server]\nlisten = 'unix:/run/wharf.sock'\nreuse_port = true\nselectors = 64\n\
+             [http]\nmax_connections_per_address = 20\nmax_accept_rate = 1000\nmax_requests_per_connection = 1000000000\n\
+             buffer_body_bytes = '1KiB'\nmin_body_rate = '0B'\nresponse_buffer_bytes = '64MiB'\n\
+             [proxy]\ntrusted = ['10.0.0.0/8', ' unix']\nprotocol = true\nheader = 'forwarded'\n\
+             [tls]\ncertificate = 'a.pem'\nkey = 'b.pem'\nmin_version = '1.3'\nclient_ca = 'c.pem'\n\
+             client_auth = 'optional'\nhandshake_timeout = '3s'\nmax_handshakes = 1",
+        );
+        let (server, http, proxy, tls) = (config.server, config.http, config.proxy, config.tls);
+        assert_eq!(server.listen, Listen::Unix("/run/wharf.sock".into()));
+        assert_eq!((server.reuse_port, server.selectors), (true, Some(64)));
+        let limits =
+            [http.max_connections_per_address, http.max_accept_rate, http.max_requests_per_connection];
+        assert_eq!(limits, [Some(20), Some(1000), Some(1_000_000_000)]);
+        let bytes = [http.buffer_body_bytes, http.min_body_rate, http.response_buffer_bytes];
+        assert_eq!(bytes, [1 << 10, 0, 64 << 20]);
+        assert_eq!(proxy.trusted, ["10.0.0.0/8", "unix"]);
+        assert_eq!((proxy.protocol, proxy.header), (true, ForwardedBy::Forwarded));
+        let files = [tls.certificate, tls.key, tls.client_ca].map(Option::unwrap_or_default);
+        assert_eq!(files, ["a.pem", "b.pem", "c.pem"].map(PathBuf::from));
+        assert_eq!((tls.min_version, tls.client_auth), (TlsVersion::V13, ClientAuth::Optional));
+        assert_eq!((tls.handshake_timeout.as_secs(), tls.max_handshakes), (3, 1));
+    }
+
+    #[test]
+    fn each_key_for_clients_refuses_what_it_cannot_be() {
+        for (text, message) in [
+            ("server.listen = 'unix:'", "server.listen: \"unix:\" is not an IP address and a port"),
+            ("server.listen = 8080", "server.listen: expected an IP address and a port"),
+            ("server.reuse_port = 1", "server.reuse_port: 1 is not true or false"),
+            ("server.selectors = 65", "server.selectors: 65 is out of range; expected 1 to 64"),
+            ("http.max_connections_per_address = 0", "http.max_connections_per_address: 0 is out of range"),
+            (
+                "http.max_accept_rate = 1000001",
+                "http.max_accept_rate: 1000001 is out of range; expected 1 to",
+            ),
+            ("http.max_requests_per_connection = 0", "http.max_requests_per_connection: 0 is out of range"),
+            (
+                "http.buffer_body_bytes = 1000",
+                "http.buffer_body_bytes: 1000B is out of range; expected 1KiB t",
+            ),
+            ("http.min_body_rate = '2GiB'", "http.min_body_rate: 2GiB is out of range; expected 0B to 1GiB"),
+            (
+                "http.response_buffer_bytes = 0",
+                "http.response_buffer_bytes: 0B is out of range; expected 4Ki",
+            ),
+            ("proxy.trusted = true", "proxy.trusted: expected networks and addresses such as [\"10.0.0.0/8"),
+            ("proxy.trusted = ['::1', '']", "proxy.trusted: the list has \"\"; expected networks and"),
+            ("proxy.trusted = ['${X}']", "proxy.trusted: the environment variable X is not set"),
+            ("proxy.protocol = 'v2'", "proxy.protocol: \"v2\" is not true or false"),
+            ("proxy.header = 'via'", "proxy.header: \"via\" is none of \"none\", \"forwarded\", \"x-"),
+            ("tls.certificate = ''", "tls.certificate: expected the path of a PEM file"),
+            ("tls.key = 1", "tls.key: expected the path of a PEM file"),
+            ("tls.client_ca = '''a\nb'''", "tls.client_ca: expected the path of a PEM file"),
+            ("tls.min_version = '1.1'", "tls.min_version: \"1.1\" is none of \"1.2\", \"1.3\""),
+            ("tls.min_version = 1.2", "tls.min_version: expected one of \"1.2\", \"1.3\""),
+            ("tls.client_auth = 'yes'", "tls.client_auth: \"yes\" is none of \"none\", \"optional\", \"req"),
+            ("tls.handshake_timeout = '0s'", "tls.handshake_timeout: \"0s\" is out of range; expected 1ms"),
+            ("tls.max_handshakes = 0", "tls.max_handshakes: 0 is out of range; expected 1 to 1000000"),
+            ("tls.cert = 'a'", "tls.cert: unknown key"),
+        ] {
+            let problems = problems(text);
+            let found = problems.len() == 1 && problems[0].starts_with(message);
+            assert!(found, "{text}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_may_come_from_a_variable() {
+        for (value, expected) in
+            [("10.0.0.0/8, ::1", &["10.0.0.0/8", "::1"][..]), ("unix", &["unix"]), ("", &[])]
+        {
+            let variables = [("WHARF_PROXY_TRUSTED", value), ("ONE", "::2")];
+            assert_eq!(
+                sound(try_read("proxy.trusted = ['x']", &variables, &Flags::default())).proxy.trusted,
+                expected
+            );
+            let config =
+                sound(try_read("proxy.trusted = ['::1', '${ONE}']", &variables[1..], &Flags::default()));
+            assert_eq!(config.proxy.trusted, ["::1", "::2"]);
         }
     }
 

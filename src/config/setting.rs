@@ -21,7 +21,8 @@ pub(super) enum Setting {
     Integer(i64),
     Float(f64),
     Flag(bool),
-    /// What no setting is: a date, an array or a table, by that name.
+    List(Vec<Setting>),
+    /// What no setting is: a date or a table, by that name.
     Other(&'static str),
 }
 
@@ -89,6 +90,24 @@ impl Setting {
         range.contains(&bytes).then_some(bytes).ok_or_else(out)
     }
 
+    /// Several texts: an array, or one text with commas between them, which is what a variable can hold. None of them is
+    /// empty, but there may be none: a variable says so with an empty text.
+    pub(super) fn texts(self, accepted: &str) -> Result<Vec<String>, String> {
+        let items = match self {
+            Self::List(items) => items,
+            Self::Text(text) | Self::Expanded(text) if text.trim().is_empty() => Vec::new(),
+            Self::Text(text) | Self::Expanded(text) => {
+                text.split(',').map(|part| Self::Text(part.to_owned())).collect()
+            }
+            other => return Err(format!("expected {accepted}, not {}", other.shown())),
+        };
+        let text = |item: Self| match item {
+            Self::Text(text) | Self::Expanded(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
+            other => Err(format!("the list has {}; expected {accepted}", other.shown())),
+        };
+        items.into_iter().map(text).collect()
+    }
+
     /// Anything that reads itself from text.
     pub(super) fn parse<T: FromStr>(self, accepted: &str) -> Result<T, String> {
         let text = self.text().map_err(|_| format!("expected {accepted}"))?;
@@ -98,11 +117,20 @@ impl Setting {
     /// The message of a setting that is something else than `accepted`.
     pub(super) fn is_not(&self, accepted: &str) -> String {
         match self {
-            Self::Text(text) | Self::Expanded(text) => format!("{text:?} is not {accepted}"),
-            Self::Integer(number) => format!("{number} is not {accepted}"),
-            Self::Float(number) => format!("{number} is not {accepted}"),
-            Self::Flag(flag) => format!("{flag} is not {accepted}"),
-            Self::Other(kind) => format!("expected {accepted}, not {kind}"),
+            Self::List(_) | Self::Other(_) => format!("expected {accepted}, not {}", self.shown()),
+            _ => format!("{} is not {accepted}", self.shown()),
+        }
+    }
+
+    /// What came, for a message.
+    fn shown(&self) -> String {
+        match self {
+            Self::Text(text) | Self::Expanded(text) => format!("{text:?}"),
+            Self::Integer(number) => number.to_string(),
+            Self::Float(number) => number.to_string(),
+            Self::Flag(flag) => flag.to_string(),
+            Self::List(_) => "an array".to_owned(),
+            Self::Other(kind) => (*kind).to_owned(),
         }
     }
 }
@@ -229,6 +257,34 @@ mod tests {
         assert_eq!(text("true").flag(), Err("\"true\" is not true or false".into()));
         let message = Setting::Integer(-1).count(&(1..=20usize)).expect_err("negative");
         assert_eq!(message, "-1 is out of range; expected 1 to 20");
+    }
+
+    #[test]
+    fn texts_are_an_array_or_one_text_with_commas() {
+        let accepted = "names such as [\"a\"]";
+        let array = |items: &[&str]| Setting::List(items.iter().map(|item| text(item)).collect());
+        for (setting, expected) in [
+            (array(&["a", " b "]), &["a", "b"][..]),
+            (text("a, b"), &["a", "b"]),
+            (Setting::Expanded("a".into()), &["a"]),
+            (array(&[]), &[]),
+            (text(" "), &[]),
+        ] {
+            assert_eq!(
+                setting.clone().texts(accepted),
+                Ok(expected.iter().map(|&text| text.into()).collect()),
+                "{setting:?}"
+            );
+        }
+        for (setting, message) in [
+            (text("a,,b"), "the list has \"\"; expected names such as [\"a\"]"),
+            (array(&["a", " "]), "the list has \" \"; expected names such as [\"a\"]"),
+            (Setting::List(vec![Setting::Integer(1)]), "the list has 1; expected names such as [\"a\"]"),
+            (Setting::List(vec![array(&["a"])]), "the list has an array; expected names such as [\"a\"]"),
+            (Setting::Integer(1), "expected names such as [\"a\"], not 1"),
+        ] {
+            assert_eq!(setting.texts(accepted), Err(message.into()));
+        }
     }
 
     #[test]

@@ -1,0 +1,176 @@
+//! What single ranges cannot say: keys that exclude or need each other.
+//!
+//! Main thread. What could only be served as something other than what the file asks for is a problem here; the more so where
+//! it would be served with less protection.
+
+use super::read::{Reader, Table};
+use super::{ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Tls};
+
+/// One rule that does not hold.
+struct Conflict {
+    /// The key that asks for something.
+    key: &'static str,
+    /// The key that does not let it have that.
+    other: &'static str,
+    message: String,
+}
+
+impl Conflict {
+    fn new(key: &'static str, other: &'static str, message: impl Into<String>) -> Self {
+        Self { key, other, message: message.into() }
+    }
+
+    /// `key` without what it needs, which `other` says.
+    fn needs(key: &'static str, other: &'static str, why: &str) -> Self {
+        Self::new(key, other, format!("needs {other}{why}"))
+    }
+}
+
+impl Reader<'_> {
+    /// Reports the rules that do not hold, but not where a key has its default because what was given is not a value: that
+    /// is reported already, and what follows from it would be a guess.
+    pub(super) fn consistency(&mut self, root: &Table<'_>, config: &Config) {
+        let rules = [sizes(config), proxy(&config.proxy), tls(&config.tls), tiny_http(config)];
+        for Conflict { key, other, message } in rules.into_iter().flatten() {
+            if !self.refused(other) {
+                self.report(root.place(key), key, message);
+            }
+        }
+    }
+}
+
+fn sizes(config: &Config) -> Vec<Conflict> {
+    let (database, http) = (&config.database, &config.http);
+    let idle = database.minimum_idle.unwrap_or(0);
+    [
+        ("database.minimum_idle", idle, "database.maximum_pool_size", database.maximum_pool_size),
+        ("http.max_target_bytes", http.max_target_bytes, "http.max_head_bytes", http.max_head_bytes),
+    ]
+    .into_iter()
+    .filter(|(_, value, _, most)| value > most)
+    .map(|(key, value, other, most)| {
+        Conflict::new(key, other, format!("{value} is more than {other}, which is {most}"))
+    })
+    .collect()
+}
+
+fn proxy(proxy: &Proxy) -> Vec<Conflict> {
+    let nobody = proxy.trusted.is_empty();
+    let why = ": without it anyone could claim any address";
+    [("proxy.protocol", proxy.protocol), ("proxy.header", proxy.header != ForwardedBy::Nothing)]
+        .into_iter()
+        .filter(|(_, asked)| *asked && nobody)
+        .map(|(key, _)| Conflict::needs(key, "proxy.trusted", why))
+        .collect()
+}
+
+fn tls(tls: &Tls) -> Vec<Conflict> {
+    let (certificate, key, ca) = (tls.certificate.is_some(), tls.key.is_some(), tls.client_ca.is_some());
+    let asks = tls.client_auth != ClientAuth::Nothing;
+    [
+        (certificate && !key, Conflict::needs("tls.certificate", "tls.key", "")),
+        (key && !certificate, Conflict::needs("tls.key", "tls.certificate", "")),
+        (asks && !ca, Conflict::needs("tls.client_auth", "tls.client_ca", "")),
+        (ca && !asks, Conflict::needs("tls.client_ca", "tls.client_auth", " = \"optional\" or \"required\"")),
+        (
+            asks && !certificate,
+            Conflict::needs("tls.client_auth", "tls.certificate", ": without it nothing is encrypted"),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(broken, conflict)| broken.then_some(conflict))
+    .collect()
+}
+
+/// What the simple connector cannot do.
+fn tiny_http(config: &Config) -> Vec<Conflict> {
+    let unix = matches!(config.server.listen, Listen::Unix(_));
+    [
+        ("server.listen", unix, "a Unix socket"),
+        ("proxy.protocol", config.proxy.protocol, "the PROXY protocol"),
+        ("tls.certificate", config.tls.certificate.is_some(), "TLS"),
+    ]
+    .into_iter()
+    .filter(|(_, asked, _)| *asked && config.server.connector == Connector::TinyHttp)
+    .map(|(key, _, what)| {
+        Conflict::new(key, "server.connector", format!("{what} needs server.connector = \"native\""))
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read::tests::{problems, read};
+    use super::super::{ClientAuth, ForwardedBy, TlsVersion};
+
+    #[test]
+    fn keys_that_contradict_each_other_are_problems() {
+        let why = ": without it anyone could claim any address";
+        for (text, problem) in [
+            (
+                "http.max_head_bytes = 1024",
+                "http.max_target_bytes: 8192 is more than http.max_head_bytes, which is 1024",
+            ),
+            (
+                "database.minimum_idle = 11",
+                "database.minimum_idle: 11 is more than database.maximum_pool_size, which is 10",
+            ),
+            ("proxy.protocol = true", &*format!("proxy.protocol: needs proxy.trusted{why}")),
+            ("proxy.header = 'forwarded'", &format!("proxy.header: needs proxy.trusted{why}")),
+            ("tls.certificate = 'a.pem'", "tls.certificate: needs tls.key"),
+            ("tls.key = 'a.pem'", "tls.key: needs tls.certificate"),
+            (
+                "tls = { certificate = 'a', key = 'b', client_auth = 'optional' }",
+                "tls.client_auth: needs tls.client_ca",
+            ),
+            (
+                "tls = { certificate = 'a', key = 'b', client_ca = 'c' }",
+                "tls.client_ca: needs tls.client_auth = \"optional\" or \"required\"",
+            ),
+            (
+                "tls = { client_ca = 'c', client_auth = 'required' }",
+                "tls.client_auth: needs tls.certificate: without it nothing is encrypted",
+            ),
+            (
+                "server = { connector = 'tiny_http', listen = 'unix:a' }",
+                "server.listen: a Unix socket needs server.connector = \"native\"",
+            ),
+            (
+                "server.connector = 'tiny_http'\nproxy = { protocol = true, trusted = '::1' }",
+                "proxy.protocol: the PROXY protocol needs server.connector = \"native\"",
+            ),
+            (
+                "server.connector = 'tiny_http'\ntls = { certificate = 'a', key = 'b' }",
+                "tls.certificate: TLS needs server.connector = \"native\"",
+            ),
+        ] {
+            assert_eq!(problems(text), [problem], "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_that_need_each_other_may_stand_together() {
+        let config = read(
+            "proxy = { trusted = ['10.0.0.0/8'], protocol = true, header = 'x-forwarded-for' }\n\
+             tls = { certificate = 'a', key = 'b', min_version = '1.3', client_ca = 'c', client_auth = 'required' }",
+        );
+        assert_eq!((config.proxy.protocol, config.proxy.header), (true, ForwardedBy::XForwardedFor));
+        assert_eq!((config.tls.min_version, config.tls.client_auth), (TlsVersion::V13, ClientAuth::Required));
+        let _ = read("server = { connector = 'tiny_http', listen = 'systemd' }");
+    }
+
+    #[test]
+    fn a_key_that_was_refused_is_reported_once() {
+        for (text, key) in [
+            ("proxy = { protocol = true, trusted = [1] }", "proxy.trusted: "),
+            ("tls = { certificate = 'a', key = 1 }", "tls.key: "),
+            (
+                "tls = { certificate = 'a', key = 'b', client_ca = 'c', client_auth = 'yes' }",
+                "tls.client_auth: ",
+            ),
+        ] {
+            let problems = problems(text);
+            assert!(problems.len() == 1 && problems[0].starts_with(key), "{text}: {problems:?}");
+        }
+    }
+}
