@@ -7,6 +7,7 @@ mod chunked;
 mod encode;
 mod parse;
 mod problem;
+mod proxy;
 mod request;
 mod response;
 
@@ -14,5 +15,6 @@ pub use chunked::Decoder;
 pub use encode::{CONTINUE, Form, encode_head};
 pub use parse::{BodyLength, Head, Limits, Refusal, Scan, parse_head, scan_head};
 pub use problem::problem;
+pub use proxy::{ProxyError, ProxyHeader, read_proxy_header};
 pub use request::Request;
 pub use response::Response;
