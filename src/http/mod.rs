@@ -5,6 +5,7 @@
 
 mod chunked;
 mod encode;
+mod forwarded;
 mod parse;
 mod problem;
 mod proxy;
@@ -13,6 +14,7 @@ mod response;
 
 pub use chunked::Decoder;
 pub use encode::{CONTINUE, Form, encode_head};
+pub use forwarded::{ForwardedBy, Networks, NetworksError, client_address};
 pub use parse::{BodyLength, Head, Limits, Refusal, Scan, parse_head, scan_head};
 pub use problem::problem;
 pub use proxy::{ProxyError, ProxyHeader, read_proxy_header};
