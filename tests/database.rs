@@ -5,7 +5,7 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::Postgres;
+use support::{Authority, Postgres};
 use wharf::config::{self, Param, Place, Sql};
 use wharf::database::{Access, Connection, Database, Error, Kind, RowWriter, Shape, Statement};
 use wharf::deadline::Deadline;
@@ -706,40 +706,28 @@ mod handlers {
 mod tls {
     use super::*;
 
-    /// A server with TLS whose certificate is for `localhost`, and its authority's file.
-    fn server() -> &'static (Postgres, tempfile::TempDir) {
-        static SERVER: std::sync::OnceLock<(Postgres, tempfile::TempDir)> = std::sync::OnceLock::new();
+    /// A server with TLS whose certificate is for `localhost`, and its authority, which has the other one's `other.crt`.
+    fn server() -> &'static (Postgres, Authority) {
+        static SERVER: std::sync::OnceLock<(Postgres, Authority)> = std::sync::OnceLock::new();
         SERVER.get_or_init(|| {
-            let directory = tempfile::tempdir().unwrap();
-            let (authority, authority_key) = authority();
-            let key = rcgen::KeyPair::generate().unwrap();
-            let issuer = rcgen::Issuer::from_params(&authority, &authority_key);
-            let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
-            let certificate = certificate.signed_by(&key, &issuer).unwrap();
-            let root = authority.self_signed(&authority_key).unwrap();
-            std::fs::write(directory.path().join("root.crt"), root.pem()).unwrap();
-            let (other, other_key) = self::authority();
-            std::fs::write(directory.path().join("other.crt"), other.self_signed(&other_key).unwrap().pem())
-                .unwrap();
+            let authority = Authority::new("wharf's tests");
+            let other = Authority::new("wharf's tests");
+            std::fs::copy(other.file(), authority.directory().join("other.crt")).unwrap();
+            let identity = authority.server(&["localhost"]);
+            // The server's user may not read our directory.
             let prepare = format!(
                 "echo '{}' > data/server.crt; echo '{}' > data/server.key; chmod 600 data/server.key",
-                certificate.pem(),
-                key.serialize_pem()
+                std::fs::read_to_string(identity.certificate).unwrap(),
+                std::fs::read_to_string(identity.key).unwrap()
             );
-            (Postgres::start_with(&prepare, "-c ssl=on"), directory)
+            (Postgres::start_with(&prepare, "-c ssl=on"), authority)
         })
-    }
-
-    fn authority() -> (rcgen::CertificateParams, rcgen::KeyPair) {
-        let mut params = rcgen::CertificateParams::new([]).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        (params, rcgen::KeyPair::generate().unwrap())
     }
 
     /// Whether the session is encrypted; `Err` when it could not be opened.
     fn encrypted(host: &str, parameters: &str) -> Result<bool, String> {
-        let (server, directory) = server();
-        let parameters = parameters.replace('%', &directory.path().display().to_string());
+        let (server, authority) = server();
+        let parameters = parameters.replace('%', &authority.directory().display().to_string());
         let url = format!("postgres://postgres@{host}:{}/postgres?{parameters}", server.port());
         let database = open(&url, 1).map_err(|error| error.to_string())?;
         let mut connection = database.checkout(soon()).unwrap();

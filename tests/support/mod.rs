@@ -4,12 +4,14 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod postgres;
+mod tls;
 mod wharf;
 mod wire;
 
 use std::time::Duration;
 
 pub(crate) use postgres::{Database, Postgres};
+pub(crate) use tls::{Authority, Identity};
 pub(crate) use wharf::{Exit, Wharf};
 pub(crate) use wire::{Answer, Client};
 

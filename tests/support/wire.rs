@@ -3,14 +3,43 @@
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 
-use super::PATIENCE;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-/// One client's connection. Every read and write on it has a limit.
+use super::{Authority, PATIENCE};
+
+/// One client's connection, with TLS or without. Every read and write on it has a limit.
 pub(crate) struct Client {
-    stream: TcpStream,
+    transport: Transport,
     /// Received, but not yet part of an answer.
     received: Vec<u8>,
+}
+
+/// What the bytes go through.
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+trait Wire: Read + Write {}
+
+impl<T: Read + Write> Wire for T {}
+
+impl Transport {
+    fn wire(&mut self) -> &mut dyn Wire {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream,
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
 }
 
 /// One response.
@@ -47,21 +76,49 @@ impl Answer {
 impl Client {
     /// Connects.
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts");
-        stream.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
-        stream.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
-        stream.set_nodelay(true).expect("a TCP socket has no-delay");
-        Self { stream, received: Vec::new() }
+        Self { transport: Transport::Plain(connect(address)), received: Vec::new() }
+    }
+
+    /// Connects to `localhost` at this address with TLS, trusting this authority and showing no certificate.
+    pub(crate) fn connect_tls(address: SocketAddr, authority: &Authority) -> Self {
+        Self::connect_tls_with(address, authority.trusting(None))
+    }
+
+    /// Connects with TLS as this configuration says. The handshake happens when something is sent or read first.
+    pub(crate) fn connect_tls_with(address: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        let name = "localhost".try_into().expect("a host's name");
+        let session = ClientConnection::new(config, name).expect("the configuration has no mistake");
+        let stream = StreamOwned::new(session, connect(address));
+        Self { transport: Transport::Tls(Box::new(stream)), received: Vec::new() }
     }
 
     /// The socket itself, for tests that break it.
     pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.transport.socket()
+    }
+
+    /// With TLS: why the session fails, in rustls' words; what the server answers before it does is thrown away.
+    pub(crate) fn tls_failure(&mut self) -> String {
+        let mut bytes = [0; 1024];
+        loop {
+            match self.transport.wire().read(&mut bytes) {
+                Ok(length) => assert!(length > 0, "the server ended the session in peace"),
+                Err(error) if error.kind() == ErrorKind::InvalidData => return error.to_string(),
+                Err(error) => panic!("no TLS error within {PATIENCE:?}: {error}"),
+            }
+        }
+    }
+
+    /// With TLS, of a connection that has ended: whether the server said before that it sends no more (`close_notify`).
+    pub(crate) fn ended_in_peace(&mut self) -> bool {
+        let Transport::Tls(stream) = &mut self.transport else { return false };
+        stream.conn.process_new_packets().is_ok_and(|state| state.peer_has_closed())
     }
 
     /// Sends these bytes, whatever they are.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).expect("the server takes the bytes");
+        let wire = self.transport.wire();
+        wire.write_all(bytes.as_ref()).and_then(|()| wire.flush()).expect("the server takes the bytes");
     }
 
     /// Sends a whole request; a body that is not empty gets its `Content-Length`.
@@ -78,8 +135,12 @@ impl Client {
 
     /// Closes the sending half: the server reads the end.
     pub(crate) fn finish_sending(&mut self) {
+        if let Transport::Tls(stream) = &mut self.transport {
+            stream.conn.send_close_notify();
+        }
         // Refused only when the server has closed the connection already.
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.transport.wire().flush();
+        let _ = self.stream().shutdown(Shutdown::Write);
     }
 
     /// The next response. An informational one (1xx) counts as one.
@@ -103,7 +164,8 @@ impl Client {
         Answer { status, headers, body: Vec::new() }
     }
 
-    /// All that comes until the server closes the connection; a reset counts as its end.
+    /// All that comes until the server closes the connection; a reset counts as its end, and so does TCP's end without
+    /// TLS's (see [`Client::ended_in_peace`]).
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         while self.receive() {}
         std::mem::take(&mut self.received)
@@ -165,13 +227,23 @@ impl Client {
     /// Receives some more; false at the connection's end.
     fn receive(&mut self) -> bool {
         let mut bytes = [0; 16 * 1024];
-        match self.stream.read(&mut bytes) {
+        match self.transport.wire().read(&mut bytes) {
             Ok(length) => {
                 self.received.extend_from_slice(&bytes[..length]);
                 length > 0
             }
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                false
+            }
             Err(error) => panic!("nothing came within {PATIENCE:?}: {error}"),
         }
     }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
+    stream.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
+    stream.set_nodelay(true).expect("a TCP socket has no-delay");
+    stream
 }
