@@ -1,0 +1,241 @@
+//! What TLS sessions are made from: certificate, key, and whom the server lets in, read from files.
+//!
+//! Main thread at the start, whichever reloads later; the poller takes sessions. Knows no socket and no configuration
+//! file.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::version::{TLS12, TLS13};
+use rustls::{Error as SessionError, RootCertStore, ServerConfig, ServerConnection};
+
+use super::{Session, TlsError};
+
+/// What a client without ALPN gets as well: one that offers only others, such as `h2`, is refused in the handshake
+/// (RFC 7301 section 3.2).
+const PROTOCOL: &[u8] = b"http/1.1";
+
+/// The files and rules that sessions are made from, out of the configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    /// PEM: the server's certificate, then those that lead from it to the authority.
+    pub(crate) certificate: PathBuf,
+    /// PEM: the key to the first certificate; PKCS#8, PKCS#1 or SEC1, not encrypted.
+    pub(crate) key: PathBuf,
+    /// PEM: the authorities that sign client certificates.
+    pub(crate) client_ca: Option<PathBuf>,
+    /// Whether clients are asked for a certificate.
+    pub(crate) client_auth: ClientAuth,
+    /// The oldest version that is spoken.
+    pub(crate) min_version: Version,
+}
+
+/// Whether a client shows a certificate. One that it shows must verify in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ClientAuth {
+    /// It is not asked for one.
+    #[default]
+    None,
+    /// It is asked, and may have none.
+    Optional,
+    /// Without one there is no session.
+    Required,
+}
+
+/// A version of TLS. The older ones are broken (RFC 8996).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// TLS 1.2.
+    #[default]
+    V12,
+    /// TLS 1.3.
+    V13,
+}
+
+/// Who the server is and whom it lets in: what every connection's session is made from.
+///
+/// A client can resume a session as rustls allows by default: the server keeps the last 256 in memory, gives each TLS 1.3
+/// client two tickets, and forgets all on a reload, so that none outlives the rules that it was made by. There is no early
+/// data: somebody else could send it again (RFC 8446 section 8).
+#[derive(Debug)]
+pub(crate) struct Identity {
+    current: RwLock<Arc<ServerConfig>>,
+    files: Files,
+}
+
+impl Identity {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Says which file is wrong, and what is wrong with it.
+    pub(crate) fn load(files: Files) -> Result<Self, TlsError> {
+        let current = RwLock::new(Arc::new(files.read()?));
+        Ok(Self { current, files })
+    }
+
+    /// Reads the files again, for the sessions that begin from now on.
+    ///
+    /// # Errors
+    /// As [`Identity::load`]; then nothing has changed.
+    pub(crate) fn reload(&self) -> Result<(), TlsError> {
+        let fresh = Arc::new(self.files.read()?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// A session for a connection that was just accepted.
+    ///
+    /// # Errors
+    /// When rustls refuses a configuration that it has built itself.
+    pub(crate) fn session(&self) -> Result<Session, TlsError> {
+        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        Ok(Session::new(ServerConnection::new(current)?))
+    }
+}
+
+impl Files {
+    fn read(&self) -> Result<ServerConfig, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let versions: &[_] = match self.min_version {
+            Version::V12 => &[&TLS13, &TLS12],
+            Version::V13 => &[&TLS13],
+        };
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
+        let builder = match self.verifier(provider)? {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let chain = certificates(&self.certificate)?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|error| unusable(&self.key, &error, "private key that is not encrypted"))?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| self.not_a_pair(&error))?;
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        Ok(config)
+    }
+
+    fn verifier(
+        &self,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+        let file = match (self.client_auth, &self.client_ca) {
+            (ClientAuth::None, None) => return Ok(None),
+            (ClientAuth::None, Some(_)) => {
+                return Err(TlsError::Rules(
+                    "there are authorities for client certificates, but none is asked for",
+                ));
+            }
+            (_, None) => {
+                return Err(TlsError::Rules("client certificates need a file of authorities to verify them"));
+            }
+            (_, Some(file)) => file,
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(file)? {
+            roots.add(certificate).map_err(|error| wrong(file, error.to_string()))?;
+        }
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let builder =
+            if self.client_auth == ClientAuth::Optional { builder.allow_unauthenticated() } else { builder };
+        builder.build().map(Some).map_err(|error| wrong(file, error.to_string()))
+    }
+
+    /// rustls has refused certificate and key.
+    fn not_a_pair(&self, error: &SessionError) -> TlsError {
+        match error {
+            SessionError::InconsistentKeys(_) => {
+                TlsError::KeyMismatch { certificate: self.certificate.clone(), key: self.key.clone() }
+            }
+            SessionError::InvalidCertificate(_) => wrong(&self.certificate, error.to_string()),
+            _ => wrong(&self.key, error.to_string()),
+        }
+    }
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(unusable(file, &pem::Error::NoItemsFound, "certificate")),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(unusable(file, &error, "certificate")),
+    }
+}
+
+/// A file in which `wanted` was looked for.
+fn unusable(file: &Path, error: &pem::Error, wanted: &str) -> TlsError {
+    let reason = match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => format!("holds no {wanted} in PEM form"),
+        // Their texts have the line as numbers.
+        pem::Error::MissingSectionEnd { .. } => "ends before its -----END line".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => "has a -----BEGIN line that is not one".to_owned(),
+        error => error.to_string(),
+    };
+    wrong(file, reason)
+}
+
+fn wrong(file: &Path, reason: String) -> TlsError {
+    TlsError::File { file: file.to_owned(), reason }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::certificates::{Authority, Identity as Pair};
+    use super::*;
+
+    /// A server that lets everybody in.
+    pub(in super::super) fn files(pair: &Pair) -> Files {
+        Files {
+            certificate: pair.certificate.clone(),
+            key: pair.key.clone(),
+            client_ca: None,
+            client_auth: ClientAuth::None,
+            min_version: Version::V12,
+        }
+    }
+
+    #[test]
+    fn each_wrong_file_is_named_with_what_is_wrong() {
+        let authority = Authority::new("the authority");
+        let pair = authority.server(&["localhost"]);
+        let write = |name: &str, text: &str| {
+            let file = authority.directory().join(name);
+            std::fs::write(&file, text).expect("the file can be written");
+            file
+        };
+        let text = std::fs::read_to_string(&pair.certificate).expect("it was written");
+        let cut = write("cut", &text[..text.len() / 2]);
+        let junk = write("junk", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        let odd = write("odd", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+        let missing = authority.directory().join("missing");
+        let good = || files(&pair);
+        let asking = |client_ca| Files { client_ca, client_auth: ClientAuth::Required, ..good() };
+        let cases = [
+            (Files { certificate: missing.clone(), ..good() }, "missing: No such file"),
+            (Files { certificate: authority.directory().to_owned(), ..good() }, "Is a directory"),
+            (Files { certificate: pair.key.clone(), ..good() }, ".key: holds no certificate in PEM form"),
+            (Files { certificate: cut, ..good() }, "cut: ends before its -----END line"),
+            (Files { certificate: junk.clone(), ..good() }, "junk: invalid peer certificate: BadEncoding"),
+            (Files { key: missing.clone(), ..good() }, "missing: No such file"),
+            (
+                Files { key: pair.certificate.clone(), ..good() },
+                ".crt: holds no private key that is not encrypted",
+            ),
+            (Files { key: odd, ..good() }, "odd: "),
+            (asking(Some(missing)), "missing: No such file"),
+            (asking(Some(pair.key.clone())), ".key: holds no certificate in PEM form"),
+            (asking(Some(junk)), "junk: "),
+            (asking(None), "client certificates need a file of authorities"),
+            (Files { client_ca: Some(authority.file()), ..good() }, "none is asked for"),
+        ];
+        for (files, reason) in cases {
+            let error = Identity::load(files).expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error:?} does not say {reason:?}");
+        }
+    }
+}
