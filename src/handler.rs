@@ -3,13 +3,14 @@
 //! Worker thread. A handler may block: on the database, on a file, on whatever it does itself.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
 use crate::database::{self, Connection, Database};
 use crate::deadline::Deadline;
-use crate::http::{Request, Response, problem};
+use crate::http::{Refusal, Request, Response, problem};
 
 /// What a client is told of a fault that is not its own.
 pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";
@@ -35,9 +36,78 @@ pub trait Handler: Send + Sync + 'static {
     /// What the client is to be told instead; see [`Error`].
     fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error>;
 
-    /// The time that a request of this handler has, where it is not the server's.
+    /// The time that a request of this handler has, where it is not the server's. Asked once, when its route is added.
     fn deadline(&self) -> Option<Duration> {
         None
+    }
+
+    /// How the handler takes a request's body. Asked once, when its route is added.
+    fn body_use(&self) -> BodyUse {
+        BodyUse::Whole
+    }
+
+    /// How long a body it takes, in bytes, where it is not `http.max_body_bytes`. Asked once, when its route is added.
+    fn max_body_bytes(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// How a handler takes a request's body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BodyUse {
+    /// In memory and whole: no worker waits for a client that sends it slowly.
+    #[default]
+    Whole,
+    /// As a stream, where it is longer than `http.buffer_body_bytes`: memory for no more than that, however long it is,
+    /// and a worker for as long as it comes.
+    Stream,
+}
+
+/// A handler that takes request bodies as a stream; see [`Request::reader`](crate::http::Request::reader).
+///
+/// A body up to `http.buffer_body_bytes` has come whole when the handler begins; of a longer one the beginning has, and the
+/// rest is read as it comes.
+pub fn streaming<H: Handler>(handler: H) -> Streaming<H> {
+    Streaming { handler, deadline: None, max_body_bytes: None }
+}
+
+/// See [`streaming`].
+#[derive(Clone, Copy, Debug)]
+pub struct Streaming<H> {
+    handler: H,
+    deadline: Option<Duration>,
+    max_body_bytes: Option<usize>,
+}
+
+impl<H> Streaming<H> {
+    /// The time for a whole request, its body and its answer included, in place of `server.deadline`.
+    #[must_use]
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// How long a body may be, in bytes, in place of `http.max_body_bytes`.
+    #[must_use]
+    pub fn max_body_bytes(self, max_body_bytes: usize) -> Self {
+        Self { max_body_bytes: Some(max_body_bytes), ..self }
+    }
+}
+
+impl<H: Handler> Handler for Streaming<H> {
+    fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
+        self.handler.handle(request, context)
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.deadline.or_else(|| self.handler.deadline())
+    }
+
+    fn body_use(&self) -> BodyUse {
+        BodyUse::Stream
+    }
+
+    fn max_body_bytes(&self) -> Option<usize> {
+        self.max_body_bytes.or_else(|| self.handler.max_body_bytes())
     }
 }
 
@@ -77,8 +147,8 @@ impl Context<'_> {
 
 /// Why a handler did not answer: a status and a detail for the client, and a cause for the log.
 ///
-/// Any `std::error::Error` becomes one through `?`: the database's with their own status, all others as 500 whose text
-/// goes to the log only.
+/// Any `std::error::Error` becomes one through `?`: the database's and those of reading a body with their own status, all
+/// others as 500 whose text goes to the log only.
 pub struct Error {
     status: StatusCode,
     detail: String,
@@ -168,7 +238,16 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
         let boxed: Box<dyn std::error::Error + Send + Sync> = Box::new(error);
         match boxed.downcast::<database::Error>() {
             Ok(error) => Self::from_database(*error),
-            Err(other) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED).because(other),
+            Err(other) => match body_refusal(other.as_ref()) {
+                Some(refusal) => Self::new(refusal.status, refusal.detail),
+                None => Self::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED),
+            }
+            .because(other),
         }
     }
+}
+
+/// What a client is to be told of its own body, out of the error that reading it gave.
+fn body_refusal(error: &(dyn std::error::Error + 'static)) -> Option<Refusal> {
+    error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<Refusal>().copied()
 }

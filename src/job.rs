@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::deadline::Deadline;
-use crate::handler::Handler;
-use crate::http::{Request, Response};
+use crate::handler::{BodyUse, Handler};
+use crate::http::{Refusal, Request, Response, Sink};
 
 /// A parsed request on its way to a worker.
 pub struct Job {
@@ -29,10 +29,26 @@ pub struct Job {
 /// claims the job first and its answer may come too late.
 pub trait Client: Send + Sync {
     /// Claims the job for the calling worker, and completes its request where the connector left that to the worker.
-    fn claim(&self, ticket: u64, request: &mut Request) -> Claim;
+    fn claim(self: Arc<Self>, ticket: u64, request: &mut Request) -> Claim;
 
-    /// Sends the answer without waiting for the client.
+    /// Sends the answer without waiting for the client. Of a streamed response only the head goes out, as `HEAD` asks for.
     fn answer(&self, ticket: u64, request: &Request, response: Response) -> Delivery;
+
+    /// Sends the head of a streamed response and opens its body. `None`: the connector has answered before.
+    fn open(
+        self: Arc<Self>,
+        ticket: u64,
+        request: &Request,
+        response: &Response,
+        deadline: Deadline,
+    ) -> Option<Box<dyn Stream>>;
+}
+
+/// A streamed answer in progress.
+pub trait Stream: Sink {
+    /// Ends it; without waiting for the client to take what is left. When the body is not complete the connection is cut
+    /// off, so that the client sees it.
+    fn finish(self: Box<Self>, complete: bool) -> Delivery;
 }
 
 /// What became of an answer.
@@ -53,8 +69,8 @@ pub enum Claim {
     Granted,
     /// The job was answered already, or the client has left.
     Gone,
-    /// The request turned out to be unreadable; this is its answer.
-    Unreadable(Response),
+    /// The request turned out to be unreadable.
+    Unreadable(Refusal),
 }
 
 /// What a connector does with a whole request: the stages behind it.
@@ -68,8 +84,22 @@ pub trait Service: Send + Sync {
     /// The answer for the client, when the queue is full.
     fn enqueue(&self, job: Job) -> Result<(), Response>;
 
-    /// The answer, if it is already clear from the head that the body is not wanted (`Expect: 100-continue`).
-    fn refuse_early(&self, request: &Request) -> Option<Response>;
+    /// What is to become of the body of a request whose head was read. Never blocks.
+    fn plan(&self, request: &Request) -> BodyPlan;
+}
+
+/// What is to become of a body.
+#[derive(Debug)]
+pub enum BodyPlan {
+    /// It goes to an endpoint that takes it in this way, if it is no longer than `max_bytes`.
+    Wanted {
+        /// Whole or as a stream.
+        body_use: BodyUse,
+        /// In bytes, after chunked decoding.
+        max_bytes: usize,
+    },
+    /// Nobody wants it; this is the answer.
+    Unwanted(Response),
 }
 
 /// What is to become of a request.

@@ -5,16 +5,36 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use crate::http::Fault;
+
 /// Why a request was refused by the server rather than answered by its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Reason {
-    /// No HTTP, or a request over a limit: the connection is closed.
+    /// No HTTP, or none that is spoken here: the connection is closed.
     Malformed,
-    /// Its head or body did not come in time.
-    SlowClient,
-    /// The server had as many connections as it takes.
+    /// Over `http.max_head_bytes`.
+    HeadBytes,
+    /// Over `http.max_headers`.
+    HeaderCount,
+    /// Over `http.max_target_bytes`.
+    TargetBytes,
+    /// Over `http.max_body_bytes`, or what its endpoint has in place of it.
+    BodyBytes,
+    /// Its head did not come within `http.head_timeout`.
+    HeadTimeout,
+    /// Its body did not come within `http.body_timeout`.
+    BodyTimeout,
+    /// Its body came more slowly than `http.min_body_rate`.
+    BodyRate,
+    /// The server had `http.max_connections`.
     ConnectionLimit,
+    /// Its address had `http.max_connections_per_address`.
+    AddressLimit,
+    /// More clients came in a second than `http.max_accept_rate`.
+    AcceptRate,
+    /// The process had no file descriptor left.
+    Descriptors,
     /// The queue was full.
     QueueFull,
     /// It waited in the queue for longer than it may.
@@ -23,13 +43,63 @@ pub enum Reason {
     Deadline,
 }
 
-const REASONS: [(Reason, &str); 6] = [
+const REASONS: [(Reason, &str); 15] = [
     (Reason::Malformed, "malformed"),
-    (Reason::SlowClient, "slow_client"),
+    (Reason::HeadBytes, "head_bytes"),
+    (Reason::HeaderCount, "header_count"),
+    (Reason::TargetBytes, "target_bytes"),
+    (Reason::BodyBytes, "body_bytes"),
+    (Reason::HeadTimeout, "head_timeout"),
+    (Reason::BodyTimeout, "body_timeout"),
+    (Reason::BodyRate, "body_rate"),
     (Reason::ConnectionLimit, "connection_limit"),
+    (Reason::AddressLimit, "address_limit"),
+    (Reason::AcceptRate, "accept_rate"),
+    (Reason::Descriptors, "descriptors"),
     (Reason::QueueFull, "queue_full"),
     (Reason::QueueWait, "queue_wait"),
     (Reason::Deadline, "deadline"),
+];
+
+impl From<Fault> for Reason {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Malformed => Self::Malformed,
+            Fault::HeadBytes => Self::HeadBytes,
+            Fault::HeaderCount => Self::HeaderCount,
+            Fault::TargetBytes => Self::TargetBytes,
+            Fault::BodyBytes => Self::BodyBytes,
+            Fault::BodyTimeout => Self::BodyTimeout,
+            Fault::BodyRate => Self::BodyRate,
+        }
+    }
+}
+
+/// Why the server ended a connection on which no request was refused for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Closing {
+    /// Nothing came for `http.idle_timeout`.
+    Idle,
+    /// It was idle for longest when a newcomer needed its place.
+    Evicted,
+    /// It had its `http.max_requests_per_connection`.
+    RequestLimit,
+    /// Its client did not take an answer within `http.write_timeout`.
+    WriteTimeout,
+    /// Its TLS handshake failed, took too long, or was one too many.
+    Handshake,
+    /// It did not begin with a PROXY header, or came from where none is taken.
+    ProxyHeader,
+}
+
+const CLOSINGS: [(Closing, &str); 6] = [
+    (Closing::Idle, "idle"),
+    (Closing::Evicted, "evicted"),
+    (Closing::RequestLimit, "request_limit"),
+    (Closing::WriteTimeout, "write_timeout"),
+    (Closing::Handshake, "handshake"),
+    (Closing::ProxyHeader, "proxy_header"),
 ];
 
 /// The counters of one server.
@@ -41,6 +111,7 @@ pub struct Metrics {
     abandoned: AtomicU64,
     panics: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
+    closed: [AtomicU64; CLOSINGS.len()],
 }
 
 impl Metrics {
@@ -74,6 +145,11 @@ impl Metrics {
         self.refused[reason as usize].fetch_add(1, Relaxed);
     }
 
+    /// A connection was ended by the server.
+    pub fn closed(&self, closing: Closing) {
+        self.closed[closing as usize].fetch_add(1, Relaxed);
+    }
+
     /// The client left before its answer.
     pub fn abandoned(&self) {
         self.abandoned.fetch_add(1, Relaxed);
@@ -99,6 +175,11 @@ impl Metrics {
     pub fn refused_for(&self, reason: Reason) -> u64 {
         self.refused[reason as usize].load(Relaxed)
     }
+
+    /// How many connections were ended for this reason.
+    pub fn closed_for(&self, closing: Closing) -> u64 {
+        self.closed[closing as usize].load(Relaxed)
+    }
 }
 
 impl fmt::Display for Metrics {
@@ -109,6 +190,12 @@ impl fmt::Display for Metrics {
             match self.refused_for(reason) {
                 0 => {}
                 count => write!(f, ", {count} refused ({name})")?,
+            }
+        }
+        for (closing, name) in CLOSINGS {
+            match self.closed_for(closing) {
+                0 => {}
+                count => write!(f, ", {count} connections closed ({name})")?,
             }
         }
         for (count, what) in [(&self.abandoned, "abandoned by clients"), (&self.panics, "handler panics")] {
@@ -133,6 +220,13 @@ mod tests {
             metrics.refused(reason);
             assert_eq!(metrics.refused_for(reason), 1);
             assert!(metrics.to_string().ends_with(&format!("1 refused ({name})")));
+        }
+        for (index, (closing, name)) in CLOSINGS.into_iter().enumerate() {
+            assert_eq!(closing as usize, index, "the table is in the order of the enum");
+            let metrics = Metrics::default();
+            metrics.closed(closing);
+            assert_eq!(metrics.closed_for(closing), 1);
+            assert!(metrics.to_string().ends_with(&format!("1 connections closed ({name})")));
         }
     }
 }

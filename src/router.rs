@@ -4,10 +4,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode};
 
-use crate::handler::Handler;
+use crate::handler::{BodyUse, Handler};
 use crate::http::{Request, Response, problem};
 
 /// What a route leads to.
@@ -16,7 +17,32 @@ pub enum Target {
     /// Answered on the poller: the function must not block.
     Immediate(Arc<dyn Fn(&Request) -> Response + Send + Sync>),
     /// Answered by a worker.
-    Handler(Arc<dyn Handler>),
+    Handler(Answerer),
+}
+
+/// A handler, and what it wants of its requests: asked once, so that the poller runs none of its code.
+#[derive(Clone)]
+pub struct Answerer {
+    /// What answers.
+    pub handler: Arc<dyn Handler>,
+    /// See [`Handler::deadline`].
+    pub deadline: Option<Duration>,
+    /// See [`Handler::body_use`].
+    pub body_use: BodyUse,
+    /// See [`Handler::max_body_bytes`].
+    pub max_body_bytes: Option<usize>,
+}
+
+impl Target {
+    /// A handler's target.
+    pub fn of(handler: impl Handler) -> Self {
+        Self::Handler(Answerer {
+            deadline: handler.deadline(),
+            body_use: handler.body_use(),
+            max_body_bytes: handler.max_body_bytes(),
+            handler: Arc::new(handler),
+        })
+    }
 }
 
 /// Every route of a server: a tree for each method, so that `GET /a/{id}` and `DELETE /a/{name}` may stand side by side.
@@ -73,9 +99,12 @@ impl Router {
         Ok(&route.target)
     }
 
-    /// The answer to a request that no route answers.
-    pub fn refuses(&self, request: &Request) -> Option<Response> {
-        self.find(request).is_none().then(|| self.refusal(request))
+    /// Finds what will answer a request of which only the head is known.
+    ///
+    /// # Errors
+    /// As [`Router::route`].
+    pub fn target(&self, request: &Request) -> Result<&Target, Response> {
+        self.find(request).map(|(route, _)| &route.target).ok_or_else(|| self.refusal(request))
     }
 
     /// The route for the request's method; `HEAD` is answered as `GET` (RFC 9110 section 9.3.2).
@@ -167,8 +196,7 @@ mod tests {
     }
 
     fn request(method: &str, path: &str) -> Request {
-        let limits =
-            Limits { max_head_bytes: 1000, max_target_bytes: 1000, max_headers: 9, max_body_bytes: 0 };
+        let limits = Limits { max_head_bytes: 1000, max_target_bytes: 1000, max_headers: 9 };
         let head = format!("{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n");
         parse_head(head.as_bytes(), &limits).expect("a request").request
     }

@@ -3,26 +3,27 @@
 //! Main thread, but for `Stages`, which the connector's thread calls.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Method;
+use http::{Method, StatusCode};
+use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 
 use crate::config::{Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
-use crate::connector::{Connector, Drained, Settings};
+use crate::connector::{Address, Connector, Drained, Listener, Settings, Tls, TlsError, descriptors};
 use crate::database::{self, Database};
 use crate::deadline::Deadline;
 use crate::endpoint;
-use crate::handler::{Handler, unavailable};
+use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
 use crate::http::{Request, Response};
-use crate::job::{Admission, Job, Service, Work};
+use crate::job::{Admission, BodyPlan, Job, Service, Work};
 use crate::metrics::Metrics;
 use crate::queue::{self, Producer};
 use crate::router::{RouteError, Router, Target};
-use crate::workers::{Workers, answer_error, guarded};
+use crate::workers::{Workers, answer_error, final_response, guarded};
 
 /// A server that is being put together: the configuration's endpoints, and handlers written in Rust.
 pub struct Server {
@@ -41,10 +42,13 @@ pub enum StartError {
     #[error("cannot listen on {address}: {cause}")]
     Listen {
         /// `server.listen`.
-        address: SocketAddr,
+        address: Listen,
         /// What the system says.
         cause: io::Error,
     },
+    /// A certificate or key cannot be used.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
     /// The system refused a thread or a descriptor.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -58,7 +62,8 @@ pub enum StartError {
 
 /// A server that serves. Dropping it does not stop it; see [`Running::drain`].
 pub struct Running {
-    address: SocketAddr,
+    address: Address,
+    tls: Option<Tls>,
     connector: Box<dyn Connector>,
     queue: Producer<Job>,
     workers: Workers,
@@ -72,6 +77,7 @@ struct Stages {
     queue: Producer<Job>,
     max_wait: Duration,
     deadline: Duration,
+    max_body_bytes: usize,
 }
 
 impl Server {
@@ -99,7 +105,7 @@ impl Server {
     /// Adds a handler for one method and path; it runs on a worker.
     #[must_use]
     pub fn route(self, method: Method, path: &str, handler: impl Handler) -> Self {
-        self.add(method, path, Target::Handler(Arc::new(handler)))
+        self.add(method, path, Target::of(handler))
     }
 
     /// Adds a handler for `GET`, and for `HEAD` with it.
@@ -141,33 +147,30 @@ impl Server {
             return Err(error.into());
         }
         let config = &self.config;
-        let requested = match &config.server.listen {
-            Listen::Tcp(address) => *address,
-            other => {
-                let message = format!("listening on {other} is not supported");
-                return Err(io::Error::new(io::ErrorKind::Unsupported, message).into());
-            }
-        };
-        let listen = |cause| StartError::Listen { address: requested, cause };
-        let listener = TcpListener::bind(requested).map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        let mut settings = Settings::new(config)?;
+        let listener = Listener::bind(&config.server.listen, config.server.reuse_port)
+            .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
+        let address = listener.address().clone();
         let metrics = Arc::new(Metrics::default());
         let (producer, consumer) = queue::bounded(config.queue.max_length);
         let workers = Workers::start(config.workers(), consumer, self.database, Arc::clone(&metrics))?;
-        let stages = Arc::new(Stages {
+        let stages: Arc<dyn Service> = Arc::new(Stages {
             router: self.router,
             queue: producer.clone(),
             max_wait: config.queue.max_wait,
             deadline: config.server.deadline,
+            max_body_bytes: config.http.max_body_bytes,
         });
-        let settings = Settings::from(config);
-        let counted = Arc::clone(&metrics);
+        settings.max_connections = descriptors::fitting(config);
+        let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
-            Speaker::Native => Box::new(Native::start(listener, settings, stages, counted)?),
-            Speaker::TinyHttp => Box::new(TinyHttp::start(listener, &settings, stages, counted)?),
+            Speaker::Native => Box::new(Native::start(listener.into_socket(), settings, &stages, &metrics)?),
+            Speaker::TinyHttp => {
+                Box::new(TinyHttp::start(listener, &settings, stages, Arc::clone(&metrics))?)
+            }
         };
         let drain_timeout = config.server.drain_timeout;
-        Ok(Running { address, connector, queue: producer, workers, metrics, drain_timeout })
+        Ok(Running { address, tls, connector, queue: producer, workers, metrics, drain_timeout })
     }
 
     /// Starts, serves until SIGTERM or SIGINT, and drains; a second signal stops at once.
@@ -180,9 +183,33 @@ impl Server {
 }
 
 impl Running {
-    /// The address that is listened on; with the port that the system chose, where the configuration says 0.
+    /// Where clients connect; with the port that the system chose, where the configuration says 0.
+    pub fn listening_on(&self) -> &Address {
+        &self.address
+    }
+
+    /// The TCP address that clients connect to.
+    ///
+    /// # Panics
+    /// When the server listens on a Unix socket; see [`listening_on`](Self::listening_on).
     pub fn address(&self) -> SocketAddr {
-        self.address
+        match &self.address {
+            Address::Tcp(address) => *address,
+            other @ Address::Unix(_) => panic!("{other} is no TCP address"),
+        }
+    }
+
+    /// Whether clients speak TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Reads the certificate's files again, for the connections that come from now on; those there are go on with theirs.
+    ///
+    /// # Errors
+    /// What is wrong with the files; then nothing has changed.
+    pub fn reload_tls(&self) -> Result<(), TlsError> {
+        self.tls.as_ref().map_or(Ok(()), |tls| tls.identity.reload())
     }
 
     /// How many request threads there are.
@@ -195,18 +222,27 @@ impl Running {
         &self.metrics
     }
 
-    /// Serves until SIGTERM or SIGINT, and drains; a second signal stops at once.
+    /// Serves until SIGTERM or SIGINT, and drains; a second signal stops at once. SIGHUP has the certificate read again.
     ///
     /// # Errors
     /// When the system does not let signals be handled.
     pub fn run_until_signal(self) -> Result<Drained, StartError> {
-        let mut signals = signal_hook::iterator::Signals::new(signal_hook::consts::TERM_SIGNALS)?;
-        let mut pending = signals.forever();
-        pending.next();
+        let wanted = TERM_SIGNALS.iter().chain(&[SIGHUP]);
+        let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+        for signal in &mut signals.forever() {
+            if signal != SIGHUP {
+                break;
+            }
+            match self.reload_tls() {
+                Ok(()) if self.tls.is_some() => log::info!("SIGHUP: the certificate was read again"),
+                Ok(()) => log::info!("SIGHUP: there is no certificate to read again"),
+                Err(error) => log::error!("SIGHUP: the certificate stays as it was: {error}"),
+            }
+        }
         log::info!("draining: requests in flight are answered, for at most {:?}", self.drain_timeout);
         let stop = self.connector.stopper();
         let watch = move || {
-            signals.forever().next();
+            signals.forever().find(|signal| *signal != SIGHUP);
             log::warn!("second signal: stopping at once");
             stop();
         };
@@ -219,6 +255,11 @@ impl Running {
         let until = Instant::now() + self.drain_timeout;
         let drained = self.connector.drain(self.drain_timeout);
         drop(self.queue);
+        if let Address::Unix(Some(path)) = &self.address
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            log::warn!("{} cannot be removed: {error}", path.display());
+        }
         let workers_ended =
             drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO));
         log::info!("stopped: {}", self.metrics);
@@ -234,14 +275,14 @@ impl Service for Stages {
         match self.router.route(&mut request) {
             Err(response) => Admission::Answered(response),
             Ok(Target::Immediate(answer)) => {
-                let answered = guarded(|| answer(&request));
-                Admission::Answered(answered.unwrap_or_else(|panic| answer_error(&request, panic)))
+                let answered = guarded(|| answer(&request)).and_then(final_response).and_then(immediate);
+                Admission::Answered(answered.unwrap_or_else(|error| answer_error(&request, error)))
             }
-            Ok(Target::Handler(handler)) => {
+            Ok(Target::Handler(answerer)) => {
                 let now = Instant::now();
-                let deadline = Deadline::at(now, handler.deadline().unwrap_or(self.deadline));
+                let deadline = Deadline::at(now, answerer.deadline.unwrap_or(self.deadline));
                 let start_by = deadline.min(Deadline::at(now, self.max_wait));
-                let handler = Arc::clone(handler);
+                let handler = Arc::clone(&answerer.handler);
                 Admission::Work(Work { request, handler, start_by, deadline })
             }
         }
@@ -253,7 +294,21 @@ impl Service for Stages {
         })
     }
 
-    fn refuse_early(&self, request: &Request) -> Option<Response> {
-        self.router.refuses(request)
+    fn plan(&self, request: &Request) -> BodyPlan {
+        let (body_use, max_bytes) = match self.router.target(request) {
+            Err(response) => return BodyPlan::Unwanted(response),
+            Ok(Target::Immediate(_)) => (BodyUse::Whole, None),
+            Ok(Target::Handler(answerer)) => (answerer.body_use, answerer.max_body_bytes),
+        };
+        BodyPlan::Wanted { body_use, max_bytes: max_bytes.unwrap_or(self.max_body_bytes) }
     }
+}
+
+/// A streamed response needs a thread that may wait for its client.
+fn immediate(response: Response) -> Result<Response, Error> {
+    if response.length().is_none() {
+        let cause = "a function that answers on the poller has answered with a stream";
+        return Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED).because(cause));
+    }
+    Ok(response)
 }

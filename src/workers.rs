@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use http::StatusCode;
+use http::{Method, StatusCode, Version};
 
 use crate::database::Database;
 use crate::deadline::Deadline;
 use crate::handler::{Context, Error, FAILED, waited_too_long};
-use crate::http::{Request, Response};
+use crate::http::{BodyWriter, Request, Response, problem};
 use crate::job::{Claim, Delivery, Job};
 use crate::metrics::{Metrics, Reason};
 use crate::queue::Consumer;
@@ -74,16 +74,26 @@ impl Workers {
 impl Shared {
     fn serve(&self) {
         while let Some(mut job) = self.queue.pop() {
-            let (response, refused) = match job.client.claim(job.ticket, &mut job.request) {
+            let (response, refused) = match Arc::clone(&job.client).claim(job.ticket, &mut job.request) {
                 Claim::Gone => continue,
-                Claim::Unreadable(response) => (response, Some(Reason::Malformed)),
+                Claim::Unreadable(refusal) => {
+                    (problem(refusal.status, refusal.detail, &[]), Some(refusal.fault.into()))
+                }
                 Claim::Granted if job.start_by.has_passed() => {
                     (waited_too_long().to_response(), Some(Reason::QueueWait))
                 }
                 Claim::Granted => (self.run(&job), None),
             };
+            let streams = response.length().is_none() && job.request.method() != Method::HEAD;
+            let delivery = if streams {
+                self.stream(&job, response)
+            } else {
+                job.client.answer(job.ticket, &job.request, response)
+            };
+            // A body that came to no good end is the client's fault, whatever the handler made of it.
+            let fault = job.request.source.as_ref().and_then(|source| source.refusal());
             // Each request is counted once: one that came too late was counted by the connector.
-            match (job.client.answer(job.ticket, &job.request, response), refused) {
+            match (delivery, refused.or(fault.map(|refusal| refusal.fault.into()))) {
                 (Delivery::Sent, None) => self.metrics.answered(),
                 (Delivery::Sent, Some(reason)) => self.metrics.refused(reason),
                 (Delivery::ClientLeft, _) => self.metrics.abandoned(),
@@ -92,11 +102,40 @@ impl Shared {
         }
     }
 
+    /// Lets a streamed response write its body.
+    fn stream(&self, job: &Job, mut response: Response) -> Delivery {
+        let client = Arc::clone(&job.client);
+        let Some(stream) = client.open(job.ticket, &job.request, &response, job.deadline) else {
+            return Delivery::TooLate;
+        };
+        let Some(write) = response.take_stream() else { return stream.finish(true) };
+        let mut writer = BodyWriter::new(&*stream, job.request.version() == Version::HTTP_11);
+        let written = guarded(move || {
+            write(&mut writer)?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(writer.finish()?)
+        });
+        let complete = match written {
+            Ok(Ok(())) => true,
+            // It stands in the log only: the client has its head.
+            Ok(Err(error)) => {
+                let (method, path) = (job.request.method(), job.request.path());
+                log::warn!("{method} {path}: the answer's body ended early: {error}");
+                false
+            }
+            Err(panic) => {
+                self.metrics.panicked();
+                drop(answer_error(&job.request, panic));
+                false
+            }
+        };
+        stream.finish(complete)
+    }
+
     fn run(&self, job: &Job) -> Response {
         let mut context = Context { deadline: job.deadline, database: self.database.as_ref() };
         // The error's cause is the handler's as well: printing it may panic.
         let run = || {
-            let answer = job.handler.handle(&job.request, &mut context);
+            let answer = job.handler.handle(&job.request, &mut context).and_then(final_response);
             answer.unwrap_or_else(|error| answer_error(&job.request, error))
         };
         guarded(run).unwrap_or_else(|panic| {
@@ -104,6 +143,16 @@ impl Shared {
             answer_error(&job.request, panic)
         })
     }
+}
+
+/// A handler's answer is the only one that its request gets (RFC 9110 section 15.2): a client that is told 1xx would take
+/// the next request's answer for this one's.
+pub(crate) fn final_response(response: Response) -> Result<Response, Error> {
+    if response.status().is_informational() {
+        let cause = format!("the handler answered {}, which is no final status", response.status());
+        return Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED).because(cause));
+    }
+    Ok(response)
 }
 
 /// Runs code that is not ours; a panic in it becomes an error.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use http::Method;
 use wharf::config::{Action, Config, Endpoint, Place, Problems};
-use wharf::connector::Drained;
+use wharf::connector::{Address, Drained};
 use wharf::endpoint;
 use wharf::server::{Running, Server};
 use wharf::value::{Scalar, Type, Value};
@@ -68,17 +68,29 @@ impl Summary {
     }
 
     fn print(&self, running: &Running, endpoints: &[Endpoint]) {
-        let base = format!("http://{}", running.address());
+        let scheme = if running.is_encrypted() { "https" } else { "http" };
+        // curl takes a Unix socket as an option, and its URL needs some host.
+        let (base, curl) = match running.listening_on() {
+            Address::Tcp(address) => (format!("{scheme}://{address}"), "curl".to_owned()),
+            Address::Unix(path) => {
+                let path = path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+                (format!("{scheme}://localhost"), format!("curl --unix-socket {}", shell_word(&path)))
+            }
+        };
+        let place = match running.listening_on() {
+            Address::Tcp(_) => base.clone(),
+            unix @ Address::Unix(_) => unix.to_string(),
+        };
         println!("wharf {}", env!("CARGO_PKG_VERSION"));
         println!("  configuration  {}", self.configuration);
         println!("  database       {}", self.database);
         println!("  sizes          {}", self.sizes);
         println!("  endpoints      {}", endpoints.len());
         for example in endpoints.iter().filter_map(example).take(3) {
-            println!("  try            curl {}", shell_word(&format!("{base}{example}")));
+            println!("  try            {curl} {}", shell_word(&format!("{base}{example}")));
         }
         // Last, so that whoever waits for this line has all the others.
-        println!("listening on {base}");
+        println!("listening on {place}");
     }
 }
 

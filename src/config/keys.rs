@@ -8,12 +8,13 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::Target::{Bytes, Count, File, Flag, Optional, Texts, Time, Url};
+use self::Target::{Bytes, Count, File, Flag, Optional, Time, Trusted, Url};
 use super::listen::ListenError;
 use super::setting::Setting;
 use super::{
     ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Proxy, Queue, Server, Tls, TlsVersion,
 };
+use crate::http::{Networks, NetworksError};
 
 /// Workers and connections: past this many a single machine only switches between them.
 const THREADS: RangeInclusive<usize> = 1..=10_000;
@@ -76,7 +77,7 @@ impl Default for Config {
                 write_timeout: Duration::from_secs(30),
             },
             // Whoever connects could claim any address otherwise.
-            proxy: Proxy { trusted: Vec::new(), protocol: false, header: ForwardedBy::Nothing },
+            proxy: Proxy { trusted: Networks::default(), protocol: false, header: ForwardedBy::Nothing },
             tls: Tls {
                 certificate: None,
                 key: None,
@@ -125,7 +126,7 @@ enum Target<'c> {
     /// The path of a PEM file, which the server opens.
     File(&'c mut Option<PathBuf>),
     /// `proxy.trusted`.
-    Texts(&'c mut Vec<String>),
+    Trusted(&'c mut Networks),
     Bytes(&'c mut usize, RangeInclusive<usize>),
     Time(&'c mut Duration, RangeInclusive<Duration>),
 }
@@ -208,7 +209,7 @@ fn proxy_keys(proxy: &mut Proxy) -> Vec<Named<'_>> {
         ("x-forwarded-for", ForwardedBy::XForwardedFor),
     ];
     vec![
-        ("trusted", Texts(&mut proxy.trusted)),
+        ("trusted", Trusted(&mut proxy.trusted)),
         ("protocol", Flag(&mut proxy.protocol)),
         ("header", choice(&mut proxy.header, headers)),
     ]
@@ -271,12 +272,21 @@ impl Key<'_> {
             Count(field, range) => **field = setting.count(range)?,
             Optional(field, range) => **field = Some(setting.count(range)?),
             File(field) => **field = Some(file(setting)?),
-            Texts(field) => **field = setting.texts(TRUSTED)?,
+            Trusted(field) => **field = trusted(setting)?,
             Bytes(field, range) => **field = setting.bytes(range)?,
             Time(field, range) => **field = setting.time(range)?,
         }
         Ok(())
     }
+}
+
+/// Each entry by itself, so that a message names the one that is wrong.
+fn trusted(setting: Setting) -> Result<Networks, String> {
+    let entries = setting.texts(TRUSTED)?;
+    for entry in &entries {
+        entry.parse::<Networks>().map_err(|error| error.to_string())?;
+    }
+    entries.join(", ").parse().map_err(|error: NetworksError| error.to_string())
 }
 
 /// What `proxy.trusted` looks like.

@@ -26,6 +26,8 @@ pub use problem::{Problem, Problems};
 pub use read::{Flags, LocateError};
 pub use setting::Environment;
 
+pub use crate::http::{ForwardedBy, Networks};
+
 use crate::value::{Type, Value};
 
 /// Everything that one `wharf` process needs to know.
@@ -144,22 +146,11 @@ pub struct Http {
 #[non_exhaustive]
 pub struct Proxy {
     /// `trusted`: the networks, addresses and `unix` whose word is taken. Empty: nobody's.
-    pub trusted: Vec<String>,
+    pub trusted: Networks,
     /// `protocol`: expect a PROXY protocol header, version 1 or 2, at the beginning of each connection.
     pub protocol: bool,
     /// `header`: which header names the client.
     pub header: ForwardedBy,
-}
-
-/// The header in which a proxy names the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForwardedBy {
-    /// `"none"`: the client is whoever connects.
-    Nothing,
-    /// `"forwarded"`: RFC 7239.
-    Forwarded,
-    /// `"x-forwarded-for"`: what most proxies send.
-    XForwardedFor,
 }
 
 /// `[tls]`: HTTPS instead of HTTP, where a certificate is given.
@@ -418,5 +409,10 @@ impl Config {
             None => PER_CORE * num_cpus::get(),
         };
         self.server.workers.unwrap_or_else(fitting)
+    }
+
+    /// How many pollers there are: `server.selectors`, or one for each two cores, since workers and database need cores too.
+    pub fn selectors(&self) -> usize {
+        self.server.selectors.unwrap_or_else(|| num_cpus::get().div_ceil(2).clamp(1, 8))
     }
 }

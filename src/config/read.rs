@@ -545,7 +545,7 @@ pub(super) mod tests {
         assert_eq!(limits, [Some(20), Some(1000), Some(1_000_000_000)]);
         let bytes = [http.buffer_body_bytes, http.min_body_rate, http.response_buffer_bytes];
         assert_eq!(bytes, [1 << 10, 0, 64 << 20]);
-        assert_eq!(proxy.trusted, ["10.0.0.0/8", "unix"]);
+        assert_eq!(proxy.trusted.to_string(), "10.0.0.0/8, unix");
         assert_eq!((proxy.protocol, proxy.header), (true, ForwardedBy::Forwarded));
         let files = [tls.certificate, tls.key, tls.client_ca].map(Option::unwrap_or_default);
         assert_eq!(files, ["a.pem", "b.pem", "c.pem"].map(PathBuf::from));
@@ -577,6 +577,7 @@ pub(super) mod tests {
             ),
             ("proxy.trusted = true", "proxy.trusted: expected networks and addresses such as [\"10.0.0.0/8"),
             ("proxy.trusted = ['::1', '']", "proxy.trusted: the list has \"\"; expected networks and"),
+            ("proxy.trusted = ['::1', '10.0.0.1/8']", "proxy.trusted: 10.0.0.1/8: did you mean 10.0.0.0/8?"),
             ("proxy.trusted = ['${X}']", "proxy.trusted: the environment variable X is not set"),
             ("proxy.protocol = 'v2'", "proxy.protocol: \"v2\" is not true or false"),
             ("proxy.header = 'via'", "proxy.header: \"via\" is none of \"none\", \"forwarded\", \"x-"),
@@ -598,17 +599,18 @@ pub(super) mod tests {
 
     #[test]
     fn a_list_may_come_from_a_variable() {
-        for (value, expected) in
-            [("10.0.0.0/8, ::1", &["10.0.0.0/8", "::1"][..]), ("unix", &["unix"]), ("", &[])]
-        {
+        for (value, expected) in [("10.0.0.0/8, ::1", "10.0.0.0/8, ::1"), ("unix", "unix"), ("", "")] {
             let variables = [("WHARF_PROXY_TRUSTED", value), ("ONE", "::2")];
             assert_eq!(
-                sound(try_read("proxy.trusted = ['x']", &variables, &Flags::default())).proxy.trusted,
+                sound(try_read("proxy.trusted = ['::3']", &variables, &Flags::default()))
+                    .proxy
+                    .trusted
+                    .to_string(),
                 expected
             );
             let config =
                 sound(try_read("proxy.trusted = ['::1', '${ONE}']", &variables[1..], &Flags::default()));
-            assert_eq!(config.proxy.trusted, ["::1", "::2"]);
+            assert_eq!(config.proxy.trusted.to_string(), "::1, ::2");
         }
     }
 

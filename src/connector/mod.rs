@@ -1,12 +1,20 @@
 //! Who speaks HTTP to the clients. Two connectors, one contract: whole requests go into a [`Service`](crate::job::Service),
 //! answers come back through a [`Client`](crate::job::Client).
 
+pub(crate) mod descriptors;
+mod listener;
 pub mod native;
 pub mod tiny_http;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use crate::config::Config;
+pub use listener::{Address, Listener};
+pub use native::tls::TlsError;
+
+use self::native::tls::Identity;
+use crate::config::{self, Config};
 use crate::http::Limits;
 
 /// A running connector.
@@ -32,13 +40,27 @@ pub enum Drained {
     CutOff(usize),
 }
 
-/// What a connector needs to know of the configuration.
+/// What a connector needs to know of the configuration. See the keys of the same names.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The limits on heads and bodies.
+    /// The limits on heads.
     pub limits: Limits,
-    /// See `http.max_connections`.
+    /// Where an endpoint has no limit of its own.
+    pub max_body_bytes: usize,
+    /// Of a body that streams.
+    pub buffer_body_bytes: usize,
+    /// Bytes a second; 0: no limit.
+    pub min_body_rate: usize,
+    /// Of an answer that streams.
+    pub response_buffer_bytes: usize,
+    /// What of `http.max_connections` the process has descriptors for.
     pub max_connections: usize,
+    /// Of one address.
+    pub max_connections_per_address: Option<usize>,
+    /// New ones in a second.
+    pub max_accept_rate: Option<usize>,
+    /// Then the connection ends.
+    pub max_requests_per_connection: Option<usize>,
     /// See `http.head_timeout`.
     pub head_timeout: Duration,
     /// See `http.body_timeout`.
@@ -47,23 +69,68 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// See `http.write_timeout`.
     pub write_timeout: Duration,
+    /// How many pollers.
+    pub selectors: usize,
+    /// What proxies may say of clients.
+    pub proxy: config::Proxy,
+    /// `None`: plain HTTP.
+    pub tls: Option<Tls>,
 }
 
-impl From<&Config> for Settings {
-    fn from(config: &Config) -> Self {
+/// TLS on every connection.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) max_handshakes: usize,
+    pub(crate) in_progress: Arc<AtomicUsize>,
+}
+
+impl Settings {
+    /// The settings of a configuration; reads the certificate's files.
+    ///
+    /// # Errors
+    /// What is wrong with those files.
+    pub(crate) fn new(config: &Config) -> Result<Self, TlsError> {
         let http = &config.http;
-        Self {
+        Ok(Self {
             limits: Limits {
                 max_head_bytes: http.max_head_bytes,
                 max_target_bytes: http.max_target_bytes,
                 max_headers: http.max_headers,
-                max_body_bytes: http.max_body_bytes,
             },
+            max_body_bytes: http.max_body_bytes,
+            buffer_body_bytes: http.buffer_body_bytes,
+            min_body_rate: http.min_body_rate,
+            response_buffer_bytes: http.response_buffer_bytes,
             max_connections: http.max_connections,
+            max_connections_per_address: http.max_connections_per_address,
+            max_accept_rate: http.max_accept_rate,
+            max_requests_per_connection: http.max_requests_per_connection,
             head_timeout: http.head_timeout,
             body_timeout: http.body_timeout,
             idle_timeout: http.idle_timeout,
             write_timeout: http.write_timeout,
-        }
+            selectors: config.selectors(),
+            proxy: config.proxy.clone(),
+            tls: tls(&config.tls)?,
+        })
     }
+}
+
+fn tls(tls: &config::Tls) -> Result<Option<Tls>, TlsError> {
+    let (Some(certificate), Some(key)) = (tls.certificate.clone(), tls.key.clone()) else { return Ok(None) };
+    let identity = Identity::load(native::tls::Files {
+        certificate,
+        key,
+        client_ca: tls.client_ca.clone(),
+        client_auth: tls.client_auth,
+        min_version: tls.min_version,
+    })?;
+    Ok(Some(Tls {
+        identity: Arc::new(identity),
+        handshake_timeout: tls.handshake_timeout,
+        max_handshakes: tls.max_handshakes,
+        in_progress: Arc::default(),
+    }))
 }

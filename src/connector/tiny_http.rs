@@ -4,19 +4,21 @@
 //! request's body is read by the worker, so a slow client holds one; an answer is written by the worker, so a slow reader
 //! does too; a handler that ignores its deadline is waited for. `docs/tiny_http.md` has the list. It is here because it is small.
 
-use std::io::{self, Read};
-use std::net::TcpListener;
+use std::fmt;
+use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Connector, Drained, Settings, Stopper};
-use crate::http::{Limits, Refusal, Request, Response, parse_head, problem};
-use crate::job::{Admission, Claim, Client, Delivery, Job, Service, Work};
+use super::{Connector, Drained, Listener, Settings, Stopper};
+use crate::deadline::Deadline;
+use crate::handler::BodyUse;
+use crate::http::{Body, Limits, Refusal, Request, Response, Sink, Source, encode_head, parse_head, problem};
+use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Job, Service, Stream, Work};
 use crate::metrics::{Metrics, Reason};
 
 /// The running connector.
@@ -39,7 +41,8 @@ struct InFlight {
 struct Exchange {
     /// Taken by who answers.
     request: Mutex<Option<tiny_http::Request>>,
-    limits: Limits,
+    body_use: BodyUse,
+    max_body_bytes: usize,
     in_flight: Arc<InFlight>,
 }
 
@@ -49,11 +52,12 @@ impl TinyHttp {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(
-        listener: TcpListener,
+        listener: Listener,
         settings: &Settings,
         service: Arc<dyn Service>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
+        let listener = std::net::TcpListener::from(listener.into_socket());
         let server = Arc::new(tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?);
         let in_flight = Arc::<InFlight>::default();
         let (incoming, flying, limits) = (Arc::clone(&server), Arc::clone(&in_flight), settings.limits);
@@ -121,6 +125,12 @@ impl InFlight {
     }
 }
 
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("body_use", &self.body_use).finish_non_exhaustive()
+    }
+}
+
 impl Exchange {
     fn begin(
         request: tiny_http::Request,
@@ -132,36 +142,40 @@ impl Exchange {
         in_flight.add();
         metrics.received();
         let read = read_head(&request, &limits);
+        let plan = read.as_ref().map(|request| service.plan(request));
+        let (body_use, max_body_bytes) = match plan {
+            Ok(BodyPlan::Wanted { body_use, max_bytes }) => (body_use, max_bytes),
+            Ok(BodyPlan::Unwanted(_)) | Err(_) => (BodyUse::Whole, 0),
+        };
+        let in_flight = Arc::clone(in_flight);
         let exchange =
-            Arc::new(Self { request: Mutex::new(Some(request)), limits, in_flight: Arc::clone(in_flight) });
+            Arc::new(Self { request: Mutex::new(Some(request)), body_use, max_body_bytes, in_flight });
         let admission = match read {
             Ok(request) => service.accept(request),
             Err(refusal) => {
-                metrics.refused(Reason::Malformed);
-                exchange.send(problem(refusal.status, refusal.detail, &[]));
+                metrics.refused(refusal.fault.into());
+                exchange.send(problem(refusal.status, refusal.detail, &[]), false);
                 return;
             }
         };
         match admission {
             Admission::Answered(response) => {
                 metrics.answered();
-                exchange.send(response);
+                exchange.send(response, false);
             }
             Admission::Work(Work { request, handler, start_by, deadline }) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
                 let job = Job { request, handler, start_by, deadline, client, ticket: 1 };
                 if let Err(response) = service.enqueue(job) {
                     metrics.refused(Reason::QueueFull);
-                    exchange.send(response);
+                    exchange.send(response, false);
                 }
             }
         }
     }
 
-    fn send(&self, response: Response) -> Delivery {
-        let Some(request) = self.request.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return Delivery::TooLate;
-        };
+    fn send(&self, response: Response, head_only: bool) -> Delivery {
+        let Some(request) = self.take_request() else { return Delivery::TooLate };
         let typed = response.content_type().map(|value| ("content-type", value));
         let headers =
             typed.into_iter().chain(response.headers().iter().map(|(name, value)| (name.as_str(), value)));
@@ -169,40 +183,145 @@ impl Exchange {
             // tiny_http knows ASCII values only.
             .filter_map(|(name, value)| tiny_http::Header::from_bytes(name, value.as_bytes()).ok())
             .collect();
-        let (status, body) = (tiny_http::StatusCode(response.status().as_u16()), response.into_body());
-        let length = Some(body.len());
-        let sent =
-            request.respond(tiny_http::Response::new(status, headers, io::Cursor::new(body), length, None));
+        let status = tiny_http::StatusCode(response.status().as_u16());
+        let length = response.length().and_then(|length| usize::try_from(length).ok());
+        let body: Box<dyn Read> = match response.body {
+            Body::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
+            Body::File(file) => Box::new(file.file.take(file.length)),
+            Body::Stream(_) => Box::new(io::empty()),
+        };
+        let length = length.or(head_only.then_some(0));
+        let sent = request.respond(tiny_http::Response::new(status, headers, body, length, None));
         self.in_flight.remove();
         if sent.is_ok() { Delivery::Sent } else { Delivery::ClientLeft }
+    }
+
+    fn take_request(&self) -> Option<tiny_http::Request> {
+        self.request.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl Client for Exchange {
     /// Reads the body: tiny_http leaves it in the socket.
-    fn claim(&self, _: u64, request: &mut Request) -> Claim {
+    fn claim(self: Arc<Self>, _: u64, request: &mut Request) -> Claim {
+        if self.body_use == BodyUse::Stream {
+            request.source = Some(Arc::new(Incoming { exchange: self, read: Mutex::default() }));
+            return Claim::Granted;
+        }
         let mut slot = self.request.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(incoming) = slot.as_mut() else { return Claim::Gone };
         let mut body = Vec::new();
-        let limit = self.limits.max_body_bytes;
+        let limit = self.max_body_bytes;
         match incoming.as_reader().take(limit as u64 + 1).read_to_end(&mut body) {
-            Ok(read) if read > limit => {
-                let detail = "the body is longer than http.max_body_bytes";
-                Claim::Unreadable(problem(StatusCode::PAYLOAD_TOO_LARGE, detail, &[]))
-            }
+            Ok(read) if read > limit => Claim::Unreadable(Refusal::BODY_TOO_LARGE),
             Ok(_) => {
                 request.body = Bytes::from(body);
                 Claim::Granted
             }
             Err(error) => {
                 log::debug!("a body cannot be read: {error}");
-                Claim::Unreadable(problem(StatusCode::BAD_REQUEST, "the body cannot be read", &[]))
+                Claim::Unreadable(Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read"))
             }
         }
     }
 
-    fn answer(&self, _: u64, _: &Request, response: Response) -> Delivery {
-        self.send(response)
+    fn answer(&self, _: u64, request: &Request, response: Response) -> Delivery {
+        self.send(response, request.form().head_only)
+    }
+
+    /// The head and every chunk are written as the native connector writes them, and the connection ends with them.
+    fn open(
+        self: Arc<Self>,
+        _: u64,
+        request: &Request,
+        response: &Response,
+        deadline: Deadline,
+    ) -> Option<Box<dyn Stream>> {
+        let writer = self.take_request()?.into_writer();
+        let mut form = request.form().of(response);
+        form.keep_alive = false;
+        let mut head = Vec::with_capacity(256);
+        encode_head(response, form, &mut head);
+        let stream = OpenStream {
+            writer: Mutex::new(writer),
+            failed: AtomicBool::new(false),
+            deadline,
+            in_flight: Arc::clone(&self.in_flight),
+        };
+        // A client that has left is found out again by the first piece, and by the end.
+        drop(stream.send(&head));
+        Some(Box::new(stream))
+    }
+}
+
+/// A streamed answer. What the client does not take holds the worker: tiny_http's sockets wait.
+struct OpenStream {
+    writer: Mutex<Box<dyn Write + Send>>,
+    failed: AtomicBool,
+    deadline: Deadline,
+    in_flight: Arc<InFlight>,
+}
+
+impl Sink for OpenStream {
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        if self.deadline.has_passed() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.write_all(bytes).and_then(|()| writer.flush()).inspect_err(|_| {
+            self.failed.store(true, Ordering::Relaxed);
+        })
+    }
+}
+
+impl Stream for OpenStream {
+    fn finish(self: Box<Self>, _: bool) -> Delivery {
+        self.in_flight.remove();
+        if self.failed.load(Ordering::Relaxed) { Delivery::ClientLeft } else { Delivery::Sent }
+    }
+}
+
+/// A body that a handler reads as it comes.
+#[derive(Debug)]
+struct Incoming {
+    exchange: Arc<Exchange>,
+    read: Mutex<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    bytes: usize,
+    complete: bool,
+    refusal: Option<Refusal>,
+}
+
+impl Source for Incoming {
+    fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        let mut slot = self.exchange.request.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(request) = slot.as_mut() else { return Err(io::ErrorKind::ConnectionAborted.into()) };
+        let read = request.as_reader().read(into)?;
+        let mut progress = self.progress();
+        progress.bytes += read;
+        progress.complete |= read == 0 && !into.is_empty();
+        if progress.bytes > self.exchange.max_body_bytes {
+            progress.refusal = Some(Refusal::BODY_TOO_LARGE);
+            return Err(io::Error::other(Refusal::BODY_TOO_LARGE));
+        }
+        Ok(read)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.progress().complete
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        self.progress().refusal
+    }
+}
+
+impl Incoming {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -215,10 +334,10 @@ fn read_head(request: &tiny_http::Request, limits: &Limits) -> Result<Request, R
     }
     head.push_str("\r\n");
     if head.len() > limits.max_head_bytes {
-        return Err(Refusal {
-            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            detail: "the head is longer than http.max_head_bytes",
-        });
+        return Err(Refusal::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "the head is longer than http.max_head_bytes",
+        ));
     }
     let mut request_read = parse_head(head.as_bytes(), limits)?.request;
     request_read.peer = request.remote_addr().copied();

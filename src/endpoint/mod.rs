@@ -30,11 +30,9 @@ pub fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, Str
     let targets = config.endpoints.iter().filter_map(|endpoint| {
         let target = match &endpoint.action {
             Action::Fixed { body, content_type } => fixed(endpoint.status, body, content_type),
-            Action::Sql { .. } => Target::Handler(Arc::new(SqlEndpoint::new(
-                endpoint,
-                database?,
-                config.http.max_response_bytes,
-            )?)),
+            Action::Sql { .. } => {
+                Target::of(SqlEndpoint::new(endpoint, database?, config.http.max_response_bytes)?)
+            }
         };
         Some((endpoint.method.clone(), endpoint.path.clone(), target))
     });
@@ -42,12 +40,15 @@ pub fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, Str
 }
 
 fn fixed(status: StatusCode, body: &str, content_type: &str) -> Target {
-    let response = Response::empty(status).with_body(Bytes::copy_from_slice(body.as_bytes()));
-    let response = match HeaderValue::from_str(content_type) {
-        Ok(value) => response.with_header(http::header::CONTENT_TYPE, value),
-        Err(_) => response,
-    };
-    Target::Immediate(Arc::new(move |_| response.clone()))
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    let content_type = HeaderValue::from_str(content_type).ok();
+    Target::Immediate(Arc::new(move |_| {
+        let response = Response::empty(status).with_body(body.clone());
+        match &content_type {
+            Some(value) => response.with_header(http::header::CONTENT_TYPE, value.clone()),
+            None => response,
+        }
+    }))
 }
 
 /// One endpoint that runs SQL.

@@ -12,6 +12,8 @@ pub struct Decoder {
     state: State,
     /// Bytes of the current chunk still to come.
     left: usize,
+    /// Bytes of the body so far.
+    total: usize,
     /// Bytes of extensions and trailers so far: what does not become body must not be endless either.
     overhead: usize,
 }
@@ -40,7 +42,7 @@ enum State {
 }
 
 const fn bad(detail: &'static str) -> Refusal {
-    Refusal { status: StatusCode::BAD_REQUEST, detail }
+    Refusal::new(StatusCode::BAD_REQUEST, detail)
 }
 
 impl Decoder {
@@ -65,6 +67,7 @@ impl Decoder {
                 let take = self.left.min(input.len() - at);
                 body.extend_from_slice(&input[at..at + take]);
                 self.left -= take;
+                self.total += take;
                 at += take;
                 if self.left == 0 {
                     self.state = State::DataCr;
@@ -73,11 +76,8 @@ impl Decoder {
             }
             self.state = self.step(input[at])?;
             at += 1;
-            if self.state == State::Data && self.left > max_body_bytes - body.len() {
-                return Err(Refusal {
-                    status: StatusCode::PAYLOAD_TOO_LARGE,
-                    detail: "the body is longer than http.max_body_bytes",
-                });
+            if self.state == State::Data && self.left > max_body_bytes - self.total {
+                return Err(Refusal::BODY_TOO_LARGE);
             }
         }
         Ok(at)

@@ -5,8 +5,8 @@
 use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::StatusCode;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderName, StatusCode};
 
 use super::Response;
 
@@ -27,7 +27,19 @@ pub struct Form {
 impl Form {
     /// The form of an answer to something that could not be read as a request.
     pub const CLOSE: Self = Self { head_only: false, http_10: false, keep_alive: false };
+
+    /// The form for this response: a stream to an HTTP/1.0 client, which knows no chunks, ends with its connection.
+    #[must_use]
+    pub fn of(self, response: &Response) -> Self {
+        let endless = response.length().is_none() && self.http_10 && !self.head_only;
+        Self { keep_alive: self.keep_alive && !endless, ..self }
+    }
 }
+
+/// What says where a message ends and what becomes of the connection is the server's to write (RFC 9110 section 7.6.1).
+const OURS: [HeaderName; 7] = [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE, TE, TRAILER, UPGRADE];
+const KEEP_ALIVE: &str = "keep-alive";
+const PROXY_CONNECTION: &str = "proxy-connection";
 
 /// Whether responses of this status have neither a body nor a length (RFC 9110 section 6.4.1).
 fn has_no_content(status: StatusCode) -> bool {
@@ -35,7 +47,6 @@ fn has_no_content(status: StatusCode) -> bool {
 }
 
 /// Appends the head of `response` to `out`. Returns whether the body is to follow: not for `HEAD`, 204 and 304.
-///
 pub fn encode_head(response: &Response, form: Form, out: &mut Vec<u8>) -> bool {
     let status = response.status();
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -46,11 +57,14 @@ pub fn encode_head(response: &Response, form: Form, out: &mut Vec<u8>) -> bool {
         line(out, b"content-type", content_type.as_bytes());
     }
     let no_content = has_no_content(status);
-    if !no_content {
-        line(out, b"content-length", itoa::Buffer::new().format(response.body().len()).as_bytes());
+    match response.length() {
+        _ if no_content => {}
+        Some(length) => line(out, b"content-length", itoa::Buffer::new().format(length).as_bytes()),
+        None if form.http_10 => {}
+        None => line(out, b"transfer-encoding", b"chunked"),
     }
     for (name, value) in response.headers() {
-        if ![CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE].contains(name) {
+        if !OURS.contains(name) && ![KEEP_ALIVE, PROXY_CONNECTION].contains(&name.as_str()) {
             line(out, name.as_str().as_bytes(), value.as_bytes());
         }
     }
@@ -94,6 +108,8 @@ fn date() -> [u8; DATE_LEN] {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn head(response: &Response, keep_alive: bool) -> (String, bool) {
@@ -121,7 +137,24 @@ mod tests {
 
     #[test]
     fn framing_is_not_the_handlers_to_set() {
-        let response = Response::text("hi").with_header(CONTENT_LENGTH, 99.into());
-        assert_eq!(head(&response, true).0.matches("content-length").count(), 1);
+        let mut response = Response::text("hi").with_header(CONTENT_LENGTH, 99.into());
+        for name in ["transfer-encoding", "connection", "keep-alive", "upgrade", "trailer"] {
+            response = response.with_header(HeaderName::from_static(name), HeaderValue::from_static("close"));
+        }
+        let (text, _) = head(&response, true);
+        assert_eq!(text.matches("content-length").count(), 1);
+        assert!(!text.contains("close"), "{text}");
+    }
+
+    #[test]
+    fn a_stream_is_chunked_or_ends_with_its_connection() {
+        let stream = Response::stream("text/plain", |_| Ok(()));
+        let (text, body) = head(&stream, true);
+        assert!(body && text.contains("\r\ntransfer-encoding: chunked\r\n") && !text.contains("length"));
+        let old = Form { http_10: true, keep_alive: true, ..Form::CLOSE }.of(&stream);
+        let mut out = Vec::new();
+        encode_head(&stream, old, &mut out);
+        let text = String::from_utf8(out).expect("ASCII");
+        assert!(text.contains("\r\nconnection: close\r\n") && !text.contains("chunked"), "{text}");
     }
 }

@@ -293,8 +293,7 @@ mod tests {
     use crate::http::{Limits, parse_head};
     use proptest::prelude::*;
 
-    const LIMITS: Limits =
-        Limits { max_head_bytes: 4096, max_target_bytes: 100, max_headers: 20, max_body_bytes: 0 };
+    const LIMITS: Limits = Limits { max_head_bytes: 4096, max_target_bytes: 100, max_headers: 20 };
     const PROXY: &str = "10.0.0.1";
 
     fn address(text: &str) -> Option<IpAddr> {

@@ -3,6 +3,7 @@
 //! Any thread. The `http` crate's `Method`, `StatusCode` and `HeaderMap` are the vocabulary; `httparse` is the tokenizer;
 //! the rules of RFC 9110 and RFC 9112 are ours, and strict: what a proxy in front of us might read differently is refused.
 
+mod body;
 mod chunked;
 mod encode;
 mod forwarded;
@@ -12,11 +13,13 @@ mod proxy;
 mod request;
 mod response;
 
+pub use body::{BodyReader, BodyWriter, Sink, Source};
 pub use chunked::Decoder;
 pub use encode::{CONTINUE, Form, encode_head};
 pub use forwarded::{ForwardedBy, Networks, NetworksError, client_address};
-pub use parse::{BodyLength, Head, Limits, Refusal, Scan, parse_head, scan_head};
+pub use parse::{BodyLength, Fault, Head, Limits, Refusal, Scan, parse_head, scan_head};
 pub use problem::problem;
 pub use proxy::{ProxyError, ProxyHeader, read_proxy_header};
 pub use request::Request;
-pub use response::Response;
+pub(crate) use response::{Body, FileBody};
+pub use response::{Response, WriteBody};

@@ -18,8 +18,6 @@ pub struct Limits {
     pub max_target_bytes: usize,
     /// Header lines (431).
     pub max_headers: usize,
-    /// The body, in bytes, after chunked decoding (413).
-    pub max_body_bytes: usize,
 }
 
 /// Why a request cannot be read on. The connection is closed after the answer, because where the next request would
@@ -31,6 +29,45 @@ pub struct Refusal {
     pub status: StatusCode,
     /// The answer's `detail`.
     pub detail: &'static str,
+    /// What to count it as.
+    pub fault: Fault,
+}
+
+/// What is wrong with a request that cannot be read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is no HTTP, or none that is spoken here.
+    Malformed,
+    /// More than [`Limits::max_head_bytes`].
+    HeadBytes,
+    /// More than [`Limits::max_headers`].
+    HeaderCount,
+    /// More than [`Limits::max_target_bytes`].
+    TargetBytes,
+    /// A longer body than its endpoint takes.
+    BodyBytes,
+    /// It did not come in time.
+    BodyTimeout,
+    /// It came too slowly.
+    BodyRate,
+}
+
+impl Refusal {
+    /// 413.
+    pub(crate) const BODY_TOO_LARGE: Self =
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than http.max_body_bytes");
+
+    /// A refusal whose status says what it is to be counted as.
+    pub(crate) const fn new(status: StatusCode, detail: &'static str) -> Self {
+        let fault = match status.as_u16() {
+            408 => Fault::BodyTimeout,
+            413 => Fault::BodyBytes,
+            414 => Fault::TargetBytes,
+            431 => Fault::HeadBytes,
+            _ => Fault::Malformed,
+        };
+        Self { status, detail, fault }
+    }
 }
 
 /// How long the body is (RFC 9112 section 6.3).
@@ -63,7 +100,7 @@ pub enum Scan {
 }
 
 const fn refuse(status: StatusCode, detail: &'static str) -> Refusal {
-    Refusal { status, detail }
+    Refusal::new(status, detail)
 }
 
 const fn bad(detail: &'static str) -> Refusal {
@@ -124,8 +161,11 @@ pub fn parse_head(head: &[u8], limits: &Limits) -> Result<Head, Refusal> {
     }
 }
 
-const TOO_MANY: Refusal =
-    refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "more header lines than http.max_headers");
+const TOO_MANY: Refusal = Refusal {
+    status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    detail: "more header lines than http.max_headers",
+    fault: Fault::HeaderCount,
+};
 
 fn parse_with<'a>(
     head: &'a [u8],
@@ -148,7 +188,7 @@ fn parse_with<'a>(
         start..start + part.len()
     };
     let target = parse_target(&method, target, offset(target.as_bytes()), limits)?;
-    let framing = read_framing(parsed.headers, version, limits)?;
+    let framing = read_framing(parsed.headers, version)?;
     if version == Version::HTTP_11 && framing.hosts != 1 {
         return Err(bad("an HTTP/1.1 request has exactly one Host"));
     }
@@ -161,8 +201,11 @@ fn parse_with<'a>(
         query: target.1,
         fields,
         body: Bytes::new(),
+        source: None,
         keep_alive: framing.keep_alive,
         peer: None,
+        client: None,
+        client_certificate: None,
         path_names: None,
         path_values: Vec::new(),
     };
@@ -251,11 +294,7 @@ struct Framing {
 }
 
 /// The header lines that say where this request ends and what becomes of the connection.
-fn read_framing(
-    headers: &[httparse::Header<'_>],
-    version: Version,
-    limits: &Limits,
-) -> Result<Framing, Refusal> {
+fn read_framing(headers: &[httparse::Header<'_>], version: Version) -> Result<Framing, Refusal> {
     let mut framing = Framing {
         body: BodyLength::Known(0),
         keep_alive: version == Version::HTTP_11,
@@ -275,7 +314,7 @@ fn read_framing(
                 if length.is_some() {
                     return Err(bad("more than one Content-Length"));
                 }
-                length = Some(parse_length(header.value, limits)?);
+                length = Some(parse_length(header.value)?);
             }
             17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                 if chunked {
@@ -312,14 +351,14 @@ fn read_framing(
     Ok(framing)
 }
 
-/// A `Content-Length`: digits and nothing else, so neither `+5` nor `5, 5` (RFC 9110 section 8.6).
-fn parse_length(value: &[u8], limits: &Limits) -> Result<usize, Refusal> {
+/// A `Content-Length`: digits and nothing else, so neither `+5` nor `5, 5` (RFC 9110 section 8.6). One that no number
+/// holds is too large for every endpoint.
+fn parse_length(value: &[u8]) -> Result<usize, Refusal> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(bad("Content-Length is not a number"));
     }
-    let too_large = refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than http.max_body_bytes");
     let text = std::str::from_utf8(value).map_err(|_| bad("Content-Length is not a number"))?;
-    text.parse().ok().filter(|&length| length <= limits.max_body_bytes).ok_or(too_large)
+    text.parse().map_err(|_| Refusal::BODY_TOO_LARGE)
 }
 
 /// Only `chunked`, alone, is understood (RFC 9112 section 6.1).
@@ -339,8 +378,7 @@ fn check_coding(value: &[u8]) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { max_head_bytes: 1024, max_target_bytes: 100, max_headers: 40, max_body_bytes: 1000 };
+    const LIMITS: Limits = Limits { max_head_bytes: 1024, max_target_bytes: 100, max_headers: 40 };
 
     fn parse(head: &str) -> Result<Head, Refusal> {
         match scan_head(head.as_bytes(), 0, &LIMITS)? {
@@ -401,7 +439,6 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", 501),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n", 413),
             ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999\r\n\r\n", 413),
             ("POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", 417),
             ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501),

@@ -3,16 +3,16 @@
 //! Made by a connector, read by handlers. Headers stay where they arrived and are found by looking, because most handlers
 //! ask for none or one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::Form;
+use super::{BodyReader, Form, Source};
 
-/// A request, complete with its body.
+/// A request: complete with its body, or with as much of it as the handler will read.
 #[derive(Debug)]
 pub struct Request {
     pub(crate) method: Method,
@@ -23,8 +23,12 @@ pub struct Request {
     pub(crate) query: Option<Range<usize>>,
     pub(crate) fields: Vec<(Range<usize>, Range<usize>)>,
     pub(crate) body: Bytes,
+    /// The body of a handler that streams, where it is too long to be read before.
+    pub(crate) source: Option<Arc<dyn Source>>,
     pub(crate) keep_alive: bool,
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) client_certificate: Option<Bytes>,
     pub(crate) path_names: Option<Arc<[Box<str>]>>,
     pub(crate) path_values: Vec<Range<usize>>,
 }
@@ -72,14 +76,31 @@ impl Request {
         map
     }
 
-    /// The body, after chunked decoding.
+    /// The body, after chunked decoding. Empty where [`reader`](Self::reader) has it: a handler that
+    /// [streams](crate::handler::streaming) reads it there.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The client's address; `None` where the connector does not know it.
+    /// The body as a stream. Of a body that came whole each call begins at its start; one that is still coming can be read
+    /// only once, and each read waits for the client up to the request's deadline.
+    pub fn reader(&self) -> BodyReader<'_> {
+        BodyReader { bytes: &self.body, source: self.source.as_deref() }
+    }
+
+    /// Who is at the other end of the connection, or whom its PROXY header names; `None` on a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// The client's address: behind proxies that `proxy.trusted` lists the one that `proxy.header` tells, else the peer's.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
+    /// The certificate that the client showed and that `tls.client_ca` vouches for, in DER.
+    pub fn client_certificate(&self) -> Option<&[u8]> {
+        self.client_certificate.as_deref()
     }
 
     /// The text that stands for `{name}` of the route, percent-encoding included.
@@ -95,12 +116,13 @@ impl Request {
             .map(|(_, value)| value.into_owned())
     }
 
-    /// The form that its answer has, if the connection may stay open.
+    /// The form that its answer has. The connection cannot stay open while its body has not come to an end: where the next
+    /// request begins is not known then.
     pub fn form(&self) -> Form {
         Form {
             head_only: self.method == Method::HEAD,
             http_10: self.version == Version::HTTP_10,
-            keep_alive: self.keep_alive,
+            keep_alive: self.keep_alive && self.source.as_ref().is_none_or(|source| source.is_complete()),
         }
     }
 

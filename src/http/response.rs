@@ -1,29 +1,53 @@
 //! A response: status, headers, body. Made by handlers, encoded by connectors.
 
+use std::fmt;
+use std::fs;
+use std::io;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-/// What a handler answers. `Content-Length`, `Date` and `Connection` are the server's to write.
-#[derive(Clone, Debug)]
+use super::BodyWriter;
+
+/// What a handler answers. `Content-Length`, `Transfer-Encoding`, `Date` and `Connection` are the server's to write.
 pub struct Response {
     status: StatusCode,
     /// Beside the map, because nearly every response has just this one header and a map would be allocated for it.
     content_type: Option<HeaderValue>,
     headers: HeaderMap,
-    body: Bytes,
+    pub(crate) body: Body,
+}
+
+/// What comes after the head.
+pub(crate) enum Body {
+    Bytes(Bytes),
+    File(FileBody),
+    Stream(WriteBody),
+}
+
+/// Writes a streamed body, piece by piece. An error ends the connection, so that the client sees that the body is not
+/// complete.
+pub type WriteBody =
+    Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send>;
+
+/// A file that is a body, from its start, and its length when it was opened.
+#[derive(Debug)]
+pub(crate) struct FileBody {
+    pub(crate) file: fs::File,
+    pub(crate) length: u64,
 }
 
 impl Response {
     /// A response without a body.
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, content_type: None, headers: HeaderMap::new(), body: Bytes::new() }
+        Self { status, content_type: None, headers: HeaderMap::new(), body: Body::Bytes(Bytes::new()) }
     }
 
     /// A response with a body of the given media type.
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self {
             content_type: Some(HeaderValue::from_static(content_type)),
-            body: body.into(),
+            body: Body::Bytes(body.into()),
             ..Self::empty(status)
         }
     }
@@ -38,8 +62,31 @@ impl Response {
         Self::new(StatusCode::OK, "text/plain; charset=utf-8", body)
     }
 
-    /// Adds a header. `Content-Type` replaces the one the response has; the three that are the server's are dropped
-    /// when the response is encoded. A [`HeaderValue`] cannot hold a line break, so no response can be split.
+    /// 200 with the whole of a file, however large: it is read as its client takes it, and holds no worker meanwhile.
+    ///
+    /// # Errors
+    /// When the system does not tell the file's length.
+    pub fn file(content_type: &'static str, file: fs::File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        let body = Body::File(FileBody { file, length });
+        Ok(Self { body, ..Self::new(StatusCode::OK, content_type, Bytes::new()) })
+    }
+
+    /// 200 with what `write` writes, sent as it is written. A client that reads slowly makes `write` wait once
+    /// `http.response_buffer_bytes` are on their way, up to the request's deadline. The worker is busy until `write`
+    /// returns.
+    pub fn stream(
+        content_type: &'static str,
+        write: impl FnOnce(&mut BodyWriter<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+        + Send
+        + 'static,
+    ) -> Self {
+        let body = Body::Stream(Box::new(write));
+        Self { body, ..Self::new(StatusCode::OK, content_type, Bytes::new()) }
+    }
+
+    /// Adds a header. `Content-Type` replaces the one the response has; those that are the server's are dropped when the
+    /// response is encoded. A [`HeaderValue`] cannot hold a line break, so no response can be split.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if name == http::header::CONTENT_TYPE {
@@ -53,7 +100,7 @@ impl Response {
     /// Changes the body.
     #[must_use]
     pub fn with_body(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = body.into();
+        self.body = Body::Bytes(body.into());
         self
     }
 
@@ -79,13 +126,39 @@ impl Response {
         &self.headers
     }
 
-    /// The body.
-    pub fn body(&self) -> &Bytes {
-        &self.body
+    /// The body, as far as it is in memory: of a file or a stream nothing.
+    pub fn body(&self) -> &[u8] {
+        if let Body::Bytes(bytes) = &self.body { bytes } else { &[] }
     }
 
-    /// Takes the response apart for sending: what is left is its body.
-    pub fn into_body(self) -> Bytes {
-        self.body
+    /// The body's length in bytes; `None` for a stream.
+    pub fn length(&self) -> Option<u64> {
+        match &self.body {
+            Body::Bytes(bytes) => Some(bytes.len() as u64),
+            Body::File(file) => Some(file.length),
+            Body::Stream(_) => None,
+        }
+    }
+
+    /// Takes what writes the body out of a streamed response.
+    pub(crate) fn take_stream(&mut self) -> Option<WriteBody> {
+        if !matches!(self.body, Body::Stream(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.body, Body::Bytes(Bytes::new())) {
+            Body::Stream(write) => Some(write),
+            Body::Bytes(_) | Body::File(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("content_type", &self.content_type)
+            .field("headers", &self.headers)
+            .field("length", &self.length())
+            .finish_non_exhaustive()
     }
 }

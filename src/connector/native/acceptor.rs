@@ -1,10 +1,12 @@
-//! The thread that accepts. It hands each new socket to the poller and nothing but shutdown ends it.
+//! The thread that accepts. It hands each new socket to a poller and nothing but shutdown ends it.
 //!
-//! On an error (out of descriptors, most likely) it waits 50 ms, doubling to 1.6 s, as Tomcat's acceptor does: the
-//! clients stay in the kernel's backlog meanwhile.
+//! On an error it waits 50 ms, doubling to 1.6 s, as Tomcat's acceptor does: the clients stay in the kernel's backlog
+//! meanwhile. Without a file descriptor left it gives up one that it keeps for this, so that clients are still refused
+//! with an answer.
 
-use std::io;
-use std::net::TcpListener;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,115 +15,206 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::Socket;
 
-use super::{Mailbox, Message, WAKE};
-use crate::metrics::Metrics;
+use super::gate::{Gate, LONGEST_AWAIT};
+use super::{Mailbox, Message, Newcomer, WAKE};
+use crate::handler::unavailable;
+use crate::http::{Form, encode_head};
+use crate::metrics::{Metrics, Reason};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1600);
 
 /// How many clients over the limit are told so at the same time; the ones after them wait in the backlog.
-const REFUSED_AT_ONCE: usize = 64;
+pub(in crate::connector) const REFUSED_AT_ONCE: usize = 64;
 
 /// The running acceptor.
 #[derive(Debug)]
 pub(super) struct Acceptor {
     thread: JoinHandle<()>,
-    waker: Waker,
+    gate: Arc<Gate>,
     stopped: Arc<AtomicBool>,
 }
 
 struct Accepting {
-    listener: TcpListener,
+    listener: Socket,
     poll: Poll,
-    mailbox: Arc<Mailbox>,
+    /// Each newcomer goes to the next of these.
+    pollers: Vec<Arc<Mailbox>>,
+    next: usize,
+    gate: Arc<Gate>,
     stopped: Arc<AtomicBool>,
-    max_connections: usize,
     metrics: Arc<Metrics>,
+    /// Whether a client could read a refusal that comes before any handshake.
+    encrypted: bool,
+    /// A descriptor to give up when there is no other. `None` while there is none to be had.
+    reserve: Option<File>,
+}
+
+/// Why accepting stops for a while.
+enum Rest {
+    /// The backlog is empty.
+    Idle,
+    /// The limit is reached and enough are being told so: until one has left.
+    Crowded,
+    /// The system does not let us.
+    Failed(io::Error),
 }
 
 impl Acceptor {
     pub(super) fn start(
-        listener: TcpListener,
-        mailbox: Arc<Mailbox>,
-        max_connections: usize,
+        listener: Socket,
+        pollers: Vec<Arc<Mailbox>>,
+        gate: Arc<Gate>,
         metrics: Arc<Metrics>,
+        encrypted: bool,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKE)?;
+        gate.wake_by(Waker::new(poll.registry(), WAKE)?);
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(0), Interest::READABLE)?;
         let stopped = Arc::new(AtomicBool::new(false));
-        let accepting =
-            Accepting { listener, poll, mailbox, stopped: Arc::clone(&stopped), max_connections, metrics };
+        let accepting = Accepting {
+            listener,
+            poll,
+            pollers,
+            next: 0,
+            gate: Arc::clone(&gate),
+            stopped: Arc::clone(&stopped),
+            metrics,
+            encrypted,
+            reserve: reserve(),
+        };
         let thread = thread::Builder::new().name("acceptor".into()).spawn(move || accepting.run())?;
-        Ok(Self { thread, waker, stopped })
+        Ok(Self { thread, gate, stopped })
     }
 
-    /// Closes the listener: new clients are refused by the kernel from then on.
+    /// Accepts who is in the backlog already and closes the listener: new clients are refused by the kernel from then on.
     pub(super) fn stop(self) {
         self.stopped.store(true, Ordering::Release);
-        if let Err(error) = self.waker.wake() {
-            log::error!("the acceptor cannot be woken: {error}");
-            return;
-        }
+        self.gate.wake();
         if self.thread.join().is_err() {
             log::error!("the acceptor panicked");
         }
     }
 }
 
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
 impl Accepting {
     fn run(mut self) {
         let mut events = Events::with_capacity(2);
-        let (mut pause, mut resume) = (None, Instant::now());
-        while !self.stopped.load(Ordering::Acquire) {
-            let left = resume.saturating_duration_since(Instant::now());
-            match self.poll.poll(&mut events, pause.map(|_| left)) {
+        let (mut pause, mut resume) = (None, None::<Instant>);
+        loop {
+            let timeout = resume.map(|resume| resume.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => log::error!("the acceptor cannot poll: {error}"),
             }
+            if self.stopped.load(Ordering::Acquire) {
+                // Who connected before the listener closes would otherwise see a reset.
+                self.accept_all();
+                return;
+            }
             // Clients that knock during a pause neither end it nor make it longer; they are accepted after it.
-            if Instant::now() < resume {
+            if pause.is_some() && resume.is_some_and(|resume| Instant::now() < resume) {
                 continue;
             }
-            pause = self.accept_all().err().map(|error| {
-                let next = pause.map_or(FIRST_PAUSE, |last: Duration| (last * 2).min(LONGEST_PAUSE));
-                log::warn!("cannot accept, trying again in {next:?}: {error}");
-                next
-            });
-            resume = Instant::now() + pause.unwrap_or_default();
+            (pause, resume) = match self.accept_all() {
+                Rest::Idle => (None, None),
+                Rest::Crowded => (None, Some(Instant::now() + LONGEST_AWAIT)),
+                Rest::Failed(error) => {
+                    let next = pause.map_or(FIRST_PAUSE, |last: Duration| (last * 2).min(LONGEST_PAUSE));
+                    log::warn!("cannot accept, trying again in {next:?}: {error}");
+                    (Some(next), Some(Instant::now() + next))
+                }
+            };
         }
     }
 
     /// Accepts until the backlog is empty: the listener is edge-triggered.
-    fn accept_all(&self) -> io::Result<()> {
-        while !self.stopped.load(Ordering::Acquire) {
-            let open = self.metrics.open_connections();
-            if open >= self.max_connections + REFUSED_AT_ONCE {
-                return Err(io::Error::other("http.max_connections are open and 64 more are being refused"));
+    fn accept_all(&mut self) -> Rest {
+        loop {
+            if self.gate.excess() >= REFUSED_AT_ONCE {
+                self.gate.await_place();
+                // One may have left before it could know that it is awaited.
+                if self.gate.excess() >= REFUSED_AT_ONCE {
+                    return Rest::Crowded;
+                }
             }
             match self.listener.accept() {
-                Ok((stream, peer)) => {
-                    if stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).is_err() {
-                        continue; // The client has left already.
+                Ok((socket, address)) => self.admit(socket, address.as_socket()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Rest::Idle,
+                // The client has left while it waited, or a signal came: neither is a reason to wait.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) if is_out_of_descriptors(&error) => {
+                    if let Err(error) = self.refuse_with_reserve(error) {
+                        return Rest::Failed(error);
                     }
-                    self.metrics.connected();
-                    self.mailbox.post(Message::Accepted {
-                        stream,
-                        peer,
-                        refuse: open >= self.max_connections,
-                    });
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(()),
-                    // The client has left while it waited, or a signal came: neither is a reason to wait.
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
-                    _ => return Err(error),
-                },
+                Err(error) => return Rest::Failed(error),
             }
         }
+    }
+
+    fn admit(&mut self, socket: Socket, peer: Option<std::net::SocketAddr>) {
+        let delay = || if peer.is_some() { socket.set_tcp_nodelay(true) } else { Ok(()) };
+        if socket.set_nonblocking(true).and_then(|()| delay()).is_err() {
+            return; // The client has left already.
+        }
+        let (place, refuse) = self.gate.enter(peer.map(|peer| IpAddr::to_canonical(&peer.ip())));
+        let hops = self.pollers.len();
+        self.next = (self.next + 1) % hops;
+        self.pollers[self.next].post(Message::Accepted(Newcomer { socket, peer, place, refuse, hops }));
+    }
+
+    /// Accepts one client with the descriptor kept for it, only to refuse it.
+    fn refuse_with_reserve(&mut self, error: io::Error) -> io::Result<()> {
+        if self.reserve.take().is_none() {
+            self.reserve = reserve();
+            return Err(error);
+        }
+        let accepted = self.listener.accept();
+        if let Ok((socket, _)) = &accepted {
+            self.metrics.received();
+            self.metrics.refused(Reason::Descriptors);
+            // Whether it reaches the client is the client's luck: nothing more can be done without a descriptor.
+            drop(self.say_unavailable(socket));
+        }
+        drop(accepted?);
+        self.reserve = reserve();
         Ok(())
     }
+
+    fn say_unavailable(&self, mut socket: &Socket) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        if !self.encrypted {
+            let response = unavailable("the server has no file descriptor left").to_response();
+            let mut answer = Vec::new();
+            if encode_head(&response, Form::CLOSE, &mut answer) {
+                answer.extend_from_slice(response.body());
+            }
+            socket.write_all(&answer)?;
+        }
+        socket.shutdown(Shutdown::Write)?;
+        // What came already and is not read would make the end a reset.
+        let mut scratch = [0; 4096];
+        while socket.read(&mut scratch)? > 0 {}
+        Ok(())
+    }
+}
+
+/// EMFILE and ENFILE, for which `ErrorKind` has no name.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }

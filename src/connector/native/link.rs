@@ -4,17 +4,21 @@
 //! a system call unless there is something left for the poller to do. One atomic word says whose turn it is, and that
 //! readiness came while it was not the poller's: the socket is registered once, edge-triggered, and never again.
 
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, Read};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use socket2::Socket;
 
+use super::output::{Flushed, Outbox, Taken, Unsent};
+use super::wire::Wire;
 use super::{Id, Mailbox, Message};
-use crate::http::{Request, Response, encode_head};
-use crate::job::{Claim, Client, Delivery};
+use crate::deadline::Deadline;
+use crate::http::{Body, Request, Response, Sink, encode_head};
+use crate::job::{Claim, Client, Delivery, Stream};
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,108 +32,79 @@ pub(super) enum Turn {
     Running = 2,
     /// A worker writes the answer.
     Writing = 3,
+    /// A worker writes the answer piece by piece, and the poller sends what it leaves.
+    Streaming = 4,
 }
 
-const TURN: u64 = 0b11;
+const TURN: u64 = 0b111;
 /// The poller has something to do as soon as it is its turn: readiness that came meanwhile, pipelined bytes, an answer
 /// that the socket did not take whole.
-const ATTEND: u64 = 0b100;
+const ATTEND: u64 = 0b1000;
 /// The ticket of the request in progress stands above the flags.
-const TICKET: u32 = 3;
+const TICKET: u32 = 4;
+
+/// How many pieces of a file a worker sends before it leaves the rest to the poller, however fast the client takes them.
+const PIECES_BY_WORKER: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Link {
-    stream: TcpStream,
-    peer: SocketAddr,
+    socket: Socket,
     id: Id,
     state: AtomicU64,
-    /// What a worker leaves to the poller; looked at only when it says so, so never contended.
+    /// What a worker leaves to the poller; looked at only when it says so, so hardly contended.
     left: Mutex<Option<Left>>,
     /// Milliseconds since `mailbox.epoch` of the last answer by a worker: since when a connection is idle.
     answered_at: AtomicU64,
+    /// Whether a worker may write to the socket: not where a session encrypts, which is the poller's.
+    direct: bool,
     mailbox: Arc<Mailbox>,
 }
 
 /// What a worker could not finish.
 #[derive(Debug)]
 pub(super) enum Left {
-    /// Bytes that the socket did not take.
+    /// An answer that the socket did not take whole.
     Unsent(Unsent),
+    /// A streamed answer: in progress, or ended with bytes that the socket did not take.
+    Stream {
+        /// The bytes.
+        outbox: Arc<Outbox>,
+        /// Whether the connection closes after them.
+        close: bool,
+    },
     /// Nothing, but the connection is to be closed in peace.
     Close,
     /// The client has left.
     Broken,
-}
-
-/// An answer on its way: head and body, and how much of both is sent.
-#[derive(Debug)]
-pub(super) struct Unsent {
-    head: Vec<u8>,
-    body: Bytes,
-    sent: usize,
-    /// Whether the connection closes after it.
-    pub(super) close: bool,
-}
-
-impl Unsent {
-    pub(super) fn new(head: Vec<u8>, body: Bytes, close: bool) -> Self {
-        Self { head, body, sent: 0, close }
-    }
-
-    /// The buffer of what was sent, to be used again.
-    pub(super) fn into_buffer(mut self) -> Vec<u8> {
-        self.head.clear();
-        self.head
-    }
-
-    /// Writes what the socket takes. Returns whether that was all.
-    pub(super) fn flush(&mut self, mut stream: &TcpStream) -> io::Result<bool> {
-        loop {
-            let head = self.head.get(self.sent..).unwrap_or_default();
-            let body = self.body.get(self.sent.saturating_sub(self.head.len())..).unwrap_or_default();
-            if head.is_empty() && body.is_empty() {
-                return Ok(true);
-            }
-            match stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => self.sent += written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
+    /// The answer is not complete, and nothing but a reset tells its client.
+    Cut,
 }
 
 impl Link {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, id: Id, mailbox: Arc<Mailbox>) -> Self {
+    pub(super) fn new(socket: Socket, id: Id, direct: bool, mailbox: Arc<Mailbox>) -> Self {
         Self {
-            stream,
-            peer,
+            socket,
             id,
             state: AtomicU64::new(0),
             left: Mutex::new(None),
             answered_at: AtomicU64::new(0),
+            direct,
             mailbox,
         }
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     pub(super) fn id(&self) -> Id {
         self.id
     }
 
-    pub(super) fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
     /// Reads once. `None`: nothing there now.
     pub(super) fn read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
-            match (&self.stream).read(into) {
+            match (&self.socket).read(into) {
                 Ok(read) => return Ok(Some(read)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -140,7 +115,16 @@ impl Link {
 
     pub(super) fn shutdown(&self, how: Shutdown) {
         // It fails only when the client is gone already, which is what was wanted.
-        drop(self.stream.shutdown(how));
+        drop(self.socket.shutdown(how));
+    }
+
+    /// Ends the connection so that the client sees that what it got is not complete, also where a job in the queue still
+    /// holds the socket.
+    pub(super) fn reset(&self) {
+        // As above; a socket of another family than TCP just ends.
+        if rustix::net::connect_unspec(&self.socket).is_err() {
+            self.shutdown(Shutdown::Both);
+        }
     }
 
     pub(super) fn turn(&self) -> Turn {
@@ -148,7 +132,8 @@ impl Link {
             0 => Turn::Poller,
             1 => Turn::Queued,
             2 => Turn::Running,
-            _ => Turn::Writing,
+            3 => Turn::Writing,
+            _ => Turn::Streaming,
         }
     }
 
@@ -176,17 +161,30 @@ impl Link {
 
     /// Poller: what a worker left to do.
     pub(super) fn take_left(&self) -> Option<Left> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock_left().take()
     }
 
     /// Poller: whether a worker left something to do.
     pub(super) fn has_left(&self) -> bool {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.lock_left().is_some()
+    }
+
+    /// Poller: the streamed answer in progress.
+    pub(super) fn outbox(&self) -> Option<Arc<Outbox>> {
+        match &*self.lock_left() {
+            Some(Left::Stream { outbox, .. }) => Some(Arc::clone(outbox)),
+            _ => None,
+        }
     }
 
     /// Since when the connection is idle, if a worker answered last.
     pub(super) fn answered_at(&self) -> Instant {
         self.mailbox.epoch + Duration::from_millis(self.answered_at.load(Ordering::Relaxed))
+    }
+
+    /// Worker: brings the poller, whoever's turn it is.
+    pub(super) fn tell_poller(&self) {
+        self.mailbox.post(Message::Returned(self.id));
     }
 
     /// Worker: from one turn to the next, if the request of this ticket still is in it.
@@ -202,19 +200,41 @@ impl Link {
     fn hand_back(&self, left: Option<Left>) {
         let attend = left.is_some();
         if attend {
-            *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
+            *self.lock_left() = left;
         }
         let now = self.mailbox.epoch.elapsed().as_millis();
         self.answered_at.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
         let before = self.state.fetch_and(!(TURN | ATTEND), Ordering::AcqRel);
         if attend || before & ATTEND != 0 {
-            self.mailbox.post(Message::Returned(self.id));
+            self.tell_poller();
         }
+    }
+
+    fn lock_left(&self) -> MutexGuard<'_, Option<Left>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Worker: sends what the socket takes of an answer, and of a file a few pieces. Returns whether that was all.
+    fn send(&self, unsent: &mut Unsent) -> io::Result<bool> {
+        for _ in 0..PIECES_BY_WORKER {
+            if let Some(piece) = unsent.next_piece() {
+                unsent.add_piece(piece.read()?);
+            }
+            if !self.direct {
+                return Ok(false);
+            }
+            match unsent.flush(&mut Wire::plain(&self.socket), &mut 0)? {
+                Flushed::All => return Ok(true),
+                Flushed::Blocked => return Ok(false),
+                Flushed::NeedsPiece => {}
+            }
+        }
+        Ok(false)
     }
 }
 
 impl Client for Link {
-    fn claim(&self, ticket: u64, _: &mut Request) -> Claim {
+    fn claim(self: Arc<Self>, ticket: u64, _: &mut Request) -> Claim {
         if self.advance(ticket, Turn::Queued, Turn::Running) { Claim::Granted } else { Claim::Gone }
     }
 
@@ -222,19 +242,101 @@ impl Client for Link {
         if !self.advance(ticket, Turn::Running, Turn::Writing) {
             return Delivery::TooLate;
         }
-        let mut form = request.form();
+        let mut form = request.form().of(&response);
         form.keep_alive &= !self.mailbox.is_draining();
         let mut head = Vec::with_capacity(256);
         let with_body = encode_head(&response, form, &mut head);
-        let body = if with_body { response.into_body() } else { Bytes::new() };
-        let mut unsent = Unsent::new(head, body, !form.keep_alive);
-        let (left, delivery) = match unsent.flush(&self.stream) {
+        let body = if with_body { response.body } else { Body::Bytes(Bytes::new()) };
+        let mut unsent = Unsent::of(head, body, !form.keep_alive);
+        let (left, delivery) = match self.send(&mut unsent) {
             Ok(true) if form.keep_alive => (None, Delivery::Sent),
             Ok(true) => (Some(Left::Close), Delivery::Sent),
             Ok(false) => (Some(Left::Unsent(unsent)), Delivery::Sent),
+            Err(error) if is_of_file(&error) => {
+                log::warn!("{} {}: the file cannot be read: {error}", request.method(), request.path());
+                (Some(Left::Cut), Delivery::Sent)
+            }
             Err(_) => (Some(Left::Broken), Delivery::ClientLeft),
         };
         self.hand_back(left);
         delivery
+    }
+
+    fn open(
+        self: Arc<Self>,
+        ticket: u64,
+        request: &Request,
+        response: &Response,
+        deadline: Deadline,
+    ) -> Option<Box<dyn Stream>> {
+        if !self.advance(ticket, Turn::Running, Turn::Writing) {
+            return None;
+        }
+        let mut form = request.form().of(response);
+        form.keep_alive &= !self.mailbox.is_draining();
+        let outbox = Arc::<Outbox>::default();
+        let close = !form.keep_alive;
+        *self.lock_left() = Some(Left::Stream { outbox: Arc::clone(&outbox), close });
+        // Nobody else moves the word out of Writing.
+        self.advance(ticket, Turn::Writing, Turn::Streaming);
+        let mut head = Vec::with_capacity(256);
+        encode_head(response, form, &mut head);
+        let limit = self.mailbox.response_buffer_bytes;
+        let stream = OpenStream { link: self, ticket, outbox, close, limit, deadline };
+        // A client that has left is found out again by the first piece, and by the end.
+        drop(stream.send(&head));
+        Some(Box::new(stream))
+    }
+}
+
+/// Whether it was the disk, and not the client: the socket does not fail like this.
+fn is_of_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, WriteZero};
+    let of_socket = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, WriteZero];
+    !of_socket.contains(&error.kind())
+}
+
+/// A worker's end of a streamed answer.
+struct OpenStream {
+    link: Arc<Link>,
+    ticket: u64,
+    outbox: Arc<Outbox>,
+    close: bool,
+    limit: usize,
+    deadline: Deadline,
+}
+
+impl Sink for OpenStream {
+    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let mut wire = Wire::plain(&self.link.socket);
+            let direct = self.link.direct.then_some(&mut wire);
+            let (count, taken) = self.outbox.put(bytes, direct, self.limit, self.deadline)?;
+            if taken == Taken::Tell {
+                self.link.tell_poller();
+            }
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+}
+
+impl Stream for OpenStream {
+    fn finish(self: Box<Self>, complete: bool) -> Delivery {
+        if !self.link.advance(self.ticket, Turn::Streaming, Turn::Writing) {
+            return Delivery::TooLate;
+        }
+        let Self { link, outbox, close, .. } = *self;
+        let broken = outbox.is_broken();
+        // The stream stands in `left` since it was opened.
+        link.take_left();
+        let left = match (broken, complete) {
+            (true, _) => Some(Left::Broken),
+            (false, false) => Some(Left::Cut),
+            (false, true) if link.direct && outbox.is_empty() => close.then_some(Left::Close),
+            (false, true) => Some(Left::Stream { outbox, close }),
+        };
+        link.hand_back(left);
+        if broken { Delivery::ClientLeft } else { Delivery::Sent }
     }
 }

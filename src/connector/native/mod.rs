@@ -1,29 +1,37 @@
 //! Our own connector: connections cost memory, never a thread.
 //!
-//! An acceptor thread accepts; a poller thread owns every connection that is idle, reading or flushing; workers write
-//! their answers themselves. This file starts and ends both threads and holds what they say to each other.
+//! An acceptor thread accepts; poller threads own every connection that is idle, reading or flushing; workers write their
+//! answers themselves. This file starts and ends the threads and holds what they say to each other.
 
 mod acceptor;
 mod connection;
+mod files;
+mod gate;
 mod link;
+mod output;
+mod pipe;
 mod poller;
 mod timers;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "connections do not speak TLS yet"))]
-mod tls;
+pub(crate) mod tls;
+mod wire;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Poll, Token, Waker};
+use socket2::Socket;
+
+pub(super) use acceptor::REFUSED_AT_ONCE;
 
 use super::{Connector, Drained, Settings, Stopper};
 use crate::job::Service;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reason};
 
 /// The token by which a thread is woken; connections have theirs from 0 up.
 const WAKE: Token = Token(usize::MAX);
@@ -36,17 +44,32 @@ struct Id {
     generation: u64,
 }
 
-/// What other threads tell the poller.
+/// What other threads tell a poller.
 #[derive(Debug)]
 enum Message {
-    /// A new client; with `refuse` it gets 503.
-    Accepted { stream: TcpStream, peer: SocketAddr, refuse: bool },
-    /// The poller has something to do: a worker has answered, or there is more to read.
+    /// A new client.
+    Accepted(Newcomer),
+    /// The poller has something to do: a worker has answered, or it has room for more of a body.
     Returned(Id),
+    /// The next piece of the file that is a connection's answer.
+    Piece(Id, io::Result<Bytes>),
     /// Close idle connections, answer the others with `Connection: close`, end when none is left.
     Drain { until: Instant },
     /// End now.
     Stop,
+}
+
+/// A client that was accepted.
+#[derive(Debug)]
+struct Newcomer {
+    socket: Socket,
+    /// `None` on a Unix socket.
+    peer: Option<SocketAddr>,
+    place: gate::Place,
+    /// Why it gets 503.
+    refuse: Option<Reason>,
+    /// How many pollers have not been asked yet for an idle connection that could make room.
+    hops: usize,
 }
 
 /// Where a poller is told things.
@@ -56,6 +79,8 @@ struct Mailbox {
     waker: Waker,
     draining: AtomicBool,
     epoch: Instant,
+    /// See `http.response_buffer_bytes`; here for the workers.
+    response_buffer_bytes: usize,
 }
 
 impl Mailbox {
@@ -75,58 +100,78 @@ impl Mailbox {
 /// The running connector.
 #[derive(Debug)]
 pub struct Native {
-    mailbox: Arc<Mailbox>,
+    mailboxes: Vec<Arc<Mailbox>>,
     acceptor: acceptor::Acceptor,
-    poller: JoinHandle<usize>,
+    pollers: Vec<JoinHandle<usize>>,
 }
 
 impl Native {
-    /// Starts the acceptor and the poller on a listener that is bound already.
+    /// Starts the acceptor and the pollers on a listener that is bound already.
     ///
     /// # Errors
     /// When the system refuses an epoll instance, an eventfd or a thread.
     pub fn start(
-        listener: TcpListener,
+        listener: Socket,
         settings: Settings,
-        service: Arc<dyn Service>,
-        metrics: Arc<Metrics>,
+        service: &Arc<dyn Service>,
+        metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let (sender, receiver): (_, Receiver<Message>) = crossbeam_channel::unbounded();
-        let mailbox = Arc::new(Mailbox {
-            sender,
-            waker: Waker::new(poll.registry(), WAKE)?,
-            draining: AtomicBool::new(false),
-            epoch: Instant::now(),
-        });
-        let acceptor = acceptor::Acceptor::start(
-            listener,
-            Arc::clone(&mailbox),
-            settings.max_connections,
-            Arc::clone(&metrics),
-        )?;
-        let core = connection::Core::new(Arc::clone(&mailbox), settings, service, metrics);
-        let poller = poller::Poller::new(poll, receiver, core);
-        let poller = thread::Builder::new().name("poller".into()).spawn(move || poller.run())?;
-        Ok(Self { mailbox, acceptor, poller })
+        let settings = Arc::new(settings);
+        let gate = Arc::new(gate::Gate::new(&settings, Arc::clone(metrics)));
+        let files = Arc::<files::Files>::default();
+        let encrypted = settings.tls.is_some();
+        let (mut mailboxes, mut waiting) = (Vec::new(), Vec::new());
+        for _ in 0..settings.selectors {
+            let poll = Poll::new()?;
+            let (sender, receiver): (_, Receiver<Message>) = crossbeam_channel::unbounded();
+            mailboxes.push(Arc::new(Mailbox {
+                sender,
+                waker: Waker::new(poll.registry(), WAKE)?,
+                draining: AtomicBool::new(false),
+                epoch: Instant::now(),
+                response_buffer_bytes: settings.response_buffer_bytes,
+            }));
+            waiting.push((poll, receiver));
+        }
+        let mut pollers = Vec::new();
+        for (index, (poll, receiver)) in waiting.into_iter().enumerate() {
+            let core = connection::Core::new(
+                Arc::clone(&mailboxes[index]),
+                Arc::clone(&settings),
+                Arc::clone(service),
+                Arc::clone(metrics),
+                Arc::clone(&files),
+            );
+            let next = Arc::clone(&mailboxes[(index + 1) % mailboxes.len()]);
+            let poller = poller::Poller::new(poll, receiver, next, core);
+            pollers.push(thread::Builder::new().name(format!("poller-{index}")).spawn(move || poller.run())?);
+        }
+        let acceptor =
+            acceptor::Acceptor::start(listener, mailboxes.clone(), gate, Arc::clone(metrics), encrypted)?;
+        Ok(Self { mailboxes, acceptor, pollers })
     }
 }
 
 impl Connector for Native {
     fn drain(self: Box<Self>, patience: Duration) -> Drained {
         // First, so that whoever sees a connection refused can rely on it that answers say `Connection: close` from now on.
-        self.mailbox.draining.store(true, Ordering::Relaxed);
-        self.acceptor.stop();
-        self.mailbox.post(Message::Drain { until: Instant::now() + patience });
-        match self.poller.join() {
-            Ok(0) => Drained::Complete,
-            Ok(left) => Drained::CutOff(left),
-            Err(panic) => std::panic::resume_unwind(panic),
+        for mailbox in &self.mailboxes {
+            mailbox.draining.store(true, Ordering::Relaxed);
         }
+        self.acceptor.stop();
+        let until = Instant::now() + patience;
+        for mailbox in &self.mailboxes {
+            mailbox.post(Message::Drain { until });
+        }
+        let mut left = 0;
+        for poller in self.pollers {
+            left += poller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        if left == 0 { Drained::Complete } else { Drained::CutOff(left) }
     }
 
     fn stopper(&self) -> Stopper {
-        let mailbox = Arc::clone(&self.mailbox);
-        Box::new(move || mailbox.post(Message::Stop))
+        let mailboxes = self.mailboxes.clone();
+        Box::new(move || mailboxes.iter().for_each(|mailbox| mailbox.post(Message::Stop)))
     }
 }

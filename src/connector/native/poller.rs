@@ -1,10 +1,10 @@
 //! The readiness thread: it owns every connection that is idle, reading or flushing, and never blocks.
 //!
 //! This file turns events, messages and timers into calls on the one connection that each concerns; what a connection
-//! does then is in `connection.rs`. It knows neither queue nor router.
+//! does then is in `connection/`. It knows neither queue nor router.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,28 +17,38 @@ use slab::Slab;
 use super::connection::{Connection, Core, Next};
 use super::link::Link;
 use super::timers::Timers;
-use super::{Id, Message};
+use super::{Id, Mailbox, Message, Newcomer};
+use crate::metrics::{Closing, Reason};
+
+/// How many spare connections are looked for at a time. Looking goes through all of them, so it pays to find a few.
+const SPARE_AT_ONCE: usize = 64;
 
 pub(super) struct Poller {
     poll: Poll,
     receiver: Receiver<Message>,
+    /// Another poller, which may have an idle connection where this one has none.
+    next: Arc<Mailbox>,
     core: Core,
     connections: Slab<Connection>,
     timers: Timers,
     generation: u64,
+    /// Connections that were spare when last looked for, the longest last.
+    spare: Vec<(Instant, Id)>,
     drain_until: Option<Instant>,
     stopped: bool,
 }
 
 impl Poller {
-    pub(super) fn new(poll: Poll, receiver: Receiver<Message>, core: Core) -> Self {
+    pub(super) fn new(poll: Poll, receiver: Receiver<Message>, next: Arc<Mailbox>, core: Core) -> Self {
         Self {
             poll,
             receiver,
+            next,
             core,
             connections: Slab::new(),
             timers: Timers::default(),
             generation: 0,
+            spare: Vec::new(),
             drain_until: None,
             stopped: false,
         }
@@ -56,15 +66,19 @@ impl Poller {
                 continue;
             }
             self.core.now = Instant::now();
+            // Those that had their turn and have more to read; whoever has more still is there again afterwards.
+            for id in std::mem::take(&mut self.core.again) {
+                self.attend(id);
+            }
             for event in &events {
                 let Token(index) = event.token();
                 let ended = event.is_read_closed() || event.is_error();
                 self.with(index, |connection, core| {
                     connection.note_end(ended);
-                    if connection.link().attend() { connection.proceed(core) } else { Next::Wait }
+                    Self::proceed_or_assist(connection, core)
                 });
             }
-            // Those that are there now: a connection that has more to read posts another, and it is the others' turn.
+            // Those that are there now, for the same reason.
             for _ in 0..self.receiver.len() {
                 let Ok(message) = self.receiver.try_recv() else { break };
                 self.receive(message);
@@ -88,6 +102,9 @@ impl Poller {
     }
 
     fn timeout(&self) -> Option<Duration> {
+        if !self.core.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let now = Instant::now();
         let drain = self.drain_until.map(|until| until.saturating_duration_since(now));
         self.timers.next(now).into_iter().chain(drain).min()
@@ -96,30 +113,39 @@ impl Poller {
     /// Lets one connection act and carries out what follows from it.
     fn with(&mut self, index: usize, act: impl FnOnce(&mut Connection, &mut Core) -> Next) {
         let Some(connection) = self.connections.get_mut(index) else { return };
-        if act(connection, &mut self.core) == Next::Wait {
-            let (id, due) = (connection.id(), connection.due());
-            self.timers.arm(&mut connection.timer, id, due);
-            return;
+        match act(connection, &mut self.core) {
+            Next::Wait => {
+                let (id, due) = (connection.id(), connection.due());
+                self.timers.arm(&mut connection.timer, id, due);
+            }
+            Next::Close => self.forget(index, false),
+            Next::Reset => self.forget(index, true),
         }
-        connection.abandon(&self.core);
+    }
+
+    fn forget(&mut self, index: usize, reset: bool) {
+        let mut closed = self.connections.remove(index);
+        closed.abandon(&self.core);
         // A worker or a job in the queue may hold the link, and with it the descriptor, for a while: forgetting the
         // connection neither tells the client nor ends the watching.
-        connection.link().shutdown(Shutdown::Both);
-        let descriptor = connection.link().stream().as_raw_fd();
+        if reset {
+            closed.link().reset();
+        } else {
+            closed.link().shutdown(Shutdown::Both);
+        }
+        let descriptor = closed.link().socket().as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&descriptor)) {
             log::error!("a connection cannot be unwatched: {error}");
         }
-        let closed = self.connections.remove(index);
         self.timers.disarm(closed.timer, closed.id());
-        self.core.metrics.disconnected();
     }
 
     fn receive(&mut self, message: Message) {
         match message {
-            Message::Accepted { stream, peer, refuse } => self.open(stream, peer, refuse),
-            Message::Returned(id) => self.with(id.index, |connection, core| {
-                let current = connection.id() == id && connection.link().attend();
-                if current { connection.proceed(core) } else { Next::Wait }
+            Message::Accepted(newcomer) => self.open(newcomer),
+            Message::Returned(id) => self.attend(id),
+            Message::Piece(id, piece) => self.with(id.index, |connection, core| {
+                if connection.id() == id { connection.add_piece(core, piece) } else { Next::Wait }
             }),
             Message::Drain { until } => {
                 self.drain_until = Some(until);
@@ -132,26 +158,77 @@ impl Poller {
         }
     }
 
-    fn open(&mut self, stream: TcpStream, peer: SocketAddr, refuse: bool) {
+    /// A connection has something to do, if it is still the same one.
+    fn attend(&mut self, id: Id) {
+        self.with(id.index, |connection, core| {
+            if connection.id() == id { Self::proceed_or_assist(connection, core) } else { Next::Wait }
+        });
+    }
+
+    fn proceed_or_assist(connection: &mut Connection, core: &mut Core) -> Next {
+        if connection.link().attend() { connection.proceed(core) } else { connection.assist(core) }
+    }
+
+    fn open(&mut self, mut newcomer: Newcomer) {
+        if newcomer.refuse == Some(Reason::ConnectionLimit) {
+            if self.make_room() {
+                newcomer.refuse = None;
+            } else if newcomer.hops > 1 {
+                newcomer.hops -= 1;
+                self.next.post(Message::Accepted(newcomer));
+                return;
+            }
+        }
+        let Newcomer { socket, peer, place, refuse, .. } = newcomer;
+        let session = match self.core.settings.tls.as_ref().map(|tls| tls.identity.session()).transpose() {
+            Ok(session) => session,
+            Err(error) => {
+                log::error!("no TLS session can be made: {error}");
+                return;
+            }
+        };
         self.generation += 1;
         let entry = self.connections.vacant_entry();
-        let id = Id { index: entry.key(), generation: self.generation };
+        let (index, id) = (entry.key(), Id { index: entry.key(), generation: self.generation });
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let descriptor = stream.as_raw_fd();
+        let descriptor = socket.as_raw_fd();
         if let Err(error) =
             self.poll.registry().register(&mut SourceFd(&descriptor), Token(id.index), interest)
         {
             log::warn!("a connection cannot be watched and is closed: {error}");
-            self.core.metrics.disconnected();
             return;
         }
-        let link = Arc::new(Link::new(stream, peer, id, Arc::clone(&self.core.mailbox)));
-        let index = entry.key();
-        entry.insert(Connection::new(link, &self.core));
-        self.with(index, |connection, core| match (refuse, core.is_draining()) {
-            (true, _) => connection.refuse_client(core),
-            (false, true) => connection.drain(core),
-            (false, false) => Next::Wait,
-        });
+        let link = Arc::new(Link::new(socket, id, session.is_none(), Arc::clone(&self.core.mailbox)));
+        entry.insert(Connection::new(link, place, peer, session, &self.core));
+        self.with(index, |connection, core| connection.begin(core, refuse));
+    }
+
+    /// Closes the connection that was idle for longest. Returns whether there was one.
+    fn make_room(&mut self) -> bool {
+        let now = self.core.now;
+        for look in [false, true] {
+            if look {
+                let found = self
+                    .connections
+                    .iter()
+                    .filter_map(|(_, connection)| Some((connection.spare_since(now)?, connection.id())));
+                self.spare = found.collect();
+                self.spare.sort_unstable_by(|one, other| other.cmp(one));
+                let surplus = self.spare.len().saturating_sub(SPARE_AT_ONCE);
+                self.spare.drain(..surplus);
+            }
+            while let Some((since, id)) = self.spare.pop() {
+                let same = self
+                    .connections
+                    .get(id.index)
+                    .is_some_and(|connection| connection.id() == id && connection.is_spare_since(since, now));
+                if same {
+                    self.core.metrics.closed(Closing::Evicted);
+                    self.forget(id.index, false);
+                    return true;
+                }
+            }
+        }
+        false
     }
 }

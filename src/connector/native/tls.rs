@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rustls::{Error as SessionError, ServerConnection};
 
-pub(crate) use identity::{ClientAuth, Files, Identity, Version};
+pub(crate) use identity::{Files, Identity};
 
 /// How much a session encrypts before the socket has taken it: a client that reads slowly costs this much and no more.
 /// Four full records, so that one system call sends as much as it does without TLS.
@@ -18,7 +18,7 @@ const OUTGOING_BYTES: usize = 64 * 1024;
 
 /// Why there is no TLS, for the server or for one client. None of it is secret.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
+pub enum TlsError {
     /// A file cannot be used.
     #[error("{}: {reason}", file.display())]
     File {
@@ -187,6 +187,7 @@ mod tests {
     use super::certificates::{Authority, Identity as Pair};
     use super::identity::tests::files;
     use super::*;
+    use crate::config::{ClientAuth, TlsVersion};
 
     /// A socket that takes `room` more bytes, `step` at a time.
     struct Socket {
@@ -583,7 +584,7 @@ mod tests {
     #[test]
     fn an_older_client_is_refused_when_the_rules_say_so() {
         let (authority, _) = server();
-        let files = Files { min_version: Version::V13, ..files(&authority.server(&["localhost"])) };
+        let files = Files { min_version: TlsVersion::V13, ..files(&authority.server(&["localhost"])) };
         let identity = Identity::load(files).expect("the files are good");
         connected(&identity, &authority.trusting(None));
         let (_, alert) = Wire::new(&identity, &authority.trusting_with(&[&TLS12], None), whole).refused();

@@ -15,6 +15,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{Error as SessionError, RootCertStore, ServerConfig, ServerConnection};
 
 use super::{Session, TlsError};
+use crate::config::{ClientAuth, TlsVersion};
 
 /// What a client without ALPN gets as well: one that offers only others, such as `h2`, is refused in the handshake
 /// (RFC 7301 section 3.2).
@@ -32,29 +33,7 @@ pub(crate) struct Files {
     /// Whether clients are asked for a certificate.
     pub(crate) client_auth: ClientAuth,
     /// The oldest version that is spoken.
-    pub(crate) min_version: Version,
-}
-
-/// Whether a client shows a certificate. One that it shows must verify in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ClientAuth {
-    /// It is not asked for one.
-    #[default]
-    None,
-    /// It is asked, and may have none.
-    Optional,
-    /// Without one there is no session.
-    Required,
-}
-
-/// A version of TLS. The older ones are broken (RFC 8996).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Version {
-    /// TLS 1.2.
-    #[default]
-    V12,
-    /// TLS 1.3.
-    V13,
+    pub(crate) min_version: TlsVersion,
 }
 
 /// Who the server is and whom it lets in: what every connection's session is made from.
@@ -102,8 +81,8 @@ impl Files {
     fn read(&self) -> Result<ServerConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let versions: &[_] = match self.min_version {
-            Version::V12 => &[&TLS13, &TLS12],
-            Version::V13 => &[&TLS13],
+            TlsVersion::V12 => &[&TLS13, &TLS12],
+            TlsVersion::V13 => &[&TLS13],
         };
         let builder =
             ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
@@ -124,8 +103,8 @@ impl Files {
         provider: Arc<CryptoProvider>,
     ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
         let file = match (self.client_auth, &self.client_ca) {
-            (ClientAuth::None, None) => return Ok(None),
-            (ClientAuth::None, Some(_)) => {
+            (ClientAuth::Nothing, None) => return Ok(None),
+            (ClientAuth::Nothing, Some(_)) => {
                 return Err(TlsError::Rules(
                     "there are authorities for client certificates, but none is asked for",
                 ));
@@ -194,8 +173,8 @@ pub(super) mod tests {
             certificate: pair.certificate.clone(),
             key: pair.key.clone(),
             client_ca: None,
-            client_auth: ClientAuth::None,
-            min_version: Version::V12,
+            client_auth: ClientAuth::Nothing,
+            min_version: TlsVersion::V12,
         }
     }
 

@@ -1,0 +1,44 @@
+//! How many connections the process has file descriptors for. Main thread, at the start.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::native::REFUSED_AT_ONCE;
+use crate::config::Config;
+
+/// What is neither a client's nor the database's: standard streams, pollers, the log, the files that answers are read from.
+const OTHERS: usize = 32;
+
+/// What one database connection opens at most: SQLite has the file, its log and its shared memory.
+const DATABASE_CONNECTION: usize = 3;
+
+/// As many of `http.max_connections` as can be open at once. Raises the process's own limit as far as it may (its soft limit
+/// to its hard one, as Go's runtime does), and warns when that is not enough.
+pub(crate) fn fitting(config: &Config) -> usize {
+    let wanted = config.http.max_connections;
+    let pool = config.database.url.as_ref().map_or(0, |_| config.database.maximum_pool_size);
+    let reserved = OTHERS + REFUSED_AT_ONCE + DATABASE_CONNECTION * pool;
+    let Some(limit) = raised_limit() else { return wanted };
+    // A tiny limit is shared in halves, so that there is a server at all.
+    let fitting = limit.saturating_sub(reserved).max(limit / 2).max(1);
+    if fitting < wanted {
+        log::warn!(
+            "the process may open {limit} files (ulimit -n), so that it takes {fitting} connections \
+             instead of http.max_connections = {wanted}"
+        );
+    }
+    wanted.min(fitting)
+}
+
+/// `None`: there is no limit.
+fn raised_limit() -> Option<usize> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let current = current?;
+    if maximum.is_none_or(|maximum| current < maximum) {
+        let raised = Rlimit { current: maximum, maximum };
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => return maximum.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            Err(error) => log::debug!("the limit of open files stays at {current}: {error}"),
+        }
+    }
+    Some(usize::try_from(current).unwrap_or(usize::MAX))
+}

@@ -1,0 +1,124 @@
+//! Where clients connect: a TCP address, a Unix socket, or what systemd passes on. Main thread.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::Listen;
+
+/// How many clients may wait in the kernel until they are accepted. The kernel takes less where `net.core.somaxconn` says so.
+const BACKLOG: i32 = 1024;
+
+/// A socket that clients can connect to from now on.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: Address,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// With the port that the system chose, where 0 was asked for.
+    Tcp(SocketAddr),
+    /// A socket in the file system; `None` for one without a name.
+    Unix(Option<PathBuf>),
+}
+
+impl Listener {
+    /// Binds where the configuration says. The file of a Unix socket that nobody listens on any more is replaced, any other
+    /// is not touched. `reuse_port` lets other processes listen on the same TCP port (`SO_REUSEPORT`).
+    ///
+    /// # Errors
+    /// What the system says, or that systemd has passed no socket.
+    pub fn bind(listen: &Listen, reuse_port: bool) -> io::Result<Self> {
+        let socket = match listen {
+            Listen::Tcp(address) => tcp(*address, reuse_port)?,
+            Listen::Unix(path) => unix(path)?,
+            Listen::Inherited => inherited()?,
+        };
+        let local = socket.local_addr()?;
+        let address = local
+            .as_socket()
+            .map_or_else(|| Address::Unix(local.as_pathname().map(Path::to_owned)), Address::Tcp);
+        Ok(Self { socket, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(crate) fn into_socket(self) -> Socket {
+        self.socket
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(Some(path)) => write!(f, "unix:{}", path.display()),
+            Self::Unix(None) => f.write_str("unix"),
+        }
+    }
+}
+
+fn tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // As std does: a restart need not wait for the last connections' TIME_WAIT to pass.
+    socket.set_reuse_address(true)?;
+    if reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn unix(path: &Path) -> io::Result<Socket> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    if is_abandoned(path, &address)? {
+        std::fs::remove_file(path)?;
+    }
+    socket.bind(&address)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Whether a socket's file was left behind by a process that ended without removing it.
+fn is_abandoned(path: &Path, address: &SockAddr) -> io::Result<bool> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if !is_socket {
+        return Ok(false);
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A listener whose backlog is full would let it wait.
+    probe.set_nonblocking(true)?;
+    let refused = probe.connect(address).err().map(|error| error.kind());
+    Ok(refused == Some(io::ErrorKind::ConnectionRefused))
+}
+
+/// The first socket that systemd passes (`sd_listen_fds`(3)): `ListenStream=` of the unit's socket.
+fn inherited() -> io::Result<Socket> {
+    let (_, descriptor) =
+        sd_listen_fds::get().map_err(io::Error::other)?.into_iter().next().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "systemd has passed no socket (LISTEN_FDS and LISTEN_PID are not for this process)",
+            )
+        })?;
+    let socket = Socket::from(descriptor.into_std());
+    if !socket.is_listener()? || socket.r#type()? != Type::STREAM {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "systemd has passed no listening stream socket",
+        ));
+    }
+    Ok(socket)
+}

@@ -1,0 +1,532 @@
+//! Reading: from the socket's bytes to a PROXY header, a session, a head, a body. Poller thread.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::{Connection, Core, Next, Stage};
+use crate::connector::native::link::Link;
+use crate::connector::native::pipe::Pipe;
+use crate::connector::native::tls::TlsError;
+use crate::handler::BodyUse;
+use crate::http::{
+    BodyLength, CONTINUE, Decoder, Fault, Form, Head, ProxyHeader, Refusal, Request, Scan, parse_head,
+    problem, read_proxy_header, scan_head,
+};
+use crate::job::BodyPlan;
+use crate::metrics::{Closing, Reason};
+
+/// One read takes at most this much, so that one client cannot hold up the others for long.
+pub(super) const READ_BYTES: usize = 64 * 1024;
+
+/// Answers to pipelined requests are sent together up to this size.
+const ANSWERS_BYTES: usize = 64 * 1024;
+
+/// A body's rate is measured over windows of this length, as Kestrel's grace period for its MinRequestBodyDataRate: long
+/// enough for a packet that got lost.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// A request whose body is still coming before anybody wants it.
+pub(super) struct Body {
+    request: Request,
+    bytes: Vec<u8>,
+    rest: Rest,
+    body_use: BodyUse,
+    max_bytes: usize,
+    /// By when it must be whole, if it must.
+    until: Option<Instant>,
+    window: Window,
+}
+
+/// The rest of a body whose handler runs, or is about to.
+pub(super) struct Incoming {
+    pub(super) pipe: Arc<Pipe>,
+    rest: Rest,
+    max_bytes: usize,
+    pub(super) window: Window,
+}
+
+/// How much of a body is still to come.
+enum Rest {
+    Known(usize),
+    Chunked(Decoder),
+}
+
+/// The time in which a body must bring a number of bytes. It stands still while the handler, and not the client, is waited
+/// for: Jetty's minimum data rate counts both, so that a slow handler is blamed on its client (its issue 4014).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    began: Instant,
+    bytes: usize,
+    paused: Option<Instant>,
+    /// Bytes in a whole window. 0: as slow as it likes.
+    least: usize,
+}
+
+impl Window {
+    fn new(now: Instant, bytes_a_second: usize) -> Self {
+        let seconds = usize::try_from(WINDOW.as_secs()).unwrap_or(usize::MAX);
+        Self { began: now, bytes: 0, paused: None, least: bytes_a_second.saturating_mul(seconds) }
+    }
+
+    /// When to look at it; `None` while it stands still or there is nothing to look for.
+    pub(super) fn end(&self) -> Option<Instant> {
+        (self.paused.is_none() && self.least > 0).then(|| self.began + WINDOW)
+    }
+
+    fn set_paused(&mut self, paused: bool, now: Instant) {
+        match (self.paused, paused) {
+            (None, true) => self.paused = Some(now),
+            (Some(since), false) => {
+                self.began += now.saturating_duration_since(since);
+                self.paused = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the client has been too slow in a window that is over; the next one begins.
+    fn is_too_slow(&mut self, now: Instant) -> bool {
+        if self.end().is_none_or(|end| now < end) {
+            return false;
+        }
+        let slow = self.bytes < self.least;
+        (self.began, self.bytes) = (now, 0);
+        slow
+    }
+}
+
+const TOO_SLOW: Refusal = Refusal {
+    status: StatusCode::REQUEST_TIMEOUT,
+    detail: "the body came too slowly (http.min_body_rate)",
+    fault: Fault::BodyRate,
+};
+
+impl Rest {
+    /// Takes what belongs to the body out of `bytes`. Returns how much that was, and whether the body is complete.
+    fn take(&mut self, bytes: &[u8], into: &mut Vec<u8>, max_bytes: usize) -> Result<(usize, bool), Refusal> {
+        match self {
+            Self::Known(left) => {
+                let taken = bytes.len().min(*left);
+                into.extend_from_slice(&bytes[..taken]);
+                *left -= taken;
+                Ok((taken, *left == 0))
+            }
+            Self::Chunked(decoder) => {
+                let taken = decoder.decode(bytes, into, max_bytes)?;
+                Ok((taken, decoder.is_done()))
+            }
+        }
+    }
+}
+
+impl Incoming {
+    /// Takes what there is of the body; returns how much that was, and whether it is complete.
+    fn take(&mut self, core: &mut Core, bytes: &[u8]) -> Result<(usize, bool), Refusal> {
+        let mut decoded = std::mem::take(&mut core.decoded);
+        let taken = match &mut self.rest {
+            Rest::Known(left) => {
+                let taken = bytes.len().min(*left);
+                self.pipe.put(&bytes[..taken]);
+                *left -= taken;
+                Ok((taken, *left == 0))
+            }
+            rest @ Rest::Chunked(_) => rest.take(bytes, &mut decoded, self.max_bytes),
+        };
+        self.pipe.put(&decoded);
+        decoded.clear();
+        core.decoded = decoded;
+        self.window.bytes += taken.as_ref().map_or(0, |(taken, _)| *taken);
+        taken
+    }
+}
+
+impl Connection {
+    pub(super) fn reads_requests(&self) -> bool {
+        matches!(self.stage, Stage::Idle | Stage::Head | Stage::Body(_))
+    }
+
+    fn wants_bytes(&mut self, core: &Core) -> bool {
+        if let Some(incoming) = &mut self.incoming {
+            let room = incoming.pipe.has_room();
+            incoming.window.set_paused(!room, core.now);
+            return room;
+        }
+        self.reads_requests()
+            || matches!(self.stage, Stage::Lingering { .. } | Stage::Proxied | Stage::Handshake { .. })
+    }
+
+    /// Reads until the socket has no more, the stage wants no more, or it is the others' turn.
+    pub(super) fn read(&mut self, core: &mut Core) -> Next {
+        while self.wants_bytes(core) {
+            let mut scratch = std::mem::take(&mut core.scratch);
+            let read = self.link.read(&mut scratch);
+            let next = match read {
+                Ok(Some(0)) | Err(_) => self.end_of_input(core),
+                Ok(Some(read)) => self.arrived(core, &scratch[..read], read == READ_BYTES),
+                Ok(None) => Next::Wait,
+            };
+            core.scratch = scratch;
+            // A short read has emptied the socket: the next byte makes a new edge (epoll(7), question 9). The end makes
+            // none if it came together with the bytes.
+            let full = matches!(read, Ok(Some(READ_BYTES)));
+            let more = full || (self.ended && matches!(read, Ok(Some(1..))));
+            if next != Next::Wait || !more {
+                return self.away_due(core, next);
+            }
+            if full {
+                // A client that sends as fast as it is read has its next turn after the others. No edge will tell.
+                core.again.push(self.id());
+                return self.away_due(core, next);
+            }
+        }
+        self.away_due(core, Next::Wait)
+    }
+
+    /// The window of a body that streams has moved with what was read.
+    fn away_due(&mut self, core: &Core, next: Next) -> Next {
+        if self.incoming.is_some() {
+            self.set_away_due(core);
+        }
+        next
+    }
+
+    /// The client sends nothing more. A worker that reads its body is told; there is nobody else to tell.
+    fn end_of_input(&mut self, core: &Core) -> Next {
+        match self.incoming.take() {
+            Some(incoming) => {
+                incoming.pipe.abandon();
+                self.set_away_due(core);
+                Next::Wait
+            }
+            None => Next::Close,
+        }
+    }
+
+    /// Bytes from the socket. `more`: it may hold more.
+    fn arrived(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
+        match &self.stage {
+            Stage::Lingering { until } => {
+                self.due = (*until).min(core.now + super::LINGER);
+                Next::Wait
+            }
+            Stage::Proxied => self.read_proxied(core, bytes, more),
+            _ => self.arrived_at_last(core, bytes, more),
+        }
+    }
+
+    /// Bytes of the client's own, after what a proxy said of it.
+    fn arrived_at_last(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
+        if self.session.is_some() {
+            self.decrypt(core, bytes, more)
+        } else {
+            self.received(core, bytes, more)
+        }
+    }
+
+    fn read_proxied(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
+        let mut all = std::mem::take(&mut self.input);
+        all.extend_from_slice(bytes);
+        match read_proxy_header(&all) {
+            Ok(ProxyHeader::Incomplete) => {
+                self.input = all;
+                Next::Wait
+            }
+            Ok(ProxyHeader::Complete { used, source }) => {
+                self.peer = source.or(self.peer);
+                self.due = core.now + core.settings.head_timeout;
+                let next = self.begin_session(core);
+                if next != Next::Wait || used == all.len() {
+                    return next;
+                }
+                self.arrived_at_last(core, &all[used..], more)
+            }
+            Err(error) => {
+                log::warn!("{}: {error}", self.name());
+                core.metrics.closed(Closing::ProxyHeader);
+                Next::Close
+            }
+        }
+    }
+
+    /// Takes encrypted bytes, and uses what they say.
+    fn decrypt(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
+        let Self { session: Some(session), link, .. } = self else { return Next::Close };
+        let mut plain = std::mem::take(&mut core.plain);
+        let received = session.receive(bytes, &mut plain);
+        // The handshake's answers, or the alert that says what was wrong. What does not leave now, the next edge sends.
+        let sent = session.flush(&mut link.socket());
+        let established = !session.is_handshaking();
+        let next = match (received, sent) {
+            (Err(error), _) => self.refuse_session(core, &error),
+            (_, Err(_)) => Next::Close,
+            (Ok(received), Ok(_)) => {
+                if established && matches!(self.stage, Stage::Handshake { .. }) {
+                    self.certificate = session.client_certificate().map(Bytes::copy_from_slice);
+                    self.stage = Stage::Idle;
+                    self.due = core.now + core.settings.head_timeout;
+                }
+                let next = if plain.is_empty() { Next::Wait } else { self.received(core, &plain, more) };
+                self.ended |= received.closed;
+                if next == Next::Wait && received.closed && self.wants_bytes(core) {
+                    self.end_of_input(core)
+                } else {
+                    next
+                }
+            }
+        };
+        plain.clear();
+        core.plain = plain;
+        next
+    }
+
+    fn refuse_session(&mut self, core: &mut Core, error: &TlsError) -> Next {
+        log::debug!("{}: {error}", self.name());
+        if let Stage::Handshake { .. } = self.stage {
+            core.metrics.closed(Closing::Handshake);
+        }
+        if let TlsError::PlainHttp = error {
+            // Whoever speaks plain HTTP here reads plain HTTP as well.
+            self.session = None;
+            let detail = "this is an HTTPS port, and the request came in plain HTTP";
+            self.refuse(core, Refusal::new(StatusCode::BAD_REQUEST, detail));
+            return self.send_answers(core);
+        }
+        self.incoming.take().inspect(|incoming| incoming.pipe.abandon());
+        Next::Close
+    }
+
+    /// Uses new bytes, from where they are if no others wait. `more`: the socket may hold more.
+    fn received(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
+        if self.incoming.is_some() {
+            let used = self.feed(core, bytes);
+            self.input.extend_from_slice(&bytes[used..]);
+            return Next::Wait;
+        }
+        if self.input.is_empty() {
+            let (next, used) = self.consume(core, bytes, more);
+            if next == Next::Wait && used < bytes.len() && !matches!(self.stage, Stage::Lingering { .. }) {
+                self.input.extend_from_slice(&bytes[used..]);
+            }
+            return next;
+        }
+        let mut input = std::mem::take(&mut self.input);
+        input.extend_from_slice(bytes);
+        self.consume_kept(core, input, more)
+    }
+
+    /// Gives bytes of a body to the handler that reads it. Returns how many belonged to it.
+    fn feed(&mut self, core: &mut Core, bytes: &[u8]) -> usize {
+        let Some(incoming) = &mut self.incoming else { return 0 };
+        match incoming.take(core, bytes) {
+            Ok((used, complete)) => {
+                if complete {
+                    incoming.pipe.complete();
+                    self.incoming = None;
+                    self.set_away_due(core);
+                }
+                used
+            }
+            Err(refusal) => {
+                incoming.pipe.refuse(refusal);
+                self.incoming = None;
+                self.set_away_due(core);
+                bytes.len()
+            }
+        }
+    }
+
+    pub(super) fn consume_kept(&mut self, core: &mut Core, mut input: Vec<u8>, more: bool) -> Next {
+        let (next, used) = self.consume(core, &input, more);
+        if used < input.len() && !matches!(self.stage, Stage::Lingering { .. }) {
+            input.drain(..used);
+            self.input = input;
+        }
+        next
+    }
+
+    /// Takes requests out of `bytes` until one is given away or none is complete, and sends the answers made meanwhile.
+    /// Returns how many bytes were used.
+    fn consume(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> (Next, usize) {
+        let mut used = 0;
+        loop {
+            let before = used;
+            while self.reads_requests() && core.answers.len() < ANSWERS_BYTES {
+                match self.consume_one(core, &bytes[used..], more) {
+                    Ok(Some(taken)) => used += taken,
+                    Ok(None) => break,
+                    Err(refusal) => {
+                        self.refuse(core, refusal);
+                        used = bytes.len();
+                    }
+                }
+            }
+            let next = self.send_answers(core);
+            if next != Next::Wait || !self.reads_requests() || used == before || used == bytes.len() {
+                return (next, used);
+            }
+        }
+    }
+
+    fn consume_one(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Result<Option<usize>, Refusal> {
+        match self.stage {
+            _ if bytes.is_empty() => Ok(None),
+            Stage::Body(_) => self.consume_body(core, bytes, more),
+            _ => self.consume_head(core, bytes, more),
+        }
+    }
+
+    /// Takes a head. `None`: it is not complete.
+    fn consume_head(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Result<Option<usize>, Refusal> {
+        if let Stage::Idle = self.stage {
+            // An empty line or two before a request is left over from clients of old (RFC 9112 section 2.2).
+            if let [b'\r', b'\n', ..] = bytes {
+                return Ok(Some(2));
+            }
+            if bytes == b"\r" {
+                return Ok(None);
+            }
+        }
+        let end = match scan_head(bytes, self.scanned, &core.settings.limits)? {
+            Scan::Complete(end) => end,
+            Scan::Incomplete => {
+                self.scanned = bytes.len();
+                if let Stage::Idle = self.stage {
+                    self.enter_head(core);
+                }
+                return Ok(None);
+            }
+        };
+        self.scanned = 0;
+        let head = parse_head(&bytes[..end], &core.settings.limits)?;
+        if head.body == BodyLength::Known(0) {
+            self.accept(core, head.request, more || end < bytes.len());
+        } else {
+            self.expect_body(core, head, end == bytes.len())?;
+        }
+        Ok(Some(end))
+    }
+
+    /// The first bytes of a head are there.
+    pub(super) fn enter_head(&mut self, core: &Core) {
+        self.stage = Stage::Head;
+        self.due = core.now + core.settings.head_timeout;
+    }
+
+    /// The head says that a body follows. `none_yet`: the client has not begun to send it.
+    fn expect_body(&mut self, core: &mut Core, head: Head, none_yet: bool) -> Result<(), Refusal> {
+        let waits = head.expects_continue && none_yet;
+        let (body_use, max_bytes) = match core.service.plan(&head.request) {
+            BodyPlan::Wanted { body_use, max_bytes } => (body_use, max_bytes),
+            BodyPlan::Unwanted(response) if waits => {
+                core.metrics.received();
+                core.metrics.answered();
+                let form = Form { keep_alive: false, ..head.request.form() };
+                core.encode(&response, form);
+                self.after_answer(core, form);
+                return Ok(());
+            }
+            // It is on its way, and must be out of it before the next request.
+            BodyPlan::Unwanted(_) => (BodyUse::Whole, core.settings.max_body_bytes),
+        };
+        let rest = match head.body {
+            BodyLength::Known(length) if length > max_bytes => return Err(Refusal::BODY_TOO_LARGE),
+            BodyLength::Known(length) => Rest::Known(length),
+            BodyLength::Chunked => Rest::Chunked(Decoder::default()),
+        };
+        if waits {
+            core.answers.extend_from_slice(CONTINUE);
+        }
+        let whole = body_use == BodyUse::Whole;
+        let body = Body {
+            request: head.request,
+            bytes: Vec::new(),
+            rest,
+            body_use,
+            max_bytes,
+            until: whole.then(|| core.now + core.settings.body_timeout),
+            window: Window::new(core.now, core.settings.min_body_rate),
+        };
+        self.enter_body(core, Box::new(body));
+        Ok(())
+    }
+
+    /// A body is read; answers that were sent before have not spent from its time.
+    pub(super) fn enter_body(&mut self, core: &Core, mut body: Box<Body>) {
+        body.until = body.until.map(|_| core.now + core.settings.body_timeout);
+        (body.window.began, body.window.bytes) = (core.now, 0);
+        self.stage = Stage::Body(body);
+        self.set_body_due(core);
+    }
+
+    fn set_body_due(&mut self, core: &Core) {
+        let Stage::Body(body) = &self.stage else { return };
+        let ends = [body.until, body.window.end()];
+        // A body without any limit on its time is looked at now and then for nothing.
+        self.due = ends.into_iter().flatten().min().unwrap_or(core.now + core.settings.idle_timeout);
+    }
+
+    /// Takes what there is of a body.
+    fn consume_body(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Result<Option<usize>, Refusal> {
+        let Stage::Body(body) = &mut self.stage else { return Ok(None) };
+        let (taken, complete) = body.rest.take(bytes, &mut body.bytes, body.max_bytes)?;
+        body.window.bytes += taken;
+        let enough = body.body_use == BodyUse::Stream && body.bytes.len() >= core.settings.buffer_body_bytes;
+        if (complete || enough)
+            && let Stage::Body(body) = std::mem::replace(&mut self.stage, Stage::Idle)
+        {
+            let more = more || taken < bytes.len();
+            self.accept_with_body(core, *body, complete, more);
+        }
+        Ok(Some(taken))
+    }
+
+    /// A request goes on its way with its body, or with the beginning of it and a pipe for the rest.
+    fn accept_with_body(&mut self, core: &mut Core, body: Body, complete: bool, more: bool) {
+        let Body { mut request, bytes, rest, max_bytes, window, .. } = body;
+        if complete {
+            request.body = Bytes::from(bytes);
+        } else {
+            let link: Arc<Link> = Arc::clone(&self.link);
+            let pipe = Arc::new(Pipe::new(bytes, core.settings.buffer_body_bytes, link));
+            request.source = Some(Arc::clone(&pipe) as _);
+            self.incoming = Some(Box::new(Incoming { pipe, rest, max_bytes, window }));
+        }
+        self.accept(core, request, more);
+    }
+
+    /// A body that nobody reads yet may have taken too long.
+    pub(super) fn ring_body(&mut self, core: &mut Core) -> Next {
+        let Stage::Body(body) = &mut self.stage else { return Next::Wait };
+        if body.until.is_some_and(|until| core.now >= until) {
+            let detail = "the body did not come in time (http.body_timeout)";
+            return self.refuse_slow(core, Reason::BodyTimeout, detail);
+        }
+        if body.window.is_too_slow(core.now) {
+            return self.refuse_slow(core, Reason::BodyRate, TOO_SLOW.detail);
+        }
+        self.set_body_due(core);
+        Next::Wait
+    }
+
+    /// A body that a handler reads may come too slowly.
+    pub(super) fn check_incoming(&mut self, core: &Core) {
+        if let Some(incoming) = &mut self.incoming
+            && incoming.window.is_too_slow(core.now)
+        {
+            incoming.pipe.refuse(TOO_SLOW);
+            self.incoming = None;
+        }
+    }
+
+    /// Answers what cannot be read, and reads nothing more.
+    fn refuse(&mut self, core: &mut Core, refusal: Refusal) {
+        core.metrics.received();
+        core.metrics.refused(refusal.fault.into());
+        log::debug!("{}: {refusal}", self.name());
+        core.encode(&problem(refusal.status, refusal.detail, &[]), Form::CLOSE);
+        self.after_answer(core, Form::CLOSE);
+    }
+}

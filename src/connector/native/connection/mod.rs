@@ -1,0 +1,608 @@
+//! One client's connection: the stages it goes through, and what each does with time, turns and news.
+//!
+//! Poller thread. A request is read whole, or as far as its handler wants it; then it is either answered here or given to a
+//! worker. Until the worker is done the connection reads nothing but the rest of that request's body, which bounds what a
+//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs`.
+
+mod input;
+mod sending;
+
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use self::input::{Body, Incoming};
+use self::sending::{Flushing, Outgoing};
+use super::files::Files;
+use super::gate::Place;
+use super::link::{Left, Link, Turn};
+use super::timers::Timer;
+use super::tls::Session;
+use super::wire::Wire;
+use super::{Id, Mailbox};
+use crate::connector::Settings;
+use crate::handler::{unavailable, waited_too_long};
+use crate::http::{Form, Request, Response, client_address, problem};
+use crate::job::{Admission, Client, Job, Service, Work};
+use crate::metrics::{Closing, Metrics, Reason};
+
+/// How long a connection that we closed is still read from while nothing comes, so that its client sees the answer and no
+/// reset (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+
+/// And how long when the client goes on sending, as nginx's `lingering_time`.
+const LINGER_MAX: Duration = Duration::from_secs(30);
+
+/// A worker ends its statement at the deadline and answers by itself; when it has not done so by this much later, the
+/// answer is given here.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// While draining: a client that was answered less than this ago may have its next request on the way and gets it
+/// answered; one that was idle for longer is closed at once.
+const DRAIN_IDLE: Duration = Duration::from_millis(500);
+
+/// A client that has not said anything yet keeps its place for this long when places are short: its request is on the way.
+const UNUSED: Duration = Duration::from_secs(1);
+
+/// What every connection of one poller uses.
+pub(super) struct Core {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) settings: Arc<Settings>,
+    service: Arc<dyn Service>,
+    pub(super) metrics: Arc<Metrics>,
+    files: Arc<Files>,
+    /// When the poller last woke up.
+    pub(super) now: Instant,
+    /// Connections that have more to read, after the others have had their turn.
+    pub(super) again: Vec<Id>,
+    /// Where reads go.
+    scratch: Vec<u8>,
+    /// What a session made of them; empty between two connections.
+    plain: Vec<u8>,
+    /// A piece of a chunked body that streams; empty between two connections.
+    decoded: Vec<u8>,
+    /// Answers that were not sent yet; empty between two connections.
+    answers: Vec<u8>,
+}
+
+pub(super) struct Connection {
+    link: Arc<Link>,
+    /// The same link as workers see it.
+    client: Arc<dyn Client>,
+    /// Kept for its drop.
+    _place: Place,
+    /// Who is at the other end, or who a trusted proxy says it speaks for. `None` on a Unix socket.
+    peer: Option<SocketAddr>,
+    session: Option<Session>,
+    /// What the client showed in the handshake.
+    certificate: Option<Bytes>,
+    stage: Stage,
+    /// Bytes that were read and not used yet. Without capacity while the connection is idle.
+    input: Vec<u8>,
+    /// How much of the head in progress was searched for its end.
+    scanned: usize,
+    /// The client has closed its side, so that reading comes to an end without another edge.
+    ended: bool,
+    /// Which request of a worker is in progress, counted from 1.
+    ticket: u64,
+    /// How many requests were read.
+    served: usize,
+    /// The rest of the body of the request that is in progress.
+    incoming: Option<Box<Incoming>>,
+    /// Since when the connection is idle.
+    idle_since: Instant,
+    /// When the stage has lasted too long.
+    due: Instant,
+    pub(super) timer: Timer,
+}
+
+/// What a connection is at.
+enum Stage {
+    /// Waits for a PROXY header.
+    Proxied,
+    /// Waits for the end of the TLS handshake.
+    Handshake { _counted: Counted },
+    /// Waits for a request's first byte.
+    Idle,
+    /// Reads a head.
+    Head,
+    /// Reads a body.
+    Body(Box<Body>),
+    /// Holds a request back until earlier answers are sent.
+    Holding(Box<Work>),
+    /// A request is in the queue or with a worker.
+    Away {
+        /// The form of an answer that is given here.
+        form: Form,
+        start_by: Instant,
+        deadline: Instant,
+    },
+    /// Writes what the socket did not take at once.
+    Flushing(Box<Flushing>),
+    /// Nothing more will be answered; reads until the client closes as well.
+    Lingering { until: Instant },
+}
+
+/// One of the handshakes in progress, counted.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the poller is to do with a connection after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Wait for an event, a worker or the stage's end.
+    Wait,
+    /// Forget it.
+    Close,
+    /// Forget it, and let the client see that what it got is not complete.
+    Reset,
+}
+
+impl Core {
+    pub(super) fn new(
+        mailbox: Arc<Mailbox>,
+        settings: Arc<Settings>,
+        service: Arc<dyn Service>,
+        metrics: Arc<Metrics>,
+        files: Arc<Files>,
+    ) -> Self {
+        Self {
+            mailbox,
+            settings,
+            service,
+            metrics,
+            files,
+            now: Instant::now(),
+            again: Vec::new(),
+            scratch: vec![0; input::READ_BYTES],
+            plain: Vec::new(),
+            decoded: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.mailbox.is_draining()
+    }
+
+    fn idle_allowance(&self) -> Duration {
+        if self.is_draining() { DRAIN_IDLE } else { self.settings.idle_timeout }
+    }
+}
+
+impl Connection {
+    /// A connection with the stage that its settings ask for first.
+    pub(super) fn new(
+        link: Arc<Link>,
+        place: Place,
+        peer: Option<SocketAddr>,
+        session: Option<Session>,
+        core: &Core,
+    ) -> Self {
+        Self {
+            client: Arc::clone(&link) as Arc<dyn Client>,
+            link,
+            _place: place,
+            peer,
+            session,
+            certificate: None,
+            stage: Stage::Idle,
+            input: Vec::new(),
+            scanned: 0,
+            ended: false,
+            ticket: 0,
+            served: 0,
+            incoming: None,
+            idle_since: core.now,
+            due: core.now + core.settings.head_timeout,
+            timer: Timer::default(),
+        }
+    }
+
+    /// What comes before the first request.
+    pub(super) fn begin(&mut self, core: &mut Core, refuse: Option<Reason>) -> Next {
+        if let Some(reason) = refuse {
+            return self.refuse_client(core, reason);
+        }
+        if core.settings.proxy.protocol {
+            let address = self.peer.map(|peer| peer.ip());
+            if !core.settings.proxy.trusted.contain(address) {
+                log::debug!("{}: is not in proxy.trusted and was closed", self.name());
+                core.metrics.closed(Closing::ProxyHeader);
+                return Next::Close;
+            }
+            self.stage = Stage::Proxied;
+            return Next::Wait;
+        }
+        self.begin_session(core)
+    }
+
+    /// The TLS handshake, or else requests.
+    fn begin_session(&mut self, core: &mut Core) -> Next {
+        if let (Some(tls), Some(_)) = (&core.settings.tls, &self.session) {
+            let counted = Counted(Arc::clone(&tls.in_progress));
+            if counted.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes {
+                core.metrics.closed(Closing::Handshake);
+                return Next::Close;
+            }
+            self.due = core.now + tls.handshake_timeout;
+            self.stage = Stage::Handshake { _counted: counted };
+        } else {
+            self.stage = Stage::Idle;
+            if core.is_draining() {
+                return self.drain(core);
+            }
+        }
+        Next::Wait
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(super) fn id(&self) -> Id {
+        self.link.id()
+    }
+
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Who it is, for the log.
+    fn name(&self) -> String {
+        self.peer.map_or_else(|| "a client on the Unix socket".to_owned(), |peer| peer.to_string())
+    }
+
+    fn wire(&mut self) -> Wire<'_> {
+        Wire::new(self.link.socket(), self.session.as_mut())
+    }
+
+    /// An event says whether the client has closed its side.
+    pub(super) fn note_end(&mut self, ended: bool) {
+        self.ended |= ended;
+    }
+
+    /// Whether a client would notice that its connection is cut off now.
+    pub(super) fn is_owed_something(&self) -> bool {
+        let answered = matches!(self.stage, Stage::Away { .. }) && self.link.turn() == Turn::Poller;
+        let silent = matches!(
+            self.stage,
+            Stage::Idle | Stage::Lingering { .. } | Stage::Proxied | Stage::Handshake { .. }
+        );
+        !answered && !silent
+    }
+
+    /// Since when the connection could be closed without anybody missing it. `None`: it could not.
+    pub(super) fn spare_since(&self, now: Instant) -> Option<Instant> {
+        match self.stage {
+            Stage::Lingering { .. } => Some(self.idle_since),
+            Stage::Idle if self.served > 0 || now >= self.idle_since + UNUSED => Some(self.idle_since),
+            Stage::Away { .. } if self.link.turn() == Turn::Poller && !self.link.has_left() => {
+                Some(self.link.answered_at())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it still is what [`spare_since`](Self::spare_since) said, and no request is in the socket.
+    pub(super) fn is_spare_since(&self, since: Instant, now: Instant) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let lingers = matches!(self.stage, Stage::Lingering { .. });
+        self.spare_since(now) == Some(since) && (lingers || self.link.socket().peek(&mut byte).is_err())
+    }
+
+    /// The server has as many clients as it takes. Whoever expects a handshake could not read an answer.
+    fn refuse_client(&mut self, core: &mut Core, reason: Reason) -> Next {
+        core.metrics.received();
+        core.metrics.refused(reason);
+        if self.session.is_some() {
+            return Next::Close;
+        }
+        let detail = match reason {
+            Reason::AddressLimit => {
+                "this address has as many connections as it may (http.max_connections_per_address)"
+            }
+            Reason::AcceptRate => "more clients came in this second than may (http.max_accept_rate)",
+            _ => "the server has as many connections as it takes (http.max_connections)",
+        };
+        self.answer_and_close(core, &unavailable(detail).to_response())
+    }
+
+    /// The connection is about to be forgotten, and with it a request that no worker was given yet.
+    pub(super) fn abandon(&mut self, core: &Core) {
+        let then = if let Stage::Flushing(flushing) = &self.stage { &flushing.then } else { &self.stage };
+        if let Stage::Holding(_) = then {
+            core.metrics.abandoned();
+        }
+        if let Some(incoming) = self.incoming.take() {
+            incoming.pipe.abandon();
+        }
+        if let Some(outbox) = self.link.outbox() {
+            outbox.give_up();
+        }
+    }
+
+    /// The server stops: an idle connection ends, now or soon; the others end with the answer they wait for.
+    pub(super) fn drain(&mut self, core: &mut Core) -> Next {
+        // A worker that has not heard of it yet gives the connection back open: that is to be noticed at once.
+        if self.link.attend() {
+            self.notice_return(core);
+        }
+        if let Stage::Idle = self.stage {
+            self.due = self.due.min(self.idle_since + DRAIN_IDLE);
+        }
+        Next::Wait
+    }
+
+    /// There is something to do: bytes, room to write, or a worker's answer.
+    pub(super) fn proceed(&mut self, core: &mut Core) -> Next {
+        if self.session.is_some() && self.wire().flush().is_err() {
+            return Next::Close;
+        }
+        if let Stage::Away { .. } = self.stage {
+            match self.link.take_left() {
+                None => self.notice_return(core),
+                Some(Left::Unsent(unsent)) => {
+                    let close = unsent.close;
+                    self.flush_later(core, Outgoing::Unsent(unsent), close);
+                }
+                Some(Left::Stream { outbox, close }) => {
+                    self.flush_later(core, Outgoing::Stream(outbox), close);
+                }
+                Some(Left::Close) => self.linger(core),
+                Some(Left::Broken) => return Next::Close,
+                Some(Left::Cut) => return Next::Reset,
+            }
+        }
+        if let Stage::Flushing(_) = self.stage {
+            let next = self.flush(core);
+            if next != Next::Wait {
+                return next;
+            }
+        }
+        if !self.input.is_empty() && self.reads_requests() {
+            let input = std::mem::take(&mut self.input);
+            let next = self.consume_kept(core, input, true);
+            if next != Next::Wait {
+                return next;
+            }
+        }
+        self.read(core)
+    }
+
+    /// There is something to do while it is a worker's turn: room for a streamed answer, or bytes of a body.
+    pub(super) fn assist(&mut self, core: &mut Core) -> Next {
+        if self.link.turn() == Turn::Streaming
+            && let Some(outbox) = self.link.outbox()
+        {
+            // A failure is in the outbox, where the worker finds it and ends the connection.
+            drop(outbox.flush(&mut self.wire(), &mut 0));
+        }
+        if self.incoming.is_some() { self.read(core) } else { Next::Wait }
+    }
+
+    /// The stage's time may be over.
+    pub(super) fn ring(&mut self, core: &mut Core) -> Next {
+        if core.now < self.due {
+            return Next::Wait;
+        }
+        match &self.stage {
+            Stage::Idle => {
+                if !core.is_draining() {
+                    core.metrics.closed(Closing::Idle);
+                }
+                self.linger(core);
+                Next::Wait
+            }
+            Stage::Head => {
+                let detail = "the head did not come in time (http.head_timeout)";
+                self.refuse_slow(core, Reason::HeadTimeout, detail)
+            }
+            Stage::Body(_) => self.ring_body(core),
+            &Stage::Away { form, start_by, deadline } => self.ring_away(core, form, start_by, deadline),
+            Stage::Flushing(_) => {
+                core.metrics.closed(Closing::WriteTimeout);
+                Next::Reset
+            }
+            Stage::Handshake { .. } => {
+                core.metrics.closed(Closing::Handshake);
+                Next::Close
+            }
+            Stage::Proxied => {
+                core.metrics.closed(Closing::ProxyHeader);
+                Next::Close
+            }
+            Stage::Holding(_) | Stage::Lingering { .. } => Next::Close,
+        }
+    }
+
+    /// A request did not come in time.
+    fn refuse_slow(&mut self, core: &mut Core, reason: Reason, detail: &str) -> Next {
+        core.metrics.received();
+        core.metrics.refused(reason);
+        self.answer_and_close(core, &problem(StatusCode::REQUEST_TIMEOUT, detail, &[]))
+    }
+
+    /// A request has been away until its time to start, until its deadline, or until its body should have brought more.
+    fn ring_away(&mut self, core: &mut Core, form: Form, start_by: Instant, deadline: Instant) -> Next {
+        match self.link.turn() {
+            Turn::Poller => return self.proceed(core),
+            Turn::Queued if core.now >= start_by && self.link.take_back(Turn::Queued) => {
+                core.metrics.refused(Reason::QueueWait);
+                return self.answer_instead(core, &waited_too_long().to_response(), form);
+            }
+            Turn::Running if core.now >= deadline + GRACE && self.link.take_back(Turn::Running) => {
+                core.metrics.refused(Reason::Deadline);
+                let detail = "the request took longer than its deadline";
+                let response = problem(StatusCode::GATEWAY_TIMEOUT, detail, &[]);
+                return self.answer_instead(core, &response, Form { keep_alive: false, ..form });
+            }
+            // Its head says 200 already: only the end of the connection can say otherwise.
+            Turn::Streaming if core.now >= deadline + GRACE && self.link.take_back(Turn::Streaming) => {
+                core.metrics.refused(Reason::Deadline);
+                return Next::Reset;
+            }
+            Turn::Queued | Turn::Running | Turn::Streaming => self.check_incoming(core),
+            // Writing never waits, so the worker is about to be done.
+            Turn::Writing => {
+                self.due = core.now + Duration::from_millis(1);
+                return Next::Wait;
+            }
+        }
+        self.set_away_due(core);
+        Next::Wait
+    }
+
+    /// When a connection whose request is away is to be looked at again.
+    fn set_away_due(&mut self, core: &Core) {
+        let Stage::Away { start_by, deadline, .. } = self.stage else { return };
+        let answered = if self.link.turn() == Turn::Queued { start_by } else { deadline + GRACE };
+        let body = self.incoming.as_ref().and_then(|incoming| incoming.window.end());
+        // A worker that answers tells nobody, so its connection may be idle from now on.
+        let idle = core.now + core.idle_allowance();
+        self.due = body.map_or(idle, |body| body.min(idle)).min(answered);
+    }
+
+    /// Answers for the worker, and goes on with what came meanwhile.
+    fn answer_instead(&mut self, core: &mut Core, response: &Response, mut form: Form) -> Next {
+        form.keep_alive &= !core.is_draining() && self.incoming.is_none();
+        if let Some(incoming) = self.incoming.take() {
+            incoming.pipe.abandon();
+        }
+        core.encode(response, form);
+        self.after_answer(core, form);
+        let next = self.send_answers(core);
+        if next == Next::Wait { self.proceed(core) } else { next }
+    }
+
+    fn answer_and_close(&mut self, core: &mut Core, response: &Response) -> Next {
+        core.encode(response, Form::CLOSE);
+        self.after_answer(core, Form::CLOSE);
+        self.send_answers(core)
+    }
+
+    /// If a worker has answered and left nothing to do, the connection is idle again since then.
+    fn notice_return(&mut self, core: &Core) {
+        if matches!(self.stage, Stage::Away { .. })
+            && self.link.turn() == Turn::Poller
+            && !self.link.has_left()
+        {
+            self.incoming = None;
+            self.stage = Stage::Idle;
+            self.idle_since = self.link.answered_at();
+            self.due = self.idle_since + core.idle_allowance();
+        }
+    }
+
+    /// A request is complete, or as complete as its handler wants it: it is answered here, or given to a worker. `more`: the
+    /// next one may be there already.
+    fn accept(&mut self, core: &mut Core, mut request: Request, more: bool) {
+        core.metrics.received();
+        self.served += 1;
+        if core.settings.max_requests_per_connection.is_some_and(|max| self.served >= max)
+            && request.keep_alive
+        {
+            core.metrics.closed(Closing::RequestLimit);
+            request.keep_alive = false;
+        }
+        request.peer = self.peer;
+        request.client = self.client_of(core, &request);
+        request.client_certificate.clone_from(&self.certificate);
+        let mut form = request.form();
+        form.keep_alive &= !core.is_draining();
+        match core.service.accept(request) {
+            Admission::Answered(response) => {
+                core.metrics.answered();
+                self.answered(core, response, form);
+            }
+            Admission::Work(work) => {
+                if let Some(incoming) = &self.incoming {
+                    incoming.pipe.limit_to(work.deadline);
+                }
+                // Answers go out in the order of their requests, so earlier ones leave first.
+                if core.answers.is_empty() {
+                    self.give(core, work, more);
+                } else {
+                    self.stage = Stage::Holding(Box::new(work));
+                }
+            }
+        }
+    }
+
+    /// Who the client is: whom a trusted proxy names, or whoever is at the other end.
+    fn client_of(&self, core: &Core, request: &Request) -> Option<IpAddr> {
+        let (peer, proxy) = (self.peer.map(|peer| peer.ip()), &core.settings.proxy);
+        if proxy.trusted.is_empty() {
+            return peer;
+        }
+        client_address(request, peer, &proxy.trusted, proxy.header)
+    }
+
+    /// Gives the connection to a worker, together with its request.
+    fn give(&mut self, core: &mut Core, work: Work, more: bool) {
+        let Work { request, handler, start_by, deadline } = work;
+        let form = request.form();
+        self.ticket += 1;
+        let more = more || self.ended || self.incoming.is_some();
+        self.link.give(self.ticket, more);
+        self.stage = Stage::Away { form, start_by: start_by.instant(), deadline: deadline.instant() };
+        self.set_away_due(core);
+        let (client, ticket) = (Arc::clone(&self.client), self.ticket);
+        if let Err(response) =
+            core.service.enqueue(Job { request, handler, start_by, deadline, client, ticket })
+        {
+            // Nobody else has the job, so it is in its turn still.
+            self.link.take_back(Turn::Queued);
+            self.incoming = None;
+            core.metrics.refused(Reason::QueueFull);
+            let keep_alive = form.keep_alive && !core.is_draining();
+            self.answered(core, response, Form { keep_alive, ..form });
+        }
+    }
+
+    /// A piece of the file that is being sent has been read.
+    pub(super) fn add_piece(&mut self, core: &mut Core, piece: std::io::Result<Bytes>) -> Next {
+        match (&mut self.stage, piece) {
+            (Stage::Flushing(flushing), Ok(piece)) => {
+                flushing.add_piece(piece);
+                self.due = core.now + core.settings.write_timeout;
+                self.proceed(core)
+            }
+            (_, Err(error)) => {
+                log::warn!("{}: the file cannot be read: {error}", self.name());
+                Next::Reset
+            }
+            (_, Ok(_)) => Next::Wait,
+        }
+    }
+
+    /// Nothing more is sent; what still comes is read and dropped until the client closes as well.
+    fn linger(&mut self, core: &Core) {
+        self.input = Vec::new();
+        if let Some(session) = &mut self.session {
+            session.close();
+            // What cannot be sent now will not be: the client has its whole answer.
+            drop(session.flush(&mut self.link.socket()));
+        }
+        self.link.shutdown(Shutdown::Write);
+        let max = if core.is_draining() { LINGER } else { LINGER_MAX };
+        self.stage = Stage::Lingering { until: core.now + max };
+        self.due = core.now + LINGER;
+    }
+
+    /// Waits for the next request.
+    fn idle(&mut self, core: &Core) {
+        self.stage = Stage::Idle;
+        self.idle_since = core.now;
+        self.due = core.now + core.idle_allowance();
+    }
+}

@@ -1,0 +1,146 @@
+//! Sending: answers made on the poller, and what a worker or a file left to be sent. Poller thread.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Connection, Core, Next, Stage};
+use crate::connector::native::output::{Flushed, Outbox, Unsent};
+use crate::http::{Body, Form, Response, encode_head};
+
+/// A client that has taken this much more of its answer has its whole `http.write_timeout` again.
+const QUANTUM: usize = 64 * 1024;
+
+/// An answer on its way, and what comes after it.
+pub(super) struct Flushing {
+    outgoing: Outgoing,
+    pub(super) then: Stage,
+    /// Bytes since the client last had its time anew.
+    moved: usize,
+    /// A piece of the file is being read.
+    asked: bool,
+}
+
+pub(super) enum Outgoing {
+    Unsent(Unsent),
+    Stream(Arc<Outbox>),
+}
+
+impl Flushing {
+    pub(super) fn add_piece(&mut self, piece: Bytes) {
+        self.asked = false;
+        if let Outgoing::Unsent(unsent) = &mut self.outgoing {
+            unsent.add_piece(piece);
+        }
+    }
+}
+
+impl Core {
+    /// Appends a response that is in memory to the answers.
+    pub(super) fn encode(&mut self, response: &Response, form: Form) {
+        if encode_head(response, form, &mut self.answers) {
+            self.answers.extend_from_slice(response.body());
+        }
+    }
+}
+
+impl Connection {
+    /// Answers on the poller.
+    pub(super) fn answered(&mut self, core: &mut Core, mut response: Response, form: Form) {
+        if let Body::File(_) = response.body {
+            let with_body = encode_head(&response, form, &mut core.answers);
+            self.after_answer(core, form);
+            if with_body {
+                let body = std::mem::replace(&mut response.body, Body::Bytes(Bytes::new()));
+                let unsent = Unsent::of(std::mem::take(&mut core.answers), body, !form.keep_alive);
+                self.flush_later(core, Outgoing::Unsent(unsent), !form.keep_alive);
+            }
+            return;
+        }
+        core.encode(&response, form);
+        self.after_answer(core, form);
+    }
+
+    /// What comes after an answer: the next request, or the end.
+    pub(super) fn after_answer(&mut self, core: &Core, form: Form) {
+        self.stage = if form.keep_alive { Stage::Idle } else { Stage::Lingering { until: core.now } };
+    }
+
+    /// Something is left to send; the stage after it follows by itself.
+    pub(super) fn flush_later(&mut self, core: &Core, outgoing: Outgoing, close: bool) {
+        self.incoming = None;
+        let then = if close { Stage::Lingering { until: core.now } } else { Stage::Idle };
+        self.stage = Stage::Flushing(Box::new(Flushing { outgoing, then, moved: 0, asked: false }));
+        self.due = core.now + core.settings.write_timeout;
+    }
+
+    /// Sends the answers made so far; the stage that was reached comes after them.
+    pub(super) fn send_answers(&mut self, core: &mut Core) -> Next {
+        if core.answers.is_empty() {
+            return if let Stage::Flushing(_) = self.stage { self.flush(core) } else { Next::Wait };
+        }
+        let mut unsent = Unsent::new(std::mem::take(&mut core.answers), Bytes::new(), false);
+        match unsent.flush(&mut self.wire(), &mut 0) {
+            Ok(Flushed::All) => {
+                core.answers = unsent.into_buffer();
+                self.settle(core)
+            }
+            Ok(_) => {
+                let then = std::mem::replace(&mut self.stage, Stage::Idle);
+                let outgoing = Outgoing::Unsent(unsent);
+                self.stage = Stage::Flushing(Box::new(Flushing { outgoing, then, moved: 0, asked: false }));
+                self.due = core.now + core.settings.write_timeout;
+                Next::Wait
+            }
+            Err(_) => Next::Close,
+        }
+    }
+
+    /// Goes on sending; the stage after it is entered when all is sent.
+    pub(super) fn flush(&mut self, core: &mut Core) -> Next {
+        let Self { stage: Stage::Flushing(flushing), link, session, .. } = self else { return Next::Wait };
+        let mut wire = super::Wire::new(link.socket(), session.as_mut());
+        let flushed = match &mut flushing.outgoing {
+            Outgoing::Unsent(unsent) => unsent.flush(&mut wire, &mut flushing.moved),
+            Outgoing::Stream(outbox) => outbox.flush(&mut wire, &mut flushing.moved),
+        };
+        if flushing.moved >= QUANTUM {
+            flushing.moved = 0;
+            self.due = core.now + core.settings.write_timeout;
+        }
+        match flushed {
+            Ok(Flushed::Blocked) => Next::Wait,
+            Ok(Flushed::NeedsPiece) => {
+                let Outgoing::Unsent(unsent) = &flushing.outgoing else { return Next::Wait };
+                if let Some(piece) = unsent.next_piece().filter(|_| !flushing.asked) {
+                    flushing.asked = true;
+                    core.files.ask(piece, link.id(), &core.mailbox);
+                }
+                Next::Wait
+            }
+            Ok(Flushed::All) => {
+                self.stage = std::mem::replace(&mut flushing.then, Stage::Idle);
+                self.settle(core)
+            }
+            Err(_) => Next::Close,
+        }
+    }
+
+    /// All answers are sent: the stage that came after them begins. Its time begins here: sending has spent from its own.
+    fn settle(&mut self, core: &mut Core) -> Next {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Holding(work) => {
+                // More may have been read behind it: the worker's return is to be noticed.
+                self.give(core, *work, true);
+                return self.send_answers(core);
+            }
+            Stage::Idle => self.idle(core),
+            Stage::Lingering { .. } => self.linger(core),
+            Stage::Head => self.enter_head(core),
+            Stage::Body(body) => self.enter_body(core, body),
+            // It has its own time, or none.
+            stage => self.stage = stage,
+        }
+        Next::Wait
+    }
+}

@@ -1,0 +1,190 @@
+//! Who may come in: how many connections there are, in all and of one address, and how fast new ones come.
+//!
+//! The acceptor asks; a connection holds its place until it is dropped, on whatever thread.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+
+use crate::connector::Settings;
+use crate::http::Networks;
+use crate::metrics::{Metrics, Reason};
+
+#[derive(Debug)]
+pub(super) struct Gate {
+    metrics: Arc<Metrics>,
+    max_connections: usize,
+    max_per_address: Option<usize>,
+    /// Proxies: their connections are many clients', so no address of theirs is counted.
+    trusted: Networks,
+    /// Connections by address; kept only where they are limited.
+    addresses: Mutex<HashMap<IpAddr, usize>>,
+    rate: Option<Mutex<Rate>>,
+    /// The acceptor waits for a place.
+    awaited: AtomicBool,
+    /// Brings the acceptor then.
+    waker: OnceLock<Waker>,
+}
+
+/// A connection's place, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    gate: Arc<Gate>,
+    address: Option<IpAddr>,
+}
+
+/// A token bucket that holds a second's worth of connections.
+#[derive(Debug)]
+struct Rate {
+    a_second: f64,
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Rate {
+    fn new(a_second: usize) -> Self {
+        // A count of connections is far below where a float loses integers.
+        #[expect(clippy::cast_precision_loss, reason = "see above")]
+        let a_second = a_second as f64;
+        Self { a_second, tokens: a_second, filled: Instant::now() }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let earned = now.duration_since(self.filled).as_secs_f64() * self.a_second;
+        self.tokens = (self.tokens + earned).min(self.a_second);
+        self.filled = now;
+        let enough = self.tokens >= 1.0;
+        self.tokens -= if enough { 1.0 } else { 0.0 };
+        enough
+    }
+}
+
+impl Gate {
+    pub(super) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            max_connections: settings.max_connections,
+            max_per_address: settings.max_connections_per_address,
+            trusted: settings.proxy.trusted.clone(),
+            addresses: Mutex::default(),
+            rate: settings.max_accept_rate.map(|rate| Mutex::new(Rate::new(rate))),
+            awaited: AtomicBool::new(false),
+            waker: OnceLock::new(),
+        }
+    }
+
+    /// How many connections there are beyond the limit.
+    pub(super) fn excess(&self) -> usize {
+        self.metrics.open_connections().saturating_sub(self.max_connections)
+    }
+
+    /// Gives a newcomer its place, and says why it is not to be served, if so.
+    pub(super) fn enter(self: &Arc<Self>, peer: Option<IpAddr>) -> (Place, Option<Reason>) {
+        let full = self.metrics.open_connections() >= self.max_connections;
+        self.metrics.connected();
+        let too_fast = self
+            .rate
+            .as_ref()
+            .is_some_and(|rate| !rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()));
+        let (address, crowded) = self.count(peer);
+        let reason = match (too_fast, crowded, full) {
+            (true, ..) => Some(Reason::AcceptRate),
+            (_, true, _) => Some(Reason::AddressLimit),
+            (.., true) => Some(Reason::ConnectionLimit),
+            _ => None,
+        };
+        (Place { gate: Arc::clone(self), address }, reason)
+    }
+
+    /// Counts an address, where that is asked for; whether it has too many connections with this one.
+    fn count(&self, peer: Option<IpAddr>) -> (Option<IpAddr>, bool) {
+        let (Some(limit), Some(peer)) = (self.max_per_address, peer) else { return (None, false) };
+        if self.trusted.contain(Some(peer)) {
+            return (None, false);
+        }
+        let address = accountable(peer);
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = addresses.entry(address).or_default();
+        *count += 1;
+        (Some(address), *count > limit)
+    }
+
+    /// What wakes the acceptor when a place is free again after [`await_place`](Self::await_place).
+    pub(super) fn wake_by(&self, waker: Waker) {
+        // Set once, by the acceptor.
+        let _ = self.waker.set(waker);
+    }
+
+    /// The acceptor stops until a place is free.
+    pub(super) fn await_place(&self) {
+        self.awaited.store(true, Ordering::SeqCst);
+    }
+
+    /// Wakes the acceptor, for whatever reason.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.get()
+            && let Err(error) = waker.wake()
+        {
+            log::error!("the acceptor cannot be woken: {error}");
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let gate = &self.gate;
+        gate.metrics.disconnected();
+        if let Some(address) = self.address {
+            let mut addresses = gate.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(count) = addresses.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    addresses.remove(&address);
+                }
+            }
+        }
+        if gate.awaited.load(Ordering::SeqCst) && gate.awaited.swap(false, Ordering::SeqCst) {
+            gate.wake();
+        }
+    }
+}
+
+/// What counts as one address: whoever has an IPv6 address has the 2^64 beside it (RFC 6177).
+fn accountable(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// How long a newcomer that must wait for a place is left waiting at most before another look.
+pub(super) const LONGEST_AWAIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_gives_a_seconds_worth_at_once_and_refills() {
+        let mut rate = Rate::new(10);
+        let start = rate.filled;
+        assert_eq!((0..20).filter(|_| rate.take(start)).count(), 10);
+        let later = start + Duration::from_millis(500);
+        assert_eq!((0..20).filter(|_| rate.take(later)).count(), 5);
+        let much_later = start + Duration::from_secs(60);
+        assert_eq!((0..20).filter(|_| rate.take(much_later)).count(), 10);
+    }
+
+    #[test]
+    fn an_ipv6_address_counts_by_its_network() {
+        let address = |text: &str| accountable(text.parse().expect("an address"));
+        assert_eq!(address("2001:db8:1:2:3:4:5:6"), address("2001:db8:1:2::1"));
+        assert_ne!(address("2001:db8:1:2::1"), address("2001:db8:1:3::1"));
+        assert_eq!(address("::ffff:10.0.0.1"), address("10.0.0.1"));
+        assert_ne!(address("10.0.0.2"), address("10.0.0.1"));
+    }
+}

@@ -1,0 +1,144 @@
+//! A request's body on its way from the poller, which reads it from the socket, to the worker, whose handler reads it here.
+//!
+//! It holds little more than its limit: while it is full the poller reads nothing, and TCP tells the client.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use http::StatusCode;
+
+use super::link::Link;
+use crate::deadline::Deadline;
+use crate::http::{Refusal, Source};
+
+#[derive(Debug)]
+pub(super) struct Pipe {
+    state: Mutex<State>,
+    filled: Condvar,
+    limit: usize,
+    /// Known once the request is routed, which is before anybody reads.
+    deadline: OnceLock<Deadline>,
+    link: Arc<Link>,
+}
+
+#[derive(Debug)]
+struct State {
+    bytes: VecDeque<u8>,
+    end: End,
+    /// The poller has stopped reading, and is to be told when there is room.
+    paused: bool,
+}
+
+/// How the body ends after what is in the pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Not yet.
+    Coming,
+    /// It is complete.
+    Complete,
+    /// It is refused.
+    Refused(Refusal),
+    /// The client has left.
+    Gone,
+}
+
+impl Pipe {
+    /// A pipe that begins with these bytes.
+    pub(super) fn new(bytes: Vec<u8>, limit: usize, link: Arc<Link>) -> Self {
+        let state = State { bytes: bytes.into(), end: End::Coming, paused: false };
+        Self { state: Mutex::new(state), filled: Condvar::new(), limit, deadline: OnceLock::new(), link }
+    }
+
+    /// Poller: until when the handler may wait for the client.
+    pub(super) fn limit_to(&self, deadline: Deadline) {
+        // Set once, by who routes the request.
+        let _ = self.deadline.set(deadline);
+    }
+
+    /// Poller: adds bytes.
+    pub(super) fn put(&self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.lock().bytes.extend(bytes);
+            self.filled.notify_one();
+        }
+    }
+
+    /// Poller: whether to read on. If not, it is told when to.
+    pub(super) fn has_room(&self) -> bool {
+        let mut state = self.lock();
+        state.paused = state.bytes.len() >= self.limit;
+        !state.paused
+    }
+
+    /// Poller: the body is complete.
+    pub(super) fn complete(&self) {
+        self.end(End::Complete);
+    }
+
+    /// Poller: the body will not be complete, by its client's fault.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        self.end(End::Refused(refusal));
+    }
+
+    /// Poller: the client has left.
+    pub(super) fn abandon(&self) {
+        self.end(End::Gone);
+    }
+
+    fn end(&self, end: End) {
+        let mut state = self.lock();
+        if state.end == End::Coming {
+            state.end = end;
+        }
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source for Pipe {
+    fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.lock();
+        while state.bytes.is_empty() && state.end == End::Coming {
+            let left = self.deadline.get().map(|deadline| deadline.left()).unwrap_or_default();
+            if left.is_zero() {
+                let refusal = Refusal::new(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "the request's deadline passed before its body was complete",
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, refusal));
+            }
+            state = self.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if state.bytes.is_empty() {
+            return match state.end {
+                End::Coming | End::Complete => Ok(0),
+                End::Refused(refusal) => Err(io::Error::other(refusal)),
+                End::Gone => Err(io::ErrorKind::ConnectionAborted.into()),
+            };
+        }
+        let read = state.bytes.read(into)?;
+        let resume = state.paused && state.bytes.len() <= self.limit / 2;
+        state.paused &= !resume;
+        drop(state);
+        if resume {
+            self.link.tell_poller();
+        }
+        Ok(read)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.lock().end == End::Complete
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        match self.lock().end {
+            End::Refused(refusal) => Some(refusal),
+            End::Coming | End::Complete | End::Gone => None,
+        }
+    }
+}

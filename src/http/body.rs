@@ -1,0 +1,162 @@
+//! Bodies that are not bytes in memory: a request's that is still coming, an answer's that is written piece by piece.
+//!
+//! Worker thread, on this side; who brings and takes the bytes is the connector's business.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+
+use super::Refusal;
+
+/// Where the rest of a request's body comes from.
+pub trait Source: Send + Sync + fmt::Debug {
+    /// Reads some of it; 0 at its end. Waits for the client, but not past the request's deadline.
+    ///
+    /// # Errors
+    /// [`Refusal`] inside of the error where the client is to be told of it: it sends too slowly (408), too much (413),
+    /// or no proper body (400). Another error means that the client has left.
+    fn read(&self, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether all of it has come from the client, be it read or not.
+    fn is_complete(&self) -> bool;
+
+    /// Why it came to no good end, if it did.
+    fn refusal(&self) -> Option<Refusal>;
+}
+
+/// A request's body as a stream; see [`Request::reader`](super::Request::reader).
+#[derive(Debug)]
+pub struct BodyReader<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) source: Option<&'a dyn Source>,
+}
+
+impl Read for BodyReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self.source {
+            Some(source) => source.read(into),
+            None => self.bytes.read(into),
+        }
+    }
+}
+
+/// Where an answer's pieces go.
+pub trait Sink {
+    /// Takes all of `bytes`. Waits for a client that reads slowly, but not past the request's deadline.
+    ///
+    /// # Errors
+    /// The client has left, or the deadline has passed.
+    fn send(&self, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// What a streamed answer is written to; see [`Response::stream`](super::Response::stream).
+///
+/// Collects up to 16 KiB before it sends anything, so that many small writes make few chunks; [`Write::flush`] sends
+/// what there is.
+pub struct BodyWriter<'a> {
+    sink: &'a dyn Sink,
+    /// Room for the line with the chunk's size, then what was written.
+    buffer: Vec<u8>,
+    chunked: bool,
+}
+
+/// A chunk's bytes at most: what one write to a socket is likely to take.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// `4000\r\n`, the longest line before a chunk of that many bytes.
+const SIZE_LINE_BYTES: usize = 6;
+
+impl<'a> BodyWriter<'a> {
+    /// Writes to `sink`; in the chunked coding (RFC 9112 section 7.1) unless the connection's end is the body's.
+    pub(crate) fn new(sink: &'a dyn Sink, chunked: bool) -> Self {
+        let mut buffer = Vec::with_capacity(SIZE_LINE_BYTES + CHUNK_BYTES + 2);
+        buffer.resize(SIZE_LINE_BYTES, 0);
+        Self { sink, buffer, chunked }
+    }
+
+    /// Sends what is left and the body's end.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.flush()?;
+        if self.chunked { self.sink.send(b"0\r\n\r\n") } else { Ok(()) }
+    }
+}
+
+impl Write for BodyWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = SIZE_LINE_BYTES + CHUNK_BYTES - self.buffer.len();
+        let taken = bytes.len().min(room);
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if taken == room {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let length = self.buffer.len() - SIZE_LINE_BYTES;
+        if length == 0 {
+            return Ok(());
+        }
+        let mut start = SIZE_LINE_BYTES;
+        if self.chunked {
+            let line = format!("{length:x}\r\n");
+            start -= line.len();
+            self.buffer[start..SIZE_LINE_BYTES].copy_from_slice(line.as_bytes());
+            self.buffer.extend_from_slice(b"\r\n");
+        }
+        let sent = self.sink.send(&self.buffer[start..]);
+        self.buffer.truncate(SIZE_LINE_BYTES);
+        sent
+    }
+}
+
+impl fmt::Debug for BodyWriter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyWriter").field("chunked", &self.chunked).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::super::Decoder;
+    use super::*;
+
+    #[derive(Default)]
+    struct Collected(RefCell<Vec<Vec<u8>>>);
+
+    impl Sink for Collected {
+        fn send(&self, bytes: &[u8]) -> io::Result<()> {
+            self.0.borrow_mut().push(bytes.to_vec());
+            Ok(())
+        }
+    }
+
+    fn written(pieces: &[&[u8]], chunked: bool) -> Vec<Vec<u8>> {
+        let sink = Collected::default();
+        let mut writer = BodyWriter::new(&sink, chunked);
+        for piece in pieces {
+            writer.write_all(piece).expect("a vector takes all");
+        }
+        writer.finish().expect("a vector takes all");
+        sink.0.into_inner()
+    }
+
+    #[test]
+    fn small_writes_become_one_chunk() {
+        let sent = written(&[b"hello", b", ", b"world"], true);
+        assert_eq!(sent, [b"c\r\nhello, world\r\n".to_vec(), b"0\r\n\r\n".to_vec()]);
+        assert_eq!(written(&[b"hello", b"!"], false), [b"hello!".to_vec()]);
+        assert_eq!(written(&[], true), [b"0\r\n\r\n".to_vec()]);
+    }
+
+    #[test]
+    fn what_was_written_is_what_is_decoded() {
+        let body: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let pieces: Vec<&[u8]> = body.chunks(7001).collect();
+        let wire = written(&pieces, true).concat();
+        let (mut decoder, mut decoded) = (Decoder::default(), Vec::new());
+        assert_eq!(decoder.decode(&wire, &mut decoded, body.len()), Ok(wire.len()));
+        assert!(decoder.is_done() && decoded == body);
+    }
+}
