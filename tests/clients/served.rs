@@ -1,0 +1,187 @@
+//! The server that all these clients talk to.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use wharf::config::Config;
+use wharf::connector::Drained;
+use wharf::handler::{Context, Error, Handler};
+use wharf::http::{Request, Response};
+use wharf::metrics::Metrics;
+use wharf::server::{Running, Server};
+
+use super::known;
+use super::support::PATIENCE;
+
+/// What `GET /large` answers; more than any socket's buffers take at once.
+pub(crate) const LARGE: usize = 10 << 20;
+
+/// The limit of bodies, unless a test sets another.
+pub(crate) const BODY_LIMIT: usize = 16 << 20;
+
+/// How the body of a request to `/echo` came: `length` or `chunked`.
+pub(crate) const FRAMING: HeaderName = HeaderName::from_static("x-framing");
+
+/// A running server.
+///
+/// - `GET /path/{*rest}`: path and query
+/// - `POST /echo`: the body, and [`FRAMING`]
+/// - `PUT /known`: whether the body is the known content
+/// - `GET /large`: [`LARGE`] bytes of it
+/// - `GET /nothing`: 204
+/// - `GET /gate`: waits until [`Served::open_gate`]
+/// - `GET /immediate`: answered without a worker
+pub(crate) struct Served {
+    running: Running,
+    peers: Peers,
+    gate: Sender<()>,
+}
+
+impl Served {
+    pub(crate) fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// With a configuration changed by `change`.
+    pub(crate) fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        listen_on_a_free_port(&mut config);
+        config.server.workers = Some(4);
+        config.http.max_body_bytes = BODY_LIMIT;
+        // On a busy machine a request may wait for long; here that is no fault.
+        config.queue.max_wait = PATIENCE;
+        config.server.deadline = PATIENCE;
+        // What a client leaves behind must go because it has left, and not because its time is over.
+        config.http.body_timeout = PATIENCE * 2;
+        config.http.write_timeout = PATIENCE * 2;
+        change(&mut config);
+        let peers = Peers::default();
+        let kept = |answer| peers.clone().kept_by(answer);
+        let (of_immediate, immediate) = (peers.clone(), Response::text("immediate"));
+        let (gate, opened) = unbounded();
+        let server = Server::new(config).expect("no database to open");
+        let server = server.get("/path/{*rest}", kept(path)).get("/nothing", kept(nothing));
+        let server = server.post("/echo", kept(echo)).route(Method::PUT, "/known", kept(is_known));
+        let server = server.get("/large", kept(large)).get("/gate", gated(opened));
+        let server = server.get_immediate("/immediate", move |request| {
+            of_immediate.keep(request);
+            immediate.clone()
+        });
+        Self { running: server.start().expect("a free port"), peers, gate }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.running.address()
+    }
+
+    /// The URL of a path that begins with `/`.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address())
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        self.running.metrics()
+    }
+
+    /// Over how many connections the requests came so far, all but those to `/gate`.
+    pub(crate) fn connections(&self) -> usize {
+        self.peers.set().len()
+    }
+
+    /// Lets one request to `/gate` through, now or when it comes.
+    pub(crate) fn open_gate(&self) {
+        self.gate.send(()).expect("the handler exists");
+    }
+
+    /// Waits until every request has come to its end, whichever that is.
+    pub(crate) fn wait_until_none_is_left(&self) {
+        let metrics = self.metrics();
+        wait_until(
+            || metrics.requests() == metrics.finished(),
+            || format!("{} requests: {metrics}", metrics.requests()),
+        );
+    }
+
+    /// The clients have ended: nothing of them is left, and the server stops at once.
+    pub(crate) fn finish(self) {
+        let metrics = self.metrics();
+        wait_until(
+            || metrics.open_connections() == 0,
+            || format!("{} connections stay", metrics.open_connections()),
+        );
+        self.wait_until_none_is_left();
+        assert_eq!(self.running.drain(), Drained::Complete);
+    }
+}
+
+/// The one line that knows what an address is in a configuration.
+fn listen_on_a_free_port(config: &mut Config) {
+    config.server.listen.set_port(0);
+}
+
+/// Waits with a limit; `state` says what there is instead.
+pub(crate) fn wait_until(holds: impl Fn() -> bool, state: impl Fn() -> String) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "{}", state());
+        thread::yield_now();
+    }
+}
+
+/// The addresses of those who connected: each connection has a port of its own.
+#[derive(Clone, Default)]
+struct Peers(Arc<Mutex<HashSet<SocketAddr>>>);
+
+impl Peers {
+    fn set(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
+        self.0.lock().expect("no thread panics while it holds the set")
+    }
+
+    fn keep(&self, request: &Request) {
+        self.set().insert(request.peer().expect("the native connector knows its clients"));
+    }
+
+    /// A handler that keeps the peer before it answers.
+    fn kept_by(self, answer: fn(&Request) -> Response) -> impl Handler {
+        move |request: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
+            self.keep(request);
+            Ok(answer(request))
+        }
+    }
+}
+
+fn gated(opened: Receiver<()>) -> impl Handler {
+    move |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
+        opened.recv_timeout(PATIENCE)?;
+        Ok(Response::text("through"))
+    }
+}
+
+fn path(request: &Request) -> Response {
+    Response::text(format!("{}?{}", request.path(), request.query()))
+}
+
+fn nothing(_: &Request) -> Response {
+    Response::empty(StatusCode::NO_CONTENT)
+}
+
+fn echo(request: &Request) -> Response {
+    let framing = if request.header("transfer-encoding").is_some() { "chunked" } else { "length" };
+    let answer = Response::new(StatusCode::OK, "application/octet-stream", request.body().clone());
+    answer.with_header(FRAMING, HeaderValue::from_static(framing))
+}
+
+fn is_known(request: &Request) -> Response {
+    let is_known = known::is_at(0, request.body());
+    Response::text(format!("{} bytes, known: {is_known}", request.body().len()))
+}
+
+fn large(_: &Request) -> Response {
+    Response::new(StatusCode::OK, "application/octet-stream", known::bytes(LARGE))
+}
