@@ -10,7 +10,7 @@ use super::{known, support};
 const ASKS_FIRST: usize = (1 << 20) + 1;
 
 /// What `-T` sends.
-const UPLOAD: usize = 12 << 20;
+const UPLOAD: usize = 1 << 30;
 
 /// What [`send_too_much`] sends; more than any socket's buffers take at once.
 pub(crate) const TOO_MUCH: usize = 10 << 20;

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use wharf::config::ForwardedBy;
+
 use super::curl;
 use super::proxy::{ALIVE, Proxy};
 use super::served::{Served, wait_until};
+use super::support::Client;
 use super::traffic::{self, REQUESTS};
 
 /// `OPTIONS * HTTP/1.0` without any header.
@@ -91,6 +94,28 @@ fn haproxy_finds_wharf_dead_when_it_refuses() {
     wait_until(|| !is_up(&haproxy), || "404 passes for health".into());
     drop(haproxy);
     server.finish();
+}
+
+#[test]
+fn the_client_behind_haproxy_is_known_by_each_way_it_can_tell() {
+    for (options, header) in [
+        ("send-proxy", ForwardedBy::Nothing),
+        ("send-proxy-v2", ForwardedBy::Nothing),
+        ("", ForwardedBy::XForwardedFor),
+    ] {
+        let server = Served::start_with(|config| {
+            config.proxy.trusted = "127.0.0.1".parse().expect("an address");
+            config.proxy.protocol = !options.is_empty();
+            config.proxy.header = header;
+        });
+        let haproxy = in_front_of(&server, &format!("{ASKS_OPTIONS}\n    option forwardfor"), options);
+        // A loopback address that is not the trusted one.
+        let mut client = Client::connect_from("127.0.0.9", haproxy.address());
+        client.request("GET", "/client", &[("X-Forwarded-For", "192.0.2.1")], "");
+        assert_eq!(client.answer().text(), "127.0.0.9", "{options:?} {header:?}");
+        drop((client, haproxy));
+        server.finish();
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The server that all these clients talk to.
 
 use std::collections::HashSet;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -11,7 +12,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use wharf::config::Config;
 use wharf::connector::Drained;
-use wharf::handler::{Context, Error, Handler};
+use wharf::handler::{Context, Error, Handler, streaming};
 use wharf::http::{Request, Response};
 use wharf::metrics::Metrics;
 use wharf::server::{Running, Server};
@@ -25,6 +26,9 @@ pub(crate) const LARGE: usize = 10 << 20;
 /// The limit of bodies, unless a test sets another.
 pub(crate) const BODY_LIMIT: usize = 16 << 20;
 
+/// The limit of what `PUT /known` takes, which streams.
+const KNOWN_LIMIT: usize = 2 << 30;
+
 /// How the body of a request to `/echo` came: `length` or `chunked`.
 pub(crate) const FRAMING: HeaderName = HeaderName::from_static("x-framing");
 
@@ -34,9 +38,11 @@ pub(crate) const FRAMING: HeaderName = HeaderName::from_static("x-framing");
 /// - `POST /echo`: the body, and [`FRAMING`]
 /// - `PUT /known`: whether the body is the known content
 /// - `GET /large`: [`LARGE`] bytes of it
+/// - `GET /client`: the client's address
 /// - `GET /nothing`: 204
 /// - `GET /gate`: waits until [`Served::open_gate`]
 /// - `GET /immediate`: answered without a worker
+/// - `GET /idle`: the same by a worker
 pub(crate) struct Served {
     running: Running,
     peers: Peers,
@@ -63,15 +69,18 @@ impl Served {
         change(&mut config);
         let peers = Peers::default();
         let kept = |answer| peers.clone().kept_by(answer);
-        let (of_immediate, immediate) = (peers.clone(), Response::text("immediate"));
+        let of_immediate = peers.clone();
         let (gate, opened) = unbounded();
         let server = Server::new(config).expect("no database to open");
         let server = server.get("/path/{*rest}", kept(path)).get("/nothing", kept(nothing));
-        let server = server.post("/echo", kept(echo)).route(Method::PUT, "/known", kept(is_known));
+        let known = streaming(is_known).max_body_bytes(KNOWN_LIMIT).deadline(PATIENCE * 4);
+        let server = server.post("/echo", kept(echo)).route(Method::PUT, "/known", known);
+        let server = server.get("/idle", kept(|_: &Request| Response::text("idle")));
+        let server = server.get("/client", client);
         let server = server.get("/large", kept(large)).get("/gate", gated(opened));
         let server = server.get_immediate("/immediate", move |request| {
             of_immediate.keep(request);
-            immediate.clone()
+            Response::text("immediate")
         });
         Self { running: server.start().expect("a free port"), peers, gate }
     }
@@ -122,7 +131,7 @@ impl Served {
 
 /// The one line that knows what an address is in a configuration.
 fn listen_on_a_free_port(config: &mut Config) {
-    config.server.listen.set_port(0);
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
 }
 
 /// Waits with a limit; `state` says what there is instead.
@@ -177,9 +186,24 @@ fn echo(request: &Request) -> Response {
     answer.with_header(FRAMING, HeaderValue::from_static(framing))
 }
 
-fn is_known(request: &Request) -> Response {
-    let is_known = known::is_at(0, request.body());
-    Response::text(format!("{} bytes, known: {is_known}", request.body().len()))
+/// Compares as it reads, so that the body's length is no matter of memory.
+fn is_known(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
+    let (mut reader, mut piece) = (request.reader(), vec![0; 64 * 1024]);
+    let (mut offset, mut is_known) = (0, true);
+    loop {
+        let read = reader.read(&mut piece)?;
+        if read == 0 {
+            return Ok(Response::text(format!("{offset} bytes, known: {is_known}")));
+        }
+        is_known &= known::is_at(offset, &piece[..read]);
+        offset += read;
+    }
+}
+
+/// Whom the connection's PROXY header or a proxy's header names.
+fn client(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
+    let address = request.client().map(|address| address.to_string());
+    Ok(Response::text(address.unwrap_or_default()))
 }
 
 fn large(_: &Request) -> Response {

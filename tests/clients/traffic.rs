@@ -122,13 +122,15 @@ pub(crate) fn meet_the_idle_timeout(through: SocketAddr, server: &Served) {
     let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(through)).collect();
     let before = server.connections();
     for round in 0..ROUNDS {
+        // What a worker answered is closed in time as well, though nobody tells the poller of it.
+        let path = if round % 4 < 2 { "immediate" } else { "idle" };
         let mut direct = Client::connect(server.address());
         if round % 2 == 0 {
-            ask_immediate(from_mut(&mut direct));
+            ask(from_mut(&mut direct), path);
         }
-        ask_immediate(&mut clients);
+        ask(&mut clients, path);
         if round % 2 == 1 {
-            ask_immediate(from_mut(&mut direct));
+            ask(from_mut(&mut direct), path);
         }
         assert!(direct.is_closed(), "the server's idle timeout");
     }
@@ -138,11 +140,11 @@ pub(crate) fn meet_the_idle_timeout(through: SocketAddr, server: &Served) {
 }
 
 /// All of them at once.
-fn ask_immediate(clients: &mut [Client]) {
+fn ask(clients: &mut [Client], path: &str) {
     for client in &mut *clients {
-        client.request("GET", "/immediate", &[], "");
+        client.request("GET", &format!("/{path}"), &[], "");
     }
     for client in clients {
-        assert_text(&client.answer(), "immediate");
+        assert_text(&client.answer(), path);
     }
 }

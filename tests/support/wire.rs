@@ -79,6 +79,16 @@ impl Client {
         Self { transport: Transport::Plain(connect(address)), received: Vec::new() }
     }
 
+    /// Connects from this address, which is one of loopback's.
+    pub(crate) fn connect_from(source: &str, address: SocketAddr) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("the system has sockets");
+        let source = SocketAddr::new(source.parse().expect("an address"), 0);
+        socket.bind(&source.into()).expect("all of 127.0.0.0/8 is ours");
+        socket.connect_timeout(&address.into(), PATIENCE).expect("the server accepts");
+        Self { transport: Transport::Plain(with_limits(socket.into())), received: Vec::new() }
+    }
+
     /// Connects to `localhost` at this address with TLS, trusting this authority and showing no certificate.
     pub(crate) fn connect_tls(address: SocketAddr, authority: &Authority) -> Self {
         Self::connect_tls_with(address, authority.trusting(None))
@@ -241,7 +251,10 @@ impl Client {
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts");
+    with_limits(TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts"))
+}
+
+fn with_limits(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
     stream.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
     stream.set_nodelay(true).expect("a TCP socket has no-delay");
