@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use http::{Method, StatusCode, Version};
+use http::{StatusCode, Version};
 
 use crate::database::Database;
 use crate::deadline::Deadline;
@@ -84,8 +84,7 @@ impl Shared {
                 }
                 Claim::Granted => (self.run(&job), None),
             };
-            let streams = response.length().is_none() && job.request.method() != Method::HEAD;
-            let delivery = if streams {
+            let delivery = if response.streams_to(job.request.method()) {
                 self.stream(&job, response)
             } else {
                 job.client.answer(job.ticket, &job.request, response)

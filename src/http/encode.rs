@@ -42,7 +42,7 @@ const KEEP_ALIVE: &str = "keep-alive";
 const PROXY_CONNECTION: &str = "proxy-connection";
 
 /// Whether responses of this status have neither a body nor a length (RFC 9110 section 6.4.1).
-fn has_no_content(status: StatusCode) -> bool {
+pub(super) fn has_no_content(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 

@@ -46,6 +46,12 @@ const TICKET: u32 = 4;
 /// How many pieces of a file a worker sends before it leaves the rest to the poller, however fast the client takes them.
 const PIECES_BY_WORKER: usize = 4;
 
+/// What most heads fit into.
+const HEAD_BYTES: usize = 256;
+
+/// A body up to this size is copied behind its head: one piece costs the kernel less than two.
+const JOINED_BYTES: usize = 4 * 1024;
+
 #[derive(Debug)]
 pub(super) struct Link {
     socket: Socket,
@@ -244,9 +250,16 @@ impl Client for Link {
         }
         let mut form = request.form().of(&response);
         form.keep_alive &= !self.mailbox.is_draining();
-        let mut head = Vec::with_capacity(256);
+        let mut head = Vec::with_capacity(HEAD_BYTES + response.body().len().min(JOINED_BYTES));
         let with_body = encode_head(&response, form, &mut head);
-        let body = if with_body { response.body } else { Body::Bytes(Bytes::new()) };
+        let body = match response.body {
+            Body::Bytes(bytes) if with_body && bytes.len() <= JOINED_BYTES => {
+                head.extend_from_slice(&bytes);
+                Body::Bytes(Bytes::new())
+            }
+            body if with_body => body,
+            _ => Body::Bytes(Bytes::new()),
+        };
         let mut unsent = Unsent::of(head, body, !form.keep_alive);
         let (left, delivery) = match self.send(&mut unsent) {
             Ok(true) if form.keep_alive => (None, Delivery::Sent),
@@ -279,7 +292,7 @@ impl Client for Link {
         *self.lock_left() = Some(Left::Stream { outbox: Arc::clone(&outbox), close });
         // Nobody else moves the word out of Writing.
         self.advance(ticket, Turn::Writing, Turn::Streaming);
-        let mut head = Vec::with_capacity(256);
+        let mut head = Vec::with_capacity(HEAD_BYTES);
         encode_head(response, form, &mut head);
         let limit = self.mailbox.response_buffer_bytes;
         let stream = OpenStream { link: self, ticket, outbox, close, limit, deadline };

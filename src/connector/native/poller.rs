@@ -90,9 +90,13 @@ impl Poller {
                 }
             }
         }
-        // Workers may still hold some of the sockets, so they would not be closed by being forgotten.
-        self.connections.iter().for_each(|(_, connection)| connection.link().shutdown(Shutdown::Both));
-        self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count()
+        let owed = self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count();
+        for (_, connection) in &mut self.connections {
+            // Workers may still hold some of the sockets, so they would not be closed by being forgotten.
+            connection.link().shutdown(Shutdown::Both);
+            connection.abandon(&self.core);
+        }
+        owed
     }
 
     fn is_over(&self) -> bool {

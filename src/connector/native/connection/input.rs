@@ -266,7 +266,8 @@ impl Connection {
                 if established && matches!(self.stage, Stage::Handshake { .. }) {
                     self.certificate = session.client_certificate().map(Bytes::copy_from_slice);
                     self.stage = Stage::Idle;
-                    self.due = core.now + core.settings.head_timeout;
+                    self.idle_since = core.now;
+                    self.due = core.now + core.settings.head_timeout.min(core.idle_allowance());
                 }
                 let next = if plain.is_empty() { Next::Wait } else { self.received(core, &plain, more) };
                 self.ended |= received.closed;

@@ -337,8 +337,10 @@ impl Connection {
         if self.link.attend() {
             self.notice_return(core);
         }
-        if let Stage::Idle = self.stage {
-            self.due = self.due.min(self.idle_since + DRAIN_IDLE);
+        match self.stage {
+            Stage::Idle => self.due = self.due.min(self.idle_since + DRAIN_IDLE),
+            Stage::Proxied | Stage::Handshake { .. } => self.due = self.due.min(core.now + DRAIN_IDLE),
+            _ => {}
         }
         Next::Wait
     }
