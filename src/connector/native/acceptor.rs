@@ -29,6 +29,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(1600);
 /// How many clients over the limit are told so at the same time; the ones after them wait in the backlog.
 pub(in crate::connector) const REFUSED_AT_ONCE: usize = 64;
 
+/// What the kernel takes of an answer beyond what is on its way. Without it, it takes megabytes for each client that reads
+/// slowly; what it has in flight to one that reads fast is not touched by it (`TCP_NOTSENT_LOWAT` in tcp(7)). Set on the
+/// listener, whose sockets inherit it; a Unix socket has no such thing.
+const UNSENT_BYTES: u32 = 128 * 1024;
+
 /// The running acceptor.
 #[derive(Debug)]
 pub(super) struct Acceptor {
@@ -71,6 +76,9 @@ impl Acceptor {
         encrypted: bool,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        if let Err(error) = listener.set_tcp_notsent_lowat(UNSENT_BYTES) {
+            log::debug!("the kernel may hold megabytes for a client that reads slowly: {error}");
+        }
         let poll = Poll::new()?;
         gate.wake_by(Waker::new(poll.registry(), WAKE)?);
         poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(0), Interest::READABLE)?;
