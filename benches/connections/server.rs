@@ -156,7 +156,7 @@ pub(crate) fn serve(arguments: &[String]) -> anyhow::Result<()> {
         None => drop(client::raise_descriptors()?),
     }
     let mut config = Config::default();
-    config.server.listen.set_port(0);
+    config.server.listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
     config.server.connector = setup.connector;
     config.server.workers = Some(WORKERS);
     config.http.max_connections = MAX_CONNECTIONS;
