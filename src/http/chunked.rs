@@ -14,7 +14,7 @@ pub struct Decoder {
     left: usize,
     /// Bytes of the body so far.
     total: usize,
-    /// Bytes of extensions and trailers so far: what does not become body must not be endless either.
+    /// Bytes of extensions, trailers and leading zeros so far: what does not become body must not be endless either.
     overhead: usize,
 }
 
@@ -28,14 +28,27 @@ enum State {
     Size,
     /// After at least one digit.
     SizeDigits,
-    Extension,
+    /// In white space after which only another extension may come.
+    Space,
+    /// After the semicolon before an extension's name.
+    Semicolon,
+    Name,
+    /// In white space after an extension's name.
+    NameSpace,
+    Equals,
+    Value,
+    Quoted,
+    /// After a backslash between quotes.
+    QuotedPair,
+    QuotedEnd,
     SizeLf,
     Data,
     DataCr,
     DataLf,
     /// At the start of a trailer line, or of the empty line that ends the body.
     Trailer,
-    TrailerLine,
+    TrailerName,
+    TrailerValue,
     TrailerLf,
     EndLf,
     Done,
@@ -85,42 +98,81 @@ impl Decoder {
 
     fn step(&mut self, byte: u8) -> Result<State, Refusal> {
         use State::{
-            Data, DataCr, DataLf, Done, EndLf, Extension, Size, SizeDigits, SizeLf, Trailer, TrailerLf,
-            TrailerLine,
+            Data, DataCr, DataLf, Done, EndLf, Equals, Name, NameSpace, Quoted, QuotedEnd, QuotedPair,
+            Semicolon, Size, SizeDigits, SizeLf, Space, Trailer, TrailerLf, TrailerName, TrailerValue, Value,
         };
-        if matches!(self.state, Extension | TrailerLine | Trailer) {
-            self.overhead += 1;
-            if self.overhead > MAX_OVERHEAD_BYTES {
-                return Err(bad("chunk extensions and trailers are longer than 16 KiB"));
-            }
-        }
+        self.count_overhead()?;
         Ok(match (self.state, byte) {
             (Size | SizeDigits, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
-                // to_digit cannot fail on a hex digit; 0 stands for the impossible.
-                let digit = (byte as char).to_digit(16).unwrap_or(0) as usize;
-                self.left = self
-                    .left
-                    .checked_mul(16)
-                    .and_then(|left| left.checked_add(digit))
-                    .ok_or_else(|| bad("a chunk's size is too large a number"))?;
+                self.add_digit(byte)?;
                 SizeDigits
             }
-            (SizeDigits | Extension, b'\r') => SizeLf,
-            (SizeDigits, b';') | (Extension, b'\t' | b' '..=b'~' | 0x80..) => Extension,
+            (SizeDigits | Name | Value | QuotedEnd, b'\r') => SizeLf,
             (SizeLf, b'\n') if self.left == 0 => Trailer,
             (SizeLf, b'\n') => Data,
             (DataCr, b'\r') => DataLf,
             (DataLf, b'\n') => Size,
+
+            (SizeDigits | Space | Value | QuotedEnd, b' ' | b'\t') => Space,
+            (SizeDigits | Space | Name | NameSpace | Value | QuotedEnd, b';') | (Semicolon, b' ' | b'\t') => {
+                Semicolon
+            }
+            (Name | NameSpace, b' ' | b'\t') => NameSpace,
+            (Name | NameSpace, b'=') | (Equals, b' ' | b'\t') => Equals,
+            (Equals, b'"') => Quoted,
+            (Quoted, b'"') => QuotedEnd,
+            (Quoted, b'\\') => QuotedPair,
+            (Quoted | QuotedPair, byte) if is_text(byte) => Quoted,
+            (Semicolon | Name, byte) if is_token(byte) => Name,
+            (Equals | Value, byte) if is_token(byte) => Value,
+
             (Trailer, b'\r') => EndLf,
-            (TrailerLine, b'\r') => TrailerLf,
-            (Trailer, b'!'..=b'~') | (TrailerLine, b'\t' | b' '..=b'~' | 0x80..) => TrailerLine,
+            (TrailerName, b':') => TrailerValue,
+            (TrailerValue, b'\r') => TrailerLf,
             (TrailerLf, b'\n') => Trailer,
             (EndLf, b'\n') => Done,
-            (Size | SizeDigits, _) => return Err(bad("a chunk's size is not hexadecimal digits")),
+            (Trailer | TrailerName, byte) if is_token(byte) => TrailerName,
+            (TrailerValue, byte) if is_text(byte) => TrailerValue,
+
+            (Size | SizeDigits | Space, _) => return Err(bad("a chunk's size is not hexadecimal digits")),
             (DataCr | DataLf, _) => return Err(bad("a chunk is longer than its size says")),
-            _ => return Err(bad("a line of the chunked body does not end in CRLF")),
+            (Trailer | TrailerName, _) => return Err(bad("a trailer's name is not a token before a colon")),
+            (SizeLf | TrailerLf | EndLf, _) | (_, b'\r' | b'\n') => {
+                return Err(bad("a line of the chunked body does not end in CRLF"));
+            }
+            _ => return Err(bad("a chunk extension or a trailer is malformed")),
         })
     }
+
+    fn count_overhead(&mut self) -> Result<(), Refusal> {
+        match self.state {
+            State::Size | State::SizeLf | State::Data | State::DataCr | State::DataLf => return Ok(()),
+            State::SizeDigits if self.left > 0 => return Ok(()),
+            _ => self.overhead += 1,
+        }
+        if self.overhead > MAX_OVERHEAD_BYTES {
+            return Err(bad("chunk extensions, trailers and leading zeros are longer than 16 KiB"));
+        }
+        Ok(())
+    }
+
+    fn add_digit(&mut self, byte: u8) -> Result<(), Refusal> {
+        // to_digit cannot fail on a hex digit; 0 stands for the impossible.
+        let digit = (byte as char).to_digit(16).unwrap_or(0) as usize;
+        let left = self.left.checked_mul(16).and_then(|left| left.checked_add(digit));
+        self.left = left.ok_or_else(|| bad("a chunk's size is too large a number"))?;
+        Ok(())
+    }
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What may stand in a field's value (RFC 9110 section 5.5) and, escaped or not, between quotes (section 5.6.4).
+fn is_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
 #[cfg(test)]
@@ -142,6 +194,17 @@ mod tests {
     }
 
     #[test]
+    fn extensions_are_read_and_dropped() {
+        for wire in [
+            "2;a\r\nhi\r\n0\r\n\r\n",
+            "2 ; a = b ;c\r\nhi\r\n0;d=e\r\n\r\n",
+            "02;a=\"b;\\\" c\"\r\nhi\r\n0\r\n\r\n",
+        ] {
+            assert_eq!(decode(&[wire.as_bytes()]), Ok((b"hi".to_vec(), true, wire.len())), "{wire:?}");
+        }
+    }
+
+    #[test]
     fn how_bytes_were_split_does_not_matter() {
         let wire = b"5\r\nhello\r\n0;a\r\nX: y\r\n\r\n";
         let bytes: Vec<&[u8]> = wire.chunks(1).collect();
@@ -156,11 +219,19 @@ mod tests {
             (b"-1\r\n", 400),
             (b"0x5\r\n", 400),
             (b"5 \r\nhello", 400),
+            (b"5;\r\nhello", 400),
+            (b"5;a=\r\nhello", 400),
+            (b"5;a=\"b\r\nhello", 400),
+            (b"5;a=\"b\"c\r\nhello", 400),
+            (b"5;a\nhello", 400),
             (b"5\nhello", 400),
             (b"5\r\nhelloX", 400),
             (b"5;\0\r\n", 400),
             (b"0\r\nX\nY", 400),
             (b"0\r\n X: y\r\n", 400),
+            (b"0\r\nX\r\n", 400),
+            (b"0\r\nX : y\r\n", 400),
+            (b"0\r\n: y\r\n", 400),
             (b"FFFFFFFFFFFFFFFFF\r\n", 400),
             (b"65\r\n", 413),
             (b"FFFFFFFFFFFFFFFF\r\n", 413),
@@ -171,9 +242,12 @@ mod tests {
 
     #[test]
     fn extensions_and_trailers_have_an_end() {
-        let endless = vec![b'a'; MAX_OVERHEAD_BYTES + 1];
-        assert!(decode(&[b"5;", &endless]).is_err());
-        assert!(decode(&[b"0\r\n", &endless]).is_err());
+        for (begin, endless) in
+            [(&b"5;"[..], b'a'), (b"5", b' '), (b"0\r\n", b'a'), (b"0\r\nx:", b'a'), (b"", b'0')]
+        {
+            let endless = vec![endless; MAX_OVERHEAD_BYTES + 2];
+            assert!(decode(&[begin, &endless]).is_err(), "{begin:?}");
+        }
     }
 
     proptest::proptest! {

@@ -12,6 +12,7 @@ mod problem;
 mod proxy;
 mod request;
 mod response;
+mod target;
 
 pub use body::{BodyReader, BodyWriter, Sink, Source};
 pub use chunked::Decoder;

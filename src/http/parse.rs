@@ -2,12 +2,11 @@
 //!
 //! Poller thread. `httparse` finds the tokens; what they may mean together is decided here.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 
 use super::Request;
+use super::target::{Path, Target, is_authority};
 
 /// How much of a head is accepted.
 #[derive(Clone, Copy, Debug)]
@@ -99,11 +98,11 @@ pub enum Scan {
     Incomplete,
 }
 
-const fn refuse(status: StatusCode, detail: &'static str) -> Refusal {
+pub(super) const fn refuse(status: StatusCode, detail: &'static str) -> Refusal {
     Refusal::new(status, detail)
 }
 
-const fn bad(detail: &'static str) -> Refusal {
+pub(super) const fn bad(detail: &'static str) -> Refusal {
     refuse(StatusCode::BAD_REQUEST, detail)
 }
 
@@ -120,28 +119,31 @@ pub fn scan_head(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Scan, 
     {
         return Err(bad("the request line does not begin with a method"));
     }
-    for found in memchr::memchr_iter(b'\n', &bytes[scanned..]) {
+    // What lies beyond the limit is not looked at, so that it cannot matter whether it has come already.
+    let within = &bytes[..bytes.len().min(limits.max_head_bytes)];
+    for found in memchr::memchr_iter(b'\n', within.get(scanned..).unwrap_or_default()) {
         let at = scanned + found;
-        if at == 0 || bytes[at - 1] != b'\r' {
+        if at == 0 || within[at - 1] != b'\r' {
             return Err(bad("a line ends in LF without CR"));
         }
-        if at >= 3 && bytes[at - 3..at - 1] == *b"\r\n" {
-            return if at < limits.max_head_bytes {
-                Ok(Scan::Complete(at + 1))
-            } else {
-                Err(too_large(bytes, limits))
-            };
+        if at >= 3 && within[at - 3..at - 1] == *b"\r\n" {
+            return Ok(Scan::Complete(at + 1));
         }
     }
-    if bytes.len() >= limits.max_head_bytes { Err(too_large(bytes, limits)) } else { Ok(Scan::Incomplete) }
+    if within.len() == limits.max_head_bytes { Err(too_large(within)) } else { Ok(Scan::Incomplete) }
 }
 
-fn too_large(bytes: &[u8], limits: &Limits) -> Refusal {
-    let line = memchr::memchr(b'\n', bytes);
-    if line.is_none_or(|end| end >= limits.max_head_bytes) {
-        return refuse(StatusCode::URI_TOO_LONG, "the request line is longer than http.max_head_bytes");
+/// Why a head that begins like this is too large.
+fn too_large(start: &[u8]) -> Refusal {
+    match memchr::memchr2(b' ', b'\n', start) {
+        None => refuse(StatusCode::NOT_IMPLEMENTED, "the method is longer than any that HTTP defines"),
+        Some(_) if memchr::memchr(b'\n', start).is_none() => {
+            refuse(StatusCode::URI_TOO_LONG, "the request line is longer than http.max_head_bytes")
+        }
+        Some(_) => {
+            refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is longer than http.max_head_bytes")
+        }
     }
-    refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is longer than http.max_head_bytes")
 }
 
 /// Reads a head that [`scan_head`] found to be complete.
@@ -152,11 +154,18 @@ pub fn parse_head(head: &[u8], limits: &Limits) -> Result<Head, Refusal> {
     const INLINE: usize = 32;
     let mut few = [httparse::EMPTY_HEADER; INLINE];
     let mut many = Vec::new();
-    match parse_with(head, &mut few[..INLINE.min(limits.max_headers)], limits) {
+    let parsed = match parse_with(head, &mut few[..INLINE.min(limits.max_headers)], limits) {
         Err(refusal) if refusal.status == TOO_MANY.status && limits.max_headers > INLINE => {
             many.resize(limits.max_headers, httparse::EMPTY_HEADER);
             parse_with(head, &mut many, limits)
         }
+        parsed => parsed,
+    };
+    match parsed {
+        Err(refusal) if refusal.status == OTHER_VERSION.status => match later_minor(head) {
+            Some(minor) => parse_head(&[&head[..minor], b"1", &head[minor + 1..]].concat(), limits),
+            None => Err(refusal),
+        },
         parsed => parsed,
     }
 }
@@ -166,6 +175,9 @@ const TOO_MANY: Refusal = Refusal {
     detail: "more header lines than http.max_headers",
     fault: Fault::HeaderCount,
 };
+
+const OTHER_VERSION: Refusal =
+    refuse(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 and HTTP/1.0 are spoken here");
 
 fn parse_with<'a>(
     head: &'a [u8],
@@ -187,18 +199,27 @@ fn parse_with<'a>(
         let start = part.as_ptr() as usize - head.as_ptr() as usize;
         start..start + part.len()
     };
-    let target = parse_target(&method, target, offset(target.as_bytes()), limits)?;
+    let target = Target::read(&method, target, offset(target.as_bytes()), limits)?;
     let framing = read_framing(parsed.headers, version)?;
-    if version == Version::HTTP_11 && framing.hosts != 1 {
-        return Err(bad("an HTTP/1.1 request has exactly one Host"));
+    match framing.host {
+        None if version == Version::HTTP_11 => return Err(bad("an HTTP/1.1 request has exactly one Host")),
+        // An absolute target has its own host, and this one is ignored (RFC 9112 section 3.2.2).
+        Some([] | [b':', ..]) if !target.is_absolute => {
+            return Err(bad("Host is empty, and the target names no host"));
+        }
+        _ => {}
     }
+    let (bytes, path) = match target.path {
+        Path::Written(path) => (Bytes::copy_from_slice(head), path),
+        Path::Implied(path) => (Bytes::from([head, &[path]].concat()), head.len()..head.len() + 1),
+    };
     let fields = parsed.headers.iter().map(|h| (offset(h.name.as_bytes()), offset(h.value))).collect();
     let request = Request {
         method,
         version,
-        head: Bytes::copy_from_slice(head),
-        path: target.0,
-        query: target.1,
+        head: bytes,
+        path,
+        query: target.query,
         fields,
         body: Bytes::new(),
         source: None,
@@ -215,21 +236,8 @@ fn parse_with<'a>(
 fn syntax(error: httparse::Error, head: &[u8]) -> Refusal {
     match error {
         httparse::Error::TooManyHeaders => TOO_MANY,
-        httparse::Error::Version => {
-            let line = head.split(|&b| b == b'\r').next().unwrap_or_default();
-            let version = line.rsplit(|&b| b == b' ').next().unwrap_or_default();
-            match version {
-                [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-                    if major.is_ascii_digit() && minor.is_ascii_digit() =>
-                {
-                    refuse(
-                        StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-                        "only HTTP/1.1 and HTTP/1.0 are spoken here",
-                    )
-                }
-                _ => bad("the request line does not end in an HTTP version"),
-            }
-        }
+        httparse::Error::Version if version_at(head).is_some() => OTHER_VERSION,
+        httparse::Error::Version => bad("the request line is not method, target and HTTP version"),
         httparse::Error::HeaderName => bad("a header name is not a token directly before its colon"),
         httparse::Error::HeaderValue => bad("a header value has a control character"),
         httparse::Error::NewLine => bad("a line does not end in CRLF"),
@@ -237,78 +245,45 @@ fn syntax(error: httparse::Error, head: &[u8]) -> Refusal {
     }
 }
 
-/// The path and the query of the target in its four forms (RFC 9112 section 3.2), as ranges of the head.
-fn parse_target(
-    method: &Method,
-    target: &str,
-    at: Range<usize>,
-    limits: &Limits,
-) -> Result<(Range<usize>, Option<Range<usize>>), Refusal> {
-    if target.len() > limits.max_target_bytes {
-        return Err(refuse(StatusCode::URI_TOO_LONG, "the target is longer than http.max_target_bytes"));
-    }
-    if !target.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
-        return Err(bad("the target has a fragment or a byte that a URI cannot have"));
-    }
-    let skipped = match target.as_bytes() {
-        [b'/', ..] => 0,
-        b"*" if method == Method::OPTIONS => 0,
-        _ if method == Method::CONNECT => {
-            return Err(refuse(StatusCode::NOT_IMPLEMENTED, "CONNECT is for proxies"));
-        }
-        _ => authority_len(target).ok_or_else(|| bad("the target is neither a path nor an http URI"))?,
-    };
-    if skipped == target.len() {
-        return Err(bad("an absolute target needs a path"));
-    }
-    let (start, end) = (at.start + skipped, at.end);
-    Ok(match target[skipped..].find('?') {
-        Some(mark) => (start..start + mark, Some(start + mark + 1..end)),
-        None => (start..end, None),
-    })
+/// Where the version stands, if the request line has the three parts that it must have.
+fn version_at(head: &[u8]) -> Option<usize> {
+    let line = head.split(|&b| b == b'\r').next()?;
+    let mut parts = line.split(|&b| b == b' ').skip(2);
+    let (version, None) = (parts.next()?, parts.next()) else { return None };
+    let known = matches!(version, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9']);
+    known.then_some(line.len() - version.len())
 }
 
-/// The bytes of `http://authority` in an absolute-form target.
-fn authority_len(target: &str) -> Option<usize> {
-    let scheme = if target.get(..7)?.eq_ignore_ascii_case("http://") {
-        7
-    } else if target.get(..8)?.eq_ignore_ascii_case("https://") {
-        8
-    } else {
-        return None;
-    };
-    let authority = target[scheme..].find('/').unwrap_or(target.len() - scheme);
-    is_authority(&target.as_bytes()[scheme..scheme + authority]).then_some(scheme + authority)
+/// Where the minor version stands, if it is a later one of HTTP/1: such a message is to be read as the highest minor
+/// version that is known (RFC 9110 section 2.5).
+fn later_minor(head: &[u8]) -> Option<usize> {
+    let at = version_at(head)?;
+    matches!(head[at..], [_, _, _, _, _, b'1', _, b'2'..=b'9', ..]).then_some(at + 7)
 }
 
-/// Whether these could be `host[:port]`: no user, no path, no second host.
-fn is_authority(host: &[u8]) -> bool {
-    host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(b))
-}
-
-struct Framing {
+struct Framing<'a> {
     body: BodyLength,
     keep_alive: bool,
     expects_continue: bool,
-    hosts: usize,
+    host: Option<&'a [u8]>,
 }
 
 /// The header lines that say where this request ends and what becomes of the connection.
-fn read_framing(headers: &[httparse::Header<'_>], version: Version) -> Result<Framing, Refusal> {
+fn read_framing<'a>(headers: &[httparse::Header<'a>], version: Version) -> Result<Framing<'a>, Refusal> {
     let mut framing = Framing {
         body: BodyLength::Known(0),
         keep_alive: version == Version::HTTP_11,
         expects_continue: false,
-        hosts: 0,
+        host: None,
     };
-    let (mut length, mut chunked, mut close) = (None, false, false);
+    let (mut length, mut coding, mut close) = (None, None, false);
     for header in headers {
         match header.name.len() {
             4 if header.name.eq_ignore_ascii_case("host") => {
-                framing.hosts += 1;
-                if framing.hosts > 1 || !is_authority(header.value) {
+                if framing.host.is_some() || !is_authority(header.value) {
                     return Err(bad("Host is not one host with an optional port"));
                 }
+                framing.host = Some(header.value);
             }
             14 if header.name.eq_ignore_ascii_case("content-length") => {
                 if length.is_some() {
@@ -317,11 +292,7 @@ fn read_framing(headers: &[httparse::Header<'_>], version: Version) -> Result<Fr
                 length = Some(parse_length(header.value)?);
             }
             17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
-                if chunked {
-                    return Err(bad("more than one Transfer-Encoding"));
-                }
-                check_coding(header.value)?;
-                chunked = true;
+                coding = Some(read_codings(header.value, coding)?);
             }
             10 if header.name.eq_ignore_ascii_case("connection") => {
                 for token in header.value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
@@ -342,11 +313,13 @@ fn read_framing(headers: &[httparse::Header<'_>], version: Version) -> Result<Fr
         }
     }
     framing.keep_alive &= !close;
-    framing.body = match (chunked, length) {
-        (true, Some(_)) => return Err(bad("Content-Length and Transfer-Encoding together")),
-        (true, None) if version == Version::HTTP_10 => return Err(bad("Transfer-Encoding in HTTP/1.0")),
-        (true, None) => BodyLength::Chunked,
-        (false, length) => BodyLength::Known(length.unwrap_or(0)),
+    framing.body = match (coding, length) {
+        (Some(_), Some(_)) => return Err(bad("Content-Length and Transfer-Encoding together")),
+        (Some(_), None) if version == Version::HTTP_10 => {
+            return Err(bad("Transfer-Encoding in HTTP/1.0"));
+        }
+        (Some(coding), None) => coding.body()?,
+        (None, length) => BodyLength::Known(length.unwrap_or(0)),
     };
     Ok(framing)
 }
@@ -361,17 +334,44 @@ fn parse_length(value: &[u8]) -> Result<usize, Refusal> {
     text.parse().map_err(|_| Refusal::BODY_TOO_LARGE)
 }
 
-/// Only `chunked`, alone, is understood (RFC 9112 section 6.1).
-fn check_coding(value: &[u8]) -> Result<(), Refusal> {
-    if value.eq_ignore_ascii_case(b"chunked") {
-        return Ok(());
+/// What the transfer codings so far are, of all `Transfer-Encoding` lines together.
+#[derive(Clone, Copy)]
+enum Coding {
+    /// `chunked` alone, which is the one that is understood.
+    Chunked,
+    /// Others, and then `chunked`.
+    OthersAndChunked,
+    /// Others, and no `chunked` yet.
+    Others,
+}
+
+fn read_codings(value: &[u8], mut coding: Option<Coding>) -> Result<Coding, Refusal> {
+    for name in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+        let is_chunked = name.eq_ignore_ascii_case(b"chunked");
+        coding = Some(match coding {
+            Some(Coding::Chunked | Coding::OthersAndChunked) => {
+                return Err(bad("chunked is not the last transfer coding"));
+            }
+            None if is_chunked => Coding::Chunked,
+            Some(Coding::Others) if is_chunked => Coding::OthersAndChunked,
+            _ => Coding::Others,
+        });
     }
-    let mut codings = value.rsplit(|&b| b == b',').map(<[u8]>::trim_ascii);
-    codings.next();
-    if codings.any(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
-        return Err(bad("chunked is not the last transfer coding, or not the only one of its kind"));
+    Ok(coding.unwrap_or(Coding::Others))
+}
+
+impl Coding {
+    /// Where the body does not end in chunks, nobody can say where it ends: that is 400 and not 501 (RFC 9112 sections 6.1
+    /// and 6.3).
+    fn body(self) -> Result<BodyLength, Refusal> {
+        match self {
+            Self::Chunked => Ok(BodyLength::Chunked),
+            Self::OthersAndChunked => {
+                Err(refuse(StatusCode::NOT_IMPLEMENTED, "the only transfer coding known is chunked"))
+            }
+            Self::Others => Err(bad("the last transfer coding is not chunked")),
+        }
     }
-    Err(refuse(StatusCode::NOT_IMPLEMENTED, "the only transfer coding known is chunked"))
 }
 
 #[cfg(test)]
@@ -406,6 +406,15 @@ mod tests {
         let absolute = parse("GET http://h:1/p?q HTTP/1.1\r\nHost: h\r\n\r\n").expect("valid");
         assert_eq!((absolute.request.path(), absolute.request.query()), ("/p", "q"));
         assert_eq!(parse("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").expect("valid").request.path(), "*");
+        let bare = parse("GET http://h?q HTTP/1.1\r\nHost: h\r\n\r\n").expect("valid");
+        assert_eq!((bare.request.path(), bare.request.query()), ("/", "q"));
+        assert_eq!(parse("OPTIONS http://h HTTP/1.1\r\nHost:\r\n\r\n").expect("valid").request.path(), "*");
+    }
+
+    #[test]
+    fn a_later_minor_version_is_read_as_the_highest_known() {
+        let later = parse("GET /a HTTP/1.2\r\nHost: h\r\n\r\n").expect("valid");
+        assert_eq!((later.request.version(), later.request.path()), (Version::HTTP_11, "/a"));
     }
 
     #[test]
@@ -438,12 +447,23 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
-            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", 501),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
+                501,
+            ),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999\r\n\r\n", 413),
             ("POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", 417),
             ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+            ("CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("CONNECT /a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET http:///a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", 400),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-            ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
+            ("GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+            ("GET /  HTTP/1.1\r\nHost: a\r\n\r\n", 400),
             ("GET / HTTQ/1.1\r\nHost: a\r\n\r\n", 400),
             ("GET /\r\n\r\n", 400),
             ("\u{16}\u{3}\u{1}", 400),
@@ -456,6 +476,7 @@ mod tests {
     fn limits_are_answered_by_their_own_status() {
         let long = "a".repeat(2000);
         assert_eq!(status(&format!("GET /{long}")), 414);
+        assert_eq!(status(&long), 501);
         assert_eq!(status(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(100))), 414);
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nX: {long}")), 431);
         assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(40))), 431);
