@@ -19,7 +19,7 @@ const NEVER: Duration = Duration::from_secs(120);
 /// Starts the server with the routes that the cases use.
 pub(crate) fn start(connector: Connector) -> Running {
     let mut config = Config::default();
-    config.server.listen.set_port(0);
+    config.server.listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
     config.server.connector = connector;
     config.server.workers = Some(4);
     config.server.deadline = NEVER;
