@@ -8,54 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use support::{Answer, Client, PATIENCE};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use support::{Answer, Client, Gate, PATIENCE, gate};
 use wharf::config::{Config, Connector};
 use wharf::connector::Drained;
-use wharf::handler::{Context, Error, Handler};
+use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::metrics::Reason;
 use wharf::server::{Running, Server};
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
-
-/// A handler that says when it has begun, and answers when it is told to.
-#[derive(Clone)]
-struct Gate {
-    begun: Sender<()>,
-    open: Receiver<()>,
-}
-
-/// The test's side of a gate.
-struct Keeper {
-    begun: Receiver<()>,
-    open: Sender<()>,
-}
-
-fn gate() -> (Gate, Keeper) {
-    let ((begun, has_begun), (open, opened)) = (unbounded(), unbounded());
-    (Gate { begun, open: opened }, Keeper { begun: has_begun, open })
-}
-
-impl Keeper {
-    /// Waits until a request is in the handler.
-    fn wait_for_one(&self) {
-        self.begun.recv_timeout(PATIENCE).expect("a request reaches the handler");
-    }
-
-    /// Lets `count` requests through.
-    fn let_through(&self, count: usize) {
-        (0..count).for_each(|_| self.open.send(()).expect("the handler exists"));
-    }
-}
-
-impl Handler for Gate {
-    fn handle(&self, _: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
-        self.begun.send(())?;
-        self.open.recv_timeout(PATIENCE)?;
-        Ok(Response::text("through"))
-    }
-}
 
 fn quick(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     Ok(Response::text("quick"))
@@ -216,29 +178,6 @@ fn what_needs_no_worker_is_answered_while_none_is_free() {
     assert_eq!(ask(&server, "/nothing").answer().status, 404);
     keeper.let_through(1);
     assert_eq!(blocked.answer().status, 200);
-}
-
-#[test]
-fn connections_over_the_limit_are_told_so() {
-    let server = serve(gate().0, |config| config.http.max_connections = 2);
-    let mut first = ask(&server, "/quick");
-    let mut second = ask(&server, "/quick");
-    assert_eq!((first.answer().status, second.answer().status), (200, 200));
-    let mut third = ask(&server, "/quick");
-    let refused = third.answer();
-    assert_problem(&refused, 503, "http.max_connections");
-    assert_eq!(refused.header("Connection"), Some("close"));
-    assert!(third.is_closed());
-    drop(first);
-    // The place is free as soon as the poller has seen the first one leave, which the second one's answers wait for.
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let answer = ask(&server, "/quick").answer();
-        if answer.status == 200 {
-            break;
-        }
-        assert!(Instant::now() < until, "the place never became free");
-    }
 }
 
 #[test]

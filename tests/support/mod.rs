@@ -3,13 +3,15 @@
 //! Nothing here sleeps or uses a fixed port, and nothing waits without a limit.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
+mod gate;
 mod postgres;
 mod tls;
 mod wharf;
 mod wire;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use postgres::{Database, Postgres};
 pub(crate) use tls::{Authority, Identity};
 pub(crate) use wharf::{Exit, Wharf};
@@ -17,3 +19,12 @@ pub(crate) use wire::{Answer, Client};
 
 /// How long a test waits for anything that must happen. Generous: only a failing test ever waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for what another thread brings about.
+pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::yield_now();
+    }
+}

@@ -134,7 +134,7 @@ impl Accepting {
             }
             (pause, resume) = match self.accept_all() {
                 Rest::Idle => (None, None),
-                Rest::Crowded => (None, Some(Instant::now() + LONGEST_AWAIT)),
+                Rest::Crowded => (None, Some(self.wait_in_the_crowd(resume))),
                 Rest::Failed(error) => {
                     let next = pause.map_or(FIRST_PAUSE, |last: Duration| (last * 2).min(LONGEST_PAUSE));
                     log::warn!("cannot accept, trying again in {next:?}: {error}");
@@ -142,6 +142,15 @@ impl Accepting {
                 }
             };
         }
+    }
+
+    /// Until when to wait for somebody to leave. Who has been told for long enough goes then.
+    fn wait_in_the_crowd(&self, until: Option<Instant>) -> Instant {
+        let now = Instant::now();
+        if until.is_some_and(|until| now >= until) {
+            self.pollers.iter().for_each(|poller| poller.post(Message::Crowded));
+        }
+        until.filter(|until| now < *until).unwrap_or(now + LONGEST_AWAIT)
     }
 
     /// Accepts until the backlog is empty: the listener is edge-triggered.

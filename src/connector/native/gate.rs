@@ -1,11 +1,12 @@
 //! Who may come in: how many connections there are, in all and of one address, and how fast new ones come.
 //!
-//! The acceptor asks; a connection holds its place until it is dropped, on whatever thread.
+//! The acceptor asks; a connection holds its place until it is dropped, on whatever thread. One that is refused has none of
+//! those that are limited, however long it stays to read that it was.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
@@ -18,6 +19,8 @@ use crate::metrics::{Metrics, Reason};
 pub(super) struct Gate {
     metrics: Arc<Metrics>,
     max_connections: usize,
+    /// Connections that are not refused.
+    admitted: AtomicUsize,
     max_per_address: Option<usize>,
     /// Proxies: their connections are many clients', so no address of theirs is counted.
     trusted: Networks,
@@ -34,6 +37,9 @@ pub(super) struct Gate {
 #[derive(Debug)]
 pub(super) struct Place {
     gate: Arc<Gate>,
+    /// It is one of `http.max_connections`.
+    admitted: bool,
+    /// Where it is counted by its address.
     address: Option<IpAddr>,
 }
 
@@ -68,6 +74,7 @@ impl Gate {
         Self {
             metrics,
             max_connections: settings.max_connections,
+            admitted: AtomicUsize::new(0),
             max_per_address: settings.max_connections_per_address,
             trusted: settings.proxy.trusted.clone(),
             addresses: Mutex::default(),
@@ -84,33 +91,27 @@ impl Gate {
 
     /// Gives a newcomer its place, and says why it is not to be served, if so.
     pub(super) fn enter(self: &Arc<Self>, peer: Option<IpAddr>) -> (Place, Option<Reason>) {
-        let full = self.metrics.open_connections() >= self.max_connections;
         self.metrics.connected();
-        let too_fast = self
-            .rate
-            .as_ref()
-            .is_some_and(|rate| !rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()));
-        let (address, crowded) = self.count(peer);
-        let reason = match (too_fast, crowded, full) {
-            (true, ..) => Some(Reason::AcceptRate),
-            (_, true, _) => Some(Reason::AddressLimit),
-            (.., true) => Some(Reason::ConnectionLimit),
-            _ => None,
+        let mut place = Place { gate: Arc::clone(self), admitted: false, address: None };
+        let reason = if self.is_too_fast() {
+            Some(Reason::AcceptRate)
+        } else if !place.count(peer) {
+            Some(Reason::AddressLimit)
+        } else if !place.admit() {
+            Some(Reason::ConnectionLimit)
+        } else {
+            None
         };
-        (Place { gate: Arc::clone(self), address }, reason)
+        (place, reason)
     }
 
-    /// Counts an address, where that is asked for; whether it has too many connections with this one.
-    fn count(&self, peer: Option<IpAddr>) -> (Option<IpAddr>, bool) {
-        let (Some(limit), Some(peer)) = (self.max_per_address, peer) else { return (None, false) };
-        if self.trusted.contain(Some(peer)) {
-            return (None, false);
-        }
-        let address = accountable(peer);
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = addresses.entry(address).or_default();
-        *count += 1;
-        (Some(address), *count > limit)
+    fn is_too_fast(&self) -> bool {
+        let Some(rate) = &self.rate else { return false };
+        !rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What wakes the acceptor when a place is free again after [`await_place`](Self::await_place).
@@ -122,6 +123,8 @@ impl Gate {
     /// The acceptor stops until a place is free.
     pub(super) fn await_place(&self) {
         self.awaited.store(true, Ordering::SeqCst);
+        // Whoever leaves counts itself out first and looks at this then; whoever waits does it the other way round.
+        fence(Ordering::SeqCst);
     }
 
     /// Wakes the acceptor, for whatever reason.
@@ -134,12 +137,20 @@ impl Gate {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let gate = &self.gate;
-        gate.metrics.disconnected();
-        if let Some(address) = self.address {
-            let mut addresses = gate.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+impl Place {
+    /// Makes it one of `http.max_connections`, if there is one left.
+    pub(super) fn admit(&mut self) -> bool {
+        let max = self.gate.max_connections;
+        let next = |admitted| (admitted < max).then_some(admitted + 1);
+        self.admitted = self.admitted
+            || self.gate.admitted.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_ok();
+        self.admitted
+    }
+
+    /// Its connection is refused: it takes nobody's place while it stays.
+    pub(super) fn refuse(&mut self) {
+        if let Some(address) = self.address.take() {
+            let mut addresses = self.gate.addresses();
             if let Some(count) = addresses.get_mut(&address) {
                 *count -= 1;
                 if *count == 0 {
@@ -147,6 +158,36 @@ impl Drop for Place {
                 }
             }
         }
+        if std::mem::take(&mut self.admitted) {
+            self.gate.admitted.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Counts its address, where that is asked for. Returns whether that may have one more.
+    fn count(&mut self, peer: Option<IpAddr>) -> bool {
+        let (Some(limit), Some(peer)) = (self.gate.max_per_address, peer) else { return true };
+        if self.gate.trusted.contain(Some(peer)) {
+            return true;
+        }
+        let address = accountable(peer);
+        let mut addresses = self.gate.addresses();
+        let count = addresses.entry(address).or_default();
+        if *count >= limit {
+            return false;
+        }
+        *count += 1;
+        drop(addresses);
+        self.address = Some(address);
+        true
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.refuse();
+        let gate = &self.gate;
+        gate.metrics.disconnected();
+        fence(Ordering::SeqCst);
         if gate.awaited.load(Ordering::SeqCst) && gate.awaited.swap(false, Ordering::SeqCst) {
             gate.wake();
         }
@@ -161,7 +202,7 @@ fn accountable(address: IpAddr) -> IpAddr {
     }
 }
 
-/// How long a newcomer that must wait for a place is left waiting at most before another look.
+/// How long newcomers wait for those that were refused before them, until these have to go.
 pub(super) const LONGEST_AWAIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

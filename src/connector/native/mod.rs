@@ -53,6 +53,8 @@ enum Message {
     Returned(Id),
     /// The next piece of the file that is a connection's answer.
     Piece(Id, io::Result<Bytes>),
+    /// Newcomers wait because so many stay who were refused: those that had the time to read it go.
+    Crowded,
     /// Close idle connections, answer the others with `Connection: close`, end when none is left.
     Drain { until: Instant },
     /// End now.

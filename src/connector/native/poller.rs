@@ -3,6 +3,7 @@
 //! This file turns events, messages and timers into calls on the one connection that each concerns; what a connection
 //! does then is in `connection/`. It knows neither queue nor router.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
@@ -15,6 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 use super::connection::{Connection, Core, Next};
+use super::gate::{LONGEST_AWAIT, Place};
 use super::link::Link;
 use super::timers::Timers;
 use super::{Id, Mailbox, Message, Newcomer};
@@ -34,6 +36,8 @@ pub(super) struct Poller {
     generation: u64,
     /// Connections that were spare when last looked for, the longest last.
     spare: Vec<(Instant, Id)>,
+    /// Connections that were refused, by generation, which is the order in which they came: which and since when.
+    refused: BTreeMap<u64, (Id, Instant)>,
     drain_until: Option<Instant>,
     stopped: bool,
 }
@@ -49,6 +53,7 @@ impl Poller {
             timers: Timers::default(),
             generation: 0,
             spare: Vec::new(),
+            refused: BTreeMap::new(),
             drain_until: None,
             stopped: false,
         }
@@ -129,6 +134,7 @@ impl Poller {
 
     fn forget(&mut self, index: usize, reset: bool) {
         let mut closed = self.connections.remove(index);
+        self.refused.remove(&closed.id().generation);
         closed.abandon(&self.core);
         // A worker or a job in the queue may hold the link, and with it the descriptor, for a while: forgetting the
         // connection neither tells the client nor ends the watching.
@@ -151,6 +157,7 @@ impl Poller {
             Message::Piece(id, piece) => self.with(id.index, |connection, core| {
                 if connection.id() == id { connection.add_piece(core, piece) } else { Next::Wait }
             }),
+            Message::Crowded => self.forget_refused(),
             Message::Drain { until } => {
                 self.drain_until = Some(until);
                 let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
@@ -175,7 +182,7 @@ impl Poller {
 
     fn open(&mut self, mut newcomer: Newcomer) {
         if newcomer.refuse == Some(Reason::ConnectionLimit) {
-            if self.make_room() {
+            if self.make_room(&mut newcomer.place) {
                 newcomer.refuse = None;
             } else if newcomer.hops > 1 {
                 newcomer.hops -= 1;
@@ -183,7 +190,7 @@ impl Poller {
                 return;
             }
         }
-        let Newcomer { socket, peer, place, refuse, .. } = newcomer;
+        let Newcomer { socket, peer, mut place, refuse, .. } = newcomer;
         let session = match self.core.settings.tls.as_ref().map(|tls| tls.identity.session()).transpose() {
             Ok(session) => session,
             Err(error) => {
@@ -202,26 +209,29 @@ impl Poller {
             log::warn!("a connection cannot be watched and is closed: {error}");
             return;
         }
+        if refuse.is_some() {
+            place.refuse();
+            self.refused.insert(id.generation, (id, self.core.now));
+        }
         let link = Arc::new(Link::new(socket, id, session.is_none(), Arc::clone(&self.core.mailbox)));
         entry.insert(Connection::new(link, place, peer, session, &self.core));
         self.with(index, |connection, core| connection.begin(core, refuse));
     }
 
-    /// Closes the connection that was idle for longest. Returns whether there was one.
-    fn make_room(&mut self) -> bool {
+    /// Closes connections, those that were idle for longest first, until there is a place for the newcomer. Returns whether
+    /// there is one.
+    fn make_room(&mut self, place: &mut Place) -> bool {
         let now = self.core.now;
         for look in [false, true] {
             if look {
-                let found = self
-                    .connections
-                    .iter()
-                    .filter_map(|(_, connection)| Some((connection.spare_since(now)?, connection.id())));
-                self.spare = found.collect();
-                self.spare.sort_unstable_by(|one, other| other.cmp(one));
-                let surplus = self.spare.len().saturating_sub(SPARE_AT_ONCE);
-                self.spare.drain(..surplus);
+                self.look_for_spare();
             }
-            while let Some((since, id)) = self.spare.pop() {
+            loop {
+                // Somebody may have left since the acceptor asked, or come since one was closed here.
+                if place.admit() {
+                    return true;
+                }
+                let Some((since, id)) = self.spare.pop() else { break };
                 let same = self
                     .connections
                     .get(id.index)
@@ -229,10 +239,31 @@ impl Poller {
                 if same {
                     self.core.metrics.closed(Closing::Evicted);
                     self.forget(id.index, false);
-                    return true;
                 }
             }
         }
         false
+    }
+
+    fn look_for_spare(&mut self) {
+        let now = self.core.now;
+        let found = self.connections.iter().filter_map(|(_, connection)| {
+            let (since, id) = (connection.spare_since(now)?, connection.id());
+            // Who was refused has no place to give.
+            (!self.refused.contains_key(&id.generation)).then_some((since, id))
+        });
+        self.spare = found.collect();
+        self.spare.sort_unstable_by(|one, other| other.cmp(one));
+        let surplus = self.spare.len().saturating_sub(SPARE_AT_ONCE);
+        self.spare.drain(..surplus);
+    }
+
+    /// Closes the connections that were refused for long enough.
+    fn forget_refused(&mut self) {
+        while let Some((_, (id, since))) = self.refused.first_key_value()
+            && self.core.now.saturating_duration_since(*since) >= LONGEST_AWAIT
+        {
+            self.forget(id.index, false);
+        }
     }
 }

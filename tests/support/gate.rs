@@ -1,0 +1,52 @@
+//! A handler that waits for the test.
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use wharf::handler::{Context, Error, Handler};
+use wharf::http::{Request, Response};
+
+use super::PATIENCE;
+
+/// A handler that says when it has begun, and answers when it is told to.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    begun: Sender<()>,
+    open: Receiver<()>,
+}
+
+/// The test's side of a gate.
+pub(crate) struct Keeper {
+    begun: Receiver<()>,
+    open: Sender<()>,
+}
+
+pub(crate) fn gate() -> (Gate, Keeper) {
+    let ((begun, has_begun), (open, opened)) = (unbounded(), unbounded());
+    (Gate { begun, open: opened }, Keeper { begun: has_begun, open })
+}
+
+impl Keeper {
+    /// Waits until a request is in the handler.
+    pub(crate) fn wait_for_one(&self) {
+        self.begun.recv_timeout(PATIENCE).expect("a request reaches the handler");
+    }
+
+    /// Lets `count` requests through.
+    pub(crate) fn let_through(&self, count: usize) {
+        (0..count).for_each(|_| self.open.send(()).expect("the handler exists"));
+    }
+}
+
+impl Gate {
+    /// Waits to be let through, on whatever thread.
+    pub(crate) fn pass(&self) -> Result<Response, Error> {
+        self.begun.send(())?;
+        self.open.recv_timeout(PATIENCE)?;
+        Ok(Response::text("through"))
+    }
+}
+
+impl Handler for Gate {
+    fn handle(&self, _: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
+        self.pass()
+    }
+}
