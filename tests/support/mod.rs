@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use postgres::{Database, Postgres};
 pub(crate) use tls::{Authority, Identity};
-pub(crate) use wharf::{Exit, Wharf};
+pub(crate) use wharf::{Exit, Wharf, directory_with};
 pub(crate) use wire::{Answer, Client};
 
 /// How long a test waits for anything that must happen. Generous: only a failing test ever waits so long.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -12,7 +13,8 @@ use super::{Answer, Client, PATIENCE};
 /// A running `wharf serve`, killed on drop.
 pub(crate) struct Wharf {
     child: Child,
-    address: SocketAddr,
+    /// What it says where it listens.
+    listening_on: String,
     stdout: Arc<Stream>,
     stderr: Arc<Stream>,
     directory: Arc<tempfile::TempDir>,
@@ -50,16 +52,33 @@ impl Wharf {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
-        let directory = Arc::clone(directory);
         let serve: Vec<&str> = ["serve"].iter().chain(arguments).copied().collect();
-        let mut child = spawn(&serve, environment, directory.path());
+        let command = command(&serve, environment, directory.path());
+        Self::wait_for_start(command, directory)
+    }
+
+    /// `wharf serve` with these arguments, started by a shell's `script` that ends in `exec "$0" "$@"`, on this standard
+    /// input.
+    pub(crate) fn start_by(
+        script: &str,
+        stdin: Option<OwnedFd>,
+        directory: &Arc<tempfile::TempDir>,
+        arguments: &[&str],
+    ) -> Self {
+        Self::wait_for_start(by_shell(script, stdin, directory, arguments), directory)
+    }
+
+    fn wait_for_start(mut command: Command, directory: &Arc<tempfile::TempDir>) -> Self {
+        let directory = Arc::clone(directory);
+        let mut child = command.spawn().expect("the wharf binary runs");
         let stdout = Stream::follow(child.stdout.take().expect("stdout is piped"));
         let stderr = Stream::follow(child.stderr.take().expect("stderr is piped"));
-        let Some(address) = stdout.wait_for(listening_address) else {
+        let listens = |line: &str| line.strip_prefix("listening on ").map(str::to_owned);
+        let Some(listening_on) = stdout.wait_for(listens) else {
             let _ = child.kill();
             panic!("wharf does not listen.\nstdout:\n{}\nstderr:\n{}", stdout.all(), stderr.all());
         };
-        Self { child, address, stdout, stderr, directory }
+        Self { child, listening_on, stdout, stderr, directory }
     }
 
     /// Runs `wharf` with `arguments` to its end, in a directory that holds `config` as `wharf.toml`.
@@ -73,15 +92,28 @@ impl Wharf {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Exit {
-        let mut child = spawn(arguments, environment, directory.path());
-        let stdout = Stream::follow(child.stdout.take().expect("stdout is piped"));
-        let stderr = Stream::follow(child.stderr.take().expect("stderr is piped"));
-        exit(&mut child, &stdout, &stderr)
+        run(command(arguments, environment, directory.path()))
+    }
+
+    /// Runs `wharf serve` to its end as [`Wharf::start_by`] starts it.
+    pub(crate) fn run_by(
+        script: &str,
+        stdin: Option<OwnedFd>,
+        directory: &tempfile::TempDir,
+        arguments: &[&str],
+    ) -> Exit {
+        run(by_shell(script, stdin, directory, arguments))
     }
 
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        let address = self.listening_on.split_once("://").and_then(|(_, address)| address.parse().ok());
+        address.unwrap_or_else(|| panic!("{} is no TCP address", self.listening_on))
+    }
+
+    /// What it says where it listens: `http://ADDRESS:PORT` or `unix:PATH`.
+    pub(crate) fn listening_on(&self) -> &str {
+        &self.listening_on
     }
 
     /// Its working directory.
@@ -96,7 +128,7 @@ impl Wharf {
 
     /// A new connection to it.
     pub(crate) fn connect(&self) -> Client {
-        Client::connect(self.address)
+        Client::connect(self.address())
     }
 
     /// `GET path` on a connection of its own.
@@ -165,14 +197,38 @@ impl Drop for Wharf {
     }
 }
 
-fn directory_with(config: &str) -> tempfile::TempDir {
+/// A fresh directory that holds `config` as `wharf.toml`.
+pub(crate) fn directory_with(config: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(directory.path().join("wharf.toml"), config).expect("a temporary file");
     directory
 }
 
-fn spawn(arguments: &[&str], environment: &[(&str, &str)], directory: &Path) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
+fn command(arguments: &[&str], environment: &[(&str, &str)], directory: &Path) -> Command {
+    prepared(Command::new(env!("CARGO_BIN_EXE_wharf")), arguments, environment, directory)
+}
+
+fn by_shell(
+    script: &str,
+    stdin: Option<OwnedFd>,
+    directory: &tempfile::TempDir,
+    arguments: &[&str],
+) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_wharf"), "serve"]);
+    let mut command = prepared(shell, arguments, &[], directory.path());
+    if let Some(stdin) = stdin {
+        command.stdin(stdin);
+    }
+    command
+}
+
+fn prepared(
+    mut command: Command,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+    directory: &Path,
+) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"WHARF_") {
             command.env_remove(name);
@@ -180,13 +236,14 @@ fn spawn(arguments: &[&str], environment: &[(&str, &str)], directory: &Path) -> 
     }
     command.args(arguments).envs(environment.iter().copied()).current_dir(directory);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().expect("the wharf binary runs")
+    command
 }
 
-/// The port out of `listening on http://127.0.0.1:PORT`.
-fn listening_address(line: &str) -> Option<SocketAddr> {
-    let (_, after) = line.split_once("listening on http://")?;
-    after.split_whitespace().next()?.parse().ok()
+fn run(mut command: Command) -> Exit {
+    let mut child = command.spawn().expect("the wharf binary runs");
+    let stdout = Stream::follow(child.stdout.take().expect("stdout is piped"));
+    let stderr = Stream::follow(child.stderr.take().expect("stderr is piped"));
+    exit(&mut child, &stdout, &stderr)
 }
 
 fn exit(child: &mut Child, stdout: &Stream, stderr: &Stream) -> Exit {

@@ -34,6 +34,9 @@ pub(in crate::connector) const REFUSED_AT_ONCE: usize = 64;
 /// listener, whose sockets inherit it; a Unix socket has no such thing.
 const UNSENT_BYTES: u32 = 128 * 1024;
 
+/// How much of a request is read of a client that is only told to leave: any head, and most bodies.
+const SKIPPED_BYTES: usize = 64 * 1024;
+
 /// The running acceptor.
 #[derive(Debug)]
 pub(super) struct Acceptor {
@@ -155,16 +158,23 @@ impl Accepting {
 
     /// Accepts until the backlog is empty: the listener is edge-triggered.
     fn accept_all(&mut self) -> Rest {
+        if self.reserve.is_none() {
+            self.reserve = reserve();
+        }
         loop {
-            if self.gate.excess() >= REFUSED_AT_ONCE {
-                self.gate.await_place();
-                // One may have left before it could know that it is awaited.
-                if self.gate.excess() >= REFUSED_AT_ONCE {
-                    return Rest::Crowded;
-                }
+            if self.is_crowded() {
+                return Rest::Crowded;
             }
-            match self.listener.accept() {
-                Ok((socket, address)) => self.admit(socket, address.as_socket()),
+            let accepted = match self.listener.accept() {
+                Ok((socket, address)) => {
+                    self.admit(socket, address.as_socket());
+                    Ok(())
+                }
+                Err(error) if is_out_of_descriptors(&error) => self.refuse_with_reserve(error),
+                Err(error) => Err(error),
+            };
+            match accepted {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Rest::Idle,
                 // The client has left while it waited, or a signal came: neither is a reason to wait.
                 Err(error)
@@ -172,14 +182,19 @@ impl Accepting {
                         error.kind(),
                         io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
                     ) => {}
-                Err(error) if is_out_of_descriptors(&error) => {
-                    if let Err(error) = self.refuse_with_reserve(error) {
-                        return Rest::Failed(error);
-                    }
-                }
                 Err(error) => return Rest::Failed(error),
             }
         }
+    }
+
+    /// Whether as many clients as may be are being refused already.
+    fn is_crowded(&self) -> bool {
+        if self.gate.excess() < REFUSED_AT_ONCE {
+            return false;
+        }
+        self.gate.await_place();
+        // One may have left before it could know that it is awaited.
+        self.gate.excess() >= REFUSED_AT_ONCE
     }
 
     fn admit(&mut self, socket: Socket, peer: Option<std::net::SocketAddr>) {
@@ -193,22 +208,21 @@ impl Accepting {
         self.pollers[self.next].post(Message::Accepted(Newcomer { socket, peer, place, refuse, hops }));
     }
 
-    /// Accepts one client with the descriptor kept for it, only to refuse it.
+    /// Accepts one client with the descriptor kept for it, only to refuse it. Without one the system does not even say that
+    /// the backlog is empty, so this finds that out as well.
     fn refuse_with_reserve(&mut self, error: io::Error) -> io::Result<()> {
         if self.reserve.take().is_none() {
-            self.reserve = reserve();
             return Err(error);
         }
-        let accepted = self.listener.accept();
-        if let Ok((socket, _)) = &accepted {
+        let accepted = self.listener.accept().map(|(socket, _)| {
             self.metrics.received();
             self.metrics.refused(Reason::Descriptors);
             // Whether it reaches the client is the client's luck: nothing more can be done without a descriptor.
-            drop(self.say_unavailable(socket));
-        }
-        drop(accepted?);
+            drop(self.say_unavailable(&socket));
+        });
+        // The client's is free again, unless another thread was faster.
         self.reserve = reserve();
-        Ok(())
+        accepted
     }
 
     fn say_unavailable(&self, mut socket: &Socket) -> io::Result<()> {
@@ -222,9 +236,15 @@ impl Accepting {
             socket.write_all(&answer)?;
         }
         socket.shutdown(Shutdown::Write)?;
-        // What came already and is not read would make the end a reset.
+        // What came already and is not read would make the end a reset. Who sends without end shall not keep the others.
         let mut scratch = [0; 4096];
-        while socket.read(&mut scratch)? > 0 {}
+        let mut left = SKIPPED_BYTES;
+        while left > 0 {
+            left = match socket.read(&mut scratch)? {
+                0 => 0,
+                read => left.saturating_sub(read),
+            };
+        }
         Ok(())
     }
 }
