@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use crate::config::{Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
-use crate::connector::{Address, Connector, Drained, Listener, Settings, Tls, TlsError, descriptors};
+use crate::connector::{Address, Connector, Drained, Listener, Settings, SocketFile, Tls, TlsError, descriptors};
 use crate::database::{self, Database};
 use crate::deadline::Deadline;
 use crate::endpoint;
@@ -63,6 +63,7 @@ pub enum StartError {
 /// A server that serves. Dropping it does not stop it; see [`Running::drain`].
 pub struct Running {
     address: Address,
+    socket_file: Option<SocketFile>,
     tls: Option<Tls>,
     connector: Box<dyn Connector>,
     queue: Producer<Job>,
@@ -78,6 +79,7 @@ struct Stages {
     max_wait: Duration,
     deadline: Duration,
     max_body_bytes: usize,
+    metrics: Arc<Metrics>,
 }
 
 impl Server {
@@ -148,9 +150,9 @@ impl Server {
         }
         let config = &self.config;
         let mut settings = Settings::new(config)?;
-        let listener = Listener::bind(&config.server.listen, config.server.reuse_port)
+        let mut listener = Listener::bind(&config.server.listen, config.server.reuse_port)
             .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
-        let address = listener.address().clone();
+        let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let metrics = Arc::new(Metrics::default());
         let (producer, consumer) = queue::bounded(config.queue.max_length);
         let workers = Workers::start(config.workers(), consumer, self.database, Arc::clone(&metrics))?;
@@ -160,6 +162,7 @@ impl Server {
             max_wait: config.queue.max_wait,
             deadline: config.server.deadline,
             max_body_bytes: config.http.max_body_bytes,
+            metrics: Arc::clone(&metrics),
         });
         settings.max_connections = descriptors::fitting(config);
         let tls = settings.tls.clone();
@@ -170,7 +173,7 @@ impl Server {
             }
         };
         let drain_timeout = config.server.drain_timeout;
-        Ok(Running { address, tls, connector, queue: producer, workers, metrics, drain_timeout })
+        Ok(Running { address, socket_file, tls, connector, queue: producer, workers, metrics, drain_timeout })
     }
 
     /// Starts, serves until SIGTERM or SIGINT, and drains; a second signal stops at once.
@@ -253,13 +256,11 @@ impl Running {
     /// Stops accepting, lets requests in flight finish for at most `server.drain_timeout`, and ends every thread.
     pub fn drain(self) -> Drained {
         let until = Instant::now() + self.drain_timeout;
+        if let Some(Err(error)) = self.socket_file.as_ref().map(SocketFile::remove) {
+            log::warn!("{} cannot be removed: {error}", self.address);
+        }
         let drained = self.connector.drain(self.drain_timeout);
         drop(self.queue);
-        if let Address::Unix(Some(path)) = &self.address
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            log::warn!("{} cannot be removed: {error}", path.display());
-        }
         let workers_ended =
             drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO));
         log::info!("stopped: {}", self.metrics);
@@ -275,7 +276,8 @@ impl Service for Stages {
         match self.router.route(&mut request) {
             Err(response) => Admission::Answered(response),
             Ok(Target::Immediate(answer)) => {
-                let answered = guarded(|| answer(&request)).and_then(final_response).and_then(immediate);
+                let answered = guarded(|| answer(&request)).inspect_err(|_| self.metrics.panicked());
+                let answered = answered.and_then(final_response).and_then(immediate);
                 Admission::Answered(answered.unwrap_or_else(|error| answer_error(&request, error)))
             }
             Ok(Target::Handler(answerer)) => {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -18,6 +18,30 @@ const BACKLOG: i32 = 1024;
 pub struct Listener {
     socket: Socket,
     address: Address,
+    file: Option<SocketFile>,
+}
+
+/// The file of a Unix socket that we made, and not another that has taken its place since.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let found = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+
+    /// Removes it, if it still is ours. Before the listener closes: afterwards it looks abandoned, and whoever binds the path
+    /// then would lose its own.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        let found = std::fs::symlink_metadata(&self.path)?;
+        let ours = found.dev() == self.device && found.ino() == self.inode;
+        if ours { std::fs::remove_file(&self.path) } else { Ok(()) }
+    }
 }
 
 /// Where a listener listens.
@@ -45,12 +69,17 @@ impl Listener {
         let address = local
             .as_socket()
             .map_or_else(|| Address::Unix(local.as_pathname().map(Path::to_owned)), Address::Tcp);
-        Ok(Self { socket, address })
+        let file = if let Listen::Unix(path) = listen { Some(SocketFile::at(path)?) } else { None };
+        Ok(Self { socket, address, file })
     }
 
     /// Where it listens.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    pub(crate) fn take_file(&mut self) -> Option<SocketFile> {
+        self.file.take()
     }
 
     pub(crate) fn into_socket(self) -> Socket {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+pub(crate) use listener::SocketFile;
 pub use listener::{Address, Listener};
 pub use native::tls::TlsError;
 

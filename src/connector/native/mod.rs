@@ -149,7 +149,8 @@ impl Native {
             pollers.push(thread::Builder::new().name(format!("poller-{index}")).spawn(move || poller.run())?);
         }
         let acceptor =
-            acceptor::Acceptor::start(listener, mailboxes.clone(), gate, Arc::clone(metrics), encrypted)?;
+            acceptor::Acceptor::start(listener, mailboxes.clone(), gate, Arc::clone(metrics), encrypted)
+                .inspect_err(|_| mailboxes.iter().for_each(|mailbox| mailbox.post(Message::Stop)))?;
         Ok(Self { mailboxes, acceptor, pollers })
     }
 }

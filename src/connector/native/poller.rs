@@ -25,6 +25,10 @@ use crate::metrics::{Closing, Reason};
 /// How many spare connections are looked for at a time. Looking goes through all of them, so it pays to find a few.
 const SPARE_AT_ONCE: usize = 64;
 
+/// When none was found, newcomers within this time are refused without another look: clients that come and go at the limit
+/// would have every connection looked at for each of them.
+const SPARE_PAUSE: Duration = Duration::from_millis(10);
+
 pub(super) struct Poller {
     poll: Poll,
     receiver: Receiver<Message>,
@@ -36,6 +40,8 @@ pub(super) struct Poller {
     generation: u64,
     /// Connections that were spare when last looked for, the longest last.
     spare: Vec<(Instant, Id)>,
+    /// Until when not to look again, because none was found.
+    none_spare_until: Instant,
     /// Connections that were refused, by generation, which is the order in which they came: which and since when.
     refused: BTreeMap<u64, (Id, Instant)>,
     drain_until: Option<Instant>,
@@ -53,6 +59,7 @@ impl Poller {
             timers: Timers::default(),
             generation: 0,
             spare: Vec::new(),
+            none_spare_until: Instant::now(),
             refused: BTreeMap::new(),
             drain_until: None,
             stopped: false,
@@ -73,6 +80,9 @@ impl Poller {
             self.core.now = Instant::now();
             // Those that had their turn and have more to read; whoever has more still is there again afterwards.
             for id in std::mem::take(&mut self.core.again) {
+                if let Some(connection) = self.connections.get_mut(id.index) {
+                    connection.again = false;
+                }
                 self.attend(id);
             }
             for event in &events {
@@ -184,7 +194,8 @@ impl Poller {
         if newcomer.refuse == Some(Reason::ConnectionLimit) {
             if self.make_room(&mut newcomer.place) {
                 newcomer.refuse = None;
-            } else if newcomer.hops > 1 {
+            } else if newcomer.hops > 1 && self.drain_until.is_none() {
+                // Not while draining: the other poller may have ended.
                 newcomer.hops -= 1;
                 self.next.post(Message::Accepted(newcomer));
                 return;
@@ -247,6 +258,9 @@ impl Poller {
 
     fn look_for_spare(&mut self) {
         let now = self.core.now;
+        if now < self.none_spare_until {
+            return;
+        }
         let found = self.connections.iter().filter_map(|(_, connection)| {
             let (since, id) = (connection.spare_since(now)?, connection.id());
             // Who was refused has no place to give.
@@ -256,6 +270,9 @@ impl Poller {
         self.spare.sort_unstable_by(|one, other| other.cmp(one));
         let surplus = self.spare.len().saturating_sub(SPARE_AT_ONCE);
         self.spare.drain(..surplus);
+        if self.spare.is_empty() {
+            self.none_spare_until = now + SPARE_PAUSE;
+        }
     }
 
     /// Closes the connections that were refused for long enough.

@@ -178,7 +178,9 @@ impl Connection {
             }
             if full {
                 // A client that sends as fast as it is read has its next turn after the others. No edge will tell.
-                core.again.push(self.id());
+                if !std::mem::replace(&mut self.again, true) {
+                    core.again.push(self.id());
+                }
                 return self.away_due(core, next);
             }
         }

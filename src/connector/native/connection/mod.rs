@@ -71,8 +71,6 @@ pub(super) struct Core {
 
 pub(super) struct Connection {
     link: Arc<Link>,
-    /// The same link as workers see it.
-    client: Arc<dyn Client>,
     /// Kept for its drop.
     _place: Place,
     /// Who is at the other end, or who a trusted proxy says it speaks for. `None` on a Unix socket.
@@ -87,6 +85,10 @@ pub(super) struct Connection {
     scanned: usize,
     /// The client has closed its side, so that reading comes to an end without another edge.
     ended: bool,
+    /// The session has taken the beginning of something that it cannot read yet.
+    half_read: bool,
+    /// It stands in [`Core::again`].
+    pub(super) again: bool,
     /// Which request of a worker is in progress, counted from 1.
     ticket: u64,
     /// How many requests were read.
@@ -189,7 +191,6 @@ impl Connection {
         core: &Core,
     ) -> Self {
         Self {
-            client: Arc::clone(&link) as Arc<dyn Client>,
             link,
             _place: place,
             peer,
@@ -199,6 +200,8 @@ impl Connection {
             input: Vec::new(),
             scanned: 0,
             ended: false,
+            half_read: false,
+            again: false,
             ticket: 0,
             served: 0,
             incoming: None,
@@ -238,11 +241,8 @@ impl Connection {
             self.stage = Stage::Handshake { _counted: counted };
         } else {
             self.stage = Stage::Idle;
-            if core.is_draining() {
-                return self.drain(core);
-            }
         }
-        Next::Wait
+        if core.is_draining() { self.drain(core) } else { Next::Wait }
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -273,7 +273,9 @@ impl Connection {
 
     /// Whether a client would notice that its connection is cut off now.
     pub(super) fn is_owed_something(&self) -> bool {
-        let answered = matches!(self.stage, Stage::Away { .. }) && self.link.turn() == Turn::Poller;
+        let answered = matches!(self.stage, Stage::Away { .. })
+            && self.link.turn() == Turn::Poller
+            && !self.link.has_left();
         let silent = matches!(
             self.stage,
             Stage::Idle | Stage::Lingering { .. } | Stage::Proxied | Stage::Handshake { .. }
@@ -283,6 +285,9 @@ impl Connection {
 
     /// Since when the connection could be closed without anybody missing it. `None`: it could not.
     pub(super) fn spare_since(&self, now: Instant) -> Option<Instant> {
+        if self.half_read || !self.input.is_empty() {
+            return None;
+        }
         match self.stage {
             Stage::Lingering { .. } => Some(self.idle_since),
             Stage::Idle if self.served > 0 || now >= self.idle_since + UNUSED => Some(self.idle_since),
@@ -317,10 +322,15 @@ impl Connection {
         self.answer_and_close(core, &unavailable(detail).to_response())
     }
 
-    /// The connection is about to be forgotten, and with it a request that no worker was given yet.
+    /// The connection is about to be forgotten, and with it a request that has no answer yet.
     pub(super) fn abandon(&mut self, core: &Core) {
         let then = if let Stage::Flushing(flushing) = &self.stage { &flushing.then } else { &self.stage };
-        if let Stage::Holding(_) = then {
+        // A worker that has the request finds its ticket void, and one that will take it does not run it.
+        let away = matches!(self.stage, Stage::Away { .. })
+            && [Turn::Queued, Turn::Running, Turn::Streaming]
+                .into_iter()
+                .any(|turn| self.link.take_back(turn));
+        if away || matches!(then, Stage::Holding(_)) {
             core.metrics.abandoned();
         }
         if let Some(incoming) = self.incoming.take() {
@@ -340,6 +350,10 @@ impl Connection {
         match self.stage {
             Stage::Idle => self.due = self.due.min(self.idle_since + DRAIN_IDLE),
             Stage::Proxied | Stage::Handshake { .. } => self.due = self.due.min(core.now + DRAIN_IDLE),
+            Stage::Lingering { until } => {
+                self.stage = Stage::Lingering { until: until.min(core.now + LINGER) };
+                self.due = self.due.min(core.now + LINGER);
+            }
             _ => {}
         }
         Next::Wait
@@ -398,19 +412,18 @@ impl Connection {
             return Next::Wait;
         }
         match &self.stage {
-            Stage::Idle => {
-                if !core.is_draining() {
-                    core.metrics.closed(Closing::Idle);
-                }
-                self.linger(core);
-                Next::Wait
-            }
+            Stage::Idle => self.ring_idle(core),
             Stage::Head => {
                 let detail = "the head did not come in time (http.head_timeout)";
                 self.refuse_slow(core, Reason::HeadTimeout, detail)
             }
             Stage::Body(_) => self.ring_body(core),
             &Stage::Away { form, start_by, deadline } => self.ring_away(core, form, start_by, deadline),
+            // It is the disk that is waited for, and not the client.
+            Stage::Flushing(flushing) if flushing.asked => {
+                self.due = core.now + core.settings.write_timeout;
+                Next::Wait
+            }
             Stage::Flushing(_) => {
                 core.metrics.closed(Closing::WriteTimeout);
                 Next::Reset
@@ -425,6 +438,18 @@ impl Connection {
             }
             Stage::Holding(_) | Stage::Lingering { .. } => Next::Close,
         }
+    }
+
+    /// Nothing has come for long enough; unless it has, and its event was not seen yet.
+    fn ring_idle(&mut self, core: &mut Core) -> Next {
+        let next = self.proceed(core);
+        if next == Next::Wait && matches!(self.stage, Stage::Idle) && core.now >= self.due {
+            if !core.is_draining() {
+                core.metrics.closed(Closing::Idle);
+            }
+            self.linger(core);
+        }
+        next
     }
 
     /// A request did not come in time.
@@ -454,7 +479,7 @@ impl Connection {
                 return Next::Reset;
             }
             Turn::Queued | Turn::Running | Turn::Streaming => self.check_incoming(core),
-            // Writing never waits, so the worker is about to be done.
+            // Writing waits for no client, so the worker is about to be done.
             Turn::Writing => {
                 self.due = core.now + Duration::from_millis(1);
                 return Next::Wait;
@@ -558,7 +583,7 @@ impl Connection {
         self.link.give(self.ticket, more);
         self.stage = Stage::Away { form, start_by: start_by.instant(), deadline: deadline.instant() };
         self.set_away_due(core);
-        let (client, ticket) = (Arc::clone(&self.client), self.ticket);
+        let (client, ticket): (Arc<dyn Client>, _) = (Arc::clone(&self.link) as _, self.ticket);
         if let Err(response) =
             core.service.enqueue(Job { request, handler, start_by, deadline, client, ticket })
         {
@@ -590,6 +615,8 @@ impl Connection {
     /// Nothing more is sent; what still comes is read and dropped until the client closes as well.
     fn linger(&mut self, core: &Core) {
         self.input = Vec::new();
+        // What is left of a body is not wanted any more, and must not be in the way of reading it off.
+        self.incoming = None;
         if let Some(session) = &mut self.session {
             session.close();
             // What cannot be sent now will not be: the client has its whole answer.

@@ -18,7 +18,7 @@ pub(super) struct Flushing {
     /// Bytes since the client last had its time anew.
     moved: usize,
     /// A piece of the file is being read.
-    asked: bool,
+    pub(super) asked: bool,
 }
 
 pub(super) enum Outgoing {
@@ -27,6 +27,10 @@ pub(super) enum Outgoing {
 }
 
 impl Flushing {
+    fn stage(outgoing: Outgoing, then: Stage) -> Stage {
+        Stage::Flushing(Box::new(Self { outgoing, then, moved: 0, asked: false }))
+    }
+
     pub(super) fn add_piece(&mut self, piece: Bytes) {
         self.asked = false;
         if let Outgoing::Unsent(unsent) = &mut self.outgoing {
@@ -70,7 +74,7 @@ impl Connection {
     pub(super) fn flush_later(&mut self, core: &Core, outgoing: Outgoing, close: bool) {
         self.incoming = None;
         let then = if close { Stage::Lingering { until: core.now } } else { Stage::Idle };
-        self.stage = Stage::Flushing(Box::new(Flushing { outgoing, then, moved: 0, asked: false }));
+        self.stage = Flushing::stage(outgoing, then);
         self.due = core.now + core.settings.write_timeout;
     }
 
@@ -87,8 +91,7 @@ impl Connection {
             }
             Ok(_) => {
                 let then = std::mem::replace(&mut self.stage, Stage::Idle);
-                let outgoing = Outgoing::Unsent(unsent);
-                self.stage = Stage::Flushing(Box::new(Flushing { outgoing, then, moved: 0, asked: false }));
+                self.stage = Flushing::stage(Outgoing::Unsent(unsent), then);
                 self.due = core.now + core.settings.write_timeout;
                 Next::Wait
             }
