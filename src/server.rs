@@ -13,7 +13,9 @@ use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use crate::config::{Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
-use crate::connector::{Address, Connector, Drained, Listener, Settings, SocketFile, Tls, TlsError, descriptors};
+use crate::connector::{
+    Address, Connector, Drained, Listener, Settings, SocketFile, Tls, TlsError, descriptors,
+};
 use crate::database::{self, Database};
 use crate::deadline::Deadline;
 use crate::endpoint;

@@ -2,9 +2,7 @@
 //!
 //! Poller thread. Chunk extensions and trailers are read and dropped, both within a bound.
 
-use http::StatusCode;
-
-use super::Refusal;
+use super::parse::{Refusal, bad, is_token};
 
 /// Reads one chunked body.
 #[derive(Debug, Default)]
@@ -18,7 +16,7 @@ pub struct Decoder {
     overhead: usize,
 }
 
-/// Extensions and trailers together; Go's net/http bounds them alike after its CVE-2023-39326.
+/// Extensions, trailers and leading zeros together; Go's net/http bounds them alike after its CVE-2023-39326.
 const MAX_OVERHEAD_BYTES: usize = 16 * 1024;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,10 +50,6 @@ enum State {
     TrailerLf,
     EndLf,
     Done,
-}
-
-const fn bad(detail: &'static str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, detail)
 }
 
 impl Decoder {
@@ -163,11 +157,6 @@ impl Decoder {
         self.left = left.ok_or_else(|| bad("a chunk's size is too large a number"))?;
         Ok(())
     }
-}
-
-/// RFC 9110 section 5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// What may stand in a field's value (RFC 9110 section 5.5) and, escaped or not, between quotes (section 5.6.4).

@@ -106,6 +106,11 @@ pub(super) const fn bad(detail: &'static str) -> Refusal {
     refuse(StatusCode::BAD_REQUEST, detail)
 }
 
+/// Whether this may stand in a token: a method, a field's name (RFC 9110 section 5.6.2).
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 /// Looks for the empty line that ends a head, in the bytes from `scanned` on only, so that a client which sends a byte at
 /// a time costs no more than one that sends them together. Leading empty lines must be gone (RFC 9112 section 2.2).
 ///
@@ -113,10 +118,7 @@ pub(super) const fn bad(detail: &'static str) -> Refusal {
 /// A bare LF, which RFC 9112 lets a lenient reader take for a line's end and which proxies disagree on, and a head
 /// longer than the limits.
 pub fn scan_head(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Scan, Refusal> {
-    if bytes
-        .first()
-        .is_some_and(|first| !first.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(first))
-    {
+    if bytes.first().is_some_and(|&first| !is_token(first)) {
         return Err(bad("the request line does not begin with a method"));
     }
     // What lies beyond the limit is not looked at, so that it cannot matter whether it has come already.
