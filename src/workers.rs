@@ -15,7 +15,7 @@ use http::{StatusCode, Version};
 use crate::database::Database;
 use crate::deadline::Deadline;
 use crate::handler::{Context, Error, FAILED, waited_too_long};
-use crate::http::{BodyWriter, Request, Response, problem};
+use crate::http::{BodyWriter, Request, Response, Sink, WriteBody, problem};
 use crate::job::{Claim, Delivery, Job};
 use crate::metrics::{Metrics, Reason};
 use crate::queue::Consumer;
@@ -84,36 +84,45 @@ impl Shared {
                 }
                 Claim::Granted => (self.run(&job), None),
             };
-            let delivery = if response.streams_to(job.request.method()) {
+            let streams = response.length().is_none() && job.request.form().has_body(&response);
+            let (delivery, end) = if streams {
                 self.stream(&job, response)
             } else {
-                job.client.answer(job.ticket, &job.request, response)
+                // Asked before the answer leaves: a client that has it may go.
+                let end = BodyEnd::of(&job.request);
+                (job.client.answer(job.ticket, &job.request, response), end)
             };
-            // A body that came to no good end is the client's fault, whatever the handler made of it.
-            let fault = job.request.source.as_ref().and_then(|source| source.refusal());
-            // Each request is counted once: one that came too late was counted by the connector.
-            match (delivery, refused.or(fault.map(|refusal| refusal.fault.into()))) {
-                (Delivery::Sent, None) => self.metrics.answered(),
-                (Delivery::Sent, Some(reason)) => self.metrics.refused(reason),
-                (Delivery::ClientLeft, _) => self.metrics.abandoned(),
-                (Delivery::TooLate, _) => {}
+            // Each request is counted once: one that came too late was counted by the connector. A body that came to no
+            // good end is the client's fault, whatever the handler made of it.
+            match (delivery, refused, end) {
+                (Delivery::TooLate, ..) => {}
+                (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => self.metrics.abandoned(),
+                (Delivery::Sent, Some(reason), _) => self.metrics.refused(reason),
+                (Delivery::Sent, None, BodyEnd::Refused(reason)) => self.metrics.refused(reason),
+                (Delivery::Sent, None, BodyEnd::Good) => self.metrics.answered(),
             }
         }
     }
 
-    /// Lets a streamed response write its body.
-    fn stream(&self, job: &Job, mut response: Response) -> Delivery {
+    /// Lets a streamed response write its body, which may still be reading the request's.
+    fn stream(&self, job: &Job, mut response: Response) -> (Delivery, BodyEnd) {
         let client = Arc::clone(&job.client);
         let Some(stream) = client.open(job.ticket, &job.request, &response, job.deadline) else {
-            return Delivery::TooLate;
+            return (Delivery::TooLate, BodyEnd::Good);
         };
-        let Some(write) = response.take_stream() else { return stream.finish(true) };
-        let mut writer = BodyWriter::new(&*stream, job.request.version() == Version::HTTP_11);
+        let complete = response.take_stream().is_none_or(|write| self.write(job, write, &*stream));
+        let end = BodyEnd::of(&job.request);
+        (stream.finish(complete), end)
+    }
+
+    /// Writes a body. Returns whether it is complete.
+    fn write(&self, job: &Job, write: WriteBody, stream: &dyn Sink) -> bool {
+        let mut writer = BodyWriter::new(stream, job.request.version() == Version::HTTP_11);
         let written = guarded(move || {
             write(&mut writer)?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(writer.finish()?)
         });
-        let complete = match written {
+        match written {
             Ok(Ok(())) => true,
             // It stands in the log only: the client has its head.
             Ok(Err(error)) => {
@@ -126,8 +135,7 @@ impl Shared {
                 drop(answer_error(&job.request, panic));
                 false
             }
-        };
-        stream.finish(complete)
+        }
     }
 
     fn run(&self, job: &Job) -> Response {
@@ -141,6 +149,24 @@ impl Shared {
             self.metrics.panicked();
             answer_error(&job.request, panic)
         })
+    }
+}
+
+/// How a request's body that streams came to its end, or has not yet.
+enum BodyEnd {
+    Good,
+    Refused(Reason),
+    ClientLeft,
+}
+
+impl BodyEnd {
+    fn of(request: &Request) -> Self {
+        let Some(source) = &request.source else { return Self::Good };
+        match source.refusal() {
+            Some(refusal) => Self::Refused(refusal.fault.into()),
+            None if source.has_left() => Self::ClientLeft,
+            None => Self::Good,
+        }
     }
 }
 

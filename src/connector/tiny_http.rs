@@ -4,6 +4,7 @@
 //! request's body is read by the worker, so a slow client holds one; an answer is written by the worker, so a slow reader
 //! does too; a handler that ignores its deadline is waited for. `docs/tiny_http.md` has the list. It is here because it is small.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,9 @@ use crate::handler::BodyUse;
 use crate::http::{Body, Limits, Refusal, Request, Response, Sink, Source, encode_head, parse_head, problem};
 use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Job, Service, Stream, Work};
 use crate::metrics::{Metrics, Reason};
+
+/// tiny_http says no more of what is wrong with chunks.
+const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read");
 
 /// The running connector.
 pub struct TinyHttp {
@@ -210,17 +214,21 @@ impl Client for Exchange {
         }
         let mut slot = self.request.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(incoming) = slot.as_mut() else { return Claim::Gone };
-        let mut body = Vec::new();
+        let (mut body, length) = (Vec::new(), incoming.body_length());
         let limit = self.max_body_bytes;
         match incoming.as_reader().take(limit as u64 + 1).read_to_end(&mut body) {
             Ok(read) if read > limit => Claim::Unreadable(Refusal::BODY_TOO_LARGE),
+            // tiny_http takes the connection's end for the body's.
+            Ok(read) if length.is_some_and(|length| read < length) => {
+                Claim::Unreadable(Refusal::BODY_INCOMPLETE)
+            }
             Ok(_) => {
                 request.body = Bytes::from(body);
                 Claim::Granted
             }
             Err(error) => {
                 log::debug!("a body cannot be read: {error}");
-                Claim::Unreadable(Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read"))
+                Claim::Unreadable(UNREADABLE)
             }
         }
     }
@@ -229,7 +237,8 @@ impl Client for Exchange {
         self.send(response, request.form().head_only)
     }
 
-    /// The head and every chunk are written as the native connector writes them, and the connection ends with them.
+    /// The head and every chunk are written as the native connector writes them, and the client is to end the connection
+    /// after them: tiny_http does so for HTTP/1.0 only.
     fn open(
         self: Arc<Self>,
         _: u64,
@@ -243,8 +252,10 @@ impl Client for Exchange {
         let mut head = Vec::with_capacity(256);
         encode_head(response, form, &mut head);
         let stream = OpenStream {
-            writer: Mutex::new(writer),
-            failed: AtomicBool::new(false),
+            writer: RefCell::new(writer),
+            chunked: !form.http_10,
+            broken: Cell::new(false),
+            late: Cell::new(false),
             deadline,
             in_flight: Arc::clone(&self.in_flight),
         };
@@ -256,8 +267,12 @@ impl Client for Exchange {
 
 /// A streamed answer. What the client does not take holds the worker: tiny_http's sockets wait.
 struct OpenStream {
-    writer: Mutex<Box<dyn Write + Send>>,
-    failed: AtomicBool,
+    writer: RefCell<Box<dyn Write + Send>>,
+    chunked: bool,
+    /// The client has left.
+    broken: Cell<bool>,
+    /// The deadline has passed, and something was not sent.
+    late: Cell<bool>,
     deadline: Deadline,
     in_flight: Arc<InFlight>,
 }
@@ -265,19 +280,28 @@ struct OpenStream {
 impl Sink for OpenStream {
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         if self.deadline.has_passed() {
+            self.late.set(true);
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.write_all(bytes).and_then(|()| writer.flush()).inspect_err(|_| {
-            self.failed.store(true, Ordering::Relaxed);
-        })
+        self.write(bytes).inspect_err(|_| self.broken.set(true))
     }
 }
 
 impl Stream for OpenStream {
-    fn finish(self: Box<Self>, _: bool) -> Delivery {
+    fn finish(self: Box<Self>, complete: bool) -> Delivery {
+        // The connection cannot be ended from here, so the client is given something that is no chunk.
+        if self.chunked && !self.broken.get() && (self.late.get() || !complete) {
+            drop(self.write(b"!\r\n"));
+        }
         self.in_flight.remove();
-        if self.failed.load(Ordering::Relaxed) { Delivery::ClientLeft } else { Delivery::Sent }
+        if self.broken.get() { Delivery::ClientLeft } else { Delivery::Sent }
+    }
+}
+
+impl OpenStream {
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut writer = self.writer.borrow_mut();
+        writer.write_all(bytes).and_then(|()| writer.flush())
     }
 }
 
@@ -293,21 +317,39 @@ struct Progress {
     bytes: usize,
     complete: bool,
     refusal: Option<Refusal>,
+    left: bool,
 }
 
 impl Source for Incoming {
     fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut slot = self.exchange.request.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(request) = slot.as_mut() else { return Err(io::ErrorKind::ConnectionAborted.into()) };
-        let read = request.as_reader().read(into)?;
+        let (read, length) = (request.as_reader().read(into), request.body_length());
         let mut progress = self.progress();
-        progress.bytes += read;
-        progress.complete |= read == 0 && !into.is_empty();
-        if progress.bytes > self.exchange.max_body_bytes {
-            progress.refusal = Some(Refusal::BODY_TOO_LARGE);
-            return Err(io::Error::other(Refusal::BODY_TOO_LARGE));
-        }
-        Ok(read)
+        let refusal = match read {
+            Ok(0) if into.is_empty() => return Ok(0),
+            // tiny_http takes the connection's end for the body's.
+            Ok(0) if length.is_some_and(|length| progress.bytes < length) => {
+                progress.left = true;
+                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, Refusal::BODY_INCOMPLETE));
+            }
+            Ok(0) => {
+                progress.complete = true;
+                return Ok(0);
+            }
+            Ok(read) if progress.bytes + read <= self.exchange.max_body_bytes => {
+                progress.bytes += read;
+                return Ok(read);
+            }
+            Ok(_) => Refusal::BODY_TOO_LARGE,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => UNREADABLE,
+            Err(error) => {
+                progress.left = true;
+                return Err(error);
+            }
+        };
+        progress.refusal = Some(refusal);
+        Err(io::Error::other(refusal))
     }
 
     fn is_complete(&self) -> bool {
@@ -316,6 +358,10 @@ impl Source for Incoming {
 
     fn refusal(&self) -> Option<Refusal> {
         self.progress().refusal
+    }
+
+    fn has_left(&self) -> bool {
+        self.progress().left
     }
 }
 

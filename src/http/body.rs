@@ -4,6 +4,9 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
 
 use super::Refusal;
 
@@ -12,30 +15,36 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// Reads some of it; 0 at its end. Waits for the client, but not past the request's deadline.
     ///
     /// # Errors
-    /// [`Refusal`] inside of the error where the client is to be told of it: it sends too slowly (408), too much (413),
-    /// or no proper body (400). Another error means that the client has left.
+    /// [`Refusal`] inside of the error, for whom there is to tell: the client sends too slowly (408), too much (413), no
+    /// proper body or not all of it (400), or the deadline has passed (504).
     fn read(&self, into: &mut [u8]) -> io::Result<usize>;
 
     /// Whether all of it has come from the client, be it read or not.
     fn is_complete(&self) -> bool;
 
-    /// Why it came to no good end, if it did.
+    /// Why it was refused, if it was.
     fn refusal(&self) -> Option<Refusal>;
+
+    /// Whether its client has left before it was complete.
+    fn has_left(&self) -> bool;
 }
 
-/// A request's body as a stream; see [`Request::reader`](super::Request::reader).
+/// A request's body as a stream; see [`Request::reader`](super::Request::reader). It borrows nothing, so that a streamed
+/// answer can be written out of it.
 #[derive(Debug)]
-pub struct BodyReader<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) source: Option<&'a dyn Source>,
+pub struct BodyReader {
+    pub(super) bytes: Bytes,
+    pub(super) source: Option<Arc<dyn Source>>,
 }
 
-impl Read for BodyReader<'_> {
+impl Read for BodyReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self.source {
-            Some(source) => source.read(into),
-            None => self.bytes.read(into),
+        if let Some(source) = &self.source {
+            return source.read(into);
         }
+        let count = self.bytes.len().min(into.len());
+        self.bytes.copy_to_slice(&mut into[..count]);
+        Ok(count)
     }
 }
 

@@ -34,6 +34,11 @@ impl Form {
         let endless = response.length().is_none() && self.http_10 && !self.head_only;
         Self { keep_alive: self.keep_alive && !endless, ..self }
     }
+
+    /// Whether this response's body is sent: not for `HEAD`, 204 and 304.
+    pub fn has_body(self, response: &Response) -> bool {
+        !self.head_only && !has_no_content(response.status())
+    }
 }
 
 /// What says where a message ends and what becomes of the connection is the server's to write (RFC 9110 section 7.6.1).
@@ -42,11 +47,11 @@ const KEEP_ALIVE: &str = "keep-alive";
 const PROXY_CONNECTION: &str = "proxy-connection";
 
 /// Whether responses of this status have neither a body nor a length (RFC 9110 section 6.4.1).
-pub(super) fn has_no_content(status: StatusCode) -> bool {
+fn has_no_content(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
-/// Appends the head of `response` to `out`. Returns whether the body is to follow: not for `HEAD`, 204 and 304.
+/// Appends the head of `response` to `out`. Returns whether the body is to follow; see [`Form::has_body`].
 pub fn encode_head(response: &Response, form: Form, out: &mut Vec<u8>) -> bool {
     let status = response.status();
     out.extend_from_slice(b"HTTP/1.1 ");
@@ -56,9 +61,8 @@ pub fn encode_head(response: &Response, form: Form, out: &mut Vec<u8>) -> bool {
     if let Some(content_type) = response.content_type() {
         line(out, b"content-type", content_type.as_bytes());
     }
-    let no_content = has_no_content(status);
     match response.length() {
-        _ if no_content => {}
+        _ if has_no_content(status) => {}
         Some(length) => line(out, b"content-length", itoa::Buffer::new().format(length).as_bytes()),
         None if form.http_10 => {}
         None => line(out, b"transfer-encoding", b"chunked"),
@@ -76,7 +80,7 @@ pub fn encode_head(response: &Response, form: Form, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(b"\r\ndate: ");
     out.extend_from_slice(&date());
     out.extend_from_slice(b"\r\n\r\n");
-    !no_content && !form.head_only
+    form.has_body(response)
 }
 
 fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {

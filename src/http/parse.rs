@@ -56,6 +56,10 @@ impl Refusal {
     pub(crate) const BODY_TOO_LARGE: Self =
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than http.max_body_bytes");
 
+    /// 400, for a client that has closed only the side it sends on; from others nothing is read any more.
+    pub(crate) const BODY_INCOMPLETE: Self =
+        Self::new(StatusCode::BAD_REQUEST, "the client has left before its body was complete");
+
     /// A refusal whose status says what it is to be counted as.
     pub(crate) const fn new(status: StatusCode, detail: &'static str) -> Self {
         let fault = match status.as_u16() {

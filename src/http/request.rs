@@ -84,8 +84,8 @@ impl Request {
 
     /// The body as a stream. Of a body that came whole each call begins at its start; one that is still coming can be read
     /// only once, and each read waits for the client up to the request's deadline.
-    pub fn reader(&self) -> BodyReader<'_> {
-        BodyReader { bytes: &self.body, source: self.source.as_deref() }
+    pub fn reader(&self) -> BodyReader {
+        BodyReader { bytes: self.body.clone(), source: self.source.clone() }
     }
 
     /// Who is at the other end of the connection, or whom its PROXY header names; `None` on a Unix socket.

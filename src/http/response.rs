@@ -5,10 +5,9 @@ use std::fs;
 use std::io;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::BodyWriter;
-use super::encode::has_no_content;
 
 /// What a handler answers. `Content-Length`, `Transfer-Encoding`, `Date` and `Connection` are the server's to write.
 pub struct Response {
@@ -139,11 +138,6 @@ impl Response {
             Body::File(file) => Some(file.length),
             Body::Stream(_) => None,
         }
-    }
-
-    /// Whether there is a body to write for a request of this method.
-    pub(crate) fn streams_to(&self, method: &Method) -> bool {
-        self.length().is_none() && method != Method::HEAD && !has_no_content(self.status)
     }
 
     /// Takes what writes the body out of a streamed response.

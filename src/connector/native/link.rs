@@ -4,6 +4,7 @@
 //! a system call unless there is something left for the poller to do. One atomic word says whose turn it is, and that
 //! readiness came while it was not the poller's: the socket is registered once, edge-triggered, and never again.
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -221,15 +222,16 @@ impl Link {
     }
 
     /// Worker: sends what the socket takes of an answer, and of a file a few pieces. Returns whether that was all.
-    fn send(&self, unsent: &mut Unsent) -> io::Result<bool> {
+    fn send(&self, unsent: &mut Unsent) -> Result<bool, Failure> {
         for _ in 0..PIECES_BY_WORKER {
             if let Some(piece) = unsent.next_piece() {
-                unsent.add_piece(piece.read()?);
+                unsent.add_piece(piece.read().map_err(Failure::File)?);
             }
             if !self.direct {
                 return Ok(false);
             }
-            match unsent.flush(&mut Wire::plain(&self.socket), &mut 0)? {
+            let flushed = unsent.flush(&mut Wire::plain(&self.socket), &mut 0);
+            match flushed.map_err(|_| Failure::Client)? {
                 Flushed::All => return Ok(true),
                 Flushed::Blocked => return Ok(false),
                 Flushed::NeedsPiece => {}
@@ -265,11 +267,11 @@ impl Client for Link {
             Ok(true) if form.keep_alive => (None, Delivery::Sent),
             Ok(true) => (Some(Left::Close), Delivery::Sent),
             Ok(false) => (Some(Left::Unsent(unsent)), Delivery::Sent),
-            Err(error) if is_of_file(&error) => {
+            Err(Failure::File(error)) => {
                 log::warn!("{} {}: the file cannot be read: {error}", request.method(), request.path());
                 (Some(Left::Cut), Delivery::Sent)
             }
-            Err(_) => (Some(Left::Broken), Delivery::ClientLeft),
+            Err(Failure::Client) => (Some(Left::Broken), Delivery::ClientLeft),
         };
         self.hand_back(left);
         delivery
@@ -282,31 +284,34 @@ impl Client for Link {
         response: &Response,
         deadline: Deadline,
     ) -> Option<Box<dyn Stream>> {
-        if !self.advance(ticket, Turn::Running, Turn::Writing) {
-            return None;
-        }
         let mut form = request.form().of(response);
         form.keep_alive &= !self.mailbox.is_draining();
         let outbox = Arc::<Outbox>::default();
         let close = !form.keep_alive;
+        // Before the word moves: a poller that gives the connection up finds either nothing begun or what to give up.
         *self.lock_left() = Some(Left::Stream { outbox: Arc::clone(&outbox), close });
-        // Nobody else moves the word out of Writing.
-        self.advance(ticket, Turn::Writing, Turn::Streaming);
+        if !self.advance(ticket, Turn::Running, Turn::Streaming) {
+            // The connection is closed, or is about to be.
+            self.take_left();
+            return None;
+        }
         let mut head = Vec::with_capacity(HEAD_BYTES);
         encode_head(response, form, &mut head);
         let limit = self.mailbox.response_buffer_bytes;
-        let stream = OpenStream { link: self, ticket, outbox, close, limit, deadline };
+        let failed = Cell::new(false);
+        let stream = OpenStream { link: self, ticket, outbox, close, limit, deadline, failed };
         // A client that has left is found out again by the first piece, and by the end.
         drop(stream.send(&head));
         Some(Box::new(stream))
     }
 }
 
-/// Whether it was the disk, and not the client: the socket does not fail like this.
-fn is_of_file(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, WriteZero};
-    let of_socket = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, WriteZero];
-    !of_socket.contains(&error.kind())
+/// Why an answer was not sent.
+enum Failure {
+    /// The file that is its body cannot be read.
+    File(io::Error),
+    /// The client has left.
+    Client,
 }
 
 /// A worker's end of a streamed answer.
@@ -317,6 +322,8 @@ struct OpenStream {
     close: bool,
     limit: usize,
     deadline: Deadline,
+    /// Something was not sent: the answer is not complete, also where its handler does not care.
+    failed: Cell<bool>,
 }
 
 impl Sink for OpenStream {
@@ -324,7 +331,8 @@ impl Sink for OpenStream {
         while !bytes.is_empty() {
             let mut wire = Wire::plain(&self.link.socket);
             let direct = self.link.direct.then_some(&mut wire);
-            let (count, taken) = self.outbox.put(bytes, direct, self.limit, self.deadline)?;
+            let put = self.outbox.put(bytes, direct, self.limit, self.deadline);
+            let (count, taken) = put.inspect_err(|_| self.failed.set(true))?;
             if taken == Taken::Tell {
                 self.link.tell_poller();
             }
@@ -339,7 +347,8 @@ impl Stream for OpenStream {
         if !self.link.advance(self.ticket, Turn::Streaming, Turn::Writing) {
             return Delivery::TooLate;
         }
-        let Self { link, outbox, close, .. } = *self;
+        let Self { link, outbox, close, failed, .. } = *self;
+        let complete = complete && !failed.get();
         let broken = outbox.is_broken();
         // The stream stands in `left` since it was opened.
         link.take_left();

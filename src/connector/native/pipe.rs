@@ -40,7 +40,9 @@ enum End {
     /// It is refused.
     Refused(Refusal),
     /// The client has left.
-    Gone,
+    Left,
+    /// The connection has no more to do with it: the request is answered.
+    Dropped,
 }
 
 impl Pipe {
@@ -82,8 +84,13 @@ impl Pipe {
     }
 
     /// Poller: the client has left.
+    pub(super) fn leave(&self) {
+        self.end(End::Left);
+    }
+
+    /// Poller: nothing more is put into it, whether it has come to an end or not.
     pub(super) fn abandon(&self) {
-        self.end(End::Gone);
+        self.end(End::Dropped);
     }
 
     fn end(&self, end: End) {
@@ -118,7 +125,9 @@ impl Source for Pipe {
             return match state.end {
                 End::Coming | End::Complete => Ok(0),
                 End::Refused(refusal) => Err(io::Error::other(refusal)),
-                End::Gone => Err(io::ErrorKind::ConnectionAborted.into()),
+                End::Left | End::Dropped => {
+                    Err(io::Error::new(io::ErrorKind::ConnectionAborted, Refusal::BODY_INCOMPLETE))
+                }
             };
         }
         let read = state.bytes.read(into)?;
@@ -138,7 +147,11 @@ impl Source for Pipe {
     fn refusal(&self) -> Option<Refusal> {
         match self.lock().end {
             End::Refused(refusal) => Some(refusal),
-            End::Coming | End::Complete | End::Gone => None,
+            End::Coming | End::Complete | End::Left | End::Dropped => None,
         }
+    }
+
+    fn has_left(&self) -> bool {
+        self.lock().end == End::Left
     }
 }

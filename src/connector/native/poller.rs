@@ -107,9 +107,9 @@ impl Poller {
         }
         let owed = self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count();
         for (_, connection) in &mut self.connections {
+            connection.abandon(&self.core);
             // Workers may still hold some of the sockets, so they would not be closed by being forgotten.
             connection.link().shutdown(Shutdown::Both);
-            connection.abandon(&self.core);
         }
         owed
     }

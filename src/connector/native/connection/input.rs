@@ -48,6 +48,13 @@ pub(super) struct Incoming {
     pub(super) window: Window,
 }
 
+impl Drop for Incoming {
+    /// Whoever still reads is not to wait for what will not come.
+    fn drop(&mut self) {
+        self.pipe.abandon();
+    }
+}
+
 /// How much of a body is still to come.
 enum Rest {
     Known(usize),
@@ -199,7 +206,7 @@ impl Connection {
     fn end_of_input(&mut self, core: &Core) -> Next {
         match self.incoming.take() {
             Some(incoming) => {
-                incoming.pipe.abandon();
+                incoming.pipe.leave();
                 self.set_away_due(core);
                 Next::Wait
             }
@@ -297,7 +304,6 @@ impl Connection {
             self.refuse(core, Refusal::new(StatusCode::BAD_REQUEST, detail));
             return self.send_answers(core);
         }
-        self.incoming.take().inspect(|incoming| incoming.pipe.abandon());
         Next::Close
     }
 
@@ -476,7 +482,8 @@ impl Connection {
         let Stage::Body(body) = &mut self.stage else { return Ok(None) };
         let (taken, complete) = body.rest.take(bytes, &mut body.bytes, body.max_bytes)?;
         body.window.bytes += taken;
-        let enough = body.body_use == BodyUse::Stream && body.bytes.len() >= core.settings.buffer_body_bytes;
+        // More than the buffer, and not as much: one that fits may have come all but for the end of its chunks.
+        let enough = body.body_use == BodyUse::Stream && body.bytes.len() > core.settings.buffer_body_bytes;
         if (complete || enough)
             && let Stage::Body(body) = std::mem::replace(&mut self.stage, Stage::Idle)
         {
@@ -531,5 +538,53 @@ impl Connection {
         log::debug!("{}: {refusal}", self.name());
         core.encode(&problem(refusal.status, refusal.detail, &[]), Form::CLOSE);
         self.after_answer(core, Form::CLOSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A window that wants 5000 bytes, and when it began.
+    fn window() -> (Window, Instant) {
+        let began = Instant::now();
+        (Window::new(began, 1000), began)
+    }
+
+    #[test]
+    fn a_window_is_judged_at_its_end_and_followed_by_another() {
+        let (mut window, began) = window();
+        window.bytes = 4999;
+        assert!(!window.is_too_slow(began + WINDOW - SECOND), "it is not over");
+        assert!(window.is_too_slow(began + WINDOW));
+        assert!(!window.is_too_slow(began + WINDOW + SECOND), "the next one is not over");
+        window.bytes = 5000;
+        assert!(!window.is_too_slow(began + WINDOW + WINDOW));
+        assert!(window.is_too_slow(began + WINDOW + WINDOW + WINDOW), "bytes count once");
+    }
+
+    #[test]
+    fn a_window_stands_still_while_the_handler_is_waited_for() {
+        let (mut window, began) = window();
+        window.set_paused(true, began + 2 * SECOND);
+        window.set_paused(true, began + 3 * SECOND);
+        assert_eq!(window.end(), None);
+        assert!(!window.is_too_slow(began + 100 * SECOND));
+        window.set_paused(false, began + 102 * SECOND);
+        window.set_paused(false, began + 103 * SECOND);
+        assert_eq!(window.end(), Some(began + 105 * SECOND), "3 of its 5 seconds are left");
+        assert!(!window.is_too_slow(began + 104 * SECOND));
+        assert!(window.is_too_slow(began + 105 * SECOND));
+    }
+
+    #[test]
+    fn no_rate_is_never_too_slow() {
+        let began = Instant::now();
+        let mut window = Window::new(began, 0);
+        assert_eq!(window.end(), None);
+        assert!(!window.is_too_slow(began + 1000 * SECOND));
+        assert_eq!(Window::new(began, usize::MAX).least, usize::MAX, "no overflow");
     }
 }

@@ -322,19 +322,20 @@ impl Connection {
         self.answer_and_close(core, &unavailable(detail).to_response())
     }
 
-    /// The connection is about to be forgotten, and with it a request that has no answer yet.
+    /// The connection is about to be forgotten, and with it a request that no worker has begun to answer: whoever does
+    /// later could not see that nobody sends what it leaves, and would wait for that.
     pub(super) fn abandon(&mut self, core: &Core) {
         let then = if let Stage::Flushing(flushing) = &self.stage { &flushing.then } else { &self.stage };
-        // A worker that has the request finds its ticket void, and one that will take it does not run it.
-        let away = matches!(self.stage, Stage::Away { .. })
-            && [Turn::Queued, Turn::Running, Turn::Streaming]
-                .into_iter()
-                .any(|turn| self.link.take_back(turn));
-        if away || matches!(then, Stage::Holding(_)) {
+        let is_unanswered = match then {
+            Stage::Holding(_) => true,
+            Stage::Away { .. } => self.link.take_back(Turn::Queued) || self.link.take_back(Turn::Running),
+            _ => false,
+        };
+        if is_unanswered {
             core.metrics.abandoned();
         }
         if let Some(incoming) = self.incoming.take() {
-            incoming.pipe.abandon();
+            incoming.pipe.leave();
         }
         if let Some(outbox) = self.link.outbox() {
             outbox.give_up();
@@ -502,9 +503,7 @@ impl Connection {
     /// Answers for the worker, and goes on with what came meanwhile.
     fn answer_instead(&mut self, core: &mut Core, response: &Response, mut form: Form) -> Next {
         form.keep_alive &= !core.is_draining() && self.incoming.is_none();
-        if let Some(incoming) = self.incoming.take() {
-            incoming.pipe.abandon();
-        }
+        self.incoming = None;
         core.encode(response, form);
         self.after_answer(core, form);
         let next = self.send_answers(core);
@@ -615,7 +614,7 @@ impl Connection {
     /// Nothing more is sent; what still comes is read and dropped until the client closes as well.
     fn linger(&mut self, core: &Core) {
         self.input = Vec::new();
-        // What is left of a body is not wanted any more, and must not be in the way of reading it off.
+        // A body that was not read to its end would be read no further than its pipe has room.
         self.incoming = None;
         if let Some(session) = &mut self.session {
             session.close();
