@@ -100,6 +100,8 @@ impl Connector for TinyHttp {
     fn stopper(&self) -> Stopper {
         let in_flight = Arc::clone(&self.in_flight);
         Box::new(move || {
+            // Under the lock, so that it does not come between a waiter's look and its wait.
+            let _count = in_flight.count.lock().unwrap_or_else(PoisonError::into_inner);
             in_flight.stopped.store(true, Ordering::Release);
             in_flight.changed.notify_all();
         })
@@ -149,8 +151,10 @@ impl Exchange {
         let plan = read.as_ref().map(|request| service.plan(request));
         let (body_use, max_body_bytes) = match plan {
             Ok(BodyPlan::Wanted { body_use, max_bytes }) => (body_use, max_bytes),
-            Ok(BodyPlan::Unwanted(_)) | Err(_) => (BodyUse::Whole, 0),
+            Ok(BodyPlan::Unwanted(_)) | Err(_) => (BodyUse::Whole, usize::MAX),
         };
+        let too_long = request.body_length().is_some_and(|length| length > max_body_bytes);
+        let read = if too_long { read.and(Err(Refusal::BODY_TOO_LARGE)) } else { read };
         let in_flight = Arc::clone(in_flight);
         let exchange =
             Arc::new(Self { request: Mutex::new(Some(request)), body_use, max_body_bytes, in_flight });
@@ -158,27 +162,27 @@ impl Exchange {
             Ok(request) => service.accept(request),
             Err(refusal) => {
                 metrics.refused(refusal.fault.into());
-                exchange.send(problem(refusal.status, refusal.detail, &[]), false);
+                exchange.send(problem(refusal.status, refusal.detail, &[]));
                 return;
             }
         };
         match admission {
             Admission::Answered(response) => {
                 metrics.answered();
-                exchange.send(response, false);
+                exchange.send(response);
             }
             Admission::Work(Work { request, handler, start_by, deadline }) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
                 let job = Job { request, handler, start_by, deadline, client, ticket: 1 };
                 if let Err(response) = service.enqueue(job) {
                     metrics.refused(Reason::QueueFull);
-                    exchange.send(response, false);
+                    exchange.send(response);
                 }
             }
         }
     }
 
-    fn send(&self, response: Response, head_only: bool) -> Delivery {
+    fn send(&self, response: Response) -> Delivery {
         let Some(request) = self.take_request() else { return Delivery::TooLate };
         let typed = response.content_type().map(|value| ("content-type", value));
         let headers =
@@ -194,7 +198,6 @@ impl Exchange {
             Body::File(file) => Box::new(file.file.take(file.length)),
             Body::Stream(_) => Box::new(io::empty()),
         };
-        let length = length.or(head_only.then_some(0));
         let sent = request.respond(tiny_http::Response::new(status, headers, body, length, None));
         self.in_flight.remove();
         if sent.is_ok() { Delivery::Sent } else { Delivery::ClientLeft }
@@ -233,8 +236,8 @@ impl Client for Exchange {
         }
     }
 
-    fn answer(&self, _: u64, request: &Request, response: Response) -> Delivery {
-        self.send(response, request.form().head_only)
+    fn answer(&self, _: u64, _: &Request, response: Response) -> Delivery {
+        self.send(response)
     }
 
     /// The head and every chunk are written as the native connector writes them, and the client is to end the connection
