@@ -232,8 +232,9 @@ fn a_drain_under_load_loses_no_response() {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let answered = Arc::clone(&answered);
+            // Here, and not when its thread comes to it: the drain may have begun by then.
+            let mut client = Client::connect(address);
             thread::spawn(move || {
-                let mut client = Client::connect(address);
                 loop {
                     client.request("GET", "/quick", &[], "");
                     let answer = client.answer();
