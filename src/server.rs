@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
+use signal_hook::iterator::Signals;
 
 use crate::config::{Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
@@ -60,6 +61,14 @@ pub enum StartError {
     /// A route is malformed or there twice.
     #[error("route {0}")]
     Route(#[from] RouteError),
+}
+
+/// Reads the certificate's files as a start does, to find out whether it could.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_tls(config: &Config) -> Result<(), TlsError> {
+    Settings::new(config).map(drop)
 }
 
 /// A server that serves. Dropping it does not stop it; see [`Running::drain`].
@@ -183,7 +192,18 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn run(self) -> Result<Drained, StartError> {
-        self.start()?.run_until_signal()
+        self.run_and_tell(|_| {})
+    }
+
+    /// The same, and calls `started` once clients can connect. Whoever hears of the server by that may signal it at once.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn run_and_tell(self, started: impl FnOnce(&Running)) -> Result<Drained, StartError> {
+        let signals = watched_signals()?;
+        let running = self.start()?;
+        started(&running);
+        running.run_until(signals)
     }
 }
 
@@ -232,8 +252,10 @@ impl Running {
     /// # Errors
     /// When the system does not let signals be handled.
     pub fn run_until_signal(self) -> Result<Drained, StartError> {
-        let wanted = TERM_SIGNALS.iter().chain(&[SIGHUP]);
-        let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+        self.run_until(watched_signals()?)
+    }
+
+    fn run_until(self, mut signals: Signals) -> Result<Drained, StartError> {
         for signal in &mut signals.forever() {
             if signal != SIGHUP {
                 break;
@@ -271,6 +293,11 @@ impl Running {
         }
         drained
     }
+}
+
+/// From now on none of them ends the process by itself.
+fn watched_signals() -> io::Result<Signals> {
+    Signals::new(TERM_SIGNALS.iter().chain(&[SIGHUP]))
 }
 
 impl Service for Stages {

@@ -3,14 +3,16 @@
 use std::process::ExitCode;
 
 use wharf::config::{Config, Problem, Problems};
+use wharf::connector::TlsError;
 use wharf::database::Database;
-use wharf::endpoint;
+use wharf::{endpoint, server};
 
 use super::{Common, FAILED, Loaded, demo};
 
 pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     let Loaded { source, config, problems } = common.load()?;
     let mut found = problems.list().to_vec();
+    found.extend(certificate(&config, &found));
     let checked = match database(&config, &found) {
         Ok(database) => {
             found.extend(endpoint::check(&source, &config.endpoints, &database));
@@ -41,12 +43,31 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
 /// Why no statement is checked: there is nothing wrong with that, or there is.
 struct Unchecked(Result<String, String>);
 
+/// Whether something is wrong already with a setting whose key begins with one of these.
+fn is_wrong(found: &[Problem], starts: &[&str]) -> bool {
+    found.iter().any(|problem| starts.iter().any(|start| problem.key.starts_with(start)))
+}
+
+/// What is wrong with the certificate's files, where their own settings are right.
+fn certificate(config: &Config, found: &[Problem]) -> Option<Problem> {
+    if is_wrong(found, &["tls", "WHARF_TLS"]) {
+        return None;
+    }
+    let error = server::check_tls(config).err()?;
+    let tls = &config.tls;
+    let files =
+        [("tls.certificate", &tls.certificate), ("tls.key", &tls.key), ("tls.client_ca", &tls.client_ca)];
+    let key = match &error {
+        TlsError::File { file, .. } => files.into_iter().find(|(_, of)| of.as_ref() == Some(file)),
+        TlsError::KeyMismatch { .. } => Some(files[1]),
+        _ => None,
+    };
+    Some(Problem::new(None, key.map_or("tls", |(key, _)| key), error.to_string()))
+}
+
 /// The database to ask, also where other things are wrong.
 fn database(config: &Config, found: &[Problem]) -> Result<Database, Unchecked> {
-    let of_database = |problem: &Problem| {
-        ["database", "WHARF_DATABASE", "--database"].iter().any(|start| problem.key.starts_with(start))
-    };
-    if found.iter().any(of_database) {
+    if is_wrong(found, &["database", "WHARF_DATABASE", "--database"]) {
         return Err(Unchecked(Err("the database's own settings are wrong".to_owned())));
     }
     let Some(url) = &config.database.url else {

@@ -1,5 +1,7 @@
 //! `wharf health`: whether a running server answers, for a container's health check.
 
+mod unverified;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -16,7 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the server listens: ADDRESS:PORT or unix:PATH
+    /// Where the server listens: ADDRESS:PORT or unix:PATH, with https:// before it where it speaks TLS
+    ///
+    /// The certificate is not verified: the question is whether the server answers, not who it is. One that wants a
+    /// certificate of its clients answers by saying so.
     #[arg(default_value = "127.0.0.1:8080", env = "WHARF_LISTEN", value_name = "ADDR")]
     address: String,
 }
@@ -27,11 +32,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         address != "systemd",
         "systemd has the socket; say where it listens: ADDRESS:PORT or unix:PATH"
     );
-    let answered = if let Some(path) = address.strip_prefix("unix:") {
-        at_path(path).and_then(|stream| ask(stream, "localhost"))
+    let (place, encrypted) = match address.strip_prefix("https://") {
+        Some(place) => (place, true),
+        None => (address.as_str(), false),
+    };
+    let answered = if let Some(path) = place.strip_prefix("unix:") {
+        at_path(path).and_then(|stream| ask(stream, encrypted, "localhost"))
     } else {
-        let target = reachable(resolved(address)?);
-        at_address(target).and_then(|stream| ask(stream, &target.to_string()))
+        let target = reachable(resolved(place)?);
+        at_address(target).and_then(|stream| ask(stream, encrypted, &target.to_string()))
     };
     match answered {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -74,8 +83,16 @@ fn at_path(path: &str) -> anyhow::Result<UnixStream> {
     Ok(stream)
 }
 
+fn ask(stream: impl Read + Write, encrypted: bool, host: &str) -> anyhow::Result<()> {
+    if encrypted {
+        unverified::ask(stream, |stream| ask_plain(stream, host))
+    } else {
+        ask_plain(stream, host)
+    }
+}
+
 /// `OPTIONS *` asks the server itself, and none of its endpoints (RFC 9110 section 9.3.7).
-fn ask(mut stream: impl Read + Write, host: &str) -> anyhow::Result<()> {
+fn ask_plain(mut stream: impl Read + Write, host: &str) -> anyhow::Result<()> {
     let request = format!("OPTIONS * HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut start = [0; 12];

@@ -28,9 +28,7 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
         eprintln!("{}", Problems::new(loaded.source, found));
         return Ok(ExitCode::from(USAGE));
     }
-    let running = server.start()?;
-    summary.print(&running, &endpoints);
-    match running.run_until_signal()? {
+    match server.run_and_tell(|running| summary.print(running, &endpoints))? {
         Drained::Complete => Ok(ExitCode::SUCCESS),
         Drained::CutOff(clients) => {
             log::error!("{clients} clients were cut off before their answer");

@@ -55,20 +55,14 @@ struct State {
     connection: ServerConnection,
     /// The client has sent something.
     begun: bool,
-}
-
-/// What [`Session::receive`] found besides plain bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub(crate) struct Received {
-    /// The client has said that it sends no more (`close_notify`); it may still read. TCP's end without it may be a cut.
-    pub(crate) closed: bool,
+    /// The client has said that it sends no more.
+    ended: bool,
 }
 
 impl Session {
     fn new(mut connection: ServerConnection) -> Self {
         connection.set_buffer_limit(Some(OUTGOING_BYTES));
-        Self(Box::new(State { connection, begun: false }))
+        Self(Box::new(State { connection, begun: false, ended: false }))
     }
 
     /// Takes all that came from the socket and appends what it says to `plain`. There may be something to
@@ -76,24 +70,30 @@ impl Session {
     ///
     /// # Errors
     /// When the client does not speak TLS, or not as it should; what was good until then is in `plain`.
-    pub(crate) fn receive(&mut self, encrypted: &[u8], plain: &mut Vec<u8>) -> Result<Received, TlsError> {
-        let State { connection, begun } = &mut *self.0;
+    pub(crate) fn receive(&mut self, encrypted: &[u8], plain: &mut Vec<u8>) -> Result<(), TlsError> {
+        let State { connection, begun, ended } = &mut *self.0;
         if !*begun && begins_like_a_request(encrypted) {
             return Err(TlsError::PlainHttp);
         }
         *begun |= !encrypted.is_empty();
-        let (mut rest, mut closed) = (encrypted, false);
+        let mut rest = encrypted;
         // What comes after close_notify is ignored (RFC 8446 section 6.1).
-        while !rest.is_empty() && !closed {
+        while !rest.is_empty() && !*ended {
             // Fails only when a handshake's pieces are more than rustls keeps of it, 64 KiB.
             connection.read_tls(&mut rest).map_err(|full| SessionError::General(full.to_string()))?;
             let outcome = connection.process_new_packets();
             take_plain(connection, plain);
-            closed = outcome?.peer_has_closed();
+            *ended = outcome?.peer_has_closed();
         }
         // Large records have grown rustls' buffer to 32 KiB. It gives back all but 4 KiB when it is about to read again.
         drop(connection.read_tls(&mut Nothing));
-        Ok(Received { closed })
+        Ok(())
+    }
+
+    /// Whether the client has said that it sends no more (`close_notify`); it may still read. TCP's end without it may be a
+    /// cut.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.ended
     }
 
     /// Encrypts the beginning of `parts`, 64 KiB at most, and writes what the socket takes of it; the rest is for
@@ -230,7 +230,6 @@ mod tests {
         /// What the session has said in plain bytes, and the client.
         heard: Vec<u8>,
         answered: Vec<u8>,
-        closed: bool,
     }
 
     impl<P: FnMut() -> usize> Wire<P> {
@@ -238,7 +237,7 @@ mod tests {
             let name = "localhost".try_into().expect("a name");
             let client = ClientConnection::new(Arc::clone(config), name).expect("the configuration is good");
             let session = identity.session().expect("the configuration is good");
-            Self { session, client, pieces, heard: Vec::new(), answered: Vec::new(), closed: false }
+            Self { session, client, pieces, heard: Vec::new(), answered: Vec::new() }
         }
 
         /// What the client wants to send now.
@@ -267,7 +266,7 @@ mod tests {
         fn deliver(&mut self, mut bytes: &[u8]) -> Result<(), TlsError> {
             while !bytes.is_empty() {
                 let (piece, rest) = bytes.split_at((self.pieces)().min(bytes.len()));
-                self.closed |= self.session.receive(piece, &mut self.heard)?.closed;
+                self.session.receive(piece, &mut self.heard)?;
                 bytes = rest;
             }
             Ok(())
@@ -455,16 +454,14 @@ mod tests {
         for version in ALL_VERSIONS {
             let mut wire = connected(&identity, &authority.trusting_with(&[version], None));
             wire.client.writer().write_all(b"last words").expect("rustls takes 64 KiB");
+            assert!(!wire.session.has_ended());
             wire.client.send_close_notify();
             let mut bytes = wire.client_bytes();
             // It is ignored, and is no TLS. rustls reads 4 KiB at a time.
             bytes.extend([b'x'; 10_000]);
             wire.deliver(&bytes).expect("the client speaks TLS");
-            assert!(wire.closed);
-            assert_eq!(
-                wire.session.receive(b"more", &mut wire.heard).expect("it is ignored"),
-                Received { closed: true }
-            );
+            assert!(wire.session.has_ended());
+            wire.session.receive(b"more", &mut wire.heard).expect("it is ignored");
             assert_eq!(wire.heard, b"last words");
             wire.send(b"answer");
             assert_eq!(wire.answered, b"answer");
@@ -524,10 +521,7 @@ mod tests {
         ];
         for request in requests {
             let mut session = identity.session().expect("the configuration is good");
-            assert_eq!(
-                session.receive(b"", &mut Vec::new()).expect("nothing came"),
-                Received { closed: false }
-            );
+            session.receive(b"", &mut Vec::new()).expect("nothing came");
             let error = session.receive(request, &mut Vec::new()).expect_err("it is no TLS");
             assert!(matches!(error, TlsError::PlainHttp), "{error:?}");
             assert!(session.flush(&mut Socket::full()).expect("there is nothing to write"));

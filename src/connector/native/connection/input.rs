@@ -9,7 +9,7 @@ use http::StatusCode;
 use super::{Connection, Core, Next, Stage};
 use crate::connector::native::link::Link;
 use crate::connector::native::pipe::Pipe;
-use crate::connector::native::tls::TlsError;
+use crate::connector::native::tls::{Session, TlsError};
 use crate::handler::BodyUse;
 use crate::http::{
     BodyLength, CONTINUE, Decoder, Fault, Form, Head, ProxyHeader, Refusal, Request, Scan, parse_head,
@@ -168,6 +168,10 @@ impl Connection {
     /// Reads until the socket has no more, the stage wants no more, or it is the others' turn.
     pub(super) fn read(&mut self, core: &mut Core) -> Next {
         while self.wants_bytes(core) {
+            if self.has_said_its_end() {
+                let next = self.end_of_input(core);
+                return self.away_due(core, next);
+            }
             let mut scratch = std::mem::take(&mut core.scratch);
             let read = self.link.read(&mut scratch);
             let next = match read {
@@ -202,16 +206,24 @@ impl Connection {
         next
     }
 
-    /// The client sends nothing more. A worker that reads its body is told; there is nobody else to tell.
+    /// Whether the client has said through TLS that it sends nothing more. No read says so again.
+    fn has_said_its_end(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::has_ended)
+    }
+
+    /// The client sends nothing more. A worker that reads its body is told; otherwise only the client, in its own words: some
+    /// wait for them.
     fn end_of_input(&mut self, core: &Core) -> Next {
-        match self.incoming.take() {
-            Some(incoming) => {
-                incoming.pipe.leave();
-                self.set_away_due(core);
-                Next::Wait
-            }
-            None => Next::Close,
+        if let Some(incoming) = self.incoming.take() {
+            incoming.pipe.leave();
+            self.set_away_due(core);
+            return Next::Wait;
         }
+        if let Some(session) = &mut self.session {
+            session.close();
+            drop(session.flush(&mut self.link.socket()));
+        }
+        Next::Close
     }
 
     /// Bytes from the socket. `more`: it may hold more.
@@ -271,16 +283,13 @@ impl Connection {
         let next = match (received, sent) {
             (Err(error), _) => self.refuse_session(core, &error),
             (_, Err(_)) => Next::Close,
-            (Ok(received), Ok(_)) => {
+            (Ok(()), Ok(_)) => {
                 if established && matches!(self.stage, Stage::Handshake { .. }) {
                     self.certificate = session.client_certificate().map(Bytes::copy_from_slice);
-                    self.stage = Stage::Idle;
-                    self.idle_since = core.now;
-                    self.due = core.now + core.settings.head_timeout.min(core.idle_allowance());
+                    self.await_first_request(core);
                 }
                 let next = if plain.is_empty() { Next::Wait } else { self.received(core, &plain, more) };
-                self.ended |= received.closed;
-                if next == Next::Wait && received.closed && self.wants_bytes(core) {
+                if next == Next::Wait && self.has_said_its_end() && self.wants_bytes(core) {
                     self.end_of_input(core)
                 } else {
                     next
@@ -292,9 +301,18 @@ impl Connection {
         next
     }
 
+    /// The handshake is over. Only now the client can say what it wants, so its time for that begins here.
+    fn await_first_request(&mut self, core: &Core) {
+        self.stage = Stage::Idle;
+        self.idle_since = core.now;
+        let draining = core.is_draining().then(|| core.idle_allowance());
+        self.due = core.now + draining.unwrap_or(core.settings.head_timeout);
+    }
+
     fn refuse_session(&mut self, core: &mut Core, error: &TlsError) -> Next {
         log::debug!("{}: {error}", self.name());
-        if let Stage::Handshake { .. } = self.stage {
+        // What is wrong may be a record behind a good handshake, read together with its end.
+        if self.session.as_ref().is_some_and(Session::is_handshaking) {
             core.metrics.closed(Closing::Handshake);
         }
         if let TlsError::PlainHttp = error {

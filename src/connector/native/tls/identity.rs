@@ -17,9 +17,9 @@ use rustls::{Error as SessionError, RootCertStore, ServerConfig, ServerConnectio
 use super::{Session, TlsError};
 use crate::config::{ClientAuth, TlsVersion};
 
-/// What a client without ALPN gets as well: one that offers only others, such as `h2`, is refused in the handshake
-/// (RFC 7301 section 3.2).
-const PROTOCOL: &[u8] = b"http/1.1";
+/// What is spoken, and what a client without ALPN gets as well: one that offers only others, such as `h2`, is refused in the
+/// handshake (RFC 7301 section 3.2). `curl --http1.0` offers nothing but the second.
+const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
 
 /// The files and rules that sessions are made from, out of the configuration.
 #[derive(Clone, Debug)]
@@ -94,7 +94,7 @@ impl Files {
         let key = PrivateKeyDer::from_pem_file(&self.key)
             .map_err(|error| unusable(&self.key, &error, "private key that is not encrypted"))?;
         let mut config = builder.with_single_cert(chain, key).map_err(|error| self.not_a_pair(&error))?;
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         Ok(config)
     }
 
