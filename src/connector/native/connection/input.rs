@@ -284,10 +284,13 @@ impl Connection {
             (Err(error), _) => self.refuse_session(core, &error),
             (_, Err(_)) => Next::Close,
             (Ok(()), Ok(_)) => {
-                if established && matches!(self.stage, Stage::Handshake { .. }) {
+                let was_established = !matches!(self.stage, Stage::Handshake { .. });
+                if established && !was_established {
                     self.certificate = session.client_certificate().map(Bytes::copy_from_slice);
                     self.await_first_request(core);
                 }
+                // The end of the handshake says nothing either, and is no half of anything.
+                self.half_read = was_established && plain.is_empty();
                 let next = if plain.is_empty() { Next::Wait } else { self.received(core, &plain, more) };
                 if next == Next::Wait && self.has_said_its_end() && self.wants_bytes(core) {
                     self.end_of_input(core)

@@ -45,6 +45,9 @@ const GRACE: Duration = Duration::from_millis(50);
 /// answered; one that was idle for longer is closed at once.
 const DRAIN_IDLE: Duration = Duration::from_millis(500);
 
+/// While draining: how long a client may still take for its PROXY header or its handshake.
+const DRAIN_BEGIN: Duration = Duration::from_secs(1);
+
 /// A client that has not said anything yet keeps its place for this long when places are short: its request is on the way.
 const UNUSED: Duration = Duration::from_secs(1);
 
@@ -350,7 +353,7 @@ impl Connection {
         }
         match self.stage {
             Stage::Idle => self.due = self.due.min(self.idle_since + DRAIN_IDLE),
-            Stage::Proxied | Stage::Handshake { .. } => self.due = self.due.min(core.now + DRAIN_IDLE),
+            Stage::Proxied | Stage::Handshake { .. } => self.due = self.due.min(core.now + DRAIN_BEGIN),
             Stage::Lingering { until } => {
                 self.stage = Stage::Lingering { until: until.min(core.now + LINGER) };
                 self.due = self.due.min(core.now + LINGER);
