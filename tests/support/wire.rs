@@ -3,6 +3,9 @@
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -87,6 +90,15 @@ impl Client {
         socket.bind(&source.into()).expect("all of 127.0.0.0/8 is ours");
         socket.connect_timeout(&address.into(), PATIENCE).expect("the server accepts");
         Self { transport: Transport::Plain(with_limits(socket.into())), received: Vec::new() }
+    }
+
+    /// Connects to a Unix socket.
+    pub(crate) fn connect_unix(path: impl AsRef<Path>) -> Self {
+        let stream = UnixStream::connect(path).expect("the server accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
+        stream.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
+        // To the standard library a TCP stream is a descriptor like this one, and all that is done with it here works.
+        Self { transport: Transport::Plain(OwnedFd::from(stream).into()), received: Vec::new() }
     }
 
     /// Connects to `localhost` at this address with TLS, trusting this authority and showing no certificate.
