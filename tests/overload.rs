@@ -28,6 +28,7 @@ fn serve(gate: Gate, change: impl FnOnce(&mut Config)) -> Running {
     let mut config = Config::default();
     config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     config.server.workers = Some(1);
+    config.server.selectors = Some(1);
     change(&mut config);
     let panics = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { panic!("on purpose") };
     let server = Server::new(config).expect("no database to open");
@@ -195,7 +196,7 @@ fn a_drain_answers_what_is_in_flight_and_closes_what_is_idle() {
             queued.push(ask(&server, "/gate"));
         }
         if connector == Connector::Native {
-            // One poller reads in turn: once this is answered, the three before it are in the queue.
+            // The one poller reads in turn: once this is answered, the three before it are in the queue.
             assert_eq!(ask(&server, "/immediate").answer().status, 200);
         }
         let draining = thread::spawn(move || server.drain());

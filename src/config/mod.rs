@@ -60,7 +60,7 @@ pub struct Server {
     pub reuse_port: bool,
     /// `connector`: who speaks HTTP.
     pub connector: Connector,
-    /// `selectors`: poller threads. `None`: chosen by the number of cores.
+    /// `selectors`: poller threads. `None`: one for each core, at most 8.
     pub selectors: Option<usize>,
     /// `workers`: request threads. `None`: as many as `database.maximum_pool_size`, because a request thread that has no
     /// connection to run on can only wait.
@@ -411,8 +411,9 @@ impl Config {
         self.server.workers.unwrap_or_else(fitting)
     }
 
-    /// How many pollers there are: `server.selectors`, or one for each two cores, since workers and database need cores too.
+    /// How many pollers there are: `server.selectors`, or one for each core. Past eight they would hand over more connections
+    /// a second than any database has answers for.
     pub fn selectors(&self) -> usize {
-        self.server.selectors.unwrap_or_else(|| num_cpus::get().div_ceil(2).clamp(1, 8))
+        self.server.selectors.unwrap_or_else(|| num_cpus::get().min(8))
     }
 }
