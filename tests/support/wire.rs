@@ -1,12 +1,13 @@
 //! A client that sends exactly what the test says and reads exactly one response at a time.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -17,6 +18,8 @@ pub(crate) struct Client {
     transport: Transport,
     /// Received, but not yet part of an answer.
     received: Vec<u8>,
+    /// The server has ended the connection with a reset.
+    reset: bool,
 }
 
 /// What the bytes go through.
@@ -79,7 +82,13 @@ impl Answer {
 impl Client {
     /// Connects.
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        Self { transport: Transport::Plain(connect(address)), received: Vec::new() }
+        Self::over(Transport::Plain(connect(address)))
+    }
+
+    /// Connects, if the server accepts within this time.
+    pub(crate) fn try_connect(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = with_limits(TcpStream::connect_timeout(&address, patience)?);
+        Ok(Self::over(Transport::Plain(stream)))
     }
 
     /// Connects from this address, which is one of loopback's.
@@ -89,7 +98,7 @@ impl Client {
         let source = SocketAddr::new(source.parse().expect("an address"), 0);
         socket.bind(&source.into()).expect("all of 127.0.0.0/8 is ours");
         socket.connect_timeout(&address.into(), PATIENCE).expect("the server accepts");
-        Self { transport: Transport::Plain(with_limits(socket.into())), received: Vec::new() }
+        Self::over(Transport::Plain(with_limits(socket.into())))
     }
 
     /// Connects to a Unix socket.
@@ -98,7 +107,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
         stream.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
         // To the standard library a TCP stream is a descriptor like this one, and all that is done with it here works.
-        Self { transport: Transport::Plain(OwnedFd::from(stream).into()), received: Vec::new() }
+        Self::over(Transport::Plain(OwnedFd::from(stream).into()))
     }
 
     /// Connects to `localhost` at this address with TLS, trusting this authority and showing no certificate.
@@ -111,7 +120,11 @@ impl Client {
         let name = "localhost".try_into().expect("a host's name");
         let session = ClientConnection::new(config, name).expect("the configuration has no mistake");
         let stream = StreamOwned::new(session, connect(address));
-        Self { transport: Transport::Tls(Box::new(stream)), received: Vec::new() }
+        Self::over(Transport::Tls(Box::new(stream)))
+    }
+
+    fn over(transport: Transport) -> Self {
+        Self { transport, received: Vec::new(), reset: false }
     }
 
     /// The socket itself, for tests that break it.
@@ -178,6 +191,20 @@ impl Client {
             answer.body = self.rest();
         }
         answer
+    }
+
+    /// The next response; `None` when the server has closed the connection before it, in peace.
+    pub(crate) fn answer_or_end(&mut self) -> Option<Answer> {
+        if self.received.is_empty() && !self.receive() {
+            assert!(!self.reset, "the connection was reset");
+            return None;
+        }
+        Some(self.answer())
+    }
+
+    /// Whether the connection has ended with a reset, as far as it was read.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.reset
     }
 
     /// The response to a HEAD request: never a body, whatever its headers announce.
@@ -255,8 +282,11 @@ impl Client {
                 length > 0
             }
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                self.reset |= error.kind() == ErrorKind::ConnectionReset;
                 false
             }
+            // A process that was stopped and goes on.
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.receive(),
             Err(error) => panic!("nothing came within {PATIENCE:?}: {error}"),
         }
     }

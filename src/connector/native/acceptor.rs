@@ -187,9 +187,9 @@ impl Accepting {
         }
     }
 
-    /// Whether as many clients as may be are being refused already.
+    /// Whether as many clients as may be are being refused already. Who still waits when the server stops is told so, too.
     fn is_crowded(&self) -> bool {
-        if self.gate.excess() < REFUSED_AT_ONCE {
+        if self.stopped.load(Ordering::Acquire) || self.gate.excess() < REFUSED_AT_ONCE {
             return false;
         }
         self.gate.await_place();

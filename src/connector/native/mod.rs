@@ -57,6 +57,8 @@ enum Message {
     Crowded,
     /// Close idle connections, answer the others with `Connection: close`, end when none is left.
     Drain { until: Instant },
+    /// While draining: the poller that hands on newcomers for whom it has no room hands on no more.
+    Last,
     /// End now.
     Stop,
 }
@@ -161,8 +163,8 @@ impl Connector for Native {
         for mailbox in &self.mailboxes {
             mailbox.draining.store(true, Ordering::Relaxed);
         }
-        self.acceptor.stop();
         let until = Instant::now() + patience;
+        self.acceptor.stop();
         for mailbox in &self.mailboxes {
             mailbox.post(Message::Drain { until });
         }

@@ -45,6 +45,8 @@ pub(super) struct Poller {
     /// Connections that were refused, by generation, which is the order in which they came: which and since when.
     refused: BTreeMap<u64, (Id, Instant)>,
     drain_until: Option<Instant>,
+    /// No newcomer comes any more.
+    last_came: bool,
     stopped: bool,
 }
 
@@ -62,6 +64,7 @@ impl Poller {
             none_spare_until: Instant::now(),
             refused: BTreeMap::new(),
             drain_until: None,
+            last_came: false,
             stopped: false,
         }
     }
@@ -115,8 +118,8 @@ impl Poller {
     }
 
     fn is_over(&self) -> bool {
-        let drained =
-            |until| self.connections.is_empty() && self.receiver.is_empty() || Instant::now() >= until;
+        let empty = self.last_came && self.connections.is_empty() && self.receiver.is_empty();
+        let drained = |until| empty || Instant::now() >= until;
         self.stopped || self.drain_until.is_some_and(drained)
     }
 
@@ -170,11 +173,13 @@ impl Poller {
             Message::Crowded => self.forget_refused(),
             Message::Drain { until } => {
                 self.drain_until = Some(until);
+                self.next.post(Message::Last);
                 let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
                 for index in all {
                     self.with(index, Connection::drain);
                 }
             }
+            Message::Last => self.last_came = true,
             Message::Stop => self.stopped = true,
         }
     }
@@ -195,7 +200,7 @@ impl Poller {
             if self.make_room(&mut newcomer.place) {
                 newcomer.refuse = None;
             } else if newcomer.hops > 1 && self.drain_until.is_none() {
-                // Not while draining: the other poller may have ended.
+                // Not while draining: the other poller was told that nobody comes any more.
                 newcomer.hops -= 1;
                 self.next.post(Message::Accepted(newcomer));
                 return;
