@@ -178,7 +178,7 @@ impl Server {
         settings.max_connections = descriptors::fitting(config);
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
-            Speaker::Native => Box::new(Native::start(listener.into_socket(), settings, &stages, &metrics)?),
+            Speaker::Native => Box::new(Native::start(listener, settings, &stages, &metrics)?),
             Speaker::TinyHttp => {
                 Box::new(TinyHttp::start(listener, &settings, stages, Arc::clone(&metrics))?)
             }

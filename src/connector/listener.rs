@@ -6,12 +6,30 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
 use crate::config::Listen;
 
 /// How many clients may wait in the kernel until they are accepted. The kernel takes less where `net.core.somaxconn` says so.
 const BACKLOG: i32 = 1024;
+
+/// Drops what asks for a connection, a SYN without ACK, and takes everything else: classic BPF, as the kernel's
+/// `networking/filter.rst` has it. A TCP socket's filter sees a packet from its TCP header on, whose byte 13 are the flags.
+const NO_NEWCOMERS: [SockFilter; 5] = {
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
+};
 
 /// A socket that clients can connect to from now on.
 #[derive(Debug)]
@@ -19,6 +37,8 @@ pub struct Listener {
     socket: Socket,
     address: Address,
     file: Option<SocketFile>,
+    /// Somebody else listens on the same socket and goes on doing so.
+    inherited: bool,
 }
 
 /// The file of a Unix socket that we made, and not another that has taken its place since.
@@ -70,7 +90,7 @@ impl Listener {
             .as_socket()
             .map_or_else(|| Address::Unix(local.as_pathname().map(Path::to_owned)), Address::Tcp);
         let file = if let Listen::Unix(path) = listen { Some(SocketFile::at(path)?) } else { None };
-        Ok(Self { socket, address, file })
+        Ok(Self { socket, address, file, inherited: *listen == Listen::Inherited })
     }
 
     /// Where it listens.
@@ -82,8 +102,30 @@ impl Listener {
         self.file.take()
     }
 
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     pub(crate) fn into_socket(self) -> Socket {
         self.socket
+    }
+
+    /// Whether closing it resets those who have connected and are not accepted yet.
+    pub(crate) fn closes_for_all(&self) -> bool {
+        !self.inherited
+    }
+
+    /// Lets nobody begin to connect any more, so that it can be closed with nobody in its backlog. Whoever tries is not told
+    /// so: its system tries again after a second, and finds another listener of the port then, or none.
+    ///
+    /// # Errors
+    /// When the system has no such filters. Then it goes on as before.
+    pub(crate) fn turn_away(&self) -> io::Result<()> {
+        match self.address {
+            Address::Tcp(_) if !self.inherited => self.socket.attach_filter(&NO_NEWCOMERS),
+            // A Unix socket's file is gone already, and what systemd passed is systemd's to close.
+            _ => Ok(()),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use socket2::Socket;
 
 use super::gate::{Gate, LONGEST_AWAIT};
 use super::{Mailbox, Message, Newcomer, WAKE};
+use crate::connector::Listener;
 use crate::handler::unavailable;
 use crate::http::{Form, encode_head};
 use crate::metrics::{Metrics, Reason};
@@ -37,6 +38,10 @@ const UNSENT_BYTES: u32 = 128 * 1024;
 /// How much of a request is read of a client that is only told to leave: any head, and most bodies.
 const SKIPPED_BYTES: usize = 64 * 1024;
 
+/// How long handshakes that have begun may take until the listener closes. Not longer than the way to another machine
+/// nearby: whoever begins one meanwhile waits for a second.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(10);
+
 /// The running acceptor.
 #[derive(Debug)]
 pub(super) struct Acceptor {
@@ -46,7 +51,7 @@ pub(super) struct Acceptor {
 }
 
 struct Accepting {
-    listener: Socket,
+    listener: Listener,
     poll: Poll,
     /// Each newcomer goes to the next of these.
     pollers: Vec<Arc<Mailbox>>,
@@ -72,19 +77,20 @@ enum Rest {
 
 impl Acceptor {
     pub(super) fn start(
-        listener: Socket,
+        listener: Listener,
         pollers: Vec<Arc<Mailbox>>,
         gate: Arc<Gate>,
         metrics: Arc<Metrics>,
         encrypted: bool,
     ) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        if let Err(error) = listener.set_tcp_notsent_lowat(UNSENT_BYTES) {
+        let socket = listener.socket();
+        socket.set_nonblocking(true)?;
+        if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT_BYTES) {
             log::debug!("the kernel may hold megabytes for a client that reads slowly: {error}");
         }
         let poll = Poll::new()?;
         gate.wake_by(Waker::new(poll.registry(), WAKE)?);
-        poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(0), Interest::READABLE)?;
+        poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(0), Interest::READABLE)?;
         let stopped = Arc::new(AtomicBool::new(false));
         let accepting = Accepting {
             listener,
@@ -127,9 +133,7 @@ impl Accepting {
                 Err(error) => log::error!("the acceptor cannot poll: {error}"),
             }
             if self.stopped.load(Ordering::Acquire) {
-                // Who connected before the listener closes would otherwise see a reset.
-                self.accept_all();
-                return;
+                return self.accept_the_last(&mut events);
             }
             // Clients that knock during a pause neither end it nor make it longer; they are accepted after it.
             if pause.is_some() && resume.is_some_and(|resume| Instant::now() < resume) {
@@ -156,6 +160,23 @@ impl Accepting {
         until.filter(|until| now < *until).unwrap_or(now + LONGEST_AWAIT)
     }
 
+    /// Who has connected, or is about to have, before the listener closes would otherwise see a reset.
+    fn accept_the_last(&mut self, events: &mut Events) {
+        if let Err(error) = self.listener.turn_away() {
+            log::debug!("who connects at this moment may be reset: {error}");
+        }
+        let until = Instant::now() + LAST_HANDSHAKES;
+        loop {
+            self.accept_all();
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.listener.closes_for_all() {
+                return;
+            }
+            // An error ends the waiting early, and nothing else.
+            drop(self.poll.poll(events, Some(left)));
+        }
+    }
+
     /// Accepts until the backlog is empty: the listener is edge-triggered.
     fn accept_all(&mut self) -> Rest {
         if self.reserve.is_none() {
@@ -165,7 +186,7 @@ impl Accepting {
             if self.is_crowded() {
                 return Rest::Crowded;
             }
-            let accepted = match self.listener.accept() {
+            let accepted = match self.listener.socket().accept() {
                 Ok((socket, address)) => {
                     self.admit(socket, address.as_socket());
                     Ok(())
@@ -214,7 +235,7 @@ impl Accepting {
         if self.reserve.take().is_none() {
             return Err(error);
         }
-        let accepted = self.listener.accept().map(|(socket, _)| {
+        let accepted = self.listener.socket().accept().map(|(socket, _)| {
             self.metrics.received();
             self.metrics.refused(Reason::Descriptors);
             // Whether it reaches the client is the client's luck: nothing more can be done without a descriptor.

@@ -29,7 +29,7 @@ use socket2::Socket;
 
 pub(super) use acceptor::REFUSED_AT_ONCE;
 
-use super::{Connector, Drained, Settings, Stopper};
+use super::{Connector, Drained, Listener, Settings, Stopper};
 use crate::job::Service;
 use crate::metrics::{Metrics, Reason};
 
@@ -115,7 +115,7 @@ impl Native {
     /// # Errors
     /// When the system refuses an epoll instance, an eventfd or a thread.
     pub fn start(
-        listener: Socket,
+        listener: Listener,
         settings: Settings,
         service: &Arc<dyn Service>,
         metrics: &Arc<Metrics>,
