@@ -2,11 +2,13 @@
 //!
 //! Main thread, but for `Stages`, which the connector's thread calls.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use http::{Method, StatusCode};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
@@ -268,17 +270,24 @@ impl Running {
         }
         log::info!("draining: requests in flight are answered, for at most {:?}", self.drain_timeout);
         let stop = self.connector.stopper();
+        let (going_on, stopped) = crossbeam_channel::bounded(0);
         let watch = move || {
             signals.forever().find(|signal| *signal != SIGHUP);
             log::warn!("second signal: stopping at once");
             stop();
+            drop(going_on);
         };
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;
-        Ok(self.drain())
+        Ok(self.drain_unless(&stopped))
     }
 
     /// Stops accepting, lets requests in flight finish for at most `server.drain_timeout`, and ends every thread.
     pub fn drain(self) -> Drained {
+        self.drain_unless(&crossbeam_channel::never())
+    }
+
+    /// As [`drain`](Self::drain), and waits for no handler any more once `stop` is disconnected.
+    fn drain_unless(self, stop: &Receiver<Infallible>) -> Drained {
         let until = Instant::now() + self.drain_timeout;
         if let Some(Err(error)) = self.socket_file.as_ref().map(SocketFile::remove) {
             log::warn!("{} cannot be removed: {error}", self.address);
@@ -286,7 +295,7 @@ impl Running {
         let drained = self.connector.drain(self.drain_timeout);
         drop(self.queue);
         let workers_ended =
-            drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO));
+            drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO), stop);
         log::info!("stopped: {}", self.metrics);
         if drained == Drained::Complete && !workers_ended {
             log::warn!("a handler did not end by its deadline; its client was answered 504");

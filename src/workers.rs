@@ -3,13 +3,14 @@
 //! Holds the one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else. Knows no socket and
 //! no route.
 
+use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::Receiver;
 use http::{StatusCode, Version};
 
 use crate::database::Database;
@@ -64,10 +65,14 @@ impl Workers {
         self.count
     }
 
-    /// Waits until every job is done, or until the deadline: a handler that ignores its own cannot be ended. The queue's
-    /// producers must be gone. Returns whether all workers have ended.
-    pub fn join(self, deadline: Deadline) -> bool {
-        self.ended.recv_deadline(deadline.instant()) == Err(RecvTimeoutError::Disconnected)
+    /// Waits until every job is done, or until the deadline, or until `stop` is disconnected: a handler that ignores its own
+    /// deadline cannot be ended. The queue's producers must be gone. Returns whether all workers have ended.
+    pub fn join(self, deadline: Deadline, stop: &Receiver<Infallible>) -> bool {
+        crossbeam_channel::select! {
+            recv(self.ended) -> _ => true,
+            recv(stop) -> _ => false,
+            recv(crossbeam_channel::at(deadline.instant())) -> _ => false,
+        }
     }
 }
 

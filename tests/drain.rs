@@ -5,7 +5,7 @@ mod support;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -158,9 +158,11 @@ fn read_slowly(address: SocketAddr) {
     let mut stream = client.stream();
     let (mut total, mut bytes) = (0, vec![0; 16 * 1024]);
     while total < LARGE / 2 {
-        total += match stream.read(&mut bytes).expect("neither reset nor too late") {
-            0 => panic!("the answer ends after {total} bytes"),
-            length => length,
+        total += match stream.read(&mut bytes) {
+            Ok(0) => panic!("the answer ends after {total} bytes"),
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+            Err(error) => panic!("neither reset nor too late: {error}"),
         };
         thread::yield_now();
     }
@@ -279,4 +281,31 @@ fn a_second_signal_ends_a_drain_at_once() {
             assert!(client.is_closed());
         }
     }
+}
+
+/// A handler that ignores its deadline is nobody's any more once its client was told so; a second signal did not end the
+/// waiting for it.
+#[test]
+fn a_second_signal_also_ends_the_wait_for_a_handler_that_has_no_client_any_more() {
+    let (server, keeper) = serve(1, |config| config.server.deadline = Duration::from_millis(50));
+    let address = server.address();
+    let mut client = Client::connect(address);
+    client.request("GET", "/gate", &[], "");
+    keeper.wait_for_one();
+    assert_eq!(client.answer().status, 504);
+    assert!(client.is_closed());
+    drop(client);
+    // Until the server waits for signals, somebody has to.
+    let seen = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&seen)).expect("a signal to handle");
+    let (ended, end) = crossbeam_channel::bounded(1);
+    let began = Instant::now();
+    thread::spawn(move || ended.send(server.run_until_signal().is_ok()));
+    let ended = (0..1000).any(|_| {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
+            .expect("it is our own process");
+        end.recv_timeout(Duration::from_millis(20)).is_ok()
+    });
+    assert!(ended && began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    drop(keeper);
 }
