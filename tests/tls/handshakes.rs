@@ -98,7 +98,9 @@ fn a_proxy_names_the_client_before_the_handshake() {
             if together {
                 session.send_raw(&[header, &hello].concat());
             } else {
-                header.iter().for_each(|byte| session.send_raw(&[*byte]));
+                for byte in header {
+                    session.send_raw(&[*byte]);
+                }
                 session.send_raw(&hello);
             }
             session.shake_hands();

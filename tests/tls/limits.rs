@@ -43,7 +43,9 @@ fn who_finds_no_room_is_closed_without_a_word() {
         assert!(refused.rest_raw().is_empty(), "an answer could not be read");
         assert_eq!(server.metrics().refused_for(Reason::ConnectionLimit), count);
     }
-    busy.iter().for_each(|_| server.open_gate());
+    for _ in &busy {
+        server.open_gate();
+    }
     for client in &mut busy {
         assert_eq!(client.answer().text(), "through");
     }

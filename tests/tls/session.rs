@@ -38,7 +38,7 @@ impl Session {
         Self { socket, tls, held_back: Vec::new() }
     }
 
-    /// What it wants to send now: at first its ClientHello.
+    /// What it wants to send now: at first its `ClientHello`.
     pub(crate) fn pending(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.tls.wants_write() {

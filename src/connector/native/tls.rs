@@ -562,15 +562,21 @@ mod tests {
     }
 
     #[test]
-    fn only_http_1_1_is_agreed_on() {
+    fn http_1_1_is_agreed_on_or_else_http_1_0_and_nothing_else() {
         let (authority, identity) = server();
         let offering = |protocols: &[&str]| {
             let mut config = ClientConfig::clone(&authority.trusting(None));
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
             Arc::new(config)
         };
-        let wire = connected(&identity, &offering(&["h2", "http/1.1"]));
-        assert_eq!(wire.client.alpn_protocol(), Some(&b"http/1.1"[..]));
+        for (offered, agreed) in [
+            (&["h2", "http/1.1"][..], "http/1.1"),
+            (&["http/1.0", "http/1.1"], "http/1.1"),
+            (&["http/1.0"], "http/1.0"),
+        ] {
+            let wire = connected(&identity, &offering(offered));
+            assert_eq!(wire.client.alpn_protocol(), Some(agreed.as_bytes()), "{offered:?}");
+        }
         let (_, alert) = Wire::new(&identity, &offering(&["h2"]), whole).refused();
         assert_eq!(alert, AlertDescription::NoApplicationProtocol);
     }
