@@ -102,8 +102,9 @@ impl Shared {
             match (delivery, refused, end) {
                 (Delivery::TooLate, ..) => {}
                 (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => self.metrics.abandoned(),
-                (Delivery::Sent, Some(reason), _) => self.metrics.refused(reason),
-                (Delivery::Sent, None, BodyEnd::Refused(reason)) => self.metrics.refused(reason),
+                (Delivery::Sent, Some(reason), _) | (_, None, BodyEnd::Refused(reason)) => {
+                    self.metrics.refused(reason);
+                }
                 (Delivery::Sent, None, BodyEnd::Good) => self.metrics.answered(),
             }
         }

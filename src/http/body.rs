@@ -164,8 +164,8 @@ mod tests {
         let body: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let pieces: Vec<&[u8]> = body.chunks(7001).collect();
         let wire = written(&pieces, true).concat();
-        let (mut decoder, mut decoded) = (Decoder::default(), Vec::new());
-        assert_eq!(decoder.decode(&wire, &mut decoded, body.len()), Ok(wire.len()));
-        assert!(decoder.is_done() && decoded == body);
+        let (mut decoder, mut read) = (Decoder::default(), Vec::new());
+        assert_eq!(decoder.decode(&wire, &mut read, body.len()), Ok(wire.len()));
+        assert!(decoder.is_done() && read == body);
     }
 }

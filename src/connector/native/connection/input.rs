@@ -24,8 +24,8 @@ pub(super) const READ_BYTES: usize = 64 * 1024;
 /// Answers to pipelined requests are sent together up to this size.
 const ANSWERS_BYTES: usize = 64 * 1024;
 
-/// A body's rate is measured over windows of this length, as Kestrel's grace period for its MinRequestBodyDataRate: long
-/// enough for a packet that got lost.
+/// A body's rate is measured over windows of this length, as Kestrel's grace period for its minimum data rate: long enough
+/// for a packet that got lost.
 const WINDOW: Duration = Duration::from_secs(5);
 
 /// A request whose body is still coming before anybody wants it.
@@ -33,7 +33,8 @@ pub(super) struct Body {
     request: Request,
     bytes: Vec<u8>,
     rest: Rest,
-    body_use: BodyUse,
+    /// Its handler begins before it is whole.
+    streams: bool,
     max_bytes: usize,
     /// By when it must be whole, if it must.
     until: Option<Instant>,
@@ -130,6 +131,13 @@ impl Rest {
 }
 
 impl Incoming {
+    /// Whether more of it is read now. If not, the client is not waited for, and the handler says when it is.
+    fn has_room(&mut self, now: Instant) -> bool {
+        let room = self.pipe.has_room();
+        self.window.set_paused(!room, now);
+        room
+    }
+
     /// Takes what there is of the body; returns how much that was, and whether it is complete.
     fn take(&mut self, core: &mut Core, bytes: &[u8]) -> Result<(usize, bool), Refusal> {
         let mut decoded = std::mem::take(&mut core.decoded);
@@ -157,9 +165,7 @@ impl Connection {
 
     fn wants_bytes(&mut self, core: &Core) -> bool {
         if let Some(incoming) = &mut self.incoming {
-            let room = incoming.pipe.has_room();
-            incoming.window.set_paused(!room, core.now);
-            return room;
+            return incoming.has_room(core.now);
         }
         self.reads_requests()
             || matches!(self.stage, Stage::Lingering { .. } | Stage::Proxied | Stage::Handshake { .. })
@@ -356,6 +362,9 @@ impl Connection {
                     incoming.pipe.complete();
                     self.incoming = None;
                     self.set_away_due(core);
+                } else {
+                    // Perhaps this has filled it, and nothing else comes to show that it has.
+                    incoming.has_room(core.now);
                 }
                 used
             }
@@ -474,7 +483,7 @@ impl Connection {
             request: head.request,
             bytes: Vec::new(),
             rest,
-            body_use,
+            streams: !whole,
             max_bytes,
             until: whole.then(|| core.now + core.settings.body_timeout),
             window: Window::new(core.now, core.settings.min_body_rate),
@@ -504,7 +513,7 @@ impl Connection {
         let (taken, complete) = body.rest.take(bytes, &mut body.bytes, body.max_bytes)?;
         body.window.bytes += taken;
         // More than the buffer, and not as much: one that fits may have come all but for the end of its chunks.
-        let enough = body.body_use == BodyUse::Stream && body.bytes.len() > core.settings.buffer_body_bytes;
+        let enough = body.streams && body.bytes.len() > core.settings.buffer_body_bytes;
         if (complete || enough)
             && let Stage::Body(body) = std::mem::replace(&mut self.stage, Stage::Idle)
         {
@@ -523,7 +532,9 @@ impl Connection {
             let link: Arc<Link> = Arc::clone(&self.link);
             let pipe = Arc::new(Pipe::new(bytes, core.settings.buffer_body_bytes, link));
             request.source = Some(Arc::clone(&pipe) as _);
-            self.incoming = Some(Box::new(Incoming { pipe, rest, max_bytes, window }));
+            let mut incoming = Incoming { pipe, rest, max_bytes, window };
+            incoming.has_room(core.now);
+            self.incoming = Some(Box::new(incoming));
         }
         self.accept(core, request, more);
     }
@@ -578,7 +589,7 @@ mod tests {
     fn a_window_is_judged_at_its_end_and_followed_by_another() {
         let (mut window, began) = window();
         window.bytes = 4999;
-        assert!(!window.is_too_slow(began + WINDOW - SECOND), "it is not over");
+        assert!(!window.is_too_slow(began + 4 * SECOND), "it is not over");
         assert!(window.is_too_slow(began + WINDOW));
         assert!(!window.is_too_slow(began + WINDOW + SECOND), "the next one is not over");
         window.bytes = 5000;
