@@ -65,6 +65,18 @@ fn a_stream_arrives_whole_and_in_order_and_the_connection_goes_on() {
 }
 
 #[test]
+fn a_client_that_sends_no_more_gets_its_whole_answer() {
+    for connector in BOTH {
+        let server = start(server(|config| config.server.connector = connector).get("/stream", stream));
+        let mut client = ask(&server, &format!("/stream?{LARGE}"));
+        client.finish_sending();
+        assert_eq!(Seen::all(&client.answer().body), LARGE);
+        assert!(client.is_closed());
+        end(server);
+    }
+}
+
+#[test]
 fn to_an_http_1_0_client_a_stream_ends_with_the_connection() {
     for connector in BOTH {
         let server = start(server(|config| config.server.connector = connector).get("/stream", stream));
@@ -113,7 +125,7 @@ fn what_is_flushed_is_sent_at_once() {
             Ok(Response::stream("text/plain", move |writer| {
                 writer.write_all(b"the beginning, ")?;
                 writer.flush()?;
-                gate.pass();
+                pass(&gate);
                 Ok(writer.write_all(b"the end")?)
             }))
         };
@@ -121,7 +133,7 @@ fn what_is_flushed_is_sent_at_once() {
         let client = ask(&server, "/slow");
         let begin = read_through(client.stream(), "the beginning, ");
         keeper.wait_for_one();
-        keeper.let_one_through();
+        keeper.let_through(1);
         let wire = [begin, read_through(client.stream(), "\r\n0\r\n\r\n")].concat();
         let (_, chunks) = parted(&wire);
         assert_eq!(decoded(chunks).as_deref(), Some(&b"the beginning, the end"[..]));

@@ -14,8 +14,8 @@ use super::*;
 fn a_client_whose_session_breaks_holds_no_worker_that_is_about_to_answer_it() {
     let (gate, keeper) = gate();
     let endless = move |request: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
-        request.reader().read_exact(&mut [0; 100 * KIB])?;
-        gate.pass();
+        request.reader().read_exact(&mut vec![0; 100 * KIB])?;
+        pass(&gate);
         Ok(Response::stream("text/plain", |writer| {
             loop {
                 writer.write_all(&PATTERN)?;
@@ -38,12 +38,45 @@ fn a_client_whose_session_breaks_holds_no_worker_that_is_about_to_answer_it() {
     keeper.wait_for_one();
     // Application data that nobody can decrypt.
     socket.write_all(&[23, 3, 3, 0, 32]).and_then(|()| socket.write_all(&[0; 32])).expect("the server reads");
-    wait_until(|| server.metrics().open_connections() == 0, || "the client is still there".into());
-    keeper.let_one_through();
+    wait_until("the client is still there", || server.metrics().open_connections() == 0);
+    keeper.let_through(1);
     let mut other = Client::connect(encryption.tunnel_to(server.address()));
     other.request("GET", "/quick", &[], "");
     assert_eq!(other.answer().text(), "quick", "the only worker is free");
     drop(other);
+    end(server);
+}
+
+/// The end was only seen while there was room for more before it, and comes but once.
+#[test]
+fn a_session_that_is_closed_right_behind_a_full_buffer_is_seen_to_have_ended() {
+    let ((gate, keeper), (told, errors)) = (gate(), unbounded());
+    let upload = move |request: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
+        pass(&gate);
+        let mut read = Vec::new();
+        let error = request.reader().read_to_end(&mut read).expect_err("it does not come whole");
+        told.send((Seen::all(&read), error.kind()))?;
+        Err(error.into())
+    };
+    let encryption = Encryption::new();
+    let server = server(|config| {
+        encryption.ask_for(config);
+        config.http.buffer_body_bytes = KIB;
+    });
+    let server = start(server.post("/upload", streaming(upload)));
+    let (mut session, mut socket) = encryption.session(server.address());
+    let wire = [upload_head("/upload", Some(MIB)).into_bytes(), body(2 * KIB)].concat();
+    session.writer().write_all(&wire).expect("rustls takes 64 KiB");
+    session.send_close_notify();
+    let mut encrypted = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut encrypted).expect("a Vec takes all");
+    }
+    socket.write_all(&encrypted).expect("the server reads");
+    keeper.wait_for_one();
+    keeper.let_through(1);
+    assert_eq!(errors.recv_timeout(PATIENCE), Ok((2 * KIB, ErrorKind::ConnectionAborted)));
+    drop(socket);
     end(server);
 }
 

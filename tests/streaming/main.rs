@@ -2,9 +2,6 @@
 
 #[path = "../support/mod.rs"]
 mod support;
-#[allow(dead_code, reason = "other tests use the rest of it")]
-#[path = "../support/tls.rs"]
-mod tls;
 
 mod answers;
 mod departures;
@@ -21,8 +18,7 @@ use std::sync::{LazyLock, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use support::{Client, PATIENCE};
+use support::{Client, Gate, PATIENCE, gate, wait_until};
 use wharf::config::{Config, Connector};
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
@@ -63,7 +59,7 @@ fn assert_serves(server: &Running) {
 /// What must hold once all clients have left: each request has come to an end that is counted once.
 fn assert_counts_add_up(server: &Running) {
     let metrics = server.metrics();
-    wait_until(
+    wait_for(
         || metrics.requests() == metrics.finished(),
         || format!("{} requests, but {metrics}", metrics.requests()),
     );
@@ -75,48 +71,18 @@ fn end(server: Running) {
     assert_eq!(server.drain(), Drained::Complete);
 }
 
-/// Waits for what another thread brings about.
-fn wait_until(holds: impl Fn() -> bool, what: impl Fn() -> String) {
+/// Waits for what another thread brings about, and tells the state of things if it does not come.
+fn wait_for(holds: impl Fn() -> bool, state: impl Fn() -> String) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < until, "{}", what());
+        assert!(Instant::now() < until, "{}", state());
         thread::yield_now();
     }
 }
 
-/// A handler's side of a gate: it says that it has come, and goes on when it is told to.
-#[derive(Clone)]
-struct Gate {
-    come: Sender<()>,
-    open: Receiver<()>,
-}
-
-/// The test's side.
-struct Keeper {
-    come: Receiver<()>,
-    open: Sender<()>,
-}
-
-fn gate() -> (Gate, Keeper) {
-    let ((come, has_come), (open, opened)) = (unbounded(), unbounded());
-    (Gate { come, open: opened }, Keeper { come: has_come, open })
-}
-
-impl Gate {
-    fn pass(&self) {
-        self.come.send(()).expect("the test waits");
-        self.open.recv_timeout(PATIENCE).expect("the test opens the gate");
-    }
-}
-
-impl Keeper {
-    fn wait_for_one(&self) {
-        self.come.recv_timeout(PATIENCE).expect("a handler comes to the gate");
-    }
-
-    fn let_one_through(&self) {
-        self.open.send(()).expect("the handler exists");
-    }
+/// Waits at a gate, inside of a handler.
+fn pass(gate: &Gate) {
+    gate.pass().expect("the test opens the gate");
 }
 
 /// Each byte of the bodies here tells its place: a prime, so that no block that is lost or doubled goes unnoticed.

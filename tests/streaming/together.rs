@@ -41,7 +41,7 @@ fn a_drain_lets_uploads_streams_and_files_finish_and_closes_their_connections() 
         Ok(Response::stream("text/plain", move |writer| {
             writer.write_all(b"the beginning, ")?;
             writer.flush()?;
-            gate.pass();
+            pass(&gate);
             Ok(writer.write_all(b"the end")?)
         }))
     };
@@ -62,12 +62,12 @@ fn a_drain_lets_uploads_streams_and_files_finish_and_closes_their_connections() 
     let begin = read_through(stream.stream(), "the beginning, ");
     keeper.wait_for_one();
     let draining = thread::spawn(move || server.drain());
-    wait_until(|| TcpStream::connect_timeout(&address, PATIENCE).is_err(), || "it does not drain".into());
+    wait_until("it does not drain", || TcpStream::connect_timeout(&address, PATIENCE).is_err());
     upload.send(&body(LARGE)[LARGE / 2..]);
     let answer = upload.answer();
     assert_eq!((answer.text(), answer.header("Connection")), (&*LARGE.to_string(), Some("close")));
     assert!(upload.is_closed());
-    keeper.let_one_through();
+    keeper.let_through(1);
     let (rest, ending) = read_to_end(stream.stream());
     let wire = [begin, rest].concat();
     assert_eq!(decoded(parted(&wire).1).as_deref(), Some(&b"the beginning, the end"[..]));

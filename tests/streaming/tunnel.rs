@@ -8,16 +8,17 @@ use std::sync::{Arc, Mutex};
 use rustls::{ClientConfig, ClientConnection};
 use wharf::config::Config;
 
+use super::support::Authority;
 use super::*;
 
 /// An authority, and with it servers that speak TLS and tunnels to them.
 pub(crate) struct Encryption {
-    authority: tls::Authority,
+    authority: Authority,
 }
 
 impl Encryption {
     pub(crate) fn new() -> Self {
-        Self { authority: tls::Authority::new("the authority") }
+        Self { authority: Authority::new("the authority") }
     }
 
     /// Has a server speak TLS.

@@ -56,7 +56,7 @@ fn a_body_far_larger_than_the_buffer_is_read_whole_and_in_order() {
 fn while_the_handler_does_not_read_its_client_can_send_no_more_than_buffers_hold() {
     let (gate, keeper) = gate();
     let late = move |request: &Request, context: &mut Context<'_>| {
-        gate.pass();
+        pass(&gate);
         measure(request, context)
     };
     let server = start(server(|_| {}).post("/late", streaming(late).max_body_bytes(1 << 30)));
@@ -77,7 +77,7 @@ fn while_the_handler_does_not_read_its_client_can_send_no_more_than_buffers_hold
     assert!(sent < most, "the server has taken {sent} bytes that nobody wants yet");
     keeper.wait_for_one();
     assert_eq!(ask(&server, "/immediate").answer().text(), "immediate", "the poller does not wait");
-    keeper.let_one_through();
+    keeper.let_through(1);
     stream.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
     stream.write_all(&all[sent..]).expect("the server reads on");
     assert_eq!(client.answer().text(), length.to_string());
@@ -129,18 +129,23 @@ fn a_body_that_fits_into_the_buffer_is_whole_when_the_handler_begins() {
 fn a_client_that_stalls_is_told_408_and_one_whose_handler_stalls_is_not_blamed() {
     let (gate, keeper) = gate();
     let late = move |request: &Request, context: &mut Context<'_>| {
-        gate.pass();
+        pass(&gate);
         measure(request, context)
     };
     let server = measuring(|config| {
-        config.server.workers = Some(2);
+        config.server.workers = Some(3);
         config.http.min_body_rate = MIB;
+        config.http.buffer_body_bytes = KIB;
     });
     let server = start(server.post("/late", streaming(late).max_body_bytes(1 << 30)));
     let length = socket_bytes() + 8 * MIB;
     let mut patient = Client::connect(server.address());
     patient.send(upload_head("/late", Some(length)));
     let sender = send_beside(&patient, body(length));
+    keeper.wait_for_one();
+    // One that has filled the buffer with one read, and sends no more before it is wanted.
+    let mut quiet = Client::connect(server.address());
+    quiet.send([upload_head("/late", Some(4 * KIB)).into_bytes(), body(2 * KIB)].concat());
     keeper.wait_for_one();
     // As much as makes the handler begin, and then nothing for the 5 s that the rate is measured over.
     let mut stalling = Client::connect(server.address());
@@ -149,11 +154,14 @@ fn a_client_that_stalls_is_told_408_and_one_whose_handler_stalls_is_not_blamed()
     let began = Instant::now();
     assert_refused(&mut stalling, 408, "http.min_body_rate");
     assert!(began.elapsed() >= milliseconds(4900), "it had its time");
-    wait_until(|| server.metrics().finished() == 1, || "it is not counted".into());
+    wait_until("it is not counted", || server.metrics().finished() == 1);
     assert_eq!(server.metrics().refused_for(Reason::BodyRate), 1);
-    keeper.let_one_through();
+    keeper.let_through(2);
+    quiet.send(&body(4 * KIB)[2 * KIB..]);
+    assert_eq!(quiet.answer().text(), (4 * KIB).to_string());
     sender.join().expect("no panic").expect("the server takes all");
     assert_eq!(patient.answer().text(), length.to_string());
+    drop((patient, quiet));
     end(server);
 }
 
@@ -198,6 +206,34 @@ fn a_client_that_leaves_in_mid_upload_frees_the_worker_and_is_counted_as_abandon
     }
 }
 
+/// tiny_http takes the end of the connection for the end of a body that has a length.
+#[test]
+fn with_tiny_http_a_body_that_breaks_off_is_not_taken_for_whole_either() {
+    let whole = |request: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
+        Ok(Response::text(request.body().clone()))
+    };
+    let server = server(|config| config.server.connector = Connector::TinyHttp).post("/whole", whole);
+    let server = start(server.post("/measure", streaming(measure).max_body_bytes(MIB)));
+    for path in ["/measure", "/whole"] {
+        let mut client = begin_upload(&server, path, Some(200 * KIB));
+        client.finish_sending();
+        let answer = client.answer();
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+        assert!(answer.text().contains("before its body was complete"), "{}", answer.text());
+    }
+    // A limit is only seen to be passed when what is too much has come.
+    let too_long = chunked(&body(MIB + 1), 200 * KIB);
+    let malformed = [&too_long[..200 * KIB + 9], b"what is this\r\n"].concat();
+    for (wire, status) in [(malformed, 400), (too_long, 413)] {
+        let mut client = Client::connect(server.address());
+        client.send(upload_head("/measure", None));
+        client.send(wire);
+        client.finish_sending();
+        assert_eq!(client.answer().status, status);
+    }
+    end(server);
+}
+
 #[test]
 fn what_is_wrong_in_mid_stream_is_told_and_ends_the_connection() {
     let server = start(server(|_| {}).post("/measure", streaming(measure).max_body_bytes(MIB)));
@@ -223,7 +259,7 @@ fn what_is_wrong_in_mid_stream_is_told_and_ends_the_connection() {
 fn the_handlers_own_limit_counts_and_is_looked_at_before_a_worker_is_taken() {
     let (gate, keeper) = gate();
     let blocked = move |_: &Request, _: &mut Context<'_>| {
-        gate.pass();
+        pass(&gate);
         Ok(Response::text("through"))
     };
     let server = server(|config| config.http.max_body_bytes = KIB).get("/gate", blocked);
@@ -233,7 +269,7 @@ fn the_handlers_own_limit_counts_and_is_looked_at_before_a_worker_is_taken() {
     let mut client = Client::connect(server.address());
     client.send(upload_head("/measure", Some(MIB + 1)));
     assert_refused(&mut client, 413, "the body is longer");
-    keeper.let_one_through();
+    keeper.let_through(1);
     assert_eq!(running.answer().text(), "through");
     let mut client = Client::connect(server.address());
     client.send(upload_head("/measure", Some(MIB)));
