@@ -17,13 +17,18 @@ use http::StatusCode;
 
 use super::{Connector, Drained, Listener, Settings, Stopper};
 use crate::deadline::Deadline;
-use crate::handler::BodyUse;
+use crate::handler::{BodyUse, unavailable};
 use crate::http::{Body, Limits, Refusal, Request, Response, Sink, Source, encode_head, parse_head, problem};
 use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Job, Service, Stream, Work};
 use crate::metrics::{Metrics, Reason};
 
 /// tiny_http says no more of what is wrong with chunks.
 const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read");
+
+/// What is left of a body tiny_http skips when its request is dropped, and reserves memory for all of that at once: a process
+/// that does not get so much is aborted. So a request that nobody wants and that announces more is never dropped, which
+/// costs its connection and a thread.
+const MOST_SKIPPED: usize = 1 << 30;
 
 /// The running connector.
 pub struct TinyHttp {
@@ -149,11 +154,19 @@ impl Exchange {
         metrics.received();
         let read = read_head(&request, &limits);
         let plan = read.as_ref().map(|request| service.plan(request));
-        let (body_use, max_body_bytes) = match plan {
-            Ok(BodyPlan::Wanted { body_use, max_bytes }) => (body_use, max_bytes),
-            Ok(BodyPlan::Unwanted(_)) | Err(_) => (BodyUse::Whole, usize::MAX),
+        let (wanted, body_use, max_body_bytes) = match plan {
+            Ok(BodyPlan::Wanted { body_use, max_bytes }) => (true, body_use, max_bytes),
+            Ok(BodyPlan::Unwanted(_)) | Err(_) => (false, BodyUse::Whole, 0),
         };
-        let too_long = request.body_length().is_some_and(|length| length > max_body_bytes);
+        let length = request.body_length().unwrap_or(0);
+        if length > max_body_bytes.max(MOST_SKIPPED) {
+            metrics.refused(Reason::BodyBytes);
+            log::warn!("a request gets no answer: it announces a body of {length} bytes");
+            std::mem::forget(request);
+            in_flight.remove();
+            return;
+        }
+        let too_long = wanted && length > max_body_bytes;
         let read = if too_long { read.and(Err(Refusal::BODY_TOO_LARGE)) } else { read };
         let in_flight = Arc::clone(in_flight);
         let exchange =
@@ -162,23 +175,34 @@ impl Exchange {
             Ok(request) => service.accept(request),
             Err(refusal) => {
                 metrics.refused(refusal.fault.into());
-                exchange.send(problem(refusal.status, refusal.detail, &[]));
+                exchange.send_beside(problem(refusal.status, refusal.detail, &[]));
                 return;
             }
         };
         match admission {
             Admission::Answered(response) => {
                 metrics.answered();
-                exchange.send(response);
+                exchange.send_beside(response);
             }
             Admission::Work(Work { request, handler, start_by, deadline }) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
                 let job = Job { request, handler, start_by, deadline, client, ticket: 1 };
                 if let Err(response) = service.enqueue(job) {
                     metrics.refused(Reason::QueueFull);
-                    exchange.send(response);
+                    exchange.send_beside(response);
                 }
             }
+        }
+    }
+
+    /// Sends an answer that no worker made, on a thread of its own: tiny_http waits for earlier answers on the connection,
+    /// for the client to take this one, and for a body that nobody has read, and other clients' requests are not to.
+    fn send_beside(self: Arc<Self>, response: Response) {
+        let exchange = Arc::clone(&self);
+        let spawned = thread::Builder::new().name("answer".into()).spawn(move || exchange.send(response));
+        if let Err(error) = spawned {
+            log::error!("no thread sends an answer: {error}");
+            self.send(unavailable("the server is out of threads").to_response());
         }
     }
 

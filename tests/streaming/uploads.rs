@@ -234,6 +234,41 @@ fn with_tiny_http_a_body_that_breaks_off_is_not_taken_for_whole_either() {
     end(server);
 }
 
+/// What was answered without a worker was answered by the one thread that receives requests, and tiny_http does not let go of
+/// a request before its body has come.
+#[test]
+fn with_tiny_http_an_answer_that_needs_no_worker_holds_up_nobody() {
+    let (gate, keeper) = gate();
+    let server = server(|config| config.server.connector = Connector::TinyHttp).get("/gate", gate);
+    let server = start(server.post("/measure", streaming(measure).max_body_bytes(MIB)));
+    // An answer that must wait for the one before it.
+    let mut waiting = ask(&server, "/gate");
+    keeper.wait_for_one();
+    waiting.request("GET", "/immediate", &[], "");
+    for _ in 0..10 {
+        assert_eq!(ask(&server, "/immediate").answer().text(), "immediate");
+    }
+    keeper.let_through(1);
+    assert_eq!(waiting.answer().text(), "through");
+    assert_eq!(waiting.answer().text(), "immediate");
+    for (path, length, status) in [("/measure", MIB + 1, 413), ("/nowhere", MIB, 404)] {
+        let mut client = Client::connect(server.address());
+        client.send(upload_head(path, Some(length)));
+        assert_eq!(client.answer().status, status);
+        assert_serves(&server);
+    }
+    // One request like these aborted the process.
+    for (path, count) in [("/measure", 2), ("/nowhere", 3)] {
+        let mut client = Client::connect(server.address());
+        client.send(upload_head(path, Some(1 << 50)));
+        client.finish_sending();
+        drop(client);
+        wait_until("it is not refused", || server.metrics().refused_for(Reason::BodyBytes) == count);
+        assert_serves(&server);
+    }
+    end(server);
+}
+
 #[test]
 fn what_is_wrong_in_mid_stream_is_told_and_ends_the_connection() {
     let server = start(server(|_| {}).post("/measure", streaming(measure).max_body_bytes(MIB)));
