@@ -200,6 +200,22 @@ fn what_is_no_request_is_refused_with_its_own_status_and_the_connection_closed()
     assert_eq!(statuses(&server, smuggled), [400]);
 }
 
+/// A refusal was encoded without a look at the method, so that the next answer would have begun with its content.
+#[test]
+fn a_refused_head_has_no_content() {
+    let server = native();
+    for (wire, status) in [
+        ("HEAD /immediate HTTP/1.1\r\n\r\n", 400),
+        ("HEAD /immediate HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n", 413),
+        ("HEAD /immediate HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nx", 400),
+    ] {
+        let mut client = Client::connect(server.address());
+        client.send(wire);
+        assert_eq!(client.head_answer().status, status, "{wire}");
+        assert!(client.is_closed(), "{wire}");
+    }
+}
+
 #[test]
 fn a_413_reaches_a_client_that_is_still_sending() {
     let server = native();

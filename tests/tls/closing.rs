@@ -1,13 +1,17 @@
 //! How connections end: whoever ends one in peace says so before (`close_notify`), so that no cut passes for an end.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::{ClientConnection, StreamOwned};
+use wharf::config::Listen;
 use wharf::metrics::{Closing, Reason};
 
 use super::served::{LARGE, Served, VERSIONS};
 use super::session::{End, Session};
-use super::support::Client;
+use super::support::{Client, PATIENCE};
 
 const SOON: Duration = Duration::from_millis(100);
 
@@ -297,5 +301,36 @@ fn a_broken_record_gets_an_alert_and_ends_the_connection() {
         assert!(error.contains("BadRecordMac"), "{version:?}: {error}");
     }
     assert_eq!(server.metrics().closed_for(Closing::Handshake), 0, "the handshakes were good");
+    server.finish();
+}
+
+/// `close_notify` was given up when the answer before it had filled the socket. A Unix socket is full earlier and more often
+/// than TCP's.
+#[test]
+fn close_notify_comes_also_behind_an_answer_that_fills_the_socket() {
+    let mut path = PathBuf::new();
+    let server = Served::start_with(|config, authority| {
+        path = authority.directory().join("socket");
+        config.server.listen = Listen::Unix(path.clone());
+        config.server.selectors = Some(1);
+    });
+    let ask = |target: String| {
+        let socket = UnixStream::connect(&path).expect("the server accepts");
+        socket.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
+        let name = "localhost".try_into().expect("a host's name");
+        let tls = ClientConnection::new(server.authority.trusting(None), name).expect("it has no mistake");
+        let mut client = StreamOwned::new(tls, socket);
+        let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).expect("the server takes the bytes");
+        client
+    };
+    let lengths = (10_000..500_000).step_by(10_000);
+    let clients: Vec<_> = lengths.map(|length| (length, ask(format!("/bytes?{length}")))).collect();
+    // One worker and one poller: those before it have had their turn when this one is answered.
+    ask("/path/x".into()).read_to_end(&mut Vec::new()).expect("it ends in peace");
+    for (length, mut client) in clients {
+        let end = client.read_to_end(&mut Vec::new()).map(|read| read > length);
+        assert!(matches!(end, Ok(true)), "{length} bytes: {end:?}");
+    }
     server.finish();
 }

@@ -18,7 +18,7 @@ fn the_connection_that_was_idle_for_longest_makes_room() {
         ask(&mut second);
         let mut third = server.connect_with(version);
         ask(&mut third);
-        assert!(first.is_closed(), "{version:?}: it was idle for longest");
+        assert!(first.is_closed() && first.ended_in_peace(), "{version:?}: it was idle for longest");
         ask(&mut second);
         ask(&mut third);
         assert_eq!(server.metrics().closed_for(Closing::Evicted), 1, "{version:?}");

@@ -254,6 +254,9 @@ impl Poller {
                     .is_some_and(|connection| connection.id() == id && connection.is_spare_since(since, now));
                 if same {
                     self.core.metrics.closed(Closing::Evicted);
+                    if let Some(connection) = self.connections.get_mut(id.index) {
+                        connection.take_leave();
+                    }
                     self.forget(id.index, false);
                 }
             }

@@ -212,6 +212,13 @@ impl Connection {
         next
     }
 
+    /// Says through TLS that nothing more is sent. Returns whether the socket had room for it, or nobody is there.
+    pub(in super::super) fn take_leave(&mut self) -> bool {
+        let Self { session: Some(session), link, .. } = self else { return true };
+        session.close();
+        session.flush(&mut link.socket()).unwrap_or(true)
+    }
+
     /// Whether the client has said through TLS that it sends nothing more. No read says so again.
     fn has_said_its_end(&self) -> bool {
         self.session.as_ref().is_some_and(Session::has_ended)
@@ -225,10 +232,7 @@ impl Connection {
             self.set_away_due(core);
             return Next::Wait;
         }
-        if let Some(session) = &mut self.session {
-            session.close();
-            drop(session.flush(&mut self.link.socket()));
-        }
+        self.take_leave();
         Next::Close
     }
 
@@ -328,7 +332,7 @@ impl Connection {
             // Whoever speaks plain HTTP here reads plain HTTP as well.
             self.session = None;
             let detail = "this is an HTTPS port, and the request came in plain HTTP";
-            self.refuse(core, Refusal::new(StatusCode::BAD_REQUEST, detail));
+            self.refuse(core, Refusal::new(StatusCode::BAD_REQUEST, detail), Form::CLOSE);
             return self.send_answers(core);
         }
         Next::Close
@@ -397,7 +401,8 @@ impl Connection {
                     Ok(Some(taken)) => used += taken,
                     Ok(None) => break,
                     Err(refusal) => {
-                        self.refuse(core, refusal);
+                        let form = self.form_of_refusal(&bytes[used..]);
+                        self.refuse(core, refusal, form);
                         used = bytes.len();
                     }
                 }
@@ -563,13 +568,23 @@ impl Connection {
         }
     }
 
+    /// The form of an answer to what cannot be read on, and begins with these bytes: a refused `HEAD` has no content either
+    /// (RFC 9110 section 9.3.2).
+    pub(super) fn form_of_refusal(&self, bytes: &[u8]) -> Form {
+        let head_only = match &self.stage {
+            Stage::Body(body) => body.request.form().head_only,
+            _ => bytes.starts_with(b"HEAD "),
+        };
+        Form { head_only, ..Form::CLOSE }
+    }
+
     /// Answers what cannot be read, and reads nothing more.
-    fn refuse(&mut self, core: &mut Core, refusal: Refusal) {
+    fn refuse(&mut self, core: &mut Core, refusal: Refusal, form: Form) {
         core.metrics.received();
         core.metrics.refused(refusal.fault.into());
         log::debug!("{}: {refusal}", self.name());
-        core.encode(&problem(refusal.status, refusal.detail, &[]), Form::CLOSE);
-        self.after_answer(core, Form::CLOSE);
+        core.encode(&problem(refusal.status, refusal.detail, &[]), form);
+        self.after_answer(core, form);
     }
 }
 

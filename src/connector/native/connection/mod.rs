@@ -20,6 +20,7 @@ use self::sending::{Flushing, Outgoing};
 use super::files::Files;
 use super::gate::Place;
 use super::link::{Left, Link, Turn};
+use super::output::Unsent;
 use super::timers::Timer;
 use super::tls::Session;
 use super::wire::Wire;
@@ -322,7 +323,7 @@ impl Connection {
             Reason::AcceptRate => "more clients came in this second than may (http.max_accept_rate)",
             _ => "the server has as many connections as it takes (http.max_connections)",
         };
-        self.answer_and_close(core, &unavailable(detail).to_response())
+        self.answer_and_close(core, &unavailable(detail).to_response(), Form::CLOSE)
     }
 
     /// The connection is about to be forgotten, and with it a request that no worker has begun to answer: whoever does
@@ -460,7 +461,8 @@ impl Connection {
     fn refuse_slow(&mut self, core: &mut Core, reason: Reason, detail: &str) -> Next {
         core.metrics.received();
         core.metrics.refused(reason);
-        self.answer_and_close(core, &problem(StatusCode::REQUEST_TIMEOUT, detail, &[]))
+        let form = self.form_of_refusal(&self.input);
+        self.answer_and_close(core, &problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form)
     }
 
     /// A request has been away until its time to start, until its deadline, or until its body should have brought more.
@@ -513,9 +515,9 @@ impl Connection {
         if next == Next::Wait { self.proceed(core) } else { next }
     }
 
-    fn answer_and_close(&mut self, core: &mut Core, response: &Response) -> Next {
-        core.encode(response, Form::CLOSE);
-        self.after_answer(core, Form::CLOSE);
+    fn answer_and_close(&mut self, core: &mut Core, response: &Response, form: Form) -> Next {
+        core.encode(response, form);
+        self.after_answer(core, form);
         self.send_answers(core)
     }
 
@@ -619,10 +621,10 @@ impl Connection {
         self.input = Vec::new();
         // A body that was not read to its end would be read no further than its pipe has room.
         self.incoming = None;
-        if let Some(session) = &mut self.session {
-            session.close();
-            // What cannot be sent now will not be: the client has its whole answer.
-            drop(session.flush(&mut self.link.socket()));
+        if !self.take_leave() {
+            // The answer has filled the socket. Without this behind it, its end would pass for a cut.
+            self.flush_later(core, Outgoing::Unsent(Unsent::new(Vec::new(), Bytes::new(), true)), true);
+            return;
         }
         self.link.shutdown(Shutdown::Write);
         let max = if core.is_draining() { LINGER } else { LINGER_MAX };
