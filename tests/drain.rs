@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use support::{Client, Keeper, PATIENCE, Wharf, gate, wait_until};
 use wharf::config::Config;
 use wharf::connector::Drained;
@@ -308,4 +309,40 @@ fn a_second_signal_also_ends_the_wait_for_a_handler_that_has_no_client_any_more(
     });
     assert!(ended && began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     drop(keeper);
+}
+
+/// The acceptor went on for as long as there was somebody to accept.
+#[test]
+fn a_drain_ends_though_clients_go_on_connecting() {
+    let wharf =
+        Wharf::start("[server]\nselectors = 1\n[endpoint.hello]\nroute = 'GET /hello'\nbody = 'hi'\n");
+    let address = wharf.address();
+    let over = Arc::new(AtomicBool::new(false));
+    let connected = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let (over, connected) = (Arc::clone(&over), Arc::clone(&connected));
+            thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let socket =
+                        Socket::new(Domain::IPV4, Type::STREAM, None).expect("the system has sockets");
+                    socket.set_linger(Some(Duration::ZERO)).expect("a TCP socket lingers");
+                    socket.set_nonblocking(true).expect("an open socket");
+                    let _ = socket.connect(&address.into());
+                    connected.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    wait_until("nobody connects", || connected.load(Ordering::Relaxed) > 5000);
+    let began = Instant::now();
+    wharf.signal("TERM");
+    let exit = wharf.wait();
+    let took = began.elapsed();
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("no panic");
+    }
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

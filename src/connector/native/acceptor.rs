@@ -42,6 +42,10 @@ const SKIPPED_BYTES: usize = 64 * 1024;
 /// nearby: whoever begins one meanwhile waits for a second.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(10);
 
+/// How long it may take to accept those who wait when the server stops. A full backlog takes some milliseconds; where the
+/// system does not keep others from coming, they shall not keep the server from stopping.
+const LAST_CLIENTS: Duration = Duration::from_secs(1);
+
 /// The running acceptor.
 #[derive(Debug)]
 pub(super) struct Acceptor {
@@ -160,16 +164,20 @@ impl Accepting {
         until.filter(|until| now < *until).unwrap_or(now + LONGEST_AWAIT)
     }
 
-    /// Who has connected, or is about to have, before the listener closes would otherwise see a reset.
+    /// Who has connected, or is about to have, before the listener closes would otherwise see a reset. Where somebody else
+    /// listens on the same socket they wait for that one.
     fn accept_the_last(&mut self, events: &mut Events) {
+        if !self.listener.closes_for_all() {
+            return;
+        }
         if let Err(error) = self.listener.turn_away() {
             log::debug!("who connects at this moment may be reset: {error}");
         }
-        let until = Instant::now() + LAST_HANDSHAKES;
+        let began = Instant::now();
         loop {
-            self.accept_all();
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || !self.listener.closes_for_all() {
+            self.accept_while(|_| began.elapsed() < LAST_CLIENTS);
+            let left = LAST_HANDSHAKES.saturating_sub(began.elapsed());
+            if left.is_zero() {
                 return;
             }
             // An error ends the waiting early, and nothing else.
@@ -177,12 +185,16 @@ impl Accepting {
         }
     }
 
-    /// Accepts until the backlog is empty: the listener is edge-triggered.
     fn accept_all(&mut self) -> Rest {
+        self.accept_while(|accepting| !accepting.stopped.load(Ordering::Acquire))
+    }
+
+    /// Accepts until the backlog is empty, because the listener is edge-triggered, or until it is to stop.
+    fn accept_while(&mut self, goes_on: impl Fn(&Self) -> bool) -> Rest {
         if self.reserve.is_none() {
             self.reserve = reserve();
         }
-        loop {
+        while goes_on(self) {
             if self.is_crowded() {
                 return Rest::Crowded;
             }
@@ -206,6 +218,7 @@ impl Accepting {
                 Err(error) => return Rest::Failed(error),
             }
         }
+        Rest::Idle
     }
 
     /// Whether as many clients as may be are being refused already. Who still waits when the server stops is told so, too.
