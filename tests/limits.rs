@@ -5,11 +5,12 @@ mod support;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
+use fastrand::Rng;
 use support::{Answer, Client, Keeper, PATIENCE, gate, wait_until};
 use wharf::config::Config;
 use wharf::connector::Drained;
@@ -640,4 +641,79 @@ fn a_client_that_takes_each_part_in_time_may_take_as_long_as_it_needs_for_the_wh
     assert_eq!(server.metrics().closed_for(Closing::WriteTimeout), 0);
     drop(slow);
     assert_nothing_is_left(server);
+}
+
+/// One client that comes, asks, and goes in one of several ways. A connection may be closed whenever it is idle.
+fn come_and_go(rng: &mut Rng, address: SocketAddr) {
+    let mut client = Client::connect(address);
+    for _ in 0..rng.usize(1..4) {
+        let count = rng.usize(1..4);
+        let wire = "GET /active HTTP/1.1\r\nHost: h\r\n\r\n".repeat(count);
+        if client.stream().write_all(wire.as_bytes()).is_err() {
+            break;
+        }
+        if rng.u8(0..8) == 0 {
+            return;
+        }
+        for _ in 0..count {
+            let Some(answer) = client.answer_or_end() else { return };
+            assert!([200, 503].contains(&answer.status), "{}", answer.text());
+            if answer.header("Connection") == Some("close") {
+                return assert!(client.is_closed() && !client.was_reset());
+            }
+        }
+    }
+    if rng.u8(0..4) == 0 {
+        assert!(client.is_closed() && !client.was_reset(), "it makes room for somebody, or its time is over");
+    }
+}
+
+#[test]
+fn the_limit_holds_however_clients_come_and_go() {
+    const LIMIT: usize = 6;
+    for seed in 0..4 {
+        let mut config = Config::default();
+        config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        config.server.selectors = Some(1 + usize::from(seed % 2 == 1));
+        config.server.workers = Some(2 * LIMIT);
+        config.http.max_connections = LIMIT;
+        config.http.idle_timeout = Duration::from_millis(500);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::clone(&most);
+        let active = move |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::yield_now();
+            now.fetch_sub(1, Ordering::SeqCst);
+            Ok(Response::text("active"))
+        };
+        let server = Server::new(config).expect("no database to open");
+        let server = server.get("/active", active).start().expect("a free port");
+        let address = server.address();
+        let until = Instant::now() + Duration::from_millis(500);
+        let clients: Vec<_> = (0..16)
+            .map(|index| {
+                thread::spawn(move || {
+                    let mut rng = Rng::with_seed(100 * seed + index);
+                    while Instant::now() < until {
+                        come_and_go(&mut rng, address);
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().expect("a client's checks hold");
+        }
+        assert!(seen.load(Ordering::SeqCst) <= LIMIT, "{} at once", seen.load(Ordering::SeqCst));
+        let metrics = server.metrics();
+        assert!(metrics.closed_for(Closing::Evicted) > 0, "{metrics}");
+        assert!(metrics.refused_for(Reason::ConnectionLimit) > 0, "{metrics}");
+        // Every place is there again.
+        wait_until("connections stay open", || metrics.open_connections() == 0);
+        let mut all: Vec<Client> = (0..LIMIT).map(|_| idle(&server, "/active")).collect();
+        for client in &mut all {
+            asks_again(client, "/active");
+        }
+        drop(all);
+        assert_nothing_is_left(server);
+    }
 }
