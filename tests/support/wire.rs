@@ -101,6 +101,15 @@ impl Client {
         Self::over(Transport::Plain(with_limits(socket.into())))
     }
 
+    /// Connects with room for this many bytes that were not read yet, so that the server notices soon what is read.
+    pub(crate) fn connect_narrow(address: SocketAddr, room: usize) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("the system has sockets");
+        socket.set_recv_buffer_size(room).expect("a size that it has");
+        socket.connect_timeout(&address.into(), PATIENCE).expect("the server accepts");
+        Self::over(Transport::Plain(with_limits(socket.into())))
+    }
+
     /// Connects to a Unix socket.
     pub(crate) fn connect_unix(path: impl AsRef<Path>) -> Self {
         let stream = UnixStream::connect(path).expect("the server accepts");
