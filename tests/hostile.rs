@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use support::{Client, PATIENCE};
+use support::{Client, PATIENCE, wait_until};
 use wharf::config::Config;
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
@@ -54,15 +54,6 @@ fn ask(server: &Running, path: &str) -> Client {
     let mut client = Client::connect(server.address());
     client.request("GET", path, &[], "");
     client
-}
-
-/// Waits for what another thread brings about.
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until, "{what}");
-        thread::yield_now();
-    }
 }
 
 /// An error whose text cannot be made.

@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
 use fastrand::Rng;
-use support::{Answer, Client, Keeper, PATIENCE, gate, wait_until};
+use support::{Answer, Client, Keeper, PATIENCE, assert_nothing_is_left, gate, wait_until};
 use wharf::config::Config;
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error, streaming};
 use wharf::http::{Request, Response};
 use wharf::metrics::{Closing, Reason};
@@ -93,15 +92,6 @@ fn assert_problem(answer: &Answer, status: u16, detail: &str) {
     assert_eq!(answer.status, status, "{}", answer.text());
     let said = answer.json()["detail"].as_str().expect("a problem has a detail").to_owned();
     assert!(said.contains(detail), "{said:?} does not say {detail:?}");
-}
-
-/// What holds at the end of each test, its clients gone: every request that was read came to one end, every connection
-/// gave its place back, and nothing is left for the drain to wait for.
-fn assert_nothing_is_left(server: Running) {
-    let metrics = server.metrics();
-    wait_until("connections stay open", || metrics.open_connections() == 0);
-    wait_until("a request came to no end, or to two", || metrics.requests() == metrics.finished());
-    assert_eq!(server.drain(), Drained::Complete);
 }
 
 #[test]

@@ -5,9 +5,8 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use support::{Client, wait_until};
+use support::{Client, assert_nothing_is_left};
 use wharf::config::{Config, ForwardedBy, Listen};
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::metrics::Closing;
@@ -77,13 +76,6 @@ fn headers() -> Vec<(Vec<u8>, &'static str)> {
         (binary(0x21, 0x11, &with_tlv), v4),
         (binary(0x21, 0x21, &ipv6()), v6),
     ]
-}
-
-fn assert_nothing_is_left(server: Running) {
-    let metrics = server.metrics();
-    wait_until("connections stay open", || metrics.open_connections() == 0);
-    wait_until("a request came to no end, or to two", || metrics.requests() == metrics.finished());
-    assert_eq!(server.drain(), Drained::Complete);
 }
 
 #[test]

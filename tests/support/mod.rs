@@ -28,3 +28,12 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
         std::thread::yield_now();
     }
 }
+
+/// What holds at the end of each test, its clients gone: every request that was read came to one end, every connection
+/// gave its place back, and nothing is left for the drain to wait for.
+pub(crate) fn assert_nothing_is_left(server: ::wharf::server::Running) {
+    let metrics = server.metrics();
+    wait_until("connections stay open", || metrics.open_connections() == 0);
+    wait_until("a request came to no end, or to two", || metrics.requests() == metrics.finished());
+    assert_eq!(server.drain(), ::wharf::connector::Drained::Complete);
+}
