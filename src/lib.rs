@@ -13,6 +13,7 @@ pub mod handler;
 pub mod http;
 pub mod job;
 pub mod metrics;
+pub mod presence;
 pub mod queue;
 pub mod router;
 pub mod server;

@@ -8,7 +8,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::Target::{Bytes, Count, File, Flag, Optional, Time, Trusted, Url};
+use self::Target::{Bytes, Count, File, Flag, Optional, Text, Time, Trusted, Url};
+use http::HeaderName;
+
 use super::listen::ListenError;
 use super::setting::Setting;
 use super::{
@@ -23,6 +25,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 /// How long a connection may live: below a second the pool would do nothing but open connections.
 const AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+/// The same, where zero turns something off.
+const AGE_OR_NEVER: RangeInclusive<Duration> = Duration::ZERO..=*AGE.end();
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// Clients' connections, at once or new in a second: a million is about what the memory and ports of one machine hold.
@@ -42,6 +46,7 @@ impl Default for Config {
                 // Longer than any query that a client should wait for, shorter than the 30 s after which most clients and
                 // proxies give up, so that the answer still finds someone.
                 deadline: Duration::from_secs(10),
+                deadline_header: None,
                 // Jetty's stop timeout, and what Kubernetes grants before it kills.
                 drain_timeout: Duration::from_secs(30),
             },
@@ -49,6 +54,11 @@ impl Default for Config {
                 // About ten seconds of work for ten workers at 10 ms a request: past it, `max_wait` refuses anyway.
                 max_length: 1024,
                 max_wait: Duration::from_secs(1),
+                // A wait that users do not notice beside a statement of 20 ms; Facebook's 5 ms would refuse a few hundred clients
+                // who each wait for their answer, which is no overload.
+                target: Duration::from_millis(50),
+                // CoDel's and Facebook's: a few round trips or statements, so that a burst is not taken for overload.
+                interval: Duration::from_millis(100),
             },
             http: Http {
                 max_connections: 10_000,
@@ -98,8 +108,21 @@ impl Default for Config {
                 // HikariCP waits 30 s, so that under overload every thread stands in line for requests whose clients have left.
                 // Workers are as many as connections, so a wait this long means that the database is in trouble.
                 connection_timeout: Duration::from_secs(1),
+                // Only workers wait, so they are the limit already.
+                maximum_pending: None,
+                // HikariCP's 5 s are more than `connection_timeout`; a database in order answers within milliseconds.
+                validation_timeout: Duration::from_millis(500),
+                alive_bypass_window: Duration::from_millis(500),
+                // HikariCP tries once; a database that starts beside us in another container needs a little longer.
+                initialization_fail_timeout: Duration::from_secs(5),
                 idle_timeout: Duration::from_secs(600),
+                keepalive_time: Duration::from_secs(120),
                 max_lifetime: Duration::from_secs(1800),
+                leak_detection_threshold: Duration::ZERO,
+                connection_init_sql: None,
+                statement_timeout: Duration::ZERO,
+                // pgjdbc's preparedStatementCacheQueries.
+                max_prepared_statements: 256,
             },
             endpoints: Vec::new(),
         }
@@ -120,6 +143,8 @@ enum Target<'c> {
     Choice(Set<'c>),
     Url(&'c mut Option<String>),
     Flag(&'c mut bool),
+    /// A text that may be left out.
+    Text(Set<'c>),
     Count(&'c mut usize, RangeInclusive<usize>),
     /// A count that has no default: while it is not given it follows from something else, or there is no limit.
     Optional(&'c mut Option<usize>, RangeInclusive<usize>),
@@ -137,6 +162,27 @@ type Set<'c> = Box<dyn FnMut(Setting) -> Result<(), String> + 'c>;
 /// A field that takes one of several words.
 fn choice<'c, T: Copy>(field: &'c mut T, choices: &'c [(&'static str, T)]) -> Target<'c> {
     Target::Choice(Box::new(move |setting| setting.choice(choices).map(|value| *field = value)))
+}
+
+/// A header's name.
+fn header(field: &mut Option<HeaderName>) -> Target<'_> {
+    Text(Box::new(|setting| {
+        let name = setting.text()?;
+        let parsed = name.parse().map_err(|_| format!("expected a header's name, received {name:?}"));
+        parsed.map(|name| *field = Some(name))
+    }))
+}
+
+/// A statement of SQL.
+fn statement(field: &mut Option<String>) -> Target<'_> {
+    Text(Box::new(|setting| {
+        let sql = setting.text()?;
+        if sql.trim().is_empty() || sql.contains('\0') {
+            return Err(format!("expected a statement, received {sql:?}"));
+        }
+        *field = Some(sql);
+        Ok(())
+    }))
 }
 
 /// Every key, in the order of `config/reference.toml`.
@@ -170,6 +216,7 @@ fn server_keys(server: &mut Server) -> Vec<Named<'_>> {
         ("selectors", Optional(&mut server.selectors, 1..=64)),
         ("workers", Optional(&mut server.workers, THREADS)),
         ("deadline", Time(&mut server.deadline, WAIT)),
+        ("deadline_header", header(&mut server.deadline_header)),
         ("drain_timeout", Time(&mut server.drain_timeout, Duration::ZERO..=HOUR)),
     ]
 }
@@ -178,6 +225,8 @@ fn queue_keys(queue: &mut Queue) -> Vec<Named<'_>> {
     vec![
         ("max_length", Count(&mut queue.max_length, 1..=1_000_000)),
         ("max_wait", Time(&mut queue.max_wait, WAIT)),
+        ("target", Time(&mut queue.target, WAIT)),
+        ("interval", Time(&mut queue.interval, WAIT)),
     ]
 }
 
@@ -239,9 +288,21 @@ fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
         ("demo", Flag(&mut database.demo)),
         ("maximum_pool_size", Count(&mut database.maximum_pool_size, THREADS)),
         ("minimum_idle", Optional(&mut database.minimum_idle, 0..=*THREADS.end())),
+        ("maximum_pending", Optional(&mut database.maximum_pending, 0..=1_000_000)),
         ("connection_timeout", Time(&mut database.connection_timeout, WAIT)),
+        ("validation_timeout", Time(&mut database.validation_timeout, WAIT)),
+        ("alive_bypass_window", Time(&mut database.alive_bypass_window, Duration::ZERO..=HOUR)),
+        (
+            "initialization_fail_timeout",
+            Time(&mut database.initialization_fail_timeout, Duration::ZERO..=HOUR),
+        ),
         ("idle_timeout", Time(&mut database.idle_timeout, AGE)),
+        ("keepalive_time", Time(&mut database.keepalive_time, AGE_OR_NEVER)),
         ("max_lifetime", Time(&mut database.max_lifetime, AGE)),
+        ("leak_detection_threshold", Time(&mut database.leak_detection_threshold, AGE_OR_NEVER)),
+        ("connection_init_sql", statement(&mut database.connection_init_sql)),
+        ("statement_timeout", Time(&mut database.statement_timeout, Duration::ZERO..=HOUR)),
+        ("max_prepared_statements", Count(&mut database.max_prepared_statements, 1..=10_000)),
     ]
 }
 
@@ -266,7 +327,7 @@ impl Key<'_> {
     pub(super) fn set(&mut self, setting: Setting) -> Result<(), String> {
         match &mut self.target {
             Target::Listen(field) => **field = setting.parse(ListenError::ACCEPTED)?,
-            Target::Choice(set) => set(setting)?,
+            Target::Choice(set) | Text(set) => set(setting)?,
             Url(field) => **field = Some(url(setting)?),
             Flag(field) => **field = setting.flag()?,
             Count(field, range) => **field = setting.count(range)?,
@@ -374,7 +435,7 @@ mod tests {
         // What the file leaves out has its default without being shown: so each is set, or there is no value to show.
         for key in keys(&mut Config::default()) {
             let set = REFERENCE.contains(&format!("\n{} = ", key.name));
-            assert!(set || matches!(key.target, Optional(..) | File(_) | Url(_)), "{}", key.path());
+            assert!(set || matches!(key.target, Optional(..) | File(_) | Url(_) | Text(_)), "{}", key.path());
         }
     }
 }

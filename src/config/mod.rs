@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 
 pub use listen::ListenError;
 pub use problem::{Problem, Problems};
@@ -67,6 +67,8 @@ pub struct Server {
     pub workers: Option<usize>,
     /// `deadline`: the time from a request's last byte to its answer; queue, checkout and statements spend from it.
     pub deadline: Duration,
+    /// `deadline_header`: the request header by which a client may ask for less time than that.
+    pub deadline_header: Option<HeaderName>,
     /// `drain_timeout`: how long a stopping server lets requests in flight finish.
     pub drain_timeout: Duration,
 }
@@ -99,6 +101,10 @@ pub struct Queue {
     pub max_length: usize,
     /// `max_wait`: how long one may wait before it is refused with 503.
     pub max_wait: Duration,
+    /// `target`: the wait that may last; while waits stay above it, only so many requests are let in as can be taken within it.
+    pub target: Duration,
+    /// `interval`: for how long waits may stay above `target` before that; and the longest wait that a burst may make.
+    pub interval: Duration,
 }
 
 /// `[http]`.
@@ -205,12 +211,30 @@ pub struct Database {
     pub maximum_pool_size: usize,
     /// `minimum_idle`: connections kept open. `None`: as many as `maximum_pool_size` (HikariCP's advice: a fixed pool).
     pub minimum_idle: Option<usize>,
+    /// `maximum_pending`: requests that may wait for a connection at once. `None`: no limit but that of workers.
+    pub maximum_pending: Option<usize>,
     /// `connection_timeout`: how long a request may wait for a connection.
     pub connection_timeout: Duration,
+    /// `validation_timeout`: how long the database may take to show that a connection is alive.
+    pub validation_timeout: Duration,
+    /// `alive_bypass_window`: within this time after its last use a connection is lent without asking the database.
+    pub alive_bypass_window: Duration,
+    /// `initialization_fail_timeout`: how long a start tries to reach a database that is not there yet.
+    pub initialization_fail_timeout: Duration,
     /// `idle_timeout`: how long a connection above `minimum_idle` may sit unused.
     pub idle_timeout: Duration,
+    /// `keepalive_time`: after this long without use an idle connection is asked whether it is alive. Zero: never.
+    pub keepalive_time: Duration,
     /// `max_lifetime`: how old a connection may get.
     pub max_lifetime: Duration,
+    /// `leak_detection_threshold`: a connection that is borrowed for longer is reported in the log. Zero: never.
+    pub leak_detection_threshold: Duration,
+    /// `connection_init_sql`: what runs on each new connection before it is used.
+    pub connection_init_sql: Option<String>,
+    /// `statement_timeout`: how long one statement may take, within its request's deadline. Zero: until that.
+    pub statement_timeout: Duration,
+    /// `max_prepared_statements`: how many a connection keeps prepared.
+    pub max_prepared_statements: usize,
 }
 
 /// What holds where the file says nothing.

@@ -40,6 +40,9 @@ pub enum Error {
     /// The request's deadline passed; the statement was cancelled.
     #[error("the deadline passed before the database had answered")]
     Deadline,
+    /// The client left before it had its answer; the statement was cancelled.
+    #[error("the client has left")]
+    ClientLeft,
     /// The connection ended under the statement.
     #[error("the connection to the database was lost: {0}")]
     Lost(String),

@@ -18,6 +18,7 @@ pub use rows::{RowWriter, Shape};
 
 use crate::config;
 use crate::deadline::Deadline;
+use crate::presence::Presence;
 use crate::value::{Type, Value};
 
 /// Which database.
@@ -102,9 +103,17 @@ impl Database {
     /// # Errors
     /// [`Error::NoConnection`] when none came free in time; [`Error::Deadline`] when the deadline had passed already.
     pub fn checkout(&self, deadline: Deadline) -> Result<Connection, Error> {
+        self.checkout_for(&Presence::default(), deadline)
+    }
+
+    /// The same on behalf of a client who may leave: then the wait and whatever runs end early.
+    ///
+    /// # Errors
+    /// As [`checkout`](Self::checkout); [`Error::ClientLeft`].
+    pub fn checkout_for(&self, client: &Presence, deadline: Deadline) -> Result<Connection, Error> {
         let mut lent = match &self.0.pool {
-            AnyPool::Postgres(pool) => Lent::Postgres(pool.checkout(deadline)?),
-            AnyPool::Sqlite(pool) => Lent::Sqlite(pool.checkout(deadline)?),
+            AnyPool::Postgres(pool) => Lent::Postgres(pool.checkout(client, deadline)?),
+            AnyPool::Sqlite(pool) => Lent::Sqlite(pool.checkout(client, deadline)?),
         };
         match &mut lent {
             Lent::Postgres(session) => session.start(deadline),

@@ -14,6 +14,7 @@ use r2d2::{HandleError, HandleEvent, ManageConnection, PooledConnection};
 use super::Error;
 use crate::config;
 use crate::deadline::Deadline;
+use crate::presence::Presence;
 
 /// How long [`Pool::open`] tries to reach a database that is not there yet: it may be starting beside us
 /// (HikariCP's `initializationFailTimeout`).
@@ -112,7 +113,10 @@ impl<D: Driver> Pool<D> {
     }
 
     /// Borrows a session, waiting until `deadline`, and at most `connection_timeout`.
-    pub(super) fn checkout(&self, deadline: Deadline) -> Result<Lent<D>, Error> {
+    pub(super) fn checkout(&self, client: &Presence, deadline: Deadline) -> Result<Lent<D>, Error> {
+        if client.has_left() {
+            return Err(Error::ClientLeft);
+        }
         if deadline.has_passed() {
             return Err(Error::Deadline);
         }

@@ -1,0 +1,83 @@
+//! Whether a request's client is still there, for whoever blocks on its behalf.
+//!
+//! The connector notes that a client has left; the worker that waits for a connection or a statement is woken by it. Any
+//! thread; no lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+
+/// A client's presence. Clones speak of the same client; for [`Presence::default`], nobody can leave.
+#[derive(Clone, Debug, Default)]
+pub struct Presence(Option<Arc<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    left: AtomicBool,
+    /// Of the one worker that waits on the client's behalf.
+    waiting: AtomicWaker,
+}
+
+impl Presence {
+    /// Of a client who may leave.
+    pub fn tracked() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// The client has left, for good; whoever waits for it is woken.
+    pub fn leave(&self) {
+        if let Some(state) = &self.0 {
+            state.left.store(true, Ordering::Release);
+            state.waiting.wake();
+        }
+    }
+
+    /// Whether the client has left.
+    pub fn has_left(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.left.load(Ordering::Acquire))
+    }
+
+    /// Has `waker` called when the client leaves, in place of the one before. Whoever calls this looks at
+    /// [`has_left`](Self::has_left) afterwards: it may have left before.
+    pub fn wake_when_left(&self, waker: &Waker) {
+        if let Some(state) = &self.0 {
+            state.waiting.register(waker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_client_is_woken_when_it_leaves() {
+        let (presence, count) = (Presence::tracked(), Arc::<Count>::default());
+        presence.wake_when_left(&Waker::from(Arc::clone(&count)));
+        assert!(!presence.has_left());
+        presence.clone().leave();
+        assert!(presence.has_left());
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_client_that_is_not_tracked_stays() {
+        let presence = Presence::default();
+        presence.leave();
+        assert!(!presence.has_left());
+    }
+}
