@@ -469,6 +469,14 @@ mod pool {
             let started = Instant::now();
             let Err(error) = database.checkout(in_ms(100)) else { panic!("the pool has one connection") };
             assert!(started.elapsed() >= Duration::from_millis(100));
+            assert!(matches!(error, Error::Deadline), "{error}");
+            let mut settings = config::Database::default();
+            settings.maximum_pool_size = 1;
+            settings.connection_timeout = Duration::from_millis(100);
+            database.reconfigure(&settings);
+            let started = Instant::now();
+            let Err(error) = database.checkout(soon()) else { panic!("the pool has one connection") };
+            assert!(started.elapsed() >= Duration::from_millis(100));
             assert_eq!(error.status(), 503);
             assert!(error.to_string().contains("total=1, active=1, idle=0, waiting=0"), "{error}");
             drop(held);

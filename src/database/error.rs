@@ -37,6 +37,18 @@ pub enum Error {
         /// Why the pool could not open more, if it tried and failed since its last success.
         last_error: Option<String>,
     },
+    /// The database is known to be down.
+    #[error("the database is down: {reason}")]
+    Down {
+        /// Why the last try to open a connection failed.
+        reason: String,
+    },
+    /// As many requests wait for a connection as may.
+    #[error("as many requests wait for a connection as may, database.maximum_pending ({gauges})")]
+    Crowded {
+        /// The pool at that moment.
+        gauges: Gauges,
+    },
     /// The request's deadline passed; the statement was cancelled.
     #[error("the deadline passed before the database had answered")]
     Deadline,
@@ -182,7 +194,11 @@ impl Error {
     /// The HTTP status that this error becomes.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Open { .. } | Self::NoConnection { .. } | Self::Lost(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Open { .. }
+            | Self::NoConnection { .. }
+            | Self::Down { .. }
+            | Self::Crowded { .. }
+            | Self::Lost(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::BadValue { .. } => StatusCode::BAD_REQUEST,
             Self::Refused(refusal) => match refusal.category {
@@ -206,7 +222,10 @@ impl Error {
     /// value.
     pub fn public_detail(&self) -> Cow<'_, str> {
         match self {
-            Self::Open { .. } | Self::Lost(_) => "the database is not available".into(),
+            Self::Open { .. } | Self::Down { .. } | Self::Lost(_) => "the database is not available".into(),
+            Self::Crowded { .. } => {
+                "too many requests wait for a database connection (database.maximum_pending)".into()
+            }
             Self::NoConnection { .. } => "no database connection became free in time".into(),
             Self::Deadline => "the request took longer than it may".into(),
             Self::ResponseTooLarge { .. } => "the answer is larger than a response may be".into(),

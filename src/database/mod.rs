@@ -122,6 +122,14 @@ impl Database {
         Ok(Connection(lent))
     }
 
+    /// Takes over the pool's sizes and times while connections are in use; what `url` says stays.
+    pub fn reconfigure(&self, settings: &config::Database) {
+        match &self.0.pool {
+            AnyPool::Postgres(pool) => pool.reconfigure(settings),
+            AnyPool::Sqlite(pool) => pool.reconfigure(settings),
+        }
+    }
+
     /// The pool at this moment.
     pub fn gauges(&self) -> Gauges {
         match &self.0.pool {

@@ -13,7 +13,7 @@ mod wire;
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use futures_util::future::{join, join_all};
@@ -28,9 +28,6 @@ use super::pool;
 use super::{Access, Column, Description, Error, RowWriter, Statement};
 use crate::deadline::Deadline;
 use crate::value::Value;
-
-/// Within this time after its last use a session is lent without a look at its socket (HikariCP's `aliveBypassWindowMs`).
-const ALIVE_BYPASS_WINDOW: Duration = Duration::from_millis(500);
 
 /// How long a rollback may take, whatever the request's deadline: it is quick, or the session is not worth keeping.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -96,7 +93,6 @@ impl pool::Driver for Driver {
             access: None,
             transaction: Transaction::None,
             deadline,
-            last_used: Instant::now(),
         }))
     }
 }
@@ -111,7 +107,6 @@ pub struct Session {
     access: Option<Access>,
     transaction: Transaction,
     deadline: Deadline,
-    last_used: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +121,13 @@ enum Transaction {
 
 impl pool::Session for Box<Session> {
     fn is_alive(&mut self) -> bool {
-        !self.is_broken() && (self.last_used.elapsed() < ALIVE_BYPASS_WINDOW || self.wire.is_open())
+        !self.is_broken() && self.wire.is_open()
+    }
+
+    fn validate(&mut self, deadline: Deadline) -> bool {
+        let client = &self.client;
+        let asked = async { client.check_connection().await.map_err(|error| wire::refused(&error, "")) };
+        self.wire.complete(asked, deadline).is_ok()
     }
 
     fn is_broken(&self) -> bool {
@@ -302,7 +303,6 @@ impl Session {
         if let Err(error) = self.rollback() {
             log::warn!("{error}, while rolling back; the connection is closed");
         }
-        self.last_used = Instant::now();
     }
 
     fn command(&mut self, sql: &str, deadline: Deadline) -> Result<(), Error> {

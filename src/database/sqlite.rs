@@ -98,6 +98,10 @@ impl pool::Session for Session {
         !self.broken
     }
 
+    fn validate(&mut self, _: Deadline) -> bool {
+        !self.broken
+    }
+
     fn is_broken(&self) -> bool {
         self.broken
     }

@@ -1,0 +1,360 @@
+//! What the pool knows, under one lock that is never held while anything waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use r2d2::{NopErrorHandler, PooledConnection};
+
+use super::line::{Line, Turn, Waiter};
+use super::opener::{Entry, Failure, Opener};
+use super::{Driver, Error, Gauges, Session};
+use crate::config;
+
+/// A session as r2d2 lends it.
+pub(super) type Held<D> = PooledConnection<Opener<D>>;
+
+/// What workers, r2d2's threads and the keeper share.
+pub(super) struct Shared<D: Driver> {
+    pub(super) driver: D,
+    state: Mutex<State<D>>,
+    /// Another session may be wanted.
+    pub(super) demand: Condvar,
+    keeper: Sender<()>,
+}
+
+/// The settings that hold now.
+pub(super) struct Settings {
+    pub(super) maximum: u32,
+    pub(super) minimum_idle: u32,
+    maximum_pending: usize,
+    pub(super) connection_timeout: Duration,
+    pub(super) validation_timeout: Duration,
+    alive_bypass_window: Duration,
+    pub(super) idle_timeout: Duration,
+    /// Zero: never.
+    pub(super) keepalive_time: Duration,
+    pub(super) max_lifetime: Duration,
+    /// Zero: never.
+    pub(super) leak_detection_threshold: Duration,
+}
+
+impl Settings {
+    fn new(settings: &config::Database) -> Self {
+        let maximum = u32::try_from(settings.maximum_pool_size).unwrap_or(u32::MAX).max(1);
+        let idle = settings.minimum_idle.unwrap_or(settings.maximum_pool_size);
+        Self {
+            maximum,
+            minimum_idle: u32::try_from(idle).map_or(maximum, |idle| idle.min(maximum)),
+            maximum_pending: settings.maximum_pending.unwrap_or(usize::MAX),
+            connection_timeout: settings.connection_timeout.max(Duration::from_millis(1)),
+            validation_timeout: settings.validation_timeout,
+            alive_bypass_window: settings.alive_bypass_window,
+            idle_timeout: settings.idle_timeout,
+            keepalive_time: settings.keepalive_time,
+            max_lifetime: settings.max_lifetime,
+            leak_detection_threshold: settings.leak_detection_threshold,
+        }
+    }
+}
+
+pub(super) struct State<D: Driver> {
+    pub(super) settings: Settings,
+    /// `None` once the pool is closed.
+    pub(super) store: Option<r2d2::Pool<Opener<D>>>,
+    /// Which store it is: one that is too small for a new maximum is replaced.
+    pub(super) generation: u64,
+    /// Sessions on their way into the store.
+    pub(super) moving: Vec<Entry<D>>,
+    pub(super) line: Line<D>,
+    /// Sessions that there are.
+    pub(super) open: u32,
+    /// Of these, those that are not in the store.
+    pub(super) active: u32,
+    /// Of these, those that are to move from a store before this one.
+    elsewhere: u32,
+    /// Sessions that are being opened.
+    pub(super) opening: u32,
+    /// How long that takes.
+    open_cost: Duration,
+    pub(super) failure: Option<Failure>,
+    /// A session was found dead then; those that have not shown themselves since may be dead as well.
+    pub(super) suspicion: Option<Instant>,
+    pub(super) loans: HashMap<u64, Loan>,
+    loans_made: u64,
+    pub(super) closed: bool,
+}
+
+/// A session that is lent, where leaks are looked for.
+pub(super) struct Loan {
+    pub(super) since: Instant,
+    /// Who has it.
+    pub(super) thread: String,
+    pub(super) reported: bool,
+}
+
+impl<D: Driver> Shared<D> {
+    /// The pool with its first session, which took `cost` to open; and what tells the keeper that there is work.
+    pub(super) fn new(
+        driver: D,
+        settings: &config::Database,
+        first: D::Session,
+        cost: Duration,
+    ) -> (Arc<Self>, Receiver<()>) {
+        let (keeper, errands) = crossbeam_channel::bounded(1);
+        let state = State {
+            settings: Settings::new(settings),
+            store: None,
+            generation: 0,
+            moving: Vec::new(),
+            line: Line::default(),
+            open: 1,
+            active: 0,
+            elsewhere: 0,
+            opening: 0,
+            open_cost: cost,
+            failure: None,
+            suspicion: None,
+            loans: HashMap::new(),
+            loans_made: 0,
+            closed: false,
+        };
+        let shared = Arc::new(Self { driver, state: Mutex::new(state), demand: Condvar::new(), keeper });
+        let mut state = shared.lock();
+        let first = shared.entry(first, &state, Instant::now());
+        state.moving.push(first);
+        state.store = Some(shared.store(&state));
+        drop(state);
+        (shared, errands)
+    }
+
+    fn store(self: &Arc<Self>, state: &State<D>) -> r2d2::Pool<Opener<D>> {
+        r2d2::Pool::builder()
+            .max_size(state.settings.maximum)
+            // Sessions end and are tried here.
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_on_check_out(false)
+            .error_handler(Box::new(NopErrorHandler))
+            .build_unchecked(Opener { shared: Arc::clone(self), generation: state.generation })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<D>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn wake_keeper(&self) {
+        // A full channel means that it is about to look anyway.
+        _ = self.keeper.try_send(());
+    }
+
+    pub(super) fn want_another(&self) {
+        // Whoever comes between its look at the state and its sleep would not be heard without the lock.
+        drop(self.lock());
+        self.demand.notify_one();
+    }
+
+    /// The checkin.
+    pub(super) fn give_back(&self, mut entry: Held<D>) {
+        let now = Instant::now();
+        entry.close |= entry.session().is_broken();
+        entry.used = now;
+        if !entry.close {
+            entry.seen = now;
+        }
+        if entry.loan != 0 {
+            self.lock().end_loan(&mut entry, now);
+        }
+        self.put(entry, now);
+    }
+
+    /// Hands the session to who waits for longest, or puts it into the store, or ends it.
+    pub(super) fn put(&self, mut entry: Held<D>, now: Instant) {
+        let mut state = self.lock();
+        state.active -= 1;
+        if entry.generation != state.generation {
+            state.elsewhere -= 1;
+        }
+        if entry.close {
+            state.suspicion = Some(now);
+            drop(state);
+            drop(entry);
+            self.wake_keeper();
+            return;
+        }
+        if state.closed || now >= entry.expires || state.open > state.settings.maximum {
+            entry.close = true;
+        } else if entry.generation != state.generation {
+            let moved = entry.move_out();
+            state.moving.push(moved);
+        } else {
+            match state.line.hand(entry) {
+                None => state.active += 1,
+                Some(entry) => drop(entry),
+            }
+            return;
+        }
+        drop(state);
+        drop(entry);
+        self.demand.notify_one();
+    }
+
+    pub(super) fn closed_one(&self) {
+        let mut state = self.lock();
+        state.open -= 1;
+        state.dismiss_if_down();
+        drop(state);
+        self.demand.notify_one();
+    }
+
+    pub(super) fn none_in_time(&self, since: Instant) -> Error {
+        let state = self.lock();
+        let last_error = state.failure.as_ref().map(|failure| failure.reason.clone());
+        Error::NoConnection { waited: since.elapsed(), gauges: state.gauges(), last_error }
+    }
+
+    pub(super) fn down(&self, since: Instant) -> Error {
+        let state = self.lock();
+        match &state.failure {
+            Some(failure) => Error::Down { reason: failure.reason.clone() },
+            // It is back already; whoever asks again is served.
+            None => Error::NoConnection { waited: since.elapsed(), gauges: state.gauges(), last_error: None },
+        }
+    }
+
+    pub(super) fn reconfigure(self: &Arc<Self>, settings: &config::Database) {
+        let mut state = self.lock();
+        state.settings = Settings::new(settings);
+        let size = state.store.as_ref().map_or(u32::MAX, r2d2::Pool::max_size);
+        let mut husks = Vec::new();
+        let mut outgrown = None;
+        if state.settings.maximum > size {
+            while let Some(mut entry) = state.store.as_ref().and_then(r2d2::Pool::try_get) {
+                let moved = entry.move_out();
+                state.moving.push(moved);
+                husks.push(entry);
+            }
+            state.generation += 1;
+            state.elsewhere = state.active;
+            let store = self.store(&state);
+            outgrown = state.store.replace(store);
+        }
+        drop(state);
+        drop((husks, outgrown));
+        self.demand.notify_all();
+        self.wake_keeper();
+    }
+
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let (store, moving) = (state.store.take(), std::mem::take(&mut state.moving));
+        state.line.dismiss();
+        drop(state);
+        drop((store, moving));
+        self.demand.notify_all();
+        self.wake_keeper();
+    }
+}
+
+impl<D: Driver> State<D> {
+    /// A session that nobody uses, unless others wait for one.
+    pub(super) fn take_idle(&mut self) -> Option<Held<D>> {
+        if !self.line.is_empty() {
+            return None;
+        }
+        let entry = self.store.as_ref()?.try_get()?;
+        self.active += 1;
+        Some(entry)
+    }
+
+    /// Whether the store has every session that was opened for it; r2d2 tells of one just before it has it.
+    pub(super) fn has_arrived(&self) -> bool {
+        self.store.as_ref().is_none_or(|store| store.state().connections + self.elsewhere >= self.open)
+    }
+
+    /// Hands what is in the store to those who wait.
+    pub(super) fn serve_line(&mut self) {
+        while !self.line.is_empty() {
+            let Some(entry) = self.store.as_ref().and_then(r2d2::Pool::try_get) else { return };
+            if let Some(entry) = self.line.hand(entry) {
+                drop(entry);
+                return;
+            }
+            self.active += 1;
+        }
+    }
+
+    pub(super) fn join_line(&mut self, turn: Turn, since: Instant) -> Result<Arc<Waiter<D>>, Error> {
+        if let Some(reason) = self.down() {
+            return Err(Error::Down { reason: reason.to_owned() });
+        }
+        if turn == Turn::Last && self.line.len() >= self.settings.maximum_pending {
+            return Err(Error::Crowded { gauges: self.gauges() });
+        }
+        // Opening one is worth it once it would have been quicker. Where there is none, there is nothing to wait for.
+        let patient_at = if self.open == 0 { since } else { since + self.open_cost };
+        Ok(self.line.join(turn, since, patient_at))
+    }
+
+    /// Whether the session may have died since the database last showed that it is alive.
+    pub(super) fn doubt(&self, entry: &Entry<D>, now: Instant) -> bool {
+        now.saturating_duration_since(entry.seen) >= self.settings.alive_bypass_window
+            || self.suspicion.is_some_and(|since| entry.seen <= since)
+    }
+
+    /// Whether a session is to be opened.
+    pub(super) fn wants_another(&self, now: Instant) -> bool {
+        let committed = self.open + self.opening;
+        committed < self.settings.maximum
+            && (committed < self.settings.minimum_idle
+                // Somebody has to find out when the database is back.
+                || self.down().is_some()
+                || self.line.patient(now) > self.opening as usize)
+    }
+
+    pub(super) fn note_opening(&mut self, took: Duration) {
+        self.open_cost = (self.open_cost * 3 + took) / 4;
+    }
+
+    /// Why there is no session and none can be opened.
+    fn down(&self) -> Option<&str> {
+        self.failure.as_ref().filter(|_| self.open == 0).map(|failure| failure.reason.as_str())
+    }
+
+    /// Nobody waits for a database that is down.
+    pub(super) fn dismiss_if_down(&mut self) {
+        if self.down().is_some() {
+            self.line.dismiss();
+        }
+    }
+
+    pub(super) fn note_loan(&mut self, entry: &mut Entry<D>, since: Instant) {
+        if self.settings.leak_detection_threshold.is_zero() {
+            return;
+        }
+        self.loans_made += 1;
+        entry.loan = self.loans_made;
+        let thread = thread::current().name().unwrap_or("a thread without a name").to_owned();
+        self.loans.insert(entry.loan, Loan { since, thread, reported: false });
+    }
+
+    fn end_loan(&mut self, entry: &mut Entry<D>, now: Instant) {
+        let loan = self.loans.remove(&std::mem::take(&mut entry.loan));
+        if let Some(loan) = loan.filter(|loan| loan.reported) {
+            log::info!("{} gave the connection back after {:?}", loan.thread, now - loan.since);
+        }
+    }
+
+    pub(super) fn gauges(&self) -> Gauges {
+        Gauges {
+            maximum: self.settings.maximum,
+            open: self.open,
+            active: self.active,
+            idle: self.open - self.active,
+            waiting: u32::try_from(self.line.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
