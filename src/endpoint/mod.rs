@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
-pub use check::check;
+pub use check::{check, check_by};
 
 use crate::config::{self, Action, Config, Otherwise, Returns};
 use crate::database::{self, Access, Connection, Database, RowWriter, Shape, Statement};

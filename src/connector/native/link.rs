@@ -297,7 +297,7 @@ impl Client for Link {
         }
         let mut head = Vec::with_capacity(HEAD_BYTES);
         encode_head(response, form, &mut head);
-        let limit = self.mailbox.response_buffer_bytes;
+        let limit = self.mailbox.response_buffer_bytes.load(Ordering::Relaxed);
         let failed = Cell::new(false);
         let stream = OpenStream { link: self, ticket, outbox, close, limit, deadline, failed };
         // A client that has left is found out again by the first piece, and by the end.

@@ -19,7 +19,7 @@ use super::connection::{Connection, Core, Next};
 use super::gate::{LONGEST_AWAIT, Place};
 use super::link::Link;
 use super::timers::Timers;
-use super::{Id, Mailbox, Message, Newcomer};
+use super::{Id, Mailbox, Message, Newcomer, Reload};
 use crate::metrics::{Closing, Reason};
 
 /// How many spare connections are looked for at a time. Looking goes through all of them, so it pays to find a few.
@@ -171,17 +171,29 @@ impl Poller {
                 if connection.id() == id { connection.add_piece(core, piece) } else { Next::Wait }
             }),
             Message::Crowded => self.forget_refused(),
+            Message::Reload(reload) => self.reload(reload),
             Message::Drain { until } => {
                 self.drain_until = Some(until);
                 self.next.post(Message::Last);
-                let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
-                for index in all {
-                    self.with(index, Connection::drain);
-                }
+                self.with_all(Connection::drain);
             }
             Message::Last => self.last_came = true,
             Message::Stop => self.stopped = true,
         }
+    }
+
+    /// Lets every connection act.
+    fn with_all(&mut self, act: impl Fn(&mut Connection, &mut Core) -> Next) {
+        let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
+        for index in all {
+            self.with(index, &act);
+        }
+    }
+
+    fn reload(&mut self, Reload { settings, service, done }: Reload) {
+        let before = self.core.reload(settings, service);
+        self.with_all(|connection, core| connection.reload(core, &before));
+        drop(done);
     }
 
     /// A connection has something to do, if it is still the same one.

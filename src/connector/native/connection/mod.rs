@@ -176,6 +176,12 @@ impl Core {
         }
     }
 
+    /// Goes on with other settings and another service; returns the service before.
+    pub(super) fn reload(&mut self, settings: Arc<Settings>, service: Arc<dyn Service>) -> Arc<dyn Service> {
+        self.settings = settings;
+        std::mem::replace(&mut self.service, service)
+    }
+
     fn is_draining(&self) -> bool {
         self.mailbox.is_draining()
     }
@@ -364,6 +370,26 @@ impl Connection {
         Next::Wait
     }
 
+    /// The settings are new, and so is the service. What waits for its next request waits for as long as they say; a request
+    /// in progress goes on as it began, one whose body is not whole with the service that was asked about that body.
+    pub(super) fn reload(&mut self, core: &mut Core, before: &Arc<dyn Service>) -> Next {
+        match &mut self.stage {
+            Stage::Body(body) => body.keep(before),
+            Stage::Flushing(flushing) => {
+                if let Stage::Body(body) = &mut flushing.then {
+                    body.keep(before);
+                }
+            }
+            // One that has not said anything yet has its time for that.
+            Stage::Idle if self.served > 0 && !core.is_draining() => {
+                self.due = self.idle_since + core.idle_allowance();
+            }
+            Stage::Away { .. } => self.set_away_due(core),
+            _ => {}
+        }
+        Next::Wait
+    }
+
     /// There is something to do: bytes, room to write, or a worker's answer.
     pub(super) fn proceed(&mut self, core: &mut Core) -> Next {
         if self.session.is_some() && self.wire().flush().is_err() {
@@ -536,7 +562,18 @@ impl Connection {
 
     /// A request is complete, or as complete as its handler wants it: it is answered here, or given to a worker. `more`: the
     /// next one may be there already.
-    fn accept(&mut self, core: &mut Core, mut request: Request, more: bool) {
+    fn accept(&mut self, core: &mut Core, request: Request, more: bool) {
+        self.accept_by(None, core, request, more);
+    }
+
+    /// The same, by a service that was asked about its body before a reload.
+    fn accept_by(
+        &mut self,
+        before: Option<&Arc<dyn Service>>,
+        core: &mut Core,
+        mut request: Request,
+        more: bool,
+    ) {
         core.metrics.received();
         self.served += 1;
         if core.settings.max_requests_per_connection.is_some_and(|max| self.served >= max)
@@ -550,7 +587,7 @@ impl Connection {
         request.client_certificate.clone_from(&self.certificate);
         let mut form = request.form();
         form.keep_alive &= !core.is_draining();
-        match core.service.accept(request) {
+        match before.unwrap_or(&core.service).accept(request) {
             Admission::Answered(response) => {
                 core.metrics.answered();
                 self.answered(core, response, form);
