@@ -41,6 +41,10 @@ pub(super) trait Session: Send + 'static {
     /// Called at checkout: whether the session still has its database, as far as that shows without asking it.
     fn is_alive(&mut self) -> bool;
 
+    /// Whether the database answers on it by `deadline`: a round trip, where there is one.
+    #[allow(dead_code, reason = "for a pool that asks")]
+    fn validate(&mut self, deadline: Deadline) -> bool;
+
     /// Called at checkin: whether the session cannot be lent again.
     fn is_broken(&self) -> bool;
 }
