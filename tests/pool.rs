@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -300,6 +301,29 @@ fn the_size_changes_while_connections_are_lent() {
     drop(held);
     wait_until("those that were lent stay", || sessions(&server, "count(*)") == "1");
     assert_eq!((pool.gauges().open, pool.gauges().idle), (1, 1));
+}
+
+#[test]
+fn no_connection_is_lost_while_the_size_changes_under_load() {
+    let (pool, server) = pool(|settings| settings.maximum_pool_size = 1);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let mut connection = checkout(&pool);
+                    connection.postgres().expect("it is PostgreSQL").query("select 1", &[]).expect("rows");
+                }
+            });
+        }
+        for size in (1..=12).chain([3, 14, 2]) {
+            pool.reconfigure(&settings(size));
+            wait_until("the size is not reached", || pool.gauges().open as usize == size);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    wait_until("one does not come back", || pool.gauges().idle == 2);
+    wait_until("one stays open", || sessions(&server, "count(*)") == "2");
 }
 
 #[test]

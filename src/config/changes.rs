@@ -121,7 +121,9 @@ mod tests {
     fn each_key_is_seen_to_change_and_waits_for_a_restart_only_where_it_must() {
         let before = Config::default();
         let (count, restart) = (keys(&mut before.clone()).len(), listed());
-        assert!(restart.contains(&"server.listen") && restart.contains(&"database.max_prepared_statements"));
+        assert!(
+            restart.contains(&"server.listen") && restart.contains(&"database.initialization_fail_timeout")
+        );
         for index in 0..count {
             let mut new = before.clone();
             let path = {

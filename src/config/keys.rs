@@ -319,9 +319,9 @@ fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
         ("keepalive_time", Live, Time(&mut database.keepalive_time, AGE_OR_NEVER)),
         ("max_lifetime", Live, Time(&mut database.max_lifetime, AGE)),
         ("leak_detection_threshold", Live, Time(&mut database.leak_detection_threshold, AGE_OR_NEVER)),
-        ("connection_init_sql", Restart, Statement(&mut database.connection_init_sql)),
+        ("connection_init_sql", Live, Statement(&mut database.connection_init_sql)),
         ("statement_timeout", Live, Time(&mut database.statement_timeout, Duration::ZERO..=HOUR)),
-        ("max_prepared_statements", Restart, Count(&mut database.max_prepared_statements, 1..=10_000)),
+        ("max_prepared_statements", Live, Count(&mut database.max_prepared_statements, 1..=10_000)),
     ]
 }
 

@@ -21,6 +21,7 @@ use crate::handler::{BodyUse, unavailable};
 use crate::http::{Body, Limits, Refusal, Request, Response, Sink, Source, encode_head, parse_head, problem};
 use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Job, Service, Stream, Work};
 use crate::metrics::{Metrics, Reason};
+use crate::presence::Presence;
 
 /// tiny_http says no more of what is wrong with chunks.
 const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read");
@@ -204,7 +205,9 @@ impl Exchange {
             }
             Admission::Work(Work { request, handler, start_by, deadline }) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
-                let job = Job { request, handler, start_by, deadline, client, ticket: 1 };
+                // tiny_http does not tell when a client leaves.
+                let presence = Presence::default();
+                let job = Job { request, handler, start_by, deadline, client, ticket: 1, presence };
                 if let Err(response) = service.enqueue(job) {
                     metrics.refused(Reason::QueueFull);
                     exchange.send_beside(response);

@@ -142,17 +142,28 @@ impl Running {
         Ok(reloaded)
     }
 
-    /// Lets the database prepare every statement.
+    /// Lets the database run what it runs on a new connection, and prepare every statement.
     fn check(&self, next: &Config, source: Option<Source>, changes: &Changes) -> Result<(), ReloadError> {
         let runs_sql = |endpoint: &&config::Endpoint| matches!(endpoint.action, Action::Sql { .. });
-        let Some(first) = next.endpoints.iter().find(runs_sql) else { return Ok(()) };
+        let first = next.endpoints.iter().find(runs_sql);
+        let has_changed = |key: &str| changes.keys.iter().any(|change| change.key == key);
         let (Some(database), Some(url)) = (&self.database, &next.database.url) else {
-            return Err(ReloadError::NoDatabase(first.name.clone()));
+            return first.map_or(Ok(()), |endpoint| Err(ReloadError::NoDatabase(endpoint.name.clone())));
         };
+        let new_init = has_changed("database.connection_init_sql");
+        if first.is_none() && !new_init {
+            return Ok(());
+        }
         let deadline = Deadline::after(PATIENCE);
         // Beside the pool: its connections may all be busy, which may be why it is to become larger.
         let beside = Database::open(&alone(&next.database), url);
-        let database = beside.as_ref().unwrap_or(database);
+        let database = match &beside {
+            Ok(beside) => beside,
+            // The one in use lets nobody in at the moment, and its connections can say as much.
+            Err(_) if !new_init => database,
+            // The pool could open no connection any more.
+            Err(_) => return beside.map(drop).map_err(ReloadError::from),
+        };
         let is_placed = source.is_some();
         let source = source.unwrap_or_else(|| Source { path: None, text: String::new() });
         let mut found = endpoint::check_by(deadline, &source, &next.endpoints, database)?;
@@ -164,7 +175,7 @@ impl Running {
                 problem.span = None;
             }
         }
-        if changes.keys.iter().any(|change| change.key == "database.url") {
+        if has_changed("database.url") {
             let why = "another database needs a restart; the statements were prepared on the one in use";
             found.push(Problem::new(None, "database.url", why));
         }

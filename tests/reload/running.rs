@@ -297,6 +297,20 @@ fn wrong_sql_changes_nothing_and_neither_does_a_database_that_does_not_prepare()
     assert_nothing_is_left(server);
 }
 
+#[test]
+fn a_statement_for_new_connections_that_fails_changes_nothing() {
+    let database = Postgres::database();
+    let text = |sql: &str| {
+        format!("[database]\nurl = '{}'\nconnection_init_sql = '{sql}'\n{}", database.url(), fixed("a", sql))
+    };
+    let (server, _) = serve(config(&text("select 1")));
+    let refused = server.reload(config(&text("select nothing"))).expect_err("there is no such column");
+    assert!(refused.to_string().contains("\"nothing\" does not exist"), "{refused}");
+    assert_eq!(get(&mut Client::connect(server.address()), "/a").1, "select 1");
+    let outcome = reloaded(&server, &text("select 2"));
+    assert_eq!(outcome.to_string(), "database.connection_init_sql\nendpoint.a: changed");
+}
+
 /// Its pool's connections are all in use, which is what a larger pool is for.
 #[test]
 fn a_busy_pool_becomes_larger() {

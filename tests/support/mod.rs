@@ -3,6 +3,7 @@
 //! Nothing here sleeps or uses a fixed port, and nothing waits without a limit.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
+mod forwarder;
 mod gate;
 mod postgres;
 mod tls;
@@ -11,6 +12,7 @@ mod wire;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use forwarder::{Forwarder, Then};
 pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use postgres::{Database, Postgres};
 pub(crate) use tls::{Authority, Identity};

@@ -20,6 +20,7 @@ use super::{Id, Mailbox, Message};
 use crate::deadline::Deadline;
 use crate::http::{Body, Request, Response, Sink, encode_head};
 use crate::job::{Claim, Client, Delivery, Stream};
+use crate::presence::Presence;
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub(super) struct Link {
     /// Whether a worker may write to the socket: not where a session encrypts, which is the poller's.
     direct: bool,
     mailbox: Arc<Mailbox>,
+    /// The client's, for whoever waits on its behalf.
+    presence: Presence,
 }
 
 /// What a worker could not finish.
@@ -97,6 +100,7 @@ impl Link {
             answered_at: AtomicU64::new(0),
             direct,
             mailbox,
+            presence: Presence::tracked(),
         }
     }
 
@@ -106,6 +110,10 @@ impl Link {
 
     pub(super) fn id(&self) -> Id {
         self.id
+    }
+
+    pub(super) fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// Reads once. `None`: nothing there now.

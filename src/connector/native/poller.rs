@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use super::connection::{Connection, Core, Next};
+use super::connection::{Connection, Core, End, Next};
 use super::gate::{LONGEST_AWAIT, Place};
 use super::link::Link;
 use super::timers::Timers;
@@ -28,6 +28,9 @@ const SPARE_AT_ONCE: usize = 64;
 /// When none was found, newcomers within this time are refused without another look: clients that come and go at the limit
 /// would have every connection looked at for each of them.
 const SPARE_PAUSE: Duration = Duration::from_millis(10);
+
+/// A poll that takes less has not waited: what it brings may have come at any time since the one before.
+const WAITED: Duration = Duration::from_millis(1);
 
 pub(super) struct Poller {
     poll: Poll,
@@ -74,13 +77,16 @@ impl Poller {
         let mut events = Events::with_capacity(1024);
         while !self.is_over() {
             let timeout = self.timeout();
+            let asked = Instant::now();
             if let Err(error) = self.poll.poll(&mut events, timeout) {
                 if error.kind() != io::ErrorKind::Interrupted {
                     log::error!("the poller cannot poll: {error}");
                 }
                 continue;
             }
-            self.core.now = Instant::now();
+            let earlier = std::mem::replace(&mut self.core.now, Instant::now());
+            // Whoever had to wait for an event sees it when it comes.
+            self.core.events_since = if self.core.now - asked < WAITED { earlier } else { self.core.now };
             // Those that had their turn and have more to read; whoever has more still is there again afterwards.
             for id in std::mem::take(&mut self.core.again) {
                 if let Some(connection) = self.connections.get_mut(id.index) {
@@ -90,10 +96,10 @@ impl Poller {
             }
             for event in &events {
                 let Token(index) = event.token();
-                let ended = event.is_read_closed() || event.is_error();
-                self.with(index, |connection, core| {
-                    connection.note_end(ended);
-                    Self::proceed_or_assist(connection, core)
+                let (end, readable) = (End::of(event), event.is_readable());
+                self.with(index, |connection, core| match connection.note(core, end, readable) {
+                    Next::Wait => Self::proceed_or_assist(connection, core),
+                    next => next,
                 });
             }
             // Those that are there now, for the same reason.

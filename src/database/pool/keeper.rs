@@ -70,11 +70,18 @@ impl<D: Driver> Shared<D> {
     pub(super) fn settle(&self) {
         loop {
             let mut state = self.lock();
+            let husks = state.move_from_outgrown();
+            let moving = !husks.is_empty();
             state.serve_line();
-            if state.has_arrived() {
+            let outgrown = if state.has_arrived() { Some(std::mem::take(&mut state.outgrown)) } else { None };
+            drop(state);
+            drop(husks);
+            if moving {
+                self.demand.notify_all();
+            }
+            if outgrown.is_some() {
                 return;
             }
-            drop(state);
             thread::sleep(ARRIVAL);
         }
     }

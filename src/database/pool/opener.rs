@@ -73,18 +73,19 @@ pub(super) struct Opener<D: Driver> {
 }
 
 impl<D: Driver> ManageConnection for Opener<D> {
-    type Connection = Entry<D>;
+    /// Boxed: r2d2 moves it at each checkout and checkin.
+    type Connection = Box<Entry<D>>;
     type Error = Error;
 
-    fn connect(&self) -> Result<Entry<D>, Error> {
+    fn connect(&self) -> Result<Box<Entry<D>>, Error> {
         self.shared.next_session(self.generation)
     }
 
-    fn is_valid(&self, entry: &mut Entry<D>) -> Result<(), Error> {
+    fn is_valid(&self, entry: &mut Box<Entry<D>>) -> Result<(), Error> {
         if entry.session_mut().is_alive() { Ok(()) } else { Err(Error::Lost("found closed".to_owned())) }
     }
 
-    fn has_broken(&self, entry: &mut Entry<D>) -> bool {
+    fn has_broken(&self, entry: &mut Box<Entry<D>>) -> bool {
         entry.close
     }
 }
@@ -126,7 +127,7 @@ fn jittered(pause: Duration) -> Duration {
 
 impl<D: Driver> Shared<D> {
     /// Waits until another session is wanted, and for as long as it takes to get one.
-    fn next_session(self: &Arc<Self>, generation: u64) -> Result<Entry<D>, Error> {
+    fn next_session(self: &Arc<Self>, generation: u64) -> Result<Box<Entry<D>>, Error> {
         let mut state = self.lock();
         loop {
             if state.closed || state.generation != generation {
@@ -135,7 +136,7 @@ impl<D: Driver> Shared<D> {
             if let Some(mut entry) = state.moving.pop() {
                 entry.generation = generation;
                 self.wake_keeper();
-                return Ok(entry);
+                return Ok(Box::new(entry));
             }
             let now = Instant::now();
             if !state.wants_another(now) {
@@ -158,7 +159,7 @@ impl<D: Driver> Shared<D> {
             state = self.lock();
             state.opening -= 1;
             match opened {
-                Ok(session) => return Ok(self.opened(state, session, now)),
+                Ok(session) => return Ok(Box::new(self.opened(state, session, now))),
                 Err(error) => {
                     state.failure = Some(Failure::note(state.failure.take(), &error, Instant::now()));
                     state.dismiss_if_down();

@@ -64,7 +64,9 @@ pub(super) struct State<D: Driver> {
     pub(super) settings: Settings,
     /// `None` once the pool is closed.
     pub(super) store: Option<r2d2::Pool<Opener<D>>>,
-    /// Which store it is: one that is too small for a new maximum is replaced.
+    /// Stores that were too small for a new maximum, until their sessions have moved.
+    pub(super) outgrown: Vec<r2d2::Pool<Opener<D>>>,
+    /// Which store it is.
     pub(super) generation: u64,
     /// Sessions on their way into the store.
     pub(super) moving: Vec<Entry<D>>,
@@ -107,6 +109,7 @@ impl<D: Driver> Shared<D> {
         let state = State {
             settings: Settings::new(settings),
             store: None,
+            outgrown: Vec::new(),
             generation: 0,
             moving: Vec::new(),
             line: Line::default(),
@@ -225,24 +228,18 @@ impl<D: Driver> Shared<D> {
     }
 
     pub(super) fn reconfigure(self: &Arc<Self>, settings: &config::Database) {
+        self.driver.reconfigure(settings);
         let mut state = self.lock();
         state.settings = Settings::new(settings);
         let size = state.store.as_ref().map_or(u32::MAX, r2d2::Pool::max_size);
-        let mut husks = Vec::new();
-        let mut outgrown = None;
         if state.settings.maximum > size {
-            while let Some(mut entry) = state.store.as_ref().and_then(r2d2::Pool::try_get) {
-                let moved = entry.move_out();
-                state.moving.push(moved);
-                husks.push(entry);
-            }
             state.generation += 1;
             state.elsewhere = state.active;
             let store = self.store(&state);
-            outgrown = state.store.replace(store);
+            let outgrown = state.store.replace(store);
+            state.outgrown.extend(outgrown);
         }
         drop(state);
-        drop((husks, outgrown));
         self.demand.notify_all();
         self.wake_keeper();
     }
@@ -250,10 +247,11 @@ impl<D: Driver> Shared<D> {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let (store, moving) = (state.store.take(), std::mem::take(&mut state.moving));
+        let stores = (state.store.take(), std::mem::take(&mut state.outgrown));
+        let moving = std::mem::take(&mut state.moving);
         state.line.dismiss();
         drop(state);
-        drop((store, moving));
+        drop((stores, moving));
         self.demand.notify_all();
         self.wake_keeper();
     }
@@ -273,6 +271,14 @@ impl<D: Driver> State<D> {
     /// Whether the store has every session that was opened for it; r2d2 tells of one just before it has it.
     pub(super) fn has_arrived(&self) -> bool {
         self.store.as_ref().is_none_or(|store| store.state().connections + self.elsewhere >= self.open)
+    }
+
+    /// Has sessions move that nobody uses; what stays of them in their old store is to be dropped without the lock.
+    pub(super) fn move_from_outgrown(&mut self) -> Vec<Held<D>> {
+        let husks = self.outgrown.iter().flat_map(|store| std::iter::from_fn(|| store.try_get()));
+        let mut husks: Vec<Held<D>> = husks.collect();
+        self.moving.extend(husks.iter_mut().map(|husk| husk.move_out()));
+        husks
     }
 
     /// Hands what is in the store to those who wait.

@@ -229,7 +229,7 @@ impl Connection {
     }
 
     /// Whether the client has said through TLS that it sends nothing more. No read says so again.
-    fn has_said_its_end(&self) -> bool {
+    pub(super) fn has_said_its_end(&self) -> bool {
         self.session.as_ref().is_some_and(Session::has_ended)
     }
 
@@ -246,7 +246,7 @@ impl Connection {
     }
 
     /// Bytes from the socket. `more`: it may hold more.
-    fn arrived(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
+    pub(super) fn arrived(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
         match &self.stage {
             Stage::Lingering { until } => {
                 self.due = (*until).min(core.now + super::LINGER);

@@ -2,8 +2,10 @@
 //!
 //! Poller thread. A request is read whole, or as far as its handler wants it; then it is either answered here or given to a
 //! worker. Until the worker is done the connection reads nothing but the rest of that request's body, which bounds what a
-//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs`.
+//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs`, what
+//! a client's end means in `departure.rs`.
 
+mod departure;
 mod input;
 mod sending;
 
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
+pub(super) use self::departure::End;
 use self::input::{Body, Incoming};
 use self::sending::{Flushing, Outgoing};
 use super::files::Files;
@@ -61,6 +64,8 @@ pub(super) struct Core {
     files: Arc<Files>,
     /// When the poller last woke up.
     pub(super) now: Instant,
+    /// No event at hand came before that: what came earlier was seen earlier.
+    pub(super) events_since: Instant,
     /// Connections that have more to read, after the others have had their turn.
     pub(super) again: Vec<Id>,
     /// Where reads go.
@@ -89,6 +94,8 @@ pub(super) struct Connection {
     scanned: usize,
     /// The client has closed its side, so that reading comes to an end without another edge.
     ended: bool,
+    /// When something last came of the client, or its request was given to a worker.
+    heard: Instant,
     /// The session has taken the beginning of something that it cannot read yet.
     half_read: bool,
     /// It stands in [`Core::again`].
@@ -168,6 +175,7 @@ impl Core {
             metrics,
             files,
             now: Instant::now(),
+            events_since: Instant::now(),
             again: Vec::new(),
             scratch: vec![0; input::READ_BYTES],
             plain: Vec::new(),
@@ -210,6 +218,7 @@ impl Connection {
             input: Vec::new(),
             scanned: 0,
             ended: false,
+            heard: core.now,
             half_read: false,
             again: false,
             ticket: 0,
@@ -276,11 +285,6 @@ impl Connection {
         Wire::new(self.link.socket(), self.session.as_mut())
     }
 
-    /// An event says whether the client has closed its side.
-    pub(super) fn note_end(&mut self, ended: bool) {
-        self.ended |= ended;
-    }
-
     /// Whether a client would notice that its connection is cut off now.
     pub(super) fn is_owed_something(&self) -> bool {
         let answered = matches!(self.stage, Stage::Away { .. })
@@ -344,6 +348,7 @@ impl Connection {
         if is_unanswered {
             core.metrics.abandoned();
         }
+        self.link.presence().leave();
         if let Some(incoming) = self.incoming.take() {
             incoming.pipe.leave();
         }
@@ -434,7 +439,7 @@ impl Connection {
             // A failure is in the outbox, where the worker finds it and ends the connection.
             drop(outbox.flush(&mut self.wire(), &mut 0));
         }
-        if self.incoming.is_some() { self.read(core) } else { Next::Wait }
+        if self.incoming.is_some() { self.read(core) } else { self.overhear(core) }
     }
 
     /// The stage's time may be over.
@@ -621,12 +626,14 @@ impl Connection {
         let form = request.form();
         self.ticket += 1;
         let more = more || self.ended || self.incoming.is_some();
+        self.heard = core.now;
         self.link.give(self.ticket, more);
         self.stage = Stage::Away { form, start_by: start_by.instant(), deadline: deadline.instant() };
         self.set_away_due(core);
         let (client, ticket): (Arc<dyn Client>, _) = (Arc::clone(&self.link) as _, self.ticket);
+        let presence = self.link.presence().clone();
         if let Err(response) =
-            core.service.enqueue(Job { request, handler, start_by, deadline, client, ticket })
+            core.service.enqueue(Job { request, handler, start_by, deadline, client, ticket, presence })
         {
             // Nobody else has the job, so it is in its turn still.
             self.link.take_back(Turn::Queued);
