@@ -127,7 +127,7 @@ impl Running {
             let router = router(&next, self.database.as_ref(), &self.routes)?;
             self.check(&next, source, &changes)?;
             apply_workers(&self.workers, next.workers())?;
-            apply_queue(&self.queue, &next.queue);
+            apply_queue(&self.queue, &running.queue, &next.queue);
             apply_pool(self.database.as_ref(), &next.database);
             let stages = Stages::new(&next, router, self.queue.clone(), Arc::clone(&self.metrics));
             let mut settings = Settings::beside(&next, self.tls.as_ref());
@@ -199,13 +199,22 @@ impl Running {
     }
 }
 
+/// As many request threads as the configuration says. Those there are cannot be made more or fewer yet.
 fn apply_workers(workers: &Workers, count: usize) -> io::Result<()> {
-    let _ = (workers, count);
+    if workers.count() != count {
+        log::warn!(
+            "reload: there are still {} request threads, and {count} after a restart",
+            workers.count()
+        );
+    }
     Ok(())
 }
 
-fn apply_queue(queue: &Producer<Job>, settings: &config::Queue) {
-    let _ = (queue, settings);
+/// The queue's limits. Its length cannot change yet; how long a request may wait is in [`Stages`].
+fn apply_queue(_: &Producer<Job>, before: &config::Queue, now: &config::Queue) {
+    if (before.max_length, before.target, before.interval) != (now.max_length, now.target, now.interval) {
+        log::warn!("reload: queue.max_length, target and interval take effect after a restart");
+    }
 }
 
 fn apply_pool(database: Option<&Database>, settings: &config::Database) {
