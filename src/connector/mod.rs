@@ -1,4 +1,4 @@
-//! Who speaks HTTP to the clients. Two connectors, one contract: whole requests go into a [`Service`](crate::job::Service),
+//! Who speaks HTTP to the clients. Two connectors, one contract: whole requests go into a [`Service`],
 //! answers come back through a [`Client`](crate::job::Client).
 
 pub(crate) mod descriptors;
