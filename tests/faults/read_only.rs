@@ -47,22 +47,23 @@ fn a_standby_serves_what_reads_and_refuses_what_writes_until_it_is_promoted() {
     within_bounds(|bounds| {
         let cluster = Postgres::start_with("true", "-c synchronous_commit=on");
         let served = Served::start(&cluster);
-        let (answers, (back, promoted)) = during(&served, &ALL, |load| {
+        let (answers, (back, promoting, promoted)) = during(&served, &ALL, |load| {
             load.wait_for_good(40);
             cluster.demote();
             let back = cluster.answers();
             load.go_on_after(back);
+            let promoting = Instant::now();
             cluster.promote();
             let promoted = Instant::now();
             load.go_on_after(promoted);
-            (back, promoted)
+            (back, promoting, promoted)
         });
         expect_in_time(bounds, &answers);
         let is_read = |answer: &&Answered| READS.contains(&answer.work);
         let reads: Vec<_> = answers.iter().filter(is_read).cloned().collect();
         expect_resumed(bounds, &reads, back);
         expect_resumed(bounds, &answers, promoted);
-        let between = |answer: &&Answered| answer.sent > back && answer.sent + answer.took < promoted;
+        let between = |answer: &&Answered| answer.sent > back && answer.sent + answer.took < promoting;
         let writes = answers.iter().filter(|answer| answer.work == Work::Transfer).filter(between);
         assert!(writes.clone().count() > 0, "nothing was written to the standby");
         assert!(writes.clone().all(|answer| !answer.is_good()), "a standby has taken a write");
