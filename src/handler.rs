@@ -21,6 +21,11 @@ pub(crate) fn waited_too_long() -> Error {
     unavailable("no worker was free in time (queue.max_wait)")
 }
 
+/// The answer to a request whose deadline passed while the database committed.
+pub(crate) fn outcome_unknown() -> Error {
+    database::Error::OutcomeUnknown { cause: Box::new(database::Error::Deadline) }.into()
+}
+
 /// 503 with `Retry-After`: the server refuses what it could do at another time.
 pub(crate) fn unavailable(detail: &str) -> Error {
     Error::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY)

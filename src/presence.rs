@@ -18,6 +18,8 @@ struct State {
     left: AtomicBool,
     /// A statement was cancelled because of it.
     cancelled: AtomicBool,
+    /// See [`Presence::set_outcome_open`].
+    outcome_open: AtomicBool,
     /// Of the one worker that waits on the client's behalf.
     waiting: AtomicWaker,
 }
@@ -54,6 +56,19 @@ impl Presence {
         if let Some(state) = &self.0 {
             drop(state.waiting.take());
         }
+    }
+
+    /// The time is up for what was begun for the client, and whether the database has committed it is not known, or not yet:
+    /// for whoever answers before the worker can.
+    pub(crate) fn set_outcome_open(&self, open: bool) {
+        if let Some(state) = &self.0 {
+            state.outcome_open.store(open, Ordering::Release);
+        }
+    }
+
+    /// Whether what was begun for the client may have been committed though its time is up.
+    pub(crate) fn outcome_is_open(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.outcome_open.load(Ordering::Acquire))
     }
 
     /// A statement was cancelled because the client left.

@@ -8,16 +8,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use http::Method;
-use support::{Answer, Client, Database, Forwarder, PATIENCE, Postgres, Then, gate, wait_until};
+use support::{Answer, Client, Database, Forwarder, Gate, PATIENCE, Postgres, Then, gate, wait_until};
 use wharf::config::{self, Config, Environment, Flags, Source};
+use wharf::connector::Drained;
 use wharf::database::{self, Access, RowWriter, Shape};
 use wharf::deadline::Deadline;
-use wharf::handler::{Context, Error};
+use wharf::handler::{Context, Error, Handler};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
 
 /// Every request's, in seconds.
-const DEADLINE: u64 = 2;
+const DEADLINE: u64 = 1;
 
 const UNKNOWN: &str = "urn:wharf:problem:outcome-unknown";
 
@@ -78,6 +79,11 @@ fn with_table() -> Database {
 
 fn rows(database: &Database, label: &str) -> String {
     database.psql(&format!("select count(*) from t where label = '{label}'"))
+}
+
+/// The database's URL by way of the forwarder, which is to read what goes by.
+fn forwarded(database: &Database, forwarder: &Forwarder) -> String {
+    format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", forwarder.port(), database.name())
 }
 
 /// A server that reaches its database through a forwarder.
@@ -152,16 +158,18 @@ fn where_nothing_can_have_been_committed_the_database_was_just_not_there() {
 #[test]
 fn a_commit_whose_cancel_is_not_confirmed_leaves_the_outcome_open_too() {
     let database = with_table();
-    let (server, forwarder) = through(&database, "");
-    forwarder.once("COMMIT", Then::FallSilent);
-    let asked = Instant::now();
-    let mut client = Client::connect(server.address());
-    client.request("POST", "/both/silent", &[], "");
-    let answer = client.answer();
-    assert_unknown(&answer);
-    assert!(asked.elapsed() < Duration::from_millis(DEADLINE * 1000 + 100), "{:?}", asked.elapsed());
-    assert_eq!(rows(&database, "silent"), "1");
-    drop(server);
+    for (then, label) in [(Then::FallSilent, "silent"), (Then::Hang, "hanging")] {
+        for (path, awaited) in [("both", "COMMIT"), ("add", label)] {
+            let (server, forwarder) = through(&database, "");
+            forwarder.once(awaited, then);
+            let asked = Instant::now();
+            assert_unknown(&ask(&server, "POST", &format!("/{path}/{label}")));
+            let after = asked.elapsed();
+            assert!(after < Duration::from_millis(DEADLINE * 1000 + 100), "{then:?}, {path}: {after:?}");
+            assert_eq!(server.drain(), Drained::Complete, "the worker is not lost");
+        }
+        assert_eq!(rows(&database, label), "2", "{then:?}: each ran once");
+    }
 }
 
 #[test]
@@ -192,44 +200,48 @@ fn in_sqlite_a_statement_has_its_time_too() {
     server.drain();
 }
 
-/// A handler that writes, once the test has broken its connection: by itself, or in a transaction that it has begun.
-fn breakable(in_transaction: bool) -> (Database, Running, support::Keeper) {
-    let (gate, keeper) = gate();
-    let write = move |_: &Request, context: &mut Context<'_>| -> Result<Response, Error> {
+/// Writes when the test lets it, by itself or in a transaction that it has begun.
+fn writer(in_transaction: bool, gate: Gate) -> impl Handler {
+    move |_: &Request, context: &mut Context<'_>| -> Result<Response, Error> {
         let mut connection = context.database()?;
         let session = connection.postgres()?;
         if in_transaction {
-            session.transaction(Access::ReadWrite, |session| -> Result<_, Error> {
+            return session.transaction(Access::ReadWrite, |session| {
                 session.execute("insert into t values ('late')", &[])?;
                 gate.pass()
-            })
-        } else {
-            session.query("select 1", &[])?;
-            gate.pass()?;
-            session.execute("insert into t values ('late')", &[])?;
-            Ok(Response::text("written"))
+            });
         }
-    };
-    let database = with_table();
-    let server = server(&database.url(), "", "").route(Method::POST, "/write", write);
-    (database, start(server), keeper)
+        session.query("select 1", &[])?;
+        gate.pass()?;
+        session.execute("insert into t values ('late')", &[])?;
+        Ok(Response::text("written"))
+    }
 }
 
+/// Killed by its server, which says so, or cut off without a word.
 #[test]
 fn what_is_not_sent_to_a_connection_that_was_closed_before_is_known_not_to_be_committed() {
-    for in_transaction in [false, true] {
-        let (database, server, keeper) = breakable(in_transaction);
+    let database = with_table();
+    for (in_transaction, killed) in [(false, true), (false, false), (true, true), (true, false)] {
+        let (gate, keeper) = gate();
+        let forwarder = Forwarder::to(Postgres::shared().port());
+        let server = server(&forwarded(&database, &forwarder), "", "");
+        let server = start(server.route(Method::POST, "/write", writer(in_transaction, gate)));
         let mut client = Client::connect(server.address());
         client.request("POST", "/write", &[], "");
         keeper.wait_for_one();
-        let killed = database.psql(
-            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() \
-             and pid <> pg_backend_pid()",
-        );
-        assert_eq!(killed, "t");
+        if killed {
+            let killed = database.psql(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
+                 where datname = current_database() and pid <> pg_backend_pid()",
+            );
+            assert_eq!(killed, "t");
+        } else {
+            forwarder.cut();
+        }
         keeper.let_through(1);
         let answer = client.answer();
-        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(answer.status, 503, "{in_transaction}, {killed}: {}", answer.text());
         assert_eq!(rows(&database, "late"), "0");
         drop(client);
         server.drain();

@@ -23,6 +23,8 @@ pub(crate) enum Then {
     CutAnswer,
     /// The server has them; nothing comes back, and no other connection can be made.
     FallSilent,
+    /// The same, but that other connections are made and get no answer: a machine that has stopped.
+    Hang,
 }
 
 /// What becomes of bytes.
@@ -36,7 +38,10 @@ enum Fate {
 #[derive(Default)]
 struct Shared {
     awaited: Mutex<Option<(Vec<u8>, Then)>>,
+    /// Both ends of every connection.
+    sockets: Mutex<Vec<TcpStream>>,
     closed: AtomicBool,
+    hangs: AtomicBool,
 }
 
 impl Forwarder {
@@ -46,11 +51,16 @@ impl Forwarder {
         let shared = Arc::<Shared>::default();
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
+            let mut kept = Vec::new();
             for client in listener.incoming() {
                 if accepting.closed.load(Ordering::SeqCst) {
                     break;
                 }
                 let client = client.expect("a client that connected");
+                if accepting.hangs.load(Ordering::SeqCst) {
+                    kept.push(client);
+                    continue;
+                }
                 let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
                 // A server that does not listen refuses here as well.
                 let Ok(server) = server else { continue };
@@ -63,6 +73,14 @@ impl Forwarder {
     /// Where it listens on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Cuts every connection there is.
+    pub(crate) fn cut(&self) {
+        for socket in self.shared.sockets.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // It fails where it has ended already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
     }
 
     /// Waits, once, for these bytes to go to the server.
@@ -104,6 +122,8 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>, port: u16
         socket.set_nodelay(true).expect("a TCP socket has no-delay");
         socket.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
     }
+    let both = [&client, &server].map(|socket| socket.try_clone().expect("a descriptor"));
+    shared.sockets.lock().unwrap_or_else(PoisonError::into_inner).extend(both);
     let copies = (client.try_clone().expect("a descriptor"), server.try_clone().expect("a descriptor"));
     let of_answers = Arc::new(Mutex::new(Fate::GoOn));
     let (shared, answers) = (Arc::clone(shared), Arc::clone(&of_answers));
@@ -113,6 +133,10 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>, port: u16
                 None => return Fate::GoOn,
                 Some(Then::CutBefore) => return Fate::Cut,
                 Some(Then::CutAnswer) => Fate::Cut,
+                Some(Then::Hang) => {
+                    shared.hangs.store(true, Ordering::SeqCst);
+                    Fate::Vanish
+                }
                 Some(Then::FallSilent) => {
                     shared.close(port);
                     Fate::Vanish

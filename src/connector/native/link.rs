@@ -258,6 +258,10 @@ impl Client for Link {
         if !self.advance(ticket, Turn::Running, Turn::Writing) {
             return Delivery::TooLate;
         }
+        if self.presence.has_left() {
+            self.hand_back(Some(Left::Broken));
+            return Delivery::ClientLeft;
+        }
         let mut form = request.form().of(&response);
         form.keep_alive &= !self.mailbox.is_draining();
         let mut head = Vec::with_capacity(HEAD_BYTES + response.body().len().min(JOINED_BYTES));
@@ -302,6 +306,9 @@ impl Client for Link {
             // The connection is closed, or is about to be.
             self.take_left();
             return None;
+        }
+        if self.presence.has_left() {
+            outbox.give_up();
         }
         let mut head = Vec::with_capacity(HEAD_BYTES);
         encode_head(response, form, &mut head);

@@ -29,8 +29,9 @@ const SPARE_AT_ONCE: usize = 64;
 /// would have every connection looked at for each of them.
 const SPARE_PAUSE: Duration = Duration::from_millis(10);
 
-/// A poll that takes less has not waited: what it brings may have come at any time since the one before.
-const WAITED: Duration = Duration::from_millis(1);
+/// What a poll that took less brings may have come at any time since the one before: it did not wait for it, or this thread
+/// was not run at once when it came.
+const WAITED: Duration = Duration::from_millis(25);
 
 pub(super) struct Poller {
     poll: Poll,
@@ -85,7 +86,7 @@ impl Poller {
                 continue;
             }
             let earlier = std::mem::replace(&mut self.core.now, Instant::now());
-            // Whoever had to wait for an event sees it when it comes.
+            // Whoever has waited for long sees an event when it comes.
             self.core.events_since = if self.core.now - asked < WAITED { earlier } else { self.core.now };
             // Those that had their turn and have more to read; whoever has more still is there again afterwards.
             for id in std::mem::take(&mut self.core.again) {

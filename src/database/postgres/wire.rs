@@ -166,7 +166,11 @@ impl Wire {
         if let Error::ClientLeft = why {
             limit.client.note_cancelled();
         }
-        match self.abandon(work.as_mut()) {
+        // The poller answers for a worker that is late; what the cancel comes to it cannot know.
+        limit.client.set_outcome_open(commits.get());
+        let ended = self.abandon(work.as_mut());
+        limit.client.set_outcome_open(false);
+        match ended {
             Some(Ok(done)) if commits.get() => Ok(done),
             // Nobody is told, where nobody is left.
             None | Some(Err(Error::Lost(_))) if commits.get() && !matches!(why, Error::ClientLeft) => {

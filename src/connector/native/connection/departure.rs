@@ -68,13 +68,14 @@ impl Connection {
             Ok(Some(0) | None) | Err(_) => Next::Wait,
         };
         core.scratch = scratch;
-        if next == Next::Wait && self.has_said_its_end() && !self.ended && self.is_late(core) {
+        // A session that is broken can be answered no more.
+        if next != Next::Wait || self.has_said_its_end() && !self.ended && self.is_late(core) {
             return self.depart();
         }
         if !self.input.is_empty() {
             self.heard = core.now;
         }
-        next
+        Next::Wait
     }
 
     /// Whether an end that is seen now came too late to belong to what was sent before it.
@@ -82,20 +83,22 @@ impl Connection {
         core.events_since > self.heard + HALF_CLOSE
     }
 
-    /// The client has left. If a request of its is in progress, whoever works for it is told, and nobody is answered.
-    fn depart(&mut self) -> Next {
-        if !matches!(self.stage, Stage::Away { .. }) {
-            return Next::Wait;
-        }
+    /// The client has left. If a request of its is in the queue, nobody works for it; if a worker has it, that is told, and
+    /// the connection keeps its place until it is done: as many handlers run as there may be connections.
+    fn depart(&self) -> Next {
+        let is_away = matches!(self.stage, Stage::Away { .. });
         match self.link.turn() {
-            // It is answered, or about to be.
-            Turn::Poller | Turn::Writing => Next::Wait,
-            // Its body may have broken off, and reading that is what tells the worker, and what is left of it to the client.
-            Turn::Running | Turn::Streaming if self.incoming.is_some() => {
+            Turn::Queued if is_away => return Next::Close,
+            // A stream that the worker opens meanwhile it gives up itself.
+            Turn::Running | Turn::Streaming if is_away => {
                 self.link.presence().leave();
-                Next::Wait
+                if let Some(outbox) = self.link.outbox() {
+                    outbox.give_up();
+                }
             }
-            Turn::Queued | Turn::Running | Turn::Streaming => Next::Close,
+            // It is answered, or about to be.
+            _ => {}
         }
+        Next::Wait
     }
 }

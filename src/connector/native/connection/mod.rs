@@ -29,7 +29,7 @@ use super::tls::Session;
 use super::wire::Wire;
 use super::{Id, Mailbox};
 use crate::connector::Settings;
-use crate::handler::{unavailable, waited_too_long};
+use crate::handler::{outcome_unknown, unavailable, waited_too_long};
 use crate::http::{Form, Request, Response, client_address, problem};
 use crate::job::{Admission, Client, Job, Service, Work};
 use crate::metrics::{Closing, Metrics, Reason};
@@ -294,7 +294,7 @@ impl Connection {
             self.stage,
             Stage::Idle | Stage::Lingering { .. } | Stage::Proxied | Stage::Handshake { .. }
         );
-        !answered && !silent
+        !answered && !silent && !self.link.presence().has_left()
     }
 
     /// Since when the connection could be closed without anybody missing it. `None`: it could not.
@@ -504,10 +504,19 @@ impl Connection {
                 core.metrics.refused(Reason::QueueWait);
                 return self.answer_instead(core, &waited_too_long().to_response(), form);
             }
+            Turn::Running | Turn::Streaming
+                if core.now >= deadline + GRACE && self.link.presence().has_left() =>
+            {
+                return Next::Close;
+            }
             Turn::Running if core.now >= deadline + GRACE && self.link.take_back(Turn::Running) => {
                 core.metrics.refused(Reason::Deadline);
-                let detail = "the request took longer than its deadline";
-                let response = problem(StatusCode::GATEWAY_TIMEOUT, detail, &[]);
+                let response = if self.link.presence().outcome_is_open() {
+                    outcome_unknown().to_response()
+                } else {
+                    let detail = "the request took longer than its deadline";
+                    problem(StatusCode::GATEWAY_TIMEOUT, detail, &[])
+                };
                 return self.answer_instead(core, &response, Form { keep_alive: false, ..form });
             }
             // Its head says 200 already: only the end of the connection can say otherwise.
