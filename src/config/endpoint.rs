@@ -451,6 +451,14 @@ mod tests {
             ("sql = 'select 1'\notherwise = {}", ".otherwise: it needs `expect_rows`"),
             ("sql = 'select 1'\nexpect_rows = 1\notherwise.status = 200", ".otherwise.status: 200 is out"),
             ("sql = 'select 1'\ndeadline = '0s'", ".deadline: \"0s\" is out of range; expected 1ms to 1h"),
+            (
+                "sql = 'select 1'\nmax_concurrency = 0",
+                ".max_concurrency: 0 is out of range; expected 1 to 10000",
+            ),
+            (
+                "sql = 'select 1'\npriority = 'urgent'",
+                ".priority: \"urgent\" is none of \"low\", \"normal\", \"high\"",
+            ),
             ("sql = 'delete from t'", ".sql: it writes; GET endpoints run read-only; use POST"),
             ("sql = 'select 1; select 2'", ".sql: a second statement starts here"),
             ("sql = 'select :a'", ".sql: `:a` is not declared; add it to `params`"),
