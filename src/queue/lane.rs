@@ -98,8 +98,9 @@ impl Lane {
     /// A job was taken after this wait. As RFC 8289 section 3 has it (`CoDel`): one short wait within an interval means that the
     /// queue drains; if even the shortest was long, it stands.
     pub(super) fn note_wait(&mut self, wait: Duration, limits: &Limits, now: Instant) {
-        // While waits stand, they are held at the target; so only what is well below says that this is over.
-        let short = if self.standing { limits.target / 2 } else { limits.target };
+        // While waits stand, they are held at the target and fall below it now and then; only a worker that was free, or nearly,
+        // says that this is over.
+        let short = if self.standing { limits.target / 10 } else { limits.target };
         if wait <= short {
             self.above_since = None;
             self.standing = false;
