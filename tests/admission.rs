@@ -212,6 +212,7 @@ fn a_deadline_that_passes_in_the_queue_answers_504() {
         let mut running = ask(&server, "/gate");
         keeper.wait_for_one();
         let mut client = ask(&server, "/hurried");
+        wait_until("it does not come", || server.metrics().requests() == 2);
         spend(Duration::from_millis(50));
         keeper.let_through(1);
         assert_problem(&client.answer(), 504, "while it waited for a worker");
