@@ -22,7 +22,7 @@ pub struct Job {
     pub handler: Arc<dyn Handler>,
     /// The lane of the queue that it waits in.
     pub lane: usize,
-    /// Until when it must be in a worker's hands; the connector answers after that, see [`waited_too_long`].
+    /// Until when it must be in a worker's hands; the connector answers after that: 504 if that was its deadline, or else 503.
     pub start_by: Deadline,
     /// By when the client has its answer; the connector answers 504 after that.
     pub deadline: Deadline,
