@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::{Answer, Client, Gate, PATIENCE, assert_nothing_is_left, gate, wait_until};
+use support::{Client, Gate, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until};
 use wharf::config::{Config, Connector};
 use wharf::handler::{Context, Error, Handler, Priority, streaming};
 use wharf::http::{Request, Response};
@@ -53,18 +53,6 @@ fn server(workers: usize, change: impl FnOnce(&mut Config)) -> Server {
 /// A server with one worker behind a gate.
 fn gated(gate: Gate, change: impl FnOnce(&mut Config)) -> Running {
     server(1, change).get("/gate", gate).get("/quick", quick).start().expect("a free port")
-}
-
-fn ask(server: &Running, path: &str) -> Client {
-    let mut client = Client::connect(server.address());
-    client.request("GET", path, &[], "");
-    client
-}
-
-fn assert_problem(answer: &Answer, status: u16, detail: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    let said = answer.json()["detail"].as_str().expect("a problem has a detail").to_owned();
-    assert!(said.contains(detail), "{said:?} does not say {detail:?}");
 }
 
 /// Lets time pass, which the test is about.

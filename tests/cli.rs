@@ -6,21 +6,13 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{Exit, PATIENCE, Postgres, Wharf};
+use support::{PATIENCE, Postgres, Wharf, assert_says};
 
 const HELLO: &str = "[endpoint.hello]\nroute = 'GET /hello'\nbody = 'hi'\n";
 
 /// The lines of the summary that begin with a word.
 fn summary<'a>(output: &'a str, word: &str) -> Vec<&'a str> {
     output.lines().filter_map(|line| line.trim_start().strip_prefix(word)).map(str::trim).collect()
-}
-
-fn assert_says(exit: &Exit, code: i32, texts: &[&str]) {
-    assert_eq!(exit.code, Some(code), "{}{}", exit.stdout, exit.stderr);
-    let said = format!("{}{}", exit.stdout, exit.stderr);
-    for text in texts {
-        assert!(said.contains(text), "does not say {text:?}:\n{said}");
-    }
 }
 
 #[test]

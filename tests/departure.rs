@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use support::{
-    Answer, Authority, Client, Database, PATIENCE, Postgres, assert_nothing_is_left, gate, wait_until,
+    Answer, Authority, Client, Database, PATIENCE, Postgres, ask, assert_nothing_is_left, gate, wait_until,
 };
 use wharf::config::{Config, Environment, Flags, Source};
 use wharf::database;
@@ -77,12 +77,6 @@ fn server(url: &str, endpoints: &str, change: impl FnOnce(&mut Config)) -> Serve
 
 fn serve(database: &Database) -> Running {
     server(&database.url(), ENDPOINTS, |_| {}).start().expect("a free port")
-}
-
-fn ask(server: &Running, path: &str) -> Client {
-    let mut client = Client::connect(server.address());
-    client.request("GET", path, &[], "");
-    client
 }
 
 fn get(server: &Running, path: &str) -> Answer {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use support::{Client, PATIENCE, wait_until};
+use support::{Client, PATIENCE, ask, wait_until};
 use wharf::config::Config;
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
@@ -48,12 +48,6 @@ fn serve(change: impl FnOnce(&mut Config)) -> (Running, Gate) {
     let server = server.get_immediate("/medium", |_| Response::text(vec![b'x'; 60_000]));
     let server = server.get_immediate("/large", |_| Response::text(vec![b'x'; LARGE]));
     (server.start().expect("a free port"), Gate { begun, open })
-}
-
-fn ask(server: &Running, path: &str) -> Client {
-    let mut client = Client::connect(server.address());
-    client.request("GET", path, &[], "");
-    client
 }
 
 /// An error whose text cannot be made.

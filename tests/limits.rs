@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
 use fastrand::Rng;
-use support::{Answer, Client, Keeper, PATIENCE, assert_nothing_is_left, gate, wait_until};
+use support::{Client, Keeper, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until};
 use wharf::config::Config;
 use wharf::handler::{Context, Error, streaming};
 use wharf::http::{Request, Response};
@@ -50,12 +50,6 @@ fn serve(change: impl FnOnce(&mut Config)) -> (Running, Keeper) {
     (server.start().expect("a free port"), keeper)
 }
 
-fn ask(server: &Running, path: &str) -> Client {
-    let mut client = Client::connect(server.address());
-    client.request("GET", path, &[], "");
-    client
-}
-
 /// A connection that was served and now waits for its next request.
 fn idle(server: &Running, path: &str) -> Client {
     let mut client = ask(server, path);
@@ -86,12 +80,6 @@ fn assert_unavailable(client: &mut Client, detail: &str) {
     assert_problem(&answer, 503, detail);
     assert_eq!((answer.header("Retry-After"), answer.header("Connection")), (Some("1"), Some("close")));
     assert!(client.is_closed());
-}
-
-fn assert_problem(answer: &Answer, status: u16, detail: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    let said = answer.json()["detail"].as_str().expect("a problem has a detail").to_owned();
-    assert!(said.contains(detail), "{said:?} does not say {detail:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use support::{Answer, Client, Gate, PATIENCE, gate};
+use support::{Answer, Client, Gate, PATIENCE, ask, assert_problem, gate};
 use wharf::config::{Config, Connector};
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
@@ -35,20 +35,6 @@ fn serve(gate: Gate, change: impl FnOnce(&mut Config)) -> Running {
     let immediate = |_: &Request| Response::text("immediate");
     let server = server.get("/gate", gate).get("/quick", quick).get("/panic", panics);
     server.get_immediate("/immediate", immediate).start().expect("a free port")
-}
-
-fn ask(server: &Running, path: &str) -> Client {
-    let mut client = Client::connect(server.address());
-    client.request("GET", path, &[], "");
-    client
-}
-
-fn assert_problem(answer: &Answer, status: u16, detail: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    assert_eq!(answer.header("Content-Type"), Some("application/problem+json"));
-    assert_eq!(answer.json()["status"], status);
-    let said = answer.json()["detail"].as_str().expect("a problem has a detail").to_owned();
-    assert!(said.contains(detail), "{said:?} does not say {detail:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Answer, PATIENCE, Postgres, Wharf};
+use support::{Answer, PATIENCE, Postgres, Wharf, assert_problem};
 
 const SCHEMA: &str = "
     create table account (id integer primary key, owner text not null unique, balance integer not null check (balance >= 0));
@@ -120,12 +120,6 @@ fn assert_none_open(database: &support::Database) {
     let open =
         "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'";
     assert_eq!(database.psql(open), "0", "no transaction is left open");
-}
-
-fn assert_problem(answer: &Answer, status: u16, detail: &str) {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    let said = answer.json()["detail"].as_str().expect("a problem has a detail").to_owned();
-    assert!(said.contains(detail), "{said:?} does not say {detail:?}");
 }
 
 #[test]

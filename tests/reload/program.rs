@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::load::replace;
-use super::support::{Exit, Wharf, directory_with, wait_until};
+use super::support::{Exit, Wharf, assert_says, directory_with, wait_until};
 
 const SERVER: &str = "server.pid_file = 'wharf.pid'\n";
 const SERVE: [&str; 4] = ["--config", "wharf.toml", "--listen", "127.0.0.1:0"];
@@ -36,14 +36,6 @@ fn start_with(config: &str, environment: &[(&str, &str)]) -> (Arc<TempDir>, Whar
 fn reload(directory: &TempDir, more: &[&str]) -> Exit {
     let arguments = ["reload", "--config", "wharf.toml"].iter().chain(more).copied().collect::<Vec<_>>();
     Wharf::run_in(directory, &arguments, &[])
-}
-
-fn assert_says(exit: &Exit, code: i32, texts: &[&str]) {
-    assert_eq!(exit.code, Some(code), "{}{}", exit.stdout, exit.stderr);
-    let said = format!("{}{}", exit.stdout, exit.stderr);
-    for text in texts {
-        assert!(said.contains(text), "does not say {text:?}:\n{said}");
-    }
 }
 
 #[test]

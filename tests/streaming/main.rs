@@ -18,7 +18,7 @@ use std::sync::{LazyLock, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Client, Gate, PATIENCE, gate, wait_until};
+use support::{Client, Gate, PATIENCE, ask, gate, wait_until};
 use wharf::config::{Config, Connector};
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
@@ -42,13 +42,6 @@ fn server(change: impl FnOnce(&mut Config)) -> Server {
 
 fn start(server: Server) -> Running {
     server.start().expect("a free port")
-}
-
-/// Asks for `path` on a new connection.
-fn ask(server: &Running, path: &str) -> Client {
-    let mut client = Client::connect(server.address());
-    client.request("GET", path, &[], "");
-    client
 }
 
 /// Whether the only worker is free, and the poller serves.

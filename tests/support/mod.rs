@@ -40,6 +40,31 @@ pub(crate) fn is_root() -> bool {
     id.stdout.trim_ascii() == b"0"
 }
 
+/// Asks for `path` on a new connection.
+pub(crate) fn ask(server: &::wharf::server::Running, path: &str) -> Client {
+    let mut client = Client::connect(server.address());
+    client.request("GET", path, &[], "");
+    client
+}
+
+/// The answer is a problem (RFC 9457) of this status whose detail says this.
+pub(crate) fn assert_problem(answer: &Answer, status: u16, detail: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert_eq!(answer.header("Content-Type"), Some("application/problem+json"));
+    assert_eq!(answer.json()["status"], status);
+    let said = answer.json()["detail"].as_str().expect("a problem has a detail").to_owned();
+    assert!(said.contains(detail), "{said:?} does not say {detail:?}");
+}
+
+/// A `wharf` ended with this code and said all of these.
+pub(crate) fn assert_says(exit: &Exit, code: i32, texts: &[&str]) {
+    assert_eq!(exit.code, Some(code), "{}{}", exit.stdout, exit.stderr);
+    let said = format!("{}{}", exit.stdout, exit.stderr);
+    for text in texts {
+        assert!(said.contains(text), "does not say {text:?}:\n{said}");
+    }
+}
+
 /// What holds at the end of each test, its clients gone: every request that was read came to one end, every connection
 /// gave its place back, and nothing is left for the drain to wait for.
 pub(crate) fn assert_nothing_is_left(server: ::wharf::server::Running) {

@@ -97,21 +97,13 @@ impl<D: Driver> Line<D> {
 }
 
 impl<D: Driver> Waiter<D> {
-    /// Waits for a session. `until` is when it gives up, and `deadline` the request's own.
-    pub(super) fn wait(
-        self: Arc<Self>,
-        shared: &Shared<D>,
-        client: &Presence,
-        until: Deadline,
-        deadline: Deadline,
-    ) -> Result<PooledConnection<Opener<D>>, Error> {
-        client.wake_when_left(&Waker::from(Arc::new(Unpark(self.thread.clone()))));
-        let waited = self.wait_for_one(shared, client, until, deadline);
-        client.wake_nobody();
-        waited
+    /// What wakes the waiter, to be called when its client leaves.
+    pub(super) fn waker(&self) -> Waker {
+        Waker::from(Arc::new(Unpark(self.thread.clone())))
     }
 
-    fn wait_for_one(
+    /// Waits for a session. `until` is when it gives up, and `deadline` the request's own.
+    pub(super) fn wait(
         self: Arc<Self>,
         shared: &Shared<D>,
         client: &Presence,

@@ -131,7 +131,10 @@ impl<D: Driver> Pool<D> {
         } else {
             let waiter = state.join_line(turn, started)?;
             drop(state);
-            let entry = waiter.wait(shared, client, until, deadline)?;
+            client.wake_when_left(&waiter.waker());
+            let handed = waiter.wait(shared, client, until, deadline);
+            client.wake_nobody();
+            let entry = handed?;
             state = shared.lock();
             entry
         };

@@ -3,7 +3,7 @@
 //! r2d2 always asks for as many sessions as the pool may have; each of its requests waits here until another one is worth
 //! it, and through every failure, so that r2d2's own retries never take part. Never runs in a worker.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use r2d2::ManageConnection;
@@ -204,10 +204,10 @@ impl<D: Driver> Shared<D> {
 
     fn wait<'a>(&self, state: MutexGuard<'a, State<D>>, pause: Option<Duration>) -> MutexGuard<'a, State<D>> {
         match pause {
-            None => self.demand.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
+            None => self.demand.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(pause) => {
                 let woken = self.demand.wait_timeout(state, pause);
-                woken.unwrap_or_else(std::sync::PoisonError::into_inner).0
+                woken.unwrap_or_else(PoisonError::into_inner).0
             }
         }
     }
