@@ -89,21 +89,31 @@ impl Load {
         let mut load = Self { address: server.address(), answered: Arc::default(), clients: Vec::new() };
         for path in ["/immediate", "/quick"] {
             for _ in 0..2 {
-                load.client(move |address, answered| keep_asking(address, path, answered));
-                load.client(move |address, answered| pipeline(address, path, answered));
+                load.client(move |client, answered| keep_asking(client, path, answered));
+                load.client(move |client, answered| pipeline(client, path, answered));
             }
-            load.client(move |address, _| be_idle(address, path));
-            load.client(move |address, answered| come_and_go(address, path, answered));
+            load.client(move |client, _| be_idle(client, path));
+            let address = load.address;
+            load.thread(move |answered| come_and_go(address, path, answered));
         }
         for _ in 0..2 {
-            load.client(|address, _| read_slowly(address));
+            // Its answer is owed only if it has asked before the drain begins.
+            let client = Client::connect(load.address);
+            assert!(asks(&client, &get("/large")));
+            load.thread(move |_| read_slowly(client));
         }
         load
     }
 
-    fn client(&mut self, run: impl FnOnce(SocketAddr, &AtomicUsize) + Send + 'static) {
-        let (address, answered) = (self.address, Arc::clone(&self.answered));
-        self.clients.push(thread::spawn(move || run(address, &answered)));
+    /// Connected before the drain can begin, however late its thread first runs.
+    fn client(&mut self, run: impl FnOnce(Client, &AtomicUsize) + Send + 'static) {
+        let client = Client::connect(self.address);
+        self.thread(move |answered| run(client, answered));
+    }
+
+    fn thread(&mut self, run: impl FnOnce(&AtomicUsize) + Send + 'static) {
+        let answered = Arc::clone(&self.answered);
+        self.clients.push(thread::spawn(move || run(&answered)));
     }
 
     fn wait_for(&self, count: usize) {
@@ -117,8 +127,7 @@ impl Load {
     }
 }
 
-fn keep_asking(address: SocketAddr, path: &str, answered: &AtomicUsize) {
-    let mut client = Client::connect(address);
+fn keep_asking(mut client: Client, path: &str, answered: &AtomicUsize) {
     loop {
         let must_answer = asks(&client, &get(path));
         if !goes_on(&mut client, must_answer) {
@@ -128,9 +137,8 @@ fn keep_asking(address: SocketAddr, path: &str, answered: &AtomicUsize) {
     }
 }
 
-fn pipeline(address: SocketAddr, path: &str, answered: &AtomicUsize) {
+fn pipeline(mut client: Client, path: &str, answered: &AtomicUsize) {
     const BATCH: usize = 8;
-    let mut client = Client::connect(address);
     loop {
         let mut must_answer = asks(&client, &get(path).repeat(BATCH));
         for _ in 0..BATCH {
@@ -144,17 +152,15 @@ fn pipeline(address: SocketAddr, path: &str, answered: &AtomicUsize) {
     }
 }
 
-fn be_idle(address: SocketAddr, path: &str) {
-    let mut client = Client::connect(address);
+fn be_idle(mut client: Client, path: &str) {
     asks(&client, &get(path));
     if goes_on(&mut client, false) {
         assert!(client.is_closed() && !client.was_reset());
     }
 }
 
-fn read_slowly(address: SocketAddr) {
-    let mut client = Client::connect(address);
-    asks(&client, &get("/large"));
+/// Has asked for the large answer.
+fn read_slowly(mut client: Client) {
     // A little at a time, for about as long as the others run.
     let mut stream = client.stream();
     let (mut total, mut bytes) = (0, vec![0; 16 * 1024]);
