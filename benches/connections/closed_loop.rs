@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::client::{connect, whole_answer};
+use crate::shared::client::{connect, whole_answer};
 
 /// What they met with.
 #[derive(Default)]
@@ -72,9 +72,9 @@ impl Client {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 read => self.received.extend_from_slice(&bytes[..read]),
             }
-            if let Some((status, _)) = whole_answer(&self.received)? {
+            if let Some(answer) = whole_answer(&self.received)? {
                 let time = self.asked.map(|asked| asked.elapsed()).unwrap_or_default();
-                if status == 200 {
+                if answer.status == 200 {
                     window.times.push(time);
                 } else {
                     window.refused += 1;

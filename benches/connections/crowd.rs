@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::client::{connect, whole_answer};
+use crate::shared::client::{connect, whole_answer};
 
 /// Clients that have asked. Dropping them closes their connections.
 pub(crate) struct Crowd {
@@ -123,8 +123,8 @@ impl Member {
                 0 => return Err(broken.unwrap_or(ErrorKind::UnexpectedEof.into())),
                 read => self.received.extend_from_slice(&bytes[..read]),
             }
-            if let Some((status, _)) = whole_answer(&self.received)? {
-                self.outcome = Outcome::Answered(status);
+            if let Some(answer) = whole_answer(&self.received)? {
+                self.outcome = Outcome::Answered(answer.status);
                 self.received = Vec::new();
                 return Ok(());
             }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use wharf::config::Connector;
 
 use crate::CONNECTORS;
-use crate::client::{Asker, get};
 use crate::crowd::{Crowd, Outcome};
-use crate::report::{self, columns, milliseconds, row};
+use crate::report::{self, columns, row};
 use crate::server::{MAX_CONNECTIONS, Process, Setup};
+use crate::shared::client::{Asker, get};
+use crate::shared::numbers::milliseconds;
 
 pub(crate) struct Sizes {
     /// The server's limit on descriptors.

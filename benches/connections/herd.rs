@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token};
 
-use crate::client::{connect, get};
+use crate::shared::client::{connect, get};
 use crate::slow::Sizes;
 
 /// What a dribbler sends before it goes on with `a` for ever.

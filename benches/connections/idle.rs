@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use wharf::config::Connector;
 
-use crate::client::{Asker, get};
 use crate::crowd::{Crowd, Outcome};
-use crate::report::{self, columns, mebibytes, milliseconds, percentile, row};
+use crate::report::{self, columns, row};
 use crate::server::{Process, Setup, WORKERS};
+use crate::shared::client::{Asker, get};
+use crate::shared::numbers::{mebibytes, milliseconds, percentile};
 
 /// The crowd comes one after the other: connecting all at once is another part, and more than tiny_http takes.
 const AT_ONCE: usize = 1;

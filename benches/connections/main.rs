@@ -15,15 +15,15 @@
 //! Linux only. With 10,000 connections each of the two processes needs as many descriptors; where the hard limit
 //! (`ulimit -Hn`) allows fewer, there are fewer, and the output says so.
 
-mod client;
 mod closed_loop;
 mod crowd;
 mod descriptors;
 mod herd;
 mod idle;
-mod machine;
 mod report;
 mod server;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod slow;
 
 use std::env;
@@ -109,7 +109,7 @@ fn main() -> anyhow::Result<()> {
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|name| *name == part);
 
     report::title(full);
-    let allowed = client::raise_descriptors()?;
+    let allowed = shared::client::raise_descriptors()?;
     if wanted("idle") {
         idle::measure(&idle_counts(&sizes, allowed), sizes.requests)?;
     }

@@ -3,7 +3,6 @@
 //! It ends when the pipe that is its standard input closes, so it cannot outlive the benchmark.
 
 use std::env;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -17,7 +16,7 @@ use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
 
-use crate::{client, machine};
+use crate::shared::{client, machine};
 
 /// The first argument of the second process.
 pub(crate) const SERVE: &str = "--serve";
@@ -100,17 +99,17 @@ impl Process {
 
     /// Its resident memory in bytes.
     pub(crate) fn resident(&self) -> io::Result<u64> {
-        Ok(self.status("VmRSS:")? * 1024)
+        machine::resident(self.child.id())
     }
 
     /// Its threads.
     pub(crate) fn threads(&self) -> io::Result<u64> {
-        self.status("Threads:")
+        machine::threads(self.child.id())
     }
 
     /// Its open descriptors: each connection that it holds is one.
     pub(crate) fn descriptors(&self) -> io::Result<usize> {
-        Ok(fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+        machine::descriptors(self.child.id())
     }
 
     /// Waits until its descriptors are as `settled` wants them; returns how many there are.
@@ -129,13 +128,6 @@ impl Process {
     /// The processor time that it has used.
     pub(crate) fn processor_time(&self) -> anyhow::Result<Duration> {
         machine::processor_time(&self.child.id().to_string())
-    }
-
-    fn status(&self, key: &str) -> io::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let value = status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next());
-        let number = value.and_then(|value| value.parse().ok());
-        number.ok_or_else(|| io::Error::other(format!("/proc/PID/status has no {key}")))
     }
 }
 

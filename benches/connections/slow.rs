@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use wharf::config::Connector;
 
-use crate::client::get;
 use crate::closed_loop;
 use crate::herd::{Herd, RECEIVE_BUFFER, Replaced};
-use crate::machine;
-use crate::report::{self, columns, mebibytes, median, milliseconds, percentile, row};
+use crate::report::{self, columns, row};
 use crate::server::{Process, Setup};
+use crate::shared::client::get;
+use crate::shared::machine;
+use crate::shared::numbers::{mebibytes, median, milliseconds, percentile};
 
 /// Connections of the normal clients.
 const NORMAL: usize = 16;

@@ -28,6 +28,13 @@ pub(crate) fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes()
 }
 
+/// `POST path` with this JSON, keeping the connection.
+pub(crate) fn post(path: &str, json: &str) -> Vec<u8> {
+    let length = json.len();
+    let head = "Host: localhost\r\nContent-Type: application/json\r\nContent-Length:";
+    format!("POST {path} HTTP/1.1\r\n{head} {length}\r\n\r\n{json}").into_bytes()
+}
+
 /// Begins to connect, without waiting for it. `receive_buffer`: bytes of `SO_RCVBUF`.
 pub(crate) fn connect(address: SocketAddr, receive_buffer: Option<usize>) -> io::Result<mio::net::TcpStream> {
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
@@ -64,18 +71,34 @@ fn connect_from(
     }
 }
 
-/// The status of the answer at the start of these bytes, and how long it is; `None`: it is not whole yet.
-pub(crate) fn whole_answer(bytes: &[u8]) -> io::Result<Option<(u16, usize)>> {
+/// A whole answer at the start of some bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// The bytes that it takes.
+    pub(crate) length: usize,
+    /// Its connection ends with it.
+    pub(crate) closes: bool,
+}
+
+/// The answer at the start of these bytes; `None`: it is not whole yet.
+pub(crate) fn whole_answer(bytes: &[u8]) -> io::Result<Option<Answer>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut answer = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head) = answer.parse(bytes).map_err(io::Error::other)? else {
         return Ok(None);
     };
     let status = answer.code.unwrap_or_default();
-    let length = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-    let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
-    let length = length.ok_or_else(|| io::Error::other("an answer without Content-Length"))?;
-    Ok((bytes.len() >= head + length).then_some((status, head + length)))
+    let header = |name: &str| {
+        let header = answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        header.and_then(|header| std::str::from_utf8(header.value).ok())
+    };
+    let length = header("content-length").and_then(|length| length.parse::<usize>().ok());
+    // RFC 9110 section 8.6: the one status here that has no body and no length.
+    let length = length.or((status == 204).then_some(0));
+    let length = head + length.ok_or_else(|| io::Error::other("an answer without Content-Length"))?;
+    let closes = header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+    Ok((bytes.len() >= length).then_some(Answer { status, length, closes }))
 }
 
 /// One client that waits for each of its answers.
@@ -98,9 +121,9 @@ impl Asker {
         self.stream.write_all(request)?;
         let mut bytes = [0; 4096];
         loop {
-            if let Some((status, length)) = whole_answer(&self.received)? {
-                self.received.drain(..length);
-                return Ok(status);
+            if let Some(answer) = whole_answer(&self.received)? {
+                self.received.drain(..answer.length);
+                return Ok(answer.status);
             }
             match self.stream.read(&mut bytes)? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
