@@ -1,0 +1,105 @@
+//! What a server takes while it is loaded: memory, descriptors, threads, processor time. A thread of its own looks.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+
+use crate::shared::machine;
+
+/// Counting a process's descriptors takes a millisecond where it has thousands.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// What a process has at one moment, or the most of each that it had.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Bytes.
+    pub(crate) resident: u64,
+    pub(crate) descriptors: usize,
+    pub(crate) threads: u64,
+}
+
+/// Before, during and after a load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watched {
+    pub(crate) before: Usage,
+    pub(crate) peak: Usage,
+    pub(crate) after: Usage,
+    /// Processor time of the server.
+    pub(crate) used: Duration,
+    /// Processor time of this process, which has the clients.
+    pub(crate) own: Duration,
+    /// Processor time of all others but the database, which is among them.
+    pub(crate) others: Duration,
+    pub(crate) length: Duration,
+}
+
+impl Usage {
+    pub(crate) fn now(process: u32) -> anyhow::Result<Self> {
+        Ok(Self {
+            resident: machine::resident(process)?,
+            descriptors: machine::descriptors(process)?,
+            threads: machine::threads(process)?,
+        })
+    }
+
+    fn most(self, other: Self) -> Self {
+        Self {
+            resident: self.resident.max(other.resident),
+            descriptors: self.descriptors.max(other.descriptors),
+            threads: self.threads.max(other.threads),
+        }
+    }
+}
+
+/// Runs `load` and looks at the process meanwhile. It is looked at again when its descriptors are as before, or after
+/// `settling`.
+pub(crate) fn watch<T>(
+    process: u32,
+    settling: Duration,
+    load: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(T, Watched)> {
+    let before = Usage::now(process)?;
+    let [server, own, all] = times(process)?;
+    let begin = Instant::now();
+    let (result, peak) = thread::scope(|scope| {
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+        let looking = scope.spawn(move || {
+            let mut peak = before;
+            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                peak = Usage::now(process).map_or(peak, |usage| peak.most(usage));
+            }
+            peak
+        });
+        let result = load();
+        drop(stop);
+        (result, looking.join().expect("looking does not panic"))
+    });
+    let result = result?;
+    let length = begin.elapsed();
+    let [server_then, own_then, all_then] = times(process)?;
+    let (used, own) = (server_then.saturating_sub(server), own_then.saturating_sub(own));
+    let others = all_then.saturating_sub(all).saturating_sub(used + own);
+    let after = settle(process, before, settling)?;
+    Ok((result, Watched { before, peak: peak.most(after), after, used, own, others, length }))
+}
+
+/// The clients have gone; the server may still be closing its ends.
+pub(crate) fn settle(process: u32, before: Usage, settling: Duration) -> anyhow::Result<Usage> {
+    let until = Instant::now() + settling;
+    loop {
+        let now = Usage::now(process)?;
+        if now.descriptors <= before.descriptors || Instant::now() >= until {
+            return Ok(now);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn times(process: u32) -> anyhow::Result<[Duration; 3]> {
+    Ok([
+        machine::processor_time(&process.to_string())?,
+        machine::processor_time("self")?,
+        machine::busy_time()?,
+    ])
+}
