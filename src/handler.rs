@@ -11,6 +11,7 @@ use http::{HeaderValue, StatusCode};
 use crate::database::{self, Connection, Database};
 use crate::deadline::Deadline;
 use crate::http::{Refusal, Request, Response, problem};
+use crate::presence::Presence;
 
 /// What a client is told of a fault that is not its own.
 pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";
@@ -20,6 +21,11 @@ pub(crate) fn waited_too_long() -> Error {
     unavailable("no worker was free in time (queue.max_wait)")
 }
 
+/// The answer to a request whose deadline passed while the database committed.
+pub(crate) fn outcome_unknown() -> Error {
+    database::Error::OutcomeUnknown { cause: Box::new(database::Error::Deadline) }.into()
+}
+
 /// 503 with `Retry-After`: the server refuses what it could do at another time.
 pub(crate) fn unavailable(detail: &str) -> Error {
     Error::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY)
@@ -27,6 +33,9 @@ pub(crate) fn unavailable(detail: &str) -> Error {
 
 /// What a refused client is asked to wait: long enough for a queue to empty, short enough not to be noticed.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The type of the problem that tells a client that nobody knows whether its request took effect (RFC 9457 section 3.1.1).
+const OUTCOME_UNKNOWN: &str = "urn:wharf:problem:outcome-unknown";
 
 /// Answers requests on a worker thread. Every `fn(&Request, &mut Context) -> Result<Response, Error>` is one.
 pub trait Handler: Send + Sync + 'static {
@@ -125,6 +134,7 @@ where
 pub struct Context<'a> {
     pub(crate) deadline: Deadline,
     pub(crate) database: Option<&'a Database>,
+    pub(crate) client: &'a Presence,
 }
 
 impl Context<'_> {
@@ -133,15 +143,22 @@ impl Context<'_> {
         self.deadline
     }
 
+    /// Whether the client has left, so that nobody waits for the answer. The wait for a connection and the statements on it
+    /// end by themselves then; a handler that works for long without the database asks here.
+    pub fn client_has_left(&self) -> bool {
+        self.client.has_left()
+    }
+
     /// Borrows a database connection; dropping it gives it back.
     ///
     /// # Errors
-    /// When none is free in time, or the database is down (both 503), or the server has no database (500).
+    /// When none is free in time, or the database is down (both 503), or the server has no database (500), or the client
+    /// has left.
     pub fn database(&self) -> Result<Connection, Error> {
         let database = self.database.ok_or_else(|| {
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, "no database").because("database.url is not set")
         })?;
-        Ok(database.checkout(self.deadline)?)
+        Ok(database.checkout_for(self.client, self.deadline)?)
     }
 }
 
@@ -199,8 +216,14 @@ impl Error {
             return Self::bad_parameter(param, expected, received);
         }
         let answer = Self::new(error.status(), error.public_detail());
-        let busy = answer.status == StatusCode::SERVICE_UNAVAILABLE;
-        if busy { answer.retry_after(RETRY) } else { answer }.because(error)
+        let answer = match (&error, answer.status) {
+            (database::Error::OutcomeUnknown { .. }, _) => {
+                answer.with_member("type", OUTCOME_UNKNOWN).with_member("title", "Outcome unknown")
+            }
+            (_, StatusCode::SERVICE_UNAVAILABLE) => answer.retry_after(RETRY),
+            _ => answer,
+        };
+        answer.because(error)
     }
 
     /// The status that the client gets.

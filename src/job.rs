@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::deadline::Deadline;
 use crate::handler::{BodyUse, Handler};
 use crate::http::{Refusal, Request, Response, Sink};
+use crate::presence::Presence;
 
 /// A parsed request on its way to a worker.
 pub struct Job {
@@ -23,6 +24,8 @@ pub struct Job {
     pub client: Arc<dyn Client>,
     /// Which of the client's requests this is.
     pub ticket: u64,
+    /// Whether the client is still there.
+    pub presence: Presence,
 }
 
 /// The client's side of a job. A connector may answer a job itself (it waited too long, its deadline passed), so a worker

@@ -9,8 +9,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let filter = env_logger::Env::new().filter_or("WHARF_LOG", "info");
-    env_logger::Builder::from_env(filter).format_target(false).init();
+    cli::log_level::start_log();
     match cli::Arguments::parse().run() {
         Ok(code) => code,
         Err(error) => {

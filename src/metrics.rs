@@ -109,6 +109,7 @@ pub struct Metrics {
     requests: AtomicU64,
     answered: AtomicU64,
     abandoned: AtomicU64,
+    cancelled: AtomicU64,
     panics: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
     closed: [AtomicU64; CLOSINGS.len()],
@@ -155,6 +156,21 @@ impl Metrics {
         self.abandoned.fetch_add(1, Relaxed);
     }
 
+    /// A request's statement was cancelled because its client had left; the request is counted as abandoned.
+    pub fn cancelled(&self) {
+        self.cancelled.fetch_add(1, Relaxed);
+    }
+
+    /// How many clients left before their answer.
+    pub fn abandoned_by_clients(&self) -> u64 {
+        self.abandoned.load(Relaxed)
+    }
+
+    /// How many of their statements were cancelled for it.
+    pub fn cancelled_statements(&self) -> u64 {
+        self.cancelled.load(Relaxed)
+    }
+
     /// A handler panicked; its request is counted as answered, with 500.
     pub fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
@@ -198,7 +214,12 @@ impl fmt::Display for Metrics {
                 count => write!(f, ", {count} connections closed ({name})")?,
             }
         }
-        for (count, what) in [(&self.abandoned, "abandoned by clients"), (&self.panics, "handler panics")] {
+        let others = [
+            (&self.abandoned, "abandoned by clients"),
+            (&self.cancelled, "statements cancelled for it"),
+            (&self.panics, "handler panics"),
+        ];
+        for (count, what) in others {
             match count.load(Relaxed) {
                 0 => {}
                 count => write!(f, ", {count} {what}")?,

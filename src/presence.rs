@@ -16,6 +16,10 @@ pub struct Presence(Option<Arc<State>>);
 #[derive(Debug, Default)]
 struct State {
     left: AtomicBool,
+    /// A statement was cancelled because of it.
+    cancelled: AtomicBool,
+    /// See [`Presence::set_outcome_open`].
+    outcome_open: AtomicBool,
     /// Of the one worker that waits on the client's behalf.
     waiting: AtomicWaker,
 }
@@ -46,6 +50,40 @@ impl Presence {
             state.waiting.register(waker);
         }
     }
+
+    /// Whoever waited does so no more. A waker that stays would keep what it wakes for as long as the client is connected.
+    pub fn wake_nobody(&self) {
+        if let Some(state) = &self.0 {
+            drop(state.waiting.take());
+        }
+    }
+
+    /// The time is up for what was begun for the client, and whether the database has committed it is not known, or not yet:
+    /// for whoever answers before the worker can.
+    pub(crate) fn set_outcome_open(&self, open: bool) {
+        if let Some(state) = &self.0 {
+            state.outcome_open.store(open, Ordering::Release);
+        }
+    }
+
+    /// Whether what was begun for the client may have been committed though its time is up.
+    pub(crate) fn outcome_is_open(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.outcome_open.load(Ordering::Acquire))
+    }
+
+    /// A statement was cancelled because the client left.
+    pub(crate) fn note_cancelled(&self) {
+        if let Some(state) = &self.0 {
+            state.cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a statement was cancelled because the client left. Says so once.
+    pub(crate) fn take_cancelled(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| {
+            state.cancelled.load(Ordering::Relaxed) && state.cancelled.swap(false, Ordering::Relaxed)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +110,25 @@ mod tests {
         presence.clone().leave();
         assert!(presence.has_left());
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn who_waits_no_more_is_not_kept() {
+        let (presence, count) = (Presence::tracked(), Arc::<Count>::default());
+        presence.wake_when_left(&Waker::from(Arc::clone(&count)));
+        presence.wake_nobody();
+        assert_eq!(Arc::strong_count(&count), 1);
+        presence.leave();
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_cancelled_statement_is_told_once() {
+        let presence = Presence::tracked();
+        assert!(!presence.take_cancelled());
+        presence.clone().note_cancelled();
+        assert!(presence.take_cancelled());
+        assert!(!presence.take_cancelled());
     }
 
     #[test]

@@ -1,17 +1,22 @@
-//! The only file that knows every stage: connector → router → queue → workers → database. Starts, drains and stops them.
+//! The only file that knows every stage: connector → router → queue → workers → database. Starts, drains and stops them;
+//! changing them while they run is in `reload.rs`.
 //!
 //! Main thread, but for `Stages`, which the connector's thread calls.
+
+mod reload;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use http::{Method, StatusCode};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
+
+pub use reload::{Candidate, Reload, ReloadError, Reloaded, log_reload};
 
 use crate::config::{Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
@@ -34,10 +39,13 @@ use crate::workers::{Workers, answer_error, final_response, guarded};
 pub struct Server {
     config: Config,
     database: Option<Database>,
-    router: Router,
-    /// The first route that could not be added; told when the server starts.
-    route_error: Option<RouteError>,
+    /// Those that are written in Rust.
+    routes: Vec<Route>,
+    on_reload: Option<Box<dyn Reload>>,
 }
+
+/// Method and path, and what answers them.
+type Route = (Method, String, Target);
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +89,14 @@ pub struct Running {
     connector: Box<dyn Connector>,
     queue: Producer<Job>,
     workers: Workers,
+    database: Option<Database>,
     metrics: Arc<Metrics>,
-    drain_timeout: Duration,
+    /// Those that are written in Rust, which every configuration is served with.
+    routes: Vec<Route>,
+    /// What is served. Locked for as long as a reload takes, so that there are never two at once.
+    config: Mutex<Config>,
+    /// The thread that waits for signals alone uses it; behind a lock so that others may use the rest.
+    on_reload: Mutex<Option<Box<dyn Reload>>>,
 }
 
 /// What the connector calls: routing and admission.
@@ -105,11 +119,7 @@ impl Server {
             Some(url) => Some(Database::open(&config.database, url)?),
             None => None,
         };
-        let mut server = Self { database, router: Router::default(), route_error: None, config };
-        for (method, path, target) in endpoint::targets(&server.config, server.database.as_ref()) {
-            server = server.add(method, &path, target);
-        }
-        Ok(server)
+        Ok(Self { config, database, routes: Vec::new(), on_reload: None })
     }
 
     /// The database, for checks and migrations before the server starts.
@@ -147,10 +157,15 @@ impl Server {
     }
 
     fn add(mut self, method: Method, path: &str, target: Target) -> Self {
-        if let Err(error) = self.router.add(method, path, target) {
-            self.route_error.get_or_insert(error);
-        }
+        self.routes.push((method, path.to_owned(), target));
         self
+    }
+
+    /// Says where a new configuration comes from when SIGHUP comes while the server [runs](Self::run). Without it, SIGHUP has
+    /// the certificate read again and nothing else.
+    #[must_use]
+    pub fn on_reload(self, reload: impl Reload) -> Self {
+        Self { on_reload: Some(Box::new(reload)), ..self }
     }
 
     /// Binds the address and starts every thread.
@@ -158,25 +173,18 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Running, StartError> {
-        if let Some(error) = self.route_error {
-            return Err(error.into());
-        }
         let config = &self.config;
+        let router = router(config, self.database.as_ref(), &self.routes)?;
         let mut settings = Settings::new(config)?;
         let mut listener = Listener::bind(&config.server.listen, config.server.reuse_port)
             .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let metrics = Arc::new(Metrics::default());
         let (producer, consumer) = queue::bounded(config.queue.max_length);
-        let workers = Workers::start(config.workers(), consumer, self.database, Arc::clone(&metrics))?;
-        let stages: Arc<dyn Service> = Arc::new(Stages {
-            router: self.router,
-            queue: producer.clone(),
-            max_wait: config.queue.max_wait,
-            deadline: config.server.deadline,
-            max_body_bytes: config.http.max_body_bytes,
-            metrics: Arc::clone(&metrics),
-        });
+        let workers =
+            Workers::start(config.workers(), consumer, self.database.clone(), Arc::clone(&metrics))?;
+        let stages: Arc<dyn Service> =
+            Arc::new(Stages::new(config, router, producer.clone(), Arc::clone(&metrics)));
         settings.max_connections = descriptors::fitting(config);
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
@@ -185,8 +193,19 @@ impl Server {
                 Box::new(TinyHttp::start(listener, &settings, stages, Arc::clone(&metrics))?)
             }
         };
-        let drain_timeout = config.server.drain_timeout;
-        Ok(Running { address, socket_file, tls, connector, queue: producer, workers, metrics, drain_timeout })
+        Ok(Running {
+            address,
+            socket_file,
+            tls,
+            connector,
+            queue: producer,
+            workers,
+            database: self.database,
+            metrics,
+            routes: self.routes,
+            config: Mutex::new(self.config),
+            on_reload: Mutex::new(self.on_reload),
+        })
     }
 
     /// Starts, serves until SIGTERM or SIGINT, and drains; a second signal stops at once.
@@ -249,7 +268,8 @@ impl Running {
         &self.metrics
     }
 
-    /// Serves until SIGTERM or SIGINT, and drains; a second signal stops at once. SIGHUP has the certificate read again.
+    /// Serves until SIGTERM or SIGINT, and drains; a second signal stops at once. SIGHUP has the configuration read again, as
+    /// [`Server::on_reload`] says.
     ///
     /// # Errors
     /// When the system does not let signals be handled.
@@ -262,13 +282,11 @@ impl Running {
             if signal != SIGHUP {
                 break;
             }
-            match self.reload_tls() {
-                Ok(()) if self.tls.is_some() => log::info!("SIGHUP: the certificate was read again"),
-                Ok(()) => log::info!("SIGHUP: there is no certificate to read again"),
-                Err(error) => log::error!("SIGHUP: the certificate stays as it was: {error}"),
-            }
+            // Signals that come meanwhile are one more signal afterwards.
+            self.read_again();
         }
-        log::info!("draining: requests in flight are answered, for at most {:?}", self.drain_timeout);
+        let patience = self.drain_timeout();
+        log::info!("draining: requests in flight are answered, for at most {patience:?}");
         let stop = self.connector.stopper();
         let (going_on, stopped) = crossbeam_channel::bounded(0);
         let watch = move || {
@@ -288,11 +306,12 @@ impl Running {
 
     /// As [`drain`](Self::drain), and waits for no handler any more once `stop` is disconnected.
     fn drain_unless(self, stop: &Receiver<Infallible>) -> Drained {
-        let until = Instant::now() + self.drain_timeout;
+        let patience = self.drain_timeout();
+        let until = Instant::now() + patience;
         if let Some(Err(error)) = self.socket_file.as_ref().map(SocketFile::remove) {
             log::warn!("{} cannot be removed: {error}", self.address);
         }
-        let drained = self.connector.drain(self.drain_timeout);
+        let drained = self.connector.drain(patience);
         drop(self.queue);
         let workers_ended =
             drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO), stop);
@@ -302,11 +321,39 @@ impl Running {
         }
         drained
     }
+
+    fn drain_timeout(&self) -> Duration {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).server.drain_timeout
+    }
+}
+
+/// The configuration's endpoints and the routes that are written in Rust.
+fn router(config: &Config, database: Option<&Database>, in_rust: &[Route]) -> Result<Router, RouteError> {
+    let mut router = Router::default();
+    for (method, path, target) in
+        endpoint::targets(config, database).into_iter().chain(in_rust.iter().cloned())
+    {
+        router.add(method, &path, target)?;
+    }
+    Ok(router)
 }
 
 /// From now on none of them ends the process by itself.
 fn watched_signals() -> io::Result<Signals> {
     Signals::new(TERM_SIGNALS.iter().chain(&[SIGHUP]))
+}
+
+impl Stages {
+    fn new(config: &Config, router: Router, queue: Producer<Job>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            router,
+            queue,
+            max_wait: config.queue.max_wait,
+            deadline: config.server.deadline,
+            max_body_bytes: config.http.max_body_bytes,
+            metrics,
+        }
+    }
 }
 
 impl Service for Stages {

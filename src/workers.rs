@@ -94,9 +94,12 @@ impl Shared {
                 self.stream(&job, response)
             } else {
                 // Asked before the answer leaves: a client that has it may go.
-                let end = BodyEnd::of(&job.request);
+                let end = BodyEnd::of(&job);
                 (job.client.answer(job.ticket, &job.request, response), end)
             };
+            if job.presence.take_cancelled() {
+                self.metrics.cancelled();
+            }
             // Each request is counted once: one that came too late was counted by the connector. A body that came to no
             // good end is the client's fault, whatever the handler made of it.
             match (delivery, refused, end) {
@@ -117,7 +120,7 @@ impl Shared {
             return (Delivery::TooLate, BodyEnd::Good);
         };
         let complete = response.take_stream().is_none_or(|write| self.write(job, write, &*stream));
-        let end = BodyEnd::of(&job.request);
+        let end = BodyEnd::of(job);
         (stream.finish(complete), end)
     }
 
@@ -145,11 +148,22 @@ impl Shared {
     }
 
     fn run(&self, job: &Job) -> Response {
-        let mut context = Context { deadline: job.deadline, database: self.database.as_ref() };
+        let mut context =
+            Context { deadline: job.deadline, database: self.database.as_ref(), client: &job.presence };
         // The error's cause is the handler's as well: printing it may panic.
         let run = || {
             let answer = job.handler.handle(&job.request, &mut context).and_then(final_response);
-            answer.unwrap_or_else(|error| answer_error(&job.request, error))
+            answer.unwrap_or_else(|error| {
+                if job.presence.has_left() {
+                    log::debug!(
+                        "{} {}: its client has left: {error:?}",
+                        job.request.method(),
+                        job.request.path()
+                    );
+                    return error.to_response();
+                }
+                answer_error(&job.request, error)
+            })
         };
         guarded(run).unwrap_or_else(|panic| {
             self.metrics.panicked();
@@ -166,11 +180,13 @@ enum BodyEnd {
 }
 
 impl BodyEnd {
-    fn of(request: &Request) -> Self {
-        let Some(source) = &request.source else { return Self::Good };
-        match source.refusal() {
+    fn of(job: &Job) -> Self {
+        let source = job.request.source.as_ref();
+        match source.and_then(|source| source.refusal()) {
             Some(refusal) => Self::Refused(refusal.fault.into()),
-            None if source.has_left() => Self::ClientLeft,
+            None if job.presence.has_left() || source.is_some_and(|source| source.has_left()) => {
+                Self::ClientLeft
+            }
             None => Self::Good,
         }
     }

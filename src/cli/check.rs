@@ -2,33 +2,24 @@
 
 use std::process::ExitCode;
 
-use wharf::config::{Config, Problem, Problems};
+use wharf::config::{Config, Problem, Problems, Source};
 use wharf::connector::TlsError;
 use wharf::database::Database;
 use wharf::{endpoint, server};
 
 use super::{Common, FAILED, Loaded, demo};
 
-pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
-    let Loaded { source, config, problems } = common.load()?;
-    let mut found = problems.list().to_vec();
-    found.extend(certificate(&config, &found));
-    let checked = match database(&config, &found) {
-        Ok(database) => {
-            found.extend(endpoint::check(&source, &config.endpoints, &database));
-            Ok(format!("every statement prepared on {}: good", database.display_url()))
-        }
-        Err(unchecked) => unchecked.0,
-    };
+pub(super) fn run(common: &Common) -> anyhow::Result<ExitCode> {
+    let Checked { source, config, problems, statements } = check(common.load()?);
     let summary = format!("{}: {} endpoints", source.name(), config.endpoints.len());
-    if !found.is_empty() {
-        eprintln!("{}", Problems::new(source, found));
-        if let Err(reason) = checked {
+    if let Some(problems) = problems {
+        eprintln!("{problems}");
+        if let Err(reason) = statements {
             eprintln!("the SQL is not checked: {reason}");
         }
         return Ok(ExitCode::from(FAILED));
     }
-    match checked {
+    match statements {
         Ok(checked) => {
             println!("{summary}, {checked}");
             Ok(ExitCode::SUCCESS)
@@ -38,6 +29,31 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(FAILED))
         }
     }
+}
+
+/// A configuration, and all that was found out about it.
+pub(super) struct Checked {
+    pub(super) source: Source,
+    pub(super) config: Config,
+    /// All that is wrong.
+    pub(super) problems: Option<Problems>,
+    /// What was made of the SQL, or why it was not checked.
+    pub(super) statements: Result<String, String>,
+}
+
+pub(super) fn check(loaded: Loaded) -> Checked {
+    let Loaded { source, config, problems } = loaded;
+    let mut found = problems.list().to_vec();
+    found.extend(certificate(&config, &found));
+    let statements = match database(&config, &found) {
+        Ok(database) => {
+            found.extend(endpoint::check(&source, &config.endpoints, &database));
+            Ok(format!("every statement prepared on {}: good", database.display_url()))
+        }
+        Err(unchecked) => unchecked.0,
+    };
+    let problems = (!found.is_empty()).then(|| Problems::new(source.clone(), found));
+    Checked { source, config, problems, statements }
 }
 
 /// Why no statement is checked: there is nothing wrong with that, or there is.

@@ -3,6 +3,9 @@
 mod check;
 mod demo;
 mod health;
+pub(crate) mod log_level;
+mod pid_file;
+mod reload;
 mod serve;
 
 use std::ffi::OsString;
@@ -25,7 +28,8 @@ Where to listen, as server.listen: ADDRESS:PORT, unix:PATH or systemd [env: WHAR
 
 const VARIABLES: &str = "\
 Every key of the file has a variable, WHARF_SECTION_KEY: WHARF_SERVER_WORKERS=8, WHARF_QUEUE_MAX_LENGTH=100.
-Flags override variables, which override the file. WHARF_LOG is the log's level: error, warn, info, debug.";
+Flags override variables, which override the file. WHARF_LOG is the log's level in place of log.level: error, warn, info,
+debug, trace, also for a module, as in info,wharf::database=debug.";
 
 /// Thread-per-request HTTP server for services that live on a database.
 #[derive(Parser)]
@@ -41,6 +45,8 @@ enum Command {
     Serve(Common),
     /// Check a configuration file, and its SQL against the database
     Check(Common),
+    /// Check the configuration file, and have the running server read it again
+    Reload(reload::Arguments),
     /// Create the demo tables in a database and fill them
     Demo(demo::Arguments),
     /// Ask a running server whether it answers; exits 0 if so
@@ -63,7 +69,8 @@ impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Serve(common) => serve::run(common),
-            Command::Check(common) => check::run(common),
+            Command::Check(common) => check::run(&common),
+            Command::Reload(arguments) => reload::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Health(arguments) => health::run(&arguments),
         }
@@ -80,14 +87,32 @@ struct Loaded {
 }
 
 impl Common {
-    fn load(self) -> anyhow::Result<Loaded> {
-        // A variable that is not text cannot be one of ours: their names are ASCII, and so are their values' meanings.
-        let text =
-            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-        let environment: Environment = std::env::vars_os().filter_map(text).collect();
+    fn load(&self) -> anyhow::Result<Loaded> {
+        let environment = environment();
         let source = Config::locate(self.config.as_deref(), &environment)?;
-        let flags = Flags { listen: self.listen, database: self.database };
-        let (config, problems) = Config::examine(source.clone(), &environment, &flags);
-        Ok(Loaded { source, config, problems })
+        Ok(self.examine(source, &environment))
     }
+
+    /// The same file once more, also where another one would be found now.
+    fn load_again(&self, before: &Source) -> anyhow::Result<Loaded> {
+        let environment = environment();
+        let source = match &before.path {
+            Some(path) => Config::locate(Some(path), &environment)?,
+            None => before.clone(),
+        };
+        Ok(self.examine(source, &environment))
+    }
+
+    fn examine(&self, source: Source, environment: &Environment) -> Loaded {
+        let flags = Flags { listen: self.listen.clone(), database: self.database.clone() };
+        let (config, problems) = Config::examine(source.clone(), environment, &flags);
+        Loaded { source, config, problems }
+    }
+}
+
+fn environment() -> Environment {
+    // A variable that is not text cannot be one of ours: their names are ASCII, and so are their values' meanings.
+    let text =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(text).collect()
 }

@@ -1,15 +1,19 @@
-//! `wharf serve`: check, fill the demo database if there is none yet, start, say what is served, and drain on a signal.
+//! `wharf serve`: check, fill the demo database if there is none yet, start, say what is served, read the configuration again
+//! on SIGHUP, and drain on another signal.
 
 use std::process::ExitCode;
 
 use http::Method;
-use wharf::config::{Action, Config, Endpoint, Place, Problems};
+use log::LevelFilter;
+use wharf::config::{Action, Config, Endpoint, Place, Problems, Source};
 use wharf::connector::{Address, Drained};
 use wharf::endpoint;
-use wharf::server::{Running, Server};
+use wharf::server::{Candidate, Reload, ReloadError, Reloaded, Running, Server, log_reload};
 use wharf::value::{Scalar, Type, Value};
 
-use super::{Common, FAILED, USAGE, demo};
+use super::pid_file::{self, PidFile, Word};
+use super::reload::whole_name;
+use super::{Common, FAILED, USAGE, demo, log_level};
 
 pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     let loaded = common.load()?;
@@ -18,9 +22,13 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(USAGE));
     }
     let config = loaded.config;
+    log_level::set(config.log.level);
+    // Before anything else is touched, and removed at the end.
+    let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let filled = demo::fill_if_missing(&config)?;
     let (name, endpoints) = (loaded.source.name(), config.endpoints.clone());
     let summary = Summary::new(&config, name, filled);
+    let level = config.log.level;
     let server = Server::new(config)?;
     let check = |database| endpoint::check(&loaded.source, &endpoints, database);
     let found = server.database().map_or_else(Vec::new, check);
@@ -28,7 +36,17 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
         eprintln!("{}", Problems::new(loaded.source, found));
         return Ok(ExitCode::from(USAGE));
     }
-    match server.run_and_tell(|running| summary.print(running, &endpoints))? {
+    let word = pid_file.as_ref().map(|file| file.word(whole_name(&loaded.source)));
+    let rereading = Rereading { common, source: loaded.source, word: word.clone(), level, began: 0 };
+    let started = |running: &Running| {
+        if let (Some(file), Some(word)) = (&pid_file, &word) {
+            // First what is found by the other.
+            say(word, 0, true, "started");
+            file.write().unwrap_or_else(|error| log::error!("server.pid_file cannot be written: {error}"));
+        }
+        summary.print(running, &endpoints);
+    };
+    match server.on_reload(rereading).run_and_tell(started)? {
         Drained::Complete => Ok(ExitCode::SUCCESS),
         Drained::CutOff(clients) => {
             log::error!("{clients} clients were cut off before their answer");
@@ -36,6 +54,57 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
         }
     }
 }
+
+fn say(word: &Word, began: u128, good: bool, text: &str) {
+    if let Err(error) = word.say(began, good, text) {
+        log::error!("what became of a reload cannot be written beside server.pid_file: {error}");
+    }
+}
+
+/// Where SIGHUP's configuration comes from: the same file, flags and variables as the first one.
+struct Rereading {
+    common: Common,
+    source: Source,
+    word: Option<Word>,
+    /// What the configuration says that was read last.
+    level: LevelFilter,
+    /// When that was.
+    began: u128,
+}
+
+impl Reload for Rereading {
+    fn read(&mut self) -> Result<Candidate, String> {
+        self.began = pid_file::now();
+        let loaded = self.common.load_again(&self.source).map_err(|error| format!("{error:#}"))?;
+        if !loaded.problems.list().is_empty() {
+            return Err(loaded.problems.to_string());
+        }
+        self.level = loaded.config.log.level;
+        Ok(Candidate::read_from(loaded.source, loaded.config))
+    }
+
+    fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {
+        let mut text = outcome.as_ref().map_or_else(ToString::to_string, ToString::to_string);
+        if let Ok(reloaded) = outcome {
+            // What it says of the change is heard at the more talkative of both levels.
+            log_level::set(self.level.max(log::max_level()));
+            let changed = reloaded.changes.keys.iter().any(|change| change.key == "log.level");
+            if changed && log_level::is_held() {
+                text.push_str(HELD);
+                log::warn!("reload: {}", HELD.trim_start());
+            }
+        }
+        log_reload(outcome);
+        if outcome.is_ok() {
+            log_level::set(self.level);
+        }
+        if let Some(word) = &self.word {
+            say(word, self.began, outcome.is_ok(), &text);
+        }
+    }
+}
+
+const HELD: &str = "\nlog.level: the variable WHARF_LOG is set and decides in its place";
 
 /// What a new server says of itself.
 struct Summary {

@@ -1,20 +1,24 @@
 //! Every key outside `[endpoint]` in one table, with the field that it sets, its range, and its default.
 //!
-//! Main thread. The file's reader, the names of the environment variables and the test of `config/reference.toml` all go by
-//! this table, so a key that is added here is known everywhere.
+//! Main thread. The file's reader, the names of the environment variables, what a reload has changed and the test of
+//! `config/reference.toml` all go by this table, so a key that is added here is known everywhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use self::Target::{Bytes, Count, File, Flag, Optional, Text, Time, Trusted, Url};
 use http::HeaderName;
+use log::LevelFilter;
+
+use self::Effect::{Live, Restart};
+use self::Target::{Bytes, Count, File, Flag, Header, Optional, Statement, Time, Trusted, Url};
 
 use super::listen::ListenError;
-use super::setting::Setting;
+use super::setting::{Setting, show_bytes};
 use super::{
-    ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Proxy, Queue, Server, Tls, TlsVersion,
+    ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log, Proxy, Queue, Server, Tls,
+    TlsVersion,
 };
 use crate::http::{Networks, NetworksError};
 
@@ -49,7 +53,10 @@ impl Default for Config {
                 deadline_header: None,
                 // Jetty's stop timeout, and what Kubernetes grants before it kills.
                 drain_timeout: Duration::from_secs(30),
+                pid_file: None,
             },
+            // What somebody must know, and nothing about single requests.
+            log: Log { level: LevelFilter::Info },
             queue: Queue {
                 // About ten seconds of work for ten workers at 10 ms a request: past it, `max_wait` refuses anyway.
                 max_length: 1024,
@@ -133,23 +140,35 @@ impl Default for Config {
 pub(super) struct Key<'c> {
     pub(super) section: &'static str,
     pub(super) name: &'static str,
+    effect: Effect,
     target: Target<'c>,
+}
+
+/// When another value takes effect on a server that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// At a reload.
+    Live,
+    /// When the server is started anew.
+    Restart,
 }
 
 /// The field that a key sets, and its range.
 enum Target<'c> {
     Listen(&'c mut Listen),
-    /// One of several words.
-    Choice(Set<'c>),
+    /// One of several words, and which it was when the table was made.
+    Choice(Set<'c>, &'static str),
     Url(&'c mut Option<String>),
     Flag(&'c mut bool),
-    /// A text that may be left out.
-    Text(Set<'c>),
+    /// A header's name.
+    Header(&'c mut Option<HeaderName>),
+    /// A statement of SQL.
+    Statement(&'c mut Option<String>),
     Count(&'c mut usize, RangeInclusive<usize>),
     /// A count that has no default: while it is not given it follows from something else, or there is no limit.
     Optional(&'c mut Option<usize>, RangeInclusive<usize>),
-    /// The path of a PEM file, which the server opens.
-    File(&'c mut Option<PathBuf>),
+    /// The path of a file, and what it is called in a message.
+    File(&'c mut Option<PathBuf>, &'static str),
     /// `proxy.trusted`.
     Trusted(&'c mut Networks),
     Bytes(&'c mut usize, RangeInclusive<usize>),
@@ -160,94 +179,93 @@ enum Target<'c> {
 type Set<'c> = Box<dyn FnMut(Setting) -> Result<(), String> + 'c>;
 
 /// A field that takes one of several words.
-fn choice<'c, T: Copy>(field: &'c mut T, choices: &'c [(&'static str, T)]) -> Target<'c> {
-    Target::Choice(Box::new(move |setting| setting.choice(choices).map(|value| *field = value)))
-}
-
-/// A header's name.
-fn header(field: &mut Option<HeaderName>) -> Target<'_> {
-    Text(Box::new(|setting| {
-        let name = setting.text()?;
-        let parsed = name.parse().map_err(|_| format!("expected a header's name, received {name:?}"));
-        parsed.map(|name| *field = Some(name))
-    }))
-}
-
-/// A statement of SQL.
-fn statement(field: &mut Option<String>) -> Target<'_> {
-    Text(Box::new(|setting| {
-        let sql = setting.text()?;
-        if sql.trim().is_empty() || sql.contains('\0') {
-            return Err(format!("expected a statement, received {sql:?}"));
-        }
-        *field = Some(sql);
-        Ok(())
-    }))
+fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str, T)]) -> Target<'c> {
+    let word = choices.iter().find(|(_, value)| value == field).map_or("", |(word, _)| word);
+    Target::Choice(Box::new(move |setting| setting.choice(choices).map(|value| *field = value)), word)
 }
 
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config { server, queue, http, proxy, tls, database, endpoints: _ } = config;
+    let Config { server, log, queue, http, proxy, tls, database, endpoints: _ } = config;
     let sections = [
         ("server", server_keys(server)),
+        ("log", log_keys(log)),
         ("queue", queue_keys(queue)),
         ("http", http_keys(http)),
         ("proxy", proxy_keys(proxy)),
         ("tls", tls_keys(tls)),
         ("database", database_keys(database)),
     ];
-    let name = |section| move |(name, target)| Key { section, name, target };
+    let name = |section| move |(name, effect, target)| Key { section, name, effect, target };
     sections.into_iter().flat_map(|(section, keys)| keys.into_iter().map(name(section))).collect()
 }
 
-type Named<'c> = (&'static str, Target<'c>);
+type Named<'c> = (&'static str, Effect, Target<'c>);
 
 fn server_keys(server: &mut Server) -> Vec<Named<'_>> {
     vec![
-        ("listen", Target::Listen(&mut server.listen)),
-        ("reuse_port", Flag(&mut server.reuse_port)),
+        ("listen", Restart, Target::Listen(&mut server.listen)),
+        ("reuse_port", Restart, Flag(&mut server.reuse_port)),
         (
             "connector",
+            Restart,
             choice(
                 &mut server.connector,
                 &[("native", Connector::Native), ("tiny_http", Connector::TinyHttp)],
             ),
         ),
-        ("selectors", Optional(&mut server.selectors, 1..=64)),
-        ("workers", Optional(&mut server.workers, THREADS)),
-        ("deadline", Time(&mut server.deadline, WAIT)),
-        ("deadline_header", header(&mut server.deadline_header)),
-        ("drain_timeout", Time(&mut server.drain_timeout, Duration::ZERO..=HOUR)),
+        ("selectors", Restart, Optional(&mut server.selectors, 1..=64)),
+        ("workers", Live, Optional(&mut server.workers, THREADS)),
+        ("deadline", Live, Time(&mut server.deadline, WAIT)),
+        ("deadline_header", Live, Header(&mut server.deadline_header)),
+        ("drain_timeout", Live, Time(&mut server.drain_timeout, Duration::ZERO..=HOUR)),
+        ("pid_file", Restart, File(&mut server.pid_file, "a file")),
     ]
+}
+
+fn log_keys(log: &mut Log) -> Vec<Named<'_>> {
+    let levels = &[
+        ("off", LevelFilter::Off),
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+        ("trace", LevelFilter::Trace),
+    ];
+    vec![("level", Live, choice(&mut log.level, levels))]
 }
 
 fn queue_keys(queue: &mut Queue) -> Vec<Named<'_>> {
     vec![
-        ("max_length", Count(&mut queue.max_length, 1..=1_000_000)),
-        ("max_wait", Time(&mut queue.max_wait, WAIT)),
-        ("target", Time(&mut queue.target, WAIT)),
-        ("interval", Time(&mut queue.interval, WAIT)),
+        ("max_length", Live, Count(&mut queue.max_length, 1..=1_000_000)),
+        ("max_wait", Live, Time(&mut queue.max_wait, WAIT)),
+        ("target", Live, Time(&mut queue.target, WAIT)),
+        ("interval", Live, Time(&mut queue.interval, WAIT)),
     ]
 }
 
 fn http_keys(http: &mut Http) -> Vec<Named<'_>> {
     vec![
-        ("max_connections", Count(&mut http.max_connections, CONNECTIONS)),
-        ("max_connections_per_address", Optional(&mut http.max_connections_per_address, CONNECTIONS)),
-        ("max_accept_rate", Optional(&mut http.max_accept_rate, CONNECTIONS)),
-        ("max_requests_per_connection", Optional(&mut http.max_requests_per_connection, 1..=1_000_000_000)),
-        ("max_head_bytes", Bytes(&mut http.max_head_bytes, 256..=MIB)),
-        ("max_headers", Count(&mut http.max_headers, 1..=1000)),
-        ("max_target_bytes", Bytes(&mut http.max_target_bytes, 64..=MIB)),
-        ("max_body_bytes", Bytes(&mut http.max_body_bytes, 0..=1024 * MIB)),
-        ("buffer_body_bytes", Bytes(&mut http.buffer_body_bytes, KIB..=MIB)),
-        ("min_body_rate", Bytes(&mut http.min_body_rate, 0..=1024 * MIB)),
-        ("max_response_bytes", Bytes(&mut http.max_response_bytes, 256..=1024 * MIB)),
-        ("response_buffer_bytes", Bytes(&mut http.response_buffer_bytes, 4 * KIB..=64 * MIB)),
-        ("head_timeout", Time(&mut http.head_timeout, WAIT)),
-        ("body_timeout", Time(&mut http.body_timeout, WAIT)),
-        ("idle_timeout", Time(&mut http.idle_timeout, WAIT)),
-        ("write_timeout", Time(&mut http.write_timeout, WAIT)),
+        ("max_connections", Live, Count(&mut http.max_connections, CONNECTIONS)),
+        ("max_connections_per_address", Live, Optional(&mut http.max_connections_per_address, CONNECTIONS)),
+        ("max_accept_rate", Live, Optional(&mut http.max_accept_rate, CONNECTIONS)),
+        (
+            "max_requests_per_connection",
+            Live,
+            Optional(&mut http.max_requests_per_connection, 1..=1_000_000_000),
+        ),
+        ("max_head_bytes", Live, Bytes(&mut http.max_head_bytes, 256..=MIB)),
+        ("max_headers", Live, Count(&mut http.max_headers, 1..=1000)),
+        ("max_target_bytes", Live, Bytes(&mut http.max_target_bytes, 64..=MIB)),
+        ("max_body_bytes", Live, Bytes(&mut http.max_body_bytes, 0..=1024 * MIB)),
+        ("buffer_body_bytes", Live, Bytes(&mut http.buffer_body_bytes, KIB..=MIB)),
+        ("min_body_rate", Live, Bytes(&mut http.min_body_rate, 0..=1024 * MIB)),
+        ("max_response_bytes", Live, Bytes(&mut http.max_response_bytes, 256..=1024 * MIB)),
+        ("response_buffer_bytes", Live, Bytes(&mut http.response_buffer_bytes, 4 * KIB..=64 * MIB)),
+        ("head_timeout", Live, Time(&mut http.head_timeout, WAIT)),
+        ("body_timeout", Live, Time(&mut http.body_timeout, WAIT)),
+        ("idle_timeout", Live, Time(&mut http.idle_timeout, WAIT)),
+        ("write_timeout", Live, Time(&mut http.write_timeout, WAIT)),
     ]
 }
 
@@ -258,9 +276,9 @@ fn proxy_keys(proxy: &mut Proxy) -> Vec<Named<'_>> {
         ("x-forwarded-for", ForwardedBy::XForwardedFor),
     ];
     vec![
-        ("trusted", Trusted(&mut proxy.trusted)),
-        ("protocol", Flag(&mut proxy.protocol)),
-        ("header", choice(&mut proxy.header, headers)),
+        ("trusted", Live, Trusted(&mut proxy.trusted)),
+        ("protocol", Live, Flag(&mut proxy.protocol)),
+        ("header", Live, choice(&mut proxy.header, headers)),
     ]
 }
 
@@ -272,37 +290,38 @@ fn tls_keys(tls: &mut Tls) -> Vec<Named<'_>> {
         ("required", ClientAuth::Required),
     ];
     vec![
-        ("certificate", File(&mut tls.certificate)),
-        ("key", File(&mut tls.key)),
-        ("min_version", choice(&mut tls.min_version, versions)),
-        ("client_ca", File(&mut tls.client_ca)),
-        ("client_auth", choice(&mut tls.client_auth, asks)),
-        ("handshake_timeout", Time(&mut tls.handshake_timeout, WAIT)),
-        ("max_handshakes", Count(&mut tls.max_handshakes, 1..=1_000_000)),
+        ("certificate", Restart, File(&mut tls.certificate, PEM)),
+        ("key", Restart, File(&mut tls.key, PEM)),
+        ("min_version", Restart, choice(&mut tls.min_version, versions)),
+        ("client_ca", Restart, File(&mut tls.client_ca, PEM)),
+        ("client_auth", Restart, choice(&mut tls.client_auth, asks)),
+        ("handshake_timeout", Live, Time(&mut tls.handshake_timeout, WAIT)),
+        ("max_handshakes", Live, Count(&mut tls.max_handshakes, 1..=1_000_000)),
     ]
 }
 
 fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
     vec![
-        ("url", Url(&mut database.url)),
-        ("demo", Flag(&mut database.demo)),
-        ("maximum_pool_size", Count(&mut database.maximum_pool_size, THREADS)),
-        ("minimum_idle", Optional(&mut database.minimum_idle, 0..=*THREADS.end())),
-        ("maximum_pending", Optional(&mut database.maximum_pending, 0..=1_000_000)),
-        ("connection_timeout", Time(&mut database.connection_timeout, WAIT)),
-        ("validation_timeout", Time(&mut database.validation_timeout, WAIT)),
-        ("alive_bypass_window", Time(&mut database.alive_bypass_window, Duration::ZERO..=HOUR)),
+        ("url", Restart, Url(&mut database.url)),
+        ("demo", Restart, Flag(&mut database.demo)),
+        ("maximum_pool_size", Live, Count(&mut database.maximum_pool_size, THREADS)),
+        ("minimum_idle", Live, Optional(&mut database.minimum_idle, 0..=*THREADS.end())),
+        ("maximum_pending", Live, Optional(&mut database.maximum_pending, 0..=1_000_000)),
+        ("connection_timeout", Live, Time(&mut database.connection_timeout, WAIT)),
+        ("validation_timeout", Live, Time(&mut database.validation_timeout, WAIT)),
+        ("alive_bypass_window", Live, Time(&mut database.alive_bypass_window, Duration::ZERO..=HOUR)),
         (
             "initialization_fail_timeout",
+            Restart,
             Time(&mut database.initialization_fail_timeout, Duration::ZERO..=HOUR),
         ),
-        ("idle_timeout", Time(&mut database.idle_timeout, AGE)),
-        ("keepalive_time", Time(&mut database.keepalive_time, AGE_OR_NEVER)),
-        ("max_lifetime", Time(&mut database.max_lifetime, AGE)),
-        ("leak_detection_threshold", Time(&mut database.leak_detection_threshold, AGE_OR_NEVER)),
-        ("connection_init_sql", statement(&mut database.connection_init_sql)),
-        ("statement_timeout", Time(&mut database.statement_timeout, Duration::ZERO..=HOUR)),
-        ("max_prepared_statements", Count(&mut database.max_prepared_statements, 1..=10_000)),
+        ("idle_timeout", Live, Time(&mut database.idle_timeout, AGE)),
+        ("keepalive_time", Live, Time(&mut database.keepalive_time, AGE_OR_NEVER)),
+        ("max_lifetime", Live, Time(&mut database.max_lifetime, AGE)),
+        ("leak_detection_threshold", Live, Time(&mut database.leak_detection_threshold, AGE_OR_NEVER)),
+        ("connection_init_sql", Live, Statement(&mut database.connection_init_sql)),
+        ("statement_timeout", Live, Time(&mut database.statement_timeout, Duration::ZERO..=HOUR)),
+        ("max_prepared_statements", Live, Count(&mut database.max_prepared_statements, 1..=10_000)),
     ]
 }
 
@@ -327,18 +346,81 @@ impl Key<'_> {
     pub(super) fn set(&mut self, setting: Setting) -> Result<(), String> {
         match &mut self.target {
             Target::Listen(field) => **field = setting.parse(ListenError::ACCEPTED)?,
-            Target::Choice(set) | Text(set) => set(setting)?,
+            Target::Choice(set, _) => set(setting)?,
             Url(field) => **field = Some(url(setting)?),
             Flag(field) => **field = setting.flag()?,
+            Header(field) => **field = Some(header(setting)?),
+            Statement(field) => **field = Some(statement(setting)?),
             Count(field, range) => **field = setting.count(range)?,
             Optional(field, range) => **field = Some(setting.count(range)?),
-            File(field) => **field = Some(file(setting)?),
+            File(field, what) => **field = Some(file(setting, what)?),
             Trusted(field) => **field = trusted(setting)?,
             Bytes(field, range) => **field = setting.bytes(range)?,
             Time(field, range) => **field = setting.time(range)?,
         }
         Ok(())
     }
+
+    /// Whether another value takes effect only when the server is started anew.
+    pub(super) fn needs_restart(&self) -> bool {
+        self.effect == Restart
+    }
+
+    /// Whether its value may hold a password, and is not to be shown.
+    pub(super) fn is_secret(&self) -> bool {
+        matches!(self.target, Url(_) | Statement(_))
+    }
+
+    /// The value as text, which no other value has.
+    pub(super) fn value(&self) -> String {
+        let absent = || "not given".to_owned();
+        match &self.target {
+            Target::Listen(field) => field.to_string(),
+            Target::Choice(_, word) => (*word).to_owned(),
+            Url(field) | Statement(field) => field.as_ref().map_or_else(absent, |text| format!("{text:?}")),
+            Flag(field) => field.to_string(),
+            Header(field) => field.as_ref().map_or_else(absent, |name| format!("{:?}", name.as_str())),
+            Count(field, _) => field.to_string(),
+            Optional(field, _) => field.map_or_else(absent, |count| count.to_string()),
+            File(field, _) => field.as_ref().map_or_else(absent, |path| format!("\"{}\"", path.display())),
+            Trusted(field) => format!("[{field}]"),
+            Bytes(field, _) => show_bytes(**field),
+            Time(field, _) => format!("{field:?}"),
+        }
+    }
+
+    /// Takes the value of the same key in another configuration.
+    pub(super) fn copy(&mut self, other: &Self) {
+        match (&mut self.target, &other.target) {
+            (Target::Listen(to), Target::Listen(from)) => (*to).clone_from(from),
+            (Target::Choice(set, _), Target::Choice(_, word)) => {
+                // Its own word is one of its words.
+                let _ = set(Setting::Text((*word).to_owned()));
+            }
+            (Url(to), Url(from)) | (Statement(to), Statement(from)) => (*to).clone_from(from),
+            (Flag(to), Flag(from)) => **to = **from,
+            (Header(to), Header(from)) => (*to).clone_from(from),
+            (Count(to, _), Count(from, _)) | (Bytes(to, _), Bytes(from, _)) => **to = **from,
+            (Optional(to, _), Optional(from, _)) => **to = **from,
+            (File(to, _), File(from, _)) => (*to).clone_from(from),
+            (Trusted(to), Trusted(from)) => (*to).clone_from(from),
+            (Time(to, _), Time(from, _)) => **to = **from,
+            _ => debug_assert!(false, "{} is another kind of key than {}", self.path(), other.path()),
+        }
+    }
+}
+
+fn header(setting: Setting) -> Result<HeaderName, String> {
+    let name = setting.text()?;
+    name.parse().map_err(|_| format!("expected a header's name, received {name:?}"))
+}
+
+fn statement(setting: Setting) -> Result<String, String> {
+    let sql = setting.text()?;
+    if sql.trim().is_empty() || sql.contains('\0') {
+        return Err(format!("expected a statement, received {sql:?}"));
+    }
+    Ok(sql)
 }
 
 /// Each entry by itself, so that a message names the one that is wrong.
@@ -361,17 +443,20 @@ fn url(setting: Setting) -> Result<String, String> {
     if rest.is_some_and(|rest| !rest.is_empty()) { Ok(url) } else { Err(accepted()) }
 }
 
+/// What `tls` opens.
+const PEM: &str = "a PEM file";
+
 /// The text of a PEM file in place of its path is the slip to expect of a variable, so this message does not repeat it either.
-fn file(setting: Setting) -> Result<PathBuf, String> {
-    let accepted = || "expected the path of a PEM file".to_owned();
+fn file(setting: Setting, what: &str) -> Result<PathBuf, String> {
+    let accepted = || format!("expected the path of {what}");
     let path = setting.text().map_err(|_| accepted())?;
     let is_path = !path.is_empty() && !path.contains(['\n', '\0']);
     if is_path { Ok(path.into()) } else { Err(accepted()) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::setting::{show_bytes, show_time};
+pub(super) mod tests {
+    use super::super::setting::show_time;
     use super::super::{Environment, Flags, Source};
     use super::*;
 
@@ -394,10 +479,34 @@ mod tests {
         panic!("{key} is not in the reference");
     }
 
+    /// A value of the key that is not its default.
+    pub(in super::super) fn other_value(key: &mut Key<'_>) -> Setting {
+        let current = key.value();
+        let text = |text: &str| Setting::Text(text.to_owned());
+        match &mut key.target {
+            Target::Listen(_) => text("unix:other.sock"),
+            Target::Choice(set, _) => {
+                let message = set(Setting::Integer(0)).expect_err("a number is no word");
+                let word = message.split('"').skip(1).step_by(2).find(|word| *word != current);
+                text(word.expect("a choice has two words"))
+            }
+            Url(_) => text("sqlite:other.db"),
+            Flag(field) => Setting::Flag(!**field),
+            Header(_) => text("X-Other"),
+            Statement(_) => text("select 1"),
+            Count(_, range) | Optional(_, range) | Bytes(_, range) => {
+                Setting::Integer(i64::try_from(*range.end()).expect("a range ends below that"))
+            }
+            File(..) => text("other.pem"),
+            Trusted(_) => text("::1"),
+            Time(_, range) => text(&show_time(*range.end())),
+        }
+    }
+
     /// The texts that a key's documentation must have: its range or its words.
     fn accepted(target: &mut Target<'_>) -> Vec<String> {
         let (least, most) = match target {
-            Target::Choice(set) => {
+            Target::Choice(set, _) => {
                 let message = set(Setting::Integer(0)).expect_err("a number is no word");
                 let words = message.strip_prefix("expected one of ").expect("the message has the words");
                 return words.split(", ").map(str::to_owned).collect();
@@ -435,7 +544,11 @@ mod tests {
         // What the file leaves out has its default without being shown: so each is set, or there is no value to show.
         for key in keys(&mut Config::default()) {
             let set = REFERENCE.contains(&format!("\n{} = ", key.name));
-            assert!(set || matches!(key.target, Optional(..) | File(_) | Url(_) | Text(_)), "{}", key.path());
+            assert!(
+                set || matches!(key.target, Optional(..) | File(..) | Url(_) | Header(_) | Statement(_)),
+                "{}",
+                key.path()
+            );
         }
     }
 }

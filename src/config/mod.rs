@@ -4,6 +4,7 @@
 //! types only when every key, type and range is right; after that nothing checks again. Reject, never repair.
 //! Every field's unit, default and range is in `config/reference.toml`, which a test holds equal to these defaults.
 
+mod changes;
 mod checks;
 mod consistency;
 mod endpoint;
@@ -20,7 +21,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
+use log::LevelFilter;
 
+pub use changes::{Change, Changes};
 pub use listen::ListenError;
 pub use problem::{Problem, Problems};
 pub use read::{Flags, LocateError};
@@ -36,6 +39,8 @@ use crate::value::{Type, Value};
 pub struct Config {
     /// `[server]`: where to listen, how many request threads, how long a request may take.
     pub server: Server,
+    /// `[log]`: what the log says.
+    pub log: Log,
     /// `[queue]`: how many parsed requests may wait for a worker, and for how long.
     pub queue: Queue,
     /// `[http]`: the limits on what a client may send and how long it may take.
@@ -71,6 +76,17 @@ pub struct Server {
     pub deadline_header: Option<HeaderName>,
     /// `drain_timeout`: how long a stopping server lets requests in flight finish.
     pub drain_timeout: Duration,
+    /// `pid_file`: where `wharf serve` writes its process id. `None`: nowhere. Nothing to a server in another program.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Log {
+    /// `level`: the least important message that `wharf serve` logs. Nothing to a server in another program, whose logger is
+    /// its own.
+    pub level: LevelFilter,
 }
 
 /// Where clients connect. As text, which it is read from and shown as: `127.0.0.1:8080`, `unix:/run/wharf.sock`, `systemd`.

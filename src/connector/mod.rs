@@ -1,4 +1,4 @@
-//! Who speaks HTTP to the clients. Two connectors, one contract: whole requests go into a [`Service`](crate::job::Service),
+//! Who speaks HTTP to the clients. Two connectors, one contract: whole requests go into a [`Service`],
 //! answers come back through a [`Client`](crate::job::Client).
 
 pub(crate) mod descriptors;
@@ -17,13 +17,19 @@ pub use native::tls::TlsError;
 use self::native::tls::Identity;
 use crate::config::{self, Config};
 use crate::http::Limits;
+use crate::job::Service;
 
 /// A running connector.
-pub trait Connector: Send {
+pub trait Connector: Send + Sync {
     /// Stops accepting; requests in flight and those already on their way are still answered, each connection is closed
     /// after its answer, idle ones at once. Returns when no connection is left, or when `patience` is over: then what is
     /// left is cut off.
     fn drain(self: Box<Self>, patience: Duration) -> Drained;
+
+    /// Goes on with other settings and another service, for whatever begins from now on. A request in progress keeps those
+    /// that it began with, and no connection is cut off. Returns when every poller has heard of it, or a second later where
+    /// one is held up; that one hears of it as soon as it can.
+    fn reload(&self, settings: Settings, service: Arc<dyn Service>);
 
     /// What ends a running [`Connector::drain`] at once, from any thread.
     fn stopper(&self) -> Stopper;
@@ -93,8 +99,22 @@ impl Settings {
     /// # Errors
     /// What is wrong with those files.
     pub(crate) fn new(config: &Config) -> Result<Self, TlsError> {
+        Ok(Self::with_tls(config, tls(&config.tls)?))
+    }
+
+    /// The settings of a configuration beside the TLS that there is: it keeps the certificate and counts on.
+    pub(crate) fn beside(config: &Config, tls: Option<&Tls>) -> Self {
+        let tls = tls.map(|tls| Tls {
+            handshake_timeout: config.tls.handshake_timeout,
+            max_handshakes: config.tls.max_handshakes,
+            ..tls.clone()
+        });
+        Self::with_tls(config, tls)
+    }
+
+    fn with_tls(config: &Config, tls: Option<Tls>) -> Self {
         let http = &config.http;
-        Ok(Self {
+        Self {
             limits: Limits {
                 max_head_bytes: http.max_head_bytes,
                 max_target_bytes: http.max_target_bytes,
@@ -114,8 +134,8 @@ impl Settings {
             write_timeout: http.write_timeout,
             selectors: config.selectors(),
             proxy: config.proxy.clone(),
-            tls: tls(&config.tls)?,
-        })
+            tls,
+        }
     }
 }
 

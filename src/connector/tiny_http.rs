@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::handler::{BodyUse, unavailable};
 use crate::http::{Body, Limits, Refusal, Request, Response, Sink, Source, encode_head, parse_head, problem};
 use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Job, Service, Stream, Work};
 use crate::metrics::{Metrics, Reason};
+use crate::presence::Presence;
 
 /// tiny_http says no more of what is wrong with chunks.
 const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read");
@@ -35,6 +36,14 @@ pub struct TinyHttp {
     server: Arc<tiny_http::Server>,
     receiver: JoinHandle<()>,
     in_flight: Arc<InFlight>,
+    behind: Arc<RwLock<Behind>>,
+}
+
+/// What new requests are read by and given to; changed by a reload.
+#[derive(Clone)]
+struct Behind {
+    limits: Limits,
+    service: Arc<dyn Service>,
 }
 
 /// Requests that were read and not answered yet.
@@ -69,11 +78,16 @@ impl TinyHttp {
         let listener = std::net::TcpListener::from(listener.into_socket());
         let server = Arc::new(tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?);
         let in_flight = Arc::<InFlight>::default();
-        let (incoming, flying, limits) = (Arc::clone(&server), Arc::clone(&in_flight), settings.limits);
+        let behind = Arc::new(RwLock::new(Behind { limits: settings.limits, service }));
+        let (incoming, flying, current) = (Arc::clone(&server), Arc::clone(&in_flight), Arc::clone(&behind));
         let receive = move || {
             while !flying.draining.load(Ordering::Acquire) {
                 match incoming.recv() {
-                    Ok(request) => Exchange::begin(request, limits, &flying, service.as_ref(), &metrics),
+                    Ok(request) => {
+                        let Behind { limits, service } =
+                            current.read().unwrap_or_else(PoisonError::into_inner).clone();
+                        Exchange::begin(request, limits, &flying, &*service, &metrics);
+                    }
                     // `unblock` ends a wait like this; what else does has ended tiny_http's accepting for ever.
                     Err(error) if flying.draining.load(Ordering::Acquire) => log::debug!("draining: {error}"),
                     Err(error) => {
@@ -84,7 +98,7 @@ impl TinyHttp {
             }
         };
         let receiver = thread::Builder::new().name("tiny_http".into()).spawn(receive)?;
-        Ok(Self { server, receiver, in_flight })
+        Ok(Self { server, receiver, in_flight, behind })
     }
 }
 
@@ -100,6 +114,11 @@ impl Connector for TinyHttp {
             0 => Drained::Complete,
             left => Drained::CutOff(left),
         }
+    }
+
+    fn reload(&self, settings: Settings, service: Arc<dyn Service>) {
+        let behind = Behind { limits: settings.limits, service };
+        *self.behind.write().unwrap_or_else(PoisonError::into_inner) = behind;
     }
 
     fn stopper(&self) -> Stopper {
@@ -186,7 +205,9 @@ impl Exchange {
             }
             Admission::Work(Work { request, handler, start_by, deadline }) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
-                let job = Job { request, handler, start_by, deadline, client, ticket: 1 };
+                // tiny_http does not tell when a client leaves.
+                let presence = Presence::default();
+                let job = Job { request, handler, start_by, deadline, client, ticket: 1, presence };
                 if let Err(response) = service.enqueue(job) {
                     metrics.refused(Reason::QueueFull);
                     exchange.send_beside(response);

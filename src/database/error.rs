@@ -52,9 +52,19 @@ pub enum Error {
     /// The request's deadline passed; the statement was cancelled.
     #[error("the deadline passed before the database had answered")]
     Deadline,
+    /// The statement took longer than `database.statement_timeout`; it was cancelled.
+    #[error("the statement took longer than it may (database.statement_timeout)")]
+    StatementTimeout,
     /// The client left before it had its answer; the statement was cancelled.
     #[error("the client has left")]
     ClientLeft,
+    /// The answer to a commit, or to a statement that commits by itself, never came: whether the database did it is not
+    /// known. Never run again by itself.
+    #[error("whether it was committed is not known: {cause}")]
+    OutcomeUnknown {
+        /// Why the answer did not come.
+        cause: Box<Error>,
+    },
     /// The connection ended under the statement.
     #[error("the connection to the database was lost: {0}")]
     Lost(String),
@@ -144,6 +154,8 @@ pub enum Category {
     Down,
     /// The database is there, but takes no more: connection slots, or SQLite's write lock.
     Busy,
+    /// The database is there, but its disk or its memory is full.
+    Exhausted,
     /// Everything else: the statement or the schema is wrong.
     Other,
 }
@@ -157,8 +169,9 @@ impl Category {
             "40001" | "40P01" => Self::Retry,
             "42501" => Self::Permission,
             "57014" => Self::Cancelled,
-            "57P01" | "57P02" | "57P03" => Self::Down,
+            "57P01" | "57P02" | "57P03" | "57P05" | "58030" => Self::Down,
             "53300" | "55P03" => Self::Busy,
+            _ if code.starts_with("53") => Self::Exhausted,
             _ if code.starts_with("22") => Self::Invalid,
             _ if code.starts_with("08") => Self::Down,
             _ => Self::Other,
@@ -182,8 +195,9 @@ impl Category {
         match code & 0xff {
             5 | 6 => Self::Busy,
             3 | 23 => Self::Permission,
+            7 | 13 => Self::Exhausted,
             9 => Self::Cancelled,
-            14 => Self::Down,
+            10 | 14 => Self::Down,
             18 | 20 => Self::Invalid,
             _ => Self::Other,
         }
@@ -199,14 +213,17 @@ impl Error {
             | Self::Down { .. }
             | Self::Crowded { .. }
             | Self::Lost(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            Self::Deadline | Self::StatementTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ClientLeft => client_left(),
             Self::BadValue { .. } => StatusCode::BAD_REQUEST,
             Self::Refused(refusal) => match refusal.category {
                 Category::Conflict => StatusCode::CONFLICT,
                 Category::Invalid => StatusCode::BAD_REQUEST,
                 Category::Permission => StatusCode::FORBIDDEN,
                 Category::Cancelled => StatusCode::GATEWAY_TIMEOUT,
-                Category::Retry | Category::Down | Category::Busy => StatusCode::SERVICE_UNAVAILABLE,
+                Category::Retry | Category::Down | Category::Busy | Category::Exhausted => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 Category::Other => StatusCode::INTERNAL_SERVER_ERROR,
             },
             _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -228,6 +245,15 @@ impl Error {
             }
             Self::NoConnection { .. } => "no database connection became free in time".into(),
             Self::Deadline => "the request took longer than it may".into(),
+            Self::StatementTimeout => {
+                "a statement took longer than it may (database.statement_timeout)".into()
+            }
+            Self::ClientLeft => "the client has left".into(),
+            Self::OutcomeUnknown { .. } => {
+                "the database was lost while it committed, so nobody knows whether the request \
+                 took effect; look before you repeat it"
+                    .into()
+            }
             Self::ResponseTooLarge { .. } => "the answer is larger than a response may be".into(),
             Self::BadValue { .. } => self.to_string().into(),
             Self::Refused(refusal) => refusal.public_detail(),
@@ -266,6 +292,7 @@ impl Refusal {
             (Category::Cancelled, _) => "the request took longer than it may".into(),
             (Category::Down, _) => "the database is not available".into(),
             (Category::Busy, _) => "the database is busy".into(),
+            (Category::Exhausted, _) => "the database has no room left".into(),
             (Category::Other, _) => "the database could not run the statement".into(),
         }
     }
@@ -276,6 +303,11 @@ impl std::fmt::Display for Refusal {
         write!(f, "{} ({})", self.message, self.code)?;
         self.detail.as_ref().map_or(Ok(()), |detail| write!(f, "; {detail}"))
     }
+}
+
+/// Nobody gets it, it stands in the log: nginx's 499, or what else blames the client for the time.
+fn client_left() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT)
 }
 
 fn last_failure(reason: Option<&String>) -> String {
@@ -313,7 +345,13 @@ mod tests {
             ("57014", 504),
             ("08006", 503),
             ("57P01", 503),
+            ("57P05", 503),
+            ("58030", 503),
+            ("53000", 503),
+            ("53100", 503),
+            ("53200", 503),
             ("53300", 503),
+            ("53400", 503),
             ("42P01", 500),
             ("25006", 500),
         ];
@@ -332,6 +370,10 @@ mod tests {
             (1299, 400),
             (5, 503),
             (517, 503),
+            (7, 503),
+            (10, 503),
+            (778, 503),
+            (13, 503),
             (8, 500),
             (1, 500),
         ];
@@ -345,6 +387,29 @@ mod tests {
         assert!(refused(Category::Retry, "40001", None).is_retryable());
         assert!(!refused(Category::Busy, "53300", None).is_retryable());
         assert!(!Error::Deadline.is_retryable());
+    }
+
+    #[test]
+    fn a_full_disk_and_slots_that_are_taken_are_told_apart() {
+        assert_eq!(Category::of_sqlstate("53100"), Category::Exhausted);
+        assert_eq!(Category::of_sqlstate("53300"), Category::Busy);
+        assert_eq!(Category::of_sqlite(13), Category::Exhausted);
+        assert_eq!(Category::of_sqlite(778), Category::Down);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_never_run_again_and_no_refusal() {
+        let collision = refused(Category::Retry, "40001", None);
+        let error = Error::OutcomeUnknown { cause: Box::new(collision) };
+        assert!(!error.is_retryable());
+        assert_eq!(error.status(), 500);
+        assert!(error.public_detail().contains("look before you repeat it"));
+    }
+
+    #[test]
+    fn a_client_that_left_is_no_fault_of_the_server() {
+        assert_eq!(Error::ClientLeft.status(), 499);
+        assert_eq!(Error::StatementTimeout.status(), 504);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod json;
 mod pool;
 pub mod postgres;
 mod rows;
+mod settings;
 pub mod sqlite;
 
 use std::sync::Arc;
@@ -61,10 +62,10 @@ impl Database {
     /// when trying again is no use, else after 5 s.
     pub fn open(settings: &config::Database, url: &str) -> Result<Self, Error> {
         let (pool, display_url) = if let Some(file) = url.strip_prefix("sqlite:") {
-            let driver = sqlite::Driver::new(file)?;
+            let driver = sqlite::Driver::new(file, settings)?;
             (AnyPool::Sqlite(pool::Pool::open(driver, settings)?), url.to_owned())
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            let driver = postgres::Driver::new(url)?;
+            let driver = postgres::Driver::new(url, settings)?;
             (AnyPool::Postgres(pool::Pool::open(driver, settings)?), postgres::display_url(url))
         } else {
             return Err(Error::Url("expected sqlite:FILE or postgres://user@host/database".to_owned()));
@@ -116,10 +117,11 @@ impl Database {
             AnyPool::Sqlite(pool) => Lent::Sqlite(pool.checkout(client, deadline)?),
         };
         match &mut lent {
-            Lent::Postgres(session) => session.start(deadline),
-            Lent::Sqlite(session) => session.start(deadline)?,
+            Lent::Postgres(session) => session.borrow(client, deadline),
+            Lent::Sqlite(session) => session.borrow(client, deadline),
         }
-        Ok(Connection(lent))
+        // It may have left while it waited.
+        if client.has_left() { Err(Error::ClientLeft) } else { Ok(Connection(lent)) }
     }
 
     /// Takes over the pool's sizes and times while connections are in use; what `url` says stays.
@@ -266,7 +268,7 @@ impl Connection {
                 session.begin(access)
             }
             Lent::Sqlite(session) => {
-                session.start(deadline)?;
+                session.start(deadline);
                 session.begin(access)
             }
         }
@@ -283,7 +285,7 @@ impl Connection {
                 session.commit()
             }
             Lent::Sqlite(session) => {
-                session.start(deadline)?;
+                session.start(deadline);
                 session.commit()
             }
         }
@@ -323,7 +325,7 @@ impl Connection {
                 session.run(statement, values, access, rows)
             }
             Lent::Sqlite(session) => {
-                session.start(deadline)?;
+                session.start(deadline);
                 session.run(statement, values, access, rows)
             }
         }

@@ -10,6 +10,7 @@ mod tls;
 mod url;
 mod wire;
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,17 +24,19 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Kind;
 
 use self::json::Encoder;
-use self::wire::Wire;
-use super::pool;
-use super::{Access, Column, Description, Error, RowWriter, Statement};
+use self::wire::{Limit, Wire};
+use super::settings::Settings;
+use super::{Access, Category, Column, Description, Error, RowWriter, Statement, pool};
+use crate::config;
 use crate::deadline::Deadline;
+use crate::presence::Presence;
 use crate::value::Value;
 
 /// How long a rollback may take, whatever the request's deadline: it is quick, or the session is not worth keeping.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Prepared statements kept per session. A configuration has fewer; the bound is for handlers that build their SQL.
-const STATEMENTS_MAX: usize = 256;
+/// The SQLSTATE of what was cancelled.
+const CANCELLED: &str = "57014";
 
 /// Parameters as a handler in Rust writes them: `&[&id, &name]`.
 pub type Parameters<'a> = [&'a (dyn ToSql + Sync)];
@@ -54,7 +57,7 @@ pub fn type_to_cast(kind: crate::value::Type) -> String {
 /// # Errors
 /// [`Error::Url`] and [`Error::Open`], as for a pool.
 pub fn client(url: &str) -> Result<::postgres::Client, Error> {
-    let driver = Driver::new(url)?;
+    let driver = Driver::new(url, &config::Database::default())?;
     let mut failure = String::new();
     for mode in driver.target.tls.attempts() {
         let mut config = ::postgres::Config::from(driver.target.config.clone());
@@ -70,13 +73,30 @@ pub fn client(url: &str) -> Result<::postgres::Client, Error> {
 pub(super) struct Driver {
     target: url::Target,
     tls: tokio_postgres_rustls::MakeRustlsConnect,
+    settings: Arc<Settings>,
 }
 
 impl Driver {
-    pub(super) fn new(url: &str) -> Result<Self, Error> {
+    pub(super) fn new(url: &str, configured: &config::Database) -> Result<Self, Error> {
         let target = url::Target::parse(url)?;
         let tls = target.tls.connector().map_err(Error::Url)?;
-        Ok(Self { target, tls })
+        Ok(Self { target, tls, settings: Arc::new(Settings::new(configured)) })
+    }
+
+    /// Runs `connection_init_sql` on a new session.
+    fn initialize(&self, client: &Client, wire: &mut Wire, deadline: Deadline) -> Result<(), Error> {
+        let Some(sql) = self.settings.init_sql() else { return Ok(()) };
+        let sent = async { client.batch_execute(&sql).await.map_err(|error| wire::refused(&error, &sql)) };
+        wire.complete(sent, &Limit::until(deadline), &Cell::new(false)).map_err(|error| Error::Open {
+            target: self.target.name.clone(),
+            transient: match &error {
+                Error::Refused(refusal) => {
+                    matches!(refusal.category, Category::Down | Category::Busy | Category::Exhausted)
+                }
+                _ => true,
+            },
+            reason: format!("connection_init_sql: {error}"),
+        })
     }
 }
 
@@ -84,15 +104,21 @@ impl pool::Driver for Driver {
     /// Boxed: the pool moves it at each checkout and checkin.
     type Session = Box<Session>;
 
+    fn reconfigure(&self, configured: &config::Database) {
+        self.settings.set(configured);
+    }
+
     fn open(&self, deadline: Deadline) -> Result<Box<Session>, Error> {
-        let (client, wire) = Wire::open(&self.target, &self.tls, deadline)?;
+        let (client, mut wire) = Wire::open(&self.target, &self.tls, deadline)?;
+        self.initialize(&client, &mut wire, deadline)?;
         Ok(Box::new(Session {
             client,
             wire,
+            settings: Arc::clone(&self.settings),
             statements: Statements::default(),
             access: None,
             transaction: Transaction::None,
-            deadline,
+            limit: Limit::until(deadline),
         }))
     }
 }
@@ -102,11 +128,38 @@ impl pool::Driver for Driver {
 pub struct Session {
     client: Client,
     wire: Wire,
+    settings: Arc<Settings>,
     statements: Statements,
     /// What the session's transactions may do unless they say it themselves; `None` when that is not known.
     access: Option<Access>,
     transaction: Transaction,
-    deadline: Deadline,
+    limit: Limit,
+}
+
+/// What a statement does outside a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    /// Nothing that lasts.
+    Reads,
+    /// It may write, and is committed by itself then.
+    MayWrite,
+}
+
+impl Effect {
+    /// By its first word alone: a `select` is taken to read, whatever the functions in it do.
+    fn of_query(sql: &str) -> Self {
+        const READ: [&str; 5] = ["select", "values", "table", "show", "explain"];
+        let word = first_word(sql);
+        let reads = READ.iter().any(|read| word.eq_ignore_ascii_case(read));
+        if reads { Self::Reads } else { Self::MayWrite }
+    }
+
+    fn of_access(access: Access) -> Self {
+        match access {
+            Access::ReadOnly => Self::Reads,
+            Access::ReadWrite => Self::MayWrite,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,9 +178,8 @@ impl pool::Session for Box<Session> {
     }
 
     fn validate(&mut self, deadline: Deadline) -> bool {
-        let client = &self.client;
-        let asked = async { client.check_connection().await.map_err(|error| wire::refused(&error, "")) };
-        self.wire.complete(asked, deadline).is_ok()
+        let Session { client, wire, .. } = &mut **self;
+        wire.answers(client, deadline)
     }
 
     fn is_broken(&self) -> bool {
@@ -141,7 +193,7 @@ impl Session {
     /// # Errors
     /// [`Error::Deadline`]; whatever the database reports.
     pub fn query(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
-        self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
+        self.with_prepared(sql, Access::ReadWrite, Effect::of_query(sql), async |client, prepared| {
             client.query(&prepared.statement, parameters).await.map_err(|error| wire::refused(&error, sql))
         })
     }
@@ -171,7 +223,7 @@ impl Session {
     /// # Errors
     /// As [`Session::query`].
     pub fn execute(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<u64, Error> {
-        self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
+        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared| {
             client.execute(&prepared.statement, parameters).await.map_err(|error| wire::refused(&error, sql))
         })
     }
@@ -182,7 +234,7 @@ impl Session {
     /// # Errors
     /// As [`Session::query`]: the first run's that failed.
     pub fn query_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
-        self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
+        self.with_prepared(sql, Access::ReadWrite, Effect::of_query(sql), async |client, prepared| {
             let answers =
                 join_all(runs.iter().map(|parameters| client.query(&prepared.statement, parameters))).await;
             let mut rows = Vec::with_capacity(runs.len());
@@ -199,7 +251,7 @@ impl Session {
     /// # Errors
     /// As [`Session::query_each`].
     pub fn execute_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<u64, Error> {
-        self.with_prepared(sql, Access::ReadWrite, async |client, prepared| {
+        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared| {
             let answers =
                 join_all(runs.iter().map(|parameters| client.execute(&prepared.statement, parameters))).await;
             answers.into_iter().sum::<Result<u64, _>>().map_err(|error| wire::refused(&error, sql))
@@ -230,13 +282,20 @@ impl Session {
         }
     }
 
+    /// The checkout's part: for whom it is borrowed and until when.
+    pub(super) fn borrow(&mut self, client: &Presence, deadline: Deadline) {
+        let statement = self.settings.statement_timeout();
+        self.limit = Limit { client: client.clone(), deadline, statement };
+        self.statements.max = self.settings.max_prepared_statements();
+    }
+
     /// The deadline for what runs from now on.
     pub(super) fn start(&mut self, deadline: Deadline) {
-        self.deadline = deadline;
+        self.limit.deadline = deadline;
     }
 
     pub(super) fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
-        self.with_prepared(&statement.text, Access::ReadOnly, async |_, prepared| {
+        self.with_prepared(&statement.text, Access::ReadOnly, Effect::Reads, async |_, prepared| {
             Ok(describe(statement, prepared))
         })
     }
@@ -260,8 +319,9 @@ impl Session {
                 self.transaction = Transaction::None;
                 Ok(())
             }
-            Transaction::Open(_) => {
-                self.command("COMMIT", self.deadline)?;
+            Transaction::Open(access) => {
+                self.refuse_closed()?;
+                self.command("COMMIT", &self.limit.clone(), access == Access::ReadWrite)?;
                 self.transaction = Transaction::None;
                 Ok(())
             }
@@ -273,7 +333,7 @@ impl Session {
             self.transaction = Transaction::None;
             return Ok(());
         }
-        let rolled_back = self.command("ROLLBACK", Deadline::after(ROLLBACK_TIMEOUT));
+        let rolled_back = self.command("ROLLBACK", &Limit::until(Deadline::after(ROLLBACK_TIMEOUT)), false);
         self.transaction = Transaction::None;
         if rolled_back.is_err() {
             self.wire.close();
@@ -288,7 +348,8 @@ impl Session {
         access: Access,
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
-        let ran = self.with_prepared(&statement.text, access, async |client, prepared| {
+        let effect = Effect::of_access(access);
+        let ran = self.with_prepared(&statement.text, access, effect, async |client, prepared| {
             rows.restart();
             run(client, prepared, statement, values, rows).await
         });
@@ -303,14 +364,24 @@ impl Session {
         if let Err(error) = self.rollback() {
             log::warn!("{error}, while rolling back; the connection is closed");
         }
+        self.limit.client = Presence::default();
     }
 
-    fn command(&mut self, sql: &str, deadline: Deadline) -> Result<(), Error> {
+    fn command(&mut self, sql: &str, limit: &Limit, commits: bool) -> Result<(), Error> {
         let client = &self.client;
         let sent = async { client.batch_execute(sql).await.map_err(|error| wire::refused(&error, sql)) };
-        let done = self.wire.complete(sent, deadline);
+        let done = self.wire.complete(sent, limit, &Cell::new(commits));
         self.note(&done);
         done
+    }
+
+    /// What commits is not sent where the server has closed the connection already: otherwise nobody could say that it was
+    /// not committed.
+    fn refuse_closed(&mut self) -> Result<(), Error> {
+        if self.wire.is_broken() || self.wire.is_open() {
+            return Ok(());
+        }
+        Err(Error::Lost("it was found closed before anything was sent".to_owned()))
     }
 
     /// What a failure means for what comes next.
@@ -334,23 +405,24 @@ impl Session {
         &mut self,
         sql: &str,
         access: Access,
+        effect: Effect,
         mut work: impl AsyncFnMut(&Client, &Prepared) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let before = self.transaction;
-        let done = self.attempt(sql, access, &mut work);
+        let done = self.attempt(sql, access, effect, &mut work);
         let Err(error) = &done else { return done };
         if !is_stale(error) {
             return done;
         }
-        self.statements = Statements::default();
+        self.statements.forget();
         self.client.clear_type_cache();
         // Where nothing ran before it, it can run again.
         match before {
-            Transaction::None => self.attempt(sql, access, &mut work),
+            Transaction::None => self.attempt(sql, access, effect, &mut work),
             Transaction::Pending(_) => {
                 self.rollback()?;
                 self.transaction = before;
-                self.attempt(sql, access, &mut work)
+                self.attempt(sql, access, effect, &mut work)
             }
             Transaction::Open(_) | Transaction::Failed => done,
         }
@@ -360,13 +432,20 @@ impl Session {
         &mut self,
         sql: &str,
         access: Access,
+        effect: Effect,
         work: &mut impl AsyncFnMut(&Client, &Prepared) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let commits_itself = self.transaction == Transaction::None && effect == Effect::MayWrite;
+        if commits_itself {
+            self.refuse_closed()?;
+        }
         let switch = self.command_before(access);
         let (client, statements) = (&self.client, &mut self.statements);
+        let commits = Cell::new(false);
         let whole = async {
             let prepared_and_run = async {
                 let prepared = statements.prepare(client, sql).await?;
+                commits.set(commits_itself);
                 work(client, &prepared).await
             };
             let Some(switch) = switch else {
@@ -374,10 +453,17 @@ impl Session {
             };
             // Both are sent before either is answered: the command costs no round trip.
             let (switched, done) = join(client.batch_execute(switch), prepared_and_run).await;
-            switched.map_err(|error| wire::refused(&error, switch))?;
-            done
+            let switched = switched.map_err(|error| wire::refused(&error, switch));
+            match switched {
+                // The cancel hit the command instead of the statement, which ran all the same, and without its BEGIN.
+                Err(error) if error.code() == Some(CANCELLED) && done.is_ok() => {
+                    commits.set(effect == Effect::MayWrite);
+                    Err(Error::Lost(format!("{switch} was cancelled, and what came behind it was not")))
+                }
+                switched => switched.and(done),
+            }
         };
-        let done = self.wire.complete(whole, self.deadline);
+        let done = self.wire.complete(whole, &self.limit, &commits);
         if let Transaction::Pending(access) = self.transaction {
             // Even if the deadline leaves it unknown whether the server began it.
             self.transaction = Transaction::Open(access);
@@ -528,14 +614,21 @@ impl Prepared {
     }
 }
 
-/// The session's prepared statements by their text; when full, the oldest goes.
+/// The session's prepared statements by their text; when full, the oldest goes, and the server is told with the next
+/// statement.
 #[derive(Default)]
 struct Statements {
+    max: usize,
     known: HashMap<Arc<str>, Arc<Prepared>>,
     oldest_first: VecDeque<Arc<str>>,
 }
 
 impl Statements {
+    fn forget(&mut self) {
+        self.known.clear();
+        self.oldest_first.clear();
+    }
+
     async fn prepare(&mut self, client: &Client, sql: &str) -> Result<Arc<Prepared>, Error> {
         if let Some(prepared) = self.known.get(sql) {
             return Ok(Arc::clone(prepared));
@@ -543,7 +636,7 @@ impl Statements {
         refuse_session_commands(sql)?;
         let statement = client.prepare(sql).await.map_err(|error| wire::refused(&error, sql))?;
         let prepared = Arc::new(Prepared::new(statement));
-        if self.known.len() >= STATEMENTS_MAX
+        while self.known.len() >= self.max.max(1)
             && let Some(oldest) = self.oldest_first.pop_front()
         {
             self.known.remove(&oldest);
@@ -599,6 +692,18 @@ fn first_word(sql: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_is_taken_to_read_by_its_first_word() {
+        for (sql, effect) in [
+            ("select 1", Effect::Reads),
+            ("-- all\n VALUES (1)", Effect::Reads),
+            ("insert into t values (1) returning a", Effect::MayWrite),
+            ("with x as (delete from t returning a) select a from x", Effect::MayWrite),
+        ] {
+            assert_eq!(Effect::of_query(sql), effect, "{sql}");
+        }
+    }
 
     #[test]
     fn transaction_commands_are_refused_behind_comments_too() {

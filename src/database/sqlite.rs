@@ -4,34 +4,37 @@
 //! storage class decides, and the column's declared type where SQLite has no type of its own (BOOLEAN, JSON, TIMESTAMP).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Error as SqliteError, OpenFlags};
 
 use super::json::{self, write_base64, write_bytes_as_text, write_f64, write_int, write_string};
+use super::settings::Settings;
 use super::{Access, Category, Column, Description, Error, Refusal, RowWriter, Statement, pool};
+use crate::config;
 use crate::deadline::Deadline;
+use crate::presence::Presence;
 use crate::value::Value;
 
 /// Instructions of SQLite's virtual machine between two looks at the clock: some 10 µs of work.
 const INSTRUCTIONS_PER_CHECK: i32 = 1000;
 
-/// Prepared statements kept per connection; see `postgres`.
-const STATEMENTS_MAX: usize = 256;
-
-/// SQLite counts the wait for a lock in milliseconds of 32 bits; rusqlite panics on more.
-const BUSY_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Milliseconds between two looks at a lock that is held, as in SQLite's own handler but for its last steps: a lock of a
+/// short transaction is met soon, and a client that leaves is noticed within the last of them.
+const LOCK_PAUSES_MS: [u64; 7] = [1, 2, 5, 10, 15, 20, 25];
 
 /// Opens connections to one file.
 pub(super) struct Driver {
     file: PathBuf,
+    settings: Arc<Settings>,
 }
 
 impl Driver {
-    pub(super) fn new(file: &str) -> Result<Self, Error> {
+    pub(super) fn new(file: &str, configured: &config::Database) -> Result<Self, Error> {
         if file.is_empty() {
             return Err(Error::Url("sqlite: needs a file, as in sqlite:flights.db".to_owned()));
         }
@@ -49,7 +52,7 @@ impl Driver {
         let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
         match directory.filter(|directory| !directory.is_dir()) {
             Some(missing) => Err(Error::Url(format!("{}: no such directory", missing.display()))),
-            None => Ok(Self { file }),
+            None => Ok(Self { file, settings: Arc::new(Settings::new(configured)) }),
         }
     }
 }
@@ -57,39 +60,117 @@ impl Driver {
 impl pool::Driver for Driver {
     type Session = Session;
 
+    fn reconfigure(&self, configured: &config::Database) {
+        self.settings.set(configured);
+    }
+
     fn open(&self, deadline: Deadline) -> Result<Session, Error> {
-        Session::open(&self.file, deadline).map_err(|error| Error::Open {
-            target: self.file.display().to_string(),
-            reason: error.to_string(),
-            transient: false,
-        })
+        let failed =
+            |reason| Error::Open { target: self.file.display().to_string(), reason, transient: false };
+        let session = Session::open(&self.file, Arc::clone(&self.settings), deadline)
+            .map_err(|error| failed(error.to_string()))?;
+        if let Some(sql) = self.settings.init_sql() {
+            let initialized = session.connection.execute_batch(&sql);
+            initialized.map_err(|error| failed(format!("connection_init_sql: {error}")))?;
+        }
+        Ok(session)
     }
 }
 
 /// An open connection.
 pub(super) struct Session {
     connection: Connection,
-    clock: Clock,
+    clock: Arc<Clock>,
+    settings: Arc<Settings>,
+    /// `settings.max_prepared_statements()` as the connection knows it.
+    statements_max: usize,
     /// What `PRAGMA query_only` is set to.
     access: Access,
+    /// A transaction was begun here. Some errors end it by themselves; what still belongs to it must not run alone then.
+    in_transaction: bool,
     broken: bool,
 }
 
-/// The running request's deadline, for SQLite's progress handler: microseconds after `epoch`.
-#[derive(Clone)]
+/// How long what runs may take and for whom, for SQLite's handlers.
 struct Clock {
     epoch: Instant,
-    deadline: Arc<AtomicU64>,
+    /// The request's deadline, in microseconds after `epoch`.
+    deadline: AtomicU64,
+    /// The running statement's end, if that comes before.
+    statement: AtomicU64,
+    /// Contended by nobody: the handlers run on the thread that runs the statement.
+    client: Mutex<Presence>,
 }
 
 impl Clock {
-    fn set(&self, deadline: Deadline) {
+    fn new(deadline: Deadline) -> Self {
+        let clock = Self {
+            epoch: Instant::now(),
+            deadline: AtomicU64::new(u64::MAX),
+            statement: AtomicU64::new(u64::MAX),
+            client: Mutex::default(),
+        };
+        clock.set(deadline, None);
+        clock
+    }
+
+    fn set(&self, deadline: Deadline, statement: Option<Duration>) {
+        self.deadline.store(self.micros(deadline), Ordering::Relaxed);
+        let end = statement.map_or(u64::MAX, |timeout| self.micros(Deadline::after(timeout)));
+        self.statement.store(end, Ordering::Relaxed);
+    }
+
+    fn set_client(&self, client: Presence) {
+        *self.client() = client;
+    }
+
+    /// What runs now ends when it is done, and not before. Returns what [`resume`](Self::resume) takes.
+    fn stop(&self) -> (u64, Presence) {
+        self.statement.store(u64::MAX, Ordering::Relaxed);
+        let client = std::mem::take(&mut *self.client());
+        (self.deadline.swap(u64::MAX, Ordering::Relaxed), client)
+    }
+
+    fn resume(&self, (deadline, client): (u64, Presence)) {
+        self.deadline.store(deadline, Ordering::Relaxed);
+        self.set_client(client);
+    }
+
+    fn micros(&self, deadline: Deadline) -> u64 {
         let micros = deadline.instant().saturating_duration_since(self.epoch).as_micros();
-        self.deadline.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+        u64::try_from(micros).unwrap_or(u64::MAX)
+    }
+
+    fn client(&self) -> MutexGuard<'_, Presence> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_over(&self) -> bool {
-        self.epoch.elapsed().as_micros() >= u128::from(self.deadline.load(Ordering::Relaxed))
+        self.left_us() == 0 || self.client().has_left()
+    }
+
+    fn left_us(&self) -> u64 {
+        let end = self.deadline.load(Ordering::Relaxed).min(self.statement.load(Ordering::Relaxed));
+        end.saturating_sub(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Why it is over, if it is.
+    fn verdict(&self) -> Option<Error> {
+        if self.client().has_left() {
+            return Some(Error::ClientLeft);
+        }
+        if self.left_us() > 0 {
+            return None;
+        }
+        let of_statement = self.statement.load(Ordering::Relaxed) < self.deadline.load(Ordering::Relaxed);
+        Some(if of_statement { Error::StatementTimeout } else { Error::Deadline })
+    }
+
+    /// SQLite's busy handler: a lock is held, and was looked at `tries` times. Returns whether to look again.
+    fn wait_for_lock(&self, tries: i32) -> bool {
+        let index = usize::try_from(tries).unwrap_or(0).min(LOCK_PAUSES_MS.len() - 1);
+        thread::sleep(Duration::from_micros((LOCK_PAUSES_MS[index] * 1000).min(self.left_us())));
+        !self.is_over()
     }
 }
 
@@ -108,35 +189,46 @@ impl pool::Session for Session {
 }
 
 impl Session {
-    fn open(file: &Path, deadline: Deadline) -> Result<Self, SqliteError> {
+    fn open(file: &Path, settings: Arc<Settings>, deadline: Deadline) -> Result<Self, SqliteError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let mut connection = Connection::open_with_flags(file, flags)?;
-        connection.busy_timeout(deadline.left().min(BUSY_TIMEOUT_MAX))?;
+        let clock = Arc::new(Clock::new(deadline));
+        let (waiting, running) = (Arc::clone(&clock), Arc::clone(&clock));
+        connection.busy_handler(Some(move |tries| waiting.wait_for_lock(tries)))?;
+        connection.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || running.is_over()))?;
         // Readers and a writer do not wait for each other; the file outlives a crash of the process, and a crash of the
         // machine loses at most the last transactions (sqlite.org/pragma.html#pragma_synchronous).
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-        let clock = Clock { epoch: Instant::now(), deadline: Arc::new(AtomicU64::new(u64::MAX)) };
-        let progress = clock.clone();
-        connection.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || progress.is_over()))?;
-        Ok(Self { connection, clock, access: Access::ReadWrite, broken: false })
+        let statements_max = settings.max_prepared_statements();
+        connection.set_prepared_statement_cache_capacity(statements_max);
+        let access = Access::ReadWrite;
+        Ok(Self { connection, clock, settings, statements_max, access, in_transaction: false, broken: false })
     }
 
-    /// The deadline for what runs from now on, waiting for the write lock included.
-    pub(super) fn start(&mut self, deadline: Deadline) -> Result<(), Error> {
-        self.clock.set(deadline);
-        self.connection
-            .busy_timeout(deadline.left().min(BUSY_TIMEOUT_MAX))
-            .map_err(|error| refused(error, ""))
+    /// The checkout's part: for whom it is borrowed and until when.
+    pub(super) fn borrow(&mut self, client: &Presence, deadline: Deadline) {
+        self.clock.set_client(client.clone());
+        self.clock.set(deadline, None);
+        let max = self.settings.max_prepared_statements();
+        if self.statements_max != max {
+            self.connection.set_prepared_statement_cache_capacity(max);
+            self.statements_max = max;
+        }
     }
 
-    /// The connection itself, open for writing.
+    /// The deadline for the statement that runs now, waiting for the write lock included.
+    pub(super) fn start(&mut self, deadline: Deadline) {
+        self.clock.set(deadline, self.settings.statement_timeout());
+    }
+
+    /// The connection itself, open for writing. Where its statements begin does not show, so only the deadline ends them.
     pub(super) fn raw(&mut self) -> Result<&mut Connection, Error> {
+        self.clock.statement.store(u64::MAX, Ordering::Relaxed);
         self.switch_to(Access::ReadWrite)?;
         Ok(&mut self.connection)
     }
@@ -161,23 +253,30 @@ impl Session {
         self.command(match access {
             Access::ReadOnly => "BEGIN",
             Access::ReadWrite => "BEGIN IMMEDIATE",
-        })
+        })?;
+        self.in_transaction = true;
+        Ok(())
     }
 
     pub(super) fn commit(&mut self) -> Result<(), Error> {
         if self.connection.is_autocommit() {
             return Err(Error::Usage("no transaction is open, or an error in it rolled it back".to_owned()));
         }
-        self.command("COMMIT")
+        self.command("COMMIT")?;
+        self.in_transaction = false;
+        Ok(())
     }
 
     pub(super) fn rollback(&mut self) -> Result<(), Error> {
+        self.in_transaction = false;
         if self.connection.is_autocommit() {
             return Ok(());
         }
         // Rolling back touches memory and the log's index only; a deadline that has passed must not interrupt it.
-        self.clock.deadline.store(u64::MAX, Ordering::Relaxed);
-        self.command("ROLLBACK").inspect_err(|_| self.broken = true)
+        let limits = self.clock.stop();
+        let rolled_back = self.command("ROLLBACK").inspect_err(|_| self.broken = true);
+        self.clock.resume(limits);
+        rolled_back
     }
 
     pub(super) fn run(
@@ -187,12 +286,26 @@ impl Session {
         access: Access,
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
-        if self.clock.is_over() {
-            return Err(Error::Deadline);
+        if let Some(error) = self.clock.verdict() {
+            return Err(error);
         }
         if self.connection.is_autocommit() {
+            // SQLite rolls back by itself when the disk or the memory is full, and on some errors of the disk.
+            if self.in_transaction {
+                return Err(Error::Usage("an error in the transaction has rolled it back".to_owned()));
+            }
             self.switch_to(access)?;
         }
+        let ran = self.run_now(statement, values, rows);
+        self.note(ran)
+    }
+
+    fn run_now(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        rows: &mut RowWriter<'_>,
+    ) -> Result<u64, Error> {
         let refused = |error| refused(error, &statement.text);
         let mut prepared = self.connection.prepare_cached(&statement.text).map_err(refused)?;
         for (index, bound) in statement.bound.iter().enumerate() {
@@ -213,26 +326,53 @@ impl Session {
         Ok(rows.rows())
     }
 
+    /// What an error means for the session, and why what was interrupted was.
+    fn note<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
+        match done {
+            Err(Error::Refused(refusal)) => match refusal.category {
+                Category::Cancelled => {
+                    let why = self.clock.verdict().unwrap_or(Error::Deadline);
+                    if let Error::ClientLeft = why {
+                        self.clock.client().note_cancelled();
+                    }
+                    Err(why)
+                }
+                Category::Busy if self.clock.client().has_left() => {
+                    self.clock.client().note_cancelled();
+                    Err(Error::ClientLeft)
+                }
+                // The file is not what the connection takes it for, or cannot be read: a new one finds out.
+                Category::Down => {
+                    self.broken = true;
+                    Err(Error::Refused(refusal))
+                }
+                _ => Err(Error::Refused(refusal)),
+            },
+            done => done,
+        }
+    }
+
     /// The checkin's part: no transaction stays open.
     pub(super) fn finish(&mut self) {
         if let Err(error) = self.rollback() {
             log::warn!("{error}, while rolling back; the connection is closed");
         }
+        drop(self.clock.stop());
     }
 
     fn switch_to(&mut self, access: Access) -> Result<(), Error> {
         if self.access != access {
             let read_only = access == Access::ReadOnly;
-            self.connection
-                .pragma_update(None, "query_only", read_only)
-                .map_err(|error| refused(error, ""))?;
+            let switched = self.connection.pragma_update(None, "query_only", read_only);
+            self.note(switched.map_err(|error| refused(error, "")))?;
             self.access = access;
         }
         Ok(())
     }
 
     fn command(&mut self, sql: &str) -> Result<(), Error> {
-        self.connection.execute_batch(sql).map_err(|error| refused(error, sql))
+        let done = self.connection.execute_batch(sql).map_err(|error| refused(error, sql));
+        self.note(done)
     }
 }
 
@@ -379,9 +519,6 @@ fn refused(error: SqliteError, sql: &str) -> Error {
         other => return Error::Usage(other.to_string()),
     };
     let category = Category::of_sqlite(failure.extended_code);
-    if category == Category::Cancelled {
-        return Error::Deadline;
-    }
     let message = message.unwrap_or_else(|| failure.to_string());
     let offset = offset.map(|offset| offset.min(sql.len())).or_else(|| place_of_table(&message, sql));
     let constraint = (matches!(category, Category::Conflict | Category::Invalid))

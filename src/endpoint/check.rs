@@ -12,11 +12,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Prepares every statement and returns what is wrong with each, with its place in the file.
 pub fn check(source: &Source, endpoints: &[Endpoint], database: &Database) -> Vec<Problem> {
-    let deadline = Deadline::after(PATIENCE);
-    let mut connection = match database.checkout(deadline) {
-        Ok(connection) => connection,
-        Err(error) => return vec![Problem::new(None, "database.url", error.to_string())],
-    };
+    check_by(Deadline::after(PATIENCE), source, endpoints, database)
+        .unwrap_or_else(|error| vec![Problem::new(None, "database.url", error.to_string())])
+}
+
+/// The same by a deadline.
+///
+/// # Errors
+/// When the database does not answer, or not in time.
+pub fn check_by(
+    deadline: Deadline,
+    source: &Source,
+    endpoints: &[Endpoint],
+    database: &Database,
+) -> Result<Vec<Problem>, Error> {
+    let mut connection = database.checkout(deadline)?;
     let mut problems = Vec::new();
     for endpoint in endpoints {
         let Action::Sql { params, steps, returns: _ } = &endpoint.action else { continue };
@@ -26,20 +36,25 @@ pub fn check(source: &Source, endpoints: &[Endpoint], database: &Database) -> Ve
                 _ => format!("endpoint.{}.step[{index}].sql", endpoint.name),
             };
             let statement = database.statement(&step.sql, params);
-            let found = check_statement(&mut connection, &statement);
+            let found = check_statement(&mut connection, &statement)?;
             problems.extend(found.into_iter().map(|(offset, message)| {
                 Problem::new(place(source, step, &statement, offset), &*key, message)
             }));
         }
     }
-    problems
+    Ok(problems)
 }
 
 /// What is wrong with one statement: at which byte of the text that the database saw, if it says so.
-fn check_statement(connection: &mut Connection, statement: &Statement) -> Vec<(Option<usize>, String)> {
+fn check_statement(
+    connection: &mut Connection,
+    statement: &Statement,
+) -> Result<Vec<(Option<usize>, String)>, Error> {
     match connection.describe(statement) {
-        Ok(description) => description.problems.into_iter().map(|problem| (None, problem)).collect(),
-        Err(error) => vec![(error.offset(), message(&error, statement))],
+        Ok(description) => Ok(description.problems.into_iter().map(|problem| (None, problem)).collect()),
+        // It says nothing of the statement, and the next one would fare no better.
+        Err(error @ (Error::Deadline | Error::Lost(_))) => Err(error),
+        Err(error) => Ok(vec![(error.offset(), message(&error, statement))]),
     }
 }
 

@@ -5,13 +5,17 @@
 mod bind;
 mod check;
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
-pub use check::check;
+pub use check::{check, check_by};
 
 use crate::config::{self, Action, Config, Otherwise, Returns};
 use crate::database::{self, Access, Connection, Database, RowWriter, Shape, Statement};
@@ -20,9 +24,13 @@ use crate::http::{Request, Response};
 use crate::router::Target;
 use crate::value::Value;
 
-/// How often a request's statements are run before a collision with another transaction becomes its answer. Two rivals
-/// are through after the second time; what still collides after the third is contention, and more of it no help.
-const ATTEMPTS_MAX: u32 = 3;
+/// How often a request's statements are run before a collision with another transaction becomes its answer. What still
+/// collides after pauses that grew fifteenfold is contention, and more of it no help.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// The shortest and the longest pause before the second attempt; each further one is twice as long. About the time that a
+/// short transaction takes, so that the rival is through; drawn by lot, so that rivals do not meet again.
+const PAUSE_US: RangeInclusive<u64> = 1000..=5000;
 
 /// What the configuration's endpoints do, ready for the router. Without a database there are only those with a fixed
 /// body; the configuration is refused before that can surprise anybody.
@@ -145,8 +153,8 @@ impl SqlEndpoint {
         undoes || self.steps.len() > 1 || self.steps.iter().any(|step| step.expect_rows.is_some())
     }
 
-    /// Runs the steps until they do not collide, at most [`ATTEMPTS_MAX`] times; what one attempt did is undone before
-    /// the next.
+    /// Runs the steps until they do not collide, at most [`ATTEMPTS_MAX`] times and as long as there is time; what one
+    /// attempt did is undone before the next. What collided was not committed, whatever the endpoint's method.
     fn run_again_on_collision(&self, values: &[Value], context: &Context<'_>) -> Result<Vec<u8>, Error> {
         let mut attempt = 1;
         loop {
@@ -158,7 +166,14 @@ impl SqlEndpoint {
             let mut connection = context.database()?;
             match self.run(&mut connection, values, context, &mut body) {
                 Err(Failure::Database(error)) if error.is_retryable() && attempt < ATTEMPTS_MAX => {
+                    let pause = pause_after(attempt);
+                    if context.deadline().left() <= pause {
+                        return Err(error.into());
+                    }
                     log::debug!("attempt {attempt} collided: {error}");
+                    // Others need the connection meanwhile. If the client leaves, the next checkout says so.
+                    drop(connection);
+                    thread::sleep(pause);
                     attempt += 1;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -227,7 +242,30 @@ impl Handler for SqlEndpoint {
     }
 }
 
+/// How long to wait after so many attempts.
+fn pause_after(attempts: u32) -> Duration {
+    let (shortest, longest) = PAUSE_US.into_inner();
+    // Each state has keys of its own; nothing more is asked of this lot.
+    let lot = RandomState::new().hash_one(attempts) % (longest - shortest + 1);
+    Duration::from_micros((shortest + lot) << (attempts - 1))
+}
+
 /// Safe methods (RFC 9110 section 9.2.1) run read-only.
 fn access(method: &Method) -> Access {
     if method.is_safe() { Access::ReadOnly } else { Access::ReadWrite }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_differ() {
+        for attempts in 1..ATTEMPTS_MAX {
+            let pauses: Vec<Duration> = (0..20).map(|_| pause_after(attempts)).collect();
+            let unit = Duration::from_millis(1 << (attempts - 1));
+            assert!(pauses.iter().all(|pause| (unit..=5 * unit).contains(pause)), "{pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]), "rivals would meet again: {pauses:?}");
+        }
+    }
 }

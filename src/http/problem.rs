@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::Response;
 
 /// A problem of the generic type: `title` is the status's phrase, `detail` says what was wrong with this request. `more`
-/// are extension members (RFC 9457 section 3.2), in the order given.
+/// are extension members (RFC 9457 section 3.2); a `type` among them makes it another problem, and a `title` replaces the phrase.
 pub fn problem(status: StatusCode, detail: &str, more: &[(&str, &str)]) -> Response {
     let mut members = Map::new();
     members.insert("title".into(), status.canonical_reason().unwrap_or("Error").into());

@@ -3,14 +3,19 @@
 //! Nothing here sleeps or uses a fixed port, and nothing waits without a limit.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
+mod breaking;
+mod forwarder;
 mod gate;
 mod postgres;
 mod tls;
 mod wharf;
 mod wire;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+pub(crate) use breaking::Suspended;
+pub(crate) use forwarder::{Forwarder, Then};
 pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use postgres::{Database, Postgres};
 pub(crate) use tls::{Authority, Identity};
@@ -27,6 +32,12 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
         assert!(Instant::now() < until, "{what}");
         std::thread::yield_now();
     }
+}
+
+/// Whether the tests may do what only root may.
+pub(crate) fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().expect("id runs");
+    id.stdout.trim_ascii() == b"0"
 }
 
 /// What holds at the end of each test, its clients gone: every request that was read came to one end, every connection

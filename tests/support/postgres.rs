@@ -65,11 +65,16 @@ impl Postgres {
     /// The same, with a shell command that runs as the server's user in its directory first, and more options for the
     /// server.
     pub(crate) fn start_with(prepare: &str, options: &str) -> Self {
+        Self::start_within(&[], prepare, options)
+    }
+
+    /// The same behind a program that runs what stands behind it, such as `nsenter`, with its arguments.
+    pub(crate) fn start_within(program: &[&str], prepare: &str, options: &str) -> Self {
         const TRIES: usize = 5;
         let mut failures = String::new();
         // Another process may take the free port before PostgreSQL does.
         for _ in 0..TRIES {
-            match Self::try_start(free_port(), prepare, options) {
+            match Self::try_start(program, free_port(), prepare, options) {
                 Ok(cluster) => return cluster,
                 Err(failure) => failures.push_str(&failure),
             }
@@ -77,10 +82,11 @@ impl Postgres {
         panic!("PostgreSQL did not start in {TRIES} tries:\n{failures}");
     }
 
-    fn try_start(port: u16, prepare: &str, options: &str) -> Result<Self, String> {
+    fn try_start(program: &[&str], port: u16, prepare: &str, options: &str) -> Result<Self, String> {
         let bin = programs();
-        let mut keeper = Command::new("sh")
-            .arg("-c")
+        let mut words = program.iter().chain(&["sh", "-c"]);
+        let mut keeper = Command::new(words.next().expect("there is sh"))
+            .args(words)
             .arg(include_str!("postgres.sh"))
             .arg("postgres.sh")
             .arg(&bin)
@@ -118,7 +124,8 @@ impl Postgres {
         self.control(&["-w", "-t", "30", "-o", options, "start"]);
     }
 
-    fn control(&self, arguments: &[&str]) {
+    /// Runs `pg_ctl` on it.
+    pub(super) fn control(&self, arguments: &[&str]) {
         let data = self.directory.join("data");
         let program = self.bin.join("pg_ctl").into_os_string();
         let mut words = run_as_postgres().iter().map(Into::into).chain([program]);
@@ -219,9 +226,7 @@ fn programs() -> PathBuf {
 
 /// PostgreSQL refuses to run as root; Debian's package brings the user `postgres`.
 fn run_as_postgres() -> &'static [&'static str] {
-    let id = Command::new("id").arg("-u").output().expect("id runs");
-    let root = id.stdout.trim_ascii() == b"0";
-    if root { &["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] } else { &[] }
+    if super::is_root() { &["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] } else { &[] }
 }
 
 fn free_port() -> u16 {

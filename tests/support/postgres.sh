@@ -12,6 +12,8 @@ shift 2
 
 directory=$(mktemp -d)
 finish() {
+    # A server that a test has suspended could not stop.
+    kill -s CONT "$(head -n 1 "$directory/data/postmaster.pid" 2>/dev/null)" 2>/dev/null || true
     "$@" "$bin/pg_ctl" -D "$directory/data" -m immediate stop >/dev/null 2>&1 || true
     rm -rf "$directory"
 }

@@ -177,6 +177,14 @@ impl Client {
         self.send(message + "\r\n" + body);
     }
 
+    /// With TLS: says that nothing more is sent (`close_notify`), and closes nothing.
+    pub(crate) fn say_the_end(&mut self) {
+        if let Transport::Tls(stream) = &mut self.transport {
+            stream.conn.send_close_notify();
+        }
+        self.transport.wire().flush().expect("the server takes the bytes");
+    }
+
     /// Closes the sending half: the server reads the end.
     pub(crate) fn finish_sending(&mut self) {
         if let Transport::Tls(stream) = &mut self.transport {

@@ -18,19 +18,26 @@ use crate::metrics::{Metrics, Reason};
 #[derive(Debug)]
 pub(super) struct Gate {
     metrics: Arc<Metrics>,
-    max_connections: usize,
+    max_connections: AtomicUsize,
     /// Connections that are not refused.
     admitted: AtomicUsize,
-    max_per_address: Option<usize>,
-    /// Proxies: their connections are many clients', so no address of theirs is counted.
-    trusted: Networks,
-    /// Connections by address; kept only where they are limited.
+    /// Taken by the acceptor for each newcomer, and by a reload.
+    rules: Mutex<Rules>,
+    /// Connections by address; also while there is no limit, because a reload may bring one.
     addresses: Mutex<HashMap<IpAddr, usize>>,
-    rate: Option<Mutex<Rate>>,
     /// The acceptor waits for a place.
     awaited: AtomicBool,
     /// Brings the acceptor then.
     waker: OnceLock<Waker>,
+}
+
+/// What newcomers are asked.
+#[derive(Debug)]
+struct Rules {
+    max_per_address: Option<usize>,
+    /// Proxies: their connections are many clients', so no address of theirs is counted.
+    trusted: Networks,
+    rate: Option<Rate>,
 }
 
 /// A connection's place, given back when dropped.
@@ -51,12 +58,26 @@ struct Rate {
     filled: Instant,
 }
 
+impl Rules {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            max_per_address: settings.max_connections_per_address,
+            trusted: settings.proxy.trusted.clone(),
+            rate: settings.max_accept_rate.map(Rate::new),
+        }
+    }
+}
+
 impl Rate {
     fn new(a_second: usize) -> Self {
         // A count of connections is far below where a float loses integers.
         #[expect(clippy::cast_precision_loss, reason = "see above")]
         let a_second = a_second as f64;
         Self { a_second, tokens: a_second, filled: Instant::now() }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.a_second.total_cmp(&other.a_second).is_eq()
     }
 
     fn take(&mut self, now: Instant) -> bool {
@@ -73,20 +94,44 @@ impl Gate {
     pub(super) fn new(settings: &Settings, metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
-            max_connections: settings.max_connections,
+            max_connections: AtomicUsize::new(settings.max_connections),
             admitted: AtomicUsize::new(0),
-            max_per_address: settings.max_connections_per_address,
-            trusted: settings.proxy.trusted.clone(),
+            rules: Mutex::new(Rules::new(settings)),
             addresses: Mutex::default(),
-            rate: settings.max_accept_rate.map(|rate| Mutex::new(Rate::new(rate))),
             awaited: AtomicBool::new(false),
             waker: OnceLock::new(),
         }
     }
 
-    /// How many connections there are beyond the limit.
+    /// Takes other limits. Whoever is in stays, also where there are more than there may be now.
+    pub(super) fn reload(&self, settings: &Settings) {
+        let mut fresh = Rules::new(settings);
+        let mut rules = self.rules();
+        // A bucket that nobody changed is not filled for that.
+        if let (Some(rate), Some(before)) = (&mut fresh.rate, rules.rate.take())
+            && rate.is(&before)
+        {
+            *rate = before;
+        }
+        *rules = fresh;
+        drop(rules);
+        self.max_connections.store(settings.max_connections, Ordering::Relaxed);
+        // It may wait for a place, and there may be some.
+        self.wake();
+    }
+
+    fn max_connections(&self) -> usize {
+        self.max_connections.load(Ordering::Relaxed)
+    }
+
+    fn rules(&self) -> MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many connections there are beyond the limit. Those that came in while it was higher are not.
     pub(super) fn excess(&self) -> usize {
-        self.metrics.open_connections().saturating_sub(self.max_connections)
+        let allowed = self.max_connections().max(self.admitted.load(Ordering::Acquire));
+        self.metrics.open_connections().saturating_sub(allowed)
     }
 
     /// Gives a newcomer its place, and says why it is not to be served, if so.
@@ -106,8 +151,7 @@ impl Gate {
     }
 
     fn is_too_fast(&self) -> bool {
-        let Some(rate) = &self.rate else { return false };
-        !rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+        self.rules().rate.as_mut().is_some_and(|rate| !rate.take(Instant::now()))
     }
 
     fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -140,7 +184,7 @@ impl Gate {
 impl Place {
     /// Makes it one of `http.max_connections`, if there is one left.
     pub(super) fn admit(&mut self) -> bool {
-        let max = self.gate.max_connections;
+        let max = self.gate.max_connections();
         let next = |admitted| (admitted < max).then_some(admitted + 1);
         self.admitted = self.admitted
             || self.gate.admitted.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_ok();
@@ -163,12 +207,15 @@ impl Place {
         }
     }
 
-    /// Counts its address, where that is asked for. Returns whether that may have one more.
+    /// Counts its address. Returns whether that may have one more.
     fn count(&mut self, peer: Option<IpAddr>) -> bool {
-        let (Some(limit), Some(peer)) = (self.gate.max_per_address, peer) else { return true };
-        if self.gate.trusted.contain(Some(peer)) {
+        let Some(peer) = peer else { return true };
+        let rules = self.gate.rules();
+        if rules.trusted.contain(Some(peer)) {
             return true;
         }
+        let limit = rules.max_per_address.unwrap_or(usize::MAX);
+        drop(rules);
         let address = accountable(peer);
         let mut addresses = self.gate.addresses();
         let count = addresses.entry(address).or_default();

@@ -20,6 +20,7 @@ use super::{Id, Mailbox, Message};
 use crate::deadline::Deadline;
 use crate::http::{Body, Request, Response, Sink, encode_head};
 use crate::job::{Claim, Client, Delivery, Stream};
+use crate::presence::Presence;
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub(super) struct Link {
     /// Whether a worker may write to the socket: not where a session encrypts, which is the poller's.
     direct: bool,
     mailbox: Arc<Mailbox>,
+    /// The client's, for whoever waits on its behalf.
+    presence: Presence,
 }
 
 /// What a worker could not finish.
@@ -97,6 +100,7 @@ impl Link {
             answered_at: AtomicU64::new(0),
             direct,
             mailbox,
+            presence: Presence::tracked(),
         }
     }
 
@@ -106,6 +110,10 @@ impl Link {
 
     pub(super) fn id(&self) -> Id {
         self.id
+    }
+
+    pub(super) fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// Reads once. `None`: nothing there now.
@@ -250,6 +258,10 @@ impl Client for Link {
         if !self.advance(ticket, Turn::Running, Turn::Writing) {
             return Delivery::TooLate;
         }
+        if self.presence.has_left() {
+            self.hand_back(Some(Left::Broken));
+            return Delivery::ClientLeft;
+        }
         let mut form = request.form().of(&response);
         form.keep_alive &= !self.mailbox.is_draining();
         let mut head = Vec::with_capacity(HEAD_BYTES + response.body().len().min(JOINED_BYTES));
@@ -295,9 +307,12 @@ impl Client for Link {
             self.take_left();
             return None;
         }
+        if self.presence.has_left() {
+            outbox.give_up();
+        }
         let mut head = Vec::with_capacity(HEAD_BYTES);
         encode_head(response, form, &mut head);
-        let limit = self.mailbox.response_buffer_bytes;
+        let limit = self.mailbox.response_buffer_bytes.load(Ordering::Relaxed);
         let failed = Cell::new(false);
         let stream = OpenStream { link: self, ticket, outbox, close, limit, deadline, failed };
         // A client that has left is found out again by the first piece, and by the end.

@@ -15,15 +15,17 @@ mod timers;
 pub(crate) mod tls;
 mod wire;
 
+use std::convert::Infallible;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use mio::{Poll, Token, Waker};
 use socket2::Socket;
 
@@ -55,6 +57,8 @@ enum Message {
     Piece(Id, io::Result<Bytes>),
     /// Newcomers wait because so many stay who were refused: those that had the time to read it go.
     Crowded,
+    /// Go on with this.
+    Reload(Reload),
     /// Close idle connections, answer the others with `Connection: close`, end when none is left.
     Drain { until: Instant },
     /// While draining: the poller that hands on newcomers for whom it has no room hands on no more.
@@ -62,6 +66,23 @@ enum Message {
     /// End now.
     Stop,
 }
+
+/// What a poller goes on with after a reload.
+struct Reload {
+    settings: Arc<Settings>,
+    service: Arc<dyn Service>,
+    /// Dropped when it does.
+    done: Sender<Infallible>,
+}
+
+impl fmt::Debug for Reload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reload").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// How long a reload waits for a poller that is held up, by a function of somebody's that answers on it.
+const LONGEST_RELOAD: Duration = Duration::from_secs(1);
 
 /// A client that was accepted.
 #[derive(Debug)]
@@ -84,7 +105,7 @@ struct Mailbox {
     draining: AtomicBool,
     epoch: Instant,
     /// See `http.response_buffer_bytes`; here for the workers.
-    response_buffer_bytes: usize,
+    response_buffer_bytes: AtomicUsize,
 }
 
 impl Mailbox {
@@ -105,6 +126,7 @@ impl Mailbox {
 #[derive(Debug)]
 pub struct Native {
     mailboxes: Vec<Arc<Mailbox>>,
+    gate: Arc<gate::Gate>,
     acceptor: acceptor::Acceptor,
     pollers: Vec<JoinHandle<usize>>,
 }
@@ -133,7 +155,7 @@ impl Native {
                 waker: Waker::new(poll.registry(), WAKE)?,
                 draining: AtomicBool::new(false),
                 epoch: Instant::now(),
-                response_buffer_bytes: settings.response_buffer_bytes,
+                response_buffer_bytes: AtomicUsize::new(settings.response_buffer_bytes),
             }));
             waiting.push((poll, receiver));
         }
@@ -150,10 +172,15 @@ impl Native {
             let poller = poller::Poller::new(poll, receiver, next, core);
             pollers.push(thread::Builder::new().name(format!("poller-{index}")).spawn(move || poller.run())?);
         }
-        let acceptor =
-            acceptor::Acceptor::start(listener, mailboxes.clone(), gate, Arc::clone(metrics), encrypted)
-                .inspect_err(|_| mailboxes.iter().for_each(|mailbox| mailbox.post(Message::Stop)))?;
-        Ok(Self { mailboxes, acceptor, pollers })
+        let acceptor = acceptor::Acceptor::start(
+            listener,
+            mailboxes.clone(),
+            Arc::clone(&gate),
+            Arc::clone(metrics),
+            encrypted,
+        )
+        .inspect_err(|_| mailboxes.iter().for_each(|mailbox| mailbox.post(Message::Stop)))?;
+        Ok(Self { mailboxes, gate, acceptor, pollers })
     }
 }
 
@@ -173,6 +200,22 @@ impl Connector for Native {
             left += poller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
         if left == 0 { Drained::Complete } else { Drained::CutOff(left) }
+    }
+
+    fn reload(&self, settings: Settings, service: Arc<dyn Service>) {
+        self.gate.reload(&settings);
+        let settings = Arc::new(settings);
+        let (done, all_done) = crossbeam_channel::bounded(0);
+        for mailbox in &self.mailboxes {
+            mailbox.response_buffer_bytes.store(settings.response_buffer_bytes, Ordering::Relaxed);
+            let (settings, service) = (Arc::clone(&settings), Arc::clone(&service));
+            mailbox.post(Message::Reload(Reload { settings, service, done: done.clone() }));
+        }
+        drop(done);
+        // It ends with an error either way: nobody sends anything.
+        if all_done.recv_timeout(LONGEST_RELOAD) == Err(RecvTimeoutError::Timeout) {
+            log::warn!("a poller is held up and goes on with the new configuration later");
+        }
     }
 
     fn stopper(&self) -> Stopper {

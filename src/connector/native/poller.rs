@@ -15,11 +15,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use super::connection::{Connection, Core, Next};
+use super::connection::{Connection, Core, End, Next};
 use super::gate::{LONGEST_AWAIT, Place};
 use super::link::Link;
 use super::timers::Timers;
-use super::{Id, Mailbox, Message, Newcomer};
+use super::{Id, Mailbox, Message, Newcomer, Reload};
 use crate::metrics::{Closing, Reason};
 
 /// How many spare connections are looked for at a time. Looking goes through all of them, so it pays to find a few.
@@ -28,6 +28,10 @@ const SPARE_AT_ONCE: usize = 64;
 /// When none was found, newcomers within this time are refused without another look: clients that come and go at the limit
 /// would have every connection looked at for each of them.
 const SPARE_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a poll that took less brings may have come at any time since the one before: it did not wait for it, or this thread
+/// was not run at once when it came.
+const WAITED: Duration = Duration::from_millis(25);
 
 pub(super) struct Poller {
     poll: Poll,
@@ -74,13 +78,16 @@ impl Poller {
         let mut events = Events::with_capacity(1024);
         while !self.is_over() {
             let timeout = self.timeout();
+            let asked = Instant::now();
             if let Err(error) = self.poll.poll(&mut events, timeout) {
                 if error.kind() != io::ErrorKind::Interrupted {
                     log::error!("the poller cannot poll: {error}");
                 }
                 continue;
             }
-            self.core.now = Instant::now();
+            let earlier = std::mem::replace(&mut self.core.now, Instant::now());
+            // Whoever has waited for long sees an event when it comes.
+            self.core.events_since = if self.core.now - asked < WAITED { earlier } else { self.core.now };
             // Those that had their turn and have more to read; whoever has more still is there again afterwards.
             for id in std::mem::take(&mut self.core.again) {
                 if let Some(connection) = self.connections.get_mut(id.index) {
@@ -90,10 +97,10 @@ impl Poller {
             }
             for event in &events {
                 let Token(index) = event.token();
-                let ended = event.is_read_closed() || event.is_error();
-                self.with(index, |connection, core| {
-                    connection.note_end(ended);
-                    Self::proceed_or_assist(connection, core)
+                let (end, readable) = (End::of(event), event.is_readable());
+                self.with(index, |connection, core| match connection.note(core, end, readable) {
+                    Next::Wait => Self::proceed_or_assist(connection, core),
+                    next => next,
                 });
             }
             // Those that are there now, for the same reason.
@@ -171,17 +178,29 @@ impl Poller {
                 if connection.id() == id { connection.add_piece(core, piece) } else { Next::Wait }
             }),
             Message::Crowded => self.forget_refused(),
+            Message::Reload(reload) => self.reload(reload),
             Message::Drain { until } => {
                 self.drain_until = Some(until);
                 self.next.post(Message::Last);
-                let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
-                for index in all {
-                    self.with(index, Connection::drain);
-                }
+                self.with_all(Connection::drain);
             }
             Message::Last => self.last_came = true,
             Message::Stop => self.stopped = true,
         }
+    }
+
+    /// Lets every connection act.
+    fn with_all(&mut self, act: impl Fn(&mut Connection, &mut Core) -> Next) {
+        let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
+        for index in all {
+            self.with(index, &act);
+        }
+    }
+
+    fn reload(&mut self, Reload { settings, service, done }: Reload) {
+        let before = self.core.reload(settings, service);
+        self.with_all(|connection, core| connection.reload(core, &before));
+        drop(done);
     }
 
     /// A connection has something to do, if it is still the same one.

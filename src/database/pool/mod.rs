@@ -33,6 +33,9 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// One open session.
     type Session: Session;
 
+    /// Takes over what sessions have of the configuration: new ones at once, others when they are borrowed next.
+    fn reconfigure(&self, settings: &config::Database);
+
     /// Opens a session by `deadline`.
     fn open(&self, deadline: Deadline) -> Result<Self::Session, Error>;
 }

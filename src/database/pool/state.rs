@@ -228,6 +228,7 @@ impl<D: Driver> Shared<D> {
     }
 
     pub(super) fn reconfigure(self: &Arc<Self>, settings: &config::Database) {
+        self.driver.reconfigure(settings);
         let mut state = self.lock();
         state.settings = Settings::new(settings);
         let size = state.store.as_ref().map_or(u32::MAX, r2d2::Pool::max_size);

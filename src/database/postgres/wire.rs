@@ -2,6 +2,7 @@
 //!
 //! Runs on the thread that makes a call, and only during that call.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
 use std::pin::{Pin, pin};
@@ -19,6 +20,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::super::{Category, Error, Refusal};
 use super::url::{Target, explain};
 use crate::deadline::Deadline;
+use crate::presence::Presence;
 
 /// How long past the deadline a cancelled statement may take to end, the cancel request included; after that the
 /// connection is given up. The client waits for its 504 meanwhile, so it is short; a server in order needs a few ms.
@@ -26,6 +28,45 @@ const CANCEL_GRACE: Duration = Duration::from_millis(500);
 
 /// How long rows that nobody wants any more may take to arrive before the statement is cancelled.
 const SETTLE_GRACE: Duration = Duration::from_millis(50);
+
+/// How long work for one client may take.
+#[derive(Clone, Debug)]
+pub(super) struct Limit {
+    /// The work ends when the client leaves.
+    pub(super) client: Presence,
+    /// The request's.
+    pub(super) deadline: Deadline,
+    /// `database.statement_timeout`.
+    pub(super) statement: Option<Duration>,
+}
+
+impl Limit {
+    /// The deadline alone, for nobody in particular.
+    pub(super) fn until(deadline: Deadline) -> Self {
+        Self { client: Presence::default(), deadline, statement: None }
+    }
+
+    /// By when a statement that begins now ends.
+    fn end(&self) -> Deadline {
+        self.statement.map_or(self.deadline, |timeout| self.deadline.within(timeout))
+    }
+
+    /// Why nothing may begin any more.
+    fn is_over(&self) -> Option<Error> {
+        if self.client.has_left() {
+            Some(Error::ClientLeft)
+        } else {
+            self.deadline.has_passed().then_some(Error::Deadline)
+        }
+    }
+}
+
+/// How far work was driven.
+enum Driven<T> {
+    Done(Result<T, Error>),
+    TimeUp,
+    ClientLeft,
+}
 
 type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
@@ -95,44 +136,81 @@ impl Wire {
         !self.broken
     }
 
-    /// Runs `work`, which talks to the server through the connection's client, to its end or to the deadline; then the
-    /// statement is cancelled.
+    /// Runs `work`, which talks to the server through the connection's client, to its end or to its limit; then the
+    /// statement is cancelled. `commits` says whether what was sent so far may have been committed by itself: if then its
+    /// answer does not come, nobody knows whether it was.
     pub(super) fn complete<T>(
         &mut self,
         work: impl Future<Output = Result<T, Error>>,
-        deadline: Deadline,
+        limit: &Limit,
+        commits: &Cell<bool>,
     ) -> Result<T, Error> {
         if self.broken {
             return Err(Error::Lost("it was closed after an earlier error".to_owned()));
         }
-        if deadline.has_passed() {
-            return Err(Error::Deadline);
+        if let Some(error) = limit.is_over() {
+            return Err(error);
         }
+        let end = limit.end();
         let mut work = pin!(work);
-        if let Some(done) = self.drive(work.as_mut(), deadline.instant()) {
-            return done.inspect_err(|error| self.broken |= ends_session(error));
+        let why = match self.drive(work.as_mut(), &limit.client, end.instant()) {
+            Driven::Done(Err(lost @ Error::Lost(_))) if commits.get() => {
+                self.broken = true;
+                return Err(Error::OutcomeUnknown { cause: Box::new(lost) });
+            }
+            Driven::Done(done) => return done.inspect_err(|error| self.broken |= ends_session(error)),
+            Driven::TimeUp if end < limit.deadline => Error::StatementTimeout,
+            Driven::TimeUp => Error::Deadline,
+            Driven::ClientLeft => Error::ClientLeft,
+        };
+        if let Error::ClientLeft = why {
+            limit.client.note_cancelled();
         }
-        self.abandon(work.as_mut());
-        Err(Error::Deadline)
+        // The poller answers for a worker that is late; what the cancel comes to it cannot know.
+        limit.client.set_outcome_open(commits.get());
+        let ended = self.abandon(work.as_mut());
+        limit.client.set_outcome_open(false);
+        match ended {
+            Some(Ok(done)) if commits.get() => Ok(done),
+            // Nobody is told, where nobody is left.
+            None | Some(Err(Error::Lost(_))) if commits.get() && !matches!(why, Error::ClientLeft) => {
+                Err(Error::OutcomeUnknown { cause: Box::new(why) })
+            }
+            _ => Err(why),
+        }
+    }
+
+    /// Whether the server answers by `deadline`: one round trip.
+    pub(super) fn answers(&mut self, client: &Client, deadline: Deadline) -> bool {
+        let asked = async { client.check_connection().await.map_err(|error| refused(&error, "")) };
+        let nobody = Presence::default();
+        let answered = !self.broken
+            && matches!(self.drive(pin!(asked), &nobody, deadline.instant()), Driven::Done(Ok(())));
+        self.broken |= !answered;
+        answered
     }
 
     /// After `work` was left before the server had sent everything: reads the rest, or gives up.
     pub(super) fn settle(&mut self, client: &Client) {
-        let drained = async { client.check_connection().await.map_err(|error| refused(&error, "")) };
-        if !matches!(self.drive(pin!(drained), Instant::now() + SETTLE_GRACE), Some(Ok(()))) {
+        if !self.answers(client, Deadline::after(SETTLE_GRACE)) {
             // Which statement the cancel will hit cannot be known any more, so the connection goes too.
             self.send_cancel(Instant::now() + CANCEL_GRACE);
-            self.broken = true;
         }
     }
 
-    /// Cancels the running statement. Only its own word that it was cancelled proves the connection clean: a cancel
-    /// request that came too late might hit the next statement.
-    fn abandon<T>(&mut self, work: Pin<&mut impl Future<Output = Result<T, Error>>>) {
+    /// Cancels the running statement, and returns what it came to all the same. Only its own word that it was cancelled
+    /// proves the connection clean: a cancel request that came too late might hit the next statement.
+    fn abandon<T>(
+        &mut self,
+        work: Pin<&mut impl Future<Output = Result<T, Error>>>,
+    ) -> Option<Result<T, Error>> {
         let until = Instant::now() + CANCEL_GRACE;
-        let cancelled = self.send_cancel(until)
-            && matches!(self.drive(work, until), Some(Err(error)) if error.code() == Some("57014"));
-        self.broken |= !cancelled;
+        let ended = match self.send_cancel(until).then(|| self.drive(work, &Presence::default(), until)) {
+            Some(Driven::Done(ended)) => Some(ended),
+            _ => None,
+        };
+        self.broken |= !matches!(&ended, Some(Err(error)) if error.code() == Some("57014"));
+        ended
     }
 
     fn send_cancel(&self, until: Instant) -> bool {
@@ -140,29 +218,36 @@ impl Wire {
         matches!(self.runtime.block_on(sent), Ok(Ok(())))
     }
 
-    /// Polls `work` and the connection until `work` is done; `None` when `until` came first.
+    /// Polls `work` and the connection until `work` is done, until `until`, or until the client has left.
     ///
     /// `work` waits for nothing but the connection, which is polled beside it; so it needs no waker of its own, and an
     /// answer costs no second turn of the runtime.
     fn drive<T>(
         &mut self,
         mut work: Pin<&mut impl Future<Output = Result<T, Error>>>,
+        client: &Presence,
         until: Instant,
-    ) -> Option<Result<T, Error>> {
+    ) -> Driven<T> {
         let connection = &mut self.connection;
         let mut poll_work = move || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         let driven = poll_fn(|context| {
             if let Poll::Ready(done) = poll_work() {
-                return Poll::Ready(done);
+                return Poll::Ready(Driven::Done(done));
             }
             let end = poll_end(connection, context);
             // First what the server said, then that it left.
             match (poll_work(), end) {
-                (Poll::Pending, Some(end)) => Poll::Ready(Err(end)),
-                (polled, _) => polled,
+                (Poll::Ready(done), _) => Poll::Ready(Driven::Done(done)),
+                (Poll::Pending, Some(end)) => Poll::Ready(Driven::Done(Err(end))),
+                (Poll::Pending, None) => {
+                    client.wake_when_left(context.waker());
+                    if client.has_left() { Poll::Ready(Driven::ClientLeft) } else { Poll::Pending }
+                }
             }
         });
-        self.runtime.block_on(async { timeout_at(until.into(), driven).await }).ok()
+        let driven = self.runtime.block_on(async { timeout_at(until.into(), driven).await });
+        client.wake_nobody();
+        driven.unwrap_or(Driven::TimeUp)
     }
 }
 
@@ -219,7 +304,10 @@ fn connect(
 /// Whether a server that could not be reached may be reached a moment later.
 fn is_transient(error: &tokio_postgres::Error) -> bool {
     if let Some(code) = error.code() {
-        return matches!(Category::of_sqlstate(code.code()), Category::Down | Category::Busy);
+        return matches!(
+            Category::of_sqlstate(code.code()),
+            Category::Down | Category::Busy | Category::Exhausted
+        );
     }
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
     cause.map_or(error.is_closed(), |cause| {

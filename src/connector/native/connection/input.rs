@@ -15,7 +15,7 @@ use crate::http::{
     BodyLength, CONTINUE, Decoder, Fault, Form, Head, ProxyHeader, Refusal, Request, Scan, parse_head,
     problem, read_proxy_header, scan_head,
 };
-use crate::job::BodyPlan;
+use crate::job::{BodyPlan, Service};
 use crate::metrics::{Closing, Reason};
 
 /// One read takes at most this much, so that one client cannot hold up the others for long.
@@ -39,6 +39,15 @@ pub(super) struct Body {
     /// By when it must be whole, if it must.
     until: Option<Instant>,
     window: Window,
+    /// What was asked about it, where a reload has come since.
+    service: Option<Arc<dyn Service>>,
+}
+
+impl Body {
+    /// A reload has replaced this service.
+    pub(super) fn keep(&mut self, service: &Arc<dyn Service>) {
+        self.service.get_or_insert_with(|| Arc::clone(service));
+    }
 }
 
 /// The rest of a body whose handler runs, or is about to.
@@ -220,7 +229,7 @@ impl Connection {
     }
 
     /// Whether the client has said through TLS that it sends nothing more. No read says so again.
-    fn has_said_its_end(&self) -> bool {
+    pub(super) fn has_said_its_end(&self) -> bool {
         self.session.as_ref().is_some_and(Session::has_ended)
     }
 
@@ -237,7 +246,7 @@ impl Connection {
     }
 
     /// Bytes from the socket. `more`: it may hold more.
-    fn arrived(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
+    pub(super) fn arrived(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
         match &self.stage {
             Stage::Lingering { until } => {
                 self.due = (*until).min(core.now + super::LINGER);
@@ -492,6 +501,7 @@ impl Connection {
             max_bytes,
             until: whole.then(|| core.now + core.settings.body_timeout),
             window: Window::new(core.now, core.settings.min_body_rate),
+            service: None,
         };
         self.enter_body(core, Box::new(body));
         Ok(())
@@ -530,7 +540,7 @@ impl Connection {
 
     /// A request goes on its way with its body, or with the beginning of it and a pipe for the rest.
     fn accept_with_body(&mut self, core: &mut Core, body: Body, complete: bool, more: bool) {
-        let Body { mut request, bytes, rest, max_bytes, window, .. } = body;
+        let Body { mut request, bytes, rest, max_bytes, window, service, .. } = body;
         if complete {
             request.body = Bytes::from(bytes);
         } else {
@@ -541,7 +551,7 @@ impl Connection {
             incoming.has_room(core.now);
             self.incoming = Some(Box::new(incoming));
         }
-        self.accept(core, request, more);
+        self.accept_by(service.as_ref(), core, request, more);
     }
 
     /// A body that nobody reads yet may have taken too long.

@@ -2,8 +2,10 @@
 //!
 //! Poller thread. A request is read whole, or as far as its handler wants it; then it is either answered here or given to a
 //! worker. Until the worker is done the connection reads nothing but the rest of that request's body, which bounds what a
-//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs`.
+//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs`, what
+//! a client's end means in `departure.rs`.
 
+mod departure;
 mod input;
 mod sending;
 
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
+pub(super) use self::departure::End;
 use self::input::{Body, Incoming};
 use self::sending::{Flushing, Outgoing};
 use super::files::Files;
@@ -26,7 +29,7 @@ use super::tls::Session;
 use super::wire::Wire;
 use super::{Id, Mailbox};
 use crate::connector::Settings;
-use crate::handler::{unavailable, waited_too_long};
+use crate::handler::{outcome_unknown, unavailable, waited_too_long};
 use crate::http::{Form, Request, Response, client_address, problem};
 use crate::job::{Admission, Client, Job, Service, Work};
 use crate::metrics::{Closing, Metrics, Reason};
@@ -61,6 +64,8 @@ pub(super) struct Core {
     files: Arc<Files>,
     /// When the poller last woke up.
     pub(super) now: Instant,
+    /// No event at hand came before that: what came earlier was seen earlier.
+    pub(super) events_since: Instant,
     /// Connections that have more to read, after the others have had their turn.
     pub(super) again: Vec<Id>,
     /// Where reads go.
@@ -89,6 +94,8 @@ pub(super) struct Connection {
     scanned: usize,
     /// The client has closed its side, so that reading comes to an end without another edge.
     ended: bool,
+    /// When something last came of the client, or its request was given to a worker.
+    heard: Instant,
     /// The session has taken the beginning of something that it cannot read yet.
     half_read: bool,
     /// It stands in [`Core::again`].
@@ -168,12 +175,19 @@ impl Core {
             metrics,
             files,
             now: Instant::now(),
+            events_since: Instant::now(),
             again: Vec::new(),
             scratch: vec![0; input::READ_BYTES],
             plain: Vec::new(),
             decoded: Vec::new(),
             answers: Vec::new(),
         }
+    }
+
+    /// Goes on with other settings and another service; returns the service before.
+    pub(super) fn reload(&mut self, settings: Arc<Settings>, service: Arc<dyn Service>) -> Arc<dyn Service> {
+        self.settings = settings;
+        std::mem::replace(&mut self.service, service)
     }
 
     fn is_draining(&self) -> bool {
@@ -204,6 +218,7 @@ impl Connection {
             input: Vec::new(),
             scanned: 0,
             ended: false,
+            heard: core.now,
             half_read: false,
             again: false,
             ticket: 0,
@@ -270,11 +285,6 @@ impl Connection {
         Wire::new(self.link.socket(), self.session.as_mut())
     }
 
-    /// An event says whether the client has closed its side.
-    pub(super) fn note_end(&mut self, ended: bool) {
-        self.ended |= ended;
-    }
-
     /// Whether a client would notice that its connection is cut off now.
     pub(super) fn is_owed_something(&self) -> bool {
         let answered = matches!(self.stage, Stage::Away { .. })
@@ -284,7 +294,7 @@ impl Connection {
             self.stage,
             Stage::Idle | Stage::Lingering { .. } | Stage::Proxied | Stage::Handshake { .. }
         );
-        !answered && !silent
+        !answered && !silent && !self.link.presence().has_left()
     }
 
     /// Since when the connection could be closed without anybody missing it. `None`: it could not.
@@ -338,6 +348,7 @@ impl Connection {
         if is_unanswered {
             core.metrics.abandoned();
         }
+        self.link.presence().leave();
         if let Some(incoming) = self.incoming.take() {
             incoming.pipe.leave();
         }
@@ -359,6 +370,26 @@ impl Connection {
                 self.stage = Stage::Lingering { until: until.min(core.now + LINGER) };
                 self.due = self.due.min(core.now + LINGER);
             }
+            _ => {}
+        }
+        Next::Wait
+    }
+
+    /// The settings are new, and so is the service. What waits for its next request waits for as long as they say; a request
+    /// in progress goes on as it began, one whose body is not whole with the service that was asked about that body.
+    pub(super) fn reload(&mut self, core: &mut Core, before: &Arc<dyn Service>) -> Next {
+        match &mut self.stage {
+            Stage::Body(body) => body.keep(before),
+            Stage::Flushing(flushing) => {
+                if let Stage::Body(body) = &mut flushing.then {
+                    body.keep(before);
+                }
+            }
+            // One that has not said anything yet has its time for that.
+            Stage::Idle if self.served > 0 && !core.is_draining() => {
+                self.due = self.idle_since + core.idle_allowance();
+            }
+            Stage::Away { .. } => self.set_away_due(core),
             _ => {}
         }
         Next::Wait
@@ -408,7 +439,7 @@ impl Connection {
             // A failure is in the outbox, where the worker finds it and ends the connection.
             drop(outbox.flush(&mut self.wire(), &mut 0));
         }
-        if self.incoming.is_some() { self.read(core) } else { Next::Wait }
+        if self.incoming.is_some() { self.read(core) } else { self.overhear(core) }
     }
 
     /// The stage's time may be over.
@@ -473,10 +504,19 @@ impl Connection {
                 core.metrics.refused(Reason::QueueWait);
                 return self.answer_instead(core, &waited_too_long().to_response(), form);
             }
+            Turn::Running | Turn::Streaming
+                if core.now >= deadline + GRACE && self.link.presence().has_left() =>
+            {
+                return Next::Close;
+            }
             Turn::Running if core.now >= deadline + GRACE && self.link.take_back(Turn::Running) => {
                 core.metrics.refused(Reason::Deadline);
-                let detail = "the request took longer than its deadline";
-                let response = problem(StatusCode::GATEWAY_TIMEOUT, detail, &[]);
+                let response = if self.link.presence().outcome_is_open() {
+                    outcome_unknown().to_response()
+                } else {
+                    let detail = "the request took longer than its deadline";
+                    problem(StatusCode::GATEWAY_TIMEOUT, detail, &[])
+                };
                 return self.answer_instead(core, &response, Form { keep_alive: false, ..form });
             }
             // Its head says 200 already: only the end of the connection can say otherwise.
@@ -536,7 +576,18 @@ impl Connection {
 
     /// A request is complete, or as complete as its handler wants it: it is answered here, or given to a worker. `more`: the
     /// next one may be there already.
-    fn accept(&mut self, core: &mut Core, mut request: Request, more: bool) {
+    fn accept(&mut self, core: &mut Core, request: Request, more: bool) {
+        self.accept_by(None, core, request, more);
+    }
+
+    /// The same, by a service that was asked about its body before a reload.
+    fn accept_by(
+        &mut self,
+        before: Option<&Arc<dyn Service>>,
+        core: &mut Core,
+        mut request: Request,
+        more: bool,
+    ) {
         core.metrics.received();
         self.served += 1;
         if core.settings.max_requests_per_connection.is_some_and(|max| self.served >= max)
@@ -550,7 +601,7 @@ impl Connection {
         request.client_certificate.clone_from(&self.certificate);
         let mut form = request.form();
         form.keep_alive &= !core.is_draining();
-        match core.service.accept(request) {
+        match before.unwrap_or(&core.service).accept(request) {
             Admission::Answered(response) => {
                 core.metrics.answered();
                 self.answered(core, response, form);
@@ -584,12 +635,14 @@ impl Connection {
         let form = request.form();
         self.ticket += 1;
         let more = more || self.ended || self.incoming.is_some();
+        self.heard = core.now;
         self.link.give(self.ticket, more);
         self.stage = Stage::Away { form, start_by: start_by.instant(), deadline: deadline.instant() };
         self.set_away_due(core);
         let (client, ticket): (Arc<dyn Client>, _) = (Arc::clone(&self.link) as _, self.ticket);
+        let presence = self.link.presence().clone();
         if let Err(response) =
-            core.service.enqueue(Job { request, handler, start_by, deadline, client, ticket })
+            core.service.enqueue(Job { request, handler, start_by, deadline, client, ticket, presence })
         {
             // Nobody else has the job, so it is in its turn still.
             self.link.take_back(Turn::Queued);

@@ -47,6 +47,10 @@ pub(crate) struct Identity {
     files: Files,
 }
 
+/// What was read again, and is not used yet.
+#[derive(Debug)]
+pub(crate) struct Fresh(Arc<ServerConfig>);
+
 impl Identity {
     /// Reads the files.
     ///
@@ -62,9 +66,21 @@ impl Identity {
     /// # Errors
     /// As [`Identity::load`]; then nothing has changed.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
-        let fresh = Arc::new(self.files.read()?);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.take(self.read_again()?);
         Ok(())
+    }
+
+    /// What the files say now, to be [taken](Self::take) later.
+    ///
+    /// # Errors
+    /// As [`Identity::load`].
+    pub(crate) fn read_again(&self) -> Result<Fresh, TlsError> {
+        Ok(Fresh(Arc::new(self.files.read()?)))
+    }
+
+    /// Makes the sessions that begin from now on from this.
+    pub(crate) fn take(&self, fresh: Fresh) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.0;
     }
 
     /// A session for a connection that was just accepted.

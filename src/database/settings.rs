@@ -1,0 +1,68 @@
+//! What sessions take from the configuration, which may change while they live.
+//!
+//! Each driver has one and shares it with its sessions, which look at it when they are opened and borrowed. Any thread.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::config;
+
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    init_sql: Mutex<Option<String>>,
+    /// In microseconds; 0: none.
+    statement_timeout: AtomicU64,
+    max_prepared_statements: AtomicUsize,
+}
+
+impl Settings {
+    pub(super) fn new(configured: &config::Database) -> Self {
+        let settings = Self::default();
+        settings.set(configured);
+        settings
+    }
+
+    pub(super) fn set(&self, configured: &config::Database) {
+        let micros = u64::try_from(configured.statement_timeout.as_micros()).unwrap_or(u64::MAX);
+        self.statement_timeout.store(micros, Relaxed);
+        self.max_prepared_statements.store(configured.max_prepared_statements, Relaxed);
+        let mut init_sql = self.init_sql.lock().unwrap_or_else(PoisonError::into_inner);
+        init_sql.clone_from(&configured.connection_init_sql);
+    }
+
+    /// What runs on a new session before it is used.
+    pub(super) fn init_sql(&self) -> Option<String> {
+        self.init_sql.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long one statement may take; `None`: until the deadline.
+    pub(super) fn statement_timeout(&self) -> Option<Duration> {
+        let micros = self.statement_timeout.load(Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
+    /// How many statements a session keeps prepared.
+    pub(super) fn max_prepared_statements(&self) -> usize {
+        self.max_prepared_statements.load(Relaxed).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_seen_from_then_on() {
+        let mut configured = config::Database::default();
+        let settings = Settings::new(&configured);
+        assert_eq!((settings.statement_timeout(), settings.max_prepared_statements()), (None, 256));
+        configured.statement_timeout = Duration::from_millis(2);
+        configured.max_prepared_statements = 3;
+        configured.connection_init_sql = Some("select 1".to_owned());
+        settings.set(&configured);
+        assert_eq!(settings.statement_timeout(), Some(Duration::from_millis(2)));
+        assert_eq!(settings.max_prepared_statements(), 3);
+        assert_eq!(settings.init_sql().as_deref(), Some("select 1"));
+    }
+}

@@ -1,0 +1,277 @@
+//! Changing a server while it serves: everything new is made and checked first, and only then put in place of the old.
+//!
+//! Whichever thread reloads; no poller and no worker waits for it. Requests in progress keep the handler and the deadline that
+//! they began with.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use log::Level;
+
+use super::{Running, Stages, router};
+use crate::config::{self, Action, Changes, Config, Problem, Problems, Source};
+use crate::connector::{Settings, TlsError, descriptors};
+use crate::database::{self, Database};
+use crate::deadline::Deadline;
+use crate::endpoint;
+use crate::job::Job;
+use crate::queue::Producer;
+use crate::router::RouteError;
+use crate::workers::Workers;
+
+/// How long the database may take to prepare the new configuration's statements; a database that takes longer is in trouble,
+/// and whoever asked for the reload waits.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// And how long of that to let a connection in, until one of the pool is asked for.
+const OPENING: Duration = Duration::from_secs(2);
+
+/// A configuration to go on with.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    config: Config,
+    source: Option<Source>,
+}
+
+impl Candidate {
+    /// One that was read from this text, into which messages point.
+    pub fn read_from(source: Source, config: Config) -> Self {
+        Self { config, source: Some(source) }
+    }
+}
+
+impl From<Config> for Candidate {
+    fn from(config: Config) -> Self {
+        Self { config, source: None }
+    }
+}
+
+/// Where a server that runs gets its new configuration from, and who hears what became of it. Every
+/// `FnMut() -> Result<Config, String>` is one.
+pub trait Reload: Send + 'static {
+    /// The configuration to go on with.
+    ///
+    /// # Errors
+    /// Why there is none, for the log.
+    fn read(&mut self) -> Result<Candidate, String>;
+
+    /// What became of it. Unless it is told otherwise, the log says so.
+    fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {
+        log_reload(outcome);
+    }
+}
+
+impl<F> Reload for F
+where
+    F: FnMut() -> Result<Config, String> + Send + 'static,
+{
+    fn read(&mut self) -> Result<Candidate, String> {
+        self().map(Candidate::from)
+    }
+}
+
+/// What a reload has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reloaded {
+    /// What the new configuration says other than the one before. The keys that need a restart have not changed.
+    pub changes: Changes,
+    /// The certificate's files were read again.
+    pub certificate: bool,
+}
+
+/// Why a reload has changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// There is no configuration to go on with.
+    #[error("{0}")]
+    Unreadable(String),
+    /// A certificate or key cannot be used.
+    #[error("the certificate stays as it was: {0}")]
+    Tls(#[from] TlsError),
+    /// A route is there twice, also where a handler in Rust has it.
+    #[error("route {0}")]
+    Route(#[from] RouteError),
+    /// The server was started without a database.
+    #[error(
+        "endpoint.{0} runs SQL, and the server was started without a database: database.url needs a restart"
+    )]
+    NoDatabase(String),
+    /// The database does not prepare the statements in time.
+    #[error("database: {0}")]
+    Database(#[from] database::Error),
+    /// The database refuses statements.
+    #[error("{0}")]
+    Statements(Problems),
+    /// The system refuses threads.
+    #[error("no more request threads: {0}")]
+    System(#[from] io::Error),
+}
+
+impl Running {
+    /// Goes on with another configuration, without dropping or failing a request. What needs a restart stays as it was, and
+    /// is named in what is returned.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration; then nothing has changed.
+    pub fn reload(&self, new: impl Into<Candidate>) -> Result<Reloaded, ReloadError> {
+        let Candidate { config: new, source } = new.into();
+        let mut running = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = running.changes_to(&new);
+        let certificate = self.tls.as_ref().map(|tls| tls.identity.read_again()).transpose()?;
+        let next = new.until_restart(&running);
+        if !running.changes_to(&next).is_empty() {
+            let router = router(&next, self.database.as_ref(), &self.routes)?;
+            self.check(&next, source, &changes)?;
+            apply_workers(&self.workers, next.workers())?;
+            apply_queue(&self.queue, &running.queue, &next.queue);
+            apply_pool(self.database.as_ref(), &next.database);
+            let stages = Stages::new(&next, router, self.queue.clone(), Arc::clone(&self.metrics));
+            let mut settings = Settings::beside(&next, self.tls.as_ref());
+            settings.max_connections = descriptors::fitting(&next);
+            self.connector.reload(settings, Arc::new(stages));
+            *running = next;
+        }
+        let reloaded = Reloaded { changes, certificate: certificate.is_some() };
+        if let (Some(tls), Some(fresh)) = (&self.tls, certificate) {
+            tls.identity.take(fresh);
+        }
+        Ok(reloaded)
+    }
+
+    /// Lets the database run what it runs on a new connection, and prepare every statement.
+    fn check(&self, next: &Config, source: Option<Source>, changes: &Changes) -> Result<(), ReloadError> {
+        let runs_sql = |endpoint: &&config::Endpoint| matches!(endpoint.action, Action::Sql { .. });
+        let first = next.endpoints.iter().find(runs_sql);
+        let has_changed = |key: &str| changes.keys.iter().any(|change| change.key == key);
+        let (Some(database), Some(url)) = (&self.database, &next.database.url) else {
+            return first.map_or(Ok(()), |endpoint| Err(ReloadError::NoDatabase(endpoint.name.clone())));
+        };
+        let new_init = has_changed("database.connection_init_sql");
+        if first.is_none() && !new_init {
+            return Ok(());
+        }
+        let deadline = Deadline::after(PATIENCE);
+        // Beside the pool: its connections may all be busy, which may be why it is to become larger.
+        let beside = Database::open(&alone(&next.database), url);
+        let database = match &beside {
+            Ok(beside) => beside,
+            // The one in use lets nobody in at the moment, and its connections can say as much.
+            Err(_) if !new_init => database,
+            // The pool could open no connection any more.
+            Err(_) => return beside.map(drop).map_err(ReloadError::from),
+        };
+        let is_placed = source.is_some();
+        let source = source.unwrap_or_else(|| Source { path: None, text: String::new() });
+        let mut found = endpoint::check_by(deadline, &source, &next.endpoints, database)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        if !is_placed {
+            for problem in &mut found {
+                problem.span = None;
+            }
+        }
+        if has_changed("database.url") {
+            let why = "another database needs a restart; the statements were prepared on the one in use";
+            found.push(Problem::new(None, "database.url", why));
+        }
+        Err(ReloadError::Statements(Problems::new(source, found)))
+    }
+
+    /// SIGHUP has come.
+    pub(super) fn read_again(&self) {
+        let mut on_reload = self.on_reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(on_reload) = on_reload.as_mut() else {
+            match self.reload_tls() {
+                Ok(()) if self.tls.is_some() => log::info!("SIGHUP: the certificate was read again"),
+                Ok(()) => log::info!("SIGHUP: there is nothing to read again"),
+                Err(error) => log::error!("SIGHUP: the certificate stays as it was: {error}"),
+            }
+            return;
+        };
+        let read = on_reload.read().map_err(ReloadError::Unreadable);
+        let outcome = read.and_then(|candidate| self.reload(candidate));
+        on_reload.heard(&outcome);
+    }
+}
+
+/// As many request threads as the configuration says. Those there are cannot be made more or fewer yet.
+fn apply_workers(workers: &Workers, count: usize) -> io::Result<()> {
+    if workers.count() != count {
+        log::warn!(
+            "reload: there are still {} request threads, and {count} after a restart",
+            workers.count()
+        );
+    }
+    Ok(())
+}
+
+/// The queue's limits. Its length cannot change yet; how long a request may wait is in [`Stages`].
+fn apply_queue(_: &Producer<Job>, before: &config::Queue, now: &config::Queue) {
+    if (before.max_length, before.target, before.interval) != (now.max_length, now.target, now.interval) {
+        log::warn!("reload: queue.max_length, target and interval take effect after a restart");
+    }
+}
+
+fn apply_pool(database: Option<&Database>, settings: &config::Database) {
+    if let Some(database) = database {
+        database.reconfigure(settings);
+    }
+}
+
+/// A pool of one connection, which is there now or not at all.
+fn alone(settings: &config::Database) -> config::Database {
+    config::Database {
+        maximum_pool_size: 1,
+        minimum_idle: Some(1),
+        connection_timeout: settings.connection_timeout.min(OPENING),
+        initialization_fail_timeout: Duration::ZERO,
+        ..settings.clone()
+    }
+}
+
+impl Reloaded {
+    /// Line by line, each with how important it is.
+    fn lines(&self) -> Vec<(Level, String)> {
+        let Changes { keys, added, changed, removed, .. } = &self.changes;
+        let (waiting, done): (Vec<_>, Vec<_>) = keys.iter().partition(|change| change.needs_restart);
+        let mut lines: Vec<_> = done.iter().map(|change| (Level::Info, change.to_string())).collect();
+        for (names, what) in [(added, "added"), (changed, "changed"), (removed, "removed")] {
+            lines.extend(names.iter().map(|name| (Level::Info, format!("endpoint.{name}: {what}"))));
+        }
+        if lines.is_empty() {
+            lines.push((Level::Info, "nothing has changed".to_owned()));
+        }
+        if self.certificate {
+            lines.push((Level::Info, "the certificate was read again".to_owned()));
+        }
+        lines.extend(waiting.iter().map(|change| {
+            (Level::Warn, format!("{change}; needs a restart, and stays as it was until then"))
+        }));
+        lines
+    }
+}
+
+/// Line by line: what has changed, and what needs a restart.
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.lines().into_iter().map(|(_, line)| line).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+/// Says in the log what became of a reload.
+pub fn log_reload(outcome: &Result<Reloaded, ReloadError>) {
+    match outcome {
+        Ok(reloaded) => {
+            for (level, line) in reloaded.lines() {
+                log::log!(level, "reload: {line}");
+            }
+        }
+        Err(error) => log::error!("reload: nothing has changed: {error}"),
+    }
+}
