@@ -11,7 +11,7 @@ use wharf::config;
 use wharf::database::{Access, Database, RowWriter, Shape};
 use wharf::deadline::Deadline;
 use wharf::http::{Decoder, Form, Limits, Response, Scan, encode_head, parse_head, scan_head};
-use wharf::queue;
+use wharf::queue::{self, LaneSpec, Priority, Queue};
 use wharf::value::{Scalar, Type, Value};
 
 const LIMITS: Limits = Limits { max_head_bytes: 16 << 10, max_target_bytes: 8 << 10, max_headers: 100 };
@@ -51,30 +51,45 @@ fn http(c: &mut Criterion) {
     });
 }
 
+fn queue_of_one() -> Queue<u64> {
+    let limits =
+        queue::Limits { max_length: 16, target: Duration::from_secs(1), interval: Duration::from_secs(1) };
+    let queue = Queue::new(limits, 1);
+    queue.lanes(&[LaneSpec { name: None, priority: Priority::Normal, max_concurrency: None }]);
+    queue.add_worker();
+    queue
+}
+
 fn hand_over(c: &mut Criterion) {
-    let (producer, consumer) = queue::bounded(16);
+    let jobs = queue_of_one();
     c.bench_function("queue: push and pop on one thread", |b| {
+        let mut done = None;
         b.iter(|| {
-            producer.try_push(black_box(1_u64)).expect("room");
-            consumer.pop()
+            jobs.push(0, black_box(1)).expect("room");
+            let (job, next) = jobs.next(done.take()).expect("a job");
+            done = Some(next);
+            job
         });
     });
-    let (there, worker) = queue::bounded(16);
-    let (answer, back) = queue::bounded(16);
+    let there = queue_of_one();
+    let worker = there.clone();
+    let (answer, answers) = crossbeam_channel::bounded(16);
     let echo = thread::spawn(move || {
-        while let Some(job) = worker.pop() {
-            if answer.try_push(job).is_err() {
+        let mut done = None;
+        while let Some((job, next)) = worker.next(done) {
+            done = Some(next);
+            if answer.send(job).is_err() {
                 break;
             }
         }
     });
     c.bench_function("queue: to a sleeping worker and back", |b| {
         b.iter(|| {
-            there.try_push(black_box(1_u64)).expect("room");
-            back.pop()
+            there.push(0, black_box(1)).expect("room");
+            answers.recv()
         });
     });
-    drop(there);
+    there.close();
     echo.join().expect("the worker ends with its queue");
 }
 

@@ -12,14 +12,10 @@ use crate::database::{self, Connection, Database};
 use crate::deadline::Deadline;
 use crate::http::{Refusal, Request, Response, problem};
 use crate::presence::Presence;
+pub use crate::queue::Priority;
 
 /// What a client is told of a fault that is not its own.
 pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";
-
-/// The answer to a request that no worker could take in time.
-pub(crate) fn waited_too_long() -> Error {
-    unavailable("no worker was free in time (queue.max_wait)")
-}
 
 /// The answer to a request whose deadline passed while the database committed.
 pub(crate) fn outcome_unknown() -> Error {
@@ -58,6 +54,17 @@ pub trait Handler: Send + Sync + 'static {
     /// How long a body it takes, in bytes, where it is not `http.max_body_bytes`. Asked once, when its route is added.
     fn max_body_bytes(&self) -> Option<usize> {
         None
+    }
+
+    /// How many of its requests may be with workers at once, the others waiting by themselves, so that it cannot take the last
+    /// worker from other handlers. `None`: as many as there are workers. Asked once, when its route is added.
+    fn max_concurrency(&self) -> Option<usize> {
+        None
+    }
+
+    /// Who goes first when requests wait for a worker. Asked once, when its route is added.
+    fn priority(&self) -> Priority {
+        Priority::Normal
     }
 }
 
@@ -117,6 +124,14 @@ impl<H: Handler> Handler for Streaming<H> {
 
     fn max_body_bytes(&self) -> Option<usize> {
         self.max_body_bytes.or_else(|| self.handler.max_body_bytes())
+    }
+
+    fn max_concurrency(&self) -> Option<usize> {
+        self.handler.max_concurrency()
+    }
+
+    fn priority(&self) -> Priority {
+        self.handler.priority()
     }
 }
 
@@ -241,9 +256,10 @@ impl Error {
         let members: Vec<_> = self.members.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let response = problem(self.status, &self.detail, &members);
         match self.retry_after {
-            Some(pause) => {
-                response.with_header(http::header::RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)))
-            }
+            Some(pause) => response.with_header(
+                http::header::RETRY_AFTER,
+                HeaderValue::from(pause.as_secs() + u64::from(pause.subsec_nanos() > 0)),
+            ),
             None => response,
         }
     }

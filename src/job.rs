@@ -5,10 +5,14 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use crate::deadline::Deadline;
-use crate::handler::{BodyUse, Handler};
-use crate::http::{Refusal, Request, Response, Sink};
+use crate::handler::{BodyUse, Error, Handler, unavailable};
+use crate::http::{Refusal, Request, Response, Sink, problem};
+use crate::metrics::Reason;
 use crate::presence::Presence;
+use crate::queue::Key;
 
 /// A parsed request on its way to a worker.
 pub struct Job {
@@ -16,7 +20,9 @@ pub struct Job {
     pub request: Request,
     /// What answers it.
     pub handler: Arc<dyn Handler>,
-    /// Until when it must be in a worker's hands; the connector answers 503 after that.
+    /// The lane of the queue that it waits in.
+    pub lane: usize,
+    /// Until when it must be in a worker's hands; the connector answers after that: 504 if that was its deadline, or else 503.
     pub start_by: Deadline,
     /// By when the client has its answer; the connector answers 504 after that.
     pub deadline: Deadline,
@@ -76,6 +82,21 @@ pub enum Claim {
     Unreadable(Refusal),
 }
 
+/// The answer to a request that no worker took by its [`Job::start_by`]: 504 if that was its deadline, or else 503.
+pub(crate) fn waited_too_long(deadline: Deadline) -> (Response, Reason) {
+    if deadline.has_passed() {
+        let detail = "the request's deadline passed while it waited for a worker";
+        (problem(StatusCode::GATEWAY_TIMEOUT, detail, &[]), Reason::Deadline)
+    } else {
+        (unavailable("no worker was free in time (queue.max_wait)").to_response(), Reason::QueueWait)
+    }
+}
+
+/// The answer to a request that is refused because requests come faster than they are answered.
+pub(crate) fn would_wait_too_long() -> Error {
+    unavailable("every worker is busy and requests wait for too long (queue.target)")
+}
+
 /// What a connector does with a whole request: the stages behind it.
 pub trait Service: Send + Sync {
     /// Routes the request. Never blocks.
@@ -84,8 +105,12 @@ pub trait Service: Send + Sync {
     /// Queues a job that [`accept`](Service::accept) asked for. Never blocks.
     ///
     /// # Errors
-    /// The answer for the client, when the queue is full.
-    fn enqueue(&self, job: Job) -> Result<(), Response>;
+    /// Why it is refused, and the answer for the client.
+    fn enqueue(&self, job: Job) -> Result<Key, (Reason, Response)>;
+
+    /// Takes a queued job back that the connector has answered, or whose client has left, so that it costs no place and no
+    /// worker. Does nothing when a worker has it. Never blocks.
+    fn withdraw(&self, key: Key);
 
     /// What is to become of the body of a request whose head was read. Never blocks.
     fn plan(&self, request: &Request) -> BodyPlan;
@@ -119,6 +144,8 @@ pub struct Work {
     pub request: Request,
     /// See [`Job::handler`].
     pub handler: Arc<dyn Handler>,
+    /// See [`Job::lane`].
+    pub lane: usize,
     /// See [`Job::start_by`].
     pub start_by: Deadline,
     /// See [`Job::deadline`].

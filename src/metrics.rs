@@ -39,11 +39,13 @@ pub enum Reason {
     QueueFull,
     /// It waited in the queue for longer than it may.
     QueueWait,
+    /// It would have waited too long in the queue.
+    Shed,
     /// Its deadline passed.
     Deadline,
 }
 
-const REASONS: [(Reason, &str); 15] = [
+const REASONS: [(Reason, &str); 16] = [
     (Reason::Malformed, "malformed"),
     (Reason::HeadBytes, "head_bytes"),
     (Reason::HeaderCount, "header_count"),
@@ -58,6 +60,7 @@ const REASONS: [(Reason, &str); 15] = [
     (Reason::Descriptors, "descriptors"),
     (Reason::QueueFull, "queue_full"),
     (Reason::QueueWait, "queue_wait"),
+    (Reason::Shed, "shed"),
     (Reason::Deadline, "deadline"),
 ];
 

@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, StatusCode};
 
 use crate::handler::{BodyUse, Handler};
 use crate::http::{Request, Response, problem};
+use crate::queue::{LaneSpec, Priority};
 
 /// What a route leads to.
 #[derive(Clone)]
@@ -31,6 +32,12 @@ pub struct Answerer {
     pub body_use: BodyUse,
     /// See [`Handler::max_body_bytes`].
     pub max_body_bytes: Option<usize>,
+    /// See [`Handler::max_concurrency`].
+    pub max_concurrency: Option<usize>,
+    /// See [`Handler::priority`].
+    pub priority: Priority,
+    /// Which of [`Router::lanes`] its requests wait in.
+    pub lane: usize,
 }
 
 impl Target {
@@ -40,6 +47,9 @@ impl Target {
             deadline: handler.deadline(),
             body_use: handler.body_use(),
             max_body_bytes: handler.max_body_bytes(),
+            max_concurrency: handler.max_concurrency().map(|max| max.max(1)),
+            priority: handler.priority(),
+            lane: 0,
             handler: Arc::new(handler),
         })
     }
@@ -49,6 +59,7 @@ impl Target {
 #[derive(Default)]
 pub struct Router {
     methods: Vec<(Method, matchit::Router<Route>)>,
+    lanes: Vec<LaneSpec>,
 }
 
 struct Route {
@@ -77,7 +88,12 @@ impl Router {
     ///
     /// # Errors
     /// See [`RouteError`].
-    pub fn add(&mut self, method: Method, path: &str, target: Target) -> Result<(), RouteError> {
+    pub fn add(&mut self, method: Method, path: &str, mut target: Target) -> Result<(), RouteError> {
+        if let Target::Handler(answerer) = &mut target {
+            let name = answerer.max_concurrency.map(|_| format!("{method} {path}"));
+            let (priority, max_concurrency) = (answerer.priority, answerer.max_concurrency);
+            answerer.lane = self.lane(LaneSpec { name, priority, max_concurrency });
+        }
         let names: Arc<[Box<str>]> = parameter_names(path).map(Box::from).collect();
         let route = Route { names: (!names.is_empty()).then_some(names), target };
         let index = self.methods.iter().position(|(known, _)| *known == method).unwrap_or_else(|| {
@@ -86,6 +102,18 @@ impl Router {
         });
         let inserted = self.methods[index].1.insert(path, route);
         inserted.map_err(|reason| RouteError { method, path: path.to_owned(), reason })
+    }
+
+    /// The lanes of the queue that the routes need.
+    pub fn lanes(&self) -> &[LaneSpec] {
+        &self.lanes
+    }
+
+    fn lane(&mut self, spec: LaneSpec) -> usize {
+        self.lanes.iter().position(|lane| *lane == spec).unwrap_or_else(|| {
+            self.lanes.push(spec);
+            self.lanes.len() - 1
+        })
     }
 
     /// Finds what answers the request and writes the path's values into it.

@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
 
 pub use reload::{Candidate, Reload, ReloadError, Reloaded, log_reload};
 
-use crate::config::{Config, Connector as Speaker, Listen};
+use crate::config::{self, Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
 use crate::connector::{
@@ -29,9 +29,9 @@ use crate::deadline::Deadline;
 use crate::endpoint;
 use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
 use crate::http::{Request, Response};
-use crate::job::{Admission, BodyPlan, Job, Service, Work};
-use crate::metrics::Metrics;
-use crate::queue::{self, Producer};
+use crate::job::{Admission, BodyPlan, Job, Service, Work, would_wait_too_long};
+use crate::metrics::{Metrics, Reason};
+use crate::queue::{Key, Limits, Queue, Refusal};
 use crate::router::{RouteError, Router, Target};
 use crate::workers::{Workers, answer_error, final_response, guarded};
 
@@ -87,7 +87,7 @@ pub struct Running {
     socket_file: Option<SocketFile>,
     tls: Option<Tls>,
     connector: Box<dyn Connector>,
-    queue: Producer<Job>,
+    queue: Queue<Job>,
     workers: Workers,
     database: Option<Database>,
     metrics: Arc<Metrics>,
@@ -99,12 +99,18 @@ pub struct Running {
     on_reload: Mutex<Option<Box<dyn Reload>>>,
 }
 
+/// The longest that a refused client is told to wait: nobody knows what will be then.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
 /// What the connector calls: routing and admission.
 struct Stages {
     router: Router,
-    queue: Producer<Job>,
+    queue: Queue<Job>,
+    /// For each of the router's lanes, which one of the queue it is.
+    lanes: Vec<usize>,
     max_wait: Duration,
     deadline: Duration,
+    deadline_header: Option<HeaderName>,
     max_body_bytes: usize,
     metrics: Arc<Metrics>,
 }
@@ -180,11 +186,11 @@ impl Server {
             .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let metrics = Arc::new(Metrics::default());
-        let (producer, consumer) = queue::bounded(config.queue.max_length);
+        let queue = Queue::new(queue_limits(&config.queue), config.workers());
         let workers =
-            Workers::start(config.workers(), consumer, self.database.clone(), Arc::clone(&metrics))?;
+            Workers::start(config.workers(), queue.clone(), self.database.clone(), Arc::clone(&metrics))?;
         let stages: Arc<dyn Service> =
-            Arc::new(Stages::new(config, router, producer.clone(), Arc::clone(&metrics)));
+            Arc::new(Stages::new(config, router, queue.clone(), Arc::clone(&metrics)));
         settings.max_connections = descriptors::fitting(config);
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
@@ -198,7 +204,7 @@ impl Server {
             socket_file,
             tls,
             connector,
-            queue: producer,
+            queue,
             workers,
             database: self.database,
             metrics,
@@ -312,7 +318,7 @@ impl Running {
             log::warn!("{} cannot be removed: {error}", self.address);
         }
         let drained = self.connector.drain(patience);
-        drop(self.queue);
+        self.queue.close();
         let workers_ended =
             drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO), stop);
         log::info!("stopped: {}", self.metrics);
@@ -338,18 +344,24 @@ fn router(config: &Config, database: Option<&Database>, in_rust: &[Route]) -> Re
     Ok(router)
 }
 
+fn queue_limits(queue: &config::Queue) -> Limits {
+    Limits { max_length: queue.max_length, target: queue.target, interval: queue.interval }
+}
+
 /// From now on none of them ends the process by itself.
 fn watched_signals() -> io::Result<Signals> {
     Signals::new(TERM_SIGNALS.iter().chain(&[SIGHUP]))
 }
 
 impl Stages {
-    fn new(config: &Config, router: Router, queue: Producer<Job>, metrics: Arc<Metrics>) -> Self {
+    fn new(config: &Config, router: Router, queue: Queue<Job>, metrics: Arc<Metrics>) -> Self {
         Self {
+            lanes: queue.lanes(router.lanes()),
             router,
             queue,
             max_wait: config.queue.max_wait,
             deadline: config.server.deadline,
+            deadline_header: config.server.deadline_header.clone(),
             max_body_bytes: config.http.max_body_bytes,
             metrics,
         }
@@ -367,18 +379,36 @@ impl Service for Stages {
             }
             Ok(Target::Handler(answerer)) => {
                 let now = Instant::now();
-                let deadline = Deadline::at(now, answerer.deadline.unwrap_or(self.deadline));
+                let mut allowance = answerer.deadline.unwrap_or(self.deadline);
+                if let Some(name) = &self.deadline_header {
+                    match allowance_asked(&request, name) {
+                        Ok(asked) => allowance = asked.map_or(allowance, |asked| asked.min(allowance)),
+                        Err(error) => return Admission::Answered(error.to_response()),
+                    }
+                }
+                let deadline = Deadline::at(now, allowance);
                 let start_by = deadline.min(Deadline::at(now, self.max_wait));
-                let handler = Arc::clone(&answerer.handler);
-                Admission::Work(Work { request, handler, start_by, deadline })
+                let (handler, lane) = (Arc::clone(&answerer.handler), self.lanes[answerer.lane]);
+                Admission::Work(Work { request, handler, lane, start_by, deadline })
             }
         }
     }
 
-    fn enqueue(&self, job: Job) -> Result<(), Response> {
-        self.queue.try_push(job).map_err(|_| {
-            unavailable("every worker is busy and the queue is full (queue.max_length)").to_response()
+    fn enqueue(&self, job: Job) -> Result<Key, (Reason, Response)> {
+        self.queue.push(job.lane, job).map_err(|refused| {
+            let (reason, error) = match refused.refusal {
+                Refusal::Full => {
+                    let detail = "every worker is busy and the queue is full (queue.max_length)";
+                    (Reason::QueueFull, unavailable(detail))
+                }
+                Refusal::Shed => (Reason::Shed, would_wait_too_long()),
+            };
+            (reason, error.retry_after(refused.drains_in.min(RETRY_AFTER_MAX)).to_response())
         })
+    }
+
+    fn withdraw(&self, key: Key) {
+        self.queue.withdraw(key);
     }
 
     fn plan(&self, request: &Request) -> BodyPlan {
@@ -390,6 +420,33 @@ impl Service for Stages {
         BodyPlan::Wanted { body_use, max_bytes: max_bytes.unwrap_or(self.max_body_bytes) }
     }
 }
+
+/// The time that a client asks for by `server.deadline_header`: seconds, such as `2` and `0.25`, or milliseconds, `250ms`.
+fn allowance_asked(request: &Request, name: &HeaderName) -> Result<Option<Duration>, Error> {
+    let mut lines = request.header_lines().filter(|(found, _)| found.eq_ignore_ascii_case(name.as_str()));
+    let Some((_, value)) = lines.next() else { return Ok(None) };
+    let text = std::str::from_utf8(value).unwrap_or("bytes that are no text");
+    let asked = match text.strip_suffix("ms") {
+        Some(number) => seconds(number).map(|number| number / 1000.0),
+        None => seconds(text),
+    };
+    let asked =
+        asked.filter(|seconds| *seconds > 0.0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    match (asked, lines.next()) {
+        (Some(asked), None) => Ok(Some(asked)),
+        (_, Some(_)) => Err(Error::bad_parameter(name.as_str(), DEADLINE, "it twice")),
+        (None, None) => Err(Error::bad_parameter(name.as_str(), DEADLINE, text)),
+    }
+}
+
+/// Digits and at most one point: none of the other things that are numbers in Rust.
+fn seconds(text: &str) -> Option<f64> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    text.parse().ok().filter(|_| is_plain)
+}
+
+/// What `server.deadline_header` may say.
+const DEADLINE: &str = "seconds such as 2 or 0.25, or milliseconds such as 250ms";
 
 /// A streamed response needs a thread that may wait for its client.
 fn immediate(response: Response) -> Result<Response, Error> {

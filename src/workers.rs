@@ -6,32 +6,40 @@
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use http::{StatusCode, Version};
 
 use crate::database::Database;
 use crate::deadline::Deadline;
-use crate::handler::{Context, Error, FAILED, waited_too_long};
+use crate::handler::{Context, Error, FAILED};
 use crate::http::{BodyWriter, Request, Response, Sink, WriteBody, problem};
-use crate::job::{Claim, Delivery, Job};
+use crate::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
 use crate::metrics::{Metrics, Reason};
-use crate::queue::Consumer;
+use crate::queue::Queue;
 
 /// The running request threads.
-#[derive(Debug)]
 pub struct Workers {
-    count: usize,
+    shared: Arc<Shared>,
+    team: Mutex<Team>,
     /// Disconnected once the last worker has ended.
-    ended: Receiver<()>,
+    ended: Receiver<Infallible>,
+}
+
+struct Team {
+    count: usize,
+    /// How many were ever started, for their names.
+    started: usize,
+    /// Each worker has a clone.
+    running: Sender<Infallible>,
 }
 
 /// What every worker shares.
 struct Shared {
-    queue: Consumer<Job>,
+    queue: Queue<Job>,
     database: Option<Database>,
     metrics: Arc<Metrics>,
 }
@@ -43,31 +51,54 @@ impl Workers {
     /// When the system has no more threads to give.
     pub fn start(
         count: usize,
-        queue: Consumer<Job>,
+        queue: Queue<Job>,
         database: Option<Database>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared { queue, database, metrics });
         let (running, ended) = crossbeam_channel::bounded(0);
-        for index in 0..count {
-            let (shared, running) = (Arc::clone(&shared), running.clone());
+        let team = Mutex::new(Team { count: 0, started: 0, running });
+        let workers = Self { shared, team, ended };
+        workers.resize(count)?;
+        Ok(workers)
+    }
+
+    /// How many there are to be.
+    pub fn count(&self) -> usize {
+        self.team.lock().unwrap_or_else(PoisonError::into_inner).count
+    }
+
+    /// Changes how many there are: new ones start, or as many end once they have done their job.
+    ///
+    /// # Errors
+    /// When the system has no more threads to give; then there are as many as before.
+    pub fn resize(&self, count: usize) -> io::Result<()> {
+        let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = &self.shared.queue;
+        queue.set_workers(count);
+        for _ in queue.workers_present()..count {
+            queue.add_worker();
+            let (shared, running) = (Arc::clone(&self.shared), team.running.clone());
             let serve = move || {
                 shared.serve();
                 drop(running);
             };
-            thread::Builder::new().name(format!("worker-{index}")).spawn(serve)?;
+            let name = format!("worker-{}", team.started);
+            if let Err(error) = thread::Builder::new().name(name).spawn(serve) {
+                queue.remove_worker();
+                queue.set_workers(team.count);
+                return Err(error);
+            }
+            team.started += 1;
         }
-        Ok(Self { count, ended })
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.count
+        team.count = count;
+        Ok(())
     }
 
     /// Waits until every job is done, or until the deadline, or until `stop` is disconnected: a handler that ignores its own
-    /// deadline cannot be ended. The queue's producers must be gone. Returns whether all workers have ended.
+    /// deadline cannot be ended. The queue must be closed. Returns whether all workers have ended.
     pub fn join(self, deadline: Deadline, stop: &Receiver<Infallible>) -> bool {
+        drop(self.team);
         crossbeam_channel::select! {
             recv(self.ended) -> _ => true,
             recv(stop) -> _ => false,
@@ -76,40 +107,54 @@ impl Workers {
     }
 }
 
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").field("count", &self.count()).finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     fn serve(&self) {
-        while let Some(mut job) = self.queue.pop() {
-            let (response, refused) = match Arc::clone(&job.client).claim(job.ticket, &mut job.request) {
-                Claim::Gone => continue,
-                Claim::Unreadable(refusal) => {
-                    (problem(refusal.status, refusal.detail, &[]), Some(refusal.fault.into()))
-                }
-                Claim::Granted if job.start_by.has_passed() => {
-                    (waited_too_long().to_response(), Some(Reason::QueueWait))
-                }
-                Claim::Granted => (self.run(&job), None),
-            };
-            let streams = response.length().is_none() && job.request.form().has_body(&response);
-            let (delivery, end) = if streams {
-                self.stream(&job, response)
-            } else {
-                // Asked before the answer leaves: a client that has it may go.
-                let end = BodyEnd::of(&job);
-                (job.client.answer(job.ticket, &job.request, response), end)
-            };
-            if job.presence.take_cancelled() {
-                self.metrics.cancelled();
+        let mut done = None;
+        while let Some((job, begun)) = self.queue.next(done) {
+            self.answer(job, begun.is_stale());
+            done = Some(begun);
+        }
+    }
+
+    fn answer(&self, mut job: Job, stale: bool) {
+        let (response, refused) = match Arc::clone(&job.client).claim(job.ticket, &mut job.request) {
+            Claim::Gone => return,
+            Claim::Unreadable(refusal) => {
+                (problem(refusal.status, refusal.detail, &[]), Some(refusal.fault.into()))
             }
-            // Each request is counted once: one that came too late was counted by the connector. A body that came to no
-            // good end is the client's fault, whatever the handler made of it.
-            match (delivery, refused, end) {
-                (Delivery::TooLate, ..) => {}
-                (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => self.metrics.abandoned(),
-                (Delivery::Sent, Some(reason), _) | (_, None, BodyEnd::Refused(reason)) => {
-                    self.metrics.refused(reason);
-                }
-                (Delivery::Sent, None, BodyEnd::Good) => self.metrics.answered(),
+            Claim::Granted if job.start_by.has_passed() => {
+                let (response, reason) = waited_too_long(job.deadline);
+                (response, Some(reason))
             }
+            Claim::Granted if stale => (would_wait_too_long().to_response(), Some(Reason::Shed)),
+            Claim::Granted => (self.run(&job), None),
+        };
+        let streams = response.length().is_none() && job.request.form().has_body(&response);
+        let (delivery, end) = if streams {
+            self.stream(&job, response)
+        } else {
+            // Asked before the answer leaves: a client that has it may go.
+            let end = BodyEnd::of(&job);
+            (job.client.answer(job.ticket, &job.request, response), end)
+        };
+        if job.presence.take_cancelled() {
+            self.metrics.cancelled();
+        }
+        // Each request is counted once: one that came too late was counted by the connector. A body that came to no
+        // good end is the client's fault, whatever the handler made of it.
+        match (delivery, refused, end) {
+            (Delivery::TooLate, ..) => {}
+            (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => self.metrics.abandoned(),
+            (Delivery::Sent, Some(reason), _) | (_, None, BodyEnd::Refused(reason)) => {
+                self.metrics.refused(reason);
+            }
+            (Delivery::Sent, None, BodyEnd::Good) => self.metrics.answered(),
         }
     }
 

@@ -13,7 +13,6 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use crate::arrivals::Arrivals;
 use crate::outcomes::Outcomes;
 use crate::shared::client::{connect, whole_answer};
 
@@ -39,7 +38,6 @@ pub(crate) struct Load<'a> {
     pub(crate) requests: &'a [Vec<u8>],
     /// Requests a second.
     pub(crate) rate: f64,
-    pub(crate) arrivals: Arrivals,
     pub(crate) length: Duration,
 }
 
@@ -100,7 +98,8 @@ impl<'a> Generator<'a> {
     fn offer(&mut self, load: Load<'a>) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         let begin = Instant::now();
-        let mut schedule = load.arrivals.over(load.rate, load.length).map(|time| begin + time);
+        let due = |number: u32| Duration::from_secs_f64(f64::from(number) / load.rate);
+        let mut schedule = (0..).map(due).take_while(|time| *time < load.length).map(|time| begin + time);
         let mut requests = load.requests.iter().cycle();
         let mut next = schedule.next();
         loop {
@@ -263,7 +262,8 @@ impl Client<'_> {
 /// what is less is slept.
 fn wait(poll: &mut Poll, events: &mut Events, until: Instant) -> io::Result<()> {
     let left = until.saturating_duration_since(Instant::now());
-    let milliseconds = Duration::from_secs(left.as_secs()) + Duration::from_millis(left.subsec_millis().into());
+    let milliseconds =
+        Duration::from_secs(left.as_secs()) + Duration::from_millis(left.subsec_millis().into());
     if milliseconds.is_zero() {
         thread::sleep(left.min(NAP));
     }

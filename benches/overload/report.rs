@@ -5,10 +5,6 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Where a recorded run puts its numbers in README.md.
-const BEGIN: &str = "<!-- measured: cargo bench --bench overload -- --record -->";
-const END: &str = "<!-- end -->";
-
 /// What was printed so far, and what was claimed.
 #[derive(Default)]
 pub(crate) struct Report {
@@ -72,19 +68,6 @@ impl Report {
 /// Writes a file of the crate.
 pub(crate) fn write(path: &str, text: &str) -> anyhow::Result<()> {
     fs::write(root().join(path), text).with_context(|| path.to_owned())
-}
-
-/// Replaces the numbers in README.md.
-pub(crate) fn write_readme(numbers: &str) -> anyhow::Result<()> {
-    let readme = fs::read_to_string(root().join("README.md")).context("README.md")?;
-    let replaced = replace(&readme, numbers).context("README.md has no place for the numbers")?;
-    write("README.md", &replaced)
-}
-
-fn replace(readme: &str, numbers: &str) -> Option<String> {
-    let (before, rest) = readme.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{numbers}\n{END}{after}"))
 }
 
 fn root() -> &'static Path {

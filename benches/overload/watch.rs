@@ -27,11 +27,6 @@ pub(crate) struct Watched {
     pub(crate) after: Usage,
     /// Processor time of the server.
     pub(crate) used: Duration,
-    /// Processor time of this process, which has the clients.
-    pub(crate) own: Duration,
-    /// Processor time of all others but the database, which is among them.
-    pub(crate) others: Duration,
-    pub(crate) length: Duration,
 }
 
 impl Usage {
@@ -60,8 +55,7 @@ pub(crate) fn watch<T>(
     load: impl FnOnce() -> anyhow::Result<T>,
 ) -> anyhow::Result<(T, Watched)> {
     let before = Usage::now(process)?;
-    let [server, own, all] = times(process)?;
-    let begin = Instant::now();
+    let used = machine::processor_time(&process.to_string())?;
     let (result, peak) = thread::scope(|scope| {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let looking = scope.spawn(move || {
@@ -76,12 +70,9 @@ pub(crate) fn watch<T>(
         (result, looking.join().expect("looking does not panic"))
     });
     let result = result?;
-    let length = begin.elapsed();
-    let [server_then, own_then, all_then] = times(process)?;
-    let (used, own) = (server_then.saturating_sub(server), own_then.saturating_sub(own));
-    let others = all_then.saturating_sub(all).saturating_sub(used + own);
+    let used = machine::processor_time(&process.to_string())?.saturating_sub(used);
     let after = settle(process, before, settling)?;
-    Ok((result, Watched { before, peak: peak.most(after), after, used, own, others, length }))
+    Ok((result, Watched { before, peak: peak.most(after), after, used }))
 }
 
 /// The clients have gone; the server may still be closing its ends.
@@ -94,12 +85,4 @@ pub(crate) fn settle(process: u32, before: Usage, settling: Duration) -> anyhow:
         }
         thread::sleep(Duration::from_millis(10));
     }
-}
-
-fn times(process: u32) -> anyhow::Result<[Duration; 3]> {
-    Ok([
-        machine::processor_time(&process.to_string())?,
-        machine::processor_time("self")?,
-        machine::busy_time()?,
-    ])
 }

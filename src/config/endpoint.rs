@@ -7,14 +7,14 @@ use std::ops::RangeInclusive;
 
 use http::{HeaderValue, Method, StatusCode};
 
-use super::keys::WAIT;
+use super::keys::{THREADS, WAIT};
 use super::param::{Declared, is_name};
 use super::read::{Node, Reader, Table, suggestion};
 use super::setting::Setting;
 use super::sql::Statement;
-use super::{Action, Endpoint, Otherwise, Returns, Span, Sql, Step};
+use super::{Action, Endpoint, Otherwise, Priority, Returns, Span, Sql, Step};
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "route",
     "description",
     "params",
@@ -25,6 +25,8 @@ const KEYS: [&str; 12] = [
     "otherwise",
     "status",
     "deadline",
+    "max_concurrency",
+    "priority",
     "body",
     "content_type",
 ];
@@ -36,6 +38,9 @@ const METHODS: [(&str, Method); 5] = [
     ("PATCH", Method::PATCH),
     ("DELETE", Method::DELETE),
 ];
+
+const PRIORITIES: [(&str, Priority); 3] =
+    [("low", Priority::Low), ("normal", Priority::Normal), ("high", Priority::High)];
 
 const RETURNS: [(&str, Returns); 4] =
     [("one", Returns::One), ("many", Returns::Many), ("value", Returns::Value), ("none", Returns::None)];
@@ -74,6 +79,9 @@ impl Reader<'_> {
             self.report(route.span, table.key_of("route"), message);
         }
         let deadline = self.take(&table, "deadline", |setting| setting.time(&WAIT));
+        let max_concurrency = self.take(&table, "max_concurrency", |setting| setting.count(&THREADS));
+        let priority =
+            self.take(&table, "priority", |setting| setting.choice(&PRIORITIES)).unwrap_or_default();
         let description = self.take(&table, "description", Setting::text);
         let action = match ["body", "sql", "step"].map(|name| table.has(name)) {
             [true, false, false] => self.fixed(&table),
@@ -91,7 +99,18 @@ impl Reader<'_> {
         let status = self.status(&table, action.as_ref());
         let (Route { method, path, .. }, action, status) = (route?, action?, status?);
         let name = node.name.to_owned();
-        Some(Endpoint { name, description, method, path, status, deadline, action, span: node.name_span })
+        Some(Endpoint {
+            name,
+            description,
+            method,
+            path,
+            status,
+            deadline,
+            max_concurrency,
+            priority,
+            action,
+            span: node.name_span,
+        })
     }
 
     fn route(&mut self, table: &Table<'_>) -> Option<Route> {
@@ -124,7 +143,9 @@ impl Reader<'_> {
     }
 
     fn fixed(&mut self, table: &Table<'_>) -> Option<Action> {
-        for name in ["params", "returns", "expect_rows", "otherwise", "deadline"] {
+        for name in
+            ["params", "returns", "expect_rows", "otherwise", "deadline", "max_concurrency", "priority"]
+        {
             if let Some(node) = table.node(name) {
                 self.report(node.name_span, node.key, "a fixed `body` makes no use of it");
             }
@@ -430,6 +451,14 @@ mod tests {
             ("sql = 'select 1'\notherwise = {}", ".otherwise: it needs `expect_rows`"),
             ("sql = 'select 1'\nexpect_rows = 1\notherwise.status = 200", ".otherwise.status: 200 is out"),
             ("sql = 'select 1'\ndeadline = '0s'", ".deadline: \"0s\" is out of range; expected 1ms to 1h"),
+            (
+                "sql = 'select 1'\nmax_concurrency = 0",
+                ".max_concurrency: 0 is out of range; expected 1 to 10000",
+            ),
+            (
+                "sql = 'select 1'\npriority = 'urgent'",
+                ".priority: \"urgent\" is none of \"low\", \"normal\", \"high\"",
+            ),
             ("sql = 'delete from t'", ".sql: it writes; GET endpoints run read-only; use POST"),
             ("sql = 'select 1; select 2'", ".sql: a second statement starts here"),
             ("sql = 'select :a'", ".sql: `:a` is not declared; add it to `params`"),

@@ -23,7 +23,7 @@ use super::{
 use crate::http::{Networks, NetworksError};
 
 /// Workers and connections: past this many a single machine only switches between them.
-const THREADS: RangeInclusive<usize> = 1..=10_000;
+pub(super) const THREADS: RangeInclusive<usize> = 1..=10_000;
 const HOUR: Duration = Duration::from_secs(3600);
 /// What somebody waits for. Zero would refuse everything.
 pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;

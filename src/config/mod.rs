@@ -31,6 +31,8 @@ pub use setting::Environment;
 
 pub use crate::http::{ForwardedBy, Networks};
 
+pub use crate::queue::Priority;
+
 use crate::value::{Type, Value};
 
 /// Everything that one `wharf` process needs to know.
@@ -276,6 +278,10 @@ pub struct Endpoint {
     pub status: StatusCode,
     /// `deadline`: overrides `server.deadline`.
     pub deadline: Option<Duration>,
+    /// `max_concurrency`: how many of its requests may be with workers at once. `None`: as many as there are workers.
+    pub max_concurrency: Option<usize>,
+    /// `priority`: who goes first when requests wait for a worker.
+    pub priority: Priority,
     /// What the endpoint does.
     pub action: Action,
     /// Where `[endpoint.NAME]` stands, for messages.

@@ -203,13 +203,13 @@ impl Exchange {
                 metrics.answered();
                 exchange.send_beside(response);
             }
-            Admission::Work(Work { request, handler, start_by, deadline }) => {
+            Admission::Work(Work { request, handler, lane, start_by, deadline }) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
                 // tiny_http does not tell when a client leaves.
                 let presence = Presence::default();
-                let job = Job { request, handler, start_by, deadline, client, ticket: 1, presence };
-                if let Err(response) = service.enqueue(job) {
-                    metrics.refused(Reason::QueueFull);
+                let job = Job { request, handler, lane, start_by, deadline, client, ticket: 1, presence };
+                if let Err((reason, response)) = service.enqueue(job) {
+                    metrics.refused(reason);
                     exchange.send_beside(response);
                 }
             }

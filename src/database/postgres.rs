@@ -387,12 +387,7 @@ impl Session {
     /// What a failure means for what comes next.
     fn note<T>(&mut self, done: &Result<T, Error>) {
         let Err(error) = done else { return };
-        let access = match self.transaction {
-            Transaction::Open(access) => Some(access),
-            _ => self.access,
-        };
-        if error.code() == Some("25006") && access == Some(Access::ReadWrite) {
-            // The server has become a standby: other sessions may reach the new primary.
+        if matches!(error, Error::Refused(refusal) if refusal.category == Category::Down) {
             self.wire.close();
         }
         if matches!(self.transaction, Transaction::Open(_)) {
@@ -439,6 +434,10 @@ impl Session {
         if commits_itself {
             self.refuse_closed()?;
         }
+        let wanted = match self.transaction {
+            Transaction::Pending(wanted) | Transaction::Open(wanted) => wanted,
+            Transaction::None | Transaction::Failed => access,
+        };
         let switch = self.command_before(access);
         let (client, statements) = (&self.client, &mut self.statements);
         let commits = Cell::new(false);
@@ -453,7 +452,8 @@ impl Session {
             };
             // Both are sent before either is answered: the command costs no round trip.
             let (switched, done) = join(client.batch_execute(switch), prepared_and_run).await;
-            let switched = switched.map_err(|error| wire::refused(&error, switch));
+            let refused = |error| wire::refused(&error, switch);
+            let switched = switched.map_err(|error| only_reads(refused(error), wanted, &["0A000", "25006"]));
             match switched {
                 // The cancel hit the command instead of the statement, which ran all the same, and without its BEGIN.
                 Err(error) if error.code() == Some(CANCELLED) && done.is_ok() => {
@@ -464,6 +464,7 @@ impl Session {
             }
         };
         let done = self.wire.complete(whole, &self.limit, &commits);
+        let done = done.map_err(|error| only_reads(error, wanted, &["25006"]));
         if let Transaction::Pending(access) = self.transaction {
             // Even if the deadline leaves it unknown whether the server began it.
             self.transaction = Transaction::Open(access);
@@ -513,7 +514,21 @@ fn begin_text(access: Access) -> &'static str {
 
 /// "cached plan must not change result type" after an ALTER, and a statement that someone deallocated.
 fn is_stale(error: &Error) -> bool {
-    matches!(error.code(), Some("0A000" | "26000"))
+    let is_down = matches!(error, Error::Refused(refusal) if refusal.category == Category::Down);
+    !is_down && matches!(error.code(), Some("0A000" | "26000"))
+}
+
+/// A server that only reads, met by a request that wants to write, has become a standby: it is as good as down for that
+/// request, and another session may reach the new primary. `codes`: by which SQLSTATE it says so, which for a `BEGIN READ
+/// WRITE` during recovery is the one of an unknown feature.
+fn only_reads(mut error: Error, wanted: Access, codes: &[&str]) -> Error {
+    if let Error::Refused(refusal) = &mut error
+        && wanted == Access::ReadWrite
+        && codes.contains(&refusal.code.as_str())
+    {
+        refusal.category = Category::Down;
+    }
+    error
 }
 
 async fn run(

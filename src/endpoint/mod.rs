@@ -19,7 +19,7 @@ pub use check::{check, check_by};
 
 use crate::config::{self, Action, Config, Otherwise, Returns};
 use crate::database::{self, Access, Connection, Database, RowWriter, Shape, Statement};
-use crate::handler::{Context, Error, Handler};
+use crate::handler::{Context, Error, Handler, Priority};
 use crate::http::{Request, Response};
 use crate::router::Target;
 use crate::value::Value;
@@ -67,6 +67,8 @@ struct SqlEndpoint {
     status: StatusCode,
     access: Access,
     deadline: Option<Duration>,
+    max_concurrency: Option<usize>,
+    priority: Priority,
     max_response_bytes: usize,
 }
 
@@ -113,6 +115,8 @@ impl SqlEndpoint {
             status: endpoint.status,
             access: access(&endpoint.method),
             deadline: endpoint.deadline,
+            max_concurrency: endpoint.max_concurrency,
+            priority: endpoint.priority,
             max_response_bytes,
         })
     }
@@ -239,6 +243,14 @@ impl Handler for SqlEndpoint {
 
     fn deadline(&self) -> Option<Duration> {
         self.deadline
+    }
+
+    fn max_concurrency(&self) -> Option<usize> {
+        self.max_concurrency
+    }
+
+    fn priority(&self) -> Priority {
+        self.priority
     }
 }
 

@@ -10,16 +10,13 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::{Running, Stages, router};
+use super::{Running, Stages, queue_limits, router};
 use crate::config::{self, Action, Changes, Config, Problem, Problems, Source};
 use crate::connector::{Settings, TlsError, descriptors};
 use crate::database::{self, Database};
 use crate::deadline::Deadline;
 use crate::endpoint;
-use crate::job::Job;
-use crate::queue::Producer;
 use crate::router::RouteError;
-use crate::workers::Workers;
 
 /// How long the database may take to prepare the new configuration's statements; a database that takes longer is in trouble,
 /// and whoever asked for the reload waits.
@@ -126,9 +123,11 @@ impl Running {
         if !running.changes_to(&next).is_empty() {
             let router = router(&next, self.database.as_ref(), &self.routes)?;
             self.check(&next, source, &changes)?;
-            apply_workers(&self.workers, next.workers())?;
-            apply_queue(&self.queue, &running.queue, &next.queue);
-            apply_pool(self.database.as_ref(), &next.database);
+            self.workers.resize(next.workers())?;
+            self.queue.reconfigure(queue_limits(&next.queue));
+            if let Some(database) = &self.database {
+                database.reconfigure(&next.database);
+            }
             let stages = Stages::new(&next, router, self.queue.clone(), Arc::clone(&self.metrics));
             let mut settings = Settings::beside(&next, self.tls.as_ref());
             settings.max_connections = descriptors::fitting(&next);
@@ -196,30 +195,6 @@ impl Running {
         let read = on_reload.read().map_err(ReloadError::Unreadable);
         let outcome = read.and_then(|candidate| self.reload(candidate));
         on_reload.heard(&outcome);
-    }
-}
-
-/// As many request threads as the configuration says. Those there are cannot be made more or fewer yet.
-fn apply_workers(workers: &Workers, count: usize) -> io::Result<()> {
-    if workers.count() != count {
-        log::warn!(
-            "reload: there are still {} request threads, and {count} after a restart",
-            workers.count()
-        );
-    }
-    Ok(())
-}
-
-/// The queue's limits. Its length cannot change yet; how long a request may wait is in [`Stages`].
-fn apply_queue(_: &Producer<Job>, before: &config::Queue, now: &config::Queue) {
-    if (before.max_length, before.target, before.interval) != (now.max_length, now.target, now.interval) {
-        log::warn!("reload: queue.max_length, target and interval take effect after a restart");
-    }
-}
-
-fn apply_pool(database: Option<&Database>, settings: &config::Database) {
-    if let Some(database) = database {
-        database.reconfigure(settings);
     }
 }
 

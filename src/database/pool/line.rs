@@ -106,6 +106,18 @@ impl<D: Driver> Waiter<D> {
         deadline: Deadline,
     ) -> Result<PooledConnection<Opener<D>>, Error> {
         client.wake_when_left(&Waker::from(Arc::new(Unpark(self.thread.clone()))));
+        let waited = self.wait_for_one(shared, client, until, deadline);
+        client.wake_nobody();
+        waited
+    }
+
+    fn wait_for_one(
+        self: Arc<Self>,
+        shared: &Shared<D>,
+        client: &Presence,
+        until: Deadline,
+        deadline: Deadline,
+    ) -> Result<PooledConnection<Opener<D>>, Error> {
         let mut impatient = true;
         loop {
             if let Some(handed) = self.take() {

@@ -29,10 +29,12 @@ use super::tls::Session;
 use super::wire::Wire;
 use super::{Id, Mailbox};
 use crate::connector::Settings;
-use crate::handler::{outcome_unknown, unavailable, waited_too_long};
+use crate::deadline::Deadline;
+use crate::handler::{outcome_unknown, unavailable};
 use crate::http::{Form, Request, Response, client_address, problem};
-use crate::job::{Admission, Client, Job, Service, Work};
+use crate::job::{Admission, Client, Job, Service, Work, waited_too_long};
 use crate::metrics::{Closing, Metrics, Reason};
+use crate::queue::Key;
 
 /// How long a connection that we closed is still read from while nothing comes, so that its client sees the answer and no
 /// reset (RFC 9112 section 9.6).
@@ -102,6 +104,8 @@ pub(super) struct Connection {
     pub(super) again: bool,
     /// Which request of a worker is in progress, counted from 1.
     ticket: u64,
+    /// Where that request waits for a worker, or did.
+    place_in_queue: Option<Key>,
     /// How many requests were read.
     served: usize,
     /// The rest of the body of the request that is in progress.
@@ -222,6 +226,7 @@ impl Connection {
             half_read: false,
             again: false,
             ticket: 0,
+            place_in_queue: None,
             served: 0,
             incoming: None,
             idle_since: core.now,
@@ -342,7 +347,7 @@ impl Connection {
         let then = if let Stage::Flushing(flushing) = &self.stage { &flushing.then } else { &self.stage };
         let is_unanswered = match then {
             Stage::Holding(_) => true,
-            Stage::Away { .. } => self.link.take_back(Turn::Queued) || self.link.take_back(Turn::Running),
+            Stage::Away { .. } => self.take_from_queue(core) || self.link.take_back(Turn::Running),
             _ => false,
         };
         if is_unanswered {
@@ -500,9 +505,10 @@ impl Connection {
     fn ring_away(&mut self, core: &mut Core, form: Form, start_by: Instant, deadline: Instant) -> Next {
         match self.link.turn() {
             Turn::Poller => return self.proceed(core),
-            Turn::Queued if core.now >= start_by && self.link.take_back(Turn::Queued) => {
-                core.metrics.refused(Reason::QueueWait);
-                return self.answer_instead(core, &waited_too_long().to_response(), form);
+            Turn::Queued if core.now >= start_by && self.take_from_queue(core) => {
+                let (response, reason) = waited_too_long(Deadline::at(deadline, Duration::ZERO));
+                core.metrics.refused(reason);
+                return self.answer_instead(core, &response, form);
             }
             Turn::Running | Turn::Streaming
                 if core.now >= deadline + GRACE && self.link.presence().has_left() =>
@@ -533,6 +539,15 @@ impl Connection {
         }
         self.set_away_due(core);
         Next::Wait
+    }
+
+    /// Takes the request back that no worker has begun, out of the queue as well. Returns whether it was still there.
+    fn take_from_queue(&self, core: &Core) -> bool {
+        let taken = self.link.take_back(Turn::Queued);
+        if taken && let Some(place) = self.place_in_queue {
+            core.service.withdraw(place);
+        }
+        taken
     }
 
     /// When a connection whose request is away is to be looked at again.
@@ -631,7 +646,7 @@ impl Connection {
 
     /// Gives the connection to a worker, together with its request.
     fn give(&mut self, core: &mut Core, work: Work, more: bool) {
-        let Work { request, handler, start_by, deadline } = work;
+        let Work { request, handler, lane, start_by, deadline } = work;
         let form = request.form();
         self.ticket += 1;
         let more = more || self.ended || self.incoming.is_some();
@@ -641,15 +656,17 @@ impl Connection {
         self.set_away_due(core);
         let (client, ticket): (Arc<dyn Client>, _) = (Arc::clone(&self.link) as _, self.ticket);
         let presence = self.link.presence().clone();
-        if let Err(response) =
-            core.service.enqueue(Job { request, handler, start_by, deadline, client, ticket, presence })
-        {
-            // Nobody else has the job, so it is in its turn still.
-            self.link.take_back(Turn::Queued);
-            self.incoming = None;
-            core.metrics.refused(Reason::QueueFull);
-            let keep_alive = form.keep_alive && !core.is_draining();
-            self.answered(core, response, Form { keep_alive, ..form });
+        let job = Job { request, handler, lane, start_by, deadline, client, ticket, presence };
+        match core.service.enqueue(job) {
+            Ok(place) => self.place_in_queue = Some(place),
+            Err((reason, response)) => {
+                // Nobody else has the job, so it is in its turn still.
+                self.link.take_back(Turn::Queued);
+                self.incoming = None;
+                core.metrics.refused(reason);
+                let keep_alive = form.keep_alive && !core.is_draining();
+                self.answered(core, response, Form { keep_alive, ..form });
+            }
         }
     }
 

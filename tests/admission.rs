@@ -1,0 +1,256 @@
+//! Who is let in when there is more work than workers, who goes first, and what becomes of those who may not wait.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use support::{Answer, Client, Gate, PATIENCE, assert_nothing_is_left, gate, wait_until};
+use wharf::config::{Config, Connector};
+use wharf::handler::{Context, Error, Handler, Priority, streaming};
+use wharf::http::{Request, Response};
+use wharf::metrics::Reason;
+use wharf::server::{Running, Server};
+
+const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
+
+fn quick(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
+    Ok(Response::text("quick"))
+}
+
+/// A handler with its place among the others.
+struct Placed<H> {
+    handler: H,
+    max_concurrency: Option<usize>,
+    priority: Priority,
+}
+
+impl<H: Handler> Handler for Placed<H> {
+    fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
+        self.handler.handle(request, context)
+    }
+
+    fn max_concurrency(&self) -> Option<usize> {
+        self.max_concurrency
+    }
+
+    fn priority(&self) -> Priority {
+        self.priority
+    }
+}
+
+fn server(workers: usize, change: impl FnOnce(&mut Config)) -> Server {
+    let mut config = Config::default();
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    config.server.workers = Some(workers);
+    config.server.deadline = PATIENCE;
+    config.queue.max_wait = PATIENCE;
+    change(&mut config);
+    Server::new(config).expect("no database to open")
+}
+
+/// A server with one worker behind a gate.
+fn gated(gate: Gate, change: impl FnOnce(&mut Config)) -> Running {
+    server(1, change).get("/gate", gate).get("/quick", quick).start().expect("a free port")
+}
+
+fn ask(server: &Running, path: &str) -> Client {
+    let mut client = Client::connect(server.address());
+    client.request("GET", path, &[], "");
+    client
+}
+
+fn assert_problem(answer: &Answer, status: u16, detail: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    let said = answer.json()["detail"].as_str().expect("a problem has a detail").to_owned();
+    assert!(said.contains(detail), "{said:?} does not say {detail:?}");
+}
+
+/// Lets time pass, which the test is about.
+fn spend(time: Duration) {
+    let started = Instant::now();
+    wait_until("time stands still", || started.elapsed() >= time);
+}
+
+#[test]
+fn who_would_wait_too_long_is_refused_at_once_and_told_when_the_queue_has_drained() {
+    let (handler, keeper) = gate();
+    let server = gated(handler, |_| {});
+    // The first tells what a request takes.
+    let mut first = ask(&server, "/gate");
+    keeper.wait_for_one();
+    spend(Duration::from_millis(300));
+    keeper.let_through(1);
+    assert_eq!(first.answer().status, 200);
+    let mut running = ask(&server, "/gate");
+    keeper.wait_for_one();
+    // However long requests take, a few for each worker are no overload.
+    let asked: Vec<Client> = (0..12).map(|_| ask(&server, "/gate")).collect();
+    wait_until("nobody is refused", || server.metrics().refused_for(Reason::Shed) == 8);
+    keeper.let_through(5);
+    assert_eq!(running.answer().status, 200);
+    let mut refusals = 0;
+    for mut client in asked {
+        let answer = client.answer();
+        if answer.status != 200 {
+            refusals += 1;
+            assert_problem(&answer, 503, "queue.target");
+            assert_eq!(answer.header("Retry-After"), Some("2"), "four that take 0.3 s each");
+        }
+    }
+    assert_eq!(refusals, 8);
+    drop((first, running));
+    assert_nothing_is_left(server);
+}
+
+#[test]
+fn a_slow_handler_cannot_take_the_last_worker() {
+    for connector in BOTH {
+        let (handler, keeper) = gate();
+        let slow = Placed { handler, max_concurrency: Some(1), priority: Priority::High };
+        let server = server(2, |config| config.server.connector = connector);
+        let server = server.get("/slow", slow).get("/quick", quick).start().expect("a free port");
+        let mut slow: Vec<Client> = (0..5).map(|_| ask(&server, "/slow")).collect();
+        keeper.wait_for_one();
+        for _ in 0..20 {
+            assert_eq!(ask(&server, "/quick").answer().text(), "quick");
+        }
+        keeper.let_through(5);
+        for client in &mut slow {
+            assert_eq!(client.answer().text(), "through");
+        }
+        drop(slow);
+        assert_nothing_is_left(server);
+    }
+}
+
+#[test]
+fn the_higher_priority_goes_first() {
+    let (handler, keeper) = gate();
+    let order = Arc::<Mutex<Vec<&str>>>::default();
+    let mut server = server(1, |_| {}).get("/gate", handler);
+    for (path, priority) in
+        [("/low", Priority::Low), ("/normal", Priority::Normal), ("/high", Priority::High)]
+    {
+        let order = Arc::clone(&order);
+        let handler = move |_: &Request, _: &mut Context<'_>| {
+            order.lock().expect("nobody panics with it").push(path);
+            Ok(Response::text("done"))
+        };
+        server = server.get(path, Placed { handler, max_concurrency: None, priority });
+    }
+    let server = server.start().expect("a free port");
+    let mut running = ask(&server, "/gate");
+    keeper.wait_for_one();
+    let mut waiting = Vec::new();
+    for (asked, path) in ["/low", "/normal", "/high", "/low", "/high"].into_iter().enumerate() {
+        waiting.push(ask(&server, path));
+        wait_until("it does not come", || server.metrics().requests() == asked as u64 + 2);
+    }
+    keeper.let_through(1);
+    assert_eq!(running.answer().status, 200);
+    for client in &mut waiting {
+        assert_eq!(client.answer().text(), "done");
+    }
+    let order = order.lock().expect("nobody panics with it").clone();
+    assert_eq!(order, ["/high", "/high", "/normal", "/low", "/low"]);
+}
+
+#[test]
+fn a_request_whose_client_has_left_gives_its_place_in_the_queue_back() {
+    let (handler, keeper) = gate();
+    let server = gated(handler, |config| config.queue.max_length = 1);
+    let mut running = ask(&server, "/gate");
+    keeper.wait_for_one();
+    for left in 1..=20 {
+        let waiting = ask(&server, "/gate");
+        wait_until("it does not come", || server.metrics().requests() == 1 + left);
+        // Less would be a client that closes only its sending half.
+        spend(Duration::from_millis(50));
+        drop(waiting);
+        wait_until("nobody notices", || server.metrics().abandoned_by_clients() == left);
+        wait_until("its socket stays", || server.metrics().open_connections() == 1);
+    }
+    assert_eq!(server.metrics().refused_for(Reason::QueueFull), 0);
+    let mut waiting = ask(&server, "/quick");
+    wait_until("it does not come", || server.metrics().requests() == 22);
+    assert_problem(&ask(&server, "/quick").answer(), 503, "queue.max_length");
+    keeper.let_through(1);
+    assert_eq!(running.answer().text(), "through");
+    assert_eq!(waiting.answer().text(), "quick");
+    drop((running, waiting));
+    assert_nothing_is_left(server);
+}
+
+#[test]
+fn a_request_that_waited_too_long_gives_its_place_in_the_queue_back() {
+    let (handler, keeper) = gate();
+    let server = gated(handler, |config| {
+        config.queue.max_length = 1;
+        config.queue.max_wait = Duration::from_millis(20);
+    });
+    let mut running = ask(&server, "/gate");
+    keeper.wait_for_one();
+    for refused in 1..=5 {
+        assert_problem(&ask(&server, "/quick").answer(), 503, "queue.max_wait");
+        assert_eq!(server.metrics().refused_for(Reason::QueueWait), refused);
+    }
+    keeper.let_through(1);
+    assert_eq!(running.answer().text(), "through");
+    drop(running);
+    assert_nothing_is_left(server);
+}
+
+#[test]
+fn a_deadline_that_passes_in_the_queue_answers_504() {
+    for connector in BOTH {
+        let (handler, keeper) = gate();
+        let hurried = streaming(quick).deadline(Duration::from_millis(30));
+        let server = server(1, |config| config.server.connector = connector);
+        let server = server.get("/gate", handler).get("/hurried", hurried).start().expect("a free port");
+        let mut running = ask(&server, "/gate");
+        keeper.wait_for_one();
+        let mut client = ask(&server, "/hurried");
+        wait_until("it does not come", || server.metrics().requests() == 2);
+        spend(Duration::from_millis(50));
+        keeper.let_through(1);
+        assert_problem(&client.answer(), 504, "while it waited for a worker");
+        assert_eq!(running.answer().text(), "through");
+        assert_eq!(server.metrics().refused_for(Reason::Deadline), 1);
+        drop((running, client));
+        assert_nothing_is_left(server);
+    }
+}
+
+#[test]
+fn a_client_may_ask_for_less_time_than_there_is() {
+    for connector in BOTH {
+        let left = |_: &Request, context: &mut Context<'_>| {
+            Ok(Response::text(context.deadline().left().as_millis().to_string()))
+        };
+        let server = server(1, |config| {
+            config.server.connector = connector;
+            config.server.deadline = Duration::from_secs(5);
+            config.server.deadline_header = Some("Request-Timeout".parse().expect("a name"));
+        });
+        let server = server.get("/left", left).start().expect("a free port");
+        let ask = |headers: &[(&str, &str)]| {
+            let mut client = Client::connect(server.address());
+            client.request("GET", "/left", headers, "");
+            client.answer()
+        };
+        for (asked, most) in [("2", 2000), ("0.25", 250), ("250ms", 250), ("4000ms", 4000), ("9999", 5000)] {
+            let left: u64 = ask(&[("request-timeout", asked)]).text().parse().expect("milliseconds");
+            assert!(left <= most && left + 1000 > most.min(1000), "{asked}: {left} ms are left");
+        }
+        assert_eq!(ask(&[]).status, 200);
+        for wrong in ["0", "0ms", "-1", "1e3", "NaN", "inf", "soon", "1 s", "2s", "1.2.3", "."] {
+            let answer = ask(&[("Request-Timeout", wrong)]);
+            assert_problem(&answer, 400, &format!("received {wrong}"));
+            assert_eq!(answer.json()["parameter"], "request-timeout");
+        }
+        let twice = ask(&[("Request-Timeout", "1"), ("Request-Timeout", "2")]);
+        assert_problem(&twice, 400, "received it twice");
+    }
+}
