@@ -258,7 +258,7 @@ impl Error {
         match self.retry_after {
             Some(pause) => response.with_header(
                 http::header::RETRY_AFTER,
-                HeaderValue::from(pause.as_secs() + u64::from(pause.subsec_nanos() > 0)),
+                HeaderValue::from((pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)),
             ),
             None => response,
         }

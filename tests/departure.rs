@@ -126,7 +126,7 @@ fn reset(client: Client) {
 }
 
 #[test]
-fn a_statement_ends_when_its_client_leaves_and_worker_and_connection_serve_the_next() {
+fn a_statement_ends_when_its_client_leaves_and_worker_and_place_in_the_pool_serve_the_next() {
     let database = Postgres::database();
     for leave in [drop, reset] {
         let server = serve(&database);
@@ -135,7 +135,7 @@ fn a_statement_ends_when_its_client_leaves_and_worker_and_connection_serve_the_n
         wait_for_sleep(&database);
         let left = Instant::now();
         leave(client);
-        assert_eq!(get(&server, "/backend").text(), backend, "the connection is known to be clean");
+        assert_ne!(get(&server, "/backend").text(), backend, "the cancel might hit what runs next");
         assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
         assert_eq!(sleeping(&database), "0");
         let metrics = server.metrics();

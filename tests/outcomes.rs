@@ -185,6 +185,24 @@ fn what_is_known_to_be_cancelled_is_no_open_outcome() {
     server.drain();
 }
 
+/// The database's own limit ended the statement, which was taken for proof that our cancel had arrived; it hit the next one.
+#[test]
+fn a_session_that_a_cancel_may_still_hit_is_not_lent_again() {
+    /// What a cancel request begins with, behind its length.
+    const CANCEL_REQUEST: [u8; 4] = [0x04, 0xd2, 0x16, 0x2e];
+    let database = with_table();
+    let more = "statement_timeout = '100ms'\nconnection_init_sql = \"set statement_timeout = '300ms'\"\n\
+                [endpoint.backend]\nroute = 'GET /backend'\nsql = 'select pg_backend_pid()'\nreturns = 'value'";
+    let (server, forwarder) = through(&database, more);
+    let before = ask(&server, "GET", "/backend").text().to_owned();
+    forwarder.once(CANCEL_REQUEST, Then::CutBefore);
+    let answer = ask(&server, "POST", "/slow");
+    assert_eq!(answer.status, 504, "it is known to be undone: {}", answer.text());
+    assert_ne!(ask(&server, "GET", "/backend").text(), before);
+    assert_eq!(rows(&database, "slow"), "0");
+    server.drain();
+}
+
 #[test]
 fn in_sqlite_a_statement_has_its_time_too() {
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -14,6 +14,9 @@ const FIRST_BURST: usize = 32;
 /// A new job's weight in the mean of what jobs take, as 1 over this.
 const WEIGHT: u32 = 8;
 
+/// A job counts for at most this many times the mean.
+const OUTLIER: u32 = 4;
+
 /// What makes a lane: all jobs of one priority share one, but for endpoints that may only run so many at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneSpec {
@@ -67,16 +70,17 @@ impl Lane {
     /// Whether one more job is likely to be taken within what it may wait. `oldest`: how long the first in line has waited.
     pub(super) fn has_room(&self, limits: &Limits, workers: usize, oldest: Duration) -> bool {
         let concurrency = self.concurrency(workers);
-        let (allowed, floor) = match self.service {
-            None => (limits.interval, FIRST_BURST * concurrency),
-            Some(_) if self.standing => (limits.target, concurrency),
-            Some(_) => (limits.interval, BURST * concurrency),
-        };
+        let (allowed, floor) =
+            if self.standing { (limits.target, concurrency) } else { (limits.interval, BURST * concurrency) };
         if self.len < floor {
             return true;
         }
         // Workers that are stuck tell nothing of what their jobs take.
-        oldest <= allowed && self.wait_for(self.len + 1, workers).is_none_or(|wait| wait <= allowed)
+        let fits = match self.wait_for(self.len + 1, workers) {
+            Some(wait) => wait <= allowed,
+            None => self.len < FIRST_BURST * concurrency,
+        };
+        oldest <= allowed && fits
     }
 
     /// In which time the lane's jobs, and so what comes after them, will have been taken.
@@ -111,6 +115,8 @@ impl Lane {
     }
 
     pub(super) fn note_service(&mut self, took: Duration) {
-        self.service = Some(self.service.map_or(took, |mean| (mean * (WEIGHT - 1) + took) / WEIGHT));
+        // One job that met a busy machine says little of the next.
+        let mean = |mean: Duration| (mean * (WEIGHT - 1) + took.min(mean * OUTLIER)) / WEIGHT;
+        self.service = Some(self.service.map_or(took, mean));
     }
 }

@@ -84,7 +84,7 @@ impl Forwarder {
     }
 
     /// Waits, once, for these bytes to go to the server.
-    pub(crate) fn once(&self, bytes: &str, then: Then) {
+    pub(crate) fn once(&self, bytes: impl Into<Vec<u8>>, then: Then) {
         *self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner) = Some((bytes.into(), then));
     }
 }

@@ -198,19 +198,21 @@ impl Wire {
         }
     }
 
-    /// Cancels the running statement, and returns what it came to all the same. Only its own word that it was cancelled
-    /// proves the connection clean: a cancel request that came too late might hit the next statement.
+    /// Cancels the running statement, and returns what it came to all the same.
+    ///
+    /// The connection is given up, whatever that is. A cancel request names a session, not a statement, and nothing answers
+    /// it; so one that comes late hits whatever runs then. That the statement was cancelled proves nothing: the database's
+    /// own `statement_timeout`, or somebody else, may have been quicker. The pool opens another session behind the requests.
     fn abandon<T>(
         &mut self,
         work: Pin<&mut impl Future<Output = Result<T, Error>>>,
     ) -> Option<Result<T, Error>> {
+        self.broken = true;
         let until = Instant::now() + CANCEL_GRACE;
-        let ended = match self.send_cancel(until).then(|| self.drive(work, &Presence::default(), until)) {
+        match self.send_cancel(until).then(|| self.drive(work, &Presence::default(), until)) {
             Some(Driven::Done(ended)) => Some(ended),
             _ => None,
-        };
-        self.broken |= !matches!(&ended, Some(Err(error)) if error.code() == Some("57014"));
-        ended
+        }
     }
 
     fn send_cancel(&self, until: Instant) -> bool {
