@@ -5,6 +5,7 @@
 //! cargo bench --bench overload                                # wharf with its defaults: two minutes
 //! cargo bench --bench overload -- --unlimited --server 'axum=PORT=$PORT peer-axum' --record
 //! cargo bench --bench overload -- mixed                       # a slow endpoint flooded beside a fast one
+//! cargo bench --bench overload -- soak 15m                    # something breaks every 20 s
 //! cargo bench --bench overload -- --quick                     # a second each, as `cargo test --benches` runs it
 //! ```
 //!
@@ -22,6 +23,7 @@ mod report;
 mod servers;
 #[path = "../shared/mod.rs"]
 mod shared;
+mod soak;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 mod watch;
@@ -58,9 +60,16 @@ struct Options {
     kinds: Vec<Kind>,
     length: Duration,
     record: bool,
-    mixed: bool,
+    part: Part,
     /// The same steps in a second each; its times say nothing and are not judged.
     quick: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Levels,
+    Mixed,
+    Soak(Duration),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -69,14 +78,13 @@ fn main() -> anyhow::Result<ExitCode> {
     let postgres = Postgres::start();
     let mut report = Report::default();
     report.line(&format!("# Overload, {}, {}\n", machine::date(), machine::name()));
-    if options.mixed {
-        mixed::run(&postgres, options.length, &mut report)?;
-    } else {
-        levels(&options, &postgres, &mut report)?;
-    }
+    let part = match options.part {
+        Part::Levels => levels(&options, &postgres, &mut report).map(|()| "overload"),
+        Part::Mixed => mixed::run(&postgres, options.length, &mut report).map(|()| "mixed"),
+        Part::Soak(length) => soak::run(&postgres, length, &mut report).map(|()| "soak"),
+    }?;
     let holds = report.verdict();
     if options.record {
-        let part = if options.mixed { "mixed" } else { "overload" };
         report.keep(&format!("{}-{part}.md", machine::date()))?;
     }
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -88,7 +96,7 @@ impl Options {
             kinds: vec![Kind::Wharf],
             length: Duration::from_secs(10),
             record: false,
-            mixed: false,
+            part: Part::Levels,
             quick: false,
         };
         let mut arguments = std::env::args().skip(1);
@@ -102,10 +110,11 @@ impl Options {
                 "--seconds" => options.length = Duration::from_secs(value()?.parse()?),
                 "--quick" => options.quick = true,
                 "--record" => options.record = true,
-                "mixed" => options.mixed = true,
+                "mixed" => options.part = Part::Mixed,
+                "soak" => options.part = Part::Soak(minutes_or_seconds(&value()?)?),
                 "--bench" => {}
                 other => anyhow::bail!(
-                    "{other}: expected mixed, --unlimited, --server, --seconds, --quick or --record"
+                    "{other}: expected mixed, soak, --unlimited, --server, --seconds, --quick or --record"
                 ),
             }
         }
@@ -114,6 +123,15 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+/// `15m` or `60s`.
+fn minutes_or_seconds(text: &str) -> anyhow::Result<Duration> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('s').context("soak takes a time such as 15m or 60s")?, 1),
+    };
+    Ok(Duration::from_secs(number.parse::<u64>()? * unit))
 }
 
 fn levels(options: &Options, postgres: &Postgres, report: &mut Report) -> anyhow::Result<()> {
