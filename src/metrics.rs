@@ -202,9 +202,10 @@ impl Metrics {
 }
 
 impl fmt::Display for Metrics {
-    /// One line with every counter that is not zero.
+    /// One line with every counter that is not zero. Once nothing is in flight, the first is the sum of those that were
+    /// answered, refused or abandoned.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} requests answered", self.answered.load(Relaxed))?;
+        write!(f, "{} requests, {} answered", self.requests(), self.answered.load(Relaxed))?;
         for (reason, name) in REASONS {
             match self.refused_for(reason) {
                 0 => {}
@@ -235,6 +236,17 @@ impl fmt::Display for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_account_begins_with_what_was_read() {
+        let metrics = Metrics::default();
+        (0..3).for_each(|_| metrics.received());
+        metrics.answered();
+        metrics.refused(Reason::QueueFull);
+        metrics.abandoned();
+        let account = "3 requests, 1 answered, 1 refused (queue_full), 1 abandoned by clients";
+        assert_eq!(metrics.to_string(), account);
+    }
 
     #[test]
     fn every_reason_is_counted_under_its_own_name() {

@@ -392,7 +392,7 @@ fn a_signal_lets_requests_in_flight_finish() {
             assert_eq!((answer.status, answer.header("Connection")), (200, Some("close")));
             drop(blocked);
             let exit = wharf.wait();
-            assert_says(&exit, 0, &["1 requests answered"]);
+            assert_says(&exit, 0, &["1 requests, 1 answered"]);
         });
     }
 }

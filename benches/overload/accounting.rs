@@ -5,6 +5,8 @@ use anyhow::Context as _;
 /// The counts in the line that wharf logs at its end.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Accounting {
+    /// Those that were read.
+    pub(crate) requests: u64,
     pub(crate) answered: u64,
     /// With the reason of each.
     pub(crate) refused: Vec<(String, u64)>,
@@ -26,7 +28,8 @@ impl Accounting {
             let (count, what) = part.split_once(' ').context("a count and what it counts")?;
             let count = count.parse().with_context(|| format!("{part:?} is no count"))?;
             match what {
-                "requests answered" => accounting.answered = count,
+                "requests" => accounting.requests = count,
+                "answered" => accounting.answered = count,
                 "abandoned by clients" => accounting.abandoned = count,
                 "handler panics" => accounting.panics = count,
                 _ if what.starts_with("connections closed") => {}
@@ -51,7 +54,7 @@ impl Accounting {
             .chain(refused)
             .chain([format!("{} abandoned by their clients", self.abandoned)])
             .collect();
-        format!("{sent} requests sent; {} accounted for: {}", self.total(), parts.join(" + "))
+        format!("{sent} requests sent; {} read, {} accounted for: {}", self.requests, self.total(), parts.join(" + "))
     }
 }
 

@@ -285,9 +285,11 @@ impl Served {
         assert_eq!(exit.code, Some(0), "{}", exit.stderr);
         let account = exit.stderr.lines().find_map(|line| line.split_once("stopped: "));
         let (_, account) = account.unwrap_or_else(|| panic!("no account in {}", exit.stderr));
-        let ends = ["requests answered", "refused (", "abandoned"];
-        let counted = account.split(", ").filter(|part| ends.iter().any(|end| part.contains(end)));
-        let counted = counted.filter_map(|part| part.split_once(' ')?.0.parse::<u64>().ok());
+        let count = |part: &str| part.split_once(' ').and_then(|(count, _)| count.parse::<u64>().ok());
+        let mut parts = account.split(", ");
+        assert_eq!(parts.next().and_then(count), Some(asked), "asked, and read: {account}");
+        let ends = ["answered", "refused (", "abandoned"];
+        let counted = parts.filter(|part| ends.iter().any(|end| part.contains(end))).filter_map(count);
         assert_eq!(counted.sum::<u64>(), asked, "asked, and accounted for: {account}");
         assert!(!account.contains("abandoned"), "no client has left: {account}");
         assert!(!account.contains("panic"), "{account}");
