@@ -156,12 +156,15 @@ pub enum Category {
     Busy,
     /// The database is there, but its disk or its memory is full.
     Exhausted,
+    /// The database only reads for now, as a standby does, and this was to write.
+    ReadOnly,
     /// Everything else: the statement or the schema is wrong.
     Other,
 }
 
 impl Category {
-    /// The category of a SQLSTATE (PostgreSQL's Appendix A).
+    /// The category of a SQLSTATE (PostgreSQL's Appendix A). That a write was refused as such says nothing by itself: most
+    /// often the statement has no business to write.
     pub fn of_sqlstate(code: &str) -> Self {
         match code {
             "23505" | "23503" | "23001" | "23P01" => Self::Conflict,
@@ -221,9 +224,11 @@ impl Error {
                 Category::Invalid => StatusCode::BAD_REQUEST,
                 Category::Permission => StatusCode::FORBIDDEN,
                 Category::Cancelled => StatusCode::GATEWAY_TIMEOUT,
-                Category::Retry | Category::Down | Category::Busy | Category::Exhausted => {
-                    StatusCode::SERVICE_UNAVAILABLE
-                }
+                Category::Retry
+                | Category::Down
+                | Category::Busy
+                | Category::Exhausted
+                | Category::ReadOnly => StatusCode::SERVICE_UNAVAILABLE,
                 Category::Other => StatusCode::INTERNAL_SERVER_ERROR,
             },
             _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -293,6 +298,7 @@ impl Refusal {
             (Category::Down, _) => "the database is not available".into(),
             (Category::Busy, _) => "the database is busy".into(),
             (Category::Exhausted, _) => "the database has no room left".into(),
+            (Category::ReadOnly, _) => "the database takes no writes now".into(),
             (Category::Other, _) => "the database could not run the statement".into(),
         }
     }

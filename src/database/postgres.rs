@@ -35,8 +35,11 @@ use crate::value::Value;
 /// How long a rollback may take, whatever the request's deadline: it is quick, or the session is not worth keeping.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The SQLSTATE of what was cancelled.
-const CANCELLED: &str = "57014";
+/// The SQLSTATE of a write where nothing may be written.
+const READ_ONLY: &str = "25006";
+
+/// The SQLSTATE with which a standby refuses to begin what may write; for other commands it says something else.
+const NOT_SUPPORTED: &str = "0A000";
 
 /// Parameters as a handler in Rust writes them: `&[&id, &name]`.
 pub type Parameters<'a> = [&'a (dyn ToSql + Sync)];
@@ -329,7 +332,8 @@ impl Session {
     }
 
     pub(super) fn rollback(&mut self) -> Result<(), Error> {
-        if matches!(self.transaction, Transaction::None | Transaction::Pending(_)) {
+        // Closing a session that is given up rolls back.
+        if matches!(self.transaction, Transaction::None | Transaction::Pending(_)) || self.wire.is_broken() {
             self.transaction = Transaction::None;
             return Ok(());
         }
@@ -371,8 +375,7 @@ impl Session {
         let client = &self.client;
         let sent = async { client.batch_execute(sql).await.map_err(|error| wire::refused(&error, sql)) };
         let done = self.wire.complete(sent, limit, &Cell::new(commits));
-        self.note(&done);
-        done
+        self.note(done)
     }
 
     /// What commits is not sent where the server has closed the connection already: otherwise nobody could say that it was
@@ -384,15 +387,24 @@ impl Session {
         Err(Error::Lost("it was found closed before anything was sent".to_owned()))
     }
 
-    /// What a failure means for what comes next.
-    fn note<T>(&mut self, done: &Result<T, Error>) {
-        let Err(error) = done else { return };
-        if matches!(error, Error::Refused(refusal) if refusal.category == Category::Down) {
+    /// What a failure is taken for, and what it means for what comes next.
+    fn note<T>(&mut self, mut done: Result<T, Error>) -> Result<T, Error> {
+        let Err(error) = &mut done else { return done };
+        let access = match self.transaction {
+            Transaction::Open(access) => Some(access),
+            _ => self.access,
+        };
+        if access == Some(Access::ReadWrite) {
+            take_for_read_only(error, &[READ_ONLY]);
+        }
+        if is_read_only(error) {
+            // The server has become a standby: other sessions may reach the new primary.
             self.wire.close();
         }
         if matches!(self.transaction, Transaction::Open(_)) {
             self.transaction = Transaction::Failed;
         }
+        done
     }
 
     /// Runs `work` with the prepared statement, and once more when the server had thrown its plan away.
@@ -434,10 +446,6 @@ impl Session {
         if commits_itself {
             self.refuse_closed()?;
         }
-        let wanted = match self.transaction {
-            Transaction::Pending(wanted) | Transaction::Open(wanted) => wanted,
-            Transaction::None | Transaction::Failed => access,
-        };
         let switch = self.command_before(access);
         let (client, statements) = (&self.client, &mut self.statements);
         let commits = Cell::new(false);
@@ -451,30 +459,27 @@ impl Session {
                 return prepared_and_run.await;
             };
             // Both are sent before either is answered: the command costs no round trip.
-            let (switched, done) = join(client.batch_execute(switch), prepared_and_run).await;
-            let refused = |error| wire::refused(&error, switch);
-            let switched = switched.map_err(|error| only_reads(refused(error), wanted, &["0A000", "25006"]));
-            match switched {
-                // The cancel hit the command instead of the statement, which ran all the same, and without its BEGIN.
-                Err(error) if error.code() == Some(CANCELLED) && done.is_ok() => {
-                    commits.set(effect == Effect::MayWrite);
-                    Err(Error::Lost(format!("{switch} was cancelled, and what came behind it was not")))
-                }
-                switched => switched.and(done),
+            let (switched, done) = join(client.batch_execute(switch.text), prepared_and_run).await;
+            let Err(error) = switched else { return done };
+            let error = switch.refused(&error);
+            if done.is_err() || is_read_only(&error) && is_standby(client).await {
+                return Err(error);
             }
+            // The command failed, as by a cancel that hit it instead of the statement, which ran all the same, and
+            // without its BEGIN.
+            commits.set(effect == Effect::MayWrite);
+            Err(Error::Lost(format!("{error}, at {}, and what came behind it was run", switch.text)))
         };
         let done = self.wire.complete(whole, &self.limit, &commits);
-        let done = done.map_err(|error| only_reads(error, wanted, &["25006"]));
         if let Transaction::Pending(access) = self.transaction {
             // Even if the deadline leaves it unknown whether the server began it.
             self.transaction = Transaction::Open(access);
-            self.note(&done);
-            return done;
+            return self.note(done);
         }
         if switch.is_some() {
             self.access = Some(access);
         }
-        self.note(&done);
+        let done = self.note(done);
         if switch.is_some() && done.is_err() {
             // Whether it was switched is not known.
             self.access = None;
@@ -484,15 +489,36 @@ impl Session {
 
     /// What goes before a statement: BEGIN, if that is due, or what makes single statements run with `access`, when they
     /// do not yet.
-    fn command_before(&self, access: Access) -> Option<&'static str> {
+    fn command_before(&self, access: Access) -> Option<Switch> {
         match self.transaction {
-            Transaction::Pending(access) => Some(begin_text(access)),
-            Transaction::None if self.access != Some(access) => Some(match access {
-                Access::ReadOnly => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-                Access::ReadWrite => "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+            Transaction::Pending(access) => Some(Switch { text: begin_text(access), access }),
+            Transaction::None if self.access != Some(access) => Some(Switch {
+                text: match access {
+                    Access::ReadOnly => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+                    Access::ReadWrite => "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+                },
+                access,
             }),
             _ => None,
         }
+    }
+}
+
+/// A command that says what the statement behind it may do.
+#[derive(Clone, Copy)]
+struct Switch {
+    text: &'static str,
+    access: Access,
+}
+
+impl Switch {
+    /// Why it failed.
+    fn refused(self, error: &tokio_postgres::Error) -> Error {
+        let mut error = wire::refused(error, self.text);
+        if self.access == Access::ReadWrite {
+            take_for_read_only(&mut error, &[READ_ONLY, NOT_SUPPORTED]);
+        }
+        error
     }
 }
 
@@ -512,23 +538,28 @@ fn begin_text(access: Access) -> &'static str {
     }
 }
 
-/// "cached plan must not change result type" after an ALTER, and a statement that someone deallocated.
-fn is_stale(error: &Error) -> bool {
-    let is_down = matches!(error, Error::Refused(refusal) if refusal.category == Category::Down);
-    !is_down && matches!(error.code(), Some("0A000" | "26000"))
-}
-
-/// A server that only reads, met by a request that wants to write, has become a standby: it is as good as down for that
-/// request, and another session may reach the new primary. `codes`: by which SQLSTATE it says so, which for a `BEGIN READ
-/// WRITE` during recovery is the one of an unknown feature.
-fn only_reads(mut error: Error, wanted: Access, codes: &[&str]) -> Error {
-    if let Error::Refused(refusal) = &mut error
-        && wanted == Access::ReadWrite
+/// What was to write was refused with one of these codes: the server only reads.
+fn take_for_read_only(error: &mut Error, codes: &[&str]) {
+    if let Error::Refused(refusal) = error
         && codes.contains(&refusal.code.as_str())
     {
-        refusal.category = Category::Down;
+        refusal.category = Category::ReadOnly;
     }
-    error
+}
+
+fn is_read_only(error: &Error) -> bool {
+    matches!(error, Error::Refused(refusal) if refusal.category == Category::ReadOnly)
+}
+
+/// Whether nothing can have been written until now: a server that was promoted is never a standby again.
+async fn is_standby(client: &Client) -> bool {
+    let row = client.query_one("select pg_is_in_recovery()", &[]).await;
+    row.is_ok_and(|row| row.try_get(0).unwrap_or(false))
+}
+
+/// "cached plan must not change result type" after an ALTER, and a statement that someone deallocated.
+fn is_stale(error: &Error) -> bool {
+    matches!(error.code(), Some(NOT_SUPPORTED | "26000")) && !is_read_only(error)
 }
 
 async fn run(
@@ -706,6 +737,7 @@ fn first_word(sql: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Refusal;
     use super::*;
 
     #[test]
@@ -718,6 +750,27 @@ mod tests {
         ] {
             assert_eq!(Effect::of_query(sql), effect, "{sql}");
         }
+    }
+
+    #[test]
+    fn what_a_standby_refuses_is_no_stale_plan() {
+        let refused = |code: &str| {
+            Error::Refused(Box::new(Refusal {
+                category: Category::of_sqlstate(code),
+                code: code.to_owned(),
+                message: String::new(),
+                detail: None,
+                constraint: None,
+                offset: None,
+            }))
+        };
+        let mut error = refused(NOT_SUPPORTED);
+        assert!(is_stale(&error) && is_stale(&refused("26000")));
+        take_for_read_only(&mut error, &[READ_ONLY]);
+        assert!(is_stale(&error), "that code says it of some commands only");
+        take_for_read_only(&mut error, &[READ_ONLY, NOT_SUPPORTED]);
+        assert!(!is_stale(&error));
+        assert_eq!(error.status(), 503);
     }
 
     #[test]

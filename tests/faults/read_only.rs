@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::bounds::within_bounds;
 use super::load::{during, expect_in_time, expect_resumed};
 use super::served::{Answered, Served, Work};
-use super::support::{Postgres, wait_until};
+use super::support::{Postgres, Wharf, wait_until};
 
 const READS: [Work; 2] = [Work::Echo, Work::Slow];
 const ALL: [Work; 4] = [Work::Echo, Work::Slow, Work::Transfer, Work::Slow];
@@ -69,4 +69,41 @@ fn a_standby_serves_what_reads_and_refuses_what_writes_until_it_is_promoted() {
         assert!(writes.clone().all(|answer| !answer.is_good()), "a standby has taken a write");
         served.settle(&cluster, &answers);
     });
+}
+
+/// What fails first is the command that begins to write, the statement itself, or neither by its own fault.
+#[test]
+fn only_what_was_to_write_is_told_to_come_back() {
+    let cluster = Postgres::start();
+    cluster.psql(
+        "postgres",
+        "create table t (x int); \
+         create function put() returns int language sql as 'insert into t values (1) returning x'",
+    );
+    cluster.demote();
+    let wharf = Wharf::start(&format!(
+        "[server]\nworkers = 1\n[database]\nurl = '{}'\nmaximum_pool_size = 1\n\
+         [endpoint.backend]\nroute = 'GET /backend'\nreturns = 'value'\nsql = 'select pg_backend_pid() as pid'\n\
+         [endpoint.wrong]\nroute = 'GET /wrong'\nreturns = 'value'\nsql = 'select put() as x'\n\
+         [endpoint.single]\nroute = 'POST /single'\nreturns = 'none'\nsql = 'insert into t values (1)'\n\
+         [endpoint.steps]\nroute = 'POST /steps'\nreturns = 'value'\n\
+         step = [{{ sql = 'insert into t values (1)' }}, {{ sql = 'select 1 as x' }}]\n\
+         [endpoint.looks]\nroute = 'POST /looks'\nreturns = 'value'\n\
+         step = [{{ sql = 'select 1 as x' }}, {{ sql = 'select 2 as x' }}]\n",
+        cluster.url()
+    ));
+    let backend = || wharf.get("/backend").text().to_owned();
+    let before = backend();
+    assert_eq!(wharf.get("/wrong").status, 500, "it has no business to write");
+    assert_eq!(backend(), before);
+    for path in ["/single", "/steps", "/looks"] {
+        let before = backend();
+        let mut client = wharf.connect();
+        client.request("POST", path, &[], "");
+        let answer = client.answer();
+        assert_eq!(answer.status, 503, "{path}: {}", answer.text());
+        assert!(answer.header("Retry-After").is_some(), "{path}");
+        assert_eq!(answer.json()["detail"], "the database takes no writes now", "{path}");
+        assert_ne!(backend(), before, "{path}: the next may reach another server");
+    }
 }
