@@ -54,7 +54,12 @@ impl Accounting {
             .chain(refused)
             .chain([format!("{} abandoned by their clients", self.abandoned)])
             .collect();
-        format!("{sent} requests sent; {} read, {} accounted for: {}", self.requests, self.total(), parts.join(" + "))
+        format!(
+            "{sent} requests sent; {} read, {} accounted for: {}",
+            self.requests,
+            self.total(),
+            parts.join(" + ")
+        )
     }
 }
 

@@ -46,6 +46,7 @@ use self::shared::client::{get, raise_descriptors};
 use self::shared::machine;
 use self::shared::numbers::{mebibytes, milliseconds, percentile};
 use self::support::Postgres;
+use self::watch::Watched;
 
 /// What 4 connections and 20 ms make, requests a second.
 const NOMINAL: f64 = 200.0;
@@ -155,6 +156,7 @@ fn levels(options: &Options, postgres: &Postgres, report: &mut Report) -> anyhow
             "CPU µs",
             "memory",
             "descriptors",
+            "threads",
             "right after",
             "p99",
         ]);
@@ -194,8 +196,7 @@ struct Level {
     good: f64,
     outcomes: Outcomes,
     after: Outcomes,
-    grown: i64,
-    descriptors: i64,
+    watched: Watched,
     sent: u64,
 }
 
@@ -224,13 +225,12 @@ fn level(server: &Server, rate: f64, length: Duration, report: &mut Report) -> a
             "{} → {} → {}",
             watched.before.descriptors, watched.peak.descriptors, watched.after.descriptors
         ),
+        watched.peak.threads.to_string(),
         format!("{} of {}", after.good.len(), after.offered),
         milliseconds(after.good_p99()),
     ]);
-    let grown = i64::try_from(watched.after.resident)? - i64::try_from(watched.before.resident)?;
-    let descriptors = i64::try_from(watched.peak.descriptors)? - i64::try_from(watched.before.descriptors)?;
     let sent = outcomes.sent + after.sent;
-    Ok(Level { good, outcomes, after, grown, descriptors, sent })
+    Ok(Level { good, outcomes, after, watched, sent })
 }
 
 /// The bounds of this project for its own server.
@@ -246,18 +246,23 @@ fn claims(report: &mut Report, times: u32, capacity: f64, level: &Level) {
     let refusal = percentile(&level.outcomes.refused, 0.99);
     let bound = Duration::from_millis(5);
     report.claim(&at("p99 of a refusal at most 5 ms"), &milliseconds(refusal), refusal <= bound);
-    let grown = format!("{:+.1} MiB, {:+} descriptors at most", bytes_as_mib(level.grown), level.descriptors);
-    report.claim(&at("memory grows by less than 4 MiB"), &grown, level.grown < 4 << 20);
+    let Watched { before, peak, after, .. } = level.watched;
+    let grown = format!("{} → {} MiB", mebibytes(before.resident), mebibytes(after.resident));
+    report.claim(
+        &at("memory grows by less than 4 MiB"),
+        &grown,
+        after.resident < before.resident + (4 << 20),
+    );
+    let measured = format!("{} → {} → {}", before.descriptors, peak.descriptors, after.descriptors);
+    let holds = after.descriptors <= before.descriptors;
+    report.claim(&at("descriptors end where they began"), &measured, holds);
+    let measured = format!("{} → {}", before.threads, peak.threads);
+    report.claim(&at("no thread more"), &measured, peak.threads <= before.threads);
     let after = level.after.good_p99();
     let all = level.after.good.len() as u64 == level.after.offered;
     let measured = format!("{} of {}, {}", level.after.good.len(), level.after.offered, milliseconds(after));
     let holds = all && after < Duration::from_millis(30);
     report.claim(&at("right after: all good, p99 under 30 ms"), &measured, holds);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "no process has so much memory")]
-fn bytes_as_mib(bytes: i64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no run has so many requests")]
