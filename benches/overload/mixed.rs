@@ -3,13 +3,14 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::accounting::Accounting;
 use crate::offer;
 use crate::report::Report;
 use crate::shared::numbers::{median, milliseconds, percentile};
 use crate::support::{Postgres, Wharf};
 
 /// Interleaved: the machine changes less from one run to the next than over all of them.
-const PAIRS: u32 = 3;
+const PAIRS: u32 = 5;
 
 /// Half of what eight connections do at 2.5 ms a query.
 const FAST: f64 = 1600.0;
@@ -43,6 +44,7 @@ returns = "value"
     );
     report.columns(&["", "fast good/s", "p50", "p99", "refused", "slow good", "refused"]);
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let mut sent = 0;
     for _ in 0..PAIRS {
         for flooded in [false, true] {
             let address = wharf.address();
@@ -52,6 +54,7 @@ returns = "value"
                 let slow = slow.map(|slow| slow.join().expect("it does not panic")).transpose();
                 fast.and_then(|fast| Ok((fast, slow?)))
             })?;
+            sent += fast.sent + slow.as_ref().map_or(0, |slow| slow.sent);
             let p99 = fast.good_p99();
             if flooded { &mut beside } else { &mut alone }.push(p99.as_secs_f64());
             let (good, refused) = slow.map_or((0, 0), |slow| (slow.good.len(), slow.refused.len()));
@@ -73,6 +76,9 @@ returns = "value"
         ratio <= 1.2,
     );
     wharf.signal("TERM");
-    drop(wharf.wait());
+    let accounting = Accounting::of_log(&wharf.wait().stderr)?;
+    report.line(&format!("\n{}\n", accounting.describe(sent)));
+    let measured = format!("{sent} sent, {} accounted for", accounting.total());
+    report.claim("every request has one end", &measured, accounting.total() == sent);
     Ok(())
 }
