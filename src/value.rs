@@ -213,6 +213,38 @@ impl Value {
         }
     }
 
+    /// The text that a client sends for it in a path, a query, a header or a form, where each item of an array is sent by
+    /// itself. Null, which nobody can send there, is empty.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Null => String::new(),
+            Self::Bool(flag) => flag.to_string(),
+            Self::Int(number) => number.to_string(),
+            Self::Float(number) => number.to_string(),
+            Self::Text(text)
+            | Self::Uuid(text)
+            | Self::Date(text)
+            | Self::Timestamp(text)
+            | Self::Json(text) => text.clone(),
+            Self::Bytes(bytes) => BASE64.encode(bytes),
+            Self::Array(_, items) => items.iter().map(Self::to_text).collect::<Vec<_>>().join(","),
+        }
+    }
+
+    /// The member of a JSON body that a client sends for it.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Bool(flag) => (*flag).into(),
+            Self::Int(number) => (*number).into(),
+            Self::Float(number) => (*number).into(),
+            // It was read as a document.
+            Self::Json(document) => serde_json::from_str(document).unwrap_or_default(),
+            Self::Array(_, items) => items.iter().map(Self::to_json).collect(),
+            text => text.to_text().into(),
+        }
+    }
+
     fn one_from_json(scalar: Scalar, member: &RawValue) -> Result<Self, Mismatch> {
         let raw = member.get();
         let text = match scalar {
@@ -453,6 +485,27 @@ mod tests {
         );
         let long = Value::parse(Scalar::Int, &"é".repeat(1000)).expect_err("not an integer");
         assert_eq!(long.received.chars().count(), Mismatch::RECEIVED_CHARS_MAX + 3);
+    }
+
+    #[test]
+    fn what_is_sent_is_read_as_the_same_value() {
+        for (scalar, text) in [
+            (Scalar::Int, "-7"),
+            (Scalar::Float, "1e-7"),
+            (Scalar::Text, "a \"b\" & ü"),
+            (Scalar::Bool, "true"),
+            (Scalar::Uuid, "01234567-89ab-cdef-0123-456789abcdef"),
+            (Scalar::Date, "2013-01-31"),
+            (Scalar::Timestamp, "2013-01-31T10:00:00+02:00"),
+            (Scalar::Json, "{\"a\":[1,null]}"),
+            (Scalar::Bytes, "AAEC"),
+        ] {
+            let value = Value::parse(scalar, text).expect(text);
+            assert_eq!(Value::parse(scalar, &value.to_text()).as_ref(), Ok(&value));
+            assert_eq!(member(scalar.name(), &value.to_json().to_string()).as_ref(), Ok(&value));
+        }
+        let array = Value::Array(Scalar::Int, vec![Value::Int(1), Value::Int(2)]);
+        assert_eq!(member("int[]", &array.to_json().to_string()), Ok(array));
     }
 
     proptest! {

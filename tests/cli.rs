@@ -217,6 +217,19 @@ sql   = 'select x from t'
         assert_says(&exit, 1, &texts);
         assert_says(&Wharf::run(&config, &["serve", "--listen", "127.0.0.1:0"], &[]), 2, &texts);
     }
+    for url in [format!("sqlite:{}", path.display()), database.url()] {
+        let sampled = format!(
+            "[database]\nurl = '{url}'\n[endpoint.a]\nroute = 'GET /a/{{x}}'\nparams = {{ x = 'int' }}\n\
+             sql = 'select :x as x'\nload.sample = 'select x, y from t'\n[endpoint.b]\nroute = 'GET /b/{{x}}'\n\
+             params = {{ x = 'int' }}\nsql = 'select :x as x'\nload.sample = 'select x, x as z from t'\n"
+        );
+        let exit = Wharf::run(&sampled, &["check"], &[]);
+        let texts = [
+            "wharf.toml:7:26: endpoint.a.load.sample: the database refuses this statement",
+            "wharf.toml:12:15: endpoint.b.load.sample: its column \"z\" is none of the endpoint's parameters, x",
+        ];
+        assert_says(&exit, 1, &texts);
+    }
     let typed =
         "[database]\nurl = 'DATABASE'\n[endpoint.price]\nroute = 'GET /price'\nsql = 'select money from t'\n"
             .replace("DATABASE", &database.url());

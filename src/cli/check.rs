@@ -48,6 +48,7 @@ pub(super) fn check(loaded: Loaded) -> Checked {
     let statements = match database(&config, &found) {
         Ok(database) => {
             found.extend(endpoint::check(&source, &config.endpoints, &database));
+            found.extend(endpoint::check_samples(&source, &config.endpoints, &database));
             Ok(format!("every statement prepared on {}: good", database.display_url()))
         }
         Err(unchecked) => unchecked.0,

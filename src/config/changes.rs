@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::keys::keys;
-use super::{Action, Config, Endpoint, Span};
+use super::{Action, Config, Endpoint, Span, Traffic};
 
 /// A key outside `[endpoint]` that has another value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,9 +91,9 @@ fn named<'e>(endpoints: &'e [Endpoint], name: &str) -> Option<&'e Endpoint> {
     endpoints.iter().find(|endpoint| endpoint.name == name)
 }
 
-/// An endpoint without its place in the file.
+/// An endpoint without its place in the file, and without what a server makes no use of.
 fn unplaced(endpoint: &Endpoint) -> Endpoint {
-    let mut endpoint = Endpoint { span: Span::default(), ..endpoint.clone() };
+    let mut endpoint = Endpoint { span: Span::default(), traffic: Traffic::default(), ..endpoint.clone() };
     if let Action::Sql { steps, .. } = &mut endpoint.action {
         for step in steps {
             step.span = Span::default();

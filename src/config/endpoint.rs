@@ -14,7 +14,7 @@ use super::setting::Setting;
 use super::sql::Statement;
 use super::{Action, Endpoint, Otherwise, Priority, Returns, Span, Sql, Step};
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "route",
     "description",
     "params",
@@ -27,6 +27,7 @@ const KEYS: [&str; 14] = [
     "deadline",
     "max_concurrency",
     "priority",
+    "load",
     "body",
     "content_type",
 ];
@@ -97,6 +98,7 @@ impl Reader<'_> {
             }
         };
         let status = self.status(&table, action.as_ref());
+        let traffic = self.traffic(&table, action.as_ref());
         let (Route { method, path, .. }, action, status) = (route?, action?, status?);
         let name = node.name.to_owned();
         Some(Endpoint {
@@ -109,6 +111,7 @@ impl Reader<'_> {
             max_concurrency,
             priority,
             action,
+            traffic,
             span: node.name_span,
         })
     }

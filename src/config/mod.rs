@@ -15,8 +15,10 @@ mod problem;
 mod read;
 mod setting;
 pub mod sql;
+mod traffic;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -284,8 +286,49 @@ pub struct Endpoint {
     pub priority: Priority,
     /// What the endpoint does.
     pub action: Action,
+    /// `load`: what `wharf load` and `wharf tune` ask of it.
+    pub traffic: Traffic,
     /// Where `[endpoint.NAME]` stands, for messages.
     pub span: Span,
+}
+
+/// `[endpoint.NAME.load]`: what `wharf load` and `wharf tune` ask of an endpoint. Nothing to a server.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// `weight`: its share of the requests, in proportion to the other endpoints' weights. 0: it is left out.
+    pub weight: u32,
+    /// `sample`: a statement whose rows give parameters, by the names of its columns.
+    pub sample: Option<Sample>,
+    /// `params`: where else values come from, each with the index into the endpoint's parameters.
+    pub origins: Vec<(usize, Origin)>,
+    /// Where `[endpoint.NAME.load]` stands, or else the endpoint, for messages.
+    pub span: Span,
+}
+
+/// `sample = "select id from flights"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The statement; it has no parameters and only reads.
+    pub sql: String,
+    /// Where its text stands in the file, for messages.
+    pub span: Span,
+}
+
+/// Where the values of a parameter come from, drawn by lot.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    /// `range = [1, 1000]`, both ends included.
+    Range(RangeInclusive<i64>),
+    /// `one_of = ["AA", "UA"]`.
+    OneOf(Vec<Value>),
+    /// `csv = "airports.csv"`, a file whose first line names its columns.
+    Csv {
+        /// From the working directory, unless absolute.
+        file: PathBuf,
+        /// `column`: the parameter's name unless given.
+        column: String,
+    },
 }
 
 /// What an endpoint does.
@@ -352,6 +395,13 @@ pub struct Sql {
     pub pieces: Vec<String>,
     /// For each place the index into the endpoint's `params`.
     pub slots: Vec<usize>,
+}
+
+impl Sql {
+    /// A statement that has none.
+    pub fn without_parameters(text: &str) -> Self {
+        Self { pieces: vec![text.to_owned()], slots: Vec::new() }
+    }
 }
 
 /// One declared parameter.

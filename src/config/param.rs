@@ -228,7 +228,8 @@ impl Reader<'_> {
         Some(value)
     }
 
-    fn value(&mut self, node: &Node<'_>, kind: Type) -> Option<Value> {
+    /// A value as a default or a list has it.
+    pub(super) fn value(&mut self, node: &Node<'_>, kind: Type) -> Option<Value> {
         let Type::Many(scalar) = kind else {
             return self.scalar(node, kind.scalar());
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Action, Endpoint, Problem, Source, Span, Step};
+use crate::config::{Action, Endpoint, Problem, Source, Span, Sql};
 use crate::database::postgres::type_to_cast;
 use crate::database::{Connection, Database, Error, Statement};
 use crate::deadline::Deadline;
@@ -38,8 +38,42 @@ pub fn check_by(
             let statement = database.statement(&step.sql, params);
             let found = check_statement(&mut connection, &statement)?;
             problems.extend(found.into_iter().map(|(offset, message)| {
-                Problem::new(place(source, step, &statement, offset), &*key, message)
+                Problem::new(place(source, step.span, &statement, offset), &*key, message)
             }));
+        }
+    }
+    Ok(problems)
+}
+
+/// Prepares the samples, of which a server makes no use, and returns what is wrong with each.
+pub fn check_samples(source: &Source, endpoints: &[Endpoint], database: &Database) -> Vec<Problem> {
+    samples(source, endpoints, database)
+        .unwrap_or_else(|error| vec![Problem::new(None, "database.url", error.to_string())])
+}
+
+fn samples(source: &Source, endpoints: &[Endpoint], database: &Database) -> Result<Vec<Problem>, Error> {
+    let mut connection = database.checkout(Deadline::after(PATIENCE))?;
+    let mut problems = Vec::new();
+    for endpoint in endpoints {
+        let (Some(sample), Action::Sql { params, .. }) = (&endpoint.traffic.sample, &endpoint.action) else {
+            continue;
+        };
+        let statement = database.statement(&Sql::without_parameters(&sample.sql), &[]);
+        let key = format!("endpoint.{}.load.sample", endpoint.name);
+        for (offset, message) in check_statement(&mut connection, &statement)? {
+            problems.push(Problem::new(place(source, sample.span, &statement, offset), &*key, message));
+        }
+        let Ok(description) = connection.describe(&statement) else { continue };
+        let unknown =
+            description.columns.iter().filter(|column| params.iter().all(|param| param.name != column.name));
+        for column in unknown {
+            let names: Vec<_> = params.iter().map(|param| param.name.as_str()).collect();
+            let message = format!(
+                "its column {:?} is none of the endpoint's parameters, {}",
+                column.name,
+                names.join(", ")
+            );
+            problems.push(Problem::new(sample.span, &*key, message));
         }
     }
     Ok(problems)
@@ -80,9 +114,9 @@ fn message(error: &Error, statement: &Statement) -> String {
 }
 
 /// The word at the byte that the database complains of, or the whole statement.
-fn place(source: &Source, step: &Step, statement: &Statement, offset: Option<usize>) -> Span {
-    let Some(offset) = offset else { return step.span };
+fn place(source: &Source, span: Span, statement: &Statement, offset: Option<usize>) -> Span {
+    let Some(offset) = offset else { return span };
     let word = statement.text().get(offset..).unwrap_or_default();
     let length = word.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(word.len()).max(1);
-    source.inside(step.span, statement.written_offset(offset), length)
+    source.inside(span, statement.written_offset(offset), length)
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
-pub use check::{check, check_by};
+pub use check::{check, check_by, check_samples};
 
 use crate::config::{self, Action, Config, Otherwise, Returns};
 use crate::database::{self, Access, Connection, Database, RowWriter, Shape, Statement};
