@@ -18,6 +18,10 @@ const TWO_SIDED: f64 = 0.90;
 /// Where throughput grows by less than this part of what size grows by, it does not grow with the size any more.
 const GROWTH: f64 = 0.5;
 
+/// A size whose throughput is not known to within so many tolerances is not chosen: of a dozen sizes that were measured three times
+/// with noise of 40 %, one or another stands out by chance.
+const TOLERANCES_MAX: f64 = 3.0;
+
 /// What may be chosen, and what counts as the same.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
@@ -119,7 +123,7 @@ pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
         let needed = repetitions_needed(noise, limits);
         Outcome::CannotTell(CannotTell::TooNoisy { band: lowest..=to, noise, needed })
     };
-    let Some(chosen) = candidates.chosen() else {
+    let Some(chosen) = candidates.chosen().filter(|chosen| candidates.is_known(chosen)) else {
         let last = candidates.all.iter().rfind(|size| !candidates.is_too_small(size));
         return too_noisy(last.unwrap_or(best).size);
     };
@@ -129,6 +133,9 @@ pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
     let last = candidates.all.last().unwrap_or(best);
     let cut_off = sizes.iter().any(|size| size.size > last.size);
     if !cut_off && candidates.grows(chosen, last) {
+        if !candidates.is_known(last) {
+            return too_noisy(last.size);
+        }
         return Outcome::AtLargest(candidates.knee(last, lowest.max(chosen.size), &sizes));
     }
     let knee = candidates.knee(chosen, lowest, &sizes);
@@ -192,9 +199,15 @@ impl Candidates {
         self.best().is_some_and(below)
     }
 
-    /// Whether two sizes are compared as sharply as is asked for: to half of the tolerance.
-    pub(super) fn is_sharp(&self, one: &Size, other: &Size) -> bool {
-        reach(one, other).half_width() <= self.limits.tolerance / 2.0
+    /// Whether two sizes are compared as sharply as this part of the tolerance.
+    pub(super) fn is_sharp(&self, one: &Size, other: &Size, part: f64) -> bool {
+        reach(one, other).half_width() <= self.limits.tolerance * part
+    }
+
+    /// Whether the throughput at a size is known well enough to choose it.
+    pub(super) fn is_known(&self, size: &Size) -> bool {
+        let reach = size.level.map_or(f64::INFINITY, |level| level.interval(0.95).half_width());
+        reach <= self.limits.tolerance * TOLERANCES_MAX
     }
 
     /// The least size that the knee may have: the one after the last that is shown to be too small, or to miss the objective.
@@ -287,8 +300,9 @@ pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     }
     // A knee that is just missed at one size should be found at the next, and not at the one after a gap.
     let next = nearest.size + step.max(1);
+    let mut rivals = candidates.all.iter().filter(|other| !candidates.is_within(nearest, other));
     if candidates.chosen().is_none_or(|chosen| chosen.size > next)
-        && nearest.repetitions > REPETITIONS_MIN
+        && rivals.all(|other| candidates.is_sharp(nearest, other, 0.5))
         && next <= limits.largest
         && measurements.repetitions(next) == 0
     {

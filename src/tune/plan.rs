@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::knee::{Candidates, Limits, doublings, next_sizes, usable};
+use super::knee::{Candidates, Limits, Outcome, decide, doublings, next_sizes, usable};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
 
 /// A size whose repetitions disagree about the objective is measured up to so many times: then one of them may miss it.
@@ -102,8 +102,14 @@ fn undecided(measurements: &Measurements, limits: Limits) -> BTreeSet<usize> {
         .map(|size| size.size)
         .collect();
     let (Some(best), Some(nearest)) = (candidates.best(), candidates.nearest()) else { return more };
+    // Half of the tolerance is sharp enough for an answer that names one size; it is worth more to get one that does.
+    let part = match decide(measurements, limits) {
+        Outcome::Knee(knee) | Outcome::Flat(knee) if knee.band.start() == knee.band.end() => 0.5,
+        Outcome::AtLargest(_) | Outcome::NoneMeets { .. } => 0.5,
+        Outcome::Knee(_) | Outcome::Flat(_) | Outcome::CannotTell(_) => 1.0 / 3.0,
+    };
     let mut compare = |one: &Size, other: &Size| {
-        if !candidates.is_sharp(one, other) {
+        if !candidates.is_sharp(one, other, part) {
             more.extend([one.size, other.size]);
         }
     };
@@ -116,11 +122,14 @@ fn undecided(measurements: &Measurements, limits: Limits) -> BTreeSet<usize> {
         let rivals = candidates.all.iter().filter(|other| !candidates.is_within(goal, other));
         rivals.for_each(|other| compare(goal, other));
     }
-    if let Some((chosen, last)) = candidates.chosen().zip(candidates.all.last())
-        && chosen.size < last.size
-        && candidates.grows(chosen, last)
-    {
-        compare(chosen, last);
+    if let Some((chosen, last)) = candidates.chosen().zip(candidates.all.last()) {
+        let grows = chosen.size < last.size && candidates.grows(chosen, last);
+        if grows {
+            compare(chosen, last);
+        }
+        let named = [Some(chosen), grows.then_some(last)];
+        let unknown = named.into_iter().flatten().filter(|size| !candidates.is_known(size));
+        more.extend(unknown.map(|size| size.size));
     }
     more
 }
