@@ -5,6 +5,7 @@
 //! load hands over [`Measurement`]s and asks [`Planner::next`] what to do.
 
 mod compare;
+mod edit;
 pub mod formulas;
 mod knee;
 mod measurement;
@@ -16,6 +17,7 @@ mod usl;
 mod simulation;
 
 pub use compare::{Better, Comparison, Verdict, compare};
+pub use edit::{Change, EditError, Edited, Value, edit};
 pub use knee::{CannotTell, Knee, Limits, Outcome, decide, next_sizes};
 pub use measurement::{Measurement, Measurements, Size};
 pub use plan::{Next, Planner, Stop};
