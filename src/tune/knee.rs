@@ -1,49 +1,14 @@
 //! The knee: the smallest size that gives as much as any, within a tolerance and with confidence.
 //!
-//! Any thread. A size *is shown to be enough* when it is, with a confidence of 95 % each, within the tolerance of every other size
-//! that meets the objective (equivalence, Schuirmann 1987, against every competitor and not only against the one that happens to
-//! be ahead: Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the best"). It *is shown to be
-//! too small* when it is below the tolerance of the best. What is neither is not known yet, and is said to be.
+//! Any thread. It goes by what `candidates` shows of the sizes, and by nothing else; the scalability law has no part in it.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::candidates::{Candidates, Limits, ratio, reach, usable};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
-use super::statistics::{Estimate, Interval, real};
-
-/// An interval of 90 % leaves 5 % on each side: 95 % confidence for each claim of "at least" or "at most".
-const TWO_SIDED: f64 = 0.90;
-
-/// Where throughput grows by less than this part of what size grows by, it does not grow with the size any more.
-const GROWTH: f64 = 0.5;
-
-/// A size whose throughput is not known to within so many tolerances is not chosen: of a dozen sizes that were measured three times
-/// with noise of 40 %, one or another stands out by chance.
-const TOLERANCES_MAX: f64 = 3.0;
-
-/// What may be chosen, and what counts as the same.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    /// The smallest size, at least 1.
-    pub smallest: usize,
-    /// The largest size that the database or the configuration allows, not below the smallest.
-    pub largest: usize,
-    /// What does not matter, in parts of the best throughput: 0.05.
-    pub tolerance: f64,
-}
-
-impl Limits {
-    /// From 1 to `largest`, within 5 % of the best.
-    pub fn up_to(largest: usize) -> Self {
-        Self { smallest: 1, largest: largest.max(1), tolerance: 0.05 }
-    }
-
-    /// The tolerance as a logarithm: −0.0513 for 5 %.
-    fn margin(&self) -> f64 {
-        (1.0 - self.tolerance).ln()
-    }
-}
+use super::statistics::{Interval, real};
 
 /// What the measurements say about the size to take.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,10 +77,9 @@ pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
     let candidates = Candidates::of(&sizes, limits);
     let Some(best) = candidates.best() else {
         let closest = sizes.iter().min_by_key(|size| size.p99);
-        return closest.map_or(
-            Outcome::CannotTell(CannotTell::TooFew { needed: REPETITIONS_MIN }),
-            |size| Outcome::NoneMeets { closest: size.size, p99: size.p99 },
-        );
+        return closest.map_or(Outcome::CannotTell(CannotTell::TooFew { needed: REPETITIONS_MIN }), |size| {
+            Outcome::NoneMeets { closest: size.size, p99: size.p99 }
+        });
     };
     let lowest = candidates.lowest(&sizes);
     let too_noisy = |to: usize| {
@@ -142,102 +106,36 @@ pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
     if chosen.size == limits.smallest { Outcome::Flat(knee) } else { Outcome::Knee(knee) }
 }
 
-/// The sizes from which something can be concluded.
-pub(super) fn usable(measurements: &Measurements) -> Vec<Size> {
-    let mut sizes = measurements.sizes();
-    sizes.retain(|size| size.repetitions >= REPETITIONS_MIN && size.level.is_some());
-    sizes
-}
-
 /// About how many repetitions tell sizes apart: a standard error of a difference (√(2/n) · noise) of which 1.7 fit into half of
 /// the tolerance.
 fn repetitions_needed(noise: f64, limits: Limits) -> usize {
     let needed = 2.0 * (1.7 * noise / (limits.tolerance / 2.0)).powi(2);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is bounded and above zero")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is bounded and above zero"
+    )]
     let needed = needed.clamp(real(REPETITIONS_MIN), 1e9).ceil() as usize;
     needed
 }
 
-/// The sizes that meet the objective.
-pub(super) struct Candidates {
-    pub(super) all: Vec<Size>,
-    limits: Limits,
-}
-
 impl Candidates {
-    pub(super) fn of(sizes: &[Size], limits: Limits) -> Self {
-        Self { all: sizes.iter().copied().filter(Size::meets_objective).collect(), limits }
-    }
-
-    /// The one with the highest mean.
-    pub(super) fn best(&self) -> Option<&Size> {
-        self.all.iter().max_by(|one, other| one.throughput.total_cmp(&other.throughput))
-    }
-
-    /// The smallest whose mean is within the tolerance of the best, however sure that is.
-    pub(super) fn nearest(&self) -> Option<&Size> {
-        let best = self.best()?;
-        self.all.iter().find(|size| size.throughput >= best.throughput * (1.0 - self.limits.tolerance))
-    }
-
-    /// The smallest that is shown to be enough.
-    pub(super) fn chosen(&self) -> Option<&Size> {
-        self.all.iter().find(|size| self.is_enough(size))
-    }
-
-    pub(super) fn is_enough(&self, size: &Size) -> bool {
-        self.all.iter().all(|other| self.is_within(size, other))
-    }
-
-    /// Whether a size is shown to give as much as another, within the tolerance.
-    pub(super) fn is_within(&self, size: &Size, other: &Size) -> bool {
-        size.size == other.size || reach(size, other).low > self.limits.margin()
-    }
-
-    pub(super) fn is_too_small(&self, size: &Size) -> bool {
-        let below = |best: &Size| best.size != size.size && reach(size, best).high < self.limits.margin();
-        self.best().is_some_and(below)
-    }
-
-    /// Whether two sizes are compared as sharply as this part of the tolerance.
-    pub(super) fn is_sharp(&self, one: &Size, other: &Size, part: f64) -> bool {
-        reach(one, other).half_width() <= self.limits.tolerance * part
-    }
-
-    /// Whether the throughput at a size is known well enough to choose it.
-    pub(super) fn is_known(&self, size: &Size) -> bool {
-        let reach = size.level.map_or(f64::INFINITY, |level| level.interval(0.95).half_width());
-        reach <= self.limits.tolerance * TOLERANCES_MAX
-    }
-
-    /// The least size that the knee may have: the one after the last that is shown to be too small, or to miss the objective.
-    fn lowest(&self, sizes: &[Size]) -> usize {
-        let first = self.all.iter().find(|size| !self.is_too_small(size)).map_or(0, |size| size.size);
-        let before = sizes.iter().rfind(|size| size.size < first);
-        before.map_or(self.limits.smallest.min(first), |size| size.size + 1)
-    }
-
-    /// Whether throughput still grows from one size to the last.
-    ///
-    /// Where even throughput in proportion to the size would stay within the tolerance, that cannot be seen, so it is assumed.
-    pub(super) fn grows(&self, size: &Size, last: &Size) -> bool {
-        let proportion = (real(last.size) / real(size.size)).ln();
-        proportion <= -self.limits.margin() || reach(last, size).high >= GROWTH * proportion
-    }
-
+    /// What is known of a size that is to be taken.
     fn knee(&self, size: &Size, lowest: usize, sizes: &[Size]) -> Knee {
         let best = self.best().unwrap_or(size);
         let flat = |other: &&Size| {
             // It ends where a size is more likely below the tolerance than not: one standard error.
             let difference = ratio(other, best);
-            difference.value + difference.error >= self.limits.margin()
+            difference.value + difference.error >= self.limits().margin()
         };
         let above = self.all.iter().filter(|other| other.size >= size.size);
         let flat_to = above.take_while(flat).last().map_or(size.size, |last| last.size);
         let fastest = sizes.iter().max_by(|one, other| one.throughput.total_cmp(&other.throughput));
-        let missed = fastest.filter(|fast| !fast.meets_objective() && reach(size, fast).high < self.limits.margin());
+        let missed =
+            fastest.filter(|fast| !fast.meets_objective() && reach(size, fast).high < self.limits().margin());
         let same = Interval { low: 1.0, high: 1.0 };
-        let of_best = if best.size == size.size { same } else { ratio(size, best).interval(0.95).map(f64::exp) };
+        let of_best =
+            if best.size == size.size { same } else { ratio(size, best).interval(0.95).map(f64::exp) };
         Knee {
             size: size.size,
             band: lowest..=size.size,
@@ -251,97 +149,23 @@ impl Candidates {
     }
 }
 
-/// The logarithm of one size's throughput in parts of another's.
-fn ratio(one: &Size, other: &Size) -> Estimate {
-    let unknown = Estimate { value: 0.0, error: f64::INFINITY, freedom: 1.0 };
-    one.level.zip(other.level).map_or(unknown, |(one, other)| one.minus(&other))
-}
-
-fn reach(one: &Size, other: &Size) -> Interval {
-    ratio(one, other).interval(TWO_SIDED)
-}
-
-/// The sizes that should be measured too: first 1, 2, 4, 8, … and the largest, then what lies between those that matter.
-///
-/// Goes by the means, so it is worth asking when every size was measured [`REPETITIONS_MIN`] times; it is asked again after each
-/// answer, and has none when the knee lies between neighbours and the highest throughput is not in a wide gap.
-pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
-    let mut wanted = doublings(limits);
-    wanted.retain(|size| measurements.repetitions(*size) == 0);
-    if !wanted.is_empty() {
-        return wanted;
-    }
-    let sizes = usable(measurements);
-    let candidates = Candidates::of(&sizes, limits);
-    let (Some(best), Some(nearest)) = (candidates.best(), candidates.nearest()) else { return wanted };
-    let mut middle = |low: usize, high: usize, step: usize| {
-        if high - low > step.max(1) {
-            wanted.push(low + (high - low) / 2);
-        }
-    };
-    let below = |size: usize| sizes.iter().rfind(|other| other.size < size);
-    let above = |size: usize| sizes.iter().find(|other| other.size > size);
-    // To one connection for a knee up to 39; above, within 5 % of it, which is the throughput's tolerance.
-    let step = nearest.size / 20;
-    if let Some(low) = below(nearest.size) {
-        let proportion = (real(nearest.size) / real(low.size)).ln();
-        let growth = (nearest.throughput / low.throughput).ln() / proportion;
-        // Where throughput follows the size up to the largest, there is no knee to look for.
-        if nearest.size < limits.largest || growth < 0.9 || !low.meets_objective() {
-            middle(low.size, nearest.size, step);
-        }
-    }
-    let matters = |other: &Size| !(other.meets_objective() && other.throughput >= best.throughput * (1.0 - limits.tolerance));
-    if let Some(high) = above(best.size).filter(|high| matters(high)) {
-        middle(best.size, high.size, best.size / 4);
-    }
-    if let Some(low) = below(best.size).filter(|low| best.size > nearest.size && matters(low)) {
-        middle(low.size, best.size, best.size / 4);
-    }
-    // A knee that is just missed at one size should be found at the next, and not at the one after a gap.
-    let next = nearest.size + step.max(1);
-    let mut rivals = candidates.all.iter().filter(|other| !candidates.is_within(nearest, other));
-    if candidates.chosen().is_none_or(|chosen| chosen.size > next)
-        && rivals.all(|other| candidates.is_sharp(nearest, other, 0.5))
-        && next <= limits.largest
-        && measurements.repetitions(next) == 0
-    {
-        wanted.push(next);
-    }
-    wanted.sort_unstable();
-    wanted.dedup();
-    wanted.retain(|size| measurements.repetitions(*size) == 0);
-    wanted
-}
-
-/// The smallest size, doubled until the largest, which is always one of them.
-pub(super) fn doublings(limits: Limits) -> Vec<usize> {
-    let first = limits.smallest.max(1);
-    let double = |size: &usize| size.checked_mul(2);
-    let mut sizes: Vec<usize> =
-        std::iter::successors(Some(first), double).take_while(|size| *size < limits.largest).collect();
-    sizes.push(limits.largest.max(first));
-    sizes
-}
-
 impl fmt::Display for Outcome {
     /// One or two plain sentences.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Knee(knee) if knee.flat_to > knee.size => {
-                write!(f, "flat from {} to {}, take {}", knee.size, knee.flat_to, knee.size)?;
-                knee.remarks(f)
-            }
-            Self::Knee(knee) => {
+            Self::Knee(knee) | Self::Flat(knee) => {
+                if knee.flat_to > knee.size {
+                    write!(f, "flat from {} to {}, ", knee.size, knee.flat_to)?;
+                }
                 write!(f, "take {}", knee.size)?;
                 knee.remarks(f)
             }
-            Self::Flat(knee) => {
-                write!(f, "flat from {} to {}: more than {} gains nothing", knee.size, knee.flat_to, knee.size)?;
-                knee.remarks(f)
-            }
             Self::AtLargest(knee) => {
-                write!(f, "still growing at {}, the largest size that was allowed: take {}", knee.size, knee.size)
+                write!(
+                    f,
+                    "still growing at {}, the largest size that was allowed: take {}",
+                    knee.size, knee.size
+                )
             }
             Self::NoneMeets { closest, p99 } => {
                 write!(f, "no size meets the objective; {closest} comes closest, with a p99 of {p99:.1?}")
@@ -370,5 +194,95 @@ impl fmt::Display for CannotTell {
                 write!(f, "it would take about {needed} repetitions of each")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measurement::Measurement;
+    use super::*;
+
+    /// Sizes with their throughput and p99 in milliseconds, each measured four times with noise of about 1 %. The objective is
+    /// 50 ms.
+    fn measured(sizes: &[(usize, f64, u64)]) -> Measurements {
+        let repeat = |(size, throughput, p99): &(usize, f64, u64)| {
+            let (size, throughput, p99) = (*size, *throughput, Duration::from_millis(*p99));
+            [0.99, 1.0, 1.01, 1.0].map(|factor| Measurement {
+                size,
+                throughput: throughput * factor,
+                p50: p99 / 2,
+                p99,
+                meets_objective: p99 < Duration::from_millis(50),
+            })
+        };
+        sizes.iter().flat_map(repeat).collect()
+    }
+
+    fn said(sizes: &[(usize, f64, u64)], largest: usize) -> String {
+        decide(&measured(sizes), Limits::up_to(largest)).to_string()
+    }
+
+    #[test]
+    fn a_knee_is_the_smallest_that_is_enough() {
+        let sizes =
+            [(1, 100.0, 9), (4, 400.0, 9), (5, 500.0, 9), (6, 600.0, 9), (8, 602.0, 9), (20, 598.0, 9)];
+        let Outcome::Knee(knee) = decide(&measured(&sizes), Limits::up_to(20)) else { panic!("a knee") };
+        assert_eq!((knee.size, knee.band, knee.flat_to, knee.best, knee.missed), (6, 6..=6, 20, 8, None));
+        assert!(knee.throughput.contains(600.0) && knee.of_best.contains(600.0 / 602.0));
+        assert_eq!(knee.p99, Duration::from_millis(9));
+        assert_eq!(said(&sizes, 20), "flat from 6 to 20, take 6");
+    }
+
+    #[test]
+    fn what_was_not_measured_may_be_the_knee() {
+        let sizes = [(1, 100.0, 9), (2, 200.0, 9), (4, 400.0, 9), (8, 602.0, 9), (16, 600.0, 9)];
+        assert_eq!(said(&sizes, 16), "flat from 8 to 16, take 8 (the knee is between 5 and 8)");
+    }
+
+    #[test]
+    fn a_fall_ends_what_is_flat() {
+        let sizes =
+            [(4, 400.0, 9), (5, 500.0, 9), (6, 600.0, 9), (8, 590.0, 9), (16, 500.0, 9), (32, 400.0, 9)];
+        assert_eq!(said(&sizes, 32), "flat from 6 to 8, take 6");
+    }
+
+    #[test]
+    fn the_smallest_and_the_largest_are_no_knees() {
+        let flat = [(1, 100.0, 9), (2, 101.0, 9), (4, 99.0, 9)];
+        assert!(matches!(decide(&measured(&flat), Limits::up_to(4)), Outcome::Flat(_)));
+        assert_eq!(said(&flat, 4), "flat from 1 to 4, take 1");
+        let grows = [(1, 100.0, 9), (2, 200.0, 9), (4, 390.0, 9)];
+        assert_eq!(said(&grows, 4), "still growing at 4, the largest size that was allowed: take 4");
+        assert_eq!(said(&grows[..1], 1), "still growing at 1, the largest size that was allowed: take 1");
+    }
+
+    #[test]
+    fn what_misses_the_objective_is_not_taken() {
+        let sizes = [(1, 100.0, 9), (2, 200.0, 30), (4, 400.0, 60), (8, 800.0, 90)];
+        assert_eq!(said(&sizes, 8), "take 2; 8 is faster, but misses the objective");
+        let slow = [(1, 100.0, 80), (2, 200.0, 70), (4, 200.0, 90)];
+        assert_eq!(said(&slow, 4), "no size meets the objective; 2 comes closest, with a p99 of 70.0ms");
+    }
+
+    #[test]
+    fn too_little_is_nothing_to_decide_from() {
+        let few = Outcome::CannotTell(CannotTell::TooFew { needed: 3 });
+        assert_eq!(decide(&Measurements::default(), Limits::up_to(4)), few);
+        let all: Measurements = measured(&[(1, 100.0, 9)]).of(1)[..2].iter().copied().collect();
+        assert_eq!(decide(&all, Limits::up_to(4)), few);
+        assert_eq!(decide(&measured(&[(1, 0.0, 9), (2, 0.0, 9)]), Limits::up_to(4)), few);
+        assert_eq!(few.to_string(), "cannot tell: no size was measured 3 times with answers");
+    }
+
+    #[test]
+    fn noise_is_given_as_the_reason_with_what_it_would_take() {
+        let all: Measurements = [1, 2, 4]
+            .into_iter()
+            .flat_map(|size| [60.0, 100.0, 140.0].map(|x| (size, x)))
+            .map(|(size, x)| Measurement { throughput: x, ..measured(&[(size, 1.0, 9)]).of(size)[0] })
+            .collect();
+        let said = decide(&all, Limits::up_to(4)).to_string();
+        assert!(said.starts_with("cannot tell: repetitions vary by 4"), "{said}");
+        assert!(said.contains("sizes from 1 to 4 look alike; it would take about 1"), "{said}");
     }
 }

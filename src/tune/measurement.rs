@@ -198,10 +198,14 @@ mod tests {
 
     #[test]
     fn a_size_is_the_mean_and_the_medians_of_its_repetitions() {
-        let all: Measurements =
-            [measurement(4, 100.0, 10), measurement(4, 121.0, 90), measurement(2, 50.0, 7), measurement(4, 110.0, 30)]
-                .into_iter()
-                .collect();
+        let all: Measurements = [
+            measurement(4, 100.0, 10),
+            measurement(4, 121.0, 90),
+            measurement(2, 50.0, 7),
+            measurement(4, 110.0, 30),
+        ]
+        .into_iter()
+        .collect();
         assert_eq!((all.count(), all.repetitions(4), all.repetitions(3)), (4, 3, 0));
         let [two, four] = all.sizes()[..] else { panic!("two sizes") };
         assert_eq!((two.size, two.repetitions), (2, 1));

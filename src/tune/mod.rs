@@ -4,10 +4,12 @@
 //! seed, so that every decision can be tested by simulation and repeated from its measurements. Who runs the server and the
 //! load hands over [`Measurement`]s and asks [`Planner::next`] what to do.
 
+mod candidates;
 mod compare;
 mod edit;
 pub mod formulas;
 mod knee;
+mod least_squares;
 mod measurement;
 mod plan;
 pub mod statistics;
@@ -16,9 +18,10 @@ mod usl;
 #[cfg(test)]
 mod simulation;
 
+pub use candidates::Limits;
 pub use compare::{Better, Comparison, Verdict, compare};
 pub use edit::{Change, EditError, Edited, Value, edit};
-pub use knee::{CannotTell, Knee, Limits, Outcome, decide, next_sizes};
+pub use knee::{CannotTell, Knee, Outcome, decide};
 pub use measurement::{Measurement, Measurements, Size};
-pub use plan::{Next, Planner, Stop};
+pub use plan::{Next, Planner, Stop, next_sizes};
 pub use usl::{Fit, Law, Misfit, Model, Point, fit};

@@ -7,8 +7,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::knee::{Candidates, Limits, Outcome, decide, doublings, next_sizes, usable};
+use super::candidates::{Candidates, Limits, usable};
+use super::knee::{Outcome, decide};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
+use super::statistics::real;
 
 /// A size whose repetitions disagree about the objective is measured up to so many times: then one of them may miss it.
 const REPETITIONS_CONTESTED: usize = 5;
@@ -63,7 +65,12 @@ impl Planner {
             self.round = self.sizes_of_round(measurements, left).into_iter().collect();
             self.random.shuffle(&mut self.round);
         }
-        self.round.pop().map_or(Next::Done(Stop::Settled), Next::Measure)
+        match self.round.pop() {
+            Some(size) => Next::Measure(size),
+            // Sizes that there was no time to begin with.
+            None if !next_sizes(measurements, self.limits).is_empty() => Next::Done(Stop::OutOfTime),
+            None => Next::Done(Stop::Settled),
+        }
     }
 
     /// Each size that lacks repetitions, and beside new sizes those that are still undecided, so that both are measured in the
@@ -90,6 +97,71 @@ impl Planner {
         sizes.truncate(usize::try_from(fits).unwrap_or(usize::MAX));
         sizes
     }
+}
+
+/// The sizes that should be measured too: first 1, 2, 4, 8, … and the largest, then what lies between those that matter.
+///
+/// Goes by the means, so it is worth asking when every size was measured three times; it is asked again after each
+/// answer, and has none when the knee lies between neighbours and the highest throughput is not in a wide gap.
+pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
+    let mut wanted = doublings(limits);
+    wanted.retain(|size| measurements.repetitions(*size) == 0);
+    if !wanted.is_empty() {
+        return wanted;
+    }
+    let sizes = usable(measurements);
+    let candidates = Candidates::of(&sizes, limits);
+    let (Some(best), Some(nearest)) = (candidates.best(), candidates.nearest()) else { return wanted };
+    let mut middle = |low: usize, high: usize, step: usize| {
+        if high - low > step.max(1) {
+            wanted.push(low + (high - low) / 2);
+        }
+    };
+    let below = |size: usize| sizes.iter().rfind(|other| other.size < size);
+    let above = |size: usize| sizes.iter().find(|other| other.size > size);
+    // To one connection for a knee up to 39; above, within 5 % of it, which is the throughput's tolerance.
+    let step = nearest.size / 20;
+    if let Some(low) = below(nearest.size) {
+        let proportion = (real(nearest.size) / real(low.size)).ln();
+        let growth = (nearest.throughput / low.throughput).ln() / proportion;
+        // Where throughput follows the size up to the largest, there is no knee to look for.
+        if nearest.size < limits.largest || growth < 0.9 || !low.meets_objective() {
+            middle(low.size, nearest.size, step);
+        }
+    }
+    let matters = |other: &Size| {
+        !(other.meets_objective() && other.throughput >= best.throughput * (1.0 - limits.tolerance))
+    };
+    if let Some(high) = above(best.size).filter(|high| matters(high)) {
+        middle(best.size, high.size, best.size / 4);
+    }
+    if let Some(low) = below(best.size).filter(|low| best.size > nearest.size && matters(low)) {
+        middle(low.size, best.size, best.size / 4);
+    }
+    // A knee that is just missed at one size should be found at the next, and not at the one after a gap.
+    let next = nearest.size + step.max(1);
+    let mut rivals = candidates.all.iter().filter(|other| !candidates.is_within(nearest, other));
+    if candidates.chosen().is_none_or(|chosen| chosen.size > next)
+        && rivals.all(|other| candidates.is_sharp(nearest, other, 0.5))
+        && next <= limits.largest
+        && measurements.repetitions(next) == 0
+    {
+        wanted.push(next);
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted.retain(|size| measurements.repetitions(*size) == 0);
+    wanted
+}
+
+/// The smallest size, doubled until the largest, which is always one of them.
+fn doublings(limits: Limits) -> Vec<usize> {
+    let first = limits.smallest.max(1);
+    let double = |size: &usize| size.checked_mul(2);
+    let mut sizes: Vec<usize> =
+        std::iter::successors(Some(first), double).take_while(|size| *size < limits.largest).collect();
+    sizes.push(limits.largest.max(first));
+    sizes
 }
 
 /// The sizes of which more repetitions would make the answer surer.
@@ -132,4 +204,103 @@ fn undecided(measurements: &Measurements, limits: Limits) -> BTreeSet<usize> {
         more.extend(unknown.map(|size| size.size));
     }
     more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measurement::Measurement;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn measurement(size: usize, throughput: f64) -> Measurement {
+        Measurement { size, throughput, p50: SECOND / 100, p99: SECOND / 50, meets_objective: true }
+    }
+
+    fn measured(sizes: &[(usize, f64)]) -> Measurements {
+        let repeat =
+            |(size, x): &(usize, f64)| [0.99, 1.0, 1.01].map(|factor| measurement(*size, x * factor));
+        sizes.iter().flat_map(repeat).collect()
+    }
+
+    #[test]
+    fn sizes_are_doubled_up_to_the_largest() {
+        assert_eq!(doublings(Limits::up_to(20)), [1, 2, 4, 8, 16, 20]);
+        assert_eq!(doublings(Limits::up_to(16)), [1, 2, 4, 8, 16]);
+        assert_eq!(doublings(Limits::up_to(1)), [1]);
+        assert_eq!(doublings(Limits { smallest: 6, ..Limits::up_to(20) }), [6, 12, 20]);
+        assert_eq!(doublings(Limits { smallest: usize::MAX / 2 + 1, ..Limits::up_to(usize::MAX) }).len(), 2);
+    }
+
+    #[test]
+    fn the_knee_is_closed_in_on() {
+        let mut all = measured(&[(1, 100.0), (2, 200.0), (4, 400.0), (8, 600.0), (16, 600.0), (20, 600.0)]);
+        let mut asked = Vec::new();
+        loop {
+            let next = next_sizes(&all, Limits::up_to(20));
+            if next.is_empty() {
+                break;
+            }
+            for size in next {
+                asked.push(size);
+                measured(&[(size, 100.0 * real(size.min(6)))]).of(size).iter().for_each(|one| all.push(*one));
+            }
+        }
+        assert_eq!(asked, [6, 5]);
+    }
+
+    #[test]
+    fn a_peak_in_a_gap_is_looked_for() {
+        let all = measured(&[(1, 100.0), (2, 190.0), (4, 350.0), (8, 580.0), (16, 700.0), (32, 500.0)]);
+        assert_eq!(next_sizes(&all, Limits::up_to(32)), [12, 24]);
+    }
+
+    #[test]
+    fn nothing_is_looked_for_where_throughput_follows_the_size() {
+        let all = measured(&[(1, 100.0), (2, 200.0), (4, 400.0), (8, 800.0)]);
+        assert!(next_sizes(&all, Limits::up_to(8)).is_empty());
+    }
+
+    #[test]
+    fn each_round_has_every_size_once_in_an_order_of_its_own() {
+        let order = |seed| {
+            let mut planner = Planner::new(Limits::up_to(20), SECOND, seed);
+            let mut all = Measurements::default();
+            let mut order = Vec::new();
+            while let Next::Measure(size) = planner.next(&all, 100 * SECOND) {
+                all.push(measurement(size, 100.0 + real(all.count()) / 1000.0));
+                order.push(size);
+            }
+            order
+        };
+        let first = order(1);
+        assert_eq!(first.len(), 18, "it is flat, and that is clear");
+        for round in first.chunks(6) {
+            let mut round = round.to_vec();
+            round.sort_unstable();
+            assert_eq!(round, [1, 2, 4, 8, 16, 20]);
+        }
+        assert!(first[..6] != first[6..12] || first[6..12] != first[12..]);
+        assert_eq!(first, order(1));
+        assert_ne!(first, order(2));
+    }
+
+    #[test]
+    fn time_that_is_up_ends_it_at_once() {
+        let mut planner = Planner::new(Limits::up_to(20), SECOND, 0);
+        assert_eq!(planner.time_min(), 18 * SECOND);
+        let all = Measurements::default();
+        assert!(matches!(planner.next(&all, SECOND), Next::Measure(_)));
+        assert_eq!(planner.next(&all, SECOND / 2), Next::Done(Stop::OutOfTime));
+    }
+
+    #[test]
+    fn a_new_size_is_only_begun_when_it_can_be_finished() {
+        let all = measured(&[(1, 100.0), (2, 200.0), (4, 400.0), (8, 600.0)]);
+        let limits = Limits::up_to(8);
+        assert_eq!(next_sizes(&all, limits), [6]);
+        let mut planner = Planner::new(limits, SECOND, 0);
+        assert_eq!(planner.next(&all, 2 * SECOND), Next::Done(Stop::OutOfTime));
+        assert_eq!(planner.next(&all, 3 * SECOND), Next::Measure(6));
+    }
 }

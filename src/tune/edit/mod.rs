@@ -3,10 +3,13 @@
 //! Main thread; text in, text out. The `toml` crate says where each value stands, and only that place is written. `toml_edit`
 //! would write the whole file anew: it makes LF of CRLF, moves dotted keys of one table together, and drops a byte order mark.
 
-use std::fmt;
-use std::ops::Range;
+mod document;
 
-use toml::de::{DeTable, DeValue};
+use std::fmt;
+
+use toml::de::DeTable;
+
+use self::document::{Document, Place};
 
 /// A value to set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +69,7 @@ pub enum EditError {
 /// The text is not TOML, or a key cannot be set without taking something else away. Nothing is changed then.
 pub fn edit(text: &str, values: &[(&str, Value)]) -> Result<Edited, EditError> {
     let mut edited = text.to_owned();
-    let mut changed = Vec::new();
+    let mut written = Vec::new();
     for (key, value) in values {
         let place = place(&edited, key)?;
         let before = match &place {
@@ -75,17 +78,17 @@ pub fn edit(text: &str, values: &[(&str, Value)]) -> Result<Edited, EditError> {
             _ => None,
         };
         edited = place.write(&edited, key, value);
-        changed.push((*key, value, before));
+        // The caller is going to write this over a file, so it is read again.
+        if !matches!(self::place(&edited, key), Ok(Place::Value { old: Some(now), .. }) if now == *value) {
+            return Err(EditError::Taken { key: (*key).to_owned(), what: "a table that cannot be added to" });
+        }
+        written.push((*key, before));
     }
     let mut changes = Vec::new();
-    for (key, value, before) in changed {
-        // The caller is to write this over a file, so it is read once more.
-        match place(&edited, key) {
-            Ok(Place::Value { at, old: Some(now) }) if now == *value => {
-                let (line, after) = line_of(&edited, at.start);
-                changes.push(Change { key: key.to_owned(), line, before, after: after.to_owned() });
-            }
-            _ => return Err(EditError::Taken { key: key.to_owned(), what: "a table that cannot be added to" }),
+    for (key, before) in written {
+        if let Place::Value { at, .. } = place(&edited, key)? {
+            let (line, after) = line_of(&edited, at.start);
+            changes.push(Change { key: key.to_owned(), line, before, after: after.to_owned() });
         }
     }
     changes.sort_by_key(|change| change.line);
@@ -95,207 +98,6 @@ pub fn edit(text: &str, values: &[(&str, Value)]) -> Result<Edited, EditError> {
 fn place(text: &str, key: &str) -> Result<Place, EditError> {
     let tree = DeTable::parse(text).map_err(EditError::Syntax)?;
     Document::new(text, tree.get_ref()).place(key)
-}
-
-/// Where a value stands, or has to be written.
-enum Place {
-    /// In place of another.
-    Value { at: Range<usize>, old: Option<Value> },
-    /// On a line of its own after the one that ends at or behind this place, with this before the key.
-    Line { after: usize, prefix: String },
-    /// In an inline table: here, with this before the key and this behind the value.
-    Inline { at: usize, before: &'static str, behind: &'static str },
-    /// At the end of the file, under a header of its own.
-    Table,
-}
-
-/// A value that stands somewhere, with the key that is before it.
-struct Leaf {
-    key: usize,
-    end: usize,
-}
-
-struct Document<'a> {
-    text: &'a str,
-    root: &'a DeTable<'a>,
-    /// In the order of the text.
-    leaves: Vec<Leaf>,
-    /// Where headers stand.
-    headers: Vec<Range<usize>>,
-}
-
-impl<'a> Document<'a> {
-    fn new(text: &'a str, root: &'a DeTable<'a>) -> Self {
-        let mut document = Self { text, root, leaves: Vec::new(), headers: Vec::new() };
-        document.collect(root);
-        document.leaves.sort_by_key(|leaf| leaf.key);
-        document.headers.sort_by_key(|header| header.start);
-        document
-    }
-
-    fn collect(&mut self, table: &DeTable<'_>) {
-        for (key, value) in table {
-            let (name, at) = (key.span(), value.span());
-            match value.get_ref() {
-                DeValue::Table(inside) if form(&name, &at) != Form::Inline => {
-                    if form(&name, &at) == Form::Header {
-                        self.headers.push(at);
-                    }
-                    self.collect(inside);
-                }
-                DeValue::Array(items) if form(&name, &at) == Form::Header => {
-                    for item in items.iter() {
-                        self.headers.push(item.span());
-                        if let DeValue::Table(inside) = item.get_ref() {
-                            self.collect(inside);
-                        }
-                    }
-                }
-                _ => self.leaves.push(Leaf { key: name.start, end: at.end }),
-            }
-        }
-    }
-
-    fn place(&self, key: &str) -> Result<Place, EditError> {
-        let taken = |what: &DeValue<'_>| {
-            EditError::Taken { key: key.to_owned(), what: what_is(what) }
-        };
-        let mut table = self.root;
-        let mut here = (Form::Root, 0..0);
-        let (tables, name) = key.rsplit_once('.').unwrap_or(("", key));
-        for part in tables.split('.').filter(|part| !part.is_empty()) {
-            let Some((found, value)) = table.get_key_value(part) else { return Ok(Place::Table) };
-            let DeValue::Table(inside) = value.get_ref() else { return Err(taken(value.get_ref())) };
-            if here.0 != Form::Inline {
-                here = (form(&found.span(), &value.span()), value.span());
-            } else if form(&found.span(), &value.span()) != Form::Inline {
-                // Dotted keys inside an inline table: nobody writes configuration like this.
-                return Err(taken(value.get_ref()));
-            } else {
-                here.1 = value.span();
-            }
-            table = inside;
-        }
-        if let Some(value) = table.get(name) {
-            let old = match value.get_ref() {
-                DeValue::Table(_) | DeValue::Array(_) => return Err(taken(value.get_ref())),
-                DeValue::String(text) => Some(Value::Text(text.to_string())),
-                DeValue::Integer(number) => {
-                    usize::from_str_radix(number.as_str(), number.radix()).ok().map(Value::Count)
-                }
-                _ => None,
-            };
-            return Ok(Place::Value { at: value.span(), old });
-        }
-        Ok(match here {
-            (Form::Inline, at) => self.inside(&at, table),
-            (Form::Dotted, _) => self.beside(table),
-            (Form::Header, at) => self.below(&at, name),
-            (Form::Root, _) => self.below(&(0..0), name),
-        })
-    }
-
-    /// Behind the last value of an inline table, and the comma that may follow it.
-    fn inside(&self, at: &Range<usize>, table: &DeTable<'_>) -> Place {
-        let Some(end) = end_of(table) else {
-            return Place::Inline { at: at.start + 1, before: " ", behind: " " };
-        };
-        let rest = &self.text[end..at.end];
-        let comma = rest.trim_start().starts_with(',').then(|| end + rest.len() - rest.trim_start().len());
-        comma.map_or(Place::Inline { at: end, before: ", ", behind: "" }, |comma| Place::Inline {
-            at: comma + 1,
-            before: " ",
-            behind: ",",
-        })
-    }
-
-    /// After the last of a table's dotted keys, written like it.
-    fn beside(&self, table: &DeTable<'_>) -> Place {
-        let last = table
-            .iter()
-            .filter(|(_, value)| !matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_)))
-            .map(|(key, value)| (key.span().start, value.span().end))
-            .max();
-        let Some((name, end)) = last else { return Place::Table };
-        let start = self.text[..name].rfind('\n').map_or(0, |at| at + 1);
-        let prefix = self.text[start..name].trim_start_matches('\u{feff}').to_owned();
-        Place::Line { after: end, prefix }
-    }
-
-    /// At the end of what stands under a header, or below the comment that has this key.
-    fn below(&self, header: &Range<usize>, name: &str) -> Place {
-        let next = self.headers.iter().find(|other| other.start > header.start || header.is_empty());
-        let section = header.end..next.map_or(self.text.len(), |next| next.start);
-        let last = self.leaves.iter().rfind(|leaf| section.contains(&leaf.key));
-        let prefix = |key: usize| {
-            let start = self.text[..key].rfind('\n').map_or(0, |at| at + 1);
-            let before = self.text[start..key].trim_start_matches('\u{feff}');
-            before[..before.len() - before.trim_start().len()].to_owned()
-        };
-        if let Some(comment) = self.commented_out(&section, name) {
-            return Place::Line { after: comment, prefix: prefix(comment) };
-        }
-        match last {
-            Some(leaf) => Place::Line { after: leaf.end, prefix: prefix(leaf.key) },
-            None => Place::Line { after: header.end, prefix: prefix(header.start) },
-        }
-    }
-
-    /// Where the `#` of a comment such as `# workers = 10` stands in a section.
-    fn commented_out(&self, section: &Range<usize>, name: &str) -> Option<usize> {
-        let mut start = section.start;
-        for line in self.text[section.clone()].split_inclusive('\n') {
-            let comment = line.trim_start();
-            let at = start + line.len() - comment.len();
-            start += line.len();
-            let inside = self.leaves.iter().any(|leaf| (leaf.key..leaf.end).contains(&at));
-            let rest = comment.strip_prefix('#').map(str::trim_start).and_then(|rest| rest.strip_prefix(name));
-            if !inside && rest.is_some_and(|rest| rest.trim_start().starts_with('=')) {
-                return Some(at);
-            }
-        }
-        None
-    }
-}
-
-/// Where the last value of an inline table ends, also when its key is dotted.
-fn end_of(table: &DeTable<'_>) -> Option<usize> {
-    let ends = table.iter().filter_map(|(key, value)| match value.get_ref() {
-        DeValue::Table(inside) if form(&key.span(), &value.span()) == Form::Dotted => end_of(inside),
-        _ => Some(value.span().end),
-    });
-    ends.max()
-}
-
-/// How a table is written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// The file itself.
-    Root,
-    /// `[table]`: the key is inside of the place that the value is said to have.
-    Header,
-    /// `table.key = …`, or no more than part of a header's key: the key is that place.
-    Dotted,
-    /// `table = { … }`: the key is before it.
-    Inline,
-}
-
-fn form(key: &Range<usize>, value: &Range<usize>) -> Form {
-    if key == value {
-        Form::Dotted
-    } else if value.start < key.start {
-        Form::Header
-    } else {
-        Form::Inline
-    }
-}
-
-fn what_is(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::Table(_) => "a table",
-        DeValue::Array(_) => "a list",
-        _ => "another value",
-    }
 }
 
 impl Place {
@@ -429,15 +231,19 @@ mod tests {
     #[test]
     fn every_file_that_is_shipped_takes_the_sizes_and_keeps_the_rest() {
         for text in [
-            include_str!("../../config/wharf.toml"),
-            include_str!("../../config/postgres.toml"),
-            include_str!("../../config/reference.toml"),
+            include_str!("../../../config/wharf.toml"),
+            include_str!("../../../config/postgres.toml"),
+            include_str!("../../../config/reference.toml"),
         ] {
-            let database = |text: &str| text.replace("# url = \"sqlite:wharf.db\"", "url = \"sqlite:wharf.db\"");
+            let database =
+                |text: &str| text.replace("# url = \"sqlite:wharf.db\"", "url = \"sqlite:wharf.db\"");
             let text = database(text);
             let edited = edit(&text, &sizes(6)).expect("it can be set");
             holds(&edited.text, 6);
-            assert_eq!(edit(&edited.text, &sizes(6)).expect("it can be set"), Edited { text: edited.text, changes: vec![] });
+            assert_eq!(
+                edit(&edited.text, &sizes(6)).expect("it can be set"),
+                Edited { text: edited.text, changes: vec![] }
+            );
             let windows = text.replace('\n', "\r\n");
             let edited = edit(&windows, &sizes(7)).expect("it can be set");
             holds(&edited.text, 7);
@@ -447,12 +253,12 @@ mod tests {
 
     #[test]
     fn a_key_that_the_reference_shows_as_a_comment_goes_below_it() {
-        let text = include_str!("../../config/reference.toml");
+        let text = include_str!("../../../config/reference.toml");
         let edited = edit(text, &sizes(6)).expect("it can be set");
         only_those_lines_differ(text, &edited);
         assert!(edited.text.contains("\n# workers = 10\nworkers = 8\n"));
         assert!(edited.text.contains("\n# minimum_idle = 10\nminimum_idle = 6\n"));
-        let shown: Vec<String> = edited.changes.iter().map(|change| change.to_string()).collect();
+        let shown: Vec<String> = edited.changes.iter().map(ToString::to_string).collect();
         assert!(shown[0].ends_with(": workers = 8  (new)"), "{shown:?}");
         assert!(shown[1].ends_with(": max_length = 1024  →  max_length = 100"), "{shown:?}");
     }
@@ -461,7 +267,10 @@ mod tests {
     fn a_value_is_replaced_and_its_comment_stays() {
         let text = "[database] # ours\nmaximum_pool_size   =  10# ten\n\n[server]\nworkers = 0x0a";
         let edited = edit(text, &[("database.maximum_pool_size", Value::Count(6))]).expect("it can be set");
-        assert_eq!(edited.text, "[database] # ours\nmaximum_pool_size   =  6# ten\n\n[server]\nworkers = 0x0a");
+        assert_eq!(
+            edited.text,
+            "[database] # ours\nmaximum_pool_size   =  6# ten\n\n[server]\nworkers = 0x0a"
+        );
         assert_eq!(edited.changes.len(), 1);
         assert_eq!(edited.changes[0].line, 2);
         assert_eq!(edited.changes[0].before.as_deref(), Some("maximum_pool_size   =  10# ten"));
@@ -474,11 +283,17 @@ mod tests {
     #[test]
     fn a_missing_key_goes_into_its_table_however_that_is_written() {
         for (text, expected) in [
-            ("[server]\n  listen = 'a' # b\n\n# c\n[log]\n", "[server]\n  listen = 'a' # b\n  workers = 6\n\n# c\n[log]\n"),
+            (
+                "[server]\n  listen = 'a' # b\n\n# c\n[log]\n",
+                "[server]\n  listen = 'a' # b\n  workers = 6\n\n# c\n[log]\n",
+            ),
             ("[ server ] # a\r\n[log]\r\n", "[ server ] # a\r\nworkers = 6\r\n[log]\r\n"),
             ("[server]", "[server]\nworkers = 6"),
             ("[server]\na = [\n 1, # ]\n]", "[server]\na = [\n 1, # ]\n]\nworkers = 6"),
-            ("[server]\na = \"\"\"\n# workers = 1\n\"\"\"\n", "[server]\na = \"\"\"\n# workers = 1\n\"\"\"\nworkers = 6\n"),
+            (
+                "[server]\na = \"\"\"\n# workers = 1\n\"\"\"\n",
+                "[server]\na = \"\"\"\n# workers = 1\n\"\"\"\nworkers = 6\n",
+            ),
             ("server.a = 1\nlog.b = 2", "server.a = 1\nserver.workers = 6\nlog.b = 2"),
             ("\u{feff}server . a = 1", "\u{feff}server . a = 1\nserver . workers = 6"),
             ("server = { a = 1 }\n", "server = { a = 1, workers = 6 }\n"),
@@ -490,7 +305,10 @@ mod tests {
             ("", "[server]\nworkers = 6\n"),
             ("# none\n", "# none\n\n[server]\nworkers = 6\n"),
             ("[server.tls]\na = 1\n", "[server.tls]\na = 1\n\n[server]\nworkers = 6\n"),
-            ("[server]\na.b = 1\n[server.tls]\nc = 1\n", "[server]\na.b = 1\nworkers = 6\n[server.tls]\nc = 1\n"),
+            (
+                "[server]\na.b = 1\n[server.tls]\nc = 1\n",
+                "[server]\na.b = 1\nworkers = 6\n[server.tls]\nc = 1\n",
+            ),
             ("[[a]]\nb = 1\n[server]\n[[a]]\nb = 2\n", "[[a]]\nb = 1\n[server]\nworkers = 6\n[[a]]\nb = 2\n"),
         ] {
             assert_eq!(set(text, "server.workers", 6), expected);
@@ -500,7 +318,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_set_is_an_error() {
-        let error = |text| edit(text, &[("server.workers", Value::Count(6))]).expect_err("it cannot").to_string();
+        let error =
+            |text| edit(text, &[("server.workers", Value::Count(6))]).expect_err("it cannot").to_string();
         assert!(error("[server\n").starts_with("not TOML: "));
         assert_eq!(error("server = 1\n"), "cannot set server.workers: another value is in its place");
         assert_eq!(error("[server.workers]\n"), "cannot set server.workers: a table is in its place");
@@ -530,17 +349,17 @@ mod tests {
         ) {
             let keys = [("server", "drain_timeout = '1s'"), ("queue", "max_length = 1024"), ("database", "url = 'sqlite:a'"), ("log", "level = 'warn'")];
             // A dotted or an inline table belongs to the file itself, so it is written before any header.
-            let mut lines = [String::from("# begins\n"), String::new()];
+            let [mut first, mut last] = [String::from("# begins\n"), String::new()];
             for (section, form) in order.iter().zip(forms) {
                 let key = keys.iter().find(|(name, _)| name == section).expect("it is one").1;
                 match form {
-                    0 => lines[0] += &format!("# {section}\n{section}.{key}\n"),
-                    1 => lines[0] += &format!("{section} = {{ {key} }} # {section}\n\n"),
-                    2 => lines[1] += &format!("# {section}\n[{section}] # here\n{key} # that\n# end\n\n"),
+                    0 => first.extend(["# ", section, "\n", section, ".", key, "\n"]),
+                    1 => first.extend([section, " = { ", key, " } # ", section, "\n\n"]),
+                    2 => last.extend(["# a\n[", section, "] # here\n", key, " # that\n# end\n\n"]),
                     _ => {}
                 }
             }
-            let mut text = lines.concat();
+            let mut text = first + &last;
             if !ended {
                 text.truncate(text.trim_end().len());
             }
