@@ -43,7 +43,7 @@ impl Limits {
 
 /// The sizes from which something can be concluded.
 pub(super) fn usable(measurements: &Measurements) -> Vec<Size> {
-    let mut sizes = measurements.sizes();
+    let mut sizes = measurements.sizes().to_vec();
     sizes.retain(|size| size.repetitions >= REPETITIONS_MIN && size.level.is_some());
     sizes
 }

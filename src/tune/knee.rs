@@ -95,7 +95,9 @@ pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
         return too_noisy(chosen.size);
     }
     let last = candidates.all.last().unwrap_or(best);
-    let cut_off = sizes.iter().any(|size| size.size > last.size);
+    // Larger sizes that miss the objective, or at which something went unanswered altogether.
+    let is_above = |size: &Size| size.size > last.size && size.repetitions >= REPETITIONS_MIN;
+    let cut_off = measurements.sizes().iter().any(is_above);
     if !cut_off && candidates.grows(chosen, last) {
         if !candidates.is_known(last) {
             return too_noisy(last.size);
@@ -207,8 +209,9 @@ mod tests {
     fn measured(sizes: &[(usize, f64, u64)]) -> Measurements {
         let repeat = |(size, throughput, p99): &(usize, f64, u64)| {
             let (size, throughput, p99) = (*size, *throughput, Duration::from_millis(*p99));
-            [0.99, 1.0, 1.01, 1.0].map(|factor| Measurement {
+            [(0, 0.99), (1, 1.0), (2, 1.01), (3, 1.0)].map(|(round, factor)| Measurement {
                 size,
+                round: if size % 2 == 0 { round } else { 3 - round },
                 throughput: throughput * factor,
                 p50: p99 / 2,
                 p99,
@@ -261,6 +264,12 @@ mod tests {
         let sizes = [(1, 100.0, 9), (2, 200.0, 30), (4, 400.0, 60), (8, 800.0, 90)];
         assert_eq!(said(&sizes, 8), "take 2; 8 is faster, but misses the objective");
         let slow = [(1, 100.0, 80), (2, 200.0, 70), (4, 200.0, 90)];
+        let refused = [(1, 100.0, 9), (2, 200.0, 9), (4, 400.0, 9), (8, 0.0, 9)];
+        assert_eq!(
+            said(&refused, 8),
+            "take 4 (the knee is between 3 and 4)",
+            "8 answers nothing, so it is no matter of growth"
+        );
         assert_eq!(said(&slow, 4), "no size meets the objective; 2 comes closest, with a p99 of 70.0ms");
     }
 

@@ -3,8 +3,10 @@
 //! Any thread. A size is whatever is varied: connections of the pool, or workers.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::rounds::{Observation, Rounds};
 use super::statistics::{Estimate, Interval, Summary, quantile, real};
 
 /// Below this many repetitions nothing is concluded from a size.
@@ -23,6 +25,8 @@ const BORROWED_FREEDOM: f64 = 4.0;
 pub struct Measurement {
     /// What was varied: connections, or workers.
     pub size: usize,
+    /// The round in which it was measured, as the planner said: what is measured in one round is measured close together.
+    pub round: usize,
     /// Requests a second that were answered well.
     pub throughput: f64,
     /// The latency that half of the requests stay within.
@@ -37,6 +41,17 @@ pub struct Measurement {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measurements {
     by_size: BTreeMap<usize, Vec<Measurement>>,
+    /// What they come to, until another is added.
+    analysis: OnceLock<Analysis>,
+}
+
+/// What all measurements together come to.
+#[derive(Clone, Debug, PartialEq)]
+struct Analysis {
+    sizes: Vec<Size>,
+    logarithms: Vec<(usize, Vec<f64>)>,
+    noise: Option<f64>,
+    drift: f64,
 }
 
 /// What the repetitions at one size come to.
@@ -78,6 +93,7 @@ impl Measurements {
     /// Adds one.
     pub fn push(&mut self, measurement: Measurement) {
         self.by_size.entry(measurement.size).or_default().push(measurement);
+        self.analysis.take();
     }
 
     /// How many there are.
@@ -95,27 +111,60 @@ impl Measurements {
         self.by_size.get(&size).map_or(&[], Vec::as_slice)
     }
 
-    /// By how much repetitions vary: the standard deviation of the throughput in parts of it, over all sizes; `None` while
-    /// nothing was repeated.
+    /// By how much repetitions vary within a round: the standard deviation of the throughput in parts of it, over all sizes; `None`
+    /// while nothing was repeated.
     pub fn noise(&self) -> Option<f64> {
-        let spreads: Vec<Spread> = self.by_size.values().filter_map(|all| Spread::of(all)).collect();
-        Some(Spread::pool(spreads.iter())?.variance.sqrt())
+        self.analysis().noise
+    }
+
+    /// By how much rounds differ, which is taken off the sizes' throughputs: the standard deviation in parts of the throughput; 0
+    /// where it is no more than chance.
+    pub fn drift(&self) -> f64 {
+        self.analysis().drift
     }
 
     /// What each size comes to, the smallest first.
-    pub fn sizes(&self) -> Vec<Size> {
-        let spreads: Vec<Option<Spread>> = self.by_size.values().map(|all| Spread::of(all)).collect();
-        let others = |own: usize| {
-            let others = spreads.iter().enumerate().filter(move |(index, _)| *index != own);
-            Spread::pool(others.filter_map(|(_, spread)| spread.as_ref()))
-        };
-        let by_size = self.by_size.iter().enumerate();
-        by_size.map(|(index, (size, all))| summarize(*size, all, others(index))).collect()
+    pub fn sizes(&self) -> &[Size] {
+        &self.analysis().sizes
     }
 
-    /// The logarithms of the throughputs of each size that answered anything in every repetition.
-    pub(super) fn logarithms(&self) -> impl Iterator<Item = (usize, Vec<f64>)> {
-        self.by_size.iter().filter_map(|(size, all)| Some((*size, logarithms(all)?)))
+    /// The logarithms of the throughputs, without what rounds add to them, of each size that answered in every repetition.
+    pub(super) fn logarithms(&self) -> &[(usize, Vec<f64>)] {
+        &self.analysis().logarithms
+    }
+
+    fn analysis(&self) -> &Analysis {
+        self.analysis.get_or_init(|| Analysis::of(&self.by_size))
+    }
+}
+
+impl Analysis {
+    fn of(by_size: &BTreeMap<usize, Vec<Measurement>>) -> Self {
+        let observed: Vec<(usize, Vec<Observation>)> =
+            by_size.iter().filter_map(|(size, all)| Some((*size, observations(all)?))).collect();
+        let rounds =
+            Rounds::of(&observed.iter().flat_map(|(_, all)| all.iter().copied()).collect::<Vec<_>>());
+        let adjusted = |all: &[Observation]| all.iter().map(|one| rounds.adjusted(one)).collect::<Vec<f64>>();
+        let logarithms: Vec<(usize, Vec<f64>)> =
+            observed.iter().map(|(size, all)| (*size, adjusted(all))).collect();
+        let spreads: Vec<(usize, Spread)> = logarithms
+            .iter()
+            .filter_map(|(size, values)| Some((*size, Spread::of(values, rounds.freedom_taken)?)))
+            .collect();
+        let pool = |without: Option<usize>| {
+            let others = spreads.iter().filter(|(size, _)| Some(*size) != without);
+            Spread::pool(others.map(|(_, spread)| spread))
+        };
+        let level_of = |size: usize| {
+            let place = observed.iter().position(|(other, _)| *other == size)?;
+            let widening = observed[place].1.iter().map(|one| rounds.widening(one.round)).sum::<f64>();
+            let values = &logarithms[place].1;
+            let own = Spread::of(values, rounds.freedom_taken);
+            level(values, own, pool(Some(size)), widening / real(values.len()))
+        };
+        let sizes = by_size.iter().map(|(size, all)| summarize(*size, all, level_of(*size))).collect();
+        let noise = pool(None).map(|spread| spread.variance.sqrt());
+        Self { sizes, noise, drift: rounds.drift, logarithms }
     }
 }
 
@@ -128,15 +177,18 @@ impl FromIterator<Measurement> for Measurements {
 }
 
 /// How repetitions vary around the mean of their logarithms.
+#[derive(Clone, Copy)]
 struct Spread {
     variance: f64,
     freedom: f64,
 }
 
 impl Spread {
-    fn of(all: &[Measurement]) -> Option<Self> {
-        let summary = Summary::of(&logarithms(all)?)?;
-        (summary.count > 1).then(|| Self { variance: summary.variance, freedom: real(summary.count - 1) })
+    /// `taken`: the part of the degrees of freedom that rounds took.
+    fn of(values: &[f64], taken: f64) -> Option<Self> {
+        let summary = Summary::of(values).filter(|summary| summary.count > 1)?;
+        let left = 1.0 - taken;
+        Some(Self { variance: summary.variance / left, freedom: real(summary.count - 1) * left })
     }
 
     /// Of several sizes together; `None` when there are none.
@@ -149,20 +201,20 @@ impl Spread {
 }
 
 /// `None` when one of them answered nothing: that is no throughput which varies by a factor.
-fn logarithms(all: &[Measurement]) -> Option<Vec<f64>> {
+fn observations(all: &[Measurement]) -> Option<Vec<Observation>> {
     let positive = |one: &Measurement| one.throughput > 0.0 && one.throughput.is_finite();
-    all.iter().map(|one| positive(one).then(|| one.throughput.ln())).collect()
+    let observe =
+        |one: &Measurement| Observation { size: one.size, round: one.round, value: one.throughput.ln() };
+    all.iter().map(|one| positive(one).then(|| observe(one))).collect()
 }
 
-fn summarize(size: usize, all: &[Measurement], others: Option<Spread>) -> Size {
-    let level = logarithms(all).and_then(|values| level(&values, others));
+fn summarize(size: usize, all: &[Measurement], level: Option<Estimate>) -> Size {
     let plain: Vec<f64> = all.iter().map(|one| one.throughput).collect();
     let plain_mean = Summary::of(&plain).map_or(0.0, |summary| summary.mean);
-    let mean = logarithms(all).and_then(|values| Summary::of(&values)).map(|summary| summary.mean.exp());
     Size {
         size,
         repetitions: all.len(),
-        throughput: mean.unwrap_or(plain_mean),
+        throughput: level.map_or(plain_mean, |level| level.value.exp()),
         interval: level.map(|level| level.interval(0.95).map(f64::exp)),
         p50: median(all, |one| one.p50),
         p99: median(all, |one| one.p99),
@@ -171,15 +223,13 @@ fn summarize(size: usize, all: &[Measurement], others: Option<Spread>) -> Size {
     }
 }
 
-fn level(values: &[f64], others: Option<Spread>) -> Option<Estimate> {
-    let own = Summary::of(values)?;
-    let own_freedom = real(own.count - 1);
-    let (borrowed, variance) =
-        others.map_or((0.0, 0.0), |others| (others.freedom.min(BORROWED_FREEDOM), others.variance));
-    let freedom = own_freedom + borrowed;
-    let variance = (own.variance * own_freedom + variance * borrowed) / freedom;
-    let error = (variance / real(own.count)).sqrt();
-    (freedom > 0.0).then_some(Estimate { value: own.mean, error, freedom })
+/// The mean of the logarithms, with the spread that a size and the others show together.
+fn level(values: &[f64], own: Option<Spread>, others: Option<Spread>, widening: f64) -> Option<Estimate> {
+    let mean = Summary::of(values)?.mean;
+    let borrowed = others.map(|others| Spread { freedom: others.freedom.min(BORROWED_FREEDOM), ..others });
+    let together = Spread::pool(own.iter().chain(borrowed.iter()))?;
+    let error = (together.variance * widening / real(values.len())).sqrt();
+    Some(Estimate { value: mean, error, freedom: together.freedom })
 }
 
 fn median(all: &[Measurement], of: impl Fn(&Measurement) -> Duration) -> Duration {
@@ -193,7 +243,7 @@ mod tests {
 
     fn measurement(size: usize, throughput: f64, p99_ms: u64) -> Measurement {
         let p99 = Duration::from_millis(p99_ms);
-        Measurement { size, throughput, p50: p99 / 2, p99, meets_objective: p99_ms < 50 }
+        Measurement { size, round: 0, throughput, p50: p99 / 2, p99, meets_objective: p99_ms < 50 }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod knee;
 mod least_squares;
 mod measurement;
 mod plan;
+mod rounds;
 pub mod statistics;
 mod usl;
 

@@ -1,8 +1,8 @@
 //! Which size to measure next.
 //!
 //! Main thread. A planner without a clock: it is told what was measured and how much time is left, and names one size, or says
-//! that it is done. Sizes are measured in rounds of shuffled order, so that a machine that gets slower makes noise, and not a
-//! slope.
+//! that it is done. Sizes are measured in rounds of shuffled order, and new ones beside some that are known, so that a machine that
+//! gets slower can be told from a size that is slower (`rounds`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,20 +16,25 @@ use super::statistics::real;
 const REPETITIONS_CONTESTED: usize = 5;
 
 /// What to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Next {
     /// Measure this size once.
-    Measure(usize),
+    Measure {
+        /// The size.
+        size: usize,
+        /// The round that the measurement belongs to.
+        round: usize,
+    },
     /// Decide with what there is.
     Done(Stop),
 }
 
 /// Why nothing more is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
-    /// More would not change the answer, or only within half of the tolerance.
+    /// More would not change the answer, or by less than the tolerance.
     Settled,
-    /// The time left is too short for another measurement.
+    /// The time left is too short for another measurement, or for a new size measured often enough to count.
     OutOfTime,
 }
 
@@ -39,15 +44,17 @@ pub struct Planner {
     limits: Limits,
     each: Duration,
     random: fastrand::Rng,
-    /// What is left of the round.
-    round: Vec<usize>,
+    /// The number of the round.
+    round: usize,
+    /// What is left of it.
+    sizes: Vec<usize>,
 }
 
 impl Planner {
-    /// A sweep within these limits, in which one measurement takes `each`, with resizing and warming up. The same seed gives the
-    /// same order.
+    /// A sweep within these limits, in which one measurement takes `each` (above zero), with resizing and warming up. The same
+    /// seed gives the same order.
     pub fn new(limits: Limits, each: Duration, seed: u64) -> Self {
-        Self { limits, each, random: fastrand::Rng::with_seed(seed), round: Vec::new() }
+        Self { limits, each, random: fastrand::Rng::with_seed(seed), round: 0, sizes: Vec::new() }
     }
 
     /// The least time that a sweep needs to say anything: each of the first sizes three times.
@@ -61,20 +68,21 @@ impl Planner {
         if left < self.each {
             return Next::Done(Stop::OutOfTime);
         }
-        if self.round.is_empty() {
-            self.round = self.sizes_of_round(measurements, left).into_iter().collect();
-            self.random.shuffle(&mut self.round);
+        if self.sizes.is_empty() {
+            self.round += 1;
+            self.sizes = self.sizes_of_round(measurements, left).into_iter().collect();
+            self.random.shuffle(&mut self.sizes);
         }
-        match self.round.pop() {
-            Some(size) => Next::Measure(size),
+        match self.sizes.pop() {
+            Some(size) => Next::Measure { size, round: self.round },
             // Sizes that there was no time to begin with.
             None if !next_sizes(measurements, self.limits).is_empty() => Next::Done(Stop::OutOfTime),
             None => Next::Done(Stop::Settled),
         }
     }
 
-    /// Each size that lacks repetitions, and beside new sizes those that are still undecided, so that both are measured in the
-    /// same minutes.
+    /// Each size that lacks repetitions, and beside new sizes those that are still undecided, and some that they can be compared
+    /// with in the same minutes.
     fn sizes_of_round(&self, measurements: &Measurements, left: Duration) -> BTreeSet<usize> {
         let first = doublings(self.limits);
         let mut sizes: BTreeSet<usize> =
@@ -87,7 +95,11 @@ impl Planner {
         if sizes.is_empty() {
             sizes.extend(self.affordable(next_sizes(measurements, self.limits), left));
         }
+        let new = sizes.iter().any(lacks);
         sizes.extend(undecided(measurements, self.limits));
+        if new || sizes.len() == 1 {
+            sizes.extend(anchors(measurements, self.limits));
+        }
         sizes
     }
 
@@ -164,6 +176,16 @@ fn doublings(limits: Limits) -> Vec<usize> {
     sizes
 }
 
+/// What new sizes are compared with: the best, and the nearest to the knee or, where that is the best, the one below it.
+fn anchors(measurements: &Measurements, limits: Limits) -> Vec<usize> {
+    let sizes = usable(measurements);
+    let candidates = Candidates::of(&sizes, limits);
+    let (best, nearest) = (candidates.best(), candidates.nearest());
+    let below = nearest.and_then(|nearest| sizes.iter().rfind(|size| size.size < nearest.size));
+    let other = if best == nearest { below } else { nearest };
+    best.into_iter().chain(other).map(|size| size.size).collect()
+}
+
 /// The sizes of which more repetitions would make the answer surer.
 fn undecided(measurements: &Measurements, limits: Limits) -> BTreeSet<usize> {
     let sizes = usable(measurements);
@@ -214,7 +236,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn measurement(size: usize, throughput: f64) -> Measurement {
-        Measurement { size, throughput, p50: SECOND / 100, p99: SECOND / 50, meets_objective: true }
+        Measurement { size, round: 0, throughput, p50: SECOND / 100, p99: SECOND / 50, meets_objective: true }
     }
 
     fn measured(sizes: &[(usize, f64)]) -> Measurements {
@@ -267,8 +289,9 @@ mod tests {
             let mut planner = Planner::new(Limits::up_to(20), SECOND, seed);
             let mut all = Measurements::default();
             let mut order = Vec::new();
-            while let Next::Measure(size) = planner.next(&all, 100 * SECOND) {
-                all.push(measurement(size, 100.0 + real(all.count()) / 1000.0));
+            while let Next::Measure { size, round } = planner.next(&all, 100 * SECOND) {
+                assert_eq!(round, 1 + order.len() / 6);
+                all.push(measurement(size, 100.0 + real(all.count() * 7 % 5) / 100.0));
                 order.push(size);
             }
             order
@@ -280,7 +303,7 @@ mod tests {
             round.sort_unstable();
             assert_eq!(round, [1, 2, 4, 8, 16, 20]);
         }
-        assert!(first[..6] != first[6..12] || first[6..12] != first[12..]);
+        assert!(first[..6] != first[6..12] || first[6..12] != first[12..18]);
         assert_eq!(first, order(1));
         assert_ne!(first, order(2));
     }
@@ -290,7 +313,7 @@ mod tests {
         let mut planner = Planner::new(Limits::up_to(20), SECOND, 0);
         assert_eq!(planner.time_min(), 18 * SECOND);
         let all = Measurements::default();
-        assert!(matches!(planner.next(&all, SECOND), Next::Measure(_)));
+        assert!(matches!(planner.next(&all, SECOND), Next::Measure { .. }));
         assert_eq!(planner.next(&all, SECOND / 2), Next::Done(Stop::OutOfTime));
     }
 
@@ -301,6 +324,8 @@ mod tests {
         assert_eq!(next_sizes(&all, limits), [6]);
         let mut planner = Planner::new(limits, SECOND, 0);
         assert_eq!(planner.next(&all, 2 * SECOND), Next::Done(Stop::OutOfTime));
-        assert_eq!(planner.next(&all, 3 * SECOND), Next::Measure(6));
+        // It is measured beside what it is compared with, in one round.
+        let round: BTreeSet<Next> = (0..3).map(|_| planner.next(&all, 9 * SECOND)).collect();
+        assert_eq!(round, [4, 6, 8].map(|size| Next::Measure { size, round: 2 }).into());
     }
 }

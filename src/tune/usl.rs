@@ -164,14 +164,14 @@ struct Level {
 /// are not negative. What is made small are the differences of the logarithms of X, because a slow minute slows everything by a
 /// factor: each step of Gauss and Newton is such a fit of N/X, weighted by the X of the step before.
 pub fn fit(measurements: &Measurements, seed: u64) -> Fit {
-    let by_size: Vec<(usize, Vec<f64>)> = measurements.logarithms().collect();
+    let by_size = measurements.logarithms();
     let too_few = Fit::Poor { model: None, reason: Misfit::TooFew { needed: SIZES_MIN } };
     if by_size.len() < SIZES_MIN {
         return too_few;
     }
     let levels: Vec<Level> = by_size.iter().map(|(size, values)| level(*size, values)).collect();
     let Some(law) = law(&levels) else { return too_few };
-    let draws = draws(&by_size, &levels, seed);
+    let draws = draws(by_size, &levels, seed);
     let point = |(size, level): (&usize, &Level)| {
         let (measured, fitted) = (level.logarithm.exp(), law.throughput(level.size));
         let band = middle(&draws, |law| law.throughput(level.size));
@@ -325,6 +325,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut one = |size: usize| Measurement {
             size,
+            round: 0,
             throughput: curve(real(size)) * (noise * normal(&mut random)).exp(),
             p50: Duration::ZERO,
             p99: Duration::ZERO,
