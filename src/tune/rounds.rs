@@ -6,7 +6,7 @@
 //! three apart (the intra-block analysis of incomplete blocks, Yates 1940, with what the rounds have in common estimated as a random
 //! effect, Henderson 1975). Where rounds differ by no more than chance, nothing is changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::statistics::real;
 
@@ -36,7 +36,7 @@ pub(super) struct Rounds {
     /// Round → what it adds to a logarithm.
     effects: BTreeMap<usize, f64>,
     /// Round → how many observations it has.
-    counts: BTreeMap<usize, usize>,
+    counts: BTreeMap<usize, f64>,
     /// The variance of rounds in parts of the variance within one; 0: they do not differ.
     ratio: f64,
     /// The standard deviation of rounds, as a logarithm.
@@ -48,17 +48,18 @@ pub(super) struct Rounds {
 impl Rounds {
     /// What observations have in common by their rounds.
     pub(super) fn of(observations: &[Observation]) -> Self {
-        let counts = count(observations.iter().map(|one| one.round));
-        let sizes = count(observations.iter().map(|one| one.size));
+        let rounds = Groups::of(observations, |one| one.round);
+        let sizes = Groups::of(observations, |one| one.size);
         let none = Self::default();
-        let between = counts.len().saturating_sub(1);
-        let within = observations.len().saturating_sub(sizes.len());
+        let between = rounds.counts.len().saturating_sub(1);
+        let within = observations.len().saturating_sub(sizes.counts.len());
         if between == 0 || within < between + FREEDOM_MIN {
             return none;
         }
+        let fit = |pull: f64| Fit::of(observations, &sizes, &rounds, pull);
         // First as if each round were known by itself, for the variances; then each as far as it is known.
-        let none_differs = Fit::of(observations, &counts, f64::INFINITY).squares;
-        let all_differ = Fit::of(observations, &counts, 0.0).squares;
+        let none_differs = fit(f64::INFINITY).squares;
+        let all_differ = fit(0.0).squares;
         let chance = all_differ / real(within - between);
         let explained = (none_differs - all_differ).max(0.0);
         if explained / real(between) <= bound(between, within - between) * chance {
@@ -66,11 +67,11 @@ impl Rounds {
         }
         // Henderson's third method, for rounds that have no size twice.
         let variance = (explained - real(between) * chance) / real(within);
-        let shrunk = Fit::of(observations, &counts, chance / variance);
-        let known: f64 = counts.values().map(|count| real(*count) / (real(*count) + chance / variance)).sum();
+        let effects = rounds.keys.keys().copied().zip(fit(chance / variance).effects).collect();
+        let known: f64 = rounds.counts.iter().map(|count| count / (count + chance / variance)).sum();
         Self {
-            effects: shrunk.effects,
-            counts,
+            effects,
+            counts: rounds.keys.iter().map(|(round, index)| (*round, rounds.counts[*index])).collect(),
             // Without any chance left, the ratio is only large.
             ratio: (variance / chance.max(variance * 1e-9)).min(1e9),
             drift: variance.sqrt(),
@@ -86,45 +87,72 @@ impl Rounds {
     /// By how much the variance of an adjusted observation of this round is wider than chance alone, because the round is only
     /// known by its other observations.
     pub(super) fn widening(&self, round: usize) -> f64 {
-        let others = self.counts.get(&round).map_or(0.0, |count| real(*count) - 1.0);
+        let others = self.counts.get(&round).map_or(0.0, |count| count - 1.0);
         if self.ratio > 0.0 { 1.0 + 1.0 / (others + 1.0 / self.ratio) } else { 1.0 }
     }
 }
 
-fn count(keys: impl Iterator<Item = usize>) -> BTreeMap<usize, usize> {
-    let mut counts = BTreeMap::new();
-    keys.for_each(|key| *counts.entry(key).or_insert(0) += 1);
-    counts
+/// Observations by size, or by round.
+struct Groups {
+    /// Key → its index, which rises with it.
+    keys: BTreeMap<usize, usize>,
+    /// The index of each observation's group.
+    of: Vec<usize>,
+    /// How many observations each group has.
+    counts: Vec<f64>,
+}
+
+impl Groups {
+    fn of(observations: &[Observation], key: impl Fn(&Observation) -> usize) -> Self {
+        let sorted: BTreeSet<usize> = observations.iter().map(&key).collect();
+        let keys: BTreeMap<usize, usize> = sorted.into_iter().zip(0..).collect();
+        let of: Vec<usize> = observations.iter().map(|one| keys[&key(one)]).collect();
+        let mut counts = vec![0.0; keys.len()];
+        for group in &of {
+            counts[*group] += 1.0;
+        }
+        Self { keys, of, counts }
+    }
 }
 
 /// Levels of sizes and effects of rounds that fit together.
 struct Fit {
-    effects: BTreeMap<usize, f64>,
+    /// By the index of the round.
+    effects: Vec<f64>,
     /// The sum of squares of what is left.
     squares: f64,
 }
 
 impl Fit {
     /// Fits sizes and rounds in turn. `pull` is what a round needs in observations to be believed by half.
-    fn of(observations: &[Observation], counts: &BTreeMap<usize, usize>, pull: f64) -> Self {
-        let sizes = count(observations.iter().map(|one| one.size));
-        let mut effects: BTreeMap<usize, f64> = counts.keys().map(|round| (*round, 0.0)).collect();
-        let mut levels: BTreeMap<usize, f64> = BTreeMap::new();
+    fn of(observations: &[Observation], sizes: &Groups, rounds: &Groups, pull: f64) -> Self {
+        let mut effects = vec![0.0; rounds.counts.len()];
+        let mut levels = vec![0.0; sizes.counts.len()];
         for _ in 0..SWEEPS_MAX {
-            let by_size = observations.iter().map(|one| (one.size, one.value - effects[&one.round]));
-            levels = means(by_size, &sizes, 0.0);
-            let by_round = observations.iter().map(|one| (one.round, one.value - levels[&one.size]));
-            let next = means(by_round, counts, pull);
-            let moved =
-                next.iter().map(|(round, effect)| (effect - effects[round]).abs()).fold(0.0, f64::max);
-            effects = next;
-            if moved < SETTLED {
+            means(observations, (sizes, &mut levels), (rounds, &effects), 0.0);
+            let before = effects.clone();
+            means(observations, (rounds, &mut effects), (sizes, &levels), pull);
+            if effects.iter().zip(&before).all(|(now, before)| (now - before).abs() < SETTLED) {
                 break;
             }
         }
-        let left = |one: &Observation| (one.value - levels[&one.size] - effects[&one.round]).powi(2);
-        let squares = observations.iter().map(left).sum();
+        let mut squares = 0.0;
+        for ((one, size), round) in observations.iter().zip(&sizes.of).zip(&rounds.of) {
+            squares += (one.value - levels[*size] - effects[*round]).powi(2);
+        }
         Self { effects, squares }
+    }
+}
+
+/// The mean of each group's values without the parts of their other groups, pulled towards zero as if `pull` zeros were among them.
+fn means(observations: &[Observation], into: (&Groups, &mut [f64]), without: (&Groups, &[f64]), pull: f64) {
+    let ((groups, means), (others, parts)) = (into, without);
+    means.fill(0.0);
+    for ((one, group), other) in observations.iter().zip(&groups.of).zip(&others.of) {
+        means[*group] += one.value - parts[*other];
+    }
+    for (mean, count) in means.iter_mut().zip(&groups.counts) {
+        *mean /= count + pull;
     }
 }
 
@@ -132,20 +160,6 @@ impl Fit {
 /// of twenty.
 fn bound(between: usize, within: usize) -> f64 {
     1.6 + 5.0 / real(between) + 8.0 / real(within)
-}
-
-/// The mean of each key's values, pulled towards zero as if `pull` zeros were among them.
-fn means(
-    values: impl Iterator<Item = (usize, f64)>,
-    counts: &BTreeMap<usize, usize>,
-    pull: f64,
-) -> BTreeMap<usize, f64> {
-    let mut sums: BTreeMap<usize, f64> = BTreeMap::new();
-    values.for_each(|(key, value)| *sums.entry(key).or_insert(0.0) += value);
-    for (key, sum) in &mut sums {
-        *sum /= real(counts[key]) + pull;
-    }
-    sums
 }
 
 #[cfg(test)]
