@@ -17,5 +17,6 @@ pub mod presence;
 pub mod queue;
 pub mod router;
 pub mod server;
+pub mod tune;
 pub mod value;
 pub mod workers;

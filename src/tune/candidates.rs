@@ -1,0 +1,135 @@
+//! The sizes that meet the objective, compared with each other.
+//!
+//! Any thread. A size *is shown to be enough* when it is, with a confidence of 95 % each, within the tolerance of every other size
+//! that meets the objective (equivalence, Schuirmann 1987, against every competitor and not only against the one that happens to
+//! be ahead: Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the best"). It *is shown to be
+//! too small* when it is below the tolerance of the best. What is neither is not known yet, and is said to be.
+
+use super::measurement::{Measurements, REPETITIONS_MIN, Size};
+use super::statistics::{Estimate, Interval, real};
+
+/// An interval of 90 % leaves 5 % on each side: 95 % confidence for each claim of "at least" or "at most".
+const TWO_SIDED: f64 = 0.90;
+
+/// Where throughput grows by less than this part of what size grows by, it does not grow with the size any more.
+const GROWTH: f64 = 0.5;
+
+/// A size whose throughput is not known to within so many tolerances is not chosen: of a dozen sizes that were measured three times
+/// with noise of 40 %, one or another stands out by chance.
+const TOLERANCES_MAX: f64 = 3.0;
+
+/// What may be chosen, and what counts as the same.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// The smallest size, at least 1.
+    pub smallest: usize,
+    /// The largest size that the database or the configuration allows, not below the smallest.
+    pub largest: usize,
+    /// What does not matter, in parts of the best throughput: 0.05.
+    pub tolerance: f64,
+}
+
+impl Limits {
+    /// From 1 to `largest`, within 5 % of the best.
+    pub fn up_to(largest: usize) -> Self {
+        Self { smallest: 1, largest: largest.max(1), tolerance: 0.05 }
+    }
+
+    /// The tolerance as a logarithm: −0.0513 for 5 %.
+    pub(super) fn margin(&self) -> f64 {
+        (1.0 - self.tolerance).ln()
+    }
+}
+
+/// The sizes from which something can be concluded.
+pub(super) fn usable(measurements: &Measurements) -> Vec<Size> {
+    let mut sizes = measurements.sizes().to_vec();
+    sizes.retain(|size| size.repetitions >= REPETITIONS_MIN && size.level.is_some());
+    sizes
+}
+
+/// The sizes that meet the objective.
+pub(super) struct Candidates {
+    /// The smallest first.
+    pub(super) all: Vec<Size>,
+    limits: Limits,
+}
+
+impl Candidates {
+    pub(super) fn of(sizes: &[Size], limits: Limits) -> Self {
+        Self { all: sizes.iter().copied().filter(Size::meets_objective).collect(), limits }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The one with the highest mean.
+    pub(super) fn best(&self) -> Option<&Size> {
+        self.all.iter().max_by(|one, other| one.throughput.total_cmp(&other.throughput))
+    }
+
+    /// The smallest whose mean is within the tolerance of the best, however sure that is.
+    pub(super) fn nearest(&self) -> Option<&Size> {
+        let best = self.best()?;
+        self.all.iter().find(|size| size.throughput >= best.throughput * (1.0 - self.limits.tolerance))
+    }
+
+    /// The smallest that is shown to be enough.
+    pub(super) fn chosen(&self) -> Option<&Size> {
+        self.all.iter().find(|size| self.is_enough(size))
+    }
+
+    /// Whether a size is shown to be enough.
+    pub(super) fn is_enough(&self, size: &Size) -> bool {
+        self.all.iter().all(|other| self.is_within(size, other))
+    }
+
+    /// Whether a size is shown to give as much as another, within the tolerance.
+    pub(super) fn is_within(&self, size: &Size, other: &Size) -> bool {
+        size.size == other.size || reach(size, other).low > self.limits.margin()
+    }
+
+    /// Whether a size is shown to be too small.
+    pub(super) fn is_too_small(&self, size: &Size) -> bool {
+        let below = |best: &Size| best.size != size.size && reach(size, best).high < self.limits.margin();
+        self.best().is_some_and(below)
+    }
+
+    /// Whether two sizes are compared as sharply as this part of the tolerance.
+    pub(super) fn is_sharp(&self, one: &Size, other: &Size, part: f64) -> bool {
+        reach(one, other).half_width() <= self.limits.tolerance * part
+    }
+
+    /// Whether the throughput at a size is known well enough to choose it.
+    pub(super) fn is_known(&self, size: &Size) -> bool {
+        let reach = size.level.map_or(f64::INFINITY, |level| level.interval(0.95).half_width());
+        reach <= self.limits.tolerance * TOLERANCES_MAX
+    }
+
+    /// The least size that the knee may have: the one after the last that is shown to be too small, or to miss the objective.
+    pub(super) fn lowest(&self, sizes: &[Size]) -> usize {
+        let first = self.all.iter().find(|size| !self.is_too_small(size)).map_or(0, |size| size.size);
+        let before = sizes.iter().rfind(|size| size.size < first);
+        before.map_or(self.limits.smallest.min(first), |size| size.size + 1)
+    }
+
+    /// Whether throughput still grows from one size to the last.
+    ///
+    /// Where even throughput in proportion to the size would stay within the tolerance, that cannot be seen, so it is assumed.
+    pub(super) fn grows(&self, size: &Size, last: &Size) -> bool {
+        let proportion = (real(last.size) / real(size.size)).ln();
+        proportion <= -self.limits.margin() || reach(last, size).high >= GROWTH * proportion
+    }
+}
+
+/// The logarithm of one size's throughput in parts of another's.
+pub(super) fn ratio(one: &Size, other: &Size) -> Estimate {
+    let unknown = Estimate { value: 0.0, error: f64::INFINITY, freedom: 1.0 };
+    one.level.zip(other.level).map_or(unknown, |(one, other)| one.minus(&other))
+}
+
+/// The interval of that logarithm: its ends are each passed with a probability of 5 %.
+pub(super) fn reach(one: &Size, other: &Size) -> Interval {
+    ratio(one, other).interval(TWO_SIDED)
+}

@@ -1,0 +1,297 @@
+//! The knee: the smallest size that gives as much as any, within a tolerance and with confidence.
+//!
+//! Any thread. It goes by what `candidates` shows of the sizes, and by nothing else; the scalability law has no part in it.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::candidates::{Candidates, Limits, ratio, reach, usable};
+use super::measurement::{Measurements, REPETITIONS_MIN, Size};
+use super::statistics::{Interval, real};
+
+/// What the measurements say about the size to take.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Past this size nothing is gained.
+    Knee(Knee),
+    /// Already the smallest size gives as much as any.
+    Flat(Knee),
+    /// Throughput still grows at the largest size that was allowed; its knee, if it has one, is further out.
+    AtLargest(Knee),
+    /// No size meets the objective.
+    NoneMeets {
+        /// The size that comes closest.
+        closest: usize,
+        /// Its p99.
+        p99: Duration,
+    },
+    /// The measurements do not say.
+    CannotTell(CannotTell),
+}
+
+/// The size to take, and what is known of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Knee {
+    /// The size to take: the smallest that is shown to be enough.
+    pub size: usize,
+    /// Where the knee lies: every size below is shown to be too small, or to miss the objective.
+    pub band: RangeInclusive<usize>,
+    /// From `size` to this one throughput is the same, within the tolerance and as far as was measured.
+    pub flat_to: usize,
+    /// The size with the highest mean of those that meet the objective.
+    pub best: usize,
+    /// The throughput at `size`, in requests a second, with a confidence of 95 %.
+    pub throughput: Interval,
+    /// The throughput at `size` in parts of the best, with a confidence of 95 %; 1 to 1 where it is the best.
+    pub of_best: Interval,
+    /// The median of its p99.
+    pub p99: Duration,
+    /// The fastest size, where it is faster than the tolerance but misses the objective.
+    pub missed: Option<usize>,
+}
+
+/// Why the measurements do not say.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum CannotTell {
+    /// No size was measured often enough, or none answered anything.
+    TooFew {
+        /// How many repetitions a size needs.
+        needed: usize,
+    },
+    /// Repetitions differ by so much that sizes cannot be told apart.
+    TooNoisy {
+        /// The sizes that the knee may be among.
+        band: RangeInclusive<usize>,
+        /// The standard deviation of a repetition, in parts of its throughput.
+        noise: f64,
+        /// About how many repetitions of each size it would take.
+        needed: usize,
+    },
+}
+
+/// Says which size to take.
+pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
+    let sizes = usable(measurements);
+    let candidates = Candidates::of(&sizes, limits);
+    let Some(best) = candidates.best() else {
+        let closest = sizes.iter().min_by_key(|size| size.p99);
+        return closest.map_or(Outcome::CannotTell(CannotTell::TooFew { needed: REPETITIONS_MIN }), |size| {
+            Outcome::NoneMeets { closest: size.size, p99: size.p99 }
+        });
+    };
+    let lowest = candidates.lowest(&sizes);
+    let too_noisy = |to: usize| {
+        let noise = measurements.noise().unwrap_or(f64::INFINITY);
+        let needed = repetitions_needed(noise, limits);
+        Outcome::CannotTell(CannotTell::TooNoisy { band: lowest..=to, noise, needed })
+    };
+    let Some(chosen) = candidates.chosen().filter(|chosen| candidates.is_known(chosen)) else {
+        let last = candidates.all.iter().rfind(|size| !candidates.is_too_small(size));
+        return too_noisy(last.unwrap_or(best).size);
+    };
+    if chosen.size - lowest > 1 && chosen.size >= 2 * lowest {
+        return too_noisy(chosen.size);
+    }
+    let last = candidates.all.last().unwrap_or(best);
+    // Larger sizes that miss the objective, or at which something went unanswered altogether.
+    let is_above = |size: &Size| size.size > last.size && size.repetitions >= REPETITIONS_MIN;
+    let cut_off = measurements.sizes().iter().any(is_above);
+    if !cut_off && candidates.grows(chosen, last) {
+        if !candidates.is_known(last) {
+            return too_noisy(last.size);
+        }
+        return Outcome::AtLargest(candidates.knee(last, lowest.max(chosen.size), &sizes));
+    }
+    let knee = candidates.knee(chosen, lowest, &sizes);
+    if chosen.size == limits.smallest { Outcome::Flat(knee) } else { Outcome::Knee(knee) }
+}
+
+/// About how many repetitions tell sizes apart: a standard error of a difference (√(2/n) · noise) of which 1.7 fit into half of
+/// the tolerance.
+fn repetitions_needed(noise: f64, limits: Limits) -> usize {
+    let needed = 2.0 * (1.7 * noise / (limits.tolerance / 2.0)).powi(2);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is bounded and above zero"
+    )]
+    let needed = needed.clamp(real(REPETITIONS_MIN), 1e9).ceil() as usize;
+    needed
+}
+
+impl Candidates {
+    /// What is known of a size that is to be taken.
+    fn knee(&self, size: &Size, lowest: usize, sizes: &[Size]) -> Knee {
+        let best = self.best().unwrap_or(size);
+        let flat = |other: &&Size| {
+            // It ends where a size is more likely below the tolerance than not: one standard error.
+            let difference = ratio(other, best);
+            difference.value + difference.error >= self.limits().margin()
+        };
+        let above = self.all.iter().filter(|other| other.size >= size.size);
+        let flat_to = above.take_while(flat).last().map_or(size.size, |last| last.size);
+        let fastest = sizes.iter().max_by(|one, other| one.throughput.total_cmp(&other.throughput));
+        let missed =
+            fastest.filter(|fast| !fast.meets_objective() && reach(size, fast).high < self.limits().margin());
+        let same = Interval { low: 1.0, high: 1.0 };
+        let of_best =
+            if best.size == size.size { same } else { ratio(size, best).interval(0.95).map(f64::exp) };
+        Knee {
+            size: size.size,
+            band: lowest..=size.size,
+            flat_to,
+            best: best.size,
+            throughput: size.interval.unwrap_or(same),
+            of_best,
+            p99: size.p99,
+            missed: missed.map(|size| size.size),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    /// One or two plain sentences.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Knee(knee) | Self::Flat(knee) => {
+                if knee.flat_to > knee.size {
+                    write!(f, "flat from {} to {}, ", knee.size, knee.flat_to)?;
+                }
+                write!(f, "take {}", knee.size)?;
+                knee.remarks(f)
+            }
+            Self::AtLargest(knee) => {
+                write!(
+                    f,
+                    "still growing at {}, the largest size that was allowed: take {}",
+                    knee.size, knee.size
+                )
+            }
+            Self::NoneMeets { closest, p99 } => {
+                write!(f, "no size meets the objective; {closest} comes closest, with a p99 of {p99:.1?}")
+            }
+            Self::CannotTell(reason) => write!(f, "cannot tell: {reason}"),
+        }
+    }
+}
+
+impl Knee {
+    fn remarks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.band.start() < self.band.end() {
+            write!(f, " (the knee is between {} and {})", self.band.start(), self.band.end())?;
+        }
+        self.missed.map_or(Ok(()), |faster| write!(f, "; {faster} is faster, but misses the objective"))
+    }
+}
+
+impl fmt::Display for CannotTell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooFew { needed } => write!(f, "no size was measured {needed} times with answers"),
+            Self::TooNoisy { band, noise, needed } => {
+                let (from, to, noise) = (band.start(), band.end(), noise * 100.0);
+                write!(f, "repetitions vary by {noise:.0} %, so sizes from {from} to {to} look alike; ")?;
+                write!(f, "it would take about {needed} repetitions of each")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measurement::Measurement;
+    use super::*;
+
+    /// Sizes with their throughput and p99 in milliseconds, each measured four times with noise of about 1 %. The objective is
+    /// 50 ms.
+    fn measured(sizes: &[(usize, f64, u64)]) -> Measurements {
+        let repeat = |(size, throughput, p99): &(usize, f64, u64)| {
+            let (size, throughput, p99) = (*size, *throughput, Duration::from_millis(*p99));
+            [(0, 0.99), (1, 1.0), (2, 1.01), (3, 1.0)].map(|(round, factor)| Measurement {
+                size,
+                round: if size % 2 == 0 { round } else { 3 - round },
+                throughput: throughput * factor,
+                p50: p99 / 2,
+                p99,
+                meets_objective: p99 < Duration::from_millis(50),
+            })
+        };
+        sizes.iter().flat_map(repeat).collect()
+    }
+
+    fn said(sizes: &[(usize, f64, u64)], largest: usize) -> String {
+        decide(&measured(sizes), Limits::up_to(largest)).to_string()
+    }
+
+    #[test]
+    fn a_knee_is_the_smallest_that_is_enough() {
+        let sizes =
+            [(1, 100.0, 9), (4, 400.0, 9), (5, 500.0, 9), (6, 600.0, 9), (8, 602.0, 9), (20, 598.0, 9)];
+        let Outcome::Knee(knee) = decide(&measured(&sizes), Limits::up_to(20)) else { panic!("a knee") };
+        assert_eq!((knee.size, knee.band, knee.flat_to, knee.best, knee.missed), (6, 6..=6, 20, 8, None));
+        assert!(knee.throughput.contains(600.0) && knee.of_best.contains(600.0 / 602.0));
+        assert_eq!(knee.p99, Duration::from_millis(9));
+        assert_eq!(said(&sizes, 20), "flat from 6 to 20, take 6");
+    }
+
+    #[test]
+    fn what_was_not_measured_may_be_the_knee() {
+        let sizes = [(1, 100.0, 9), (2, 200.0, 9), (4, 400.0, 9), (8, 602.0, 9), (16, 600.0, 9)];
+        assert_eq!(said(&sizes, 16), "flat from 8 to 16, take 8 (the knee is between 5 and 8)");
+    }
+
+    #[test]
+    fn a_fall_ends_what_is_flat() {
+        let sizes =
+            [(4, 400.0, 9), (5, 500.0, 9), (6, 600.0, 9), (8, 590.0, 9), (16, 500.0, 9), (32, 400.0, 9)];
+        assert_eq!(said(&sizes, 32), "flat from 6 to 8, take 6");
+    }
+
+    #[test]
+    fn the_smallest_and_the_largest_are_no_knees() {
+        let flat = [(1, 100.0, 9), (2, 101.0, 9), (4, 99.0, 9)];
+        assert!(matches!(decide(&measured(&flat), Limits::up_to(4)), Outcome::Flat(_)));
+        assert_eq!(said(&flat, 4), "flat from 1 to 4, take 1");
+        let grows = [(1, 100.0, 9), (2, 200.0, 9), (4, 390.0, 9)];
+        assert_eq!(said(&grows, 4), "still growing at 4, the largest size that was allowed: take 4");
+        assert_eq!(said(&grows[..1], 1), "still growing at 1, the largest size that was allowed: take 1");
+    }
+
+    #[test]
+    fn what_misses_the_objective_is_not_taken() {
+        let sizes = [(1, 100.0, 9), (2, 200.0, 30), (4, 400.0, 60), (8, 800.0, 90)];
+        assert_eq!(said(&sizes, 8), "take 2; 8 is faster, but misses the objective");
+        let slow = [(1, 100.0, 80), (2, 200.0, 70), (4, 200.0, 90)];
+        let refused = [(1, 100.0, 9), (2, 200.0, 9), (4, 400.0, 9), (8, 0.0, 9)];
+        assert_eq!(
+            said(&refused, 8),
+            "take 4 (the knee is between 3 and 4)",
+            "8 answers nothing, so it is no matter of growth"
+        );
+        assert_eq!(said(&slow, 4), "no size meets the objective; 2 comes closest, with a p99 of 70.0ms");
+    }
+
+    #[test]
+    fn too_little_is_nothing_to_decide_from() {
+        let few = Outcome::CannotTell(CannotTell::TooFew { needed: 3 });
+        assert_eq!(decide(&Measurements::default(), Limits::up_to(4)), few);
+        let all: Measurements = measured(&[(1, 100.0, 9)]).of(1)[..2].iter().copied().collect();
+        assert_eq!(decide(&all, Limits::up_to(4)), few);
+        assert_eq!(decide(&measured(&[(1, 0.0, 9), (2, 0.0, 9)]), Limits::up_to(4)), few);
+        assert_eq!(few.to_string(), "cannot tell: no size was measured 3 times with answers");
+    }
+
+    #[test]
+    fn noise_is_given_as_the_reason_with_what_it_would_take() {
+        let all: Measurements = [1, 2, 4]
+            .into_iter()
+            .flat_map(|size| [60.0, 100.0, 140.0].map(|x| (size, x)))
+            .map(|(size, x)| Measurement { throughput: x, ..measured(&[(size, 1.0, 9)]).of(size)[0] })
+            .collect();
+        let said = decide(&all, Limits::up_to(4)).to_string();
+        assert!(said.starts_with("cannot tell: repetitions vary by 4"), "{said}");
+        assert!(said.contains("sizes from 1 to 4 look alike; it would take about 1"), "{said}");
+    }
+}

@@ -1,0 +1,228 @@
+//! Whole sweeps against curves that are known, many times over: how often the answer is right, and what it costs.
+
+use std::time::Duration;
+
+use super::candidates::Limits;
+use super::knee::{CannotTell, Knee, Outcome, decide};
+use super::measurement::{Measurement, Measurements};
+use super::plan::{Next, Planner, Stop};
+use super::statistics::{normal, real};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A service whose behaviour is known.
+#[derive(Clone)]
+struct Service<C> {
+    /// Size → requests a second.
+    curve: C,
+    /// Size → p99 in seconds. The objective is less than 50 ms, and repetitions vary by 3 %.
+    p99: fn(f64) -> f64,
+    /// The standard deviation of one repetition, in parts of it.
+    noise: f64,
+    /// What else slows a measurement down: its number and chance → a factor.
+    trouble: fn(f64, f64) -> f64,
+    largest: usize,
+    measurements_max: u32,
+}
+
+/// What one sweep came to.
+struct Run {
+    outcome: Outcome,
+    stop: Stop,
+    count: usize,
+}
+
+/// What many sweeps came to.
+struct Runs(Vec<Run>);
+
+/// How many were right, how many measurements they took (median and most), and some that were not right.
+#[derive(Debug)]
+#[expect(dead_code, reason = "it is shown when an assertion fails, and with --nocapture")]
+struct Tally {
+    median: usize,
+    most: usize,
+    wrong: Vec<String>,
+}
+
+impl Runs {
+    /// Of a thousand.
+    fn assert(&self, what: &str, right_min: usize, right: impl Fn(&Outcome) -> bool) {
+        let wrong: Vec<&Run> = self.0.iter().filter(|run| !right(&run.outcome)).collect();
+        let shown = wrong.iter().take(3).map(|run| format!("{:?}: {}", run.stop, run.outcome)).collect();
+        let rate = 1000 - 1000 * wrong.len() / self.0.len();
+        let tally = Tally { median: self.median(), most: self.count_at(self.0.len() - 1), wrong: shown };
+        println!("{what}: {rate} of 1000, {tally:?}");
+        assert!(rate >= right_min, "{what}: {rate} of 1000, {tally:?}");
+    }
+
+    /// How many measurements they take.
+    fn median(&self) -> usize {
+        self.count_at(self.0.len() / 2)
+    }
+
+    fn count_at(&self, place: usize) -> usize {
+        let mut counts: Vec<usize> = self.0.iter().map(|run| run.count).collect();
+        counts.sort_unstable();
+        counts[place]
+    }
+}
+
+impl<C: Fn(f64) -> f64> Service<C> {
+    fn new(curve: C, noise: f64, largest: usize) -> Self {
+        Self { curve, p99: |_| 0.01, noise, trouble: |_, _| 1.0, largest, measurements_max: 120 }
+    }
+
+    fn sweep(&self, seed: u64) -> Run {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let limits = Limits::up_to(self.largest);
+        let mut planner = Planner::new(limits, SECOND, seed);
+        let mut measurements = Measurements::default();
+        let mut left = SECOND * self.measurements_max;
+        let stop = loop {
+            match planner.next(&measurements, left) {
+                Next::Measure { size, round } => {
+                    assert!((1..=self.largest).contains(&size));
+                    let p99 = (self.p99)(real(size)) * (1.0 + 0.03 * normal(&mut random));
+                    // Noise of 40 % would make some throughputs negative.
+                    let factor = (1.0 + self.noise * normal(&mut random)).max(0.01)
+                        * (self.trouble)(real(measurements.count()), random.f64());
+                    measurements.push(Measurement {
+                        size,
+                        round,
+                        throughput: (self.curve)(real(size)) * factor,
+                        p50: Duration::from_secs_f64(p99 / 3.0),
+                        p99: Duration::from_secs_f64(p99),
+                        meets_objective: p99 < 0.05,
+                    });
+                    left -= SECOND;
+                }
+                Next::Done(stop) => break stop,
+            }
+        };
+        Run { outcome: decide(&measurements, limits), stop, count: measurements.count() }
+    }
+
+    fn sweeps(&self, count: u64) -> Runs {
+        Runs((0..count).map(|seed| self.sweep(seed)).collect())
+    }
+}
+
+fn semaphore(places: f64) -> impl Fn(f64) -> f64 + Copy {
+    move |size| size.min(places) * 300.0
+}
+
+/// The scalability law.
+fn law(sigma: f64, kappa: f64) -> impl Fn(f64) -> f64 + Copy {
+    move |size| 1000.0 * size / (1.0 + sigma * (size - 1.0) + kappa * size * (size - 1.0))
+}
+
+/// A size's part of the best throughput that there is up to `largest`, measured or not.
+fn part_of_best(curve: impl Fn(f64) -> f64, largest: usize, size: usize) -> f64 {
+    let best = (1..=largest).map(|size| curve(real(size))).fold(0.0, f64::max);
+    curve(real(size)) / best
+}
+
+fn knee(outcome: &Outcome) -> Option<&Knee> {
+    match outcome {
+        Outcome::Knee(knee) => Some(knee),
+        _ => None,
+    }
+}
+
+fn is_near(places: usize) -> impl Fn(&Outcome) -> bool {
+    move |outcome| knee(outcome).is_some_and(|knee| knee.size.abs_diff(places) <= 1)
+}
+
+fn has_in_band(places: usize) -> impl Fn(&Outcome) -> bool {
+    move |outcome| knee(outcome).is_some_and(|knee| knee.band.contains(&places))
+}
+
+fn is_too_noisy(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::CannotTell(CannotTell::TooNoisy { .. }))
+}
+
+#[test]
+fn a_hard_limit_is_found_within_one() {
+    let runs = Service::new(semaphore(6.0), 0.03, 20).sweeps(500);
+    runs.assert("6", 990, is_near(6));
+    assert!(runs.median() <= 40);
+    Service::new(semaphore(2.0), 0.03, 20).sweeps(100).assert("2", 980, is_near(2));
+    Service::new(semaphore(11.0), 0.03, 20).sweeps(100).assert("11", 980, is_near(11));
+}
+
+#[test]
+fn a_hard_limit_is_found_in_a_short_time_or_not_claimed() {
+    let service = Service { measurements_max: 45, ..Service::new(semaphore(6.0), 0.03, 20) };
+    let runs = service.sweeps(100);
+    runs.assert("found", 900, is_near(6));
+    runs.assert("not claimed", 990, |outcome| is_too_noisy(outcome) || has_in_band(6)(outcome));
+}
+
+#[test]
+fn a_machine_with_troubles_costs_time_and_not_the_answer() {
+    let service = Service::new(semaphore(6.0), 0.02, 20);
+    // It gets slower, by a third over a hundred measurements.
+    let slower = Service { trouble: |number, _| 1.0 - number / 300.0, ..service.clone() };
+    slower.sweeps(100).assert("slower", 980, is_near(6));
+    // It is slower by a tenth once the first sizes are measured: those that are measured later looked too small, and 8 was
+    // taken every time.
+    let jump = Service { trouble: |number, _| if number < 18.0 { 1.0 } else { 0.9 }, ..service.clone() };
+    jump.sweeps(100).assert("jump", 980, is_near(6));
+    // One measurement in twenty meets a stall that takes a third of it.
+    let stalls = Service { trouble: |_, chance| if chance < 0.05 { 0.67 } else { 1.0 }, ..service };
+    let runs = stalls.sweeps(100);
+    runs.assert("stalls, found", 700, is_near(6));
+    runs.assert("stalls, not wrong", 960, |outcome| is_too_noisy(outcome) || has_in_band(6)(outcome));
+}
+
+#[test]
+fn a_curve_that_falls_again_gets_a_knee_that_is_enough() {
+    for (sigma, kappa, count) in [(0.05, 0.005, 500), (0.1, 0.02, 50), (0.02, 0.001, 50)] {
+        let curve = law(sigma, kappa);
+        let runs = Service::new(curve, 0.03, 40).sweeps(count);
+        let enough = |knee: &Knee| part_of_best(curve, 40, knee.size) >= 0.93;
+        // Of the best that there is, which is up to 2 % more than the best that was measured.
+        runs.assert("enough", 990, |outcome| knee(outcome).is_some_and(enough));
+        let smallest = (1..=40).find(|size| part_of_best(curve, 40, *size) >= 0.95).expect("the best is");
+        let near = |outcome: &Outcome| is_near(smallest)(outcome) || has_in_band(smallest)(outcome);
+        runs.assert("near", 930, near);
+    }
+}
+
+#[test]
+fn a_flat_curve_is_called_flat() {
+    let flat = |outcome: &Outcome| matches!(outcome, Outcome::Flat(knee) if knee.size == 1);
+    Service::new(|_| 500.0, 0.03, 20).sweeps(500).assert("3 %", 990, flat);
+    let runs = Service::new(|_| 500.0, 0.01, 20).sweeps(100);
+    runs.assert("1 %", 995, flat);
+    assert_eq!(runs.median(), 18);
+}
+
+#[test]
+fn growth_to_the_end_is_not_called_a_knee() {
+    let grows = |outcome: &Outcome| matches!(outcome, Outcome::AtLargest(knee) if knee.size == 32);
+    Service::new(|size| 100.0 * size, 0.03, 32).sweeps(100).assert("in proportion", 990, grows);
+    Service::new(law(0.01, 0.0), 0.03, 32).sweeps(100).assert("less and less", 970, grows);
+}
+
+#[test]
+fn noise_is_called_noise() {
+    for (measurements_max, count) in [(60, 500), (120, 50)] {
+        let service = Service { measurements_max, ..Service::new(semaphore(6.0), 0.4, 20) };
+        service.sweeps(count).assert("a hard limit", 970, is_too_noisy);
+        let service = Service { measurements_max, ..Service::new(|_| 500.0, 0.4, 20) };
+        service.sweeps(count).assert("flat", 970, is_too_noisy);
+    }
+}
+
+#[test]
+fn an_objective_comes_before_throughput() {
+    // Up to 8 connections stay below 50 ms: 8 × 5.8 ms = 46 ms, 9 × 5.8 ms = 52 ms.
+    let crowded = Service { p99: |size| size * 0.0058, ..Service::new(semaphore(16.0), 0.02, 20) };
+    let missed = |knee: &Knee| knee.size.abs_diff(8) <= 1 && knee.missed.is_some();
+    crowded.sweeps(100).assert("crowded", 980, |outcome| knee(outcome).is_some_and(missed));
+    let slow = Service { p99: |size| 0.08 + size / 1000.0, ..Service::new(semaphore(6.0), 0.02, 20) };
+    let runs = slow.sweeps(100);
+    runs.assert("slow", 990, |outcome| matches!(outcome, Outcome::NoneMeets { closest: 1 | 2 | 4, .. }));
+    assert_eq!(runs.median(), 18);
+}
