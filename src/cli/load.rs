@@ -26,12 +26,12 @@ use live::Live;
 const INTERRUPTED: i32 = 130;
 
 const EXAMPLES: &str = "\
-With --rate or --stages the loop is open: each request goes out when it is due, and its latency counts from then, also when the
-server stalls. With --connections it is closed: each client waits for its answer before it asks again, which finds what a server
-can do, but hides its stalls.
+With --rate or --stages the loop is open: each request goes out when it is due, and its latency \
+counts from then, also when the server stalls. With --connections it is closed: each client waits \
+for its answer before it asks again, which finds what a server can do, but hides its stalls.
 
-Exit codes: 0 done; 1 an objective was missed; 2 wrong arguments, or the schedule was not held: more than 1 % of the requests
-were sent late or not at all.
+Exit codes: 0 done; 1 an objective was missed; 2 wrong arguments, or the schedule was not held: \
+more than 1 % of the requests were sent late or not at all.
 
   wharf load --rate 2000/s --slo 'p99<50ms' --slo 'errors<0.1%' http://127.0.0.1:8080/flights/1
   wharf load --stages 30s:0..2000,2m:2000 --poisson http://127.0.0.1:8080/flights/1
@@ -138,9 +138,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 impl Arguments {
     fn plan(&self) -> anyhow::Result<Plan> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.header {
+            // One that is given twice is sent twice.
+            headers.append(name, value.clone());
+        }
         let template = Template {
             method: self.method.clone(),
-            headers: self.header.iter().cloned().collect::<HeaderMap>(),
+            headers,
             body: self.body.as_deref().map(body).transpose()?.unwrap_or_default(),
         };
         let targets = self.urls.iter().map(|url| Target::from_url(url, &template));

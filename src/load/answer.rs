@@ -2,7 +2,7 @@
 //!
 //! Generator thread. An answer that comes in one piece, as nearly all do, is neither copied nor does it allocate.
 
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 
 use httparse::{Header, ParserConfig, Response, Status};
 
@@ -114,8 +114,7 @@ impl Reader {
 
     /// Forgets what was read of an answer.
     pub(super) fn reset(&mut self) {
-        let head = mem::take(&mut self.head);
-        *self = Self { state: State::Head, head };
+        self.state = State::Head;
         self.head.clear();
     }
 }

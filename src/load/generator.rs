@@ -16,6 +16,7 @@ use mio::event::Event;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
+use super::Plan;
 use super::alarm::Alarm;
 use super::answer::Answer;
 use super::connection::{Asking, Buffers, Connection, Step};
@@ -23,13 +24,12 @@ use super::mix::{Choice, Mix};
 use super::outcomes::{Answered, Failure};
 use super::pacer::Pacer;
 use super::recorder::Recorder;
-use super::{Pace, Plan};
 
 /// Events that one wait takes.
 const EVENTS: usize = 1024;
 
 /// Requests that are begun before answers are looked at again: a generator that is behind must not become blind.
-const BURST: usize = 64;
+const BURST: usize = 128;
 
 /// The longest wait, so that a word to stop is heard.
 const NAP: Duration = Duration::from_millis(50);
@@ -54,7 +54,7 @@ pub(super) struct Generator<'p> {
     origins: Vec<Origin>,
     /// The origin of each target.
     origin_of: Vec<usize>,
-    /// Requests in the order in which they are due: number, when given up, connection. Some have their outcome already.
+    /// Requests in the order in which they were begun: number, when given up, connection. Some have their outcome already.
     waiting: VecDeque<(u64, Instant, usize)>,
     /// Requests that are on their way.
     in_flight: usize,
@@ -221,7 +221,7 @@ impl<'p> Generator<'p> {
         let begun = self.pacer.begun(now.saturating_duration_since(due), self.setting.plan.late_after);
         self.recorder.begun(target, begun);
         self.forget_finished();
-        self.waiting.push_back((number, due + self.setting.plan.timeout, key));
+        self.waiting.push_back((number, now + self.setting.plan.timeout, key));
         self.in_flight += 1;
         let asking = Asking { number, target, request, due, sent: None, bytes_sent: 0 };
         let connection = &mut self.connections[key];
@@ -295,10 +295,6 @@ impl<'p> Generator<'p> {
             self.origins[origin].free.push(key);
         } else {
             self.connections.remove(key);
-        }
-        // A client of the closed loop goes on at once; in an open loop whoever waits for a connection has one now.
-        if matches!(self.setting.plan.pace, Pace::Closed { .. }) || self.pacer.is_blocked() {
-            self.send_due(now)?;
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// How often and for how long.
     pub pace: Pace,
-    /// How long a request waits for its answer, counted from when it was due.
+    /// How long a request waits for its answer once it was begun, and how long after it was due it may still be begun.
     pub timeout: Duration,
     /// Connections at once; `None`: as many as the process may have, and [`DEFAULT_MAX_CONNECTIONS`] at most.
     pub max_connections: Option<usize>,

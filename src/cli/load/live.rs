@@ -8,6 +8,9 @@ use wharf::load::{Interval, Outcomes, Pace};
 /// Seconds that the sparkline shows.
 const SPARKS: usize = 60;
 
+/// A rate over less than that says nothing.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// A line that wraps would be two, and the block would be drawn in the wrong place. Nearly every terminal is this wide.
 const MAX_WIDTH: usize = 79;
 
@@ -32,8 +35,11 @@ impl Live {
         Self { kind, redraws, drawn: 0, p99: Vec::new() }
     }
 
-    /// What to write for this interval.
+    /// What to write for this interval; nothing for one that is too short for rates, as the last one may be.
     pub(super) fn show(&mut self, interval: &Interval<'_>) -> String {
+        if interval.to.saturating_sub(interval.from) < SHORTEST {
+            return String::new();
+        }
         if self.redraws { self.block(interval) } else { self.line(interval) }
     }
 
@@ -84,7 +90,7 @@ impl Live {
 
 /// A second, also where the interval is not one.
 fn rates(interval: &Interval<'_>) -> String {
-    let seconds = (interval.to.saturating_sub(interval.from)).as_secs_f64().max(0.001);
+    let seconds = (interval.to.saturating_sub(interval.from)).as_secs_f64();
     let offered = interval.offered.map(|count| format!("offered {:.0}/s  ", count / seconds));
     let a_second =
         |count: u64| format!("{:.0}/s", f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds);
