@@ -284,4 +284,20 @@ mod tests {
         let answer = reader.feed(b"HTTP/1.1 204 No Content\r\n\r\n", false, &mut scratch);
         assert_eq!(answer, Ok(Some(Answer { status: 204, keeps: true })));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_are_read_or_refused(
+            begin in proptest::sample::select(vec!["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]),
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..200),
+            size in 1..50_usize,
+        ) {
+            let (mut reader, mut scratch) = (Reader::default(), Vec::new());
+            for piece in [begin.as_bytes(), &bytes].concat().chunks(size) {
+                if reader.feed(piece, false, &mut scratch).is_err() {
+                    break;
+                }
+            }
+        }
+    }
 }

@@ -80,6 +80,16 @@ fn who_is_not_answered_counts_as_waiting_all_its_time() {
 }
 
 #[test]
+fn who_waits_is_not_lost_behind_the_many_that_are_answered() {
+    let server = Server::start(|number| if number == 1 { Reply::Silence } else { ok() });
+    let report = report(&server.url(), &["--connections", "2", "--duration", "1s", "--timeout", "900ms"]);
+    // More than the generator keeps in its line of those that may have to be given up.
+    assert!(count(&report, "good") > 1100, "{report:#}");
+    assert_eq!((count(&report, "timeouts"), count(&report, "failed")), (1, 0), "{report:#}");
+    assert!(ms(&report, "service_ms", "max") >= 900.0, "{report:#}");
+}
+
+#[test]
 fn a_server_that_breaks_off_is_a_failure_by_its_kind() {
     let server = Server::start(|number| match number {
         _ if number.is_multiple_of(5) => {
