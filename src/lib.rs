@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod handler;
 pub mod http;
 pub mod job;
+pub mod load;
 pub mod metrics;
 pub mod presence;
 pub mod queue;

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod health;
+mod load;
 pub(crate) mod log_level;
 mod pid_file;
 mod reload;
@@ -47,6 +48,8 @@ enum Command {
     Check(Common),
     /// Check the configuration file, and have the running server read it again
     Reload(reload::Arguments),
+    /// Send requests at a rate, and say what became of them
+    Load(Box<load::Arguments>),
     /// Create the demo tables in a database and fill them
     Demo(demo::Arguments),
     /// Ask a running server whether it answers; exits 0 if so
@@ -71,6 +74,7 @@ impl Arguments {
             Command::Serve(common) => serve::run(common),
             Command::Check(common) => check::run(&common),
             Command::Reload(arguments) => reload::run(&arguments),
+            Command::Load(arguments) => load::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Health(arguments) => health::run(&arguments),
         }

@@ -29,7 +29,7 @@ pub use changes::{Change, Changes};
 pub use listen::ListenError;
 pub use problem::{Problem, Problems};
 pub use read::{Flags, LocateError};
-pub use setting::Environment;
+pub use setting::{Environment, parse_time};
 
 pub use crate::http::{ForwardedBy, Networks};
 

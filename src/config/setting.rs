@@ -176,7 +176,8 @@ const TIMES: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), (
 
 const SIZES: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-fn parse_time(text: &str) -> Option<Duration> {
+/// A time as a setting has it: `500ms`, `30s`, `5m`, `1h`. `None`: it is none.
+pub fn parse_time(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let (_, factor) = TIMES.into_iter().find(|(name, _)| *name == unit)?;
     number.parse::<u64>().ok()?.checked_mul(factor).map(Duration::from_millis)

@@ -1,0 +1,232 @@
+//! `wharf load`: sends requests to URLs, shows what happens while it does, and says in the end what became of them.
+
+mod live;
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::ArgGroup;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use wharf::config::parse_time;
+use wharf::load::{
+    self, Arrivals, HdrLog, Interval, Objective, Pace, Plan, Rate, Report, Stages, Target, Template,
+};
+
+use super::{FAILED, USAGE};
+use live::Live;
+
+/// What a shell says of a process that ended by SIGINT.
+const INTERRUPTED: i32 = 130;
+
+const EXAMPLES: &str = "\
+With --rate or --stages the loop is open: each request goes out when it is due, and its latency \
+counts from then, also when the server stalls. With --connections it is closed: each client waits \
+for its answer before it asks again, which finds what a server can do, but hides its stalls.
+
+Exit codes: 0 done; 1 an objective was missed; 2 wrong arguments, or the schedule was not held: \
+more than 1 % of the requests were sent late or not at all.
+
+  wharf load --rate 2000/s --slo 'p99<50ms' --slo 'errors<0.1%' http://127.0.0.1:8080/flights/1
+  wharf load --stages 30s:0..2000,2m:2000 --poisson http://127.0.0.1:8080/flights/1
+  wharf load --connections 64 http://127.0.0.1:8080/flights/1";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES, group = ArgGroup::new("pace").required(true))]
+pub(crate) struct Arguments {
+    /// What to ask, in turn: http://HOST:PORT/PATH
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
+    /// Open loop at one rate: 2000/s, 120/m
+    #[arg(long, group = "pace")]
+    rate: Option<Rate>,
+    /// Open loop at rates that change, such as 30s:0..2000,2m:2000
+    #[arg(long, group = "pace", conflicts_with = "duration")]
+    stages: Option<Stages>,
+    /// Closed loop of so many clients
+    #[arg(long, group = "pace", value_name = "N", value_parser = count())]
+    connections: Option<u64>,
+    /// For how long requests are sent
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    duration: Duration,
+    /// Arrivals that are independent of each other, as many users' are, instead of even ones
+    #[arg(long, conflicts_with = "connections")]
+    poisson: bool,
+    /// Of what is random; one that was used before gives the same again [default: a random one]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How long a request waits for its answer
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    timeout: Duration,
+    /// Connections at once, in an open loop [default: 10000, or fewer where ulimit -n says so]
+    #[arg(long, value_name = "N", conflicts_with = "connections", value_parser = count())]
+    max_connections: Option<u64>,
+    /// A request that is sent so much later than it was due is late
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = time)]
+    late_after: Duration,
+    /// Of the requests
+    #[arg(short = 'X', long, default_value = "GET", value_parser = method)]
+    method: Method,
+    /// "Name: value", for each request; may be repeated
+    #[arg(short = 'H', long, value_name = "HEADER", value_parser = load::parse_header)]
+    header: Vec<(HeaderName, HeaderValue)>,
+    /// Of the requests; @FILE is a file's content
+    #[arg(long)]
+    body: Option<String>,
+    /// What the run is to show: p99<50ms, mean<5ms, max<1s, errors<0.1%, rate>1900/s; may be repeated
+    #[arg(long, value_name = "OBJECTIVE")]
+    slo: Vec<Objective>,
+    /// Write the report as JSON; - is standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", help = "Write latencies, second by second, as an HdrHistogram log")]
+    hdr: Option<PathBuf>,
+}
+
+/// Clients or connections: nobody has more ports than that to one server.
+fn count() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=1_000_000)
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let day = Duration::from_secs(24 * 3600);
+    let time = parse_time(text).filter(|time| (Duration::from_millis(1)..=day).contains(time));
+    time.ok_or_else(|| format!("{text:?} is not a time such as 500ms, 30s or 5m, from 1ms to 24h"))
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    let method = Method::from_bytes(text.as_bytes()).ok().filter(|method| *method != Method::CONNECT);
+    method.ok_or_else(|| format!("{text:?} is not a method such as GET or POST"))
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let plan = arguments.plan()?;
+    // Before the run, which would be for nothing if they could not be written.
+    let mut json = arguments.json.as_deref().map(Output::create).transpose()?;
+    let hdr = arguments.hdr.as_deref().map(create).transpose()?;
+    let mut hdr = hdr.map(HdrLog::begin).transpose().context("--hdr")?;
+    let mut live = Live::new(&plan.pace, io::stderr().is_terminal());
+    let mut unwritten = None;
+    let observe = |interval: &Interval<'_>| {
+        // Whether anybody sees it or not, the run goes on.
+        let _ = io::stderr().write_all(live.show(interval).as_bytes());
+        if let Some(Err(error)) = hdr.as_mut().map(|log| log.add(interval)) {
+            unwritten.get_or_insert(error);
+        }
+    };
+    let stop = stopped_by_signals()?;
+    let mut report = load::run(&plan, &stop, observe)?;
+    let met = arguments.slo.iter().map(|objective| report.judge(objective));
+    // Each is judged, also after one that was missed.
+    let missed = met.filter(|met| !met).count();
+    show(&report, json.as_mut())?;
+    if let Some(error) = unwritten {
+        return Err(error).context("--hdr");
+    }
+    Ok(match (&report.not_held, missed) {
+        (Some(_), _) => ExitCode::from(USAGE),
+        (None, 0) => ExitCode::SUCCESS,
+        (None, _) => ExitCode::from(FAILED),
+    })
+}
+
+impl Arguments {
+    fn plan(&self) -> anyhow::Result<Plan> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.header {
+            // One that is given twice is sent twice.
+            headers.append(name, value.clone());
+        }
+        let template = Template {
+            method: self.method.clone(),
+            headers,
+            body: self.body.as_deref().map(body).transpose()?.unwrap_or_default(),
+        };
+        let targets = self.urls.iter().map(|url| Target::from_url(url, &template));
+        let targets = targets.collect::<Result<_, _>>()?;
+        Ok(Plan {
+            targets,
+            pace: self.pace(),
+            timeout: self.timeout,
+            max_connections: self.max_connections.map(whole),
+            late_after: self.late_after,
+        })
+    }
+
+    fn pace(&self) -> Pace {
+        // One that a person can type again.
+        let random = || fastrand::u64(..1_000_000);
+        let arrivals = if self.poisson {
+            Arrivals::Poisson { seed: self.seed.unwrap_or_else(random) }
+        } else {
+            Arrivals::Constant
+        };
+        match (&self.stages, self.rate, self.connections) {
+            (Some(stages), _, _) => Pace::Open { stages: stages.clone(), arrivals },
+            (None, Some(rate), _) => Pace::Open { stages: Stages::constant(rate, self.duration), arrivals },
+            (None, None, connections) => {
+                Pace::Closed { connections: whole(connections.unwrap_or(1)), duration: self.duration }
+            }
+        }
+    }
+}
+
+fn whole(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+/// Text, or `@FILE`.
+fn body(text: &str) -> anyhow::Result<Vec<u8>> {
+    match text.strip_prefix('@') {
+        Some(file) => std::fs::read(file).with_context(|| format!("--body {text}: cannot be read")),
+        None => Ok(text.as_bytes().to_vec()),
+    }
+}
+
+/// The first signal ends the run with its report, the second ends the process.
+fn stopped_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::<AtomicBool>::default();
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+enum Output {
+    Stdout,
+    File(File),
+}
+
+impl Output {
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        if path == Path::new("-") { Ok(Self::Stdout) } else { create(path).map(Self::File) }
+    }
+}
+
+fn create(path: &Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// The table goes to standard output, unless JSON does.
+fn show(report: &Report, json: Option<&mut Output>) -> anyhow::Result<()> {
+    if let Some(Output::Stdout) = json {
+        eprint!("{report}");
+    } else {
+        print!("{report}");
+    }
+    let Some(output) = json else { return Ok(()) };
+    let mut text = serde_json::to_string_pretty(report)?;
+    text.push('\n');
+    match output {
+        Output::Stdout => io::stdout().write_all(text.as_bytes()),
+        Output::File(file) => file.write_all(text.as_bytes()),
+    }
+    .context("--json cannot be written")
+}

@@ -1,0 +1,140 @@
+//! What is shown while the run goes on: a line a second, or, in a terminal, a block that is drawn again in its place.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use wharf::load::{Interval, Outcomes, Pace};
+
+/// Seconds that the sparkline shows.
+const SPARKS: usize = 60;
+
+/// A rate over less than that says nothing.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// A line that wraps would be two, and the block would be drawn in the wrong place. Nearly every terminal is this wide.
+const MAX_WIDTH: usize = 79;
+
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+pub(super) struct Live {
+    kind: &'static str,
+    /// In place, as a terminal can.
+    redraws: bool,
+    /// Lines of the block that is there.
+    drawn: usize,
+    /// p99 of the last seconds.
+    p99: Vec<Duration>,
+}
+
+impl Live {
+    pub(super) fn new(pace: &Pace, redraws: bool) -> Self {
+        let kind = match pace {
+            Pace::Open { .. } => "open loop",
+            Pace::Closed { .. } => "closed loop",
+        };
+        Self { kind, redraws, drawn: 0, p99: Vec::new() }
+    }
+
+    /// What to write for this interval; nothing for one that is too short for rates, as the last one may be.
+    pub(super) fn show(&mut self, interval: &Interval<'_>) -> String {
+        if interval.to.saturating_sub(interval.from) < SHORTEST {
+            return String::new();
+        }
+        if self.redraws { self.block(interval) } else { self.line(interval) }
+    }
+
+    fn line(&self, interval: &Interval<'_>) -> String {
+        let (outcomes, rates) = (interval.outcomes, rates(interval));
+        let (p50, p99) = (percentile(outcomes, 50.0), percentile(outcomes, 99.0));
+        let (errors, kind, end) = (outcomes.errors(), self.kind, interval.to.as_secs_f64());
+        format!("{end:>6.1} s  {kind}  {rates}  p50 {p50}  p99 {p99}  errors {errors}\n")
+    }
+
+    fn block(&mut self, interval: &Interval<'_>) -> String {
+        let outcomes = interval.outcomes;
+        if self.p99.len() == SPARKS {
+            self.p99.remove(0);
+        }
+        self.p99.push(outcomes.latency.percentile(99.0));
+        let [p50, p99, p99_9] = [50.0, 99.0, 99.9].map(|percent| percentile(outcomes, percent));
+        let mut statuses = String::new();
+        for (status, count) in outcomes.statuses() {
+            let _ = write!(statuses, "{status}: {count}   ");
+        }
+        let (timeouts, failed, skipped) = (outcomes.timeouts, outcomes.failed_in_all(), outcomes.skipped);
+        let Interval { to, in_flight, connections, .. } = *interval;
+        let lines = [
+            format!(
+                "{:.0} s  {}   {in_flight} on their way, {connections} connections",
+                to.as_secs_f64(),
+                self.kind
+            ),
+            rates(interval),
+            format!("p50 {p50}   p99 {p99}   p99.9 {p99_9}"),
+            format!(
+                "{statuses}timeouts: {timeouts}   failed: {failed}   late: {}   skipped: {skipped}",
+                outcomes.late
+            ),
+            format!("p99 {}", sparkline(&self.p99)),
+        ];
+        // Up to the block's first line, and everything below it away.
+        let mut text = if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
+        for line in &lines {
+            text.extend(line.chars().take(MAX_WIDTH));
+            text.push('\n');
+        }
+        self.drawn = lines.len();
+        text
+    }
+}
+
+/// A second, also where the interval is not one.
+fn rates(interval: &Interval<'_>) -> String {
+    let seconds = (interval.to.saturating_sub(interval.from)).as_secs_f64();
+    let offered = interval.offered.map(|count| format!("offered {:.0}/s  ", count / seconds));
+    let a_second =
+        |count: u64| format!("{:.0}/s", f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds);
+    let (sent, answered) = (interval.outcomes.sent, interval.outcomes.answered_in_all());
+    format!("{}sent {}  answered {}", offered.unwrap_or_default(), a_second(sent), a_second(answered))
+}
+
+fn percentile(outcomes: &Outcomes, percent: f64) -> String {
+    if outcomes.latency.count() == 0 { "-".to_owned() } else { time(outcomes.latency.percentile(percent)) }
+}
+
+/// In milliseconds with three digits.
+fn time(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1e3;
+    let digits = if ms < 10.0 { 2 } else { usize::from(ms < 100.0) };
+    format!("{ms:.digits$} ms")
+}
+
+/// From nothing to the longest of them.
+fn sparkline(times: &[Duration]) -> String {
+    let longest = times.iter().max().copied().unwrap_or_default().max(Duration::from_nanos(1));
+    let bar = |time: &Duration| {
+        let eighth = time.as_nanos() * 8 / longest.as_nanos();
+        BARS[usize::try_from(eighth).unwrap_or_default().min(7)]
+    };
+    times.iter().map(bar).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_time_is_the_highest_bar() {
+        let ms = |times: &[u64]| times.iter().copied().map(Duration::from_millis).collect::<Vec<_>>();
+        assert_eq!(sparkline(&ms(&[0, 50, 100, 25])), "▁▅█▃");
+        assert_eq!(sparkline(&ms(&[0, 0])), "▁▁");
+        assert_eq!(sparkline(&[]), "");
+    }
+
+    #[test]
+    fn times_have_three_digits() {
+        for (us, shown) in [(123, "0.12 ms"), (1234, "1.23 ms"), (12_345, "12.3 ms"), (123_456, "123 ms")] {
+            assert_eq!(time(Duration::from_micros(us)), shown);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! An answer, read as its bytes arrive: its status, and where it ends (RFC 9112 section 6.3). What it says is not kept.
+//!
+//! Generator thread. An answer that comes in one piece, as nearly all do, is neither copied nor does it allocate.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Header, ParserConfig, Response, Status};
+
+use crate::http::Decoder;
+
+/// A head that has not ended by then is none. Servers commonly stop at 8 KiB.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// Header lines of a head.
+const MAX_HEADERS: usize = 100;
+
+/// Reads one answer after another.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    state: State,
+    /// The begin of a head that has not all come.
+    head: Vec<u8>,
+}
+
+/// What is known of an answer once its head has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// Whether the connection can have another request.
+    pub(super) keeps: bool,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Head,
+    /// So many bytes of the body are still to come.
+    Known(Answer, u64),
+    Chunked(Answer, Decoder),
+    /// The body ends with the connection.
+    UntilEnd(Answer),
+}
+
+/// The bytes are no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+impl Reader {
+    /// Reads on; the answer, if it is whole now. `answers_head`: the request was a HEAD. `scratch` is for a chunked body.
+    pub(super) fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        answers_head: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Option<Answer>, Malformed> {
+        loop {
+            let (answer, used) = match &mut self.state {
+                State::Head => {
+                    let Some(used) = self.read_head(bytes, answers_head)? else { return Ok(None) };
+                    bytes = &bytes[used..];
+                    continue;
+                }
+                State::Known(answer, left) => {
+                    let used = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= used as u64;
+                    if *left > 0 {
+                        return Ok(None);
+                    }
+                    (*answer, used)
+                }
+                State::Chunked(answer, decoder) => {
+                    scratch.clear();
+                    let used = decoder.decode(bytes, scratch, usize::MAX).map_err(|_| Malformed)?;
+                    if !decoder.is_done() {
+                        return Ok(None);
+                    }
+                    (*answer, used)
+                }
+                State::UntilEnd(_) => return Ok(None),
+            };
+            self.state = State::Head;
+            // Nobody has asked for what stands behind it, so whose answer the next bytes are is not known any more.
+            return Ok(Some(Answer { keeps: answer.keeps && used == bytes.len(), ..answer }));
+        }
+    }
+
+    /// The connection has ended; the answer, if that was its end.
+    pub(super) fn end(&self) -> Option<Answer> {
+        match self.state {
+            State::UntilEnd(answer) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// How many of the bytes belong to the head; `None` when it has not ended.
+    fn read_head(&mut self, bytes: &[u8], answers_head: bool) -> Result<Option<usize>, Malformed> {
+        let before = self.head.len();
+        let read = if before == 0 {
+            parse(bytes, answers_head)?
+        } else {
+            self.head.extend_from_slice(bytes);
+            parse(&self.head, answers_head)?
+        };
+        if let Some((state, length)) = read {
+            self.head.clear();
+            self.state = state;
+            return Ok(Some(length - before));
+        }
+        if before == 0 {
+            self.head.extend_from_slice(bytes);
+        }
+        if self.head.len() > MAX_HEAD_BYTES { Err(Malformed) } else { Ok(None) }
+    }
+
+    /// Forgets what was read of an answer.
+    pub(super) fn reset(&mut self) {
+        self.state = State::Head;
+        self.head.clear();
+    }
+}
+
+/// What follows the head at the begin of these bytes, and the head's length.
+fn parse(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Malformed> {
+    let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut head = Response::new(&mut []);
+    let config = ParserConfig::default();
+    let status = config.parse_response_with_uninit_headers(&mut head, bytes, &mut slots);
+    let Status::Complete(length) = status.map_err(|_| Malformed)? else { return Ok(None) };
+    let status = head.code.ok_or(Malformed)?;
+    let framing = Framing::of(head.headers)?;
+    let version = head.version.ok_or(Malformed)?;
+    let keeps = if version == 0 { framing.keep_alive } else { !framing.close };
+    let answer = Answer { status, keeps };
+    let state = match status {
+        // Nobody has asked for another protocol; every other 1xx is followed by the answer.
+        101 => return Err(Malformed),
+        ..200 => State::Head,
+        204 | 304 => State::Known(answer, 0),
+        _ if answers_head => State::Known(answer, 0),
+        _ => match (framing.coding, framing.length) {
+            (Some(Coding::Chunked), _) => State::Chunked(answer, Decoder::default()),
+            (None, Some(left)) => State::Known(answer, left),
+            (Some(Coding::Other), _) | (None, None) => State::UntilEnd(Answer { status, keeps: false }),
+        },
+    };
+    Ok(Some((state, length)))
+}
+
+/// What the header lines say of the answer's end and the connection's.
+#[derive(Default)]
+struct Framing {
+    length: Option<u64>,
+    /// The last of `Transfer-Encoding`.
+    coding: Option<Coding>,
+    close: bool,
+    keep_alive: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Chunked,
+    /// Its end is the connection's.
+    Other,
+}
+
+impl Framing {
+    fn of(headers: &[Header<'_>]) -> Result<Self, Malformed> {
+        let mut framing = Self::default();
+        for header in headers {
+            if header.name.eq_ignore_ascii_case("content-length") {
+                let length = number(header.value).ok_or(Malformed)?;
+                if framing.length.is_some_and(|before| before != length) {
+                    return Err(Malformed);
+                }
+                framing.length = Some(length);
+            } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+                let chunked =
+                    tokens(header.value).last().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
+                framing.coding = Some(if chunked { Coding::Chunked } else { Coding::Other });
+            } else if header.name.eq_ignore_ascii_case("connection") {
+                for token in tokens(header.value) {
+                    framing.close |= token.eq_ignore_ascii_case(b"close");
+                    framing.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+        }
+        Ok(framing)
+    }
+}
+
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Digits and nothing else: `u64::from_str` would also take a sign.
+fn number(value: &[u8]) -> Option<u64> {
+    let digits = value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pieces: &[&[u8]], answers_head: bool) -> Result<Option<Answer>, Malformed> {
+        let mut reader = Reader::default();
+        let mut answer = None;
+        for piece in pieces {
+            assert_eq!(answer, None, "whole before {piece:?}");
+            answer = reader.feed(piece, answers_head, &mut Vec::new())?;
+        }
+        Ok(answer.or_else(|| reader.end()))
+    }
+
+    #[test]
+    fn an_answer_ends_where_its_head_says_however_it_was_cut() {
+        for (wire, status, keeps) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", 200, true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n\r\n", 200, false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", 200, false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", 200, true),
+            (
+                "HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n2;a\r\nhi\r\n0\r\nX: y\r\n\r\n",
+                503,
+                true,
+            ),
+            ("HTTP/1.1 204 No Content\r\n\r\n", 204, true),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", 304, true),
+            ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 1\r\n\r\nx", 404, true),
+            ("HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", 200, true),
+        ] {
+            let whole = Ok(Some(Answer { status, keeps }));
+            assert_eq!(read(&[wire.as_bytes()], false), whole, "{wire}");
+            let bytes: Vec<&[u8]> = wire.as_bytes().chunks(1).collect();
+            assert_eq!(read(&bytes, false), whole, "byte by byte: {wire}");
+        }
+    }
+
+    #[test]
+    fn an_answer_to_head_has_no_body() {
+        let wire = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
+        assert_eq!(read(&[wire], true), Ok(Some(Answer { status: 200, keeps: true })));
+        assert_eq!(read(&[wire], false), Ok(None));
+    }
+
+    #[test]
+    fn without_a_length_the_connection_ends_the_answer() {
+        for head in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"] {
+            let wire = [head.as_bytes(), b"some", b"more"];
+            assert_eq!(read(&wire, false), Ok(Some(Answer { status: 200, keeps: false })), "{head}");
+        }
+        assert_eq!(read(&[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhi"], false), Ok(None));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_ends_the_connection() {
+        let wire = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n";
+        assert_eq!(read(&[wire], false), Ok(Some(Answer { status: 200, keeps: false })));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_malformed() {
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(MAX_HEADERS + 1));
+        let long = format!("HTTP/1.1 200 OK\r\nA: {}", "b".repeat(MAX_HEAD_BYTES));
+        for wire in [
+            "SSH-2.0-x\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+            &many,
+            &long,
+        ] {
+            assert_eq!(read(&[wire.as_bytes()], false), Err(Malformed), "{wire:.60}");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_was_reset_reads_the_next_answer() {
+        let (mut reader, mut scratch) = (Reader::default(), Vec::new());
+        assert_eq!(reader.feed(b"HTTP/1.1 200 OK\r\nContent-Le", false, &mut scratch), Ok(None));
+        reader.reset();
+        let answer = reader.feed(b"HTTP/1.1 204 No Content\r\n\r\n", false, &mut scratch);
+        assert_eq!(answer, Ok(Some(Answer { status: 204, keeps: true })));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_are_read_or_refused(
+            begin in proptest::sample::select(vec!["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]),
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..200),
+            size in 1..50_usize,
+        ) {
+            let (mut reader, mut scratch) = (Reader::default(), Vec::new());
+            for piece in [begin.as_bytes(), &bytes].concat().chunks(size) {
+                if reader.feed(piece, false, &mut scratch).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}

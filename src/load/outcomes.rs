@@ -1,0 +1,392 @@
+//! What became of the requests: counts by outcome, and times in histograms of three significant digits.
+//!
+//! Any thread. The generator fills one set an interval and hands it over; whoever wants a sum adds them.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::report::share;
+
+/// The finest time that is told apart, in nanoseconds; the histogram rounds it down to 64.
+const FINEST_NS: u64 = 100;
+
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// Times, of which each percentile is known within 0.1 %.
+#[derive(Clone, Debug)]
+pub struct Times(Histogram<u64>);
+
+impl Times {
+    /// Of times up to this; a longer one counts as this long.
+    pub(super) fn up_to(longest: Duration) -> Self {
+        let longest = nanoseconds(longest).max(4 * FINEST_NS);
+        let histogram = Histogram::new_with_bounds(FINEST_NS, longest, SIGNIFICANT_DIGITS);
+        Self(histogram.expect("the bounds are apart and three digits are possible"))
+    }
+
+    pub(super) fn record(&mut self, time: Duration) {
+        self.0.saturating_record(nanoseconds(time));
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("all histograms of a run have the same bounds");
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The time that so many percent do not exceed; zero when there are none.
+    pub fn percentile(&self, percent: f64) -> Duration {
+        let nanoseconds = self.0.value_at_quantile(percent / 100.0);
+        // A value stands for all that it cannot be told from, and the longest of these may be longer than what was seen.
+        Duration::from_nanos(nanoseconds.min(self.0.max()))
+    }
+
+    /// The mean; zero when there are none.
+    pub fn mean(&self) -> Duration {
+        Duration::from_secs_f64(self.0.mean() / 1e9)
+    }
+
+    /// The shortest.
+    pub fn min(&self) -> Duration {
+        Duration::from_nanos(self.0.min())
+    }
+
+    /// The longest.
+    pub fn max(&self) -> Duration {
+        Duration::from_nanos(self.0.max())
+    }
+
+    /// The histogram itself, in nanoseconds.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Why a request has no answer, other than that the time was up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nobody listens there.
+    Refused,
+    /// The connection was reset.
+    Reset,
+    /// The connection ended before the answer was whole.
+    Closed,
+    /// There is no way to the server.
+    Unreachable,
+    /// This machine has no port left for another connection to the server.
+    NoPort,
+    /// What came is no HTTP answer.
+    Malformed,
+    /// Another error of the system.
+    Other,
+}
+
+/// Every failure with its name in a report.
+pub const FAILURES: [(Failure, &str); 7] = [
+    (Failure::Refused, "connection refused"),
+    (Failure::Reset, "connection reset"),
+    (Failure::Closed, "closed before the answer"),
+    (Failure::Unreachable, "unreachable"),
+    (Failure::NoPort, "no port left"),
+    (Failure::Malformed, "malformed answer"),
+    (Failure::Other, "other"),
+];
+
+impl Failure {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Refused,
+            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => Self::Reset,
+            ErrorKind::UnexpectedEof => Self::Closed,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::TimedOut => {
+                Self::Unreachable
+            }
+            ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse => Self::NoPort,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Outcomes of requests. Each request that was due has one: an answer, a timeout, a failure, or it was skipped.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outcomes {
+    /// Requests that were due.
+    pub scheduled: u64,
+    /// Requests of which something was sent.
+    pub sent: u64,
+    /// Requests that the generator began later than it may.
+    pub late: u64,
+    /// Requests that the generator had not begun when they would have been given up.
+    pub skipped: u64,
+    /// Of the late and the skipped, the ones for which there was no connection.
+    pub without_connection: u64,
+    /// Requests without a whole answer in time.
+    pub timeouts: u64,
+    /// Answers before the schedule's end; what comes after it says nothing about a rate.
+    pub answered_in_time: u64,
+    /// Of these, the ones with a status below 400.
+    pub good_in_time: u64,
+    /// From when the request was due to its answer's end: of all answers but 503, and of timeouts and skipped requests,
+    /// which count as the time for which they waited.
+    pub latency: Times,
+    /// The same answers, from when the request was sent.
+    pub service: Times,
+    /// From when the request was due to its answer's end: of 503, which says that the server did not do the work.
+    pub refusal: Times,
+    /// By how much the requests were begun too late.
+    pub lateness: Times,
+    statuses: Vec<(u16, u64)>,
+    failures: [u64; FAILURES.len()],
+}
+
+/// An answer, as its outcome is recorded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) status: u16,
+    pub(super) latency: Duration,
+    pub(super) service: Duration,
+    /// Before the schedule's end.
+    pub(super) in_time: bool,
+}
+
+impl Outcomes {
+    /// None yet, of requests that are given up after `patience`.
+    pub(super) fn new(patience: Duration) -> Self {
+        // Who gives up looks at the clock only so often, and a process may be suspended.
+        let times = Times::up_to(2 * patience + Duration::from_secs(1));
+        Self {
+            scheduled: 0,
+            sent: 0,
+            late: 0,
+            without_connection: 0,
+            skipped: 0,
+            timeouts: 0,
+            answered_in_time: 0,
+            good_in_time: 0,
+            latency: times.clone(),
+            service: times.clone(),
+            refusal: times.clone(),
+            lateness: times,
+            statuses: Vec::new(),
+            failures: [0; FAILURES.len()],
+        }
+    }
+
+    pub(super) fn answered(&mut self, answered: Answered) {
+        let Answered { status, latency, service, in_time } = answered;
+        match self.statuses.iter_mut().find(|(known, _)| *known == status) {
+            Some((_, count)) => *count += 1,
+            None => self.statuses.push((status, 1)),
+        }
+        self.answered_in_time += u64::from(in_time);
+        self.good_in_time += u64::from(in_time && is_good(status));
+        if status == 503 {
+            self.refusal.record(latency);
+        } else {
+            self.latency.record(latency);
+            self.service.record(service);
+        }
+    }
+
+    /// Nobody waits any more. `service`: since it was sent, if it was.
+    pub(super) fn timed_out(&mut self, latency: Duration, service: Option<Duration>) {
+        self.timeouts += 1;
+        self.latency.record(latency);
+        if let Some(service) = service {
+            self.service.record(service);
+        }
+    }
+
+    pub(super) fn skipped(&mut self, latency: Duration, without_connection: bool) {
+        self.scheduled += 1;
+        self.skipped += 1;
+        self.without_connection += u64::from(without_connection);
+        self.latency.record(latency);
+    }
+
+    pub(super) fn failed(&mut self, failure: Failure) {
+        self.failures[failure as usize] += 1;
+    }
+
+    /// By status, in ascending order.
+    pub fn statuses(&self) -> Vec<(u16, u64)> {
+        let mut statuses = self.statuses.clone();
+        statuses.sort_unstable();
+        statuses
+    }
+
+    /// The failures that occurred.
+    pub fn failures(&self) -> impl Iterator<Item = (Failure, &'static str, u64)> {
+        let all = FAILURES.iter().zip(self.failures);
+        all.map(|((failure, name), count)| (*failure, *name, count)).filter(|(_, _, count)| *count > 0)
+    }
+
+    /// How many failed in whatever way.
+    pub fn failed_in_all(&self) -> u64 {
+        self.failures.iter().sum()
+    }
+
+    /// Answers of whatever status.
+    pub fn answered_in_all(&self) -> u64 {
+        self.statuses.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Answers with a status below 400.
+    pub fn good(&self) -> u64 {
+        self.statuses.iter().filter(|(status, _)| is_good(*status)).map(|(_, count)| count).sum()
+    }
+
+    /// Answers with the status 503.
+    pub fn refused(&self) -> u64 {
+        self.refusal.count()
+    }
+
+    /// Requests that have an outcome.
+    pub fn finished(&self) -> u64 {
+        self.answered_in_all() + self.timeouts + self.failed_in_all() + self.skipped
+    }
+
+    /// Every finished request without a good answer.
+    pub fn errors(&self) -> u64 {
+        self.finished() - self.good()
+    }
+
+    /// Their share of the finished ones.
+    pub fn error_share(&self) -> f64 {
+        share(self.errors(), self.finished())
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.scheduled += other.scheduled;
+        self.sent += other.sent;
+        self.late += other.late;
+        self.without_connection += other.without_connection;
+        self.skipped += other.skipped;
+        self.timeouts += other.timeouts;
+        self.answered_in_time += other.answered_in_time;
+        self.good_in_time += other.good_in_time;
+        self.latency.add(&other.latency);
+        self.service.add(&other.service);
+        self.refusal.add(&other.refusal);
+        self.lateness.add(&other.lateness);
+        for (status, count) in &other.statuses {
+            match self.statuses.iter_mut().find(|(known, _)| known == status) {
+                Some((_, sum)) => *sum += count,
+                None => self.statuses.push((*status, *count)),
+            }
+        }
+        for (sum, count) in self.failures.iter_mut().zip(other.failures) {
+            *sum += count;
+        }
+    }
+
+    /// Empty again, in the same memory.
+    pub(super) fn clear(&mut self) {
+        let Self { latency, service, refusal, lateness, statuses, .. } = self;
+        for times in [latency, service, refusal, lateness] {
+            times.0.reset();
+        }
+        statuses.clear();
+        self.failures = [0; FAILURES.len()];
+        for count in [
+            &mut self.scheduled,
+            &mut self.sent,
+            &mut self.late,
+            &mut self.without_connection,
+            &mut self.skipped,
+            &mut self.timeouts,
+            &mut self.answered_in_time,
+            &mut self.good_in_time,
+        ] {
+            *count = 0;
+        }
+    }
+}
+
+fn is_good(status: u16) -> bool {
+    status < 400
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    fn answered(status: u16, ms: u64, in_time: bool) -> Answered {
+        let time = Duration::from_millis(ms);
+        Answered { status, latency: time, service: time / 2, in_time }
+    }
+
+    fn some() -> Outcomes {
+        let mut outcomes = Outcomes::new(PATIENCE);
+        outcomes.scheduled = 6;
+        outcomes.answered(answered(200, 10, true));
+        outcomes.answered(answered(200, 20, false));
+        outcomes.answered(answered(503, 1, true));
+        outcomes.answered(answered(404, 5, true));
+        outcomes.timed_out(PATIENCE, Some(PATIENCE));
+        outcomes.failed(Failure::Reset);
+        outcomes.skipped(PATIENCE, true);
+        outcomes
+    }
+
+    #[test]
+    fn every_outcome_is_counted_once() {
+        let outcomes = some();
+        assert_eq!(outcomes.finished(), 7);
+        assert_eq!(outcomes.scheduled, 7);
+        assert_eq!((outcomes.good(), outcomes.refused(), outcomes.errors()), (2, 1, 5));
+        assert_eq!((outcomes.answered_in_time, outcomes.good_in_time), (3, 1));
+        assert_eq!(outcomes.statuses(), [(200, 2), (404, 1), (503, 1)]);
+        assert_eq!(outcomes.failures().collect::<Vec<_>>(), [(Failure::Reset, "connection reset", 1)]);
+    }
+
+    #[test]
+    fn refusals_are_apart_and_who_has_no_answer_counts_as_long_as_it_waited() {
+        let outcomes = some();
+        assert_eq!(outcomes.latency.count(), 5);
+        assert_eq!(outcomes.refusal.count(), 1);
+        assert!(outcomes.latency.percentile(100.0) >= PATIENCE);
+        assert!(outcomes.latency.percentile(1.0) >= Duration::from_millis(5));
+    }
+
+    #[test]
+    fn sums_are_the_same_as_counting_together_and_a_cleared_set_is_empty() {
+        let (mut sum, part) = (some(), some());
+        sum.add(&part);
+        assert_eq!((sum.finished(), sum.latency.count(), sum.good_in_time), (14, 10, 2));
+        assert_eq!(sum.statuses(), [(200, 4), (404, 2), (503, 2)]);
+        sum.clear();
+        assert_eq!((sum.finished(), sum.scheduled, sum.latency.count(), sum.lateness.count()), (0, 0, 0, 0));
+        assert_eq!(sum.statuses(), []);
+    }
+
+    #[test]
+    fn percentiles_are_within_a_thousandth() {
+        let mut times = Times::up_to(Duration::from_secs(10));
+        (1..=10_000).for_each(|number| times.record(Duration::from_micros(number * 100)));
+        for (percent, expected_ms) in [(50.0, 500.0), (99.0, 990.0), (99.9, 999.0), (100.0, 1000.0)] {
+            let ms = times.percentile(percent).as_secs_f64() * 1e3;
+            assert!((ms - expected_ms).abs() <= expected_ms / 1000.0, "p{percent} is {ms} ms");
+        }
+        assert_eq!(Times::up_to(PATIENCE).percentile(99.0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_failure_is_named_where_it_is_counted() {
+        for (index, (failure, _)) in FAILURES.iter().enumerate() {
+            assert_eq!(*failure as usize, index);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! A report as a table for people.
+
+use std::fmt::{self, Display};
+
+use super::report::{Percentiles, Report, TargetReport};
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = &self.all;
+        writeln!(f, "{} loop: {}", self.kind, self.pace)?;
+        writeln!(f, "{}", all.target)?;
+        if self.stopped {
+            writeln!(f, "stopped after {} s", self.length_s)?;
+        }
+        writeln!(f)?;
+        self.rates(f)?;
+        writeln!(f)?;
+        self.times(f)?;
+        writeln!(f)?;
+        for (status, count) in &all.statuses {
+            let note = if *status == 503 { "  refused" } else { "" };
+            writeln!(f, "  status {status}{count:>16}{note}")?;
+        }
+        let fixed = [("timeouts", all.timeouts), ("sent late", all.late), ("skipped", all.skipped)];
+        let failures = all.failures.iter().map(|(name, count)| (*name, *count));
+        for (name, count) in failures.chain(fixed).filter(|(_, count)| *count > 0) {
+            writeln!(f, "  {name:<24}{count:>3}")?;
+        }
+        writeln!(f, "  errors{:>19.3} %  of {}", all.errors_percent, all.scheduled)?;
+        if !self.targets.is_empty() {
+            writeln!(f)?;
+            self.each_target(f)?;
+        }
+        self.verdicts(f)
+    }
+}
+
+impl Report {
+    fn rates(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TargetReport { offered_per_s, sent_per_s, answered_per_s, good_per_s, .. } = self.all;
+        let rates = [
+            ("offered", (self.connections.is_none()).then_some(offered_per_s)),
+            ("sent", Some(sent_per_s)),
+            ("answered", Some(answered_per_s)),
+            ("good", Some(good_per_s)),
+        ];
+        write!(f, "            ")?;
+        for (name, _) in rates.iter().filter(|(_, rate)| rate.is_some()) {
+            write!(f, "{name:>12}")?;
+        }
+        write!(f, "\n  a second  ")?;
+        for rate in rates.iter().filter_map(|(_, rate)| *rate) {
+            write!(f, "{rate:>12.1}")?;
+        }
+        writeln!(f)
+    }
+
+    fn times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = ["p50", "p90", "p99", "p99.9", "max", "mean"];
+        write!(f, "  ms        ")?;
+        columns.iter().try_for_each(|name| write!(f, "{name:>10}"))?;
+        writeln!(f, "{:>12}", "count")?;
+        let all = &self.all;
+        let closed = self.connections.is_some();
+        // What a closed loop measures from when a request was due is what it measures from when it was sent.
+        let latency = (!closed).then_some(("latency", all.latency_ms));
+        let others =
+            [("service", all.service_ms), ("refused", all.refusal_ms), ("lateness", all.lateness_ms)];
+        let others =
+            others.into_iter().filter(|(name, times)| times.count > 0 && !(closed && *name == "lateness"));
+        for (name, times) in latency.into_iter().chain(others) {
+            let Percentiles { count, mean, p50, p90, p99, p99_9, max, .. } = times;
+            write!(f, "  {name:<10}")?;
+            [p50, p90, p99, p99_9, max, mean].iter().try_for_each(|time| write!(f, "{time:>10.3}"))?;
+            writeln!(f, "{count:>12}")?;
+        }
+        if closed {
+            writeln!(
+                f,
+                "  Closed loop: a server that stalls is not asked meanwhile, and its stalls are hardly seen."
+            )?;
+        }
+        Ok(())
+    }
+
+    fn each_target(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  answered      good    errors       p50       p99  target")?;
+        for target in &self.targets {
+            let TargetReport { answered, good, errors_percent, latency_ms, target, .. } = target;
+            let Percentiles { p50, p99, .. } = latency_ms;
+            writeln!(f, "{answered:>10}{good:>10}{errors_percent:>8.2} %{p50:>10.3}{p99:>10.3}  {target}")?;
+        }
+        Ok(())
+    }
+
+    fn verdicts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.objectives.is_empty() {
+            writeln!(f)?;
+        }
+        for verdict in &self.objectives {
+            let word = if verdict.met { "met" } else { "missed" };
+            let measured = match verdict.measured {
+                Some(measured) => format!("{measured} {}", verdict.unit),
+                None => "nothing was answered".to_owned(),
+            };
+            writeln!(f, "  {word:<8}{}: {measured}", verdict.objective)?;
+        }
+        match &self.not_held {
+            Some(why) => writeln!(f, "\nThe schedule was not held: {why}."),
+            None => Ok(()),
+        }
+    }
+}

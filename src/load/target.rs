@@ -1,0 +1,235 @@
+//! What is asked and where: requests as the bytes that are sent, and the servers' addresses.
+//!
+//! Main thread, before the run.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+
+/// How long one address has to take a connection before the run.
+const REACH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A request as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    bytes: Vec<u8>,
+    is_head: bool,
+}
+
+impl Request {
+    /// A request of this method for a path with its query, such as `/a?b=c`. `Host` comes from `authority` and
+    /// `Content-Length` from the body, unless the headers have them.
+    pub fn new(method: &Method, path: &str, authority: &str, headers: &HeaderMap, body: &[u8]) -> Self {
+        let mut bytes = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
+        let mut line = |name: &str, value: &[u8]| {
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value);
+            bytes.extend_from_slice(b"\r\n");
+        };
+        if !headers.contains_key(header::HOST) {
+            line("Host", authority.as_bytes());
+        }
+        for (name, value) in headers {
+            line(name.as_str(), value.as_bytes());
+        }
+        // RFC 9110 section 8.6: also an empty body has its length where the method is one that has a body.
+        let has_body = !body.is_empty() || [Method::POST, Method::PUT, Method::PATCH].contains(method);
+        if has_body && !headers.contains_key(header::CONTENT_LENGTH) {
+            line("Content-Length", body.len().to_string().as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(body);
+        Self { bytes, is_head: method == Method::HEAD }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        self.is_head
+    }
+}
+
+/// Requests that belong together, all to one server; the report counts them apart from other targets'.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What the report calls it.
+    pub name: String,
+    /// Where the server may be; the first that takes a connection is used.
+    pub addresses: Vec<SocketAddr>,
+    /// How many of the run's requests are its own, in proportion to the other targets' weights.
+    pub weight: u32,
+    /// Sent in turn.
+    pub requests: Vec<Request>,
+}
+
+/// What is sent to every URL.
+#[derive(Clone, Debug, Default)]
+pub struct Template {
+    /// GET by default.
+    pub method: Method,
+    /// Beside those that every request has.
+    pub headers: HeaderMap,
+    /// None by default.
+    pub body: Vec<u8>,
+}
+
+/// A URL cannot be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// It is no URL, or has no host, or a user.
+    #[error("{0:?} is not a URL such as http://127.0.0.1:8080/flights/1")]
+    Url(String),
+    /// Only `http` is spoken.
+    #[error("{url:?} begins with {scheme}://, which is not supported; expected http://")]
+    Scheme {
+        /// What came.
+        url: String,
+        /// Its scheme.
+        scheme: String,
+    },
+    /// Its host has no address.
+    #[error("{url}: its host has no address: {cause}")]
+    Address {
+        /// What came.
+        url: String,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+impl Target {
+    /// One request for one URL. Looks up its host.
+    ///
+    /// # Errors
+    /// When it is none, or not of `http`, or its host is not known.
+    pub fn from_url(url: &str, template: &Template) -> Result<Self, TargetError> {
+        let wrong = || TargetError::Url(url.to_owned());
+        let parsed: Uri = url.parse().map_err(|_| wrong())?;
+        let scheme = parsed.scheme().ok_or_else(wrong)?;
+        if *scheme != Scheme::HTTP {
+            return Err(TargetError::Scheme { url: url.to_owned(), scheme: scheme.to_string() });
+        }
+        let authority = parsed.authority().filter(|authority| !authority.as_str().contains('@'));
+        let authority = authority.ok_or_else(wrong)?;
+        // A colon with no number behind it is the scheme's port (RFC 3986 section 3.2.3), a number that is none is wrong.
+        let after_host = authority.as_str().strip_prefix(authority.host()).ok_or_else(wrong)?;
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            None if after_host.trim_start_matches(':').is_empty() => 80,
+            None => return Err(wrong()),
+        };
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let addresses = (host, port).to_socket_addrs();
+        let addresses = addresses.map_err(|cause| TargetError::Address { url: url.to_owned(), cause })?;
+        let path = parsed.path_and_query().map_or("/", |path| path.as_str());
+        let Template { method, headers, body } = template;
+        let request = Request::new(method, path, authority.as_str(), headers, body);
+        let name = if *method == Method::GET { url.to_owned() } else { format!("{method} {url}") };
+        Ok(Self { name, addresses: addresses.collect(), weight: 1, requests: vec![request] })
+    }
+
+    /// The first address that takes a connection.
+    pub(super) fn reach(&self) -> io::Result<SocketAddr> {
+        let mut result = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
+        for address in &self.addresses {
+            match TcpStream::connect_timeout(address, REACH_PATIENCE) {
+                Ok(_) => return Ok(*address),
+                Err(error) => result = Err(error),
+            }
+        }
+        result
+    }
+}
+
+/// `Name: value`, as curl's `--header` takes it.
+///
+/// # Errors
+/// Says what came and what is accepted.
+pub fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let parts = text.split_once(':').and_then(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        Some((name, HeaderValue::from_str(value.trim()).ok()?))
+    });
+    parts.ok_or_else(|| format!("{text:?} is not a header such as \"Accept: application/json\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(url: &str, template: &Template) -> String {
+        let target = Target::from_url(url, template).expect(url);
+        String::from_utf8(target.requests[0].bytes().to_vec()).expect("ASCII")
+    }
+
+    #[test]
+    fn a_url_becomes_a_request() {
+        let get = Template::default();
+        assert_eq!(
+            sent("http://127.0.0.1:8080/a?b=c", &get),
+            "GET /a?b=c HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"
+        );
+        assert_eq!(sent("http://127.0.0.1", &get), "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+        assert_eq!(sent("http://[::1]:1/", &get), "GET / HTTP/1.1\r\nHost: [::1]:1\r\n\r\n");
+        let (name, value) = parse_header("content-type: text/plain").expect("a header");
+        let headers = HeaderMap::from_iter([(name, value)]);
+        let post = Template { method: Method::POST, headers, body: b"hi".to_vec() };
+        assert_eq!(
+            sent("http://127.0.0.1:1/", &post),
+            "POST / HTTP/1.1\r\nHost: 127.0.0.1:1\r\ncontent-type: text/plain\r\nContent-Length: 2\r\n\r\nhi"
+        );
+        let empty = Template { method: Method::PUT, ..Template::default() };
+        assert!(sent("http://127.0.0.1:1/", &empty).contains("Content-Length: 0\r\n"));
+    }
+
+    #[test]
+    fn what_the_headers_have_is_not_made_twice() {
+        let header = |text| parse_header(text).expect(text);
+        let headers = HeaderMap::from_iter([header("Host: other"), header("Content-Length: 9")]);
+        let template = Template { method: Method::POST, headers, body: b"hi".to_vec() };
+        let request = sent("http://127.0.0.1:1/", &template).to_ascii_lowercase();
+        assert_eq!((request.matches("host:").count(), request.matches("content-length:").count()), (1, 1));
+    }
+
+    #[test]
+    fn an_address_without_a_port_has_that_of_http() {
+        let target = Target::from_url("http://127.0.0.1/", &Template::default()).expect("a URL");
+        assert_eq!(target.addresses, ["127.0.0.1:80".parse().expect("an address")]);
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_named() {
+        let error = |url| Target::from_url(url, &Template::default()).expect_err(url).to_string();
+        for url in [
+            "",
+            "/a",
+            "127.0.0.1:80",
+            "http://",
+            "http://user@127.0.0.1/",
+            "http://127.0.0.1:x/",
+            "http://a b/",
+        ] {
+            assert!(
+                error(url).starts_with(&format!("{url:?} is not a URL such as http://")),
+                "{}",
+                error(url)
+            );
+        }
+        let message = error("https://127.0.0.1/");
+        assert!(
+            message.contains("begins with https://") && message.contains("expected http://"),
+            "{message}"
+        );
+        for wrong in ["", "a", "a b: c", "a: \u{0}"] {
+            let message = parse_header(wrong).expect_err(wrong);
+            assert!(message.starts_with(&format!("{wrong:?} is not a header such as")), "{message}");
+        }
+    }
+}
