@@ -4,6 +4,7 @@ mod live;
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,12 +15,14 @@ use anyhow::Context as _;
 use clap::ArgGroup;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use wharf::config::parse_time;
+use wharf::config::{Listen, parse_time};
+use wharf::database::Database;
 use wharf::load::{
     self, Arrivals, HdrLog, Interval, Objective, Pace, Plan, Rate, Report, Stages, Target, Template,
 };
 
-use super::{FAILED, USAGE};
+use super::asked::{self, Asked};
+use super::{Common, DATABASE_HELP, FAILED, USAGE};
 use live::Live;
 
 /// What a shell says of a process that ended by SIGINT.
@@ -35,14 +38,25 @@ more than 1 % of the requests were sent late or not at all.
 
   wharf load --rate 2000/s --slo 'p99<50ms' --slo 'errors<0.1%' http://127.0.0.1:8080/flights/1
   wharf load --stages 30s:0..2000,2m:2000 --poisson http://127.0.0.1:8080/flights/1
-  wharf load --connections 64 http://127.0.0.1:8080/flights/1";
+  wharf load --connections 64 http://127.0.0.1:8080/flights/1
+  wharf load --rate 2000/s --config wharf.toml";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, group = ArgGroup::new("pace").required(true))]
 pub(crate) struct Arguments {
     /// What to ask, in turn: http://HOST:PORT/PATH
-    #[arg(required = true, value_name = "URL")]
+    #[arg(required_unless_present = "config", conflicts_with = "config", value_name = "URL")]
     urls: Vec<String>,
+    /// Ask the endpoints of this configuration, with parameters sampled from its database, as endpoint.NAME.load says
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the configuration's server is [default: its server.listen]
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "config")]
+    at: Option<SocketAddr>,
+    #[arg(long, value_name = "URL", requires = "config", help = DATABASE_HELP)]
+    database: Option<String>,
+    #[command(flatten)]
+    asked: Asked,
     /// Open loop at one rate: 2000/s, 120/m
     #[arg(long, group = "pace")]
     rate: Option<Rate>,
@@ -71,13 +85,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = time)]
     late_after: Duration,
     /// Of the requests
-    #[arg(short = 'X', long, default_value = "GET", value_parser = method)]
+    #[arg(short = 'X', long, default_value = "GET", value_parser = method, conflicts_with = "config")]
     method: Method,
     /// "Name: value", for each request; may be repeated
-    #[arg(short = 'H', long, value_name = "HEADER", value_parser = load::parse_header)]
+    #[arg(short = 'H', long, value_name = "HEADER", value_parser = load::parse_header, conflicts_with = "config")]
     header: Vec<(HeaderName, HeaderValue)>,
     /// Of the requests; @FILE is a file's content
-    #[arg(long)]
+    #[arg(long, conflicts_with = "config")]
     body: Option<String>,
     /// What the run is to show: p99<50ms, mean<5ms, max<1s, errors<0.1%, rate>1900/s; may be repeated
     #[arg(long, value_name = "OBJECTIVE")]
@@ -94,7 +108,7 @@ fn count() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=1_000_000)
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let day = Duration::from_secs(24 * 3600);
     let time = parse_time(text).filter(|time| (Duration::from_millis(1)..=day).contains(time));
     time.ok_or_else(|| format!("{text:?} is not a time such as 500ms, 30s or 5m, from 1ms to 24h"))
@@ -138,6 +152,25 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 impl Arguments {
     fn plan(&self) -> anyhow::Result<Plan> {
+        // One that a person can type again.
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+        Ok(Plan {
+            targets: self.targets(seed)?,
+            pace: self.pace(seed),
+            timeout: self.timeout,
+            max_connections: self.max_connections.map(whole),
+            late_after: self.late_after,
+        })
+    }
+
+    fn targets(&self, seed: u64) -> anyhow::Result<Vec<Target>> {
+        if let Some(file) = &self.config {
+            return self.configured(file, seed);
+        }
+        anyhow::ensure!(
+            !self.asked.is_given(),
+            "--endpoint and --allow-writes need --config, whose endpoints they are about"
+        );
         let mut headers = HeaderMap::new();
         for (name, value) in &self.header {
             // One that is given twice is sent twice.
@@ -149,24 +182,33 @@ impl Arguments {
             body: self.body.as_deref().map(body).transpose()?.unwrap_or_default(),
         };
         let targets = self.urls.iter().map(|url| Target::from_url(url, &template));
-        let targets = targets.collect::<Result<_, _>>()?;
-        Ok(Plan {
-            targets,
-            pace: self.pace(),
-            timeout: self.timeout,
-            max_connections: self.max_connections.map(whole),
-            late_after: self.late_after,
-        })
+        Ok(targets.collect::<Result<_, _>>()?)
     }
 
-    fn pace(&self) -> Pace {
-        // One that a person can type again.
-        let random = || fastrand::u64(..1_000_000);
-        let arrivals = if self.poisson {
-            Arrivals::Poisson { seed: self.seed.unwrap_or_else(random) }
-        } else {
-            Arrivals::Constant
+    /// The endpoints of a configuration, whose server runs already.
+    fn configured(&self, file: &Path, seed: u64) -> anyhow::Result<Vec<Target>> {
+        let common = Common { config: Some(file.to_owned()), listen: None, database: self.database.clone() };
+        let (source, config) = asked::sound(common.load()?)?;
+        let address = match (self.at, &config.server.listen) {
+            (Some(address), _) => address,
+            (None, Listen::Tcp(address)) if address.port() > 0 => *address,
+            (None, other) => {
+                anyhow::bail!("server.listen is {other}: --at ADDRESS:PORT says where the server is")
+            }
         };
+        anyhow::ensure!(config.tls.certificate.is_none(), "the server speaks TLS, which is not supported");
+        // Samples are read one after the other.
+        let mut settings = config.database.clone();
+        (settings.maximum_pool_size, settings.minimum_idle) = (1, Some(1));
+        let samples = config.endpoints.iter().any(|endpoint| endpoint.traffic.sample.is_some());
+        let url = config.database.url.as_deref().filter(|_| samples);
+        let database = url.map(|url| Database::open(&settings, url)).transpose()?;
+        let traffic = self.asked.traffic(&config, database.as_ref(), address, seed);
+        Ok(traffic.map_err(|error| asked::explained(error, &source))?.targets)
+    }
+
+    fn pace(&self, seed: u64) -> Pace {
+        let arrivals = if self.poisson { Arrivals::Poisson { seed } } else { Arrivals::Constant };
         match (&self.stages, self.rate, self.connections) {
             (Some(stages), _, _) => Pace::Open { stages: stages.clone(), arrivals },
             (None, Some(rate), _) => Pace::Open { stages: Stages::constant(rate, self.duration), arrivals },
@@ -190,7 +232,7 @@ fn body(text: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The first signal ends the run with its report, the second ends the process.
-fn stopped_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
+pub(super) fn stopped_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::<AtomicBool>::default();
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stop))?;
@@ -199,14 +241,22 @@ fn stopped_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-enum Output {
+pub(super) enum Output {
     Stdout,
     File(File),
 }
 
 impl Output {
-    fn create(path: &Path) -> anyhow::Result<Self> {
+    pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
         if path == Path::new("-") { Ok(Self::Stdout) } else { create(path).map(Self::File) }
+    }
+
+    /// A text and the end of its last line.
+    pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
+        match self {
+            Self::Stdout => writeln!(io::stdout(), "{text}"),
+            Self::File(file) => writeln!(file, "{text}"),
+        }
     }
 }
 
@@ -222,11 +272,5 @@ fn show(report: &Report, json: Option<&mut Output>) -> anyhow::Result<()> {
         print!("{report}");
     }
     let Some(output) = json else { return Ok(()) };
-    let mut text = serde_json::to_string_pretty(report)?;
-    text.push('\n');
-    match output {
-        Output::Stdout => io::stdout().write_all(text.as_bytes()),
-        Output::File(file) => file.write_all(text.as_bytes()),
-    }
-    .context("--json cannot be written")
+    output.write(&serde_json::to_string_pretty(report)?).context("--json cannot be written")
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Main thread.
 
+mod asked;
 mod check;
 mod demo;
 mod health;
@@ -8,6 +9,7 @@ pub(crate) mod log_level;
 mod pid_file;
 mod reload;
 mod serve;
+mod tune;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -26,6 +28,8 @@ Configuration file [env: WHARF_CONFIG] [default: wharf.toml, config/wharf.toml, 
 
 const LISTEN_HELP: &str = "\
 Where to listen, as server.listen: ADDRESS:PORT, unix:PATH or systemd [env: WHARF_LISTEN]";
+
+const DATABASE_HELP: &str = "Database to use, as database.url [env: WHARF_DATABASE]";
 
 const VARIABLES: &str = "\
 Every key of the file has a variable, WHARF_SECTION_KEY: WHARF_SERVER_WORKERS=8, WHARF_QUEUE_MAX_LENGTH=100.
@@ -50,6 +54,8 @@ enum Command {
     Reload(reload::Arguments),
     /// Send requests at a rate, and say what became of them
     Load(Box<load::Arguments>),
+    /// Find the sizes of pool, workers and queue on the configuration's database, and prove them
+    Tune(tune::Arguments),
     /// Create the demo tables in a database and fill them
     Demo(demo::Arguments),
     /// Ask a running server whether it answers; exits 0 if so
@@ -64,7 +70,7 @@ pub(crate) struct Common {
     config: Option<PathBuf>,
     #[arg(long, value_name = "ADDR", help = LISTEN_HELP)]
     listen: Option<String>,
-    #[arg(long, value_name = "URL", help = "Database to use, as database.url [env: WHARF_DATABASE]")]
+    #[arg(long, value_name = "URL", help = DATABASE_HELP)]
     database: Option<String>,
 }
 
@@ -75,6 +81,7 @@ impl Arguments {
             Command::Check(common) => check::run(&common),
             Command::Reload(arguments) => reload::run(&arguments),
             Command::Load(arguments) => load::run(&arguments),
+            Command::Tune(arguments) => tune::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Health(arguments) => health::run(&arguments),
         }

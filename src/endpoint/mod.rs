@@ -4,6 +4,7 @@
 
 mod bind;
 mod check;
+mod traffic;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
 pub use check::{check, check_by, check_samples};
+pub use traffic::{Selection, Traffic, TrafficError, traffic};
 
 use crate::config::{self, Action, Config, Otherwise, Returns};
 use crate::database::{self, Access, Connection, Database, RowWriter, Shape, Statement};

@@ -112,6 +112,13 @@ impl Objective {
         }
     }
 
+    /// The time that it allows a request, if it bounds one.
+    pub fn latency_max(&self) -> Option<Duration> {
+        let bounds = matches!(self.bound, Bound::Below | Bound::AtMost);
+        let times = matches!(self.measure, Measure::Percentile(_) | Measure::Mean | Measure::Max);
+        (bounds && times).then(|| Duration::try_from_secs_f64(self.value / 1e3).ok()).flatten()
+    }
+
     /// What it is measured in.
     pub(super) fn unit(&self) -> &'static str {
         match self.measure {

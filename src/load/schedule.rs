@@ -32,6 +32,11 @@ pub struct ScheduleError {
 }
 
 impl Rate {
+    /// So many requests a second. `None`: none, or more than a number can say.
+    pub fn new(per_second: f64) -> Option<Self> {
+        (per_second > 0.0 && per_second.is_finite()).then_some(Self(per_second))
+    }
+
     /// Requests a second.
     pub fn per_second(self) -> f64 {
         self.0

@@ -7,6 +7,7 @@ mod accuracy;
 mod command;
 mod outcomes;
 mod server;
+mod traffic;
 
 use serde_json::Value;
 use support::{Exit, Wharf};

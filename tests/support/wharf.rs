@@ -92,7 +92,12 @@ impl Wharf {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Exit {
-        run(command(arguments, environment, directory.path()))
+        Self::run_at(directory.path(), arguments, environment)
+    }
+
+    /// The same in a directory that somebody else keeps.
+    pub(crate) fn run_at(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Exit {
+        run(command(arguments, environment, directory))
     }
 
     /// Runs `wharf serve` to its end as [`Wharf::start_by`] starts it.

@@ -7,12 +7,14 @@ mod document;
 
 use std::fmt;
 
+use serde::Serialize;
 use toml::de::DeTable;
 
 use self::document::{Document, Place};
 
 /// A value to set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum Value {
     /// A whole number.
     Count(usize),

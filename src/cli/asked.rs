@@ -1,0 +1,59 @@
+//! What `load` and `tune` have in common: which of the configuration's endpoints are asked.
+
+use std::net::SocketAddr;
+
+use wharf::config::{Config, Problems, Source};
+use wharf::database::Database;
+use wharf::endpoint::{Selection, Traffic, TrafficError, traffic};
+
+use super::Loaded;
+
+#[derive(clap::Args)]
+pub(crate) struct Asked {
+    /// Ask this endpoint of the configuration; may be repeated [default: all that have a weight]
+    #[arg(long, value_name = "NAME")]
+    endpoint: Vec<String>,
+    /// Ask also endpoints that write, which are those of every method but GET
+    #[arg(long)]
+    allow_writes: bool,
+}
+
+impl Asked {
+    /// Whether any of it was given.
+    pub(super) fn is_given(&self) -> bool {
+        self.allow_writes || !self.endpoint.is_empty()
+    }
+
+    /// What the server at this address is asked. Says which endpoints are left out.
+    pub(super) fn traffic(
+        &self,
+        config: &Config,
+        database: Option<&Database>,
+        address: SocketAddr,
+        seed: u64,
+    ) -> Result<Traffic, TrafficError> {
+        let selection =
+            Selection { names: self.endpoint.clone(), allow_writes: self.allow_writes, seed, address };
+        let traffic = traffic(config, database, &selection)?;
+        if !traffic.left_out.is_empty() {
+            let names = traffic.left_out.join(", ");
+            eprintln!("left out, because they write: {names} (--allow-writes asks them as well)");
+        }
+        Ok(traffic)
+    }
+}
+
+/// The configuration, which is to have no problems.
+pub(super) fn sound(loaded: Loaded) -> anyhow::Result<(Source, Config)> {
+    let Loaded { source, config, problems } = loaded;
+    anyhow::ensure!(problems.list().is_empty(), "{problems}");
+    Ok((source, config))
+}
+
+/// The error with the places in the file that it is about.
+pub(super) fn explained(error: TrafficError, source: &Source) -> anyhow::Error {
+    match error {
+        TrafficError::Problems(list) => anyhow::anyhow!("{}", Problems::new(source.clone(), list)),
+        error => error.into(),
+    }
+}
