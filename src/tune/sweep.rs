@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use super::formulas::queue_length;
 use super::subject::{Sizes, Subject, clients, endless};
 use super::{
-    Error, Limits, Measurement, Measurements, Next, Outcome, Planner, Progress, Request, Stage, Stop, decide,
+    CannotTell, Error, Limits, Measurement, Measurements, Next, Outcome, Planner, Progress, Request, Stage,
+    Stop, decide,
 };
 use crate::config;
 use crate::load::{Objective, Report};
 
 /// The parts of the time that the sweeps may take; the proof has the rest, which it does not always need.
-const POOL_SHARE: f64 = 0.5;
-const WORKERS_SHARE: f64 = 0.2;
+const POOL_SHARE: f64 = 0.55;
+const WORKERS_SHARE: f64 = 0.15;
 
 /// One measurement is long enough for a p99, and a sweep has many.
 const EACH: std::ops::RangeInclusive<Duration> = Duration::from_millis(400)..=Duration::from_secs(3);
@@ -130,8 +131,8 @@ impl Run<'_> {
         let endless = endless(&self.queue);
         let at_pool = |size| Sizes { pool: size, workers: size, queue: endless.clone() };
         let pool = self.sweep(Stage::Pool, pool_limits, budget.mul_f64(POOL_SHARE), at_pool)?;
-        // Where the measurements do not say, the rest is measured at the size that did best.
-        let chosen = pool.size().or_else(|| fastest(&pool.measurements)).unwrap_or(pool_limits.largest);
+        // Where the measurements do not say, the rest is measured at the size that would be chosen if they did.
+        let chosen = pool.size().or_else(|| likeliest(&pool)).unwrap_or(pool_limits.largest);
         let limits = Limits { smallest: chosen, largest: chosen * WORKERS_FOR_EACH, ..pool_limits };
         let at_workers = |size| Sizes { pool: chosen, workers: size, queue: endless.clone() };
         let workers = self.sweep(Stage::Workers, limits, budget.mul_f64(WORKERS_SHARE), at_workers)?;
@@ -266,10 +267,14 @@ fn shorter(queue: &config::Queue, capacity: f64, workers: usize) -> config::Queu
     queue
 }
 
-fn fastest(measurements: &Measurements) -> Option<usize> {
-    let sizes = measurements.sizes();
-    let fastest = sizes.iter().max_by(|one, other| one.throughput.total_cmp(&other.throughput));
-    fastest.map(|size| size.size)
+/// The fastest of the sizes that the knee may be among, or of all.
+fn likeliest(sweep: &Sweep) -> Option<usize> {
+    let may_be = |size: usize| match &sweep.outcome {
+        Outcome::CannotTell(CannotTell::TooNoisy { band, .. }) => band.contains(&size),
+        _ => true,
+    };
+    let sizes = sweep.measurements.sizes().iter().filter(|size| may_be(size.size));
+    sizes.max_by(|one, other| one.throughput.total_cmp(&other.throughput)).map(|size| size.size)
 }
 
 fn milliseconds(number: f64) -> Duration {
