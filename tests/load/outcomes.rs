@@ -134,9 +134,9 @@ fn a_server_that_goes_away_refuses_connections() {
 fn clients_of_a_closed_loop_go_on_after_failures_but_not_at_once() {
     let server = Server::start(|number| if number == 20 { Reply::LastOfAll(answer(200)) } else { ok() });
     let report = report(&server.url(), &["--connections", "2", "--duration", "1s"]);
-    // One goes on on the connection that it has; the other is refused 100 times a second at most.
+    // Each is refused 100 times a second at most; who still has a connection, not at all.
     let refused = report["failures"]["connection refused"].as_u64().unwrap_or_default();
-    assert!((1..=100).contains(&refused), "{report:#}");
+    assert!((1..=200).contains(&refused), "{report:#}");
 }
 
 #[test]
