@@ -1,5 +1,6 @@
 //! `wharf load`: sends requests to URLs, shows what happens while it does, and says in the end what became of them.
 
+mod comparison;
 mod live;
 
 use std::fs::File;
@@ -23,6 +24,7 @@ use wharf::load::{
 
 use super::asked::{self, Asked};
 use super::{Common, DATABASE_HELP, FAILED, USAGE};
+use comparison::Base;
 use live::Live;
 
 /// What a shell says of a process that ended by SIGINT.
@@ -99,6 +101,12 @@ pub(crate) struct Arguments {
     /// Write the report as JSON; - is standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Compare with an earlier run of the same pace, by what --json has written; worse is exit code 1
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// A change that does not matter in --compare
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent, requires = "compare")]
+    tolerance: f64,
     #[arg(long, value_name = "FILE", help = "Write latencies, second by second, as an HdrHistogram log")]
     hdr: Option<PathBuf>,
 }
@@ -114,6 +122,13 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| format!("{text:?} is not a time such as 500ms, 30s or 5m, from 1ms to 24h"))
 }
 
+/// As a part: 0.05 for `5%`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    let percent = number.filter(|percent: &f64| *percent > 0.0 && *percent < 100.0);
+    percent.map(|percent| percent / 100.0).ok_or_else(|| format!("{text:?} is not a tolerance such as 5%"))
+}
+
 fn method(text: &str) -> Result<Method, String> {
     let method = Method::from_bytes(text.as_bytes()).ok().filter(|method| *method != Method::CONNECT);
     method.ok_or_else(|| format!("{text:?} is not a method such as GET or POST"))
@@ -125,6 +140,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut json = arguments.json.as_deref().map(Output::create).transpose()?;
     let hdr = arguments.hdr.as_deref().map(create).transpose()?;
     let mut hdr = hdr.map(HdrLog::begin).transpose().context("--hdr")?;
+    let base = arguments.compare.as_deref().map(|path| Base::read(path, &plan.pace)).transpose()?;
     let mut live = Live::new(&plan.pace, io::stderr().is_terminal());
     let mut unwritten = None;
     let observe = |interval: &Interval<'_>| {
@@ -140,13 +156,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Each is judged, also after one that was missed.
     let missed = met.filter(|met| !met).count();
     show(&report, json.as_mut())?;
+    let mut worse = false;
+    if let Some(base) = base {
+        let comparisons = base.beside(&report, arguments.tolerance)?;
+        tell(&comparisons.to_string(), json.as_ref());
+        worse = comparisons.is_worse();
+    }
     if let Some(error) = unwritten {
         return Err(error).context("--hdr");
     }
-    Ok(match (&report.not_held, missed) {
+    Ok(match (&report.not_held, missed == 0 && !worse) {
         (Some(_), _) => ExitCode::from(USAGE),
-        (None, 0) => ExitCode::SUCCESS,
-        (None, _) => ExitCode::from(FAILED),
+        (None, true) => ExitCode::SUCCESS,
+        (None, false) => ExitCode::from(FAILED),
     })
 }
 
@@ -264,13 +286,13 @@ fn create(path: &Path) -> anyhow::Result<File> {
     File::create(path).with_context(|| format!("{} cannot be written", path.display()))
 }
 
-/// The table goes to standard output, unless JSON does.
+/// To standard output, unless the JSON goes there.
+pub(super) fn tell(text: &str, json: Option<&Output>) {
+    if let Some(Output::Stdout) = json { eprint!("{text}") } else { print!("{text}") }
+}
+
 fn show(report: &Report, json: Option<&mut Output>) -> anyhow::Result<()> {
-    if let Some(Output::Stdout) = json {
-        eprint!("{report}");
-    } else {
-        print!("{report}");
-    }
+    tell(&report.to_string(), json.as_deref());
     let Some(output) = json else { return Ok(()) };
     output.write(&serde_json::to_string_pretty(report)?).context("--json cannot be written")
 }

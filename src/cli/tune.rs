@@ -16,7 +16,7 @@ use wharf::load::Objective;
 use wharf::tune::{self, Allowance, Change, Edited, Error, Progress, Report, Request, Stage, Value, edit};
 
 use super::asked::{self, Asked};
-use super::load::{Output, stopped_by_signals, time};
+use super::load::{Output, stopped_by_signals, tell, time};
 use super::{Common, FAILED, demo, log_level};
 
 const EXAMPLES: &str = "\
@@ -93,12 +93,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         json.write(&serde_json::to_string_pretty(&report)?).context("--json cannot be written")?;
     }
     let found = format!("{report}{}", Lines(&edited));
-    // Standard output is the table's, unless it is the JSON's.
-    if matches!(json, Some(Output::Stdout)) {
-        eprint!("{found}");
-    } else {
-        print!("{found}");
-    }
+    tell(&found, json.as_ref());
     if !report.stands {
         return Ok(ExitCode::from(FAILED));
     }

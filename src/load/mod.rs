@@ -23,6 +23,7 @@ mod schedule;
 mod table;
 mod target;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
@@ -77,7 +78,29 @@ pub enum Pace {
     },
 }
 
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { stages, arrivals: Arrivals::Constant } => write!(f, "{stages}"),
+            Self::Open { stages, arrivals: Arrivals::Poisson { seed } } => {
+                write!(f, "{stages}, Poisson arrivals of seed {seed}")
+            }
+            Self::Closed { connections, duration } => {
+                write!(f, "{connections} connections for {} s", duration.as_secs_f64())
+            }
+        }
+    }
+}
+
 impl Pace {
+    /// `open` or `closed`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "open",
+            Self::Closed { .. } => "closed",
+        }
+    }
+
     /// For how long requests are sent.
     pub fn length(&self) -> Duration {
         match self {

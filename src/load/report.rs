@@ -244,22 +244,17 @@ impl<'p> Summary<'p> {
     pub(super) fn report(self) -> Report {
         let plan = self.plan;
         let length = self.stopped.unwrap_or(plan.pace.length());
-        let (kind, pace, seed, connections) = match &plan.pace {
-            Pace::Open { stages, arrivals: Arrivals::Constant } => ("open", stages.to_string(), None, None),
-            Pace::Open { stages, arrivals: Arrivals::Poisson { seed } } => {
-                ("open", format!("{stages}, Poisson arrivals of seed {seed}"), Some(*seed), None)
-            }
-            Pace::Closed { connections, duration } => {
-                let words = format!("{connections} connections for {} s", duration.as_secs_f64());
-                ("closed", words, None, Some(*connections))
-            }
+        let (seed, connections) = match &plan.pace {
+            Pace::Open { arrivals: Arrivals::Constant, .. } => (None, None),
+            Pace::Open { arrivals: Arrivals::Poisson { seed }, .. } => (Some(*seed), None),
+            Pace::Closed { connections, .. } => (None, Some(*connections)),
         };
         let names: Vec<&str> = plan.targets.iter().map(|target| target.name.as_str()).collect();
         let targets = names.iter().zip(&self.targets).filter(|_| names.len() > 1);
         Report {
             wharf: env!("CARGO_PKG_VERSION"),
-            kind,
-            pace,
+            kind: plan.pace.kind(),
+            pace: plan.pace.to_string(),
             seed,
             connections,
             max_connections: self.max_connections,

@@ -5,6 +5,7 @@ mod support;
 
 mod accuracy;
 mod command;
+mod comparison;
 mod outcomes;
 mod server;
 mod traffic;

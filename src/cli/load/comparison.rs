@@ -1,0 +1,109 @@
+//! `--compare`: this run beside an earlier one's JSON, second by second, with confidence and not by single numbers.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde_json::Value;
+use wharf::load::{Pace, Report};
+use wharf::tune::{Better, Comparison, Verdict, compare};
+
+/// A second that is cut short by the run's end, or in which only answers came, says nothing of a rate.
+const WHOLE_SECOND_S: f64 = 0.9;
+
+/// Both runs in each respect.
+pub(super) struct Comparisons {
+    base: String,
+    rows: Vec<(&'static str, Comparison)>,
+    tolerance: f64,
+}
+
+/// An earlier run.
+pub(super) struct Base {
+    name: String,
+    report: Value,
+}
+
+impl Base {
+    /// Reads what `--json` has written by a run of this pace: a closed loop and an open one, or different rates, measure
+    /// different things.
+    pub(super) fn read(path: &Path, pace: &Pace) -> anyhow::Result<Self> {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).with_context(|| format!("--compare {name}: cannot be read"))?;
+        let report: Value =
+            serde_json::from_str(&text).with_context(|| format!("--compare {name}: not JSON"))?;
+        anyhow::ensure!(
+            report["seconds"].is_array() && report["loop"].is_string(),
+            "--compare {name}: not a report that wharf load --json has written"
+        );
+        for (key, now) in [("loop", pace.kind().to_owned()), ("pace", pace.to_string())] {
+            let before = report[key].as_str().unwrap_or_default();
+            // Arrivals by lot may be another lot's.
+            let comparable = |words: &str| words.split(" of seed").next().map(str::to_owned);
+            anyhow::ensure!(
+                comparable(before) == comparable(&now),
+                "--compare {name}: its {key} is {before:?}, and this run's is {now:?}; expected the same"
+            );
+        }
+        Ok(Self { name, report })
+    }
+
+    pub(super) fn beside(&self, report: &Report, tolerance: f64) -> anyhow::Result<Comparisons> {
+        let new = serde_json::to_value(report)?;
+        let row = |name, key, better| {
+            let (base, new) = (seconds(&self.report, key), seconds(&new, key));
+            (name, compare(&base, &new, tolerance, better))
+        };
+        Ok(Comparisons {
+            base: self.name.clone(),
+            rows: vec![
+                row("good answers", "good", Better::Higher),
+                row("p50", "p50_ms", Better::Lower),
+                row("p99", "p99_ms", Better::Lower),
+                row("errors", "errors", Better::Lower),
+            ],
+            tolerance,
+        })
+    }
+}
+
+/// The values of the seconds in which requests were sent.
+fn seconds(report: &Value, key: &str) -> Vec<f64> {
+    let number = |second: &Value, key: &str| second[key].as_f64().unwrap_or_default();
+    let seconds = report["seconds"].as_array().into_iter().flatten();
+    let whole = seconds.filter(|second| {
+        number(second, "to_s") - number(second, "from_s") >= WHOLE_SECOND_S && number(second, "sent") > 0.0
+    });
+    whole
+        .map(|second| number(second, key) / if key.ends_with("_ms") { 1.0 } else { length(second) })
+        .collect()
+}
+
+fn length(second: &Value) -> f64 {
+    let end = |key: &str| second[key].as_f64().unwrap_or_default();
+    end("to_s") - end("from_s")
+}
+
+impl Comparisons {
+    /// Whether this run is worse in any respect.
+    pub(super) fn is_worse(&self) -> bool {
+        self.rows.iter().any(|(_, row)| row.verdict == Verdict::Worse)
+    }
+}
+
+impl fmt::Display for Comparisons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tolerance = self.tolerance * 100.0;
+        writeln!(
+            f,
+            "\nbeside {}, with a tolerance of {tolerance} % and a confidence of 95 %, second by second",
+            self.base
+        )?;
+        writeln!(f, "  {:<14} {:>11} {:>11}", "", "before", "now")?;
+        for (name, row) in &self.rows {
+            writeln!(f, "  {name:<14} {:>11.3} {:>11.3}  {row}", row.base, row.new)?;
+        }
+        Ok(())
+    }
+}
