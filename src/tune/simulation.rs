@@ -143,17 +143,17 @@ fn is_too_noisy(outcome: &Outcome) -> bool {
 
 #[test]
 fn a_hard_limit_is_found_within_one() {
-    let runs = Service::new(semaphore(6.0), 0.03, 20).sweeps(500);
+    let runs = Service::new(semaphore(6.0), 0.03, 20).sweeps(150);
     runs.assert("6", 990, is_near(6));
     assert!(runs.median() <= 40);
-    Service::new(semaphore(2.0), 0.03, 20).sweeps(100).assert("2", 980, is_near(2));
-    Service::new(semaphore(11.0), 0.03, 20).sweeps(100).assert("11", 980, is_near(11));
+    Service::new(semaphore(2.0), 0.03, 20).sweeps(60).assert("2", 980, is_near(2));
+    Service::new(semaphore(11.0), 0.03, 20).sweeps(60).assert("11", 980, is_near(11));
 }
 
 #[test]
 fn a_hard_limit_is_found_in_a_short_time_or_not_claimed() {
     let service = Service { measurements_max: 45, ..Service::new(semaphore(6.0), 0.03, 20) };
-    let runs = service.sweeps(100);
+    let runs = service.sweeps(60);
     runs.assert("found", 900, is_near(6));
     runs.assert("not claimed", 990, |outcome| is_too_noisy(outcome) || has_in_band(6)(outcome));
 }
@@ -163,21 +163,21 @@ fn a_machine_with_troubles_costs_time_and_not_the_answer() {
     let service = Service::new(semaphore(6.0), 0.02, 20);
     // It gets slower, by a third over a hundred measurements.
     let slower = Service { trouble: |number, _| 1.0 - number / 300.0, ..service.clone() };
-    slower.sweeps(100).assert("slower", 980, is_near(6));
+    slower.sweeps(60).assert("slower", 980, is_near(6));
     // It is slower by a tenth once the first sizes are measured: those that are measured later looked too small, and 8 was
     // taken every time.
     let jump = Service { trouble: |number, _| if number < 18.0 { 1.0 } else { 0.9 }, ..service.clone() };
-    jump.sweeps(100).assert("jump", 980, is_near(6));
+    jump.sweeps(60).assert("jump", 980, is_near(6));
     // One measurement in twenty meets a stall that takes a third of it.
     let stalls = Service { trouble: |_, chance| if chance < 0.05 { 0.67 } else { 1.0 }, ..service };
-    let runs = stalls.sweeps(100);
+    let runs = stalls.sweeps(60);
     runs.assert("stalls, found", 700, is_near(6));
     runs.assert("stalls, not wrong", 960, |outcome| is_too_noisy(outcome) || has_in_band(6)(outcome));
 }
 
 #[test]
 fn a_curve_that_falls_again_gets_a_knee_that_is_enough() {
-    for (sigma, kappa, count) in [(0.05, 0.005, 500), (0.1, 0.02, 50), (0.02, 0.001, 50)] {
+    for (sigma, kappa, count) in [(0.05, 0.005, 60), (0.1, 0.02, 50), (0.02, 0.001, 50)] {
         let curve = law(sigma, kappa);
         let runs = Service::new(curve, 0.03, 40).sweeps(count);
         let enough = |knee: &Knee| part_of_best(curve, 40, knee.size) >= 0.93;
@@ -192,8 +192,8 @@ fn a_curve_that_falls_again_gets_a_knee_that_is_enough() {
 #[test]
 fn a_flat_curve_is_called_flat() {
     let flat = |outcome: &Outcome| matches!(outcome, Outcome::Flat(knee) if knee.size == 1);
-    Service::new(|_| 500.0, 0.03, 20).sweeps(500).assert("3 %", 990, flat);
-    let runs = Service::new(|_| 500.0, 0.01, 20).sweeps(100);
+    Service::new(|_| 500.0, 0.03, 20).sweeps(150).assert("3 %", 990, flat);
+    let runs = Service::new(|_| 500.0, 0.01, 20).sweeps(60);
     runs.assert("1 %", 995, flat);
     assert_eq!(runs.median(), 18);
 }
@@ -201,13 +201,13 @@ fn a_flat_curve_is_called_flat() {
 #[test]
 fn growth_to_the_end_is_not_called_a_knee() {
     let grows = |outcome: &Outcome| matches!(outcome, Outcome::AtLargest(knee) if knee.size == 32);
-    Service::new(|size| 100.0 * size, 0.03, 32).sweeps(100).assert("in proportion", 990, grows);
-    Service::new(law(0.01, 0.0), 0.03, 32).sweeps(100).assert("less and less", 970, grows);
+    Service::new(|size| 100.0 * size, 0.03, 32).sweeps(60).assert("in proportion", 990, grows);
+    Service::new(law(0.01, 0.0), 0.03, 32).sweeps(60).assert("less and less", 970, grows);
 }
 
 #[test]
 fn noise_is_called_noise() {
-    for (measurements_max, count) in [(60, 500), (120, 50)] {
+    for (measurements_max, count) in [(60, 100), (120, 30)] {
         let service = Service { measurements_max, ..Service::new(semaphore(6.0), 0.4, 20) };
         service.sweeps(count).assert("a hard limit", 970, is_too_noisy);
         let service = Service { measurements_max, ..Service::new(|_| 500.0, 0.4, 20) };
@@ -220,9 +220,9 @@ fn an_objective_comes_before_throughput() {
     // Up to 8 connections stay below 50 ms: 8 × 5.8 ms = 46 ms, 9 × 5.8 ms = 52 ms.
     let crowded = Service { p99: |size| size * 0.0058, ..Service::new(semaphore(16.0), 0.02, 20) };
     let missed = |knee: &Knee| knee.size.abs_diff(8) <= 1 && knee.missed.is_some();
-    crowded.sweeps(100).assert("crowded", 980, |outcome| knee(outcome).is_some_and(missed));
+    crowded.sweeps(60).assert("crowded", 980, |outcome| knee(outcome).is_some_and(missed));
     let slow = Service { p99: |size| 0.08 + size / 1000.0, ..Service::new(semaphore(6.0), 0.02, 20) };
-    let runs = slow.sweeps(100);
+    let runs = slow.sweeps(60);
     runs.assert("slow", 990, |outcome| matches!(outcome, Outcome::NoneMeets { closest: 1 | 2 | 4, .. }));
     assert_eq!(runs.median(), 18);
 }
