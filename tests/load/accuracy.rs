@@ -12,34 +12,40 @@ const STALL: Duration = Duration::from_secs(2);
 
 #[test]
 fn known_service_times_are_what_the_percentiles_show() {
-    // Each tenth request takes 1,200 ms, the others 400: of which 2 % are more than a busy machine takes to wake a thread.
+    // Of ten requests six take no time, three 400 ms, one 1,200.
     let server = Server::start(|number| {
-        thread::sleep(Duration::from_millis(if number.is_multiple_of(10) { 1200 } else { 400 }));
+        let ms = match number % 10 {
+            0 => 1200,
+            3 | 6 | 9 => 400,
+            _ => 0,
+        };
+        thread::sleep(Duration::from_millis(ms));
         ok()
     });
     let report = report(&server.url(), &["--rate", "100/s", "--duration", "2s"]);
     assert_eq!((count(&report, "scheduled"), count(&report, "good")), (200, 200), "{report:#}");
-    // What the server itself took says how busy the machine is.
-    let mut took: Vec<Duration> = server.served().iter().map(|served| served.took).collect();
-    took.sort();
-    // What was sent late, which the run reports, is in the latency and not in the service time.
-    for (times, lateness) in [("latency_ms", ms(&report, "lateness_ms", "p50")), ("service_ms", 0.0)] {
-        for (percentile, took) in [("p50", took[99]), ("p95", took[189])] {
-            let expected = took.as_secs_f64() * 1e3 + lateness;
-            assert_near(ms(&report, times, percentile), expected, &report);
+    let mut took: Vec<f64> = server.served().iter().map(|served| served.took.as_secs_f64() * 1e3).collect();
+    took.sort_by(f64::total_cmp);
+    for times in ["latency_ms", "service_ms"] {
+        // What a request costs that takes the server no time is what the way there and back costs at most on a machine this
+        // busy, and nothing on one that is not.
+        let way = (ms(&report, times, "p50") - took[99]).max(0.0);
+        for (percentile, took) in [("p75", took[149]), ("p95", took[189])] {
+            let within = took * 0.98..=(took + way) * 1.02;
+            let measured = ms(&report, times, percentile);
+            assert!(within.contains(&measured), "{percentile} is not in {within:?}: {report:#}");
         }
-        assert!(ms(&report, times, "min") >= 400.0, "{report:#}");
-        assert!(ms(&report, times, "p99") >= 1200.0, "{report:#}");
+        assert!(ms(&report, times, "p75") >= 400.0 && ms(&report, times, "p95") >= 1200.0, "{report:#}");
     }
 }
 
-/// Stalls for 2 s when its 101st request comes; all that come meanwhile wait until it is over.
+/// Stalls for 2 s when its 51st request comes; all that come meanwhile wait until it is over.
 fn stalling(service: Duration) -> Server {
     let over = Mutex::new(None::<Instant>);
     Server::start(move |number| {
         let until = {
             let mut over = over.lock().expect("nobody panics with it");
-            if number == 101 {
+            if number == 51 {
                 *over = Some(Instant::now() + STALL);
             }
             *over
@@ -53,14 +59,15 @@ fn stalling(service: Duration) -> Server {
 #[test]
 fn an_open_loop_shows_a_stall_as_its_users_see_it() {
     let server = stalling(Duration::ZERO);
-    let report = report(&server.url(), &["--rate", "100/s", "--duration", "5s"]);
-    assert_eq!((count(&report, "scheduled"), count(&report, "good")), (500, 500), "{report:#}");
-    // 200 of 500 requests are due during the stall, and wait for what is left of it: 2 s at its begin, nothing at its end. So
-    // 60 % are answered at once, and from there percentiles grow evenly to 2 s.
-    for (percentile, expected) in [("p75", 0.75), ("p90", 1.5), ("p99", 1.95)] {
-        let expected = expected * 1e3;
-        let measured = ms(&report, "latency_ms", percentile);
-        assert!((measured - expected).abs() <= 0.02 * 2e3, "{percentile} is {measured}: {report:#}");
+    let report = report(&server.url(), &["--rate", "50/s", "--duration", "5s"]);
+    assert_eq!((count(&report, "scheduled"), count(&report, "good")), (250, 250), "{report:#}");
+    // 100 of 250 requests are due during the stall, and wait for what is left of it: 2 s at its begin, nothing at its end. So
+    // 60 % are answered at once, and from there percentiles grow evenly to 2 s. On a busy machine the stall itself is longer.
+    let stalled = server.served().iter().map(|served| served.took).max().expect("all were answered");
+    let tolerance = STALL.mul_f64(0.02) + stalled.saturating_sub(STALL);
+    for (percentile, expected_ms) in [("p75", 750.0), ("p90", 1500.0), ("p99", 1950.0)] {
+        let off = ms(&report, "latency_ms", percentile) - expected_ms;
+        assert!(off.abs() <= tolerance.as_secs_f64() * 1e3, "{percentile} is off by {off}: {report:#}");
     }
     assert!(ms(&report, "latency_ms", "p50") < 200.0, "{report:#}");
 }
@@ -71,7 +78,7 @@ fn a_closed_loop_hides_the_stall_and_says_what_it_is() {
     let report = report(&server.url(), &["--connections", "1", "--duration", "4s"]);
     assert_eq!(report["loop"], "closed");
     // One request met the stall, and one in a hundred must have done so for p99 to show it.
-    assert!(count(&report, "good") > 200, "{report:#}");
+    assert!(count(&report, "good") > 150, "{report:#}");
     assert!(ms(&report, "service_ms", "max") >= 2e3 * 0.99, "{report:#}");
     assert!(ms(&report, "service_ms", "p99") < 1e3, "{report:#}");
 }
