@@ -97,17 +97,10 @@ pub(super) fn less(a: &Value, b: &Value) -> bool {
 
 fn show(value: &Value) -> String {
     match value {
-        Value::Int(number) => number.to_string(),
-        Value::Float(number) => number.to_string(),
-        Value::Bool(flag) => flag.to_string(),
-        Value::Text(text)
-        | Value::Uuid(text)
-        | Value::Date(text)
-        | Value::Timestamp(text)
-        | Value::Json(text) => text.clone(),
         Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
         Value::Null => "null".to_owned(),
         Value::Array(_, items) => format!("{} items", items.len()),
+        other => other.to_text(),
     }
 }
 
