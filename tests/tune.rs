@@ -75,12 +75,18 @@ fn tuned(config: &str, arguments: &[&str]) -> (Value, String) {
     let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
     let file = directory.path().join("wharf.toml");
     fs::write(&file, config).expect("the file is written");
-    let all = [&["tune", "--json", "found.json", "--seed", "7"], arguments].concat();
+    let outputs = ["tune", "--json", "found.json", "--html", "found.html", "--seed", "7"];
+    let all = [&outputs[..], arguments].concat();
     let exit = Wharf::run_in(&directory, &all, &[]);
     assert!(matches!(exit.code, Some(0 | 1)), "{:?}: {}", exit.code, exit.stderr);
     let report = fs::read_to_string(directory.path().join("found.json")).expect("the report is written");
     let report: Value = serde_json::from_str(&report).expect("it is JSON");
     assert_eq!(report["stands"].as_bool(), Some(exit.code == Some(0)), "{}", exit.stdout);
+    let page = fs::read_to_string(directory.path().join("found.html")).expect("the page is written");
+    assert!(
+        page.contains(report["pool"]["words"].as_str().expect("a text").trim_start_matches("connections")),
+        "{page}"
+    );
     (report, fs::read_to_string(file).expect("it is there"))
 }
 

@@ -109,6 +109,9 @@ pub(crate) struct Arguments {
     tolerance: f64,
     #[arg(long, value_name = "FILE", help = "Write latencies, second by second, as an HdrHistogram log")]
     hdr: Option<PathBuf>,
+    /// Write the report as one HTML page with charts, which needs no other file and no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Clients or connections: nobody has more ports than that to one server.
@@ -138,6 +141,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let plan = arguments.plan()?;
     // Before the run, which would be for nothing if they could not be written.
     let mut json = arguments.json.as_deref().map(Output::create).transpose()?;
+    let mut html = arguments.html.as_deref().map(create).transpose()?;
     let hdr = arguments.hdr.as_deref().map(create).transpose()?;
     let mut hdr = hdr.map(HdrLog::begin).transpose().context("--hdr")?;
     let base = arguments.compare.as_deref().map(|path| Base::read(path, &plan.pace)).transpose()?;
@@ -156,6 +160,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Each is judged, also after one that was missed.
     let missed = met.filter(|met| !met).count();
     show(&report, json.as_mut())?;
+    if let Some(file) = &mut html {
+        file.write_all(report.page().as_bytes()).context("--html cannot be written")?;
+    }
     let mut worse = false;
     if let Some(base) = base {
         let comparisons = base.beside(&report, arguments.tolerance)?;
@@ -282,7 +289,7 @@ impl Output {
     }
 }
 
-fn create(path: &Path) -> anyhow::Result<File> {
+pub(super) fn create(path: &Path) -> anyhow::Result<File> {
     File::create(path).with_context(|| format!("{} cannot be written", path.display()))
 }
 

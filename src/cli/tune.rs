@@ -16,7 +16,7 @@ use wharf::load::Objective;
 use wharf::tune::{self, Allowance, Change, Edited, Error, Progress, Report, Request, Stage, Value, edit};
 
 use super::asked::{self, Asked};
-use super::load::{Output, stopped_by_signals, tell, time};
+use super::load::{Output, create, stopped_by_signals, tell, time};
 use super::{Common, FAILED, demo, log_level};
 
 const EXAMPLES: &str = "\
@@ -58,6 +58,9 @@ pub(crate) struct Arguments {
     /// Write all that was found as JSON; - is standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write all that was found as one HTML page with charts, which needs no other file and no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -70,6 +73,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     demo::fill_if_missing(&config)?;
     let (largest, because) = arguments.largest(&config.database, url)?;
     let mut json = arguments.json.as_deref().map(Output::create).transpose()?;
+    let mut html = arguments.html.as_deref().map(create).transpose()?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let request = Request { largest, objectives: arguments.target.clone(), time: arguments.time, seed };
     let stop = stopped_by_signals()?;
@@ -91,6 +95,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let edited = edited(&source, &report)?;
     if let Some(json) = &mut json {
         json.write(&serde_json::to_string_pretty(&report)?).context("--json cannot be written")?;
+    }
+    if let Some(file) = &mut html {
+        file.write_all(report.page().as_bytes()).context("--html cannot be written")?;
     }
     let found = format!("{report}{}", Lines(&edited));
     tell(&found, json.as_ref());

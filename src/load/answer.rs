@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 
 use httparse::{Header, ParserConfig, Response, Status};
 
+use super::server_timing::ServerTiming;
 use crate::http::Decoder;
 
 /// A head that has not ended by then is none. Servers commonly stop at 8 KiB.
@@ -28,6 +29,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// Whether the connection can have another request.
     pub(super) keeps: bool,
+    /// Where its time went, if the server says so.
+    pub(super) timing: Option<ServerTiming>,
 }
 
 #[derive(Debug, Default)]
@@ -130,7 +133,7 @@ fn parse(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Mal
     let framing = Framing::of(head.headers)?;
     let version = head.version.ok_or(Malformed)?;
     let keeps = if version == 0 { framing.keep_alive } else { !framing.close };
-    let answer = Answer { status, keeps };
+    let answer = Answer { status, keeps, timing: framing.timing };
     let state = match status {
         // Nobody has asked for another protocol; every other 1xx is followed by the answer.
         101 => return Err(Malformed),
@@ -140,13 +143,13 @@ fn parse(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Mal
         _ => match (framing.coding, framing.length) {
             (Some(Coding::Chunked), _) => State::Chunked(answer, Decoder::default()),
             (None, Some(left)) => State::Known(answer, left),
-            (Some(Coding::Other), _) | (None, None) => State::UntilEnd(Answer { status, keeps: false }),
+            (Some(Coding::Other), _) | (None, None) => State::UntilEnd(Answer { keeps: false, ..answer }),
         },
     };
     Ok(Some((state, length)))
 }
 
-/// What the header lines say of the answer's end and the connection's.
+/// What the header lines say of the answer's end and the connection's, and of the server's time.
 #[derive(Default)]
 struct Framing {
     length: Option<u64>,
@@ -154,6 +157,7 @@ struct Framing {
     coding: Option<Coding>,
     close: bool,
     keep_alive: bool,
+    timing: Option<ServerTiming>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -182,6 +186,11 @@ impl Framing {
                     framing.close |= token.eq_ignore_ascii_case(b"close");
                     framing.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
                 }
+            } else if header.name.eq_ignore_ascii_case("server-timing") {
+                let mut timing = framing.timing.unwrap_or_default();
+                if timing.read(header.value) {
+                    framing.timing = Some(timing);
+                }
             }
         }
         Ok(framing)
@@ -201,6 +210,10 @@ fn number(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn whole(status: u16, keeps: bool) -> Answer {
+        Answer { status, keeps, timing: None }
+    }
 
     fn read(pieces: &[&[u8]], answers_head: bool) -> Result<Option<Answer>, Malformed> {
         let mut reader = Reader::default();
@@ -230,17 +243,17 @@ mod tests {
             ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 1\r\n\r\nx", 404, true),
             ("HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", 200, true),
         ] {
-            let whole = Ok(Some(Answer { status, keeps }));
-            assert_eq!(read(&[wire.as_bytes()], false), whole, "{wire}");
+            let expected = Ok(Some(whole(status, keeps)));
+            assert_eq!(read(&[wire.as_bytes()], false), expected, "{wire}");
             let bytes: Vec<&[u8]> = wire.as_bytes().chunks(1).collect();
-            assert_eq!(read(&bytes, false), whole, "byte by byte: {wire}");
+            assert_eq!(read(&bytes, false), expected, "byte by byte: {wire}");
         }
     }
 
     #[test]
     fn an_answer_to_head_has_no_body() {
         let wire = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
-        assert_eq!(read(&[wire], true), Ok(Some(Answer { status: 200, keeps: true })));
+        assert_eq!(read(&[wire], true), Ok(Some(whole(200, true))));
         assert_eq!(read(&[wire], false), Ok(None));
     }
 
@@ -248,7 +261,7 @@ mod tests {
     fn without_a_length_the_connection_ends_the_answer() {
         for head in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n"] {
             let wire = [head.as_bytes(), b"some", b"more"];
-            assert_eq!(read(&wire, false), Ok(Some(Answer { status: 200, keeps: false })), "{head}");
+            assert_eq!(read(&wire, false), Ok(Some(whole(200, false))), "{head}");
         }
         assert_eq!(read(&[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhi"], false), Ok(None));
     }
@@ -256,7 +269,7 @@ mod tests {
     #[test]
     fn what_nobody_asked_for_ends_the_connection() {
         let wire = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n";
-        assert_eq!(read(&[wire], false), Ok(Some(Answer { status: 200, keeps: false })));
+        assert_eq!(read(&[wire], false), Ok(Some(whole(200, false))));
     }
 
     #[test]
@@ -282,7 +295,21 @@ mod tests {
         assert_eq!(reader.feed(b"HTTP/1.1 200 OK\r\nContent-Le", false, &mut scratch), Ok(None));
         reader.reset();
         let answer = reader.feed(b"HTTP/1.1 204 No Content\r\n\r\n", false, &mut scratch);
-        assert_eq!(answer, Ok(Some(Answer { status: 204, keeps: true })));
+        assert_eq!(answer, Ok(Some(whole(204, true))));
+    }
+
+    #[test]
+    fn the_servers_own_times_are_read_where_it_says_them() {
+        let wire = "HTTP/1.1 103 Early\r\nServer-Timing: db;dur=9\r\n\r\nHTTP/1.1 200 OK\r\nserver-timing: db;dur=4.5\r\n\
+                    Content-Length: 2\r\nServer-Timing: queue;dur=1, x;dur=7\r\n\r\nhi";
+        let expected = Some(ServerTiming([1_000_000, 0, 4_500_000, 0]));
+        let bytes: Vec<&[u8]> = wire.as_bytes().chunks(1).collect();
+        for pieces in [&[wire.as_bytes()][..], &bytes] {
+            let answer = read(pieces, false).expect("well-formed").expect("whole");
+            assert_eq!(answer.timing, expected);
+        }
+        let wire = b"HTTP/1.1 200 OK\r\nServer-Timing: miss, db;dur=x\r\n\r\n";
+        assert_eq!(read(&[wire], false), Ok(Some(whole(200, false))));
     }
 
     proptest::proptest! {

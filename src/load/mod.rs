@@ -17,11 +17,15 @@ mod mix;
 mod objective;
 mod outcomes;
 mod pacer;
+mod page;
+mod percentiles;
 mod recorder;
 mod report;
 mod schedule;
+mod server_timing;
 mod table;
 mod target;
+mod times;
 
 use std::fmt;
 use std::io;
@@ -32,10 +36,12 @@ use std::time::Duration;
 
 pub use hdr_log::HdrLog;
 pub use objective::{Objective, ObjectiveError};
-pub use outcomes::{FAILURES, Failure, Outcomes, Times};
-pub use report::{LATE_SHARE, Percentiles, Report, Second, TargetReport, Verdict};
+pub use outcomes::{FAILURES, Failure, Outcomes};
+pub use percentiles::{Percentiles, PhaseMeans, Phases};
+pub use report::{LATE_SHARE, Report, Second, TargetReport, Verdict};
 pub use schedule::{Arrivals, Rate, ScheduleError, Stages};
 pub use target::{Request, Target, TargetError, Template, parse_header};
+pub use times::{Times, Timings};
 
 use generator::{Generator, Setting};
 use recorder::{Recorder, Sheet};

@@ -194,7 +194,13 @@ mod tests {
         let mut outcomes = Outcomes::new(Duration::from_secs(1));
         for ms in 1..=100 {
             let time = Duration::from_millis(ms);
-            outcomes.answered(Answered { status: 200, latency: time, service: time, in_time: true });
+            outcomes.answered(Answered {
+                status: 200,
+                latency: time,
+                service: time,
+                in_time: true,
+                timing: None,
+            });
         }
         for (text, met) in [
             ("p50<51ms", true),

@@ -1,75 +1,13 @@
-//! What became of the requests: counts by outcome, and times in histograms of three significant digits.
+//! What became of the requests: counts by outcome, and their times.
 //!
 //! Any thread. The generator fills one set an interval and hands it over; whoever wants a sum adds them.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
 use super::report::share;
-
-/// The finest time that is told apart, in nanoseconds; the histogram rounds it down to 64.
-const FINEST_NS: u64 = 100;
-
-const SIGNIFICANT_DIGITS: u8 = 3;
-
-/// Times, of which each percentile is known within 0.1 %.
-#[derive(Clone, Debug)]
-pub struct Times(Histogram<u64>);
-
-impl Times {
-    /// Of times up to this; a longer one counts as this long.
-    pub(super) fn up_to(longest: Duration) -> Self {
-        let longest = nanoseconds(longest).max(4 * FINEST_NS);
-        let histogram = Histogram::new_with_bounds(FINEST_NS, longest, SIGNIFICANT_DIGITS);
-        Self(histogram.expect("the bounds are apart and three digits are possible"))
-    }
-
-    pub(super) fn record(&mut self, time: Duration) {
-        self.0.saturating_record(nanoseconds(time));
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.0.add(&other.0).expect("all histograms of a run have the same bounds");
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> u64 {
-        self.0.len()
-    }
-
-    /// The time that so many percent do not exceed; zero when there are none.
-    pub fn percentile(&self, percent: f64) -> Duration {
-        let nanoseconds = self.0.value_at_quantile(percent / 100.0);
-        // A value stands for all that it cannot be told from, and the longest of these may be longer than what was seen.
-        Duration::from_nanos(nanoseconds.min(self.0.max()))
-    }
-
-    /// The mean; zero when there are none.
-    pub fn mean(&self) -> Duration {
-        Duration::from_secs_f64(self.0.mean() / 1e9)
-    }
-
-    /// The shortest.
-    pub fn min(&self) -> Duration {
-        Duration::from_nanos(self.0.min())
-    }
-
-    /// The longest.
-    pub fn max(&self) -> Duration {
-        Duration::from_nanos(self.0.max())
-    }
-
-    /// The histogram itself, in nanoseconds.
-    pub fn histogram(&self) -> &Histogram<u64> {
-        &self.0
-    }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
+use super::server_timing::ServerTiming;
+use super::times::{Times, Timings};
 
 /// Why a request has no answer, other than that the time was up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +85,8 @@ pub struct Outcomes {
     pub lateness: Times,
     statuses: Vec<(u16, u64)>,
     failures: [u64; FAILURES.len()],
+    /// Made when the first answer says where its time went: most servers say nothing.
+    timings: Option<Box<Timings>>,
 }
 
 /// An answer, as its outcome is recorded.
@@ -157,6 +97,7 @@ pub(super) struct Answered {
     pub(super) service: Duration,
     /// Before the schedule's end.
     pub(super) in_time: bool,
+    pub(super) timing: Option<ServerTiming>,
 }
 
 impl Outcomes {
@@ -179,11 +120,12 @@ impl Outcomes {
             lateness: times,
             statuses: Vec::new(),
             failures: [0; FAILURES.len()],
+            timings: None,
         }
     }
 
     pub(super) fn answered(&mut self, answered: Answered) {
-        let Answered { status, latency, service, in_time } = answered;
+        let Answered { status, latency, service, in_time, timing } = answered;
         match self.statuses.iter_mut().find(|(known, _)| *known == status) {
             Some((_, count)) => *count += 1,
             None => self.statuses.push((status, 1)),
@@ -195,6 +137,11 @@ impl Outcomes {
         } else {
             self.latency.record(latency);
             self.service.record(service);
+            if let Some(timing) = timing {
+                self.timings
+                    .get_or_insert_with(|| Box::new(Timings::like(&self.service)))
+                    .record(timing, service);
+            }
         }
     }
 
@@ -216,6 +163,11 @@ impl Outcomes {
 
     pub(super) fn failed(&mut self, failure: Failure) {
         self.failures[failure as usize] += 1;
+    }
+
+    /// Where the time went, if any answer has said so.
+    pub fn timings(&self) -> Option<&Timings> {
+        self.timings.as_deref().filter(|timings| timings.elsewhere.count() > 0)
     }
 
     /// By status, in ascending order.
@@ -279,6 +231,9 @@ impl Outcomes {
         self.service.add(&other.service);
         self.refusal.add(&other.refusal);
         self.lateness.add(&other.lateness);
+        if let Some(other) = other.timings() {
+            self.timings.get_or_insert_with(|| Box::new(Timings::like(&self.service))).add(other);
+        }
         for (status, count) in &other.statuses {
             match self.statuses.iter_mut().find(|(known, _)| known == status) {
                 Some((_, sum)) => *sum += count,
@@ -294,7 +249,10 @@ impl Outcomes {
     pub(super) fn clear(&mut self) {
         let Self { latency, service, refusal, lateness, statuses, .. } = self;
         for times in [latency, service, refusal, lateness] {
-            times.0.reset();
+            times.clear();
+        }
+        if let Some(timings) = &mut self.timings {
+            timings.clear();
         }
         statuses.clear();
         self.failures = [0; FAILURES.len()];
@@ -325,7 +283,7 @@ mod tests {
 
     fn answered(status: u16, ms: u64, in_time: bool) -> Answered {
         let time = Duration::from_millis(ms);
-        Answered { status, latency: time, service: time / 2, in_time }
+        Answered { status, latency: time, service: time / 2, in_time, timing: None }
     }
 
     fn some() -> Outcomes {
@@ -373,14 +331,24 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_within_a_thousandth() {
-        let mut times = Times::up_to(Duration::from_secs(10));
-        (1..=10_000).for_each(|number| times.record(Duration::from_micros(number * 100)));
-        for (percent, expected_ms) in [(50.0, 500.0), (99.0, 990.0), (99.9, 999.0), (100.0, 1000.0)] {
-            let ms = times.percentile(percent).as_secs_f64() * 1e3;
-            assert!((ms - expected_ms).abs() <= expected_ms / 1000.0, "p{percent} is {ms} ms");
+    fn the_servers_own_times_are_kept_of_answers_that_have_them() {
+        let mut outcomes = some();
+        assert!(outcomes.timings().is_none());
+        let timing = Some(ServerTiming([1_000_000, 0, 6_000_000, 0]));
+        outcomes.answered(Answered { timing, ..answered(200, 20, true) });
+        // A server may count what happens after its answer, and its clock is another one.
+        outcomes.answered(Answered { timing, ..answered(200, 2, true) });
+        outcomes.answered(Answered { timing, ..answered(503, 2, true) });
+        let mut sum = some();
+        sum.add(&outcomes);
+        for outcomes in [&outcomes, &sum] {
+            let timings = outcomes.timings().expect("two answers have them");
+            let of = |times: &Times| (times.count(), times.max().as_millis());
+            assert_eq!((of(&timings.queue), of(&timings.pool), of(&timings.db)), ((2, 1), (2, 0), (2, 6)));
+            assert_eq!((of(&timings.elsewhere), timings.elsewhere.min()), ((2, 3), Duration::ZERO));
         }
-        assert_eq!(Times::up_to(PATIENCE).percentile(99.0), Duration::ZERO);
+        sum.clear();
+        assert!(sum.timings().is_none());
     }
 
     #[test]

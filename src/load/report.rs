@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::outcomes::{Outcomes, Times};
+use super::outcomes::Outcomes;
+use super::percentiles::{Percentiles, PhaseMeans, Phases};
 use super::recorder::Sheet;
 use super::{Arrivals, Objective, Pace, Plan};
 
@@ -106,26 +107,9 @@ pub struct TargetReport {
     pub refusal_ms: Percentiles,
     /// How late requests were sent.
     pub lateness_ms: Percentiles,
-}
-
-/// Times in milliseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "the names say it")]
-pub struct Percentiles {
-    pub count: u64,
-    pub min: f64,
-    pub mean: f64,
-    pub p50: f64,
-    pub p75: f64,
-    pub p90: f64,
-    pub p95: f64,
-    pub p99: f64,
-    #[serde(rename = "p99.9")]
-    pub p99_9: f64,
-    #[serde(rename = "p99.99")]
-    pub p99_99: f64,
-    pub max: f64,
+    /// Where the server says that the time of its answers went; absent when none of them has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_timing: Option<Phases>,
 }
 
 /// A second of the run.
@@ -154,6 +138,9 @@ pub struct Second {
     pub p50_ms: f64,
     /// The same.
     pub p99_ms: f64,
+    /// Where the time of its answers went on average; absent when none of them has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_timing: Option<PhaseMeans>,
 }
 
 /// Whether an objective was met.
@@ -237,6 +224,7 @@ impl<'p> Summary<'p> {
             in_flight: sheet.in_flight,
             p50_ms: milliseconds(interval.latency.percentile(50.0)),
             p99_ms: milliseconds(interval.latency.percentile(99.0)),
+            server_timing: interval.timings().map(PhaseMeans::of),
         });
         &self.interval
     }
@@ -326,31 +314,12 @@ impl TargetReport {
             service_ms: Percentiles::of(&outcomes.service),
             refusal_ms: Percentiles::of(&outcomes.refusal),
             lateness_ms: Percentiles::of(&outcomes.lateness),
+            server_timing: outcomes.timings().map(Phases::of),
         }
     }
 }
 
-impl Percentiles {
-    /// Zeros where there are no times.
-    pub fn of(times: &Times) -> Self {
-        let at = |percent| milliseconds(times.percentile(percent));
-        Self {
-            count: times.count(),
-            min: milliseconds(times.min()),
-            mean: milliseconds(times.mean()),
-            p50: at(50.0),
-            p75: at(75.0),
-            p90: at(90.0),
-            p95: at(95.0),
-            p99: at(99.0),
-            p99_9: at(99.9),
-            p99_99: at(99.99),
-            max: milliseconds(times.max()),
-        }
-    }
-}
-
-fn milliseconds(time: Duration) -> f64 {
+pub(super) fn milliseconds(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1e3)
 }
 

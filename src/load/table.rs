@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Display};
 
-use super::report::{Percentiles, Report, TargetReport};
+use super::percentiles::{Percentiles, Phases};
+use super::report::{Report, TargetReport};
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,7 +69,8 @@ impl Report {
             [("service", all.service_ms), ("refused", all.refusal_ms), ("lateness", all.lateness_ms)];
         let others =
             others.into_iter().filter(|(name, times)| times.count > 0 && !(closed && *name == "lateness"));
-        for (name, times) in latency.into_iter().chain(others) {
+        let phases = all.server_timing.iter().flat_map(Phases::named);
+        for (name, times) in latency.into_iter().chain(others).chain(phases) {
             let Percentiles { count, mean, p50, p90, p99, p99_9, max, .. } = times;
             write!(f, "  {name:<10}")?;
             [p50, p90, p99, p99_9, max, mean].iter().try_for_each(|time| write!(f, "{time:>10.3}"))?;

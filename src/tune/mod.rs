@@ -16,6 +16,7 @@ pub mod formulas;
 mod knee;
 mod least_squares;
 mod measurement;
+mod page;
 mod plan;
 mod report;
 mod rounds;

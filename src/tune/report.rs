@@ -10,9 +10,12 @@ use super::formulas;
 use super::statistics::Interval;
 use super::subject::Sizes;
 use super::sweep::{Level, Sweep, Tuned};
-use super::{CannotTell, Fit, Outcome, Request, Value, fit};
+use super::{CannotTell, Fit, Model, Outcome, Request, Value, fit};
 use crate::config::Config;
 use crate::database::display_url;
+
+/// Pieces of a drawn curve.
+const CURVE: u32 = 48;
 
 /// All that is known at the end.
 #[derive(Clone, Debug, Serialize)]
@@ -110,6 +113,17 @@ pub struct LawReport {
     pub explained: Option<f64>,
     /// What it says at each measured size.
     pub points: Vec<LawPoint>,
+    /// What it says between the smallest and the largest measured size, for drawing.
+    #[serde(skip)]
+    pub(super) curve: Vec<CurvePoint>,
+}
+
+/// The law between sizes that were measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CurvePoint {
+    pub(super) size: f64,
+    pub(super) per_s: f64,
+    pub(super) band: Interval,
 }
 
 /// A coefficient with its interval, with a confidence of 95 %.
@@ -294,7 +308,16 @@ impl LawReport {
         let Some(model) = model else {
             let words = words.unwrap_or_default();
             let (lambda, sigma, kappa, explained) = (None, None, None, None);
-            return Self { fits: false, words, lambda, sigma, kappa, explained, points: Vec::new() };
+            return Self {
+                fits: false,
+                words,
+                lambda,
+                sigma,
+                kappa,
+                explained,
+                points: Vec::new(),
+                curve: Vec::new(),
+            };
         };
         let law = model.law;
         let good = format!(
@@ -318,8 +341,20 @@ impl LawReport {
             kappa: Some(Coefficient::new(law.kappa, model.kappa)),
             explained: Some(model.explained),
             points: points.collect(),
+            curve: curve(model),
         }
     }
+}
+
+/// Where the law's curve lies, at sizes that are as far apart in proportion.
+fn curve(model: &Model) -> Vec<CurvePoint> {
+    let (Some(first), Some(last)) = (model.points.first(), model.points.last()) else { return Vec::new() };
+    let (first, last) = (real(first.size), real(last.size));
+    let sizes = (0..=CURVE).map(|step| first * (last / first).powf(f64::from(step) / f64::from(CURVE)));
+    // The last one may be rounded out of what was measured.
+    let sizes = sizes.map(|size| size.clamp(first, last));
+    let at = |size| Some(CurvePoint { size, per_s: model.law.throughput(size), band: model.band(size)? });
+    sizes.filter_map(at).collect()
 }
 
 impl LevelReport {

@@ -1,5 +1,6 @@
 //! The command as a user meets it: its arguments, its outputs, its exit codes.
 
+use std::fs;
 use std::process::{Command, Stdio};
 
 use hdrhistogram::Histogram;
@@ -8,8 +9,8 @@ use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-use crate::server::{Server, ok};
-use crate::support::{assert_says, wait_until};
+use crate::server::{Reply, Server, ok};
+use crate::support::{Wharf, assert_says, wait_until};
 use crate::{NEVER_LATE, count, load, report};
 
 const URL: &str = "http://127.0.0.1:1/";
@@ -184,4 +185,26 @@ fn a_signal_ends_the_run_with_its_report() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(report["stopped"], true);
     assert!(count(&report, "good") >= 20, "{report:#}");
+}
+
+#[test]
+fn a_page_has_the_figures_and_loads_nothing() {
+    let phases = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\
+                  Server-Timing: queue;dur=1.5, pool;dur=0.5, db;dur=4, render;dur=0.25\r\n\r\nhi";
+    let server = Server::start(move |_| Reply::Bytes(phases.as_bytes().to_vec()));
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let url = server.url();
+    let arguments = ["load", "--rate", "50/s", "--duration", "1s", "--html", "page.html", "--json", "-"];
+    let exit = Wharf::run_at(directory.path(), &[&arguments[..], &NEVER_LATE, &[&url]].concat(), &[]);
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    let page = fs::read_to_string(directory.path().join("page.html")).expect("the page is written");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.trim_end().ends_with("</html>"), "{page}");
+    let elsewhere = page.replace(&url, "").replace("http://www.w3.org/", "");
+    assert!(!elsewhere.contains("http://") && !elsewhere.contains("https://"), "{elsewhere}");
+    let report: Value = serde_json::from_str(&exit.stdout).expect("a report");
+    for (phase, ms) in [("queue", 1.5), ("pool", 0.5), ("db", 4.0), ("render", 0.25)] {
+        let mean = report["server_timing"][format!("{phase}_ms")]["mean"].as_f64();
+        assert!(mean.is_some_and(|mean| (mean - ms).abs() < 0.01 * ms), "{phase}: {report:#}");
+    }
+    assert!(page.contains("Open loop") || page.contains("open loop"), "{page}");
 }

@@ -1,0 +1,119 @@
+//! What a report says of times, in milliseconds.
+//!
+//! The thread that calls `run`.
+
+use serde::Serialize;
+
+use super::report::milliseconds;
+use super::times::{Times, Timings};
+
+/// Times in milliseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Percentiles {
+    pub count: u64,
+    pub min: f64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p75: f64,
+    pub p90: f64,
+    pub p95: f64,
+    pub p99: f64,
+    #[serde(rename = "p99.9")]
+    pub p99_9: f64,
+    #[serde(rename = "p99.99")]
+    pub p99_99: f64,
+    pub max: f64,
+}
+
+/// Where the time of answers went, by the header `Server-Timing`; of all but 503. A phase that an answer does not name took none
+/// of its time, so that the means add up to the mean service time of these answers.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Phases {
+    /// `queue`: until a worker took the request.
+    pub queue_ms: Percentiles,
+    /// `pool`: until there was a database connection.
+    pub pool_ms: Percentiles,
+    /// `db`: in the database.
+    pub db_ms: Percentiles,
+    /// `render`: until the answer was written down.
+    pub render_ms: Percentiles,
+    /// What is left of the service time: the network, and what the server does not say.
+    pub elsewhere_ms: Percentiles,
+}
+
+/// The means of a second.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the names are those of Phases")]
+pub struct PhaseMeans {
+    pub queue_ms: f64,
+    pub pool_ms: f64,
+    pub db_ms: f64,
+    pub render_ms: f64,
+    pub elsewhere_ms: f64,
+}
+
+impl Phases {
+    /// Each with its name in a table, in the order in which a request meets them.
+    pub(super) fn named(&self) -> [(&'static str, Percentiles); 5] {
+        [
+            ("queue", self.queue_ms),
+            ("pool", self.pool_ms),
+            ("database", self.db_ms),
+            ("render", self.render_ms),
+            ("elsewhere", self.elsewhere_ms),
+        ]
+    }
+
+    pub(super) fn of(timings: &Timings) -> Self {
+        let Timings { queue, pool, db, render, elsewhere } = timings;
+        Self {
+            queue_ms: Percentiles::of(queue),
+            pool_ms: Percentiles::of(pool),
+            db_ms: Percentiles::of(db),
+            render_ms: Percentiles::of(render),
+            elsewhere_ms: Percentiles::of(elsewhere),
+        }
+    }
+}
+
+impl PhaseMeans {
+    /// In the order of [`Phases::named`].
+    pub(super) fn values(&self) -> [f64; 5] {
+        [self.queue_ms, self.pool_ms, self.db_ms, self.render_ms, self.elsewhere_ms]
+    }
+
+    pub(super) fn of(timings: &Timings) -> Self {
+        let Timings { queue, pool, db, render, elsewhere } = timings;
+        Self {
+            queue_ms: milliseconds(queue.mean()),
+            pool_ms: milliseconds(pool.mean()),
+            db_ms: milliseconds(db.mean()),
+            render_ms: milliseconds(render.mean()),
+            elsewhere_ms: milliseconds(elsewhere.mean()),
+        }
+    }
+}
+
+impl Percentiles {
+    /// Zeros where there are no times.
+    pub fn of(times: &Times) -> Self {
+        let at = |percent| milliseconds(times.percentile(percent));
+        Self {
+            count: times.count(),
+            min: milliseconds(times.min()),
+            mean: milliseconds(times.mean()),
+            p50: at(50.0),
+            p75: at(75.0),
+            p90: at(90.0),
+            p95: at(95.0),
+            p99: at(99.0),
+            p99_9: at(99.9),
+            p99_99: at(99.99),
+            max: milliseconds(times.max()),
+        }
+    }
+}
