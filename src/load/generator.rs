@@ -28,10 +28,6 @@ use super::recorder::Recorder;
 /// Events that one wait takes.
 const EVENTS: usize = 1024;
 
-/// Answers that are read before requests are sent again. Reading many at once is cheaper, but a closed loop that reads all before
-/// it asks for more leaves the server without work meanwhile.
-const ANSWERS_AT_ONCE: usize = 8;
-
 /// Requests that are begun before answers are looked at again: a generator that is behind must not become blind.
 const BURST: usize = 128;
 
@@ -133,12 +129,9 @@ impl<'p> Generator<'p> {
                 return Ok(());
             }
             self.wait(&mut events, behind)?;
-            for (index, event) in events.iter().enumerate() {
+            for event in &events {
                 if event.token() != ALARM {
                     self.proceed(event)?;
-                }
-                if index % ANSWERS_AT_ONCE == ANSWERS_AT_ONCE - 1 {
-                    self.send_due(Instant::now())?;
                 }
             }
         }
