@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// After a change of sizes, until the new threads and connections have all been used.
 const WARM_UP: Duration = Duration::from_millis(250);
 
+/// What a change of sizes takes, with warming up.
+pub(super) const RESIZING: Duration = Duration::from_millis(350);
+
 /// The first load, which fills caches.
 const FIRST: Duration = Duration::from_secs(1);
 

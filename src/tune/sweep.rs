@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::formulas::queue_length;
-use super::subject::{Sizes, Subject, clients, endless};
+use super::subject::{RESIZING, Sizes, Subject, clients, endless};
 use super::{
     CannotTell, Error, Limits, Measurement, Measurements, Next, Outcome, Planner, Progress, Request, Stage,
     Stop, decide,
@@ -170,8 +170,8 @@ impl Run<'_> {
         let began = Instant::now();
         // As many measurements as the doublings take, in so many rounds.
         let first = usize::BITS - (limits.largest / limits.smallest).leading_zeros() + 1;
-        let each = (budget / (first * ROUNDS)).clamp(*EACH.start(), *EACH.end());
-        let mut planner = Planner::new(limits, each + each / 3, self.request.seed);
+        let each = (budget / (first * ROUNDS)).saturating_sub(RESIZING).clamp(*EACH.start(), *EACH.end());
+        let mut planner = Planner::new(limits, each + RESIZING, self.request.seed);
         let mut measurements = Measurements::default();
         loop {
             let left = budget.saturating_sub(began.elapsed());
