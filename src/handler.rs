@@ -4,10 +4,12 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
+use crate::activity::Activity;
 use crate::database::{self, Connection, Database};
 use crate::deadline::Deadline;
 use crate::http::{Refusal, Request, Response, problem};
@@ -150,6 +152,7 @@ pub struct Context<'a> {
     pub(crate) deadline: Deadline,
     pub(crate) database: Option<&'a Database>,
     pub(crate) client: &'a Presence,
+    pub(crate) activity: &'a Activity,
 }
 
 impl Context<'_> {
@@ -164,6 +167,13 @@ impl Context<'_> {
         self.client.has_left()
     }
 
+    /// The statements run once more, after a collision with another transaction.
+    pub(crate) fn note_retry(&self) {
+        if let Some(database) = self.database {
+            database.metrics().retries.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Borrows a database connection; dropping it gives it back.
     ///
     /// # Errors
@@ -173,7 +183,7 @@ impl Context<'_> {
         let database = self.database.ok_or_else(|| {
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, "no database").because("database.url is not set")
         })?;
-        Ok(database.checkout_for(self.client, self.deadline)?)
+        Ok(database.checkout_for(self.client, self.activity, self.deadline)?)
     }
 }
 

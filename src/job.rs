@@ -4,13 +4,14 @@
 //! queue, a router or a socket of the other's.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::StatusCode;
 
 use crate::deadline::Deadline;
 use crate::handler::{BodyUse, Error, Handler, unavailable};
 use crate::http::{Refusal, Request, Response, Sink, problem};
-use crate::metrics::Reason;
+use crate::metrics::{Endpoint, Reason};
 use crate::presence::Presence;
 use crate::queue::Key;
 
@@ -20,6 +21,10 @@ pub struct Job {
     pub request: Request,
     /// What answers it.
     pub handler: Arc<dyn Handler>,
+    /// What is counted of its endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// When it had come whole, or as far as its handler wants it.
+    pub since: Instant,
     /// The lane of the queue that it waits in.
     pub lane: usize,
     /// Until when it must be in a worker's hands; the connector answers after that: 504 if that was its deadline, or else 503.
@@ -144,6 +149,10 @@ pub struct Work {
     pub request: Request,
     /// See [`Job::handler`].
     pub handler: Arc<dyn Handler>,
+    /// See [`Job::endpoint`].
+    pub endpoint: Arc<Endpoint>,
+    /// See [`Job::since`].
+    pub since: Instant,
     /// See [`Job::lane`].
     pub lane: usize,
     /// See [`Job::start_by`].

@@ -3,6 +3,7 @@
 //! Handlers are plain functions from request and context to response or error; a [`server::Server`] puts them behind a
 //! connector, a bounded queue, a bounded pool of request threads and a pool of database connections.
 
+pub mod activity;
 mod chart;
 pub mod config;
 pub mod connector;
@@ -15,6 +16,7 @@ pub mod http;
 pub mod job;
 pub mod load;
 pub mod metrics;
+pub mod observer;
 pub mod presence;
 pub mod queue;
 pub mod router;

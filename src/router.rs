@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, StatusCode};
 
 use crate::handler::{BodyUse, Handler};
 use crate::http::{Request, Response, problem};
+use crate::metrics::{Endpoint, Metrics};
 use crate::queue::{LaneSpec, Priority};
 
 /// What a route leads to.
@@ -56,8 +57,8 @@ impl Target {
 }
 
 /// Every route of a server: a tree for each method, so that `GET /a/{id}` and `DELETE /a/{name}` may stand side by side.
-#[derive(Default)]
 pub struct Router {
+    metrics: Arc<Metrics>,
     methods: Vec<(Method, matchit::Router<Route>)>,
     lanes: Vec<LaneSpec>,
 }
@@ -66,6 +67,7 @@ struct Route {
     /// The names of `{name}`, in their order; `None` for a path without.
     names: Option<Arc<[Box<str>]>>,
     target: Target,
+    endpoint: Arc<Endpoint>,
 }
 
 /// A route that matches, and where the path's values stand in the request's head.
@@ -84,6 +86,11 @@ pub struct RouteError {
 }
 
 impl Router {
+    /// A router without routes, which are counted by these metrics.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, methods: Vec::new(), lanes: Vec::new() }
+    }
+
     /// Adds a route.
     ///
     /// # Errors
@@ -95,7 +102,8 @@ impl Router {
             answerer.lane = self.lane(LaneSpec { name, priority, max_concurrency });
         }
         let names: Arc<[Box<str>]> = parameter_names(path).map(Box::from).collect();
-        let route = Route { names: (!names.is_empty()).then_some(names), target };
+        let endpoint = self.metrics.endpoint(method.as_str(), path);
+        let route = Route { names: (!names.is_empty()).then_some(names), target, endpoint };
         let index = self.methods.iter().position(|(known, _)| *known == method).unwrap_or_else(|| {
             self.methods.push((method.clone(), matchit::Router::new()));
             self.methods.len() - 1
@@ -116,15 +124,15 @@ impl Router {
         })
     }
 
-    /// Finds what answers the request and writes the path's values into it.
+    /// Finds what answers the request, and what is counted of it, and writes the path's values into it.
     ///
     /// # Errors
     /// The answer, where no route does: 404, 405 or 501, or `Allow` for `OPTIONS`.
-    pub fn route(&self, request: &mut Request) -> Result<&Target, Response> {
+    pub fn route(&self, request: &mut Request) -> Result<(&Target, &Arc<Endpoint>), Response> {
         let (route, values) = self.find(request).ok_or_else(|| self.refusal(request))?;
         request.path_values = values;
         request.path_names.clone_from(&route.names);
-        Ok(&route.target)
+        Ok((&route.target, &route.endpoint))
     }
 
     /// Finds what will answer a request of which only the head is known.
@@ -209,7 +217,7 @@ mod tests {
     use crate::http::{Limits, parse_head};
 
     fn router() -> Router {
-        let mut router = Router::default();
+        let mut router = Router::new(Arc::default());
         for (method, path) in [
             (Method::GET, "/a/{id}"),
             (Method::POST, "/a/{id}"),
@@ -232,8 +240,8 @@ mod tests {
     fn ask(method: &str, path: &str) -> (u16, String) {
         let mut request = request(method, path);
         let response = match router().route(&mut request) {
-            Ok(Target::Immediate(answer)) => answer(&request),
-            Ok(Target::Handler(_)) => panic!("no handler was added"),
+            Ok((Target::Immediate(answer), _)) => answer(&request),
+            Ok((Target::Handler(_), _)) => panic!("no handler was added"),
             Err(response) => response,
         };
         let allow = response.headers().get("allow").map(|value| value.to_str().expect("ASCII").to_owned());

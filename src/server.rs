@@ -31,6 +31,7 @@ use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
 use crate::http::{Request, Response};
 use crate::job::{Admission, BodyPlan, Job, Service, Work, would_wait_too_long};
 use crate::metrics::{Metrics, Reason};
+use crate::observer::{Observed, Observer, Watch};
 use crate::queue::{Key, Limits, Queue, Refusal};
 use crate::router::{RouteError, Router, Target};
 use crate::workers::{Workers, answer_error, final_response, guarded};
@@ -91,6 +92,9 @@ pub struct Running {
     workers: Workers,
     database: Option<Database>,
     metrics: Arc<Metrics>,
+    observer: Observer,
+    /// Kept for its drop, which ends the observer's thread.
+    _watch: Watch,
     /// Those that are written in Rust, which every configuration is served with.
     routes: Vec<Route>,
     /// What is served. Locked for as long as a reload takes, so that there are never two at once.
@@ -180,15 +184,22 @@ impl Server {
     /// See [`StartError`].
     pub fn start(self) -> Result<Running, StartError> {
         let config = &self.config;
-        let router = router(config, self.database.as_ref(), &self.routes)?;
+        let metrics = Arc::new(Metrics::default());
+        let router = router(config, self.database.as_ref(), &self.routes, &metrics)?;
         let mut settings = Settings::new(config)?;
         let mut listener = Listener::bind(&config.server.listen, config.server.reuse_port)
             .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
-        let metrics = Arc::new(Metrics::default());
         let queue = Queue::new(queue_limits(&config.queue), config.workers());
         let workers =
             Workers::start(config.workers(), queue.clone(), self.database.clone(), Arc::clone(&metrics))?;
+        let observer = Observer::new(Observed {
+            metrics: Arc::clone(&metrics),
+            queue: queue.clone(),
+            database: self.database.clone(),
+            activities: Box::new(workers.activities()),
+        });
+        let watch = observer.watch(|_| {})?;
         let stages: Arc<dyn Service> =
             Arc::new(Stages::new(config, router, queue.clone(), Arc::clone(&metrics)));
         settings.max_connections = descriptors::fitting(config);
@@ -208,6 +219,8 @@ impl Server {
             workers,
             database: self.database,
             metrics,
+            observer,
+            _watch: watch,
             routes: self.routes,
             config: Mutex::new(self.config),
             on_reload: Mutex::new(self.on_reload),
@@ -267,6 +280,11 @@ impl Running {
     /// How many request threads there are.
     pub fn workers(&self) -> usize {
         self.workers.count()
+    }
+
+    /// Who looks at the server while it runs.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
     }
 
     /// What was counted so far.
@@ -334,8 +352,13 @@ impl Running {
 }
 
 /// The configuration's endpoints and the routes that are written in Rust.
-fn router(config: &Config, database: Option<&Database>, in_rust: &[Route]) -> Result<Router, RouteError> {
-    let mut router = Router::default();
+fn router(
+    config: &Config,
+    database: Option<&Database>,
+    in_rust: &[Route],
+    metrics: &Arc<Metrics>,
+) -> Result<Router, RouteError> {
+    let mut router = Router::new(Arc::clone(metrics));
     for (method, path, target) in
         endpoint::targets(config, database).into_iter().chain(in_rust.iter().cloned())
     {
@@ -371,25 +394,34 @@ impl Stages {
 impl Service for Stages {
     fn accept(&self, mut request: Request) -> Admission {
         match self.router.route(&mut request) {
-            Err(response) => Admission::Answered(response),
-            Ok(Target::Immediate(answer)) => {
+            Err(response) => {
+                self.metrics.unmatched().responded(response.status().as_u16());
+                Admission::Answered(response)
+            }
+            Ok((Target::Immediate(answer), endpoint)) => {
                 let answered = guarded(|| answer(&request)).inspect_err(|_| self.metrics.panicked());
                 let answered = answered.and_then(final_response).and_then(immediate);
-                Admission::Answered(answered.unwrap_or_else(|error| answer_error(&request, error)))
+                let answered = answered.unwrap_or_else(|error| answer_error(&request, error));
+                endpoint.responded(answered.status().as_u16());
+                Admission::Answered(answered)
             }
-            Ok(Target::Handler(answerer)) => {
+            Ok((Target::Handler(answerer), endpoint)) => {
                 let now = Instant::now();
                 let mut allowance = answerer.deadline.unwrap_or(self.deadline);
                 if let Some(name) = &self.deadline_header {
                     match allowance_asked(&request, name) {
                         Ok(asked) => allowance = asked.map_or(allowance, |asked| asked.min(allowance)),
-                        Err(error) => return Admission::Answered(error.to_response()),
+                        Err(error) => {
+                            endpoint.responded(error.status().as_u16());
+                            return Admission::Answered(error.to_response());
+                        }
                     }
                 }
                 let deadline = Deadline::at(now, allowance);
                 let start_by = deadline.min(Deadline::at(now, self.max_wait));
                 let (handler, lane) = (Arc::clone(&answerer.handler), self.lanes[answerer.lane]);
-                Admission::Work(Work { request, handler, lane, start_by, deadline })
+                let endpoint = Arc::clone(endpoint);
+                Admission::Work(Work { request, handler, endpoint, since: now, lane, start_by, deadline })
             }
         }
     }
@@ -403,6 +435,7 @@ impl Service for Stages {
                 }
                 Refusal::Shed => (Reason::Shed, would_wait_too_long()),
             };
+            refused.job.endpoint.responded(error.status().as_u16());
             (reason, error.retry_after(refused.drains_in.min(RETRY_AFTER_MAX)).to_response())
         })
     }

@@ -3,23 +3,26 @@
 //! Holds the one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else. Knows no socket and
 //! no route.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use http::{StatusCode, Version};
 
+use crate::activity::{Activity, Doing};
 use crate::database::Database;
 use crate::deadline::Deadline;
 use crate::handler::{Context, Error, FAILED};
 use crate::http::{BodyWriter, Request, Response, Sink, WriteBody, problem};
 use crate::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
-use crate::metrics::{Metrics, Reason};
-use crate::queue::Queue;
+use crate::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
+use crate::queue::{Done, Queue};
 
 /// The running request threads.
 pub struct Workers {
@@ -42,6 +45,8 @@ struct Shared {
     queue: Queue<Job>,
     database: Option<Database>,
     metrics: Arc<Metrics>,
+    /// Of each worker that there is, by its number.
+    activities: Mutex<BTreeMap<usize, Activity>>,
 }
 
 impl Workers {
@@ -55,7 +60,7 @@ impl Workers {
         database: Option<Database>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared { queue, database, metrics });
+        let shared = Arc::new(Shared { queue, database, metrics, activities: Mutex::default() });
         let (running, ended) = crossbeam_channel::bounded(0);
         let team = Mutex::new(Team { count: 0, started: 0, running });
         let workers = Self { shared, team, ended };
@@ -79,11 +84,12 @@ impl Workers {
         for _ in queue.workers_present()..count {
             queue.add_worker();
             let (shared, running) = (Arc::clone(&self.shared), team.running.clone());
+            let number = team.started;
             let serve = move || {
-                shared.serve();
+                shared.serve(number);
                 drop(running);
             };
-            let name = format!("worker-{}", team.started);
+            let name = name(number);
             if let Err(error) = thread::Builder::new().name(name).spawn(serve) {
                 queue.remove_worker();
                 queue.set_workers(team.count);
@@ -93,6 +99,15 @@ impl Workers {
         }
         team.count = count;
         Ok(())
+    }
+
+    /// For whoever looks: what each worker does now, by its name.
+    pub fn activities(&self) -> impl Fn() -> Vec<(String, Activity)> + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || {
+            let activities = shared.activities();
+            activities.iter().map(|(number, activity)| (name(*number), activity.clone())).collect()
+        }
     }
 
     /// Waits until every job is done, or until the deadline, or until `stop` is disconnected: a handler that ignores its own
@@ -113,18 +128,31 @@ impl std::fmt::Debug for Workers {
     }
 }
 
+/// A worker's thread.
+fn name(number: usize) -> String {
+    format!("worker-{number}")
+}
+
 impl Shared {
-    fn serve(&self) {
+    fn serve(&self, number: usize) {
+        let activity = Activity::default();
+        self.activities().insert(number, activity.clone());
         let mut done = None;
         while let Some((job, begun)) = self.queue.next(done) {
-            self.answer(job, begun.is_stale());
+            self.answer(job, &begun, &activity);
             done = Some(begun);
         }
+        self.activities().remove(&number);
     }
 
-    fn answer(&self, mut job: Job, stale: bool) {
+    fn activities(&self) -> MutexGuard<'_, BTreeMap<usize, Activity>> {
+        self.activities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, mut job: Job, begun: &Done, activity: &Activity) {
+        activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
         let (response, refused) = match Arc::clone(&job.client).claim(job.ticket, &mut job.request) {
-            Claim::Gone => return,
+            Claim::Gone => return activity.turn_to(Doing::Idle, Instant::now()),
             Claim::Unreadable(refusal) => {
                 (problem(refusal.status, refusal.detail, &[]), Some(refusal.fault.into()))
             }
@@ -132,9 +160,10 @@ impl Shared {
                 let (response, reason) = waited_too_long(job.deadline);
                 (response, Some(reason))
             }
-            Claim::Granted if stale => (would_wait_too_long().to_response(), Some(Reason::Shed)),
-            Claim::Granted => (self.run(&job), None),
+            Claim::Granted if begun.is_stale() => (would_wait_too_long().to_response(), Some(Reason::Shed)),
+            Claim::Granted => (self.run(&job, activity), None),
         };
+        let mut account = Account::of(&job, begun, activity, response.status().as_u16());
         let streams = response.length().is_none() && job.request.form().has_body(&response);
         let (delivery, end) = if streams {
             self.stream(&job, response)
@@ -143,19 +172,24 @@ impl Shared {
             let end = BodyEnd::of(&job);
             (job.client.answer(job.ticket, &job.request, response), end)
         };
+        account.written(activity);
         if job.presence.take_cancelled() {
             self.metrics.cancelled();
         }
         // Each request is counted once: one that came too late was counted by the connector. A body that came to no
         // good end is the client's fault, whatever the handler made of it.
         match (delivery, refused, end) {
-            (Delivery::TooLate, ..) => {}
-            (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => self.metrics.abandoned(),
+            (Delivery::TooLate, ..) => return,
+            (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => {
+                account.status = CLIENT_LEFT;
+                self.metrics.abandoned();
+            }
             (Delivery::Sent, Some(reason), _) | (_, None, BodyEnd::Refused(reason)) => {
                 self.metrics.refused(reason);
             }
             (Delivery::Sent, None, BodyEnd::Good) => self.metrics.answered(),
         }
+        self.metrics.finished_by_worker(&job.endpoint, account.status, &account.spans);
     }
 
     /// Lets a streamed response write its body, which may still be reading the request's.
@@ -192,9 +226,9 @@ impl Shared {
         }
     }
 
-    fn run(&self, job: &Job) -> Response {
-        let mut context =
-            Context { deadline: job.deadline, database: self.database.as_ref(), client: &job.presence };
+    fn run(&self, job: &Job, activity: &Activity) -> Response {
+        let database = self.database.as_ref();
+        let mut context = Context { deadline: job.deadline, database, client: &job.presence, activity };
         // The error's cause is the handler's as well: printing it may panic.
         let run = || {
             let answer = job.handler.handle(&job.request, &mut context).and_then(final_response);
@@ -214,6 +248,41 @@ impl Shared {
             self.metrics.panicked();
             answer_error(&job.request, panic)
         })
+    }
+}
+
+/// What a request is counted as, and where its time went.
+struct Account {
+    status: u16,
+    spans: Spans,
+    /// When the answer was made.
+    made: Instant,
+}
+
+impl Account {
+    /// The answer is made: what its phases took so far.
+    fn of(job: &Job, begun: &Done, activity: &Activity, status: u16) -> Self {
+        let made = Instant::now();
+        let spent = activity.spent();
+        let mut spans = Spans::default();
+        spans.set(Phase::Queue, begun.began().saturating_duration_since(job.since));
+        spans.set(Phase::Pool, spent.pool);
+        spans.set(Phase::Database, spent.database);
+        let with_worker = made.saturating_duration_since(begun.began());
+        spans.set(Phase::Render, with_worker.saturating_sub(spent.pool + spent.database));
+        activity.turn_to(Doing::Write, made);
+        Self { status, spans, made }
+    }
+
+    /// The answer is handed over. A streamed one was made while it was written.
+    fn written(&mut self, activity: &Activity) {
+        let (now, spent) = (Instant::now(), activity.spent());
+        activity.turn_to(Doing::Idle, now);
+        let since = (spent.pool + spent.database)
+            .saturating_sub(self.spans.of(Phase::Pool) + self.spans.of(Phase::Database));
+        self.spans.set(Phase::Write, (now - self.made).saturating_sub(since));
+        self.spans.set(Phase::Pool, spent.pool);
+        self.spans.set(Phase::Database, spent.database);
     }
 }
 

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{PATIENCE, Postgres, wait_until};
+use wharf::activity::Activity;
 use wharf::config;
 use wharf::database::{Connection, Database, Error};
 use wharf::deadline::Deadline;
@@ -150,7 +151,7 @@ fn a_client_that_leaves_waits_no_longer() {
     let held = checkout(&pool);
     let client = Presence::tracked();
     thread::scope(|scope| {
-        let waiter = scope.spawn(|| pool.checkout_for(&client, soon()).err());
+        let waiter = scope.spawn(|| pool.checkout_for(&client, &Activity::default(), soon()).err());
         wait_until("nobody waits", || pool.gauges().waiting == 1);
         client.leave();
         let error = waiter.join().expect("it does not panic").expect("its client has left");

@@ -180,6 +180,7 @@ impl Exchange {
         let length = request.body_length().unwrap_or(0);
         if length > max_body_bytes.max(MOST_SKIPPED) {
             metrics.refused(Reason::BodyBytes);
+            metrics.unmatched().responded(Refusal::BODY_TOO_LARGE.status.as_u16());
             log::warn!("a request gets no answer: it announces a body of {length} bytes");
             std::mem::forget(request);
             in_flight.remove();
@@ -194,6 +195,7 @@ impl Exchange {
             Ok(request) => service.accept(request),
             Err(refusal) => {
                 metrics.refused(refusal.fault.into());
+                metrics.unmatched().responded(refusal.status.as_u16());
                 exchange.send_beside(problem(refusal.status, refusal.detail, &[]));
                 return;
             }
@@ -203,11 +205,22 @@ impl Exchange {
                 metrics.answered();
                 exchange.send_beside(response);
             }
-            Admission::Work(Work { request, handler, lane, start_by, deadline }) => {
+            Admission::Work(Work { request, handler, endpoint, since, lane, start_by, deadline }) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
                 // tiny_http does not tell when a client leaves.
                 let presence = Presence::default();
-                let job = Job { request, handler, lane, start_by, deadline, client, ticket: 1, presence };
+                let job = Job {
+                    request,
+                    handler,
+                    endpoint,
+                    since,
+                    lane,
+                    start_by,
+                    deadline,
+                    client,
+                    ticket: 1,
+                    presence,
+                };
                 if let Err((reason, response)) = service.enqueue(job) {
                     metrics.refused(reason);
                     exchange.send_beside(response);

@@ -12,13 +12,17 @@ mod settings;
 pub mod sqlite;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 pub use error::{Category, Error, Refusal};
 pub use pool::Gauges;
 pub use rows::{RowWriter, Shape};
 
+use crate::activity::{Activity, Doing};
 use crate::config;
 use crate::deadline::Deadline;
+use crate::metrics::{self, Unserved};
 use crate::presence::Presence;
 use crate::value::{Type, Value};
 
@@ -47,6 +51,7 @@ pub struct Database(Arc<Inner>);
 struct Inner {
     pool: AnyPool,
     display_url: String,
+    metrics: Arc<metrics::Pool>,
 }
 
 enum AnyPool {
@@ -61,16 +66,18 @@ impl Database {
     /// [`Error::Url`] when the URL cannot be used; [`Error::Open`] when the first connection cannot be made, at once
     /// when trying again is no use, else after 5 s.
     pub fn open(settings: &config::Database, url: &str) -> Result<Self, Error> {
+        let metrics = Arc::<metrics::Pool>::default();
         let (pool, display_url) = if let Some(file) = url.strip_prefix("sqlite:") {
             let driver = sqlite::Driver::new(file, settings)?;
-            (AnyPool::Sqlite(pool::Pool::open(driver, settings)?), url.to_owned())
+            (AnyPool::Sqlite(pool::Pool::open(driver, settings, &metrics)?), url.to_owned())
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let driver = postgres::Driver::new(url, settings)?;
-            (AnyPool::Postgres(pool::Pool::open(driver, settings)?), postgres::display_url(url))
+            let pool = pool::Pool::open(driver, settings, &metrics)?;
+            (AnyPool::Postgres(pool), postgres::display_url(url))
         } else {
             return Err(Error::Url("expected sqlite:FILE or postgres://user@host/database".to_owned()));
         };
-        Ok(Self(Arc::new(Inner { pool, display_url })))
+        Ok(Self(Arc::new(Inner { pool, display_url, metrics })))
     }
 
     /// Which database it is.
@@ -104,24 +111,45 @@ impl Database {
     /// # Errors
     /// [`Error::NoConnection`] when none came free in time; [`Error::Deadline`] when the deadline had passed already.
     pub fn checkout(&self, deadline: Deadline) -> Result<Connection, Error> {
-        self.checkout_for(&Presence::default(), deadline)
+        self.checkout_for(&Presence::default(), &Activity::default(), deadline)
     }
 
-    /// The same on behalf of a client who may leave: then the wait and whatever runs end early.
+    /// The same on behalf of a client who may leave: then the wait and whatever runs end early. `activity`: whose waits they
+    /// are.
     ///
     /// # Errors
     /// As [`checkout`](Self::checkout); [`Error::ClientLeft`].
-    pub fn checkout_for(&self, client: &Presence, deadline: Deadline) -> Result<Connection, Error> {
-        let mut lent = match &self.0.pool {
-            AnyPool::Postgres(pool) => Lent::Postgres(pool.checkout(client, deadline)?),
-            AnyPool::Sqlite(pool) => Lent::Sqlite(pool.checkout(client, deadline)?),
+    pub fn checkout_for(
+        &self,
+        client: &Presence,
+        activity: &Activity,
+        deadline: Deadline,
+    ) -> Result<Connection, Error> {
+        let metrics = &self.0.metrics;
+        let began = Instant::now();
+        let waiting = activity.wait_for(Doing::Pool);
+        let lent = match &self.0.pool {
+            AnyPool::Postgres(pool) => pool.checkout(client, deadline).map(Lent::Postgres),
+            AnyPool::Sqlite(pool) => pool.checkout(client, deadline).map(Lent::Sqlite),
         };
+        drop(waiting);
+        metrics.acquire.record(began.elapsed());
+        let mut lent = lent.inspect_err(|error| metrics.unserved(unserved(error)))?;
         match &mut lent {
             Lent::Postgres(session) => session.borrow(client, deadline),
             Lent::Sqlite(session) => session.borrow(client, deadline),
         }
         // It may have left while it waited.
-        if client.has_left() { Err(Error::ClientLeft) } else { Ok(Connection(lent)) }
+        if client.has_left() {
+            metrics.unserved(Unserved::ClientLeft);
+            return Err(Error::ClientLeft);
+        }
+        Ok(Connection { lent, activity: activity.clone(), metrics: Arc::clone(metrics) })
+    }
+
+    /// What is counted of the pool.
+    pub fn metrics(&self) -> &Arc<metrics::Pool> {
+        &self.0.metrics
     }
 
     /// Takes over the pool's sizes and times while connections are in use; what `url` says stays.
@@ -138,6 +166,18 @@ impl Database {
             AnyPool::Postgres(pool) => pool.gauges(),
             AnyPool::Sqlite(pool) => pool.gauges(),
         }
+    }
+}
+
+/// Why a checkout failed, as it is counted.
+fn unserved(error: &Error) -> Unserved {
+    match error {
+        Error::NoConnection { .. } => Unserved::Timeout,
+        Error::Down { .. } => Unserved::Down,
+        Error::Crowded { .. } => Unserved::Crowded,
+        Error::ClientLeft => Unserved::ClientLeft,
+        Error::Deadline => Unserved::Deadline,
+        _ => Unserved::Other,
     }
 }
 
@@ -238,7 +278,11 @@ pub struct Column {
 
 /// A borrowed connection. Dropping it is the checkin: an open transaction is rolled back first, and a connection that is
 /// not known to be clean is closed.
-pub struct Connection(Lent);
+pub struct Connection {
+    lent: Lent,
+    activity: Activity,
+    metrics: Arc<metrics::Pool>,
+}
 
 enum Lent {
     Postgres(pool::Lent<postgres::Driver>),
@@ -251,7 +295,8 @@ impl Connection {
     /// # Errors
     /// [`Error::Refused`] when the database does not understand it.
     pub fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
-        match &mut self.0 {
+        let _waiting = self.activity.wait_for(Doing::Database);
+        match &mut self.lent {
             Lent::Postgres(session) => session.describe(statement),
             Lent::Sqlite(session) => session.describe(statement),
         }
@@ -262,7 +307,8 @@ impl Connection {
     /// # Errors
     /// [`Error::Usage`] when one is open already.
     pub fn begin(&mut self, access: Access, deadline: Deadline) -> Result<(), Error> {
-        match &mut self.0 {
+        let _waiting = self.activity.wait_for(Doing::Database);
+        match &mut self.lent {
             Lent::Postgres(session) => {
                 session.start(deadline);
                 session.begin(access)
@@ -279,7 +325,8 @@ impl Connection {
     /// # Errors
     /// Whatever the database reports; also when a statement in the transaction failed, which was then rolled back.
     pub fn commit(&mut self, deadline: Deadline) -> Result<(), Error> {
-        match &mut self.0 {
+        let _waiting = self.activity.wait_for(Doing::Database);
+        match &mut self.lent {
             Lent::Postgres(session) => {
                 session.start(deadline);
                 session.commit()
@@ -296,7 +343,8 @@ impl Connection {
     /// # Errors
     /// When the database cannot be reached; the connection is then closed at checkin, which rolls back as well.
     pub fn rollback(&mut self) -> Result<(), Error> {
-        match &mut self.0 {
+        let _waiting = self.activity.wait_for(Doing::Database);
+        match &mut self.lent {
             Lent::Postgres(session) => session.rollback(),
             Lent::Sqlite(session) => session.rollback(),
         }
@@ -319,7 +367,8 @@ impl Connection {
         deadline: Deadline,
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
-        match &mut self.0 {
+        let _waiting = self.activity.wait_for(Doing::Database);
+        let ran = match &mut self.lent {
             Lent::Postgres(session) => {
                 session.start(deadline);
                 session.run(statement, values, access, rows)
@@ -328,7 +377,11 @@ impl Connection {
                 session.start(deadline);
                 session.run(statement, values, access, rows)
             }
+        };
+        if let Err(Error::Deadline | Error::StatementTimeout { .. } | Error::ClientLeft) = &ran {
+            self.metrics.cancelled.fetch_add(1, Relaxed);
         }
+        ran
     }
 
     /// The PostgreSQL session, for handlers in Rust.
@@ -336,7 +389,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Usage`] when the database is another one.
     pub fn postgres(&mut self) -> Result<&mut postgres::Session, Error> {
-        match &mut self.0 {
+        match &mut self.lent {
             Lent::Postgres(session) => Ok(&mut **session),
             Lent::Sqlite(_) => Err(Error::Usage("the database is SQLite, not PostgreSQL".to_owned())),
         }
@@ -348,7 +401,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Usage`] when the database is another one; when SQLite refuses to switch from reading to writing.
     pub fn sqlite(&mut self) -> Result<&mut rusqlite::Connection, Error> {
-        match &mut self.0 {
+        match &mut self.lent {
             Lent::Postgres(_) => Err(Error::Usage("the database is PostgreSQL, not SQLite".to_owned())),
             Lent::Sqlite(session) => session.raw(),
         }
@@ -357,7 +410,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        match &mut self.0 {
+        match &mut self.lent {
             Lent::Postgres(session) => session.finish(),
             Lent::Sqlite(session) => session.finish(),
         }

@@ -177,6 +177,7 @@ impl SqlEndpoint {
                         return Err(error.into());
                     }
                     log::debug!("attempt {attempt} collided: {error}");
+                    context.note_retry();
                     // Others need the connection meanwhile. If the client leaves, the next checkout says so.
                     drop(connection);
                     thread::sleep(pause);

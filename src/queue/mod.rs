@@ -109,10 +109,33 @@ pub struct Done {
     stale: bool,
 }
 
+/// The queue at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gauges {
+    /// Jobs that wait.
+    pub length: usize,
+    /// How many may.
+    pub max_length: usize,
+    /// For how long the oldest has waited.
+    pub oldest: Duration,
+    /// Workers that there are to be.
+    pub workers: usize,
+    /// Workers that there are.
+    pub present: usize,
+    /// Of these, those that have a job.
+    pub running: usize,
+}
+
 impl Done {
     /// Whether the job is to be refused rather than done: it has waited for too long while waits stand.
     pub fn is_stale(&self) -> bool {
         self.stale
+    }
+
+    /// Since when the worker has had it.
+    pub fn began(&self) -> Instant {
+        self.began
     }
 }
 
@@ -225,6 +248,21 @@ impl<T> Queue<T> {
     pub fn close(&self) {
         self.lock().closed = true;
         self.0.ready.notify_all();
+    }
+
+    /// The queue at this moment.
+    pub fn gauges(&self) -> Gauges {
+        let state = self.lock();
+        let heads = state.lanes.iter().filter_map(|lane| Some(state.jobs[lane.head?].since));
+        let oldest = heads.min().map_or(Duration::ZERO, |since| since.elapsed());
+        Gauges {
+            length: state.jobs.len(),
+            max_length: state.limits.max_length,
+            oldest,
+            workers: state.workers,
+            present: state.present,
+            running: state.running,
+        }
     }
 
     /// How many jobs wait.

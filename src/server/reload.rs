@@ -121,7 +121,7 @@ impl Running {
         let certificate = self.tls.as_ref().map(|tls| tls.identity.read_again()).transpose()?;
         let next = new.until_restart(&running);
         if !running.changes_to(&next).is_empty() {
-            let router = router(&next, self.database.as_ref(), &self.routes)?;
+            let router = router(&next, self.database.as_ref(), &self.routes, &self.metrics)?;
             self.check(&next, source, &changes)?;
             self.workers.resize(next.workers())?;
             self.queue.reconfigure(queue_limits(&next.queue));

@@ -231,6 +231,13 @@ impl Link {
 
     /// Worker: sends what the socket takes of an answer, and of a file a few pieces. Returns whether that was all.
     fn send(&self, unsent: &mut Unsent) -> Result<bool, Failure> {
+        let mut moved = 0;
+        let sent = self.send_pieces(unsent, &mut moved);
+        self.mailbox.metrics.sent_bytes(moved);
+        sent
+    }
+
+    fn send_pieces(&self, unsent: &mut Unsent, moved: &mut usize) -> Result<bool, Failure> {
         for _ in 0..PIECES_BY_WORKER {
             if let Some(piece) = unsent.next_piece() {
                 unsent.add_piece(piece.read().map_err(Failure::File)?);
@@ -238,7 +245,7 @@ impl Link {
             if !self.direct {
                 return Ok(false);
             }
-            let flushed = unsent.flush(&mut Wire::plain(&self.socket), &mut 0);
+            let flushed = unsent.flush(&mut Wire::plain(&self.socket), moved);
             match flushed.map_err(|_| Failure::Client)? {
                 Flushed::All => return Ok(true),
                 Flushed::Blocked => return Ok(false),
@@ -348,6 +355,7 @@ impl Sink for OpenStream {
             let direct = self.link.direct.then_some(&mut wire);
             let put = self.outbox.put(bytes, direct, self.limit, self.deadline);
             let (count, taken) = put.inspect_err(|_| self.failed.set(true))?;
+            self.link.mailbox.metrics.sent_bytes(count);
             if taken == Taken::Tell {
                 self.link.tell_poller();
             }

@@ -106,6 +106,8 @@ struct Mailbox {
     epoch: Instant,
     /// See `http.response_buffer_bytes`; here for the workers.
     response_buffer_bytes: AtomicUsize,
+    /// Here for the workers as well.
+    metrics: Arc<Metrics>,
 }
 
 impl Mailbox {
@@ -156,6 +158,7 @@ impl Native {
                 draining: AtomicBool::new(false),
                 epoch: Instant::now(),
                 response_buffer_bytes: AtomicUsize::new(settings.response_buffer_bytes),
+                metrics: Arc::clone(metrics),
             }));
             waiting.push((poll, receiver));
         }

@@ -20,7 +20,7 @@ use super::gate::{LONGEST_AWAIT, Place};
 use super::link::Link;
 use super::timers::Timers;
 use super::{Id, Mailbox, Message, Newcomer, Reload};
-use crate::metrics::{Closing, Reason};
+use crate::metrics::{Closing, Reason, Sheet};
 
 /// How many spare connections are looked for at a time. Looking goes through all of them, so it pays to find a few.
 const SPARE_AT_ONCE: usize = 64;
@@ -28,6 +28,10 @@ const SPARE_AT_ONCE: usize = 64;
 /// When none was found, newcomers within this time are refused without another look: clients that come and go at the limit
 /// would have every connection looked at for each of them.
 const SPARE_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often connections are counted by where they stand: often enough for whoever looks, and to look at 10,000 of them takes
+/// half a millisecond.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a poll that took less brings may have come at any time since the one before: it did not wait for it, or this thread
 /// was not run at once when it came.
@@ -49,6 +53,11 @@ pub(super) struct Poller {
     /// Connections that were refused, by generation, which is the order in which they came: which and since when.
     refused: BTreeMap<u64, (Id, Instant)>,
     drain_until: Option<Instant>,
+    /// Where connections stand, and when to count that again.
+    census: Sheet,
+    census_at: Instant,
+    /// It has not been counted since the last connection has gone.
+    census_stale: bool,
     /// No newcomer comes any more.
     last_came: bool,
     stopped: bool,
@@ -60,6 +69,9 @@ impl Poller {
             poll,
             receiver,
             next,
+            census: core.metrics.census.sheet(),
+            census_at: Instant::now(),
+            census_stale: false,
             core,
             connections: Slab::new(),
             timers: Timers::default(),
@@ -114,6 +126,9 @@ impl Poller {
                     self.with(id.index, Connection::ring);
                 }
             }
+            if self.core.now >= self.census_at || self.census_stale && self.connections.is_empty() {
+                self.count();
+            }
         }
         let owed = self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count();
         for (_, connection) in &mut self.connections {
@@ -122,6 +137,12 @@ impl Poller {
             connection.link().shutdown(Shutdown::Both);
         }
         owed
+    }
+
+    fn count(&mut self) {
+        self.census_stale = !self.connections.is_empty();
+        self.census.fill(self.connections.iter().map(|(_, connection)| connection.standing()));
+        self.census_at = self.core.now + CENSUS_INTERVAL;
     }
 
     fn is_over(&self) -> bool {
@@ -136,7 +157,8 @@ impl Poller {
         }
         let now = Instant::now();
         let drain = self.drain_until.map(|until| until.saturating_duration_since(now));
-        self.timers.next(now).into_iter().chain(drain).min()
+        let census = (!self.connections.is_empty()).then(|| self.census_at.saturating_duration_since(now));
+        self.timers.next(now).into_iter().chain(drain).chain(census).min()
     }
 
     /// Lets one connection act and carries out what follows from it.

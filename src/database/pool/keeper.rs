@@ -3,6 +3,7 @@
 //! A thread of its own. It serves those who wait when r2d2 has a new session, looks for dead ones as soon as one was found,
 //! asks those that have been silent for long, and ends those that are old or too many.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -140,6 +141,7 @@ impl<D: Driver> Shared<D> {
             let held = now.saturating_duration_since(loan.since);
             if held >= threshold && !loan.reported {
                 loan.reported = true;
+                self.metrics.leaks.fetch_add(1, Relaxed);
                 log::warn!(
                     "{} has had a database connection for {held:?} (database.leak_detection_threshold is {threshold:?})",
                     loan.thread

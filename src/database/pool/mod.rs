@@ -22,6 +22,7 @@ use self::state::Shared;
 use super::Error;
 use crate::config;
 use crate::deadline::Deadline;
+use crate::metrics;
 use crate::presence::Presence;
 
 /// Between two tries to reach a database that is not there yet: often enough to start promptly, seldom enough not to fill
@@ -66,11 +67,15 @@ pub struct Gauges {
     pub idle: u32,
     /// Workers that wait for one.
     pub waiting: u32,
+    /// There is none, and none can be opened.
+    pub is_down: bool,
+    /// `minimum_idle`.
+    pub minimum_idle: u32,
 }
 
 impl fmt::Display for Gauges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { maximum, open, active, idle, waiting } = self;
+        let Self { maximum, open, active, idle, waiting, .. } = self;
         write!(f, "total={open}, active={active}, idle={idle}, waiting={waiting}, maximum={maximum}")
     }
 }
@@ -80,6 +85,7 @@ pub(super) struct Lent<D: Driver> {
     /// There until it is dropped.
     entry: Option<PooledConnection<Opener<D>>>,
     shared: Arc<Shared<D>>,
+    since: Instant,
 }
 
 pub(super) struct Pool<D: Driver>(Arc<Shared<D>>);
@@ -87,10 +93,15 @@ pub(super) struct Pool<D: Driver>(Arc<Shared<D>>);
 impl<D: Driver> Pool<D> {
     /// Opens the first connection here, so that a wrong password or host is an error at once, and the others of
     /// `minimum_idle` in parallel behind it.
-    pub(super) fn open(driver: D, settings: &config::Database) -> Result<Self, Error> {
+    pub(super) fn open(
+        driver: D,
+        settings: &config::Database,
+        metrics: &Arc<metrics::Pool>,
+    ) -> Result<Self, Error> {
         let started = Instant::now();
         let first = open_first(&driver, settings)?;
-        let (shared, errands) = Shared::new(driver, settings, first, started.elapsed());
+        metrics.creation.record(started.elapsed());
+        let (shared, errands) = Shared::new(driver, settings, first, started.elapsed(), Arc::clone(metrics));
         keeper::start(&shared, errands).map_err(|error| {
             Error::Usage(format!("the pool's housekeeping thread cannot be started: {error}"))
         })?;
@@ -142,7 +153,7 @@ impl<D: Driver> Pool<D> {
         let doubt = state.doubt(&entry, started);
         let validation = state.settings.validation_timeout;
         drop(state);
-        let mut lent = Lent { entry: Some(entry), shared: Arc::clone(shared) };
+        let mut lent = Lent { entry: Some(entry), shared: Arc::clone(shared), since: Instant::now() };
         let fit = !doubt || lent.is_alive() && lent.validate(until.within(validation));
         if !fit {
             lent.entry().close = true;
@@ -189,6 +200,7 @@ impl<D: Driver> DerefMut for Lent<D> {
 impl<D: Driver> Drop for Lent<D> {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
+            self.shared.metrics.usage.record(self.since.elapsed());
             self.shared.give_back(entry);
         }
     }

@@ -3,6 +3,7 @@
 //! r2d2 always asks for as many sessions as the pool may have; each of its requests waits here until another one is worth
 //! it, and through every failure, so that r2d2's own retries never take part. Never runs in a worker.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -156,6 +157,10 @@ impl<D: Driver> Shared<D> {
             let timeout = state.settings.connection_timeout;
             drop(state);
             let opened = self.driver.open(Deadline::at(now, timeout));
+            match &opened {
+                Ok(_) => self.metrics.creation.record(now.elapsed()),
+                Err(_) => _ = self.metrics.creation_failures.fetch_add(1, Relaxed),
+            }
             state = self.lock();
             state.opening -= 1;
             match opened {

@@ -1,6 +1,7 @@
 //! What the pool knows, under one lock that is never held while anything waits.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use super::line::{Line, Turn, Waiter};
 use super::opener::{Entry, Failure, Opener};
 use super::{Driver, Error, Gauges, Session};
 use crate::config;
+use crate::metrics;
 
 /// A session as r2d2 lends it.
 pub(super) type Held<D> = PooledConnection<Opener<D>>;
@@ -19,6 +21,7 @@ pub(super) type Held<D> = PooledConnection<Opener<D>>;
 /// What workers, r2d2's threads and the keeper share.
 pub(super) struct Shared<D: Driver> {
     pub(super) driver: D,
+    pub(super) metrics: Arc<metrics::Pool>,
     state: Mutex<State<D>>,
     /// Another session may be wanted.
     pub(super) demand: Condvar,
@@ -104,6 +107,7 @@ impl<D: Driver> Shared<D> {
         settings: &config::Database,
         first: D::Session,
         cost: Duration,
+        metrics: Arc<metrics::Pool>,
     ) -> (Arc<Self>, Receiver<()>) {
         let (keeper, errands) = crossbeam_channel::bounded(1);
         let state = State {
@@ -124,7 +128,8 @@ impl<D: Driver> Shared<D> {
             loans_made: 0,
             closed: false,
         };
-        let shared = Arc::new(Self { driver, state: Mutex::new(state), demand: Condvar::new(), keeper });
+        let shared =
+            Arc::new(Self { driver, metrics, state: Mutex::new(state), demand: Condvar::new(), keeper });
         let mut state = shared.lock();
         let first = shared.entry(first, &state, Instant::now());
         state.moving.push(first);
@@ -205,6 +210,7 @@ impl<D: Driver> Shared<D> {
     }
 
     pub(super) fn closed_one(&self) {
+        self.metrics.closed.fetch_add(1, Relaxed);
         let mut state = self.lock();
         state.open -= 1;
         state.dismiss_if_down();
@@ -361,6 +367,8 @@ impl<D: Driver> State<D> {
             active: self.active,
             idle: self.open - self.active,
             waiting: u32::try_from(self.line.len()).unwrap_or(u32::MAX),
+            is_down: self.down().is_some(),
+            minimum_idle: self.settings.minimum_idle,
         }
     }
 }

@@ -191,7 +191,10 @@ impl Connection {
             let read = self.link.read(&mut scratch);
             let next = match read {
                 Ok(Some(0)) | Err(_) => self.end_of_input(core),
-                Ok(Some(read)) => self.arrived(core, &scratch[..read], read == READ_BYTES),
+                Ok(Some(read)) => {
+                    core.metrics.received_bytes(read);
+                    self.arrived(core, &scratch[..read], read == READ_BYTES)
+                }
                 Ok(None) => Next::Wait,
             };
             core.scratch = scratch;
@@ -476,6 +479,7 @@ impl Connection {
             BodyPlan::Unwanted(response) if waits => {
                 core.metrics.received();
                 core.metrics.answered();
+                core.metrics.unmatched().responded(response.status().as_u16());
                 let form = Form { keep_alive: false, ..head.request.form() };
                 core.encode(&response, form);
                 self.after_answer(core, form);
@@ -590,8 +594,7 @@ impl Connection {
 
     /// Answers what cannot be read, and reads nothing more.
     fn refuse(&mut self, core: &mut Core, refusal: Refusal, form: Form) {
-        core.metrics.received();
-        core.metrics.refused(refusal.fault.into());
+        core.refuse(refusal.fault.into(), refusal.status);
         log::debug!("{}: {refusal}", self.name());
         core.encode(&problem(refusal.status, refusal.detail, &[]), form);
         self.after_answer(core, form);

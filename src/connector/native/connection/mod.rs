@@ -33,7 +33,7 @@ use crate::deadline::Deadline;
 use crate::handler::{outcome_unknown, unavailable};
 use crate::http::{Form, Request, Response, client_address, problem};
 use crate::job::{Admission, Client, Job, Service, Work, waited_too_long};
-use crate::metrics::{Closing, Metrics, Reason};
+use crate::metrics::{CLIENT_LEFT, Closing, Endpoint, Metrics, Reason, Standing};
 use crate::queue::Key;
 
 /// How long a connection that we closed is still read from while nothing comes, so that its client sees the answer and no
@@ -106,6 +106,8 @@ pub(super) struct Connection {
     ticket: u64,
     /// Where that request waits for a worker, or did.
     place_in_queue: Option<Key>,
+    /// What is counted of its endpoint.
+    endpoint: Option<Arc<Endpoint>>,
     /// How many requests were read.
     served: usize,
     /// The rest of the body of the request that is in progress.
@@ -194,6 +196,13 @@ impl Core {
         std::mem::replace(&mut self.service, service)
     }
 
+    /// A request is refused of which no endpoint is known.
+    fn refuse(&self, reason: Reason, status: StatusCode) {
+        self.metrics.received();
+        self.metrics.refused(reason);
+        self.metrics.unmatched().responded(status.as_u16());
+    }
+
     fn is_draining(&self) -> bool {
         self.mailbox.is_draining()
     }
@@ -227,6 +236,7 @@ impl Connection {
             again: false,
             ticket: 0,
             place_in_queue: None,
+            endpoint: None,
             served: 0,
             incoming: None,
             idle_since: core.now,
@@ -267,6 +277,23 @@ impl Connection {
             self.stage = Stage::Idle;
         }
         if core.is_draining() { self.drain(core) } else { Next::Wait }
+    }
+
+    /// Where it stands.
+    pub(super) fn standing(&self) -> Standing {
+        match self.stage {
+            Stage::Proxied | Stage::Handshake { .. } => Standing::Beginning,
+            Stage::Idle => Standing::Idle,
+            Stage::Head | Stage::Body(_) => Standing::Reading,
+            Stage::Holding(_) | Stage::Flushing(_) => Standing::Writing,
+            Stage::Lingering { .. } => Standing::Closing,
+            Stage::Away { .. } => match self.link.turn() {
+                Turn::Poller => Standing::Idle,
+                Turn::Queued => Standing::Queued,
+                Turn::Running => Standing::Running,
+                Turn::Writing | Turn::Streaming => Standing::Writing,
+            },
+        }
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -326,8 +353,7 @@ impl Connection {
 
     /// The server has as many clients as it takes. Whoever expects a handshake could not read an answer.
     fn refuse_client(&mut self, core: &mut Core, reason: Reason) -> Next {
-        core.metrics.received();
-        core.metrics.refused(reason);
+        core.refuse(reason, StatusCode::SERVICE_UNAVAILABLE);
         if self.session.is_some() {
             return Next::Close;
         }
@@ -351,6 +377,7 @@ impl Connection {
             _ => false,
         };
         if is_unanswered {
+            self.count_answer(core, CLIENT_LEFT);
             core.metrics.abandoned();
         }
         self.link.presence().leave();
@@ -495,8 +522,7 @@ impl Connection {
 
     /// A request did not come in time.
     fn refuse_slow(&mut self, core: &mut Core, reason: Reason, detail: &str) -> Next {
-        core.metrics.received();
-        core.metrics.refused(reason);
+        core.refuse(reason, StatusCode::REQUEST_TIMEOUT);
         let form = self.form_of_refusal(&self.input);
         self.answer_and_close(core, &problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form)
     }
@@ -507,6 +533,7 @@ impl Connection {
             Turn::Poller => return self.proceed(core),
             Turn::Queued if core.now >= start_by && self.take_from_queue(core) => {
                 let (response, reason) = waited_too_long(Deadline::at(deadline, Duration::ZERO));
+                self.count_answer(core, response.status().as_u16());
                 core.metrics.refused(reason);
                 return self.answer_instead(core, &response, form);
             }
@@ -517,6 +544,7 @@ impl Connection {
             }
             Turn::Running if core.now >= deadline + GRACE && self.link.take_back(Turn::Running) => {
                 core.metrics.refused(Reason::Deadline);
+                self.count_answer(core, StatusCode::GATEWAY_TIMEOUT.as_u16());
                 let response = if self.link.presence().outcome_is_open() {
                     outcome_unknown().to_response()
                 } else {
@@ -528,6 +556,7 @@ impl Connection {
             // Its head says 200 already: only the end of the connection can say otherwise.
             Turn::Streaming if core.now >= deadline + GRACE && self.link.take_back(Turn::Streaming) => {
                 core.metrics.refused(Reason::Deadline);
+                self.count_answer(core, StatusCode::GATEWAY_TIMEOUT.as_u16());
                 return Next::Reset;
             }
             Turn::Queued | Turn::Running | Turn::Streaming => self.check_incoming(core),
@@ -539,6 +568,11 @@ impl Connection {
         }
         self.set_away_due(core);
         Next::Wait
+    }
+
+    /// Counts an answer that is given here to a request that was away, or would have been.
+    fn count_answer(&self, core: &Core, status: u16) {
+        self.endpoint.as_ref().unwrap_or_else(|| core.metrics.unmatched()).responded(status);
     }
 
     /// Takes the request back that no worker has begun, out of the queue as well. Returns whether it was still there.
@@ -646,7 +680,8 @@ impl Connection {
 
     /// Gives the connection to a worker, together with its request.
     fn give(&mut self, core: &mut Core, work: Work, more: bool) {
-        let Work { request, handler, lane, start_by, deadline } = work;
+        let Work { request, handler, endpoint, since, lane, start_by, deadline } = work;
+        self.endpoint = Some(Arc::clone(&endpoint));
         let form = request.form();
         self.ticket += 1;
         let more = more || self.ended || self.incoming.is_some();
@@ -656,7 +691,8 @@ impl Connection {
         self.set_away_due(core);
         let (client, ticket): (Arc<dyn Client>, _) = (Arc::clone(&self.link) as _, self.ticket);
         let presence = self.link.presence().clone();
-        let job = Job { request, handler, lane, start_by, deadline, client, ticket, presence };
+        let job =
+            Job { request, handler, endpoint, since, lane, start_by, deadline, client, ticket, presence };
         match core.service.enqueue(job) {
             Ok(place) => self.place_in_queue = Some(place),
             Err((reason, response)) => {

@@ -1,6 +1,7 @@
 //! Sending: answers made on the poller, and what a worker or a file left to be sent. Poller thread.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -17,6 +18,8 @@ pub(super) struct Flushing {
     pub(super) then: Stage,
     /// Bytes since the client last had its time anew.
     moved: usize,
+    /// When it began.
+    since: Instant,
     /// A piece of the file is being read.
     pub(super) asked: bool,
 }
@@ -27,8 +30,8 @@ pub(super) enum Outgoing {
 }
 
 impl Flushing {
-    fn stage(outgoing: Outgoing, then: Stage) -> Stage {
-        Stage::Flushing(Box::new(Self { outgoing, then, moved: 0, asked: false }))
+    fn stage(outgoing: Outgoing, then: Stage, since: Instant) -> Stage {
+        Stage::Flushing(Box::new(Self { outgoing, then, moved: 0, since, asked: false }))
     }
 
     pub(super) fn add_piece(&mut self, piece: Bytes) {
@@ -74,7 +77,7 @@ impl Connection {
     pub(super) fn flush_later(&mut self, core: &Core, outgoing: Outgoing, close: bool) {
         self.incoming = None;
         let then = if close { Stage::Lingering { until: core.now } } else { Stage::Idle };
-        self.stage = Flushing::stage(outgoing, then);
+        self.stage = Flushing::stage(outgoing, then, core.now);
         self.due = core.now + core.settings.write_timeout;
     }
 
@@ -84,14 +87,17 @@ impl Connection {
             return if let Stage::Flushing(_) = self.stage { self.flush(core) } else { Next::Wait };
         }
         let mut unsent = Unsent::new(std::mem::take(&mut core.answers), Bytes::new(), false);
-        match unsent.flush(&mut self.wire(), &mut 0) {
+        let mut moved = 0;
+        let flushed = unsent.flush(&mut self.wire(), &mut moved);
+        core.metrics.sent_bytes(moved);
+        match flushed {
             Ok(Flushed::All) => {
                 core.answers = unsent.into_buffer();
                 self.settle(core)
             }
             Ok(_) => {
                 let then = std::mem::replace(&mut self.stage, Stage::Idle);
-                self.stage = Flushing::stage(Outgoing::Unsent(unsent), then);
+                self.stage = Flushing::stage(Outgoing::Unsent(unsent), then, core.now);
                 self.due = core.now + core.settings.write_timeout;
                 Next::Wait
             }
@@ -103,10 +109,15 @@ impl Connection {
     pub(super) fn flush(&mut self, core: &mut Core) -> Next {
         let Self { stage: Stage::Flushing(flushing), link, session, .. } = self else { return Next::Wait };
         let mut wire = super::Wire::new(link.socket(), session.as_mut());
+        let before = flushing.moved;
         let flushed = match &mut flushing.outgoing {
             Outgoing::Unsent(unsent) => unsent.flush(&mut wire, &mut flushing.moved),
             Outgoing::Stream(outbox) => outbox.flush(&mut wire, &mut flushing.moved),
         };
+        if let Outgoing::Unsent(_) = flushing.outgoing {
+            // What is in an outbox was counted when it came there.
+            core.metrics.sent_bytes(flushing.moved - before);
+        }
         if flushing.moved >= QUANTUM {
             flushing.moved = 0;
             self.due = core.now + core.settings.write_timeout;
@@ -122,6 +133,7 @@ impl Connection {
                 Next::Wait
             }
             Ok(Flushed::All) => {
+                core.metrics.flushed(core.now.saturating_duration_since(flushing.since));
                 self.stage = std::mem::replace(&mut flushing.then, Stage::Idle);
                 self.settle(core)
             }

@@ -1,9 +1,24 @@
 //! What is counted: every request that was read, and what became of it.
 //!
-//! Any thread; relaxed atomics, no lock. `requests = answered + refused + abandoned` once nothing is in flight.
+//! Any thread; relaxed atomics, no lock but for who looks and for a new route. `requests = answered + refused + abandoned` once
+//! nothing is in flight.
+
+mod census;
+mod endpoint;
+mod export;
+mod histogram;
+mod pool;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+pub use census::{CENSUS, Census, Sheet, Standing};
+pub use endpoint::{CLIENT_LEFT, Endpoint, PHASES, Phase, Spans, UNMATCHED};
+pub use export::{CONTENT_TYPE, Exposition, Gauges, PoolGauges, QueueGauges, WorkerGauges};
+pub use histogram::{Counts, Histogram};
+pub use pool::{Pool, UNSERVED, Unserved};
 
 use crate::http::Fault;
 
@@ -45,7 +60,8 @@ pub enum Reason {
     Deadline,
 }
 
-const REASONS: [(Reason, &str); 16] = [
+/// Every reason with its name.
+pub const REASONS: [(Reason, &str); 16] = [
     (Reason::Malformed, "malformed"),
     (Reason::HeadBytes, "head_bytes"),
     (Reason::HeaderCount, "header_count"),
@@ -96,7 +112,8 @@ pub enum Closing {
     ProxyHeader,
 }
 
-const CLOSINGS: [(Closing, &str); 6] = [
+/// Every closing with its name.
+pub const CLOSINGS: [(Closing, &str); 6] = [
     (Closing::Idle, "idle"),
     (Closing::Evicted, "evicted"),
     (Closing::RequestLimit, "request_limit"),
@@ -106,9 +123,21 @@ const CLOSINGS: [(Closing, &str); 6] = [
 ];
 
 /// The counters of one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
+    /// Where connections stand.
+    pub census: Census,
+    /// All endpoints' phases.
+    phases: [Histogram; PHASES.len()],
+    /// How long the pollers needed for what workers left of their answers.
+    flush: Histogram,
+    received_bytes: AtomicU64,
+    sent_bytes: AtomicU64,
+    unmatched: Arc<Endpoint>,
+    /// Those that workers or pollers were ever given; by their id.
+    endpoints: RwLock<Vec<Arc<Endpoint>>>,
     open: AtomicUsize,
+    accepted: AtomicU64,
     requests: AtomicU64,
     answered: AtomicU64,
     abandoned: AtomicU64,
@@ -118,10 +147,111 @@ pub struct Metrics {
     closed: [AtomicU64; CLOSINGS.len()],
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        let unmatched = Arc::new(Endpoint::new(0, String::new(), UNMATCHED.to_owned()));
+        Self {
+            census: Census::default(),
+            phases: Default::default(),
+            flush: Histogram::default(),
+            received_bytes: AtomicU64::default(),
+            sent_bytes: AtomicU64::default(),
+            endpoints: RwLock::new(vec![Arc::clone(&unmatched)]),
+            unmatched,
+            open: AtomicUsize::default(),
+            accepted: AtomicU64::default(),
+            requests: AtomicU64::default(),
+            answered: AtomicU64::default(),
+            abandoned: AtomicU64::default(),
+            cancelled: AtomicU64::default(),
+            panics: AtomicU64::default(),
+            refused: Default::default(),
+            closed: Default::default(),
+        }
+    }
+}
+
 impl Metrics {
+    /// The counters of the endpoint with this method and route; the same ones whenever they are asked for, also after a reload.
+    pub fn endpoint(&self, method: &str, route: &str) -> Arc<Endpoint> {
+        let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        let known = endpoints.iter().find(|known| known.method == method && known.route == route);
+        known.map(Arc::clone).unwrap_or_else(|| {
+            let id = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+            let new = Arc::new(Endpoint::new(id, method.to_owned(), route.to_owned()));
+            endpoints.push(Arc::clone(&new));
+            new
+        })
+    }
+
+    /// The counters of requests that came to no endpoint.
+    pub fn unmatched(&self) -> &Arc<Endpoint> {
+        &self.unmatched
+    }
+
+    /// Every endpoint's counters, by its id.
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A worker has answered a request of this endpoint.
+    pub fn finished_by_worker(&self, endpoint: &Endpoint, status: u16, spans: &Spans) {
+        endpoint.responded(status);
+        endpoint.finished(spans);
+        for ((phase, _), histogram) in PHASES.into_iter().zip(&self.phases) {
+            histogram.record(spans.of(phase));
+        }
+    }
+
+    /// How long requests were in a phase, of all endpoints.
+    pub fn phase(&self, phase: Phase) -> Counts {
+        self.phases[phase as usize].counts()
+    }
+
+    /// A poller has sent what a worker had left of its answer.
+    pub fn flushed(&self, took: Duration) {
+        self.flush.record(took);
+    }
+
+    /// How long pollers needed for what workers had left.
+    pub fn flushes(&self) -> Counts {
+        self.flush.counts()
+    }
+
+    /// Bytes came from clients.
+    pub fn received_bytes(&self, count: usize) {
+        self.received_bytes.fetch_add(count as u64, Relaxed);
+    }
+
+    /// Bytes went to clients.
+    pub fn sent_bytes(&self, count: usize) {
+        self.sent_bytes.fetch_add(count as u64, Relaxed);
+    }
+
+    /// Bytes received and sent, as far as sockets were read and written: with TLS what its session is given and gives.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.received_bytes.load(Relaxed), self.sent_bytes.load(Relaxed))
+    }
+
     /// A client connected.
     pub fn connected(&self) {
         self.open.fetch_add(1, Relaxed);
+        self.accepted.fetch_add(1, Relaxed);
+    }
+
+    /// How many clients ever connected.
+    pub fn connections(&self) -> u64 {
+        self.accepted.load(Relaxed)
+    }
+
+    /// How many handlers panicked.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Relaxed)
+    }
+
+    /// How many answers came from endpoints.
+    pub fn answers(&self) -> u64 {
+        self.answered.load(Relaxed)
     }
 
     /// Its connection was closed.

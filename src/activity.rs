@@ -1,0 +1,224 @@
+//! What a worker does now, and where the time of its request goes.
+//!
+//! The worker writes, whoever looks reads: relaxed atomics, no lock. A worker keeps one for all its requests, and lends it to
+//! the connections that it borrows, so that they note what they wait for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Doing {
+    /// Waits for a request.
+    Idle = 0,
+    /// Runs its handler, which does neither of the others.
+    Handler = 1,
+    /// Waits for a database connection.
+    Pool = 2,
+    /// Waits for the database: from a statement's beginning to its last row.
+    Database = 3,
+    /// Writes the answer.
+    Write = 4,
+}
+
+/// Every activity with its name.
+const DOINGS: [(Doing, &str); 5] = [
+    (Doing::Idle, "idle"),
+    (Doing::Handler, "handler"),
+    (Doing::Pool, "pool"),
+    (Doing::Database, "database"),
+    (Doing::Write, "write"),
+];
+
+impl Doing {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        DOINGS[self as usize].1
+    }
+}
+
+/// One worker's activity. Clones are of the same worker; of [`Activity::default`] nobody looks.
+#[derive(Clone, Debug)]
+pub struct Activity(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    /// Times below count from here.
+    epoch: Instant,
+    doing: AtomicU8,
+    /// Which endpoint's request.
+    endpoint: AtomicU32,
+    /// Since when the worker has had the request, and by when it is to be answered.
+    began_ns: AtomicU64,
+    deadline_ns: AtomicU64,
+    /// Since when it does what it does.
+    since_ns: AtomicU64,
+    /// What the request has spent so far.
+    pool_ns: AtomicU64,
+    database_ns: AtomicU64,
+}
+
+/// What a request has spent with its worker so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// On waits for a connection.
+    pub pool: Duration,
+    /// On statements.
+    pub database: Duration,
+}
+
+/// A worker, as it is seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// What it does.
+    pub doing: Doing,
+    /// For how long.
+    pub for_so_long: Duration,
+    /// Which endpoint's request it has.
+    pub endpoint: u32,
+    /// For how long it has had it.
+    pub with_request: Duration,
+    /// Whether that should have been answered.
+    pub is_overdue: bool,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self(Arc::new(State {
+            epoch: Instant::now(),
+            doing: AtomicU8::default(),
+            endpoint: AtomicU32::default(),
+            began_ns: AtomicU64::default(),
+            deadline_ns: AtomicU64::default(),
+            since_ns: AtomicU64::default(),
+            pool_ns: AtomicU64::default(),
+            database_ns: AtomicU64::default(),
+        }))
+    }
+}
+
+impl Activity {
+    /// A request begins.
+    pub fn begin(&self, endpoint: u32, now: Instant, deadline: Instant) {
+        let state = &*self.0;
+        let now = state.time(now);
+        state.endpoint.store(endpoint, Relaxed);
+        state.began_ns.store(now, Relaxed);
+        state.deadline_ns.store(state.time(deadline), Relaxed);
+        state.pool_ns.store(0, Relaxed);
+        state.database_ns.store(0, Relaxed);
+        state.set(Doing::Handler, now);
+    }
+
+    /// The worker does something else from now on.
+    pub fn turn_to(&self, doing: Doing, now: Instant) {
+        self.0.set(doing, self.0.time(now));
+    }
+
+    /// Until the guard is dropped the worker waits for a connection or the database. Of waits within a wait the outermost
+    /// counts.
+    pub fn wait_for(&self, doing: Doing) -> Waiting<'_> {
+        let state = &*self.0;
+        let before = state.doing.load(Relaxed);
+        let within = before == Doing::Pool as u8 || before == Doing::Database as u8;
+        let since = (!within).then(Instant::now);
+        if let Some(since) = since {
+            state.set(doing, state.time(since));
+        }
+        Waiting { state, doing, before, since }
+    }
+
+    /// What the request has spent so far.
+    pub fn spent(&self) -> Spent {
+        Spent {
+            pool: Duration::from_nanos(self.0.pool_ns.load(Relaxed)),
+            database: Duration::from_nanos(self.0.database_ns.load(Relaxed)),
+        }
+    }
+
+    /// What the worker does at this moment. Each part is right by itself; together they may be of two moments.
+    pub fn look(&self, now: Instant) -> Look {
+        let state = &*self.0;
+        let now = state.time(now);
+        let since = |then: &AtomicU64| Duration::from_nanos(now.saturating_sub(then.load(Relaxed)));
+        let doing = DOINGS[usize::from(state.doing.load(Relaxed)) % DOINGS.len()].0;
+        let is_overdue = doing != Doing::Idle && now > state.deadline_ns.load(Relaxed);
+        Look {
+            doing,
+            for_so_long: since(&state.since_ns),
+            endpoint: state.endpoint.load(Relaxed),
+            with_request: since(&state.began_ns),
+            is_overdue,
+        }
+    }
+}
+
+impl State {
+    fn time(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn set(&self, doing: Doing, now: u64) {
+        self.since_ns.store(now, Relaxed);
+        self.doing.store(doing as u8, Relaxed);
+    }
+}
+
+/// See [`Activity::wait_for`].
+#[must_use]
+pub struct Waiting<'a> {
+    state: &'a State,
+    doing: Doing,
+    before: u8,
+    /// `None` within another wait.
+    since: Option<Instant>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(since) = self.since else { return };
+        let now = Instant::now();
+        let spent = u64::try_from((now - since).as_nanos()).unwrap_or(u64::MAX);
+        let sum = if self.doing == Doing::Pool { &self.state.pool_ns } else { &self.state.database_ns };
+        sum.fetch_add(spent, Relaxed);
+        self.state.since_ns.store(self.state.time(now), Relaxed);
+        self.state.doing.store(self.before, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_activity_has_its_own_name() {
+        for (index, (doing, _)) in DOINGS.into_iter().enumerate() {
+            assert_eq!(doing as usize, index, "the table is in the order of the enum");
+        }
+    }
+
+    #[test]
+    fn a_wait_counts_for_what_was_waited_for_and_once() {
+        let activity = Activity::default();
+        let now = Instant::now();
+        activity.begin(7, now, now + Duration::from_secs(5));
+        let outer = activity.wait_for(Doing::Database);
+        let inner = activity.wait_for(Doing::Pool);
+        assert_eq!(activity.look(Instant::now()).doing, Doing::Database);
+        drop(inner);
+        let asked = Instant::now();
+        while asked.elapsed() < Duration::from_millis(1) {}
+        drop(outer);
+        let spent = activity.spent();
+        assert_eq!(spent.pool, Duration::ZERO);
+        assert!(spent.database >= Duration::from_millis(1));
+        let look = activity.look(Instant::now());
+        assert_eq!((look.doing, look.endpoint, look.is_overdue), (Doing::Handler, 7, false));
+        assert!(look.with_request >= spent.database);
+        activity.begin(8, Instant::now(), now);
+        assert_eq!(activity.spent(), Spent::default());
+        assert!(activity.look(Instant::now() + Duration::from_millis(1)).is_overdue);
+    }
+}

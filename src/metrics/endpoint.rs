@@ -1,0 +1,190 @@
+//! What is counted of one endpoint: its answers by status, how long they took, and where that time went.
+//!
+//! Any thread; relaxed atomics, no lock. As many as the configuration has routes, so that no client can make more of them.
+
+use std::array;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::histogram::{Counts, Histogram, nanoseconds};
+
+/// Where the time of a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Phase {
+    /// It waits for a worker.
+    Queue,
+    /// It waits for a database connection.
+    Pool,
+    /// Its statements run, from each one's beginning to its last row.
+    Database,
+    /// Its handler does neither: parameters, and the making of the answer.
+    Render,
+    /// The answer is written, as far as its worker does that.
+    Write,
+}
+
+/// Every phase with its name, in the order in which a request goes through them.
+pub const PHASES: [(Phase, &str); 5] = [
+    (Phase::Queue, "queue"),
+    (Phase::Pool, "pool"),
+    (Phase::Database, "database"),
+    (Phase::Render, "render"),
+    (Phase::Write, "write"),
+];
+
+/// How long each of a request's phases was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spans([Duration; PHASES.len()]);
+
+impl Spans {
+    /// How long the phase was.
+    pub fn of(&self, phase: Phase) -> Duration {
+        self.0[phase as usize]
+    }
+
+    /// Says how long the phase was.
+    pub fn set(&mut self, phase: Phase, length: Duration) {
+        self.0[phase as usize] = length;
+    }
+
+    /// Phase by phase, both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self(array::from_fn(|at| self.0[at] + other.0[at]))
+    }
+
+    /// Phase by phase, what is more than in an earlier one.
+    #[must_use]
+    pub fn minus(&self, earlier: &Self) -> Self {
+        Self(array::from_fn(|at| self.0[at].saturating_sub(earlier.0[at])))
+    }
+
+    /// All phases together.
+    pub fn total(&self) -> Duration {
+        self.0.iter().sum()
+    }
+}
+
+/// More statuses than any endpoint answers. What comes beyond them is counted under the status 0.
+const STATUSES: usize = 24;
+
+/// An endpoint's counters.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// By which others name it.
+    pub id: u32,
+    /// Its method; empty for requests that came to no endpoint.
+    pub method: String,
+    /// Its path as it is configured, with `{names}`; [`UNMATCHED`] for requests that came to no endpoint.
+    pub route: String,
+    statuses: [(AtomicU16, AtomicU64); STATUSES],
+    others: AtomicU64,
+    duration: Histogram,
+    phases_ns: [AtomicU64; PHASES.len()],
+}
+
+/// The status under which a request is counted whose client left before its answer, as in nginx's log.
+pub const CLIENT_LEFT: u16 = 499;
+
+/// The route of requests that came to no endpoint: no path of any begins like this.
+pub const UNMATCHED: &str = "unmatched";
+
+impl Endpoint {
+    pub(super) fn new(id: u32, method: String, route: String) -> Self {
+        Self {
+            id,
+            method,
+            route,
+            statuses: Default::default(),
+            others: AtomicU64::default(),
+            duration: Histogram::default(),
+            phases_ns: Default::default(),
+        }
+    }
+
+    /// An answer with this status was made.
+    pub fn responded(&self, status: u16) {
+        for (known, count) in &self.statuses {
+            let found = match known.load(Relaxed) {
+                0 => match known.compare_exchange(0, status, Relaxed, Relaxed) {
+                    Ok(_) => status,
+                    Err(taken) => taken,
+                },
+                taken => taken,
+            };
+            if found == status {
+                count.fetch_add(1, Relaxed);
+                return;
+            }
+        }
+        self.others.fetch_add(1, Relaxed);
+    }
+
+    /// A worker is done with a request.
+    pub(super) fn finished(&self, spans: &Spans) {
+        self.duration.record(spans.total());
+        for (sum, span) in self.phases_ns.iter().zip(spans.0) {
+            sum.fetch_add(nanoseconds(span), Relaxed);
+        }
+    }
+
+    /// Answers by status, in ascending order; 0 for statuses that were one too many to tell apart.
+    pub fn statuses(&self) -> Vec<(u16, u64)> {
+        let known = self.statuses.iter().map(|(status, count)| (status.load(Relaxed), count.load(Relaxed)));
+        let mut statuses: Vec<_> = known.filter(|(status, _)| *status > 0).collect();
+        statuses.sort_unstable();
+        let others = self.others.load(Relaxed);
+        if others > 0 {
+            statuses.insert(0, (0, others));
+        }
+        statuses
+    }
+
+    /// How long its requests took, from when each had come whole until its answer was handed to the system.
+    pub fn durations(&self) -> Counts {
+        self.duration.counts()
+    }
+
+    /// How long all its requests together were in the phase.
+    pub fn spent(&self, phase: Phase) -> Duration {
+        Duration::from_nanos(self.phases_ns[phase as usize].load(Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_phase_has_its_own_name() {
+        for (index, (phase, _)) in PHASES.into_iter().enumerate() {
+            assert_eq!(phase as usize, index, "the table is in the order of the enum");
+        }
+    }
+
+    #[test]
+    fn statuses_are_told_apart_until_there_are_too_many() {
+        let endpoint = Endpoint::new(1, "GET".into(), "/".into());
+        for status in [200, 404, 200, 503] {
+            endpoint.responded(status);
+        }
+        assert_eq!(endpoint.statuses(), [(200, 2), (404, 1), (503, 1)]);
+        (600..650).for_each(|status| endpoint.responded(status));
+        assert_eq!(endpoint.statuses()[0], (0, 29));
+        assert_eq!(endpoint.statuses().iter().map(|(_, count)| count).sum::<u64>(), 54);
+    }
+
+    #[test]
+    fn a_request_counts_in_every_phase() {
+        let endpoint = Endpoint::new(1, "GET".into(), "/".into());
+        let mut spans = Spans::default();
+        spans.set(Phase::Queue, Duration::from_millis(1));
+        spans.set(Phase::Database, Duration::from_millis(3));
+        endpoint.finished(&spans);
+        endpoint.finished(&spans);
+        assert_eq!(endpoint.durations().sum(), Duration::from_millis(8));
+        assert_eq!(endpoint.spent(Phase::Database), Duration::from_millis(6));
+        assert_eq!(endpoint.spent(Phase::Write), Duration::ZERO);
+    }
+}

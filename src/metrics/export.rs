@@ -1,0 +1,371 @@
+//! What was counted, as Prometheus reads it: OpenMetrics, or the older text for who does not ask for that.
+//!
+//! The thread of whoever asks; nothing here is on a request's way. `docs/metrics.md` says what each name means, and a test holds
+//! it to this file.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{CENSUS, CLOSINGS, Counts, Metrics, PHASES, Pool, REASONS, UNSERVED};
+
+/// The media types of what [`Exposition::text`] writes: OpenMetrics, and the older text.
+pub const CONTENT_TYPE: [&str; 2] = [
+    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    "text/plain; version=0.0.4; charset=utf-8",
+];
+
+/// What is not counted but looked at when somebody asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Gauges {
+    /// When the server started.
+    pub started: SystemTime,
+    /// The request threads.
+    pub workers: WorkerGauges,
+    /// The queue.
+    pub queue: QueueGauges,
+    /// The database pool, if there is one.
+    pub pool: Option<PoolGauges>,
+}
+
+/// The request threads at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct WorkerGauges {
+    /// How many there are to be.
+    pub max: usize,
+    /// How many there are.
+    pub count: usize,
+    /// How many have a request.
+    pub busy: usize,
+    /// How many wait for one.
+    pub idle: usize,
+    /// How many have a request whose deadline has passed.
+    pub stuck: usize,
+}
+
+/// The queue at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueGauges {
+    /// Jobs that wait.
+    pub length: usize,
+    /// How many may.
+    pub max_length: usize,
+    /// For how long the oldest has waited.
+    pub oldest: Duration,
+}
+
+/// The database pool at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PoolGauges {
+    /// `database.maximum_pool_size`.
+    pub max: u32,
+    /// `database.minimum_idle`.
+    pub min: u32,
+    /// Connections that exist.
+    pub open: u32,
+    /// Lent to a worker.
+    pub active: u32,
+    /// Open and not lent.
+    pub idle: u32,
+    /// Workers that wait for one.
+    pub pending: u32,
+    /// Whether there is none, and none can be opened.
+    pub is_down: bool,
+}
+
+/// A server's metrics, ready to be written.
+#[derive(Debug)]
+pub struct Exposition {
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
+    /// What was counted of the pool, if there is one.
+    pub pool: Option<Arc<Pool>>,
+    /// What was looked at.
+    pub gauges: Gauges,
+}
+
+impl Exposition {
+    /// The metrics as text: OpenMetrics, or the older text.
+    pub fn text(self, open_metrics: bool) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut written = String::new();
+        let done = if open_metrics {
+            text::encode(&mut written, &registry)
+        } else {
+            prometheus_text::encode(&mut written, &registry)
+        };
+        // Memory takes whatever is written to it.
+        debug_assert!(done.is_ok());
+        written
+    }
+}
+
+/// A label with its values' type.
+type Label<'a> = [(&'static str, &'a str); 1];
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut Out(&mut encoder);
+        self.process(out)?;
+        self.requests(out)?;
+        self.connections(out)?;
+        self.stages(out)?;
+        match (&self.pool, self.gauges.pool) {
+            (Some(pool), Some(gauges)) => pool_metrics(pool, gauges, out),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Exposition {
+    fn process(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let mut family = out.metric("wharf_build", "The server's version", None, MetricType::Info)?;
+        family.encode_info(&version)?;
+        let started = self.gauges.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        out.gauge("wharf_start_time", "When the server started, since 1970", Some(Unit::Seconds), started)
+    }
+
+    fn requests(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        let (received, finished) = (metrics.requests(), metrics.finished());
+        out.counter("wharf_http_requests_received", "Requests read, also as far as they could be", received)?;
+        let in_flight = received.saturating_sub(finished);
+        out.gauge("wharf_http_requests_in_flight", "Requests read and not answered", None, float(in_flight))?;
+
+        let endpoints = metrics.endpoints();
+        let mut family =
+            out.metric("wharf_http_requests", "Answers by endpoint and status", None, MetricType::Counter)?;
+        for endpoint in &endpoints {
+            for (status, count) in endpoint.statuses() {
+                let status = status.to_string();
+                let labels = [
+                    ("method", endpoint.method.as_str()),
+                    ("route", endpoint.route.as_str()),
+                    ("status", status.as_str()),
+                ];
+                count_with(&mut family, &labels, count)?;
+            }
+        }
+        let help = "From when a request had come whole until its worker had handed over the answer";
+        let seconds = Some(Unit::Seconds);
+        let mut family =
+            out.metric("wharf_http_request_duration", help, seconds.as_ref(), MetricType::Histogram)?;
+        for endpoint in &endpoints {
+            let counts = endpoint.durations();
+            if counts.count() > 0 {
+                let labels = [("method", endpoint.method.as_str()), ("route", endpoint.route.as_str())];
+                histogram_with(&mut family, &labels, &counts)?;
+            }
+        }
+        let help = "How long requests were in each phase";
+        let mut family =
+            out.metric("wharf_http_request_phase", help, seconds.as_ref(), MetricType::Histogram)?;
+        for (phase, name) in PHASES {
+            histogram_with(&mut family, &[("phase", name)], &metrics.phase(phase))?;
+        }
+        let help = "How long the requests of each endpoint were in each phase, all together";
+        let mut family = out.metric("wharf_http_route_phase", help, seconds.as_ref(), MetricType::Counter)?;
+        for endpoint in endpoints.iter().filter(|endpoint| endpoint.durations().count() > 0) {
+            for (phase, name) in PHASES {
+                let labels = [
+                    ("method", endpoint.method.as_str()),
+                    ("route", endpoint.route.as_str()),
+                    ("phase", name),
+                ];
+                let spent = endpoint.spent(phase).as_secs_f64();
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&spent, None)?;
+            }
+        }
+        let help = "How long pollers needed to send what workers had left of answers";
+        let mut family =
+            out.metric("wharf_http_response_flush", help, seconds.as_ref(), MetricType::Histogram)?;
+        histogram(&mut family, &metrics.flushes())?;
+
+        let help = "Requests that the server refused, by the limit that they met";
+        out.family("wharf_http_requests_refused", help, "reason", |label, write| {
+            REASONS.into_iter().try_for_each(|(reason, name)| label(write, name, metrics.refused_for(reason)))
+        })?;
+        let help = "Requests whose client left before the answer";
+        out.counter("wharf_http_requests_abandoned", help, metrics.abandoned_by_clients())?;
+        out.counter("wharf_handler_panics", "Handlers that panicked", metrics.panics())?;
+        let (received, sent) = metrics.bytes();
+        out.counter_of("wharf_http_received", "Bytes read from clients", Unit::Bytes, received)?;
+        out.counter_of("wharf_http_sent", "Bytes written to clients", Unit::Bytes, sent)
+    }
+
+    fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        let open = metrics.open_connections();
+        out.gauge("wharf_connections_open", "Clients' connections", None, float(open as u64))?;
+        let help =
+            "Clients' connections by where they stand, as of a second ago at most while anything happens";
+        let mut family = out.metric("wharf_connections", help, None, MetricType::Gauge)?;
+        debug_assert_eq!(metrics.census.counts().len(), CENSUS.len());
+        for (name, count) in metrics.census.counts() {
+            let labels: Label<'_> = [("state", name)];
+            family.encode_family(&labels)?.encode_gauge(&float(count as u64))?;
+        }
+        out.counter("wharf_connections_accepted", "Clients that connected", metrics.connections())?;
+        let help = "Connections that the server ended with no request refused, by why";
+        out.family("wharf_connections_closed", help, "reason", |label, write| {
+            CLOSINGS
+                .into_iter()
+                .try_for_each(|(closing, name)| label(write, name, metrics.closed_for(closing)))
+        })
+    }
+
+    fn stages(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let WorkerGauges { max, count, busy, idle, stuck } = self.gauges.workers;
+        for (name, help, value) in [
+            ("wharf_workers", "Request threads", count),
+            ("wharf_workers_max", "Request threads that there are to be", max),
+            ("wharf_workers_busy", "Request threads with a request", busy),
+            ("wharf_workers_idle", "Request threads that wait for one", idle),
+            ("wharf_workers_stuck", "Request threads whose request's deadline has passed", stuck),
+        ] {
+            out.gauge(name, help, None, float(value as u64))?;
+        }
+        let QueueGauges { length, max_length, oldest } = self.gauges.queue;
+        out.gauge("wharf_queue_jobs", "Requests that wait for a worker", None, float(length as u64))?;
+        let help = "Requests that may wait for a worker (queue.max_length)";
+        out.gauge("wharf_queue_jobs_max", help, None, float(max_length as u64))?;
+        let help = "For how long the oldest of them has waited";
+        out.gauge("wharf_queue_oldest", help, Some(Unit::Seconds), oldest.as_secs_f64())
+    }
+}
+
+fn pool_metrics(pool: &Pool, gauges: PoolGauges, out: &mut Out<'_, '_>) -> fmt::Result {
+    let PoolGauges { max, min, open, active, idle, pending, is_down } = gauges;
+    for (name, help, value) in [
+        ("wharf_pool_connections", "Database connections", open),
+        ("wharf_pool_connections_max", "database.maximum_pool_size", max),
+        ("wharf_pool_connections_min", "database.minimum_idle", min),
+        ("wharf_pool_connections_active", "Database connections that are lent", active),
+        ("wharf_pool_connections_idle", "Database connections that are not lent", idle),
+        ("wharf_pool_connections_pending", "Workers that wait for a database connection", pending),
+        (
+            "wharf_pool_down",
+            "1 while there is no database connection and none can be opened",
+            u32::from(is_down),
+        ),
+    ] {
+        out.gauge(name, help, None, f64::from(value))?;
+    }
+    for (name, help, histogram_of) in [
+        ("wharf_pool_acquire", "Waits for a database connection, also in vain", &pool.acquire),
+        ("wharf_pool_usage", "For how long database connections were lent", &pool.usage),
+        ("wharf_pool_creation", "What opening a database connection took", &pool.creation),
+    ] {
+        let mut family = out.metric(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        histogram(&mut family, &histogram_of.counts())?;
+    }
+    let help = "Requests for a database connection that had none, by why";
+    out.family("wharf_pool_acquire_failures", help, "reason", |label, write| {
+        UNSERVED.into_iter().try_for_each(|(how, name)| label(write, name, pool.unserved_for(how)))
+    })?;
+    for (name, help, count) in [
+        (
+            "wharf_pool_creation_failures",
+            "Database connections that could not be opened",
+            &pool.creation_failures,
+        ),
+        ("wharf_pool_connections_closed", "Database connections that were closed", &pool.closed),
+        (
+            "wharf_pool_leaks",
+            "Database connections lent for longer than database.leak_detection_threshold",
+            &pool.leaks,
+        ),
+        (
+            "wharf_statements_cancelled",
+            "Statements cancelled: their time was up, or their client had left",
+            &pool.cancelled,
+        ),
+        (
+            "wharf_statement_retries",
+            "Times that statements ran again after a collision with another transaction",
+            &pool.retries,
+        ),
+    ] {
+        out.counter(name, help, count.load(Relaxed))?;
+    }
+    Ok(())
+}
+
+struct Out<'a, 'e>(&'a mut DescriptorEncoder<'e>);
+
+/// Writes a label's value with its count.
+type WriteLabel<'a> = &'a dyn Fn(&mut MetricEncoder<'_>, &str, u64) -> fmt::Result;
+
+impl Out<'_, '_> {
+    fn metric<'s>(
+        &'s mut self,
+        name: &'s str,
+        help: &str,
+        unit: Option<&'s Unit>,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.0.encode_descriptor(name, help, unit, kind)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: f64) -> fmt::Result {
+        self.metric(name, help, unit.as_ref(), MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
+        self.metric(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, _, f64>(&count, None)
+    }
+
+    fn counter_of(&mut self, name: &str, help: &str, unit: Unit, count: u64) -> fmt::Result {
+        let unit = Some(unit);
+        let mut metric = self.metric(name, help, unit.as_ref(), MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, f64>(&count, None)
+    }
+
+    /// Counters that differ in one label.
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        write_all: impl FnOnce(WriteLabel<'_>, &mut MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut family = self.metric(name, help, None, MetricType::Counter)?;
+        let write = |family: &mut MetricEncoder<'_>, value: &str, count| {
+            let labels: Label<'_> = [(label, value)];
+            count_with(family, &labels, count)
+        };
+        write_all(&write, &mut family)
+    }
+}
+
+fn count_with(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, count: u64) -> fmt::Result {
+    family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&count, None)
+}
+
+fn histogram_with(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    counts: &Counts,
+) -> fmt::Result {
+    histogram(&mut family.encode_family(labels)?, counts)
+}
+
+fn histogram(metric: &mut MetricEncoder<'_>, counts: &Counts) -> fmt::Result {
+    let buckets = counts.exported();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    metric.encode_histogram::<NoLabelSet>(counts.sum().as_secs_f64(), count, &buckets, None)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "nothing that is counted here reaches 2^53")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
