@@ -178,18 +178,22 @@ impl Shared {
         }
         // Each request is counted once: one that came too late was counted by the connector. A body that came to no
         // good end is the client's fault, whatever the handler made of it.
+        let count = |status| self.metrics.finished_by_worker(&job.endpoint, status, &account.spans);
         match (delivery, refused, end) {
-            (Delivery::TooLate, ..) => return,
+            (Delivery::TooLate, ..) => {}
             (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => {
-                account.status = CLIENT_LEFT;
+                count(CLIENT_LEFT);
                 self.metrics.abandoned();
             }
             (Delivery::Sent, Some(reason), _) | (_, None, BodyEnd::Refused(reason)) => {
+                count(account.status);
                 self.metrics.refused(reason);
             }
-            (Delivery::Sent, None, BodyEnd::Good) => self.metrics.answered(),
+            (Delivery::Sent, None, BodyEnd::Good) => {
+                count(account.status);
+                self.metrics.answered();
+            }
         }
-        self.metrics.finished_by_worker(&job.endpoint, account.status, &account.spans);
     }
 
     /// Lets a streamed response write its body, which may still be reading the request's.

@@ -378,7 +378,7 @@ impl Connection {
                 session.run(statement, values, access, rows)
             }
         };
-        if let Err(Error::Deadline | Error::StatementTimeout { .. } | Error::ClientLeft) = &ran {
+        if let Err(Error::Deadline | Error::StatementTimeout | Error::ClientLeft) = &ran {
             self.metrics.cancelled.fetch_add(1, Relaxed);
         }
         ran
