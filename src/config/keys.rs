@@ -12,13 +12,13 @@ use http::HeaderName;
 use log::LevelFilter;
 
 use self::Effect::{Live, Restart};
-use self::Target::{Bytes, Count, File, Flag, Header, Optional, Statement, Time, Trusted, Url};
+use self::Target::{Bytes, Count, File, Flag, Header, Name, Optional, Statement, Time, Trusted, Url};
 
 use super::listen::ListenError;
 use super::setting::{Setting, show_bytes};
 use super::{
-    ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log, Proxy, Queue, Server, Tls,
-    TlsVersion,
+    ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log, Proxy, Queue, Server,
+    StatementComment, Tls, TlsVersion,
 };
 use crate::http::{Networks, NetworksError};
 
@@ -127,6 +127,9 @@ impl Default for Config {
                 max_lifetime: Duration::from_secs(1800),
                 leak_detection_threshold: Duration::ZERO,
                 connection_init_sql: None,
+                application_name: "wharf".to_owned(),
+                // Who looks at a slow database asks first whose statement it is.
+                statement_comment: StatementComment::Endpoint,
                 statement_timeout: Duration::ZERO,
                 // pgjdbc's preparedStatementCacheQueries.
                 max_prepared_statements: 256,
@@ -164,6 +167,8 @@ enum Target<'c> {
     Header(&'c mut Option<HeaderName>),
     /// A statement of SQL.
     Statement(&'c mut Option<String>),
+    /// What a database calls a connection.
+    Name(&'c mut String),
     Count(&'c mut usize, RangeInclusive<usize>),
     /// A count that has no default: while it is not given it follows from something else, or there is no limit.
     Optional(&'c mut Option<usize>, RangeInclusive<usize>),
@@ -301,6 +306,11 @@ fn tls_keys(tls: &mut Tls) -> Vec<Named<'_>> {
 }
 
 fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
+    let comments = &[
+        ("off", StatementComment::Off),
+        ("endpoint", StatementComment::Endpoint),
+        ("request", StatementComment::Request),
+    ];
     vec![
         ("url", Restart, Url(&mut database.url)),
         ("demo", Restart, Flag(&mut database.demo)),
@@ -320,6 +330,8 @@ fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
         ("max_lifetime", Live, Time(&mut database.max_lifetime, AGE)),
         ("leak_detection_threshold", Live, Time(&mut database.leak_detection_threshold, AGE_OR_NEVER)),
         ("connection_init_sql", Live, Statement(&mut database.connection_init_sql)),
+        ("application_name", Live, Name(&mut database.application_name)),
+        ("statement_comment", Live, choice(&mut database.statement_comment, comments)),
         ("statement_timeout", Live, Time(&mut database.statement_timeout, Duration::ZERO..=HOUR)),
         ("max_prepared_statements", Live, Count(&mut database.max_prepared_statements, 1..=10_000)),
     ]
@@ -351,6 +363,7 @@ impl Key<'_> {
             Flag(field) => **field = setting.flag()?,
             Header(field) => **field = Some(header(setting)?),
             Statement(field) => **field = Some(statement(setting)?),
+            Name(field) => **field = name(setting)?,
             Count(field, range) => **field = setting.count(range)?,
             Optional(field, range) => **field = Some(setting.count(range)?),
             File(field, what) => **field = Some(file(setting, what)?),
@@ -378,6 +391,7 @@ impl Key<'_> {
             Target::Listen(field) => field.to_string(),
             Target::Choice(_, word) => (*word).to_owned(),
             Url(field) | Statement(field) => field.as_ref().map_or_else(absent, |text| format!("{text:?}")),
+            Name(field) => format!("{field:?}"),
             Flag(field) => field.to_string(),
             Header(field) => field.as_ref().map_or_else(absent, |name| format!("{:?}", name.as_str())),
             Count(field, _) => field.to_string(),
@@ -398,6 +412,7 @@ impl Key<'_> {
                 let _ = set(Setting::Text((*word).to_owned()));
             }
             (Url(to), Url(from)) | (Statement(to), Statement(from)) => (*to).clone_from(from),
+            (Name(to), Name(from)) => (*to).clone_from(from),
             (Flag(to), Flag(from)) => **to = **from,
             (Header(to), Header(from)) => (*to).clone_from(from),
             (Count(to, _), Count(from, _)) | (Bytes(to, _), Bytes(from, _)) => **to = **from,
@@ -421,6 +436,14 @@ fn statement(setting: Setting) -> Result<String, String> {
         return Err(format!("expected a statement, received {sql:?}"));
     }
     Ok(sql)
+}
+
+/// What PostgreSQL would change by itself, it cuts at 63 bytes and replaces all but printable ASCII, is refused.
+fn name(setting: Setting) -> Result<String, String> {
+    let accepted = "expected 1 to 63 printable ASCII characters";
+    let name = setting.text().map_err(|_| accepted.to_owned())?;
+    let is_name = (1..=63).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if is_name { Ok(name) } else { Err(format!("{accepted}, received {name:?}")) }
 }
 
 /// Each entry by itself, so that a message names the one that is wrong.
@@ -494,6 +517,7 @@ pub(super) mod tests {
             Flag(field) => Setting::Flag(!**field),
             Header(_) => text("X-Other"),
             Statement(_) => text("select 1"),
+            Name(_) => text("other"),
             Count(_, range) | Optional(_, range) | Bytes(_, range) => {
                 Setting::Integer(i64::try_from(*range.end()).expect("a range ends below that"))
             }

@@ -251,10 +251,25 @@ pub struct Database {
     pub leak_detection_threshold: Duration,
     /// `connection_init_sql`: what runs on each new connection before it is used.
     pub connection_init_sql: Option<String>,
+    /// `application_name`: what PostgreSQL's `pg_stat_activity` calls the connections, unless the URL says it.
+    pub application_name: String,
+    /// `statement_comment`: what an endpoint's statements tell PostgreSQL of where they come from.
+    pub statement_comment: StatementComment,
     /// `statement_timeout`: how long one statement may take, within its request's deadline. Zero: until that.
     pub statement_timeout: Duration,
     /// `max_prepared_statements`: how many a connection keeps prepared.
     pub max_prepared_statements: usize,
+}
+
+/// What an endpoint's statements say in a comment at their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatementComment {
+    /// `"off"`: nothing.
+    Off,
+    /// `"endpoint"`: the application, the method, the route and the statement's name.
+    Endpoint,
+    /// `"request"`: the request's id and its place in a trace too.
+    Request,
 }
 
 /// What holds where the file says nothing.

@@ -520,6 +520,11 @@ pub(super) mod tests {
             ("database.minimum_idle = 11", "database.minimum_idle: 11 is more than database.maximu"),
             ("database.demo = 'true'", "database.demo: \"true\" is not true or false"),
             ("database.url = 'sqlite:'", "database.url: expected \"sqlite:FILE\" or"),
+            (
+                "database.application_name = 'Flüge'",
+                "database.application_name: expected 1 to 63 printable ASCII",
+            ),
+            ("database.statement_comment = 'on'", "database.statement_comment: \"on\" is none of \"off\""),
         ] {
             let problems = lines(try_read(text, &[], &Flags::default()));
             let found = problems.len() == 1 && problems[0].starts_with(message);
