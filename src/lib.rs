@@ -3,6 +3,7 @@
 //! Handlers are plain functions from request and context to response or error; a [`server::Server`] puts them behind a
 //! connector, a bounded queue, a bounded pool of request threads and a pool of database connections.
 
+pub mod admin;
 mod chart;
 pub mod config;
 pub mod connector;

@@ -2,10 +2,11 @@
 //!
 //! Poller thread. A request is read whole, or as far as its handler wants it; then it is either answered here or given to a
 //! worker. Until the worker is done the connection reads nothing but the rest of that request's body, which bounds what a
-//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs`, what
-//! a client's end means in `departure.rs`.
+//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs` and
+//! `feeding.rs`, what a client's end means in `departure.rs`.
 
 mod departure;
+mod feeding;
 mod input;
 mod sending;
 
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 pub(super) use self::departure::End;
+use self::feeding::Feeding;
 use self::input::{Body, Incoming};
 use self::sending::{Flushing, Outgoing};
 use super::files::Files;
@@ -140,6 +142,8 @@ enum Stage {
     },
     /// Writes what the socket did not take at once.
     Flushing(Box<Flushing>),
+    /// Sends the pieces of a feed as they come.
+    Feeding(Box<Feeding>),
     /// Nothing more will be answered; reads until the client closes as well.
     Lingering { until: Instant },
 }
@@ -192,6 +196,11 @@ impl Core {
     pub(super) fn reload(&mut self, settings: Arc<Settings>, service: Arc<dyn Service>) -> Arc<dyn Service> {
         self.settings = settings;
         std::mem::replace(&mut self.service, service)
+    }
+
+    /// When the service is to be asked again, having been asked now.
+    pub(super) fn tick(&self) -> Option<Instant> {
+        self.service.tick(self.now)
     }
 
     fn is_draining(&self) -> bool {
@@ -297,7 +306,11 @@ impl Connection {
             && !self.link.has_left();
         let silent = matches!(
             self.stage,
-            Stage::Idle | Stage::Lingering { .. } | Stage::Proxied | Stage::Handshake { .. }
+            Stage::Idle
+                | Stage::Feeding(_)
+                | Stage::Lingering { .. }
+                | Stage::Proxied
+                | Stage::Handshake { .. }
         );
         !answered && !silent && !self.link.presence().has_left()
     }
@@ -375,6 +388,7 @@ impl Connection {
                 self.stage = Stage::Lingering { until: until.min(core.now + LINGER) };
                 self.due = self.due.min(core.now + LINGER);
             }
+            Stage::Feeding(_) => return self.end_feeding(core),
             _ => {}
         }
         Next::Wait
@@ -420,7 +434,7 @@ impl Connection {
                 Some(Left::Cut) => return Next::Reset,
             }
         }
-        if let Stage::Flushing(_) = self.stage {
+        if let Stage::Flushing(_) | Stage::Feeding(_) = self.stage {
             let next = self.flush(core);
             if next != Next::Wait {
                 return next;
@@ -460,6 +474,7 @@ impl Connection {
             }
             Stage::Body(_) => self.ring_body(core),
             &Stage::Away { form, start_by, deadline } => self.ring_away(core, form, start_by, deadline),
+            Stage::Feeding(_) => self.feed_on(core),
             // It is the disk that is waited for, and not the client.
             Stage::Flushing(flushing) if flushing.asked => {
                 self.due = core.now + core.settings.write_timeout;
@@ -658,7 +673,7 @@ impl Connection {
         let presence = self.link.presence().clone();
         let job = Job { request, handler, lane, start_by, deadline, client, ticket, presence };
         match core.service.enqueue(job) {
-            Ok(place) => self.place_in_queue = Some(place),
+            Ok(place) => self.place_in_queue = place,
             Err((reason, response)) => {
                 // Nobody else has the job, so it is in its turn still.
                 self.link.take_back(Turn::Queued);
