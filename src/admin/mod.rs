@@ -18,6 +18,7 @@ use http::{HeaderValue, Method};
 use log::LevelFilter;
 
 use self::access::Access;
+use self::events::Events;
 use self::readiness::Readiness;
 use crate::config;
 use crate::deadline::Deadline;
@@ -78,14 +79,19 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// What a configuration asks for.
+    /// What a configuration asks for. `max_viewers`: how many may look at `/events` at once.
     ///
     /// # Errors
     /// None that a route of ours could have.
-    pub fn new(config: &config::Admin, source: Arc<dyn Source>) -> Result<Self, RouteError> {
+    pub fn new(
+        config: &config::Admin,
+        max_viewers: usize,
+        source: Arc<dyn Source>,
+    ) -> Result<Self, RouteError> {
         let access = Arc::new(Access::new(config.token.clone()));
         let readiness = Arc::new(Readiness::new(config));
-        let router = routes::router(&source, &access, &readiness)?;
+        let events = Arc::new(Events::new(Arc::clone(&source), max_viewers));
+        let router = routes::router(&source, &access, &readiness, &events)?;
         Ok(Self { source, router, access, readiness })
     }
 

@@ -29,6 +29,7 @@ pub(super) fn router(
     source: &Arc<dyn Source>,
     access: &Arc<Access>,
     readiness: &Arc<Readiness>,
+    events: &Arc<Events>,
 ) -> Result<Router, RouteError> {
     let mut router = Router::default();
     let mut get = |path: &str, answer: Box<dyn Fn(&Request) -> Response + Send + Sync>| {
@@ -46,8 +47,8 @@ pub(super) fn router(
     get("/threads", Box::new(move |_| Response::json(of.threads())))?;
     let of = Arc::clone(source);
     get("/config", Box::new(move |_| Response::new(StatusCode::OK, "application/toml", of.config())))?;
-    let events = Arc::new(Events::new(Arc::clone(source)));
-    get("/events", Box::new(move |_| Response::feed("text/event-stream", Arc::clone(&events) as _)))?;
+    let events = Arc::clone(events);
+    get("/events", Box::new(move |_| events.answer()))?;
     let of = Arc::clone(source);
     let level = Target::Immediate(Arc::new(move |request: &Request| set_log_level(&*of, request)));
     router.add(Method::POST, "/log-level", level)?;

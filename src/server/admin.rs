@@ -202,11 +202,13 @@ impl Listening {
         let Address::Tcp(address) = *listener.address() else {
             return Err(std::io::Error::other("the admin listener is a TCP socket").into());
         };
-        let service = Arc::new(Admin::new(config, Arc::clone(observed) as _)?);
+        let settings = settings(connections);
+        // A quarter is left to those who ask and go.
+        let max_viewers = settings.max_connections - settings.max_connections / 4;
+        let service = Arc::new(Admin::new(config, max_viewers, Arc::clone(observed) as _)?);
         let metrics = Arc::new(Metrics::default());
         let shared: Arc<dyn Service> = Arc::clone(&service) as _;
-        let connector =
-            Box::new(Native::start("admin-", listener, settings(connections), &shared, &metrics)?);
+        let connector = Box::new(Native::start("admin-", listener, settings, &shared, &metrics)?);
         Ok(Self { address, connector, service })
     }
 
