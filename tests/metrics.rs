@@ -291,7 +291,7 @@ fn each_phase_has_the_time_that_was_spent_in_it() {
         config.server.workers = Some(2);
         config.database.maximum_pool_size = 1;
         config.database.connection_timeout = PATIENCE;
-        (config.queue.target, config.queue.interval) = (PATIENCE, PATIENCE);
+        (config.queue.target, config.queue.interval, config.queue.max_wait) = (PATIENCE, PATIENCE, PATIENCE);
     });
     let began = Instant::now();
     // Both have a worker, and one waits for the other's connection.
