@@ -307,7 +307,9 @@ fn each_phase_has_the_time_that_was_spent_in_it() {
     wait_until("for a while", || waited.elapsed() > Duration::from_millis(100));
     keeper.let_through(2);
     assert_eq!(behind.answer().status, 200);
-    gates.iter_mut().for_each(|gate| assert_eq!(gate.answer().status, 200));
+    for gate in &mut gates {
+        assert_eq!(gate.answer().status, 200);
+    }
     let elapsed = began.elapsed().as_secs_f64();
     let workers_elapsed = 2.0 * elapsed;
 

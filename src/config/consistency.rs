@@ -4,7 +4,8 @@
 //! it would be served with less protection.
 
 use super::read::{Reader, Table};
-use super::{ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Tls};
+use super::{ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Server, Tls};
+use crate::http::is_ours;
 
 /// One rule that does not hold.
 struct Conflict {
@@ -30,7 +31,13 @@ impl Reader<'_> {
     /// Reports the rules that do not hold, but not where a key has its default because what was given is not a value: that
     /// is reported already, and what follows from it would be a guess.
     pub(super) fn consistency(&mut self, root: &Table<'_>, config: &Config) {
-        let rules = [sizes(config), proxy(&config.proxy), tls(&config.tls), tiny_http(config)];
+        let rules = [
+            sizes(config),
+            server(&config.server),
+            proxy(&config.proxy),
+            tls(&config.tls),
+            tiny_http(config),
+        ];
         for Conflict { key, other, message } in rules.into_iter().flatten() {
             if !self.refused(other) {
                 self.report(root.place(key), key, message);
@@ -52,6 +59,12 @@ fn sizes(config: &Config) -> Vec<Conflict> {
         Conflict::new(key, other, format!("{value} is more than {other}, which is {most}"))
     })
     .collect()
+}
+
+fn server(server: &Server) -> Vec<Conflict> {
+    let ours = server.request_id_header.iter().filter(|name| is_ours(name));
+    let key = "server.request_id_header";
+    ours.map(|name| Conflict::new(key, key, format!("{:?} says something else", name.as_str()))).collect()
 }
 
 fn proxy(proxy: &Proxy) -> Vec<Conflict> {
@@ -117,6 +130,10 @@ mod tests {
             ),
             ("proxy.protocol = true", &*format!("proxy.protocol: needs proxy.trusted{why}")),
             ("proxy.header = 'forwarded'", &format!("proxy.header: needs proxy.trusted{why}")),
+            (
+                "server.request_id_header = 'Content-Length'",
+                "server.request_id_header: \"content-length\" says something else",
+            ),
             ("tls.certificate = 'a.pem'", "tls.certificate: needs tls.key"),
             ("tls.key = 'a.pem'", "tls.key: needs tls.certificate"),
             (

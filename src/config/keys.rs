@@ -18,7 +18,7 @@ use super::listen::ListenError;
 use super::setting::{Setting, show_bytes};
 use super::{
     ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log, Proxy, Queue, Server, Tls,
-    TlsVersion,
+    TlsVersion, Tracing,
 };
 use crate::http::{Networks, NetworksError};
 
@@ -51,12 +51,18 @@ impl Default for Config {
                 // proxies give up, so that the answer still finds someone.
                 deadline: Duration::from_secs(10),
                 deadline_header: None,
+                // What nginx, Envoy and most services call it.
+                request_id_header: Some(HeaderName::from_static("x-request-id")),
+                // Strangers need not know how the server is doing.
+                server_timing: false,
                 // Jetty's stop timeout, and what Kubernetes grants before it kills.
                 drain_timeout: Duration::from_secs(30),
                 pid_file: None,
             },
             // What somebody must know, and nothing about single requests.
             log: Log { level: LevelFilter::Info },
+            // Whoever is asked on a request's behalf belongs to its trace, whether or not wharf itself is recorded.
+            tracing: Tracing { propagate: true },
             queue: Queue {
                 // About ten seconds of work for ten workers at 10 ms a request: past it, `max_wait` refuses anyway.
                 max_length: 1024,
@@ -186,10 +192,11 @@ fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str
 
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config { server, log, queue, http, proxy, tls, database, endpoints: _ } = config;
+    let Config { server, log, tracing, queue, http, proxy, tls, database, endpoints: _ } = config;
     let sections = [
         ("server", server_keys(server)),
         ("log", log_keys(log)),
+        ("tracing", vec![("propagate", Live, Flag(&mut tracing.propagate))]),
         ("queue", queue_keys(queue)),
         ("http", http_keys(http)),
         ("proxy", proxy_keys(proxy)),
@@ -218,6 +225,8 @@ fn server_keys(server: &mut Server) -> Vec<Named<'_>> {
         ("workers", Live, Optional(&mut server.workers, THREADS)),
         ("deadline", Live, Time(&mut server.deadline, WAIT)),
         ("deadline_header", Live, Header(&mut server.deadline_header)),
+        ("request_id_header", Live, Header(&mut server.request_id_header)),
+        ("server_timing", Live, Flag(&mut server.server_timing)),
         ("drain_timeout", Live, Time(&mut server.drain_timeout, Duration::ZERO..=HOUR)),
         ("pid_file", Restart, File(&mut server.pid_file, "a file")),
     ]
@@ -349,7 +358,7 @@ impl Key<'_> {
             Target::Choice(set, _) => set(setting)?,
             Url(field) => **field = Some(url(setting)?),
             Flag(field) => **field = setting.flag()?,
-            Header(field) => **field = Some(header(setting)?),
+            Header(field) => **field = header(setting)?,
             Statement(field) => **field = Some(statement(setting)?),
             Count(field, range) => **field = setting.count(range)?,
             Optional(field, range) => **field = Some(setting.count(range)?),
@@ -379,7 +388,7 @@ impl Key<'_> {
             Target::Choice(_, word) => (*word).to_owned(),
             Url(field) | Statement(field) => field.as_ref().map_or_else(absent, |text| format!("{text:?}")),
             Flag(field) => field.to_string(),
-            Header(field) => field.as_ref().map_or_else(absent, |name| format!("{:?}", name.as_str())),
+            Header(field) => format!("{:?}", field.as_ref().map_or("", HeaderName::as_str)),
             Count(field, _) => field.to_string(),
             Optional(field, _) => field.map_or_else(absent, |count| count.to_string()),
             File(field, _) => field.as_ref().map_or_else(absent, |path| format!("\"{}\"", path.display())),
@@ -410,9 +419,13 @@ impl Key<'_> {
     }
 }
 
-fn header(setting: Setting) -> Result<HeaderName, String> {
+/// An empty text says that there is to be none.
+fn header(setting: Setting) -> Result<Option<HeaderName>, String> {
     let name = setting.text()?;
-    name.parse().map_err(|_| format!("expected a header's name, received {name:?}"))
+    if name.is_empty() {
+        return Ok(None);
+    }
+    name.parse().map(Some).map_err(|_| format!("expected a header's name, received {name:?}"))
 }
 
 fn statement(setting: Setting) -> Result<String, String> {

@@ -45,6 +45,8 @@ pub struct Config {
     pub server: Server,
     /// `[log]`: what the log says.
     pub log: Log,
+    /// `[tracing]`: what becomes of clients' traces.
+    pub tracing: Tracing,
     /// `[queue]`: how many parsed requests may wait for a worker, and for how long.
     pub queue: Queue,
     /// `[http]`: the limits on what a client may send and how long it may take.
@@ -78,6 +80,10 @@ pub struct Server {
     pub deadline: Duration,
     /// `deadline_header`: the request header by which a client may ask for less time than that.
     pub deadline_header: Option<HeaderName>,
+    /// `request_id_header`: the header in which a request's id comes and goes. `None`: in none.
+    pub request_id_header: Option<HeaderName>,
+    /// `server_timing`: whether answers of workers say where their request's time went.
+    pub server_timing: bool,
     /// `drain_timeout`: how long a stopping server lets requests in flight finish.
     pub drain_timeout: Duration,
     /// `pid_file`: where `wharf serve` writes its process id. `None`: nowhere. Nothing to a server in another program.
@@ -91,6 +97,14 @@ pub struct Log {
     /// `level`: the least important message that `wharf serve` logs. Nothing to a server in another program, whose logger is
     /// its own.
     pub level: LevelFilter,
+}
+
+/// `[tracing]`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Tracing {
+    /// `propagate`: whether each request continues the trace that its client's `traceparent` names, or else begins one.
+    pub propagate: bool,
 }
 
 /// Where clients connect. As text, which it is read from and shown as: `127.0.0.1:8080`, `unix:/run/wharf.sock`, `systemd`.

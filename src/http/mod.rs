@@ -13,9 +13,11 @@ mod proxy;
 mod request;
 mod response;
 mod target;
+mod timing;
 
 pub use body::{BodyReader, BodyWriter, Sink, Source};
 pub use chunked::Decoder;
+pub(crate) use encode::is_ours;
 pub use encode::{CONTINUE, Form, encode_head};
 pub use forwarded::{ForwardedBy, Networks, NetworksError, client_address};
 pub use parse::{BodyLength, Fault, Head, Limits, Refusal, Scan, parse_head, scan_head};
@@ -24,3 +26,4 @@ pub use proxy::{ProxyError, ProxyHeader, read_proxy_header};
 pub use request::Request;
 pub(crate) use response::{Body, FileBody};
 pub use response::{Response, WriteBody};
+pub use timing::Timing;

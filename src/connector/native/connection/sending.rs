@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{Connection, Core, Next, Stage};
 use crate::connector::native::output::{Flushed, Outbox, Unsent};
 use crate::http::{Body, Form, Response, encode_head};
+use crate::identity::Identity;
 
 /// A client that has taken this much more of its answer has its whole `http.write_timeout` again.
 const QUANTUM: usize = 64 * 1024;
@@ -44,8 +45,8 @@ impl Flushing {
 
 impl Core {
     /// Appends a response that is in memory to the answers.
-    pub(super) fn encode(&mut self, response: &Response, form: Form) {
-        if encode_head(response, form, &mut self.answers) {
+    pub(super) fn encode(&mut self, response: &Response, form: Form, identity: Option<&Identity>) {
+        if encode_head(response, form, identity, &mut self.answers) {
             self.answers.extend_from_slice(response.body());
         }
     }
@@ -55,7 +56,7 @@ impl Connection {
     /// Answers on the poller.
     pub(super) fn answered(&mut self, core: &mut Core, mut response: Response, form: Form) {
         if let Body::File(_) = response.body {
-            let with_body = encode_head(&response, form, &mut core.answers);
+            let with_body = encode_head(&response, form, self.identity.as_ref(), &mut core.answers);
             self.after_answer(core, form);
             if with_body {
                 let body = std::mem::replace(&mut response.body, Body::Bytes(Bytes::new()));
@@ -64,7 +65,7 @@ impl Connection {
             }
             return;
         }
-        core.encode(&response, form);
+        core.encode(&response, form, self.identity.as_ref());
         self.after_answer(core, form);
     }
 
