@@ -228,6 +228,7 @@ impl Server {
         let queue = Queue::new(queue_limits(&config.queue), config.workers());
         let workers =
             Workers::start(config.workers(), queue.clone(), self.database.clone(), Arc::clone(&metrics))?;
+        workers.tell_timing(config.server.server_timing);
         let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),

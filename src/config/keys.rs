@@ -18,7 +18,7 @@ use super::listen::ListenError;
 use super::setting::{Setting, show_bytes, show_time};
 use super::{
     Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log, Proxy,
-    Queue, Server, StatementComment, Tls, TlsVersion,
+    Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
 };
 use crate::http::{Networks, NetworksError};
 
@@ -53,12 +53,18 @@ impl Default for Config {
                 // proxies give up, so that the answer still finds someone.
                 deadline: Duration::from_secs(10),
                 deadline_header: None,
+                // What nginx, Envoy and most services call it.
+                request_id_header: Some(HeaderName::from_static("x-request-id")),
+                // Strangers need not know how the server is doing.
+                server_timing: false,
                 // Jetty's stop timeout, and what Kubernetes grants before it kills.
                 drain_timeout: Duration::from_secs(30),
                 pid_file: None,
             },
             // What somebody must know, and nothing about single requests.
             log: Log { level: LevelFilter::Info },
+            // Whoever is asked on a request's behalf belongs to its trace, whether or not wharf itself is recorded.
+            tracing: Tracing { propagate: true },
             admin: Admin {
                 listen: None,
                 token: None,
@@ -205,10 +211,11 @@ fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str
 
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config { server, log, admin, queue, http, proxy, tls, database, endpoints: _ } = config;
+    let Config { server, log, tracing, admin, queue, http, proxy, tls, database, endpoints: _ } = config;
     let sections = [
         ("server", server_keys(server)),
         ("log", log_keys(log)),
+        ("tracing", vec![("propagate", Live, Flag(&mut tracing.propagate))]),
         ("admin", admin_keys(admin)),
         ("queue", queue_keys(queue)),
         ("http", http_keys(http)),
@@ -238,6 +245,8 @@ fn server_keys(server: &mut Server) -> Vec<Named<'_>> {
         ("workers", Live, Optional(&mut server.workers, THREADS)),
         ("deadline", Live, Time(&mut server.deadline, WAIT)),
         ("deadline_header", Live, Header(&mut server.deadline_header)),
+        ("request_id_header", Live, Header(&mut server.request_id_header)),
+        ("server_timing", Live, Flag(&mut server.server_timing)),
         ("drain_timeout", Live, Time(&mut server.drain_timeout, Duration::ZERO..=HOUR)),
         ("pid_file", Restart, File(&mut server.pid_file, "a file")),
     ]
@@ -388,7 +397,7 @@ impl Key<'_> {
             Secret(field) => **field = Some(secret(setting)?),
             Url(field) => **field = Some(url(setting)?),
             Flag(field) => **field = setting.flag()?,
-            Header(field) => **field = Some(header(setting)?),
+            Header(field) => **field = header(setting)?,
             Statement(field) => **field = Some(statement(setting)?),
             Name(field) => **field = name(setting)?,
             Count(field, range) => **field = setting.count(range)?,
@@ -423,7 +432,7 @@ impl Key<'_> {
             }
             Name(field) => format!("{field:?}"),
             Flag(field) => field.to_string(),
-            Header(field) => field.as_ref().map_or_else(absent, |name| format!("{:?}", name.as_str())),
+            Header(field) => format!("{:?}", field.as_ref().map_or("", HeaderName::as_str)),
             Count(field, _) => field.to_string(),
             Optional(field, _) => field.map_or_else(absent, |count| count.to_string()),
             File(field, _) => field.as_ref().map_or_else(absent, |path| format!("\"{}\"", path.display())),
@@ -491,9 +500,13 @@ fn secret(setting: Setting) -> Result<String, String> {
     if fits { Ok(text) } else { Err(accepted()) }
 }
 
-fn header(setting: Setting) -> Result<HeaderName, String> {
+/// An empty text says that there is to be none.
+fn header(setting: Setting) -> Result<Option<HeaderName>, String> {
     let name = setting.text()?;
-    name.parse().map_err(|_| format!("expected a header's name, received {name:?}"))
+    if name.is_empty() {
+        return Ok(None);
+    }
+    name.parse().map(Some).map_err(|_| format!("expected a header's name, received {name:?}"))
 }
 
 fn statement(setting: Setting) -> Result<String, String> {

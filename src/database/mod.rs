@@ -449,6 +449,14 @@ impl Connection {
         }
     }
 
+    /// Whether `database.statement_comment` asks for what [`name_request`](Self::name_request) is told.
+    pub fn names_requests(&self) -> bool {
+        match &self.lent {
+            Lent::Postgres(session) => session.names_requests(),
+            Lent::Sqlite(_) => false,
+        }
+    }
+
     /// Says for which request the connection is borrowed, by its id and its place in a trace (W3C's `traceparent`; either may
     /// be empty). With `database.statement_comment = "request"` and PostgreSQL, the comments of
     /// [statements that have one](Database::statement_of), and one behind what handlers in Rust run, say it until the checkin;

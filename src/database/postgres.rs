@@ -336,6 +336,10 @@ impl Session {
     }
 
     /// For which request it is borrowed, until the checkin.
+    pub(super) fn names_requests(&self) -> bool {
+        self.settings.names_requests()
+    }
+
     pub(super) fn name_request(&mut self, request_id: &str, traceparent: &str) {
         if self.settings.names_requests() {
             self.request = Comment::new([("request_id", request_id), ("traceparent", traceparent)]);

@@ -124,6 +124,7 @@ impl Running {
             let router = router(&next, self.database.as_ref(), &self.routes, &self.metrics)?;
             self.check(&next, source, &changes)?;
             self.workers.resize(next.workers())?;
+            self.workers.tell_timing(next.server.server_timing);
             self.queue.reconfigure(queue_limits(&next.queue));
             if let Some(database) = &self.database {
                 database.reconfigure(&next.database);
