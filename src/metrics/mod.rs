@@ -8,6 +8,7 @@ mod endpoint;
 mod export;
 mod histogram;
 mod pool;
+mod process;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
