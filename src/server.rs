@@ -332,6 +332,7 @@ impl Running {
     fn drain_unless(self, stop: &Receiver<Infallible>) -> Drained {
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
+        self.observer.drain();
         if let Some(Err(error)) = self.socket_file.as_ref().map(SocketFile::remove) {
             log::warn!("{} cannot be removed: {error}", self.address);
         }

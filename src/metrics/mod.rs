@@ -6,6 +6,7 @@
 mod census;
 mod endpoint;
 mod export;
+mod failures;
 mod histogram;
 mod pool;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub use census::{CENSUS, Census, Sheet, Standing};
 pub use endpoint::{CLIENT_LEFT, Endpoint, PHASES, Phase, Spans, UNMATCHED};
 pub use export::{CONTENT_TYPE, Exposition, Gauges, PoolGauges, QueueGauges, WorkerGauges};
+pub use failures::{Failure, Failures};
 pub use histogram::{Counts, Histogram};
 pub use pool::{Pool, UNSERVED, Unserved};
 
@@ -129,6 +131,8 @@ pub struct Metrics {
     pub census: Census,
     /// All endpoints' phases.
     phases: [Histogram; PHASES.len()],
+    /// What went wrong of late.
+    failures: Arc<Failures>,
     /// How long the pollers needed for what workers left of their answers.
     flush: Histogram,
     received_bytes: AtomicU64,
@@ -149,10 +153,13 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let unmatched = Arc::new(Endpoint::new(0, String::new(), UNMATCHED.to_owned()));
+        let failures = Arc::<Failures>::default();
+        let unmatched = Endpoint::new(0, String::new(), UNMATCHED.to_owned(), Arc::clone(&failures));
+        let unmatched = Arc::new(unmatched);
         Self {
             census: Census::default(),
             phases: Default::default(),
+            failures,
             flush: Histogram::default(),
             received_bytes: AtomicU64::default(),
             sent_bytes: AtomicU64::default(),
@@ -178,7 +185,8 @@ impl Metrics {
         let known = endpoints.iter().find(|known| known.method == method && known.route == route);
         known.map(Arc::clone).unwrap_or_else(|| {
             let id = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
-            let new = Arc::new(Endpoint::new(id, method.to_owned(), route.to_owned()));
+            let failures = Arc::clone(&self.failures);
+            let new = Arc::new(Endpoint::new(id, method.to_owned(), route.to_owned(), failures));
             endpoints.push(Arc::clone(&new));
             new
         })
@@ -192,6 +200,11 @@ impl Metrics {
     /// Every endpoint's counters, by its id.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The latest answers with a status from 500, by endpoint and status.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     /// A worker has answered a request of this endpoint.
