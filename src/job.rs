@@ -107,11 +107,11 @@ pub trait Service: Send + Sync {
     /// Routes the request. Never blocks.
     fn accept(&self, request: Request) -> Admission;
 
-    /// Queues a job that [`accept`](Service::accept) asked for. Never blocks.
+    /// Queues a job that [`accept`](Service::accept) asked for. Returns where it waits, if it can be taken back. Never blocks.
     ///
     /// # Errors
     /// Why it is refused, and the answer for the client.
-    fn enqueue(&self, job: Job) -> Result<Key, (Reason, Response)>;
+    fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)>;
 
     /// Takes a queued job back that the connector has answered, or whose client has left, so that it costs no place and no
     /// worker. Does nothing when a worker has it. Never blocks.
@@ -119,6 +119,13 @@ pub trait Service: Send + Sync {
 
     /// What is to become of the body of a request whose head was read. Never blocks.
     fn plan(&self, request: &Request) -> BodyPlan;
+
+    /// Does what is to be done now and then, if it is time, and says when to ask again; `None`: never. Never blocks. Each poller
+    /// of the native connector asks.
+    fn tick(&self, now: Instant) -> Option<Instant> {
+        let _ = now;
+        None
+    }
 }
 
 /// What is to become of a body.

@@ -4,6 +4,7 @@
 //! connector, a bounded queue, a bounded pool of request threads and a pool of database connections.
 
 pub mod activity;
+pub mod admin;
 mod chart;
 pub mod config;
 pub mod connector;

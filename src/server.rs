@@ -3,6 +3,7 @@
 //!
 //! Main thread, but for `Stages`, which the connector's thread calls.
 
+mod admin;
 mod reload;
 
 use std::convert::Infallible;
@@ -11,18 +12,20 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use http::{HeaderName, Method, StatusCode};
+use log::LevelFilter;
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
 
+use self::admin::{Listening, Observed, SetLogLevel};
 pub use reload::{Candidate, Reload, ReloadError, Reloaded, log_reload};
 
 use crate::config::{self, Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
 use crate::connector::{
-    Address, Connector, Drained, Listener, Settings, SocketFile, Tls, TlsError, descriptors,
+    Address, Connector, Drained, Listener, Settings, SocketFile, Stopper, Tls, TlsError, descriptors,
 };
 use crate::database::{self, Database};
 use crate::deadline::Deadline;
@@ -31,7 +34,7 @@ use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
 use crate::http::{Request, Response};
 use crate::job::{Admission, BodyPlan, Job, Service, Work, would_wait_too_long};
 use crate::metrics::{Metrics, Reason};
-use crate::observer::{Observed, Observer, Watch};
+use crate::observer::{self, Observer, Watch};
 use crate::queue::{Key, Limits, Queue, Refusal};
 use crate::router::{RouteError, Router, Target};
 use crate::workers::{Workers, answer_error, final_response, guarded};
@@ -43,6 +46,7 @@ pub struct Server {
     /// Those that are written in Rust.
     routes: Vec<Route>,
     on_reload: Option<Box<dyn Reload>>,
+    on_log_level: Option<SetLogLevel>,
 }
 
 /// Method and path, and what answers them.
@@ -57,6 +61,14 @@ pub enum StartError {
     Listen {
         /// `server.listen`.
         address: Listen,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The admin listener's address cannot be bound.
+    #[error("cannot listen on {address} (admin.listen): {cause}")]
+    AdminListen {
+        /// `admin.listen`, or its default.
+        address: SocketAddr,
         /// What the system says.
         cause: io::Error,
     },
@@ -88,6 +100,11 @@ pub struct Running {
     socket_file: Option<SocketFile>,
     tls: Option<Tls>,
     connector: Box<dyn Connector>,
+    /// `None`: nobody watches.
+    admin: Option<Listening>,
+    observed: Arc<Observed>,
+    /// Who asked the admin listener for a reload.
+    errands: Receiver<Job>,
     queue: Queue<Job>,
     workers: Workers,
     database: Option<Database>,
@@ -101,6 +118,13 @@ pub struct Running {
     config: Mutex<Config>,
     /// The thread that waits for signals alone uses it; behind a lock so that others may use the rest.
     on_reload: Mutex<Option<Box<dyn Reload>>>,
+}
+
+/// What the thread that waits for signals says.
+struct Heard {
+    signals: Receiver<i32>,
+    /// Disconnected at the second signal that ends the server.
+    stopped: Receiver<Infallible>,
 }
 
 /// The longest that a refused client is told to wait: nobody knows what will be then.
@@ -129,7 +153,7 @@ impl Server {
             Some(url) => Some(Database::open(&config.database, url)?),
             None => None,
         };
-        Ok(Self { config, database, routes: Vec::new(), on_reload: None })
+        Ok(Self { config, database, routes: Vec::new(), on_reload: None, on_log_level: None })
     }
 
     /// The database, for checks and migrations before the server starts.
@@ -178,7 +202,17 @@ impl Server {
         Self { on_reload: Some(Box::new(reload)), ..self }
     }
 
-    /// Binds the address and starts every thread.
+    /// Says how the log's level is changed when the admin listener is asked to: the function is given the new one and returns the
+    /// one before, or why it stays. Without it, it stays.
+    #[must_use]
+    pub fn on_log_level(
+        self,
+        set: impl Fn(LevelFilter) -> Result<LevelFilter, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self { on_log_level: Some(Box::new(set)), ..self }
+    }
+
+    /// Binds the addresses and starts every thread.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -190,22 +224,27 @@ impl Server {
         let mut listener = Listener::bind(&config.server.listen, config.server.reuse_port)
             .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
+        let admin_listener = Listening::bind(config)?;
         let queue = Queue::new(queue_limits(&config.queue), config.workers());
         let workers =
             Workers::start(config.workers(), queue.clone(), self.database.clone(), Arc::clone(&metrics))?;
-        let observer = Observer::new(Observed {
+        let observer = Observer::new(observer::Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),
             database: self.database.clone(),
             activities: Box::new(workers.activities()),
         });
         let watch = observer.watch(|_| {})?;
+        let (observed, errands) = Observed::new(config, &observer, self.database.as_ref(), self.on_log_level);
         let stages: Arc<dyn Service> =
             Arc::new(Stages::new(config, router, queue.clone(), Arc::clone(&metrics)));
         settings.max_connections = descriptors::fitting(config);
+        // First, so that whoever finds the server finds out about it as well.
+        let start = |listener| Listening::start(listener, &config.admin, &observed, settings.max_connections);
+        let admin = admin_listener.map(start).transpose()?;
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
-            Speaker::Native => Box::new(Native::start(listener, settings, &stages, &metrics)?),
+            Speaker::Native => Box::new(Native::start("", listener, settings, &stages, &metrics)?),
             Speaker::TinyHttp => {
                 Box::new(TinyHttp::start(listener, &settings, stages, Arc::clone(&metrics))?)
             }
@@ -215,6 +254,9 @@ impl Server {
             socket_file,
             tls,
             connector,
+            admin,
+            observed,
+            errands,
             queue,
             workers,
             database: self.database,
@@ -242,8 +284,9 @@ impl Server {
     pub fn run_and_tell(self, started: impl FnOnce(&Running)) -> Result<Drained, StartError> {
         let signals = watched_signals()?;
         let running = self.start()?;
+        let heard = running.hear(signals)?;
         started(&running);
-        running.run_until(signals)
+        Ok(running.run_until(&heard))
     }
 }
 
@@ -262,6 +305,11 @@ impl Running {
             Address::Tcp(address) => *address,
             other @ Address::Unix(_) => panic!("{other} is no TCP address"),
         }
+    }
+
+    /// Where operators connect, with the port that the system chose; `None`: nowhere.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Listening::address)
     }
 
     /// Whether clients speak TLS.
@@ -298,29 +346,31 @@ impl Running {
     /// # Errors
     /// When the system does not let signals be handled.
     pub fn run_until_signal(self) -> Result<Drained, StartError> {
-        self.run_until(watched_signals()?)
+        let heard = self.hear(watched_signals()?)?;
+        Ok(self.run_until(&heard))
     }
 
-    fn run_until(self, mut signals: Signals) -> Result<Drained, StartError> {
-        for signal in &mut signals.forever() {
-            if signal != SIGHUP {
-                break;
-            }
-            // Signals that come meanwhile are one more signal afterwards.
-            self.read_again();
-        }
-        let patience = self.drain_timeout();
-        log::info!("draining: requests in flight are answered, for at most {patience:?}");
-        let stop = self.connector.stopper();
+    /// From now on signals come to this thread, and with them what the admin listener is asked.
+    fn hear(&self, signals: Signals) -> Result<Heard, StartError> {
+        let (sender, received) = crossbeam_channel::unbounded();
         let (going_on, stopped) = crossbeam_channel::bounded(0);
-        let watch = move || {
-            signals.forever().find(|signal| *signal != SIGHUP);
-            log::warn!("second signal: stopping at once");
-            stop();
-            drop(going_on);
-        };
+        let stop = self.connector.stopper();
+        let watch = move || watch(signals, &sender, &stop, going_on);
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;
-        Ok(self.drain_unless(&stopped))
+        self.observed.listen();
+        Ok(Heard { signals: received, stopped })
+    }
+
+    fn run_until(self, heard: &Heard) -> Drained {
+        loop {
+            crossbeam_channel::select! {
+                // Signals that come meanwhile are one more signal afterwards.
+                recv(heard.signals) -> signal => if signal == Ok(SIGHUP) { drop(self.read_again()) } else { break },
+                recv(self.errands) -> job => if let Ok(job) = job { self.read_again_for(job) },
+            }
+        }
+        log::info!("draining: requests in flight are answered, for at most {:?}", self.drain_timeout());
+        self.drain_unless(&heard.stopped)
     }
 
     /// Stops accepting, lets requests in flight finish for at most `server.drain_timeout`, and ends every thread.
@@ -330,9 +380,15 @@ impl Running {
 
     /// As [`drain`](Self::drain), and waits for no handler any more once `stop` is disconnected.
     fn drain_unless(self, stop: &Receiver<Infallible>) -> Drained {
+        let reuses_port = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.reuse_port;
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
-        self.observer.drain();
+        self.observed.drain();
+        let mut admin = self.admin;
+        // Another server has the port as well, and is the one to be asked from now on.
+        if reuses_port {
+            admin.take().into_iter().for_each(Listening::end);
+        }
         if let Some(Err(error)) = self.socket_file.as_ref().map(SocketFile::remove) {
             log::warn!("{} cannot be removed: {error}", self.address);
         }
@@ -344,6 +400,8 @@ impl Running {
         if drained == Drained::Complete && !workers_ended {
             log::warn!("a handler did not end by its deadline; its client was answered 504");
         }
+        self.errands.try_iter().for_each(Self::turn_away);
+        admin.into_iter().for_each(Listening::end);
         drained
     }
 
@@ -370,6 +428,20 @@ fn router(
 
 fn queue_limits(queue: &config::Queue) -> Limits {
     Limits { max_length: queue.max_length, target: queue.target, interval: queue.interval }
+}
+
+/// Passes signals on: SIGHUP until another comes, and that one; the next one after that calls `stop` and drops `going_on`.
+fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, going_on: Sender<Infallible>) {
+    let mut others = signals.forever().filter(|signal| {
+        // Nobody hears of it any more once the server stops.
+        let _ = sender.send(*signal);
+        *signal != SIGHUP
+    });
+    if others.next().and(others.next()).is_some() {
+        log::warn!("second signal: stopping at once");
+        stop();
+        drop(going_on);
+    }
 }
 
 /// From now on none of them ends the process by itself.
@@ -427,8 +499,8 @@ impl Service for Stages {
         }
     }
 
-    fn enqueue(&self, job: Job) -> Result<Key, (Reason, Response)> {
-        self.queue.push(job.lane, job).map_err(|refused| {
+    fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)> {
+        self.queue.push(job.lane, job).map(Some).map_err(|refused| {
             let (reason, error) = match refused.refusal {
                 Refusal::Full => {
                     let detail = "every worker is busy and the queue is full (queue.max_length)";

@@ -11,7 +11,7 @@ use socket2::SockRef;
 use support::{
     Answer, Authority, Client, Database, PATIENCE, Postgres, ask, assert_nothing_is_left, gate, wait_until,
 };
-use wharf::config::{Config, Environment, Flags, Source};
+use wharf::config::{AdminListen, Config, Environment, Flags, Source};
 use wharf::database;
 use wharf::handler::{Context, Error, streaming};
 use wharf::http::{Request, Response};
@@ -176,6 +176,7 @@ fn on_a_unix_socket_a_close_is_a_departure_at_once() {
     let path = directory.path().join("wharf.sock");
     let server = server(&database.url(), ENDPOINTS, |config| {
         config.server.listen = format!("unix:{}", path.display()).parse().expect("an address");
+        config.admin.listen = Some(AdminListen::Off);
     });
     let server = server.start().expect("a free path");
     let mut client = Client::connect_unix(&path);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::{Client, assert_nothing_is_left};
-use wharf::config::{Config, ForwardedBy, Listen};
+use wharf::config::{AdminListen, Config, ForwardedBy, Listen};
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::metrics::Closing;
@@ -307,6 +307,7 @@ fn whoever_comes_through_a_unix_socket_may_be_a_proxy() {
         let path = directory.path().join(name);
         let server = serve(|config| {
             config.server.listen = Listen::Unix(path.clone());
+            config.admin.listen = Some(AdminListen::Off);
             config.proxy.trusted = trusted.parse().expect("a network");
             config.proxy.header = ForwardedBy::Forwarded;
         });

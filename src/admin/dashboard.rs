@@ -50,10 +50,7 @@ mod tests {
             assert!(page.contains(&source), "{source}");
         }
         // Of "", as everybody computes it.
-        assert_eq!(
-            source("").as_deref(),
-            Some("'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='")
-        );
+        assert_eq!(source("").as_deref(), Some("'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How much the log says: `WHARF_LOG`, or else what the configuration says, which may change while the server runs.
 //!
-//! Main thread.
+//! Main thread; `change` the admin listener's.
 
 use log::LevelFilter;
 
@@ -18,6 +18,16 @@ pub(crate) fn start_log() {
 /// Whether the variable decides, and the configuration does not.
 pub(super) fn is_held() -> bool {
     std::env::var_os(VARIABLE).is_some()
+}
+
+/// The same for who asks a server that runs; returns the level before.
+pub(super) fn change(level: LevelFilter) -> Result<LevelFilter, String> {
+    if is_held() {
+        return Err(format!("the variable {VARIABLE} is set and decides"));
+    }
+    let before = log::max_level();
+    set(level);
+    Ok(before)
 }
 
 /// Logs what is as important as this, unless the variable decides.

@@ -46,7 +46,7 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
         }
         summary.print(running, &endpoints);
     };
-    match server.on_reload(rereading).run_and_tell(started)? {
+    match server.on_reload(rereading).on_log_level(log_level::change).run_and_tell(started)? {
         Drained::Complete => Ok(ExitCode::SUCCESS),
         Drained::CutOff(clients) => {
             log::error!("{clients} clients were cut off before their answer");
@@ -155,6 +155,10 @@ impl Summary {
         println!("  endpoints      {}", endpoints.len());
         for example in endpoints.iter().filter_map(example).take(3) {
             println!("  try            {curl} {}", shell_word(&format!("{base}{example}")));
+        }
+        match running.admin_address() {
+            Some(address) => println!("  admin          http://{address}/"),
+            None => println!("  admin          off"),
         }
         // Last, so that whoever waits for this line has all the others.
         println!("listening on {place}");

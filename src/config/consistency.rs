@@ -4,7 +4,7 @@
 //! it would be served with less protection.
 
 use super::read::{Reader, Table};
-use super::{ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Tls};
+use super::{Admin, AdminListen, ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Tls};
 
 /// One rule that does not hold.
 struct Conflict {
@@ -30,7 +30,8 @@ impl Reader<'_> {
     /// Reports the rules that do not hold, but not where a key has its default because what was given is not a value: that
     /// is reported already, and what follows from it would be a guess.
     pub(super) fn consistency(&mut self, root: &Table<'_>, config: &Config) {
-        let rules = [sizes(config), proxy(&config.proxy), tls(&config.tls), tiny_http(config)];
+        let rules =
+            [sizes(config), admin(&config.admin), proxy(&config.proxy), tls(&config.tls), tiny_http(config)];
         for Conflict { key, other, message } in rules.into_iter().flatten() {
             if !self.refused(other) {
                 self.report(root.place(key), key, message);
@@ -52,6 +53,16 @@ fn sizes(config: &Config) -> Vec<Conflict> {
         Conflict::new(key, other, format!("{value} is more than {other}, which is {most}"))
     })
     .collect()
+}
+
+fn admin(admin: &Admin) -> Vec<Conflict> {
+    let why = ": where it is not on loopback, anyone could read and change what the server does";
+    match (admin.listen, &admin.token) {
+        (Some(AdminListen::At(address)), None) if !address.ip().to_canonical().is_loopback() => {
+            vec![Conflict::needs("admin.listen", "admin.token", why)]
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn proxy(proxy: &Proxy) -> Vec<Conflict> {
@@ -117,6 +128,11 @@ mod tests {
             ),
             ("proxy.protocol = true", &*format!("proxy.protocol: needs proxy.trusted{why}")),
             ("proxy.header = 'forwarded'", &format!("proxy.header: needs proxy.trusted{why}")),
+            (
+                "admin.listen = '0.0.0.0:1'",
+                "admin.listen: needs admin.token: where it is not on loopback, anyone could read and change what the \
+                 server does",
+            ),
             ("tls.certificate = 'a.pem'", "tls.certificate: needs tls.key"),
             ("tls.key = 'a.pem'", "tls.key: needs tls.certificate"),
             (
@@ -156,6 +172,8 @@ mod tests {
         );
         assert_eq!((config.proxy.protocol, config.proxy.header), (true, ForwardedBy::XForwardedFor));
         assert_eq!((config.tls.min_version, config.tls.client_auth), (TlsVersion::V13, ClientAuth::Required));
+        let _ = read("admin = { listen = '[::]:1', token = 'only-for-tests' }");
+        let _ = read("admin.listen = '[::ffff:127.0.0.9]:1'");
         let _ = read("server = { connector = 'tiny_http', listen = 'systemd' }");
     }
 
@@ -163,6 +181,7 @@ mod tests {
     fn a_key_that_was_refused_is_reported_once() {
         for (text, key) in [
             ("proxy = { protocol = true, trusted = [1] }", "proxy.trusted: "),
+            ("admin = { listen = '0.0.0.0:1', token = 'short' }", "admin.token: "),
             ("tls = { certificate = 'a', key = 1 }", "tls.key: "),
             (
                 "tls = { certificate = 'a', key = 'b', client_ca = 'c', client_auth = 'yes' }",

@@ -12,13 +12,13 @@ use http::HeaderName;
 use log::LevelFilter;
 
 use self::Effect::{Live, Restart};
-use self::Target::{Bytes, Count, File, Flag, Header, Optional, Statement, Time, Trusted, Url};
+use self::Target::{Bytes, Count, File, Flag, Header, Optional, Secret, Statement, Time, Trusted, Url};
 
 use super::listen::ListenError;
-use super::setting::{Setting, show_bytes};
+use super::setting::{Setting, show_bytes, show_time};
 use super::{
-    ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log, Proxy, Queue, Server, Tls,
-    TlsVersion,
+    Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log, Proxy,
+    Queue, Server, Tls, TlsVersion,
 };
 use crate::http::{Networks, NetworksError};
 
@@ -31,6 +31,8 @@ pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOU
 const AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 /// The same, where zero turns something off.
 const AGE_OR_NEVER: RangeInclusive<Duration> = Duration::ZERO..=*AGE.end();
+/// Counts are looked at once a second, and one is kept for each.
+const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// Clients' connections, at once or new in a second: a million is about what the memory and ports of one machine hold.
@@ -57,6 +59,14 @@ impl Default for Config {
             },
             // What somebody must know, and nothing about single requests.
             log: Log { level: LevelFilter::Info },
+            admin: Admin {
+                listen: None,
+                token: None,
+                // Long enough for a burst not to count, short enough for an orchestrator that asks every few seconds.
+                ready_window: Duration::from_secs(10),
+                // Who refuses less than half still does more good with traffic than without.
+                ready_max_refused: 50,
+            },
             queue: Queue {
                 // About ten seconds of work for ten workers at 10 ms a request: past it, `max_wait` refuses anyway.
                 max_length: 1024,
@@ -156,6 +166,10 @@ enum Effect {
 /// The field that a key sets, and its range.
 enum Target<'c> {
     Listen(&'c mut Listen),
+    /// `admin.listen`.
+    AdminListen(&'c mut Option<AdminListen>),
+    /// What nobody else may know.
+    Secret(&'c mut Option<String>),
     /// One of several words, and which it was when the table was made.
     Choice(Set<'c>, &'static str),
     Url(&'c mut Option<String>),
@@ -186,10 +200,11 @@ fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str
 
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config { server, log, queue, http, proxy, tls, database, endpoints: _ } = config;
+    let Config { server, log, admin, queue, http, proxy, tls, database, endpoints: _ } = config;
     let sections = [
         ("server", server_keys(server)),
         ("log", log_keys(log)),
+        ("admin", admin_keys(admin)),
         ("queue", queue_keys(queue)),
         ("http", http_keys(http)),
         ("proxy", proxy_keys(proxy)),
@@ -233,6 +248,16 @@ fn log_keys(log: &mut Log) -> Vec<Named<'_>> {
         ("trace", LevelFilter::Trace),
     ];
     vec![("level", Live, choice(&mut log.level, levels))]
+}
+
+fn admin_keys(admin: &mut Admin) -> Vec<Named<'_>> {
+    vec![
+        ("listen", Restart, Target::AdminListen(&mut admin.listen)),
+        // Together with `listen`, which a token may be needed for.
+        ("token", Restart, Secret(&mut admin.token)),
+        ("ready_window", Live, Time(&mut admin.ready_window, WINDOW)),
+        ("ready_max_refused", Live, Count(&mut admin.ready_max_refused, 1..=100)),
+    ]
 }
 
 fn queue_keys(queue: &mut Queue) -> Vec<Named<'_>> {
@@ -346,7 +371,9 @@ impl Key<'_> {
     pub(super) fn set(&mut self, setting: Setting) -> Result<(), String> {
         match &mut self.target {
             Target::Listen(field) => **field = setting.parse(ListenError::ACCEPTED)?,
+            Target::AdminListen(field) => **field = Some(setting.parse(AdminListen::ACCEPTED)?),
             Target::Choice(set, _) => set(setting)?,
+            Secret(field) => **field = Some(secret(setting)?),
             Url(field) => **field = Some(url(setting)?),
             Flag(field) => **field = setting.flag()?,
             Header(field) => **field = Some(header(setting)?),
@@ -368,7 +395,7 @@ impl Key<'_> {
 
     /// Whether its value may hold a password, and is not to be shown.
     pub(super) fn is_secret(&self) -> bool {
-        matches!(self.target, Url(_) | Statement(_))
+        matches!(self.target, Url(_) | Statement(_) | Secret(_))
     }
 
     /// The value as text, which no other value has.
@@ -376,8 +403,11 @@ impl Key<'_> {
         let absent = || "not given".to_owned();
         match &self.target {
             Target::Listen(field) => field.to_string(),
+            Target::AdminListen(field) => field.map_or_else(absent, |listen| listen.to_string()),
             Target::Choice(_, word) => (*word).to_owned(),
-            Url(field) | Statement(field) => field.as_ref().map_or_else(absent, |text| format!("{text:?}")),
+            Url(field) | Statement(field) | Secret(field) => {
+                field.as_ref().map_or_else(absent, |text| format!("{text:?}"))
+            }
             Flag(field) => field.to_string(),
             Header(field) => field.as_ref().map_or_else(absent, |name| format!("{:?}", name.as_str())),
             Count(field, _) => field.to_string(),
@@ -389,6 +419,23 @@ impl Key<'_> {
         }
     }
 
+    /// The value as the file has it, with what may hold a password left out; `url` shows one without. `None`: not given.
+    pub(super) fn shown(&self, url: &dyn Fn(&str) -> String) -> Option<String> {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        match &self.target {
+            Url(field) => field.as_ref().map(|text| quoted(&url(text))),
+            Statement(field) | Secret(field) => field.as_ref().map(|_| quoted(REDACTED)),
+            Target::AdminListen(field) => field.map(|listen| quoted(&listen.to_string())),
+            Header(field) => field.as_ref().map(|name| quoted(name.as_str())),
+            Optional(field, _) => field.map(|count| count.to_string()),
+            File(field, _) => field.as_ref().map(|path| quoted(&path.to_string_lossy())),
+            Trusted(field) => Some(quoted(&field.to_string())),
+            Time(field, _) => Some(quoted(&show_time(**field))),
+            Target::Listen(_) | Target::Choice(..) | Bytes(..) => Some(quoted(&self.value())),
+            Flag(_) | Count(..) => Some(self.value()),
+        }
+    }
+
     /// Takes the value of the same key in another configuration.
     pub(super) fn copy(&mut self, other: &Self) {
         match (&mut self.target, &other.target) {
@@ -397,7 +444,10 @@ impl Key<'_> {
                 // Its own word is one of its words.
                 let _ = set(Setting::Text((*word).to_owned()));
             }
-            (Url(to), Url(from)) | (Statement(to), Statement(from)) => (*to).clone_from(from),
+            (Target::AdminListen(to), Target::AdminListen(from)) => **to = **from,
+            (Url(to), Url(from)) | (Statement(to), Statement(from)) | (Secret(to), Secret(from)) => {
+                (*to).clone_from(from);
+            }
             (Flag(to), Flag(from)) => **to = **from,
             (Header(to), Header(from)) => (*to).clone_from(from),
             (Count(to, _), Count(from, _)) | (Bytes(to, _), Bytes(from, _)) => **to = **from,
@@ -408,6 +458,21 @@ impl Key<'_> {
             _ => debug_assert!(false, "{} is another kind of key than {}", self.path(), other.path()),
         }
     }
+}
+
+/// What stands where a value may hold a password.
+pub(super) const REDACTED: &str = "[redacted]";
+
+/// The shortest token: eight characters by lot are 47 bits, and each guess costs a request.
+const TOKEN_MIN: usize = 8;
+
+/// What fits into `Authorization` as it is. The message does not repeat what came.
+fn secret(setting: Setting) -> Result<String, String> {
+    let accepted =
+        || format!("expected at least {TOKEN_MIN} letters, digits and signs of ASCII, and no space");
+    let text = setting.text().map_err(|_| accepted())?;
+    let fits = text.len() >= TOKEN_MIN && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits { Ok(text) } else { Err(accepted()) }
 }
 
 fn header(setting: Setting) -> Result<HeaderName, String> {
@@ -456,7 +521,6 @@ fn file(setting: Setting, what: &str) -> Result<PathBuf, String> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::setting::show_time;
     use super::super::{Environment, Flags, Source};
     use super::*;
 
@@ -485,6 +549,8 @@ pub(super) mod tests {
         let text = |text: &str| Setting::Text(text.to_owned());
         match &mut key.target {
             Target::Listen(_) => text("unix:other.sock"),
+            Target::AdminListen(_) => text("off"),
+            Secret(_) => text("another-token"),
             Target::Choice(set, _) => {
                 let message = set(Setting::Integer(0)).expect_err("a number is no word");
                 let word = message.split('"').skip(1).step_by(2).find(|word| *word != current);
@@ -545,7 +611,16 @@ pub(super) mod tests {
         for key in keys(&mut Config::default()) {
             let set = REFERENCE.contains(&format!("\n{} = ", key.name));
             assert!(
-                set || matches!(key.target, Optional(..) | File(..) | Url(_) | Header(_) | Statement(_)),
+                set || matches!(
+                    key.target,
+                    Optional(..)
+                        | File(..)
+                        | Url(_)
+                        | Header(_)
+                        | Statement(_)
+                        | Secret(_)
+                        | Target::AdminListen(_)
+                ),
                 "{}",
                 key.path()
             );

@@ -1,12 +1,12 @@
-//! Where clients connect, as text and back: an address with its port, `unix:PATH`, `systemd`.
+//! Where clients and operators connect, as text and back: an address with its port, `unix:PATH`, `systemd`, `off`.
 //!
 //! Main thread. Knows how it is written, not how it is bound.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::Listen;
+use super::{AdminListen, Config, Listen};
 
 /// What a Unix socket's address holds, but for the NUL that ends it (`sun_path` in unix(7)).
 const PATH_MAX: usize = 107;
@@ -47,6 +47,42 @@ impl fmt::Display for Listen {
     }
 }
 
+/// Where the admin listener is while nothing says so.
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
+
+impl AdminListen {
+    pub(super) const ACCEPTED: &str = "an IP address and a port, such as 127.0.0.1:8081, or \"off\"";
+}
+
+impl FromStr for AdminListen {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::At) }
+    }
+}
+
+impl fmt::Display for AdminListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Config {
+    /// Where operators connect; `None`: nowhere. Who asks for any port for the clients gets any port for both.
+    pub fn admin_listen(&self) -> Option<SocketAddr> {
+        match (self.admin.listen, &self.server.listen) {
+            (Some(AdminListen::Off), _) => None,
+            (Some(AdminListen::At(address)), _) => Some(address),
+            (None, Listen::Tcp(address)) if address.port() == 0 => Some(SocketAddr::new(ADMIN.ip(), 0)),
+            (None, _) => Some(ADMIN),
+        }
+    }
+}
+
 impl From<SocketAddr> for Listen {
     fn from(address: SocketAddr) -> Self {
         Self::Tcp(address)
@@ -72,6 +108,22 @@ mod tests {
             assert_eq!(text.parse(), Ok(listen.clone()));
             assert_eq!(listen.to_string(), text);
         }
+    }
+
+    #[test]
+    fn the_admin_listener_is_on_loopback_until_told_otherwise() {
+        let mut config = Config::default();
+        let shown = |config: &Config| config.admin_listen().map(|address| address.to_string());
+        assert_eq!(shown(&config).as_deref(), Some("127.0.0.1:8081"));
+        config.server.listen = SocketAddr::from(([0, 0, 0, 0], 0)).into();
+        assert_eq!(shown(&config).as_deref(), Some("127.0.0.1:0"));
+        for (text, address) in [("[::1]:9", Some("[::1]:9")), ("off", None)] {
+            let listen: AdminListen = text.parse().expect(text);
+            assert_eq!(listen.to_string(), text);
+            config.admin.listen = Some(listen);
+            assert_eq!(shown(&config).as_deref(), address);
+        }
+        assert!("unix:a".parse::<AdminListen>().is_err() && "on".parse::<AdminListen>().is_err());
     }
 
     #[test]

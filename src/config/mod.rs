@@ -14,6 +14,7 @@ mod param;
 mod problem;
 mod read;
 mod setting;
+mod shown;
 pub mod sql;
 mod traffic;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub server: Server,
     /// `[log]`: what the log says.
     pub log: Log,
+    /// `[admin]`: where operators look and ask.
+    pub admin: Admin,
     /// `[queue]`: how many parsed requests may wait for a worker, and for how long.
     pub queue: Queue,
     /// `[http]`: the limits on what a client may send and how long it may take.
@@ -91,6 +94,29 @@ pub struct Log {
     /// `level`: the least important message that `wharf serve` logs. Nothing to a server in another program, whose logger is
     /// its own.
     pub level: LevelFilter,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Admin {
+    /// `listen`: where operators connect. `None`: on loopback; see [`Config::admin_listen`].
+    pub listen: Option<AdminListen>,
+    /// `token`: what they must show. `None`: nothing, and then they connect on loopback.
+    pub token: Option<String>,
+    /// `ready_window`: of how long `/ready` counts the requests that were refused.
+    pub ready_window: Duration,
+    /// `ready_max_refused`: how many percent of them may be.
+    pub ready_max_refused: usize,
+}
+
+/// Where operators connect. As text: `127.0.0.1:8081`, `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminListen {
+    /// Nowhere.
+    Off,
+    /// Address and port; port 0 takes a free one.
+    At(SocketAddr),
 }
 
 /// Where clients connect. As text, which it is read from and shown as: `127.0.0.1:8080`, `unix:/run/wharf.sock`, `systemd`.

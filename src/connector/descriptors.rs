@@ -5,8 +5,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::native::REFUSED_AT_ONCE;
 use crate::config::Config;
 
-/// What is neither a client's nor the database's: standard streams, pollers, the log, the files that answers are read from.
-const OTHERS: usize = 32;
+/// What is neither a client's nor the database's: standard streams, pollers, the log, the files that answers are read from, the
+/// admin listener and some who ask it.
+const OTHERS: usize = 48;
 
 /// What one database connection opens at most: SQLite has the file, its log and its shared memory.
 const DATABASE_CONNECTION: usize = 3;

@@ -254,7 +254,7 @@ impl Exchange {
         let body: Box<dyn Read> = match response.body {
             Body::Bytes(bytes) => Box::new(io::Cursor::new(bytes)),
             Body::File(file) => Box::new(file.file.take(file.length)),
-            Body::Stream(_) => Box::new(io::empty()),
+            Body::Stream(_) | Body::Feed(_) => Box::new(io::empty()),
         };
         let sent = request.respond(tiny_http::Response::new(status, headers, body, length, None));
         self.in_flight.remove();

@@ -6,6 +6,7 @@
 mod body;
 mod chunked;
 mod encode;
+mod feed;
 mod forwarded;
 mod parse;
 mod problem;
@@ -17,6 +18,8 @@ mod target;
 pub use body::{BodyReader, BodyWriter, Sink, Source};
 pub use chunked::Decoder;
 pub use encode::{CONTINUE, Form, encode_head};
+pub(crate) use feed::LAST_CHUNK;
+pub use feed::{Feed, Piece};
 pub use forwarded::{ForwardedBy, Networks, NetworksError, client_address};
 pub use parse::{BodyLength, Fault, Head, Limits, Refusal, Scan, parse_head, scan_head};
 pub use problem::problem;

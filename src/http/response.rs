@@ -3,11 +3,12 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::BodyWriter;
+use super::{BodyWriter, Feed};
 
 /// What a handler answers. `Content-Length`, `Transfer-Encoding`, `Date` and `Connection` are the server's to write.
 pub struct Response {
@@ -23,6 +24,7 @@ pub(crate) enum Body {
     Bytes(Bytes),
     File(FileBody),
     Stream(WriteBody),
+    Feed(Arc<dyn Feed>),
 }
 
 /// Writes a streamed body, piece by piece. An error ends the connection, so that the client sees that the body is not
@@ -85,6 +87,11 @@ impl Response {
         Self { body, ..Self::new(StatusCode::OK, content_type, Bytes::new()) }
     }
 
+    /// 200 with what a feed brings, for as long as the client stays. Only a poller can send it, and only in plain HTTP.
+    pub(crate) fn feed(content_type: &'static str, feed: Arc<dyn Feed>) -> Self {
+        Self { body: Body::Feed(feed), ..Self::new(StatusCode::OK, content_type, Bytes::new()) }
+    }
+
     /// Adds a header. `Content-Type` replaces the one the response has; those that are the server's are dropped when the
     /// response is encoded. A [`HeaderValue`] cannot hold a line break, so no response can be split.
     #[must_use]
@@ -131,12 +138,12 @@ impl Response {
         if let Body::Bytes(bytes) = &self.body { bytes } else { &[] }
     }
 
-    /// The body's length in bytes; `None` for a stream.
+    /// The body's length in bytes; `None` for one that nobody knows yet.
     pub fn length(&self) -> Option<u64> {
         match &self.body {
             Body::Bytes(bytes) => Some(bytes.len() as u64),
             Body::File(file) => Some(file.length),
-            Body::Stream(_) => None,
+            Body::Stream(_) | Body::Feed(_) => None,
         }
     }
 
@@ -147,7 +154,7 @@ impl Response {
         }
         match std::mem::replace(&mut self.body, Body::Bytes(Bytes::new())) {
             Body::Stream(write) => Some(write),
-            Body::Bytes(_) | Body::File(_) => None,
+            Body::Bytes(_) | Body::File(_) | Body::Feed(_) => None,
         }
     }
 }

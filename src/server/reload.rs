@@ -132,6 +132,7 @@ impl Running {
             let mut settings = Settings::beside(&next, self.tls.as_ref());
             settings.max_connections = descriptors::fitting(&next);
             self.connector.reload(settings, Arc::new(stages));
+            self.tell_admin(&next);
             *running = next;
         }
         let reloaded = Reloaded { changes, certificate: certificate.is_some() };
@@ -181,20 +182,30 @@ impl Running {
         Err(ReloadError::Statements(Problems::new(source, found)))
     }
 
-    /// SIGHUP has come.
-    pub(super) fn read_again(&self) {
+    /// SIGHUP has come, or somebody asks for the same.
+    pub(super) fn read_again(&self) -> Result<Reloaded, ReloadError> {
+        self.observed.set_busy(true);
+        let outcome = self.read_and_reload();
+        self.observed.set_busy(false);
+        outcome
+    }
+
+    fn read_and_reload(&self) -> Result<Reloaded, ReloadError> {
         let mut on_reload = self.on_reload.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(on_reload) = on_reload.as_mut() else {
-            match self.reload_tls() {
+            let outcome = self.reload_tls();
+            match &outcome {
                 Ok(()) if self.tls.is_some() => log::info!("SIGHUP: the certificate was read again"),
                 Ok(()) => log::info!("SIGHUP: there is nothing to read again"),
                 Err(error) => log::error!("SIGHUP: the certificate stays as it was: {error}"),
             }
-            return;
+            outcome?;
+            return Ok(Reloaded { changes: Changes::default(), certificate: self.tls.is_some() });
         };
         let read = on_reload.read().map_err(ReloadError::Unreadable);
         let outcome = read.and_then(|candidate| self.reload(candidate));
         on_reload.heard(&outcome);
+        outcome
     }
 }
 
@@ -211,7 +222,7 @@ fn alone(settings: &config::Database) -> config::Database {
 
 impl Reloaded {
     /// Line by line, each with how important it is.
-    fn lines(&self) -> Vec<(Level, String)> {
+    pub(super) fn lines(&self) -> Vec<(Level, String)> {
         let Changes { keys, added, changed, removed, .. } = &self.changes;
         let (waiting, done): (Vec<_>, Vec<_>) = keys.iter().partition(|change| change.needs_restart);
         let mut lines: Vec<_> = done.iter().map(|change| (Level::Info, change.to_string())).collect();

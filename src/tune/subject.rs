@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use crate::config::{self, Config};
+use crate::config::{self, AdminListen, Config};
 use crate::database::Database;
 use crate::endpoint::{Traffic, TrafficError};
 use crate::load::{self, Arrivals, Pace, Plan, Rate, Report, Stages};
@@ -167,13 +167,14 @@ fn with_sizes(config: &Config, sizes: &Sizes) -> Config {
     config
 }
 
-/// The configuration without what stands between a client on this machine and the server: where it listens, TLS, what proxies
+/// The configuration without what stands between a client on this machine and the server: where it listens, who watches, TLS, what proxies
 /// say, and the limits on one client's address, from which all of the load comes.
 fn bare(config: &Config) -> Config {
     let defaults = Config::default();
     let mut config = config.clone();
     config.server.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
     config.server.reuse_port = false;
+    config.admin.listen = Some(AdminListen::Off);
     config.server.pid_file = None;
     config.server.deadline_header = None;
     config.tls = defaults.tls;

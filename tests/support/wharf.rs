@@ -116,6 +116,15 @@ impl Wharf {
         address.unwrap_or_else(|| panic!("{} is no TCP address", self.listening_on))
     }
 
+    /// Where its admin listener is.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        let output = self.output();
+        let line = output.lines().find_map(|line| line.trim().strip_prefix("admin "));
+        let address =
+            line.and_then(|url| url.trim().strip_prefix("http://")?.strip_suffix('/')?.parse().ok());
+        address.unwrap_or_else(|| panic!("no admin listener: {output}"))
+    }
+
     /// What it says where it listens: `http://ADDRESS:PORT` or `unix:PATH`.
     pub(crate) fn listening_on(&self) -> &str {
         &self.listening_on
@@ -239,6 +248,8 @@ fn prepared(
             command.env_remove(name);
         }
     }
+    // The default is one port for all that run at the same time.
+    command.env("WHARF_ADMIN_LISTEN", "127.0.0.1:0");
     command.args(arguments).envs(environment.iter().copied()).current_dir(directory);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

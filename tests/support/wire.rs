@@ -258,19 +258,26 @@ impl Client {
     fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
-            let line = self.take_through(b"\r\n");
-            let line = std::str::from_utf8(&line).expect("a chunk's size is ASCII").trim_end();
-            let size = usize::from_str_radix(line, 16).unwrap_or_else(|_| panic!("a chunk's size: {line:?}"));
-            let chunk = self.take(size);
-            assert_eq!(self.take(2), b"\r\n", "a chunk ends with a line's end");
-            if size == 0 {
+            let chunk = self.chunk();
+            if chunk.is_empty() {
                 return body;
             }
             body.extend(chunk);
         }
     }
 
-    fn take_through(&mut self, end: &[u8]) -> Vec<u8> {
+    /// The next chunk of a body; empty for the last.
+    pub(crate) fn chunk(&mut self) -> Vec<u8> {
+        let line = self.take_through(b"\r\n");
+        let line = std::str::from_utf8(&line).expect("a chunk's size is ASCII").trim_end();
+        let size = usize::from_str_radix(line, 16).unwrap_or_else(|_| panic!("a chunk's size: {line:?}"));
+        let chunk = self.take(size);
+        assert_eq!(self.take(2), b"\r\n", "a chunk ends with a line's end");
+        chunk
+    }
+
+    /// All that comes, up to and with this.
+    pub(crate) fn take_through(&mut self, end: &[u8]) -> Vec<u8> {
         loop {
             if let Some(at) = self.received.windows(end.len()).position(|window| window == end) {
                 return self.take(at + end.len());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::{ClientConnection, StreamOwned};
-use wharf::config::Listen;
+use wharf::config::{AdminListen, Listen};
 use wharf::metrics::{Closing, Reason};
 
 use super::served::{LARGE, Served, VERSIONS};
@@ -312,6 +312,7 @@ fn close_notify_comes_also_behind_an_answer_that_fills_the_socket() {
     let server = Served::start_with(|config, authority| {
         path = authority.directory().join("socket");
         config.server.listen = Listen::Unix(path.clone());
+        config.admin.listen = Some(AdminListen::Off);
         config.server.selectors = Some(1);
     });
     let ask = |target: String| {

@@ -81,6 +81,7 @@ enum Rest {
 
 impl Acceptor {
     pub(super) fn start(
+        name: String,
         listener: Listener,
         pollers: Vec<Arc<Mailbox>>,
         gate: Arc<Gate>,
@@ -107,7 +108,7 @@ impl Acceptor {
             encrypted,
             reserve: reserve(),
         };
-        let thread = thread::Builder::new().name("acceptor".into()).spawn(move || accepting.run())?;
+        let thread = thread::Builder::new().name(name).spawn(move || accepting.run())?;
         Ok(Self { thread, gate, stopped })
     }
 

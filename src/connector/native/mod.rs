@@ -134,11 +134,12 @@ pub struct Native {
 }
 
 impl Native {
-    /// Starts the acceptor and the pollers on a listener that is bound already.
+    /// Starts the acceptor and the pollers on a listener that is bound already. `prefix` stands before their threads' names.
     ///
     /// # Errors
     /// When the system refuses an epoll instance, an eventfd or a thread.
     pub fn start(
+        prefix: &str,
         listener: Listener,
         settings: Settings,
         service: &Arc<dyn Service>,
@@ -173,9 +174,12 @@ impl Native {
             );
             let next = Arc::clone(&mailboxes[(index + 1) % mailboxes.len()]);
             let poller = poller::Poller::new(poll, receiver, next, core);
-            pollers.push(thread::Builder::new().name(format!("poller-{index}")).spawn(move || poller.run())?);
+            pollers.push(
+                thread::Builder::new().name(format!("{prefix}poller-{index}")).spawn(move || poller.run())?,
+            );
         }
         let acceptor = acceptor::Acceptor::start(
+            format!("{prefix}acceptor"),
             listener,
             mailboxes.clone(),
             Arc::clone(&gate),

@@ -82,11 +82,11 @@ impl Unsent {
         Self { head, body: Payload::Bytes(body), sent: 0, close }
     }
 
-    /// A stream has no place here: it is written, not sent.
+    /// A stream has no place here: it is written, not sent. Neither has a feed.
     pub(super) fn of(head: Vec<u8>, body: Body, close: bool) -> Self {
         match body {
             Body::Bytes(bytes) => Self::new(head, bytes, close),
-            Body::Stream(_) => Self::new(head, Bytes::new(), close),
+            Body::Stream(_) | Body::Feed(_) => Self::new(head, Bytes::new(), close),
             Body::File(FileBody { file, length }) => {
                 let rest = FileRest { file: Arc::new(file), piece: Bytes::new(), at: 0, left: length };
                 Self { head, body: Payload::File(rest), sent: 0, close }
@@ -98,6 +98,13 @@ impl Unsent {
     pub(super) fn into_buffer(mut self) -> Vec<u8> {
         self.head.clear();
         self.head
+    }
+
+    /// What of the bytes in memory is not sent.
+    pub(super) fn rest(&self) -> Vec<u8> {
+        let Payload::Bytes(body) = &self.body else { return Vec::new() };
+        let sent_of_body = self.sent.saturating_sub(self.head.len());
+        [self.head.get(self.sent..), body.get(sent_of_body..)].map(Option::unwrap_or_default).concat()
     }
 
     /// The next piece of the file, if there is one to read.

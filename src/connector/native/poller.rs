@@ -52,6 +52,8 @@ pub(super) struct Poller {
     none_spare_until: Instant,
     /// Connections that were refused, by generation, which is the order in which they came: which and since when.
     refused: BTreeMap<u64, (Id, Instant)>,
+    /// When the service is to be asked what there is to do.
+    tick_at: Option<Instant>,
     drain_until: Option<Instant>,
     /// Where connections stand, and when to count that again.
     census: Sheet,
@@ -79,6 +81,7 @@ impl Poller {
             spare: Vec::new(),
             none_spare_until: Instant::now(),
             refused: BTreeMap::new(),
+            tick_at: None,
             drain_until: None,
             last_came: false,
             stopped: false,
@@ -88,6 +91,7 @@ impl Poller {
     /// Serves until it is drained or stopped. Returns how many clients were cut off.
     pub(super) fn run(mut self) -> usize {
         let mut events = Events::with_capacity(1024);
+        self.tick_at = self.core.tick();
         while !self.is_over() {
             let timeout = self.timeout();
             let asked = Instant::now();
@@ -129,6 +133,9 @@ impl Poller {
             if self.core.now >= self.census_at || self.census_stale && self.connections.is_empty() {
                 self.count();
             }
+            if self.tick_at.is_some_and(|at| self.core.now >= at) {
+                self.tick_at = self.core.tick();
+            }
         }
         let owed = self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count();
         for (_, connection) in &mut self.connections {
@@ -158,7 +165,8 @@ impl Poller {
         let now = Instant::now();
         let drain = self.drain_until.map(|until| until.saturating_duration_since(now));
         let census = (!self.connections.is_empty()).then(|| self.census_at.saturating_duration_since(now));
-        self.timers.next(now).into_iter().chain(drain).chain(census).min()
+        let tick = self.tick_at.map(|at| at.saturating_duration_since(now));
+        self.timers.next(now).into_iter().chain(drain).chain(census).chain(tick).min()
     }
 
     /// Lets one connection act and carries out what follows from it.
@@ -221,6 +229,7 @@ impl Poller {
 
     fn reload(&mut self, Reload { settings, service, done }: Reload) {
         let before = self.core.reload(settings, service);
+        self.tick_at = self.core.tick();
         self.with_all(|connection, core| connection.reload(core, &before));
         drop(done);
     }

@@ -88,6 +88,8 @@ impl Connection {
     fn depart(&self) -> Next {
         let is_away = matches!(self.stage, Stage::Away { .. });
         match self.link.turn() {
+            // Nothing else would end it.
+            _ if matches!(self.stage, Stage::Feeding(_)) => return Next::Close,
             Turn::Queued if is_away => return Next::Close,
             // A stream that the worker opens meanwhile it gives up itself.
             Turn::Running | Turn::Streaming if is_away => {

@@ -2,10 +2,11 @@
 //!
 //! Poller thread. A request is read whole, or as far as its handler wants it; then it is either answered here or given to a
 //! worker. Until the worker is done the connection reads nothing but the rest of that request's body, which bounds what a
-//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs`, what
-//! a client's end means in `departure.rs`.
+//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs` and
+//! `feeding.rs`, what a client's end means in `departure.rs`.
 
 mod departure;
+mod feeding;
 mod input;
 mod sending;
 
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 pub(super) use self::departure::End;
+use self::feeding::Feeding;
 use self::input::{Body, Incoming};
 use self::sending::{Flushing, Outgoing};
 use super::files::Files;
@@ -142,6 +144,8 @@ enum Stage {
     },
     /// Writes what the socket did not take at once.
     Flushing(Box<Flushing>),
+    /// Sends the pieces of a feed as they come.
+    Feeding(Box<Feeding>),
     /// Nothing more will be answered; reads until the client closes as well.
     Lingering { until: Instant },
 }
@@ -201,6 +205,11 @@ impl Core {
         self.metrics.received();
         self.metrics.refused(reason);
         self.metrics.unmatched().responded(status.as_u16());
+    }
+
+    /// When the service is to be asked again, having been asked now.
+    pub(super) fn tick(&self) -> Option<Instant> {
+        self.service.tick(self.now)
     }
 
     fn is_draining(&self) -> bool {
@@ -285,7 +294,7 @@ impl Connection {
             Stage::Proxied | Stage::Handshake { .. } => Standing::Beginning,
             Stage::Idle => Standing::Idle,
             Stage::Head | Stage::Body(_) => Standing::Reading,
-            Stage::Holding(_) | Stage::Flushing(_) => Standing::Writing,
+            Stage::Holding(_) | Stage::Flushing(_) | Stage::Feeding(_) => Standing::Writing,
             Stage::Lingering { .. } => Standing::Closing,
             Stage::Away { .. } => match self.link.turn() {
                 Turn::Poller => Standing::Idle,
@@ -324,7 +333,11 @@ impl Connection {
             && !self.link.has_left();
         let silent = matches!(
             self.stage,
-            Stage::Idle | Stage::Lingering { .. } | Stage::Proxied | Stage::Handshake { .. }
+            Stage::Idle
+                | Stage::Feeding(_)
+                | Stage::Lingering { .. }
+                | Stage::Proxied
+                | Stage::Handshake { .. }
         );
         !answered && !silent && !self.link.presence().has_left()
     }
@@ -402,6 +415,7 @@ impl Connection {
                 self.stage = Stage::Lingering { until: until.min(core.now + LINGER) };
                 self.due = self.due.min(core.now + LINGER);
             }
+            Stage::Feeding(_) => return self.end_feeding(core),
             _ => {}
         }
         Next::Wait
@@ -447,7 +461,7 @@ impl Connection {
                 Some(Left::Cut) => return Next::Reset,
             }
         }
-        if let Stage::Flushing(_) = self.stage {
+        if let Stage::Flushing(_) | Stage::Feeding(_) = self.stage {
             let next = self.flush(core);
             if next != Next::Wait {
                 return next;
@@ -487,6 +501,7 @@ impl Connection {
             }
             Stage::Body(_) => self.ring_body(core),
             &Stage::Away { form, start_by, deadline } => self.ring_away(core, form, start_by, deadline),
+            Stage::Feeding(_) => self.feed_on(core),
             // It is the disk that is waited for, and not the client.
             Stage::Flushing(flushing) if flushing.asked => {
                 self.due = core.now + core.settings.write_timeout;
@@ -694,7 +709,7 @@ impl Connection {
         let job =
             Job { request, handler, endpoint, since, lane, start_by, deadline, client, ticket, presence };
         match core.service.enqueue(job) {
-            Ok(place) => self.place_in_queue = Some(place),
+            Ok(place) => self.place_in_queue = place,
             Err((reason, response)) => {
                 // Nobody else has the job, so it is in its turn still.
                 self.link.take_back(Turn::Queued);

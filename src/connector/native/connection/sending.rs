@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::feeding::Feeding;
 use super::{Connection, Core, Next, Stage};
 use crate::connector::native::output::{Flushed, Outbox, Unsent};
 use crate::http::{Body, Form, Response, encode_head};
@@ -64,6 +65,15 @@ impl Connection {
             }
             return;
         }
+        if let Body::Feed(feed) = &response.body {
+            let form = form.of(&response);
+            let with_body = encode_head(&response, form, &mut core.answers);
+            self.after_answer(core, form);
+            if with_body {
+                self.stage = Feeding::stage(Arc::clone(feed), !form.http_10);
+            }
+            return;
+        }
         core.encode(&response, form);
         self.after_answer(core, form);
     }
@@ -105,9 +115,11 @@ impl Connection {
         }
     }
 
-    /// Goes on sending; the stage after it is entered when all is sent.
+    /// Goes on sending; the stage after it is entered when all is sent. A feed goes on by itself.
     pub(super) fn flush(&mut self, core: &mut Core) -> Next {
-        let Self { stage: Stage::Flushing(flushing), link, session, .. } = self else { return Next::Wait };
+        let Self { stage: Stage::Flushing(flushing), link, session, .. } = self else {
+            return self.flush_feed(core);
+        };
         let mut wire = super::Wire::new(link.socket(), session.as_mut());
         let before = flushing.moved;
         let flushed = match &mut flushing.outgoing {
@@ -153,6 +165,7 @@ impl Connection {
             Stage::Lingering { .. } => self.linger(core),
             Stage::Head => self.enter_head(core),
             Stage::Body(body) => self.enter_body(core, body),
+            Stage::Feeding(feeding) => return self.begin_feeding(core, feeding),
             // It has its own time, or none.
             stage => self.stage = stage,
         }

@@ -1,0 +1,203 @@
+//! Who may ask: whoever has the token, or where there is none, whoever is on this machine and is not led there by a web page.
+//!
+//! A page of another site can have a browser send requests to loopback. It cannot read the answers, unless its own name leads
+//! to loopback as well (DNS rebinding); then the request's `Host` is that name. It can have a form sent by POST, with the
+//! password that the browser knows; then the browser says in `Sec-Fetch-Site` or `Origin` where the form is from.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderValue, Method, StatusCode};
+use std::net::IpAddr;
+
+use crate::http::{Request, Response, problem};
+
+/// What an orchestrator asks, which has no token.
+const OPEN: [&str; 2] = ["/live", "/ready"];
+
+/// What a page in a browser asks, which can send a password and no header of its own.
+const BY_PASSWORD: [&str; 4] = ["/", "/stats", "/threads", "/events"];
+
+/// Whom to answer.
+#[derive(Debug)]
+pub(super) struct Access {
+    token: Option<String>,
+}
+
+impl Access {
+    pub(super) fn new(token: Option<String>) -> Self {
+        Self { token }
+    }
+
+    /// Whether the request is to be answered.
+    ///
+    /// # Errors
+    /// The answer to it, if not.
+    pub(super) fn admit(&self, request: &Request) -> Result<(), Response> {
+        let is_open = OPEN.contains(&request.path()) || request.path() == "*";
+        if !is_open && !self.knows(request) {
+            return Err(self.refusal(request));
+        }
+        if *request.method() == Method::POST && is_cross_site(request) {
+            return Err(problem(StatusCode::FORBIDDEN, "a page of another site asks for this", &[]));
+        }
+        Ok(())
+    }
+
+    /// Whether it comes from somebody who may know everything.
+    pub(super) fn knows(&self, request: &Request) -> bool {
+        match &self.token {
+            Some(token) => shown(request).is_some_and(|shown| is_same(&shown, token.as_bytes())),
+            None => is_own_host(request),
+        }
+    }
+
+    fn refusal(&self, request: &Request) -> Response {
+        if self.token.is_none() {
+            let detail = "without admin.token the Host must be an IP address or localhost";
+            return problem(StatusCode::FORBIDDEN, detail, &[]);
+        }
+        let detail = "this needs admin.token: Authorization: Bearer TOKEN";
+        let response = problem(StatusCode::UNAUTHORIZED, detail, &[]);
+        // A browser asks its user for the first one only.
+        let ways =
+            if BY_PASSWORD.contains(&request.path()) { "Basic realm=\"wharf\", Bearer" } else { "Bearer" };
+        response.with_header(WWW_AUTHENTICATE, HeaderValue::from_static(ways))
+    }
+}
+
+/// The token that came with the request: `Bearer TOKEN` (RFC 6750), or where a browser asks the password of `Basic` (RFC 7617).
+fn shown(request: &Request) -> Option<Vec<u8>> {
+    let value = request.header("authorization")?;
+    let space = value.iter().position(|byte| *byte == b' ')?;
+    let (scheme, credentials) = (&value[..space], value[space..].trim_ascii());
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Some(credentials.to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") || !BY_PASSWORD.contains(&request.path()) {
+        return None;
+    }
+    let pair = BASE64_STANDARD.decode(credentials).ok()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    Some(pair[colon + 1..].to_vec())
+}
+
+/// Takes a time that depends on what came and not on how much of it is right.
+fn is_same(shown: &[u8], token: &[u8]) -> bool {
+    let different = shown.len() ^ token.len();
+    let different = shown
+        .iter()
+        .zip(token.iter().cycle())
+        .fold(different, |different, (one, other)| different | usize::from(one ^ other));
+    std::hint::black_box(different) == 0
+}
+
+/// Whether the request's `Host` is no name that somebody else could lead here: an address, or `localhost` (RFC 6761).
+fn is_own_host(request: &Request) -> bool {
+    let Some(host) = request.header("host").and_then(|host| std::str::from_utf8(host).ok()) else {
+        // HTTP/1.0 without one: no browser.
+        return true;
+    };
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(address, _)| address);
+    let name = bracketed.unwrap_or_else(|| host.split(':').next().unwrap_or_default());
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Whether a browser says that a page from somewhere else asks. What is no browser says nothing.
+fn is_cross_site(request: &Request) -> bool {
+    if let Some(site) = request.header("sec-fetch-site") {
+        // `none`: the user's own doing.
+        return site != b"same-origin" && site != b"none";
+    }
+    let Some(origin) = request.header("origin") else { return false };
+    let host = request.header("host").unwrap_or_default();
+    let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+    !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Limits, parse_head};
+
+    fn request(line: &str, headers: &str) -> Request {
+        let limits = Limits { max_head_bytes: 1000, max_target_bytes: 1000, max_headers: 9 };
+        let head = format!("{line} HTTP/1.1\r\n{headers}\r\n");
+        parse_head(head.as_bytes(), &limits).expect("a request").request
+    }
+
+    fn status(access: &Access, line: &str, headers: &str) -> u16 {
+        let admitted = access.admit(&request(line, headers));
+        admitted.map_or_else(|refusal| refusal.status().as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn without_a_token_only_a_host_that_is_ours_is_answered() {
+        let access = Access::new(None);
+        for (host, expected) in [
+            ("127.0.0.1:8081", 200),
+            ("[::1]:8081", 200),
+            ("localhost:8081", 200),
+            ("LOCALHOST.", 200),
+            ("wharf.localhost", 200),
+            ("evil.example", 403),
+            ("127.0.0.1.evil.example", 403),
+            ("localhost.evil.example:8081", 403),
+        ] {
+            assert_eq!(status(&access, "GET /stats", &format!("Host: {host}\r\n")), expected, "{host}");
+        }
+        assert_eq!(
+            status(&access, "GET /ready", "Host: evil.example\r\n"),
+            200,
+            "an orchestrator's name for it"
+        );
+    }
+
+    #[test]
+    fn the_token_is_wanted_whole() {
+        let access = Access::new(Some("only-for-tests".to_owned()));
+        let get = |headers: &str| status(&access, "GET /metrics", &format!("Host: any.example\r\n{headers}"));
+        assert_eq!(get("Authorization: Bearer only-for-tests\r\n"), 200);
+        assert_eq!(get("authorization: bearer  only-for-tests \r\n"), 200);
+        for wrong in ["", "only-for-test", "only-for-testsx", "only-for-testsonly-for-tests", "x"] {
+            assert_eq!(get(&format!("Authorization: Bearer {wrong}\r\n")), 401, "{wrong}");
+        }
+        assert_eq!(get(""), 401);
+        assert_eq!(get("Authorization: Basic OnRva2Vu\r\n"), 401);
+    }
+
+    #[test]
+    fn a_browser_shows_it_as_a_password_where_its_page_asks() {
+        let access = Access::new(Some("only-for-tests".to_owned()));
+        let password = |credentials: &str| {
+            format!("Host: h\r\nAuthorization: Basic {}\r\n", BASE64_STANDARD.encode(credentials))
+        };
+        for page in BY_PASSWORD {
+            let line = format!("GET {page}");
+            assert_eq!(status(&access, &line, &password("any:only-for-tests")), 200, "{page}");
+            assert_eq!(status(&access, &line, &password("only-for-tests:")), 401, "{page}");
+        }
+        assert_eq!(status(&access, "POST /reload", &password("any:only-for-tests")), 401);
+        assert_eq!(status(&access, "GET /", "Host: h\r\nAuthorization: Basic ?\r\n"), 401);
+    }
+
+    #[test]
+    fn what_another_sites_page_asks_for_is_refused() {
+        let access = Access::new(None);
+        for (headers, expected) in [
+            ("", 200),
+            ("Sec-Fetch-Site: same-origin\r\n", 200),
+            ("Sec-Fetch-Site: none\r\n", 200),
+            ("Origin: http://127.0.0.1:8081\r\n", 200),
+            ("Sec-Fetch-Site: cross-site\r\n", 403),
+            ("Sec-Fetch-Site: same-site\r\n", 403),
+            ("Origin: null\r\n", 403),
+            ("Origin: http://127.0.0.1:8080\r\n", 403),
+            ("Origin: https://evil.example\r\n", 403),
+        ] {
+            let headers = format!("Host: 127.0.0.1:8081\r\n{headers}");
+            assert_eq!(status(&access, "POST /reload", &headers), expected, "{headers}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What stands behind each path. Poller thread of the admin listener.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::CONTENT_SECURITY_POLICY;
+use http::{HeaderValue, Method, StatusCode};
+use log::LevelFilter;
+use serde_json::json;
+
+use super::access::Access;
+use super::events::Events;
+use super::readiness::Readiness;
+use super::{Source, bad_request, dashboard};
+use crate::handler::{Context, Error};
+use crate::http::{Request, Response, problem};
+use crate::metrics::Metrics;
+use crate::router::{RouteError, Router, Target};
+
+/// It loads nothing from anywhere else, and nobody puts it into a page of theirs.
+const POLICY: &str = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) fn router(
+    source: &Arc<dyn Source>,
+    access: &Arc<Access>,
+    readiness: &Arc<Readiness>,
+    metrics: Arc<Metrics>,
+) -> Result<Router, RouteError> {
+    let mut router = Router::new(metrics);
+    let mut get = |path: &str, answer: Box<dyn Fn(&Request) -> Response + Send + Sync>| {
+        router.add(Method::GET, path, Target::Immediate(answer.into()))
+    };
+    let page = Bytes::from(dashboard::page());
+    get("/", Box::new(move |_| index(page.clone())))?;
+    get("/live", Box::new(|_| Response::json("{\"live\":true}\n")))?;
+    let (of, knows, seen) = (Arc::clone(source), Arc::clone(access), Arc::clone(readiness));
+    get("/ready", Box::new(move |request| ready(&*of, &seen, knows.knows(request))))?;
+    let of = Arc::clone(source);
+    get("/metrics", Box::new(move |_| Response::new(StatusCode::OK, OPEN_METRICS, of.metrics())))?;
+    let of = Arc::clone(source);
+    get("/stats", Box::new(move |_| Response::json(of.stats())))?;
+    let of = Arc::clone(source);
+    get("/threads", Box::new(move |_| Response::json(of.threads())))?;
+    let of = Arc::clone(source);
+    get("/config", Box::new(move |_| Response::new(StatusCode::OK, "application/toml", of.config())))?;
+    let events = Arc::new(Events::new(Arc::clone(source)));
+    get("/events", Box::new(move |_| Response::feed("text/event-stream", Arc::clone(&events) as _)))?;
+    let of = Arc::clone(source);
+    let level = Target::Immediate(Arc::new(move |request: &Request| set_log_level(&*of, request)));
+    router.add(Method::POST, "/log-level", level)?;
+    router.add(Method::POST, "/reload", Target::of(elsewhere))?;
+    Ok(router)
+}
+
+fn index(page: Bytes) -> Response {
+    let page = Response::new(StatusCode::OK, "text/html; charset=utf-8", page);
+    page.with_header(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY))
+}
+
+/// Who may not know everything is told the reasons' names.
+fn ready(source: &dyn Source, readiness: &Readiness, details: bool) -> Response {
+    let reasons = readiness.reasons(source.is_draining(), Instant::now(), source.load());
+    let names: Vec<_> = reasons.iter().map(|(name, _)| *name).collect();
+    let mut body = json!({ "ready": names.is_empty(), "reasons": names });
+    if details && !reasons.is_empty() {
+        body["details"] = reasons.iter().map(|(name, detail)| ((*name).to_owned(), json!(detail))).collect();
+    }
+    let status = if names.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Response::json(format!("{body}\n")).with_status(status)
+}
+
+fn set_log_level(source: &dyn Source, request: &Request) -> Response {
+    let expected = "level: expected one of off, error, warn, info, debug, trace";
+    let Some(level) = level_asked(request) else { return bad_request(expected) };
+    let Ok(level) = level.parse::<LevelFilter>() else {
+        return bad_request(&format!("{expected}, received {level:?}"));
+    };
+    match source.set_log_level(level) {
+        Ok(before) => {
+            log::warn!("the log's level is {}, before {}", word(level), word(before));
+            let body = json!({ "level": word(level), "before": word(before) });
+            Response::json(format!("{body}\n"))
+        }
+        Err(reason) => problem(StatusCode::CONFLICT, &reason, &[]),
+    }
+}
+
+/// As `log.level` has it.
+fn word(level: LevelFilter) -> String {
+    level.as_str().to_ascii_lowercase()
+}
+
+/// In the query, or in the body as JSON or as a form.
+fn level_asked(request: &Request) -> Option<String> {
+    if let Some(level) = request.query_value("level") {
+        return Some(level);
+    }
+    if let Ok(body) = serde_json::from_slice::<serde_json::Value>(request.body()) {
+        return body["level"].as_str().map(str::to_owned);
+    }
+    let mut pairs = form_urlencoded::parse(request.body());
+    pairs.find(|(name, _)| name == "level").map(|(_, value)| value.into_owned())
+}
+
+/// Stands for the thread that reloads, which answers by itself.
+fn elsewhere(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
+    Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "no worker reloads"))
+}

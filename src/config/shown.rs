@@ -1,0 +1,97 @@
+//! The configuration in force as text, for whoever looks at a server that runs. Whichever thread reloads.
+//!
+//! Goes by the table of keys, so that no key is forgotten and none is shown that may hold a password.
+
+use std::fmt::Write as _;
+
+use super::keys::keys;
+use super::setting::show_time;
+use super::{Config, Endpoint};
+
+impl Config {
+    /// TOML with every key that has a value, and every endpoint's route. `url` shows a database's URL without its password.
+    pub fn shown(&self, url: impl Fn(&str) -> String) -> String {
+        let mut text = String::from("# The configuration in force.\n");
+        let mut config = self.clone();
+        let mut section = "";
+        for key in keys(&mut config) {
+            if key.section != section {
+                section = key.section;
+                push(&mut text, format_args!("\n[{section}]\n"));
+            }
+            match key.shown(&url) {
+                Some(value) => push(&mut text, format_args!("{} = {value}\n", key.name)),
+                None => push(&mut text, format_args!("# {} is not given\n", key.name)),
+            }
+        }
+        for endpoint in &self.endpoints {
+            show_endpoint(&mut text, endpoint);
+        }
+        text
+    }
+}
+
+/// What an endpoint runs or answers may be long, and is in the file.
+fn show_endpoint(text: &mut String, endpoint: &Endpoint) {
+    let Endpoint { name, method, path, deadline, max_concurrency, .. } = endpoint;
+    push(text, format_args!("\n[endpoint.{name}]\nroute = \"{method} {path}\"\n"));
+    if let Some(deadline) = deadline {
+        push(text, format_args!("deadline = \"{}\"\n", show_time(*deadline)));
+    }
+    if let Some(max) = max_concurrency {
+        push(text, format_args!("max_concurrency = {max}\n"));
+    }
+}
+
+fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
+    // A String takes all.
+    let _ = text.write_fmt(what);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::REDACTED;
+    use super::super::keys::tests::other_value;
+    use super::super::read::tests::read;
+    use super::super::setting::Setting;
+    use super::super::{Environment, Flags, Source};
+    use super::*;
+
+    /// Every key has another value than its default.
+    fn full() -> Config {
+        let mut config = Config::default();
+        for key in &mut keys(&mut config) {
+            let value = if key.is_secret() { secret(key.section) } else { other_value(key) };
+            key.set(value).unwrap_or_else(|error| panic!("{}: {error}", key.path()));
+        }
+        config
+    }
+
+    fn secret(section: &str) -> Setting {
+        // The one text that is a URL, a statement and a token.
+        Setting::Text(format!("postgres://{section}:hunter2@h/d"))
+    }
+
+    #[test]
+    fn what_is_shown_is_what_was_read_but_for_what_may_hold_a_password() {
+        let full = full();
+        let text = full.shown(|_| "postgres://user@h/d".to_owned());
+        assert!(!text.contains("hunter2"), "{text}");
+        assert_eq!(text.matches(REDACTED).count(), 2, "{text}");
+        // What contradicts itself, as when everything is said, is read all the same.
+        let source = Source { path: None, text };
+        let (again, problems) = Config::examine(source, &Environment::new(), &Flags::default());
+        assert!(problems.list().iter().all(|problem| problem.message.contains("need")), "{problems}");
+        let different: Vec<_> = full.changes_to(&again).keys.into_iter().map(|change| change.key).collect();
+        assert_eq!(different, ["admin.token", "database.url", "database.connection_init_sql"]);
+    }
+
+    #[test]
+    fn endpoints_are_shown_by_their_routes() {
+        let text = "database.url = 'sqlite:a'\n[endpoint.a]\nroute = 'GET /a/{id}'\nparams = { id = 'int' }\n\
+            deadline = '2s'\nsql = \"select 'hunter2', :id\"\n";
+        let shown = read(text).shown(str::to_owned);
+        assert!(shown.ends_with("\n[endpoint.a]\nroute = \"GET /a/{id}\"\ndeadline = \"2s\"\n"), "{shown}");
+        assert!(shown.contains("\n# workers is not given\n"), "{shown}");
+    }
+}

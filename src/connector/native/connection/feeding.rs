@@ -1,0 +1,223 @@
+//! Feeds: an answer that goes on for as long as its client stays, a piece at a time. Poller thread; the connection's timer
+//! asks for each piece.
+//!
+//! A client that has not taken one piece when the next is there goes without that one, so that it costs the memory of a
+//! single piece however slow it is.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::sending::Outgoing;
+use super::{Connection, Core, Next, Stage};
+use crate::connector::native::output::{Flushed, Unsent};
+use crate::connector::native::wire::Wire;
+use crate::http::{Feed, LAST_CHUNK};
+use crate::metrics::Closing;
+
+/// A feed and how far its client is with it.
+pub(super) struct Feeding {
+    feed: Arc<dyn Feed>,
+    chunked: bool,
+    /// The piece that is not sent whole, and since when.
+    unsent: Option<(Unsent, Instant)>,
+    /// When there is another piece.
+    next_at: Instant,
+}
+
+impl Feeding {
+    pub(super) fn stage(feed: Arc<dyn Feed>, chunked: bool) -> Stage {
+        Stage::Feeding(Box::new(Self { feed, chunked, unsent: None, next_at: Instant::now() }))
+    }
+}
+
+impl Connection {
+    /// The head is sent.
+    pub(super) fn begin_feeding(&mut self, core: &mut Core, feeding: Box<Feeding>) -> Next {
+        self.stage = Stage::Feeding(feeding);
+        if core.is_draining() { self.end_feeding(core) } else { self.feed_on(core) }
+    }
+
+    /// The next piece is there, or the client has had its time to take the one before.
+    pub(super) fn feed_on(&mut self, core: &mut Core) -> Next {
+        let Stage::Feeding(feeding) = &mut self.stage else { return Next::Wait };
+        if let Some((_, since)) = &feeding.unsent
+            && core.now >= *since + core.settings.write_timeout
+        {
+            core.metrics.closed(Closing::WriteTimeout);
+            return Next::Reset;
+        }
+        let (piece, next_at) = feeding.feed.next(core.now);
+        // The timer must move, or the poller would do nothing else.
+        feeding.next_at = next_at.max(core.now + Duration::from_millis(1));
+        self.due = feeding.next_at;
+        if feeding.unsent.is_none() {
+            let unsent = Unsent::new(Vec::new(), piece.bytes(feeding.chunked), false);
+            feeding.unsent = Some((unsent, core.now));
+        }
+        self.flush_feed(core)
+    }
+
+    /// Sends what the socket takes of the piece in progress.
+    pub(super) fn flush_feed(&mut self, core: &Core) -> Next {
+        let Self { stage: Stage::Feeding(feeding), link, session, .. } = self else { return Next::Wait };
+        let Some((unsent, since)) = &mut feeding.unsent else { return Next::Wait };
+        match unsent.flush(&mut Wire::new(link.socket(), session.as_mut()), &mut 0) {
+            Ok(Flushed::All) => {
+                feeding.unsent = None;
+                Next::Wait
+            }
+            Ok(Flushed::Blocked | Flushed::NeedsPiece) => {
+                self.due = feeding.next_at.min(*since + core.settings.write_timeout);
+                Next::Wait
+            }
+            Err(_) => Next::Close,
+        }
+    }
+
+    /// The server stops: the feed ends behind the piece in progress.
+    pub(super) fn end_feeding(&mut self, core: &mut Core) -> Next {
+        let Stage::Feeding(feeding) = &mut self.stage else { return Next::Wait };
+        let mut last = feeding.unsent.take().map_or_else(Vec::new, |(unsent, _)| unsent.rest());
+        if feeding.chunked {
+            last.extend_from_slice(LAST_CHUNK);
+        }
+        self.flush_later(core, Outgoing::Unsent(Unsent::new(last, Bytes::new(), true)), true);
+        self.flush(core)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{SocketAddr, TcpStream};
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::connector::native::Native;
+    use crate::connector::{Address, Connector as _, Drained, Listener, Settings};
+    use crate::http::{Piece, Request, Response};
+    use crate::job::{Admission, BodyPlan, Job, Service};
+    use crate::metrics::{Metrics, Reason};
+    use crate::queue::Key;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A piece of this many bytes, all of them its number modulo 256, every so often.
+    struct Numbers {
+        length: usize,
+        every: Duration,
+        made: Mutex<(u8, Option<Instant>)>,
+    }
+
+    impl Feed for Numbers {
+        fn next(&self, now: Instant) -> (Piece, Instant) {
+            let (number, until) = &mut *self.made.lock().expect("no feed panics");
+            if until.is_none_or(|until| now >= until) {
+                *number = number.wrapping_add(1);
+                *until = Some(now + self.every);
+            }
+            (Piece::new(&vec![*number; self.length]), until.unwrap_or(now))
+        }
+    }
+
+    /// Answers everything with the feed.
+    struct Feeds(Arc<Numbers>);
+
+    impl Service for Feeds {
+        fn accept(&self, _: Request) -> Admission {
+            Admission::Answered(Response::feed("text/plain", Arc::clone(&self.0) as _))
+        }
+
+        fn enqueue(&self, _: Job) -> Result<Option<Key>, (Reason, Response)> {
+            Ok(None)
+        }
+
+        fn withdraw(&self, _: Key) {}
+
+        fn plan(&self, _: &Request) -> BodyPlan {
+            BodyPlan::Unwanted(Response::text(""))
+        }
+    }
+
+    fn start(length: usize, change: impl FnOnce(&mut Config)) -> (Box<Native>, SocketAddr, Arc<Metrics>) {
+        let mut config = Config::default();
+        config.server.selectors = Some(1);
+        change(&mut config);
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let listener = Listener::bind(&any.into(), false).expect("a free port");
+        let Address::Tcp(address) = *listener.address() else { panic!("it is a TCP socket") };
+        let made = Mutex::new((0, None));
+        let numbers = Numbers { length, every: Duration::from_millis(20), made };
+        let service: Arc<dyn Service> = Arc::new(Feeds(Arc::new(numbers)));
+        let metrics = Arc::<Metrics>::default();
+        let native = Native::start("", listener, Settings::beside(&config, None), &service, &metrics);
+        (Box::new(native.expect("threads")), address, metrics)
+    }
+
+    /// A client behind the head of its feed, which ends without chunks.
+    fn view(address: SocketAddr) -> TcpStream {
+        let mut client = TcpStream::connect(address).expect("the server accepts");
+        client.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("the server takes it");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).expect("a head");
+            head.push(byte[0]);
+        }
+        client
+    }
+
+    fn pieces(client: &mut TcpStream, length: usize, count: usize) -> Vec<u8> {
+        let mut piece = vec![0; length];
+        (0..count)
+            .map(|_| {
+                client.read_exact(&mut piece).expect("another piece");
+                assert!(piece.iter().all(|byte| *byte == piece[0]), "a piece comes whole");
+                piece[0]
+            })
+            .collect()
+    }
+
+    #[test]
+    fn who_reads_gets_every_piece_and_who_does_not_goes_without_some() {
+        const LENGTH: usize = 256 * 1024;
+        let (native, address, _) = start(LENGTH, |_| {});
+        let mut behind = view(address);
+        let mut reader = view(address);
+        let seen = pieces(&mut reader, LENGTH, 100);
+        // Its sockets are full long ago: it finds what fitted into them, and then what is made now.
+        let missed = pieces(&mut behind, LENGTH, 60);
+        let steps =
+            |seen: &[u8]| seen.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect::<Vec<_>>();
+        assert!(steps(&missed).iter().any(|step| *step > 1), "{missed:?}");
+        assert!(steps(&seen).iter().all(|step| *step >= 1), "none twice, none out of order: {seen:?}");
+        drop((reader, behind));
+        assert_eq!(native.drain(PATIENCE), Drained::Complete);
+    }
+
+    #[test]
+    fn who_takes_nothing_is_closed_after_the_write_timeout_and_who_is_idle_is_not() {
+        let (native, address, metrics) = start(256 * 1024, |config| {
+            config.http.write_timeout = Duration::from_millis(300);
+            config.http.idle_timeout = Duration::from_millis(50);
+        });
+        let (stuck, mut reader) = (view(address), view(address));
+        while metrics.closed_for(Closing::WriteTimeout) == 0 {
+            pieces(&mut reader, 256 * 1024, 1);
+        }
+        assert_eq!(metrics.closed_for(Closing::Idle), 0);
+        pieces(&mut reader, 256 * 1024, 3);
+        assert_eq!(metrics.open_connections(), 1, "the other goes on");
+        // A drain ends it behind a whole piece, so that nothing looks cut off.
+        let draining = std::thread::spawn(move || native.drain(PATIENCE));
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).expect("the end comes without a reset");
+        assert_eq!(rest.len() % (256 * 1024), 0);
+        drop((stuck, reader));
+        assert_eq!(draining.join().expect("no panic"), Drained::Complete);
+    }
+}

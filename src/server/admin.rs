@@ -1,0 +1,276 @@
+//! The admin listener's place in the server: what it is told of the stages, and who reads the configuration for it.
+//!
+//! Its own acceptor and poller; the thread that waits for signals answers `/reload`.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use http::StatusCode;
+use log::LevelFilter;
+use serde_json::json;
+
+use super::{ReloadError, Reloaded, StartError};
+use crate::admin::{Admin, Load, MAX_BODY_BYTES, Source};
+use crate::config::{self, Config};
+use crate::connector::native::Native;
+use crate::connector::{Address, Connector, Listener, Settings};
+use crate::database::{self, Database};
+use crate::handler::{Error, unavailable};
+use crate::http::{Response, problem};
+use crate::job::{Claim, Job, Service};
+use crate::metrics::{Metrics, Reason};
+use crate::observer::Observer;
+
+/// Those who watch a server; each is a descriptor and some KiB.
+const CONNECTIONS_MAX: usize = 2000;
+
+const STOPS: &str = "the server stops";
+
+/// How long they may take to leave when the server has stopped.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long one may take for its request, or for each event.
+const TAKING: Duration = Duration::from_secs(5);
+
+/// Prometheus asks once in 15 s or in a minute.
+const IDLE: Duration = Duration::from_secs(75);
+
+/// What changes the log's level; the error is why it stays.
+pub(super) type SetLogLevel = Box<dyn Fn(LevelFilter) -> Result<LevelFilter, String> + Send + Sync>;
+
+/// An admin listener that answers.
+pub(super) struct Listening {
+    address: SocketAddr,
+    connector: Box<Native>,
+    service: Arc<Admin>,
+}
+
+/// What the admin listener is told of the server; there also where there is none.
+pub(super) struct Observed {
+    observer: Observer,
+    database: Option<Database>,
+    /// The pool is to have connections also while nobody asks for one.
+    keeps_connections: AtomicBool,
+    draining: AtomicBool,
+    /// The configuration in force as it may be shown.
+    config: Mutex<Bytes>,
+    errands: Errands,
+    set_log_level: Option<SetLogLevel>,
+}
+
+/// How whoever answers for the admin listener has a reload done.
+struct Errands {
+    /// One waits at most.
+    sender: Sender<Job>,
+    /// Somebody waits at the other end.
+    heard: AtomicBool,
+    /// A reload is in progress, whoever asked for it.
+    busy: AtomicBool,
+}
+
+impl Observed {
+    /// What there is to see at the start; and where the thread that reloads finds what it is to do.
+    pub(super) fn new(
+        config: &Config,
+        observer: &Observer,
+        database: Option<&Database>,
+        set_log_level: Option<SetLogLevel>,
+    ) -> (Arc<Self>, Receiver<Job>) {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let errands = Errands { sender, heard: AtomicBool::new(false), busy: AtomicBool::new(false) };
+        let observed = Self {
+            observer: observer.clone(),
+            database: database.cloned(),
+            keeps_connections: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
+            config: Mutex::default(),
+            errands,
+            set_log_level,
+        };
+        observed.take(config);
+        (Arc::new(observed), receiver)
+    }
+
+    /// This configuration is in force.
+    fn take(&self, config: &Config) {
+        *self.config() = config.shown(database::display_url).into();
+        self.keeps_connections.store(config.database.minimum_idle != Some(0), Ordering::Relaxed);
+    }
+
+    fn config(&self) -> MutexGuard<'_, Bytes> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on somebody reloads when asked.
+    pub(super) fn listen(&self) {
+        self.errands.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// The server has begun to stop.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.observer.drain();
+    }
+
+    /// Whether a reload is in progress from now on, so that nobody asks for another.
+    pub(super) fn set_busy(&self, busy: bool) {
+        self.errands.busy.store(busy, Ordering::Relaxed);
+    }
+}
+
+impl Source for Observed {
+    fn metrics(&self) -> Bytes {
+        self.observer.exposition(true).into()
+    }
+
+    fn stats(&self) -> Bytes {
+        json!(self.observer.stats()).to_string().into()
+    }
+
+    fn threads(&self) -> Bytes {
+        json!({ "threads": self.observer.threads() }).to_string().into()
+    }
+
+    fn config(&self) -> Bytes {
+        self.config().clone()
+    }
+
+    fn load(&self) -> Load {
+        let overload = [Reason::QueueFull, Reason::QueueWait, Reason::Shed];
+        let (metrics, pool) = (self.observer.metrics(), self.database.as_ref().map(Database::gauges));
+        let keeps = self.keeps_connections.load(Ordering::Relaxed);
+        Load {
+            requests: metrics.requests(),
+            refused: overload.into_iter().map(|reason| metrics.refused_for(reason)).sum(),
+            pool_works: pool.is_none_or(|pool| pool.open > 0 || !keeps && pool.waiting == 0),
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    fn reload(&self, job: Job) -> Result<(), Error> {
+        let busy = || Error::new(StatusCode::CONFLICT, "a reload is in progress");
+        if self.is_draining() {
+            return Err(unavailable(STOPS));
+        }
+        if !self.errands.heard.load(Ordering::Relaxed) {
+            let detail = "the program that started this server has it reload in its own way";
+            return Err(Error::new(StatusCode::NOT_IMPLEMENTED, detail));
+        }
+        if self.errands.busy.load(Ordering::Relaxed) {
+            return Err(busy());
+        }
+        self.errands.sender.try_send(job).map_err(|refused| match refused {
+            TrySendError::Full(_) => busy(),
+            TrySendError::Disconnected(_) => unavailable(STOPS),
+        })
+    }
+
+    fn set_log_level(&self, level: LevelFilter) -> Result<LevelFilter, String> {
+        let foreign = || "the program that started this server has a log of its own".to_owned();
+        self.set_log_level.as_ref().map_or_else(|| Err(foreign()), |set| set(level))
+    }
+}
+
+impl Listening {
+    /// Binds where the configuration says; `None`: it says nowhere.
+    pub(super) fn bind(config: &Config) -> Result<Option<Listener>, StartError> {
+        let Some(address) = config.admin_listen() else { return Ok(None) };
+        let bound = Listener::bind(&address.into(), config.server.reuse_port);
+        bound.map(Some).map_err(|cause| StartError::AdminListen { address, cause })
+    }
+
+    /// Answers from now on. `connections`: what the server takes of its clients.
+    pub(super) fn start(
+        listener: Listener,
+        config: &config::Admin,
+        observed: &Arc<Observed>,
+        connections: usize,
+    ) -> Result<Self, StartError> {
+        let Address::Tcp(address) = *listener.address() else {
+            return Err(std::io::Error::other("the admin listener is a TCP socket").into());
+        };
+        let metrics = Arc::new(Metrics::default());
+        let service = Arc::new(Admin::new(config, Arc::clone(observed) as _, Arc::clone(&metrics))?);
+        let shared: Arc<dyn Service> = Arc::clone(&service) as _;
+        let connector =
+            Box::new(Native::start("admin-", listener, settings(connections), &shared, &metrics)?);
+        Ok(Self { address, connector, service })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The last to end: until then it says that the server drains.
+    pub(super) fn end(self) {
+        self.connector.drain(PATIENCE);
+    }
+}
+
+/// Little of everything: those who ask are few, and what they ask is short.
+fn settings(connections: usize) -> Settings {
+    let mut config = Config::default();
+    config.http.max_connections = CONNECTIONS_MAX.min(connections);
+    config.http.max_head_bytes = 8 * 1024;
+    config.http.max_target_bytes = 1024;
+    config.http.max_headers = 64;
+    config.http.max_body_bytes = MAX_BODY_BYTES;
+    config.http.head_timeout = TAKING;
+    config.http.body_timeout = TAKING;
+    config.http.write_timeout = TAKING;
+    config.http.idle_timeout = IDLE;
+    config.server.selectors = Some(1);
+    Settings::beside(&config, None)
+}
+
+impl super::Running {
+    /// Reads the configuration again for a client of the admin listener.
+    pub(super) fn read_again_for(&self, job: Job) {
+        let Job { client, ticket, mut request, .. } = job;
+        // It may have left, or have been told that it took too long.
+        if let Claim::Granted = Arc::clone(&client).claim(ticket, &mut request) {
+            let response = answer(&self.read_again());
+            client.answer(ticket, &request, response);
+        }
+    }
+
+    /// Nobody reloads any more.
+    pub(super) fn turn_away(job: Job) {
+        let Job { client, ticket, mut request, .. } = job;
+        if let Claim::Granted = Arc::clone(&client).claim(ticket, &mut request) {
+            client.answer(ticket, &request, unavailable(STOPS).to_response());
+        }
+    }
+
+    /// Tells the configuration in force to the admin listener.
+    pub(super) fn tell_admin(&self, config: &Config) {
+        self.observed.take(config);
+        if let Some(admin) = &self.admin {
+            admin.service.reconfigure(&config.admin);
+        }
+    }
+}
+
+/// What became of a reload, for who asked for it.
+fn answer(outcome: &Result<Reloaded, ReloadError>) -> Response {
+    match outcome {
+        Ok(reloaded) => {
+            let lines: Vec<_> = reloaded.lines().into_iter().map(|(_, line)| line).collect();
+            Response::json(format!("{}\n", json!({ "changes": lines })))
+        }
+        Err(error) => {
+            let status = match error {
+                ReloadError::Database(_) | ReloadError::System(_) => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::UNPROCESSABLE_ENTITY,
+            };
+            problem(status, &format!("nothing has changed: {error}"), &[])
+        }
+    }
+}
