@@ -8,9 +8,18 @@ use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 
 use crate::chart;
 
-const PAGE: &str = include_str!("dashboard.html");
-const STYLE: &str = include_str!("dashboard.css");
-const SCRIPT: &str = include_str!("dashboard.js");
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("style.css");
+
+/// One script, so that its parts see each other and nobody else sees them.
+const SCRIPT: &str = concat!(
+    "\"use strict\";\n(() => {\n",
+    include_str!("words.js"),
+    include_str!("charts.js"),
+    include_str!("tables.js"),
+    include_str!("page.js"),
+    "})();\n"
+);
 
 /// The page.
 pub(super) fn page() -> String {
@@ -38,6 +47,7 @@ fn source(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{CENSUS, PHASES, REASONS};
 
     #[test]
     fn the_policy_names_what_the_page_brings() {
@@ -51,6 +61,17 @@ mod tests {
         }
         // Of "", as everybody computes it.
         assert_eq!(source("").as_deref(), Some("'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"));
+    }
+
+    #[test]
+    fn everything_that_has_a_name_is_in_the_page() {
+        let names = REASONS.map(|(_, name)| name).into_iter().chain(CENSUS.map(|(_, name)| name));
+        for name in names {
+            assert!(SCRIPT.contains(&format!("{name}: \"")), "{name}");
+        }
+        for (_, name) in PHASES {
+            assert!(SCRIPT.contains(&format!("[\"{name}\", ")), "{name}");
+        }
     }
 
     #[test]
