@@ -46,7 +46,7 @@ fn http(c: &mut Criterion) {
     c.bench_function("encode a response's head", |b| {
         b.iter(|| {
             out.clear();
-            encode_head(black_box(&response), form, &mut out)
+            encode_head(black_box(&response), form, None, &mut out)
         });
     });
 }

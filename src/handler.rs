@@ -13,6 +13,7 @@ use crate::activity::Activity;
 use crate::database::{self, Connection, Database};
 use crate::deadline::Deadline;
 use crate::http::{Refusal, Request, Response, problem};
+use crate::identity::{Identity, Trace};
 use crate::presence::Presence;
 pub use crate::queue::Priority;
 
@@ -153,6 +154,7 @@ pub struct Context<'a> {
     pub(crate) database: Option<&'a Database>,
     pub(crate) client: &'a Presence,
     pub(crate) activity: &'a Activity,
+    pub(crate) identity: Option<&'a Identity>,
 }
 
 impl Context<'_> {
@@ -165,6 +167,26 @@ impl Context<'_> {
     /// end by themselves then; a handler that works for long without the database asks here.
     pub fn client_has_left(&self) -> bool {
         self.client.has_left()
+    }
+
+    /// The request's id; see [`Request::id`].
+    pub fn request_id(&self) -> &str {
+        self.identity.map_or("", Identity::id)
+    }
+
+    /// What a request that the handler makes of another service says in `traceparent`, so that it belongs to the same trace;
+    /// `None` where `tracing.propagate` is false.
+    pub fn traceparent(&self) -> Option<String> {
+        self.trace().map(Trace::traceparent)
+    }
+
+    /// And in `tracestate`, if anything.
+    pub fn tracestate(&self) -> Option<&str> {
+        self.trace()?.tracestate()
+    }
+
+    fn trace(&self) -> Option<&Trace> {
+        self.identity?.trace()
     }
 
     /// The statements run once more, after a collision with another transaction.
@@ -183,7 +205,11 @@ impl Context<'_> {
         let database = self.database.ok_or_else(|| {
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, "no database").because("database.url is not set")
         })?;
-        Ok(database.checkout_for(self.client, self.activity, self.deadline)?)
+        let mut connection = database.checkout_for(self.client, self.activity, self.deadline)?;
+        if connection.names_requests() {
+            connection.name_request(self.request_id(), &self.traceparent().unwrap_or_default());
+        }
+        Ok(connection)
     }
 }
 

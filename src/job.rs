@@ -143,6 +143,10 @@ pub enum BodyPlan {
 }
 
 /// What is to become of a request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once, and a box would be one for each request"
+)]
 pub enum Admission {
     /// It is answered on the spot.
     Answered(Response),

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod endpoint;
 pub mod handler;
 pub mod http;
+pub mod identity;
 pub mod job;
 pub mod load;
 pub mod metrics;

@@ -18,7 +18,7 @@ use log::LevelFilter;
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
 
-use self::admin::{Listening, Observed, SetLogLevel};
+use self::admin::{Listening, SetLogLevel, Told};
 pub use reload::{Candidate, Reload, ReloadError, Reloaded, log_reload};
 
 use crate::config::{self, Config, Connector as Speaker, Listen};
@@ -34,7 +34,7 @@ use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
 use crate::http::{Request, Response};
 use crate::job::{Admission, BodyPlan, Job, Service, Work, would_wait_too_long};
 use crate::metrics::{Metrics, Reason};
-use crate::observer::{self, Observer, Watch};
+use crate::observer::{Observed, Observer, Watch};
 use crate::queue::{Key, Limits, Queue, Refusal};
 use crate::router::{RouteError, Router, Target};
 use crate::workers::{Workers, answer_error, final_response, guarded};
@@ -102,7 +102,7 @@ pub struct Running {
     connector: Box<dyn Connector>,
     /// `None`: nobody watches.
     admin: Option<Listening>,
-    observed: Arc<Observed>,
+    told: Arc<Told>,
     /// Who asked the admin listener for a reload.
     errands: Receiver<Job>,
     queue: Queue<Job>,
@@ -228,19 +228,20 @@ impl Server {
         let queue = Queue::new(queue_limits(&config.queue), config.workers());
         let workers =
             Workers::start(config.workers(), queue.clone(), self.database.clone(), Arc::clone(&metrics))?;
-        let observer = Observer::new(observer::Observed {
+        workers.tell_timing(config.server.server_timing);
+        let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),
             database: self.database.clone(),
             activities: Box::new(workers.activities()),
         });
         let watch = observer.watch(|_| {})?;
-        let (observed, errands) = Observed::new(config, &observer, self.database.as_ref(), self.on_log_level);
+        let (told, errands) = Told::new(config, &observer, self.database.as_ref(), self.on_log_level);
         let stages: Arc<dyn Service> =
             Arc::new(Stages::new(config, router, queue.clone(), Arc::clone(&metrics)));
         settings.max_connections = descriptors::fitting(config);
         // First, so that whoever finds the server finds out about it as well.
-        let start = |listener| Listening::start(listener, &config.admin, &observed, settings.max_connections);
+        let start = |listener| Listening::start(listener, &config.admin, &told, settings.max_connections);
         let admin = admin_listener.map(start).transpose()?;
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
@@ -255,7 +256,7 @@ impl Server {
             tls,
             connector,
             admin,
-            observed,
+            told,
             errands,
             queue,
             workers,
@@ -357,7 +358,7 @@ impl Running {
         let stop = self.connector.stopper();
         let watch = move || watch(signals, &sender, &stop, going_on);
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;
-        self.observed.listen();
+        self.told.listen();
         Ok(Heard { signals: received, stopped })
     }
 
@@ -383,7 +384,7 @@ impl Running {
         let reuses_port = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.reuse_port;
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
-        self.observed.drain();
+        self.told.drain();
         let mut admin = self.admin;
         // Another server has the port as well, and is the one to be asked from now on.
         if reuses_port {
@@ -468,14 +469,14 @@ impl Service for Stages {
     fn accept(&self, mut request: Request) -> Admission {
         match self.router.route(&mut request) {
             Err(response) => {
-                self.metrics.unmatched().responded(response.status().as_u16());
+                self.metrics.unmatched().responded_to(request.id(), response.status().as_u16());
                 Admission::Answered(response)
             }
             Ok((Target::Immediate(answer), endpoint)) => {
                 let answered = guarded(|| answer(&request)).inspect_err(|_| self.metrics.panicked());
                 let answered = answered.and_then(final_response).and_then(immediate);
                 let answered = answered.unwrap_or_else(|error| answer_error(&request, error));
-                endpoint.responded(answered.status().as_u16());
+                endpoint.responded_to(request.id(), answered.status().as_u16());
                 Admission::Answered(answered)
             }
             Ok((Target::Handler(answerer), endpoint)) => {
@@ -508,7 +509,7 @@ impl Service for Stages {
                 }
                 Refusal::Shed => (Reason::Shed, would_wait_too_long()),
             };
-            refused.job.endpoint.responded(error.status().as_u16());
+            refused.job.endpoint.responded_to(refused.job.request.id(), error.status().as_u16());
             (reason, error.retry_after(refused.drains_in.min(RETRY_AFTER_MAX)).to_response())
         })
     }

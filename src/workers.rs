@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::activity::{Activity, Doing};
 use crate::database::Database;
 use crate::deadline::Deadline;
 use crate::handler::{Context, Error, FAILED};
-use crate::http::{BodyWriter, Request, Response, Sink, WriteBody, problem};
+use crate::http::{BodyWriter, Request, Response, Sink, Timing, WriteBody, problem};
 use crate::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
 use crate::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
 use crate::queue::{Done, Queue};
@@ -45,6 +45,8 @@ struct Shared {
     queue: Queue<Job>,
     database: Option<Database>,
     metrics: Arc<Metrics>,
+    /// Whether answers say where their request's time went.
+    server_timing: AtomicBool,
     /// Of each worker that there is, by its number.
     activities: Mutex<BTreeMap<usize, Activity>>,
 }
@@ -60,7 +62,8 @@ impl Workers {
         database: Option<Database>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared { queue, database, metrics, activities: Mutex::default() });
+        let (server_timing, activities) = (AtomicBool::default(), Mutex::default());
+        let shared = Arc::new(Shared { queue, database, metrics, server_timing, activities });
         let (running, ended) = crossbeam_channel::bounded(0);
         let team = Mutex::new(Team { count: 0, started: 0, running });
         let workers = Self { shared, team, ended };
@@ -71,6 +74,11 @@ impl Workers {
     /// How many there are to be.
     pub fn count(&self) -> usize {
         self.team.lock().unwrap_or_else(PoisonError::into_inner).count
+    }
+
+    /// Whether answers say where their request's time went; see `server.server_timing`. Not unless told.
+    pub fn tell_timing(&self, tell: bool) {
+        self.shared.server_timing.store(tell, Relaxed);
     }
 
     /// Changes how many there are: new ones start, or as many end once they have done their job.
@@ -151,7 +159,7 @@ impl Shared {
 
     fn answer(&self, mut job: Job, begun: &Done, activity: &Activity) {
         activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
-        let (response, refused) = match Arc::clone(&job.client).claim(job.ticket, &mut job.request) {
+        let (mut response, refused) = match Arc::clone(&job.client).claim(job.ticket, &mut job.request) {
             Claim::Gone => return activity.turn_to(Doing::Idle, Instant::now()),
             Claim::Unreadable(refusal) => {
                 (problem(refusal.status, refusal.detail, &[]), Some(refusal.fault.into()))
@@ -164,6 +172,7 @@ impl Shared {
             Claim::Granted => (self.run(&job, activity), None),
         };
         let mut account = Account::of(&job, begun, activity, response.status().as_u16());
+        response.timing = self.server_timing.load(Relaxed).then(|| account.timing());
         let streams = response.length().is_none() && job.request.form().has_body(&response);
         let (delivery, end) = if streams {
             self.stream(&job, response)
@@ -178,18 +187,24 @@ impl Shared {
         }
         // Each request is counted once: one that came too late was counted by the connector. A body that came to no
         // good end is the client's fault, whatever the handler made of it.
+        let count = |status| {
+            self.metrics.finished_by_worker(&job.endpoint, job.request.id(), status, &account.spans);
+        };
         match (delivery, refused, end) {
-            (Delivery::TooLate, ..) => return,
+            (Delivery::TooLate, ..) => {}
             (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => {
-                account.status = CLIENT_LEFT;
+                count(CLIENT_LEFT);
                 self.metrics.abandoned();
             }
             (Delivery::Sent, Some(reason), _) | (_, None, BodyEnd::Refused(reason)) => {
+                count(account.status);
                 self.metrics.refused(reason);
             }
-            (Delivery::Sent, None, BodyEnd::Good) => self.metrics.answered(),
+            (Delivery::Sent, None, BodyEnd::Good) => {
+                count(account.status);
+                self.metrics.answered();
+            }
         }
-        self.metrics.finished_by_worker(&job.endpoint, account.status, &account.spans);
     }
 
     /// Lets a streamed response write its body, which may still be reading the request's.
@@ -228,7 +243,13 @@ impl Shared {
 
     fn run(&self, job: &Job, activity: &Activity) -> Response {
         let database = self.database.as_ref();
-        let mut context = Context { deadline: job.deadline, database, client: &job.presence, activity };
+        let mut context = Context {
+            deadline: job.deadline,
+            database,
+            client: &job.presence,
+            activity,
+            identity: job.request.identity.as_ref(),
+        };
         // The error's cause is the handler's as well: printing it may panic.
         let run = || {
             let answer = job.handler.handle(&job.request, &mut context).and_then(final_response);
@@ -272,6 +293,12 @@ impl Account {
         spans.set(Phase::Render, with_worker.saturating_sub(spent.pool + spent.database));
         activity.turn_to(Doing::Write, made);
         Self { status, spans, made }
+    }
+
+    /// What is known before the answer's head goes out.
+    fn timing(&self) -> Timing {
+        let of = |phase| self.spans.of(phase);
+        Timing::new(of(Phase::Queue), of(Phase::Pool), of(Phase::Database), of(Phase::Render))
     }
 
     /// The answer is handed over. A streamed one was made while it was written.
@@ -328,16 +355,15 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
     })
 }
 
-/// Logs an error with what is for the log only, and makes the client's answer of the rest. Both carry the same id where
+/// Logs an error with what is for the log only, and makes the client's answer of the rest. Both carry the request's id where
 /// the fault is the server's, so that one leads to the other.
 pub(crate) fn answer_error(request: &Request, error: Error) -> Response {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
     let (method, path) = (request.method(), request.path());
     if !error.status().is_server_error() {
         log::debug!("{method} {path}: {error:?}");
         return error.to_response();
     }
-    let id = format!("{:08x}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let id = request.id();
     let expected = matches!(error.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
     let level = if expected { log::Level::Warn } else { log::Level::Error };
     log::log!(level, "request {id}: {method} {path}: {error:?}");

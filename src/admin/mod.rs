@@ -19,13 +19,14 @@ use http::{HeaderValue, Method};
 use log::LevelFilter;
 
 use self::access::Access;
+use self::events::Events;
 use self::readiness::Readiness;
 use crate::config;
 use crate::deadline::Deadline;
 use crate::handler::{BodyUse, Error};
 use crate::http::{Request, Response, problem};
 use crate::job::{Admission, BodyPlan, Job, Service, Work};
-use crate::metrics::{Metrics, Reason};
+use crate::metrics::Reason;
 use crate::queue::Key;
 use crate::router::{RouteError, Router, Target};
 
@@ -33,8 +34,8 @@ pub use self::readiness::Load;
 
 /// What the server says of itself. Nothing of it blocks.
 pub trait Source: Send + Sync + 'static {
-    /// `/metrics`, as `OpenMetrics` has it.
-    fn metrics(&self) -> Bytes;
+    /// `/metrics`: `OpenMetrics`, or Prometheus's older text.
+    fn metrics(&self, open_metrics: bool) -> Bytes;
 
     /// `/stats`, and each event of `/events`: JSON in one line.
     fn stats(&self) -> Bytes;
@@ -79,18 +80,19 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// What a configuration asks for. `metrics`: of those who ask here, and not of the server's clients.
+    /// What a configuration asks for. `max_viewers`: how many may look at `/events` at once.
     ///
     /// # Errors
     /// None that a route of ours could have.
     pub fn new(
         config: &config::Admin,
+        max_viewers: usize,
         source: Arc<dyn Source>,
-        metrics: Arc<Metrics>,
     ) -> Result<Self, RouteError> {
         let access = Arc::new(Access::new(config.token.clone()));
         let readiness = Arc::new(Readiness::new(config));
-        let router = routes::router(&source, &access, &readiness, metrics)?;
+        let events = Arc::new(Events::new(Arc::clone(&source), max_viewers));
+        let router = routes::router(&source, &access, &readiness, &events)?;
         Ok(Self { source, router, access, readiness })
     }
 
@@ -115,8 +117,8 @@ impl Service for Admin {
             Ok((Target::Handler(answerer), endpoint)) => {
                 let since = Instant::now();
                 let deadline = Deadline::at(since, RELOADING);
-                let (handler, lane) = (Arc::clone(&answerer.handler), answerer.lane);
                 let endpoint = Arc::clone(endpoint);
+                let (handler, lane) = (Arc::clone(&answerer.handler), answerer.lane);
                 Admission::Work(Work {
                     request,
                     handler,

@@ -15,22 +15,23 @@ use super::readiness::Readiness;
 use super::{Source, bad_request, dashboard};
 use crate::handler::{Context, Error};
 use crate::http::{Request, Response, problem};
-use crate::metrics::Metrics;
+use crate::metrics::CONTENT_TYPE;
 use crate::router::{RouteError, Router, Target};
 
 /// It loads nothing from anywhere else, and nobody puts it into a page of theirs.
 const POLICY: &str = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPEN_METRICS: &[u8] = b"application/openmetrics-text";
 
 pub(super) fn router(
     source: &Arc<dyn Source>,
     access: &Arc<Access>,
     readiness: &Arc<Readiness>,
-    metrics: Arc<Metrics>,
+    events: &Arc<Events>,
 ) -> Result<Router, RouteError> {
-    let mut router = Router::new(metrics);
+    // Who asks here is counted apart from the server's clients, and nobody looks at that.
+    let mut router = Router::new(Arc::default());
     let mut get = |path: &str, answer: Box<dyn Fn(&Request) -> Response + Send + Sync>| {
         router.add(Method::GET, path, Target::Immediate(answer.into()))
     };
@@ -40,20 +41,30 @@ pub(super) fn router(
     let (of, knows, seen) = (Arc::clone(source), Arc::clone(access), Arc::clone(readiness));
     get("/ready", Box::new(move |request| ready(&*of, &seen, knows.knows(request))))?;
     let of = Arc::clone(source);
-    get("/metrics", Box::new(move |_| Response::new(StatusCode::OK, OPEN_METRICS, of.metrics())))?;
+    get("/metrics", Box::new(move |request| metrics(&*of, request)))?;
     let of = Arc::clone(source);
     get("/stats", Box::new(move |_| Response::json(of.stats())))?;
     let of = Arc::clone(source);
     get("/threads", Box::new(move |_| Response::json(of.threads())))?;
     let of = Arc::clone(source);
     get("/config", Box::new(move |_| Response::new(StatusCode::OK, "application/toml", of.config())))?;
-    let events = Arc::new(Events::new(Arc::clone(source)));
-    get("/events", Box::new(move |_| Response::feed("text/event-stream", Arc::clone(&events) as _)))?;
+    let events = Arc::clone(events);
+    get("/events", Box::new(move |_| events.answer()))?;
     let of = Arc::clone(source);
     let level = Target::Immediate(Arc::new(move |request: &Request| set_log_level(&*of, request)));
     router.add(Method::POST, "/log-level", level)?;
     router.add(Method::POST, "/reload", Target::of(elsewhere))?;
     Ok(router)
+}
+
+/// `OpenMetrics` for who asks for it, as Prometheus does.
+fn metrics(source: &dyn Source, request: &Request) -> Response {
+    let accepts =
+        |value: &[u8]| value.windows(OPEN_METRICS.len()).any(|part| part.eq_ignore_ascii_case(OPEN_METRICS));
+    let mut lines = request.header_lines();
+    let open = lines.any(|(name, value)| name.eq_ignore_ascii_case("accept") && accepts(value));
+    let [open_type, older_type] = CONTENT_TYPE;
+    Response::new(StatusCode::OK, if open { open_type } else { older_type }, source.metrics(open))
 }
 
 fn index(page: Bytes) -> Response {

@@ -86,6 +86,9 @@ pub(crate) struct Arguments {
     /// A request that is sent so much later than it was due is late
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = time)]
     late_after: Duration,
+    /// Threads that generate [default: 2 for 32 clients or more and two processors, 1 otherwise and in an open loop]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64))]
+    threads: Option<u64>,
     /// Of the requests
     #[arg(short = 'X', long, default_value = "GET", value_parser = method, conflicts_with = "config")]
     method: Method,
@@ -144,7 +147,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut html = arguments.html.as_deref().map(create).transpose()?;
     let hdr = arguments.hdr.as_deref().map(create).transpose()?;
     let mut hdr = hdr.map(HdrLog::begin).transpose().context("--hdr")?;
-    let base = arguments.compare.as_deref().map(|path| Base::read(path, &plan.pace)).transpose()?;
+    let base = arguments.compare.as_deref().map(|path| Base::read(path, &plan)).transpose()?;
     let mut live = Live::new(&plan.pace, io::stderr().is_terminal());
     let mut unwritten = None;
     let observe = |interval: &Interval<'_>| {
@@ -183,9 +186,11 @@ impl Arguments {
     fn plan(&self) -> anyhow::Result<Plan> {
         // One that a person can type again.
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+        let pace = self.pace(seed);
         Ok(Plan {
             targets: self.targets(seed)?,
-            pace: self.pace(seed),
+            threads: self.threads.map_or(pace.threads(), whole),
+            pace,
             timeout: self.timeout,
             max_connections: self.max_connections.map(whole),
             late_after: self.late_after,

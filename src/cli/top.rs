@@ -132,7 +132,7 @@ fn failed(server: &Server, trouble: &Trouble) -> ExitCode {
 
 /// Until somebody ends it.
 fn watch(server: &Server, interval: Duration) -> anyhow::Result<ExitCode> {
-    let (wishes, wished) = crossbeam_channel::unbounded();
+    let (wishes, wanted) = crossbeam_channel::unbounded();
     let (looks, looked) = crossbeam_channel::bounded(1);
     terminal::watch_signals(wishes.clone())?;
     let screen = io::stdout().is_terminal().then(Terminal::take);
@@ -146,7 +146,7 @@ fn watch(server: &Server, interval: Duration) -> anyhow::Result<ExitCode> {
         }
     };
     thread::Builder::new().name("asker".into()).spawn(ask)?;
-    let ended = show(server, screen.as_ref(), &wished, &looked);
+    let ended = show(server, screen.as_ref(), &wanted, &looked);
     // First the terminal, so that what is said stands on its own screen.
     drop(screen);
     match ended? {
@@ -159,13 +159,13 @@ fn watch(server: &Server, interval: Duration) -> anyhow::Result<ExitCode> {
 fn show(
     server: &Server,
     screen: Option<&Terminal>,
-    wished: &Receiver<Wish>,
+    wanted: &Receiver<Wish>,
     looked: &Receiver<Result<View, Trouble>>,
 ) -> anyhow::Result<Option<Trouble>> {
     let (mut last, mut away) = (None, None);
     loop {
         crossbeam_channel::select! {
-            recv(wished) -> wish => match (wish, screen) {
+            recv(wanted) -> wish => match (wish, screen) {
                 (Ok(Wish::Redraw), _) => {}
                 (Ok(Wish::Suspend), Some(screen)) => screen.suspend(),
                 (Ok(Wish::Suspend), None) => {
@@ -180,7 +180,7 @@ fn show(
             },
         }
         match screen {
-            Some(screen) => screen.draw(&drawn(server, last.as_ref(), away.as_deref()))?,
+            Some(_) => terminal::draw(&drawn(server, last.as_ref(), away.as_deref()))?,
             // Nobody wants to read the same again.
             None => match (&away, &last) {
                 (Some(why), _) => eprintln!("wharf: {}; trying again", server.cannot(why)),

@@ -4,7 +4,8 @@
 //! it would be served with less protection.
 
 use super::read::{Reader, Table};
-use super::{Admin, AdminListen, ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Tls};
+use super::{Admin, AdminListen, ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Server, Tls};
+use crate::http::is_ours;
 
 /// One rule that does not hold.
 struct Conflict {
@@ -30,8 +31,14 @@ impl Reader<'_> {
     /// Reports the rules that do not hold, but not where a key has its default because what was given is not a value: that
     /// is reported already, and what follows from it would be a guess.
     pub(super) fn consistency(&mut self, root: &Table<'_>, config: &Config) {
-        let rules =
-            [sizes(config), admin(&config.admin), proxy(&config.proxy), tls(&config.tls), tiny_http(config)];
+        let rules = [
+            sizes(config),
+            server(&config.server),
+            admin(&config.admin),
+            proxy(&config.proxy),
+            tls(&config.tls),
+            tiny_http(config),
+        ];
         for Conflict { key, other, message } in rules.into_iter().flatten() {
             if !self.refused(other) {
                 self.report(root.place(key), key, message);
@@ -63,6 +70,12 @@ fn admin(admin: &Admin) -> Vec<Conflict> {
         }
         _ => Vec::new(),
     }
+}
+
+fn server(server: &Server) -> Vec<Conflict> {
+    let ours = server.request_id_header.iter().filter(|name| is_ours(name));
+    let key = "server.request_id_header";
+    ours.map(|name| Conflict::new(key, key, format!("{:?} says something else", name.as_str()))).collect()
 }
 
 fn proxy(proxy: &Proxy) -> Vec<Conflict> {
@@ -132,6 +145,10 @@ mod tests {
                 "admin.listen = '0.0.0.0:1'",
                 "admin.listen: needs admin.token: where it is not on loopback, anyone could read and change what the \
                  server does",
+            ),
+            (
+                "server.request_id_header = 'Content-Length'",
+                "server.request_id_header: \"content-length\" says something else",
             ),
             ("tls.certificate = 'a.pem'", "tls.certificate: needs tls.key"),
             ("tls.key = 'a.pem'", "tls.key: needs tls.certificate"),

@@ -12,13 +12,13 @@ use http::HeaderName;
 use log::LevelFilter;
 
 use self::Effect::{Live, Restart};
-use self::Target::{Bytes, Count, File, Flag, Header, Optional, Secret, Statement, Time, Trusted, Url};
+use self::Target::{Bytes, Count, File, Flag, Header, Name, Optional, Secret, Statement, Time, Trusted, Url};
 
 use super::listen::ListenError;
 use super::setting::{Setting, show_bytes, show_time};
 use super::{
     Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log, Proxy,
-    Queue, Server, Tls, TlsVersion,
+    Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
 };
 use crate::http::{Networks, NetworksError};
 
@@ -53,12 +53,18 @@ impl Default for Config {
                 // proxies give up, so that the answer still finds someone.
                 deadline: Duration::from_secs(10),
                 deadline_header: None,
+                // What nginx, Envoy and most services call it.
+                request_id_header: Some(HeaderName::from_static("x-request-id")),
+                // Strangers need not know how the server is doing.
+                server_timing: false,
                 // Jetty's stop timeout, and what Kubernetes grants before it kills.
                 drain_timeout: Duration::from_secs(30),
                 pid_file: None,
             },
             // What somebody must know, and nothing about single requests.
             log: Log { level: LevelFilter::Info },
+            // Whoever is asked on a request's behalf belongs to its trace, whether or not wharf itself is recorded.
+            tracing: Tracing { propagate: true },
             admin: Admin {
                 listen: None,
                 token: None,
@@ -137,6 +143,9 @@ impl Default for Config {
                 max_lifetime: Duration::from_secs(1800),
                 leak_detection_threshold: Duration::ZERO,
                 connection_init_sql: None,
+                application_name: "wharf".to_owned(),
+                // Who looks at a slow database asks first whose statement it is.
+                statement_comment: StatementComment::Endpoint,
                 statement_timeout: Duration::ZERO,
                 // pgjdbc's preparedStatementCacheQueries.
                 max_prepared_statements: 256,
@@ -178,6 +187,8 @@ enum Target<'c> {
     Header(&'c mut Option<HeaderName>),
     /// A statement of SQL.
     Statement(&'c mut Option<String>),
+    /// What a database calls a connection.
+    Name(&'c mut String),
     Count(&'c mut usize, RangeInclusive<usize>),
     /// A count that has no default: while it is not given it follows from something else, or there is no limit.
     Optional(&'c mut Option<usize>, RangeInclusive<usize>),
@@ -200,10 +211,11 @@ fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str
 
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config { server, log, admin, queue, http, proxy, tls, database, endpoints: _ } = config;
+    let Config { server, log, tracing, admin, queue, http, proxy, tls, database, endpoints: _ } = config;
     let sections = [
         ("server", server_keys(server)),
         ("log", log_keys(log)),
+        ("tracing", vec![("propagate", Live, Flag(&mut tracing.propagate))]),
         ("admin", admin_keys(admin)),
         ("queue", queue_keys(queue)),
         ("http", http_keys(http)),
@@ -233,6 +245,8 @@ fn server_keys(server: &mut Server) -> Vec<Named<'_>> {
         ("workers", Live, Optional(&mut server.workers, THREADS)),
         ("deadline", Live, Time(&mut server.deadline, WAIT)),
         ("deadline_header", Live, Header(&mut server.deadline_header)),
+        ("request_id_header", Live, Header(&mut server.request_id_header)),
+        ("server_timing", Live, Flag(&mut server.server_timing)),
         ("drain_timeout", Live, Time(&mut server.drain_timeout, Duration::ZERO..=HOUR)),
         ("pid_file", Restart, File(&mut server.pid_file, "a file")),
     ]
@@ -326,6 +340,11 @@ fn tls_keys(tls: &mut Tls) -> Vec<Named<'_>> {
 }
 
 fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
+    let comments = &[
+        ("off", StatementComment::Off),
+        ("endpoint", StatementComment::Endpoint),
+        ("request", StatementComment::Request),
+    ];
     vec![
         ("url", Restart, Url(&mut database.url)),
         ("demo", Restart, Flag(&mut database.demo)),
@@ -345,6 +364,8 @@ fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
         ("max_lifetime", Live, Time(&mut database.max_lifetime, AGE)),
         ("leak_detection_threshold", Live, Time(&mut database.leak_detection_threshold, AGE_OR_NEVER)),
         ("connection_init_sql", Live, Statement(&mut database.connection_init_sql)),
+        ("application_name", Live, Name(&mut database.application_name)),
+        ("statement_comment", Live, choice(&mut database.statement_comment, comments)),
         ("statement_timeout", Live, Time(&mut database.statement_timeout, Duration::ZERO..=HOUR)),
         ("max_prepared_statements", Live, Count(&mut database.max_prepared_statements, 1..=10_000)),
     ]
@@ -376,8 +397,9 @@ impl Key<'_> {
             Secret(field) => **field = Some(secret(setting)?),
             Url(field) => **field = Some(url(setting)?),
             Flag(field) => **field = setting.flag()?,
-            Header(field) => **field = Some(header(setting)?),
+            Header(field) => **field = header(setting)?,
             Statement(field) => **field = Some(statement(setting)?),
+            Name(field) => **field = name(setting)?,
             Count(field, range) => **field = setting.count(range)?,
             Optional(field, range) => **field = Some(setting.count(range)?),
             File(field, what) => **field = Some(file(setting, what)?),
@@ -408,8 +430,9 @@ impl Key<'_> {
             Url(field) | Statement(field) | Secret(field) => {
                 field.as_ref().map_or_else(absent, |text| format!("{text:?}"))
             }
+            Name(field) => format!("{field:?}"),
             Flag(field) => field.to_string(),
-            Header(field) => field.as_ref().map_or_else(absent, |name| format!("{:?}", name.as_str())),
+            Header(field) => format!("{:?}", field.as_ref().map_or("", HeaderName::as_str)),
             Count(field, _) => field.to_string(),
             Optional(field, _) => field.map_or_else(absent, |count| count.to_string()),
             File(field, _) => field.as_ref().map_or_else(absent, |path| format!("\"{}\"", path.display())),
@@ -429,6 +452,7 @@ impl Key<'_> {
             Header(field) => field.as_ref().map(|name| quoted(name.as_str())),
             Optional(field, _) => field.map(|count| count.to_string()),
             File(field, _) => field.as_ref().map(|path| quoted(&path.to_string_lossy())),
+            Name(field) => Some(quoted(field)),
             Trusted(field) => Some(quoted(&field.to_string())),
             Time(field, _) => Some(quoted(&show_time(**field))),
             Target::Listen(_) | Target::Choice(..) | Bytes(..) => Some(quoted(&self.value())),
@@ -448,6 +472,7 @@ impl Key<'_> {
             (Url(to), Url(from)) | (Statement(to), Statement(from)) | (Secret(to), Secret(from)) => {
                 (*to).clone_from(from);
             }
+            (Name(to), Name(from)) => (*to).clone_from(from),
             (Flag(to), Flag(from)) => **to = **from,
             (Header(to), Header(from)) => (*to).clone_from(from),
             (Count(to, _), Count(from, _)) | (Bytes(to, _), Bytes(from, _)) => **to = **from,
@@ -475,9 +500,13 @@ fn secret(setting: Setting) -> Result<String, String> {
     if fits { Ok(text) } else { Err(accepted()) }
 }
 
-fn header(setting: Setting) -> Result<HeaderName, String> {
+/// An empty text says that there is to be none.
+fn header(setting: Setting) -> Result<Option<HeaderName>, String> {
     let name = setting.text()?;
-    name.parse().map_err(|_| format!("expected a header's name, received {name:?}"))
+    if name.is_empty() {
+        return Ok(None);
+    }
+    name.parse().map(Some).map_err(|_| format!("expected a header's name, received {name:?}"))
 }
 
 fn statement(setting: Setting) -> Result<String, String> {
@@ -486,6 +515,14 @@ fn statement(setting: Setting) -> Result<String, String> {
         return Err(format!("expected a statement, received {sql:?}"));
     }
     Ok(sql)
+}
+
+/// What PostgreSQL would change by itself, it cuts at 63 bytes and replaces all but printable ASCII, is refused.
+fn name(setting: Setting) -> Result<String, String> {
+    let accepted = "expected 1 to 63 printable ASCII characters";
+    let name = setting.text().map_err(|_| accepted.to_owned())?;
+    let is_name = (1..=63).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if is_name { Ok(name) } else { Err(format!("{accepted}, received {name:?}")) }
 }
 
 /// Each entry by itself, so that a message names the one that is wrong.
@@ -560,6 +597,7 @@ pub(super) mod tests {
             Flag(field) => Setting::Flag(!**field),
             Header(_) => text("X-Other"),
             Statement(_) => text("select 1"),
+            Name(_) => text("other"),
             Count(_, range) | Optional(_, range) | Bytes(_, range) => {
                 Setting::Integer(i64::try_from(*range.end()).expect("a range ends below that"))
             }

@@ -46,6 +46,8 @@ pub struct Config {
     pub server: Server,
     /// `[log]`: what the log says.
     pub log: Log,
+    /// `[tracing]`: what becomes of clients' traces.
+    pub tracing: Tracing,
     /// `[admin]`: where operators look and ask.
     pub admin: Admin,
     /// `[queue]`: how many parsed requests may wait for a worker, and for how long.
@@ -81,6 +83,10 @@ pub struct Server {
     pub deadline: Duration,
     /// `deadline_header`: the request header by which a client may ask for less time than that.
     pub deadline_header: Option<HeaderName>,
+    /// `request_id_header`: the header in which a request's id comes and goes. `None`: in none.
+    pub request_id_header: Option<HeaderName>,
+    /// `server_timing`: whether answers of workers say where their request's time went.
+    pub server_timing: bool,
     /// `drain_timeout`: how long a stopping server lets requests in flight finish.
     pub drain_timeout: Duration,
     /// `pid_file`: where `wharf serve` writes its process id. `None`: nowhere. Nothing to a server in another program.
@@ -94,6 +100,14 @@ pub struct Log {
     /// `level`: the least important message that `wharf serve` logs. Nothing to a server in another program, whose logger is
     /// its own.
     pub level: LevelFilter,
+}
+
+/// `[tracing]`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Tracing {
+    /// `propagate`: whether each request continues the trace that its client's `traceparent` names, or else begins one.
+    pub propagate: bool,
 }
 
 /// `[admin]`.
@@ -277,10 +291,25 @@ pub struct Database {
     pub leak_detection_threshold: Duration,
     /// `connection_init_sql`: what runs on each new connection before it is used.
     pub connection_init_sql: Option<String>,
+    /// `application_name`: what PostgreSQL's `pg_stat_activity` calls the connections, unless the URL says it.
+    pub application_name: String,
+    /// `statement_comment`: what an endpoint's statements tell PostgreSQL of where they come from.
+    pub statement_comment: StatementComment,
     /// `statement_timeout`: how long one statement may take, within its request's deadline. Zero: until that.
     pub statement_timeout: Duration,
     /// `max_prepared_statements`: how many a connection keeps prepared.
     pub max_prepared_statements: usize,
+}
+
+/// What an endpoint's statements say in a comment at their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatementComment {
+    /// `"off"`: nothing.
+    Off,
+    /// `"endpoint"`: the application, the method, the route and the statement's name.
+    Endpoint,
+    /// `"request"`: the request's id and its place in a trace too.
+    Request,
 }
 
 /// What holds where the file says nothing.

@@ -15,8 +15,8 @@ use super::problem::{Problem, Problems};
 use super::setting::{Environment, Setting, expand};
 use super::{Action, Config, Source, Span};
 
-const SECTIONS: [&str; 9] =
-    ["server", "log", "admin", "queue", "http", "proxy", "tls", "database", "endpoint"];
+const SECTIONS: [&str; 10] =
+    ["server", "log", "tracing", "admin", "queue", "http", "proxy", "tls", "database", "endpoint"];
 
 /// Variables that are ours without being keys.
 const OTHER_VARIABLES: [&str; 2] = ["WHARF_CONFIG", "WHARF_LOG"];
@@ -503,7 +503,7 @@ pub(super) mod tests {
     #[test]
     fn the_sections_are_checked_key_by_key() {
         for (text, message) in [
-            ("a = 1", "a: unknown key; expected one of server, log, admin, queue, http, proxy, tls, "),
+            ("a = 1", "a: unknown key; expected one of server, log, tracing, admin, queue, http, pr"),
             ("[endpoints.x]", "endpoints: unknown key; did you mean \"endpoint\"?"),
             ("server = 1", "server: expected a table, not an integer"),
             ("server.listen = 'localhost'", "server.listen: \"localhost\" is not an IP address"),
@@ -521,6 +521,11 @@ pub(super) mod tests {
             ("database.minimum_idle = 11", "database.minimum_idle: 11 is more than database.maximu"),
             ("database.demo = 'true'", "database.demo: \"true\" is not true or false"),
             ("database.url = 'sqlite:'", "database.url: expected \"sqlite:FILE\" or"),
+            (
+                "database.application_name = 'Flüge'",
+                "database.application_name: expected 1 to 63 printable ASCII",
+            ),
+            ("database.statement_comment = 'on'", "database.statement_comment: \"on\" is none of \"off\""),
         ] {
             let problems = lines(try_read(text, &[], &Flags::default()));
             let found = problems.len() == 1 && problems[0].starts_with(message);

@@ -9,6 +9,8 @@
 
 use std::ops::Range;
 
+use super::Sql;
+
 /// One statement, lexed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
@@ -38,7 +40,8 @@ impl Statement {
     /// A string, quoted name or comment does not end; there is no statement, or more than one; it controls transactions; it
     /// has positional parameters.
     pub fn parse(text: &str) -> Result<Self, SqlError> {
-        let tokens = Lexer { text, at: 0, brackets: 0 }.tokens()?;
+        let tokens = Lexer::new(text).tokens()?;
+        refuse_numbers(&tokens)?;
         let first = tokens.iter().find(|token| !matches!(token.kind, Kind::Open | Kind::Semicolon));
         let first = first.filter(|token| token.kind == Kind::Word);
         let first = first.ok_or_else(|| error(0, "there is no statement here"))?;
@@ -56,6 +59,27 @@ impl Statement {
         }
         statement.pieces.push(text[piece..].to_owned());
         Ok(statement)
+    }
+}
+
+impl Sql {
+    /// Whether there is a comment anywhere in it; it may have `$1` in place of `:name`. A text that is no SQL counts as if
+    /// there were: nobody knows what its end belongs to.
+    pub fn has_comment(&self) -> bool {
+        let text = self.pieces.join(":p");
+        let mut lexer = Lexer::new(&text);
+        lexer.tokens().is_err() || lexer.has_comment
+    }
+}
+
+/// `$1` would clash with the numbers that binding hands out.
+fn refuse_numbers(tokens: &[Token]) -> Result<(), SqlError> {
+    match tokens.iter().find(|token| token.kind == Kind::Number) {
+        Some(number) => {
+            let hint = "declare the parameter under `params` and write `:name`";
+            Err(error(number.range.start, format!("parameters are written by name, not by number: {hint}")))
+        }
+        None => Ok(()),
     }
 }
 
@@ -124,6 +148,8 @@ enum Kind {
     /// A string or a quoted name.
     Quoted,
     Parameter,
+    /// `$1`
+    Number,
     Open,
     Close,
     Semicolon,
@@ -135,10 +161,16 @@ struct Lexer<'t> {
     at: usize,
     /// How many `[` are open: only there is a colon a slice.
     brackets: usize,
+    /// There was one before `at`.
+    has_comment: bool,
 }
 
-impl Lexer<'_> {
-    fn tokens(mut self) -> Result<Vec<Token>, SqlError> {
+impl<'t> Lexer<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { text, at: 0, brackets: 0, has_comment: false }
+    }
+
+    fn tokens(&mut self) -> Result<Vec<Token>, SqlError> {
         let mut tokens = Vec::new();
         while let Some(byte) = self.peek(0) {
             let start = self.at;
@@ -203,10 +235,12 @@ impl Lexer<'_> {
     }
 
     fn line_comment(&mut self) {
+        self.has_comment = true;
         self.skip_while(|byte| byte != b'\n');
     }
 
     fn block_comment(&mut self) -> Result<(), SqlError> {
+        self.has_comment = true;
         let start = self.at;
         let mut depth = 0;
         loop {
@@ -240,13 +274,13 @@ impl Lexer<'_> {
         Err(error(start, format!("this {what} does not end; `{}` is missing", char::from(quote))))
     }
 
-    /// `$$…$$` and `$tag$…$tag$`. A lone `$` is an operator's; `$1` would clash with the numbers that binding hands out.
+    /// `$$…$$`, `$tag$…$tag$` and `$1`. A lone `$` is an operator's.
     fn dollar(&mut self, next: Option<u8>) -> Result<Kind, SqlError> {
         let start = self.at;
         self.at += 1;
         if next.is_some_and(|byte| byte.is_ascii_digit()) {
-            let hint = "declare the parameter under `params` and write `:name`";
-            return Err(error(start, format!("parameters are written by name, not by number: {hint}")));
+            self.skip_while(is_word);
+            return Ok(Kind::Number);
         }
         self.skip_while(is_word);
         if self.peek(0) != Some(b'$') {
@@ -398,6 +432,27 @@ mod tests {
         ] {
             assert!(!Statement::parse(sql).expect(sql).writes, "{sql}");
         }
+    }
+
+    #[test]
+    fn a_comment_is_seen_where_the_database_sees_one() {
+        let has_comment = |sql: &str| {
+            let pieces = Statement::parse(sql).unwrap_or_else(|error| panic!("{sql}: {error}")).pieces;
+            Sql { slots: vec![0; pieces.len() - 1], pieces }.has_comment()
+        };
+        for sql in
+            ["select 1 -- one", "/* one */ select 1", "select :a /**/ + :b", "select 1; --", "select 1--"]
+        {
+            assert!(has_comment(sql), "{sql}");
+        }
+        for sql in
+            ["select '--', \"/*\", $$ -- $$", "select :a - -:b", "select 1 / :a * 2", "select a[:i:2];"]
+        {
+            assert!(!has_comment(sql), "{sql}");
+        }
+        assert!(!Sql::without_parameters("select $1, '--'").has_comment());
+        assert!(Sql::without_parameters("select $1 -- one").has_comment());
+        assert!(Sql::without_parameters("select 'x").has_comment(), "its end is in the string");
     }
 
     /// Fragments that mean something to the lexer, so that random texts reach its corners.

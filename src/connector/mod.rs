@@ -17,6 +17,7 @@ pub use native::tls::TlsError;
 use self::native::tls::Identity;
 use crate::config::{self, Config};
 use crate::http::Limits;
+use crate::identity::Identities;
 use crate::job::Service;
 
 /// A running connector.
@@ -80,6 +81,8 @@ pub struct Settings {
     pub selectors: usize,
     /// What proxies may say of clients.
     pub proxy: config::Proxy,
+    /// How requests are told apart.
+    pub identities: Arc<Identities>,
     /// `None`: plain HTTP.
     pub tls: Option<Tls>,
 }
@@ -134,6 +137,10 @@ impl Settings {
             write_timeout: http.write_timeout,
             selectors: config.selectors(),
             proxy: config.proxy.clone(),
+            identities: Arc::new(Identities::new(
+                config.server.request_id_header.clone(),
+                config.tracing.propagate,
+            )),
             tls,
         }
     }

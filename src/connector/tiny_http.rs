@@ -18,7 +18,10 @@ use http::StatusCode;
 use super::{Connector, Drained, Listener, Settings, Stopper};
 use crate::deadline::Deadline;
 use crate::handler::{BodyUse, unavailable};
-use crate::http::{Body, Limits, Refusal, Request, Response, Sink, Source, encode_head, parse_head, problem};
+use crate::http::{
+    Body, Limits, Refusal, Request, Response, Sink, Source, Timing, encode_head, parse_head, problem,
+};
+use crate::identity::{Identities, Identity};
 use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Job, Service, Stream, Work};
 use crate::metrics::{Metrics, Reason};
 use crate::presence::Presence;
@@ -43,6 +46,7 @@ pub struct TinyHttp {
 #[derive(Clone)]
 struct Behind {
     limits: Limits,
+    identities: Arc<Identities>,
     service: Arc<dyn Service>,
 }
 
@@ -59,9 +63,16 @@ struct InFlight {
 struct Exchange {
     /// Taken by who answers.
     request: Mutex<Option<tiny_http::Request>>,
+    identity: Identity,
     body_use: BodyUse,
     max_body_bytes: usize,
     in_flight: Arc<InFlight>,
+}
+
+impl Behind {
+    fn new(settings: &Settings, service: Arc<dyn Service>) -> Self {
+        Self { limits: settings.limits, identities: Arc::clone(&settings.identities), service }
+    }
 }
 
 impl TinyHttp {
@@ -78,15 +89,14 @@ impl TinyHttp {
         let listener = std::net::TcpListener::from(listener.into_socket());
         let server = Arc::new(tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?);
         let in_flight = Arc::<InFlight>::default();
-        let behind = Arc::new(RwLock::new(Behind { limits: settings.limits, service }));
+        let behind = Arc::new(RwLock::new(Behind::new(settings, service)));
         let (incoming, flying, current) = (Arc::clone(&server), Arc::clone(&in_flight), Arc::clone(&behind));
         let receive = move || {
             while !flying.draining.load(Ordering::Acquire) {
                 match incoming.recv() {
                     Ok(request) => {
-                        let Behind { limits, service } =
-                            current.read().unwrap_or_else(PoisonError::into_inner).clone();
-                        Exchange::begin(request, limits, &flying, &*service, &metrics);
+                        let behind = current.read().unwrap_or_else(PoisonError::into_inner).clone();
+                        Exchange::begin(request, &behind, &flying, &metrics);
                     }
                     // `unblock` ends a wait like this; what else does has ended tiny_http's accepting for ever.
                     Err(error) if flying.draining.load(Ordering::Acquire) => log::debug!("draining: {error}"),
@@ -117,8 +127,7 @@ impl Connector for TinyHttp {
     }
 
     fn reload(&self, settings: Settings, service: Arc<dyn Service>) {
-        let behind = Behind { limits: settings.limits, service };
-        *self.behind.write().unwrap_or_else(PoisonError::into_inner) = behind;
+        *self.behind.write().unwrap_or_else(PoisonError::into_inner) = Behind::new(&settings, service);
     }
 
     fn stopper(&self) -> Stopper {
@@ -162,16 +171,16 @@ impl fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    fn begin(
-        request: tiny_http::Request,
-        limits: Limits,
-        in_flight: &Arc<InFlight>,
-        service: &dyn Service,
-        metrics: &Metrics,
-    ) {
+    fn begin(request: tiny_http::Request, behind: &Behind, in_flight: &Arc<InFlight>, metrics: &Metrics) {
+        let Behind { limits, identities, service } = behind;
         in_flight.add();
         metrics.received();
-        let read = read_head(&request, &limits);
+        let read = read_head(&request, limits).map(|mut read| {
+            read.identify(identities);
+            read
+        });
+        let identity = read.as_ref().ok().and_then(|read| read.identity.clone());
+        let identity = identity.unwrap_or_else(|| identities.unread());
         let plan = read.as_ref().map(|request| service.plan(request));
         let (wanted, body_use, max_body_bytes) = match plan {
             Ok(BodyPlan::Wanted { body_use, max_bytes }) => (true, body_use, max_bytes),
@@ -189,8 +198,13 @@ impl Exchange {
         let too_long = wanted && length > max_body_bytes;
         let read = if too_long { read.and(Err(Refusal::BODY_TOO_LARGE)) } else { read };
         let in_flight = Arc::clone(in_flight);
-        let exchange =
-            Arc::new(Self { request: Mutex::new(Some(request)), body_use, max_body_bytes, in_flight });
+        let exchange = Arc::new(Self {
+            request: Mutex::new(Some(request)),
+            identity,
+            body_use,
+            max_body_bytes,
+            in_flight,
+        });
         let admission = match read {
             Ok(request) => service.accept(request),
             Err(refusal) => {
@@ -245,9 +259,19 @@ impl Exchange {
         let typed = response.content_type().map(|value| ("content-type", value));
         let headers =
             typed.into_iter().chain(response.headers().iter().map(|(name, value)| (name.as_str(), value)));
+        let mut timing = Vec::new();
+        if let Some(phases) = &response.timing {
+            phases.write(&mut timing);
+        }
+        let timing = response.timing.map(|_| (Timing::HEADER, &*timing));
+        let id = self.identity.header().map(|name| (name.as_str(), self.identity.id()));
         let headers = headers
+            .filter(|(name, _)| id.is_none_or(|(ours, _)| ours != *name))
+            .map(|(name, value)| (name, value.as_bytes()))
+            .chain(id.map(|(name, id)| (name, id.as_bytes())))
+            .chain(timing)
             // tiny_http knows ASCII values only.
-            .filter_map(|(name, value)| tiny_http::Header::from_bytes(name, value.as_bytes()).ok())
+            .filter_map(|(name, value)| tiny_http::Header::from_bytes(name, value).ok())
             .collect();
         let status = tiny_http::StatusCode(response.status().as_u16());
         let length = response.length().and_then(|length| usize::try_from(length).ok());
@@ -311,7 +335,7 @@ impl Client for Exchange {
         let mut form = request.form().of(response);
         form.keep_alive = false;
         let mut head = Vec::with_capacity(256);
-        encode_head(response, form, &mut head);
+        encode_head(response, form, Some(&self.identity), &mut head);
         let stream = OpenStream {
             writer: RefCell::new(writer),
             chunked: !form.http_10,

@@ -3,6 +3,7 @@
 //! Every call blocks the worker that makes it, and none blocks past the request's deadline by more than the half second
 //! that a cancelled statement is given to end. Knows nothing of HTTP but the status that an error becomes.
 
+mod comment;
 mod error;
 mod json;
 mod pool;
@@ -19,8 +20,9 @@ pub use error::{Category, Error, Refusal};
 pub use pool::Gauges;
 pub use rows::{RowWriter, Shape};
 
+use self::comment::Comment;
 use crate::activity::{Activity, Doing};
-use crate::config;
+use crate::config::{self, StatementComment};
 use crate::deadline::Deadline;
 use crate::metrics::{self, Unserved};
 use crate::presence::Presence;
@@ -52,6 +54,8 @@ struct Inner {
     pool: AnyPool,
     display_url: String,
     metrics: Arc<metrics::Pool>,
+    /// What the URL has the database call its sessions, whatever `application_name` says.
+    own_name: Option<String>,
 }
 
 enum AnyPool {
@@ -67,17 +71,19 @@ impl Database {
     /// when trying again is no use, else after 5 s.
     pub fn open(settings: &config::Database, url: &str) -> Result<Self, Error> {
         let metrics = Arc::<metrics::Pool>::default();
+        let mut own_name = None;
         let (pool, display_url) = if let Some(file) = url.strip_prefix("sqlite:") {
             let driver = sqlite::Driver::new(file, settings)?;
             (AnyPool::Sqlite(pool::Pool::open(driver, settings, &metrics)?), url.to_owned())
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let driver = postgres::Driver::new(url, settings)?;
+            own_name = driver.own_name().map(str::to_owned);
             let pool = pool::Pool::open(driver, settings, &metrics)?;
             (AnyPool::Postgres(pool), postgres::display_url(url))
         } else {
             return Err(Error::Url("expected sqlite:FILE or postgres://user@host/database".to_owned()));
         };
-        Ok(Self(Arc::new(Inner { pool, display_url, metrics })))
+        Ok(Self(Arc::new(Inner { pool, display_url, metrics, own_name })))
     }
 
     /// Which database it is.
@@ -103,6 +109,29 @@ impl Database {
             Kind::Sqlite => '?',
         };
         Statement::new(sql, params, sign)
+    }
+
+    /// The same with a comment at its end, where `settings` say so and the database is PostgreSQL: whose statement it is, by
+    /// `application_name` and `origin`, in which each key is a word that sqlcommenter has or could have. A statement that has a
+    /// comment already keeps that one alone, as sqlcommenter asks.
+    ///
+    /// # Panics
+    /// As [`statement`](Self::statement).
+    pub fn statement_of(
+        &self,
+        origin: &[(&'static str, &str)],
+        settings: &config::Database,
+        sql: &config::Sql,
+        params: &[config::Param],
+    ) -> Statement {
+        let statement = self.statement(sql, params);
+        let wanted = self.kind() == Kind::Postgres && settings.statement_comment != StatementComment::Off;
+        if !wanted || sql.has_comment() {
+            return statement;
+        }
+        let application = self.0.own_name.as_ref().unwrap_or(&settings.application_name);
+        let application = [("application", application.as_str())];
+        statement.with_comment(Comment::new(application.into_iter().chain(origin.iter().copied())))
     }
 
     /// Borrows a connection, waiting until `deadline` and at most `connection_timeout`. It keeps the deadline for
@@ -136,7 +165,7 @@ impl Database {
         metrics.acquire.record(began.elapsed());
         let mut lent = lent.inspect_err(|error| metrics.unserved(unserved(error)))?;
         match &mut lent {
-            Lent::Postgres(session) => session.borrow(client, deadline),
+            Lent::Postgres(session) => session.borrow(client, activity, metrics, deadline),
             Lent::Sqlite(session) => session.borrow(client, deadline),
         }
         // It may have left while it waited.
@@ -181,6 +210,13 @@ fn unserved(error: &Error) -> Unserved {
     }
 }
 
+/// Counts a statement that was cancelled.
+fn note_cancelled(error: &Error, metrics: &metrics::Pool) {
+    if let Error::Deadline | Error::StatementTimeout | Error::ClientLeft = error {
+        metrics.cancelled.fetch_add(1, Relaxed);
+    }
+}
+
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Database").field(&self.0.display_url).finish()
@@ -196,6 +232,10 @@ pub fn display_url(url: &str) -> String {
 #[derive(Clone, Debug)]
 pub struct Statement {
     text: String,
+    /// How much of it is the user's.
+    own: usize,
+    /// What stands behind that.
+    comment: Comment,
     bound: Vec<Bound>,
     marks: Vec<Mark>,
 }
@@ -234,10 +274,38 @@ impl Statement {
             marks.push(Mark { text: text.len(), written });
         }
         text.push_str(sql.pieces.last().map_or("", String::as_str));
-        Self { text, bound, marks }
+        Self { own: text.len(), text, comment: Comment::default(), bound, marks }
     }
 
-    /// The text that the database sees.
+    fn with_comment(mut self, comment: Comment) -> Self {
+        self.own = comment::end(&self.text);
+        self.text.truncate(self.own);
+        comment.write(&Comment::default(), &mut self.text);
+        Self { comment, ..self }
+    }
+
+    /// The text with `request` in its comment; `None` where the one has no comment or the other says nothing.
+    fn text_for(&self, request: &Comment) -> Option<String> {
+        if request.is_empty() || self.comment.is_empty() {
+            return None;
+        }
+        let mut text = String::with_capacity(self.text.len() + 256);
+        text.push_str(&self.text[..self.own]);
+        self.comment.write(request, &mut text);
+        Some(text)
+    }
+
+    /// The error, pointing into the user's own text: what the database misses at the end, it misses behind the comment.
+    fn before_comment(&self, mut error: Error) -> Error {
+        if let Error::Refused(refusal) = &mut error
+            && let Some(offset) = &mut refusal.offset
+        {
+            *offset = self.own.min(*offset);
+        }
+        error
+    }
+
+    /// The text that the database sees, unless its comment names a request too.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -368,20 +436,36 @@ impl Connection {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
         let _waiting = self.activity.wait_for(Doing::Database);
-        let ran = match &mut self.lent {
+        match &mut self.lent {
             Lent::Postgres(session) => {
                 session.start(deadline);
                 session.run(statement, values, access, rows)
             }
             Lent::Sqlite(session) => {
                 session.start(deadline);
-                session.run(statement, values, access, rows)
+                let ran = session.run(statement, values, access, rows);
+                ran.inspect_err(|error| note_cancelled(error, &self.metrics))
             }
-        };
-        if let Err(Error::Deadline | Error::StatementTimeout { .. } | Error::ClientLeft) = &ran {
-            self.metrics.cancelled.fetch_add(1, Relaxed);
         }
-        ran
+    }
+
+    /// Whether `database.statement_comment` asks for what [`name_request`](Self::name_request) is told.
+    pub fn names_requests(&self) -> bool {
+        match &self.lent {
+            Lent::Postgres(session) => session.names_requests(),
+            Lent::Sqlite(_) => false,
+        }
+    }
+
+    /// Says for which request the connection is borrowed, by its id and its place in a trace (W3C's `traceparent`; either may
+    /// be empty). With `database.statement_comment = "request"` and PostgreSQL, the comments of
+    /// [statements that have one](Database::statement_of), and one behind what handlers in Rust run, say it until the checkin;
+    /// otherwise it changes nothing.
+    pub fn name_request(&mut self, request_id: &str, traceparent: &str) {
+        match &mut self.lent {
+            Lent::Postgres(session) => session.name_request(request_id, traceparent),
+            Lent::Sqlite(_) => {}
+        }
     }
 
     /// The PostgreSQL session, for handlers in Rust.
@@ -437,5 +521,18 @@ mod tests {
         assert_eq!(statement.written_offset(of("+", statement.text())), of("+", written));
         assert_eq!(statement.written_offset(of("-", statement.text())), of("-", written));
         assert_eq!(statement.written_offset(3), 3);
+    }
+
+    #[test]
+    fn a_comment_stands_behind_the_statement_and_before_no_semicolon() {
+        let sql = config::Sql { pieces: vec!["select ".to_owned(), " + \n;; ".to_owned()], slots: vec![0] };
+        let plain = Statement::new(&sql, &[param("a")], '$');
+        let statement = plain.clone().with_comment(Comment::new([("route", "/;")]));
+        assert_eq!(statement.text(), "select $1 + /*route='%2F%3B'*/");
+        let request = Comment::new([("request_id", "7")]);
+        let named = statement.text_for(&request);
+        assert_eq!(named.as_deref(), Some("select $1 + /*request_id='7',route='%2F%3B'*/"));
+        assert_eq!(statement.text_for(&Comment::default()), None);
+        assert_eq!(plain.text_for(&request), None, "it has a comment of its own, or is no endpoint's");
     }
 }

@@ -10,6 +10,7 @@ mod tls;
 mod url;
 mod wire;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -20,15 +21,18 @@ use futures_util::TryStreamExt as _;
 use futures_util::future::{join, join_all};
 pub use postgres::Row;
 pub use postgres::types::{FromSql, ToSql, Type};
-use tokio_postgres::Client;
 use tokio_postgres::types::Kind;
+use tokio_postgres::{Client, Column as PostgresColumn};
 
 use self::json::Encoder;
 use self::wire::{Limit, Wire};
+use super::comment::{self, Comment};
 use super::settings::Settings;
-use super::{Access, Category, Column, Description, Error, RowWriter, Statement, pool};
+use super::{Access, Category, Column, Description, Error, RowWriter, Statement, note_cancelled, pool};
+use crate::activity::{Activity, Doing};
 use crate::config;
 use crate::deadline::Deadline;
+use crate::metrics;
 use crate::presence::Presence;
 use crate::value::Value;
 
@@ -63,7 +67,7 @@ pub fn client(url: &str) -> Result<::postgres::Client, Error> {
     let driver = Driver::new(url, &config::Database::default())?;
     let mut failure = String::new();
     for mode in driver.target.tls.attempts() {
-        let mut config = ::postgres::Config::from(driver.target.config.clone());
+        let mut config = ::postgres::Config::from(driver.config());
         match config.ssl_mode(*mode).connect(driver.tls.clone()) {
             Ok(client) => return Ok(client),
             Err(error) => failure = url::explain(&error),
@@ -84,6 +88,20 @@ impl Driver {
         let target = url::Target::parse(url)?;
         let tls = target.tls.connector().map_err(Error::Url)?;
         Ok(Self { target, tls, settings: Arc::new(Settings::new(configured)) })
+    }
+
+    /// What the URL has the database call its sessions, whatever `application_name` says.
+    pub(super) fn own_name(&self) -> Option<&str> {
+        self.target.config.get_application_name()
+    }
+
+    /// How to connect now.
+    fn config(&self) -> tokio_postgres::Config {
+        let mut config = self.target.config.clone();
+        if self.own_name().is_none() {
+            config.application_name(self.settings.application_name());
+        }
+        config
     }
 
     /// Runs `connection_init_sql` on a new session.
@@ -112,7 +130,7 @@ impl pool::Driver for Driver {
     }
 
     fn open(&self, deadline: Deadline) -> Result<Box<Session>, Error> {
-        let (client, mut wire) = Wire::open(&self.target, &self.tls, deadline)?;
+        let (client, mut wire) = Wire::open(&self.target, &self.config(), &self.tls, deadline)?;
         self.initialize(&client, &mut wire, deadline)?;
         Ok(Box::new(Session {
             client,
@@ -122,12 +140,16 @@ impl pool::Driver for Driver {
             access: None,
             transaction: Transaction::None,
             limit: Limit::until(deadline),
+            request: Comment::default(),
+            activity: Activity::default(),
+            metrics: Arc::default(),
         }))
     }
 }
 
 /// An open session. Handlers in Rust run their statements on it; each is prepared once and kept, and ends by the deadline
-/// that the connection was checked out with.
+/// that the connection was checked out with. Only where it was said [for which request](super::Connection::name_request) the
+/// session is borrowed, and `database.statement_comment` asks for it, does a comment stand behind their text.
 pub struct Session {
     client: Client,
     wire: Wire,
@@ -137,6 +159,11 @@ pub struct Session {
     access: Option<Access>,
     transaction: Transaction,
     limit: Limit,
+    /// For which request it is borrowed, where statements are to say so.
+    request: Comment,
+    /// Whose waits its statements are, and where those are counted that were cancelled.
+    activity: Activity,
+    metrics: Arc<metrics::Pool>,
 }
 
 /// What a statement does outside a transaction.
@@ -196,8 +223,11 @@ impl Session {
     /// # Errors
     /// [`Error::Deadline`]; whatever the database reports.
     pub fn query(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
-        self.with_prepared(sql, Access::ReadWrite, Effect::of_query(sql), async |client, prepared| {
-            client.query(&prepared.statement, parameters).await.map_err(|error| wire::refused(&error, sql))
+        let effect = Effect::of_query(sql);
+        self.with_prepared(sql, Access::ReadWrite, effect, async |client, prepared, request| {
+            let named = prepared.text_for(sql, request);
+            let rows = prepared.query(client, named.as_deref(), parameters).await;
+            rows.map_err(|error| wire::refused(&error, sql))
         })
     }
 
@@ -226,8 +256,10 @@ impl Session {
     /// # Errors
     /// As [`Session::query`].
     pub fn execute(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<u64, Error> {
-        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared| {
-            client.execute(&prepared.statement, parameters).await.map_err(|error| wire::refused(&error, sql))
+        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared, request| {
+            let named = prepared.text_for(sql, request);
+            let done = prepared.execute(client, named.as_deref(), parameters).await;
+            done.map_err(|error| wire::refused(&error, sql))
         })
     }
 
@@ -237,9 +269,11 @@ impl Session {
     /// # Errors
     /// As [`Session::query`]: the first run's that failed.
     pub fn query_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
-        self.with_prepared(sql, Access::ReadWrite, Effect::of_query(sql), async |client, prepared| {
-            let answers =
-                join_all(runs.iter().map(|parameters| client.query(&prepared.statement, parameters))).await;
+        let effect = Effect::of_query(sql);
+        self.with_prepared(sql, Access::ReadWrite, effect, async |client, prepared, request| {
+            let named = prepared.text_for(sql, request);
+            let named = named.as_deref();
+            let answers = join_all(runs.iter().map(|values| prepared.query(client, named, values))).await;
             let mut rows = Vec::with_capacity(runs.len());
             for answer in answers {
                 rows.append(&mut answer.map_err(|error| wire::refused(&error, sql))?);
@@ -254,9 +288,10 @@ impl Session {
     /// # Errors
     /// As [`Session::query_each`].
     pub fn execute_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<u64, Error> {
-        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared| {
-            let answers =
-                join_all(runs.iter().map(|parameters| client.execute(&prepared.statement, parameters))).await;
+        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared, request| {
+            let named = prepared.text_for(sql, request);
+            let named = named.as_deref();
+            let answers = join_all(runs.iter().map(|values| prepared.execute(client, named, values))).await;
             answers.into_iter().sum::<Result<u64, _>>().map_err(|error| wire::refused(&error, sql))
         })
     }
@@ -286,10 +321,29 @@ impl Session {
     }
 
     /// The checkout's part: for whom it is borrowed and until when.
-    pub(super) fn borrow(&mut self, client: &Presence, deadline: Deadline) {
+    pub(super) fn borrow(
+        &mut self,
+        client: &Presence,
+        activity: &Activity,
+        metrics: &Arc<metrics::Pool>,
+        deadline: Deadline,
+    ) {
+        self.activity.clone_from(activity);
+        self.metrics.clone_from(metrics);
         let statement = self.settings.statement_timeout();
         self.limit = Limit { client: client.clone(), deadline, statement };
         self.statements.max = self.settings.max_prepared_statements();
+    }
+
+    /// For which request it is borrowed, until the checkin.
+    pub(super) fn names_requests(&self) -> bool {
+        self.settings.names_requests()
+    }
+
+    pub(super) fn name_request(&mut self, request_id: &str, traceparent: &str) {
+        if self.settings.names_requests() {
+            self.request = Comment::new([("request_id", request_id), ("traceparent", traceparent)]);
+        }
     }
 
     /// The deadline for what runs from now on.
@@ -298,9 +352,11 @@ impl Session {
     }
 
     pub(super) fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
-        self.with_prepared(&statement.text, Access::ReadOnly, Effect::Reads, async |_, prepared| {
-            Ok(describe(statement, prepared))
-        })
+        let described =
+            self.with_prepared(&statement.text, Access::ReadOnly, Effect::Reads, async |_, prepared, _| {
+                Ok(describe(statement, prepared))
+            });
+        described.map_err(|error| statement.before_comment(error))
     }
 
     pub(super) fn begin(&mut self, access: Access) -> Result<(), Error> {
@@ -353,14 +409,15 @@ impl Session {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
         let effect = Effect::of_access(access);
-        let ran = self.with_prepared(&statement.text, access, effect, async |client, prepared| {
+        let ran = self.with_prepared(&statement.text, access, effect, async |client, prepared, request| {
             rows.restart();
-            run(client, prepared, statement, values, rows).await
+            let named = statement.text_for(request);
+            run(client, prepared, statement, named.as_deref(), values, rows).await
         });
         if matches!(ran, Err(Error::ResponseTooLarge { .. } | Error::Malformed { .. })) {
             self.wire.settle(&self.client);
         }
-        ran
+        ran.map_err(|error| statement.before_comment(error))
     }
 
     /// The checkin's part: whatever happened, the next request finds the session clean, or closed.
@@ -369,9 +426,12 @@ impl Session {
             log::warn!("{error}, while rolling back; the connection is closed");
         }
         self.limit.client = Presence::default();
+        self.request = Comment::default();
     }
 
     fn command(&mut self, sql: &str, limit: &Limit, commits: bool) -> Result<(), Error> {
+        let activity = self.activity.clone();
+        let _waiting = activity.wait_for(Doing::Database);
         let client = &self.client;
         let sent = async { client.batch_execute(sql).await.map_err(|error| wire::refused(&error, sql)) };
         let done = self.wire.complete(sent, limit, &Cell::new(commits));
@@ -390,6 +450,7 @@ impl Session {
     /// What a failure is taken for, and what it means for what comes next.
     fn note<T>(&mut self, mut done: Result<T, Error>) -> Result<T, Error> {
         let Err(error) = &mut done else { return done };
+        note_cancelled(error, &self.metrics);
         let access = match self.transaction {
             Transaction::Open(access) => Some(access),
             _ => self.access,
@@ -407,13 +468,14 @@ impl Session {
         done
     }
 
-    /// Runs `work` with the prepared statement, and once more when the server had thrown its plan away.
+    /// Runs `work` with the prepared statement and what names the request, and once more when the server had thrown its plan
+    /// away.
     fn with_prepared<T>(
         &mut self,
         sql: &str,
         access: Access,
         effect: Effect,
-        mut work: impl AsyncFnMut(&Client, &Prepared) -> Result<T, Error>,
+        mut work: impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let before = self.transaction;
         let done = self.attempt(sql, access, effect, &mut work);
@@ -440,20 +502,22 @@ impl Session {
         sql: &str,
         access: Access,
         effect: Effect,
-        work: &mut impl AsyncFnMut(&Client, &Prepared) -> Result<T, Error>,
+        work: &mut impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let activity = self.activity.clone();
+        let _waiting = activity.wait_for(Doing::Database);
         let commits_itself = self.transaction == Transaction::None && effect == Effect::MayWrite;
         if commits_itself {
             self.refuse_closed()?;
         }
         let switch = self.command_before(access);
-        let (client, statements) = (&self.client, &mut self.statements);
+        let (client, statements, request) = (&self.client, &mut self.statements, &self.request);
         let commits = Cell::new(false);
         let whole = async {
             let prepared_and_run = async {
                 let prepared = statements.prepare(client, sql).await?;
                 commits.set(commits_itself);
-                work(client, &prepared).await
+                work(client, &prepared, request).await
             };
             let Some(switch) = switch else {
                 return prepared_and_run.await;
@@ -562,10 +626,12 @@ fn is_stale(error: &Error) -> bool {
     matches!(error.code(), Some(NOT_SUPPORTED | "26000")) && !is_read_only(error)
 }
 
+/// Runs an endpoint's statement; `named` is as with [`Prepared`].
 async fn run(
     client: &Client,
     prepared: &Prepared,
     statement: &Statement,
+    named: Option<&str>,
     values: &[Value],
     rows: &mut RowWriter<'_>,
 ) -> Result<u64, Error> {
@@ -577,11 +643,21 @@ async fn run(
     }
     let parameters = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
     let refused = |error| wire::refused(&error, &statement.text);
-    let mut stream = pin!(client.query_raw(&prepared.statement, parameters).await.map_err(refused)?);
+    let answer = match named {
+        Some(text) => {
+            let types = prepared.statement.params().iter().cloned();
+            client.query_typed_raw(text, parameters.zip(types)).await
+        }
+        None => client.query_raw(&prepared.statement, parameters).await,
+    };
+    let mut stream = pin!(answer.map_err(refused)?);
+    let mut plan = Cow::Borrowed(&prepared.plan);
     while let Some(row) = stream.try_next().await.map_err(refused)? {
-        rows.row(prepared.plan.iter().map(|column| &*column.key), |index, out| {
-            prepared.write(&row, index, out)
-        })?;
+        if named.is_some() && rows.rows() == 0 && !prepared.fits(&row) {
+            // A table was altered. The prepared statement would be refused for that, but this one has run.
+            plan = Cow::Owned(plan_of(row.columns()));
+        }
+        rows.row(plan.iter().map(|column| &*column.key), |index, out| write(&row, &plan, index, out))?;
     }
     if prepared.plan.is_empty() { Ok(stream.rows_affected().unwrap_or(0)) } else { Ok(rows.rows()) }
 }
@@ -605,11 +681,18 @@ fn type_name(kind: &Type) -> String {
 }
 
 /// A statement that the server has prepared, and how its rows are written.
+///
+/// It is run as it was prepared, or as `named`: its text with a comment that names the request. That is another text each time,
+/// so it is sent as the unnamed statement, with its values and all else that it takes, in one message and one round trip: the
+/// types of its parameters are known from the one that was prepared.
 struct Prepared {
     statement: tokio_postgres::Statement,
     plan: Vec<ColumnPlan>,
+    /// Up to where its text goes when a comment is to stand behind it; `None`: it has one.
+    end: Option<usize>,
 }
 
+#[derive(Clone)]
 struct ColumnPlan {
     /// `"name":`
     key: Box<[u8]>,
@@ -630,34 +713,90 @@ impl<'a> FromSql<'a> for Raw<'a> {
 }
 
 impl Prepared {
-    fn new(statement: tokio_postgres::Statement) -> Self {
-        let plan = statement.columns().iter().map(|column| ColumnPlan {
-            key: super::json::key(column.name()),
-            encoder: Encoder::of(column.type_()),
-        });
-        Self { plan: plan.collect(), statement }
+    fn new(statement: tokio_postgres::Statement, sql: &str) -> Self {
+        let has_comment = config::Sql::without_parameters(sql).has_comment();
+        let end = (!has_comment).then(|| comment::end(sql));
+        Self { plan: plan_of(statement.columns()), statement, end }
     }
 
-    fn write(&self, row: &Row, index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
-        let raw = row.try_get::<_, Option<Raw<'_>>>(index).ok();
-        let encoder = self.plan.get(index).and_then(|column| column.encoder.as_ref());
-        let written = raw.zip(encoder).map(|(raw, encoder)| encoder.write(out, raw.map(|raw| raw.0)));
-        written.and_then(Result::ok).ok_or_else(|| {
-            let (column, type_name) = self.column(index);
-            Error::Malformed { column, type_name }
-        })
+    /// What is sent in place of `sql`, which it was prepared from, to name the request, if that is to be done.
+    fn text_for(&self, sql: &str, request: &Comment) -> Option<String> {
+        let end = self.end.filter(|_| !request.is_empty())?;
+        let mut text = sql[..end].to_owned();
+        request.write(&Comment::default(), &mut text);
+        Some(text)
+    }
+
+    /// All rows.
+    async fn query(
+        &self,
+        client: &Client,
+        named: Option<&str>,
+        parameters: &Parameters<'_>,
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match named.and_then(|text| Some((text, self.typed(parameters)?))) {
+            Some((text, typed)) => client.query_typed(text, &typed).await,
+            None => client.query(&self.statement, parameters).await,
+        }
+    }
+
+    /// How many rows it changed.
+    async fn execute(
+        &self,
+        client: &Client,
+        named: Option<&str>,
+        parameters: &Parameters<'_>,
+    ) -> Result<u64, tokio_postgres::Error> {
+        match named.and_then(|text| Some((text, self.typed(parameters)?))) {
+            Some((text, typed)) => client.execute_typed(text, &typed).await,
+            None => client.execute(&self.statement, parameters).await,
+        }
+    }
+
+    /// Parameters with their types; `None` where their number is wrong, which running what was prepared says.
+    fn typed<'p>(&self, parameters: &Parameters<'p>) -> Option<Vec<(&'p (dyn ToSql + Sync), Type)>> {
+        let types = self.statement.params();
+        (types.len() == parameters.len())
+            .then(|| parameters.iter().copied().zip(types.iter().cloned()).collect())
+    }
+
+    /// Whether a row is of the columns that the statement had when it was prepared.
+    fn fits(&self, row: &Row) -> bool {
+        let same = |(now, before): (&PostgresColumn, &PostgresColumn)| {
+            now.name() == before.name() && now.type_() == before.type_()
+        };
+        let (now, before) = (row.columns(), self.statement.columns());
+        now.len() == before.len() && now.iter().zip(before).all(same)
     }
 
     fn unsupported(&self, index: usize) -> Error {
-        let (column, type_name) = self.column(index);
+        let (column, type_name) = column(self.statement.columns(), index);
         Error::UnsupportedType { column, type_name }
     }
+}
 
-    /// A column's name and type, for messages.
-    fn column(&self, index: usize) -> (String, String) {
-        let column = self.statement.columns().get(index);
-        column.map_or_else(Default::default, |column| (column.name().to_owned(), type_name(column.type_())))
-    }
+fn plan_of(columns: &[PostgresColumn]) -> Vec<ColumnPlan> {
+    let plan = columns.iter().map(|column| ColumnPlan {
+        key: super::json::key(column.name()),
+        encoder: Encoder::of(column.type_()),
+    });
+    plan.collect()
+}
+
+fn write(row: &Row, plan: &[ColumnPlan], index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
+    let raw = row.try_get::<_, Option<Raw<'_>>>(index).ok();
+    let encoder = plan.get(index).and_then(|column| column.encoder.as_ref());
+    let written = raw.zip(encoder).map(|(raw, encoder)| encoder.write(out, raw.map(|raw| raw.0)));
+    written.and_then(Result::ok).ok_or_else(|| {
+        let (column, type_name) = column(row.columns(), index);
+        Error::Malformed { column, type_name }
+    })
+}
+
+/// A column's name and type, for messages.
+fn column(columns: &[PostgresColumn], index: usize) -> (String, String) {
+    let column = columns.get(index);
+    column.map_or_else(Default::default, |column| (column.name().to_owned(), type_name(column.type_())))
 }
 
 /// The session's prepared statements by their text; when full, the oldest goes, and the server is told with the next
@@ -681,7 +820,7 @@ impl Statements {
         }
         refuse_session_commands(sql)?;
         let statement = client.prepare(sql).await.map_err(|error| wire::refused(&error, sql))?;
-        let prepared = Arc::new(Prepared::new(statement));
+        let prepared = Arc::new(Prepared::new(statement, sql));
         while self.known.len() >= self.max.max(1)
             && let Some(oldest) = self.oldest_first.pop_front()
         {

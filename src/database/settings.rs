@@ -2,15 +2,17 @@
 //!
 //! Each driver has one and shares it with its sessions, which look at it when they are opened and borrowed. Any thread.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::config;
+use crate::config::{self, StatementComment};
 
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     init_sql: Mutex<Option<String>>,
+    application_name: Mutex<String>,
+    names_requests: AtomicBool,
     /// In microseconds; 0: none.
     statement_timeout: AtomicU64,
     max_prepared_statements: AtomicUsize,
@@ -27,6 +29,9 @@ impl Settings {
         let micros = u64::try_from(configured.statement_timeout.as_micros()).unwrap_or(u64::MAX);
         self.statement_timeout.store(micros, Relaxed);
         self.max_prepared_statements.store(configured.max_prepared_statements, Relaxed);
+        self.names_requests.store(configured.statement_comment == StatementComment::Request, Relaxed);
+        let mut application_name = self.application_name.lock().unwrap_or_else(PoisonError::into_inner);
+        application_name.clone_from(&configured.application_name);
         let mut init_sql = self.init_sql.lock().unwrap_or_else(PoisonError::into_inner);
         init_sql.clone_from(&configured.connection_init_sql);
     }
@@ -34,6 +39,16 @@ impl Settings {
     /// What runs on a new session before it is used.
     pub(super) fn init_sql(&self) -> Option<String> {
         self.init_sql.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the database calls a new session.
+    pub(super) fn application_name(&self) -> String {
+        self.application_name.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether statements say for which request they run.
+    pub(super) fn names_requests(&self) -> bool {
+        self.names_requests.load(Relaxed)
     }
 
     /// How long one statement may take; `None`: until the deadline.
@@ -60,9 +75,12 @@ mod tests {
         configured.statement_timeout = Duration::from_millis(2);
         configured.max_prepared_statements = 3;
         configured.connection_init_sql = Some("select 1".to_owned());
+        configured.application_name = "flights".to_owned();
+        configured.statement_comment = StatementComment::Request;
         settings.set(&configured);
         assert_eq!(settings.statement_timeout(), Some(Duration::from_millis(2)));
         assert_eq!(settings.max_prepared_statements(), 3);
         assert_eq!(settings.init_sql().as_deref(), Some("select 1"));
+        assert_eq!((&*settings.application_name(), settings.names_requests()), ("flights", true));
     }
 }

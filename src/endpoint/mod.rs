@@ -40,9 +40,7 @@ pub fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, Str
     let targets = config.endpoints.iter().filter_map(|endpoint| {
         let target = match &endpoint.action {
             Action::Fixed { body, content_type } => fixed(endpoint.status, body, content_type),
-            Action::Sql { .. } => {
-                Target::of(SqlEndpoint::new(endpoint, database?, config.http.max_response_bytes)?)
-            }
+            Action::Sql { .. } => Target::of(SqlEndpoint::new(endpoint, database?, config)?),
         };
         Some((endpoint.method.clone(), endpoint.path.clone(), target))
     });
@@ -103,12 +101,18 @@ impl From<Failure> for Error {
 }
 
 impl SqlEndpoint {
-    fn new(endpoint: &config::Endpoint, database: &Database, max_response_bytes: usize) -> Option<Self> {
+    fn new(endpoint: &config::Endpoint, database: &Database, config: &Config) -> Option<Self> {
         let Action::Sql { params, steps, returns } = &endpoint.action else { return None };
-        let steps = steps.iter().map(|step| Step {
-            statement: database.statement(&step.sql, params),
-            expect_rows: step.expect_rows,
-            otherwise: step.otherwise.clone(),
+        let several = steps.len() > 1;
+        let steps = steps.iter().enumerate().map(|(index, step)| {
+            let name = if several { format!("{}.{index}", endpoint.name) } else { endpoint.name.clone() };
+            let origin =
+                [("method", endpoint.method.as_str()), ("route", &*endpoint.path), ("statement", &*name)];
+            Step {
+                statement: database.statement_of(&origin, &config.database, &step.sql, params),
+                expect_rows: step.expect_rows,
+                otherwise: step.otherwise.clone(),
+            }
         });
         Some(Self {
             steps: steps.collect(),
@@ -119,7 +123,7 @@ impl SqlEndpoint {
             deadline: endpoint.deadline,
             max_concurrency: endpoint.max_concurrency,
             priority: endpoint.priority,
-            max_response_bytes,
+            max_response_bytes: config.http.max_response_bytes,
         })
     }
 

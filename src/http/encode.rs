@@ -5,10 +5,11 @@
 use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, StatusCode};
 
-use super::Response;
+use super::{Response, Timing};
+use crate::identity::Identity;
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -51,8 +52,15 @@ fn has_no_content(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
-/// Appends the head of `response` to `out`. Returns whether the body is to follow; see [`Form::has_body`].
-pub fn encode_head(response: &Response, form: Form, out: &mut Vec<u8>) -> bool {
+/// Whether this is the server's to write in every answer, so that it can be the name of nothing else.
+pub(crate) fn is_ours(name: &HeaderName) -> bool {
+    let others = [KEEP_ALIVE, PROXY_CONNECTION, Timing::HEADER, CONTENT_TYPE.as_str()];
+    OURS.contains(name) || others.contains(&name.as_str())
+}
+
+/// Appends the head of `response` to `out`, with the id of its request where clients are told of it. Returns whether the body is to follow; see [`Form::has_body`].
+pub fn encode_head(response: &Response, form: Form, identity: Option<&Identity>, out: &mut Vec<u8>) -> bool {
+    let id = identity.and_then(|identity| Some((identity.header()?, identity.id())));
     let status = response.status();
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
@@ -68,9 +76,17 @@ pub fn encode_head(response: &Response, form: Form, out: &mut Vec<u8>) -> bool {
         None => line(out, b"transfer-encoding", b"chunked"),
     }
     for (name, value) in response.headers() {
-        if !OURS.contains(name) && ![KEEP_ALIVE, PROXY_CONNECTION].contains(&name.as_str()) {
+        let is_id = id.is_some_and(|(header, _)| header == name);
+        if !OURS.contains(name) && ![KEEP_ALIVE, PROXY_CONNECTION].contains(&name.as_str()) && !is_id {
             line(out, name.as_str().as_bytes(), value.as_bytes());
         }
+    }
+    if let Some((header, id)) = id {
+        line(out, header.as_str().as_bytes(), id.as_bytes());
+    }
+    if let Some(timing) = &response.timing {
+        line(out, Timing::HEADER.as_bytes(), b"");
+        timing.write(out);
     }
     if !form.keep_alive {
         line(out, b"connection", b"close");
@@ -118,7 +134,7 @@ mod tests {
 
     fn head(response: &Response, keep_alive: bool) -> (String, bool) {
         let mut out = Vec::new();
-        let body = encode_head(response, Form { keep_alive, ..Form::CLOSE }, &mut out);
+        let body = encode_head(response, Form { keep_alive, ..Form::CLOSE }, None, &mut out);
         (String::from_utf8(out).expect("ASCII"), body)
     }
 
@@ -157,7 +173,7 @@ mod tests {
         assert!(body && text.contains("\r\ntransfer-encoding: chunked\r\n") && !text.contains("length"));
         let old = Form { http_10: true, keep_alive: true, ..Form::CLOSE }.of(&stream);
         let mut out = Vec::new();
-        encode_head(&stream, old, &mut out);
+        encode_head(&stream, old, None, &mut out);
         let text = String::from_utf8(out).expect("ASCII");
         assert!(text.contains("\r\nconnection: close\r\n") && !text.contains("chunked"), "{text}");
     }

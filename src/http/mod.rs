@@ -14,9 +14,11 @@ mod proxy;
 mod request;
 mod response;
 mod target;
+mod timing;
 
 pub use body::{BodyReader, BodyWriter, Sink, Source};
 pub use chunked::Decoder;
+pub(crate) use encode::is_ours;
 pub use encode::{CONTINUE, Form, encode_head};
 pub(crate) use feed::LAST_CHUNK;
 pub use feed::{Feed, Piece};
@@ -27,3 +29,4 @@ pub use proxy::{ProxyError, ProxyHeader, read_proxy_header};
 pub use request::Request;
 pub(crate) use response::{Body, FileBody};
 pub use response::{Response, WriteBody};
+pub use timing::Timing;

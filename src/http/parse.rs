@@ -233,6 +233,7 @@ fn parse_with<'a>(
         peer: None,
         client: None,
         client_certificate: None,
+        identity: None,
         path_names: None,
         path_values: Vec::new(),
     };

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::{BodyReader, Form, Source};
+use crate::identity::{Identities, Identity, Trace};
 
 /// A request: complete with its body, or with as much of it as the handler will read.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Request {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) client: Option<IpAddr>,
     pub(crate) client_certificate: Option<Bytes>,
+    /// Said by the connector that has read it.
+    pub(crate) identity: Option<Identity>,
     pub(crate) path_names: Option<Arc<[Box<str>]>>,
     pub(crate) path_values: Vec<Range<usize>>,
 }
@@ -96,6 +99,24 @@ impl Request {
     /// The client's address: behind proxies that `proxy.trusted` lists the one that `proxy.header` tells, else the peer's.
     pub fn client(&self) -> Option<IpAddr> {
         self.client
+    }
+
+    /// The request's id, which the answer and the log have as well: the one that its client sent in `server.request_id_header`,
+    /// where that is 1 to 128 visible ASCII characters without quotes, commas and semicolons, or else sixteen hexadecimal digits.
+    pub fn id(&self) -> &str {
+        self.identity.as_ref().map_or("", Identity::id)
+    }
+
+    /// Its place in a trace, the client's or one that begins here; `None` where `tracing.propagate` is false.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.identity.as_ref()?.trace()
+    }
+
+    /// Finds out who the request is.
+    pub(crate) fn identify(&mut self, identities: &Arc<Identities>) {
+        let lines = self.fields.iter().filter(|(name, _)| identities.looks_at(name.len()));
+        let lines = lines.map(|(name, value)| (&self.head[name.clone()], &self.head[value.clone()]));
+        self.identity = Some(identities.identify(lines));
     }
 
     /// The certificate that the client showed and that `tls.client_ca` vouches for, in DER.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{BodyWriter, Feed};
+use super::{BodyWriter, Feed, Timing};
 
 /// What a handler answers. `Content-Length`, `Transfer-Encoding`, `Date` and `Connection` are the server's to write.
 pub struct Response {
@@ -17,6 +17,8 @@ pub struct Response {
     content_type: Option<HeaderValue>,
     headers: HeaderMap,
     pub(crate) body: Body,
+    /// What `Server-Timing` is to say.
+    pub(crate) timing: Option<Timing>,
 }
 
 /// What comes after the head.
@@ -42,7 +44,8 @@ pub(crate) struct FileBody {
 impl Response {
     /// A response without a body.
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, content_type: None, headers: HeaderMap::new(), body: Body::Bytes(Bytes::new()) }
+        let body = Body::Bytes(Bytes::new());
+        Self { status, content_type: None, headers: HeaderMap::new(), body, timing: None }
     }
 
     /// A response with a body of the given media type.

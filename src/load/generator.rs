@@ -1,4 +1,5 @@
-//! Sends what is due and takes in the answers. One thread, one epoll, no thread per connection.
+//! Sends what is due and takes in the answers. A thread has one epoll and many connections; of several, each has its part of the
+//! plan, and connections of its own.
 //!
 //! Open loop: a request goes out when it is due, whatever became of those before it; it takes the connection that was used
 //! last, or opens one. Where there is none to be had, the schedule waits, and counts what it then sends too late. Closed
@@ -9,7 +10,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -23,6 +24,7 @@ use super::connection::{Asking, Buffers, Connection, Step};
 use super::mix::{Choice, Mix};
 use super::outcomes::{Answered, Failure};
 use super::pacer::Pacer;
+use super::part::Part;
 use super::recorder::Recorder;
 
 /// Events that one wait takes.
@@ -31,23 +33,38 @@ const EVENTS: usize = 1024;
 /// Requests that are begun before answers are looked at again: a generator that is behind must not become blind.
 const BURST: usize = 128;
 
-/// The longest wait, so that a word to stop is heard.
+/// The longest wait, so that a word to stop is heard, and that another thread has failed.
 const NAP: Duration = Duration::from_millis(50);
 
 const ALARM: Token = Token(usize::MAX);
 
-/// What a run needs to know beside its plan.
+/// What a thread of a run needs to know beside the plan.
+#[derive(Clone, Copy)]
 pub(super) struct Setting<'p> {
     pub(super) plan: &'p Plan,
+    /// What of it is the thread's own.
+    pub(super) part: Part,
     /// The address of each target's server.
-    pub(super) addresses: Vec<SocketAddr>,
-    /// Connections at once.
+    pub(super) addresses: &'p [SocketAddr],
+    /// Connections that the run may have at once.
     pub(super) max_connections: usize,
+    /// Nothing more is to be sent.
     pub(super) stop: &'p AtomicBool,
+    pub(super) shared: &'p Shared,
+}
+
+/// What the threads of a run share.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// How many choices of the mix they have taken.
+    pub(super) taken: AtomicUsize,
+    /// One of them has failed, and the others have nothing left to do.
+    pub(super) failed: AtomicBool,
 }
 
 pub(super) struct Generator<'p> {
     setting: Setting<'p>,
+    max_connections: usize,
     poll: Poll,
     alarm: Alarm,
     connections: Slab<Connection<'p>>,
@@ -87,7 +104,7 @@ impl<'p> Generator<'p> {
         let poll = Poll::new()?;
         let mut origins: Vec<Origin> = Vec::new();
         let mut origin_of = Vec::new();
-        for address in &setting.addresses {
+        for address in setting.addresses {
             let known = origins.iter().position(|origin| origin.address == *address);
             origin_of.push(known.unwrap_or(origins.len()));
             if known.is_none() {
@@ -103,19 +120,20 @@ impl<'p> Generator<'p> {
             waiting: VecDeque::new(),
             in_flight: 0,
             number: 0,
-            mix: Mix::new(&setting.plan.targets),
+            mix: Mix::new(&setting.plan.targets, &setting.shared.taken),
             next: None,
-            pacer: Pacer::new(&setting.plan.pace, recorder.begin()),
+            pacer: Pacer::new(&setting.plan.pace, setting.part, recorder.begin()),
             recorder,
             buffers: Buffers::new(),
+            max_connections: setting.part.of(setting.max_connections),
             setting,
         })
     }
 
-    /// Until every request has its outcome. The recorder's end, with this, is what tells the other side that there is no more.
+    /// Until every request has its outcome. Who ends without the recorder's end has failed.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
-        loop {
+        while !self.setting.shared.failed.load(Ordering::Relaxed) {
             let now = Instant::now();
             if self.setting.stop.load(Ordering::Relaxed) && !self.pacer.is_over() {
                 self.pacer.stop(now);
@@ -135,6 +153,7 @@ impl<'p> Generator<'p> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Begins what is due by now; whether there is more of that, which is for after a look at the answers.
@@ -177,7 +196,7 @@ impl<'p> Generator<'p> {
         if let Some(key) = self.take_free(origin) {
             return Ok(Place::On(key));
         }
-        if self.connections.len() >= self.setting.max_connections {
+        if self.connections.len() >= self.max_connections {
             // Another server's may make room.
             let Some(other) = (0..self.origins.len()).find_map(|other| self.take_free(other)) else {
                 return Ok(Place::Nowhere);
@@ -312,7 +331,7 @@ impl<'p> Generator<'p> {
     /// Until something is due or happens.
     fn wait(&mut self, events: &mut Events, behind: bool) -> io::Result<()> {
         let now = Instant::now();
-        let mut longest = if behind { Duration::ZERO } else { NAP };
+        let mut longest = if behind { Duration::ZERO } else { NAP.min(self.recorder.left(now)) };
         if let Some(next) = self.pacer.next().filter(|_| !behind) {
             if next <= now {
                 longest = Duration::ZERO;

@@ -5,7 +5,7 @@
 //! see it. Closed loop ([`Pace::Closed`]): so many clients each wait for their answer before they ask again. That finds what a
 //! server can do, but a server that stalls also stalls its clients, so that hardly any request meets the stall.
 //!
-//! The generator has a thread of its own; the thread that called [`run`] adds up and shows. Knows no server but by its answers.
+//! The generator has threads of its own; the thread that called [`run`] adds up and shows. Knows no server but by its answers.
 
 mod alarm;
 mod answer;
@@ -18,11 +18,13 @@ mod objective;
 mod outcomes;
 mod pacer;
 mod page;
+mod part;
 mod percentiles;
 mod recorder;
 mod report;
 mod schedule;
 mod server_timing;
+mod sheets;
 mod table;
 mod target;
 mod times;
@@ -30,7 +32,7 @@ mod times;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -43,9 +45,11 @@ pub use schedule::{Arrivals, Rate, ScheduleError, Stages};
 pub use target::{Request, Target, TargetError, Template, parse_header};
 pub use times::{Times, Timings};
 
-use generator::{Generator, Setting};
-use recorder::{Recorder, Sheet};
+use generator::{Generator, Setting, Shared};
+use part::Part;
+use recorder::Recorder;
 use report::Summary;
+use sheets::Sheet;
 
 /// What is asked, how often and for how long.
 #[derive(Clone, Debug)]
@@ -60,10 +64,15 @@ pub struct Plan {
     pub max_connections: Option<usize>,
     /// A request that is begun so much later than it was due is late.
     pub late_after: Duration,
+    /// Threads that generate, one at least, such as [`Pace::threads`]. There are never more of them than connections.
+    pub threads: usize,
 }
 
 /// What [`Plan::max_connections`] is by default: what a rate of 1,000 a second holds when each request waits for 10 s.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
+
+/// Clients of a closed loop that two threads do more for than one: with fewer, a thread soon waits for its half of them.
+const MANY_CLIENTS: usize = 32;
 
 /// How the requests follow each other.
 #[derive(Clone, Debug)]
@@ -104,6 +113,17 @@ impl Pace {
         match self {
             Self::Open { .. } => "open",
             Self::Closed { .. } => "closed",
+        }
+    }
+
+    /// The threads that generate it best. Two drive a server harder than one, which waits while the server works, where each
+    /// has enough clients for that; more take processors from a server beside them. A rate below what it can do needs one.
+    pub fn threads(&self) -> usize {
+        match self {
+            Self::Closed { connections, .. } if *connections >= MANY_CLIENTS => {
+                thread::available_parallelism().map_or(1, |processors| processors.get().min(2))
+            }
+            _ => 1,
         }
     }
 
@@ -174,18 +194,31 @@ pub struct Interval<'a> {
 pub fn run(plan: &Plan, stop: &AtomicBool, mut observe: impl FnMut(&Interval<'_>)) -> Result<Report, Error> {
     let max_connections = max_connections(plan)?;
     let addresses: Vec<SocketAddr> = plan.targets.iter().map(reach).collect::<Result<_, _>>()?;
-    let (recorder, sheets) = Recorder::begin_now(plan);
-    let mut summary = Summary::new(plan, max_connections);
-    let setting = Setting { plan, addresses, max_connections, stop };
+    let threads = plan.threads.min(max_connections);
+    let shared = Shared::default();
+    let (recorders, mut sheets) = Recorder::begin_now(plan, threads, &shared.failed);
+    let mut summary = Summary::new(plan, threads, max_connections);
+    let generator = |(part, recorder)| {
+        let addresses = &addresses;
+        Generator::new(Setting { plan, part, addresses, max_connections, stop, shared: &shared }, recorder)
+    };
+    let generators = Part::each(threads).zip(recorders).map(generator).collect::<io::Result<Vec<_>>>()?;
     thread::scope(|scope| {
-        let generate = || Generator::new(setting, recorder)?.run();
-        let generator = thread::Builder::new().name("generator".into()).spawn_scoped(scope, generate)?;
-        for sheet in &sheets.full {
+        let start = generators.into_iter().map(|generator| {
+            thread::Builder::new().name("generator".into()).spawn_scoped(scope, || generator.run())
+        });
+        let started: io::Result<Vec<_>> = start.collect();
+        // Those that have started end if another one cannot.
+        shared.failed.fetch_or(started.is_err(), Ordering::Relaxed);
+        let started = started?;
+        while let Some(sheet) = sheets.next() {
             observe_sheet(plan, &sheet, &mut summary, &mut observe);
             sheets.give_back(sheet);
         }
-        // A panic of the generator's is this thread's, too.
-        generator.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        for generator in started {
+            // A panic of the generator's is this thread's, too.
+            generator.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
         Ok(summary.report())
     })
 }
@@ -201,8 +234,15 @@ fn observe_sheet(
         Pace::Closed { .. } => None,
     };
     let outcomes = summary.add(sheet, offered);
-    let Sheet { from, to, in_flight, connections, .. } = *sheet;
-    observe(&Interval { from, to, offered, outcomes, in_flight, connections });
+    let Sheet { from, to, end, .. } = *sheet;
+    observe(&Interval {
+        from,
+        to,
+        offered,
+        outcomes,
+        in_flight: end.in_flight,
+        connections: end.connections,
+    });
 }
 
 fn reach(target: &Target) -> Result<SocketAddr, Error> {
@@ -216,6 +256,9 @@ fn max_connections(plan: &Plan) -> Result<usize, Error> {
     }
     if plan.targets.iter().any(|target| target.requests.is_empty()) {
         return Err(Error::Plan("a target has no requests"));
+    }
+    if plan.threads == 0 {
+        return Err(Error::Plan("there is nobody to ask: 0 threads"));
     }
     if plan.timeout.is_zero() || plan.pace.length().is_zero() {
         return Err(Error::Plan("the time to run and the time to wait for an answer are more than nothing"));

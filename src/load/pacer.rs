@@ -3,9 +3,11 @@
 //! Generator thread. Is told the time and what has become of requests; does no I/O.
 
 use std::collections::VecDeque;
+use std::iter::{Skip, StepBy};
 use std::time::{Duration, Instant};
 
 use super::Pace;
+use super::part::Part;
 use super::recorder::Begun;
 use super::schedule::Schedule;
 
@@ -24,20 +26,21 @@ pub(super) struct Pacer {
 }
 
 enum Loop {
-    Open { schedule: Schedule, next: Option<Instant> },
+    Open { schedule: StepBy<Skip<Schedule>>, next: Option<Instant> },
     Closed { clients: usize, resting: VecDeque<Instant> },
 }
 
 impl Pacer {
-    pub(super) fn new(pace: &Pace, begin: Instant) -> Self {
+    /// Of a thread that has this part of the requests, or of the clients.
+    pub(super) fn new(pace: &Pace, part: Part, begin: Instant) -> Self {
         let loops = match pace {
             Pace::Open { stages, arrivals } => {
-                let mut schedule = Schedule::new(stages, *arrivals);
+                let mut schedule = part.every(Schedule::new(stages, *arrivals));
                 let next = schedule.next().map(|time| begin + time);
                 Loop::Open { schedule, next }
             }
             Pace::Closed { connections, .. } => {
-                Loop::Closed { clients: *connections, resting: VecDeque::new() }
+                Loop::Closed { clients: part.of(*connections), resting: VecDeque::new() }
             }
         };
         Self { begin, end: begin + pace.length(), loops, over: false, blocked: false }

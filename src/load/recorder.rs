@@ -1,53 +1,20 @@
 //! Where outcomes are counted as they come, and how they get to whoever looks at them: an interval at a time.
 //!
-//! Generator thread on one side, the run's on the other. A sheet goes over when its second has passed, and comes back empty,
-//! so that a terminal that takes nothing delays no request.
+//! Generator thread; each has its own. A sheet goes over to the run's thread when its second has passed, and an empty one comes
+//! back, so that a terminal that takes nothing delays no request.
 
 use std::mem;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::Plan;
 use super::outcomes::Outcomes;
-
-/// How long an interval is.
-pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+use super::sheets::{End, INTERVAL, Sheet, Sheets};
 
 /// Sheets that wait to be looked at. While there is room for no more, the interval grows.
 const SHEETS: usize = 16;
-
-/// What happened in an interval.
-pub(super) struct Sheet {
-    /// Of each target.
-    pub(super) outcomes: Vec<Outcomes>,
-    /// When it begins, from the run's begin.
-    pub(super) from: Duration,
-    pub(super) to: Duration,
-    /// Requests on their way at its end.
-    pub(super) in_flight: usize,
-    /// Connections at its end.
-    pub(super) connections: usize,
-    /// The generator's processor time since the run's begin.
-    pub(super) processor_time: Duration,
-    /// When the run was stopped before its end.
-    pub(super) stopped: Option<Duration>,
-}
-
-impl Sheet {
-    fn new(plan: &Plan) -> Self {
-        let outcomes = plan.targets.iter().map(|_| Outcomes::new(plan.timeout)).collect();
-        Self {
-            outcomes,
-            from: Duration::ZERO,
-            to: Duration::ZERO,
-            in_flight: 0,
-            connections: 0,
-            processor_time: Duration::ZERO,
-            stopped: None,
-        }
-    }
-}
 
 /// A request was begun.
 #[derive(Clone, Copy)]
@@ -67,30 +34,22 @@ pub(super) struct Recorder<'p> {
     empty: Receiver<Sheet>,
 }
 
-/// The other side: full sheets come, empty ones go.
-pub(super) struct Sheets {
-    pub(super) full: Receiver<Sheet>,
-    empty: Sender<Sheet>,
-}
-
-impl Sheets {
-    /// Gives it back to be filled again.
-    pub(super) fn give_back(&self, mut sheet: Sheet) {
-        sheet.outcomes.iter_mut().for_each(Outcomes::clear);
-        // The generator may have ended.
-        let _ = self.empty.try_send(sheet);
-    }
-}
-
 impl<'p> Recorder<'p> {
-    /// A run begins now.
-    pub(super) fn begin_now(plan: &'p Plan) -> (Self, Sheets) {
-        let (full, filled) = bounded(SHEETS);
-        let (emptied, empty) = bounded(SHEETS);
-        let sheet = Sheet::new(plan);
+    /// So many threads of a run, which begins now, and what they hand over. `failed` is set when one of them ends before its time.
+    pub(super) fn begin_now<'f>(
+        plan: &'p Plan,
+        threads: usize,
+        failed: &'f AtomicBool,
+    ) -> (Vec<Self>, Sheets<'f>) {
+        let (emptied, empty) = bounded(SHEETS * threads);
+        let (full, filled): (Vec<_>, Vec<_>) = (0..threads)
+            .map(|_| bounded(SHEETS))
+            .map(|(full, filled)| ((Sheet::new(plan), full), filled))
+            .unzip();
         let begin = Instant::now();
-        let recorder = Self { plan, begin, cut: begin + INTERVAL, sheet, full, empty };
-        (recorder, Sheets { full: filled, empty: emptied })
+        let recorder =
+            |(sheet, full)| Self { plan, begin, cut: begin + INTERVAL, sheet, full, empty: empty.clone() };
+        (full.into_iter().map(recorder).collect(), Sheets::new(filled, emptied, failed))
     }
 
     pub(super) fn begin(&self) -> Instant {
@@ -115,6 +74,11 @@ impl<'p> Recorder<'p> {
         self.sheet.stopped = Some(now.saturating_duration_since(self.begin));
     }
 
+    /// How much is left of the interval.
+    pub(super) fn left(&self, now: Instant) -> Duration {
+        self.cut.saturating_duration_since(now)
+    }
+
     /// Hands the interval over if it has passed.
     pub(super) fn tick(&mut self, now: Instant, in_flight: usize, connections: usize) {
         if now < self.cut {
@@ -125,30 +89,25 @@ impl<'p> Recorder<'p> {
             self.cut += INTERVAL;
         }
         self.complete(now, in_flight, connections);
-        let to = self.sheet.to;
         let next = self.empty.try_recv().unwrap_or_else(|_| Sheet::new(self.plan));
         let sheet = mem::replace(&mut self.sheet, next);
         if let Err(TrySendError::Full(sheet) | TrySendError::Disconnected(sheet)) = self.full.try_send(sheet)
         {
             self.sheet = sheet;
-        } else {
-            self.sheet.from = to;
-            self.sheet.stopped = None;
         }
     }
 
     /// The last interval ends; it is handed over when there is room for it.
     pub(super) fn finish(mut self, now: Instant, connections: usize) {
         self.complete(now, 0, connections);
+        self.sheet.is_last = true;
         // Whoever looked at the others may have ended, by a panic, which says more than this.
         let _ = self.full.send(self.sheet);
     }
 
     fn complete(&mut self, now: Instant, in_flight: usize, connections: usize) {
         self.sheet.to = now.saturating_duration_since(self.begin);
-        self.sheet.in_flight = in_flight;
-        self.sheet.connections = connections;
-        self.sheet.processor_time = processor_time();
+        self.sheet.end = End { in_flight, connections, processor_time: processor_time() };
     }
 }
 

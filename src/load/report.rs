@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::outcomes::Outcomes;
 use super::percentiles::{Percentiles, PhaseMeans, Phases};
-use super::recorder::Sheet;
+use super::sheets::Sheet;
 use super::{Arrivals, Objective, Pace, Plan};
 
 /// Of the requests, so many may be late or skipped; with more of them the run did not measure what it was to measure.
@@ -40,7 +40,9 @@ pub struct Report {
     pub length_s: f64,
     /// Whether it was stopped before the plan's end.
     pub stopped: bool,
-    /// Processor time of the generator's thread.
+    /// The generator's threads.
+    pub threads: usize,
+    /// Their processor time.
     pub generator_processor_s: f64,
     /// Why it did not measure what it was to measure; `None`: it did.
     pub not_held: Option<String>,
@@ -171,11 +173,20 @@ impl Report {
         });
         met
     }
+
+    /// For people, to whom one thread is nothing to speak of.
+    pub(super) fn pace_and_threads(&self) -> String {
+        match self.threads {
+            1 => self.pace.clone(),
+            threads => format!("{}, {threads} threads", self.pace),
+        }
+    }
 }
 
 /// What is known of a run so far.
 pub(super) struct Summary<'p> {
     plan: &'p Plan,
+    threads: usize,
     max_connections: usize,
     targets: Vec<Outcomes>,
     all: Outcomes,
@@ -187,10 +198,11 @@ pub(super) struct Summary<'p> {
 }
 
 impl<'p> Summary<'p> {
-    pub(super) fn new(plan: &'p Plan, max_connections: usize) -> Self {
+    pub(super) fn new(plan: &'p Plan, threads: usize, max_connections: usize) -> Self {
         let none = Outcomes::new(plan.timeout);
         Self {
             plan,
+            threads,
             max_connections,
             targets: vec![none.clone(); plan.targets.len()],
             all: none.clone(),
@@ -209,8 +221,8 @@ impl<'p> Summary<'p> {
             self.interval.add(outcomes);
         }
         self.all.add(&self.interval);
-        self.processor_time = sheet.processor_time;
-        self.stopped = self.stopped.or(sheet.stopped);
+        self.processor_time = sheet.end.processor_time;
+        self.stopped = self.stopped.max(sheet.stopped);
         let interval = &self.interval;
         self.seconds.push(Second {
             from_s: rounded(sheet.from.as_secs_f64()),
@@ -221,7 +233,7 @@ impl<'p> Summary<'p> {
             good: interval.good(),
             refused: interval.refused(),
             errors: interval.errors(),
-            in_flight: sheet.in_flight,
+            in_flight: sheet.end.in_flight,
             p50_ms: milliseconds(interval.latency.percentile(50.0)),
             p99_ms: milliseconds(interval.latency.percentile(99.0)),
             server_timing: interval.timings().map(PhaseMeans::of),
@@ -250,6 +262,7 @@ impl<'p> Summary<'p> {
             late_after_ms: milliseconds(plan.late_after),
             length_s: rounded(length.as_secs_f64()),
             stopped: self.stopped.is_some(),
+            threads: self.threads,
             generator_processor_s: rounded(self.processor_time.as_secs_f64()),
             not_held: self.not_held(),
             targets: targets
@@ -277,9 +290,11 @@ impl<'p> Summary<'p> {
         } else {
             let elapsed = self.seconds.last().map_or(0.0, |second| second.to_s);
             let used = self.processor_time.as_secs_f64() / elapsed.max(f64::MIN_POSITIVE) * 100.0;
-            format!(
-                "the generator's thread had {used:.0} % of a processor, which was too little or too rarely"
-            )
+            let had = match self.threads {
+                1 => "thread had".to_owned(),
+                threads => format!("{threads} threads together had"),
+            };
+            format!("the generator's {had} {used:.0} % of a processor, which was too little or too rarely")
         };
         Some(format!(
             "{:.1} % of the requests were sent more than {late_after_ms} ms after they were due, or not at all, \
@@ -339,4 +354,42 @@ pub(super) fn share(part: u64, all: u64) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "no run has 2^53 requests")]
 fn as_float(count: u64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sheets::End;
+    use super::super::{Rate, Stages, Target, Template};
+    use super::*;
+
+    #[test]
+    fn a_schedule_that_was_not_held_names_all_threads_and_what_they_had() {
+        let rate = Rate::new(1000.0).expect("a rate");
+        let plan = Plan {
+            targets: vec![Target::from_url("http://127.0.0.1/", &Template::default()).expect("a URL")],
+            pace: Pace::Open {
+                stages: Stages::constant(rate, Duration::from_secs(2)),
+                arrivals: Arrivals::Constant,
+            },
+            timeout: Duration::from_secs(1),
+            max_connections: None,
+            late_after: Duration::from_millis(10),
+            threads: 2,
+        };
+        let mut sheet = Sheet::new(&plan);
+        (sheet.outcomes[0].scheduled, sheet.outcomes[0].late) = (2000, 100);
+        sheet.to = Duration::from_secs(2);
+        sheet.end = End { processor_time: Duration::from_secs(3), ..End::default() };
+        for (threads, words) in
+            [(1, "the generator's thread had 150 %"), (2, "the generator's 2 threads together had 150 %")]
+        {
+            let mut summary = Summary::new(&plan, threads, 10);
+            summary.add(&sheet, None);
+            let report = summary.report();
+            assert_eq!((report.threads, report.generator_processor_s), (threads, 3.0));
+            let why = report.not_held.unwrap_or_default();
+            assert!(why.starts_with("5.0 % of the requests were sent more than 10 ms"), "{why}");
+            assert!(why.contains(&format!("{words} of a processor, which was too little")), "{why}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use super::report::{Report, TargetReport};
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = &self.all;
-        writeln!(f, "{} loop: {}", self.kind, self.pace)?;
+        writeln!(f, "{} loop: {}", self.kind, self.pace_and_threads())?;
         writeln!(f, "{}", all.target)?;
         if self.stopped {
             writeln!(f, "stopped after {} s", self.length_s)?;

@@ -107,10 +107,15 @@ impl Endpoint {
         }
     }
 
-    /// An answer with this status was made.
+    /// An answer with this status was made, to whatever request.
     pub fn responded(&self, status: u16) {
+        self.responded_to("", status);
+    }
+
+    /// An answer with this status was made to the request with this id.
+    pub fn responded_to(&self, request: &str, status: u16) {
         if status >= 500 {
-            self.failures.add(self.id, status);
+            self.failures.add(self.id, status, request);
         }
         for (known, count) in &self.statuses {
             let found = match known.load(Relaxed) {

@@ -1,4 +1,4 @@
-//! What was counted, as Prometheus reads it: OpenMetrics, or the older text for who does not ask for that.
+//! What was counted, as Prometheus reads it: `OpenMetrics`, or the older text for who does not ask for that.
 //!
 //! The thread of whoever asks; nothing here is on a request's way. `docs/metrics.md` says what each name means, and a test holds
 //! it to this file.
@@ -16,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{CENSUS, CLOSINGS, Counts, Metrics, PHASES, Pool, REASONS, UNSERVED};
 
-/// The media types of what [`Exposition::text`] writes: OpenMetrics, and the older text.
+/// The media types of what [`Exposition::text`] writes: `OpenMetrics`, and the older text.
 pub const CONTENT_TYPE: [&str; 2] = [
     "application/openmetrics-text; version=1.0.0; charset=utf-8",
     "text/plain; version=0.0.4; charset=utf-8",
@@ -92,7 +92,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// The metrics as text: OpenMetrics, or the older text.
+    /// The metrics as text: `OpenMetrics`, or the older text.
     pub fn text(self, open_metrics: bool) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
@@ -131,7 +131,7 @@ impl Exposition {
         let mut family = out.metric("wharf_build", "The server's version", None, MetricType::Info)?;
         family.encode_info(&version)?;
         let started = self.gauges.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        out.gauge("wharf_start_time", "When the server started, since 1970", Some(Unit::Seconds), started)
+        out.gauge("wharf_start_time", "When the server started, since 1970", Some(&Unit::Seconds), started)
     }
 
     fn requests(&self, out: &mut Out<'_, '_>) -> fmt::Result {
@@ -198,8 +198,8 @@ impl Exposition {
         out.counter("wharf_http_requests_abandoned", help, metrics.abandoned_by_clients())?;
         out.counter("wharf_handler_panics", "Handlers that panicked", metrics.panics())?;
         let (received, sent) = metrics.bytes();
-        out.counter_of("wharf_http_received", "Bytes read from clients", Unit::Bytes, received)?;
-        out.counter_of("wharf_http_sent", "Bytes written to clients", Unit::Bytes, sent)
+        out.counter_of("wharf_http_received", "Bytes read from clients", &Unit::Bytes, received)?;
+        out.counter_of("wharf_http_sent", "Bytes written to clients", &Unit::Bytes, sent)
     }
 
     fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {
@@ -239,7 +239,7 @@ impl Exposition {
         let help = "Requests that may wait for a worker (queue.max_length)";
         out.gauge("wharf_queue_jobs_max", help, None, float(max_length as u64))?;
         let help = "For how long the oldest of them has waited";
-        out.gauge("wharf_queue_oldest", help, Some(Unit::Seconds), oldest.as_secs_f64())
+        out.gauge("wharf_queue_oldest", help, Some(&Unit::Seconds), oldest.as_secs_f64())
     }
 }
 
@@ -316,17 +316,16 @@ impl Out<'_, '_> {
         self.0.encode_descriptor(name, help, unit, kind)
     }
 
-    fn gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: f64) -> fmt::Result {
-        self.metric(name, help, unit.as_ref(), MetricType::Gauge)?.encode_gauge(&value)
+    fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: f64) -> fmt::Result {
+        self.metric(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
     }
 
     fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
         self.metric(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, _, f64>(&count, None)
     }
 
-    fn counter_of(&mut self, name: &str, help: &str, unit: Unit, count: u64) -> fmt::Result {
-        let unit = Some(unit);
-        let mut metric = self.metric(name, help, unit.as_ref(), MetricType::Counter)?;
+    fn counter_of(&mut self, name: &str, help: &str, unit: &Unit, count: u64) -> fmt::Result {
+        let mut metric = self.metric(name, help, Some(unit), MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, f64>(&count, None)
     }
 

@@ -182,14 +182,14 @@ impl Metrics {
     /// The counters of the endpoint with this method and route; the same ones whenever they are asked for, also after a reload.
     pub fn endpoint(&self, method: &str, route: &str) -> Arc<Endpoint> {
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
-        let known = endpoints.iter().find(|known| known.method == method && known.route == route);
-        known.map(Arc::clone).unwrap_or_else(|| {
-            let id = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
-            let failures = Arc::clone(&self.failures);
-            let new = Arc::new(Endpoint::new(id, method.to_owned(), route.to_owned(), failures));
-            endpoints.push(Arc::clone(&new));
-            new
-        })
+        if let Some(known) = endpoints.iter().find(|known| known.method == method && known.route == route) {
+            return Arc::clone(known);
+        }
+        let id = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+        let failures = Arc::clone(&self.failures);
+        let new = Arc::new(Endpoint::new(id, method.to_owned(), route.to_owned(), failures));
+        endpoints.push(Arc::clone(&new));
+        new
     }
 
     /// The counters of requests that came to no endpoint.
@@ -207,9 +207,9 @@ impl Metrics {
         &self.failures
     }
 
-    /// A worker has answered a request of this endpoint.
-    pub fn finished_by_worker(&self, endpoint: &Endpoint, status: u16, spans: &Spans) {
-        endpoint.responded(status);
+    /// A worker has answered the request with this id, which was this endpoint's.
+    pub fn finished_by_worker(&self, endpoint: &Endpoint, request: &str, status: u16, spans: &Spans) {
+        endpoint.responded_to(request, status);
         endpoint.finished(spans);
         for ((phase, _), histogram) in PHASES.into_iter().zip(&self.phases) {
             histogram.record(spans.of(phase));
@@ -241,7 +241,8 @@ impl Metrics {
         self.sent_bytes.fetch_add(count as u64, Relaxed);
     }
 
-    /// Bytes received and sent, as far as sockets were read and written: with TLS what its session is given and gives.
+    /// Bytes received and sent, as far as they were read and written: with TLS received as they are on the wire, and sent before
+    /// encryption.
     pub fn bytes(&self) -> (u64, u64) {
         (self.received_bytes.load(Relaxed), self.sent_bytes.load(Relaxed))
     }

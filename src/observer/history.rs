@@ -187,12 +187,12 @@ mod tests {
         let metrics = Metrics::default();
         let endpoint = metrics.endpoint("GET", "/a");
         metrics.received();
-        metrics.finished_by_worker(&endpoint, 200, &spans(500));
+        metrics.finished_by_worker(&endpoint, "", 200, &spans(500));
         let began = Instant::now();
         let mut history = History::begin(&metrics, began);
         for (ms, status) in [(10, 200), (10, 404), (10, 500)] {
             metrics.received();
-            metrics.finished_by_worker(&endpoint, status, &spans(ms));
+            metrics.finished_by_worker(&endpoint, "", status, &spans(ms));
         }
         metrics.received();
         metrics.refused(Reason::QueueFull);
@@ -220,7 +220,7 @@ mod tests {
         let began = Instant::now();
         let history = History::begin(&metrics, began);
         for (route, ms) in [("/fast", 1), ("/slow", 100), ("/middle", 10)] {
-            metrics.finished_by_worker(&metrics.endpoint("GET", route), 200, &spans(ms));
+            metrics.finished_by_worker(&metrics.endpoint("GET", route), "", 200, &spans(ms));
         }
         let endpoints = history.endpoints(&metrics, began + Duration::from_secs(2));
         let routes: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.route.as_str()).collect();

@@ -101,7 +101,7 @@ impl Observer {
         &self.0.observed.metrics
     }
 
-    /// The metrics for Prometheus: OpenMetrics, or the older text.
+    /// The metrics for Prometheus: `OpenMetrics`, or the older text.
     pub fn exposition(&self, open_metrics: bool) -> String {
         let Observed { metrics, database, .. } = &self.0.observed;
         let pool = database.as_ref().map(|database| Arc::clone(database.metrics()));

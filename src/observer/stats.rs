@@ -233,6 +233,8 @@ pub struct ErrorStats {
     pub status: u16,
     /// How many there were since the kind is in this list.
     pub count: u64,
+    /// The latest request's id, as its answer and the log have it; none where its head was not read.
+    pub request_id: Option<String>,
 }
 
 impl ErrorStats {
@@ -246,6 +248,7 @@ impl ErrorStats {
             route: endpoint.route.clone(),
             status: failure.status,
             count: failure.count,
+            request_id: Some(failure.request).filter(|id| !id.is_empty()),
         });
         errors.collect()
     }

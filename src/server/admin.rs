@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use http::StatusCode;
 use log::LevelFilter;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{ReloadError, Reloaded, StartError};
@@ -50,7 +51,7 @@ pub(super) struct Listening {
 }
 
 /// What the admin listener is told of the server; there also where there is none.
-pub(super) struct Observed {
+pub(super) struct Told {
     observer: Observer,
     database: Option<Database>,
     /// The pool is to have connections also while nobody asks for one.
@@ -72,7 +73,7 @@ struct Errands {
     busy: AtomicBool,
 }
 
-impl Observed {
+impl Told {
     /// What there is to see at the start; and where the thread that reloads finds what it is to do.
     pub(super) fn new(
         config: &Config,
@@ -82,7 +83,7 @@ impl Observed {
     ) -> (Arc<Self>, Receiver<Job>) {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         let errands = Errands { sender, heard: AtomicBool::new(false), busy: AtomicBool::new(false) };
-        let observed = Self {
+        let told = Self {
             observer: observer.clone(),
             database: database.cloned(),
             keeps_connections: AtomicBool::new(true),
@@ -91,8 +92,8 @@ impl Observed {
             errands,
             set_log_level,
         };
-        observed.take(config);
-        (Arc::new(observed), receiver)
+        told.take(config);
+        (Arc::new(told), receiver)
     }
 
     /// This configuration is in force.
@@ -122,17 +123,17 @@ impl Observed {
     }
 }
 
-impl Source for Observed {
-    fn metrics(&self) -> Bytes {
-        self.observer.exposition(true).into()
+impl Source for Told {
+    fn metrics(&self, open_metrics: bool) -> Bytes {
+        self.observer.exposition(open_metrics).into()
     }
 
     fn stats(&self) -> Bytes {
-        json!(self.observer.stats()).to_string().into()
+        in_json(&self.observer.stats())
     }
 
     fn threads(&self) -> Bytes {
-        json!({ "threads": self.observer.threads() }).to_string().into()
+        in_json(&self.observer.threads())
     }
 
     fn config(&self) -> Bytes {
@@ -141,8 +142,9 @@ impl Source for Observed {
 
     fn load(&self) -> Load {
         let overload = [Reason::QueueFull, Reason::QueueWait, Reason::Shed];
-        let (metrics, pool) = (self.observer.metrics(), self.database.as_ref().map(Database::gauges));
+        let pool = self.database.as_ref().map(Database::gauges);
         let keeps = self.keeps_connections.load(Ordering::Relaxed);
+        let metrics = self.observer.metrics();
         Load {
             requests: metrics.requests(),
             refused: overload.into_iter().map(|reason| metrics.refused_for(reason)).sum(),
@@ -178,6 +180,12 @@ impl Source for Observed {
     }
 }
 
+/// In one line.
+fn in_json(value: &impl Serialize) -> Bytes {
+    // Nothing in these can fail: maps have text or numbers for keys.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
 impl Listening {
     /// Binds where the configuration says; `None`: it says nowhere.
     pub(super) fn bind(config: &Config) -> Result<Option<Listener>, StartError> {
@@ -190,17 +198,19 @@ impl Listening {
     pub(super) fn start(
         listener: Listener,
         config: &config::Admin,
-        observed: &Arc<Observed>,
+        told: &Arc<Told>,
         connections: usize,
     ) -> Result<Self, StartError> {
         let Address::Tcp(address) = *listener.address() else {
             return Err(std::io::Error::other("the admin listener is a TCP socket").into());
         };
+        let settings = settings(connections);
+        // A quarter is left to those who ask and go.
+        let max_viewers = settings.max_connections - settings.max_connections / 4;
+        let service = Arc::new(Admin::new(config, max_viewers, Arc::clone(told) as _)?);
         let metrics = Arc::new(Metrics::default());
-        let service = Arc::new(Admin::new(config, Arc::clone(observed) as _, Arc::clone(&metrics))?);
         let shared: Arc<dyn Service> = Arc::clone(&service) as _;
-        let connector =
-            Box::new(Native::start("admin-", listener, settings(connections), &shared, &metrics)?);
+        let connector = Box::new(Native::start("admin-", listener, settings, &shared, &metrics)?);
         Ok(Self { address, connector, service })
     }
 
@@ -251,7 +261,7 @@ impl super::Running {
 
     /// Tells the configuration in force to the admin listener.
     pub(super) fn tell_admin(&self, config: &Config) {
-        self.observed.take(config);
+        self.told.take(config);
         if let Some(admin) = &self.admin {
             admin.service.reconfigure(&config.admin);
         }

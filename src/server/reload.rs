@@ -124,6 +124,7 @@ impl Running {
             let router = router(&next, self.database.as_ref(), &self.routes, &self.metrics)?;
             self.check(&next, source, &changes)?;
             self.workers.resize(next.workers())?;
+            self.workers.tell_timing(next.server.server_timing);
             self.queue.reconfigure(queue_limits(&next.queue));
             if let Some(database) = &self.database {
                 database.reconfigure(&next.database);
@@ -184,9 +185,9 @@ impl Running {
 
     /// SIGHUP has come, or somebody asks for the same.
     pub(super) fn read_again(&self) -> Result<Reloaded, ReloadError> {
-        self.observed.set_busy(true);
+        self.told.set_busy(true);
         let outcome = self.read_and_reload();
-        self.observed.set_busy(false);
+        self.told.set_busy(false);
         outcome
     }
 

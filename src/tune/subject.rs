@@ -142,6 +142,7 @@ impl<'s> Subject<'s> {
             timeout: PATIENCE,
             max_connections: None,
             late_after: Duration::from_millis(10),
+            threads: 1,
         };
         let report = load::run(&plan, self.stop, |_| {})?;
         if report.stopped { Err(Error::Stopped) } else { Ok(report) }

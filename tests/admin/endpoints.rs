@@ -15,7 +15,7 @@ const PAGES: [&str; 7] = ["/", "/live", "/ready", "/metrics", "/stats", "/thread
 fn every_page_is_answered_with_its_type() {
     let wharf = Wharf::start(HELLO);
     let admin = wharf.admin_address();
-    let types = ["text/html", "application/json", "application/json", "application/openmetrics-text"];
+    let types = ["text/html", "application/json", "application/json", "text/plain; version=0.0.4"];
     let types = types.into_iter().chain(["application/json", "application/json", "application/toml"]);
     for (page, kind) in PAGES.into_iter().zip(types) {
         let answer = get(admin, page);
@@ -26,9 +26,19 @@ fn every_page_is_answered_with_its_type() {
         assert_eq!((head.status, head.header("Content-Type")), (200, answer.header("Content-Type")));
     }
     assert_eq!(get(admin, "/live").json()["live"], true);
-    assert!(get(admin, "/metrics").text().ends_with("# EOF\n"));
+    let accept =
+        [("Accept", "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3")];
+    let metrics = request(admin, "GET", "/metrics", &accept, "");
+    assert!(metrics.text().ends_with("# EOF\n"));
+    assert!(
+        metrics.header("Content-Type").is_some_and(|found| found.starts_with("application/openmetrics-text"))
+    );
     assert_eq!(wharf.get("/hello").status, 200);
-    assert_eq!(get(admin, "/stats").json()["requests"], 1, "what is asked here is not counted there");
+    assert_eq!(
+        get(admin, "/stats").json()["totals"]["requests"],
+        1,
+        "what is asked here is not counted there"
+    );
     let index = get(admin, "/");
     for page in PAGES.into_iter().skip(1).chain(["/events"]) {
         assert!(index.text().contains(&format!("href=\"{page}\"")), "{page}");

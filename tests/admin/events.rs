@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::support::{Client, Wharf, ask, wait_until};
+use wharf::connector::Drained;
+
+use super::support::{Client, Wharf, ask, assert_problem, wait_until};
 use super::{HELLO, get, request, serve};
 
 /// The next event of a stream of chunks, and what was in it.
@@ -26,12 +28,12 @@ fn view(address: std::net::SocketAddr) -> Client {
 fn two_viewers_see_the_same_events() {
     let wharf = Wharf::start(HELLO);
     let (mut one, mut other) = (view(wharf.admin_address()), view(wharf.admin_address()));
-    assert_eq!(event(&mut one)["requests"], 0);
+    assert_eq!(event(&mut one)["totals"]["requests"], 0);
     event(&mut other);
     wharf.get("/hello");
     assert_eq!(event(&mut one), event(&mut other));
     let mut seen = event(&mut one);
-    while seen["requests"] != 1 {
+    while seen["totals"]["requests"] != 1 {
         seen = event(&mut one);
     }
 }
@@ -62,6 +64,17 @@ fn a_drain_ends_the_events_in_peace() {
     while !viewer.chunk().is_empty() {}
     draining.join().expect("no panic");
     assert!(viewer.is_closed());
+}
+
+#[test]
+fn viewers_leave_room_for_who_asks_for_health() {
+    let (server, admin, _keeper) = serve(|config| config.http.max_connections = 16);
+    let viewers: Vec<Client> = (0..12).map(|_| view(admin)).collect();
+    assert_problem(&get(admin, "/events"), 503, "as many look at the events as may");
+    assert_eq!(get(admin, "/live").status, 200);
+    drop(viewers);
+    wait_until("their places are lost", || request(admin, "HEAD", "/events", &[], "").status == 200);
+    assert_eq!(server.drain(), Drained::Complete);
 }
 
 /// Threads of the process.

@@ -1,9 +1,10 @@
 //! `/ready` says no for as long as it should, and says why.
 
+use std::sync::Arc;
 use std::thread;
 
-use super::support::{Client, Postgres, Wharf, ask, wait_until};
-use super::{get, reasons, request, serve};
+use super::support::{Client, Postgres, Wharf, ask, directory_with, wait_until};
+use super::{HELLO, get, reasons, request, serve};
 
 #[test]
 fn while_it_drains_it_is_alive_and_not_ready() {
@@ -22,6 +23,23 @@ fn while_it_drains_it_is_alive_and_not_ready() {
         draining.join().expect("no panic");
         assert!(std::net::TcpStream::connect(admin).is_err(), "it has ended as well");
     }
+}
+
+/// Who asks for the shared port would hear now of the one, now of the other.
+#[test]
+fn a_server_that_shares_its_port_gives_it_up_when_it_drains() {
+    let config = format!("server.reuse_port = true\n{HELLO}");
+    let first = Wharf::start(&config);
+    let (clients, admin) = (first.address().to_string(), first.admin_address());
+    let directory = Arc::new(directory_with(&config));
+    let arguments = ["--config", "wharf.toml", "--listen", &clients];
+    let second = Wharf::start_in(&directory, &arguments, &[("WHARF_ADMIN_LISTEN", &admin.to_string())]);
+    assert_eq!(second.admin_address(), admin);
+    first.signal("TERM");
+    let exit = first.wait();
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    (0..20).for_each(|_| assert!(reasons(admin).is_empty()));
+    assert_eq!(second.get("/hello").text(), "hi");
 }
 
 #[test]

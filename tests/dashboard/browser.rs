@@ -1,4 +1,4 @@
-//! Chromium without a window, told what to do by its DevTools protocol over two pipes: no port, no library.
+//! Chromium without a window, told what to do by its `DevTools` protocol over two pipes: no port, no library.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -48,12 +48,12 @@ impl Browser {
         let messages = follow(child.stdout.take().expect("it is piped"));
         let (events, count, session) = (VecDeque::new(), 0, String::new());
         let mut browser = Self { child, orders, messages, events, count, session, _profile: profile };
-        let page = browser.order("Target.createTarget", json!({ "url": "about:blank" }));
+        let page = browser.order("Target.createTarget", &json!({ "url": "about:blank" }));
         let target = json!({ "targetId": page["targetId"], "flatten": true });
-        let attached = browser.order("Target.attachToTarget", target);
-        browser.session = attached["sessionId"].as_str().expect("a page has a session").to_owned();
+        let attached = browser.order("Target.attachToTarget", &target);
+        browser.session.push_str(attached["sessionId"].as_str().expect("a page has a session"));
         for domain in ["Page", "Runtime", "Log", "Network"] {
-            browser.order(&format!("{domain}.enable"), json!({}));
+            browser.order(&format!("{domain}.enable"), &json!({}));
         }
         browser.resize(width);
         browser
@@ -62,18 +62,18 @@ impl Browser {
     /// As if its screen were so wide.
     pub(crate) fn resize(&mut self, width: u32) {
         let size = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500 });
-        self.order("Emulation.setDeviceMetricsOverride", size);
+        self.order("Emulation.setDeviceMetricsOverride", &size);
     }
 
     /// As if its user wanted `light` or `dark`.
     pub(crate) fn prefer(&mut self, scheme: &str) {
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-        self.order("Emulation.setEmulatedMedia", features);
+        self.order("Emulation.setEmulatedMedia", &features);
     }
 
     /// Opens a page.
     pub(crate) fn go(&mut self, url: &str) {
-        let gone = self.order("Page.navigate", json!({ "url": url }));
+        let gone = self.order("Page.navigate", &json!({ "url": url }));
         assert!(gone.get("errorText").is_none(), "{url}: {gone}");
         self.wait_until("document.readyState === 'complete'");
     }
@@ -85,14 +85,14 @@ impl Browser {
             if kind == "keyDown" && !text.is_empty() {
                 event["text"] = json!(text);
             }
-            self.order("Input.dispatchKeyEvent", event);
+            self.order("Input.dispatchKeyEvent", &event);
         }
     }
 
     /// What an expression, or what it promises, comes to.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let wanted = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        let mut answer = self.order("Runtime.evaluate", wanted);
+        let mut answer = self.order("Runtime.evaluate", &wanted);
         assert!(answer.get("exceptionDetails").is_none(), "{}: {answer}", start(expression));
         answer["result"]["value"].take()
     }
@@ -129,7 +129,7 @@ impl Browser {
         complaints.map(ToString::to_string).collect()
     }
 
-    fn order(&mut self, method: &str, parameters: Value) -> Value {
+    fn order(&mut self, method: &str, parameters: &Value) -> Value {
         self.count += 1;
         let mut order = json!({ "id": self.count, "method": method, "params": parameters });
         if !self.session.is_empty() {

@@ -91,7 +91,8 @@ impl Held {
         for n in 0..20 {
             assert_eq!(self.wharf.get(&format!("/works/{n}")).status, 200);
         }
-        assert_eq!(self.wharf.get("/fails").status, 500);
+        let failed = self.wharf.request("GET", "/fails", &[("X-Request-Id", "for-the-test")], "");
+        assert_eq!(failed.status, 500);
         assert_eq!(self.wharf.get("/nowhere").status, 404);
         self.occupy(4);
         wait_until("four are with workers", || {

@@ -28,8 +28,8 @@ fn top_shows_the_figures_of_stats_once() {
             "clients  9 open  ",
             "refused  queue_full 2\n",
             &format!("in all   requests {requests}  in flight 9  clients left 0  panics 0\n"),
-            "503       2×  GET /waits\n",
-            "500       1×  GET /fails\n",
+            "503       2×  GET /waits  ",
+            "500       1×  GET /fails  for-the-test\n",
         ],
     );
     let letters = shown.stdout.lines().find_map(|line| line.strip_prefix("workers  4/4 busy  "));

@@ -12,6 +12,15 @@ const STALL: Duration = Duration::from_secs(2);
 
 #[test]
 fn known_service_times_are_what_the_percentiles_show() {
+    shows_known_service_times("1");
+}
+
+#[test]
+fn several_threads_show_known_service_times_together() {
+    shows_known_service_times("3");
+}
+
+fn shows_known_service_times(threads: &str) {
     // Of ten requests six take no time, three 400 ms, one 1,200.
     let server = Server::start(|number| {
         let ms = match number % 10 {
@@ -22,7 +31,7 @@ fn known_service_times_are_what_the_percentiles_show() {
         thread::sleep(Duration::from_millis(ms));
         ok()
     });
-    let report = report(&server.url(), &["--rate", "100/s", "--duration", "2s"]);
+    let report = report(&server.url(), &["--rate", "100/s", "--duration", "2s", "--threads", threads]);
     assert_eq!((count(&report, "scheduled"), count(&report, "good")), (200, 200), "{report:#}");
     let mut took: Vec<f64> = server.served().iter().map(|served| served.took.as_secs_f64() * 1e3).collect();
     took.sort_by(f64::total_cmp);
@@ -58,8 +67,17 @@ fn stalling(service: Duration) -> Server {
 
 #[test]
 fn an_open_loop_shows_a_stall_as_its_users_see_it() {
+    shows_a_stall("1");
+}
+
+#[test]
+fn several_threads_show_a_stall_as_one_does() {
+    shows_a_stall("2");
+}
+
+fn shows_a_stall(threads: &str) {
     let server = stalling(Duration::ZERO);
-    let report = report(&server.url(), &["--rate", "50/s", "--duration", "5s"]);
+    let report = report(&server.url(), &["--rate", "50/s", "--duration", "5s", "--threads", threads]);
     assert_eq!((count(&report, "scheduled"), count(&report, "good")), (250, 250), "{report:#}");
     // 100 of 250 requests are due during the stall, and wait for what is left of it: 2 s at its begin, nothing at its end. So
     // 60 % are answered at once, and from there percentiles grow evenly to 2 s. On a busy machine the stall itself is longer.
@@ -104,8 +122,17 @@ fn rate_of(server: &Server) -> f64 {
 
 #[test]
 fn a_closed_loop_finds_a_known_capacity() {
+    finds_a_known_capacity("1");
+}
+
+#[test]
+fn several_threads_find_a_known_capacity_together() {
+    finds_a_known_capacity("3");
+}
+
+fn finds_a_known_capacity(threads: &str) {
     let server = one_at_a_time();
-    let report = report(&server.url(), &["--connections", "4", "--duration", "2s"]);
+    let report = report(&server.url(), &["--connections", "4", "--duration", "2s", "--threads", threads]);
     assert_near(number(&report, "answered_per_s"), rate_of(&server), &report);
     assert_near(number(&report, "good_per_s"), rate_of(&server), &report);
     assert_eq!(report["statuses"]["200"], count(&report, "scheduled"));

@@ -29,6 +29,7 @@ fn wrong_arguments_say_what_came_and_what_is_expected() {
         (&["--connections", "1", "--poisson", URL], &["--poisson", "cannot be used with"]),
         (&["--connections", "1", "--max-connections", "1", URL], &["cannot be used with"]),
         (&["--connections", "0", URL], &["--connections", "0 is not in 1..=1000000"]),
+        (&["--rate", "1/s", "--threads", "0", URL], &["--threads", "0 is not in 1..=64"]),
         (&["--rate", "1/s", "--duration", "5", URL], &["--duration", "\"5\" is not a time such as 500ms"]),
         (&["--rate", "1/s", "--timeout", "0s", URL], &["--timeout", "\"0s\" is not a time", "from 1ms"]),
         (&["--rate", "1/s", "--slo", "p99", URL], &["--slo", "\"p99\" is not an objective such as p99<50ms"]),
@@ -100,6 +101,7 @@ fn json_has_counts_rates_and_times_with_their_units() {
         "late_after_ms",
         "length_s",
         "stopped",
+        "threads",
         "generator_processor_s",
         "not_held",
         "target",
@@ -171,10 +173,20 @@ fn the_log_of_histograms_has_every_answer() {
 
 #[test]
 fn a_signal_ends_the_run_with_its_report() {
+    ends_by_a_signal("1");
+}
+
+#[test]
+fn a_signal_ends_all_threads_with_one_report() {
+    ends_by_a_signal("3");
+}
+
+fn ends_by_a_signal(threads: &str) {
     let server = Server::start(|_| ok());
     let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
     command
-        .args(["load", "--rate", "100/s", "--duration", "1h", "--json", "-", &server.url()])
+        .args(["load", "--rate", "100/s", "--duration", "1h", "--threads", threads])
+        .args(["--json", "-", &server.url()])
         .args(NEVER_LATE);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("wharf runs");
     wait_until("nothing is sent", || server.requests() >= 20);

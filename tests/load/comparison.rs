@@ -47,6 +47,10 @@ fn a_server_that_became_slower_is_told_from_one_that_did_not() {
         &["base.json: its pace is \"5 s of 100/s\"", "\"5 s of 50/s\""],
     );
     assert_says(&run(&["--connections", "2"]), 2, &["its loop is \"open\", and this run's is \"closed\""]);
+    let base = r#"{ "seconds": [], "loop": "closed", "pace": "2 connections for 5 s", "threads": 1 }"#;
+    fs::write(directory.path().join("base.json"), base).expect("the file is written");
+    let threads = run(&["--connections", "2", "--threads", "2"]);
+    assert_says(&threads, 2, &["base.json: its --threads is 1, and this run's is 2; expected the same"]);
     fs::write(directory.path().join("base.json"), "{}").expect("the file is written");
     assert_says(&run(&["--rate", "100/s"]), 2, &["base.json: not a report"]);
     fs::write(directory.path().join("base.json"), "x").expect("the file is written");

@@ -8,6 +8,7 @@ mod command;
 mod comparison;
 mod outcomes;
 mod server;
+mod threads;
 mod traffic;
 
 use serde_json::Value;

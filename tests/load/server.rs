@@ -19,6 +19,7 @@ struct Shared {
     address: SocketAddr,
     requests: AtomicUsize,
     closed: AtomicBool,
+    paths: Mutex<Vec<String>>,
     served: Mutex<Vec<Served>>,
 }
 
@@ -60,6 +61,7 @@ impl Server {
             address,
             requests: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            paths: Mutex::default(),
             served: Mutex::default(),
         });
         let (reply, accepting) = (Arc::new(reply), Arc::clone(&shared));
@@ -85,6 +87,11 @@ impl Server {
         self.shared.requests.load(Ordering::SeqCst)
     }
 
+    /// The path of each request that has come.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.shared.paths.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All that was answered so far.
     pub(crate) fn served(&self) -> Vec<Served> {
         self.shared.served.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -96,7 +103,8 @@ impl Shared {
         client.set_nodelay(true).expect("a TCP socket has no-delay");
         client.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
         let mut received = Vec::new();
-        while let Some(came) = read_request(&mut client, &mut received) {
+        while let Some((came, path)) = read_request(&mut client, &mut received) {
+            self.paths.lock().unwrap_or_else(PoisonError::into_inner).push(path);
             let number = self.requests.fetch_add(1, Ordering::SeqCst) + 1;
             let (bytes, ends) = match reply(number) {
                 Reply::Bytes(bytes) => (bytes, false),
@@ -130,16 +138,17 @@ impl Shared {
     }
 }
 
-/// Reads a request with whatever body its `Content-Length` says; when it was whole. `None`: there is none any more.
-fn read_request(client: &mut TcpStream, received: &mut Vec<u8>) -> Option<Instant> {
+/// Reads a request with whatever body its `Content-Length` says; when it was whole, and its path. `None`: there is none any more.
+fn read_request(client: &mut TcpStream, received: &mut Vec<u8>) -> Option<(Instant, String)> {
     loop {
         if let Some(head) = received.windows(4).position(|window| window == b"\r\n\r\n") {
             let text = String::from_utf8_lossy(&received[..head]).to_ascii_lowercase();
             let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
             let length: usize = length.map_or(0, |length| length.trim().parse().expect("a length"));
             if received.len() >= head + 4 + length {
+                let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
                 received.drain(..head + 4 + length);
-                return Some(Instant::now());
+                return Some((Instant::now(), path));
             }
         }
         let mut bytes = [0; 4096];

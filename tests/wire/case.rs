@@ -2,6 +2,9 @@
 
 use http::StatusCode;
 
+/// The answer's id is compared as this.
+pub(crate) const ID: &str = "0123456789abcdef";
+
 /// The answer's `date` is compared as this.
 pub(crate) const DATE: &str = "DATE";
 
@@ -107,6 +110,7 @@ impl Answer {
             lines.extend(content_type.map(|value| format!("content-type: {value}")));
             lines.extend(length.map(|value| format!("content-length: {value}")));
             lines.extend(self.allow.map(|methods| format!("allow: {methods}")));
+            lines.push(format!("x-request-id: {ID}"));
             match (close, self.kept) {
                 (true, _) => lines.push("connection: close".into()),
                 (false, true) => lines.push("connection: keep-alive".into()),

@@ -3,7 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use super::case::{Answer, Case, Content, DATE, End, ok};
+use super::case::{Answer, Case, Content, DATE, End, ID, ok};
 use crate::support::PATIENCE;
 
 /// Of a case that is longer than this, the middle is split at every 37th place only.
@@ -152,7 +152,7 @@ impl Peer {
         let head_len = ends(&self.received).map_or(0, |at| at + 4);
         let head: Vec<u8> = self.received.drain(..head_len).collect();
         let length = content_length(&head).unwrap_or(0);
-        let (found, expected) = (without_date(&head)?, answer.head(length, close));
+        let (found, expected) = (comparable(&head)?, answer.head(length, close));
         if found != expected {
             return Err(format!("{:?} instead of {:?}", lossy(&found), lossy(&expected)));
         }
@@ -211,12 +211,17 @@ fn content_length(head: &[u8]) -> Option<usize> {
     std::str::from_utf8(&head[start..end]).ok()?.parse().ok()
 }
 
-/// The head with its date, which must be one, made comparable.
-fn without_date(head: &[u8]) -> Result<Vec<u8>, String> {
+/// The head with its date and its id, which must be one each, made comparable.
+fn comparable(head: &[u8]) -> Result<Vec<u8>, String> {
     let Some((start, end)) = value_of(head, "date") else { return Ok(head.to_vec()) };
     let date = lossy(&head[start..end]);
     httpdate::parse_http_date(&date).map_err(|_| format!("{date:?} is no date"))?;
-    Ok([&head[..start], DATE.as_bytes(), &head[end..]].concat())
+    let head = [&head[..start], DATE.as_bytes(), &head[end..]].concat();
+    let Some((start, end)) = value_of(&head, "x-request-id") else { return Ok(head) };
+    if end - start != ID.len() || !head[start..end].iter().all(u8::is_ascii_hexdigit) {
+        return Err(format!("{:?} is no id", lossy(&head[start..end])));
+    }
+    Ok([&head[..start], ID.as_bytes(), &head[end..]].concat())
 }
 
 fn check_content(answer: &Answer, content: &[u8]) -> Result<(), String> {

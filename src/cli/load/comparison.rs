@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde_json::Value;
-use wharf::load::{Pace, Report};
+use wharf::load::{Pace, Plan, Report};
 use wharf::tune::{Better, Comparison, Verdict, compare};
 
 /// A second that is cut short by the run's end, or in which only answers came, says nothing of a rate.
@@ -26,9 +26,10 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// Reads what `--json` has written by a run of this pace: a closed loop and an open one, or different rates, measure
-    /// different things.
-    pub(super) fn read(path: &Path, pace: &Pace) -> anyhow::Result<Self> {
+    /// Reads what `--json` has written by a run of the same pace: a closed loop and an open one, or different rates, measure
+    /// different things. In a closed loop the threads must be as many, too, as more of them ask the same server for more.
+    pub(super) fn read(path: &Path, plan: &Plan) -> anyhow::Result<Self> {
+        let pace = &plan.pace;
         let name = path.display().to_string();
         let text = fs::read_to_string(path).with_context(|| format!("--compare {name}: cannot be read"))?;
         let report: Value =
@@ -44,6 +45,14 @@ impl Base {
             anyhow::ensure!(
                 comparable(before) == comparable(&now),
                 "--compare {name}: its {key} is {before:?}, and this run's is {now:?}; expected the same"
+            );
+        }
+        if let Pace::Closed { connections, .. } = pace {
+            let (before, now) = (report["threads"].as_u64(), plan.threads.min(*connections) as u64);
+            anyhow::ensure!(
+                before == Some(now),
+                "--compare {name}: its --threads is {}, and this run's is {now}; expected the same",
+                before.map_or("not said".to_owned(), |threads| threads.to_string())
             );
         }
         Ok(Self { name, report })

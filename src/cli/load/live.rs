@@ -28,11 +28,7 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(pace: &Pace, redraws: bool) -> Self {
-        let kind = match pace {
-            Pace::Open { .. } => "open loop",
-            Pace::Closed { .. } => "closed loop",
-        };
-        Self { kind, redraws, drawn: 0, p99: Vec::new() }
+        Self { kind: pace.kind(), redraws, drawn: 0, p99: Vec::new() }
     }
 
     /// What to write for this interval; nothing for one that is too short for rates, as the last one may be.
@@ -47,7 +43,7 @@ impl Live {
         let (outcomes, rates) = (interval.outcomes, rates(interval));
         let (p50, p99) = (percentile(outcomes, 50.0), percentile(outcomes, 99.0));
         let (errors, kind, end) = (outcomes.errors(), self.kind, interval.to.as_secs_f64());
-        format!("{end:>6.1} s  {kind}  {rates}  p50 {p50}  p99 {p99}  errors {errors}\n")
+        format!("{end:>6.1} s  {kind} loop  {rates}  p50 {p50}  p99 {p99}  errors {errors}\n")
     }
 
     fn block(&mut self, interval: &Interval<'_>) -> String {
@@ -65,7 +61,7 @@ impl Live {
         let Interval { to, in_flight, connections, .. } = *interval;
         let lines = [
             format!(
-                "{:.0} s  {}   {in_flight} on their way, {connections} connections",
+                "{:.0} s  {} loop   {in_flight} on their way, {connections} connections",
                 to.as_secs_f64(),
                 self.kind
             ),

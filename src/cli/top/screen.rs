@@ -250,6 +250,9 @@ fn failure(error: &Failure, now: f64) -> Line {
     let mut line = Line::of(Tone::Muted, format!("{ago:>12} ago  "));
     line.add(Tone::Bad, error.status.to_string()).add(Tone::Plain, format!(" {:>7}×  ", count(error.count)));
     line.add(Tone::Plain, name_of(&error.method, &error.route));
+    if let Some(id) = &error.request_id {
+        line.add(Tone::Muted, format!("  {id}"));
+    }
     line
 }
 
@@ -283,8 +286,7 @@ mod tests {
             "method": "GET", "route": "/airports/{origin}/destinations/{destination}/flights/of/{carrier}", "per_s": 812.4,
             "p50_ms": 2.0, "p99_ms": 12.5, "mean_ms": 3.0, "phases_ms": phases,
         });
-        let error =
-            json!({ "at_s": 900.0, "method": "", "route": "unmatched", "status": 503, "count": 1234 });
+        let error = json!({ "at_s": 900.0, "method": "", "route": "unmatched", "status": 503, "count": 1234, "request_id": "4f1f8a6e" });
         let thread = |state: &str, stuck: bool| json!({ "state": state, "stuck": stuck });
         json!({
             "wharf": "0.1.0", "started_at_s": 0.0, "uptime_s": 1000.0, "state": "saturated",
@@ -328,7 +330,7 @@ mod tests {
             "shed 40  deadline 1",
             "requests 5,000  in flight 7  clients left 2  panics 0",
             "db 80 %",
-            "1 min 40 s ago  503   1,234×  no endpoint",
+            "1 min 40 s ago  503   1,234×  no endpoint  4f1f8a6e",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }

@@ -64,19 +64,19 @@ impl Terminal {
         let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
         self.enter();
     }
-
-    /// Draws the lines over what is there.
-    pub(super) fn draw(&self, lines: &[String]) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        write!(out, "\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n"))?;
-        out.flush()
-    }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
         self.leave();
     }
+}
+
+/// Draws lines over what is there.
+pub(super) fn draw(lines: &[String]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    write!(out, "\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n"))?;
+    out.flush()
 }
 
 /// Whether it is seen is for the next one to find out.

@@ -104,6 +104,7 @@ pub(super) struct Failure {
     pub(super) route: String,
     pub(super) status: u16,
     pub(super) count: u64,
+    pub(super) request_id: Option<String>,
 }
 
 impl Second {

@@ -265,7 +265,7 @@ impl Accepting {
         if !self.encrypted {
             let response = unavailable("the server has no file descriptor left").to_response();
             let mut answer = Vec::new();
-            if encode_head(&response, Form::CLOSE, &mut answer) {
+            if encode_head(&response, Form::CLOSE, None, &mut answer) {
                 answer.extend_from_slice(response.body());
             }
             socket.write_all(&answer)?;

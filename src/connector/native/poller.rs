@@ -164,9 +164,9 @@ impl Poller {
         }
         let now = Instant::now();
         let drain = self.drain_until.map(|until| until.saturating_duration_since(now));
-        let census = (!self.connections.is_empty()).then(|| self.census_at.saturating_duration_since(now));
-        let tick = self.tick_at.map(|at| at.saturating_duration_since(now));
-        self.timers.next(now).into_iter().chain(drain).chain(census).chain(tick).min()
+        let census = (!self.connections.is_empty()).then_some(self.census_at);
+        let due = [census, self.tick_at].into_iter().flatten().map(|at| at.saturating_duration_since(now));
+        self.timers.next(now).into_iter().chain(drain).chain(due).min()
     }
 
     /// Lets one connection act and carries out what follows from it.

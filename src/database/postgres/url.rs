@@ -43,9 +43,6 @@ impl Target {
             tls = tls::Settings::disabled();
         }
         config.options(format!("{} -c TimeZone=UTC", config.get_options().unwrap_or_default()).trim_start());
-        if config.get_application_name().is_none() {
-            config.application_name("wharf");
-        }
         let name = name(&config);
         Ok(Self { config, tls, name })
     }

@@ -81,9 +81,10 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Connects, with TLS as the URL asks for it.
+    /// Connects as `config` says, with TLS as the URL asks for it.
     pub(super) fn open(
         target: &Target,
+        config: &Config,
         tls: &MakeRustlsConnect,
         deadline: Deadline,
     ) -> Result<(Client, Self), Error> {
@@ -93,7 +94,7 @@ impl Wire {
             .enable_time()
             .build()
             .map_err(|error| failed(error.to_string(), false))?;
-        match connect(&runtime, target, tls, deadline) {
+        match connect(&runtime, target, config, tls, deadline) {
             Ok((client, connection)) => {
                 let wire = Self {
                     connection: Box::pin(connection),
@@ -277,12 +278,13 @@ type Connected = (Client, tokio_postgres::Connection<Socket, Tls>);
 fn connect(
     runtime: &Runtime,
     target: &Target,
+    config: &Config,
     tls: &MakeRustlsConnect,
     deadline: Deadline,
 ) -> Result<Connected, Option<tokio_postgres::Error>> {
     let mut failure = None;
     for mode in target.tls.attempts() {
-        let mut config: Config = target.config.clone();
+        let mut config = config.clone();
         config.ssl_mode(*mode);
         let attempt = async { timeout_at(deadline.instant().into(), config.connect(tls.clone())).await };
         match runtime.block_on(attempt) {

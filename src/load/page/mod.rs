@@ -47,7 +47,7 @@ impl Report {
     }
 
     fn head(&self, page: &mut Page) {
-        page.lead(&format!("{} loop", self.kind), &self.pace);
+        page.lead(&format!("{} loop", self.kind), &self.pace_and_threads());
         page.paragraph(if self.is_closed() {
             "Each client waits for its answer before it asks again. That finds what a server can do, but a server that stalls is \
              not asked meanwhile, so that its stalls are hardly seen."

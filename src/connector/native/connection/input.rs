@@ -445,6 +445,7 @@ impl Connection {
                 return Ok(None);
             }
         }
+        self.identity = None;
         let end = match scan_head(bytes, self.scanned, &core.settings.limits)? {
             Scan::Complete(end) => end,
             Scan::Incomplete => {
@@ -456,7 +457,9 @@ impl Connection {
             }
         };
         self.scanned = 0;
-        let head = parse_head(&bytes[..end], &core.settings.limits)?;
+        let mut head = parse_head(&bytes[..end], &core.settings.limits)?;
+        head.request.identify(&core.identities);
+        self.identity.clone_from(&head.request.identity);
         if head.body == BodyLength::Known(0) {
             self.accept(core, head.request, more || end < bytes.len());
         } else {
@@ -481,8 +484,7 @@ impl Connection {
                 core.metrics.answered();
                 core.metrics.unmatched().responded(response.status().as_u16());
                 let form = Form { keep_alive: false, ..head.request.form() };
-                core.encode(&response, form);
-                self.after_answer(core, form);
+                self.answer_unread(core, &response, form);
                 return Ok(());
             }
             // It is on its way, and must be out of it before the next request.
@@ -596,8 +598,7 @@ impl Connection {
     fn refuse(&mut self, core: &mut Core, refusal: Refusal, form: Form) {
         core.refuse(refusal.fault.into(), refusal.status);
         log::debug!("{}: {refusal}", self.name());
-        core.encode(&problem(refusal.status, refusal.detail, &[]), form);
-        self.after_answer(core, form);
+        self.answer_unread(core, &problem(refusal.status, refusal.detail, &[]), form);
     }
 }
 

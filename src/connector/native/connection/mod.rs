@@ -34,6 +34,7 @@ use crate::connector::Settings;
 use crate::deadline::Deadline;
 use crate::handler::{outcome_unknown, unavailable};
 use crate::http::{Form, Request, Response, client_address, problem};
+use crate::identity::{Identities, Identity};
 use crate::job::{Admission, Client, Job, Service, Work, waited_too_long};
 use crate::metrics::{CLIENT_LEFT, Closing, Endpoint, Metrics, Reason, Standing};
 use crate::queue::Key;
@@ -64,6 +65,8 @@ pub(super) struct Core {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) settings: Arc<Settings>,
     service: Arc<dyn Service>,
+    /// Those of the settings, for this thread.
+    identities: Arc<Identities>,
     pub(super) metrics: Arc<Metrics>,
     files: Arc<Files>,
     /// When the poller last woke up.
@@ -110,6 +113,8 @@ pub(super) struct Connection {
     place_in_queue: Option<Key>,
     /// What is counted of its endpoint.
     endpoint: Option<Arc<Endpoint>>,
+    /// Who the request is that was read last; `None` while the head of another is read.
+    identity: Option<Identity>,
     /// How many requests were read.
     served: usize,
     /// The rest of the body of the request that is in progress.
@@ -180,6 +185,7 @@ impl Core {
     ) -> Self {
         Self {
             mailbox,
+            identities: Arc::new(settings.identities.for_another_thread()),
             settings,
             service,
             metrics,
@@ -196,6 +202,7 @@ impl Core {
 
     /// Goes on with other settings and another service; returns the service before.
     pub(super) fn reload(&mut self, settings: Arc<Settings>, service: Arc<dyn Service>) -> Arc<dyn Service> {
+        self.identities = Arc::new(settings.identities.for_another_thread());
         self.settings = settings;
         std::mem::replace(&mut self.service, service)
     }
@@ -246,6 +253,7 @@ impl Connection {
             ticket: 0,
             place_in_queue: None,
             endpoint: None,
+            identity: None,
             served: 0,
             incoming: None,
             idle_since: core.now,
@@ -587,7 +595,8 @@ impl Connection {
 
     /// Counts an answer that is given here to a request that was away, or would have been.
     fn count_answer(&self, core: &Core, status: u16) {
-        self.endpoint.as_ref().unwrap_or_else(|| core.metrics.unmatched()).responded(status);
+        let id = self.identity.as_ref().map_or("", Identity::id);
+        self.endpoint.as_ref().unwrap_or_else(|| core.metrics.unmatched()).responded_to(id, status);
     }
 
     /// Takes the request back that no worker has begun, out of the queue as well. Returns whether it was still there.
@@ -613,16 +622,22 @@ impl Connection {
     fn answer_instead(&mut self, core: &mut Core, response: &Response, mut form: Form) -> Next {
         form.keep_alive &= !core.is_draining() && self.incoming.is_none();
         self.incoming = None;
-        core.encode(response, form);
+        core.encode(response, form, self.identity.as_ref());
         self.after_answer(core, form);
         let next = self.send_answers(core);
         if next == Next::Wait { self.proceed(core) } else { next }
     }
 
     fn answer_and_close(&mut self, core: &mut Core, response: &Response, form: Form) -> Next {
-        core.encode(response, form);
-        self.after_answer(core, form);
+        self.answer_unread(core, response, form);
         self.send_answers(core)
+    }
+
+    /// Answers what will not be read on, or was not read at all.
+    fn answer_unread(&mut self, core: &mut Core, response: &Response, form: Form) {
+        let identity = self.identity.get_or_insert_with(|| core.identities.unread());
+        core.encode(response, form, Some(identity));
+        self.after_answer(core, form);
     }
 
     /// If a worker has answered and left nothing to do, the connection is idle again since then.

@@ -9,6 +9,7 @@ use super::feeding::Feeding;
 use super::{Connection, Core, Next, Stage};
 use crate::connector::native::output::{Flushed, Outbox, Unsent};
 use crate::http::{Body, Form, Response, encode_head};
+use crate::identity::Identity;
 
 /// A client that has taken this much more of its answer has its whole `http.write_timeout` again.
 const QUANTUM: usize = 64 * 1024;
@@ -45,8 +46,8 @@ impl Flushing {
 
 impl Core {
     /// Appends a response that is in memory to the answers.
-    pub(super) fn encode(&mut self, response: &Response, form: Form) {
-        if encode_head(response, form, &mut self.answers) {
+    pub(super) fn encode(&mut self, response: &Response, form: Form, identity: Option<&Identity>) {
+        if encode_head(response, form, identity, &mut self.answers) {
             self.answers.extend_from_slice(response.body());
         }
     }
@@ -56,7 +57,7 @@ impl Connection {
     /// Answers on the poller.
     pub(super) fn answered(&mut self, core: &mut Core, mut response: Response, form: Form) {
         if let Body::File(_) = response.body {
-            let with_body = encode_head(&response, form, &mut core.answers);
+            let with_body = encode_head(&response, form, self.identity.as_ref(), &mut core.answers);
             self.after_answer(core, form);
             if with_body {
                 let body = std::mem::replace(&mut response.body, Body::Bytes(Bytes::new()));
@@ -67,14 +68,14 @@ impl Connection {
         }
         if let Body::Feed(feed) = &response.body {
             let form = form.of(&response);
-            let with_body = encode_head(&response, form, &mut core.answers);
+            let with_body = encode_head(&response, form, self.identity.as_ref(), &mut core.answers);
             self.after_answer(core, form);
             if with_body {
                 self.stage = Feeding::stage(Arc::clone(feed), !form.http_10);
             }
             return;
         }
-        core.encode(&response, form);
+        core.encode(&response, form, self.identity.as_ref());
         self.after_answer(core, form);
     }
 

@@ -1,0 +1,414 @@
+//! Who a request is: its id, and its place in a trace (W3C Trace Context).
+//!
+//! Any thread; no lock, and nothing is allocated for an id that is made here. What a client says of either is taken from anybody,
+//! because it is looked at closely and proves nothing: it names a request in answers and logs, and grants nothing.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use http::HeaderName;
+
+/// The longest id that is taken from a client: more than anything that proxies make, little enough for a log.
+const ID_MAX: usize = 128;
+
+/// Each thread makes ids from a number of its own on; more than any of them will ever make lie between two of those.
+const FORK: u32 = 48;
+
+/// How requests are told apart, and what of that clients see.
+#[derive(Debug)]
+pub struct Identities {
+    /// In which header a request's id comes and goes; `None`: in none.
+    header: Option<HeaderName>,
+    /// Whether requests belong to traces.
+    traces: bool,
+    keys: [u64; 3],
+    next: AtomicU64,
+    forks: Arc<AtomicU64>,
+}
+
+impl Identities {
+    /// Ids that come and go in this header, if in any; `traces`: each request continues its client's trace or begins one.
+    pub fn new(header: Option<HeaderName>, traces: bool) -> Self {
+        let random = RandomState::new();
+        let keys = [0, 1, 2].map(|number: u8| random.hash_one(number));
+        Self { header, traces, keys, next: AtomicU64::new(0), forks: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// The same for another thread, so that no two wait for each other's counter; their ids differ all the same.
+    #[must_use]
+    pub fn for_another_thread(&self) -> Self {
+        let start = self.forks.fetch_add(1, Relaxed) << FORK;
+        let (header, forks) = (self.header.clone(), Arc::clone(&self.forks));
+        Self { header, traces: self.traces, keys: self.keys, next: AtomicU64::new(start), forks }
+    }
+
+    /// Whether header lines whose name is so long can say anything of a request's identity.
+    pub(crate) fn looks_at(&self, name_length: usize) -> bool {
+        self.header.as_ref().is_some_and(|header| header.as_str().len() == name_length)
+            || self.traces && (name_length == TRACEPARENT.len() || name_length == TRACESTATE.len())
+    }
+
+    /// Who a request with these header lines is.
+    pub(crate) fn identify<'r>(
+        self: &Arc<Self>,
+        lines: impl Iterator<Item = (&'r [u8], &'r [u8])>,
+    ) -> Identity {
+        let mut id = Once::default();
+        let mut parent = Once::default();
+        let mut state = None::<String>;
+        for (name, value) in lines {
+            let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+            if self.header.as_ref().is_some_and(|header| is(header.as_str())) {
+                id.add(value);
+            } else if self.traces && is(TRACEPARENT) {
+                parent.add(value);
+            } else if self.traces && is(TRACESTATE) && is_printable(value) {
+                // Several lines are one list (RFC 9110 section 5.3).
+                let list = state.get_or_insert_default();
+                list.push_str(if list.is_empty() { "" } else { "," });
+                list.extend(value.iter().map(|byte| char::from(*byte)));
+            }
+        }
+        let id = match id.only().filter(|id| is_id(id)).and_then(|id| std::str::from_utf8(id).ok()) {
+            Some(id) => Id::Given(id.into()),
+            None => self.make(),
+        };
+        let trace = self.traces.then(|| match parent.only().and_then(Parent::read) {
+            Some(parent) => Trace::after(&parent, state.filter(|list| !list.is_empty())),
+            None => Trace::begin(),
+        });
+        Identity { of: Arc::clone(self), id, trace }
+    }
+
+    /// Who a request is of which nothing was read.
+    pub(crate) fn unread(self: &Arc<Self>) -> Identity {
+        Identity { of: Arc::clone(self), id: self.make(), trace: None }
+    }
+
+    /// A number that no other request of this process has, and that another process is as unlikely to have as any. Each step
+    /// is one to one, so that what goes in twice is all that could come out twice.
+    fn make(&self) -> Id {
+        let [one, two, three] = self.keys;
+        let mut number = self.next.fetch_add(1, Relaxed) ^ one;
+        for odd in [two | 1, three | 1] {
+            number = (number ^ (number >> 32)).wrapping_mul(odd);
+        }
+        Id::Made(hex(number ^ (number >> 32)))
+    }
+}
+
+/// Something that may be there once only: of two nobody knows which is meant.
+#[derive(Default)]
+struct Once<'r> {
+    first: Option<&'r [u8]>,
+    more: bool,
+}
+
+impl<'r> Once<'r> {
+    fn add(&mut self, value: &'r [u8]) {
+        self.more |= self.first.replace(value).is_some();
+    }
+
+    fn only(self) -> Option<&'r [u8]> {
+        self.first.filter(|_| !self.more)
+    }
+}
+
+/// Visible ASCII without what ends a value somewhere: in a log's line, in a list, in a parameter.
+fn is_id(id: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"',;".contains(byte);
+    (1..=ID_MAX).contains(&id.len()) && id.iter().all(is_plain)
+}
+
+fn is_printable(value: &[u8]) -> bool {
+    value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
+}
+
+/// The sixteen digits of a number.
+fn hex(number: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    let mut left = number;
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(left & 15) as usize];
+        left >>= 4;
+    }
+    digits
+}
+
+/// One request's id and its place in a trace. Cheap to clone.
+#[derive(Clone)]
+pub struct Identity {
+    of: Arc<Identities>,
+    id: Id,
+    trace: Option<Trace>,
+}
+
+#[derive(Clone)]
+enum Id {
+    Made([u8; 16]),
+    Given(Arc<str>),
+}
+
+impl Identity {
+    /// The id: the client's, or sixteen hexadecimal digits.
+    pub fn id(&self) -> &str {
+        match &self.id {
+            Id::Made(digits) => std::str::from_utf8(digits).unwrap_or_default(),
+            Id::Given(id) => id,
+        }
+    }
+
+    /// The place in a trace; `None` where `tracing.propagate` is false.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
+    }
+
+    /// The header in which the answer says the id.
+    pub(crate) fn header(&self) -> Option<&HeaderName> {
+        self.of.header.as_ref()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("id", &self.id()).field("trace", &self.trace).finish_non_exhaustive()
+    }
+}
+
+/// The header by which a trace goes on from one service to the next.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// The header beside it, for what tracing systems have to say of their own.
+pub const TRACESTATE: &str = "tracestate";
+
+/// Somebody records the trace. What else level 2 knows says that the trace's id was drawn by lot.
+const SAMPLED: u8 = 1;
+const KNOWN_FLAGS: u8 = 0b11;
+
+/// A request's place in a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// The trace's id, never zero.
+    id: u128,
+    /// Whose part the request is; `None`: the trace begins with it.
+    parent: Option<u64>,
+    /// The request itself, never zero.
+    span: u64,
+    flags: u8,
+    state: Option<Arc<str>>,
+}
+
+/// What a `traceparent` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Parent {
+    trace: u128,
+    span: u64,
+    flags: u8,
+}
+
+impl Parent {
+    /// Reads `00-TRACE-SPAN-FLAGS` (<https://www.w3.org/TR/trace-context/#traceparent-header>). A later version is read as far
+    /// as this one goes, and of its flags only what this one has had from the beginning.
+    fn read(value: &[u8]) -> Option<Self> {
+        const LENGTH: usize = 55;
+        let (known, more) = value.split_at_checked(LENGTH)?;
+        let [version, trace, span, flags] = [&known[..2], &known[3..35], &known[36..52], &known[53..]];
+        let version = digits(version)?;
+        let ends = match version {
+            0 => more.is_empty(),
+            0xff => false,
+            _ => more.first().is_none_or(|next| *next == b'-'),
+        };
+        let dashes = [2, 35, 52].iter().all(|at| known[*at] == b'-');
+        let flags = u8::try_from(digits(flags)?).ok()? & if version == 0 { KNOWN_FLAGS } else { SAMPLED };
+        let span = u64::try_from(digits(span)?).ok()?;
+        let parent = Self { trace: digits(trace)?, span, flags };
+        (ends && dashes && parent.trace != 0 && parent.span != 0).then_some(parent)
+    }
+}
+
+/// At most 32 hexadecimal digits; capital ones are none here.
+fn digits(text: &[u8]) -> Option<u128> {
+    text.iter().try_fold(0, |number: u128, byte| {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(digit))
+    })
+}
+
+impl Trace {
+    /// A new one. Nobody knows yet who records it, so that whoever does by default is not kept from it.
+    fn begin() -> Self {
+        let id = fastrand::u128(1..);
+        Self { id, parent: None, span: fastrand::u64(1..), flags: SAMPLED, state: None }
+    }
+
+    fn after(parent: &Parent, state: Option<String>) -> Self {
+        Self {
+            id: parent.trace,
+            parent: Some(parent.span),
+            span: fastrand::u64(1..),
+            flags: parent.flags,
+            state: state.map(Arc::from),
+        }
+    }
+
+    /// The trace's id.
+    pub fn id(&self) -> u128 {
+        self.id
+    }
+
+    /// The id of what the request is a part of; `None` where the trace begins here.
+    pub fn parent(&self) -> Option<u64> {
+        self.parent
+    }
+
+    /// The request's own id.
+    pub fn span(&self) -> u64 {
+        self.span
+    }
+
+    /// Whether somebody records it.
+    pub fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    /// The value of `traceparent` in what the request asks of others.
+    pub fn traceparent(&self) -> String {
+        let Self { id, span, flags, .. } = self;
+        format!("00-{id:032x}-{span:016x}-{flags:02x}")
+    }
+
+    /// The value of `tracestate` beside it, if there is one.
+    pub fn tracestate(&self) -> Option<&str> {
+        self.state.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn identities() -> Arc<Identities> {
+        Arc::new(Identities::new(Some(HeaderName::from_static("x-request-id")), true))
+    }
+
+    fn identify(lines: &[(&str, &str)]) -> Identity {
+        identities().identify(lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+    }
+
+    #[test]
+    fn a_clients_id_is_taken_where_it_is_plain_and_alone() {
+        let longest = "x".repeat(ID_MAX);
+        for id in ["1", "a-b_c:d/e=~!", &longest] {
+            assert_eq!(identify(&[("X-Request-ID", id)]).id(), id);
+        }
+        let too_long = "x".repeat(ID_MAX + 1);
+        for id in ["", "a b", "a\"b", "a'b", "a,b", "a;b", "a\tb", "\u{e9}", "a\u{7f}", &too_long] {
+            let made = identify(&[("x-request-id", id)]);
+            assert!(made.id().len() == 16 && made.id() != id, "{id:?} became {made:?}");
+        }
+        assert_eq!(identify(&[("x-request-id", "a"), ("x-request-id", "a")]).id().len(), 16);
+    }
+
+    #[test]
+    fn ids_that_are_made_differ_on_every_thread_and_do_not_count_up() {
+        let first = identities();
+        let second = Arc::new(first.for_another_thread());
+        let third = Arc::new(second.for_another_thread());
+        let mut seen = HashSet::new();
+        let mut high = HashSet::new();
+        for _ in 0..1000 {
+            for identities in [&first, &second, &third] {
+                let id = identities.unread().id().to_owned();
+                assert!(id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.len() == 16, "{id}");
+                high.insert(id[..4].to_owned());
+                assert!(seen.insert(id), "an id came twice");
+            }
+        }
+        assert!(high.len() > 2000, "only {} beginnings among 3000 ids", high.len());
+        assert!(!seen.contains(identities().unread().id()), "another process has other ids");
+    }
+
+    #[test]
+    fn a_trace_goes_on_with_its_id_and_flags_and_a_span_of_its_own() {
+        let identity =
+            identify(&[("Traceparent", PARENT), ("tracestate", "a=1"), ("TraceState", "b=2 , c=3")]);
+        let trace = identity.trace().expect("traces are on");
+        assert_eq!(trace.id(), 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
+        assert_eq!(trace.parent(), Some(0x00f0_67aa_0ba9_02b7));
+        assert!(trace.is_sampled() && trace.span() != 0 && Some(trace.span()) != trace.parent());
+        let text = trace.traceparent();
+        assert!(
+            text.starts_with(&PARENT[..36]) && text.ends_with("-01") && text.len() == PARENT.len(),
+            "{text}"
+        );
+        assert_eq!(trace.tracestate(), Some("a=1,b=2 , c=3"));
+        let unsampled = identify(&[("traceparent", &PARENT.replace("-01", "-fc"))]);
+        assert!(
+            unsampled.trace().expect("on").traceparent().ends_with("-00"),
+            "unknown flags are not passed on"
+        );
+    }
+
+    #[test]
+    fn what_is_no_traceparent_begins_a_trace() {
+        let zeros = [
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+        ];
+        let upper = PARENT.to_uppercase();
+        let wrong = [
+            "",
+            "00",
+            &PARENT[..54],
+            &format!("{PARENT}-00"),
+            &format!("{PARENT} "),
+            &upper,
+            zeros[0],
+            zeros[1],
+            &PARENT.replacen("00-", "ff-", 1),
+            &PARENT.replacen("00-", "0x-", 1),
+            &PARENT.replacen('-', "_", 3),
+            &format!("{}x", PARENT.replacen("00-", "01-", 1)),
+        ];
+        for value in wrong {
+            let identity = identify(&[("traceparent", value), ("tracestate", "a=1")]);
+            let trace = identity.trace().expect("traces are on");
+            assert_eq!((trace.parent(), trace.tracestate()), (None, None), "{value:?} is no traceparent");
+            assert!(trace.is_sampled() && trace.id() != 0);
+        }
+        let twice = identify(&[("traceparent", PARENT), ("traceparent", PARENT)]);
+        assert_eq!(twice.trace().expect("traces are on").parent(), None);
+    }
+
+    #[test]
+    fn a_later_version_is_read_as_far_as_it_is_known() {
+        let later = PARENT.replacen("00-", "cc-", 1).replace("-01", "-03");
+        for value in [later.clone(), format!("{later}-what-the-future-brings")] {
+            let identity = identify(&[("traceparent", &value)]);
+            let trace = identity.trace().expect("traces are on");
+            assert_eq!(trace.parent(), Some(0x00f0_67aa_0ba9_02b7));
+            assert!(trace.traceparent().starts_with("00-") && trace.traceparent().ends_with("-01"));
+        }
+    }
+
+    #[test]
+    fn nothing_is_looked_at_where_nothing_is_asked_for() {
+        let off = Arc::new(Identities::new(None, false));
+        assert!((0..200).all(|length| !off.looks_at(length)));
+        let lines = [(&b"x-request-id"[..], &b"a"[..]), (b"traceparent", PARENT.as_bytes())];
+        let identity = off.identify(lines.into_iter());
+        assert!(identity.id().len() == 16 && identity.trace().is_none() && identity.header().is_none());
+    }
+}
