@@ -469,14 +469,14 @@ impl Service for Stages {
     fn accept(&self, mut request: Request) -> Admission {
         match self.router.route(&mut request) {
             Err(response) => {
-                self.metrics.unmatched().responded(response.status().as_u16());
+                self.metrics.unmatched().responded_to(request.id(), response.status().as_u16());
                 Admission::Answered(response)
             }
             Ok((Target::Immediate(answer), endpoint)) => {
                 let answered = guarded(|| answer(&request)).inspect_err(|_| self.metrics.panicked());
                 let answered = answered.and_then(final_response).and_then(immediate);
                 let answered = answered.unwrap_or_else(|error| answer_error(&request, error));
-                endpoint.responded(answered.status().as_u16());
+                endpoint.responded_to(request.id(), answered.status().as_u16());
                 Admission::Answered(answered)
             }
             Ok((Target::Handler(answerer), endpoint)) => {
@@ -509,7 +509,7 @@ impl Service for Stages {
                 }
                 Refusal::Shed => (Reason::Shed, would_wait_too_long()),
             };
-            refused.job.endpoint.responded(error.status().as_u16());
+            refused.job.endpoint.responded_to(refused.job.request.id(), error.status().as_u16());
             (reason, error.retry_after(refused.drains_in.min(RETRY_AFTER_MAX)).to_response())
         })
     }

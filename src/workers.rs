@@ -187,7 +187,9 @@ impl Shared {
         }
         // Each request is counted once: one that came too late was counted by the connector. A body that came to no
         // good end is the client's fault, whatever the handler made of it.
-        let count = |status| self.metrics.finished_by_worker(&job.endpoint, status, &account.spans);
+        let count = |status| {
+            self.metrics.finished_by_worker(&job.endpoint, job.request.id(), status, &account.spans);
+        };
         match (delivery, refused, end) {
             (Delivery::TooLate, ..) => {}
             (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => {

@@ -59,10 +59,13 @@ impl Access {
         }
         let detail = "this needs admin.token: Authorization: Bearer TOKEN";
         let response = problem(StatusCode::UNAUTHORIZED, detail, &[]);
-        // A browser asks its user for the first one only.
-        let ways =
-            if BY_PASSWORD.contains(&request.path()) { "Basic realm=\"wharf\", Bearer" } else { "Bearer" };
-        response.with_header(WWW_AUTHENTICATE, HeaderValue::from_static(ways))
+        // One way in a line: Chromium takes none of several (RFC 9110 section 11.6.1 allows both).
+        let response = if BY_PASSWORD.contains(&request.path()) {
+            response.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"wharf\""))
+        } else {
+            response
+        };
+        response.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 }
 

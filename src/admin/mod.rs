@@ -4,6 +4,7 @@
 //! that is held for long. What it says comes from a [`Source`]; it knows neither queue nor pool.
 
 mod access;
+mod dashboard;
 mod events;
 mod readiness;
 mod routes;

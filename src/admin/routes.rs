@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderValue, Method, StatusCode};
 use log::LevelFilter;
@@ -11,14 +12,11 @@ use serde_json::json;
 use super::access::Access;
 use super::events::Events;
 use super::readiness::Readiness;
-use super::{Source, bad_request};
+use super::{Source, bad_request, dashboard};
 use crate::handler::{Context, Error};
 use crate::http::{Request, Response, problem};
 use crate::metrics::CONTENT_TYPE;
 use crate::router::{RouteError, Router, Target};
-
-/// The page for people.
-const INDEX: &str = include_str!("index.html");
 
 /// It loads nothing from anywhere else, and nobody puts it into a page of theirs.
 const POLICY: &str = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
@@ -37,7 +35,8 @@ pub(super) fn router(
     let mut get = |path: &str, answer: Box<dyn Fn(&Request) -> Response + Send + Sync>| {
         router.add(Method::GET, path, Target::Immediate(answer.into()))
     };
-    get("/", Box::new(|_| index()))?;
+    let page = Bytes::from(dashboard::page());
+    get("/", Box::new(move |_| index(page.clone())))?;
     get("/live", Box::new(|_| Response::json("{\"live\":true}\n")))?;
     let (of, knows, seen) = (Arc::clone(source), Arc::clone(access), Arc::clone(readiness));
     get("/ready", Box::new(move |request| ready(&*of, &seen, knows.knows(request))))?;
@@ -68,8 +67,8 @@ fn metrics(source: &dyn Source, request: &Request) -> Response {
     Response::new(StatusCode::OK, if open { open_type } else { older_type }, source.metrics(open))
 }
 
-fn index() -> Response {
-    let page = Response::new(StatusCode::OK, "text/html; charset=utf-8", INDEX);
+fn index(page: Bytes) -> Response {
+    let page = Response::new(StatusCode::OK, "text/html; charset=utf-8", page);
     page.with_header(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY))
 }
 

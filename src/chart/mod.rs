@@ -15,7 +15,7 @@ mod scale;
 mod unit;
 
 pub(crate) use bars::{Bars, Row};
-pub(crate) use page::{Cell, Column, Drawing, Figure, Page, Table, Tile};
+pub(crate) use page::{Cell, Column, Drawing, Figure, Page, STYLE, Table, Tile};
 pub(crate) use scale::{Axis, Extent};
 pub(crate) use unit::Unit;
 

@@ -8,7 +8,8 @@ use super::markup::Text;
 use super::unit::number;
 use super::{Bars, Chart, Stroke, Unit};
 
-const STYLE: &str = include_str!("page.css");
+/// The look of every page of ours.
+pub(crate) const STYLE: &str = include_str!("page.css");
 
 /// A page that grows from its top.
 pub(crate) struct Page {

@@ -3,18 +3,14 @@
 mod unverified;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 
 use super::FAILED;
-
-/// How long the server may take for an answer that needs no worker.
-const PATIENCE: Duration = Duration::from_secs(2);
+use super::client::{PATIENCE, at_address, reachable, resolved};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -49,28 +45,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(FAILED))
         }
     }
-}
-
-fn resolved(address: &str) -> anyhow::Result<SocketAddr> {
-    let mut addresses = address.to_socket_addrs().with_context(|| format!("{address} is no address"))?;
-    addresses.next().with_context(|| format!("{address} has no address"))
-}
-
-/// A server that listens on every address is asked on loopback.
-fn reachable(mut target: SocketAddr) -> SocketAddr {
-    match target {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => target.set_ip([127, 0, 0, 1].into()),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => target.set_ip([0, 0, 0, 0, 0, 0, 0, 1].into()),
-        _ => {}
-    }
-    target
-}
-
-fn at_address(target: SocketAddr) -> anyhow::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&target, PATIENCE).context("cannot connect")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
 }
 
 /// mio's stream connects without blocking: the standard library's would wait for ever while the backlog is full.

@@ -2,6 +2,7 @@
 
 mod asked;
 mod check;
+mod client;
 mod demo;
 mod health;
 mod load;
@@ -9,6 +10,8 @@ pub(crate) mod log_level;
 mod pid_file;
 mod reload;
 mod serve;
+mod sparkline;
+mod top;
 mod tune;
 
 use std::ffi::OsString;
@@ -58,6 +61,8 @@ enum Command {
     Tune(tune::Arguments),
     /// Create the demo tables in a database and fill them
     Demo(demo::Arguments),
+    /// Show what a running server does, second by second, in a terminal
+    Top(top::Arguments),
     /// Ask a running server whether it answers; exits 0 if so
     Health(health::Arguments),
 }
@@ -83,6 +88,7 @@ impl Arguments {
             Command::Load(arguments) => load::run(&arguments),
             Command::Tune(arguments) => tune::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
+            Command::Top(arguments) => top::run(arguments),
             Command::Health(arguments) => health::run(&arguments),
         }
     }

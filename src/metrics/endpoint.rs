@@ -1,11 +1,13 @@
 //! What is counted of one endpoint: its answers by status, how long they took, and where that time went.
 //!
-//! Any thread; relaxed atomics, no lock. As many as the configuration has routes, so that no client can make more of them.
+//! Any thread; relaxed atomics, no lock but for a status from 500. As many as the configuration has routes, so that no client can make more of them.
 
 use std::array;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::failures::Failures;
 use super::histogram::{Counts, Histogram, nanoseconds};
 
 /// Where the time of a request goes.
@@ -82,6 +84,7 @@ pub struct Endpoint {
     others: AtomicU64,
     duration: Histogram,
     phases_ns: [AtomicU64; PHASES.len()],
+    failures: Arc<Failures>,
 }
 
 /// The status under which a request is counted whose client left before its answer, as in nginx's log.
@@ -91,7 +94,7 @@ pub const CLIENT_LEFT: u16 = 499;
 pub const UNMATCHED: &str = "unmatched";
 
 impl Endpoint {
-    pub(super) fn new(id: u32, method: String, route: String) -> Self {
+    pub(super) fn new(id: u32, method: String, route: String, failures: Arc<Failures>) -> Self {
         Self {
             id,
             method,
@@ -100,11 +103,20 @@ impl Endpoint {
             others: AtomicU64::default(),
             duration: Histogram::default(),
             phases_ns: Default::default(),
+            failures,
         }
     }
 
-    /// An answer with this status was made.
+    /// An answer with this status was made, to whatever request.
     pub fn responded(&self, status: u16) {
+        self.responded_to("", status);
+    }
+
+    /// An answer with this status was made to the request with this id.
+    pub fn responded_to(&self, request: &str, status: u16) {
+        if status >= 500 {
+            self.failures.add(self.id, status, request);
+        }
         for (known, count) in &self.statuses {
             let found = match known.load(Relaxed) {
                 0 => match known.compare_exchange(0, status, Relaxed, Relaxed) {
@@ -165,7 +177,7 @@ mod tests {
 
     #[test]
     fn statuses_are_told_apart_until_there_are_too_many() {
-        let endpoint = Endpoint::new(1, "GET".into(), "/".into());
+        let endpoint = Endpoint::new(1, "GET".into(), "/".into(), Arc::default());
         for status in [200, 404, 200, 503] {
             endpoint.responded(status);
         }
@@ -177,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_request_counts_in_every_phase() {
-        let endpoint = Endpoint::new(1, "GET".into(), "/".into());
+        let endpoint = Endpoint::new(1, "GET".into(), "/".into(), Arc::default());
         let mut spans = Spans::default();
         spans.set(Phase::Queue, Duration::from_millis(1));
         spans.set(Phase::Database, Duration::from_millis(3));

@@ -6,6 +6,7 @@
 mod census;
 mod endpoint;
 mod export;
+mod failures;
 mod histogram;
 mod pool;
 mod process;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use census::{CENSUS, Census, Sheet, Standing};
 pub use endpoint::{CLIENT_LEFT, Endpoint, PHASES, Phase, Spans, UNMATCHED};
 pub use export::{CONTENT_TYPE, Exposition, Gauges, PoolGauges, QueueGauges, WorkerGauges};
+pub use failures::{Failure, Failures};
 pub use histogram::{Counts, Histogram};
 pub use pool::{Pool, UNSERVED, Unserved};
 
@@ -130,6 +132,8 @@ pub struct Metrics {
     pub census: Census,
     /// All endpoints' phases.
     phases: [Histogram; PHASES.len()],
+    /// What went wrong of late.
+    failures: Arc<Failures>,
     /// How long the pollers needed for what workers left of their answers.
     flush: Histogram,
     received_bytes: AtomicU64,
@@ -150,10 +154,13 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let unmatched = Arc::new(Endpoint::new(0, String::new(), UNMATCHED.to_owned()));
+        let failures = Arc::<Failures>::default();
+        let unmatched = Endpoint::new(0, String::new(), UNMATCHED.to_owned(), Arc::clone(&failures));
+        let unmatched = Arc::new(unmatched);
         Self {
             census: Census::default(),
             phases: Default::default(),
+            failures,
             flush: Histogram::default(),
             received_bytes: AtomicU64::default(),
             sent_bytes: AtomicU64::default(),
@@ -180,7 +187,8 @@ impl Metrics {
             return Arc::clone(known);
         }
         let id = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
-        let new = Arc::new(Endpoint::new(id, method.to_owned(), route.to_owned()));
+        let failures = Arc::clone(&self.failures);
+        let new = Arc::new(Endpoint::new(id, method.to_owned(), route.to_owned(), failures));
         endpoints.push(Arc::clone(&new));
         new
     }
@@ -195,9 +203,14 @@ impl Metrics {
         self.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A worker has answered a request of this endpoint.
-    pub fn finished_by_worker(&self, endpoint: &Endpoint, status: u16, spans: &Spans) {
-        endpoint.responded(status);
+    /// The latest answers with a status from 500, by endpoint and status.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    /// A worker has answered the request with this id, which was this endpoint's.
+    pub fn finished_by_worker(&self, endpoint: &Endpoint, request: &str, status: u16, spans: &Spans) {
+        endpoint.responded_to(request, status);
         endpoint.finished(spans);
         for ((phase, _), histogram) in PHASES.into_iter().zip(&self.phases) {
             histogram.record(spans.of(phase));

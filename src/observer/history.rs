@@ -12,12 +12,14 @@ const SECONDS: usize = 60;
 /// How old the younger of the two looks back at endpoints becomes before it is the older one.
 const GENERATION: Duration = Duration::from_secs(30);
 
-/// Refusals that say that there was too much to do.
-const OVERLOAD: [Reason; 4] = [Reason::QueueFull, Reason::QueueWait, Reason::Shed, Reason::Deadline];
+/// Refusals for want of a worker.
+const CROWDED: [Reason; 3] = [Reason::QueueFull, Reason::QueueWait, Reason::Shed];
 
 pub(super) struct History {
     began: Instant,
     last: Look,
+    /// In the last second some were refused for want of a worker.
+    overloaded: bool,
     seconds: VecDeque<Second>,
     older: Generation,
     younger: Generation,
@@ -29,6 +31,8 @@ struct Look {
     requests: u64,
     good: u64,
     errors: u64,
+    /// Of the refused, those for want of a worker.
+    crowded: u64,
     refused: u64,
     durations: Counts,
     spans: Spans,
@@ -43,12 +47,14 @@ struct Generation {
 
 impl Look {
     fn at(now: Instant, metrics: &Metrics) -> Self {
+        let crowded = CROWDED.iter().map(|reason| metrics.refused_for(*reason)).sum();
         let mut look = Self {
             at: now,
             requests: metrics.requests(),
             good: 0,
             errors: 0,
-            refused: OVERLOAD.iter().map(|reason| metrics.refused_for(*reason)).sum(),
+            crowded,
+            refused: crowded + metrics.refused_for(Reason::Deadline),
             durations: Counts::default(),
             spans: Spans::default(),
         };
@@ -79,6 +85,7 @@ impl History {
         Self {
             began: now,
             last: Look::at(now, metrics),
+            overloaded: false,
             seconds: VecDeque::with_capacity(SECONDS),
             older: generation.clone(),
             younger: generation,
@@ -89,6 +96,7 @@ impl History {
     pub(super) fn add(&mut self, metrics: &Metrics, gauges: &Gauges, now: Instant) {
         let look = Look::at(now, metrics);
         let before = std::mem::replace(&mut self.last, look);
+        self.overloaded = self.last.crowded > before.crowded;
         let durations = self.last.durations.since(&before.durations);
         let percentile = |percent| milliseconds(durations.percentile(percent));
         if self.seconds.len() == SECONDS {
@@ -113,6 +121,11 @@ impl History {
             let younger = std::mem::replace(&mut self.younger, Generation::at(now, metrics));
             self.older = younger;
         }
+    }
+
+    /// Whether in the last second some were refused for want of a worker.
+    pub(super) fn overloaded(&self) -> bool {
+        self.overloaded
     }
 
     pub(super) fn seconds(&self) -> Vec<Second> {
@@ -174,12 +187,12 @@ mod tests {
         let metrics = Metrics::default();
         let endpoint = metrics.endpoint("GET", "/a");
         metrics.received();
-        metrics.finished_by_worker(&endpoint, 200, &spans(500));
+        metrics.finished_by_worker(&endpoint, "", 200, &spans(500));
         let began = Instant::now();
         let mut history = History::begin(&metrics, began);
         for (ms, status) in [(10, 200), (10, 404), (10, 500)] {
             metrics.received();
-            metrics.finished_by_worker(&endpoint, status, &spans(ms));
+            metrics.finished_by_worker(&endpoint, "", status, &spans(ms));
         }
         metrics.received();
         metrics.refused(Reason::QueueFull);
@@ -191,11 +204,13 @@ mod tests {
         assert!((second.phases_ms.database - 10.0).abs() < 0.01, "{second:?}");
         assert!((8.0..=10.0).contains(&second.p99_ms), "{second:?}");
         assert_eq!(second.busy, 3);
+        assert!(history.overloaded());
         for later in 2..=100 {
             history.add(&metrics, &gauges(), began + Duration::from_secs(later));
         }
         assert_eq!(history.seconds().len(), SECONDS);
         assert_eq!(history.seconds()[59].requests, 0);
+        assert!(!history.overloaded());
         assert!(history.endpoints(&metrics, began + Duration::from_secs(100)).is_empty(), "long ago");
     }
 
@@ -205,7 +220,7 @@ mod tests {
         let began = Instant::now();
         let history = History::begin(&metrics, began);
         for (route, ms) in [("/fast", 1), ("/slow", 100), ("/middle", 10)] {
-            metrics.finished_by_worker(&metrics.endpoint("GET", route), 200, &spans(ms));
+            metrics.finished_by_worker(&metrics.endpoint("GET", route), "", 200, &spans(ms));
         }
         let endpoints = history.endpoints(&metrics, began + Duration::from_secs(2));
         let routes: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.route.as_str()).collect();

@@ -8,6 +8,7 @@ mod stats;
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +17,8 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use self::history::History;
 pub use self::stats::{
-    Connections, EndpointStats, Phases, PoolStats, QueueStats, Second, Stats, Thread, Totals,
+    Connections, EndpointStats, ErrorStats, Phases, PoolStats, QueueStats, Second, State, Stats, Thread,
+    Totals,
 };
 use crate::activity::{Activity, Doing};
 use crate::database::Database;
@@ -47,6 +49,7 @@ struct Shared {
     observed: Observed,
     started: SystemTime,
     since: Instant,
+    draining: AtomicBool,
     history: Mutex<History>,
 }
 
@@ -61,7 +64,13 @@ impl Observer {
     /// One that looks for the first time.
     pub fn new(observed: Observed) -> Self {
         let history = Mutex::new(History::begin(&observed.metrics, Instant::now()));
-        Self(Arc::new(Shared { observed, started: SystemTime::now(), since: Instant::now(), history }))
+        let (started, since, draining) = (SystemTime::now(), Instant::now(), AtomicBool::new(false));
+        Self(Arc::new(Shared { observed, started, since, draining, history }))
+    }
+
+    /// The server has begun to stop.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Relaxed);
     }
 
     /// Has it look once a second; `tell` is called after each look.
@@ -149,6 +158,7 @@ impl Observer {
             wharf: env!("CARGO_PKG_VERSION"),
             started_at_s: stats::since_1970(self.0.started),
             uptime_s: stats::rounded(self.0.since.elapsed().as_secs_f64()),
+            state: self.state(&gauges, &history),
             totals: Totals::of(metrics),
             workers: gauges.workers,
             threads: self.threads(),
@@ -157,6 +167,19 @@ impl Observer {
             connections: Connections::of(metrics),
             seconds: history.seconds(),
             endpoints: history.endpoints(metrics, Instant::now()),
+            errors: ErrorStats::all_of(metrics),
+        }
+    }
+
+    fn state(&self, gauges: &Gauges, history: &History) -> State {
+        if self.0.draining.load(Relaxed) {
+            State::Draining
+        } else if gauges.pool.is_some_and(|pool| pool.is_down) {
+            State::DatabaseDown
+        } else if gauges.queue.length >= gauges.queue.max_length || history.overloaded() {
+            State::Saturated
+        } else {
+            State::Ready
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Stats {
     pub started_at_s: f64,
     /// For how long it has run.
     pub uptime_s: f64,
+    /// How it is.
+    pub state: State,
     /// What was counted since then.
     pub totals: Totals,
     /// The request threads.
@@ -37,6 +39,23 @@ pub struct Stats {
     pub seconds: Vec<Second>,
     /// Each endpoint that was asked in the last half to whole minute, the slowest first.
     pub endpoints: Vec<EndpointStats>,
+    /// Answers with a status from 500 by endpoint and status, the latest first; the latest 20 kinds.
+    pub errors: Vec<ErrorStats>,
+}
+
+/// How a server is, in one word: the worst of what is true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum State {
+    /// It answers whatever comes.
+    Ready,
+    /// The queue is full, or in the last second it refused requests for want of a worker.
+    Saturated,
+    /// It has no connection to the database, and none can be opened.
+    DatabaseDown,
+    /// It stops.
+    Draining,
 }
 
 /// What was counted since the server started.
@@ -198,6 +217,41 @@ pub struct EndpointStats {
     pub phases_ms: Phases,
     /// Answers by status since the server started.
     pub statuses: BTreeMap<u16, u64>,
+}
+
+/// A kind of answer with a status from 500.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ErrorStats {
+    /// When the latest was, in seconds since 1970.
+    pub at_s: f64,
+    /// The endpoint's method; empty for requests that came to none.
+    pub method: String,
+    /// Its path as it is configured; `unmatched` for requests that came to none.
+    pub route: String,
+    /// The status.
+    pub status: u16,
+    /// How many there were since the kind is in this list.
+    pub count: u64,
+    /// The latest request's id, as its answer and the log have it; none where its head was not read.
+    pub request_id: Option<String>,
+}
+
+impl ErrorStats {
+    pub(super) fn all_of(metrics: &Metrics) -> Vec<Self> {
+        let endpoints = metrics.endpoints();
+        let failures = metrics.failures().latest().into_iter();
+        let known = failures.filter_map(|failure| Some((endpoints.get(failure.endpoint as usize)?, failure)));
+        let errors = known.map(|(endpoint, failure)| Self {
+            at_s: since_1970(failure.last),
+            method: endpoint.method.clone(),
+            route: endpoint.route.clone(),
+            status: failure.status,
+            count: failure.count,
+            request_id: Some(failure.request).filter(|id| !id.is_empty()),
+        });
+        errors.collect()
+    }
 }
 
 impl Totals {

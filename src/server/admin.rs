@@ -114,6 +114,7 @@ impl Told {
     /// The server has begun to stop.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.observer.drain();
     }
 
     /// Whether a reload is in progress from now on, so that nobody asks for another.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use wharf::load::{Interval, Outcomes, Pace};
 
+use super::super::sparkline::sparkline;
+
 /// Seconds that the sparkline shows.
 const SPARKS: usize = 60;
 
@@ -13,8 +15,6 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 /// A line that wraps would be two, and the block would be drawn in the wrong place. Nearly every terminal is this wide.
 const MAX_WIDTH: usize = 79;
-
-const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 pub(super) struct Live {
     kind: &'static str,
@@ -71,7 +71,7 @@ impl Live {
                 "{statuses}timeouts: {timeouts}   failed: {failed}   late: {}   skipped: {skipped}",
                 outcomes.late
             ),
-            format!("p99 {}", sparkline(&self.p99)),
+            format!("p99 {}", sparkline(self.p99.iter().map(Duration::as_secs_f64))),
         ];
         // Up to the block's first line, and everything below it away.
         let mut text = if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
@@ -105,27 +105,9 @@ fn time(time: Duration) -> String {
     format!("{ms:.digits$} ms")
 }
 
-/// From nothing to the longest of them.
-fn sparkline(times: &[Duration]) -> String {
-    let longest = times.iter().max().copied().unwrap_or_default().max(Duration::from_nanos(1));
-    let bar = |time: &Duration| {
-        let eighth = time.as_nanos() * 8 / longest.as_nanos();
-        BARS[usize::try_from(eighth).unwrap_or_default().min(7)]
-    };
-    times.iter().map(bar).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_longest_time_is_the_highest_bar() {
-        let ms = |times: &[u64]| times.iter().copied().map(Duration::from_millis).collect::<Vec<_>>();
-        assert_eq!(sparkline(&ms(&[0, 50, 100, 25])), "▁▅█▃");
-        assert_eq!(sparkline(&ms(&[0, 0])), "▁▁");
-        assert_eq!(sparkline(&[]), "");
-    }
 
     #[test]
     fn times_have_three_digits() {

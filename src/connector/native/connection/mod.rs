@@ -595,7 +595,8 @@ impl Connection {
 
     /// Counts an answer that is given here to a request that was away, or would have been.
     fn count_answer(&self, core: &Core, status: u16) {
-        self.endpoint.as_ref().unwrap_or_else(|| core.metrics.unmatched()).responded(status);
+        let id = self.identity.as_ref().map_or("", Identity::id);
+        self.endpoint.as_ref().unwrap_or_else(|| core.metrics.unmatched()).responded_to(id, status);
     }
 
     /// Takes the request back that no worker has begun, out of the queue as well. Returns whether it was still there.

@@ -1,0 +1,86 @@
+//! The dashboard: a page that draws what `/events` says each second, and asks nobody for anything else.
+//!
+//! Made once, when the admin listener starts. Its policy lets exactly this style and this script run, whatever the page may show.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+
+use crate::chart;
+
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("style.css");
+
+/// One script, so that its parts see each other and nobody else sees them.
+const SCRIPT: &str = concat!(
+    "\"use strict\";\n(() => {\n",
+    include_str!("words.js"),
+    include_str!("charts.js"),
+    include_str!("tables.js"),
+    include_str!("page.js"),
+    "})();\n"
+);
+
+/// The page.
+pub(super) fn page() -> String {
+    let style = format!("{}{STYLE}", chart::STYLE);
+    let policy = match (source(SCRIPT), source(&style)) {
+        (Some(script), Some(style)) => format!(
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; connect-src 'self'; img-src data:; \
+             script-src {script}; style-src {style}; base-uri 'none'; form-action 'none'\">"
+        ),
+        _ => String::new(),
+    };
+    PAGE.replace("<!--policy-->", &policy)
+        .replace("<!--style-->", &format!("<style>{style}</style>"))
+        .replace("<!--script-->", &format!("<script>{SCRIPT}</script>"))
+}
+
+/// What a policy calls a style or a script by (W3C CSP Level 3, section 2.3.1).
+fn source(text: &str) -> Option<String> {
+    // SHA-256 of the library that does TLS; it always has this suite.
+    let suite = TLS13_AES_128_GCM_SHA256.tls13()?;
+    let hash = suite.common.hash_provider.hash(text.as_bytes());
+    Some(format!("'sha256-{}'", BASE64_STANDARD.encode(hash)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{CENSUS, PHASES, REASONS};
+
+    #[test]
+    fn the_policy_names_what_the_page_brings() {
+        let page = page();
+        assert!(!page.contains("<!--"), "everything is in its place");
+        for (open, close) in [("<style>", "</style>"), ("<script>", "</script>")] {
+            assert_eq!((page.matches(open).count(), page.matches(close).count()), (1, 1), "{open}");
+            let inside = page.split(open).nth(1).and_then(|rest| rest.split(close).next());
+            let source = source(inside.expect("there is one")).expect("SHA-256 is there");
+            assert!(page.contains(&source), "{source}");
+        }
+        // Of "", as everybody computes it.
+        assert_eq!(source("").as_deref(), Some("'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"));
+    }
+
+    #[test]
+    fn everything_that_has_a_name_is_in_the_page() {
+        let names = REASONS.map(|(_, name)| name).into_iter().chain(CENSUS.map(|(_, name)| name));
+        for name in names {
+            assert!(SCRIPT.contains(&format!("{name}: \"")), "{name}");
+        }
+        for (_, name) in PHASES {
+            assert!(SCRIPT.contains(&format!("[\"{name}\", ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_in_the_page_leads_elsewhere_or_runs_from_an_attribute() {
+        let page = page();
+        assert!(!page.contains("https://") && !page.contains("@import") && !page.contains("url("));
+        assert_eq!(page.matches("http://").count(), page.matches("http://www.w3.org/2000/svg").count());
+        for attribute in [" style=", " onclick=", " onload=", " src="] {
+            assert!(!PAGE.contains(attribute), "{attribute}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+// Words, numbers and elements. All that is shown is text, never markup.
+
+const STATES = {
+  ready: ["ready", "good"],
+  saturated: ["saturated", "warning", "⚠", "More comes than can be answered; the rest is refused at once."],
+  database_down: ["database down", "bad", "✗", "No connection to the database works, and none can be opened."],
+  draining: ["draining", "warning", "⚠", "The server stops: it answers what it has and takes nothing new."],
+};
+
+const id = (name) => document.getElementById(name);
+
+function make(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function draw(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes || {})) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+// Only what has changed is written, so that a selection stays and nothing is spoken twice.
+function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function mark(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+const grouped = (value, decimals) =>
+  value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+
+// About three digits.
+function number(value) {
+  const size = Math.abs(value);
+  return grouped(value, Number.isInteger(value) || size >= 100 ? 0 : size >= 10 ? 1 : 2);
+}
+
+function milliseconds(ms) {
+  if (ms === 0) return "0 ms";
+  if (ms < 0.9995) return `${number(Math.round(ms * 1000))} µs`;
+  if (ms < 999.5) return `${number(ms)} ms`;
+  return ms < 59950 ? `${number(ms / 1000)} s` : clock(ms / 1000);
+}
+
+function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const [days, hours, minutes] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
+  if (days) return `${days} d ${hours} h`;
+  if (hours) return `${hours} h ${minutes} min`;
+  return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
+}
+
+function bytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const at = Math.min(units.length - 1, count < 1 ? 0 : Math.floor(Math.log2(count) / 10));
+  return `${number(count / 1024 ** at)} ${units[at]}`;
+}
+
+const UNITS = {
+  count: (value) => grouped(value, 0),
+  rate: (value) => `${number(value)}/s`,
+  ms: milliseconds,
+  clock,
+  bytes,
+  text: String,
+  state: (value) => (STATES[value] || [value])[0],
+};
+
+// Every element with data-figure shows what stands at that path of the figures.
+
+const figures = [...document.querySelectorAll("[data-figure]")];
+const plurals = [...document.querySelectorAll("[data-plural]")];
+
+const look = (stats, path) => path.split(".").reduce((value, name) => (value == null ? value : value[name]), stats);
+
+function showFigures(stats) {
+  for (const element of figures) {
+    const value = look(stats, element.dataset.figure);
+    const unit = element.dataset.unit || (typeof value === "string" ? "text" : "count");
+    say(element, value == null ? "–" : UNITS[unit](value));
+    mark(element, "data-value", value == null ? "" : String(value));
+    if (element.dataset.alarm) element.classList.toggle(`alarm-${element.dataset.alarm}`, value > 0);
+  }
+  for (const element of plurals) {
+    say(element, look(stats, element.dataset.plural) === 1 ? element.dataset.one : element.dataset.many);
+  }
+}
+
+// The last second, as rates.
+function lastSecond(stats) {
+  const last = stats.seconds[stats.seconds.length - 1];
+  if (!last) return {};
+  const rate = (count) => count / (last.length_s || 1);
+  const answered = last.p99_ms > 0;
+  return {
+    good_per_s: rate(last.good), errors_per_s: rate(last.errors), refused_per_s: rate(last.refused),
+    p50_ms: answered ? last.p50_ms : null, p90_ms: answered ? last.p90_ms : null, p99_ms: answered ? last.p99_ms : null,
+  };
+}

@@ -1,0 +1,360 @@
+//! What is shown: figures → lines. No I/O.
+
+use std::collections::BTreeMap;
+
+use super::super::sparkline::sparkline;
+use super::text::{Line, Tone, cells, clock, count, number, time};
+use super::view::{Endpoint, Failure, Phases, Pool, Queue, Second, View, Workers};
+
+/// Of the names at the left.
+const MARGIN: usize = 9;
+
+/// Of a column of numbers in the table of endpoints.
+const COLUMN: usize = 10;
+
+/// Of the last column, such as `render 93 %`.
+const MOSTLY: usize = 14;
+
+/// Names of endpoints are cut off to no less.
+const NAME_MIN: usize = 24;
+
+/// What there is room for.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    pub(super) width: usize,
+    /// Lines; `None`: as many as there are.
+    pub(super) height: Option<usize>,
+}
+
+/// The figures of a server that is asked at this address.
+pub(super) fn lines(view: &View, address: &str, size: Size) -> Vec<Line> {
+    let last = view.seconds.last().copied().unwrap_or_default();
+    let mut lines = vec![title(view, address), rates(&last), latencies(&last)];
+    let room = size.width.saturating_sub(MARGIN + 1);
+    let recent = &view.seconds[view.seconds.len().saturating_sub(room)..];
+    let good = |second: &Second| second.per_s(second.good);
+    lines.push(named("good/s", Tone::Database, sparkline(recent.iter().map(good))));
+    lines.push(named("p99", Tone::Warning, sparkline(recent.iter().map(|second| second.p99_ms))));
+    lines.extend(phases(&last.phases_ms, room));
+    lines.push(workers(view, room));
+    lines.push(view.pool.as_ref().map_or_else(|| named("pool", Tone::Muted, "no database"), pool));
+    lines.push(queue(&view.queue, room));
+    lines.push(clients(view));
+    lines.push(refused(&view.totals.refused));
+    lines.push(totals(view));
+    // Of what is left, the endpoints get two thirds where there are errors to show.
+    let left = size.height.map(|height| height.saturating_sub(lines.len() + 2));
+    let errors = left.map_or(view.errors.len(), |left| view.errors.len().min(left / 3));
+    let endpoints = left.map_or(view.endpoints.len(), |left| left - errors - usize::from(errors > 0));
+    lines.push(Line::default());
+    lines.extend(table(&view.endpoints, endpoints, size.width));
+    if errors > 0 {
+        let now = view.started_at_s + view.uptime_s;
+        lines.push(Line::of(Tone::Strong, "ERRORS, the latest first"));
+        lines.extend(view.errors.iter().take(errors).map(|error| failure(error, now)));
+    }
+    lines
+}
+
+fn title(view: &View, address: &str) -> Line {
+    let (tone, sign, word) = match view.state.as_str() {
+        "ready" => (Tone::Good, "✓", "ready"),
+        "saturated" => (Tone::Warning, "!", "saturated"),
+        "database_down" => (Tone::Bad, "✗", "database down"),
+        "draining" => (Tone::Warning, "!", "draining"),
+        other => (Tone::Plain, "?", other),
+    };
+    let mut line = Line::of(Tone::Strong, format!("wharf {}", view.wharf));
+    line.add(Tone::Plain, format!("  {address}  ")).add(tone, format!("{sign} {word}"));
+    line.add(Tone::Muted, format!("  up {}", clock(view.uptime_s)));
+    line
+}
+
+fn rates(last: &Second) -> Line {
+    let mut line = Line::default();
+    for (name, value, tone) in [
+        ("good", last.good, Tone::Strong),
+        ("errors", last.errors, if last.errors > 0.0 { Tone::Bad } else { Tone::Strong }),
+        ("refused", last.refused, if last.refused > 0.0 { Tone::Warning } else { Tone::Strong }),
+    ] {
+        line.add(Tone::Muted, format!("{name} "));
+        line.add(tone, format!("{}/s", number(last.per_s(value)))).add(Tone::Plain, "   ");
+    }
+    line
+}
+
+fn latencies(last: &Second) -> Line {
+    let mut line = Line::default();
+    for (name, value) in [("p50", last.p50_ms), ("p90", last.p90_ms), ("p99", last.p99_ms)] {
+        let shown = if last.p99_ms > 0.0 { time(value) } else { "-".to_owned() };
+        line.add(Tone::Muted, format!("{name} ")).add(Tone::Strong, shown).add(Tone::Plain, "   ");
+    }
+    line
+}
+
+fn name(text: &str) -> Line {
+    Line::of(Tone::Muted, format!("{text:<MARGIN$}"))
+}
+
+fn named(text: &str, tone: Tone, rest: impl Into<String>) -> Line {
+    let mut line = name(text);
+    line.add(tone, rest);
+    line
+}
+
+/// Each phase's name, its letter in the bar, how it looks.
+fn parts(phases: &Phases) -> [(&'static str, char, Tone, f64); 5] {
+    [
+        ("queue", 'Q', Tone::Queue, phases.queue),
+        ("pool", 'P', Tone::Pool, phases.pool),
+        ("db", 'D', Tone::Database, phases.database),
+        ("render", 'R', Tone::Render, phases.render),
+        ("write", 'W', Tone::Muted, phases.write),
+    ]
+}
+
+/// Where the time goes, in words and as a bar.
+fn phases(phases: &Phases, room: usize) -> [Line; 2] {
+    let parts = parts(phases);
+    let total: f64 = parts.iter().map(|(.., ms)| ms).sum();
+    let (mut words, mut bar) = (name("time"), name(""));
+    let mut left = room.min(60);
+    let width = left;
+    for (name, letter, tone, ms) in parts {
+        words.add(tone, name).add(Tone::Plain, format!(" {}  ", time(ms)));
+        let wide = cells(ms, total, width).min(left);
+        left -= wide;
+        bar.add(tone, letter.to_string().repeat(wide));
+    }
+    [words, bar]
+}
+
+/// Each worker is a letter.
+fn workers(view: &View, room: usize) -> Line {
+    let Workers { count, busy, stuck } = view.workers;
+    let mut line = named("workers", Tone::Strong, format!("{busy}/{count} busy  "));
+    if stuck > 0 {
+        line.add(Tone::Bad, format!("{stuck} past the deadline  "));
+    }
+    let room = room.saturating_sub(40).max(30);
+    for thread in view.threads.iter().take(room) {
+        let (tone, letter) = match thread.state.as_str() {
+            _ if thread.stuck => (Tone::Bad, "!"),
+            "idle" => (Tone::Muted, "."),
+            "pool" => (Tone::Pool, "P"),
+            "database" => (Tone::Database, "D"),
+            "write" => (Tone::Muted, "W"),
+            _ => (Tone::Render, "H"),
+        };
+        line.add(tone, letter);
+    }
+    if view.threads.len() > room {
+        line.add(Tone::Muted, "…");
+    }
+    line
+}
+
+/// Each connection that there may be is a letter.
+fn pool(pool: &Pool) -> Line {
+    let Pool { max, active, idle, pending } = *pool;
+    let mut line = named("pool", Tone::Strong, format!("{active}/{max} lent  "));
+    line.add(if pending > 0 { Tone::Warning } else { Tone::Plain }, format!("{pending} wait  "));
+    line.add(Tone::Database, "A".repeat(active)).add(Tone::Good, "I".repeat(idle));
+    line.add(Tone::Muted, "-".repeat(max.saturating_sub(active + idle)));
+    line
+}
+
+fn queue(queue: &Queue, room: usize) -> Line {
+    let Queue { length, max_length, oldest_ms } = *queue;
+    let width = room.saturating_sub(40).clamp(10, 40);
+    #[expect(clippy::cast_precision_loss, reason = "a queue is not that long")]
+    let full = cells(length as f64, max_length as f64, width);
+    let tone = if length >= max_length { Tone::Bad } else { Tone::Queue };
+    let mut line = named("queue", Tone::Strong, format!("{length}/{max_length} wait  "));
+    line.add(Tone::Muted, "[").add(tone, "#".repeat(full));
+    line.add(Tone::Muted, format!("{}]", " ".repeat(width - full)));
+    if length > 0 {
+        line.add(Tone::Plain, format!("  the oldest for {}", time(oldest_ms)));
+    }
+    line
+}
+
+fn clients(view: &View) -> Line {
+    let mut line = named("clients", Tone::Strong, format!("{} open  ", count(view.connections.open as u64)));
+    for (state, open) in view.connections.states.iter().filter(|(_, open)| **open > 0) {
+        line.add(Tone::Plain, format!("{state} {}  ", count(*open as u64)));
+    }
+    line
+}
+
+fn refused(reasons: &BTreeMap<String, u64>) -> Line {
+    let mut reasons: Vec<_> = reasons.iter().collect();
+    reasons.sort_by_key(|(_, refused)| std::cmp::Reverse(**refused));
+    let mut line = name("refused");
+    if reasons.is_empty() {
+        line.add(Tone::Muted, "none since the start");
+    }
+    for (reason, refused) in reasons {
+        line.add(Tone::Plain, format!("{reason} ")).add(Tone::Strong, format!("{}  ", count(*refused)));
+    }
+    line
+}
+
+fn totals(view: &View) -> Line {
+    let mut line = name("in all");
+    let totals = &view.totals;
+    for (name, value) in [
+        ("requests", totals.requests),
+        ("in flight", totals.in_flight),
+        ("clients left", totals.abandoned),
+        ("panics", totals.panics),
+    ] {
+        line.add(Tone::Plain, format!("{name} ")).add(Tone::Strong, format!("{}  ", count(value)));
+    }
+    line
+}
+
+fn table(endpoints: &[Endpoint], rows: usize, width: usize) -> Vec<Line> {
+    let longest = endpoints.iter().map(|of| name_of(&of.method, &of.route).chars().count() + 1).max();
+    let room = width.saturating_sub(4 * COLUMN + MOSTLY);
+    let wide = room.min(longest.unwrap_or_default()).max(NAME_MIN);
+    let head = ["ANSWERS", "P50", "P99", "MEAN"].map(|head| format!("{head:>COLUMN$}")).concat();
+    let title = if endpoints.is_empty() { "ENDPOINT: none of late" } else { "ENDPOINT" };
+    let mut lines = vec![Line::of(Tone::Strong, format!("{title:<wide$}{head}  MOSTLY"))];
+    lines.extend(endpoints.iter().take(rows).map(|endpoint| row(endpoint, wide)));
+    lines
+}
+
+fn row(endpoint: &Endpoint, wide: usize) -> Line {
+    let name = shortened(&name_of(&endpoint.method, &endpoint.route), wide - 1);
+    let numbers = [
+        format!("{}/s", number(endpoint.per_s)),
+        time(endpoint.p50_ms),
+        time(endpoint.p99_ms),
+        time(endpoint.mean_ms),
+    ];
+    let numbers = numbers.map(|number| format!("{number:>COLUMN$}")).concat();
+    let parts = parts(&endpoint.phases_ms);
+    let total: f64 = parts.iter().map(|(.., ms)| ms).sum();
+    let mut line = Line::of(Tone::Plain, format!("{name:<wide$}{numbers}  "));
+    if let Some((name, _, tone, ms)) = parts.into_iter().max_by(|(.., one), (.., other)| one.total_cmp(other))
+        && total > 0.0
+    {
+        line.add(tone, format!("{name} {:.0} %", ms / total * 100.0));
+    }
+    line
+}
+
+fn failure(error: &Failure, now: f64) -> Line {
+    let ago = clock((now - error.at_s).max(0.0));
+    let mut line = Line::of(Tone::Muted, format!("{ago:>12} ago  "));
+    line.add(Tone::Bad, error.status.to_string()).add(Tone::Plain, format!(" {:>7}×  ", count(error.count)));
+    line.add(Tone::Plain, name_of(&error.method, &error.route));
+    if let Some(id) = &error.request_id {
+        line.add(Tone::Muted, format!("  {id}"));
+    }
+    line
+}
+
+fn name_of(method: &str, route: &str) -> String {
+    if method.is_empty() { "no endpoint".to_owned() } else { format!("{method} {route}") }
+}
+
+/// Without its middle, as both ends say something.
+fn shortened(text: &str, wide: usize) -> String {
+    let length = text.chars().count();
+    if length <= wide {
+        return text.to_owned();
+    }
+    let (before, after) = (wide / 2, wide - wide / 2 - 1);
+    text.chars().take(before).chain(['…']).chain(text.chars().skip(length - after)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn figures() -> Value {
+        let phases = json!({ "queue": 1.0, "pool": 0.5, "database": 8.0, "render": 0.4, "write": 0.1 });
+        let second = json!({
+            "length_s": 1.0, "good": 1200, "errors": 3, "refused": 40, "p50_ms": 2.0, "p90_ms": 5.0, "p99_ms": 12.5,
+            "phases_ms": phases,
+        });
+        let endpoint = json!({
+            "method": "GET", "route": "/airports/{origin}/destinations/{destination}/flights/of/{carrier}", "per_s": 812.4,
+            "p50_ms": 2.0, "p99_ms": 12.5, "mean_ms": 3.0, "phases_ms": phases,
+        });
+        let error = json!({ "at_s": 900.0, "method": "", "route": "unmatched", "status": 503, "count": 1234, "request_id": "4f1f8a6e" });
+        let thread = |state: &str, stuck: bool| json!({ "state": state, "stuck": stuck });
+        json!({
+            "wharf": "0.1.0", "started_at_s": 0.0, "uptime_s": 1000.0, "state": "saturated",
+            "totals": { "requests": 5000, "in_flight": 7, "abandoned": 2, "refused": { "shed": 40, "deadline": 1 }, "panics": 0 },
+            "workers": { "count": 4, "busy": 3, "stuck": 1 },
+            "threads": [thread("idle", false), thread("database", false), thread("pool", false), thread("database", true)],
+            "queue": { "length": 32, "max_length": 64, "oldest_ms": 48.2 },
+            "pool": { "max": 4, "active": 2, "idle": 1, "pending": 1 },
+            "connections": { "open": 100, "states": { "idle": 90, "queued": 10, "closing": 0 } },
+            "seconds": vec![second; 60], "endpoints": vec![endpoint; 30], "errors": vec![error; 20],
+        })
+    }
+
+    fn shown(figures: Value, width: usize, height: Option<usize>) -> Vec<String> {
+        let view = serde_json::from_value(figures).expect("all is there");
+        let written = lines(&view, "127.0.0.1:8081", Size { width, height }).into_iter().map(|line| {
+            let mut text = String::new();
+            line.write(width, false, &mut text);
+            text
+        });
+        written.collect()
+    }
+
+    #[test]
+    fn everything_fits_a_terminal_of_80_by_24() {
+        let lines = shown(figures(), 80, Some(24));
+        assert_eq!(lines.len(), 24, "{lines:#?}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 80));
+        let text = lines.join("\n");
+        for part in [
+            "wharf 0.1.0  127.0.0.1:8081  ! saturated  up 16 min 40 s",
+            "good 1,200/s   errors 3.00/s   refused 40.0/s",
+            "p50 2.00 ms   p90 5.00 ms   p99 12.5 ms",
+            "queue 1.00 ms  pool 500 µs  db 8.00 ms  render 400 µs  write 100 µs",
+            "QQQQQ",
+            "3/4 busy  1 past the deadline  .DP!",
+            "2/4 lent  1 wait  AAI-",
+            "32/64 wait  [",
+            "the oldest for 48.2 ms",
+            "100 open  idle 90  queued 10",
+            "shed 40  deadline 1",
+            "requests 5,000  in flight 7  clients left 2  panics 0",
+            "db 80 %",
+            "1 min 40 s ago  503   1,234×  no endpoint  4f1f8a6e",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_small_terminal_shows_what_fits_and_a_file_all() {
+        assert!(shown(figures(), 20, Some(5)).iter().all(|line| line.chars().count() <= 20));
+        let all = shown(figures(), 100, None);
+        assert_eq!(all.iter().filter(|line| line.contains("/airports/")).count(), 30);
+        assert_eq!(all.iter().filter(|line| line.contains("no endpoint")).count(), 20);
+    }
+
+    #[test]
+    fn a_server_that_has_done_nothing_yet_is_shown_too() {
+        let mut figures = figures();
+        for name in ["seconds", "endpoints", "errors"] {
+            figures[name] = json!([]);
+        }
+        figures["pool"] = Value::Null;
+        figures["totals"]["refused"] = json!({});
+        let text = shown(figures, 80, Some(24)).join("\n");
+        for part in ["p99 -", "no database", "none since the start", "ENDPOINT: none of late"] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Numbers as people read them, and lines of text in colours that fit a width.
+
+use std::fmt::Write as _;
+
+/// How a piece of text looks in a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tone {
+    Plain,
+    Strong,
+    Muted,
+    Good,
+    Warning,
+    Bad,
+    Queue,
+    Pool,
+    Database,
+    Render,
+}
+
+impl Tone {
+    /// Select Graphic Rendition (ECMA-48 section 8.3.117), of the sixteen colours that everybody has chosen for himself.
+    fn code(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Strong => "1",
+            Self::Muted => "2",
+            Self::Good | Self::Render => "32",
+            Self::Warning | Self::Queue => "33",
+            Self::Bad => "1;31",
+            Self::Pool => "35",
+            Self::Database => "36",
+        }
+    }
+}
+
+/// A line of pieces.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Line(Vec<(Tone, String)>);
+
+impl Line {
+    pub(super) fn add(&mut self, tone: Tone, text: impl Into<String>) -> &mut Self {
+        self.0.push((tone, text.into()));
+        self
+    }
+
+    pub(super) fn of(tone: Tone, text: impl Into<String>) -> Self {
+        Self(vec![(tone, text.into())])
+    }
+
+    /// As much of it as fits. What could move the cursor is not written: routes are other people's text.
+    pub(super) fn write(&self, width: usize, in_colour: bool, out: &mut String) {
+        let mut left = width;
+        for (tone, text) in &self.0 {
+            let code = if in_colour { tone.code() } else { "" };
+            if !code.is_empty() {
+                let _ = write!(out, "\x1b[{code}m");
+            }
+            for c in text.chars().take(left) {
+                out.push(if c.is_control() { '\u{fffd}' } else { c });
+                left -= 1;
+            }
+            if !code.is_empty() {
+                out.push_str("\x1b[0m");
+            }
+        }
+    }
+}
+
+/// Thousands apart.
+pub(super) fn count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// About three digits.
+pub(super) fn number(value: f64) -> String {
+    match value {
+        ..0.005 => "0".to_owned(),
+        ..9.995 => format!("{value:.2}"),
+        ..99.95 => format!("{value:.1}"),
+        _ => count(whole(value)),
+    }
+}
+
+/// Milliseconds in the unit that fits.
+pub(super) fn time(ms: f64) -> String {
+    match ms {
+        ..0.0005 => "0 ms".to_owned(),
+        ..0.9995 => format!("{:.0} µs", ms * 1e3),
+        ..999.5 => format!("{} ms", number(ms)),
+        ..99_950.0 => format!("{} s", number(ms / 1e3)),
+        _ => clock(ms / 1e3),
+    }
+}
+
+/// A long time.
+pub(super) fn clock(seconds: f64) -> String {
+    let seconds = whole(seconds);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+pub(super) fn whole(value: f64) -> u64 {
+    value.round() as u64
+}
+
+/// So many of `cells` as `value` is of `most`; at least one for what is not nothing.
+#[expect(clippy::cast_precision_loss, reason = "a terminal is not that wide")]
+pub(super) fn cells(value: f64, most: f64, cells: usize) -> usize {
+    if value <= 0.0 || most <= 0.0 {
+        return 0;
+    }
+    usize::try_from(whole(value / most * cells as f64)).unwrap_or(cells).clamp(1, cells.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (value, shown) in
+            [(0.0, "0"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (1_234_567.0, "1,234,567")]
+        {
+            assert_eq!(number(value), shown);
+        }
+        for (ms, shown) in [
+            (0.0, "0 ms"),
+            (0.12, "120 µs"),
+            (1.5, "1.50 ms"),
+            (2500.0, "2.50 s"),
+            (7_261_000.0, "2 h 1 min"),
+        ] {
+            assert_eq!(time(ms), shown);
+        }
+    }
+
+    #[test]
+    fn a_line_fits_and_moves_no_cursor() {
+        let mut line = Line::of(Tone::Bad, "GET /\x1b[2J");
+        line.add(Tone::Plain, "and more");
+        let mut text = String::new();
+        line.write(12, true, &mut text);
+        assert_eq!(text, "\x1b[1;31mGET /\u{fffd}[2J\x1b[0mand");
+        text.clear();
+        line.write(3, false, &mut text);
+        assert_eq!(text, "GET");
+    }
+
+    #[test]
+    fn what_is_there_has_a_cell() {
+        assert_eq!([0.0, 0.1, 50.0, 100.0, 200.0].map(|value| cells(value, 100.0, 10)), [0, 1, 5, 10, 10]);
+    }
+}
