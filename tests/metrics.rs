@@ -159,7 +159,7 @@ fn both_formats_are_read_by_other_parsers_and_documented() {
 
     let text = fs::read_to_string("docs/metrics.md").expect("it is there");
     let mut documented = BTreeMap::new();
-    for line in text.lines().filter(|line| line.starts_with("| `wharf_")) {
+    for line in text.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let (name, kind) = (cells[1].trim_matches('`'), cells[2]);
         let family = name.strip_suffix(if kind == "info" { "_info" } else { "_total" }).unwrap_or(name);

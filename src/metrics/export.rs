@@ -14,6 +14,7 @@ use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::process::Process;
 use super::{CENSUS, CLOSINGS, Counts, Metrics, PHASES, Pool, REASONS, UNSERVED};
 
 /// The media types of what [`Exposition::text`] writes: `OpenMetrics`, and the older text.
@@ -131,7 +132,22 @@ impl Exposition {
         let mut family = out.metric("wharf_build", "The server's version", None, MetricType::Info)?;
         family.encode_info(&version)?;
         let started = self.gauges.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        out.gauge("wharf_start_time", "When the server started, since 1970", Some(&Unit::Seconds), started)
+        out.gauge("wharf_start_time", "When the server started, since 1970", Some(&Unit::Seconds), started)?;
+        let Process { processor, resident, threads, open_files, max_files } = Process::look();
+        let mut cpu =
+            out.metric("process_cpu", "Processor time", Some(&Unit::Seconds), MetricType::Counter)?;
+        cpu.encode_counter::<NoLabelSet, _, f64>(&processor.as_secs_f64(), None)?;
+        for (name, help, unit, value) in [
+            ("process_resident_memory", "Resident memory", Some(&Unit::Bytes), resident),
+            ("process_threads", "Threads", None, threads),
+            ("process_open_fds", "Open file descriptors", None, open_files),
+            ("process_max_fds", "File descriptors that may be open", None, max_files),
+        ] {
+            if let Some(value) = value {
+                out.gauge(name, help, unit, float(value))?;
+            }
+        }
+        Ok(())
     }
 
     fn requests(&self, out: &mut Out<'_, '_>) -> fmt::Result {

@@ -9,6 +9,7 @@ mod export;
 mod failures;
 mod histogram;
 mod pool;
+mod process;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};

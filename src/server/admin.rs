@@ -268,6 +268,13 @@ impl super::Running {
     }
 }
 
+/// Messages without the file's own lines, in which a password may stand.
+fn without_excerpts(text: &str) -> String {
+    let is_excerpt =
+        |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    text.lines().filter(|line| !is_excerpt(line)).collect::<Vec<_>>().join("\n")
+}
+
 /// What became of a reload, for who asked for it.
 fn answer(outcome: &Result<Reloaded, ReloadError>) -> Response {
     match outcome {
@@ -280,7 +287,7 @@ fn answer(outcome: &Result<Reloaded, ReloadError>) -> Response {
                 ReloadError::Database(_) | ReloadError::System(_) => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::UNPROCESSABLE_ENTITY,
             };
-            problem(status, &format!("nothing has changed: {error}"), &[])
+            problem(status, &format!("nothing has changed: {}", without_excerpts(&error.to_string())), &[])
         }
     }
 }

@@ -25,12 +25,14 @@ fn reload_answers_with_what_has_changed_or_why_nothing_has() {
     assert_eq!(wharf.get("/hello").text(), "ho");
     let shown = get(wharf.admin_address(), "/config");
     assert!(shown.text().contains("\nmax_length = 7\n"), "{}", shown.text());
-    write("queue.max_length = 0\n");
+    write("queue.max_length = 0\n[database]\nuri = 'postgres://app:sesame@db/app'\n");
     let wrong = post(&wharf, "/reload", "");
     assert_problem(&wrong, 422, "nothing has changed: ");
     assert!(
         wrong.json()["detail"].as_str().is_some_and(|detail| detail.contains("queue.max_length: 0 is out"))
     );
+    assert!(wrong.text().contains("database.uri: unknown key"), "{}", wrong.text());
+    assert!(!wrong.text().contains("sesame"), "it names the place and does not show it: {}", wrong.text());
     assert_eq!(wharf.get("/hello").text(), "ho", "as before");
 }
 

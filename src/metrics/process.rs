@@ -1,0 +1,62 @@
+//! What the system counts of this process, under the names that Prometheus's own libraries have for it.
+//!
+//! The thread of whoever asks. From `/proc`; where there is none, there are fewer figures.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+/// The process at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Process {
+    /// Processor time of all its threads, also of those that have ended.
+    pub(super) processor: Duration,
+    /// In bytes.
+    pub(super) resident: Option<u64>,
+    pub(super) threads: Option<u64>,
+    pub(super) open_files: Option<u64>,
+    /// `None`: without limit.
+    pub(super) max_files: Option<u64>,
+}
+
+impl Process {
+    pub(super) fn look() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let open_files = fs::read_dir("/proc/self/fd").ok().map(Iterator::count);
+        Self {
+            processor: clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default(),
+            resident: number(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024),
+            threads: number(&status, "Threads:"),
+            // The one that reads the directory goes with it.
+            open_files: open_files.and_then(|count| u64::try_from(count).ok()?.checked_sub(1)),
+            max_files: getrlimit(Resource::Nofile).current,
+        }
+    }
+}
+
+/// The number behind a name that begins a line.
+fn number(status: &str, name: &str) -> Option<u64> {
+    let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_what_it_uses() {
+        let file = fs::File::open("/proc/self/status").expect("Linux");
+        let process = Process::look();
+        assert!(process.processor > Duration::ZERO);
+        assert!(process.resident.is_some_and(|bytes| bytes > 1 << 20), "{process:?}");
+        assert!(
+            process.threads.is_some_and(|threads| threads >= 2),
+            "the test's and the harness's: {process:?}"
+        );
+        assert!(process.open_files.is_some_and(|open| open >= 4), "streams and a file: {process:?}");
+        drop(file);
+    }
+}
