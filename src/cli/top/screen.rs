@@ -227,8 +227,8 @@ fn table(endpoints: &[Endpoint], rows: usize, width: usize) -> Vec<Line> {
     let cell = |text: &str| format!("{text:>COLUMN$}");
     let head: String = ["P99", "ANSWERS", "MEAN", "P50"][..columns].iter().map(|head| cell(head)).collect();
     let title = if endpoints.is_empty() { "ENDPOINT: none of late" } else { "ENDPOINT" };
-    let last = if mostly > 0 { "  MOSTLY" } else { "" };
-    let mut lines = vec![Line::of(Tone::Strong, format!("{title:<wide$}{head}{last}"))];
+    let end = if mostly > 0 { "  MOSTLY" } else { "" };
+    let mut lines = vec![Line::of(Tone::Strong, format!("{title:<wide$}{head}{end}"))];
     lines.extend(endpoints.iter().take(rows).map(|endpoint| {
         let numbers = [
             time(endpoint.p99_ms),
