@@ -148,6 +148,12 @@ fn charts_say_what_they_draw() {
                 > Some(4)
         );
     }
+    let point = "(kind, part) => { const chart = document.getElementById('throughput'), box = chart.getBoundingClientRect(); \
+        chart.dispatchEvent(new PointerEvent(kind, { clientX: box.left + part * box.width })); \
+        return [chart.querySelectorAll('.cursor').length, document.querySelector('#throughput-legend .age').innerText !== '']; }";
+    let pointed = browser.evaluate(&format!("({point})('pointermove', 0.1)"));
+    assert_eq!(pointed, json!([1, true]), "the legend speaks of the second that is pointed at");
+    assert_eq!(browser.evaluate(&format!("({point})('pointerleave', 0)")), json!([0, false]));
 }
 
 #[test]

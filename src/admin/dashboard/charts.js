@@ -34,7 +34,7 @@ const CHARTS = [
   },
 ];
 
-const MARGIN = { left: 46, right: 4, top: 8, bottom: 22 };
+const MARGIN = { left: 52, right: 4, top: 8, bottom: 22 };
 
 const stacks = (style) => style === "column" || style === "hatched";
 
@@ -59,7 +59,6 @@ for (const chart of CHARTS) {
   id(`${chart.name}-legend`).append(chart.age);
   chart.numbers = table(id(`${chart.name}-numbers`), `${chart.title}, second by second, the latest first`,
     [["seconds ago", "number"], ...chart.series.map(([name]) => [name, "number"])]);
-  // Which second the legend speaks of: the one under the pointer, else the latest.
   chart.svg.addEventListener("pointermove", (event) => {
     const box = chart.svg.getBoundingClientRect();
     const part = (event.clientX - box.left - MARGIN.left) / (box.width - MARGIN.left - MARGIN.right);
@@ -84,67 +83,90 @@ function tick(value, unit, all) {
 }
 
 function showChart(chart, seconds) {
-  const { svg, series, unit } = chart;
-  const width = Math.max(220, svg.clientWidth), height = Math.max(120, svg.clientHeight);
-  const last = seconds.length ? seconds[seconds.length - 1].at_s : 0;
+  const { svg, series } = chart;
   const values = seconds.map((second) => series.map(([, , , value]) => value(second)));
-  const stacked = stacks(series[0][2]);
-  const tops = values.map((row) => (stacked ? row.reduce((sum, value) => sum + value, 0) : Math.max(...row.map((value) => value || 0))));
-  const highest = Math.max(...tops, unit === "ms" ? 0.1 : 1);
-  const every = step(highest / 3), top = Math.ceil(highest / every - 1e-9) * every;
-  const x = (ago) => MARGIN.left + (1 - ago / SECONDS) * (width - MARGIN.left - MARGIN.right);
-  const y = (value) => height - MARGIN.bottom - (value / top) * (height - MARGIN.top - MARGIN.bottom);
-  const at = (place) => Math.round(place * 10) / 10;
-  const parts = [];
-  for (let value = 0; value <= top * 1.001; value += every) {
-    parts.push(draw("path", { class: value ? "grid" : "axis", d: `M${MARGIN.left} ${at(y(value))}H${width - MARGIN.right}` }));
-    parts.push(draw("text", { class: "end", x: MARGIN.left - 6, y: at(y(value)) + 4 }, tick(value, unit, top)));
-  }
-  for (const ago of [60, 45, 30, 15, 0]) {
-    const place = ago === 60 ? "" : ago ? "middle" : "end";
-    parts.push(draw("text", { class: place, x: at(x(ago)), y: height - 5 }, ago ? `−${ago} s` : "now"));
-  }
-  series.forEach(([, tone, style], index) => {
-    let d = "", pen = "M";
-    seconds.forEach((second, number) => {
-      const value = values[number][index], to = last - second.at_s, from = to + second.length_s;
-      if (to > SECONDS) return;
-      if (stacked) {
-        const below = values[number].slice(0, index).reduce((sum, one) => sum + one, 0);
-        const left = at(x(Math.min(from, SECONDS))), right = at(Math.max(x(to) - 1, left + 1));
-        if (value > 0) d += `M${left} ${at(y(below))}H${right}V${at(y(below + value))}H${left}Z`;
-      } else if (value == null) {
-        pen = "M";
-      } else {
-        // A second by itself between others without a value is a dot.
-        const point = `${at(x(to))} ${at(y(value))}`;
-        d += pen === "M" ? `M${point}L${point}` : `L${point}`;
-        pen = "L";
-      }
-    });
-    parts.push(draw("g", { class: tone }, draw("path", { class: stacked ? style : `line ${style}`, d })));
-  });
-  let of = seconds.length - 1;
-  if (chart.pointed !== undefined && of >= 0) {
-    const distance = (second) => Math.abs(last - second.at_s + second.length_s / 2 - chart.pointed);
-    of = seconds.reduce((best, second, number) => (distance(second) < distance(seconds[best]) ? number : best), of);
-    const middle = at(x(Math.min(SECONDS, last - seconds[of].at_s + (stacked ? seconds[of].length_s / 2 : 0))));
-    parts.push(draw("path", { class: "cursor", d: `M${middle} ${MARGIN.top}V${height - MARGIN.bottom}` }));
-  }
-  mark(svg, "viewBox", `0 0 ${width} ${height}`);
+  const frame = frameOf(chart, seconds, values);
+  const of = chosen(chart, seconds, frame.last);
+  const parts = [...axes(frame), ...series.map((one, index) => marks(one, index, seconds, values, frame))];
+  if (chart.pointed !== undefined && of >= 0) parts.push(cursor(seconds[of], frame));
+  mark(svg, "viewBox", `0 0 ${frame.width} ${frame.height}`);
   svg.replaceChildren(...parts);
-  const shownValue = (value) => (value == null ? "–" : UNITS[unit](value));
+  const text = (value) => (value == null ? "–" : UNITS[chart.unit](value));
   chart.values.forEach((element, index) => {
     const value = of < 0 ? null : values[of][index];
-    say(element, shownValue(value));
+    say(element, text(value));
     mark(element, "value", value == null ? "" : String(value));
   });
-  say(chart.age, chart.pointed === undefined || of < 0 ? "" : `${Math.round(last - seconds[of].at_s)} s ago`);
-  describe(chart, values, shownValue);
+  say(chart.age, chart.pointed === undefined || of < 0 ? "" : `${Math.round(frame.last - seconds[of].at_s)} s ago`);
+  describe(chart, values, text);
   if (chart.numbers.details.open) {
-    const rows = seconds.map((second, number) => [String(Math.round(last - second.at_s)), ...values[number].map(shownValue)]);
+    const rows = seconds.map((second, number) => [String(Math.round(frame.last - second.at_s)), ...values[number].map(text)]);
     chart.numbers.show(rows.reverse());
   }
+}
+
+// Where things stand: it is drawn as large as it is shown, so that text keeps its size.
+function frameOf({ svg, series, unit }, seconds, values) {
+  const width = Math.max(220, svg.clientWidth), height = Math.max(120, svg.clientHeight);
+  const stacked = stacks(series[0][2]);
+  const top = (row) => (stacked ? row.reduce((sum, value) => sum + value, 0) : Math.max(...row.map((value) => value || 0)));
+  const highest = Math.max(...values.map(top), unit === "ms" ? 0.1 : 1);
+  const every = step(highest / 3), ceiling = Math.ceil(highest / every - 1e-9) * every;
+  // To a tenth of a pixel.
+  const at = (place) => Math.round(place * 10) / 10;
+  return {
+    width, height, stacked, unit, every, ceiling,
+    last: seconds.length ? seconds[seconds.length - 1].at_s : 0,
+    x: (ago) => at(MARGIN.left + (1 - Math.min(ago, SECONDS) / SECONDS) * (width - MARGIN.left - MARGIN.right)),
+    y: (value) => at(height - MARGIN.bottom - (value / ceiling) * (height - MARGIN.top - MARGIN.bottom)),
+  };
+}
+
+function axes({ width, height, unit, every, ceiling, x, y }) {
+  const parts = [];
+  for (let value = 0; value <= ceiling * 1.001; value += every) {
+    parts.push(draw("path", { class: value ? "grid" : "axis", d: `M${MARGIN.left} ${y(value)}H${width - MARGIN.right}` }));
+    parts.push(draw("text", { class: "end", x: MARGIN.left - 6, y: y(value) + 4 }, tick(value, unit, ceiling)));
+  }
+  for (const ago of [60, 45, 30, 15, 0]) {
+    const place = ago === SECONDS ? "" : ago ? "middle" : "end";
+    parts.push(draw("text", { class: place, x: x(ago), y: height - 5 }, ago ? `−${ago} s` : "now"));
+  }
+  return parts;
+}
+
+// Columns on those of the series before, or a line that breaks where there is no value.
+function marks([, tone, style], index, seconds, values, { last, stacked, x, y }) {
+  let d = "", pen = "M";
+  seconds.forEach((second, number) => {
+    const value = values[number][index], ago = last - second.at_s;
+    if (ago > SECONDS) return;
+    if (stacked) {
+      const below = values[number].slice(0, index).reduce((sum, one) => sum + one, 0);
+      const left = x(ago + second.length_s), right = Math.max(x(ago) - 1, left + 1);
+      if (value > 0) d += `M${left} ${y(below)}H${right}V${y(below + value)}H${left}Z`;
+    } else if (value == null) {
+      pen = "M";
+    } else {
+      // One by itself between others without a value is a dot.
+      const point = `${x(ago)} ${y(value)}`;
+      d += pen === "M" ? `M${point}L${point}` : `L${point}`;
+      pen = "L";
+    }
+  });
+  return draw("g", { class: tone }, draw("path", { class: stacked ? style : `line ${style}`, d }));
+}
+
+// Which second the legend speaks of: the one that is pointed at, else the latest; -1 where there is none.
+function chosen({ pointed }, seconds, last) {
+  if (pointed === undefined || !seconds.length) return seconds.length - 1;
+  const distance = (second) => Math.abs(last - second.at_s + second.length_s / 2 - pointed);
+  return seconds.reduce((best, second, number) => (distance(second) < distance(seconds[best]) ? number : best), 0);
+}
+
+function cursor(second, { last, stacked, height, x }) {
+  const middle = x(last - second.at_s + (stacked ? second.length_s / 2 : 0));
+  return draw("path", { class: "cursor", d: `M${middle} ${MARGIN.top}V${height - MARGIN.bottom}` });
 }
 
 // What the drawing shows, for those who cannot see it. It is read when it is asked for, never spoken by itself.

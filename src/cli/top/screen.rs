@@ -214,35 +214,47 @@ fn totals(view: &View) -> Line {
     line
 }
 
+/// The slowest, with as many columns as there is room for.
 fn table(endpoints: &[Endpoint], rows: usize, width: usize) -> Vec<Line> {
     let longest = endpoints.iter().map(|of| name_of(&of.method, &of.route).chars().count() + 1).max();
-    let room = width.saturating_sub(4 * COLUMN + MOSTLY);
+    let least = longest.unwrap_or_default().clamp(1, NAME_MIN);
+    let (columns, mostly) = [(4, MOSTLY), (4, 0), (3, 0), (2, 0)]
+        .into_iter()
+        .find(|(columns, mostly)| least + columns * COLUMN + mostly <= width)
+        .unwrap_or((1, 0));
+    let room = width.saturating_sub(columns * COLUMN + mostly);
     let wide = room.min(longest.unwrap_or_default()).max(NAME_MIN);
-    let head = ["ANSWERS", "P50", "P99", "MEAN"].map(|head| format!("{head:>COLUMN$}")).concat();
+    let cell = |text: &str| format!("{text:>COLUMN$}");
+    let head: String = ["P99", "ANSWERS", "MEAN", "P50"][..columns].iter().map(|head| cell(head)).collect();
     let title = if endpoints.is_empty() { "ENDPOINT: none of late" } else { "ENDPOINT" };
-    let mut lines = vec![Line::of(Tone::Strong, format!("{title:<wide$}{head}  MOSTLY"))];
-    lines.extend(endpoints.iter().take(rows).map(|endpoint| row(endpoint, wide)));
+    let end = if mostly > 0 { "  MOSTLY" } else { "" };
+    let mut lines = vec![Line::of(Tone::Strong, format!("{title:<wide$}{head}{end}"))];
+    lines.extend(endpoints.iter().take(rows).map(|endpoint| {
+        let numbers = [
+            time(endpoint.p99_ms),
+            format!("{}/s", number(endpoint.per_s)),
+            time(endpoint.mean_ms),
+            time(endpoint.p50_ms),
+        ];
+        let name = shortened(&name_of(&endpoint.method, &endpoint.route), wide - 1);
+        let numbers: String = numbers[..columns].iter().map(|number| cell(number)).collect();
+        let mut line = Line::of(Tone::Plain, format!("{name:<wide$}{numbers}  "));
+        if mostly > 0 {
+            largest(&endpoint.phases_ms, &mut line);
+        }
+        line
+    }));
     lines
 }
 
-fn row(endpoint: &Endpoint, wide: usize) -> Line {
-    let name = shortened(&name_of(&endpoint.method, &endpoint.route), wide - 1);
-    let numbers = [
-        format!("{}/s", number(endpoint.per_s)),
-        time(endpoint.p50_ms),
-        time(endpoint.p99_ms),
-        time(endpoint.mean_ms),
-    ];
-    let numbers = numbers.map(|number| format!("{number:>COLUMN$}")).concat();
-    let parts = parts(&endpoint.phases_ms);
+/// Where most of the time goes.
+fn largest(phases: &Phases, line: &mut Line) {
+    let parts = parts(phases);
     let total: f64 = parts.iter().map(|(.., ms)| ms).sum();
-    let mut line = Line::of(Tone::Plain, format!("{name:<wide$}{numbers}  "));
-    if let Some((name, _, tone, ms)) = parts.into_iter().max_by(|(.., one), (.., other)| one.total_cmp(other))
-        && total > 0.0
-    {
+    let most = parts.into_iter().max_by(|(.., one), (.., other)| one.total_cmp(other));
+    if let Some((name, _, tone, ms)) = most.filter(|_| total > 0.0) {
         line.add(tone, format!("{name} {:.0} %", ms / total * 100.0));
     }
-    line
 }
 
 fn failure(error: &Failure, now: f64) -> Line {
@@ -333,6 +345,16 @@ mod tests {
             "1 min 40 s ago  503   1,234×  no endpoint  4f1f8a6e",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_the_columns_that_matter() {
+        for (width, head) in [(50, "P99   ANSWERS"), (60, "P99   ANSWERS      MEAN"), (70, "MEAN       P50")]
+        {
+            let lines = shown(figures(), width, Some(24));
+            let title = lines.iter().find(|line| line.starts_with("ENDPOINT")).expect("there is a table");
+            assert!(title.ends_with(head), "{title}");
         }
     }
 
