@@ -4,6 +4,7 @@
 //! What it says is in `stats.rs`.
 
 mod history;
+mod report;
 mod stats;
 
 use std::fmt;
@@ -15,12 +16,14 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use self::history::History;
+use self::report::Report;
 pub use self::stats::{
     Connections, EndpointStats, Phases, PoolStats, QueueStats, Second, Stats, Thread, Totals,
 };
 use crate::activity::{Activity, Doing};
 use crate::database::Database;
 use crate::job::Job;
+use crate::journal::Journal;
 use crate::metrics::{Exposition, Gauges, Metrics, PoolGauges, QueueGauges, WorkerGauges};
 use crate::queue::Queue;
 
@@ -35,6 +38,8 @@ pub struct Observed {
     pub queue: Queue<Job>,
     /// The database, if there is one.
     pub database: Option<Database>,
+    /// What is said of requests.
+    pub journal: Journal,
     /// What each worker does now, by its name.
     pub activities: Box<dyn Fn() -> Vec<(String, Activity)> + Send + Sync>,
 }
@@ -48,6 +53,7 @@ struct Shared {
     started: SystemTime,
     since: Instant,
     history: Mutex<History>,
+    report: Mutex<Report>,
 }
 
 /// The thread that looks once a second; dropping it ends the thread.
@@ -61,7 +67,8 @@ impl Observer {
     /// One that looks for the first time.
     pub fn new(observed: Observed) -> Self {
         let history = Mutex::new(History::begin(&observed.metrics, Instant::now()));
-        Self(Arc::new(Shared { observed, started: SystemTime::now(), since: Instant::now(), history }))
+        let (started, since, report) = (SystemTime::now(), Instant::now(), Mutex::default());
+        Self(Arc::new(Shared { observed, started, since, history, report }))
     }
 
     /// Has it look once a second; `tell` is called after each look.
@@ -85,6 +92,8 @@ impl Observer {
     pub fn look(&self) {
         let gauges = self.gauges();
         self.history().add(&self.0.observed.metrics, &gauges, Instant::now());
+        let mut report = self.0.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.add(&self.0.observed.journal);
     }
 
     /// What is counted.
