@@ -230,6 +230,7 @@ impl Server {
                 Box::new(TinyHttp::start(listener, &settings, stages, Arc::clone(&metrics))?)
             }
         };
+        log::info!("serving on {address}: {}; at most {}", config.sizes(), config.limits());
         Ok(Running {
             address,
             socket_file,

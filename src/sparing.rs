@@ -9,9 +9,6 @@ use std::time::Instant;
 
 use log::Level;
 
-/// Lines of one kind in a second: enough to see what they have in common.
-const IN_A_SECOND: u64 = 5;
-
 /// Below, the lines so far in a second; above, which second it is.
 const SECOND: u32 = 32;
 
@@ -21,6 +18,8 @@ pub struct Place {
     /// What its lines say.
     what: &'static str,
     level: Level,
+    /// So many of them a second.
+    most: u64,
     /// A second, counted from the first line that anybody logged, and the lines in it.
     state: AtomicU64,
     held_back: AtomicU64,
@@ -32,10 +31,10 @@ pub struct Place {
 static PLACES: Mutex<Vec<&'static Place>> = Mutex::new(Vec::new());
 
 impl Place {
-    /// `what`: what its lines say, as in "12 more …".
-    pub const fn new(level: Level, what: &'static str) -> Self {
+    /// At most `most` lines a second. `what`: what they say, as in "12 more …".
+    pub const fn new(level: Level, most: u64, what: &'static str) -> Self {
         let (state, held_back) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { what, level, state, held_back, known: AtomicBool::new(false) }
+        Self { what, level, most, state, held_back, known: AtomicBool::new(false) }
     }
 
     /// Whether a line may be logged now. What may not is counted.
@@ -53,10 +52,10 @@ impl Place {
         });
         let before = before.unwrap_or_default();
         let lines = if before >> SECOND == second { before & ((1 << SECOND) - 1) } else { 0 };
-        if lines >= IN_A_SECOND {
+        if lines >= self.most {
             self.held_back.fetch_add(1, Relaxed);
         }
-        lines < IN_A_SECOND
+        lines < self.most
     }
 }
 
@@ -77,10 +76,14 @@ pub fn tell_the_rest() {
     }
 }
 
-/// Logs as `log!` does, but at most a few lines a second from this place: `sparingly!(Level::Warn, "what it says", "…", …)`.
+/// Logs as `log!` does, but at most so many lines a second from this place, five unless told:
+/// `sparingly!(Level::Warn, "what it says", "…", …)`, or `1 of "what it says"`. Five show what they have in common.
 macro_rules! sparingly {
-    ($level:expr, $what:literal, $($line:tt)+) => {{
-        static PLACE: $crate::sparing::Place = $crate::sparing::Place::new($level, $what);
+    ($level:expr, $what:literal, $($line:tt)+) => {
+        $crate::sparing::sparingly!($level, 5 of $what, $($line)+)
+    };
+    ($level:expr, $most:literal of $what:literal, $($line:tt)+) => {{
+        static PLACE: $crate::sparing::Place = $crate::sparing::Place::new($level, $most, $what);
         if log::log_enabled!($level) && PLACE.admits() {
             log::log!($level, $($line)+);
         }
@@ -95,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_few_lines_a_second_are_let_through_and_the_others_counted() {
-        let place = Place::new(Level::Warn, "what");
+        let place = Place::new(Level::Warn, 5, "what");
         let admitted = |second| (0..100).filter(|_| place.admits_in(second)).count();
         assert_eq!(admitted(1), 5);
         assert_eq!(place.held_back.swap(0, Relaxed), 95);
@@ -106,7 +109,7 @@ mod tests {
 
     #[test]
     fn what_was_held_back_is_said_once() {
-        static PLACE: Place = Place::new(Level::Trace, "nothing");
+        static PLACE: Place = Place::new(Level::Trace, 5, "nothing");
         while PLACE.admits() {}
         assert!(PLACES.lock().expect("no panic").iter().any(|place| std::ptr::eq(*place, &raw const PLACE)));
         assert!(PLACE.held_back.load(Relaxed) > 0);

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use http::{StatusCode, Version};
+use log::Level;
 
 use crate::activity::{Activity, Doing};
 use crate::database::Database;
@@ -25,6 +26,7 @@ use crate::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
 use crate::journal::{Entry, Journal};
 use crate::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
 use crate::queue::{Done, Queue};
+use crate::sparing::sparingly;
 
 /// The running request threads.
 pub struct Workers {
@@ -258,7 +260,12 @@ impl Shared {
             // It stands in the log only: the client has its head.
             Ok(Err(error)) => {
                 let (method, path) = (job.request.method(), job.request.path());
-                log::warn!("{method} {path}: the answer's body ended early: {error}");
+                let id = job.request.id();
+                sparingly!(
+                    Level::Warn,
+                    "bodies that ended early",
+                    "request {id}: {method} {path}: the answer's body ended early: {error}"
+                );
                 false
             }
             Err(panic) => {
@@ -408,7 +415,15 @@ pub(crate) fn answer_error(request: &Request, error: Error) -> Response {
     }
     let id = request.id();
     let expected = matches!(error.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
-    let level = if expected { log::Level::Warn } else { log::Level::Error };
-    log::log!(level, "request {id}: {method} {path}: {error:?}");
+    if expected {
+        // What is short is counted, and said by the observer; one shows whose it is.
+        sparingly!(
+            Level::Warn,
+            1 of "requests answered 503 or 504",
+            "request {id}: {method} {path}: {error:?}"
+        );
+    } else {
+        sparingly!(Level::Error, "requests that failed", "request {id}: {method} {path}: {error:?}");
+    }
     error.with_member("request_id", id).to_response()
 }

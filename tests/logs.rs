@@ -373,3 +373,77 @@ sql    = \"with recursive n(i) as (select 1 union all select i + 1 from n where 
     let exit = wharf.wait();
     assert!(!exit.stderr.contains("slow"), "{}", exit.stderr);
 }
+
+/// An endpoint that works until its deadline, and one that does not.
+const BUSY: &str = "
+[endpoint.busy]
+route    = 'GET /busy'
+deadline = '4s'
+sql      = 'with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) as c from n'
+";
+
+/// The numbers in lines that say that requests were refused, all together.
+fn refused(log: &str) -> usize {
+    let lines = log.lines().filter_map(|line| line.split_once("refused ")?.1.split_once(" request"));
+    lines.map(|(count, _)| count.replace(',', "").parse::<usize>().expect("a number")).sum()
+}
+
+#[test]
+fn a_flood_of_refusals_is_a_line_a_second_and_a_server_at_its_limit_says_so() {
+    const FLOOD: usize = 500;
+    let server = "[server]\nworkers = 1\n";
+    let config = config(server, "").replace("[queue]", "[queue]\nmax_length = 1\nmax_wait = '10s'");
+    let wharf = Wharf::start(&(config + BUSY));
+    let busy = |_| {
+        let mut client = wharf.connect();
+        client.request("GET", "/busy", &[], "");
+        client
+    };
+    // One runs, and the other waits for as long: whoever comes is refused.
+    let mut clients: Vec<_> = (0..2).map(busy).collect();
+    let mut client = wharf.connect();
+    let mut count = 0;
+    while count < FLOOD {
+        client.request("GET", "/echo?word=a", &[], "");
+        count += usize::from(client.answer().status == 503);
+    }
+    wait_until("each of them is in a line's count", || refused(&wharf.log()) >= count);
+    wharf.wait_for_log("saturated for 3 s: 1 of 1 workers busy, 1 waiting, the oldest for ");
+    assert!(clients.iter_mut().all(|client| client.answer().status == 504));
+    wharf.wait_for_log("no longer saturated, after ");
+    let log = wharf.log();
+    assert!(refused(&log) <= count + 2, "each once: {log}");
+    assert!(log.contains("in the last second: queue_full ") || log.contains(", queue_full "), "{log}");
+    let about = log.lines().filter(|line| line.contains("refused ")).count();
+    assert!(about <= 20, "{FLOOD} requests made {about} lines: {log}");
+    assert_eq!(log.matches("saturated for 3 s").count(), 1, "{log}");
+}
+
+#[test]
+fn requests_that_fail_one_after_the_other_are_a_few_lines_and_then_their_number() {
+    let wharf = Wharf::start(&config("[server]", ""));
+    let mut client = wharf.connect();
+    for _ in 0..300 {
+        client.request("GET", "/fails/0", &[], "");
+        assert_eq!(client.answer().status, 500);
+    }
+    let more = |log: &str| -> usize {
+        let lines = log
+            .lines()
+            .filter_map(|line| line.split_once(" more: requests that failed")?.0.rsplit(' ').next());
+        lines.map(|count| count.parse::<usize>().expect("a number")).sum()
+    };
+    let shown = |log: &str| log.matches(": GET /fails/0: 500").count();
+    wait_until("each is shown or counted", || shown(&wharf.log()) + more(&wharf.log()) == 300);
+    // Five a second, and however slow the machine is, it is not that slow.
+    assert!(shown(&wharf.log()) < 150, "{}", wharf.log());
+}
+
+#[test]
+fn a_server_says_its_sizes_and_limits_when_it_starts() {
+    let wharf = Wharf::start(&config("[server]\nworkers = 3", ""));
+    let sizes = "3 workers, queue of 1024 for at most 1s, pool of 10 connections";
+    let limits = "10000 connections, heads of 16KiB, bodies of 1MiB, 10s for a request, 50ms in the queue";
+    wharf.wait_for_log(&format!(": {sizes}; at most {limits}"));
+    assert!(wharf.output().contains(sizes) && wharf.output().contains(limits), "{}", wharf.output());
+}

@@ -15,6 +15,7 @@ mod problem;
 mod read;
 mod setting;
 pub mod sql;
+mod summary;
 mod traffic;
 
 use std::net::SocketAddr;

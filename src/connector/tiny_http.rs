@@ -27,6 +27,7 @@ use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Job, Service, Str
 use crate::journal::{Entry, Journal};
 use crate::metrics::{Endpoint, Metrics, Reason};
 use crate::presence::Presence;
+use crate::sparing::sparingly;
 
 /// tiny_http says no more of what is wrong with chunks.
 const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read");
@@ -211,7 +212,11 @@ impl Exchange {
         if length > max_body_bytes.max(MOST_SKIPPED) {
             metrics.refused(Reason::BodyBytes);
             metrics.unmatched().responded(Refusal::BODY_TOO_LARGE.status.as_u16());
-            log::warn!("a request gets no answer: it announces a body of {length} bytes");
+            sparingly!(
+                log::Level::Warn,
+                "requests without an answer",
+                "a request gets no answer: it announces a body of {length} bytes"
+            );
             std::mem::forget(request);
             in_flight.remove();
             return;
@@ -274,7 +279,7 @@ impl Exchange {
         let exchange = Arc::clone(&self);
         let spawned = thread::Builder::new().name("answer".into()).spawn(move || exchange.send(response));
         if let Err(error) = spawned {
-            log::error!("no thread sends an answer: {error}");
+            sparingly!(log::Level::Error, "answers without a thread", "no thread sends an answer: {error}");
             self.send(unavailable("the server is out of threads").to_response());
         }
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use self::history::History;
-use self::report::Report;
+use self::report::{Report, Seen};
 pub use self::stats::{
     Connections, EndpointStats, Phases, PoolStats, QueueStats, Second, Stats, Thread, Totals,
 };
@@ -26,6 +26,7 @@ use crate::job::Job;
 use crate::journal::Journal;
 use crate::metrics::{Exposition, Gauges, Metrics, PoolGauges, QueueGauges, WorkerGauges};
 use crate::queue::Queue;
+use crate::sparing;
 
 /// How often it looks.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -91,9 +92,20 @@ impl Observer {
     /// Another second has passed.
     pub fn look(&self) {
         let gauges = self.gauges();
-        self.history().add(&self.0.observed.metrics, &gauges, Instant::now());
-        let mut report = self.0.report.lock().unwrap_or_else(PoisonError::into_inner);
-        report.add(&self.0.observed.journal);
+        let Observed { metrics, database, journal, .. } = &self.0.observed;
+        let now = Instant::now();
+        self.history().add(metrics, &gauges, now);
+        sparing::tell_the_rest();
+        let seen = Seen {
+            metrics,
+            pool: database.as_ref().map(|database| &**database.metrics()),
+            gauges: &gauges,
+            lost: journal.lost(),
+            threads: &|| self.threads(),
+        };
+        for (level, line) in self.0.report.lock().unwrap_or_else(PoisonError::into_inner).add(&seen, now) {
+            log::log!(level, "{line}");
+        }
     }
 
     /// What is counted.

@@ -175,6 +175,7 @@ fn bare(config: &Config) -> Config {
     config.server.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
     config.server.reuse_port = false;
     config.server.pid_file = None;
+    config.log = defaults.log;
     config.server.deadline_header = None;
     config.tls = defaults.tls;
     config.proxy = defaults.proxy;

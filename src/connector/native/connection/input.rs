@@ -17,6 +17,7 @@ use crate::http::{
 };
 use crate::job::{BodyPlan, Service};
 use crate::metrics::{Closing, Reason};
+use crate::sparing::sparingly;
 
 /// One read takes at most this much, so that one client cannot hold up the others for long.
 pub(super) const READ_BYTES: usize = 64 * 1024;
@@ -287,7 +288,7 @@ impl Connection {
                 self.arrived_at_last(core, &all[used..], more)
             }
             Err(error) => {
-                log::warn!("{}: {error}", self.name());
+                sparingly!(log::Level::Warn, "wrong PROXY headers", "{}: {error}", self.name());
                 core.metrics.closed(Closing::ProxyHeader);
                 Next::Close
             }

@@ -37,6 +37,7 @@ use crate::job::{Admission, Client, Job, Service, Work, waited_too_long};
 use crate::journal::Entry;
 use crate::metrics::{CLIENT_LEFT, Closing, Endpoint, Metrics, Reason, Standing};
 use crate::queue::Key;
+use crate::sparing::sparingly;
 
 /// How long a connection that we closed is still read from while nothing comes, so that its client sees the answer and no
 /// reset (RFC 9112 section 9.6).
@@ -788,7 +789,12 @@ impl Connection {
                 self.proceed(core)
             }
             (_, Err(error)) => {
-                log::warn!("{}: the file cannot be read: {error}", self.name());
+                let name = self.name();
+                sparingly!(
+                    log::Level::Warn,
+                    "files that broke off",
+                    "{name}: the file cannot be read: {error}"
+                );
                 Next::Reset
             }
             (_, Ok(_)) => Next::Wait,
