@@ -14,8 +14,10 @@ use crate::database::{self, Connection, Database};
 use crate::deadline::Deadline;
 use crate::http::{Refusal, Request, Response, problem};
 use crate::identity::{Identity, Trace};
+use crate::journal::{Journal, Ran};
 use crate::presence::Presence;
 pub use crate::queue::Priority;
+use crate::value::Value;
 
 /// What a client is told of a fault that is not its own.
 pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";
@@ -155,6 +157,7 @@ pub struct Context<'a> {
     pub(crate) client: &'a Presence,
     pub(crate) activity: &'a Activity,
     pub(crate) identity: Option<&'a Identity>,
+    pub(crate) journal: &'a Journal,
 }
 
 impl Context<'_> {
@@ -187,6 +190,17 @@ impl Context<'_> {
 
     fn trace(&self) -> Option<&Trace> {
         self.identity?.trace()
+    }
+
+    /// A statement has run, or failed. `step` and `of`: which of its endpoint's, counted from 1.
+    pub(crate) fn note_statement(
+        &self,
+        endpoint: &str,
+        [step, of]: [usize; 2],
+        took: Duration,
+        values: &[Value],
+    ) {
+        self.journal.ran(&Ran { endpoint, step, of, took, values, identity: self.identity });
     }
 
     /// The statements run once more, after a collision with another transaction.

@@ -117,6 +117,12 @@ pub trait Service: Send + Sync {
     /// worker. Does nothing when a worker has it. Never blocks.
     fn withdraw(&self, key: Key);
 
+    /// What is counted of the endpoint that a request of which only the head is known comes to. Never blocks.
+    fn endpoint(&self, request: &Request) -> Option<Arc<Endpoint>> {
+        let _ = request;
+        None
+    }
+
     /// What is to become of the body of a request whose head was read. Never blocks.
     fn plan(&self, request: &Request) -> BodyPlan;
 

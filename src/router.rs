@@ -135,6 +135,11 @@ impl Router {
         Ok((&route.target, &route.endpoint))
     }
 
+    /// What is counted of the endpoint that a request comes to, if it comes to one.
+    pub fn endpoint(&self, request: &Request) -> Option<&Arc<Endpoint>> {
+        self.find(request).map(|(route, _)| &route.endpoint)
+    }
+
     /// Finds what will answer a request of which only the head is known.
     ///
     /// # Errors

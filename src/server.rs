@@ -9,6 +9,7 @@ mod reload;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,8 @@ use crate::endpoint;
 use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
 use crate::http::{Request, Response};
 use crate::job::{Admission, BodyPlan, Job, Service, Work, would_wait_too_long};
-use crate::metrics::{Metrics, Reason};
+use crate::journal::{Journal, Opened};
+use crate::metrics::{Endpoint, Metrics, Reason};
 use crate::observer::{Observed, Observer, Watch};
 use crate::queue::{Key, Limits, Queue, Refusal};
 use crate::router::{RouteError, Router, Target};
@@ -84,6 +86,14 @@ pub enum StartError {
     /// A route is malformed or there twice.
     #[error("route {0}")]
     Route(#[from] RouteError),
+    /// The access log's file cannot be opened.
+    #[error("log.access_file: {} cannot be opened: {cause}", .path.display())]
+    AccessFile {
+        /// `log.access_file`.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
 }
 
 /// Reads the certificate's files as a start does, to find out whether it could.
@@ -109,6 +119,7 @@ pub struct Running {
     workers: Workers,
     database: Option<Database>,
     metrics: Arc<Metrics>,
+    journal: Journal,
     observer: Observer,
     /// Kept for its drop, which ends the observer's thread.
     _watch: Watch,
@@ -221,19 +232,27 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let router = router(config, self.database.as_ref(), &self.routes, &metrics)?;
         let mut settings = Settings::new(config)?;
+        let opened = Opened::new(&config.log).map_err(|cause| StartError::AccessFile {
+            path: config.log.access_file.clone().unwrap_or_default(),
+            cause,
+        })?;
+        let journal = Journal::default();
+        settings.journal = journal.clone();
         let mut listener = Listener::bind(&config.server.listen, config.server.reuse_port)
             .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let admin_listener = Listening::bind(config)?;
         let queue = Queue::new(queue_limits(&config.queue), config.workers());
-        let workers =
-            Workers::start(config.workers(), queue.clone(), self.database.clone(), Arc::clone(&metrics))?;
+        journal.reconfigure(&config.log, opened)?;
+        let (database, counted) = (self.database.clone(), Arc::clone(&metrics));
+        let workers = Workers::start(config.workers(), queue.clone(), database, counted, journal.clone())?;
         workers.tell_timing(config.server.server_timing);
         let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),
             database: self.database.clone(),
             activities: Box::new(workers.activities()),
+            journal: journal.clone(),
         });
         let watch = observer.watch(|_| {})?;
         let (told, errands) = Told::new(config, &observer, self.database.as_ref(), self.on_log_level);
@@ -250,6 +269,7 @@ impl Server {
                 Box::new(TinyHttp::start(listener, &settings, stages, Arc::clone(&metrics))?)
             }
         };
+        log::info!("serving on {address}: {}; at most {}", config.sizes(), config.limits());
         Ok(Running {
             address,
             socket_file,
@@ -262,6 +282,7 @@ impl Server {
             workers,
             database: self.database,
             metrics,
+            journal,
             observer,
             _watch: watch,
             routes: self.routes,
@@ -397,6 +418,7 @@ impl Running {
         self.queue.close();
         let workers_ended =
             drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO), stop);
+        self.journal.close();
         log::info!("stopped: {}", self.metrics);
         if drained == Drained::Complete && !workers_ended {
             log::warn!("a handler did not end by its deadline; its client was answered 504");
@@ -516,6 +538,10 @@ impl Service for Stages {
 
     fn withdraw(&self, key: Key) {
         self.queue.withdraw(key);
+    }
+
+    fn endpoint(&self, request: &Request) -> Option<Arc<Endpoint>> {
+        self.router.endpoint(request).cloned()
     }
 
     fn plan(&self, request: &Request) -> BodyPlan {

@@ -3,6 +3,7 @@
 //! Holds the one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else. Knows no socket and
 //! no route.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
@@ -14,15 +15,18 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use http::{StatusCode, Version};
+use log::Level;
 
 use crate::activity::{Activity, Doing};
 use crate::database::Database;
 use crate::deadline::Deadline;
 use crate::handler::{Context, Error, FAILED};
-use crate::http::{BodyWriter, Request, Response, Sink, Timing, WriteBody, problem};
+use crate::http::{BodyWriter, Outline, Request, Response, Sink, Timing, WriteBody, problem};
 use crate::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
+use crate::journal::{Entry, Journal};
 use crate::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
 use crate::queue::{Done, Queue};
+use crate::sparing::sparingly;
 
 /// The running request threads.
 pub struct Workers {
@@ -45,6 +49,7 @@ struct Shared {
     queue: Queue<Job>,
     database: Option<Database>,
     metrics: Arc<Metrics>,
+    journal: Journal,
     /// Whether answers say where their request's time went.
     server_timing: AtomicBool,
     /// Of each worker that there is, by its number.
@@ -61,9 +66,10 @@ impl Workers {
         queue: Queue<Job>,
         database: Option<Database>,
         metrics: Arc<Metrics>,
+        journal: Journal,
     ) -> io::Result<Self> {
         let (server_timing, activities) = (AtomicBool::default(), Mutex::default());
-        let shared = Arc::new(Shared { queue, database, metrics, server_timing, activities });
+        let shared = Arc::new(Shared { queue, database, metrics, journal, server_timing, activities });
         let (running, ended) = crossbeam_channel::bounded(0);
         let team = Mutex::new(Team { count: 0, started: 0, running });
         let workers = Self { shared, team, ended };
@@ -174,48 +180,72 @@ impl Shared {
         let mut account = Account::of(&job, begun, activity, response.status().as_u16());
         response.timing = self.server_timing.load(Relaxed).then(|| account.timing());
         let streams = response.length().is_none() && job.request.form().has_body(&response);
-        let (delivery, end) = if streams {
+        let (delivery, end, bytes) = if streams {
             self.stream(&job, response)
         } else {
             // Asked before the answer leaves: a client that has it may go.
-            let end = BodyEnd::of(&job);
-            (job.client.answer(job.ticket, &job.request, response), end)
+            let (end, bytes) = (BodyEnd::of(&job), job.request.form().body_length(&response));
+            (job.client.answer(job.ticket, &job.request, response), end, bytes)
         };
         account.written(activity);
+        self.journal.worked(&job.endpoint, &account.spans, job.request.identity.as_ref(), || {
+            Outline::of(&job.request)
+        });
         if job.presence.take_cancelled() {
             self.metrics.cancelled();
         }
         // Each request is counted once: one that came too late was counted by the connector. A body that came to no
         // good end is the client's fault, whatever the handler made of it.
-        let count = |status| {
+        let count = |status, reason| {
+            self.note_end(&job, &account.spans, status, bytes, reason);
             self.metrics.finished_by_worker(&job.endpoint, job.request.id(), status, &account.spans);
         };
         match (delivery, refused, end) {
             (Delivery::TooLate, ..) => {}
             (Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => {
-                count(CLIENT_LEFT);
+                count(CLIENT_LEFT, None);
                 self.metrics.abandoned();
             }
             (Delivery::Sent, Some(reason), _) | (_, None, BodyEnd::Refused(reason)) => {
-                count(account.status);
+                count(account.status, Some(reason));
                 self.metrics.refused(reason);
             }
             (Delivery::Sent, None, BodyEnd::Good) => {
-                count(account.status);
+                count(account.status, None);
                 self.metrics.answered();
             }
         }
     }
 
-    /// Lets a streamed response write its body, which may still be reading the request's.
-    fn stream(&self, job: &Job, mut response: Response) -> (Delivery, BodyEnd) {
+    /// A line for the access log, if there is one.
+    fn note_end(&self, job: &Job, spans: &Spans, status: u16, bytes: u64, reason: Option<Reason>) {
+        if !self.journal.has_access() {
+            return;
+        }
+        let outline = Outline::of(&job.request);
+        self.journal.ended(&Entry {
+            outline: Some(&outline),
+            client: outline.client(),
+            identity: job.request.identity.as_ref(),
+            status,
+            bytes,
+            total: spans.total(),
+            spans: Some(spans),
+            endpoint: Some(&job.endpoint),
+            reason,
+        });
+    }
+
+    /// Lets a streamed response write its body, which may still be reading the request's. Returns its bytes as well.
+    fn stream(&self, job: &Job, mut response: Response) -> (Delivery, BodyEnd, u64) {
         let client = Arc::clone(&job.client);
         let Some(stream) = client.open(job.ticket, &job.request, &response, job.deadline) else {
-            return (Delivery::TooLate, BodyEnd::Good);
+            return (Delivery::TooLate, BodyEnd::Good, 0);
         };
-        let complete = response.take_stream().is_none_or(|write| self.write(job, write, &*stream));
-        let end = BodyEnd::of(job);
-        (stream.finish(complete), end)
+        let counted = Counted { sink: &*stream, bytes: Cell::new(0) };
+        let complete = response.take_stream().is_none_or(|write| self.write(job, write, &counted));
+        let (end, bytes) = (BodyEnd::of(job), counted.bytes.get());
+        (stream.finish(complete), end, bytes)
     }
 
     /// Writes a body. Returns whether it is complete.
@@ -230,7 +260,12 @@ impl Shared {
             // It stands in the log only: the client has its head.
             Ok(Err(error)) => {
                 let (method, path) = (job.request.method(), job.request.path());
-                log::warn!("{method} {path}: the answer's body ended early: {error}");
+                let id = job.request.id();
+                sparingly!(
+                    Level::Warn,
+                    "bodies that ended early",
+                    "request {id}: {method} {path}: the answer's body ended early: {error}"
+                );
                 false
             }
             Err(panic) => {
@@ -249,6 +284,7 @@ impl Shared {
             client: &job.presence,
             activity,
             identity: job.request.identity.as_ref(),
+            journal: &self.journal,
         };
         // The error's cause is the handler's as well: printing it may panic.
         let run = || {
@@ -269,6 +305,20 @@ impl Shared {
             self.metrics.panicked();
             answer_error(&job.request, panic)
         })
+    }
+}
+
+/// A body on its way out, and how many bytes of it were taken.
+struct Counted<'a> {
+    sink: &'a dyn Sink,
+    bytes: Cell<u64>,
+}
+
+impl Sink for Counted<'_> {
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        self.sink.send(bytes)?;
+        self.bytes.set(self.bytes.get() + bytes.len() as u64);
+        Ok(())
     }
 }
 
@@ -365,7 +415,15 @@ pub(crate) fn answer_error(request: &Request, error: Error) -> Response {
     }
     let id = request.id();
     let expected = matches!(error.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
-    let level = if expected { log::Level::Warn } else { log::Level::Error };
-    log::log!(level, "request {id}: {method} {path}: {error:?}");
+    if expected {
+        // What is short is counted, and said by the observer; one shows whose it is.
+        sparingly!(
+            Level::Warn,
+            1 of "requests answered 503 or 504",
+            "request {id}: {method} {path}: {error:?}"
+        );
+    } else {
+        sparingly!(Level::Error, "requests that failed", "request {id}: {method} {path}: {error:?}");
+    }
     error.with_member("request_id", id).to_response()
 }

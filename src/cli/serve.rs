@@ -111,6 +111,7 @@ struct Summary {
     configuration: String,
     database: String,
     sizes: String,
+    limits: String,
 }
 
 impl Summary {
@@ -122,16 +123,7 @@ impl Summary {
             }
             None => "none".to_owned(),
         };
-        let pool = match config.database.url {
-            Some(_) => format!("pool of {} connections", config.database.maximum_pool_size),
-            None => "no pool".to_owned(),
-        };
-        let (queue, workers) = (&config.queue, config.workers());
-        let sizes = format!(
-            "{workers} workers, queue of {} for at most {:?}, {pool}",
-            queue.max_length, queue.max_wait
-        );
-        Self { configuration, database, sizes }
+        Self { configuration, database, sizes: config.sizes(), limits: config.limits() }
     }
 
     fn print(&self, running: &Running, endpoints: &[Endpoint]) {
@@ -152,6 +144,7 @@ impl Summary {
         println!("  configuration  {}", self.configuration);
         println!("  database       {}", self.database);
         println!("  sizes          {}", self.sizes);
+        println!("  limits         {}", self.limits);
         println!("  endpoints      {}", endpoints.len());
         for example in endpoints.iter().filter_map(example).take(3) {
             println!("  try            {curl} {}", shell_word(&format!("{base}{example}")));

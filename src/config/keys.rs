@@ -17,8 +17,8 @@ use self::Target::{Bytes, Count, File, Flag, Header, Name, Optional, Secret, Sta
 use super::listen::ListenError;
 use super::setting::{Setting, show_bytes, show_time};
 use super::{
-    Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log, Proxy,
-    Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
+    Access, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log,
+    Proxy, Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
 };
 use crate::http::{Networks, NetworksError};
 
@@ -62,7 +62,16 @@ impl Default for Config {
                 pid_file: None,
             },
             // What somebody must know, and nothing about single requests.
-            log: Log { level: LevelFilter::Info },
+            log: Log {
+                level: LevelFilter::Info,
+                access: Access::Off,
+                access_file: None,
+                // They may be secrets.
+                parameters: false,
+                // What a person notices, and a tenth of the deadline.
+                slow_request: Duration::from_secs(1),
+                slow_statement: Duration::from_millis(500),
+            },
             // Whoever is asked on a request's behalf belongs to its trace, whether or not wharf itself is recorded.
             tracing: Tracing { propagate: true },
             admin: Admin {
@@ -261,7 +270,15 @@ fn log_keys(log: &mut Log) -> Vec<Named<'_>> {
         ("debug", LevelFilter::Debug),
         ("trace", LevelFilter::Trace),
     ];
-    vec![("level", Live, choice(&mut log.level, levels))]
+    let forms = &[("off", Access::Off), ("combined", Access::Combined), ("json", Access::Json)];
+    vec![
+        ("level", Live, choice(&mut log.level, levels)),
+        ("access", Live, choice(&mut log.access, forms)),
+        ("access_file", Live, File(&mut log.access_file, "a file")),
+        ("parameters", Live, Flag(&mut log.parameters)),
+        ("slow_request", Live, Time(&mut log.slow_request, Duration::ZERO..=HOUR)),
+        ("slow_statement", Live, Time(&mut log.slow_statement, Duration::ZERO..=HOUR)),
+    ]
 }
 
 fn admin_keys(admin: &mut Admin) -> Vec<Named<'_>> {

@@ -16,6 +16,7 @@ mod read;
 mod setting;
 mod shown;
 pub mod sql;
+mod summary;
 mod traffic;
 
 use std::net::SocketAddr;
@@ -100,6 +101,28 @@ pub struct Log {
     /// `level`: the least important message that `wharf serve` logs. Nothing to a server in another program, whose logger is
     /// its own.
     pub level: LevelFilter,
+    /// `access`: whether each request has a line, and in which form.
+    pub access: Access,
+    /// `access_file`: where those lines go. `None`: to the log, as all others.
+    pub access_file: Option<PathBuf>,
+    /// `parameters`: whether lines may show the values of parameters.
+    pub parameters: bool,
+    /// `slow_request`: requests that take longer have a line. Zero: none has.
+    pub slow_request: Duration,
+    /// `slow_statement`: statements of endpoints that take longer have a line. Zero: none has.
+    pub slow_statement: Duration,
+}
+
+/// Whether each request has a line in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Access {
+    /// `"off"`: none has.
+    Off,
+    /// `"combined"`: in the form of Apache and nginx, with what is ours behind it.
+    Combined,
+    /// `"json"`: an object.
+    Json,
 }
 
 /// `[tracing]`.

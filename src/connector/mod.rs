@@ -19,6 +19,7 @@ use crate::config::{self, Config};
 use crate::http::Limits;
 use crate::identity::Identities;
 use crate::job::Service;
+use crate::journal::Journal;
 
 /// A running connector.
 pub trait Connector: Send + Sync {
@@ -83,6 +84,8 @@ pub struct Settings {
     pub proxy: config::Proxy,
     /// How requests are told apart.
     pub identities: Arc<Identities>,
+    /// What is said of requests; whoever starts the connector has it.
+    pub journal: Journal,
     /// `None`: plain HTTP.
     pub tls: Option<Tls>,
 }
@@ -141,6 +144,7 @@ impl Settings {
                 config.server.request_id_header.clone(),
                 config.tracing.propagate,
             )),
+            journal: Journal::default(),
             tls,
         }
     }

@@ -19,12 +19,15 @@ use super::{Connector, Drained, Listener, Settings, Stopper};
 use crate::deadline::Deadline;
 use crate::handler::{BodyUse, unavailable};
 use crate::http::{
-    Body, Limits, Refusal, Request, Response, Sink, Source, Timing, encode_head, parse_head, problem,
+    Body, Form, Limits, Outline, Refusal, Request, Response, Sink, Source, Timing, encode_head, parse_head,
+    problem,
 };
 use crate::identity::{Identities, Identity};
 use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Job, Service, Stream, Work};
-use crate::metrics::{Metrics, Reason};
+use crate::journal::{Entry, Journal};
+use crate::metrics::{Endpoint, Metrics, Reason};
 use crate::presence::Presence;
+use crate::sparing::sparingly;
 
 /// tiny_http says no more of what is wrong with chunks.
 const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read");
@@ -47,6 +50,7 @@ pub struct TinyHttp {
 struct Behind {
     limits: Limits,
     identities: Arc<Identities>,
+    journal: Journal,
     service: Arc<dyn Service>,
 }
 
@@ -64,14 +68,26 @@ struct Exchange {
     /// Taken by who answers.
     request: Mutex<Option<tiny_http::Request>>,
     identity: Identity,
+    journal: Journal,
+    /// What the access log says of it, where there is one and no worker answers.
+    asked: Option<Asked>,
     body_use: BodyUse,
     max_body_bytes: usize,
     in_flight: Arc<InFlight>,
 }
 
+/// A request whose head was read.
+struct Asked {
+    at: Instant,
+    form: Form,
+    outline: Outline,
+    endpoint: Option<Arc<Endpoint>>,
+}
+
 impl Behind {
     fn new(settings: &Settings, service: Arc<dyn Service>) -> Self {
-        Self { limits: settings.limits, identities: Arc::clone(&settings.identities), service }
+        let (identities, journal) = (Arc::clone(&settings.identities), settings.journal.clone());
+        Self { limits: settings.limits, identities, journal, service }
     }
 }
 
@@ -172,7 +188,7 @@ impl fmt::Debug for Exchange {
 
 impl Exchange {
     fn begin(request: tiny_http::Request, behind: &Behind, in_flight: &Arc<InFlight>, metrics: &Metrics) {
-        let Behind { limits, identities, service } = behind;
+        let Behind { limits, identities, journal, service } = behind;
         in_flight.add();
         metrics.received();
         let read = read_head(&request, limits).map(|mut read| {
@@ -181,6 +197,12 @@ impl Exchange {
         });
         let identity = read.as_ref().ok().and_then(|read| read.identity.clone());
         let identity = identity.unwrap_or_else(|| identities.unread());
+        let asked = read.as_ref().ok().filter(|_| journal.has_access()).map(|read| Asked {
+            at: Instant::now(),
+            form: read.form(),
+            outline: Outline::of(read),
+            endpoint: service.endpoint(read),
+        });
         let plan = read.as_ref().map(|request| service.plan(request));
         let (wanted, body_use, max_body_bytes) = match plan {
             Ok(BodyPlan::Wanted { body_use, max_bytes }) => (true, body_use, max_bytes),
@@ -190,7 +212,11 @@ impl Exchange {
         if length > max_body_bytes.max(MOST_SKIPPED) {
             metrics.refused(Reason::BodyBytes);
             metrics.unmatched().responded(Refusal::BODY_TOO_LARGE.status.as_u16());
-            log::warn!("a request gets no answer: it announces a body of {length} bytes");
+            sparingly!(
+                log::Level::Warn,
+                "requests without an answer",
+                "a request gets no answer: it announces a body of {length} bytes"
+            );
             std::mem::forget(request);
             in_flight.remove();
             return;
@@ -201,6 +227,8 @@ impl Exchange {
         let exchange = Arc::new(Self {
             request: Mutex::new(Some(request)),
             identity,
+            journal: journal.clone(),
+            asked,
             body_use,
             max_body_bytes,
             in_flight,
@@ -210,14 +238,15 @@ impl Exchange {
             Err(refusal) => {
                 metrics.refused(refusal.fault.into());
                 metrics.unmatched().responded(refusal.status.as_u16());
-                exchange.send_beside(problem(refusal.status, refusal.detail, &[]));
+                let response = problem(refusal.status, refusal.detail, &[]);
+                exchange.send_beside(response, Some(refusal.fault.into()));
                 return;
             }
         };
         match admission {
             Admission::Answered(response) => {
                 metrics.answered();
-                exchange.send_beside(response);
+                exchange.send_beside(response, None);
             }
             Admission::Work(Work { request, handler, endpoint, since, lane, start_by, deadline }) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
@@ -237,7 +266,7 @@ impl Exchange {
                 };
                 if let Err((reason, response)) = service.enqueue(job) {
                     metrics.refused(reason);
-                    exchange.send_beside(response);
+                    exchange.send_beside(response, Some(reason));
                 }
             }
         }
@@ -245,13 +274,30 @@ impl Exchange {
 
     /// Sends an answer that no worker made, on a thread of its own: tiny_http waits for earlier answers on the connection,
     /// for the client to take this one, and for a body that nobody has read, and other clients' requests are not to.
-    fn send_beside(self: Arc<Self>, response: Response) {
+    fn send_beside(self: Arc<Self>, response: Response, reason: Option<Reason>) {
+        self.note_end(&response, reason);
         let exchange = Arc::clone(&self);
         let spawned = thread::Builder::new().name("answer".into()).spawn(move || exchange.send(response));
         if let Err(error) = spawned {
-            log::error!("no thread sends an answer: {error}");
+            sparingly!(log::Level::Error, "answers without a thread", "no thread sends an answer: {error}");
             self.send(unavailable("the server is out of threads").to_response());
         }
+    }
+
+    /// The access log's line for an answer that no worker made.
+    fn note_end(&self, response: &Response, reason: Option<Reason>) {
+        let asked = self.asked.as_ref();
+        self.journal.ended(&Entry {
+            outline: asked.map(|asked| &asked.outline),
+            client: asked.and_then(|asked| asked.outline.client()),
+            identity: Some(&self.identity),
+            status: response.status().as_u16(),
+            bytes: asked.map_or(Form::CLOSE, |asked| asked.form).body_length(response),
+            total: asked.map_or(Duration::ZERO, |asked| asked.at.elapsed()),
+            spans: None,
+            endpoint: asked.and_then(|asked| asked.endpoint.as_deref()),
+            reason,
+        });
     }
 
     fn send(&self, response: Response) -> Delivery {

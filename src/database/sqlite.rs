@@ -18,6 +18,7 @@ use super::{Access, Category, Column, Description, Error, Refusal, RowWriter, St
 use crate::config;
 use crate::deadline::Deadline;
 use crate::presence::Presence;
+use crate::sparing::sparingly;
 use crate::value::Value;
 
 /// Instructions of SQLite's virtual machine between two looks at the clock: some 10 µs of work.
@@ -355,7 +356,11 @@ impl Session {
     /// The checkin's part: no transaction stays open.
     pub(super) fn finish(&mut self) {
         if let Err(error) = self.rollback() {
-            log::warn!("{error}, while rolling back; the connection is closed");
+            sparingly!(
+                log::Level::Warn,
+                "connections closed in a rollback",
+                "{error}, while rolling back; the connection is closed"
+            );
         }
         drop(self.clock.stop());
     }

@@ -11,7 +11,7 @@ use std::hash::BuildHasher as _;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
@@ -61,6 +61,7 @@ fn fixed(status: StatusCode, body: &str, content_type: &str) -> Target {
 
 /// One endpoint that runs SQL.
 struct SqlEndpoint {
+    name: String,
     params: Vec<config::Param>,
     steps: Vec<Step>,
     returns: Returns,
@@ -115,6 +116,7 @@ impl SqlEndpoint {
             }
         });
         Some(Self {
+            name: endpoint.name.clone(),
             steps: steps.collect(),
             params: params.clone(),
             returns: *returns,
@@ -144,7 +146,10 @@ impl SqlEndpoint {
             let last = index + 1 == self.steps.len();
             let shape = if last { self.shape() } else { Shape::Discard };
             let mut rows = RowWriter::new(body, shape, self.max_response_bytes, self.max_rows());
-            let count = connection.run(&step.statement, values, self.access, deadline, &mut rows)?;
+            let began = Instant::now();
+            let ran = connection.run(&step.statement, values, self.access, deadline, &mut rows);
+            context.note_statement(&self.name, [index + 1, self.steps.len()], began.elapsed(), values);
+            let count = ran?;
             step.expect(count).map_err(Failure::Unexpected)?;
             if last {
                 self.expect_result(count).map_err(Failure::Unexpected)?;

@@ -36,6 +36,11 @@ impl Form {
         Self { keep_alive: self.keep_alive && !endless, ..self }
     }
 
+    /// How many bytes of this response's body are sent, as far as that is known before.
+    pub fn body_length(self, response: &Response) -> u64 {
+        if self.has_body(response) { response.length().unwrap_or(0) } else { 0 }
+    }
+
     /// Whether this response's body is sent: not for `HEAD`, 204 and 304.
     pub fn has_body(self, response: &Response) -> bool {
         !self.head_only && !has_no_content(response.status())

@@ -4,6 +4,7 @@
 //! What it says is in `stats.rs`.
 
 mod history;
+mod report;
 mod stats;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use self::history::History;
+use self::report::{Report, Seen};
 pub use self::stats::{
     Connections, EndpointStats, ErrorStats, Phases, PoolStats, QueueStats, Second, State, Stats, Thread,
     Totals,
@@ -23,8 +25,10 @@ pub use self::stats::{
 use crate::activity::{Activity, Doing};
 use crate::database::Database;
 use crate::job::Job;
+use crate::journal::Journal;
 use crate::metrics::{Exposition, Gauges, Metrics, PoolGauges, QueueGauges, WorkerGauges};
 use crate::queue::Queue;
+use crate::sparing;
 
 /// How often it looks.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -37,6 +41,8 @@ pub struct Observed {
     pub queue: Queue<Job>,
     /// The database, if there is one.
     pub database: Option<Database>,
+    /// What is said of requests.
+    pub journal: Journal,
     /// What each worker does now, by its name.
     pub activities: Box<dyn Fn() -> Vec<(String, Activity)> + Send + Sync>,
 }
@@ -51,6 +57,7 @@ struct Shared {
     since: Instant,
     draining: AtomicBool,
     history: Mutex<History>,
+    report: Mutex<Report>,
 }
 
 /// The thread that looks once a second; dropping it ends the thread.
@@ -65,7 +72,7 @@ impl Observer {
     pub fn new(observed: Observed) -> Self {
         let history = Mutex::new(History::begin(&observed.metrics, Instant::now()));
         let (started, since, draining) = (SystemTime::now(), Instant::now(), AtomicBool::new(false));
-        Self(Arc::new(Shared { observed, started, since, draining, history }))
+        Self(Arc::new(Shared { observed, started, since, draining, history, report: Mutex::default() }))
     }
 
     /// The server has begun to stop.
@@ -93,7 +100,20 @@ impl Observer {
     /// Another second has passed.
     pub fn look(&self) {
         let gauges = self.gauges();
-        self.history().add(&self.0.observed.metrics, &gauges, Instant::now());
+        let Observed { metrics, database, journal, .. } = &self.0.observed;
+        let now = Instant::now();
+        self.history().add(metrics, &gauges, now);
+        sparing::tell_the_rest();
+        let seen = Seen {
+            metrics,
+            pool: database.as_ref().map(|database| &**database.metrics()),
+            gauges: &gauges,
+            lost: journal.lost(),
+            threads: &|| self.threads(),
+        };
+        for (level, line) in self.0.report.lock().unwrap_or_else(PoisonError::into_inner).add(&seen, now) {
+            log::log!(level, "{line}");
+        }
     }
 
     /// What is counted.

@@ -16,6 +16,7 @@ use crate::connector::{Settings, TlsError, descriptors};
 use crate::database::{self, Database};
 use crate::deadline::Deadline;
 use crate::endpoint;
+use crate::journal::Opened;
 use crate::router::RouteError;
 
 /// How long the database may take to prepare the new configuration's statements; a database that takes longer is in trouble,
@@ -103,6 +104,9 @@ pub enum ReloadError {
     /// The database refuses statements.
     #[error("{0}")]
     Statements(Problems),
+    /// The access log's file cannot be opened.
+    #[error("log.access_file cannot be opened: {0}")]
+    AccessFile(io::Error),
     /// The system refuses threads.
     #[error("no more request threads: {0}")]
     System(#[from] io::Error),
@@ -123,7 +127,9 @@ impl Running {
         if !running.changes_to(&next).is_empty() {
             let router = router(&next, self.database.as_ref(), &self.routes, &self.metrics)?;
             self.check(&next, source, &changes)?;
+            let opened = Opened::new(&next.log).map_err(ReloadError::AccessFile)?;
             self.workers.resize(next.workers())?;
+            self.journal.reconfigure(&next.log, opened)?;
             self.workers.tell_timing(next.server.server_timing);
             self.queue.reconfigure(queue_limits(&next.queue));
             if let Some(database) = &self.database {
@@ -132,6 +138,7 @@ impl Running {
             let stages = Stages::new(&next, router, self.queue.clone(), Arc::clone(&self.metrics));
             let mut settings = Settings::beside(&next, self.tls.as_ref());
             settings.max_connections = descriptors::fitting(&next);
+            settings.journal = self.journal.clone();
             self.connector.reload(settings, Arc::new(stages));
             self.tell_admin(&next);
             *running = next;
@@ -192,6 +199,8 @@ impl Running {
     }
 
     fn read_and_reload(&self) -> Result<Reloaded, ReloadError> {
+        // Whoever rotates logs says so by this signal, whatever has become of the configuration.
+        self.journal.reopen();
         let mut on_reload = self.on_reload.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(on_reload) = on_reload.as_mut() else {
             let outcome = self.reload_tls();

@@ -177,6 +177,7 @@ fn bare(config: &Config) -> Config {
     config.server.reuse_port = false;
     config.admin.listen = Some(AdminListen::Off);
     config.server.pid_file = None;
+    config.log = defaults.log;
     config.server.deadline_header = None;
     config.tls = defaults.tls;
     config.proxy = defaults.proxy;

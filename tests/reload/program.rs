@@ -65,6 +65,7 @@ fn sighup_alone_does_the_same() {
 #[test]
 fn an_invalid_file_is_not_sent_and_changes_nothing_when_it_is_read_all_the_same() {
     let (directory, wharf) = start(&with_sql("select 1 as one"));
+    wharf.wait_for_log("serving on ");
     for (config, problems) in [
         (hello("server.worker = 4", "new"), &["wharf.toml:2:8: server.worker: unknown key"][..]),
         (with_sql("select nothing as one"), &["wharf.toml:8:15: endpoint.sql.sql: the database refuses"]),
@@ -102,7 +103,7 @@ fn the_server_reads_the_file_that_it_was_started_with_and_no_other() {
     fs::write(&other, hello("", "other")).expect("the directory takes a file");
     let exit = Wharf::run_in(&directory, &["reload", "--config", "other.toml"], &[]);
     assert_says(&exit, 2, &["the server reads ", "/wharf.toml, and what was checked is ", "/other.toml"]);
-    assert_eq!(wharf.log(), "", "it was not told");
+    assert!(!wharf.log().contains("reload"), "it was told: {}", wharf.log());
     // The same file by another name is the same file.
     let link = directory.path().join("link.toml");
     std::os::unix::fs::symlink(directory.path().join("wharf.toml"), link)

@@ -23,6 +23,7 @@ use crate::connector::Listener;
 use crate::handler::unavailable;
 use crate::http::{Form, encode_head};
 use crate::metrics::{Metrics, Reason};
+use crate::sparing::sparingly;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1600);
@@ -135,7 +136,9 @@ impl Accepting {
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => log::error!("the acceptor cannot poll: {error}"),
+                Err(error) => {
+                    sparingly!(log::Level::Error, "polls that failed", "the acceptor cannot poll: {error}");
+                }
             }
             if self.stopped.load(Ordering::Acquire) {
                 return self.accept_the_last(&mut events);

@@ -21,6 +21,7 @@ use crate::deadline::Deadline;
 use crate::http::{Body, Request, Response, Sink, encode_head};
 use crate::job::{Claim, Client, Delivery, Stream};
 use crate::presence::Presence;
+use crate::sparing::sparingly;
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,7 +288,12 @@ impl Client for Link {
             Ok(true) => (Some(Left::Close), Delivery::Sent),
             Ok(false) => (Some(Left::Unsent(unsent)), Delivery::Sent),
             Err(Failure::File(error)) => {
-                log::warn!("{} {}: the file cannot be read: {error}", request.method(), request.path());
+                let (id, method, path) = (request.id(), request.method(), request.path());
+                sparingly!(
+                    log::Level::Warn,
+                    "files that broke off",
+                    "request {id}: {method} {path}: the file cannot be read: {error}"
+                );
                 (Some(Left::Cut), Delivery::Sent)
             }
             Err(Failure::Client) => (Some(Left::Broken), Delivery::ClientLeft),

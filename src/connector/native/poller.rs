@@ -21,6 +21,7 @@ use super::link::Link;
 use super::timers::Timers;
 use super::{Id, Mailbox, Message, Newcomer, Reload};
 use crate::metrics::{Closing, Reason, Sheet};
+use crate::sparing::sparingly;
 
 /// How many spare connections are looked for at a time. Looking goes through all of them, so it pays to find a few.
 const SPARE_AT_ONCE: usize = 64;
@@ -97,7 +98,7 @@ impl Poller {
             let asked = Instant::now();
             if let Err(error) = self.poll.poll(&mut events, timeout) {
                 if error.kind() != io::ErrorKind::Interrupted {
-                    log::error!("the poller cannot poll: {error}");
+                    sparingly!(log::Level::Error, "polls that failed", "the poller cannot poll: {error}");
                 }
                 continue;
             }
@@ -195,7 +196,7 @@ impl Poller {
         }
         let descriptor = closed.link().socket().as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&descriptor)) {
-            log::error!("a connection cannot be unwatched: {error}");
+            sparingly!(log::Level::Error, "such connections", "a connection cannot be unwatched: {error}");
         }
         self.timers.disarm(closed.timer, closed.id());
     }
@@ -260,7 +261,11 @@ impl Poller {
         let session = match self.core.settings.tls.as_ref().map(|tls| tls.identity.session()).transpose() {
             Ok(session) => session,
             Err(error) => {
-                log::error!("no TLS session can be made: {error}");
+                sparingly!(
+                    log::Level::Error,
+                    "clients without a session",
+                    "no TLS session can be made: {error}"
+                );
                 return;
             }
         };
@@ -272,7 +277,11 @@ impl Poller {
         if let Err(error) =
             self.poll.registry().register(&mut SourceFd(&descriptor), Token(id.index), interest)
         {
-            log::warn!("a connection cannot be watched and is closed: {error}");
+            sparingly!(
+                log::Level::Warn,
+                "connections closed unwatched",
+                "a connection cannot be watched and is closed: {error}"
+            );
             return;
         }
         if refuse.is_some() {

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::state::{Held, Settings, Shared, State};
 use super::{Driver, Session};
 use crate::deadline::Deadline;
+use crate::sparing::sparingly;
 
 /// Between two rounds, unless the times in the configuration ask for more.
 const ROUND: Duration = Duration::from_secs(5);
@@ -124,7 +125,11 @@ impl<D: Driver> Shared<D> {
             let deadline = Deadline::after(self.lock().settings.validation_timeout);
             entry.close = !(entry.session_mut().is_alive() && entry.session_mut().validate(deadline));
             if entry.close {
-                log::info!("an idle connection was found dead");
+                sparingly!(
+                    log::Level::Info,
+                    "idle connections found dead",
+                    "an idle connection was found dead"
+                );
             }
             entry.seen = Instant::now();
             self.put(entry, Instant::now());
@@ -142,7 +147,9 @@ impl<D: Driver> Shared<D> {
             if held >= threshold && !loan.reported {
                 loan.reported = true;
                 self.metrics.leaks.fetch_add(1, Relaxed);
-                log::warn!(
+                sparingly!(
+                    log::Level::Warn,
+                    "connections lent for too long",
                     "{} has had a database connection for {held:?} (database.leak_detection_threshold is {threshold:?})",
                     loan.thread
                 );

@@ -14,6 +14,7 @@ use super::opener::{Entry, Failure, Opener};
 use super::{Driver, Error, Gauges, Session};
 use crate::config;
 use crate::metrics;
+use crate::sparing::sparingly;
 
 /// A session as r2d2 lends it.
 pub(super) type Held<D> = PooledConnection<Opener<D>>;
@@ -356,7 +357,12 @@ impl<D: Driver> State<D> {
     fn end_loan(&mut self, entry: &mut Entry<D>, now: Instant) {
         let loan = self.loans.remove(&std::mem::take(&mut entry.loan));
         if let Some(loan) = loan.filter(|loan| loan.reported) {
-            log::info!("{} gave the connection back after {:?}", loan.thread, now - loan.since);
+            let (thread, held) = (loan.thread, now - loan.since);
+            sparingly!(
+                log::Level::Info,
+                "connections that came back late",
+                "{thread} gave the connection back after {held:?}"
+            );
         }
     }
 

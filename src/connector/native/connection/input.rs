@@ -17,6 +17,7 @@ use crate::http::{
 };
 use crate::job::{BodyPlan, Service};
 use crate::metrics::{Closing, Reason};
+use crate::sparing::sparingly;
 
 /// One read takes at most this much, so that one client cannot hold up the others for long.
 pub(super) const READ_BYTES: usize = 64 * 1024;
@@ -287,7 +288,7 @@ impl Connection {
                 self.arrived_at_last(core, &all[used..], more)
             }
             Err(error) => {
-                log::warn!("{}: {error}", self.name());
+                sparingly!(log::Level::Warn, "wrong PROXY headers", "{}: {error}", self.name());
                 core.metrics.closed(Closing::ProxyHeader);
                 Next::Close
             }
@@ -445,7 +446,7 @@ impl Connection {
                 return Ok(None);
             }
         }
-        self.identity = None;
+        (self.identity, self.asked) = (None, None);
         let end = match scan_head(bytes, self.scanned, &core.settings.limits)? {
             Scan::Complete(end) => end,
             Scan::Incomplete => {
@@ -460,6 +461,7 @@ impl Connection {
         let mut head = parse_head(&bytes[..end], &core.settings.limits)?;
         head.request.identify(&core.identities);
         self.identity.clone_from(&head.request.identity);
+        self.note_head(core, &head.request);
         if head.body == BodyLength::Known(0) {
             self.accept(core, head.request, more || end < bytes.len());
         } else {
@@ -484,7 +486,7 @@ impl Connection {
                 core.metrics.answered();
                 core.metrics.unmatched().responded(response.status().as_u16());
                 let form = Form { keep_alive: false, ..head.request.form() };
-                self.answer_unread(core, &response, form);
+                self.answer_unread(core, &response, form, None);
                 return Ok(());
             }
             // It is on its way, and must be out of it before the next request.
@@ -598,7 +600,8 @@ impl Connection {
     fn refuse(&mut self, core: &mut Core, refusal: Refusal, form: Form) {
         core.refuse(refusal.fault.into(), refusal.status);
         log::debug!("{}: {refusal}", self.name());
-        self.answer_unread(core, &problem(refusal.status, refusal.detail, &[]), form);
+        let reason = Some(refusal.fault.into());
+        self.answer_unread(core, &problem(refusal.status, refusal.detail, &[]), form, reason);
     }
 }
 

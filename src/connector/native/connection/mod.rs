@@ -33,11 +33,13 @@ use super::{Id, Mailbox};
 use crate::connector::Settings;
 use crate::deadline::Deadline;
 use crate::handler::{outcome_unknown, unavailable};
-use crate::http::{Form, Request, Response, client_address, problem};
+use crate::http::{Form, Outline, Request, Response, client_address, problem};
 use crate::identity::{Identities, Identity};
 use crate::job::{Admission, Client, Job, Service, Work, waited_too_long};
+use crate::journal::Entry;
 use crate::metrics::{CLIENT_LEFT, Closing, Endpoint, Metrics, Reason, Standing};
 use crate::queue::Key;
+use crate::sparing::sparingly;
 
 /// How long a connection that we closed is still read from while nothing comes, so that its client sees the answer and no
 /// reset (RFC 9112 section 9.6).
@@ -115,6 +117,8 @@ pub(super) struct Connection {
     endpoint: Option<Arc<Endpoint>>,
     /// Who the request is that was read last; `None` while the head of another is read.
     identity: Option<Identity>,
+    /// What it asked, where the access log is to say it.
+    asked: Option<Box<Asked>>,
     /// How many requests were read.
     served: usize,
     /// The rest of the body of the request that is in progress.
@@ -153,6 +157,14 @@ enum Stage {
     Feeding(Box<Feeding>),
     /// Nothing more will be answered; reads until the client closes as well.
     Lingering { until: Instant },
+}
+
+/// What the access log says of a request that is answered here.
+struct Asked {
+    /// When its head had come.
+    at: Instant,
+    outline: Outline,
+    endpoint: Option<Arc<Endpoint>>,
 }
 
 /// One of the handshakes in progress, counted.
@@ -254,6 +266,7 @@ impl Connection {
             place_in_queue: None,
             endpoint: None,
             identity: None,
+            asked: None,
             served: 0,
             incoming: None,
             idle_since: core.now,
@@ -376,6 +389,7 @@ impl Connection {
     fn refuse_client(&mut self, core: &mut Core, reason: Reason) -> Next {
         core.refuse(reason, StatusCode::SERVICE_UNAVAILABLE);
         if self.session.is_some() {
+            self.note_end(core, StatusCode::SERVICE_UNAVAILABLE.as_u16(), 0, Some(reason));
             return Next::Close;
         }
         let detail = match reason {
@@ -385,7 +399,7 @@ impl Connection {
             Reason::AcceptRate => "more clients came in this second than may (http.max_accept_rate)",
             _ => "the server has as many connections as it takes (http.max_connections)",
         };
-        self.answer_and_close(core, &unavailable(detail).to_response(), Form::CLOSE)
+        self.answer_and_close(core, &unavailable(detail).to_response(), Form::CLOSE, reason)
     }
 
     /// The connection is about to be forgotten, and with it a request that no worker has begun to answer: whoever does
@@ -399,6 +413,7 @@ impl Connection {
         };
         if is_unanswered {
             self.count_answer(core, CLIENT_LEFT);
+            self.note_end(core, CLIENT_LEFT, 0, None);
             core.metrics.abandoned();
         }
         self.link.presence().leave();
@@ -547,7 +562,7 @@ impl Connection {
     fn refuse_slow(&mut self, core: &mut Core, reason: Reason, detail: &str) -> Next {
         core.refuse(reason, StatusCode::REQUEST_TIMEOUT);
         let form = self.form_of_refusal(&self.input);
-        self.answer_and_close(core, &problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form)
+        self.answer_and_close(core, &problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form, reason)
     }
 
     /// A request has been away until its time to start, until its deadline, or until its body should have brought more.
@@ -558,7 +573,7 @@ impl Connection {
                 let (response, reason) = waited_too_long(Deadline::at(deadline, Duration::ZERO));
                 self.count_answer(core, response.status().as_u16());
                 core.metrics.refused(reason);
-                return self.answer_instead(core, &response, form);
+                return self.answer_instead(core, &response, form, reason);
             }
             Turn::Running | Turn::Streaming
                 if core.now >= deadline + GRACE && self.link.presence().has_left() =>
@@ -574,12 +589,14 @@ impl Connection {
                     let detail = "the request took longer than its deadline";
                     problem(StatusCode::GATEWAY_TIMEOUT, detail, &[])
                 };
-                return self.answer_instead(core, &response, Form { keep_alive: false, ..form });
+                let form = Form { keep_alive: false, ..form };
+                return self.answer_instead(core, &response, form, Reason::Deadline);
             }
             // Its head says 200 already: only the end of the connection can say otherwise.
             Turn::Streaming if core.now >= deadline + GRACE && self.link.take_back(Turn::Streaming) => {
                 core.metrics.refused(Reason::Deadline);
                 self.count_answer(core, StatusCode::GATEWAY_TIMEOUT.as_u16());
+                self.note_end(core, StatusCode::GATEWAY_TIMEOUT.as_u16(), 0, Some(Reason::Deadline));
                 return Next::Reset;
             }
             Turn::Queued | Turn::Running | Turn::Streaming => self.check_incoming(core),
@@ -597,6 +614,39 @@ impl Connection {
     fn count_answer(&self, core: &Core, status: u16) {
         let id = self.identity.as_ref().map_or("", Identity::id);
         self.endpoint.as_ref().unwrap_or_else(|| core.metrics.unmatched()).responded_to(id, status);
+    }
+
+    /// The access log's line for an answer that is given here.
+    fn note_answer(&mut self, core: &Core, response: &Response, form: Form, reason: Option<Reason>) {
+        self.note_end(core, response.status().as_u16(), form.body_length(response), reason);
+    }
+
+    /// The access log's line for a request that ends here.
+    fn note_end(&mut self, core: &Core, status: u16, bytes: u64, reason: Option<Reason>) {
+        if !core.settings.journal.has_access() {
+            return;
+        }
+        let asked = self.asked.take();
+        let peer = self.peer.map(|peer| peer.ip());
+        core.settings.journal.ended(&Entry {
+            outline: asked.as_ref().map(|asked| &asked.outline),
+            client: asked.as_ref().and_then(|asked| asked.outline.client()).or(peer),
+            identity: self.identity.as_ref(),
+            status,
+            bytes,
+            total: asked.as_ref().map_or(Duration::ZERO, |asked| asked.at.elapsed()),
+            spans: None,
+            endpoint: asked.as_ref().and_then(|asked| asked.endpoint.as_deref()),
+            reason,
+        });
+    }
+
+    /// A head was read: what the access log will say of it, whoever answers.
+    fn note_head(&mut self, core: &Core, request: &Request) {
+        self.asked = core.settings.journal.has_access().then(|| {
+            let outline = Outline::of(request).with_client(self.client_of(core, request));
+            Box::new(Asked { at: core.now, outline, endpoint: core.service.endpoint(request) })
+        });
     }
 
     /// Takes the request back that no worker has begun, out of the queue as well. Returns whether it was still there.
@@ -619,24 +669,32 @@ impl Connection {
     }
 
     /// Answers for the worker, and goes on with what came meanwhile.
-    fn answer_instead(&mut self, core: &mut Core, response: &Response, mut form: Form) -> Next {
+    fn answer_instead(
+        &mut self,
+        core: &mut Core,
+        response: &Response,
+        mut form: Form,
+        reason: Reason,
+    ) -> Next {
         form.keep_alive &= !core.is_draining() && self.incoming.is_none();
         self.incoming = None;
         core.encode(response, form, self.identity.as_ref());
+        self.note_answer(core, response, form, Some(reason));
         self.after_answer(core, form);
         let next = self.send_answers(core);
         if next == Next::Wait { self.proceed(core) } else { next }
     }
 
-    fn answer_and_close(&mut self, core: &mut Core, response: &Response, form: Form) -> Next {
-        self.answer_unread(core, response, form);
+    fn answer_and_close(&mut self, core: &mut Core, response: &Response, form: Form, reason: Reason) -> Next {
+        self.answer_unread(core, response, form, Some(reason));
         self.send_answers(core)
     }
 
     /// Answers what will not be read on, or was not read at all.
-    fn answer_unread(&mut self, core: &mut Core, response: &Response, form: Form) {
+    fn answer_unread(&mut self, core: &mut Core, response: &Response, form: Form, reason: Option<Reason>) {
         let identity = self.identity.get_or_insert_with(|| core.identities.unread());
         core.encode(response, form, Some(identity));
+        self.note_answer(core, response, form, reason);
         self.after_answer(core, form);
     }
 
@@ -683,6 +741,7 @@ impl Connection {
         match before.unwrap_or(&core.service).accept(request) {
             Admission::Answered(response) => {
                 core.metrics.answered();
+                self.note_answer(core, &response, form, None);
                 self.answered(core, response, form);
             }
             Admission::Work(work) => {
@@ -730,6 +789,7 @@ impl Connection {
                 self.link.take_back(Turn::Queued);
                 self.incoming = None;
                 core.metrics.refused(reason);
+                self.note_answer(core, &response, form, Some(reason));
                 let keep_alive = form.keep_alive && !core.is_draining();
                 self.answered(core, response, Form { keep_alive, ..form });
             }
@@ -745,7 +805,12 @@ impl Connection {
                 self.proceed(core)
             }
             (_, Err(error)) => {
-                log::warn!("{}: the file cannot be read: {error}", self.name());
+                let name = self.name();
+                sparingly!(
+                    log::Level::Warn,
+                    "files that broke off",
+                    "{name}: the file cannot be read: {error}"
+                );
                 Next::Reset
             }
             (_, Ok(_)) => Next::Wait,

@@ -1,0 +1,276 @@
+//! A request's line in the access log: as web servers have always written it, or as JSON.
+//!
+//! What a client sent is escaped, so that none can end its line and begin another one.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+
+use super::{Entry, SHORT, reason_name};
+use crate::http::{Outline, milliseconds};
+use crate::identity::{Identity, Trace};
+
+/// The shape of a JSON line's time, and of a combined one's.
+const TIMES: [&str; 2] = ["%Y-%m-%dT%H:%M:%S", "%d/%b/%Y:%H:%M:%S +0000"];
+
+pub(super) struct Line<'a> {
+    pub(super) entry: &'a Entry<'a>,
+    /// Whether values of parameters may be shown.
+    pub(super) parameters: bool,
+}
+
+impl Line<'_> {
+    /// The combined form that Apache and nginx have, and behind it what is ours: times in milliseconds.
+    pub(super) fn combined(&self, out: &mut Vec<u8>) {
+        let Entry { outline, client, identity, status, bytes, total, spans, endpoint, reason } = *self.entry;
+        match client {
+            Some(client) => write(out, format_args!("{client}")),
+            None => out.push(b'-'),
+        }
+        out.extend_from_slice(b" - - [");
+        with_time(1, |time, _| out.extend_from_slice(time));
+        out.extend_from_slice(b"] ");
+        quoted(out, outline.map(|outline| self.request_line(outline)).as_deref().map(str::as_bytes));
+        write(out, format_args!(" {status} {bytes} "));
+        quoted(out, outline.and_then(|outline| self.referer(outline)));
+        out.push(b' ');
+        quoted(out, outline.and_then(Outline::user_agent));
+        out.extend_from_slice(b" total=");
+        milliseconds(total, out);
+        for (phase, name) in SHORT {
+            write(out, format_args!(" {name}="));
+            match spans {
+                Some(spans) => milliseconds(spans.of(phase), out),
+                None => out.push(b'-'),
+            }
+        }
+        write(out, format_args!(" id={} trace=", identity.map_or("-", Identity::id)));
+        match identity.and_then(Identity::trace).map(Trace::id) {
+            Some(trace) => write(out, format_args!("{trace:032x}")),
+            None => out.push(b'-'),
+        }
+        write(out, format_args!(" reason={} route=", reason.map_or("-", reason_name)));
+        quoted(out, endpoint.map(|endpoint| endpoint.route.as_bytes()));
+        out.push(b'\n');
+    }
+
+    /// An object. What there is none of is null.
+    pub(super) fn json(&self, out: &mut Vec<u8>) {
+        let Entry { outline, client, identity, status, bytes, total, spans, endpoint, reason } = *self.entry;
+        out.extend_from_slice(b"{\"time\":\"");
+        with_time(0, |time, ms| {
+            out.extend_from_slice(time);
+            write(out, format_args!(".{ms:03}Z\",\"client\":"));
+        });
+        string(out, client.map(|client| client.to_string()).as_deref().map(str::as_bytes));
+        let target = outline.map(|outline| outline.target(self.parameters));
+        for (name, value) in [
+            ("method", outline.map(|outline| outline.method().as_str().as_bytes())),
+            ("target", target.as_deref().map(str::as_bytes)),
+            ("protocol", outline.map(|outline| outline.protocol().as_bytes())),
+        ] {
+            write(out, format_args!(",\"{name}\":"));
+            string(out, value);
+        }
+        write(out, format_args!(",\"status\":{status},\"bytes\":{bytes},\"referer\":"));
+        string(out, outline.and_then(|outline| self.referer(outline)));
+        out.extend_from_slice(b",\"user_agent\":");
+        string(out, outline.and_then(Outline::user_agent));
+        out.extend_from_slice(b",\"total_ms\":");
+        milliseconds(total, out);
+        for (phase, name) in SHORT {
+            write(out, format_args!(",\"{name}_ms\":"));
+            match spans {
+                Some(spans) => milliseconds(spans.of(phase), out),
+                None => out.extend_from_slice(b"null"),
+            }
+        }
+        let trace = identity.and_then(Identity::trace).map(|trace| format!("{:032x}", trace.id()));
+        for (name, value) in [
+            ("request_id", identity.map(Identity::id)),
+            ("trace_id", trace.as_deref()),
+            ("route", endpoint.map(|endpoint| &*endpoint.route)),
+            ("reason", reason.map(reason_name)),
+        ] {
+            write(out, format_args!(",\"{name}\":"));
+            string(out, value.map(str::as_bytes));
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn request_line(&self, outline: &Outline) -> String {
+        format!("{} {} {}", outline.method(), outline.target(self.parameters), outline.protocol())
+    }
+
+    /// Its query may be one of ours.
+    fn referer<'o>(&self, outline: &'o Outline) -> Option<&'o [u8]> {
+        let referer = outline.referer()?;
+        let end = if self.parameters { None } else { memchr::memchr2(b'?', b'#', referer) };
+        Some(&referer[..end.unwrap_or(referer.len())])
+    }
+}
+
+fn write(out: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
+    // A vector takes all.
+    drop(out.write_fmt(what));
+}
+
+/// In quotes, with everything that could end them or the line as `\xHH`, as nginx has it; `-` where there is nothing.
+fn quoted(out: &mut Vec<u8>, text: Option<&[u8]>) {
+    out.push(b'"');
+    let text = text.unwrap_or(b"-");
+    for byte in text {
+        match byte {
+            b' '..=b'~' if !b"\"\\".contains(byte) => out.push(*byte),
+            _ => write(out, format_args!("\\x{byte:02X}")),
+        }
+    }
+    out.push(b'"');
+}
+
+/// As JSON has it. Bytes that are no text become the character for that.
+fn string(out: &mut Vec<u8>, text: Option<&[u8]>) {
+    let text = text.map(String::from_utf8_lossy);
+    // A vector takes all, and a text is always JSON.
+    drop(serde_json::to_writer(out, &text));
+}
+
+/// Now, up to the second in that shape, and its milliseconds. Formatted once a second and thread.
+fn with_time(shape: usize, tell: impl FnOnce(&[u8], u32)) {
+    thread_local! {
+        static CACHED: RefCell<[(u64, String); 2]> = RefCell::default();
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    CACHED.with_borrow_mut(|cached| {
+        let (known, text) = &mut cached[shape];
+        if *known != now.as_secs() {
+            *known = now.as_secs();
+            *text = formatted(TIMES[shape], now.as_secs());
+        }
+        tell(text.as_bytes(), now.subsec_millis());
+    });
+}
+
+fn formatted(shape: &str, second: u64) -> String {
+    let timestamp = i64::try_from(second).ok().and_then(|second| Timestamp::from_second(second).ok());
+    timestamp.unwrap_or(Timestamp::UNIX_EPOCH).strftime(shape).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::super::Entry;
+    use super::*;
+    use crate::http::{Limits, parse_head};
+    use crate::metrics::{Metrics, Phase, Reason, Spans};
+
+    fn outline(head: &[u8]) -> Option<Outline> {
+        let limits = Limits { max_head_bytes: 9999, max_target_bytes: 999, max_headers: 9 };
+        Some(Outline::of(&parse_head(head, &limits).ok()?.request))
+    }
+
+    fn lines(head: &[u8], parameters: bool) -> Option<[String; 2]> {
+        let outline = outline(head)?;
+        let (metrics, mut spans) = (Metrics::default(), Spans::default());
+        spans.set(Phase::Database, Duration::from_micros(1500));
+        let entry = Entry {
+            outline: Some(&outline),
+            client: Some([192, 0, 2, 7].into()),
+            identity: None,
+            status: 503,
+            bytes: 12,
+            total: Duration::from_micros(2001),
+            spans: Some(&spans),
+            endpoint: Some(&metrics.endpoint("GET", "/a/{b}")),
+            reason: Some(Reason::Shed),
+        };
+        let line = Line { entry: &entry, parameters };
+        let (mut combined, mut json) = (Vec::new(), Vec::new());
+        line.combined(&mut combined);
+        line.json(&mut json);
+        Some([combined, json].map(|line| String::from_utf8(line).expect("ASCII or JSON")))
+    }
+
+    const HEAD: &[u8] = b"GET /a/1?secret=2 HTTP/1.1\r\nHost: a\r\nReferer: http://a/?secret=3\r\n\
+        User-Agent: one \"two\" \\ \xff\r\n\r\n";
+
+    #[test]
+    fn a_line_has_what_web_servers_say_and_the_phases() {
+        let [combined, json] = lines(HEAD, false).expect("a good head");
+        let (start, rest) = combined.split_once('[').expect("a time");
+        assert_eq!(start, "192.0.2.7 - - ");
+        let (time, rest) = rest.split_once("] ").expect("a time");
+        assert!(time.ends_with(" +0000") && time.len() == 26, "{time}");
+        let expected = "\"GET /a/1 HTTP/1.1\" 503 12 \"http://a/\" \"one \\x22two\\x22 \\x5C \\xFF\" total=2.001 \
+            queue=0.000 pool=0.000 db=1.500 render=0.000 write=0.000 id=- trace=- reason=shed route=\"/a/{b}\"\n";
+        assert_eq!(rest, expected);
+        let json: Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!((&json["target"], &json["referer"]), (&"/a/1".into(), &"http://a/".into()));
+        assert_eq!(json["user_agent"], "one \"two\" \\ \u{fffd}");
+        assert_eq!((&json["db_ms"], &json["total_ms"]), (&1.5.into(), &2.001.into()));
+        let time: Timestamp = json["time"].as_str().expect("a text").parse().expect("a time");
+        assert!(Timestamp::now().duration_since(time).as_secs() < 60);
+    }
+
+    #[test]
+    fn values_are_shown_where_they_are_asked_for() {
+        for line in lines(HEAD, true).expect("a good head") {
+            assert!(line.contains("/a/1?secret=2") && line.contains("http://a/?secret=3"), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_read_is_nothing() {
+        let entry = Entry {
+            outline: None,
+            client: None,
+            identity: None,
+            status: 400,
+            bytes: 0,
+            total: Duration::ZERO,
+            spans: None,
+            endpoint: None,
+            reason: Some(Reason::Malformed),
+        };
+        let line = Line { entry: &entry, parameters: false };
+        let (mut combined, mut json) = (Vec::new(), Vec::new());
+        line.combined(&mut combined);
+        line.json(&mut json);
+        let combined = String::from_utf8(combined).expect("ASCII");
+        assert!(
+            combined.starts_with("- - - [")
+                && combined.contains("] \"-\" 400 0 \"-\" \"-\" total=0.000 queue=- ")
+        );
+        let json: Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!((&json["method"], &json["reason"]), (&Value::Null, &"malformed".into()));
+    }
+
+    #[test]
+    fn a_time_is_written_as_its_form_asks() {
+        assert_eq!(
+            TIMES.map(|shape| formatted(shape, 86_400 * 366)),
+            ["1971-01-02T00:00:00", "02/Jan/1971:00:00:00 +0000"]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_client_writes_a_line_of_its_own(
+            target in proptest::collection::vec(any::<u8>(), 0..20),
+            value in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let head = [b"GET /", &target[..], b" HTTP/1.1\r\nHost: a\r\nUser-Agent: ", &value, b"\r\n\r\n"].concat();
+            if let Some([combined, json]) = lines(&head, true) {
+                prop_assert_eq!(combined.matches('\n').count(), 1);
+                prop_assert!(combined.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')));
+                prop_assert_eq!(combined.matches('"').count(), 8, "{}", combined);
+                prop_assert_eq!(json.matches('\n').count(), 1);
+                prop_assert!(serde_json::from_str::<Value>(&json).is_ok());
+            }
+        }
+    }
+}

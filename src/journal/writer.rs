@@ -1,0 +1,259 @@
+//! The thread that writes the access log. Whoever has a line puts it with the others and goes on, however slow the disk is.
+//!
+//! Lines are gathered for a moment: to wake a thread costs more than to make a line.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use log::Level;
+
+use super::TARGET;
+use crate::sparing::sparingly;
+
+/// Bytes that may wait to be written: what a busy server says in a quarter of a second. Lines beyond it are lost.
+const WAITING_MAX: usize = 8 << 20;
+
+/// How long lines are gathered, and how many bytes of them, before they are written together.
+const GATHERED_FOR: Duration = Duration::from_millis(20);
+const GATHERED: usize = 256 << 10;
+
+/// How long a server that stops waits for a disk or a pipe that takes nothing.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// Where lines go.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// To the log, as the rest.
+    Log,
+    /// To a file of their own, behind what it has.
+    File { path: PathBuf, file: File, torn: bool },
+}
+
+impl Target {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        Ok(Self::File { path: path.to_owned(), file, torn: false })
+    }
+
+    /// Writes whole lines. Returns how many of them were lost.
+    fn write(&mut self, lines: &[u8]) -> usize {
+        let Self::File { path, file, torn } = self else {
+            for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                log::info!(target: TARGET, "{}", String::from_utf8_lossy(line));
+            }
+            return 0;
+        };
+        // What was cut off shall not pass for the beginning of the next line.
+        if *torn && file.write_all(b"\n").is_ok() {
+            *torn = false;
+        }
+        let mut left = lines;
+        while !left.is_empty() {
+            let error = match file.write(left) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(written) => {
+                    *torn = left[written - 1] != b'\n';
+                    left = &left[written..];
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            let path = path.display();
+            sparingly!(Level::Error, "failures to write the access log", "{path} cannot be written: {error}");
+            return memchr::memchr_iter(b'\n', left).count();
+        }
+        0
+    }
+
+    fn open_again(&mut self) {
+        let Self::File { path, .. } = self else { return };
+        match Self::open(path) {
+            Ok(fresh) => *self = fresh,
+            Err(error) => log::error!("{} cannot be opened again: {error}", path.display()),
+        }
+    }
+}
+
+/// Whoever has lines.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    /// Disconnected when the thread has ended; `None` while there is none.
+    running: Mutex<Option<Receiver<Infallible>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    something: Condvar,
+    lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: Vec<u8>,
+    next: Option<Target>,
+    reopen: bool,
+    closed: bool,
+}
+
+impl State {
+    /// Whether it is not to be waited for more lines.
+    fn is_urgent(&self) -> bool {
+        self.next.is_some() || self.reopen || self.closed || self.lines.len() >= GATHERED
+    }
+}
+
+impl Writer {
+    /// Writes there from now on; starts the thread when it is not there yet.
+    pub(super) fn write_to(&self, target: Target) -> io::Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.is_none() {
+            let (end, ended) = crossbeam_channel::bounded(0);
+            let shared = Arc::clone(&self.shared);
+            thread::Builder::new().name("access-log".into()).spawn(move || shared.run(&end))?;
+            *running = Some(ended);
+        }
+        self.shared.tell(|state| state.next = Some(target));
+        Ok(())
+    }
+
+    pub(super) fn reopen(&self) {
+        self.shared.tell(|state| state.reopen = true);
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.shared.lost.load(Relaxed)
+    }
+
+    /// Adds what `make` appends, a line.
+    pub(super) fn add(&self, make: impl FnOnce(&mut Vec<u8>)) {
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            make(line);
+            let mut state = self.shared.lock();
+            let before = state.lines.len();
+            if before + line.len() > WAITING_MAX {
+                drop(state);
+                self.shared.lost.fetch_add(1, Relaxed);
+                return;
+            }
+            state.lines.extend_from_slice(line);
+            let wakes = before == 0 || (before < GATHERED && state.lines.len() >= GATHERED);
+            drop(state);
+            if wakes {
+                self.shared.something.notify_one();
+            }
+        });
+    }
+
+    /// Writes what there is, and ends the thread.
+    pub(super) fn close(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(ended) = running else { return };
+        self.shared.tell(|state| state.closed = true);
+        // It ends with an error either way: nobody sends anything.
+        let _ = ended.recv_timeout(LAST_WRITE);
+    }
+}
+
+impl Shared {
+    /// `_end` is dropped with the thread.
+    fn run(&self, _end: &Sender<Infallible>) {
+        let (mut target, mut lines) = (Target::Log, Vec::new());
+        loop {
+            let mut state = self.lock();
+            while state.lines.is_empty() && !state.is_urgent() {
+                state = self.something.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            let gathered = self.something.wait_timeout_while(state, GATHERED_FOR, |state| !state.is_urgent());
+            let mut state = gathered.unwrap_or_else(PoisonError::into_inner).0;
+            std::mem::swap(&mut state.lines, &mut lines);
+            let (next, reopen, closed) = (state.next.take(), std::mem::take(&mut state.reopen), state.closed);
+            drop(state);
+            if let Some(next) = next {
+                target = next;
+            } else if reopen {
+                target.open_again();
+            }
+            let lost = target.write(&lines);
+            self.lost.fetch_add(lost as u64, Relaxed);
+            lines.clear();
+            lines.shrink_to(GATHERED);
+            if closed {
+                return;
+            }
+        }
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut State)) {
+        what(&mut self.lock());
+        self.something.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn add(writer: &Writer, line: &str) {
+        writer.add(|out| out.extend_from_slice(line.as_bytes()));
+    }
+
+    #[test]
+    fn lines_follow_what_a_file_has_and_a_file_that_was_moved_is_followed_by_a_new_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [file, moved] = ["access.log", "access.log.1"].map(|name| directory.path().join(name));
+        fs::write(&file, "before\n").expect("a file");
+        let writer = Writer::default();
+        writer.write_to(Target::open(&file).expect("it opens")).expect("a thread");
+        add(&writer, "one\n");
+        while !fs::read_to_string(&file).expect("a file").ends_with("one\n") {
+            thread::yield_now();
+        }
+        fs::rename(&file, &moved).expect("a file");
+        writer.reopen();
+        while !file.exists() {
+            thread::yield_now();
+        }
+        add(&writer, "two\n");
+        writer.close();
+        assert_eq!(fs::read_to_string(&moved).expect("a file"), "before\none\n");
+        assert_eq!(fs::read_to_string(&file).expect("a file"), "two\n");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_lost_and_counted() {
+        let writer = Writer::default();
+        writer.write_to(Target::open(Path::new("/dev/full")).expect("Linux has it")).expect("a thread");
+        (0..3).for_each(|_| add(&writer, "line\n"));
+        writer.close();
+        assert_eq!(writer.lost(), 3);
+    }
+
+    #[test]
+    fn what_nobody_writes_is_lost_when_there_is_too_much_of_it() {
+        let writer = Writer::default();
+        let line = "x".repeat(1 << 20);
+        (0..10).for_each(|_| add(&writer, &line));
+        assert_eq!(writer.lost(), 2);
+    }
+}
