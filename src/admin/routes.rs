@@ -3,24 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use http::header::CONTENT_SECURITY_POLICY;
-use http::{HeaderValue, Method, StatusCode};
+use http::{Method, StatusCode};
 use log::LevelFilter;
 use serde_json::json;
 
 use super::access::Access;
+use super::dashboard::Dashboard;
 use super::events::Events;
 use super::readiness::Readiness;
-use super::{Source, bad_request, dashboard};
+use super::{Source, bad_request};
 use crate::handler::{Context, Error};
 use crate::http::{Request, Response, problem};
 use crate::metrics::CONTENT_TYPE;
 use crate::router::{RouteError, Router, Target};
-
-/// It loads nothing from anywhere else, and nobody puts it into a page of theirs.
-const POLICY: &str = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
-    img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
 const OPEN_METRICS: &[u8] = b"application/openmetrics-text";
 
@@ -35,8 +30,8 @@ pub(super) fn router(
     let mut get = |path: &str, answer: Box<dyn Fn(&Request) -> Response + Send + Sync>| {
         router.add(Method::GET, path, Target::Immediate(answer.into()))
     };
-    let page = Bytes::from(dashboard::page());
-    get("/", Box::new(move |_| index(page.clone())))?;
+    let dashboard = Dashboard::new();
+    get("/", Box::new(move |_| dashboard.answer()))?;
     get("/live", Box::new(|_| Response::json("{\"live\":true}\n")))?;
     let (of, knows, seen) = (Arc::clone(source), Arc::clone(access), Arc::clone(readiness));
     get("/ready", Box::new(move |request| ready(&*of, &seen, knows.knows(request))))?;
@@ -65,11 +60,6 @@ fn metrics(source: &dyn Source, request: &Request) -> Response {
     let open = lines.any(|(name, value)| name.eq_ignore_ascii_case("accept") && accepts(value));
     let [open_type, older_type] = CONTENT_TYPE;
     Response::new(StatusCode::OK, if open { open_type } else { older_type }, source.metrics(open))
-}
-
-fn index(page: Bytes) -> Response {
-    let page = Response::new(StatusCode::OK, "text/html; charset=utf-8", page);
-    page.with_header(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY))
 }
 
 /// Who may not know everything is told the reasons' names.

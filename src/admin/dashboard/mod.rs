@@ -4,9 +4,13 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::header::CONTENT_SECURITY_POLICY;
+use http::{HeaderValue, StatusCode};
 use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 
 use crate::chart;
+use crate::http::Response;
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
@@ -21,27 +25,42 @@ const SCRIPT: &str = concat!(
     "})();\n"
 );
 
-/// The page.
-pub(super) fn page() -> String {
-    let style = format!("{}{STYLE}", chart::STYLE);
-    let policy = match (source(SCRIPT), source(&style)) {
-        (Some(script), Some(style)) => format!(
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; connect-src 'self'; img-src data:; \
-             script-src {script}; style-src {style}; base-uri 'none'; form-action 'none'\">"
-        ),
-        _ => String::new(),
-    };
-    PAGE.replace("<!--policy-->", &policy)
-        .replace("<!--style-->", &format!("<style>{style}</style>"))
-        .replace("<!--script-->", &format!("<script>{SCRIPT}</script>"))
+/// The page, ready to be sent.
+pub(super) struct Dashboard {
+    page: Bytes,
+    policy: HeaderValue,
+}
+
+impl Dashboard {
+    pub(super) fn new() -> Self {
+        let style = format!("{}{STYLE}", chart::STYLE);
+        let page = PAGE
+            .replace("<!--style-->", &format!("<style>{style}</style>"))
+            .replace("<!--script-->", &format!("<script>{SCRIPT}</script>"));
+        // It asks for what its own server has, and nobody puts it into a page of theirs.
+        let policy = format!(
+            "default-src 'none'; connect-src 'self'; img-src data:; script-src {}; style-src {}; \
+             frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+            source(SCRIPT),
+            source(&style)
+        );
+        // Base64 and the text above are visible ASCII; without a script the page would still say where the figures are.
+        let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
+        Self { page: page.into(), policy }
+    }
+
+    /// The page with its policy.
+    pub(super) fn answer(&self) -> Response {
+        let page = Response::new(StatusCode::OK, "text/html; charset=utf-8", self.page.clone());
+        page.with_header(CONTENT_SECURITY_POLICY, self.policy.clone())
+    }
 }
 
 /// What a policy calls a style or a script by (W3C CSP Level 3, section 2.3.1).
-fn source(text: &str) -> Option<String> {
-    // SHA-256 of the library that does TLS; it always has this suite.
-    let suite = TLS13_AES_128_GCM_SHA256.tls13()?;
-    let hash = suite.common.hash_provider.hash(text.as_bytes());
-    Some(format!("'sha256-{}'", BASE64_STANDARD.encode(hash)))
+fn source(text: &str) -> String {
+    // SHA-256 of the library that does TLS, which has it for this suite. What has no hash does not run.
+    let hash = TLS13_AES_128_GCM_SHA256.tls13().map(|suite| suite.common.hash_provider.hash(text.as_bytes()));
+    hash.map_or_else(|| "'none'".to_owned(), |hash| format!("'sha256-{}'", BASE64_STANDARD.encode(hash)))
 }
 
 #[cfg(test)]
@@ -49,18 +68,24 @@ mod tests {
     use super::*;
     use crate::metrics::{CENSUS, PHASES, REASONS};
 
+    fn page() -> String {
+        String::from_utf8(Dashboard::new().page.to_vec()).expect("it is text")
+    }
+
     #[test]
     fn the_policy_names_what_the_page_brings() {
-        let page = page();
+        let (page, policy) = (page(), Dashboard::new().policy);
+        let policy = policy.to_str().expect("it is ASCII");
         assert!(!page.contains("<!--"), "everything is in its place");
         for (open, close) in [("<style>", "</style>"), ("<script>", "</script>")] {
             assert_eq!((page.matches(open).count(), page.matches(close).count()), (1, 1), "{open}");
             let inside = page.split(open).nth(1).and_then(|rest| rest.split(close).next());
-            let source = source(inside.expect("there is one")).expect("SHA-256 is there");
-            assert!(page.contains(&source), "{source}");
+            let source = source(inside.expect("there is one"));
+            assert!(policy.contains(&source), "{source}");
         }
-        // Of "", as everybody computes it.
-        assert_eq!(source("").as_deref(), Some("'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"));
+        assert!(!policy.contains("unsafe"), "{policy}");
+        // Of nothing, as everybody computes it.
+        assert_eq!(source(""), "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='");
     }
 
     #[test]
