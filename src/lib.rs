@@ -23,6 +23,7 @@ pub mod presence;
 pub mod queue;
 pub mod router;
 pub mod server;
+pub mod traces;
 pub mod tune;
 pub mod value;
 pub mod workers;
