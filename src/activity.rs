@@ -1,10 +1,13 @@
 //! What a worker does now, and where the time of its request goes.
 //!
 //! The worker writes, whoever looks reads: relaxed atomics, no lock. A worker keeps one for all its requests, and lends it to
-//! the connections that it borrows, so that they note what they wait for.
+//! the connections that it borrows, so that they note what they wait for. Only of a request that is recorded is each wait kept,
+//! behind a lock that nobody else takes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::borrow::Cow;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a worker does.
@@ -58,6 +61,37 @@ struct State {
     /// What the request has spent so far.
     pool_ns: AtomicU64,
     database_ns: AtomicU64,
+    /// Whether each wait of the request is kept.
+    records: AtomicBool,
+    waits: Mutex<Waits>,
+}
+
+/// The waits of one request, in the order in which they ended.
+#[derive(Clone, Debug, Default)]
+pub struct Waits {
+    /// The first [`WAITS_MAX`] of them.
+    pub kept: Vec<Wait>,
+    /// How many more there were.
+    pub missed: u32,
+}
+
+/// As many as OpenTelemetry lets a span have events: a handler that runs a statement for each of a million rows is not to fill
+/// the memory with them.
+pub const WAITS_MAX: usize = 128;
+
+/// What a request waited for.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// A connection, or the database.
+    pub doing: Doing,
+    /// The statement's name, or what it does; empty for a connection.
+    pub name: Cow<'static, str>,
+    /// Since when.
+    pub since: Instant,
+    /// For how long.
+    pub took: Duration,
+    /// What kind of failure it ended with.
+    pub error: Option<Cow<'static, str>>,
 }
 
 /// What a request has spent with its worker so far.
@@ -95,6 +129,8 @@ impl Default for Activity {
             since_ns: AtomicU64::default(),
             pool_ns: AtomicU64::default(),
             database_ns: AtomicU64::default(),
+            records: AtomicBool::default(),
+            waits: Mutex::default(),
         }))
     }
 }
@@ -112,6 +148,18 @@ impl Activity {
         state.set(Doing::Handler, now);
     }
 
+    /// From now on each wait is kept, until they are taken.
+    pub fn record(&self) {
+        *self.0.waits() = Waits::default();
+        self.0.records.store(true, Relaxed);
+    }
+
+    /// The waits that were kept.
+    pub fn take_waits(&self) -> Waits {
+        self.0.records.store(false, Relaxed);
+        mem::take(&mut *self.0.waits())
+    }
+
     /// The worker does something else from now on.
     pub fn turn_to(&self, doing: Doing, now: Instant) {
         self.0.set(doing, self.0.time(now));
@@ -127,7 +175,8 @@ impl Activity {
         if let Some(since) = since {
             state.set(doing, state.time(since));
         }
-        Waiting { state, doing, before, since }
+        let kept = (!within && state.records.load(Relaxed)).then(Kept::default);
+        Waiting { state, doing, before, since, kept }
     }
 
     /// What the request has spent so far.
@@ -160,6 +209,10 @@ impl State {
         u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set(&self, doing: Doing, now: u64) {
         self.since_ns.store(now, Relaxed);
         self.doing.store(doing as u8, Relaxed);
@@ -174,12 +227,56 @@ pub struct Waiting<'a> {
     before: u8,
     /// `None` within another wait.
     since: Option<Instant>,
+    /// What is kept of it, where the request is recorded.
+    kept: Option<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    name: Cow<'static, str>,
+    error: Option<Cow<'static, str>>,
+}
+
+impl Waiting<'_> {
+    /// Says what is waited for. What has no name is not kept, but for the wait for a connection.
+    pub fn on(mut self, name: impl FnOnce() -> Cow<'static, str>) -> Self {
+        if let Some(kept) = &mut self.kept {
+            kept.name = name();
+        }
+        self
+    }
+
+    /// It has come to this end, which is handed back; `kind` says what kind of failure one is.
+    pub fn end<T, E>(
+        mut self,
+        ended: Result<T, E>,
+        kind: impl FnOnce(&E) -> Cow<'static, str>,
+    ) -> Result<T, E> {
+        if let (Some(kept), Err(error)) = (&mut self.kept, &ended) {
+            kept.error = Some(kind(error));
+        }
+        ended
+    }
+
+    fn keep(&mut self, since: Instant, took: Duration) {
+        let Some(Kept { name, error }) = self.kept.take() else { return };
+        if name.is_empty() && self.doing == Doing::Database {
+            return;
+        }
+        let mut waits = self.state.waits();
+        if waits.kept.len() < WAITS_MAX {
+            waits.kept.push(Wait { doing: self.doing, name, since, took, error });
+        } else {
+            waits.missed += 1;
+        }
+    }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(since) = self.since else { return };
         let now = Instant::now();
+        self.keep(since, now - since);
         let spent = u64::try_from((now - since).as_nanos()).unwrap_or(u64::MAX);
         let sum = if self.doing == Doing::Pool { &self.state.pool_ns } else { &self.state.database_ns };
         sum.fetch_add(spent, Relaxed);
@@ -220,5 +317,30 @@ mod tests {
         activity.begin(8, Instant::now(), now);
         assert_eq!(activity.spent(), Spent::default());
         assert!(activity.look(Instant::now() + Duration::from_millis(1)).is_overdue);
+    }
+
+    #[test]
+    fn only_named_waits_of_a_recorded_request_are_kept_and_not_too_many() {
+        let activity = Activity::default();
+        let kind = |error: &&'static str| Cow::Borrowed(*error);
+        let wait = |doing, name| {
+            let waiting = activity.wait_for(doing).on(|| Cow::Borrowed(name));
+            let inner = activity.wait_for(Doing::Database).on(|| Cow::Borrowed("within"));
+            drop(inner);
+            waiting.end(Err::<(), _>("57014"), kind).expect_err("as it was");
+        };
+        wait(Doing::Database, "unseen");
+        assert!(activity.take_waits().kept.is_empty());
+        activity.record();
+        wait(Doing::Pool, "");
+        wait(Doing::Database, "");
+        (0..=WAITS_MAX).for_each(|_| wait(Doing::Database, "statement"));
+        let waits = activity.take_waits();
+        assert_eq!((waits.kept.len(), waits.missed), (WAITS_MAX, 2));
+        let of = |at: usize| (waits.kept[at].doing, &*waits.kept[at].name, waits.kept[at].error.as_deref());
+        assert_eq!(of(0), (Doing::Pool, "", Some("57014")));
+        assert_eq!(of(1), (Doing::Database, "statement", Some("57014")));
+        wait(Doing::Database, "unseen");
+        assert!(activity.take_waits().kept.is_empty());
     }
 }

@@ -24,6 +24,8 @@ pub struct Identities {
     header: Option<HeaderName>,
     /// Whether requests belong to traces.
     traces: bool,
+    /// How many percent of those that begin here are recorded.
+    sample: usize,
     keys: [u64; 3],
     next: AtomicU64,
     forks: Arc<AtomicU64>,
@@ -34,7 +36,14 @@ impl Identities {
     pub fn new(header: Option<HeaderName>, traces: bool) -> Self {
         let random = RandomState::new();
         let keys = [0, 1, 2].map(|number: u8| random.hash_one(number));
-        Self { header, traces, keys, next: AtomicU64::new(0), forks: Arc::new(AtomicU64::new(1)) }
+        let (next, forks) = (AtomicU64::new(0), Arc::new(AtomicU64::new(1)));
+        Self { header, traces, sample: 100, keys, next, forks }
+    }
+
+    /// Of the traces that begin here so many percent are recorded, instead of all; a client's are as it says.
+    #[must_use]
+    pub fn sampling(self, percent: usize) -> Self {
+        Self { sample: percent, ..self }
     }
 
     /// The same for another thread, so that no two wait for each other's counter; their ids differ all the same.
@@ -42,7 +51,8 @@ impl Identities {
     pub fn for_another_thread(&self) -> Self {
         let start = self.forks.fetch_add(1, Relaxed) << FORK;
         let (header, forks) = (self.header.clone(), Arc::clone(&self.forks));
-        Self { header, traces: self.traces, keys: self.keys, next: AtomicU64::new(start), forks }
+        let Self { traces, sample, keys, .. } = *self;
+        Self { header, traces, sample, keys, next: AtomicU64::new(start), forks }
     }
 
     /// Whether header lines whose name is so long can say anything of a request's identity.
@@ -78,7 +88,7 @@ impl Identities {
         };
         let trace = self.traces.then(|| match parent.only().and_then(Parent::read) {
             Some(parent) => Trace::after(&parent, state.filter(|list| !list.is_empty())),
-            None => Trace::begin(),
+            None => Trace::begin(self.sample),
         });
         Identity { of: Arc::clone(self), id, trace }
     }
@@ -188,6 +198,9 @@ pub const TRACESTATE: &str = "tracestate";
 const SAMPLED: u8 = 1;
 const KNOWN_FLAGS: u8 = 0b11;
 
+/// The bits of a trace's id that decide by lot.
+const RANDOM: u128 = (1 << 56) - 1;
+
 /// A request's place in a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
@@ -243,10 +256,12 @@ fn digits(text: &[u8]) -> Option<u128> {
 }
 
 impl Trace {
-    /// A new one. Nobody knows yet who records it, so that whoever does by default is not kept from it.
-    fn begin() -> Self {
+    /// A new one, of which so many percent are recorded: those whose id is low by the 56 bits that level 2 wants to be random.
+    fn begin(percent: usize) -> Self {
         let id = fastrand::u128(1..);
-        Self { id, parent: None, span: fastrand::u64(1..), flags: SAMPLED, state: None }
+        let is_sampled = (id & RANDOM) * 100 < (RANDOM + 1) * percent as u128;
+        let flags = if is_sampled { SAMPLED } else { 0 };
+        Self { id, parent: None, span: fastrand::u64(1..), flags, state: None }
     }
 
     fn after(parent: &Parent, state: Option<String>) -> Self {
@@ -390,6 +405,22 @@ mod tests {
         }
         let twice = identify(&[("traceparent", PARENT), ("traceparent", PARENT)]);
         assert_eq!(twice.trace().expect("traces are on").parent(), None);
+    }
+
+    #[test]
+    fn so_many_of_the_traces_that_begin_here_are_recorded_and_none_that_its_client_does_not_record() {
+        for (percent, few, many) in [(0, 0, 0), (10, 50, 150), (100, 1000, 1000)] {
+            let identities = Arc::new(Identities::new(None, true).sampling(percent).for_another_thread());
+            let unparented = || identities.identify([].into_iter());
+            let is_sampled = |identity: &Identity| identity.trace().expect("traces are on").is_sampled();
+            let sampled = (0..1000).filter(|_| is_sampled(&unparented())).count();
+            assert!((few..=many).contains(&sampled), "{sampled} of 1000 at {percent} %");
+            for (flags, is) in [("-00", false), ("-01", true)] {
+                let parent = PARENT.replace("-01", flags);
+                let lines = [(&b"traceparent"[..], parent.as_bytes())];
+                assert_eq!(is_sampled(&identities.identify(lines.into_iter())), is);
+            }
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod queue;
 pub mod router;
 pub mod server;
 pub mod sparing;
+pub mod traces;
 pub mod tune;
 pub mod value;
 pub mod workers;

@@ -33,12 +33,13 @@ use crate::deadline::Deadline;
 use crate::endpoint;
 use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
 use crate::http::{Request, Response};
-use crate::job::{Admission, BodyPlan, Job, Service, Work, would_wait_too_long};
+use crate::job::{Admission, BodyPlan, Job, Service, Work, waited_too_long, would_wait_too_long};
 use crate::journal::{Journal, Opened};
 use crate::metrics::{Endpoint, Metrics, Reason};
 use crate::observer::{Observed, Observer, Watch};
 use crate::queue::{Key, Limits, Queue, Refusal};
 use crate::router::{RouteError, Router, Target};
+use crate::traces::{Course, Outcome, Surroundings, Traces};
 use crate::workers::{Workers, answer_error, final_response, guarded};
 
 /// A server that is being put together: the configuration's endpoints, and handlers written in Rust.
@@ -77,6 +78,9 @@ pub enum StartError {
     /// A certificate or key cannot be used.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
+    /// Traces cannot be sent as it is configured.
+    #[error("tracing.otlp_endpoint: {0}")]
+    Traces(io::Error),
     /// The system refused a thread or a descriptor.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -120,6 +124,7 @@ pub struct Running {
     database: Option<Database>,
     metrics: Arc<Metrics>,
     journal: Journal,
+    traces: Traces,
     observer: Observer,
     /// Kept for its drop, which ends the observer's thread.
     _watch: Watch,
@@ -152,6 +157,7 @@ struct Stages {
     deadline_header: Option<HeaderName>,
     max_body_bytes: usize,
     metrics: Arc<Metrics>,
+    traces: Traces,
 }
 
 impl Server {
@@ -244,8 +250,10 @@ impl Server {
         let admin_listener = Listening::bind(config)?;
         let queue = Queue::new(queue_limits(&config.queue), config.workers());
         journal.reconfigure(&config.log, opened)?;
+        let traces = traces(config, self.database.as_ref(), &metrics)?;
         let (database, counted) = (self.database.clone(), Arc::clone(&metrics));
-        let workers = Workers::start(config.workers(), queue.clone(), database, counted, journal.clone())?;
+        let noted = (journal.clone(), traces.clone());
+        let workers = Workers::start(config.workers(), queue.clone(), database, counted, noted)?;
         workers.tell_timing(config.server.server_timing);
         let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
@@ -256,8 +264,8 @@ impl Server {
         });
         let watch = observer.watch(|_| {})?;
         let (told, errands) = Told::new(config, &observer, self.database.as_ref(), self.on_log_level);
-        let stages: Arc<dyn Service> =
-            Arc::new(Stages::new(config, router, queue.clone(), Arc::clone(&metrics)));
+        let stages = Stages::new(config, router, queue.clone(), Arc::clone(&metrics), traces.clone());
+        let stages: Arc<dyn Service> = Arc::new(stages);
         settings.max_connections = descriptors::fitting(config);
         // First, so that whoever finds the server finds out about it as well.
         let start = |listener| Listening::start(listener, &config.admin, &told, settings.max_connections);
@@ -283,6 +291,7 @@ impl Server {
             database: self.database,
             metrics,
             journal,
+            traces,
             observer,
             _watch: watch,
             routes: self.routes,
@@ -419,6 +428,7 @@ impl Running {
         let workers_ended =
             drained == Drained::Complete && self.workers.join(Deadline::at(until, Duration::ZERO), stop);
         self.journal.close();
+        self.traces.close(stop);
         log::info!("stopped: {}", self.metrics);
         if drained == Drained::Complete && !workers_ended {
             log::warn!("a handler did not end by its deadline; its client was answered 504");
@@ -449,6 +459,20 @@ fn router(
     Ok(router)
 }
 
+/// Who tells of requests, if the configuration says whom.
+fn traces(
+    config: &Config,
+    database: Option<&Database>,
+    metrics: &Arc<Metrics>,
+) -> Result<Traces, StartError> {
+    let surroundings = Surroundings {
+        is_encrypted: config.tls.certificate.is_some(),
+        database_system: database.map_or("", |database| database.kind().system()),
+        database_name: database.map_or_else(String::new, |database| database.name().to_owned()),
+    };
+    Traces::start(&config.tracing, surroundings, metrics).map_err(StartError::Traces)
+}
+
 fn queue_limits(queue: &config::Queue) -> Limits {
     Limits { max_length: queue.max_length, target: queue.target, interval: queue.interval }
 }
@@ -473,7 +497,13 @@ fn watched_signals() -> io::Result<Signals> {
 }
 
 impl Stages {
-    fn new(config: &Config, router: Router, queue: Queue<Job>, metrics: Arc<Metrics>) -> Self {
+    fn new(
+        config: &Config,
+        router: Router,
+        queue: Queue<Job>,
+        metrics: Arc<Metrics>,
+        traces: Traces,
+    ) -> Self {
         Self {
             lanes: queue.lanes(router.lanes()),
             router,
@@ -483,32 +513,46 @@ impl Stages {
             deadline_header: config.server.deadline_header.clone(),
             max_body_bytes: config.http.max_body_bytes,
             metrics,
+            traces,
         }
+    }
+
+    /// A request is answered without a worker: it is counted and told of.
+    fn answered(
+        &self,
+        request: &Request,
+        endpoint: Option<&Arc<Endpoint>>,
+        since: Instant,
+        status: StatusCode,
+    ) {
+        let status = status.as_u16();
+        endpoint.unwrap_or(self.metrics.unmatched()).responded_to(request.id(), status);
+        self.traces.tell(request, endpoint, || (Course::without_worker(since), Outcome::answered(status)));
     }
 }
 
 impl Service for Stages {
     fn accept(&self, mut request: Request) -> Admission {
+        let now = Instant::now();
         match self.router.route(&mut request) {
             Err(response) => {
-                self.metrics.unmatched().responded_to(request.id(), response.status().as_u16());
+                self.answered(&request, None, now, response.status());
                 Admission::Answered(response)
             }
             Ok((Target::Immediate(answer), endpoint)) => {
                 let answered = guarded(|| answer(&request)).inspect_err(|_| self.metrics.panicked());
                 let answered = answered.and_then(final_response).and_then(immediate);
                 let answered = answered.unwrap_or_else(|error| answer_error(&request, error));
-                endpoint.responded_to(request.id(), answered.status().as_u16());
+                self.answered(&request, Some(endpoint), now, answered.status());
                 Admission::Answered(answered)
             }
             Ok((Target::Handler(answerer), endpoint)) => {
-                let now = Instant::now();
                 let mut allowance = answerer.deadline.unwrap_or(self.deadline);
                 if let Some(name) = &self.deadline_header {
                     match allowance_asked(&request, name) {
                         Ok(asked) => allowance = asked.map_or(allowance, |asked| asked.min(allowance)),
                         Err(error) => {
-                            endpoint.responded(error.status().as_u16());
+                            self.answered(&request, Some(endpoint), now, error.status());
                             return Admission::Answered(error.to_response());
                         }
                     }
@@ -531,13 +575,28 @@ impl Service for Stages {
                 }
                 Refusal::Shed => (Reason::Shed, would_wait_too_long()),
             };
-            refused.job.endpoint.responded_to(refused.job.request.id(), error.status().as_u16());
+            let Job { request, endpoint, since, .. } = &refused.job;
+            let status = error.status().as_u16();
+            endpoint.responded_to(request.id(), status);
+            self.traces.tell(request, Some(endpoint), || {
+                (Course::without_worker(*since), Outcome::refused(status, reason.name()))
+            });
             (reason, error.retry_after(refused.drains_in.min(RETRY_AFTER_MAX)).to_response())
         })
     }
 
     fn withdraw(&self, key: Key) {
-        self.queue.withdraw(key);
+        let Some(job) = self.queue.withdraw(key) else { return };
+        self.traces.tell(&job.request, Some(&job.endpoint), || {
+            // The connector has answered it when its time was up, or else its client has left.
+            let outcome = if job.start_by.has_passed() {
+                let (response, reason) = waited_too_long(job.deadline);
+                Outcome::refused(response.status().as_u16(), reason.name())
+            } else {
+                Outcome::client_left()
+            };
+            (Course::without_worker(job.since), outcome)
+        });
     }
 
     fn endpoint(&self, request: &Request) -> Option<Arc<Endpoint>> {

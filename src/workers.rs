@@ -27,6 +27,7 @@ use crate::journal::{Entry, Journal};
 use crate::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
 use crate::queue::{Done, Queue};
 use crate::sparing::sparingly;
+use crate::traces::{Course, Outcome, Traces};
 
 /// The running request threads.
 pub struct Workers {
@@ -50,6 +51,7 @@ struct Shared {
     database: Option<Database>,
     metrics: Arc<Metrics>,
     journal: Journal,
+    traces: Traces,
     /// Whether answers say where their request's time went.
     server_timing: AtomicBool,
     /// Of each worker that there is, by its number.
@@ -66,10 +68,11 @@ impl Workers {
         queue: Queue<Job>,
         database: Option<Database>,
         metrics: Arc<Metrics>,
-        journal: Journal,
+        (journal, traces): (Journal, Traces),
     ) -> io::Result<Self> {
         let (server_timing, activities) = (AtomicBool::default(), Mutex::default());
-        let shared = Arc::new(Shared { queue, database, metrics, journal, server_timing, activities });
+        let shared = Shared { queue, database, metrics, journal, traces, server_timing, activities };
+        let shared = Arc::new(shared);
         let (running, ended) = crossbeam_channel::bounded(0);
         let team = Mutex::new(Team { count: 0, started: 0, running });
         let workers = Self { shared, team, ended };
@@ -165,6 +168,9 @@ impl Shared {
 
     fn answer(&self, mut job: Job, begun: &Done, activity: &Activity) {
         activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
+        if self.traces.wants(&job.request) {
+            activity.record();
+        }
         let (mut response, refused) = match Arc::clone(&job.client).claim(job.ticket, &mut job.request) {
             Claim::Gone => return activity.turn_to(Doing::Idle, Instant::now()),
             Claim::Unreadable(refusal) => {
@@ -191,6 +197,9 @@ impl Shared {
         self.journal.worked(&job.endpoint, &account.spans, job.request.identity.as_ref(), || {
             Outline::of(&job.request)
         });
+        let outcome = || account.outcome(&job, delivery, refused, &end);
+        self.traces
+            .tell(&job.request, Some(&job.endpoint), || (account.course(&job, begun, activity), outcome()));
         if job.presence.take_cancelled() {
             self.metrics.cancelled();
         }
@@ -328,6 +337,8 @@ struct Account {
     spans: Spans,
     /// When the answer was made.
     made: Instant,
+    /// When it was handed over.
+    ended: Instant,
 }
 
 impl Account {
@@ -342,7 +353,7 @@ impl Account {
         let with_worker = made.saturating_duration_since(begun.began());
         spans.set(Phase::Render, with_worker.saturating_sub(spent.pool + spent.database));
         activity.turn_to(Doing::Write, made);
-        Self { status, spans, made }
+        Self { status, spans, made, ended: made }
     }
 
     /// What is known before the answer's head goes out.
@@ -355,11 +366,41 @@ impl Account {
     fn written(&mut self, activity: &Activity) {
         let (now, spent) = (Instant::now(), activity.spent());
         activity.turn_to(Doing::Idle, now);
+        self.ended = now;
         let since = (spent.pool + spent.database)
             .saturating_sub(self.spans.of(Phase::Pool) + self.spans.of(Phase::Database));
         self.spans.set(Phase::Write, (now - self.made).saturating_sub(since));
         self.spans.set(Phase::Pool, spent.pool);
         self.spans.set(Phase::Database, spent.database);
+    }
+}
+
+/// As traces tell of it.
+impl Account {
+    fn course(&self, job: &Job, begun: &Done, activity: &Activity) -> Course {
+        let waits = activity.take_waits();
+        Course {
+            since: job.since,
+            began: Some(begun.began()),
+            made: Some(self.made),
+            ended: self.ended,
+            waits,
+        }
+    }
+
+    fn outcome(&self, job: &Job, delivery: Delivery, refused: Option<Reason>, end: &BodyEnd) -> Outcome {
+        match (delivery, refused, end) {
+            (Delivery::TooLate, ..) if !job.presence.has_left() => {
+                Outcome::refused(StatusCode::GATEWAY_TIMEOUT.as_u16(), Reason::Deadline.name())
+            }
+            (Delivery::TooLate | Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => {
+                Outcome::client_left()
+            }
+            (Delivery::Sent, Some(reason), _) | (_, None, &BodyEnd::Refused(reason)) => {
+                Outcome::refused(self.status, reason.name())
+            }
+            (Delivery::Sent, None, BodyEnd::Good) => Outcome::answered(self.status),
+        }
     }
 }
 

@@ -4,7 +4,9 @@
 //! it would be served with less protection.
 
 use super::read::{Reader, Table};
-use super::{Admin, AdminListen, ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Server, Tls};
+use super::{
+    Admin, AdminListen, ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Server, Tls, Tracing,
+};
 use crate::http::is_ours;
 
 /// One rule that does not hold.
@@ -35,6 +37,7 @@ impl Reader<'_> {
             sizes(config),
             server(&config.server),
             admin(&config.admin),
+            tracing(&config.tracing),
             proxy(&config.proxy),
             tls(&config.tls),
             tiny_http(config),
@@ -76,6 +79,24 @@ fn server(server: &Server) -> Vec<Conflict> {
     let ours = server.request_id_header.iter().filter(|name| is_ours(name));
     let key = "server.request_id_header";
     ours.map(|name| Conflict::new(key, key, format!("{:?} says something else", name.as_str()))).collect()
+}
+
+fn tracing(tracing: &Tracing) -> Vec<Conflict> {
+    let (key, built) = ("tracing.otlp_endpoint", cfg!(feature = "otlp"));
+    if tracing.otlp_endpoint.is_none() {
+        return Vec::new();
+    }
+    let without = "needs a wharf that is built with the cargo feature otlp; this one cannot send traces";
+    [
+        (!built, Conflict::new(key, key, without)),
+        (
+            !tracing.propagate,
+            Conflict::needs(key, "tracing.propagate", " = true: without it there are no traces"),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(broken, conflict)| broken.then_some(conflict))
+    .collect()
 }
 
 fn proxy(proxy: &Proxy) -> Vec<Conflict> {
@@ -178,6 +199,22 @@ mod tests {
             ),
         ] {
             assert_eq!(problems(text), [problem], "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_wharf_that_can_send_traces_is_told_where_to() {
+        let text = "tracing.otlp_endpoint = 'http://127.0.0.1:4318'";
+        if cfg!(feature = "otlp") {
+            assert_eq!(read(text).tracing.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4318"));
+            let contradiction = "tracing = { otlp_endpoint = 'http://127.0.0.1:4318', propagate = false }";
+            let message =
+                "tracing.otlp_endpoint: needs tracing.propagate = true: without it there are no traces";
+            assert_eq!(problems(contradiction), [message]);
+        } else {
+            let message = "tracing.otlp_endpoint: needs a wharf that is built with the cargo feature otlp; this one \
+                           cannot send traces";
+            assert_eq!(problems(text), [message]);
         }
     }
 

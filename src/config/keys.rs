@@ -12,9 +12,13 @@ use http::HeaderName;
 use log::LevelFilter;
 
 use self::Effect::{Live, Restart};
-use self::Target::{Bytes, Count, File, Flag, Header, Name, Optional, Secret, Statement, Time, Trusted, Url};
+use self::Target::{
+    Bytes, Collector, Count, Fields, File, Flag, Header, Name, Optional, Secret, Statement, Time, Trusted,
+    Url,
+};
 
 use super::listen::ListenError;
+use super::otlp;
 use super::setting::{Setting, show_bytes, show_time};
 use super::{
     Access, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log,
@@ -73,7 +77,14 @@ impl Default for Config {
                 slow_statement: Duration::from_millis(500),
             },
             // Whoever is asked on a request's behalf belongs to its trace, whether or not wharf itself is recorded.
-            tracing: Tracing { propagate: true },
+            // And who says where traces go wants to see the first.
+            tracing: Tracing {
+                propagate: true,
+                otlp_endpoint: None,
+                otlp_headers: None,
+                service_name: "wharf".to_owned(),
+                sample: 100,
+            },
             admin: Admin {
                 listen: None,
                 token: None,
@@ -191,6 +202,10 @@ enum Target<'c> {
     /// One of several words, and which it was when the table was made.
     Choice(Set<'c>, &'static str),
     Url(&'c mut Option<String>),
+    /// `tracing.otlp_endpoint`.
+    Collector(&'c mut Option<String>),
+    /// `tracing.otlp_headers`, which nobody else may know.
+    Fields(&'c mut Option<String>),
     Flag(&'c mut bool),
     /// A header's name.
     Header(&'c mut Option<HeaderName>),
@@ -224,7 +239,7 @@ pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
     let sections = [
         ("server", server_keys(server)),
         ("log", log_keys(log)),
-        ("tracing", vec![("propagate", Live, Flag(&mut tracing.propagate))]),
+        ("tracing", tracing_keys(tracing)),
         ("admin", admin_keys(admin)),
         ("queue", queue_keys(queue)),
         ("http", http_keys(http)),
@@ -278,6 +293,16 @@ fn log_keys(log: &mut Log) -> Vec<Named<'_>> {
         ("parameters", Live, Flag(&mut log.parameters)),
         ("slow_request", Live, Time(&mut log.slow_request, Duration::ZERO..=HOUR)),
         ("slow_statement", Live, Time(&mut log.slow_statement, Duration::ZERO..=HOUR)),
+    ]
+}
+
+fn tracing_keys(tracing: &mut Tracing) -> Vec<Named<'_>> {
+    vec![
+        ("propagate", Live, Flag(&mut tracing.propagate)),
+        ("otlp_endpoint", Restart, Collector(&mut tracing.otlp_endpoint)),
+        ("otlp_headers", Restart, Fields(&mut tracing.otlp_headers)),
+        ("service_name", Restart, Name(&mut tracing.service_name)),
+        ("sample", Live, Count(&mut tracing.sample, 0..=100)),
     ]
 }
 
@@ -405,6 +430,12 @@ impl Key<'_> {
         names
     }
 
+    /// The variable of OpenTelemetry's that sets it where nothing of ours does.
+    pub(super) fn standard_variable(&self) -> Option<&'static str> {
+        let known = otlp::VARIABLES.iter().find(|(name, _)| self.section == "tracing" && *name == self.name);
+        known.map(|(_, variable)| *variable)
+    }
+
     /// Sets the field; the error is what came and what is accepted.
     pub(super) fn set(&mut self, setting: Setting) -> Result<(), String> {
         match &mut self.target {
@@ -413,6 +444,8 @@ impl Key<'_> {
             Target::Choice(set, _) => set(setting)?,
             Secret(field) => **field = Some(secret(setting)?),
             Url(field) => **field = Some(url(setting)?),
+            Collector(field) => **field = Some(otlp::endpoint(setting)?),
+            Fields(field) => **field = Some(otlp::fields(setting)?),
             Flag(field) => **field = setting.flag()?,
             Header(field) => **field = header(setting)?,
             Statement(field) => **field = Some(statement(setting)?),
@@ -434,7 +467,7 @@ impl Key<'_> {
 
     /// Whether its value may hold a password, and is not to be shown.
     pub(super) fn is_secret(&self) -> bool {
-        matches!(self.target, Url(_) | Statement(_) | Secret(_))
+        matches!(self.target, Url(_) | Statement(_) | Secret(_) | Fields(_))
     }
 
     /// The value as text, which no other value has.
@@ -444,7 +477,7 @@ impl Key<'_> {
             Target::Listen(field) => field.to_string(),
             Target::AdminListen(field) => field.map_or_else(absent, |listen| listen.to_string()),
             Target::Choice(_, word) => (*word).to_owned(),
-            Url(field) | Statement(field) | Secret(field) => {
+            Url(field) | Statement(field) | Secret(field) | Collector(field) | Fields(field) => {
                 field.as_ref().map_or_else(absent, |text| format!("{text:?}"))
             }
             Name(field) => format!("{field:?}"),
@@ -464,7 +497,8 @@ impl Key<'_> {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         match &self.target {
             Url(field) => field.as_ref().map(|text| quoted(&url(text))),
-            Statement(field) | Secret(field) => field.as_ref().map(|_| quoted(REDACTED)),
+            Statement(field) | Secret(field) | Fields(field) => field.as_ref().map(|_| quoted(REDACTED)),
+            Collector(field) => field.as_ref().map(|text| quoted(text)),
             Target::AdminListen(field) => field.map(|listen| quoted(&listen.to_string())),
             Header(field) => field.as_ref().map(|name| quoted(name.as_str())),
             Optional(field, _) => field.map(|count| count.to_string()),
@@ -486,7 +520,11 @@ impl Key<'_> {
                 let _ = set(Setting::Text((*word).to_owned()));
             }
             (Target::AdminListen(to), Target::AdminListen(from)) => **to = **from,
-            (Url(to), Url(from)) | (Statement(to), Statement(from)) | (Secret(to), Secret(from)) => {
+            (Url(to), Url(from))
+            | (Statement(to), Statement(from))
+            | (Secret(to), Secret(from))
+            | (Collector(to), Collector(from))
+            | (Fields(to), Fields(from)) => {
                 (*to).clone_from(from);
             }
             (Name(to), Name(from)) => (*to).clone_from(from),
@@ -605,6 +643,8 @@ pub(super) mod tests {
             Target::Listen(_) => text("unix:other.sock"),
             Target::AdminListen(_) => text("off"),
             Secret(_) => text("another-token"),
+            Collector(_) => text("https://other:4318"),
+            Fields(_) => text("other=1"),
             Target::Choice(set, _) => {
                 let message = set(Setting::Integer(0)).expect_err("a number is no word");
                 let word = message.split('"').skip(1).step_by(2).find(|word| *word != current);
@@ -615,6 +655,9 @@ pub(super) mod tests {
             Header(_) => text("X-Other"),
             Statement(_) => text("select 1"),
             Name(_) => text("other"),
+            Count(field, range) if **field == *range.end() => {
+                Setting::Integer(i64::try_from(*range.start()).expect("a range begins below that"))
+            }
             Count(_, range) | Optional(_, range) | Bytes(_, range) => {
                 Setting::Integer(i64::try_from(*range.end()).expect("a range ends below that"))
             }
@@ -674,6 +717,8 @@ pub(super) mod tests {
                         | Header(_)
                         | Statement(_)
                         | Secret(_)
+                        | Collector(_)
+                        | Fields(_)
                         | Target::AdminListen(_)
                 ),
                 "{}",

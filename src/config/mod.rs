@@ -10,6 +10,7 @@ mod consistency;
 mod endpoint;
 mod keys;
 mod listen;
+mod otlp;
 mod param;
 mod problem;
 mod read;
@@ -29,6 +30,7 @@ use log::LevelFilter;
 
 pub use changes::{Change, Changes};
 pub use listen::ListenError;
+pub use otlp::otlp_headers;
 pub use problem::{Problem, Problems};
 pub use read::{Flags, LocateError};
 pub use setting::{Environment, parse_time};
@@ -131,6 +133,14 @@ pub enum Access {
 pub struct Tracing {
     /// `propagate`: whether each request continues the trace that its client's `traceparent` names, or else begins one.
     pub propagate: bool,
+    /// `otlp_endpoint`: the collector that traces are sent to, without `/v1/traces`. `None`: none are.
+    pub otlp_endpoint: Option<String>,
+    /// `otlp_headers`: what requests to it say beside, as `name=value` with commas between; see [`otlp_headers`].
+    pub otlp_headers: Option<String>,
+    /// `service_name`: what the server is called in traces.
+    pub service_name: String,
+    /// `sample`: how many percent of the traces that begin here are sent.
+    pub sample: usize,
 }
 
 /// `[admin]`.

@@ -282,6 +282,7 @@ impl Reader<'_> {
         }
         for key in &mut keys {
             self.variable(key);
+            self.standard_variable(root, key);
         }
         self.unknown_variables(&keys);
         for (flag, path, value) in
@@ -306,6 +307,20 @@ impl Reader<'_> {
             if let Err(message) = key.set(Setting::Expanded(self.environment[&name].clone())) {
                 self.report(None, name, message);
             }
+        }
+    }
+
+    /// A variable that others than us look at as well says what nothing of ours does. An empty one says nothing, and a server
+    /// that cannot send traces looks at none.
+    fn standard_variable(&mut self, root: &Table<'_>, key: &mut Key<'_>) {
+        let ours = root.place(&key.path()).is_some()
+            || key.variables().iter().any(|name| self.environment.contains_key(name));
+        let Some(name) = key.standard_variable().filter(|_| cfg!(feature = "otlp") && !ours) else { return };
+        let said = self.environment.get(name).filter(|value| !value.trim().is_empty());
+        if let Some(value) = said
+            && let Err(message) = key.set(Setting::Expanded(value.clone()))
+        {
+            self.report(None, name, message);
         }
     }
 
@@ -431,6 +446,44 @@ pub(super) mod tests {
     /// A text's problems, each as `key: message`.
     pub(in super::super) fn problems(text: &str) -> Vec<String> {
         lines(try_read(text, &[], &with_database()))
+    }
+
+    #[test]
+    fn opentelemetrys_variables_say_what_nothing_of_ours_does() {
+        let set = |names: &[(&str, &str)]| {
+            let pairs = names.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            pairs.collect::<Environment>()
+        };
+        let read = |text: &str, environment: &Environment| {
+            let source = Source { path: None, text: text.to_owned() };
+            Config::examine(source, environment, &Flags::default())
+        };
+        let all = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4318/"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "key=1"),
+            ("OTEL_SERVICE_NAME", "flights"),
+        ];
+        let (config, problems) = read("", &set(&all));
+        assert!(problems.list().is_empty(), "{problems}");
+        let (endpoint, headers) =
+            if cfg!(feature = "otlp") { (Some("http://a:4318"), Some("key=1")) } else { (None, None) };
+        assert_eq!(
+            config.tracing.otlp_endpoint.as_deref(),
+            endpoint,
+            "who cannot send looks at none of them"
+        );
+        assert_eq!(config.tracing.otlp_headers.as_deref(), headers);
+        assert_eq!(config.tracing.service_name == "flights", cfg!(feature = "otlp"));
+        let ours = "tracing = { otlp_headers = 'ours=1', service_name = 'ours' }";
+        let (config, _) = read(ours, &set(&all));
+        assert_eq!(
+            (config.tracing.otlp_headers.as_deref(), &*config.tracing.service_name),
+            (Some("ours=1"), "ours")
+        );
+        let (config, problems) = read("", &set(&[("OTEL_EXPORTER_OTLP_ENDPOINT", " ")]));
+        assert!(config.tracing.otlp_endpoint.is_none() && problems.list().is_empty(), "it says nothing");
+        let (_, problems) = read("", &set(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "a:4317")]));
+        assert_eq!(problems.list().len(), usize::from(cfg!(feature = "otlp")));
     }
 
     #[test]

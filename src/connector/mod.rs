@@ -140,14 +140,18 @@ impl Settings {
             write_timeout: http.write_timeout,
             selectors: config.selectors(),
             proxy: config.proxy.clone(),
-            identities: Arc::new(Identities::new(
-                config.server.request_id_header.clone(),
-                config.tracing.propagate,
-            )),
+            identities: Arc::new(identities(config)),
             journal: Journal::default(),
             tls,
         }
     }
+}
+
+/// Where nobody here records traces, whoever is asked next by default is not kept from it.
+fn identities(config: &Config) -> Identities {
+    let tracing = &config.tracing;
+    let sample = if tracing.otlp_endpoint.is_some() { tracing.sample } else { 100 };
+    Identities::new(config.server.request_id_header.clone(), tracing.propagate).sampling(sample)
 }
 
 fn tls(tls: &config::Tls) -> Result<Option<Tls>, TlsError> {

@@ -208,6 +208,27 @@ impl Category {
 }
 
 impl Error {
+    /// What kind of error it is, as traces call it: the database's own code, or a word. Says nothing of any value.
+    pub fn kind(&self) -> Cow<'static, str> {
+        let word = match self {
+            Self::Refused(refusal) => return refusal.code.clone().into(),
+            Self::OutcomeUnknown { .. } => "outcome_unknown",
+            Self::NoConnection { .. } => "pool_timeout",
+            Self::Crowded { .. } => "pool_crowded",
+            Self::Url(_) | Self::Open { .. } | Self::Down { .. } => "database_down",
+            Self::Lost(_) => "connection_lost",
+            Self::Deadline => "deadline",
+            Self::StatementTimeout => "statement_timeout",
+            Self::ClientLeft => "client_left",
+            Self::ResponseTooLarge { .. } => "response_too_large",
+            Self::BadValue { .. } => "bad_value",
+            Self::UnsupportedType { .. } | Self::Malformed { .. } => "unreadable_row",
+            Self::RowCount { .. } => "row_count",
+            Self::Usage(_) => "usage",
+        };
+        word.into()
+    }
+
     /// The HTTP status that this error becomes.
     pub fn status(&self) -> StatusCode {
         match self {

@@ -12,6 +12,7 @@ mod rows;
 mod settings;
 pub mod sqlite;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -37,6 +38,16 @@ pub enum Kind {
     Sqlite,
 }
 
+impl Kind {
+    /// What OpenTelemetry calls it.
+    pub fn system(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgresql",
+            Self::Sqlite => "sqlite",
+        }
+    }
+}
+
 /// What a statement may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -53,6 +64,7 @@ pub struct Database(Arc<Inner>);
 struct Inner {
     pool: AnyPool,
     display_url: String,
+    name: String,
     metrics: Arc<metrics::Pool>,
     /// What the URL has the database call its sessions, whatever `application_name` says.
     own_name: Option<String>,
@@ -72,18 +84,19 @@ impl Database {
     pub fn open(settings: &config::Database, url: &str) -> Result<Self, Error> {
         let metrics = Arc::<metrics::Pool>::default();
         let mut own_name = None;
-        let (pool, display_url) = if let Some(file) = url.strip_prefix("sqlite:") {
+        let (pool, display_url, name) = if let Some(file) = url.strip_prefix("sqlite:") {
             let driver = sqlite::Driver::new(file, settings)?;
-            (AnyPool::Sqlite(pool::Pool::open(driver, settings, &metrics)?), url.to_owned())
+            (AnyPool::Sqlite(pool::Pool::open(driver, settings, &metrics)?), url.to_owned(), file.to_owned())
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let driver = postgres::Driver::new(url, settings)?;
             own_name = driver.own_name().map(str::to_owned);
+            let name = driver.database_name().to_owned();
             let pool = pool::Pool::open(driver, settings, &metrics)?;
-            (AnyPool::Postgres(pool), postgres::display_url(url))
+            (AnyPool::Postgres(pool), postgres::display_url(url), name)
         } else {
             return Err(Error::Url("expected sqlite:FILE or postgres://user@host/database".to_owned()));
         };
-        Ok(Self(Arc::new(Inner { pool, display_url, metrics, own_name })))
+        Ok(Self(Arc::new(Inner { pool, display_url, name, metrics, own_name })))
     }
 
     /// Which database it is.
@@ -97,6 +110,11 @@ impl Database {
     /// The URL without its password.
     pub fn display_url(&self) -> &str {
         &self.0.display_url
+    }
+
+    /// PostgreSQL's name of it, or SQLite's file.
+    pub fn name(&self) -> &str {
+        &self.0.name
     }
 
     /// The statement in this database's notation; `params` are those that `sql.slots` index.
@@ -124,7 +142,9 @@ impl Database {
         sql: &config::Sql,
         params: &[config::Param],
     ) -> Statement {
-        let statement = self.statement(sql, params);
+        let mut statement = self.statement(sql, params);
+        let said = |wanted: &str| origin.iter().find(|(key, _)| *key == wanted);
+        statement.name = said("statement").map_or_else(String::new, |(_, name)| (*name).to_owned());
         let wanted = self.kind() == Kind::Postgres && settings.statement_comment != StatementComment::Off;
         if !wanted || sql.has_comment() {
             return statement;
@@ -161,7 +181,7 @@ impl Database {
             AnyPool::Postgres(pool) => pool.checkout(client, deadline).map(Lent::Postgres),
             AnyPool::Sqlite(pool) => pool.checkout(client, deadline).map(Lent::Sqlite),
         };
-        drop(waiting);
+        let lent = waiting.end(lent, Error::kind);
         metrics.acquire.record(began.elapsed());
         let mut lent = lent.inspect_err(|error| metrics.unserved(unserved(error)))?;
         match &mut lent {
@@ -231,6 +251,8 @@ pub fn display_url(url: &str) -> String {
 /// An endpoint's statement in one database's notation: `$1` or `?1` for each distinct parameter.
 #[derive(Clone, Debug)]
 pub struct Statement {
+    /// What it is called; empty: nothing.
+    name: String,
     text: String,
     /// How much of it is the user's.
     own: usize,
@@ -274,7 +296,7 @@ impl Statement {
             marks.push(Mark { text: text.len(), written });
         }
         text.push_str(sql.pieces.last().map_or("", String::as_str));
-        Self { own: text.len(), text, comment: Comment::default(), bound, marks }
+        Self { name: String::new(), own: text.len(), text, comment: Comment::default(), bound, marks }
     }
 
     fn with_comment(mut self, comment: Comment) -> Self {
@@ -305,6 +327,11 @@ impl Statement {
         error
     }
 
+    /// What it is called in a trace: its name, or what it does.
+    fn name(&self) -> Cow<'static, str> {
+        if self.name.is_empty() { command(&self.text) } else { Cow::Owned(self.name.clone()) }
+    }
+
     /// The text that the database sees, unless its comment names a request too.
     pub fn text(&self) -> &str {
         &self.text
@@ -320,6 +347,18 @@ impl Statement {
     pub fn written_offset(&self, offset: usize) -> usize {
         let before = self.marks.iter().take_while(|mark| mark.text <= offset).last();
         before.map_or(offset, |mark| mark.written + (offset - mark.text))
+    }
+}
+
+/// What a statement does, by its first word: all that its text says for certain without being understood.
+fn command(sql: &str) -> Cow<'static, str> {
+    const LONGEST: usize = 32;
+    let word = sql.trim_start();
+    let end = word.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(word.len());
+    match &word[..end] {
+        "" => "statement".into(),
+        word if word.len() > LONGEST => "statement".into(),
+        word => word.to_ascii_uppercase().into(),
     }
 }
 
@@ -375,15 +414,16 @@ impl Connection {
     /// # Errors
     /// [`Error::Usage`] when one is open already.
     pub fn begin(&mut self, access: Access, deadline: Deadline) -> Result<(), Error> {
-        let _waiting = self.activity.wait_for(Doing::Database);
+        let waiting = self.activity.wait_for(Doing::Database);
         match &mut self.lent {
+            // It goes with the first statement.
             Lent::Postgres(session) => {
                 session.start(deadline);
                 session.begin(access)
             }
             Lent::Sqlite(session) => {
                 session.start(deadline);
-                session.begin(access)
+                waiting.on(|| "BEGIN".into()).end(session.begin(access), Error::kind)
             }
         }
     }
@@ -393,8 +433,8 @@ impl Connection {
     /// # Errors
     /// Whatever the database reports; also when a statement in the transaction failed, which was then rolled back.
     pub fn commit(&mut self, deadline: Deadline) -> Result<(), Error> {
-        let _waiting = self.activity.wait_for(Doing::Database);
-        match &mut self.lent {
+        let waiting = self.activity.wait_for(Doing::Database).on(|| "COMMIT".into());
+        let committed = match &mut self.lent {
             Lent::Postgres(session) => {
                 session.start(deadline);
                 session.commit()
@@ -403,7 +443,8 @@ impl Connection {
                 session.start(deadline);
                 session.commit()
             }
-        }
+        };
+        waiting.end(committed, Error::kind)
     }
 
     /// Rolls the open transaction back; without one, does nothing. Takes at most half a second, whatever the deadline.
@@ -411,11 +452,12 @@ impl Connection {
     /// # Errors
     /// When the database cannot be reached; the connection is then closed at checkin, which rolls back as well.
     pub fn rollback(&mut self) -> Result<(), Error> {
-        let _waiting = self.activity.wait_for(Doing::Database);
-        match &mut self.lent {
+        let waiting = self.activity.wait_for(Doing::Database).on(|| "ROLLBACK".into());
+        let rolled_back = match &mut self.lent {
             Lent::Postgres(session) => session.rollback(),
             Lent::Sqlite(session) => session.rollback(),
-        }
+        };
+        waiting.end(rolled_back, Error::kind)
     }
 
     /// Runs a statement and writes its rows: the number of rows returned, or for a statement without columns, changed.
@@ -435,8 +477,8 @@ impl Connection {
         deadline: Deadline,
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
-        let _waiting = self.activity.wait_for(Doing::Database);
-        match &mut self.lent {
+        let waiting = self.activity.wait_for(Doing::Database).on(|| statement.name());
+        let ran = match &mut self.lent {
             Lent::Postgres(session) => {
                 session.start(deadline);
                 session.run(statement, values, access, rows)
@@ -446,7 +488,8 @@ impl Connection {
                 let ran = session.run(statement, values, access, rows);
                 ran.inspect_err(|error| note_cancelled(error, &self.metrics))
             }
-        }
+        };
+        waiting.end(ran, Error::kind)
     }
 
     /// Whether `database.statement_comment` asks for what [`name_request`](Self::name_request) is told.

@@ -95,6 +95,12 @@ impl Driver {
         self.target.config.get_application_name()
     }
 
+    /// Which database: where the URL does not say it, the one that is called like the user.
+    pub(super) fn database_name(&self) -> &str {
+        let config = &self.target.config;
+        config.get_dbname().or(config.get_user()).unwrap_or_default()
+    }
+
     /// How to connect now.
     fn config(&self) -> tokio_postgres::Config {
         let mut config = self.target.config.clone();
@@ -431,11 +437,12 @@ impl Session {
 
     fn command(&mut self, sql: &str, limit: &Limit, commits: bool) -> Result<(), Error> {
         let activity = self.activity.clone();
-        let _waiting = activity.wait_for(Doing::Database);
+        let waiting = activity.wait_for(Doing::Database).on(|| super::command(sql));
         let client = &self.client;
         let sent = async { client.batch_execute(sql).await.map_err(|error| wire::refused(&error, sql)) };
         let done = self.wire.complete(sent, limit, &Cell::new(commits));
-        self.note(done)
+        let done = self.note(done);
+        waiting.end(done, Error::kind)
     }
 
     /// What commits is not sent where the server has closed the connection already: otherwise nobody could say that it was
@@ -477,8 +484,21 @@ impl Session {
         effect: Effect,
         mut work: impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let activity = self.activity.clone();
+        let waiting = activity.wait_for(Doing::Database).on(|| super::command(sql));
+        let done = self.attempt_again_if_stale(sql, access, effect, &mut work);
+        waiting.end(done, Error::kind)
+    }
+
+    fn attempt_again_if_stale<T>(
+        &mut self,
+        sql: &str,
+        access: Access,
+        effect: Effect,
+        work: &mut impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let before = self.transaction;
-        let done = self.attempt(sql, access, effect, &mut work);
+        let done = self.attempt(sql, access, effect, work);
         let Err(error) = &done else { return done };
         if !is_stale(error) {
             return done;
@@ -487,11 +507,11 @@ impl Session {
         self.client.clear_type_cache();
         // Where nothing ran before it, it can run again.
         match before {
-            Transaction::None => self.attempt(sql, access, effect, &mut work),
+            Transaction::None => self.attempt(sql, access, effect, work),
             Transaction::Pending(_) => {
                 self.rollback()?;
                 self.transaction = before;
-                self.attempt(sql, access, effect, &mut work)
+                self.attempt(sql, access, effect, work)
             }
             Transaction::Open(_) | Transaction::Failed => done,
         }
@@ -504,8 +524,6 @@ impl Session {
         effect: Effect,
         work: &mut impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let activity = self.activity.clone();
-        let _waiting = activity.wait_for(Doing::Database);
         let commits_itself = self.transaction == Transaction::None && effect == Effect::MayWrite;
         if commits_itself {
             self.refuse_closed()?;

@@ -213,6 +213,10 @@ impl Exposition {
         let help = "Requests whose client left before the answer";
         out.counter("wharf_http_requests_abandoned", help, metrics.abandoned_by_clients())?;
         out.counter("wharf_handler_panics", "Handlers that panicked", metrics.panics())?;
+        let help = "Spans that the collector of traces has taken";
+        out.counter("wharf_spans_exported", help, metrics.exported_spans())?;
+        let help = "Spans that it has not: it was too slow, away, or did not want them";
+        out.counter("wharf_spans_dropped", help, metrics.dropped_spans())?;
         let (received, sent) = metrics.bytes();
         out.counter_of("wharf_http_received", "Bytes read from clients", &Unit::Bytes, received)?;
         out.counter_of("wharf_http_sent", "Bytes written to clients", &Unit::Bytes, sent)

@@ -83,6 +83,13 @@ pub const REASONS: [(Reason, &str); 16] = [
     (Reason::Deadline, "deadline"),
 ];
 
+impl Reason {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        REASONS[self as usize].1
+    }
+}
+
 impl From<Fault> for Reason {
     fn from(fault: Fault) -> Self {
         match fault {
@@ -148,6 +155,8 @@ pub struct Metrics {
     abandoned: AtomicU64,
     cancelled: AtomicU64,
     panics: AtomicU64,
+    spans_exported: AtomicU64,
+    spans_dropped: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
     closed: [AtomicU64; CLOSINGS.len()],
 }
@@ -173,6 +182,8 @@ impl Default for Metrics {
             abandoned: AtomicU64::default(),
             cancelled: AtomicU64::default(),
             panics: AtomicU64::default(),
+            spans_exported: AtomicU64::default(),
+            spans_dropped: AtomicU64::default(),
             refused: Default::default(),
             closed: Default::default(),
         }
@@ -322,6 +333,26 @@ impl Metrics {
     /// A handler panicked; its request is counted as answered, with 500.
     pub fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
+    }
+
+    /// The collector of traces has taken so many spans.
+    pub fn spans_exported(&self, count: u64) {
+        self.spans_exported.fetch_add(count, Relaxed);
+    }
+
+    /// So many were not sent, or not taken.
+    pub fn spans_dropped(&self, count: u64) {
+        self.spans_dropped.fetch_add(count, Relaxed);
+    }
+
+    /// How many spans the collector has taken.
+    pub fn exported_spans(&self) -> u64 {
+        self.spans_exported.load(Relaxed)
+    }
+
+    /// How many it has not.
+    pub fn dropped_spans(&self) -> u64 {
+        self.spans_dropped.load(Relaxed)
     }
 
     /// How many requests were read.

@@ -135,7 +135,8 @@ impl Running {
             if let Some(database) = &self.database {
                 database.reconfigure(&next.database);
             }
-            let stages = Stages::new(&next, router, self.queue.clone(), Arc::clone(&self.metrics));
+            let (queue, metrics) = (self.queue.clone(), Arc::clone(&self.metrics));
+            let stages = Stages::new(&next, router, queue, metrics, self.traces.clone());
             let mut settings = Settings::beside(&next, self.tls.as_ref());
             settings.max_connections = descriptors::fitting(&next);
             settings.journal = self.journal.clone();
