@@ -145,6 +145,8 @@ impl Activity {
         state.deadline_ns.store(state.time(deadline), Relaxed);
         state.pool_ns.store(0, Relaxed);
         state.database_ns.store(0, Relaxed);
+        // The one before may have been answered by somebody else, so that nobody took its waits.
+        state.records.store(false, Relaxed);
         state.set(Doing::Handler, now);
     }
 
@@ -341,6 +343,10 @@ mod tests {
         assert_eq!(of(0), (Doing::Pool, "", Some("57014")));
         assert_eq!(of(1), (Doing::Database, "statement", Some("57014")));
         wait(Doing::Database, "unseen");
+        assert!(activity.take_waits().kept.is_empty());
+        activity.record();
+        activity.begin(7, Instant::now(), Instant::now());
+        wait(Doing::Database, "another request's");
         assert!(activity.take_waits().kept.is_empty());
     }
 }

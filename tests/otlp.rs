@@ -593,6 +593,7 @@ fn one_request_is_followed_by_its_id() {
     spans[0].says(&[("wharf.request_id", "followed-1"), ("http.route", "/sleep/{ms}")]);
     let statement = spans.iter().find(|span| span.name == "sleep").expect("the statement's span");
     assert!(statement.ms() >= 2000.0, "{timing}");
+    // Where there is an access log (`log.access`), its line with this id is to be looked for here.
     // The comment names the request's span, which is the statement's parent.
     assert!(seen.contains(&format!("traceparent='00-{TRACE}-{}-01'", spans[0].id)), "{seen}");
     assert_eq!(statement.parent, spans[0].id);
