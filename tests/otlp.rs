@@ -571,7 +571,7 @@ fn the_binary_sends_over_tls_what_opentelemetrys_variables_say() {
 fn one_request_is_followed_by_its_id() {
     let (database, collector) = (database(), Collector::start());
     let text = format!(
-        "server.server_timing = true\ndatabase.statement_comment = 'request'\ndatabase.url = '{}'\n\
+        "server.server_timing = true\nlog.access = 'json'\ndatabase.statement_comment = 'request'\ndatabase.url = '{}'\n\
          tracing.otlp_endpoint = '{}'\n{ENDPOINTS}",
         database.url(),
         collector.url()
@@ -593,7 +593,11 @@ fn one_request_is_followed_by_its_id() {
     spans[0].says(&[("wharf.request_id", "followed-1"), ("http.route", "/sleep/{ms}")]);
     let statement = spans.iter().find(|span| span.name == "sleep").expect("the statement's span");
     assert!(statement.ms() >= 2000.0, "{timing}");
-    // Where there is an access log (`log.access`), its line with this id is to be looked for here.
+    let noted = "\"request_id\":\"followed-1\"";
+    wharf.wait_for_log(noted);
+    let log = wharf.log();
+    let line = log.lines().find(|line| line.contains(noted)).expect("it was waited for");
+    assert!(line.contains(&format!("\"trace_id\":\"{TRACE}\"")), "{line}");
     // The comment names the request's span, which is the statement's parent.
     assert!(seen.contains(&format!("traceparent='00-{TRACE}-{}-01'", spans[0].id)), "{seen}");
     assert_eq!(statement.parent, spans[0].id);
