@@ -138,7 +138,7 @@ fn is_printable(value: &[u8]) -> bool {
 }
 
 /// The sixteen digits of a number.
-fn hex(number: u64) -> [u8; 16] {
+pub(crate) fn hex(number: u64) -> [u8; 16] {
     let mut digits = [0; 16];
     let mut left = number;
     for digit in digits.iter_mut().rev() {

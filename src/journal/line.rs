@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{Entry, SHORT, reason_name};
 use crate::http::{Outline, milliseconds};
-use crate::identity::{Identity, Trace};
+use crate::identity::{Identity, Trace, hex};
 
 /// The shape of a JSON line's time, and of a combined one's.
 const TIMES: [&str; 2] = ["%Y-%m-%dT%H:%M:%S", "%d/%b/%Y:%H:%M:%S +0000"];
@@ -47,8 +47,8 @@ impl Line<'_> {
             }
         }
         write(out, format_args!(" id={} trace=", identity.map_or("-", Identity::id)));
-        match identity.and_then(Identity::trace).map(Trace::id) {
-            Some(trace) => write(out, format_args!("{trace:032x}")),
+        match identity.and_then(Identity::trace) {
+            Some(trace) => trace_id(trace, out),
             None => out.push(b'-'),
         }
         write(out, format_args!(" reason={} route=", reason.map_or("-", reason_name)));
@@ -64,39 +64,41 @@ impl Line<'_> {
             out.extend_from_slice(time);
             write(out, format_args!(".{ms:03}Z\",\"client\":"));
         });
-        string(out, client.map(|client| client.to_string()).as_deref().map(str::as_bytes));
-        let target = outline.map(|outline| outline.target(self.parameters));
-        for (name, value) in [
-            ("method", outline.map(|outline| outline.method().as_str().as_bytes())),
-            ("target", target.as_deref().map(str::as_bytes)),
-            ("protocol", outline.map(|outline| outline.protocol().as_bytes())),
-        ] {
-            write(out, format_args!(",\"{name}\":"));
-            string(out, value);
+        match client {
+            Some(client) => write(out, format_args!("\"{client}\"")),
+            None => out.extend_from_slice(b"null"),
         }
-        write(out, format_args!(",\"status\":{status},\"bytes\":{bytes},\"referer\":"));
-        string(out, outline.and_then(|outline| self.referer(outline)));
-        out.extend_from_slice(b",\"user_agent\":");
-        string(out, outline.and_then(Outline::user_agent));
+        let target = outline.map(|outline| outline.target(self.parameters));
+        member(out, b",\"method\":", outline.map(|outline| outline.method().as_str().as_bytes()));
+        member(out, b",\"target\":", target.as_deref().map(str::as_bytes));
+        member(out, b",\"protocol\":", outline.map(|outline| outline.protocol().as_bytes()));
+        out.extend_from_slice(b",\"status\":");
+        out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+        out.extend_from_slice(b",\"bytes\":");
+        out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
+        member(out, b",\"referer\":", outline.and_then(|outline| self.referer(outline)));
+        member(out, b",\"user_agent\":", outline.and_then(Outline::user_agent));
         out.extend_from_slice(b",\"total_ms\":");
         milliseconds(total, out);
-        for (phase, name) in SHORT {
-            write(out, format_args!(",\"{name}_ms\":"));
+        for ((phase, _), key) in SHORT.into_iter().zip(PHASE_KEYS) {
+            out.extend_from_slice(key);
             match spans {
                 Some(spans) => milliseconds(spans.of(phase), out),
                 None => out.extend_from_slice(b"null"),
             }
         }
-        let trace = identity.and_then(Identity::trace).map(|trace| format!("{:032x}", trace.id()));
-        for (name, value) in [
-            ("request_id", identity.map(Identity::id)),
-            ("trace_id", trace.as_deref()),
-            ("route", endpoint.map(|endpoint| &*endpoint.route)),
-            ("reason", reason.map(reason_name)),
-        ] {
-            write(out, format_args!(",\"{name}\":"));
-            string(out, value.map(str::as_bytes));
+        member(out, b",\"request_id\":", identity.map(|identity| identity.id().as_bytes()));
+        out.extend_from_slice(b",\"trace_id\":");
+        match identity.and_then(Identity::trace) {
+            Some(trace) => {
+                out.push(b'"');
+                trace_id(trace, out);
+                out.push(b'"');
+            }
+            None => out.extend_from_slice(b"null"),
         }
+        member(out, b",\"route\":", endpoint.map(|endpoint| endpoint.route.as_bytes()));
+        member(out, b",\"reason\":", reason.map(|reason| reason_name(reason).as_bytes()));
         out.extend_from_slice(b"}\n");
     }
 
@@ -128,6 +130,25 @@ fn quoted(out: &mut Vec<u8>, text: Option<&[u8]>) {
         }
     }
     out.push(b'"');
+}
+
+/// What an object's members of [`SHORT`] are called.
+const PHASE_KEYS: [&[u8]; 5] =
+    [b",\"queue_ms\":", b",\"pool_ms\":", b",\"db_ms\":", b",\"render_ms\":", b",\"write_ms\":"];
+
+/// The 32 digits of a trace's id.
+fn trace_id(trace: &Trace, out: &mut Vec<u8>) {
+    let [high, low] = [trace.id() >> 64, trace.id() & u128::from(u64::MAX)];
+    for half in [high, low] {
+        // Half of 128 bits are 64.
+        out.extend_from_slice(&hex(u64::try_from(half).unwrap_or_default()));
+    }
+}
+
+/// A member of an object, behind others.
+fn member(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
+    out.extend_from_slice(key);
+    string(out, value);
 }
 
 /// As JSON has it. Bytes that are no text become the character for that.
