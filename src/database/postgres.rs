@@ -613,10 +613,12 @@ impl std::fmt::Debug for Session {
     }
 }
 
+/// What a server that recovers refuses of it, it refuses within the transaction: then nothing that was sent behind it is run, also
+/// when the server has recovered meanwhile.
 fn begin_text(access: Access) -> &'static str {
     match access {
         Access::ReadOnly => "BEGIN READ ONLY",
-        Access::ReadWrite => "BEGIN READ WRITE",
+        Access::ReadWrite => "BEGIN; SET TRANSACTION READ WRITE",
     }
 }
 

@@ -1,5 +1,6 @@
 //! What of a request a log says, kept beside the request for whoever ends it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -63,12 +64,12 @@ impl Outline {
     }
 
     /// The path as it was sent, with its query or without.
-    pub fn target(&self, with_query: bool) -> String {
+    pub fn target(&self, with_query: bool) -> Cow<'_, str> {
         let text = |range: &Range<usize>| std::str::from_utf8(&self.head[range.clone()]).unwrap_or_default();
         let path = text(&self.path);
         match self.query.as_ref().filter(|_| with_query) {
-            Some(query) => format!("{path}?{}", text(query)),
-            None => path.to_owned(),
+            Some(query) => format!("{path}?{}", text(query)).into(),
+            None => path.into(),
         }
     }
 

@@ -69,9 +69,9 @@ impl Line<'_> {
             None => out.extend_from_slice(b"null"),
         }
         let target = outline.map(|outline| outline.target(self.parameters));
-        member(out, b",\"method\":", outline.map(|outline| outline.method().as_str().as_bytes()));
+        plain(out, b",\"method\":", outline.map(|outline| outline.method().as_str()));
         member(out, b",\"target\":", target.as_deref().map(str::as_bytes));
-        member(out, b",\"protocol\":", outline.map(|outline| outline.protocol().as_bytes()));
+        plain(out, b",\"protocol\":", outline.map(Outline::protocol));
         out.extend_from_slice(b",\"status\":");
         out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
         out.extend_from_slice(b",\"bytes\":");
@@ -98,7 +98,7 @@ impl Line<'_> {
             None => out.extend_from_slice(b"null"),
         }
         member(out, b",\"route\":", endpoint.map(|endpoint| endpoint.route.as_bytes()));
-        member(out, b",\"reason\":", reason.map(|reason| reason_name(reason).as_bytes()));
+        plain(out, b",\"reason\":", reason.map(reason_name));
         out.extend_from_slice(b"}\n");
     }
 
@@ -149,6 +149,19 @@ fn trace_id(trace: &Trace, out: &mut Vec<u8>) {
 fn member(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
     out.extend_from_slice(key);
     string(out, value);
+}
+
+/// The same, of a text in which nothing is to be escaped: a token (RFC 9110 section 5.6.2), or a name of ours.
+fn plain(out: &mut Vec<u8>, key: &[u8], value: Option<&str>) {
+    out.extend_from_slice(key);
+    match value {
+        Some(value) => {
+            out.push(b'"');
+            out.extend_from_slice(value.as_bytes());
+            out.push(b'"');
+        }
+        None => out.extend_from_slice(b"null"),
+    }
 }
 
 /// As JSON has it. Bytes that are no text become the character for that.

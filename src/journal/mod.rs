@@ -157,7 +157,8 @@ impl Journal {
             return;
         }
         let split = PHASES.map(|(phase, name)| format!("{name} {}", seconds(spans.of(phase)))).join(", ");
-        let asked = if self.0.parameters.load(Relaxed) { outline().target(true) } else { String::new() };
+        let asked =
+            if self.0.parameters.load(Relaxed) { outline().target(true).into_owned() } else { String::new() };
         let (method, route) = (&endpoint.method, &endpoint.route);
         sparingly!(
             Level::Warn,
