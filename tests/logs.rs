@@ -401,6 +401,13 @@ fn a_flood_of_refusals_is_a_line_a_second_and_a_server_at_its_limit_says_so() {
     };
     // One runs, and the other waits for as long: whoever comes is refused.
     let mut clients: Vec<_> = (0..2).map(busy).collect();
+    let is_full = || {
+        let mut client = Client::connect(wharf.admin_address());
+        client.request("GET", "/stats", &[], "");
+        let stats = client.answer().json();
+        stats["workers"]["busy"] == 1 && stats["queue"]["length"] == 1
+    };
+    wait_until("one runs and the other waits", is_full);
     let mut client = wharf.connect();
     let mut count = 0;
     while count < FLOOD {
