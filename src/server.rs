@@ -262,7 +262,7 @@ impl Server {
             activities: Box::new(workers.activities()),
             journal: journal.clone(),
         });
-        let watch = observer.watch(|_| {})?;
+        let watch = observer.watch()?;
         let (told, errands) = Told::new(config, &observer, self.database.as_ref(), self.on_log_level);
         let stages = Stages::new(config, router, queue.clone(), Arc::clone(&metrics), traces.clone());
         let stages: Arc<dyn Service> = Arc::new(stages);

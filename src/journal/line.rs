@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use super::{Entry, SHORT, reason_name};
+use super::{Entry, SHORT};
 use crate::http::{Outline, milliseconds};
 use crate::identity::{Identity, Trace, hex};
+use crate::metrics::Reason;
 
 /// The shape of a JSON line's time, and of a combined one's.
 const TIMES: [&str; 2] = ["%Y-%m-%dT%H:%M:%S", "%d/%b/%Y:%H:%M:%S +0000"];
@@ -51,7 +52,7 @@ impl Line<'_> {
             Some(trace) => trace_id(trace, out),
             None => out.push(b'-'),
         }
-        write(out, format_args!(" reason={} route=", reason.map_or("-", reason_name)));
+        write(out, format_args!(" reason={} route=", reason.map_or("-", Reason::name)));
         quoted(out, endpoint.map(|endpoint| endpoint.route.as_bytes()));
         out.push(b'\n');
     }
@@ -98,7 +99,7 @@ impl Line<'_> {
             None => out.extend_from_slice(b"null"),
         }
         member(out, b",\"route\":", endpoint.map(|endpoint| endpoint.route.as_bytes()));
-        plain(out, b",\"reason\":", reason.map(reason_name));
+        plain(out, b",\"reason\":", reason.map(Reason::name));
         out.extend_from_slice(b"}\n");
     }
 
@@ -200,7 +201,7 @@ mod tests {
     use super::super::Entry;
     use super::*;
     use crate::http::{Limits, parse_head};
-    use crate::metrics::{Metrics, Phase, Reason, Spans};
+    use crate::metrics::{Metrics, Phase, Spans};
 
     fn outline(head: &[u8]) -> Option<Outline> {
         let limits = Limits { max_head_bytes: 9999, max_target_bytes: 999, max_headers: 9 };

@@ -19,7 +19,7 @@ use self::writer::{Target, Writer};
 use crate::config::{Access, Log};
 use crate::http::Outline;
 use crate::identity::{Identity, Trace};
-use crate::metrics::{Endpoint, PHASES, Phase, REASONS, Reason, Spans};
+use crate::metrics::{Endpoint, PHASES, Phase, Reason, Spans};
 use crate::sparing::sparingly;
 use crate::value::Value;
 
@@ -220,11 +220,6 @@ fn seconds(time: Duration) -> String {
 fn trace(identity: Option<&Identity>) -> String {
     let trace = identity.and_then(Identity::trace).map(Trace::id);
     trace.map(|id| format!(", trace {id:032x}")).unwrap_or_default()
-}
-
-/// As metrics call it.
-fn reason_name(reason: Reason) -> &'static str {
-    REASONS[reason as usize].1
 }
 
 /// As `Server-Timing` calls them, and what comes after its head went out.

@@ -84,6 +84,9 @@ pub const REASONS: [(Reason, &str); 16] = [
 ];
 
 impl Reason {
+    /// Those that say that there is more to do than workers.
+    pub const OVERLOAD: [Self; 3] = [Self::QueueFull, Self::QueueWait, Self::Shed];
+
     /// Its name.
     pub fn name(self) -> &'static str {
         REASONS[self as usize].1
@@ -364,6 +367,11 @@ impl Metrics {
     pub fn finished(&self) -> u64 {
         let refused = self.refused.iter().map(|count| count.load(Relaxed)).sum::<u64>();
         self.answered.load(Relaxed) + refused + self.abandoned.load(Relaxed)
+    }
+
+    /// How many requests were refused because there was more to do than workers.
+    pub fn refused_for_overload(&self) -> u64 {
+        Reason::OVERLOAD.into_iter().map(|reason| self.refused_for(reason)).sum()
     }
 
     /// How many requests were refused for this reason.

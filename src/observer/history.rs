@@ -12,9 +12,6 @@ const SECONDS: usize = 60;
 /// How old the younger of the two looks back at endpoints becomes before it is the older one.
 const GENERATION: Duration = Duration::from_secs(30);
 
-/// Refusals for want of a worker.
-const CROWDED: [Reason; 3] = [Reason::QueueFull, Reason::QueueWait, Reason::Shed];
-
 pub(super) struct History {
     began: Instant,
     last: Look,
@@ -47,7 +44,7 @@ struct Generation {
 
 impl Look {
     fn at(now: Instant, metrics: &Metrics) -> Self {
-        let crowded = CROWDED.iter().map(|reason| metrics.refused_for(*reason)).sum();
+        let crowded = metrics.refused_for_overload();
         let mut look = Self {
             at: now,
             requests: metrics.requests(),

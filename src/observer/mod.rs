@@ -80,17 +80,21 @@ impl Observer {
         self.0.draining.store(true, Relaxed);
     }
 
-    /// Has it look once a second; `tell` is called after each look.
+    /// Whether it has.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Relaxed)
+    }
+
+    /// Has it look once a second.
     ///
     /// # Errors
     /// When the system has no more threads to give.
-    pub fn watch(&self, mut tell: impl FnMut(&Self) + Send + 'static) -> io::Result<Watch> {
+    pub fn watch(&self) -> io::Result<Watch> {
         let (end, ended) = crossbeam_channel::bounded(0);
         let observer = self.clone();
         let look = move || {
             while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 observer.look();
-                tell(&observer);
             }
         };
         let thread = thread::Builder::new().name("observer".into()).spawn(look)?;
@@ -192,7 +196,7 @@ impl Observer {
     }
 
     fn state(&self, gauges: &Gauges, history: &History) -> State {
-        if self.0.draining.load(Relaxed) {
+        if self.is_draining() {
             State::Draining
         } else if gauges.pool.is_some_and(|pool| pool.is_down) {
             State::DatabaseDown

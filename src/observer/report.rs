@@ -34,9 +34,6 @@ const REFUSALS: [Reason; 8] = [
     Reason::Deadline,
 ];
 
-/// Those that say that there is more to do than workers.
-const OVERLOAD: [Reason; 3] = [Reason::QueueFull, Reason::QueueWait, Reason::Shed];
-
 /// Checkouts that failed for want of a connection.
 const WANT: [Unserved; 3] = [Unserved::Timeout, Unserved::Down, Unserved::Crowded];
 
@@ -108,7 +105,7 @@ impl Report {
             let before = std::mem::replace(&mut self.refused[reason as usize], count);
             (reason, count.saturating_sub(before))
         });
-        let names = refused.map(|(reason, count)| (REASONS[reason as usize].1, count));
+        let names = refused.map(|(reason, count)| (reason.name(), count));
         if let Some(counts) = counted(&names) {
             lines.push((Level::Warn, format!("refused {} in the last second: {}", counts.0, counts.1)));
         }
@@ -118,7 +115,7 @@ impl Report {
             lines.push((Level::Warn, format!("{lost} lines of the access log were lost")));
             self.lost = seen.lost;
         }
-        let overload = refused.iter().filter(|(reason, _)| OVERLOAD.contains(reason));
+        let overload = refused.iter().filter(|(reason, _)| Reason::OVERLOAD.contains(reason));
         let overload = overload.map(|(_, count)| count).sum();
         lines.extend(self.saturation(seen.gauges, overload, now));
         lines.extend(self.stuck(seen, now));

@@ -23,7 +23,7 @@ use crate::database::{self, Database};
 use crate::handler::{Error, unavailable};
 use crate::http::{Response, problem};
 use crate::job::{Claim, Job, Service};
-use crate::metrics::{Metrics, Reason};
+use crate::metrics::Metrics;
 use crate::observer::Observer;
 
 /// Those who watch a server; each is a descriptor and some KiB.
@@ -56,7 +56,6 @@ pub(super) struct Told {
     database: Option<Database>,
     /// The pool is to have connections also while nobody asks for one.
     keeps_connections: AtomicBool,
-    draining: AtomicBool,
     /// The configuration in force as it may be shown.
     config: Mutex<Bytes>,
     errands: Errands,
@@ -87,7 +86,6 @@ impl Told {
             observer: observer.clone(),
             database: database.cloned(),
             keeps_connections: AtomicBool::new(true),
-            draining: AtomicBool::new(false),
             config: Mutex::default(),
             errands,
             set_log_level,
@@ -113,7 +111,6 @@ impl Told {
 
     /// The server has begun to stop.
     pub(super) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
         self.observer.drain();
     }
 
@@ -141,19 +138,18 @@ impl Source for Told {
     }
 
     fn load(&self) -> Load {
-        let overload = [Reason::QueueFull, Reason::QueueWait, Reason::Shed];
         let pool = self.database.as_ref().map(Database::gauges);
         let keeps = self.keeps_connections.load(Ordering::Relaxed);
         let metrics = self.observer.metrics();
         Load {
             requests: metrics.requests(),
-            refused: overload.into_iter().map(|reason| metrics.refused_for(reason)).sum(),
+            refused: metrics.refused_for_overload(),
             pool_works: pool.is_none_or(|pool| pool.open > 0 || !keeps && pool.waiting == 0),
         }
     }
 
     fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.observer.is_draining()
     }
 
     fn reload(&self, job: Job) -> Result<(), Error> {
