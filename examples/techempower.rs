@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use wharf::config::Config;
+use wharf::config::{AdminListen, Config};
 use wharf::database::postgres::{Row, ToSql};
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
@@ -64,6 +64,8 @@ fn main() -> anyhow::Result<()> {
             .map(|(name, default)| variable(name, default.to_owned()));
     let mut config = Config::default();
     config.server.listen = SocketAddr::from(([127, 0, 0, 1], variable("PORT", 8080))).into();
+    // Several of them may run side by side.
+    config.admin.listen = Some(AdminListen::At(SocketAddr::from(([127, 0, 0, 1], 0))));
     config.database.maximum_pool_size = variable("DB_POOL", 16);
     config.database.url = Some(format!("postgres://{user}@{host}:{}/{database}", variable("PGPORT", 5432)));
     let server = Server::new(config)?

@@ -1,13 +1,11 @@
 //! Whether a request's client is still there, for whoever blocks on its behalf.
 //!
 //! The connector notes that a client has left; the worker that waits for a connection or a statement is woken by it. Any
-//! thread; no lock.
+//! thread.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-
-use futures_util::task::AtomicWaker;
 
 /// A client's presence. Clones speak of the same client; for [`Presence::default`], nobody can leave.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +18,14 @@ struct State {
     cancelled: AtomicBool,
     /// See [`Presence::set_outcome_open`].
     outcome_open: AtomicBool,
-    /// Of the one worker that waits on the client's behalf.
-    waiting: AtomicWaker,
+    /// Of the one worker that waits on the client's behalf. Called under the lock: who has taken it back is not woken any more.
+    waiting: Mutex<Option<Waker>>,
+}
+
+impl State {
+    fn waiting(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Presence {
@@ -34,7 +38,10 @@ impl Presence {
     pub fn leave(&self) {
         if let Some(state) = &self.0 {
             state.left.store(true, Ordering::Release);
-            state.waiting.wake();
+            let mut waiting = state.waiting();
+            if let Some(waker) = waiting.take() {
+                waker.wake();
+            }
         }
     }
 
@@ -43,18 +50,19 @@ impl Presence {
         self.0.as_ref().is_some_and(|state| state.left.load(Ordering::Acquire))
     }
 
-    /// Has `waker` called when the client leaves, in place of the one before. Whoever calls this looks at
+    /// Has `waker` called when the client leaves, in place of the one before; it must not block. Whoever calls this looks at
     /// [`has_left`](Self::has_left) afterwards: it may have left before.
     pub fn wake_when_left(&self, waker: &Waker) {
         if let Some(state) = &self.0 {
-            state.waiting.register(waker);
+            *state.waiting() = Some(waker.clone());
         }
     }
 
-    /// Whoever waited does so no more. A waker that stays would keep what it wakes for as long as the client is connected.
+    /// Whoever waited does so no more, and is not woken once this has returned. A waker that stays would keep what it wakes for
+    /// as long as the client is connected.
     pub fn wake_nobody(&self) {
         if let Some(state) = &self.0 {
-            drop(state.waiting.take());
+            *state.waiting() = None;
         }
     }
 

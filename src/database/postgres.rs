@@ -1,11 +1,12 @@
 //! PostgreSQL: one session of the pool, and how it is opened.
 //!
-//! Each session owns a current-thread tokio runtime, on which tokio-postgres runs inside each blocking call, as the
-//! `postgres` crate does it; owning it is what puts a bound on every read. Nothing polls the session while it is idle.
-//! Runs on the worker that borrowed it.
+//! tokio-postgres runs inside each blocking call, as in the `postgres` crate; that it is driven here is what puts a bound on
+//! every read. Nothing polls the session while it is idle. Runs on the worker that borrowed it.
 
 mod bind;
+mod connect;
 mod json;
+mod socket;
 mod tls;
 mod url;
 mod wire;

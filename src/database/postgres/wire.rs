@@ -1,23 +1,22 @@
-//! One connection to a PostgreSQL server: its runtime, its socket, and the bound on waiting for it.
+//! One connection to a PostgreSQL server, and the bound on waiting for it.
 //!
-//! Runs on the thread that makes a call, and only during that call.
+//! tokio-postgres speaks the protocol; here it is driven by the thread that makes a call, and only during that call, without a
+//! runtime.
 
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::io::ErrorKind;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{self, Runtime};
-use tokio::time::timeout_at;
-use tokio_postgres::config::SslMode;
-use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Socket};
+use tokio_postgres::error::{DbError, ErrorPosition};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::super::{Category, Error, Refusal};
+use super::connect::{self, Opened, Server};
+use super::socket::Socket;
 use super::url::{Target, explain};
 use crate::deadline::Deadline;
 use crate::presence::Presence;
@@ -68,16 +67,62 @@ enum Driven<T> {
     ClientLeft,
 }
 
-type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
-
 pub(super) struct Wire {
-    connection: Pin<Box<tokio_postgres::Connection<Socket, Tls>>>,
+    connection: Pin<Box<connect::Connection>>,
+    socket: Arc<Socket>,
+    /// Ends a wait for the server.
+    interruption: Waker,
     cancel: CancelToken,
+    server: Server,
     tls: MakeRustlsConnect,
     /// Not known to be in order: to be closed, not used.
     broken: bool,
-    // Last, so that the socket is dropped before the runtime that it is registered with.
-    runtime: Runtime,
+    /// Whether what talks to the server has something to do, and whether the connection has.
+    work: Waking,
+    flow: Waking,
+}
+
+/// Whether something that is polled was woken. Both ends of it are on the thread that drives it.
+struct Waking {
+    woken: Arc<Woken>,
+    waker: Waker,
+}
+
+#[derive(Debug, Default)]
+struct Woken(AtomicBool);
+
+impl Default for Waking {
+    fn default() -> Self {
+        let woken = Arc::<Woken>::default();
+        Self { waker: Waker::from(Arc::clone(&woken)), woken }
+    }
+}
+
+impl Waking {
+    fn set(&self) {
+        self.woken.wake_by_ref();
+    }
+
+    fn is_set(&self) -> bool {
+        self.woken.0.load(Relaxed)
+    }
+
+    /// Whether it was; from now on it is not.
+    fn take(&self) -> bool {
+        let woken = self.is_set();
+        self.woken.0.store(false, Relaxed);
+        woken
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 impl Wire {
@@ -88,32 +133,24 @@ impl Wire {
         tls: &MakeRustlsConnect,
         deadline: Deadline,
     ) -> Result<(Client, Self), Error> {
-        let failed = |reason, transient| Error::Open { target: target.name.clone(), reason, transient };
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(|error| failed(error.to_string(), false))?;
-        match connect(&runtime, target, config, tls, deadline) {
-            Ok((client, connection)) => {
-                let wire = Self {
-                    connection: Box::pin(connection),
-                    cancel: client.cancel_token(),
-                    tls: tls.clone(),
-                    broken: false,
-                    runtime,
-                };
-                Ok((client, wire))
-            }
-            Err(error) => {
-                // A name look-up may still block a thread of the runtime's; do not wait for it.
-                runtime.shutdown_background();
-                Err(match error {
-                    Some(error) => failed(explain(&error), is_transient(&error)),
-                    None => failed("no answer in time".to_owned(), true),
-                })
-            }
-        }
+        let opened = connect::open(target, config, tls, deadline).map_err(|failure| Error::Open {
+            target: target.name.clone(),
+            reason: failure.to_string(),
+            transient: failure.is_transient(),
+        })?;
+        let Opened { client, connection, socket, server } = opened;
+        let wire = Self {
+            connection: Box::pin(connection),
+            interruption: Waker::from(Arc::clone(&socket)),
+            socket,
+            cancel: client.cancel_token(),
+            server,
+            tls: tls.clone(),
+            broken: false,
+            work: Waking::default(),
+            flow: Waking::default(),
+        };
+        Ok((client, wire))
     }
 
     pub(super) fn is_broken(&self) -> bool {
@@ -127,13 +164,9 @@ impl Wire {
 
     /// Whether the server has not closed the connection while it was idle. Looks at the socket, sends nothing.
     pub(super) fn is_open(&mut self) -> bool {
-        let connection = &mut self.connection;
-        let end = self.runtime.block_on(async {
-            // The runtime notes what the socket has to say only when it gets to run.
-            tokio::task::yield_now().await;
-            poll_fn(|context| Poll::Ready(poll_end(connection, context))).await
-        });
-        self.broken |= end.is_some();
+        if !self.broken && !self.socket.is_silent() {
+            self.broken = poll_end(&mut self.connection, &mut Context::from_waker(Waker::noop())).is_some();
+        }
         !self.broken
     }
 
@@ -195,7 +228,7 @@ impl Wire {
     pub(super) fn settle(&mut self, client: &Client) {
         if !self.answers(client, Deadline::after(SETTLE_GRACE)) {
             // Which statement the cancel will hit cannot be known any more, so the connection goes too.
-            self.send_cancel(Instant::now() + CANCEL_GRACE);
+            self.send_cancel(Deadline::after(CANCEL_GRACE));
         }
     }
 
@@ -209,56 +242,79 @@ impl Wire {
         work: Pin<&mut impl Future<Output = Result<T, Error>>>,
     ) -> Option<Result<T, Error>> {
         self.broken = true;
-        let until = Instant::now() + CANCEL_GRACE;
-        match self.send_cancel(until).then(|| self.drive(work, &Presence::default(), until)) {
+        let until = Deadline::after(CANCEL_GRACE);
+        match self.send_cancel(until).then(|| self.drive(work, &Presence::default(), until.instant())) {
             Some(Driven::Done(ended)) => Some(ended),
             _ => None,
         }
     }
 
-    fn send_cancel(&self, until: Instant) -> bool {
-        let sent = async { timeout_at(until.into(), self.cancel.cancel_query(self.tls.clone())).await };
-        matches!(self.runtime.block_on(sent), Ok(Ok(())))
+    fn send_cancel(&self, until: Deadline) -> bool {
+        connect::cancel(&self.cancel, &self.server, &self.tls, until)
     }
 
     /// Polls `work` and the connection until `work` is done, until `until`, or until the client has left.
     ///
-    /// `work` waits for nothing but the connection, which is polled beside it; so it needs no waker of its own, and an
-    /// answer costs no second turn of the runtime.
+    /// `work` waits for nothing but the connection, and that for nothing but `work` and the socket: when neither has woken the
+    /// other, the socket is waited for.
     fn drive<T>(
         &mut self,
         mut work: Pin<&mut impl Future<Output = Result<T, Error>>>,
         client: &Presence,
         until: Instant,
     ) -> Driven<T> {
-        let connection = &mut self.connection;
-        let mut poll_work = move || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        let driven = poll_fn(|context| {
-            if let Poll::Ready(done) = poll_work() {
-                return Poll::Ready(Driven::Done(done));
+        let [mut work_context, mut flow_context] =
+            [&self.work, &self.flow].map(|side| Context::from_waker(&side.waker));
+        self.work.set();
+        self.flow.set();
+        let mut watched = false;
+        let driven = loop {
+            if self.work.take()
+                && let Poll::Ready(done) = work.as_mut().poll(&mut work_context)
+            {
+                break Driven::Done(done);
             }
-            let end = poll_end(connection, context);
-            // First what the server said, then that it left.
-            match (poll_work(), end) {
-                (Poll::Ready(done), _) => Poll::Ready(Driven::Done(done)),
-                (Poll::Pending, Some(end)) => Poll::Ready(Driven::Done(Err(end))),
-                (Poll::Pending, None) => {
-                    client.wake_when_left(context.waker());
-                    if client.has_left() { Poll::Ready(Driven::ClientLeft) } else { Poll::Pending }
-                }
+            if self.flow.take()
+                && let Some(end) = poll_end(&mut self.connection, &mut flow_context)
+            {
+                // First what the server said, then that it left.
+                break match work.as_mut().poll(&mut work_context) {
+                    Poll::Ready(done) => Driven::Done(done),
+                    Poll::Pending => Driven::Done(Err(end)),
+                };
             }
-        });
-        let driven = self.runtime.block_on(async { timeout_at(until.into(), driven).await });
-        client.wake_nobody();
-        driven.unwrap_or(Driven::TimeUp)
+            if self.work.is_set() || self.flow.is_set() {
+                continue;
+            }
+            if !watched {
+                client.wake_when_left(&self.interruption);
+                watched = true;
+            }
+            if client.has_left() {
+                break Driven::ClientLeft;
+            }
+            if !self.socket.wait(until) {
+                break Driven::TimeUp;
+            }
+            self.flow.set();
+        };
+        if watched {
+            client.wake_nobody();
+        }
+        if !self.socket.is_interrupted() {
+            return driven;
+        }
+        // Nothing more can be read, whatever came before.
+        self.broken = true;
+        match driven {
+            Driven::Done(Err(Error::Lost(_))) if client.has_left() => Driven::ClientLeft,
+            driven => driven,
+        }
     }
 }
 
 /// Does the connection's reading and writing; `Some` when it has ended, after which it must not be polled again.
-fn poll_end(
-    connection: &mut Pin<Box<tokio_postgres::Connection<Socket, Tls>>>,
-    context: &mut Context<'_>,
-) -> Option<Error> {
+fn poll_end(connection: &mut Pin<Box<connect::Connection>>, context: &mut Context<'_>) -> Option<Error> {
     loop {
         match connection.poll_message(context) {
             Poll::Pending => return None,
@@ -270,63 +326,6 @@ fn poll_end(
             Poll::Ready(None) => return Some(Error::Lost("closed".to_owned())),
         }
     }
-}
-
-type Connected = (Client, tokio_postgres::Connection<Socket, Tls>);
-
-/// Tries the modes that the URL allows; the error is that of the attempt with TLS, `None` when the time was up.
-fn connect(
-    runtime: &Runtime,
-    target: &Target,
-    config: &Config,
-    tls: &MakeRustlsConnect,
-    deadline: Deadline,
-) -> Result<Connected, Option<tokio_postgres::Error>> {
-    let mut failure = None;
-    for mode in target.tls.attempts() {
-        let mut config = config.clone();
-        config.ssl_mode(*mode);
-        let attempt = async { timeout_at(deadline.instant().into(), config.connect(tls.clone())).await };
-        match runtime.block_on(attempt) {
-            Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(error)) => {
-                let other_mode_may_do =
-                    error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
-                if failure.is_none() || *mode != SslMode::Disable {
-                    failure = Some(error);
-                }
-                if !other_mode_may_do {
-                    break;
-                }
-            }
-            Err(_elapsed) => return Err(failure),
-        }
-    }
-    Err(failure)
-}
-
-/// Whether a server that could not be reached may be reached a moment later.
-fn is_transient(error: &tokio_postgres::Error) -> bool {
-    if let Some(code) = error.code() {
-        return matches!(
-            Category::of_sqlstate(code.code()),
-            Category::Down | Category::Busy | Category::Exhausted
-        );
-    }
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    cause.map_or(error.is_closed(), |cause| {
-        matches!(
-            cause.kind(),
-            ErrorKind::ConnectionRefused
-                | ErrorKind::ConnectionReset
-                | ErrorKind::ConnectionAborted
-                | ErrorKind::HostUnreachable
-                | ErrorKind::NetworkUnreachable
-                | ErrorKind::NotFound
-                | ErrorKind::TimedOut
-                | ErrorKind::UnexpectedEof
-        )
-    })
 }
 
 /// tokio-postgres's error as ours; `sql` is what its position counts in.

@@ -1,0 +1,336 @@
+//! Reaches a PostgreSQL server: its hosts one after the other, their addresses, and what libpq's parameters ask of a session.
+//!
+//! Runs where connections are opened. Nothing here waits past the deadline; only a name look-up that the system does not end
+//! keeps its own thread for longer.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use socket2::{Domain, SockAddr, Socket as RawSocket, TcpKeepalive, Type};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{CancelToken, Client, Config, SimpleQueryMessage};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::super::Category;
+use super::socket::{Socket, Stream};
+use super::url::{Target, explain};
+use crate::deadline::Deadline;
+
+/// What a session of TLS is, or would be.
+pub(super) type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Stream>>::Stream;
+
+pub(super) type Connection = tokio_postgres::Connection<Stream, TlsStream>;
+
+/// A session that was opened.
+pub(super) struct Opened {
+    pub(super) client: Client,
+    pub(super) connection: Connection,
+    pub(super) socket: Arc<Socket>,
+    pub(super) server: Server,
+}
+
+/// Where a session is, so that another connection can be made to the same server: to cancel what it does.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    address: SockAddr,
+    /// What its certificate is to be made out to.
+    name: String,
+}
+
+/// Why a session was not opened.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server says so, or what it says makes no sense.
+    Refused(tokio_postgres::Error),
+    /// It was not reached.
+    Unreachable(io::Error),
+    /// There was no time left.
+    TimeUp,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => f.write_str(&explain(error)),
+            Self::Unreachable(error) => write!(f, "error connecting to server: {error}"),
+            Self::TimeUp => f.write_str("no answer in time"),
+        }
+    }
+}
+
+impl Failure {
+    /// Whether a server that could not be reached may be reached a moment later.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::TimeUp => true,
+            Self::Unreachable(error) => may_pass(error.kind()),
+            Self::Refused(error) => {
+                if let Some(code) = error.code() {
+                    let category = Category::of_sqlstate(code.code());
+                    return matches!(category, Category::Down | Category::Busy | Category::Exhausted);
+                }
+                let cause = std::error::Error::source(error);
+                let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+                cause.map_or(error.is_closed(), |cause| may_pass(cause.kind()))
+            }
+        }
+    }
+
+    /// Whether with TLS, or without, the server may let the user in all the same.
+    fn other_mode_may_do(&self) -> bool {
+        match self {
+            Self::Refused(error) => {
+                error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+            }
+            Self::Unreachable(_) => true,
+            Self::TimeUp => false,
+        }
+    }
+}
+
+fn may_pass(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NotFound
+            | ErrorKind::TimedOut
+            | ErrorKind::UnexpectedEof
+    )
+}
+
+/// Tries the modes of TLS that the URL allows; the failure is that of the attempt with TLS.
+pub(super) fn open(
+    target: &Target,
+    config: &Config,
+    tls: &MakeRustlsConnect,
+    deadline: Deadline,
+) -> Result<Opened, Failure> {
+    let mut failure = None;
+    for mode in target.tls.attempts() {
+        let mut config = config.clone();
+        config.ssl_mode(*mode);
+        match open_one_of(&config, tls, deadline) {
+            Ok(opened) => return Ok(opened),
+            Err(Failure::TimeUp) => return Err(failure.unwrap_or(Failure::TimeUp)),
+            Err(error) => {
+                let last = !error.other_mode_may_do();
+                if failure.is_none() || *mode != SslMode::Disable {
+                    failure = Some(error);
+                }
+                if last {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failure.unwrap_or(Failure::TimeUp))
+}
+
+/// Asks the server to end what the session does now. Returns whether it was told by then; nobody says whether it did.
+pub(super) fn cancel(
+    token: &CancelToken,
+    server: &Server,
+    tls: &MakeRustlsConnect,
+    deadline: Deadline,
+) -> bool {
+    let told = || -> Result<(), Failure> {
+        let socket = server.reach(&Config::new(), deadline)?;
+        let cancelled = token.cancel_query_raw(Stream(Arc::clone(&socket)), server.tls(tls)?);
+        run(&socket, cancelled, deadline)?.map_err(Failure::Refused)
+    };
+    told().inspect_err(|failure| log::debug!("a cancel request was not sent: {failure}")).is_ok()
+}
+
+fn open_one_of(config: &Config, tls: &MakeRustlsConnect, deadline: Deadline) -> Result<Opened, Failure> {
+    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let count = hosts.len().max(addresses.len());
+    let fits = |length: usize, may_be: usize| length == count || length <= may_be;
+    if !fits(hosts.len(), 0) || !fits(addresses.len(), 0) || !fits(ports.len(), 1) {
+        let (hosts, addresses, ports) = (hosts.len(), addresses.len(), ports.len());
+        let text = format!("{hosts} hosts, {addresses} hostaddrs and {ports} ports do not fit together");
+        return Err(Failure::Unreachable(io::Error::new(ErrorKind::InvalidInput, text)));
+    }
+    let is_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
+    let mut order: Vec<usize> = (0..count).collect();
+    if is_random {
+        fastrand::shuffle(&mut order);
+    }
+    let mut failure = Failure::TimeUp;
+    for index in order {
+        let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
+        let mut servers = match servers(hosts.get(index), addresses.get(index), port, deadline) {
+            Ok(servers) => servers,
+            Err(error) => {
+                failure = error;
+                continue;
+            }
+        };
+        if is_random {
+            fastrand::shuffle(&mut servers);
+        }
+        for server in servers {
+            if deadline.has_passed() {
+                return Err(failure);
+            }
+            match server.open(config, tls, deadline) {
+                Ok(opened) => return Ok(opened),
+                // What an earlier one said tells more.
+                Err(Failure::TimeUp) => {}
+                Err(error) => failure = error,
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// The servers that a host of the URL stands for; the address, where there is one, saves the look-up of its name.
+fn servers(
+    host: Option<&Host>,
+    address: Option<&IpAddr>,
+    port: u16,
+    deadline: Deadline,
+) -> Result<Vec<Server>, Failure> {
+    let name = match host {
+        Some(Host::Tcp(name)) => name.clone(),
+        Some(Host::Unix(directory)) if address.is_none() => {
+            let path = directory.join(format!(".s.PGSQL.{port}"));
+            let address = SockAddr::unix(path).map_err(Failure::Unreachable)?;
+            return Ok(vec![Server { address, name: String::new() }]);
+        }
+        Some(Host::Unix(_)) | None => String::new(),
+    };
+    let addresses = match address.copied().or_else(|| name.parse().ok()) {
+        Some(address) => vec![SocketAddr::new(address, port)],
+        None => look_up(name.clone(), port, deadline)?,
+    };
+    Ok(addresses.into_iter().map(|address| Server { address: address.into(), name: name.clone() }).collect())
+}
+
+/// The system's look-up of a name knows no deadline, so it has its own thread.
+fn look_up(name: String, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, Failure> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    let look_up = move || {
+        let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        // Nobody waits for it any more, then.
+        drop(sender.send(found));
+    };
+    thread::Builder::new().name("look-up".into()).spawn(look_up).map_err(Failure::Unreachable)?;
+    receiver.recv_deadline(deadline.instant()).map_err(|_| Failure::TimeUp)?.map_err(Failure::Unreachable)
+}
+
+impl Server {
+    fn open(self, config: &Config, tls: &MakeRustlsConnect, deadline: Deadline) -> Result<Opened, Failure> {
+        let socket = self.reach(config, deadline)?;
+        let mut config = config.clone();
+        if self.address.is_unix() {
+            // "sslmode is ignored for Unix domain socket communication."
+            config.ssl_mode(SslMode::Disable);
+        }
+        let opening = config.connect_raw(Stream(Arc::clone(&socket)), self.tls(tls)?);
+        let opened = run(&socket, opening, deadline)?;
+        let (client, mut connection) = opened.map_err(Failure::Refused)?;
+        refuse_other_kind(&config, &client, &mut connection, &socket, deadline)?;
+        Ok(Opened { client, connection, socket, server: self })
+    }
+
+    /// A socket that is connected to it.
+    fn reach(&self, config: &Config, deadline: Deadline) -> Result<Arc<Socket>, Failure> {
+        let own = config.get_connect_timeout().copied().filter(|timeout| !timeout.is_zero());
+        let timeout = own.map_or(deadline.left(), |timeout| timeout.min(deadline.left()));
+        if timeout.is_zero() {
+            return Err(Failure::TimeUp);
+        }
+        let connect = || -> io::Result<Arc<Socket>> {
+            let socket = RawSocket::new(self.address.domain(), Type::STREAM, None)?;
+            if self.address.domain() != Domain::UNIX {
+                socket.set_tcp_nodelay(true)?;
+                socket.set_tcp_user_timeout(config.get_tcp_user_timeout().copied())?;
+                if config.get_keepalives() {
+                    socket.set_tcp_keepalive(&keepalive(config))?;
+                }
+            }
+            socket.connect_timeout(&self.address, timeout)?;
+            Socket::new(socket)
+        };
+        connect().map_err(|error| match error.kind() {
+            ErrorKind::TimedOut if deadline.has_passed() => Failure::TimeUp,
+            _ => Failure::Unreachable(error),
+        })
+    }
+
+    fn tls(
+        &self,
+        tls: &MakeRustlsConnect,
+    ) -> Result<<MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect, Failure> {
+        let made = MakeTlsConnect::<Stream>::make_tls_connect(&mut tls.clone(), &self.name);
+        made.map_err(|error| Failure::Unreachable(io::Error::other(error)))
+    }
+}
+
+fn keepalive(config: &Config) -> TcpKeepalive {
+    let mut keepalive = TcpKeepalive::new().with_time(config.get_keepalives_idle());
+    if let Some(interval) = config.get_keepalives_interval() {
+        keepalive = keepalive.with_interval(interval);
+    }
+    match config.get_keepalives_retries() {
+        Some(retries) => keepalive.with_retries(retries),
+        None => keepalive,
+    }
+}
+
+/// Refuses a server that is a primary or a standby where `target_session_attrs` asks for the other.
+fn refuse_other_kind(
+    config: &Config,
+    client: &Client,
+    connection: &mut Connection,
+    socket: &Socket,
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    let wanted = config.get_target_session_attrs();
+    if wanted == TargetSessionAttrs::Any {
+        return Ok(());
+    }
+    let mut asked = Box::pin(client.simple_query("SHOW transaction_read_only"));
+    let answer = std::future::poll_fn(|context| {
+        if let Poll::Ready(answer) = asked.as_mut().poll(context) {
+            return Poll::Ready(answer);
+        }
+        // What ends the connection ends the question as well.
+        while let Poll::Ready(Some(Ok(_))) = connection.poll_message(context) {}
+        asked.as_mut().poll(context)
+    });
+    let messages = run(socket, answer, deadline)?.map_err(Failure::Refused)?;
+    let reads_only = messages.iter().any(
+        |message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0).is_some_and(|value| value == "on")),
+    );
+    let refusal = match wanted {
+        TargetSessionAttrs::ReadWrite if reads_only => "database does not allow writes",
+        TargetSessionAttrs::ReadOnly if !reads_only => "database is not read only",
+        _ => return Ok(()),
+    };
+    Err(Failure::Unreachable(io::Error::new(ErrorKind::PermissionDenied, refusal)))
+}
+
+/// Runs what waits for nothing but the socket.
+fn run<T>(socket: &Socket, work: impl Future<Output = T>, deadline: Deadline) -> Result<T, Failure> {
+    let mut work = std::pin::pin!(work);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut context) {
+            return Ok(done);
+        }
+        if !socket.wait(deadline.instant()) {
+            return Err(Failure::TimeUp);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The socket of one session: it sends without waiting, and waits for the answer in the one system call that reads it.
+//!
+//! tokio-postgres reads and writes a [`Stream`], which never waits; whoever drives it [waits](Socket::wait) between two turns.
+//! That is one `send` and one `recv` for a statement, where a reactor takes four calls and a registration. Runs on the thread
+//! that makes a call; only the interruption comes from another.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What one call reads at most: a result of usual size as a whole, and little enough to have one for each session.
+const READ_BYTES: usize = 16 * 1024;
+
+/// A wait is cut into pieces no longer than this, so that a later one with another end seldom needs another setting.
+const LONGEST_WAIT_MS: u64 = 1024;
+
+#[derive(Debug)]
+pub(super) struct Socket {
+    raw: socket2::Socket,
+    inbox: Mutex<Inbox>,
+    /// Reading has come to an end because somebody asked for it.
+    interrupted: AtomicBool,
+}
+
+/// What was read and not taken, and how the next read waits. Locked by one thread at a time.
+#[derive(Debug)]
+struct Inbox {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// The other side has ended.
+    closed: bool,
+    failure: Option<io::Error>,
+    /// The socket has not taken all that was to be sent.
+    blocked: bool,
+    /// `SO_RCVTIMEO`.
+    timeout: Duration,
+}
+
+impl Socket {
+    /// Takes over a connected socket.
+    pub(super) fn new(socket: socket2::Socket) -> io::Result<Arc<Self>> {
+        socket.set_nonblocking(false)?;
+        let timeout = Duration::from_millis(LONGEST_WAIT_MS);
+        socket.set_read_timeout(Some(timeout))?;
+        let bytes = vec![0; READ_BYTES].into();
+        let inbox = Inbox { bytes, start: 0, end: 0, closed: false, failure: None, blocked: false, timeout };
+        Ok(Arc::new(Self { raw: socket, inbox: Mutex::new(inbox), interrupted: AtomicBool::new(false) }))
+    }
+
+    /// Waits until there is something to do: bytes have come, the end has, or there is room for what is to be sent. `false`: not
+    /// until then.
+    pub(super) fn wait(&self, until: Instant) -> bool {
+        let mut inbox = self.inbox();
+        if inbox.has_news() {
+            return true;
+        }
+        if inbox.blocked { self.wait_for_room(&mut inbox, until) } else { self.read(&mut inbox, until) }
+    }
+
+    /// What has come of itself: whether that is nothing. Does not wait.
+    pub(super) fn is_silent(&self) -> bool {
+        let mut inbox = self.inbox();
+        if !inbox.has_news() {
+            self.read_what_is_there(&mut inbox);
+        }
+        !inbox.has_news()
+    }
+
+    /// Whether somebody has interrupted it.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Relaxed)
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, inbox: &mut Inbox, until: Instant) -> bool {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            if left < inbox.timeout {
+                self.set_timeout(inbox, left);
+            }
+            match (&self.raw).read(&mut inbox.bytes) {
+                // It may have been set for a shorter wait than this.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    self.set_timeout(inbox, until.saturating_duration_since(Instant::now()));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => {
+                    inbox.receive(read);
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Sets how long a read waits: a power of two, so that waits of about the same length set it once.
+    fn set_timeout(&self, inbox: &mut Inbox, left: Duration) {
+        let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_WAIT_MS);
+        let timeout = Duration::from_millis(1 << left.ilog2());
+        if timeout != inbox.timeout {
+            match self.raw.set_read_timeout(Some(timeout)) {
+                Ok(()) => inbox.timeout = timeout,
+                // Without a bound there is no waiting.
+                Err(error) => inbox.failure = Some(error),
+            }
+        }
+    }
+
+    fn wait_for_room(&self, inbox: &mut Inbox, until: Instant) -> bool {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(timeout) = Timespec::try_from(left) else { return false };
+            let mut asked = [PollFd::new(&self.raw, PollFlags::IN | PollFlags::OUT)];
+            match poll(&mut asked, Some(&timeout)) {
+                Ok(0) => return false,
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    inbox.failure = Some(error.into());
+                    return true;
+                }
+            }
+        }
+        inbox.blocked = false;
+        self.read_what_is_there(inbox);
+        true
+    }
+
+    fn read_what_is_there(&self, inbox: &mut Inbox) {
+        match recv(&self.raw, &mut *inbox.bytes, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            read => inbox.receive(read.map(|(read, _)| read).map_err(Into::into)),
+        }
+    }
+}
+
+/// Ends the wait for an answer, and with it the session: nothing more is read.
+impl Wake for Socket {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.interrupted.store(true, Relaxed);
+        // It fails only when the other side is gone already.
+        drop(self.raw.shutdown(Shutdown::Read));
+    }
+}
+
+impl Inbox {
+    fn has_news(&self) -> bool {
+        self.start < self.end || self.closed || self.failure.is_some()
+    }
+
+    fn receive(&mut self, read: io::Result<usize>) {
+        match read {
+            Ok(0) => self.closed = true,
+            Ok(read) => (self.start, self.end) = (0, read),
+            Err(error) => self.failure = Some(error),
+        }
+    }
+}
+
+/// What tokio-postgres talks to. A call that is pending is made again after [`Socket::wait`], so no waker is kept.
+#[derive(Debug)]
+pub(super) struct Stream(pub(super) Arc<Socket>);
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut inbox = self.0.inbox();
+        let Inbox { bytes, start, end, .. } = &mut *inbox;
+        let taken = (*end - *start).min(into.remaining());
+        into.put_slice(&bytes[*start..*start + taken]);
+        *start += taken;
+        if taken > 0 {
+            Poll::Ready(Ok(()))
+        } else if let Some(failure) = inbox.failure.take() {
+            Poll::Ready(Err(failure))
+        } else if inbox.closed {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            return match send(&self.0.raw, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => Poll::Ready(Ok(sent)),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
+                    self.0.inbox().blocked = true;
+                    Poll::Pending
+                }
+                Err(error) => Poll::Ready(Err(error.into())),
+            };
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.0.raw.shutdown(Shutdown::Write))
+    }
+}
