@@ -2,15 +2,23 @@
 //! JSON. `cargo bench --bench parts`; criterion compares with the last run. SQLite stands in for the database, so that no
 //! network is measured.
 
+use std::fs::{self, File};
 use std::hint::black_box;
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use wharf::activity::{Activity, Doing};
 use wharf::config;
 use wharf::database::{Access, Database, RowWriter, Shape};
 use wharf::deadline::Deadline;
-use wharf::http::{Decoder, Form, Limits, Response, Scan, encode_head, parse_head, scan_head};
+use wharf::http::{
+    Decoder, Form, Limits, Outline, Request, Response, Scan, encode_head, parse_head, scan_head,
+};
+use wharf::identity::Identities;
+use wharf::journal::{Entry, Journal, Opened};
+use wharf::metrics::{Endpoint, Metrics, PHASES, Spans};
 use wharf::queue::{self, LaneSpec, Priority, Queue};
 use wharf::value::{Scalar, Type, Value};
 
@@ -125,5 +133,143 @@ fn database(c: &mut Criterion) {
     }
 }
 
-criterion_group!(parts, http, hand_over, database);
+/// A request as a worker has it at its end.
+struct Ended {
+    request: Request,
+    endpoint: Arc<Endpoint>,
+    spans: Spans,
+    at: Instant,
+}
+
+impl Ended {
+    fn new(metrics: &Metrics, identities: &Arc<Identities>) -> Self {
+        let head = b"GET /db HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: wrk/4.2.0\r\n\r\n";
+        let mut request = parse_head(head, &LIMITS).expect("a good head").request;
+        request.identify(identities);
+        let mut spans = Spans::default();
+        for ((phase, _), us) in PHASES.into_iter().zip([35, 2, 270, 11, 14]) {
+            spans.set(phase, Duration::from_micros(us));
+        }
+        Self { request, endpoint: metrics.endpoint("GET", "/db"), spans, at: Instant::now() }
+    }
+
+    fn tell(&self, journal: &Journal) {
+        let outline = Outline::of(&self.request);
+        journal.ended(&Entry {
+            outline: Some(&outline),
+            client: Some([127, 0, 0, 1].into()),
+            identity: self.request.identity(),
+            status: 200,
+            bytes: 31,
+            total: self.spans.total(),
+            spans: Some(&self.spans),
+            endpoint: Some(&self.endpoint),
+            reason: None,
+        });
+    }
+}
+
+/// An access log in a file, of which no more than a few pieces are kept.
+struct AccessLog {
+    journal: Journal,
+    file: File,
+    line: u64,
+}
+
+impl AccessLog {
+    /// What the thread that writes keeps up with.
+    const PIECE: u64 = 5000;
+
+    fn new(path: &std::path::Path, ended: &Ended) -> Self {
+        let mut settings = config::Config::default().log;
+        (settings.access, settings.access_file) = (config::Access::Json, Some(path.to_owned()));
+        let journal = Journal::default();
+        let opened = Opened::new(&settings).expect("a new file");
+        journal.reconfigure(&settings, opened).expect("a thread");
+        ended.tell(&journal);
+        while fs::metadata(path).expect("a file").len() == 0 {
+            thread::yield_now();
+        }
+        let file = File::options().write(true).open(path).expect("a file");
+        let line = file.metadata().expect("a file").len();
+        Self { journal, file, line }
+    }
+
+    /// How long so many lines by each of some threads take them.
+    fn time(&self, lines: u64, threads: u64, ended: &Ended) -> Duration {
+        let (mut took, mut left) = (Duration::ZERO, lines);
+        while left > 0 {
+            let piece = left.min(Self::PIECE / threads);
+            left -= piece;
+            self.file.set_len(0).expect("a file");
+            let add = || {
+                let began = Instant::now();
+                (0..piece).for_each(|_| black_box(ended).tell(&self.journal));
+                began.elapsed()
+            };
+            took += thread::scope(|scope| {
+                let others: Vec<_> = (1..threads).map(|_| scope.spawn(add)).collect();
+                let own = add();
+                others.into_iter().map(|other| other.join().expect("no panic")).fold(own, Duration::max)
+            });
+            while self.file.metadata().expect("a file").len() < piece * threads * self.line {
+                thread::yield_now();
+            }
+        }
+        took
+    }
+}
+
+/// What it costs a request to be watched, but for the clock's being read.
+fn watched(c: &mut Criterion) {
+    let identities = Identities::new(Some(http::HeaderName::from_static("x-request-id")), true);
+    let (metrics, identities) = (Metrics::default(), Arc::new(identities));
+    let mut ended = Ended::new(&metrics, &identities);
+    c.bench_function("watched: an identity is made", |b| {
+        b.iter(|| ended.request.identify(&identities));
+    });
+    let response = Response::json(r#"{"id":7,"randomNumber":1234}"#);
+    let form = Form { keep_alive: true, ..Form::CLOSE };
+    let mut out = Vec::new();
+    for (name, identity) in [("nothing", None), ("the identity", ended.request.identity())] {
+        c.bench_function(&format!("watched: a head with {name} is written"), |b| {
+            b.iter(|| {
+                out.clear();
+                encode_head(black_box(&response), form, identity, &mut out)
+            });
+        });
+    }
+    let activity = Activity::default();
+    c.bench_function("watched: a worker says what it does", |b| {
+        b.iter(|| {
+            activity.begin(1, ended.at, ended.at);
+            drop(activity.wait_for(Doing::Pool));
+            drop(activity.wait_for(Doing::Database));
+            activity.turn_to(Doing::Write, ended.at);
+            activity.turn_to(Doing::Idle, ended.at);
+            activity.spent()
+        });
+    });
+    c.bench_function("watched: a request is counted", |b| {
+        b.iter(|| {
+            metrics.received();
+            let ended = black_box(&ended);
+            metrics.finished_by_worker(&ended.endpoint, ended.request.id(), 200, &ended.spans);
+            metrics.answered();
+        });
+    });
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let log = AccessLog::new(&directory.path().join("access.log"), &ended);
+    let mut group = c.benchmark_group("watched: a line for the access log");
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    for threads in [1, 2] {
+        group.bench_function(format!("by each of {threads}"), |b| {
+            b.iter_custom(|lines| log.time(lines, threads, &ended));
+        });
+    }
+    group.finish();
+    log.journal.close();
+}
+
+criterion_group!(parts, http, hand_over, database, watched);
 criterion_main!(parts);

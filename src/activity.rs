@@ -170,10 +170,19 @@ impl Activity {
     /// Until the guard is dropped the worker waits for a connection or the database. Of waits within a wait the outermost
     /// counts.
     pub fn wait_for(&self, doing: Doing) -> Waiting<'_> {
+        self.waiting(doing, Instant::now)
+    }
+
+    /// The same by who has looked at the clock already.
+    pub fn wait_since(&self, doing: Doing, since: Instant) -> Waiting<'_> {
+        self.waiting(doing, || since)
+    }
+
+    fn waiting(&self, doing: Doing, now: impl FnOnce() -> Instant) -> Waiting<'_> {
         let state = &*self.0;
         let before = state.doing.load(Relaxed);
         let within = before == Doing::Pool as u8 || before == Doing::Database as u8;
-        let since = (!within).then(Instant::now);
+        let since = (!within).then(now);
         if let Some(since) = since {
             state.set(doing, state.time(since));
         }

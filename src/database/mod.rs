@@ -176,7 +176,7 @@ impl Database {
     ) -> Result<Connection, Error> {
         let metrics = &self.0.metrics;
         let began = Instant::now();
-        let waiting = activity.wait_for(Doing::Pool);
+        let waiting = activity.wait_since(Doing::Pool, began);
         let lent = match &self.0.pool {
             AnyPool::Postgres(pool) => pool.checkout(client, deadline).map(Lent::Postgres),
             AnyPool::Sqlite(pool) => pool.checkout(client, deadline).map(Lent::Sqlite),

@@ -112,8 +112,13 @@ impl Request {
         self.identity.as_ref()?.trace()
     }
 
+    /// Who it is, if its connector has said so.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
     /// Finds out who the request is.
-    pub(crate) fn identify(&mut self, identities: &Arc<Identities>) {
+    pub fn identify(&mut self, identities: &Arc<Identities>) {
         let lines = self.fields.iter().filter(|(name, _)| identities.looks_at(name.len()));
         let lines = lines.map(|(name, value)| (&self.head[name.clone()], &self.head[value.clone()]));
         self.identity = Some(identities.identify(lines));

@@ -1,14 +1,15 @@
 //! The thread that writes the access log. Whoever has a line puts it with the others and goes on, however slow the disk is.
 //!
-//! Lines are gathered for a moment: to wake a thread costs more than to make a line.
+//! Lines are gathered for a moment: to wake a thread costs more than to make a line. Until then each thread keeps its own, so that
+//! none waits for another one's.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ const WAITING_MAX: usize = 8 << 20;
 /// How long lines are gathered, and how many bytes of them, before they are written together.
 const GATHERED_FOR: Duration = Duration::from_millis(20);
 const GATHERED: usize = 256 << 10;
+
+/// A thread that has lines reserves room for as many more, but no more than this at a time; and so much of it is kept when they are
+/// fetched.
+const ROOM: usize = 16 << 10;
 
 /// How long a server that stops waits for a disk or a pipe that takes nothing.
 const LAST_WRITE: Duration = Duration::from_secs(1);
@@ -95,21 +100,36 @@ pub(super) struct Writer {
 struct Shared {
     state: Mutex<State>,
     something: Condvar,
+    /// The threads' lines. Locked before each of them, and never with `state`.
+    buffers: Mutex<Vec<Arc<Buffer>>>,
+    /// Bytes that all buffers together may have at the moment.
+    room: AtomicUsize,
+    /// Somebody has lines, and the thread that writes has been told.
+    gathering: AtomicBool,
     lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    lines: Vec<u8>,
     next: Option<Target>,
     reopen: bool,
     closed: bool,
 }
 
-impl State {
-    /// Whether it is not to be waited for more lines.
-    fn is_urgent(&self) -> bool {
-        self.next.is_some() || self.reopen || self.closed || self.lines.len() >= GATHERED
+/// One thread's lines, in their order.
+#[derive(Debug, Default)]
+struct Buffer(Mutex<Lines>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    /// How much of [`Shared::room`] is theirs.
+    room: usize,
+}
+
+impl Buffer {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,24 +158,13 @@ impl Writer {
     /// Adds what `make` appends, a line.
     pub(super) fn add(&self, make: impl FnOnce(&mut Vec<u8>)) {
         thread_local! {
-            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+            static OWN: RefCell<(Weak<Shared>, Arc<Buffer>)> = RefCell::default();
         }
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            make(line);
-            let mut state = self.shared.lock();
-            let before = state.lines.len();
-            if before + line.len() > WAITING_MAX {
-                drop(state);
-                self.shared.lost.fetch_add(1, Relaxed);
-                return;
+        OWN.with_borrow_mut(|(of, buffer)| {
+            if of.as_ptr() != Arc::as_ptr(&self.shared) {
+                (*of, *buffer) = (Arc::downgrade(&self.shared), self.shared.new_buffer());
             }
-            state.lines.extend_from_slice(line);
-            let wakes = before == 0 || (before < GATHERED && state.lines.len() >= GATHERED);
-            drop(state);
-            if wakes {
-                self.shared.something.notify_one();
-            }
+            self.shared.add(buffer, make);
         });
     }
 
@@ -170,19 +179,79 @@ impl Writer {
 }
 
 impl Shared {
+    fn new_buffer(&self) -> Arc<Buffer> {
+        let buffer = Arc::<Buffer>::default();
+        self.buffers().push(Arc::clone(&buffer));
+        buffer
+    }
+
+    fn add(&self, buffer: &Buffer, make: impl FnOnce(&mut Vec<u8>)) {
+        let mut lines = buffer.lock();
+        let before = lines.bytes.len();
+        make(&mut lines.bytes);
+        if lines.bytes.len() > lines.room && !self.reserve(&mut lines) {
+            lines.bytes.truncate(before);
+            self.lost.fetch_add(1, Relaxed);
+            return;
+        }
+        drop(lines);
+        // Whoever fetches them says that nobody gathers before it locks a buffer, so what it does not find there wakes it.
+        if !self.gathering.load(Relaxed) && !self.gathering.swap(true, Relaxed) {
+            self.tell(|_| ());
+        }
+    }
+
+    /// Room for lines that have grown beyond theirs: for more of them, or else for these. Returns whether there was any.
+    fn reserve(&self, lines: &mut Lines) -> bool {
+        let missing = lines.bytes.len() - lines.room;
+        let more = missing.max(lines.bytes.len().min(ROOM));
+        for wanted in [more, missing] {
+            let add = |room| Some(room + wanted).filter(|room| *room <= WAITING_MAX);
+            if let Ok(before) = self.room.fetch_update(Relaxed, Relaxed, add) {
+                lines.room += wanted;
+                if before < GATHERED && before + wanted >= GATHERED {
+                    self.tell(|_| ());
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Appends what every thread has.
+    fn fetch(&self, all: &mut Vec<u8>) {
+        self.gathering.store(false, Relaxed);
+        self.buffers().retain_mut(|buffer| {
+            // Asked before, so that what its thread did last is among what is fetched.
+            let is_left = Arc::get_mut(buffer).is_some();
+            let mut lines = buffer.lock();
+            all.extend_from_slice(&lines.bytes);
+            lines.bytes.clear();
+            lines.bytes.shrink_to(ROOM);
+            self.room.fetch_sub(std::mem::take(&mut lines.room), Relaxed);
+            !is_left
+        });
+    }
+
+    /// Whether it is not to be waited for more lines.
+    fn is_urgent(&self, state: &State) -> bool {
+        state.next.is_some() || state.reopen || state.closed || self.room.load(Relaxed) >= GATHERED
+    }
+
     /// `_end` is dropped with the thread.
     fn run(&self, _end: &Sender<Infallible>) {
         let (mut target, mut lines) = (Target::Log, Vec::new());
         loop {
             let mut state = self.lock();
-            while state.lines.is_empty() && !state.is_urgent() {
+            while !self.gathering.load(Relaxed) && !self.is_urgent(&state) {
                 state = self.something.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            let gathered = self.something.wait_timeout_while(state, GATHERED_FOR, |state| !state.is_urgent());
+            let wait = |state: &mut State| !self.is_urgent(state);
+            let gathered = self.something.wait_timeout_while(state, GATHERED_FOR, wait);
             let mut state = gathered.unwrap_or_else(PoisonError::into_inner).0;
-            std::mem::swap(&mut state.lines, &mut lines);
             let (next, reopen, closed) = (state.next.take(), std::mem::take(&mut state.reopen), state.closed);
             drop(state);
+            self.fetch(&mut lines);
             if let Some(next) = next {
                 target = next;
             } else if reopen {
@@ -201,6 +270,10 @@ impl Shared {
     fn tell(&self, what: impl FnOnce(&mut State)) {
         what(&mut self.lock());
         self.something.notify_one();
+    }
+
+    fn buffers(&self) -> MutexGuard<'_, Vec<Arc<Buffer>>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -255,5 +328,28 @@ mod tests {
         let line = "x".repeat(1 << 20);
         (0..10).for_each(|_| add(&writer, &line));
         assert_eq!(writer.lost(), 2);
+    }
+
+    #[test]
+    fn each_threads_lines_are_there_in_its_order_also_when_it_has_ended() {
+        const LINES: usize = 5000;
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("access.log");
+        let writer = Writer::default();
+        writer.write_to(Target::open(&file).expect("it opens")).expect("a thread");
+        thread::scope(|scope| {
+            for name in ["a", "b", "c", "d"] {
+                let writer = &writer;
+                scope.spawn(move || (0..LINES).for_each(|line| add(writer, &format!("{name} {line}\n"))));
+            }
+        });
+        writer.close();
+        let text = fs::read_to_string(&file).expect("a file");
+        assert_eq!((writer.lost(), text.lines().count()), (0, 4 * LINES));
+        for name in ["a ", "b ", "c ", "d "] {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+            assert!(lines.eq((0..LINES).map(|line| line.to_string())), "{name}has its lines in order");
+        }
+        assert_eq!(writer.shared.room.load(Relaxed), 0, "all room is given back");
     }
 }
