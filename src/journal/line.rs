@@ -67,17 +67,13 @@ impl Line<'_> {
             write(out, format_args!(".{ms:03}Z\",\"client\":"));
         });
         match client {
-            Some(client) => {
-                out.push(b'"');
-                address(client, out);
-                out.push(b'"');
-            }
+            Some(client) => in_quotes(out, |out| address(client, out)),
             None => out.extend_from_slice(b"null"),
         }
         let target = outline.map(|outline| outline.target(self.parameters));
-        plain(out, b",\"method\":", outline.map(|outline| outline.method().as_str()));
+        member(out, b",\"method\":", outline.map(|outline| outline.method().as_str().as_bytes()));
         member(out, b",\"target\":", target.as_deref().map(str::as_bytes));
-        plain(out, b",\"protocol\":", outline.map(Outline::protocol));
+        member(out, b",\"protocol\":", outline.map(|outline| outline.protocol().as_bytes()));
         out.extend_from_slice(b",\"status\":");
         out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
         out.extend_from_slice(b",\"bytes\":");
@@ -104,7 +100,7 @@ impl Line<'_> {
             None => out.extend_from_slice(b"null"),
         }
         member(out, b",\"route\":", endpoint.map(|endpoint| endpoint.route.as_bytes()));
-        plain(out, b",\"reason\":", reason.map(Reason::name));
+        member(out, b",\"reason\":", reason.map(|reason| reason.name().as_bytes()));
         out.extend_from_slice(b"}\n");
     }
 
@@ -136,17 +132,22 @@ fn address(client: IpAddr, out: &mut Vec<u8>) {
     }
 }
 
+fn in_quotes(out: &mut Vec<u8>, text: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'"');
+    text(out);
+    out.push(b'"');
+}
+
 /// In quotes, with everything that could end them or the line as `\xHH`, as nginx has it; `-` where there is nothing.
 fn quoted(out: &mut Vec<u8>, text: Option<&[u8]>) {
-    out.push(b'"');
-    let text = text.unwrap_or(b"-");
-    for byte in text {
-        match byte {
-            b' '..=b'~' if !b"\"\\".contains(byte) => out.push(*byte),
-            _ => write(out, format_args!("\\x{byte:02X}")),
+    in_quotes(out, |out| {
+        for byte in text.unwrap_or(b"-") {
+            match byte {
+                b' '..=b'~' if !b"\"\\".contains(byte) => out.push(*byte),
+                _ => write(out, format_args!("\\x{byte:02X}")),
+            }
         }
-    }
-    out.push(b'"');
+    });
 }
 
 /// What an object's members of [`SHORT`] are called.
@@ -168,27 +169,11 @@ fn member(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
     string(out, value);
 }
 
-/// The same, of a text in which nothing is to be escaped: a token (RFC 9110 section 5.6.2), or a name of ours.
-fn plain(out: &mut Vec<u8>, key: &[u8], value: Option<&str>) {
-    out.extend_from_slice(key);
-    match value {
-        Some(value) => {
-            out.push(b'"');
-            out.extend_from_slice(value.as_bytes());
-            out.push(b'"');
-        }
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
 /// As JSON has it. Bytes that are no text become the character for that.
 fn string(out: &mut Vec<u8>, text: Option<&[u8]>) {
     let escapes = |byte: &u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
     if let Some(text) = text.filter(|text| !text.iter().any(escapes)) {
-        out.push(b'"');
-        out.extend_from_slice(text);
-        out.push(b'"');
-        return;
+        return in_quotes(out, |out| out.extend_from_slice(text));
     }
     let text = text.map(String::from_utf8_lossy);
     // A vector takes all, and a text is always JSON.

@@ -4,7 +4,7 @@
 //! That is one `send` and one `recv` for a statement, where a reactor takes four calls and a registration. Runs on the thread
 //! that makes a call; only the interruption comes from another.
 
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Wake};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -71,7 +71,7 @@ impl Socket {
     pub(super) fn is_silent(&self) -> bool {
         let mut inbox = self.inbox();
         if !inbox.has_news() {
-            self.read_what_is_there(&mut inbox);
+            self.receive(&mut inbox, RecvFlags::DONTWAIT);
         }
         !inbox.has_news()
     }
@@ -94,17 +94,11 @@ impl Socket {
             if left < inbox.timeout {
                 self.set_timeout(inbox, left);
             }
-            match (&self.raw).read(&mut inbox.bytes) {
-                // It may have been set for a shorter wait than this.
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    self.set_timeout(inbox, until.saturating_duration_since(Instant::now()));
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                read => {
-                    inbox.receive(read);
-                    return true;
-                }
+            if self.receive(inbox, RecvFlags::empty()) {
+                return true;
             }
+            // It may have been set for a shorter wait than this.
+            self.set_timeout(inbox, until.saturating_duration_since(Instant::now()));
         }
     }
 
@@ -137,15 +131,19 @@ impl Socket {
             }
         }
         inbox.blocked = false;
-        self.read_what_is_there(inbox);
+        self.receive(inbox, RecvFlags::DONTWAIT);
         true
     }
 
-    fn read_what_is_there(&self, inbox: &mut Inbox) {
-        match recv(&self.raw, &mut *inbox.bytes, RecvFlags::DONTWAIT) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            read => inbox.receive(read.map(|(read, _)| read).map_err(Into::into)),
+    /// Reads what is there, or waits for it as the flags and the timeout have it. Returns whether anything came, an end included.
+    fn receive(&self, inbox: &mut Inbox, flags: RecvFlags) -> bool {
+        match recv(&self.raw, &mut *inbox.bytes, flags) {
+            Err(Errno::AGAIN | Errno::INTR) => return false,
+            Err(error) => inbox.failure = Some(error.into()),
+            Ok((_, 0)) => inbox.closed = true,
+            Ok((_, read)) => (inbox.start, inbox.end) = (0, read),
         }
+        true
     }
 }
 
@@ -165,14 +163,6 @@ impl Wake for Socket {
 impl Inbox {
     fn has_news(&self) -> bool {
         self.start < self.end || self.closed || self.failure.is_some()
-    }
-
-    fn receive(&mut self, read: io::Result<usize>) {
-        match read {
-            Ok(0) => self.closed = true,
-            Ok(read) => (self.start, self.end) = (0, read),
-            Err(error) => self.failure = Some(error),
-        }
     }
 }
 
@@ -201,16 +191,13 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            return match send(&self.0.raw, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(sent) => Poll::Ready(Ok(sent)),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => {
-                    self.0.inbox().blocked = true;
-                    Poll::Pending
-                }
-                Err(error) => Poll::Ready(Err(error.into())),
-            };
+        match retry_on_intr(|| send(&self.0.raw, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)) {
+            Ok(sent) => Poll::Ready(Ok(sent)),
+            Err(Errno::AGAIN) => {
+                self.0.inbox().blocked = true;
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error.into())),
         }
     }
 
