@@ -3,6 +3,8 @@
 //! Holds the one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else. Knows no socket and
 //! no route.
 
+mod pacer;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,6 +18,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use http::{StatusCode, Version};
 use log::Level;
+use rustix::thread::{Pid, gettid};
 
 use crate::activity::{Activity, Doing};
 use crate::database::Database;
@@ -54,8 +57,13 @@ struct Shared {
     traces: Traces,
     /// Whether answers say where their request's time went.
     server_timing: AtomicBool,
-    /// Of each worker that there is, by its number.
-    activities: Mutex<BTreeMap<usize, Activity>>,
+    /// Each worker that there is, by its number.
+    present: Mutex<BTreeMap<usize, Worker>>,
+}
+
+struct Worker {
+    activity: Activity,
+    thread: Pid,
 }
 
 impl Workers {
@@ -70,13 +78,15 @@ impl Workers {
         metrics: Arc<Metrics>,
         (journal, traces): (Journal, Traces),
     ) -> io::Result<Self> {
-        let (server_timing, activities) = (AtomicBool::default(), Mutex::default());
-        let shared = Shared { queue, database, metrics, journal, traces, server_timing, activities };
+        let (server_timing, present) = (AtomicBool::default(), Mutex::default());
+        let shared = Shared { queue, database, metrics, journal, traces, server_timing, present };
         let shared = Arc::new(shared);
         let (running, ended) = crossbeam_channel::bounded(0);
         let team = Mutex::new(Team { count: 0, started: 0, running });
         let workers = Self { shared, team, ended };
         workers.resize(count)?;
+        let (shared, ended) = (Arc::clone(&workers.shared), workers.ended.clone());
+        thread::Builder::new().name("pacer".to_owned()).spawn(move || pacer::run(&shared, &ended))?;
         Ok(workers)
     }
 
@@ -122,8 +132,8 @@ impl Workers {
     pub fn activities(&self) -> impl Fn() -> Vec<(String, Activity)> + Send + Sync + use<> {
         let shared = Arc::clone(&self.shared);
         move || {
-            let activities = shared.activities();
-            activities.iter().map(|(number, activity)| (name(*number), activity.clone())).collect()
+            let present = shared.present();
+            present.iter().map(|(number, worker)| (name(*number), worker.activity.clone())).collect()
         }
     }
 
@@ -153,17 +163,17 @@ fn name(number: usize) -> String {
 impl Shared {
     fn serve(&self, number: usize) {
         let activity = Activity::default();
-        self.activities().insert(number, activity.clone());
+        self.present().insert(number, Worker { activity: activity.clone(), thread: gettid() });
         let mut done = None;
         while let Some((job, begun)) = self.queue.next(done) {
             self.answer(job, &begun, &activity);
             done = Some(begun);
         }
-        self.activities().remove(&number);
+        self.present().remove(&number);
     }
 
-    fn activities(&self) -> MutexGuard<'_, BTreeMap<usize, Activity>> {
-        self.activities.lock().unwrap_or_else(PoisonError::into_inner)
+    fn present(&self) -> MutexGuard<'_, BTreeMap<usize, Worker>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn answer(&self, mut job: Job, begun: &Done, activity: &Activity) {

@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -242,4 +243,38 @@ fn a_client_may_ask_for_less_time_than_there_is() {
         let twice = ask(&[("Request-Timeout", "1"), ("Request-Timeout", "2")]);
         assert_problem(&twice, 400, "received it twice");
     }
+}
+
+#[test]
+fn workers_that_only_wait_for_a_core_get_no_more_jobs_until_others_wait_for_something_else() {
+    let workers = 8 * num_cpus::get();
+    let (handler, keeper) = gate();
+    let stop = Arc::<AtomicBool>::default();
+    let stopped = Arc::clone(&stop);
+    let spin = move |_: &Request, _: &mut Context<'_>| {
+        while !stopped.load(Relaxed) {
+            std::hint::spin_loop();
+        }
+        Ok::<_, Error>(Response::text("spun"))
+    };
+    let server =
+        server(workers, |_| {}).get("/gate", handler).get("/spin", spin).start().expect("a free port");
+    let busy_max = || server.observer().gauges().workers.busy_max;
+    assert_eq!(busy_max(), workers);
+    let mut spinning: Vec<Client> = (0..workers).map(|_| ask(&server, "/spin")).collect();
+    wait_until("fewer may have a job", || busy_max() <= workers / 2);
+    stop.store(true, Relaxed);
+    for client in &mut spinning {
+        assert_eq!(client.answer().text(), "spun");
+    }
+    // None of them ends before all have begun.
+    let mut waiting: Vec<Client> = (0..workers).map(|_| ask(&server, "/gate")).collect();
+    (0..workers).for_each(|_| keeper.wait_for_one());
+    keeper.let_through(workers);
+    for client in &mut waiting {
+        assert_eq!(client.answer().text(), "through");
+    }
+    wait_until("all may have a job again", || busy_max() == workers);
+    drop((spinning, waiting));
+    assert_nothing_is_left(server);
 }

@@ -45,6 +45,8 @@ pub struct WorkerGauges {
     pub count: usize,
     /// How many have a request.
     pub busy: usize,
+    /// How many may: fewer than there are to be while they would only wait for a core.
+    pub busy_max: usize,
     /// How many wait for one.
     pub idle: usize,
     /// How many have a request whose deadline has passed.
@@ -244,11 +246,16 @@ impl Exposition {
     }
 
     fn stages(&self, out: &mut Out<'_, '_>) -> fmt::Result {
-        let WorkerGauges { max, count, busy, idle, stuck } = self.gauges.workers;
+        let WorkerGauges { max, count, busy, busy_max, idle, stuck } = self.gauges.workers;
         for (name, help, value) in [
             ("wharf_workers", "Request threads", count),
             ("wharf_workers_max", "Request threads that there are to be", max),
             ("wharf_workers_busy", "Request threads with a request", busy),
+            (
+                "wharf_workers_busy_max",
+                "Request threads that may have one: fewer while they would only wait for a core",
+                busy_max,
+            ),
             ("wharf_workers_idle", "Request threads that wait for one", idle),
             ("wharf_workers_stuck", "Request threads whose request's deadline has passed", stuck),
         ] {

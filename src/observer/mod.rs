@@ -144,6 +144,7 @@ impl Observer {
                 max: queue.workers,
                 count: queue.present,
                 busy: queue.running,
+                busy_max: queue.busy_max,
                 idle: queue.present.saturating_sub(queue.running),
                 stuck,
             },

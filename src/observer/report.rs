@@ -135,13 +135,15 @@ impl Report {
     /// All workers have something to do and somebody waits, or is not even let wait.
     fn saturation(&mut self, gauges: &Gauges, refused: u64, now: Instant) -> Option<(Level, String)> {
         let (workers, queue) = (&gauges.workers, &gauges.queue);
-        let is_so = refused > 0 || (workers.busy >= workers.count && queue.length > 0);
+        let is_so = refused > 0 || (workers.busy >= workers.count.min(workers.busy_max) && queue.length > 0);
         match self.saturated.look(is_so, now, SATURATED_AFTER, CALM_AFTER)? {
             Turn::Begins => {
                 let pool = gauges.pool.as_ref();
                 let pool = pool.map(|pool| format!("; {} of {} connections lent", pool.active, pool.max));
+                let paced =
+                    if workers.busy_max < workers.max { ", as many as the cores can run" } else { "" };
                 let line = format!(
-                    "saturated for {SATURATED_AFTER} s: {} of {} workers busy, {} waiting, the oldest for {:?}{}",
+                    "saturated for {SATURATED_AFTER} s: {} of {} workers busy{paced}, {} waiting, the oldest for {:?}{}",
                     workers.busy,
                     workers.count,
                     queue.length,
@@ -214,7 +216,7 @@ mod tests {
     fn gauges(busy: usize, queued: usize, stuck: usize) -> Gauges {
         Gauges {
             started: SystemTime::now(),
-            workers: WorkerGauges { max: 4, count: 4, busy, idle: 4 - busy, stuck },
+            workers: WorkerGauges { max: 4, count: 4, busy, busy_max: 4, idle: 4 - busy, stuck },
             queue: QueueGauges { length: queued, max_length: 9, oldest: Duration::from_millis(70) },
             pool: Some(PoolGauges {
                 max: 2,

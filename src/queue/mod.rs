@@ -3,12 +3,17 @@
 //! The poller pushes, takes back and is never blocked; workers wait for jobs. A job that would wait for too long is refused
 //! when it comes, so that a refusal takes no time and a worker always has a job whose client still waits. Knows nothing of
 //! what a job is.
+//!
+//! A job wakes one worker, the one that has waited for the shortest time: its stack and its connection are still in the core's
+//! cache. A worker that is done looks for a job before it waits, so while there are jobs nobody is woken at all.
 
 mod lane;
 #[cfg(test)]
 mod simulation;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -40,13 +45,7 @@ pub struct Limits {
 }
 
 /// The queue. Cheap to clone.
-pub struct Queue<T>(Arc<Shared<T>>);
-
-struct Shared<T> {
-    state: Mutex<State<T>>,
-    /// There may be a job to take, or a reason to end.
-    ready: Condvar,
-}
+pub struct Queue<T>(Arc<Mutex<State<T>>>);
 
 struct State<T> {
     jobs: Slab<Node<T>>,
@@ -58,11 +57,44 @@ struct State<T> {
     present: usize,
     /// Jobs that workers have.
     running: usize,
-    /// Workers that wait for a job.
-    parked: usize,
+    /// How many they may have.
+    busy_max: usize,
+    /// Workers that wait for a job, the last to come last.
+    parked: Vec<Arc<Parked>>,
+    /// Workers that were woken and have not come by yet.
+    woken: usize,
     /// The next job's number: who came first.
     next: u64,
     closed: bool,
+    pace: Pace,
+}
+
+/// See [`Look`].
+struct Pace {
+    busy: Duration,
+    /// Up to when that is known.
+    at: Instant,
+    taken: u64,
+    held_back: bool,
+}
+
+/// A worker that waits for a job, or for a reason to end.
+struct Parked {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Parked {
+    fn wait(&self) {
+        while !self.woken.load(Ordering::Acquire) {
+            thread::park();
+        }
+    }
+
+    fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
 }
 
 struct Node<T> {
@@ -125,6 +157,25 @@ pub struct Gauges {
     pub present: usize,
     /// Of these, those that have a job.
     pub running: usize,
+    /// How many may have one; see [`Queue::set_busy_max`].
+    pub busy_max: usize,
+}
+
+/// What workers did, for whoever decides how many may have a job.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// For how long they had jobs, since the queue was made, added up.
+    pub busy: Duration,
+    /// How many jobs they have taken since.
+    pub taken: u64,
+    /// Since the last look a job was left waiting because as many workers as may had one.
+    pub held_back: bool,
+    /// One is now.
+    pub holds_back: bool,
+    /// How many workers there are to be.
+    pub workers: usize,
+    /// How many may have a job.
+    pub busy_max: usize,
 }
 
 impl Done {
@@ -149,11 +200,14 @@ impl<T> Queue<T> {
             workers,
             present: 0,
             running: 0,
-            parked: 0,
+            busy_max: usize::MAX,
+            parked: Vec::new(),
+            woken: 0,
             next: 0,
             closed: false,
+            pace: Pace { busy: Duration::ZERO, at: Instant::now(), taken: 0, held_back: false },
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), ready: Condvar::new() }))
+        Self(Arc::new(Mutex::new(state)))
     }
 
     /// The lanes for these specifications, in their order. A lane that is there already takes over what is new; jobs in
@@ -170,11 +224,7 @@ impl<T> Queue<T> {
     pub fn push(&self, lane: usize, job: T) -> Result<Key, Refused<T>> {
         let mut state = self.lock();
         let key = state.push(lane, job, Instant::now())?;
-        let parked = state.parked > 0;
-        drop(state);
-        if parked {
-            self.0.ready.notify_one();
-        }
+        wake_one(state);
         Ok(key)
     }
 
@@ -196,25 +246,27 @@ impl<T> Queue<T> {
                 break;
             }
             if let Some((job, done)) = state.take(now) {
-                let more = state.parked > 0 && state.pick().is_some();
-                drop(state);
-                if more {
-                    self.0.ready.notify_one();
-                }
+                wake_one(state);
                 return Some((job, done));
             }
             if state.closed && state.jobs.is_empty() {
                 break;
             }
-            state.parked += 1;
-            state = self.0.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.parked -= 1;
+            let parked = Arc::new(Parked { thread: thread::current(), woken: AtomicBool::new(false) });
+            state.parked.push(Arc::clone(&parked));
+            drop(state);
+            parked.wait();
+            state = self.lock();
+            state.woken -= 1;
             now = Instant::now();
         }
         state.present -= 1;
-        drop(state);
-        // A job that this one was woken for is another's.
-        self.0.ready.notify_one();
+        // A job that this one was woken for is another's, and who waits for the end of a closed queue does not see it come.
+        if state.closed {
+            wake_all(state);
+        } else {
+            wake_one(state);
+        }
         None
     }
 
@@ -235,8 +287,36 @@ impl<T> Queue<T> {
 
     /// How many workers there are to be from now on. Those above it end after their jobs.
     pub fn set_workers(&self, count: usize) {
-        self.lock().workers = count;
-        self.0.ready.notify_all();
+        let mut state = self.lock();
+        state.workers = count;
+        wake_all(state);
+    }
+
+    /// How many workers may have a job at once from now on; what they have already is theirs. Jobs beyond that wait for one of
+    /// them rather than for a worker of their own.
+    pub fn set_busy_max(&self, count: usize) {
+        let mut state = self.lock();
+        state.busy_max = count;
+        let called: Vec<_> = std::iter::from_fn(|| state.call()).collect();
+        drop(state);
+        for worker in called {
+            worker.wake();
+        }
+    }
+
+    /// What the workers did up to now.
+    pub fn look(&self) -> Look {
+        let mut state = self.lock();
+        state.note_busy(Instant::now());
+        let holds_back = state.holds_back();
+        Look {
+            busy: state.pace.busy,
+            taken: state.pace.taken,
+            held_back: std::mem::replace(&mut state.pace.held_back, holds_back) || holds_back,
+            holds_back,
+            workers: state.workers,
+            busy_max: state.busy_max,
+        }
     }
 
     /// Takes over new limits; who waits already stays.
@@ -246,8 +326,9 @@ impl<T> Queue<T> {
 
     /// Lets nothing more in; what is there is still handed out.
     pub fn close(&self) {
-        self.lock().closed = true;
-        self.0.ready.notify_all();
+        let mut state = self.lock();
+        state.closed = true;
+        wake_all(state);
     }
 
     /// The queue at this moment.
@@ -262,6 +343,7 @@ impl<T> Queue<T> {
             workers: state.workers,
             present: state.present,
             running: state.running,
+            busy_max: state.busy_max.min(state.workers),
         }
     }
 
@@ -276,7 +358,25 @@ impl<T> Queue<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes a worker if there is a job for it. Not under the lock, which it takes first of all.
+fn wake_one<T>(mut state: MutexGuard<'_, State<T>>) {
+    let called = state.call();
+    drop(state);
+    if let Some(worker) = called {
+        worker.wake();
+    }
+}
+
+fn wake_all<T>(mut state: MutexGuard<'_, State<T>>) {
+    let called = std::mem::take(&mut state.parked);
+    state.woken += called.len();
+    drop(state);
+    for worker in called {
+        worker.wake();
     }
 }
 
@@ -293,6 +393,35 @@ impl<T> std::fmt::Debug for Queue<T> {
 }
 
 impl<T> State<T> {
+    /// A worker to be woken: there is a job that none is on its way for.
+    fn call(&mut self) -> Option<Arc<Parked>> {
+        if self.woken >= self.jobs.len() || self.parked.is_empty() || self.pick().is_none() {
+            return None;
+        }
+        if self.is_at_most() {
+            self.pace.held_back = true;
+            return None;
+        }
+        self.woken += 1;
+        self.parked.pop()
+    }
+
+    fn is_at_most(&self) -> bool {
+        self.running + self.woken >= self.busy_max
+    }
+
+    /// Whether a job waits only because as many workers as may have one.
+    fn holds_back(&self) -> bool {
+        self.is_at_most() && !self.parked.is_empty() && self.pick().is_some()
+    }
+
+    /// Called before the number of running jobs changes.
+    fn note_busy(&mut self, now: Instant) {
+        let running = u32::try_from(self.running).unwrap_or(u32::MAX);
+        self.pace.busy += now.saturating_duration_since(self.pace.at) * running;
+        self.pace.at = self.pace.at.max(now);
+    }
+
     fn lane(&mut self, spec: &LaneSpec) -> usize {
         let is_same = |lane: &Lane| match (&lane.spec.name, &spec.name) {
             (None, None) => lane.spec.priority == spec.priority,
@@ -358,11 +487,14 @@ impl<T> State<T> {
         let wait = now.saturating_duration_since(node.since);
         let stale = lane.is_stale(wait, &self.limits);
         lane.note_wait(wait, &self.limits, now);
+        self.note_busy(now);
+        self.pace.taken += 1;
         self.running += 1;
         Some((node.job, Done { lane: node.lane, began: now, stale }))
     }
 
     fn finish(&mut self, done: &Done, now: Instant) {
+        self.note_busy(now);
         self.running -= 1;
         let lane = &mut self.lanes[done.lane];
         lane.running -= 1;
@@ -388,7 +520,11 @@ impl<T> State<T> {
 
 #[cfg(test)]
 mod tests {
+    use crossbeam_channel::{Receiver, Sender, unbounded};
+
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     const LIMITS: Limits =
         Limits { max_length: 2, target: Duration::from_millis(50), interval: Duration::from_millis(100) };
@@ -494,5 +630,113 @@ mod tests {
         queue.add_worker();
         queue.set_workers(1);
         assert_eq!(queue.next(None).map(|(job, _)| job), Some(1));
+    }
+
+    /// Workers on threads of their own, which say their name and their job and take the next when they are told to.
+    struct Team {
+        queue: Queue<u32>,
+        threads: Vec<thread::JoinHandle<()>>,
+        taken: Receiver<(usize, u32)>,
+        says: Sender<(usize, u32)>,
+        next: Receiver<()>,
+        go_on: Sender<()>,
+    }
+
+    impl Team {
+        fn new(queue: Queue<u32>) -> Self {
+            let ((says, taken), (go_on, next)) = (unbounded(), unbounded());
+            Self { queue, threads: Vec::new(), taken, says, next, go_on }
+        }
+
+        /// One more, which waits for a job when this returns, unless there is one.
+        fn add(&mut self) {
+            let (queue, says, next) = (self.queue.clone(), self.says.clone(), self.next.clone());
+            let name = self.threads.len();
+            queue.add_worker();
+            self.threads.push(thread::spawn(move || {
+                let mut done = None;
+                while let Some((job, begun)) = queue.next(done) {
+                    says.send((name, job)).expect("the test waits");
+                    next.recv_timeout(PATIENCE).expect("the test goes on");
+                    done = Some(begun);
+                }
+            }));
+            while self.queue.lock().parked.len() <= name && self.queue.is_empty() {
+                thread::yield_now();
+            }
+        }
+
+        fn take(&self) -> (usize, u32) {
+            self.taken.recv_timeout(PATIENCE).expect("a worker takes a job")
+        }
+
+        fn go_on(&self) {
+            self.go_on.send(()).expect("a worker waits");
+        }
+
+        fn end(self) {
+            self.queue.close();
+            self.threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        }
+    }
+
+    #[test]
+    fn who_came_last_is_woken_first() {
+        let queue = queue(&[shared(Priority::Normal)]);
+        queue.set_workers(3);
+        queue.remove_worker();
+        let mut team = Team::new(queue);
+        (0..3).for_each(|_| team.add());
+        for (job, name) in [(1, 2), (2, 1), (3, 0)] {
+            team.queue.push(0, job).expect("a free worker");
+            assert_eq!(team.take(), (name, job));
+        }
+        (0..3).for_each(|_| team.go_on());
+        team.end();
+    }
+
+    #[test]
+    fn a_job_beyond_what_workers_may_have_waits_for_one_that_is_done_or_until_more_may() {
+        let queue = queue(&[shared(Priority::Normal)]);
+        queue.set_workers(2);
+        queue.remove_worker();
+        queue.set_busy_max(1);
+        let mut team = Team::new(queue);
+        (0..2).for_each(|_| team.add());
+        for job in [1, 2, 3] {
+            team.queue.push(0, job).expect("room");
+        }
+        assert_eq!(team.take(), (1, 1));
+        let look = team.queue.look();
+        assert!(look.held_back && look.holds_back);
+        assert_eq!((look.taken, team.queue.gauges().busy_max), (1, 1));
+        team.go_on();
+        assert_eq!(team.take(), (1, 2), "it takes the next without a wake-up");
+        team.queue.set_busy_max(2);
+        assert_eq!(team.take(), (0, 3));
+        let look = team.queue.look();
+        assert!(look.held_back && !look.holds_back && look.busy > Duration::ZERO);
+        assert!(!team.queue.look().held_back);
+        (0..2).for_each(|_| team.go_on());
+        team.end();
+    }
+
+    #[test]
+    fn workers_that_wait_behind_a_bounded_lane_end_with_the_queue() {
+        let queue = queue(&[bounded("slow", 1)]);
+        queue.set_workers(2);
+        queue.remove_worker();
+        for job in [1, 2] {
+            queue.push(0, job).expect("room");
+        }
+        let mut team = Team::new(queue);
+        (0..2).for_each(|_| team.add());
+        let (_, job) = team.take();
+        assert_eq!(job, 1);
+        team.queue.close();
+        team.go_on();
+        assert_eq!(team.take().1, 2);
+        team.go_on();
+        team.end();
     }
 }

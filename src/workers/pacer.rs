@@ -1,0 +1,185 @@
+//! Decides how many workers have a job at once: as many as there are, but for those that would only wait for a core.
+//!
+//! Workers that wait for a database cost nothing, and the more of them, the better. But where requests are as fast as the cores
+//! allow, a worker more makes every job take longer and none end sooner: threads wait for a core instead of jobs for a thread,
+//! and a job costs a wake-up and two changes of thread that a worker which is done and takes the next saves. Linux tells for how
+//! long a thread was ready to run and not run; while that is most of the time that workers have jobs, fewer of them get one.
+//!
+//! Has a thread of its own, which sleeps but for a moment ten times a second.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use rustix::thread::Pid;
+
+use super::Shared;
+use crate::queue::Look;
+
+/// How often it is looked what workers wait for.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// To look at a worker takes 5 µs, so at thousands of them it is looked less often.
+const INTERVAL_EACH: Duration = Duration::from_millis(1);
+
+/// While jobs are held back, it is seen to it that others are taken at least so often: who waits for them may otherwise wait for
+/// what never ends.
+const STALL: Duration = Duration::from_millis(5);
+
+/// Workers that may always have a job, for each core: one runs, and the others' databases work for them.
+const LEAST_PER_CORE: usize = 3;
+
+/// Percent of the time with a job that a worker waits for a core. Where cores are short it is 50 to 90, and under 2 where a
+/// database elsewhere is, or time; see docs/performance.md.
+const MUCH: u128 = 40;
+const LITTLE: u128 = 20;
+
+/// Percent of the cores that workers take at least, for it to be of their own making that they wait: where other programs take
+/// the cores, fewer workers would do less and wait as long.
+const OWN: u128 = 10;
+
+/// Until the workers have ended.
+pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
+    let (queue, cores) = (&shared.queue, num_cpus::get());
+    let mut look = queue.look();
+    let mut since = Measure::of(shared, &look);
+    let mut held_back = false;
+    loop {
+        let interval = INTERVAL.max(INTERVAL_EACH * u32::try_from(look.workers).unwrap_or(u32::MAX));
+        let left = (since.at + interval).saturating_duration_since(Instant::now());
+        let is_paced = look.busy_max < look.workers;
+        if ended.recv_timeout(if is_paced { left.min(STALL) } else { left }) != Err(RecvTimeoutError::Timeout)
+        {
+            return;
+        }
+        let before = std::mem::replace(&mut look, queue.look());
+        held_back |= look.held_back;
+        if before.holds_back && look.holds_back && before.taken == look.taken {
+            look.busy_max = look.busy_max.saturating_mul(2);
+            queue.set_busy_max(look.busy_max);
+        }
+        if since.at.elapsed() >= interval {
+            let now = Measure::of(shared, &look);
+            look.busy_max = next(&look, now.waiting_since(&since, cores), held_back, LEAST_PER_CORE * cores);
+            queue.set_busy_max(look.busy_max);
+            (since, held_back) = (now, false);
+        }
+    }
+}
+
+/// How many may have a job, when those that had one waited for a core for this percentage of the time.
+fn next(look: &Look, waiting: u128, held_back: bool, least: usize) -> usize {
+    if waiting >= MUCH {
+        let now = look.busy_max.min(look.workers);
+        (now - now / 4).max(least)
+    } else if !held_back {
+        // What was true under load says nothing of the next.
+        usize::MAX
+    } else if waiting < LITTLE {
+        look.busy_max.saturating_mul(2)
+    } else {
+        look.busy_max
+    }
+}
+
+/// What the workers have done so far.
+struct Measure {
+    at: Instant,
+    /// For how long they had a job.
+    busy: Duration,
+    /// By each worker's number. Empty where the system does not tell.
+    each: BTreeMap<usize, OnCore>,
+}
+
+/// For how long a thread ran, and for how long it could have run and had no core.
+#[derive(Clone, Copy)]
+struct OnCore {
+    ran: Duration,
+    waited: Duration,
+}
+
+impl Measure {
+    fn of(shared: &Shared, look: &Look) -> Self {
+        let threads: Vec<_> =
+            shared.present().iter().map(|(number, worker)| (*number, worker.thread)).collect();
+        let each =
+            threads.into_iter().filter_map(|(number, thread)| Some((number, OnCore::of(thread)?))).collect();
+        Self { at: Instant::now(), busy: look.busy, each }
+    }
+
+    /// For what percentage of the time that workers had jobs they waited for a core that others of them had.
+    fn waiting_since(&self, before: &Self, cores: usize) -> u128 {
+        let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
+        for (number, now) in &self.each {
+            if let Some(then) = before.each.get(number) {
+                ran += now.ran.saturating_sub(then.ran);
+                waited += now.waited.saturating_sub(then.waited);
+            }
+        }
+        let busy = self.busy.saturating_sub(before.busy).as_nanos();
+        let elapsed = self.at.saturating_duration_since(before.at).as_nanos();
+        if busy == 0 || ran.as_nanos() * 100 < elapsed * cores as u128 * OWN {
+            return 0;
+        }
+        waited.as_nanos() * 100 / busy
+    }
+}
+
+impl OnCore {
+    /// As Linux has it in `/proc/<pid>/schedstat` (Documentation/scheduler/sched-stats.rst).
+    fn of(thread: Pid) -> Option<Self> {
+        let figures = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+        let mut figures = figures.split(' ').map(|figure| figure.parse().ok().map(Duration::from_nanos));
+        Some(Self { ran: figures.next()??, waited: figures.next()?? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(workers: usize, busy_max: usize) -> Look {
+        let (busy, taken) = (Duration::ZERO, 0);
+        Look { busy, taken, held_back: false, holds_back: false, workers, busy_max }
+    }
+
+    #[test]
+    fn fewer_have_a_job_while_they_wait_for_a_core_but_never_fewer_than_the_least() {
+        let mut sizes = vec![usize::MAX];
+        while sizes.len() < 8 {
+            sizes.push(next(&look(16, sizes[sizes.len() - 1]), 70, true, 6));
+        }
+        assert_eq!(sizes[1..], [12, 9, 7, 6, 6, 6, 6]);
+        assert_eq!(next(&look(4, usize::MAX), 90, false, 6), 6, "four workers are not too many");
+    }
+
+    #[test]
+    fn more_have_a_job_as_soon_as_they_wait_for_something_else() {
+        assert_eq!(next(&look(100, 6), 10, true, 6), 12);
+        assert_eq!(next(&look(100, 6), 30, true, 6), 6, "neither much nor little");
+        assert_eq!(next(&look(100, 6), 30, false, 6), usize::MAX, "nothing was held back");
+    }
+
+    #[test]
+    fn the_system_says_for_how_long_a_thread_ran() {
+        let began = OnCore::of(rustix::thread::gettid()).expect("Linux").ran;
+        while OnCore::of(rustix::thread::gettid()).expect("Linux").ran == began {}
+    }
+
+    #[test]
+    fn workers_wait_for_each_other_only_where_they_take_the_cores() {
+        let at = Instant::now();
+        let measure = |at, busy, ran, waited| {
+            let [busy, ran, waited] = [busy, ran, waited].map(Duration::from_millis);
+            Measure { at, busy, each: BTreeMap::from([(1, OnCore { ran, waited })]) }
+        };
+        let (before, later) = (measure(at, 0, 0, 0), at + Duration::from_secs(1));
+        assert_eq!(measure(later, 2000, 400, 1000).waiting_since(&before, 4), 50);
+        assert_eq!(measure(later, 2000, 399, 1000).waiting_since(&before, 4), 0, "others take them");
+        assert_eq!(measure(later, 0, 400, 1000).waiting_since(&before, 4), 0);
+        let newcomer = Measure { each: BTreeMap::new(), ..before };
+        assert_eq!(measure(later, 2000, 400, 1000).waiting_since(&newcomer, 4), 0);
+    }
+}
