@@ -648,6 +648,8 @@ mod errors {
 }
 
 mod handlers {
+    use wharf::database::postgres::{Parameters, ToSql};
+
     use super::*;
 
     #[test]
@@ -656,13 +658,43 @@ mod handlers {
         let mut connection = database.checkout(soon()).unwrap();
         let session = connection.postgres().unwrap();
         let numbers: Vec<i32> = (0..100).collect();
-        let runs: Vec<[&(dyn wharf::database::postgres::ToSql + Sync); 1]> =
-            numbers.iter().map(|n| [n as _]).collect();
-        let runs: Vec<&wharf::database::postgres::Parameters<'_>> = runs.iter().map(|run| &run[..]).collect();
+        let runs: Vec<[&(dyn ToSql + Sync); 1]> = numbers.iter().map(|n| [n as _]).collect();
+        let runs: Vec<&Parameters<'_>> = runs.iter().map(|run| &run[..]).collect();
         let rows =
             session.query_each("select n from generate_series($1::int, $1::int + 1) n", &runs).unwrap();
         let expected: Vec<i32> = numbers.iter().flat_map(|n| [*n, *n + 1]).collect();
         assert_eq!(rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>(), expected);
+    }
+
+    /// Several times what sockets hold.
+    fn large(byte: char) -> String {
+        byte.to_string().repeat(8 << 20)
+    }
+
+    #[test]
+    fn answers_are_read_while_the_server_takes_nothing_more() {
+        let database = postgres(1);
+        let mut connection = database.checkout(soon()).unwrap();
+        let session = connection.postgres().unwrap();
+        let values = ['a', 'b', 'c', 'd'].map(large);
+        let runs = values.each_ref().map(|value| [value as &(dyn ToSql + Sync)]);
+        let rows = session.query_each("select $1::text", &runs.each_ref().map(|run| &run[..])).unwrap();
+        assert!(rows.iter().map(|row| row.get::<_, &str>(0)).eq(&values));
+    }
+
+    #[test]
+    fn a_deadline_ends_what_the_server_does_not_take() {
+        let database = postgres(1);
+        let (mut connection, pid) = backend(&database);
+        drop(connection);
+        connection = database.checkout(in_ms(300)).unwrap();
+        let session = connection.postgres().unwrap();
+        let (value, sql) = (large('a'), "select length($2::text) from pg_sleep($1::float8)");
+        let runs = [[&60_f64 as &(dyn ToSql + Sync), &"asleep"], [&0_f64, &value]];
+        let error = session.query_each(sql, &runs.each_ref().map(|run| &run[..])).unwrap_err();
+        assert!(matches!(error, Error::Deadline), "{error}");
+        drop(connection);
+        assert_ne!(backend(&database).1, pid, "what is left of it is not known");
     }
 
     #[test]
