@@ -186,7 +186,7 @@ impl Shared {
             Claim::Unreadable(refusal) => {
                 (problem(refusal.status, refusal.detail, &[]), Some(refusal.fault.into()))
             }
-            Claim::Granted if job.start_by.has_passed() => {
+            Claim::Granted if job.start_by.instant() <= begun.began() => {
                 let (response, reason) = waited_too_long(job.deadline);
                 (response, Some(reason))
             }

@@ -178,8 +178,8 @@ impl Database {
         let began = Instant::now();
         let waiting = activity.wait_since(Doing::Pool, began);
         let lent = match &self.0.pool {
-            AnyPool::Postgres(pool) => pool.checkout(client, deadline).map(Lent::Postgres),
-            AnyPool::Sqlite(pool) => pool.checkout(client, deadline).map(Lent::Sqlite),
+            AnyPool::Postgres(pool) => pool.checkout(client, deadline, began).map(Lent::Postgres),
+            AnyPool::Sqlite(pool) => pool.checkout(client, deadline, began).map(Lent::Sqlite),
         };
         let lent = waiting.end(lent, Error::kind);
         metrics.acquire.record(began.elapsed());

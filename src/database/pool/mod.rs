@@ -108,9 +108,14 @@ impl<D: Driver> Pool<D> {
         Ok(Self(shared))
     }
 
-    /// Borrows a session, waiting until `deadline`, and at most `connection_timeout`, behind those who wait already.
-    pub(super) fn checkout(&self, client: &Presence, deadline: Deadline) -> Result<Lent<D>, Error> {
-        let started = Instant::now();
+    /// Borrows a session, waiting until `deadline`, and at most `connection_timeout` from `started`, which is now, behind those
+    /// who wait already.
+    pub(super) fn checkout(
+        &self,
+        client: &Presence,
+        deadline: Deadline,
+        started: Instant,
+    ) -> Result<Lent<D>, Error> {
         if deadline.instant() <= started {
             return Err(Error::Deadline);
         }
@@ -135,7 +140,7 @@ impl<D: Driver> Pool<D> {
         turn: Turn,
     ) -> Result<(Lent<D>, bool), Error> {
         let shared = &self.0;
-        let mut state = shared.lock();
+        let (mut state, mut since) = (shared.lock(), started);
         let until = deadline.min(Deadline::at(started, state.settings.connection_timeout));
         let mut entry = if let Some(entry) = state.take_idle() {
             entry
@@ -146,6 +151,7 @@ impl<D: Driver> Pool<D> {
             let handed = waiter.wait(shared, client, until, deadline);
             client.wake_nobody();
             let entry = handed?;
+            since = Instant::now();
             state = shared.lock();
             entry
         };
@@ -153,7 +159,7 @@ impl<D: Driver> Pool<D> {
         let doubt = state.doubt(&entry, started);
         let validation = state.settings.validation_timeout;
         drop(state);
-        let mut lent = Lent { entry: Some(entry), shared: Arc::clone(shared), since: Instant::now() };
+        let mut lent = Lent { entry: Some(entry), shared: Arc::clone(shared), since };
         let fit = !doubt || lent.is_alive() && lent.validate(until.within(validation));
         if !fit {
             lent.entry().close = true;
@@ -200,8 +206,9 @@ impl<D: Driver> DerefMut for Lent<D> {
 impl<D: Driver> Drop for Lent<D> {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
-            self.shared.metrics.usage.record(self.since.elapsed());
-            self.shared.give_back(entry);
+            let now = Instant::now();
+            self.shared.metrics.usage.record(now.saturating_duration_since(self.since));
+            self.shared.give_back(entry, now);
         }
     }
 }

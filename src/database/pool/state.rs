@@ -166,8 +166,7 @@ impl<D: Driver> Shared<D> {
     }
 
     /// The checkin.
-    pub(super) fn give_back(&self, mut entry: Held<D>) {
-        let now = Instant::now();
+    pub(super) fn give_back(&self, mut entry: Held<D>, now: Instant) {
         entry.close |= entry.session().is_broken();
         entry.used = now;
         if !entry.close {
