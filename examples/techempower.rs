@@ -1,12 +1,13 @@
 //! The five endpoints that the peers of the benchmark serve, as handlers: `/plaintext`, `/json`, `/db`, `/queries?n=` and
-//! `/slow`. Reads PORT, DB_POOL (connections), PGHOST, PGPORT, PGUSER and PGDATABASE.
+//! `/slow`. Reads PORT, DB_POOL (connections), PGHOST, PGPORT, PGUSER and PGDATABASE; with SQLITE_FILE, `/db` is answered out of
+//! that file, and the two after it are not there.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
 use wharf::config::{AdminListen, Config};
-use wharf::database::postgres::{Row, ToSql};
+use wharf::database::postgres::ToSql;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
@@ -17,7 +18,16 @@ const SLOW: &str = "SELECT 1 FROM pg_sleep(0.02)";
 fn db(_: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
     let row = context.database()?.postgres()?.query_one(WORLD, &[&random_id()])?;
     let mut body = String::with_capacity(40);
-    write_world(&mut body, &row);
+    write_world(&mut body, row.get(0), row.get(1));
+    Ok(Response::json(body))
+}
+
+fn db_of_sqlite(_: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
+    let mut connection = context.database()?;
+    let mut world = connection.sqlite()?.prepare_cached(WORLD)?;
+    let (id, number) = world.query_row([random_id()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut body = String::with_capacity(40);
+    write_world(&mut body, id, number);
     Ok(Response::json(body))
 }
 
@@ -31,7 +41,7 @@ fn queries(request: &Request, context: &mut Context<'_>) -> Result<Response, Err
     let mut before = '[';
     for row in &rows {
         body.push(before);
-        write_world(&mut body, row);
+        write_world(&mut body, row.get(0), row.get(1));
         before = ',';
     }
     body.push(']');
@@ -43,8 +53,7 @@ fn slow(_: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
     Ok(Response::json("1"))
 }
 
-fn write_world(body: &mut String, row: &Row) {
-    let (id, number): (i32, i32) = (row.get(0), row.get(1));
+fn write_world(body: &mut String, id: i32, number: i32) {
     // Writing to a String cannot fail.
     let _ = write!(body, "{{\"id\":{id},\"randomNumber\":{number}}}");
 }
@@ -67,13 +76,18 @@ fn main() -> anyhow::Result<()> {
     // Several of them may run side by side.
     config.admin.listen = Some(AdminListen::At(SocketAddr::from(([127, 0, 0, 1], 0))));
     config.database.maximum_pool_size = variable("DB_POOL", 16);
-    config.database.url = Some(format!("postgres://{user}@{host}:{}/{database}", variable("PGPORT", 5432)));
+    let file = std::env::var("SQLITE_FILE").ok();
+    config.database.url = Some(match &file {
+        Some(file) => format!("sqlite:{file}"),
+        None => format!("postgres://{user}@{host}:{}/{database}", variable("PGPORT", 5432)),
+    });
     let server = Server::new(config)?
         .get_immediate("/plaintext", |_| Response::text("Hello, World!"))
-        .get_immediate("/json", |_| Response::json(r#"{"message":"Hello, World!"}"#))
-        .get("/db", db)
-        .get("/queries", queries)
-        .get("/slow", slow);
+        .get_immediate("/json", |_| Response::json(r#"{"message":"Hello, World!"}"#));
+    let server = match file {
+        Some(_) => server.get("/db", db_of_sqlite),
+        None => server.get("/db", db).get("/queries", queries).get("/slow", slow),
+    };
     server.run()?;
     Ok(())
 }
