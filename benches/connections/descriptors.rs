@@ -9,7 +9,7 @@ use wharf::config::Connector;
 use crate::CONNECTORS;
 use crate::crowd::{Crowd, Outcome};
 use crate::report::{self, columns, row};
-use crate::server::{MAX_CONNECTIONS, Process, Setup};
+use crate::server::{MAX_CONNECTIONS, Setup};
 use crate::shared::client::{Asker, get};
 use crate::shared::numbers::milliseconds;
 
@@ -95,7 +95,7 @@ pub(crate) fn measure(sizes: &Sizes) -> anyhow::Result<()> {
 
 /// Returns how many requests were answered after the crowd had left.
 fn measure_one(setup: &Setup, name: &str, sizes: &Sizes) -> anyhow::Result<usize> {
-    let server = Process::start(setup)?;
+    let server = setup.start()?;
     let request = get("/plaintext");
     let crowd = Crowd::ask(server.address(), &request, sizes.attempts, sizes.attempts, sizes.silence)?;
     let known = [200, 503].map(Outcome::Answered).into_iter();

@@ -8,9 +8,10 @@ use wharf::config::Connector;
 
 use crate::crowd::{Crowd, Outcome};
 use crate::report::{self, columns, row};
-use crate::server::{Process, Setup, WORKERS};
+use crate::server::{Setup, WORKERS};
 use crate::shared::client::{Asker, get};
 use crate::shared::numbers::{mebibytes, milliseconds, percentile};
+use crate::shared::process::Process;
 
 /// The crowd comes one after the other: connecting all at once is another part, and more than tiny_http takes.
 const AT_ONCE: usize = 1;
@@ -52,7 +53,7 @@ pub(crate) fn measure(counts: &[(Connector, &'static str, usize)], requests: usi
 }
 
 fn measure_one(connector: Connector, name: &str, count: usize, requests: usize) -> anyhow::Result<()> {
-    let server = Process::start(&Setup::of(connector))?;
+    let server = Setup::of(connector).start()?;
     let latency = Latency::measure(server.address(), requests)?;
     let (before, descriptors) = (server.resident()?, server.descriptors()?);
     print_row(name, 0, &server, None, &latency)?;

@@ -32,6 +32,8 @@ use std::time::Duration;
 
 use wharf::config::{Config, Connector};
 
+use self::shared::process::SERVE;
+
 /// Both connectors: what is measured of tiny_http is for `docs/tiny_http.md`.
 const CONNECTORS: [(Connector, &str); 2] =
     [(Connector::Native, "native"), (Connector::TinyHttp, "tiny_http")];
@@ -93,7 +95,7 @@ impl Sizes {
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [first, rest @ ..] = arguments.as_slice()
-        && first == server::SERVE
+        && first == SERVE
     {
         return server::serve(rest);
     }

@@ -1,14 +1,8 @@
-//! The server that is measured: a process of its own, and what `/proc` says of it.
-//!
-//! It ends when the pipe that is its standard input closes, so it cannot outlive the benchmark.
+//! The server that is measured, a process of its own.
 
-use std::env;
-use std::io::{self, BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wharf::config::{Config, Connector};
@@ -16,10 +10,8 @@ use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
 
-use crate::shared::{client, machine};
-
-/// The first argument of the second process.
-pub(crate) const SERVE: &str = "--serve";
+use crate::shared::client;
+use crate::shared::process::{Process, SERVE, serve_until_end};
 
 /// As many as the closed loop has connections, so that no request waits for a worker.
 pub(crate) const WORKERS: usize = 16;
@@ -39,18 +31,19 @@ pub(crate) struct Setup {
     pub(crate) write_timeout: Duration,
 }
 
-/// A running server process, killed on drop.
-pub(crate) struct Process {
-    child: Child,
-    address: SocketAddr,
-}
-
 impl Setup {
     /// With the timeouts that the configuration has by default, and without a limit on descriptors.
     pub(crate) fn of(connector: Connector) -> Self {
         let timeouts = Config::default().http;
         let (head_timeout, write_timeout) = (timeouts.head_timeout, timeouts.write_timeout);
         Self { connector, descriptors: None, head_timeout, write_timeout }
+    }
+
+    /// Starts a server and waits until it listens.
+    pub(crate) fn start(&self) -> anyhow::Result<Process> {
+        // tiny_http panics for want of descriptors, which is known and would look like a fault of the benchmark.
+        let panics = self.connector == Connector::TinyHttp && self.descriptors.is_some();
+        Process::start(&self.to_arguments(), if panics { Stdio::null() } else { Stdio::inherit() })
     }
 
     fn to_arguments(&self) -> [String; 4] {
@@ -70,72 +63,6 @@ impl Setup {
             head_timeout: Duration::from_millis(head.parse()?),
             write_timeout: Duration::from_millis(write.parse()?),
         })
-    }
-}
-
-impl Process {
-    /// Starts a server and waits until it listens.
-    pub(crate) fn start(setup: &Setup) -> anyhow::Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
-        command.arg(SERVE).args(setup.to_arguments()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        if setup.connector == Connector::TinyHttp && setup.descriptors.is_some() {
-            // It panics for want of descriptors, which is known and would look like a fault of the benchmark.
-            command.stderr(Stdio::null());
-        }
-        let mut child = command.spawn().context("the server's process")?;
-        let mut line = String::new();
-        let said = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
-        let address = line.trim().parse();
-        if let (Some(Ok(_)), Ok(address)) = (said, address) {
-            return Ok(Self { child, address });
-        }
-        child.kill()?;
-        anyhow::bail!("the server did not start: {}", child.wait()?);
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Its resident memory in bytes.
-    pub(crate) fn resident(&self) -> io::Result<u64> {
-        machine::resident(self.child.id())
-    }
-
-    /// Its threads.
-    pub(crate) fn threads(&self) -> io::Result<u64> {
-        machine::threads(self.child.id())
-    }
-
-    /// Its open descriptors: each connection that it holds is one.
-    pub(crate) fn descriptors(&self) -> io::Result<usize> {
-        machine::descriptors(self.child.id())
-    }
-
-    /// Waits until its descriptors are as `settled` wants them; returns how many there are.
-    pub(crate) fn wait_for_descriptors(&self, settled: impl Fn(usize) -> bool) -> anyhow::Result<usize> {
-        let until = Instant::now() + Duration::from_secs(60);
-        loop {
-            let open = self.descriptors()?;
-            if settled(open) {
-                return Ok(open);
-            }
-            anyhow::ensure!(Instant::now() < until, "the server stays at {open} descriptors");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// The processor time that it has used.
-    pub(crate) fn processor_time(&self) -> anyhow::Result<Duration> {
-        machine::processor_time(&self.child.id().to_string())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -160,9 +87,7 @@ pub(crate) fn serve(arguments: &[String]) -> anyhow::Result<()> {
     };
     let server = Server::new(config)?.get("/quick", quick).get("/large", large);
     let running = server.get_immediate("/plaintext", |_| Response::text("Hello, World!")).start()?;
-    println!("{}", running.address());
-    io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+    Ok(serve_until_end(&running)?)
 }
 
 fn quick(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {

@@ -8,10 +8,11 @@ use wharf::config::Connector;
 use crate::closed_loop;
 use crate::herd::{Herd, RECEIVE_BUFFER, Replaced};
 use crate::report::{self, columns, row};
-use crate::server::{Process, Setup};
+use crate::server::Setup;
 use crate::shared::client::get;
 use crate::shared::machine;
 use crate::shared::numbers::{mebibytes, median, milliseconds, percentile};
+use crate::shared::process::Process;
 
 /// Connections of the normal clients.
 const NORMAL: usize = 16;
@@ -61,7 +62,7 @@ pub(crate) fn measure(sizes: &Sizes) -> anyhow::Result<()> {
         "others, cores",
     ]);
     let (head_timeout, write_timeout) = (sizes.head_timeout, sizes.write_timeout);
-    let server = Process::start(&Setup { head_timeout, write_timeout, ..Setup::of(Connector::Native) })?;
+    let server = Setup { head_timeout, write_timeout, ..Setup::of(Connector::Native) }.start()?;
     let alone = server.descriptors()?;
     // Shorter, and not shown: both processes warm up.
     closed_loop::run(server.address(), &get("/quick"), NORMAL, sizes.window / 5)?;

@@ -18,8 +18,6 @@ mod accounting;
 mod generator;
 mod mixed;
 mod outcomes;
-mod plot;
-mod report;
 mod servers;
 #[path = "../shared/mod.rs"]
 mod shared;
@@ -39,12 +37,12 @@ use anyhow::Context as _;
 use self::accounting::Accounting;
 use self::generator::Load;
 use self::outcomes::Outcomes;
-use self::plot::Curve;
-use self::report::Report;
 use self::servers::{Kind, PATH, POOL, Server};
 use self::shared::client::{get, raise_descriptors};
 use self::shared::machine;
 use self::shared::numbers::{mebibytes, milliseconds, percentile};
+use self::shared::plot::{Curve, Panel, Plot, Scale};
+use self::shared::report::{self, Report};
 use self::support::Postgres;
 use self::watch::Watched;
 
@@ -186,9 +184,21 @@ fn levels(options: &Options, postgres: &Postgres, report: &mut Report) -> anyhow
         curves.push(curve);
     }
     if options.record {
-        report::write("docs/overload.svg", &plot::svg(&curves, NOMINAL))?;
+        report::write("docs/overload.svg", &plot(curves).svg())?;
     }
     Ok(())
+}
+
+fn plot(curves: Vec<Curve>) -> Plot<'static> {
+    let goodput = Panel {
+        title: "Good answers a second (2xx within 1 s) against offered load",
+        scale: Scale::Linear { step: 50.0, most: 250.0 },
+        height: 320.0,
+        line: Some((NOMINAL, "capacity of the database")),
+        curves,
+    };
+    let ticks = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0].map(|times| (times, format!("{times}×"))).to_vec();
+    Plot { axis: "offered, as times the capacity", ticks, panels: vec![goodput] }
 }
 
 /// One level, as far as it is judged.

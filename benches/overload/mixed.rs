@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::accounting::Accounting;
 use crate::offer;
-use crate::report::Report;
 use crate::shared::numbers::{median, milliseconds, percentile};
+use crate::shared::report::Report;
 use crate::support::{Postgres, Wharf};
 
 /// Interleaved: the machine changes less from one run to the next than over all of them.

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::accounting::Accounting;
 use crate::generator::{self, Load};
 use crate::outcomes::Outcomes;
-use crate::report::Report;
 use crate::servers::POOL;
 use crate::shared::client::get;
 use crate::shared::numbers::{mebibytes, milliseconds};
+use crate::shared::report::Report;
 use crate::support::{Postgres, Wharf};
 use crate::watch::Usage;
 

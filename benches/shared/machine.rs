@@ -26,6 +26,11 @@ pub(crate) fn resident(process: u32) -> io::Result<u64> {
     Ok(status(process, "VmRSS:")? * 1024)
 }
 
+/// The most that it ever had.
+pub(crate) fn peak_resident(process: u32) -> io::Result<u64> {
+    Ok(status(process, "VmHWM:")? * 1024)
+}
+
 /// A process's threads.
 pub(crate) fn threads(process: u32) -> io::Result<u64> {
     status(process, "Threads:")

@@ -1,6 +1,10 @@
-//! What the benchmarks of the whole server have in common: clients' sockets, what Linux counts, numbers as text.
+//! What the benchmarks of the whole server have in common: clients' sockets, a server process, what Linux counts, numbers as text
+//! and as curves.
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 pub(crate) mod client;
 pub(crate) mod machine;
 pub(crate) mod numbers;
+pub(crate) mod plot;
+pub(crate) mod process;
+pub(crate) mod report;
