@@ -53,6 +53,7 @@ max_connections = 20000
 max_length = 20000
 max_wait   = "1m"
 target     = "1m"
+interval   = "1m"
 
 [database]
 url                = "{database}"

@@ -11,14 +11,15 @@ import re
 import subprocess
 import sys
 
-# In the order in which a request meets them; the first that has a frame's source, written as `crate/file`, decides.
+# In the order in which a request meets them; the first that has a frame's source and function, written as
+# `crate/file:line function`, decides.
 STAGES = [
     ("wait for, read and parse the request", r"wharf/(connector/native/(connection(?!/sending)|poller)|http/(parse|target|request)|identity)|httparse/"),
     ("route and queue it, wake a worker", r"wharf/(router|queue|job|presence|server|workers)|matchit/"),
     ("check a connection out and in", r"wharf/database/(pool|mod|settings)|(r2d2|scheduled-thread-pool)/"),
     ("ask PostgreSQL", r"wharf/(database/(postgres(?!/json)|comment)|endpoint/bind|value)|(tokio(-postgres|-util)?|postgres-(protocol|types)|futures-\w+)/"),
     ("render the answer", r"wharf/(database/(rows|json|postgres/json)|endpoint|http/(encode|response|timing))|itoa/"),
-    ("write it", r"wharf/connector/native/(?!wire)"),
+    ("write it", r"wharf/connector/native/(?!wire|link.* read$)"),
     ("log and metrics", r"wharf/(journal|metrics|traces|activity|observer)|prometheus-client/"),
 ]
 REST = "the rest"
@@ -66,12 +67,12 @@ def resolve(binary, distance, addresses):
     return found
 
 
-def stage_of(source):
+def stage_of(source, name):
     if dependency := re.search(r"/registry/src/[^/]+/(.+?)-\d[^/]*/", source):
         source = dependency[1] + "/"
     else:
         source = source.replace(os.getcwd() + "/src/", "wharf/")
-    return next((stage for stage, pattern in STAGES if re.match(pattern, source)), None)
+    return next((stage for stage, pattern in STAGES if re.match(pattern, f"{source} {name}")), None)
 
 
 class Sample:
@@ -84,7 +85,7 @@ class Sample:
         for address, symbol, dso in frames:
             if dso == binary:
                 for name, source in sources[address]:
-                    found = found or stage_of(source)
+                    found = found or stage_of(source, name)
                     # What the standard library has between two others says nothing, but for where the time goes itself.
                     if not stack or not source.startswith("/rustc/"):
                         stack.append((name, False))
