@@ -2,7 +2,7 @@
 //! Prints Markdown; `docs/` has the plots.
 //!
 //! ```text
-//! cargo bench --bench scaling                        # everything, 5 s a point: four minutes
+//! cargo bench --bench scaling                        # everything, 5 s a point: three minutes
 //! cargo bench --bench scaling -- pool rows           # some parts: connections, pool, rows, bytes
 //! cargo bench --bench scaling -- --seconds 10        # another time for each point
 //! cargo bench --bench scaling -- --plots             # and draws docs/scaling-connections.svg and so on
