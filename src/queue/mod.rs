@@ -245,7 +245,9 @@ impl<T> Queue<T> {
             if state.present > state.workers {
                 break;
             }
-            if let Some((job, done)) = state.take(now) {
+            if state.is_at_most() {
+                state.pace.held_back |= state.pick().is_some();
+            } else if let Some((job, done)) = state.take(now) {
                 wake_one(state);
                 return Some((job, done));
             }
@@ -292,11 +294,11 @@ impl<T> Queue<T> {
         wake_all(state);
     }
 
-    /// How many workers may have a job at once from now on; what they have already is theirs. Jobs beyond that wait for one of
-    /// them rather than for a worker of their own.
+    /// How many workers, one at least, may have a job at once from now on; what more of them have already is theirs. Jobs beyond
+    /// that wait for one of them rather than for a worker of their own.
     pub fn set_busy_max(&self, count: usize) {
         let mut state = self.lock();
-        state.busy_max = count;
+        state.busy_max = count.max(1);
         let called: Vec<_> = std::iter::from_fn(|| state.call()).collect();
         drop(state);
         for worker in called {
@@ -717,6 +719,34 @@ mod tests {
         let look = team.queue.look();
         assert!(look.held_back && !look.holds_back && look.busy > Duration::ZERO);
         assert!(!team.queue.look().held_back);
+        (0..2).for_each(|_| team.go_on());
+        team.end();
+    }
+
+    #[test]
+    fn workers_beyond_those_that_may_have_a_job_take_no_more() {
+        let queue = queue(&[shared(Priority::Normal)]);
+        queue.reconfigure(Limits { max_length: 9, ..LIMITS });
+        queue.set_workers(2);
+        queue.remove_worker();
+        let mut team = Team::new(queue);
+        (0..2).for_each(|_| team.add());
+        for job in [1, 2, 3, 4] {
+            team.queue.push(0, job).expect("room");
+        }
+        let mut taken = [team.take().1, team.take().1];
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 2]);
+        team.queue.set_busy_max(1);
+        team.go_on();
+        while !team.queue.look().holds_back {
+            thread::yield_now();
+        }
+        assert!(team.taken.is_empty());
+        team.go_on();
+        assert_eq!(team.take().1, 3);
+        team.queue.set_busy_max(2);
+        assert_eq!(team.take().1, 4);
         (0..2).for_each(|_| team.go_on());
         team.end();
     }
