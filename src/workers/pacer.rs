@@ -3,7 +3,8 @@
 //! Workers that wait for a database cost nothing, and the more of them, the better. But where requests are as fast as the cores
 //! allow, a worker more makes every job take longer and none end sooner: threads wait for a core instead of jobs for a thread,
 //! and a job costs a wake-up and two changes of thread that a worker which is done and takes the next saves. Linux tells for how
-//! long a thread was ready to run and not run; while that is most of the time that workers have jobs, fewer of them get one.
+//! long a thread was ready to run and not run, and whether a core was idle; while the one is much of the time that workers have
+//! jobs, or the other hardly ever so, fewer of them get one.
 //!
 //! Has a thread of its own, which sleeps but for a moment ten times a second.
 
@@ -31,10 +32,14 @@ const STALL: Duration = Duration::from_millis(5);
 /// Workers that may always have a job, for each core: one runs, and the others' databases work for them.
 const LEAST_PER_CORE: usize = 3;
 
-/// Percent of the time with a job that a worker waits for a core. Where cores are short it is 50 to 90, and under 2 where a
-/// database elsewhere is, or time; see docs/performance.md.
-const MUCH: u128 = 40;
-const LITTLE: u128 = 20;
+/// Percent of the time with a job that a worker waits for a core. Where cores are short it is 30 to 90; where they are not it is up
+/// to 19 for the shortest of jobs, which take hardly longer than waking up, and under 1 for those that wait for a database of 20 ms.
+const MUCH: u128 = 25;
+const LITTLE: u128 = 15;
+
+/// Percent of the cores' time that is idle at most where cores are short. Then who need not wait makes others wait: the database
+/// beside it, when the workers are woken before it has done its part.
+const IDLE: u128 = 5;
 
 /// Percent of the cores that workers take at least, for it to be of their own making that they wait: where other programs take
 /// the cores, fewer workers would do less and wait as long.
@@ -89,6 +94,8 @@ struct Measure {
     at: Instant,
     /// For how long they had a job.
     busy: Duration,
+    /// What the cores have done.
+    cores: Cores,
     /// By each worker's number. Empty where the system does not tell.
     each: BTreeMap<usize, OnCore>,
 }
@@ -106,10 +113,10 @@ impl Measure {
             shared.present().iter().map(|(number, worker)| (*number, worker.thread)).collect();
         let each =
             threads.into_iter().filter_map(|(number, thread)| Some((number, OnCore::of(thread)?))).collect();
-        Self { at: Instant::now(), busy: look.busy, each }
+        Self { at: Instant::now(), busy: look.busy, cores: Cores::now().unwrap_or_default(), each }
     }
 
-    /// For what percentage of the time that workers had jobs they waited for a core that others of them had.
+    /// For what percentage of the time that workers had jobs they, or others because of them, waited for a core that they had.
     fn waiting_since(&self, before: &Self, cores: usize) -> u128 {
         let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
         for (number, now) in &self.each {
@@ -123,7 +130,30 @@ impl Measure {
         if busy == 0 || ran.as_nanos() * 100 < elapsed * cores as u128 * OWN {
             return 0;
         }
+        let all = self.cores.all.saturating_sub(before.cores.all);
+        let idle = self.cores.idle.saturating_sub(before.cores.idle);
+        if idle * 100 < all * IDLE {
+            return 100;
+        }
         waited.as_nanos() * 100 / busy
+    }
+}
+
+/// The time of all cores, in the kernel's ticks, and how much of it none of them had anything to run.
+#[derive(Clone, Copy, Default)]
+struct Cores {
+    all: u128,
+    idle: u128,
+}
+
+impl Cores {
+    /// As Linux has it in the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and
+    /// two that are parts of the first. None of it ever goes back, but for what waits for a disk.
+    fn now() -> Option<Self> {
+        let stat = fs::read_to_string("/proc/stat").ok()?;
+        let ticks = stat.lines().next()?.split_whitespace().skip(1).take(8);
+        let ticks: Vec<u128> = ticks.map(|ticks| ticks.parse().ok()).collect::<Option<_>>()?;
+        Some(Self { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)? })
     }
 }
 
@@ -158,8 +188,8 @@ mod tests {
     #[test]
     fn more_have_a_job_as_soon_as_they_wait_for_something_else() {
         assert_eq!(next(&look(100, 6), 10, true, 6), 12);
-        assert_eq!(next(&look(100, 6), 30, true, 6), 6, "neither much nor little");
-        assert_eq!(next(&look(100, 6), 30, false, 6), usize::MAX, "nothing was held back");
+        assert_eq!(next(&look(100, 6), 20, true, 6), 6, "neither much nor little");
+        assert_eq!(next(&look(100, 6), 20, false, 6), usize::MAX, "nothing was held back");
     }
 
     #[test]
@@ -171,15 +201,18 @@ mod tests {
     #[test]
     fn workers_wait_for_each_other_only_where_they_take_the_cores() {
         let at = Instant::now();
-        let measure = |at, busy, ran, waited| {
+        let measure = |at, busy, ran, waited, idle| {
             let [busy, ran, waited] = [busy, ran, waited].map(Duration::from_millis);
-            Measure { at, busy, each: BTreeMap::from([(1, OnCore { ran, waited })]) }
+            let cores = Cores { all: if idle == 0 { 0 } else { 400 }, idle };
+            Measure { at, busy, cores, each: BTreeMap::from([(1, OnCore { ran, waited })]) }
         };
-        let (before, later) = (measure(at, 0, 0, 0), at + Duration::from_secs(1));
-        assert_eq!(measure(later, 2000, 400, 1000).waiting_since(&before, 4), 50);
-        assert_eq!(measure(later, 2000, 399, 1000).waiting_since(&before, 4), 0, "others take them");
-        assert_eq!(measure(later, 0, 400, 1000).waiting_since(&before, 4), 0);
+        let (before, later) = (measure(at, 0, 0, 0, 0), at + Duration::from_secs(1));
+        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&before, 4), 50);
+        assert_eq!(measure(later, 2000, 399, 1000, 20).waiting_since(&before, 4), 0, "others take them");
+        assert_eq!(measure(later, 0, 400, 1000, 20).waiting_since(&before, 4), 0);
+        assert_eq!(measure(later, 2000, 400, 0, 19).waiting_since(&before, 4), 100, "none is idle");
+        assert_eq!(measure(later, 2000, 399, 0, 19).waiting_since(&before, 4), 0, "nor because of them");
         let newcomer = Measure { each: BTreeMap::new(), ..before };
-        assert_eq!(measure(later, 2000, 400, 1000).waiting_since(&newcomer, 4), 0);
+        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&newcomer, 4), 0);
     }
 }
