@@ -149,6 +149,7 @@ function showWorkers(stats) {
   showCells(id("workers"), cells);
   showKinds(id("workers-legend"), WORKERS, counts);
   id("stuck").hidden = !stats.workers.stuck;
+  id("paced").hidden = stats.workers.busy_max >= stats.workers.max;
   if (tables.workers.details.open) {
     tables.workers.show(stats.threads.map((thread) => [
       thread.name, thread.state + (thread.stuck ? ", past its deadline" : ""), milliseconds(thread.for_ms),
