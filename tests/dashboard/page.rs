@@ -117,10 +117,12 @@ fn charts_say_what_they_draw() {
     }
     browser.wait_until("document.getElementById('latency').getAttribute('aria-label').includes('p99: now')");
     browser.evaluate("document.getElementById('pause').click()");
-    let second = browser.evaluate("Number(document.documentElement.dataset.second)");
+    // As a number: what is 3.0 for the server is 3 for the browser.
+    let second = browser.evaluate("Number(document.documentElement.dataset.second)").as_f64();
     let stats = held.stats();
     let seconds = stats["seconds"].as_array().expect("a list");
-    let shown = seconds.iter().find(|known| known["at_s"] == second).expect("it is not a minute ago");
+    let shown =
+        seconds.iter().find(|known| known["at_s"].as_f64() == second).expect("it is not a minute ago");
     let legend = |browser: &mut Browser, chart: &str| {
         browser.evaluate(&format!(
             "[...document.querySelectorAll('#{chart}-legend data')].map((data) => Number(data.value))"
