@@ -4,7 +4,7 @@
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,6 +91,34 @@ fn who_waits_longest_is_served_first() {
     });
     let served = served.into_inner().expect("nobody panics with it");
     assert_eq!(served, (0..64).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_thread_gets_the_connection_that_it_had_last_unless_that_is_in_doubt() {
+    for (window, own) in [(PATIENCE, true), (Duration::ZERO, false)] {
+        let (pool, _server) = pool(|settings| {
+            settings.maximum_pool_size = 3;
+            settings.alive_bypass_window = window;
+        });
+        let mut here = checkout(&pool);
+        let own_pid = pid(&mut here);
+        let (taken, came_back) = (Barrier::new(2), Barrier::new(2));
+        let other_pid = thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                let mut there = checkout(&pool);
+                let pid = pid(&mut there);
+                taken.wait();
+                came_back.wait();
+                pid
+            });
+            taken.wait();
+            drop(here);
+            came_back.wait();
+            there.join().expect("no panic")
+        });
+        let mut again = checkout(&pool);
+        assert_eq!(pid(&mut again), if own { own_pid } else { other_pid }, "the window is {window:?}");
+    }
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl<D: Driver> Shared<D> {
     fn sweep(&self) {
         let mut state = self.lock();
         let Some(since) = state.suspicion else { return };
-        let suspects: Vec<Held<D>> = std::iter::from_fn(|| state.take_idle()).collect();
+        let suspects = state.take_all_idle();
         drop(state);
         let now = Instant::now();
         for mut entry in suspects {
@@ -103,12 +103,11 @@ impl<D: Driver> Shared<D> {
 
     fn look_after_idle(&self, now: Instant) {
         let mut state = self.lock();
-        let idle: Vec<Held<D>> = std::iter::from_fn(|| state.take_idle()).collect();
+        let idle = state.take_all_idle();
         let mut surplus = state.open.saturating_sub(state.settings.maximum);
         let mut spare = state.open.saturating_sub(state.settings.minimum_idle);
         let (mut kept, mut asked, mut ended) = (Vec::new(), Vec::new(), Vec::new());
-        // The one that was unused for longest comes first.
-        for mut entry in idle.into_iter().rev() {
+        for mut entry in idle {
             let verdict = state.judge(&entry, now, &mut surplus, &mut spare);
             entry.close = verdict == Verdict::Close;
             match verdict {
@@ -117,8 +116,8 @@ impl<D: Driver> Shared<D> {
                 Verdict::Close => ended.push(entry),
             }
         }
-        state.active -= u32::try_from(kept.len() + ended.len()).unwrap_or(0);
-        drop(kept);
+        state.keep(kept);
+        state.active -= u32::try_from(ended.len()).unwrap_or(0);
         drop(state);
         drop(ended);
         for mut entry in asked {

@@ -1,7 +1,7 @@
 //! The pool of database connections: r2d2 with HikariCP's behaviour.
 //!
-//! r2d2 keeps the sessions that nobody uses and opens new ones on its own threads; who gets one, when another is opened and
-//! when one ends is decided here. Workers check out and in. Knows no driver but through [`Driver`].
+//! r2d2 opens sessions on its own threads and counts them; who gets one, when another is opened and when one ends is decided
+//! here. Workers check out and in. Knows no driver but through [`Driver`].
 
 mod keeper;
 mod line;
@@ -142,7 +142,7 @@ impl<D: Driver> Pool<D> {
         let shared = &self.0;
         let (mut state, mut since) = (shared.lock(), started);
         let until = deadline.min(Deadline::at(started, state.settings.connection_timeout));
-        let mut entry = if let Some(entry) = state.take_idle() {
+        let mut entry = if let Some(entry) = state.take_idle(thread::current().id(), started) {
             entry
         } else {
             let waiter = state.join_line(turn, started)?;

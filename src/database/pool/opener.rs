@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use r2d2::ManageConnection;
@@ -33,6 +34,8 @@ pub(super) struct Entry<D: Driver> {
     pub(super) used: Instant,
     /// When the database last showed that it is alive.
     pub(super) seen: Instant,
+    /// Who had it last.
+    pub(super) borrower: Option<ThreadId>,
     /// Of the loan in progress, where leaks are looked for.
     pub(super) loan: u64,
     /// See [`State::generation`].
@@ -201,6 +204,7 @@ impl<D: Driver> Shared<D> {
             expires: Deadline::at(now, lifetime).instant(),
             used: now,
             seen: now,
+            borrower: None,
             loan: 0,
             generation: state.generation,
             shared: Arc::clone(self),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -15,6 +15,9 @@ use super::{Driver, Error, Gauges, Session};
 use crate::config;
 use crate::metrics;
 use crate::sparing::sparingly;
+
+/// Among how many sessions that came back last a thread looks for its own: in a larger pool all of them may be others'.
+const LOOKED_AT: usize = 64;
 
 /// A session as r2d2 lends it.
 pub(super) type Held<D> = PooledConnection<Opener<D>>;
@@ -70,6 +73,8 @@ pub(super) struct State<D: Driver> {
     pub(super) store: Option<r2d2::Pool<Opener<D>>>,
     /// Stores that were too small for a new maximum, until their sessions have moved.
     pub(super) outgrown: Vec<r2d2::Pool<Opener<D>>>,
+    /// Sessions that came back and nobody uses, the last to come last.
+    unused: Vec<Held<D>>,
     /// Which store it is.
     pub(super) generation: u64,
     /// Sessions on their way into the store.
@@ -77,7 +82,7 @@ pub(super) struct State<D: Driver> {
     pub(super) line: Line<D>,
     /// Sessions that there are.
     pub(super) open: u32,
-    /// Of these, those that are not in the store.
+    /// Of these, those that are lent.
     pub(super) active: u32,
     /// Of these, those that are to move from a store before this one.
     elsewhere: u32,
@@ -115,6 +120,7 @@ impl<D: Driver> Shared<D> {
             settings: Settings::new(settings),
             store: None,
             outgrown: Vec::new(),
+            unused: Vec::new(),
             generation: 0,
             moving: Vec::new(),
             line: Line::default(),
@@ -167,6 +173,7 @@ impl<D: Driver> Shared<D> {
 
     /// The checkin.
     pub(super) fn give_back(&self, mut entry: Held<D>, now: Instant) {
+        entry.borrower = Some(thread::current().id());
         entry.close |= entry.session().is_broken();
         entry.used = now;
         if !entry.close {
@@ -178,7 +185,7 @@ impl<D: Driver> Shared<D> {
         self.put(entry, now);
     }
 
-    /// Hands the session to who waits for longest, or puts it into the store, or ends it.
+    /// Hands the session to who waits for longest, or keeps it, or ends it.
     pub(super) fn put(&self, mut entry: Held<D>, now: Instant) {
         let mut state = self.lock();
         state.active -= 1;
@@ -200,7 +207,7 @@ impl<D: Driver> Shared<D> {
         } else {
             match state.line.hand(entry) {
                 None => state.active += 1,
-                Some(entry) => drop(entry),
+                Some(entry) => state.unused.push(entry),
             }
             return;
         }
@@ -238,14 +245,18 @@ impl<D: Driver> Shared<D> {
         let mut state = self.lock();
         state.settings = Settings::new(settings);
         let size = state.store.as_ref().map_or(u32::MAX, r2d2::Pool::max_size);
+        let mut husks = Vec::new();
         if state.settings.maximum > size {
             state.generation += 1;
             state.elsewhere = state.active;
             let store = self.store(&state);
             let outgrown = state.store.replace(store);
             state.outgrown.extend(outgrown);
+            husks = std::mem::take(&mut state.unused);
+            state.moving.extend(husks.iter_mut().map(|husk| husk.move_out()));
         }
         drop(state);
+        drop(husks);
         self.demand.notify_all();
         self.wake_keeper();
     }
@@ -254,24 +265,55 @@ impl<D: Driver> Shared<D> {
         let mut state = self.lock();
         state.closed = true;
         let stores = (state.store.take(), std::mem::take(&mut state.outgrown));
+        let unused = std::mem::take(&mut state.unused);
         let moving = std::mem::take(&mut state.moving);
         state.line.dismiss();
         drop(state);
-        drop((stores, moving));
+        drop((unused, stores, moving));
         self.demand.notify_all();
         self.wake_keeper();
     }
 }
 
 impl<D: Driver> State<D> {
-    /// A session that nobody uses, unless others wait for one.
-    pub(super) fn take_idle(&mut self) -> Option<Held<D>> {
+    /// A session that nobody uses, unless others wait for one: the one that this thread had last, as HikariCP's `ConcurrentBag`
+    /// prefers it, or else the one that came back last. The database's process is then on the thread's core more often than not.
+    /// Not one that would have to be asked first whether it is alive.
+    pub(super) fn take_idle(&mut self, thread: ThreadId, now: Instant) -> Option<Held<D>> {
         if !self.line.is_empty() {
             return None;
         }
-        let entry = self.store.as_ref()?.try_get()?;
+        let latest = self.unused.len().saturating_sub(LOOKED_AT);
+        let is_own = |entry: &Held<D>| entry.borrower == Some(thread) && !self.doubt(entry, now);
+        let entry = match self.unused[latest..].iter().rposition(is_own) {
+            Some(place) => self.unused.remove(latest + place),
+            None => self.pop_unused()?,
+        };
         self.active += 1;
         Some(entry)
+    }
+
+    /// Every session that nobody uses, unless others wait for one; those that were unused for longest first.
+    pub(super) fn take_all_idle(&mut self) -> Vec<Held<D>> {
+        if !self.line.is_empty() {
+            return Vec::new();
+        }
+        let mut all = std::mem::take(&mut self.unused);
+        all.extend(self.store.iter().flat_map(|store| std::iter::from_fn(|| store.try_get())));
+        all.sort_by_key(|entry| entry.used);
+        self.active += u32::try_from(all.len()).unwrap_or(u32::MAX);
+        all
+    }
+
+    /// Takes back what [`take_all_idle`](Self::take_all_idle) took, in its order.
+    pub(super) fn keep(&mut self, entries: Vec<Held<D>>) {
+        self.active -= u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        self.unused.extend(entries);
+    }
+
+    /// The one that came back last, or one that is new.
+    fn pop_unused(&mut self) -> Option<Held<D>> {
+        self.unused.pop().or_else(|| self.store.as_ref()?.try_get())
     }
 
     /// Whether the store has every session that was opened for it; r2d2 tells of one just before it has it.
@@ -290,9 +332,9 @@ impl<D: Driver> State<D> {
     /// Hands what is in the store to those who wait.
     pub(super) fn serve_line(&mut self) {
         while !self.line.is_empty() {
-            let Some(entry) = self.store.as_ref().and_then(r2d2::Pool::try_get) else { return };
+            let Some(entry) = self.pop_unused() else { return };
             if let Some(entry) = self.line.hand(entry) {
-                drop(entry);
+                self.unused.push(entry);
                 return;
             }
             self.active += 1;
