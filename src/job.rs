@@ -154,8 +154,8 @@ pub enum BodyPlan {
     reason = "it is taken apart at once, and a box would be one for each request"
 )]
 pub enum Admission {
-    /// It is answered on the spot.
-    Answered(Response),
+    /// It is answered on the spot, by this endpoint if it came to one.
+    Answered(Response, Option<Arc<Endpoint>>),
     /// A worker is to answer it.
     Work(Work),
 }

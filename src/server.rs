@@ -537,14 +537,14 @@ impl Service for Stages {
         match self.router.route(&mut request) {
             Err(response) => {
                 self.answered(&request, None, now, response.status());
-                Admission::Answered(response)
+                Admission::Answered(response, None)
             }
             Ok((Target::Immediate(answer), endpoint)) => {
                 let answered = guarded(|| answer(&request)).inspect_err(|_| self.metrics.panicked());
                 let answered = answered.and_then(final_response).and_then(immediate);
                 let answered = answered.unwrap_or_else(|error| answer_error(&request, error));
                 self.answered(&request, Some(endpoint), now, answered.status());
-                Admission::Answered(answered)
+                Admission::Answered(answered, Some(Arc::clone(endpoint)))
             }
             Ok((Target::Handler(answerer), endpoint)) => {
                 let mut allowance = answerer.deadline.unwrap_or(self.deadline);
@@ -553,7 +553,7 @@ impl Service for Stages {
                         Ok(asked) => allowance = asked.map_or(allowance, |asked| asked.min(allowance)),
                         Err(error) => {
                             self.answered(&request, Some(endpoint), now, error.status());
-                            return Admission::Answered(error.to_response());
+                            return Admission::Answered(error.to_response(), Some(Arc::clone(endpoint)));
                         }
                     }
                 }

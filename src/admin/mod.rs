@@ -105,15 +105,17 @@ impl Admin {
 impl Service for Admin {
     fn accept(&self, mut request: Request) -> Admission {
         if let Err(refusal) = self.access.admit(&request) {
-            return Admission::Answered(refusal);
+            return Admission::Answered(refusal, None);
         }
         if *request.method() == Method::POST {
             let who = request.peer().map_or_else(String::new, |peer| format!(" of {peer}"));
             log::info!("admin: POST {}{who}", request.path());
         }
         match self.router.route(&mut request) {
-            Err(response) => Admission::Answered(response),
-            Ok((Target::Immediate(answer), _)) => Admission::Answered(with_headers(answer(&request))),
+            Err(response) => Admission::Answered(response, None),
+            Ok((Target::Immediate(answer), endpoint)) => {
+                Admission::Answered(with_headers(answer(&request)), Some(Arc::clone(endpoint)))
+            }
             Ok((Target::Handler(answerer), endpoint)) => {
                 let since = Instant::now();
                 let deadline = Deadline::at(since, RELOADING);

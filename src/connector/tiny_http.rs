@@ -244,7 +244,7 @@ impl Exchange {
             }
         };
         match admission {
-            Admission::Answered(response) => {
+            Admission::Answered(response, _) => {
                 metrics.answered();
                 exchange.send_beside(response, None);
             }

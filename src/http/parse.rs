@@ -234,6 +234,7 @@ fn parse_with<'a>(
         client: None,
         client_certificate: None,
         identity: None,
+        outline: None,
         path_names: None,
         path_values: Vec::new(),
     };

@@ -92,11 +92,7 @@ impl Line<'_> {
         member(out, b",\"request_id\":", identity.map(|identity| identity.id().as_bytes()));
         out.extend_from_slice(b",\"trace_id\":");
         match identity.and_then(Identity::trace) {
-            Some(trace) => {
-                out.push(b'"');
-                trace_id(trace, out);
-                out.push(b'"');
-            }
+            Some(trace) => in_quotes(out, |out| trace_id(trace, out)),
             None => out.extend_from_slice(b"null"),
         }
         member(out, b",\"route\":", endpoint.map(|endpoint| endpoint.route.as_bytes()));

@@ -26,8 +26,8 @@ const WAITING_MAX: usize = 8 << 20;
 const GATHERED_FOR: Duration = Duration::from_millis(20);
 const GATHERED: usize = 256 << 10;
 
-/// A thread that has lines reserves room for as many more, but no more than this at a time; and so much of it is kept when they are
-/// fetched.
+/// A thread that has lines reserves room for as many more, but no more than this at a time; and so much of it is always kept when
+/// they are fetched.
 const ROOM: usize = 16 << 10;
 
 /// How long a server that stops waits for a disk or a pipe that takes nothing.
@@ -226,8 +226,7 @@ impl Shared {
             let is_left = Arc::get_mut(buffer).is_some();
             let mut lines = buffer.lock();
             all.extend_from_slice(&lines.bytes);
-            lines.bytes.clear();
-            lines.bytes.shrink_to(ROOM);
+            empty(&mut lines.bytes, ROOM);
             self.room.fetch_sub(std::mem::take(&mut lines.room), Relaxed);
             !is_left
         });
@@ -259,8 +258,7 @@ impl Shared {
             }
             let lost = target.write(&lines);
             self.lost.fetch_add(lost as u64, Relaxed);
-            lines.clear();
-            lines.shrink_to(GATHERED);
+            empty(&mut lines, GATHERED);
             if closed {
                 return;
             }
@@ -278,6 +276,16 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps room for as much as there was, but not what a burst once took: memory that is given back at each write costs more to get
+/// again than the lines to make.
+fn empty(lines: &mut Vec<u8>, least: usize) {
+    let kept = lines.len().max(least);
+    lines.clear();
+    if lines.capacity() > 4 * kept {
+        lines.shrink_to(kept);
     }
 }
 

@@ -128,7 +128,7 @@ mod tests {
 
     impl Service for Feeds {
         fn accept(&self, _: Request) -> Admission {
-            Admission::Answered(Response::feed("text/plain", Arc::clone(&self.0) as _))
+            Admission::Answered(Response::feed("text/plain", Arc::clone(&self.0) as _), None)
         }
 
         fn enqueue(&self, _: Job) -> Result<Option<Key>, (Reason, Response)> {

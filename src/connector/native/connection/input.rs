@@ -461,7 +461,7 @@ impl Connection {
         let mut head = parse_head(&bytes[..end], &core.settings.limits)?;
         head.request.identify(&core.identities);
         self.identity.clone_from(&head.request.identity);
-        self.note_head(core, &head.request);
+        self.note_head(core, &mut head.request);
         if head.body == BodyLength::Known(0) {
             self.accept(core, head.request, more || end < bytes.len());
         } else {
@@ -478,6 +478,7 @@ impl Connection {
 
     /// The head says that a body follows. `none_yet`: the client has not begun to send it.
     fn expect_body(&mut self, core: &mut Core, head: Head, none_yet: bool) -> Result<(), Refusal> {
+        self.note_endpoint(|| core.service.endpoint(&head.request));
         let waits = head.expects_continue && none_yet;
         let (body_use, max_bytes) = match core.service.plan(&head.request) {
             BodyPlan::Wanted { body_use, max_bytes } => (body_use, max_bytes),

@@ -118,7 +118,7 @@ pub(super) struct Connection {
     /// Who the request is that was read last; `None` while the head of another is read.
     identity: Option<Identity>,
     /// What it asked, where the access log is to say it.
-    asked: Option<Box<Asked>>,
+    asked: Option<Asked>,
     /// How many requests were read.
     served: usize,
     /// The rest of the body of the request that is in progress.
@@ -163,7 +163,7 @@ enum Stage {
 struct Asked {
     /// When its head had come.
     at: Instant,
-    outline: Outline,
+    outline: Arc<Outline>,
     endpoint: Option<Arc<Endpoint>>,
 }
 
@@ -629,7 +629,7 @@ impl Connection {
         let asked = self.asked.take();
         let peer = self.peer.map(|peer| peer.ip());
         core.settings.journal.ended(&Entry {
-            outline: asked.as_ref().map(|asked| &asked.outline),
+            outline: asked.as_ref().map(|asked| &*asked.outline),
             client: asked.as_ref().and_then(|asked| asked.outline.client()).or(peer),
             identity: self.identity.as_ref(),
             status,
@@ -642,11 +642,19 @@ impl Connection {
     }
 
     /// A head was read: what the access log will say of it, whoever answers.
-    fn note_head(&mut self, core: &Core, request: &Request) {
-        self.asked = core.settings.journal.has_access().then(|| {
-            let outline = Outline::of(request).with_client(self.client_of(core, request));
-            Box::new(Asked { at: core.now, outline, endpoint: core.service.endpoint(request) })
-        });
+    fn note_head(&mut self, core: &Core, request: &mut Request) {
+        if core.settings.journal.has_access() {
+            let outline = Arc::new(Outline::of(request).with_client(self.client_of(core, request)));
+            request.outline = Some(Arc::clone(&outline));
+            self.asked = Some(Asked { at: core.now, outline, endpoint: None });
+        }
+    }
+
+    /// It is known which endpoint the request came to.
+    fn note_endpoint(&mut self, find: impl FnOnce() -> Option<Arc<Endpoint>>) {
+        if let Some(asked) = &mut self.asked {
+            asked.endpoint = find();
+        }
     }
 
     /// Takes the request back that no worker has begun, out of the queue as well. Returns whether it was still there.
@@ -739,12 +747,14 @@ impl Connection {
         let mut form = request.form();
         form.keep_alive &= !core.is_draining();
         match before.unwrap_or(&core.service).accept(request) {
-            Admission::Answered(response) => {
+            Admission::Answered(response, endpoint) => {
                 core.metrics.answered();
+                self.note_endpoint(|| endpoint);
                 self.note_answer(core, &response, form, None);
                 self.answered(core, response, form);
             }
             Admission::Work(work) => {
+                self.note_endpoint(|| Some(Arc::clone(&work.endpoint)));
                 if let Some(incoming) = &self.incoming {
                     incoming.pipe.limit_to(work.deadline);
                 }
