@@ -187,7 +187,7 @@ impl Activity {
             state.set(doing, state.time(since));
         }
         let kept = (!within && state.records.load(Relaxed)).then(Kept::default);
-        Waiting { state, doing, before, since, kept }
+        Waiting { state, doing, before, since, until: None, kept }
     }
 
     /// What the request has spent so far.
@@ -238,6 +238,8 @@ pub struct Waiting<'a> {
     before: u8,
     /// `None` within another wait.
     since: Option<Instant>,
+    /// Where somebody has looked at the clock already.
+    until: Option<Instant>,
     /// What is kept of it, where the request is recorded.
     kept: Option<Kept>,
 }
@@ -254,6 +256,12 @@ impl Waiting<'_> {
         if let Some(kept) = &mut self.kept {
             kept.name = name();
         }
+        self
+    }
+
+    /// It ends now, as somebody knows who has looked at the clock.
+    pub fn until(mut self, now: Instant) -> Self {
+        self.until = Some(now);
         self
     }
 
@@ -286,7 +294,7 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(since) = self.since else { return };
-        let now = Instant::now();
+        let now = self.until.unwrap_or_else(Instant::now);
         self.keep(since, now - since);
         let spent = u64::try_from((now - since).as_nanos()).unwrap_or(u64::MAX);
         let sum = if self.doing == Doing::Pool { &self.state.pool_ns } else { &self.state.database_ns };

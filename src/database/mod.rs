@@ -181,8 +181,9 @@ impl Database {
             AnyPool::Postgres(pool) => pool.checkout(client, deadline, began).map(Lent::Postgres),
             AnyPool::Sqlite(pool) => pool.checkout(client, deadline, began).map(Lent::Sqlite),
         };
-        let lent = waiting.end(lent, Error::kind);
-        metrics.acquire.record(began.elapsed());
+        let ended = Instant::now();
+        metrics.acquire.record(ended - began);
+        let lent = waiting.until(ended).end(lent, Error::kind);
         let mut lent = lent.inspect_err(|error| metrics.unserved(unserved(error)))?;
         match &mut lent {
             Lent::Postgres(session) => session.borrow(client, activity, metrics, deadline),

@@ -299,11 +299,8 @@ impl<T> Queue<T> {
     pub fn set_busy_max(&self, count: usize) {
         let mut state = self.lock();
         state.busy_max = count.max(1);
-        let called: Vec<_> = std::iter::from_fn(|| state.call()).collect();
-        drop(state);
-        for worker in called {
-            worker.wake();
-        }
+        let called = std::iter::from_fn(|| state.call()).collect();
+        wake(state, called);
     }
 
     /// What the workers did up to now.
@@ -376,6 +373,10 @@ fn wake_one<T>(mut state: MutexGuard<'_, State<T>>) {
 fn wake_all<T>(mut state: MutexGuard<'_, State<T>>) {
     let called = std::mem::take(&mut state.parked);
     state.woken += called.len();
+    wake(state, called);
+}
+
+fn wake<T>(state: MutexGuard<'_, State<T>>, called: Vec<Arc<Parked>>) {
     drop(state);
     for worker in called {
         worker.wake();
