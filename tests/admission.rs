@@ -245,6 +245,34 @@ fn a_client_may_ask_for_less_time_than_there_is() {
     }
 }
 
+/// The scheduling policies of this process's threads of a name, each under sched(7)'s number, and what nice(2) has made of them.
+fn policies(name: &str) -> Vec<(i32, i32)> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux").flatten();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let found = stats.filter_map(|stat| {
+        let (start, fields) = stat.rsplit_once(") ")?;
+        let is_named = start.split_once(" (")?.1.starts_with(name);
+        // proc_pid_stat(5) counts from 1, and the third is the first of these.
+        let field = |number: usize| fields.split(' ').nth(number - 3)?.parse().ok();
+        is_named.then(|| (field(41).expect("policy"), field(19).expect("nice")))
+    });
+    found.collect()
+}
+
+#[test]
+fn a_poller_waits_for_a_workers_turn_to_end_unless_that_would_change_how_the_process_is_run() {
+    let server = server(1, |_| {}).get("/quick", quick).start().expect("a free port");
+    let own = rustix::process::getpriority_process(None).expect("this process has one");
+    let expected = (if own == 0 { 3 } else { 0 }, own);
+    wait_until("every poller waits for its turn", || {
+        let pollers = policies("poller-");
+        !pollers.is_empty() && pollers.iter().all(|policy| *policy == expected)
+    });
+    assert!(policies("worker-").iter().all(|policy| *policy == (0, own)));
+    assert_eq!(ask(&server, "/quick").answer().text(), "quick");
+    assert_nothing_is_left(server);
+}
+
 #[test]
 fn workers_that_only_wait_for_a_core_get_no_more_jobs_until_others_wait_for_something_else() {
     let workers = 8 * num_cpus::get();

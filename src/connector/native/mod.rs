@@ -13,6 +13,7 @@ mod pipe;
 mod poller;
 mod timers;
 pub(crate) mod tls;
+mod turns;
 mod wire;
 
 use std::convert::Infallible;
@@ -174,9 +175,15 @@ impl Native {
             );
             let next = Arc::clone(&mailboxes[(index + 1) % mailboxes.len()]);
             let poller = poller::Poller::new(poll, receiver, next, core);
-            pollers.push(
-                thread::Builder::new().name(format!("{prefix}poller-{index}")).spawn(move || poller.run())?,
-            );
+            // Whoever asks how a server does that has no core to spare is to be told at once.
+            let is_in_no_hurry = prefix.is_empty();
+            let run = move || {
+                if is_in_no_hurry {
+                    turns::wait_for_turn();
+                }
+                poller.run()
+            };
+            pollers.push(thread::Builder::new().name(format!("{prefix}poller-{index}")).spawn(run)?);
         }
         let acceptor = acceptor::Acceptor::start(
             format!("{prefix}acceptor"),
