@@ -245,18 +245,16 @@ impl<D: Driver> Shared<D> {
         let mut state = self.lock();
         state.settings = Settings::new(settings);
         let size = state.store.as_ref().map_or(u32::MAX, r2d2::Pool::max_size);
-        let mut husks = Vec::new();
         if state.settings.maximum > size {
             state.generation += 1;
             state.elsewhere = state.active;
+            // Back to their store, to move with what it has.
+            state.unused.clear();
             let store = self.store(&state);
             let outgrown = state.store.replace(store);
             state.outgrown.extend(outgrown);
-            husks = std::mem::take(&mut state.unused);
-            state.moving.extend(husks.iter_mut().map(|husk| husk.move_out()));
         }
         drop(state);
-        drop(husks);
         self.demand.notify_all();
         self.wake_keeper();
     }
