@@ -6,17 +6,18 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use http::StatusCode;
 use wharf::config::{AdminListen, Config};
-use wharf::database::postgres::ToSql;
-use wharf::handler::{Context, Error};
+use wharf::database::postgres::{Row, ToSql};
+use wharf::handler::{self, Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
 
 const WORLD: &str = "SELECT id, randomnumber FROM world WHERE id = $1";
 const SLOW: &str = "SELECT 1 FROM pg_sleep(0.02)";
 
-fn db(_: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
-    let row = context.database()?.postgres()?.query_one(WORLD, &[&random_id()])?;
+fn db(_: &Request, rows: &[Row]) -> Result<Response, Error> {
+    let row = rows.first().ok_or_else(|| Error::new(StatusCode::NOT_FOUND, "there is no such world"))?;
     let mut body = String::with_capacity(40);
     write_world(&mut body, row.get(0), row.get(1));
     Ok(Response::json(body))
@@ -86,7 +87,10 @@ fn main() -> anyhow::Result<()> {
         .get_immediate("/json", |_| Response::json(r#"{"message":"Hello, World!"}"#));
     let server = match file {
         Some(_) => server.get("/db", db_of_sqlite),
-        None => server.get("/db", db).get("/queries", queries).get("/slow", slow),
+        None => server
+            .get("/db", handler::query(WORLD, |_| Ok((random_id(),)), db))
+            .get("/queries", queries)
+            .get("/slow", slow),
     };
     server.run()?;
     Ok(())

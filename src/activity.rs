@@ -190,6 +190,13 @@ impl Activity {
         Waiting { state, doing, before, since, until: None, kept }
     }
 
+    /// The request has spent this, as somebody knows who has looked at the clock.
+    pub fn spend(&self, spent: Spent) {
+        let count = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.pool_ns.store(count(spent.pool), Relaxed);
+        self.0.database_ns.store(count(spent.database), Relaxed);
+    }
+
     /// What the request has spent so far.
     pub fn spent(&self) -> Spent {
         Spent {

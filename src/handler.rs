@@ -2,6 +2,8 @@
 //!
 //! Worker thread. A handler may block: on the database, on a file, on whatever it does itself.
 
+mod query;
+
 use std::fmt;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,6 +11,8 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
+pub use self::query::{Asking, Parameters, Query, query};
+pub(crate) use self::query::{Asks, Brevity};
 use crate::activity::Activity;
 use crate::database::{self, Connection, Database};
 use crate::deadline::Deadline;
@@ -70,6 +74,12 @@ pub trait Handler: Send + Sync + 'static {
     /// Who goes first when requests wait for a worker. Asked once, when its route is added.
     fn priority(&self) -> Priority {
         Priority::Normal
+    }
+
+    /// How its requests are answered where several share a round trip to the database; see [`query`]. Asked once, when its route is
+    /// added.
+    fn asks(&self) -> Option<Asking> {
+        None
     }
 }
 

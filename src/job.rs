@@ -9,7 +9,7 @@ use std::time::Instant;
 use http::StatusCode;
 
 use crate::deadline::Deadline;
-use crate::handler::{BodyUse, Error, Handler, unavailable};
+use crate::handler::{Asking, BodyUse, Error, Handler, unavailable};
 use crate::http::{Refusal, Request, Response, Sink, problem};
 use crate::metrics::{Endpoint, Reason};
 use crate::presence::Presence;
@@ -21,6 +21,8 @@ pub struct Job {
     pub request: Request,
     /// What answers it.
     pub handler: Arc<dyn Handler>,
+    /// What answers it together with others, where that is possible.
+    pub asks: Option<Asking>,
     /// What is counted of its endpoint.
     pub endpoint: Arc<Endpoint>,
     /// When it had come whole, or as far as its handler wants it.
@@ -37,6 +39,8 @@ pub struct Job {
     pub ticket: u64,
     /// Whether the client is still there.
     pub presence: Presence,
+    /// Whether a worker has claimed it and given it back: then it is run by itself.
+    pub again: bool,
 }
 
 /// The client's side of a job. A connector may answer a job itself (it waited too long, its deadline passed), so a worker
@@ -107,11 +111,15 @@ pub trait Service: Send + Sync {
     /// Routes the request. Never blocks.
     fn accept(&self, request: Request) -> Admission;
 
-    /// Queues a job that [`accept`](Service::accept) asked for. Returns where it waits, if it can be taken back. Never blocks.
+    /// Queues a job that [`accept`](Service::accept) asked for; nobody may take it before [`wake`](Service::wake). Returns where it
+    /// waits, if it can be taken back. Never blocks.
     ///
     /// # Errors
     /// Why it is refused, and the answer for the client.
     fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)>;
+
+    /// Sees to it that what was queued is taken. Never blocks.
+    fn wake(&self);
 
     /// Takes a queued job back that the connector has answered, or whose client has left, so that it costs no place and no
     /// worker. Does nothing when a worker has it. Never blocks.
@@ -166,6 +174,8 @@ pub struct Work {
     pub request: Request,
     /// See [`Job::handler`].
     pub handler: Arc<dyn Handler>,
+    /// See [`Job::asks`].
+    pub asks: Option<Asking>,
     /// See [`Job::endpoint`].
     pub endpoint: Arc<Endpoint>,
     /// See [`Job::since`].

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode};
 
-use crate::handler::{BodyUse, Handler};
+use crate::handler::{Asking, BodyUse, Handler};
 use crate::http::{Request, Response, problem};
 use crate::metrics::{Endpoint, Metrics};
 use crate::queue::{LaneSpec, Priority};
@@ -37,6 +37,8 @@ pub struct Answerer {
     pub max_concurrency: Option<usize>,
     /// See [`Handler::priority`].
     pub priority: Priority,
+    /// See [`Handler::asks`].
+    pub asks: Option<Asking>,
     /// Which of [`Router::lanes`] its requests wait in.
     pub lane: usize,
 }
@@ -50,6 +52,7 @@ impl Target {
             max_body_bytes: handler.max_body_bytes(),
             max_concurrency: handler.max_concurrency().map(|max| max.max(1)),
             priority: handler.priority(),
+            asks: handler.asks(),
             lane: 0,
             handler: Arc::new(handler),
         })

@@ -255,6 +255,7 @@ impl Server {
         let noted = (journal.clone(), traces.clone());
         let workers = Workers::start(config.workers(), queue.clone(), database, counted, noted)?;
         workers.tell_timing(config.server.server_timing);
+        workers.pipeline(config.database.pipelined_max());
         let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),
@@ -560,8 +561,17 @@ impl Service for Stages {
                 let deadline = Deadline::at(now, allowance);
                 let start_by = deadline.min(Deadline::at(now, self.max_wait));
                 let (handler, lane) = (Arc::clone(&answerer.handler), self.lanes[answerer.lane]);
-                let endpoint = Arc::clone(endpoint);
-                Admission::Work(Work { request, handler, endpoint, since: now, lane, start_by, deadline })
+                let (endpoint, asks) = (Arc::clone(endpoint), answerer.asks.clone());
+                Admission::Work(Work {
+                    request,
+                    handler,
+                    asks,
+                    endpoint,
+                    since: now,
+                    lane,
+                    start_by,
+                    deadline,
+                })
             }
         }
     }
@@ -583,6 +593,10 @@ impl Service for Stages {
             });
             (reason, error.retry_after(refused.drains_in.min(RETRY_AFTER_MAX)).to_response())
         })
+    }
+
+    fn wake(&self) {
+        self.queue.wake();
     }
 
     fn withdraw(&self, key: Key) {

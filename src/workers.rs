@@ -4,13 +4,14 @@
 //! no route.
 
 mod pacer;
+mod pipeline;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -28,7 +29,7 @@ use crate::http::{BodyWriter, Request, Response, Sink, Timing, WriteBody, proble
 use crate::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
 use crate::journal::{Entry, Journal};
 use crate::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
-use crate::queue::{Done, Queue};
+use crate::queue::{Done, Others, Queue};
 use crate::sparing::sparingly;
 use crate::traces::{Course, Outcome, Traces};
 
@@ -57,6 +58,8 @@ struct Shared {
     traces: Traces,
     /// Whether answers say where their request's time went.
     server_timing: AtomicBool,
+    /// How many requests may be asked of the database together.
+    pipelined_max: AtomicUsize,
     /// Each worker that there is, by its number.
     present: Mutex<BTreeMap<usize, Worker>>,
 }
@@ -78,8 +81,10 @@ impl Workers {
         metrics: Arc<Metrics>,
         (journal, traces): (Journal, Traces),
     ) -> io::Result<Self> {
-        let (server_timing, present) = (AtomicBool::default(), Mutex::default());
-        let shared = Shared { queue, database, metrics, journal, traces, server_timing, present };
+        let (server_timing, pipelined_max) = (AtomicBool::default(), AtomicUsize::new(1));
+        let present = Mutex::default();
+        let shared =
+            Shared { queue, database, metrics, journal, traces, server_timing, pipelined_max, present };
         let shared = Arc::new(shared);
         let (running, ended) = crossbeam_channel::bounded(0);
         let team = Mutex::new(Team { count: 0, started: 0, running });
@@ -98,6 +103,12 @@ impl Workers {
     /// Whether answers say where their request's time went; see `server.server_timing`. Not unless told.
     pub fn tell_timing(&self, tell: bool) {
         self.shared.server_timing.store(tell, Relaxed);
+    }
+
+    /// How many requests may be asked of the database together, one at least; see `database.max_pipelined_requests`. One unless
+    /// told.
+    pub fn pipeline(&self, max: usize) {
+        self.shared.pipelined_max.store(max.max(1), Relaxed);
     }
 
     /// Changes how many there are: new ones start, or as many end once they have done their job.
@@ -165,8 +176,16 @@ impl Shared {
         let activity = Activity::default();
         self.present().insert(number, Worker { activity: activity.clone(), thread: gettid() });
         let mut done = None;
-        while let Some((job, begun)) = self.queue.next(done) {
-            self.answer(job, &begun, &activity);
+        let mut others = Others::none();
+        loop {
+            others.max = self.pipelined_max.load(Relaxed) - 1;
+            let next = self.queue.next_and_others(done, &mut others, |job| self.can_pipeline(job));
+            let Some((job, begun)) = next else { break };
+            if others.jobs.is_empty() {
+                self.answer(job, &begun, &activity);
+            } else {
+                self.answer_together(job, &mut others.jobs, &begun, &activity);
+            }
             done = Some(begun);
         }
         self.present().remove(&number);
@@ -181,42 +200,51 @@ impl Shared {
         if self.traces.wants(&job.request) {
             activity.record();
         }
-        let (mut response, refused) = match Arc::clone(&job.client).claim(job.ticket, &mut job.request) {
-            Claim::Gone => return activity.turn_to(Doing::Idle, Instant::now()),
-            Claim::Unreadable(refusal) => {
-                (problem(refusal.status, refusal.detail, &[]), Some(refusal.fault.into()))
+        match admit(&mut job, begun.began(), begun.is_stale()) {
+            Admitted::Gone => activity.turn_to(Doing::Idle, Instant::now()),
+            Admitted::Refused(response, reason) => {
+                self.deliver(&job, response, Some(reason), begun, activity);
             }
-            Claim::Granted if job.start_by.instant() <= begun.began() => {
-                let (response, reason) = waited_too_long(job.deadline);
-                (response, Some(reason))
+            Admitted::Granted => {
+                let response = self.run(&job, activity);
+                self.deliver(&job, response, None, begun, activity);
             }
-            Claim::Granted if begun.is_stale() => (would_wait_too_long().to_response(), Some(Reason::Shed)),
-            Claim::Granted => (self.run(&job, activity), None),
-        };
-        let mut account = Account::of(&job, begun, activity, response.status().as_u16());
+        }
+    }
+
+    /// The answer goes to its client, and the request is counted and noted.
+    fn deliver(
+        &self,
+        job: &Job,
+        mut response: Response,
+        refused: Option<Reason>,
+        begun: &Done,
+        activity: &Activity,
+    ) {
+        let mut account = Account::of(job, begun, activity, response.status().as_u16());
         response.timing = self.server_timing.load(Relaxed).then(|| account.timing());
         let streams = response.length().is_none() && job.request.form().has_body(&response);
         let (delivery, end, bytes) = if streams {
-            self.stream(&job, response)
+            self.stream(job, response)
         } else {
             // Asked before the answer leaves: a client that has it may go.
-            let (end, bytes) = (BodyEnd::of(&job), job.request.form().body_length(&response));
+            let (end, bytes) = (BodyEnd::of(job), job.request.form().body_length(&response));
             (job.client.answer(job.ticket, &job.request, response), end, bytes)
         };
         account.written(activity);
         self.journal.worked(&job.endpoint, &account.spans, job.request.identity.as_ref(), || {
             job.request.outline().into_owned()
         });
-        let outcome = || account.outcome(&job, delivery, refused, &end);
+        let outcome = || account.outcome(job, delivery, refused, &end);
         self.traces
-            .tell(&job.request, Some(&job.endpoint), || (account.course(&job, begun, activity), outcome()));
+            .tell(&job.request, Some(&job.endpoint), || (account.course(job, begun, activity), outcome()));
         if job.presence.take_cancelled() {
             self.metrics.cancelled();
         }
         // Each request is counted once: one that came too late was counted by the connector. A body that came to no
         // good end is the client's fault, whatever the handler made of it.
         let count = |status, reason| {
-            self.note_end(&job, &account.spans, status, bytes, reason);
+            self.note_end(job, &account.spans, status, bytes, reason);
             self.metrics.finished_by_worker(&job.endpoint, job.request.id(), status, &account.spans);
         };
         match (delivery, refused, end) {
@@ -296,19 +324,29 @@ impl Shared {
     }
 
     fn run(&self, job: &Job, activity: &Activity) -> Response {
-        let database = self.database.as_ref();
-        let mut context = Context {
+        let answered = self.attempt(job, || {
+            let answer = job.handler.handle(&job.request, &mut self.context(job, activity));
+            answer.and_then(final_response)
+        });
+        answered.unwrap_or_else(|failed| failed)
+    }
+
+    fn context<'a>(&'a self, job: &'a Job, activity: &'a Activity) -> Context<'a> {
+        Context {
             deadline: job.deadline,
-            database,
+            database: self.database.as_ref(),
             client: &job.presence,
             activity,
             identity: job.request.identity.as_ref(),
             journal: &self.journal,
-        };
+        }
+    }
+
+    /// Runs a handler's code; an error and a panic become the answer.
+    fn attempt<T>(&self, job: &Job, make: impl FnOnce() -> Result<T, Error>) -> Result<T, Response> {
         // The error's cause is the handler's as well: printing it may panic.
         let run = || {
-            let answer = job.handler.handle(&job.request, &mut context).and_then(final_response);
-            answer.unwrap_or_else(|error| {
+            make().map_err(|error| {
                 if job.presence.has_left() {
                     log::debug!(
                         "{} {}: its client has left: {error:?}",
@@ -322,8 +360,39 @@ impl Shared {
         };
         guarded(run).unwrap_or_else(|panic| {
             self.metrics.panicked();
-            answer_error(&job.request, panic)
+            Err(answer_error(&job.request, panic))
         })
+    }
+}
+
+/// Whether a worker is to do a job that it has taken.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once, and a box would be one for each refusal"
+)]
+enum Admitted {
+    /// Somebody has answered it, or its client has left.
+    Gone,
+    /// It is answered with this instead.
+    Refused(Response, Reason),
+    Granted,
+}
+
+fn admit(job: &mut Job, began: Instant, is_stale: bool) -> Admitted {
+    if job.again {
+        return Admitted::Granted;
+    }
+    match Arc::clone(&job.client).claim(job.ticket, &mut job.request) {
+        Claim::Gone => Admitted::Gone,
+        Claim::Unreadable(refusal) => {
+            Admitted::Refused(problem(refusal.status, refusal.detail, &[]), refusal.fault.into())
+        }
+        Claim::Granted if job.start_by.instant() <= began => {
+            let (response, reason) = waited_too_long(job.deadline);
+            Admitted::Refused(response, reason)
+        }
+        Claim::Granted if is_stale => Admitted::Refused(would_wait_too_long().to_response(), Reason::Shed),
+        Claim::Granted => Admitted::Granted,
     }
 }
 

@@ -124,6 +124,7 @@ impl Service for Admin {
                 Admission::Work(Work {
                     request,
                     handler,
+                    asks: None,
                     endpoint,
                     since,
                     lane,
@@ -139,7 +140,10 @@ impl Service for Admin {
         self.source.reload(job).map(|()| None).map_err(refused)
     }
 
-    /// Whoever reloads finds out by itself.
+    /// Whoever reloads waits for nobody.
+    fn wake(&self) {}
+
+    /// And finds out by itself.
     fn withdraw(&self, _: Key) {}
 
     fn plan(&self, request: &Request) -> BodyPlan {

@@ -169,6 +169,7 @@ impl Default for Config {
                 statement_timeout: Duration::ZERO,
                 // pgjdbc's preparedStatementCacheQueries.
                 max_prepared_statements: 256,
+                max_pipelined_requests: 16,
             },
             endpoints: Vec::new(),
         }
@@ -410,6 +411,7 @@ fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
         ("statement_comment", Live, choice(&mut database.statement_comment, comments)),
         ("statement_timeout", Live, Time(&mut database.statement_timeout, Duration::ZERO..=HOUR)),
         ("max_prepared_statements", Live, Count(&mut database.max_prepared_statements, 1..=10_000)),
+        ("max_pipelined_requests", Live, Count(&mut database.max_pipelined_requests, 1..=1000)),
     ]
 }
 

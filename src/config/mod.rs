@@ -332,6 +332,19 @@ pub struct Database {
     pub statement_timeout: Duration,
     /// `max_prepared_statements`: how many a connection keeps prepared.
     pub max_prepared_statements: usize,
+    /// `max_pipelined_requests`: how many requests may share a round trip to PostgreSQL. 1: each has its own.
+    pub max_pipelined_requests: usize,
+}
+
+impl Database {
+    /// How many requests may be asked together. A text that names its request is another one each time, which the server would
+    /// parse and plan in everybody's line.
+    pub fn pipelined_max(&self) -> usize {
+        match self.statement_comment {
+            StatementComment::Request => 1,
+            StatementComment::Off | StatementComment::Endpoint => self.max_pipelined_requests,
+        }
+    }
 }
 
 /// What an endpoint's statements say in a comment at their end.

@@ -248,13 +248,14 @@ impl Exchange {
                 metrics.answered();
                 exchange.send_beside(response, None);
             }
-            Admission::Work(Work { request, handler, endpoint, since, lane, start_by, deadline }) => {
+            Admission::Work(Work { request, handler, asks, endpoint, since, lane, start_by, deadline }) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
                 // tiny_http does not tell when a client leaves.
                 let presence = Presence::default();
                 let job = Job {
                     request,
                     handler,
+                    asks,
                     endpoint,
                     since,
                     lane,
@@ -263,10 +264,14 @@ impl Exchange {
                     client,
                     ticket: 1,
                     presence,
+                    again: false,
                 };
-                if let Err((reason, response)) = service.enqueue(job) {
-                    metrics.refused(reason);
-                    exchange.send_beside(response, Some(reason));
+                match service.enqueue(job) {
+                    Ok(_) => service.wake(),
+                    Err((reason, response)) => {
+                        metrics.refused(reason);
+                        exchange.send_beside(response, Some(reason));
+                    }
                 }
             }
         }

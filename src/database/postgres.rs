@@ -6,6 +6,7 @@
 mod bind;
 mod connect;
 mod json;
+mod pipeline;
 mod socket;
 mod tls;
 mod url;
@@ -26,6 +27,8 @@ use tokio_postgres::types::Kind;
 use tokio_postgres::{Client, Column as PostgresColumn};
 
 use self::json::Encoder;
+pub(crate) use self::pipeline::{Answer, Fetched, Form};
+pub use self::pipeline::{Parameter, Question};
 use self::wire::{Limit, Wire};
 use super::comment::{self, Comment};
 use super::settings::Settings;
@@ -230,8 +233,22 @@ impl Session {
     /// # Errors
     /// [`Error::Deadline`]; whatever the database reports.
     pub fn query(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
-        let effect = Effect::of_query(sql);
-        self.with_prepared(sql, Access::ReadWrite, effect, async |client, prepared, request| {
+        self.rows(sql, parameters, Access::ReadWrite, Effect::of_query(sql))
+    }
+
+    /// All rows of a statement that the server lets only read.
+    pub(crate) fn read(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
+        self.rows(sql, parameters, Access::ReadOnly, Effect::Reads)
+    }
+
+    fn rows(
+        &mut self,
+        sql: &str,
+        parameters: &Parameters<'_>,
+        access: Access,
+        effect: Effect,
+    ) -> Result<Vec<Row>, Error> {
+        self.with_prepared(sql, access, effect, async |client, prepared, request| {
             let named = prepared.text_for(sql, request);
             let rows = prepared.query(client, named.as_deref(), parameters).await;
             rows.map_err(|error| wire::refused(&error, sql))

@@ -20,8 +20,9 @@ pub use check::{check, check_by, check_samples};
 pub use traffic::{Selection, Traffic, TrafficError, traffic};
 
 use crate::config::{self, Action, Config, Otherwise, Returns};
-use crate::database::{self, Access, Connection, Database, RowWriter, Shape, Statement};
-use crate::handler::{Context, Error, Handler, Priority};
+use crate::database::postgres::{Answer, Form, Question};
+use crate::database::{self, Access, Connection, Database, Kind, RowWriter, Shape, Statement};
+use crate::handler::{Asking, Asks, Brevity, Context, Error, Handler, Priority};
 use crate::http::{Request, Response};
 use crate::router::Target;
 use crate::value::Value;
@@ -40,7 +41,7 @@ pub fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, Str
     let targets = config.endpoints.iter().filter_map(|endpoint| {
         let target = match &endpoint.action {
             Action::Fixed { body, content_type } => fixed(endpoint.status, body, content_type),
-            Action::Sql { .. } => Target::of(SqlEndpoint::new(endpoint, database?, config)?),
+            Action::Sql { .. } => Target::of(Arc::new(SqlEndpoint::new(endpoint, database?, config)?)),
         };
         Some((endpoint.method.clone(), endpoint.path.clone(), target))
     });
@@ -71,10 +72,13 @@ struct SqlEndpoint {
     max_concurrency: Option<usize>,
     priority: Priority,
     max_response_bytes: usize,
+    /// Whether it can be asked together with others.
+    asks: bool,
+    brevity: Brevity,
 }
 
 struct Step {
-    statement: Statement,
+    statement: Arc<Statement>,
     expect_rows: Option<u64>,
     otherwise: Otherwise,
 }
@@ -110,12 +114,12 @@ impl SqlEndpoint {
             let origin =
                 [("method", endpoint.method.as_str()), ("route", &*endpoint.path), ("statement", &*name)];
             Step {
-                statement: database.statement_of(&origin, &config.database, &step.sql, params),
+                statement: Arc::new(database.statement_of(&origin, &config.database, &step.sql, params)),
                 expect_rows: step.expect_rows,
                 otherwise: step.otherwise.clone(),
             }
         });
-        Some(Self {
+        let mut new = Self {
             name: endpoint.name.clone(),
             steps: steps.collect(),
             params: params.clone(),
@@ -126,7 +130,12 @@ impl SqlEndpoint {
             max_concurrency: endpoint.max_concurrency,
             priority: endpoint.priority,
             max_response_bytes: config.http.max_response_bytes,
-        })
+            asks: false,
+            brevity: Brevity::default(),
+        };
+        let only_reads = new.access == Access::ReadOnly && !new.is_transaction();
+        new.asks = only_reads && database.kind() == Kind::Postgres;
+        Some(new)
     }
 
     /// Runs the steps and writes the last one's rows into `body`.
@@ -148,7 +157,9 @@ impl SqlEndpoint {
             let mut rows = RowWriter::new(body, shape, self.max_response_bytes, self.max_rows());
             let began = Instant::now();
             let ran = connection.run(&step.statement, values, self.access, deadline, &mut rows);
-            context.note_statement(&self.name, [index + 1, self.steps.len()], began.elapsed(), values);
+            let took = began.elapsed();
+            context.note_statement(&self.name, [index + 1, self.steps.len()], took, values);
+            self.brevity.note(took);
             let count = ran?;
             step.expect(count).map_err(Failure::Unexpected)?;
             if last {
@@ -174,9 +185,7 @@ impl SqlEndpoint {
         let mut attempt = 1;
         loop {
             let mut body = Vec::with_capacity(256);
-            if self.returns == Returns::Many {
-                body.push(b'[');
-            }
+            body.extend_from_slice(self.opening().as_bytes());
             // Dropped on every way out, which rolls back what was not committed.
             let mut connection = context.database()?;
             match self.run(&mut connection, values, context, &mut body) {
@@ -195,6 +204,23 @@ impl SqlEndpoint {
                 Err(failure) => return Err(failure.into()),
                 Ok(()) => return Ok(body),
             }
+        }
+    }
+
+    /// What stands before the rows.
+    fn opening(&self) -> &'static str {
+        if self.returns == Returns::Many { "[" } else { "" }
+    }
+
+    /// The answer with these rows.
+    fn response(&self, mut body: Vec<u8>) -> Response {
+        match self.returns {
+            Returns::None => Response::empty(self.status),
+            Returns::Many => {
+                body.push(b']');
+                Response::json(body).with_status(self.status)
+            }
+            Returns::One | Returns::Value => Response::json(body).with_status(self.status),
         }
     }
 
@@ -239,18 +265,14 @@ impl Step {
     }
 }
 
-impl Handler for SqlEndpoint {
+impl Handler for Arc<SqlEndpoint> {
     fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
         let values = bind::values(&self.params, request)?;
-        let mut body = self.run_again_on_collision(&values, context)?;
-        Ok(match self.returns {
-            Returns::None => Response::empty(self.status),
-            Returns::Many => {
-                body.push(b']');
-                Response::json(body).with_status(self.status)
-            }
-            Returns::One | Returns::Value => Response::json(body).with_status(self.status),
-        })
+        Ok(self.response(self.run_again_on_collision(&values, context)?))
+    }
+
+    fn asks(&self) -> Option<Asking> {
+        self.asks.then(|| Asking(Arc::clone(self) as _))
     }
 
     fn deadline(&self) -> Option<Duration> {
@@ -263,6 +285,34 @@ impl Handler for SqlEndpoint {
 
     fn priority(&self) -> Priority {
         self.priority
+    }
+}
+
+impl Asks for SqlEndpoint {
+    fn is_brief(&self) -> bool {
+        self.brevity.is_brief()
+    }
+
+    fn question(&self, request: &Request) -> Result<Question, Error> {
+        let form = Form {
+            shape: self.shape(),
+            bytes_max: self.max_response_bytes,
+            rows_max: self.max_rows(),
+            opening: self.opening(),
+        };
+        let values = bind::values(&self.params, request)?;
+        Ok(Question::of_endpoint(&self.steps[0].statement, values, form))
+    }
+
+    fn note(&self, question: &Question, took: Duration, context: &Context<'_>) {
+        context.note_statement(&self.name, [1, 1], took, question.values());
+        self.brevity.note(took);
+    }
+
+    fn answer(&self, _: &Request, answer: Answer) -> Result<Response, Error> {
+        let (body, rows) = answer.into_written();
+        self.expect_result(rows)?;
+        Ok(self.response(body))
     }
 }
 

@@ -54,10 +54,20 @@ pub struct Pool {
     pub cancelled: AtomicU64,
     /// Times that a request's statements were run once more, after a collision with another transaction.
     pub retries: AtomicU64,
+    /// Round trips that several requests shared.
+    pub pipelines: AtomicU64,
+    /// And the requests that did.
+    pub pipelined: AtomicU64,
     unserved: [AtomicU64; UNSERVED.len()],
 }
 
 impl Pool {
+    /// So many requests have shared a round trip.
+    pub fn pipelined(&self, requests: usize) {
+        self.pipelines.fetch_add(1, Relaxed);
+        self.pipelined.fetch_add(u64::try_from(requests).unwrap_or(u64::MAX), Relaxed);
+    }
+
     /// A checkout has failed.
     pub fn unserved(&self, how: Unserved) {
         self.unserved[how as usize].fetch_add(1, Relaxed);

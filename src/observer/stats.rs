@@ -135,6 +135,10 @@ pub struct PoolStats {
     pub cancelled: u64,
     /// Times that statements ran again after a collision.
     pub retries: u64,
+    /// Round trips that several requests shared.
+    pub pipelines: u64,
+    /// And the requests that did.
+    pub pipelined_requests: u64,
 }
 
 /// Clients' connections.
@@ -299,6 +303,8 @@ impl PoolStats {
             leaks: pool.leaks.load(Relaxed),
             cancelled: pool.cancelled.load(Relaxed),
             retries: pool.retries.load(Relaxed),
+            pipelines: pool.pipelines.load(Relaxed),
+            pipelined_requests: pool.pipelined.load(Relaxed),
         }
     }
 }

@@ -5,7 +5,8 @@
 //! what a job is.
 //!
 //! A job wakes one worker, the one that has waited for the shortest time: its stack and its connection are still in the core's
-//! cache. A worker that is done looks for a job before it waits, so while there are jobs nobody is woken at all.
+//! cache. A worker that is done looks for a job before it waits, so while there are jobs nobody is woken at all. Jobs that can be
+//! done together, and would only wait for a worker to be done, it takes together, in the order in which it would have come to them.
 
 mod lane;
 #[cfg(test)]
@@ -44,6 +45,9 @@ pub struct Limits {
     pub interval: Duration,
 }
 
+/// The first job's number. There is room for others on both sides of it.
+const FIRST: u64 = 1 << 63;
+
 /// The queue. Cheap to clone.
 pub struct Queue<T>(Arc<Mutex<State<T>>>);
 
@@ -65,6 +69,8 @@ struct State<T> {
     woken: usize,
     /// The next job's number: who came first.
     next: u64,
+    /// The number of the last job that was given back, which goes before all others.
+    returned: u64,
     closed: bool,
     pace: Pace,
 }
@@ -75,6 +81,8 @@ struct Pace {
     /// Up to when that is known.
     at: Instant,
     taken: u64,
+    /// Of these, those that were taken beside another.
+    beside: u64,
     held_back: bool,
 }
 
@@ -136,9 +144,33 @@ pub enum Refusal {
 /// What a worker tells of the job that it has done: where it came from and since when the worker has had it.
 #[derive(Debug)]
 pub struct Done {
-    lane: usize,
     began: Instant,
+    origin: Origin,
+    /// Those of the jobs that were taken with it.
+    others: Vec<Origin>,
+}
+
+/// Where a job came from, and whether it is to be refused.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    lane: usize,
     stale: bool,
+}
+
+/// Jobs that a worker takes beside its first.
+#[derive(Debug)]
+pub struct Others<T> {
+    /// How many there may be.
+    pub max: usize,
+    /// Those there are, and of each whether it [is stale](Done::is_stale).
+    pub jobs: Vec<(T, bool)>,
+}
+
+impl<T> Others<T> {
+    /// None, and none may be.
+    pub fn none() -> Self {
+        Self { max: 0, jobs: Vec::new() }
+    }
 }
 
 /// The queue at one moment.
@@ -168,6 +200,8 @@ pub struct Look {
     pub busy: Duration,
     /// How many jobs they have taken since.
     pub taken: u64,
+    /// Of these, those that were taken beside another.
+    pub beside: u64,
     /// Since the last look a job was left waiting because as many workers as may had one.
     pub held_back: bool,
     /// One is now.
@@ -181,7 +215,7 @@ pub struct Look {
 impl Done {
     /// Whether the job is to be refused rather than done: it has waited for too long while waits stand.
     pub fn is_stale(&self) -> bool {
-        self.stale
+        self.origin.stale
     }
 
     /// Since when the worker has had it.
@@ -203,9 +237,10 @@ impl<T> Queue<T> {
             busy_max: usize::MAX,
             parked: Vec::new(),
             woken: 0,
-            next: 0,
+            next: FIRST,
+            returned: FIRST,
             closed: false,
-            pace: Pace { busy: Duration::ZERO, at: Instant::now(), taken: 0, held_back: false },
+            pace: Pace { busy: Duration::ZERO, at: Instant::now(), taken: 0, beside: 0, held_back: false },
         };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -217,15 +252,26 @@ impl<T> Queue<T> {
         specs.iter().map(|spec| state.lane(spec)).collect()
     }
 
-    /// Adds a job at the end of its lane.
+    /// Adds a job at the end of its lane. Wakes nobody: who adds several wakes workers for all of them afterwards.
     ///
     /// # Errors
     /// Hands the job back when it would wait for too long, when the queue is full, or when it is closed.
     pub fn push(&self, lane: usize, job: T) -> Result<Key, Refused<T>> {
+        self.lock().push(lane, job, Instant::now())
+    }
+
+    /// Wakes as many workers as there are jobs that none is awake for.
+    pub fn wake(&self) {
         let mut state = self.lock();
-        let key = state.push(lane, job, Instant::now())?;
+        let called = std::iter::from_fn(|| state.call()).collect();
+        wake(state, called);
+    }
+
+    /// Takes over a job of this lane that a worker had and has not done. It goes before all others of its priority.
+    pub fn give_back(&self, lane: usize, job: T) {
+        let mut state = self.lock();
+        state.give_back(lane, job, Instant::now());
         wake_one(state);
-        Ok(key)
     }
 
     /// Takes a job back, if no worker has it.
@@ -236,6 +282,17 @@ impl<T> Queue<T> {
     /// Takes the next job, waiting for one as long as it takes. `done`: the worker's last one. `None`: the worker is to end;
     /// the queue is closed and empty, or there are more workers than are to be.
     pub fn next(&self, done: Option<Done>) -> Option<(T, Done)> {
+        self.next_and_others(done, &mut Others::none(), |_| false)
+    }
+
+    /// The same, and where no other worker is free, those of the next jobs that can be done with it, which `joins` says of each:
+    /// they would only wait.
+    pub fn next_and_others(
+        &self,
+        done: Option<Done>,
+        others: &mut Others<T>,
+        joins: impl Fn(&T) -> bool,
+    ) -> Option<(T, Done)> {
         let mut now = Instant::now();
         let mut state = self.lock();
         if let Some(done) = done {
@@ -247,7 +304,10 @@ impl<T> Queue<T> {
             }
             if state.is_at_most() {
                 state.pace.held_back |= state.pick().is_some();
-            } else if let Some((job, done)) = state.take(now) {
+            } else if let Some((job, mut done)) = state.take(now) {
+                if others.max > 0 && joins(&job) {
+                    state.take_others(&mut done, others, joins);
+                }
                 wake_one(state);
                 return Some((job, done));
             }
@@ -311,6 +371,7 @@ impl<T> Queue<T> {
         Look {
             busy: state.pace.busy,
             taken: state.pace.taken,
+            beside: state.pace.beside,
             held_back: std::mem::replace(&mut state.pace.held_back, holds_back) || holds_back,
             holds_back,
             workers: state.workers,
@@ -485,24 +546,62 @@ impl<T> State<T> {
 
     fn take(&mut self, now: Instant) -> Option<(T, Done)> {
         let node = self.remove(self.pick()?);
+        self.note_busy(now);
+        self.running += 1;
+        let origin = self.note_taken(&node, now);
+        Some((node.job, Done { began: now, origin, others: Vec::new() }))
+    }
+
+    /// See [`Queue::next_and_others`].
+    fn take_others(&mut self, done: &mut Done, others: &mut Others<T>, joins: impl Fn(&T) -> bool) {
+        let free = (self.parked.len() + self.woken).min(self.busy_max.saturating_sub(self.running));
+        let share = (self.jobs.len() / (free + 1)).min(others.max);
+        while others.jobs.len() < share
+            && let Some(next) = self.pick()
+            && joins(&self.jobs[next].job)
+        {
+            let node = self.remove(next);
+            self.pace.beside += 1;
+            let origin = self.note_taken(&node, done.began);
+            done.others.push(origin);
+            others.jobs.push((node.job, origin.stale));
+        }
+    }
+
+    fn note_taken(&mut self, node: &Node<T>, now: Instant) -> Origin {
+        self.pace.taken += 1;
         let lane = &mut self.lanes[node.lane];
         lane.running += 1;
         let wait = now.saturating_duration_since(node.since);
         let stale = lane.is_stale(wait, &self.limits);
         lane.note_wait(wait, &self.limits, now);
-        self.note_busy(now);
-        self.pace.taken += 1;
-        self.running += 1;
-        Some((node.job, Done { lane: node.lane, began: now, stale }))
+        Origin { lane: node.lane, stale }
     }
 
     fn finish(&mut self, done: &Done, now: Instant) {
         self.note_busy(now);
         self.running -= 1;
-        let lane = &mut self.lanes[done.lane];
-        lane.running -= 1;
-        if !done.stale {
-            lane.note_service(now.saturating_duration_since(done.began));
+        let jobs = u32::try_from(1 + done.others.len()).unwrap_or(u32::MAX);
+        let each = now.saturating_duration_since(done.began) / jobs;
+        for origin in std::iter::once(&done.origin).chain(&done.others) {
+            let lane = &mut self.lanes[origin.lane];
+            lane.running -= 1;
+            if !origin.stale {
+                lane.note_service(each);
+            }
+        }
+    }
+
+    fn give_back(&mut self, index: usize, job: T, now: Instant) {
+        self.returned -= 1;
+        let (number, after) = (self.returned, self.lanes[index].head);
+        let entry = self.jobs.insert(Node { job, lane: index, number, since: now, before: None, after });
+        let lane = &mut self.lanes[index];
+        lane.head = Some(entry);
+        lane.len += 1;
+        match after {
+            Some(after) => self.jobs[after].before = Some(entry),
+            None => lane.tail = Some(entry),
         }
     }
 
@@ -625,6 +724,73 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_takes_the_next_jobs_that_can_be_done_together_in_their_order_and_no_more_than_it_may() {
+        let queue = queue(&[shared(Priority::Normal), shared(Priority::High), bounded("few", 1)]);
+        queue.reconfigure(Limits { max_length: 99, ..LIMITS });
+        for (lane, job) in [(0, 2), (2, 4), (2, 6), (1, 8), (0, 10), (0, 11), (0, 12)] {
+            queue.push(lane, job).expect("room");
+        }
+        let is_even = |job: &u32| job.is_multiple_of(2);
+        let mut others = Others { max: 2, jobs: Vec::new() };
+        let mut take = |done| {
+            others.jobs.clear();
+            let (first, done) = queue.next_and_others(done, &mut others, is_even).expect("a job");
+            let jobs: Vec<u32> =
+                std::iter::once(first).chain(others.jobs.iter().map(|(job, _)| *job)).collect();
+            (jobs, done)
+        };
+        let (jobs, done) = take(None);
+        assert_eq!(jobs, [8, 2, 4], "no more than it may");
+        let (jobs, done) = take(Some(done));
+        assert_eq!(jobs, [6, 10], "its lane has a place again, and 11 is done by itself");
+        let look = queue.look();
+        assert_eq!((look.taken, look.beside), (5, 3));
+        let (jobs, done) = take(Some(done));
+        assert_eq!(jobs, [11]);
+        let (jobs, _) = take(Some(done));
+        assert_eq!(jobs, [12]);
+    }
+
+    #[test]
+    fn a_worker_leaves_the_others_that_are_free_their_share() {
+        let queue = queue(&[shared(Priority::Normal)]);
+        queue.reconfigure(Limits { max_length: 99, ..LIMITS });
+        queue.set_workers(3);
+        let mut team = Team::new(queue);
+        (0..2).for_each(|_| team.add());
+        for job in 0..7 {
+            team.queue.push(0, job).expect("room");
+        }
+        let mut others = Others { max: 99, jobs: Vec::new() };
+        let (job, _) = team.queue.next_and_others(None, &mut others, |_| true).expect("a job");
+        assert_eq!((job, &others.jobs[..]), (0, &[(1, false), (2, false)][..]), "a third of the seven");
+        assert_eq!(team.take(), (1, 3));
+        (0..4).for_each(|_| team.go_on());
+        team.end();
+    }
+
+    #[test]
+    fn what_is_given_back_goes_before_all_others_of_its_priority() {
+        let queue = queue(&[shared(Priority::Normal), bounded("other", 1)]);
+        queue.reconfigure(Limits { max_length: 9, ..LIMITS });
+        let key = queue.push(0, 1).expect("room");
+        let mut others = Others { max: 9, jobs: Vec::new() };
+        queue.push(1, 2).expect("room");
+        let (job, done) = queue.next_and_others(None, &mut others, |_| true).expect("a job");
+        assert_eq!((job, &others.jobs[..]), (1, &[(2, false)][..]));
+        queue.push(0, 3).expect("room");
+        queue.give_back(1, 2);
+        queue.give_back(0, 1);
+        assert_eq!(queue.withdraw(key), None, "it is another's now");
+        let mut next = Some(done);
+        for expected in [1, 2, 3] {
+            let (job, done) = queue.next(next).expect("a job");
+            assert_eq!(job, expected);
+            next = Some(done);
+        }
+    }
+
+    #[test]
     fn workers_above_the_number_end() {
         let queue = queue(&[shared(Priority::Normal)]);
         queue.push(0, 1).expect("room");
@@ -692,6 +858,7 @@ mod tests {
         (0..3).for_each(|_| team.add());
         for (job, name) in [(1, 2), (2, 1), (3, 0)] {
             team.queue.push(0, job).expect("a free worker");
+            team.queue.wake();
             assert_eq!(team.take(), (name, job));
         }
         (0..3).for_each(|_| team.go_on());
@@ -709,6 +876,7 @@ mod tests {
         for job in [1, 2, 3] {
             team.queue.push(0, job).expect("room");
         }
+        team.queue.wake();
         assert_eq!(team.take(), (1, 1));
         let look = team.queue.look();
         assert!(look.held_back && look.holds_back);
@@ -735,6 +903,7 @@ mod tests {
         for job in [1, 2, 3, 4] {
             team.queue.push(0, job).expect("room");
         }
+        team.queue.wake();
         let mut taken = [team.take().1, team.take().1];
         taken.sort_unstable();
         assert_eq!(taken, [1, 2]);

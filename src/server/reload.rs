@@ -131,6 +131,7 @@ impl Running {
             self.workers.resize(next.workers())?;
             self.journal.reconfigure(&next.log, opened)?;
             self.workers.tell_timing(next.server.server_timing);
+            self.workers.pipeline(next.database.pipelined_max());
             self.queue.reconfigure(queue_limits(&next.queue));
             if let Some(database) = &self.database {
                 database.reconfigure(&next.database);

@@ -32,6 +32,9 @@ const STALL: Duration = Duration::from_millis(5);
 /// Workers that may always have a job, for each core: one runs, and the others' databases work for them.
 const LEAST_PER_CORE: usize = 3;
 
+/// And while most requests are asked of the database together: who waits for one answer then writes another meanwhile.
+const LEAST_PER_CORE_TOGETHER: usize = 1;
+
 /// Percent of the time with a job that a worker waits for a core. Where cores are short it is 30 to 90; where they are not it is up
 /// to 19 for the shortest of jobs, which take hardly longer than waking up, and under 1 for those that wait for a database of 20 ms.
 const MUCH: u128 = 25;
@@ -67,7 +70,8 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
         }
         if since.at.elapsed() >= interval {
             let now = Measure::of(shared, &look);
-            look.busy_max = next(&look, now.waiting_since(&since, cores), held_back, LEAST_PER_CORE * cores);
+            let least = now.least_since(&since) * cores;
+            look.busy_max = next(&look, now.waiting_since(&since, cores), held_back, least);
             queue.set_busy_max(look.busy_max);
             (since, held_back) = (now, false);
         }
@@ -78,7 +82,7 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
 fn next(look: &Look, waiting: u128, held_back: bool, least: usize) -> usize {
     if waiting >= MUCH {
         let now = look.busy_max.min(look.workers);
-        (now - now / 4).max(least)
+        (now / 2).max(least)
     } else if !held_back {
         // What was true under load says nothing of the next.
         usize::MAX
@@ -94,6 +98,9 @@ struct Measure {
     at: Instant,
     /// For how long they had a job.
     busy: Duration,
+    /// How many they have taken, and of these, how many beside another.
+    taken: u64,
+    beside: u64,
     /// What the cores have done.
     cores: Cores,
     /// By each worker's number. Empty where the system does not tell.
@@ -113,7 +120,14 @@ impl Measure {
             shared.present().iter().map(|(number, worker)| (*number, worker.thread)).collect();
         let each =
             threads.into_iter().filter_map(|(number, thread)| Some((number, OnCore::of(thread)?))).collect();
-        Self { at: Instant::now(), busy: look.busy, cores: Cores::now().unwrap_or_default(), each }
+        let Look { busy, taken, beside, .. } = *look;
+        Self { at: Instant::now(), busy, taken, beside, cores: Cores::now().unwrap_or_default(), each }
+    }
+
+    /// How many may always have a job, for each core.
+    fn least_since(&self, before: &Self) -> usize {
+        let (taken, beside) = (self.taken - before.taken, self.beside - before.beside);
+        if 4 * beside > taken { LEAST_PER_CORE_TOGETHER } else { LEAST_PER_CORE }
     }
 
     /// For what percentage of the time that workers had jobs they, or others because of them, waited for a core that they had.
@@ -171,17 +185,17 @@ mod tests {
     use super::*;
 
     fn look(workers: usize, busy_max: usize) -> Look {
-        let (busy, taken) = (Duration::ZERO, 0);
-        Look { busy, taken, held_back: false, holds_back: false, workers, busy_max }
+        let (busy, taken, beside) = (Duration::ZERO, 0, 0);
+        Look { busy, taken, beside, held_back: false, holds_back: false, workers, busy_max }
     }
 
     #[test]
     fn fewer_have_a_job_while_they_wait_for_a_core_but_never_fewer_than_the_least() {
         let mut sizes = vec![usize::MAX];
-        while sizes.len() < 8 {
-            sizes.push(next(&look(16, sizes[sizes.len() - 1]), 70, true, 6));
+        while sizes.len() < 5 {
+            sizes.push(next(&look(40, sizes[sizes.len() - 1]), 70, true, 6));
         }
-        assert_eq!(sizes[1..], [12, 9, 7, 6, 6, 6, 6]);
+        assert_eq!(sizes[1..], [20, 10, 6, 6]);
         assert_eq!(next(&look(4, usize::MAX), 90, false, 6), 6, "four workers are not too many");
     }
 
@@ -204,7 +218,14 @@ mod tests {
         let measure = |at, busy, ran, waited, idle| {
             let [busy, ran, waited] = [busy, ran, waited].map(Duration::from_millis);
             let cores = Cores { all: if idle == 0 { 0 } else { 400 }, idle };
-            Measure { at, busy, cores, each: BTreeMap::from([(1, OnCore { ran, waited })]) }
+            Measure {
+                at,
+                busy,
+                taken: 0,
+                beside: 0,
+                cores,
+                each: BTreeMap::from([(1, OnCore { ran, waited })]),
+            }
         };
         let (before, later) = (measure(at, 0, 0, 0, 0), at + Duration::from_secs(1));
         assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&before, 4), 50);

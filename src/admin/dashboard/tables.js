@@ -170,6 +170,7 @@ function showPool(pool) {
     ...Object.entries(pool.acquire_failures).map(([how, count]) => [`not lent: ${how.replace("_", " ")}`, count]),
     ["not opened", pool.creation_failures], ["closed", pool.closed], ["lent too long", pool.leaks],
     ["statements cancelled", pool.cancelled], ["run again", pool.retries],
+    ["asked together", pool.pipelined_requests],
   ];
   const text = JSON.stringify(facts);
   if (id("pool-facts").dataset.text === text) return;

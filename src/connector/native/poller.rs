@@ -131,6 +131,7 @@ impl Poller {
                     self.with(id.index, Connection::ring);
                 }
             }
+            self.core.wake_workers();
             if self.core.now >= self.census_at || self.census_stale && self.connections.is_empty() {
                 self.count();
             }

@@ -179,15 +179,51 @@ impl Wire {
         limit: &Limit,
         commits: &Cell<bool>,
     ) -> Result<T, Error> {
-        if self.broken {
-            return Err(Error::Lost("it was closed after an earlier error".to_owned()));
-        }
-        if let Some(error) = limit.is_over() {
-            return Err(error);
+        self.begin(limit)?;
+        let end = limit.end();
+        let mut work = pin!(work);
+        let driven = self.drive(work.as_mut(), &limit.client, end.instant());
+        self.conclude(driven, work, end, limit, commits)
+    }
+
+    /// The same for work that others wait behind: `None` when it has not come to its end within their `patience`. It can go on then.
+    pub(super) fn complete_within<T>(
+        &mut self,
+        patience: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+        limit: &Limit,
+        commits: &Cell<bool>,
+    ) -> Option<Result<T, Error>> {
+        if let Err(error) = self.begin(limit) {
+            return Some(Err(error));
         }
         let end = limit.end();
         let mut work = pin!(work);
-        let why = match self.drive(work.as_mut(), &limit.client, end.instant()) {
+        let soon = Deadline::after(patience);
+        let driven = self.drive(work.as_mut(), &limit.client, end.min(soon).instant());
+        if soon < end && matches!(driven, Driven::TimeUp) {
+            return None;
+        }
+        Some(self.conclude(driven, work, end, limit, commits))
+    }
+
+    fn begin(&self, limit: &Limit) -> Result<(), Error> {
+        if self.broken {
+            return Err(Error::Lost("it was closed after an earlier error".to_owned()));
+        }
+        limit.is_over().map_or(Ok(()), Err)
+    }
+
+    /// What driven work comes to, whose time ended at `end`.
+    fn conclude<T>(
+        &mut self,
+        driven: Driven<T>,
+        work: Pin<&mut impl Future<Output = Result<T, Error>>>,
+        end: Deadline,
+        limit: &Limit,
+        commits: &Cell<bool>,
+    ) -> Result<T, Error> {
+        let why = match driven {
             Driven::Done(Err(lost @ Error::Lost(_))) if commits.get() => {
                 self.broken = true;
                 return Err(Error::OutcomeUnknown { cause: Box::new(lost) });
@@ -202,7 +238,7 @@ impl Wire {
         }
         // The poller answers for a worker that is late; what the cancel comes to it cannot know.
         limit.client.set_outcome_open(commits.get());
-        let ended = self.abandon(work.as_mut());
+        let ended = self.abandon(work);
         limit.client.set_outcome_open(false);
         match ended {
             Some(Ok(done)) if commits.get() => Ok(done),

@@ -135,6 +135,8 @@ mod tests {
             Ok(None)
         }
 
+        fn wake(&self) {}
+
         fn withdraw(&self, _: Key) {}
 
         fn plan(&self, _: &Request) -> BodyPlan {

@@ -1,0 +1,244 @@
+//! Several requests' statements in one round trip, as libpq's pipeline mode has it: all are sent together, each with a Sync of its
+//! own, so that each is a transaction by itself and none has a part in another's failure. The answers come in the same order.
+//!
+//! They only read, so whoever gets no answer here can run its statement again. Runs on the worker that borrowed the session.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use futures_util::future::{MaybeDone, maybe_done};
+use tokio_postgres::Client;
+
+use super::wire::{self, Limit, Wire};
+use super::{Prepared, Row, Session, ToSql, Transaction, run};
+use crate::database::{Access, Error, RowWriter, Shape, Statement, note_cancelled};
+use crate::deadline::Deadline;
+use crate::metrics;
+use crate::presence::Presence;
+use crate::value::Value;
+
+/// A parameter of a statement, owned.
+pub type Parameter = Box<dyn ToSql + Sync + Send>;
+
+/// What one request asks the database, in one statement that only reads.
+#[derive(Debug)]
+pub struct Question(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// An endpoint's: its rows are written at once.
+    Written {
+        statement: Arc<Statement>,
+        values: Vec<Value>,
+        shape: Shape,
+        bytes_max: usize,
+        rows_max: u64,
+        opening: &'static str,
+    },
+    /// A handler's in Rust, which reads the rows itself.
+    Rows { sql: Arc<str>, parameters: Vec<Parameter> },
+}
+
+/// What the database answers.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The rows as JSON, behind what was to stand before them, and their number.
+    Written(Vec<u8>, u64),
+    /// The rows.
+    Rows(Vec<Row>),
+}
+
+/// How the rows of an endpoint's statement are written; see [`RowWriter::new`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    pub(crate) shape: Shape,
+    pub(crate) bytes_max: usize,
+    pub(crate) rows_max: u64,
+    /// What stands before them.
+    pub(crate) opening: &'static str,
+}
+
+impl Answer {
+    /// The rows of a handler's statement.
+    pub(crate) fn into_rows(self) -> Vec<Row> {
+        match self {
+            Self::Rows(rows) => rows,
+            Self::Written(..) => Vec::new(),
+        }
+    }
+
+    /// What was written of an endpoint's, and the number of rows.
+    pub(crate) fn into_written(self) -> (Vec<u8>, u64) {
+        match self {
+            Self::Written(body, rows) => (body, rows),
+            Self::Rows(_) => (Vec::new(), 0),
+        }
+    }
+}
+
+impl Question {
+    /// A handler's own statement.
+    pub(crate) fn of_handler(sql: &Arc<str>, parameters: Vec<Parameter>) -> Self {
+        Self(Kind::Rows { sql: Arc::clone(sql), parameters })
+    }
+
+    /// An endpoint's, with the values of its parameters.
+    pub(crate) fn of_endpoint(statement: &Arc<Statement>, values: Vec<Value>, form: Form) -> Self {
+        let Form { shape, bytes_max, rows_max, opening } = form;
+        Self(Kind::Written { statement: Arc::clone(statement), values, shape, bytes_max, rows_max, opening })
+    }
+
+    /// The values that an endpoint's statement is run with.
+    pub(crate) fn values(&self) -> &[Value] {
+        match &self.0 {
+            Kind::Written { values, .. } => values,
+            Kind::Rows { .. } => &[],
+        }
+    }
+
+    fn text(&self) -> &str {
+        match &self.0 {
+            Kind::Written { statement, .. } => statement.text(),
+            Kind::Rows { sql, .. } => sql,
+        }
+    }
+
+    async fn ask(&self, client: &Client, prepared: Arc<Prepared>) -> Result<Answer, Error> {
+        match &self.0 {
+            &Kind::Written { ref statement, ref values, shape, bytes_max, rows_max, opening } => {
+                let mut body = Vec::with_capacity(256);
+                body.extend_from_slice(opening.as_bytes());
+                let mut rows = RowWriter::new(&mut body, shape, bytes_max, rows_max);
+                let count = run(client, &prepared, statement, None, values, &mut rows).await?;
+                Ok(Answer::Written(body, count))
+            }
+            Kind::Rows { sql, parameters } => {
+                let parameters: Vec<_> = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync)).collect();
+                let rows = prepared.query(client, None, &parameters).await;
+                rows.map(Answer::Rows).map_err(|error| wire::refused(&error, sql))
+            }
+        }
+    }
+}
+
+/// Statements that were sent together, the answers of which are fetched one after the other.
+pub(crate) struct Pipeline<'a> {
+    client: &'a Client,
+    wire: &'a mut Wire,
+    statement_timeout: Option<Duration>,
+    metrics: &'a metrics::Pool,
+    runs: VecDeque<Pin<Box<dyn Run + 'a>>>,
+    /// Answers that nobody waits for any more may still come.
+    is_left: bool,
+}
+
+/// What is fetched.
+pub(crate) enum Fetched {
+    /// The next answer.
+    Answer(Result<Answer, Error>),
+    /// It has not come, and those behind it have waited for long enough.
+    Slow,
+}
+
+/// A statement that was sent, and its answer.
+trait Run: Future<Output = ()> {
+    fn take(self: Pin<&mut Self>) -> Option<Result<Answer, Error>>;
+}
+
+impl<F: Future<Output = Result<Answer, Error>>> Run for MaybeDone<F> {
+    fn take(self: Pin<&mut Self>) -> Option<Result<Answer, Error>> {
+        self.take_output()
+    }
+}
+
+impl Session {
+    /// Sends all of them. Nothing is sent where that fails.
+    pub(crate) fn pipeline<'a>(&'a mut self, questions: &'a [Question]) -> Result<Pipeline<'a>, Error> {
+        if self.transaction != Transaction::None {
+            return Err(Error::Usage("a transaction is open already".to_owned()));
+        }
+        if let Some(switch) = self.command_before(Access::ReadOnly) {
+            self.access = None;
+            self.command(switch.text, &self.limit.clone(), false)?;
+            self.access = Some(Access::ReadOnly);
+        }
+        let Self { client, wire, statements, limit, metrics, .. } = self;
+        let client = &*client;
+        let prepared = async {
+            let mut prepared = Vec::with_capacity(questions.len());
+            for question in questions {
+                prepared.push(statements.prepare(client, question.text()).await?);
+            }
+            Ok(prepared)
+        };
+        let prepared = wire.complete(prepared, limit, &Cell::new(false))?;
+        let statement_timeout = limit.statement;
+        let mut runs = VecDeque::with_capacity(questions.len());
+        for (question, prepared) in questions.iter().zip(prepared) {
+            let mut run: Pin<Box<dyn Run + 'a>> = Box::pin(maybe_done(question.ask(client, prepared)));
+            // Sends it as far as the connection: what was polled once waits for its answer.
+            let _ = run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            runs.push_back(run);
+        }
+        Ok(Pipeline { client, wire, statement_timeout, metrics, runs, is_left: false })
+    }
+}
+
+impl Pipeline<'_> {
+    /// Waits for the next answer, which is for `client`: until `deadline`, or where others wait behind it, for as long as they have
+    /// `patience`; then it can be fetched again. `None`: there are no more.
+    pub(crate) fn fetch(
+        &mut self,
+        client: &Presence,
+        deadline: Deadline,
+        patience: Option<Duration>,
+    ) -> Option<Fetched> {
+        let mut run = self.runs.pop_front()?;
+        let limit = Limit { client: client.clone(), deadline, statement: self.statement_timeout };
+        let work = async {
+            run.as_mut().await;
+            run.as_mut().take().unwrap_or_else(|| Err(Error::Lost("its answer was taken".to_owned())))
+        };
+        let commits = Cell::new(false);
+        let answered = match patience {
+            Some(patience) => self.wire.complete_within(patience, work, &limit, &commits),
+            None => Some(self.wire.complete(work, &limit, &commits)),
+        };
+        let Some(answered) = answered else {
+            self.runs.push_front(run);
+            return Some(Fetched::Slow);
+        };
+        if let Err(error) = &answered {
+            note_cancelled(error, self.metrics);
+            // Of some errors more would have come.
+            self.is_left = true;
+        }
+        Some(Fetched::Answer(answered))
+    }
+
+    /// Nobody waits for the answers behind the next any more.
+    pub(crate) fn leave_others(&mut self) {
+        self.is_left |= self.runs.len() > 1;
+        self.runs.truncate(1);
+    }
+}
+
+impl Drop for Pipeline<'_> {
+    fn drop(&mut self) {
+        self.is_left |= !self.runs.is_empty();
+        self.runs.clear();
+        if self.is_left && !self.wire.is_broken() {
+            self.wire.settle(self.client);
+        }
+    }
+}
+
+impl std::fmt::Debug for Pipeline<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("len", &self.runs.len()).finish_non_exhaustive()
+    }
+}

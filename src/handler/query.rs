@@ -1,0 +1,205 @@
+//! Handlers that are one statement: what it is asked with, and what its rows become. Their requests can share a round trip to the
+//! database.
+//!
+//! Worker thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::{Context, Error, Handler};
+use crate::database::postgres::{Answer, Parameter, Question, Row, ToSql};
+use crate::http::{Request, Response};
+
+/// How long a statement may take, in the mean, for others to wait behind it: what a round trip in one data centre takes at most.
+const BRIEF: Duration = Duration::from_millis(2);
+
+/// A new statement's weight in that mean, as 1 over this.
+const WEIGHT: u64 = 16;
+
+/// A handler of one statement that only reads, on PostgreSQL: `bind` says what it is run with, `answer` makes the response of its
+/// rows. The database refuses to write.
+///
+/// Where every worker is busy, several requests of such handlers are taken together, and their statements go to the database in
+/// one round trip, up to `database.max_pipelined_requests`. Each is a transaction by itself. With a database that is an endpoint's
+/// in the configuration as well.
+///
+/// ```no_run
+/// # use wharf::{handler, http::{Request, Response}, server::Server};
+/// # fn main() -> anyhow::Result<()> {
+/// # let config = wharf::config::Config::default();
+/// let flights = handler::query(
+///     "select flight from flights where carrier = $1",
+///     |request: &Request| Ok((request.query_value("carrier").unwrap_or_default(),)),
+///     |_, rows| Ok(Response::text(rows.iter().map(|row| row.get::<_, String>(0)).collect::<String>())),
+/// );
+/// Server::new(config)?.get("/flights", flights).run()?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn query<P, B, A>(sql: impl Into<Arc<str>>, bind: B, answer: A) -> Query<B, A>
+where
+    P: Parameters,
+    B: Fn(&Request) -> Result<P, Error> + Send + Sync + 'static,
+    A: Fn(&Request, &[Row]) -> Result<Response, Error> + Send + Sync + 'static,
+{
+    Query(Arc::new(Parts { sql: sql.into(), bind, answer, brevity: Brevity::default() }))
+}
+
+/// See [`query`].
+#[derive(Debug)]
+pub struct Query<B, A>(Arc<Parts<B, A>>);
+
+#[derive(Debug)]
+struct Parts<B, A> {
+    sql: Arc<str>,
+    bind: B,
+    answer: A,
+    brevity: Brevity,
+}
+
+impl<P, B, A> Handler for Query<B, A>
+where
+    P: Parameters,
+    B: Fn(&Request) -> Result<P, Error> + Send + Sync + 'static,
+    A: Fn(&Request, &[Row]) -> Result<Response, Error> + Send + Sync + 'static,
+{
+    fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
+        let Parts { sql, bind, answer, brevity } = &*self.0;
+        let parameters = bind(request)?.into_parameters();
+        let parameters: Vec<_> = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync)).collect();
+        let mut connection = context.database()?;
+        let began = Instant::now();
+        let rows = connection.postgres()?.read(sql, &parameters);
+        brevity.note(began.elapsed());
+        drop(connection);
+        answer(request, &rows?)
+    }
+
+    fn asks(&self) -> Option<Asking> {
+        Some(Asking(Arc::clone(&self.0) as _))
+    }
+}
+
+impl<P, B, A> Asks for Parts<B, A>
+where
+    P: Parameters,
+    B: Fn(&Request) -> Result<P, Error> + Send + Sync + 'static,
+    A: Fn(&Request, &[Row]) -> Result<Response, Error> + Send + Sync + 'static,
+{
+    fn is_brief(&self) -> bool {
+        self.brevity.is_brief()
+    }
+
+    fn question(&self, request: &Request) -> Result<Question, Error> {
+        Ok(Question::of_handler(&self.sql, (self.bind)(request)?.into_parameters()))
+    }
+
+    fn note(&self, _: &Question, took: Duration, _: &Context<'_>) {
+        self.brevity.note(took);
+    }
+
+    fn answer(&self, request: &Request, answer: Answer) -> Result<Response, Error> {
+        (self.answer)(request, &answer.into_rows())
+    }
+}
+
+/// How requests are answered that are one statement each, which can be sent together with others. Only [`query`] and the endpoints
+/// of the configuration make one; a handler around another one may pass it on, if it does nothing else.
+#[derive(Clone)]
+pub struct Asking(pub(crate) Arc<dyn Asks>);
+
+impl std::fmt::Debug for Asking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asking").field("is_brief", &self.0.is_brief()).finish_non_exhaustive()
+    }
+}
+
+/// See [`Asking`].
+pub(crate) trait Asks: Send + Sync {
+    /// Whether its statement is known to take so little time that others can wait behind it.
+    fn is_brief(&self) -> bool;
+
+    /// What the request asks.
+    fn question(&self, request: &Request) -> Result<Question, Error>;
+
+    /// Its statement has come to an end, after so long.
+    fn note(&self, question: &Question, took: Duration, context: &Context<'_>);
+
+    /// What the answer becomes.
+    fn answer(&self, request: &Request, answer: Answer) -> Result<Response, Error>;
+}
+
+/// What a statement takes in the mean, in nanoseconds; 0: not known yet.
+#[derive(Debug, Default)]
+pub(crate) struct Brevity(AtomicU64);
+
+impl Brevity {
+    /// It took so long this time. Of two who say so at once one may be lost.
+    pub(crate) fn note(&self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let mean = match self.0.load(Relaxed) {
+            0 => took,
+            mean => mean - mean / WEIGHT + took / WEIGHT,
+        };
+        self.0.store(mean.max(1), Relaxed);
+    }
+
+    /// Whether that is known, and little.
+    pub(crate) fn is_brief(&self) -> bool {
+        let mean = self.0.load(Relaxed);
+        mean > 0 && Duration::from_nanos(mean) < BRIEF
+    }
+}
+
+/// The parameters of a statement: `()`, or a tuple of up to six values of types that PostgreSQL's driver knows.
+pub trait Parameters {
+    /// Each by itself.
+    fn into_parameters(self) -> Vec<Parameter>;
+}
+
+macro_rules! tuples {
+    ($(($($name:ident),*)),*) => { $(
+        impl<$($name: ToSql + Sync + Send + 'static),*> Parameters for ($($name,)*) {
+            fn into_parameters(self) -> Vec<Parameter> {
+                #[expect(non_snake_case, reason = "a value is called like its type")]
+                let ($($name,)*) = self;
+                vec![$(Box::new($name)),*]
+            }
+        }
+    )* };
+}
+
+tuples!((A), (A, B), (A, B, C), (A, B, C, D), (A, B, C, D, E), (A, B, C, D, E, F));
+
+impl Parameters for () {
+    fn into_parameters(self) -> Vec<Parameter> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_slow_in_the_mean_is_not_brief_until_it_was_quick_for_a_while() {
+        let brevity = Brevity::default();
+        assert!(!brevity.is_brief(), "nothing is known");
+        brevity.note(Duration::from_micros(100));
+        assert!(brevity.is_brief());
+        brevity.note(Duration::from_millis(50));
+        assert!(!brevity.is_brief());
+        (0..20).for_each(|_| brevity.note(Duration::from_micros(100)));
+        assert!(brevity.is_brief());
+        brevity.note(Duration::MAX);
+        assert!(!brevity.is_brief());
+    }
+
+    #[test]
+    fn a_tuple_is_as_many_parameters_as_it_has_values() {
+        assert_eq!(().into_parameters().len(), 0);
+        assert_eq!((1_i32,).into_parameters().len(), 1);
+        assert_eq!((1_i32, "text".to_owned(), true).into_parameters().len(), 3);
+    }
+}

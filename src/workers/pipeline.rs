@@ -1,0 +1,173 @@
+//! Requests that one worker answers together: each asks the database one statement that only reads, and all of them go in one round
+//! trip.
+//!
+//! Where every worker is busy, requests wait for one to be done. What each of them then costs is mostly the way: a system call to
+//! send, one to wait, the change of thread to the database and back. Together they cost one way, and each is answered as soon as
+//! its own answer is there.
+//!
+//! Whatever does not go well is run again, by itself and in the regular way, by whoever is free: the statements have only read. So
+//! a failure is told by the one place that tells it, and nobody waits for long behind a statement that turns out to be slow.
+
+use std::collections::VecDeque;
+use std::iter;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Admitted, Shared, admit, final_response};
+use crate::activity::{Activity, Doing, Spent};
+use crate::database::postgres::{Fetched, Question};
+use crate::database::{self, Connection};
+use crate::handler::{Asking, Asks};
+use crate::job::Job;
+use crate::queue::Done;
+
+/// For how long the others wait for an answer that does not come; then other workers run them.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+impl Shared {
+    /// Whether a job's statement can be sent with others.
+    pub(super) fn can_pipeline(&self, job: &Job) -> bool {
+        let is_brief = job.asks.as_ref().is_some_and(|asking| asking.0.is_brief());
+        // Who is told of in a trace is told exactly, and a body that streams has not come yet.
+        is_brief && job.request.source.is_none() && !self.traces.wants(&job.request)
+    }
+
+    /// Answers the first job and the others, each of which is marked when it is stale.
+    pub(super) fn answer_together(
+        &self,
+        first: Job,
+        others: &mut Vec<(Job, bool)>,
+        begun: &Done,
+        activity: &Activity,
+    ) {
+        let (mut all, mut questions) = (VecDeque::new(), Vec::new());
+        for (mut job, is_stale) in iter::once((first, begun.is_stale())).chain(others.drain(..)) {
+            activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
+            let refused = match (admit(&mut job, begun.began(), is_stale), job.asks.take()) {
+                (Admitted::Gone, _) => continue,
+                (Admitted::Refused(response, reason), _) => Some((response, Some(reason))),
+                (Admitted::Granted, None) => Some((self.run(&job, activity), None)),
+                (Admitted::Granted, Some(Asking(asks))) => {
+                    match self.attempt(&job, || asks.question(&job.request)) {
+                        Ok(question) => {
+                            questions.push(question);
+                            all.push_back(Asked { job, asks });
+                            continue;
+                        }
+                        Err(response) => Some((response, None)),
+                    }
+                }
+            };
+            if let Some((response, reason)) = refused {
+                self.deliver(&job, response, reason, begun, activity);
+            }
+        }
+        let Some(first) = all.front() else { return activity.turn_to(Doing::Idle, Instant::now()) };
+        activity.begin(first.job.endpoint.id, begun.began(), first.job.deadline.instant());
+        match self.context(&first.job, activity).database() {
+            Ok(connection) => self.ask_together(all, &questions, connection, begun, activity),
+            Err(error) => {
+                let first = all.pop_front();
+                self.give_back(all);
+                if let Some(Asked { job, .. }) = first {
+                    let refusal = self.attempt(&job, || Err(error)).unwrap_or_else(|refusal| refusal);
+                    self.deliver(&job, refusal, None, begun, activity);
+                }
+            }
+        }
+        activity.turn_to(Doing::Idle, Instant::now());
+    }
+
+    fn ask_together(
+        &self,
+        mut all: VecDeque<Asked>,
+        questions: &[Question],
+        mut connection: Connection,
+        begun: &Done,
+        activity: &Activity,
+    ) {
+        let pool = activity.spent().pool;
+        let sent = Instant::now();
+        activity.turn_to(Doing::Database, sent);
+        let mut pipeline = match connection.postgres().and_then(|session| session.pipeline(questions)) {
+            Ok(pipeline) => pipeline,
+            Err(error) => {
+                log::debug!("{} requests are not asked together: {error}", all.len());
+                return self.give_back(all);
+            }
+        };
+        if let Some(database) = &self.database {
+            database.metrics().pipelined(questions.len());
+        }
+        let (mut before, mut failed, mut last) = (sent, VecDeque::new(), None);
+        for question in questions {
+            let Some(asked) = all.pop_front() else { break };
+            let Asked { job, asks } = &asked;
+            activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
+            activity.turn_to(Doing::Database, before);
+            let patience = (!all.is_empty()).then_some(PATIENCE);
+            let mut fetched = pipeline.fetch(&job.presence, job.deadline, patience);
+            if let Some(Fetched::Slow) = fetched {
+                pipeline.leave_others();
+                self.give_back(mem::take(&mut all));
+                fetched = pipeline.fetch(&job.presence, job.deadline, None);
+            }
+            let now = Instant::now();
+            activity.spend(Spent { pool, database: now - sent });
+            activity.turn_to(Doing::Handler, now);
+            let took = now - mem::replace(&mut before, now);
+            let Some(Fetched::Answer(answer)) = fetched else {
+                failed.push_back(asked);
+                break;
+            };
+            let response = self.attempt(job, || {
+                asks.note(question, took, &self.context(job, activity));
+                match answer {
+                    Ok(answer) => asks.answer(&job.request, answer).and_then(final_response).map(Some),
+                    Err(error) if is_final(&error) => Err(error.into()),
+                    Err(error) => {
+                        log::debug!("{}: is asked again by itself: {error}", job.request.path());
+                        Ok(None)
+                    }
+                }
+            });
+            match response.unwrap_or_else(Some) {
+                None => failed.push_back(asked),
+                // The last one needs no connection any more, and what streams may wait for its client.
+                Some(response) if all.is_empty() || response.length().is_none() => {
+                    last = Some((asked, response));
+                    break;
+                }
+                Some(response) => self.deliver(job, response, None, begun, activity),
+            }
+        }
+        drop(pipeline);
+        drop(connection);
+        self.give_back(all);
+        self.give_back(failed);
+        if let Some((Asked { job, .. }, response)) = last {
+            self.deliver(&job, response, None, begun, activity);
+        }
+    }
+
+    /// Others are to run them, each by itself, in this order and before whatever else waits.
+    fn give_back(&self, all: VecDeque<Asked>) {
+        for Asked { mut job, .. } in all.into_iter().rev() {
+            job.again = true;
+            self.queue.give_back(job.lane, job);
+        }
+    }
+}
+
+/// A job whose statement is sent with others.
+struct Asked {
+    job: Job,
+    asks: Arc<dyn Asks>,
+}
+
+/// Whether a request that comes to this error comes to it whenever it is run, or has no time to be run again.
+fn is_final(error: &database::Error) -> bool {
+    use database::Error::{BadValue, ClientLeft, Deadline, ResponseTooLarge, StatementTimeout};
+    matches!(error, BadValue { .. } | ClientLeft | Deadline | ResponseTooLarge { .. } | StatementTimeout)
+}

@@ -1,0 +1,371 @@
+//! Requests that share a round trip to the database: each has its own answer, and what becomes of one is nobody else's business.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use support::{
+    Answer, Client, Database, Keeper, PATIENCE, Postgres, ask, assert_nothing_is_left, assert_problem, gate,
+    wait_until,
+};
+use wharf::config::{Config, Connector, Environment, Flags, Source};
+use wharf::database::postgres::Row;
+use wharf::handler::{self, Error};
+use wharf::http::{Request, Response};
+use wharf::metrics::Pool;
+use wharf::server::{Running, Server};
+
+const ENDPOINTS: &str = "
+[endpoint.item]
+route   = 'GET /item/{id}'
+sql     = 'select id, name from item where id = :id'
+params  = { id = 'int' }
+returns = 'one'
+
+[endpoint.items]
+route   = 'GET /items/{up_to}'
+sql     = 'select id from item where id <= :up_to order by id'
+params  = { up_to = 'int' }
+
+[endpoint.divide]
+route   = 'GET /divide/{by}'
+sql     = 'select 6 / :by::int'
+params  = { by = 'int' }
+returns = 'value'
+
+[endpoint.wide]
+route   = 'GET /wide/{bytes}'
+sql     = \"select repeat('x', :bytes::int)\"
+params  = { bytes = 'int' }
+returns = 'value'
+
+[endpoint.locked]
+route   = 'GET /locked/{key}'
+sql     = \"select 'had' from pg_advisory_xact_lock_shared(:key)\"
+params  = { key = 'int' }
+returns = 'value'
+
+[endpoint.hurried]
+route    = 'GET /hurried/{key}'
+sql      = \"select 'had' from pg_advisory_xact_lock_shared(:key)\"
+params   = { key = 'int' }
+returns  = 'value'
+deadline = '400ms'
+
+[endpoint.add]
+route   = 'POST /item/{id}'
+sql     = \"insert into item values (:id, 'new')\"
+params  = { id = 'int' }
+
+[endpoint.twice]
+route   = 'GET /twice'
+returns = 'one'
+[[endpoint.twice.step]]
+sql     = 'select 1'
+[[endpoint.twice.step]]
+sql     = 'select 2 as two'
+";
+
+/// A server behind gates, each of which keeps one worker until it is told to let it through.
+struct Gated {
+    server: Running,
+    keeper: Keeper,
+    workers: usize,
+    pool: Arc<Pool>,
+    database: Database,
+}
+
+fn config(database: &Database, workers: usize, more: &str) -> Config {
+    let text = format!(
+        "[server]\nlisten = '127.0.0.1:0'\nworkers = {workers}\ndeadline = '100s'\nserver_timing = true\n\
+         selectors = 1\n[queue]\nmax_wait = '100s'\ntarget = '30s'\ninterval = '30s'\n\
+         [database]\nurl = '{}'\nmaximum_pool_size = {workers}\nconnection_timeout = '100s'\n{more}\n{ENDPOINTS}",
+        database.url()
+    );
+    let source = Source { path: None, text };
+    Config::read(source, &Environment::default(), &Flags::default()).expect("a good configuration")
+}
+
+/// Twice the number that it is asked with; of 13 it panics, 14 is an error of its own, and 15 is streamed.
+fn doubled(request: &Request, rows: &[Row]) -> Result<Response, Error> {
+    let twice: i32 = rows[0].get(0);
+    match request.query_value("n").as_deref() {
+        Some("13") => panic!("thirteen"),
+        Some("14") => Err(Error::bad_parameter("n", "another number", "14")),
+        Some("15") => Ok(Response::stream("text/plain", move |body| {
+            use std::io::Write as _;
+            Ok(write!(body, "{twice}")?)
+        })),
+        _ => Ok(Response::text(twice.to_string())),
+    }
+}
+
+impl Gated {
+    fn new(workers: usize, more: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let database = Postgres::database();
+        database
+            .psql("create table item as select n as id, 'item ' || n as name from generate_series(1, 9) n");
+        let mut config = config(&database, workers, more);
+        change(&mut config);
+        let (handler, keeper) = gate();
+        let number = |request: &Request| {
+            let number = request.query_value("n").unwrap_or_default();
+            number.parse::<i32>().map(|n| (n,)).map_err(|_| Error::bad_parameter("n", "a number", &number))
+        };
+        let server = Server::new(config).expect("the database is there");
+        let pool = Arc::clone(server.database().expect("it has one").metrics());
+        let write = "insert into item values ($1, 'sly') returning id";
+        let server = server
+            .get("/gate", handler)
+            .get("/double", handler::query("select 2 * $1::int4", number, doubled))
+            .get("/sly", handler::query(write, |_| Ok((99_i32,)), |_, _| Ok(Response::text("written"))))
+            .start()
+            .expect("a free port");
+        Self { server, keeper, workers, pool, database }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        ask(&self.server, path).answer()
+    }
+
+    /// So many requests wait for a worker.
+    fn wait_for_queue(&self, length: usize) {
+        let gauges = || self.server.observer().gauges().queue;
+        wait_until("they do not wait", || gauges().length == length);
+    }
+
+    /// Keeps all workers.
+    fn close(&self) -> Vec<Client> {
+        let kept: Vec<Client> = (0..self.workers).map(|_| ask(&self.server, "/gate")).collect();
+        (0..self.workers).for_each(|_| self.keeper.wait_for_one());
+        kept
+    }
+
+    /// Asks for all of these while no worker is free, and then lets one worker go on.
+    fn ask_together(&self, paths: &[&str]) -> (Vec<Client>, Vec<Client>) {
+        let kept = self.close();
+        let mut asked = Vec::new();
+        for path in paths {
+            asked.push(ask(&self.server, path));
+            self.wait_for_queue(asked.len());
+        }
+        self.keeper.let_through(1);
+        (kept, asked)
+    }
+
+    /// Repeats this until its requests were asked together: how long a statement takes on this machine nobody knows, and only those
+    /// that are known to be brief are. Whatever happens, the answers must be right.
+    fn until_together(&self, quick: &[&str], mut act: impl FnMut()) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            quick.iter().cycle().take(40).for_each(|path| drop(self.get(path)));
+            let before = self.pool.pipelines.load(Relaxed);
+            act();
+            if self.pool.pipelines.load(Relaxed) > before {
+                return;
+            }
+            assert!(Instant::now() < until, "they were never asked together");
+        }
+    }
+
+    fn pipelined(&self) -> u64 {
+        self.pool.pipelined.load(Relaxed)
+    }
+
+    fn end(self) {
+        assert_nothing_is_left(self.server);
+    }
+}
+
+fn statuses(clients: Vec<Client>) -> Vec<u16> {
+    clients.into_iter().map(|mut client| client.answer().status).collect()
+}
+
+fn let_through(gated: &Gated, kept: Vec<Client>) {
+    assert!(statuses(kept).iter().all(|status| *status == 200));
+    wait_until("a worker is busy", || gated.server.observer().gauges().workers.busy == 0);
+}
+
+#[test]
+fn requests_that_wait_for_a_worker_are_asked_together_and_each_has_its_own_answer() {
+    for connector in [Connector::Native, Connector::TinyHttp] {
+        let gated = Gated::new(1, "", |config| config.server.connector = connector);
+        let quick = ["/item/1", "/items/1", "/divide/1", "/double?n=1"];
+        let pipelined = || gated.pipelined();
+        let mut before = 0;
+        gated.until_together(&quick, || {
+            before = pipelined();
+            let paths = [
+                "/item/3",
+                "/item/77",
+                "/items/3",
+                "/item/x",
+                "/divide/0",
+                "/divide/2",
+                "/double?n=4",
+                "/item/4",
+            ];
+            let (kept, asked) = gated.ask_together(&paths);
+            let answers: Vec<Answer> = asked.into_iter().map(|mut client| client.answer()).collect();
+            assert_eq!(answers[0].text(), r#"{"id":3,"name":"item 3"}"#);
+            assert_problem(&answers[1], 404, "no such row");
+            assert_eq!(answers[2].text(), r#"[{"id":1},{"id":2},{"id":3}]"#);
+            assert_problem(&answers[3], 400, "parameter id");
+            assert_eq!(answers[4].status, gated.get("/divide/0").status, "as by itself");
+            assert_eq!(answers[5].text(), "3");
+            assert_eq!(answers[6].text(), "8");
+            assert_eq!(answers[7].text(), r#"{"id":4,"name":"item 4"}"#);
+            for answer in answers {
+                assert!(answer.header("X-Request-Id").is_some());
+                assert!(answer.header("Server-Timing").is_some_and(|timing| timing.contains("db;dur=")));
+            }
+            let_through(&gated, kept);
+        });
+        assert_eq!(pipelined() - before, 7, "all but the one that could not be asked");
+        gated.end();
+    }
+}
+
+#[test]
+fn who_stands_behind_a_slow_statement_is_run_by_another_worker() {
+    let gated = Gated::new(2, "", |_| {});
+    let mut holder = wharf::database::postgres::client(&gated.database.url()).expect("it is there");
+    gated.until_together(&["/locked/1", "/item/1"], || {
+        holder.execute("select pg_advisory_lock(7)", &[]).expect("it is free");
+        let (kept, mut asked) = gated.ask_together(&["/locked/7", "/item/1", "/item/2"]);
+        gated.database.wait_for_a_waiting_lock();
+        gated.keeper.let_through(1);
+        assert_eq!(asked.pop().expect("three").answer().text(), r#"{"id":2,"name":"item 2"}"#);
+        assert_eq!(asked.pop().expect("two").answer().text(), r#"{"id":1,"name":"item 1"}"#);
+        holder.execute("select pg_advisory_unlock(7)", &[]).expect("it is held");
+        assert_eq!(asked.pop().expect("one").answer().text(), r#""had""#);
+        let_through(&gated, kept);
+    });
+    gated.end();
+}
+
+#[test]
+fn a_deadline_that_passes_and_a_client_that_leaves_end_one_of_them_alone() {
+    let gated = Gated::new(1, "", |_| {});
+    let mut holder = wharf::database::postgres::client(&gated.database.url()).expect("it is there");
+    holder.execute("select pg_advisory_lock(7)", &[]).expect("it is free");
+    gated.until_together(&["/hurried/1", "/item/1"], || {
+        let (kept, mut asked) = gated.ask_together(&["/item/1", "/hurried/7", "/item/2", "/item/3"]);
+        assert_eq!(asked.remove(0).answer().status, 200);
+        assert_eq!(asked.remove(0).answer().status, 504);
+        assert_eq!(statuses(asked), [200, 200]);
+        let_through(&gated, kept);
+    });
+    let abandoned = || gated.server.metrics().abandoned_by_clients();
+    gated.until_together(&["/locked/1", "/item/1"], || {
+        let before = abandoned();
+        let (kept, mut asked) = gated.ask_together(&["/locked/7", "/item/2", "/item/3"]);
+        gated.database.wait_for_a_waiting_lock();
+        // An end that comes within 10 ms is taken for half a close.
+        let since = Instant::now();
+        wait_until("time passes", || since.elapsed() > Duration::from_millis(50));
+        drop(asked.remove(0));
+        assert_eq!(statuses(asked), [200, 200]);
+        wait_until("it was not noticed", || abandoned() == before + 1);
+        let_through(&gated, kept);
+    });
+    gated.end();
+}
+
+#[test]
+fn whose_session_is_lost_is_asked_again_by_itself() {
+    let gated = Gated::new(1, "", |_| {});
+    let mut holder = wharf::database::postgres::client(&gated.database.url()).expect("it is there");
+    gated.until_together(&["/locked/1", "/item/1"], || {
+        holder.execute("select pg_advisory_lock(7)", &[]).expect("it is free");
+        let (kept, asked) = gated.ask_together(&["/item/1", "/locked/7", "/item/2"]);
+        gated.database.wait_for_a_waiting_lock();
+        let waiting = "select pg_terminate_backend(pid) from pg_locks \
+             where locktype = 'advisory' and not granted and database = (select oid from pg_database \
+             where datname = current_database())";
+        assert_eq!(gated.database.psql(waiting), "t");
+        gated.database.wait_for_a_waiting_lock();
+        holder.execute("select pg_advisory_unlock(7)", &[]).expect("it is held");
+        assert_eq!(statuses(asked), [200, 200, 200]);
+        let_through(&gated, kept);
+    });
+    gated.end();
+}
+
+#[test]
+fn a_handler_that_panics_fails_or_streams_keeps_its_neighbours_answers_apart() {
+    let gated = Gated::new(1, "", |_| {});
+    gated.until_together(&["/double?n=1"], || {
+        let panics = gated.server.metrics().panics();
+        let paths: Vec<String> = [1, 13, 2, 14, 15, 3].map(|n| format!("/double?n={n}")).to_vec();
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let (kept, asked) = gated.ask_together(&paths);
+        let answers: Vec<Answer> = asked.into_iter().map(|mut client| client.answer()).collect();
+        let seen: Vec<(u16, &str)> = answers.iter().map(|answer| (answer.status, answer.text())).collect();
+        assert_eq!([seen[0], seen[2], seen[4], seen[5]], [(200, "2"), (200, "4"), (200, "30"), (200, "6")]);
+        assert_problem(&answers[1], 500, "the server's log has the cause");
+        assert_problem(&answers[3], 400, "another number");
+        assert_eq!(gated.server.metrics().panics(), panics + 1);
+        let_through(&gated, kept);
+    });
+    gated.end();
+}
+
+#[test]
+fn an_answer_that_is_too_large_is_refused_and_those_behind_it_are_not() {
+    let gated = Gated::new(1, "", |config| config.http.max_response_bytes = 1000);
+    gated.until_together(&["/wide/1", "/item/1"], || {
+        let (kept, asked) = gated.ask_together(&["/item/1", "/wide/100000", "/item/2"]);
+        assert_eq!(statuses(asked), [200, 500, 200]);
+        let_through(&gated, kept);
+    });
+    gated.end();
+}
+
+#[test]
+fn what_writes_or_has_steps_or_a_setting_against_it_is_asked_by_itself() {
+    let gated = Gated::new(1, "max_pipelined_requests = 1", |_| {});
+    let paths = ["/item/1", "/item/2", "/item/3"];
+    let ask_all = || {
+        let (kept, asked) = gated.ask_together(&paths);
+        assert_eq!(statuses(asked), [200; 3]);
+        let_through(&gated, kept);
+    };
+    (0..40).for_each(|_| drop(gated.get("/item/1")));
+    ask_all();
+    assert_eq!(gated.pipelined(), 0, "not where it may not");
+    let reload = |more: &str| gated.server.reload(config(&gated.database, 1, more)).map(drop);
+    reload("statement_comment = 'request'").expect("a good configuration");
+    (0..40).for_each(|_| drop(gated.get("/item/1")));
+    ask_all();
+    assert_eq!(gated.pipelined(), 0, "each text is another");
+    reload("").expect("a good configuration");
+    gated.until_together(&["/item/1", "/twice"], ask_all);
+    let before = gated.pipelined();
+    assert_eq!(before, 3);
+    let kept = gated.close();
+    let mut asked = vec![ask(&gated.server, "/twice"), ask(&gated.server, "/twice")];
+    for id in [20, 21] {
+        let mut client = Client::connect(gated.server.address());
+        client.request("POST", &format!("/item/{id}"), &[], "");
+        asked.push(client);
+    }
+    gated.wait_for_queue(4);
+    gated.keeper.let_through(1);
+    assert!(statuses(asked).iter().all(|status| (200..300).contains(status)));
+    let_through(&gated, kept);
+    assert_eq!(gated.pipelined(), before);
+    assert_eq!(gated.database.psql("select count(*) from item where id > 19"), "2");
+    gated.end();
+}
+
+#[test]
+fn a_handlers_statement_that_is_to_read_cannot_write() {
+    let gated = Gated::new(1, "", |_| {});
+    assert_eq!(gated.get("/sly").status, 500);
+    assert_eq!(gated.database.psql("select count(*) from item where id = 99"), "0");
+    assert_problem(&gated.get("/double?n=x"), 400, "parameter n");
+    gated.end();
+}
