@@ -27,5 +27,6 @@ pub mod server;
 pub mod sparing;
 pub mod traces;
 pub mod tune;
+mod turns;
 pub mod value;
 pub mod workers;

@@ -32,6 +32,7 @@ use crate::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
 use crate::queue::{Done, Others, Queue};
 use crate::sparing::sparingly;
 use crate::traces::{Course, Outcome, Traces};
+use crate::turns::wait_for_turn;
 
 /// The running request threads.
 pub struct Workers {
@@ -173,6 +174,7 @@ fn name(number: usize) -> String {
 
 impl Shared {
     fn serve(&self, number: usize) {
+        wait_for_turn();
         let activity = Activity::default();
         self.present().insert(number, Worker { activity: activity.clone(), thread: gettid() });
         let mut done = None;

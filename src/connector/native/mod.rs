@@ -13,7 +13,6 @@ mod pipe;
 mod poller;
 mod timers;
 pub(crate) mod tls;
-mod turns;
 mod wire;
 
 use std::convert::Infallible;
@@ -35,6 +34,7 @@ pub(super) use acceptor::REFUSED_AT_ONCE;
 use super::{Connector, Drained, Listener, Settings, Stopper};
 use crate::job::Service;
 use crate::metrics::{Metrics, Reason};
+use crate::turns::wait_for_turn;
 
 /// The token by which a thread is woken; connections have theirs from 0 up.
 const WAKE: Token = Token(usize::MAX);
@@ -179,7 +179,7 @@ impl Native {
             let is_in_no_hurry = prefix.is_empty();
             let run = move || {
                 if is_in_no_hurry {
-                    turns::wait_for_turn();
+                    wait_for_turn();
                 }
                 poller.run()
             };

@@ -1,4 +1,6 @@
-//! How the system shares its cores out between a poller and the workers.
+//! How the system shares its cores out between pollers, workers and who works for them: a database on the same machine.
+//!
+//! On the thread that it is about.
 
 use rustix::process::getpriority_process;
 use thread_priority::{
@@ -11,10 +13,11 @@ const NICE_0: u8 = 48;
 
 /// From now on this thread does not interrupt another to run. Linux calls it `SCHED_BATCH` (sched(7)).
 ///
-/// A poller sleeps until something comes, so it would always go before a worker, whose job it then stops for each request that
-/// comes. Where all cores are at work it reads several requests at a time instead, once a worker waits for its database, and where
-/// one is idle it runs at once, as before.
-pub(super) fn wait_for_turn() {
+/// Who sleeps until something comes goes first when it does, and stops whoever has the core: a poller a worker for each request, a
+/// worker the database for each of several answers that it is about to give. Where all cores are at work a poller now reads several
+/// requests at a time instead, once a worker waits, and a worker several answers, once its database does; where one is idle both run
+/// at once, as before.
+pub(crate) fn wait_for_turn() {
     // To set it anew would undo another niceness.
     if getpriority_process(None) != Ok(0) {
         return;
@@ -26,6 +29,6 @@ pub(super) fn wait_for_turn() {
             .map_err(|error| format!("{error:?}"))
     });
     if let Err(error) = set {
-        log::debug!("a poller goes before the workers: it cannot be scheduled as a batch: {error}");
+        log::debug!("a thread goes before others: it cannot be scheduled as a batch: {error}");
     }
 }
