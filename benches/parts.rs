@@ -161,6 +161,7 @@ impl Ended {
             identity: self.request.identity(),
             status: 200,
             bytes: 31,
+            ended: Instant::now(),
             total: self.spans.total(),
             spans: Some(&self.spans),
             endpoint: Some(&self.endpoint),

@@ -246,7 +246,7 @@ impl Shared {
         // Each request is counted once: one that came too late was counted by the connector. A body that came to no
         // good end is the client's fault, whatever the handler made of it.
         let count = |status, reason| {
-            self.note_end(job, &account.spans, status, bytes, reason);
+            self.note_end(job, &account, status, bytes, reason);
             self.metrics.finished_by_worker(&job.endpoint, job.request.id(), status, &account.spans);
         };
         match (delivery, refused, end) {
@@ -267,7 +267,7 @@ impl Shared {
     }
 
     /// A line for the access log, if there is one.
-    fn note_end(&self, job: &Job, spans: &Spans, status: u16, bytes: u64, reason: Option<Reason>) {
+    fn note_end(&self, job: &Job, account: &Account, status: u16, bytes: u64, reason: Option<Reason>) {
         if !self.journal.has_access() {
             return;
         }
@@ -278,8 +278,9 @@ impl Shared {
             identity: job.request.identity.as_ref(),
             status,
             bytes,
-            total: spans.total(),
-            spans: Some(spans),
+            ended: account.ended,
+            total: account.spans.total(),
+            spans: Some(&account.spans),
             endpoint: Some(&job.endpoint),
             reason,
         });

@@ -291,14 +291,15 @@ impl Exchange {
 
     /// The access log's line for an answer that no worker made.
     fn note_end(&self, response: &Response, reason: Option<Reason>) {
-        let asked = self.asked.as_ref();
+        let (asked, ended) = (self.asked.as_ref(), Instant::now());
         self.journal.ended(&Entry {
             outline: asked.map(|asked| &asked.outline),
             client: asked.and_then(|asked| asked.outline.client()),
             identity: Some(&self.identity),
             status: response.status().as_u16(),
             bytes: asked.map_or(Form::CLOSE, |asked| asked.form).body_length(response),
-            total: asked.map_or(Duration::ZERO, |asked| asked.at.elapsed()),
+            ended,
+            total: asked.map_or(Duration::ZERO, |asked| ended - asked.at),
             spans: None,
             endpoint: asked.and_then(|asked| asked.endpoint.as_deref()),
             reason,

@@ -32,4 +32,4 @@ pub use request::Request;
 pub(crate) use response::{Body, FileBody};
 pub use response::{Response, WriteBody};
 pub use timing::Timing;
-pub(crate) use timing::milliseconds;
+pub(crate) use timing::{decimals, milliseconds};

@@ -64,11 +64,10 @@ impl Outline {
     }
 
     /// The path as it was sent, with its query or without.
-    pub fn target(&self, with_query: bool) -> Cow<'_, str> {
-        let text = |range: &Range<usize>| std::str::from_utf8(&self.head[range.clone()]).unwrap_or_default();
-        let path = text(&self.path);
-        match self.query.as_ref().filter(|_| with_query) {
-            Some(query) => format!("{path}?{}", text(query)).into(),
+    pub fn target(&self, with_query: bool) -> Cow<'_, [u8]> {
+        let path = &self.head[self.path.clone()];
+        match self.query.clone().filter(|_| with_query) {
+            Some(query) => [path, &self.head[query]].join(&b'?').into(),
             None => path.into(),
         }
     }

@@ -29,13 +29,16 @@ impl Timing {
 
 /// Appends a time in milliseconds, to the microsecond.
 pub(crate) fn milliseconds(time: Duration, out: &mut Vec<u8>) {
-    // Division of 128 bits takes longer than all the rest of this.
-    let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    out.extend_from_slice(itoa::Buffer::new().format(us / 1000).as_bytes());
-    out.push(b'.');
-    for place in [100, 10, 1] {
-        out.push(b"0123456789"[(us / place % 10) as usize]);
-    }
+    // No arithmetic of 128 bits, which takes longer than all the rest of this.
+    let ms = time.as_secs().saturating_mul(1000) + u64::from(time.subsec_millis());
+    out.extend_from_slice(itoa::Buffer::new().format(ms).as_bytes());
+    decimals(time.subsec_micros() % 1000, out);
+}
+
+/// Appends so many thousandths, behind a point.
+pub(crate) fn decimals(thousandths: u32, out: &mut Vec<u8>) {
+    let digit = |number: u32| b"0123456789"[(number % 10) as usize];
+    out.extend_from_slice(&[b'.', digit(thousandths / 100), digit(thousandths / 10), digit(thousandths)]);
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@
 use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
 use super::{Entry, SHORT};
-use crate::http::{Outline, milliseconds};
+use crate::http::{Outline, decimals, milliseconds};
 use crate::identity::{Identity, Trace, hex};
 use crate::metrics::Reason;
 
@@ -26,15 +26,16 @@ pub(super) struct Line<'a> {
 impl Line<'_> {
     /// The combined form that Apache and nginx have, and behind it what is ours: times in milliseconds.
     pub(super) fn combined(&self, out: &mut Vec<u8>) {
-        let Entry { outline, client, identity, status, bytes, total, spans, endpoint, reason } = *self.entry;
+        let Entry { outline, client, identity, status, bytes, ended, total, spans, endpoint, reason } =
+            *self.entry;
         match client {
             Some(client) => address(client, out),
             None => out.push(b'-'),
         }
         out.extend_from_slice(b" - - [");
-        with_time(1, |time, _| out.extend_from_slice(time));
+        with_time(1, ended, |time, _| out.extend_from_slice(time));
         out.extend_from_slice(b"] ");
-        quoted(out, outline.map(|outline| self.request_line(outline)).as_deref().map(str::as_bytes));
+        quoted(out, outline.map(|outline| self.request_line(outline)).as_deref());
         write(out, format_args!(" {status} {bytes} "));
         quoted(out, outline.and_then(|outline| self.referer(outline)));
         out.push(b' ');
@@ -60,11 +61,13 @@ impl Line<'_> {
 
     /// An object. What there is none of is null.
     pub(super) fn json(&self, out: &mut Vec<u8>) {
-        let Entry { outline, client, identity, status, bytes, total, spans, endpoint, reason } = *self.entry;
+        let Entry { outline, client, identity, status, bytes, ended, total, spans, endpoint, reason } =
+            *self.entry;
         out.extend_from_slice(b"{\"time\":\"");
-        with_time(0, |time, ms| {
+        with_time(0, ended, |time, ms| {
             out.extend_from_slice(time);
-            write(out, format_args!(".{ms:03}Z\",\"client\":"));
+            decimals(ms, out);
+            out.extend_from_slice(b"Z\",\"client\":");
         });
         match client {
             Some(client) => in_quotes(out, |out| address(client, out)),
@@ -72,7 +75,7 @@ impl Line<'_> {
         }
         let target = outline.map(|outline| outline.target(self.parameters));
         member(out, b",\"method\":", outline.map(|outline| outline.method().as_str().as_bytes()));
-        member(out, b",\"target\":", target.as_deref().map(str::as_bytes));
+        member(out, b",\"target\":", target.as_deref());
         member(out, b",\"protocol\":", outline.map(|outline| outline.protocol().as_bytes()));
         out.extend_from_slice(b",\"status\":");
         out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
@@ -100,8 +103,9 @@ impl Line<'_> {
         out.extend_from_slice(b"}\n");
     }
 
-    fn request_line(&self, outline: &Outline) -> String {
-        format!("{} {} {}", outline.method(), outline.target(self.parameters), outline.protocol())
+    fn request_line(&self, outline: &Outline) -> Vec<u8> {
+        let (method, target) = (outline.method().as_str().as_bytes(), outline.target(self.parameters));
+        [method, &target, outline.protocol().as_bytes()].join(&b' ')
     }
 
     /// Its query may be one of ours.
@@ -168,28 +172,50 @@ fn member(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
 /// As JSON has it. Bytes that are no text become the character for that.
 fn string(out: &mut Vec<u8>, text: Option<&[u8]>) {
     let escapes = |byte: &u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
-    if let Some(text) = text.filter(|text| !text.iter().any(escapes)) {
-        return in_quotes(out, |out| out.extend_from_slice(text));
+    match text {
+        None => out.extend_from_slice(b"null"),
+        Some(text) if !text.iter().any(escapes) => in_quotes(out, |out| out.extend_from_slice(text)),
+        // A vector takes all, and a text is always JSON.
+        Some(text) => drop(serde_json::to_writer(out, &String::from_utf8_lossy(text))),
     }
-    let text = text.map(String::from_utf8_lossy);
-    // A vector takes all, and a text is always JSON.
-    drop(serde_json::to_writer(out, &text));
 }
 
-/// Now, up to the second in that shape, and its milliseconds. Formatted once a second and thread.
-fn with_time(shape: usize, tell: impl FnOnce(&[u8], u32)) {
+/// That moment, up to the second in that shape, and its milliseconds. Formatted once a second and thread, and as often is the
+/// system asked what time it is.
+fn with_time(shape: usize, at: Instant, tell: impl FnOnce(&[u8], u32)) {
     thread_local! {
-        static CACHED: RefCell<[(u64, String); 2]> = RefCell::default();
+        static CACHED: RefCell<[Option<Second>; 2]> = RefCell::default();
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     CACHED.with_borrow_mut(|cached| {
-        let (known, text) = &mut cached[shape];
-        if *known != now.as_secs() {
-            *known = now.as_secs();
-            *text = formatted(TIMES[shape], now.as_secs());
+        let known = &mut cached[shape];
+        if !known.as_ref().is_some_and(|second| second.has(at)) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+            *known = Second::of(at, now.saturating_sub(at.elapsed()), TIMES[shape]);
         }
-        tell(text.as_bytes(), now.subsec_millis());
+        match known {
+            Some(second) => tell(second.text.as_bytes(), (at - second.begins).subsec_millis()),
+            // The clock of `Instant` is not a second old.
+            None => tell(formatted(TIMES[shape], 0).as_bytes(), 0),
+        }
     });
+}
+
+/// A second of the day.
+struct Second {
+    begins: Instant,
+    text: String,
+}
+
+impl Second {
+    /// The one that a moment is in, by how long it is after 1970.
+    fn of(at: Instant, since_1970: Duration, shape: &str) -> Option<Self> {
+        let begins = at.checked_sub(Duration::from_nanos(since_1970.subsec_nanos().into()))?;
+        Some(Self { begins, text: formatted(shape, since_1970.as_secs()) })
+    }
+
+    fn has(&self, at: Instant) -> bool {
+        at >= self.begins && at - self.begins < Duration::from_secs(1)
+    }
 }
 
 fn formatted(shape: &str, second: u64) -> String {
@@ -222,6 +248,7 @@ mod tests {
             identity: None,
             status: 503,
             bytes: 12,
+            ended: Instant::now(),
             total: Duration::from_micros(2001),
             spans: Some(&spans),
             endpoint: Some(&metrics.endpoint("GET", "/a/{b}")),
@@ -270,6 +297,7 @@ mod tests {
             identity: None,
             status: 400,
             bytes: 0,
+            ended: Instant::now(),
             total: Duration::ZERO,
             spans: None,
             endpoint: None,
@@ -286,6 +314,30 @@ mod tests {
         );
         let json: Value = serde_json::from_slice(&json).expect("JSON");
         assert_eq!((&json["method"], &json["reason"]), (&Value::Null, &"malformed".into()));
+    }
+
+    #[test]
+    fn a_second_is_told_until_the_next_begins() {
+        let at = Instant::now() + Duration::from_secs(5);
+        let second = Second::of(at, Duration::from_millis(7250), "%H:%M:%S").expect("it is long enough ago");
+        assert_eq!(second.text, "00:00:07");
+        assert_eq!((at - second.begins).subsec_millis(), 250);
+        let earlier = at.checked_sub(Duration::from_millis(500)).expect("it is long enough ago");
+        for (ms, has) in [(0, false), (249, false), (250, true), (1249, true), (1250, false)] {
+            assert_eq!(second.has(earlier + Duration::from_millis(ms)), has, "{ms}");
+        }
+        let before = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+        let now = Instant::now();
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            with_time(0, now, |text, ms| told.push((text.to_vec(), ms)));
+        }
+        let after = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+        assert_eq!(told[0], told[1]);
+        let text = format!("{}.{:03}Z", String::from_utf8_lossy(&told[0].0), told[0].1);
+        let time: Timestamp = text.parse().expect("a time");
+        let ms = u128::try_from(time.as_millisecond()).expect("after 1970");
+        assert!((before.saturating_sub(1)..=after).contains(&ms), "{text}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::Level;
 
@@ -55,7 +55,9 @@ pub struct Entry<'a> {
     pub status: u16,
     /// Bytes of the answer's body.
     pub bytes: u64,
-    /// From when the request had come, or its head had, until now.
+    /// When it ended.
+    pub ended: Instant,
+    /// How long before that the request had come, or its head had.
     pub total: Duration,
     /// Where that went, if a worker had it.
     pub spans: Option<&'a Spans>,
@@ -157,8 +159,11 @@ impl Journal {
             return;
         }
         let split = PHASES.map(|(phase, name)| format!("{name} {}", seconds(spans.of(phase)))).join(", ");
-        let asked =
-            if self.0.parameters.load(Relaxed) { outline().target(true).into_owned() } else { String::new() };
+        let asked = if self.0.parameters.load(Relaxed) {
+            String::from_utf8_lossy(&outline().target(true)).into_owned()
+        } else {
+            String::new()
+        };
         let (method, route) = (&endpoint.method, &endpoint.route);
         sparingly!(
             Level::Warn,

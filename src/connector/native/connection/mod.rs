@@ -649,7 +649,7 @@ impl Connection {
         if !core.settings.journal.has_access() {
             return;
         }
-        let asked = self.asked.take();
+        let (asked, ended) = (self.asked.take(), Instant::now());
         let peer = self.peer.map(|peer| peer.ip());
         core.settings.journal.ended(&Entry {
             outline: asked.as_ref().map(|asked| &*asked.outline),
@@ -657,7 +657,8 @@ impl Connection {
             identity: self.identity.as_ref(),
             status,
             bytes,
-            total: asked.as_ref().map_or(Duration::ZERO, |asked| asked.at.elapsed()),
+            ended,
+            total: asked.as_ref().map_or(Duration::ZERO, |asked| ended - asked.at),
             spans: None,
             endpoint: asked.as_ref().and_then(|asked| asked.endpoint.as_deref()),
             reason,
