@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 
 pub use self::query::{Asking, Parameters, Query, query};
-pub(crate) use self::query::{Asks, Brevity};
+pub(crate) use self::query::{Asks, Mean};
 use crate::activity::Activity;
 use crate::database::{self, Connection, Database};
 use crate::deadline::Deadline;

@@ -181,7 +181,7 @@ impl Shared {
         let mut others = Others::none();
         loop {
             others.max = self.pipelined_max.load(Relaxed) - 1;
-            let next = self.queue.next_and_others(done, &mut others, |job| self.can_pipeline(job));
+            let next = self.queue.next_and_others(done, &mut others, self.together());
             let Some((job, begun)) = next else { break };
             if others.jobs.is_empty() {
                 self.answer(job, &begun, &activity);

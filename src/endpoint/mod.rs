@@ -22,7 +22,7 @@ pub use traffic::{Selection, Traffic, TrafficError, traffic};
 use crate::config::{self, Action, Config, Otherwise, Returns};
 use crate::database::postgres::{Answer, Form, Question};
 use crate::database::{self, Access, Connection, Database, Kind, RowWriter, Shape, Statement};
-use crate::handler::{Asking, Asks, Brevity, Context, Error, Handler, Priority};
+use crate::handler::{Asking, Asks, Context, Error, Handler, Mean, Priority};
 use crate::http::{Request, Response};
 use crate::router::Target;
 use crate::value::Value;
@@ -74,7 +74,8 @@ struct SqlEndpoint {
     max_response_bytes: usize,
     /// Whether it can be asked together with others.
     asks: bool,
-    brevity: Brevity,
+    /// What a statement of it takes.
+    takes: Mean,
 }
 
 struct Step {
@@ -131,7 +132,7 @@ impl SqlEndpoint {
             priority: endpoint.priority,
             max_response_bytes: config.http.max_response_bytes,
             asks: false,
-            brevity: Brevity::default(),
+            takes: Mean::default(),
         };
         let only_reads = new.access == Access::ReadOnly && !new.is_transaction();
         new.asks = only_reads && database.kind() == Kind::Postgres;
@@ -159,7 +160,7 @@ impl SqlEndpoint {
             let ran = connection.run(&step.statement, values, self.access, deadline, &mut rows);
             let took = began.elapsed();
             context.note_statement(&self.name, [index + 1, self.steps.len()], took, values);
-            self.brevity.note(took);
+            self.takes.note(took);
             let count = ran?;
             step.expect(count).map_err(Failure::Unexpected)?;
             if last {
@@ -289,8 +290,8 @@ impl Handler for Arc<SqlEndpoint> {
 }
 
 impl Asks for SqlEndpoint {
-    fn is_brief(&self) -> bool {
-        self.brevity.is_brief()
+    fn takes(&self) -> Option<Duration> {
+        self.takes.mean()
     }
 
     fn question(&self, request: &Request) -> Result<Question, Error> {
@@ -306,7 +307,7 @@ impl Asks for SqlEndpoint {
 
     fn note(&self, question: &Question, took: Duration, context: &Context<'_>) {
         context.note_statement(&self.name, [1, 1], took, question.values());
-        self.brevity.note(took);
+        self.takes.note(took);
     }
 
     fn answer(&self, _: &Request, answer: Answer) -> Result<Response, Error> {

@@ -11,11 +11,9 @@ use super::{Context, Error, Handler};
 use crate::database::postgres::{Answer, Parameter, Question, Row, ToSql};
 use crate::http::{Request, Response};
 
-/// How long a statement may take, in the mean, for others to wait behind it: what a round trip in one data centre takes at most.
-const BRIEF: Duration = Duration::from_millis(2);
-
-/// A new statement's weight in that mean, as 1 over this.
-const WEIGHT: u64 = 16;
+/// A new statement's weight in the mean of what they take, as 1 over this: enough that the mean of those among which one in fifty is
+/// slow is never that of the others.
+const WEIGHT: u64 = 64;
 
 /// A handler of one statement that only reads, on PostgreSQL: `bind` says what it is run with, `answer` makes the response of its
 /// rows. The database refuses to write.
@@ -43,7 +41,7 @@ where
     B: Fn(&Request) -> Result<P, Error> + Send + Sync + 'static,
     A: Fn(&Request, &[Row]) -> Result<Response, Error> + Send + Sync + 'static,
 {
-    Query(Arc::new(Parts { sql: sql.into(), bind, answer, brevity: Brevity::default() }))
+    Query(Arc::new(Parts { sql: sql.into(), bind, answer, takes: Mean::default() }))
 }
 
 /// See [`query`].
@@ -55,7 +53,7 @@ struct Parts<B, A> {
     sql: Arc<str>,
     bind: B,
     answer: A,
-    brevity: Brevity,
+    takes: Mean,
 }
 
 impl<P, B, A> Handler for Query<B, A>
@@ -65,13 +63,13 @@ where
     A: Fn(&Request, &[Row]) -> Result<Response, Error> + Send + Sync + 'static,
 {
     fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
-        let Parts { sql, bind, answer, brevity } = &*self.0;
+        let Parts { sql, bind, answer, takes } = &*self.0;
         let parameters = bind(request)?.into_parameters();
         let parameters: Vec<_> = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync)).collect();
         let mut connection = context.database()?;
         let began = Instant::now();
         let rows = connection.postgres()?.read(sql, &parameters);
-        brevity.note(began.elapsed());
+        takes.note(began.elapsed());
         drop(connection);
         answer(request, &rows?)
     }
@@ -87,8 +85,8 @@ where
     B: Fn(&Request) -> Result<P, Error> + Send + Sync + 'static,
     A: Fn(&Request, &[Row]) -> Result<Response, Error> + Send + Sync + 'static,
 {
-    fn is_brief(&self) -> bool {
-        self.brevity.is_brief()
+    fn takes(&self) -> Option<Duration> {
+        self.takes.mean()
     }
 
     fn question(&self, request: &Request) -> Result<Question, Error> {
@@ -96,7 +94,7 @@ where
     }
 
     fn note(&self, _: &Question, took: Duration, _: &Context<'_>) {
-        self.brevity.note(took);
+        self.takes.note(took);
     }
 
     fn answer(&self, request: &Request, answer: Answer) -> Result<Response, Error> {
@@ -111,14 +109,14 @@ pub struct Asking(pub(crate) Arc<dyn Asks>);
 
 impl std::fmt::Debug for Asking {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Asking").field("is_brief", &self.0.is_brief()).finish_non_exhaustive()
+        f.debug_struct("Asking").field("takes", &self.0.takes()).finish_non_exhaustive()
     }
 }
 
 /// See [`Asking`].
 pub(crate) trait Asks: Send + Sync {
-    /// Whether its statement is known to take so little time that others can wait behind it.
-    fn is_brief(&self) -> bool;
+    /// What its statement takes in the mean; `None`: it has not run yet.
+    fn takes(&self) -> Option<Duration>;
 
     /// What the request asks.
     fn question(&self, request: &Request) -> Result<Question, Error>;
@@ -132,9 +130,9 @@ pub(crate) trait Asks: Send + Sync {
 
 /// What a statement takes in the mean, in nanoseconds; 0: not known yet.
 #[derive(Debug, Default)]
-pub(crate) struct Brevity(AtomicU64);
+pub(crate) struct Mean(AtomicU64);
 
-impl Brevity {
+impl Mean {
     /// It took so long this time. Of two who say so at once one may be lost.
     pub(crate) fn note(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -145,10 +143,9 @@ impl Brevity {
         self.0.store(mean.max(1), Relaxed);
     }
 
-    /// Whether that is known, and little.
-    pub(crate) fn is_brief(&self) -> bool {
+    pub(crate) fn mean(&self) -> Option<Duration> {
         let mean = self.0.load(Relaxed);
-        mean > 0 && Duration::from_nanos(mean) < BRIEF
+        (mean > 0).then(|| Duration::from_nanos(mean))
     }
 }
 
@@ -183,17 +180,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_slow_in_the_mean_is_not_brief_until_it_was_quick_for_a_while() {
-        let brevity = Brevity::default();
-        assert!(!brevity.is_brief(), "nothing is known");
-        brevity.note(Duration::from_micros(100));
-        assert!(brevity.is_brief());
-        brevity.note(Duration::from_millis(50));
-        assert!(!brevity.is_brief());
-        (0..20).for_each(|_| brevity.note(Duration::from_micros(100)));
-        assert!(brevity.is_brief());
-        brevity.note(Duration::MAX);
-        assert!(!brevity.is_brief());
+    fn one_in_fifty_that_is_slow_keeps_the_mean_far_from_the_others() {
+        let takes = Mean::default();
+        assert_eq!(takes.mean(), None);
+        let (quick, slow) = (Duration::from_micros(100), Duration::from_millis(50));
+        takes.note(quick);
+        assert_eq!(takes.mean(), Some(quick));
+        for turn in 0..500 {
+            takes.note(if turn % 50 == 0 { slow } else { quick });
+            let mean = takes.mean().expect("it ran");
+            assert!(mean > 4 * quick && mean < slow / 10, "{mean:?} in turn {turn}");
+        }
+        (0..500).for_each(|_| takes.note(quick));
+        assert!(takes.mean().expect("it ran") < 2 * quick);
+        takes.note(Duration::MAX);
+        assert!(takes.mean().expect("it ran") > slow);
     }
 
     #[test]

@@ -285,13 +285,13 @@ impl<T> Queue<T> {
         self.next_and_others(done, &mut Others::none(), |_| false)
     }
 
-    /// The same, and where no other worker is free, those of the next jobs that can be done with it, which `joins` says of each:
-    /// they would only wait.
+    /// The same, and where no other worker is free, those of the next jobs that can be done with it: they would only wait. `joins` says
+    /// of one after another whether it can, the first included, until one cannot.
     pub fn next_and_others(
         &self,
         done: Option<Done>,
         others: &mut Others<T>,
-        joins: impl Fn(&T) -> bool,
+        mut joins: impl FnMut(&T) -> bool,
     ) -> Option<(T, Done)> {
         let mut now = Instant::now();
         let mut state = self.lock();
@@ -553,7 +553,7 @@ impl<T> State<T> {
     }
 
     /// See [`Queue::next_and_others`].
-    fn take_others(&mut self, done: &mut Done, others: &mut Others<T>, joins: impl Fn(&T) -> bool) {
+    fn take_others(&mut self, done: &mut Done, others: &mut Others<T>, mut joins: impl FnMut(&T) -> bool) {
         let free = (self.parked.len() + self.woken).min(self.busy_max.saturating_sub(self.running));
         let share = (self.jobs.len() / (free + 1)).min(others.max);
         while others.jobs.len() < share

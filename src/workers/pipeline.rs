@@ -22,15 +22,25 @@ use crate::handler::{Asking, Asks};
 use crate::job::Job;
 use crate::queue::Done;
 
+/// What those that are sent together may take, all in all, by what their statements take in the mean. It is several times what the way
+/// takes that they save, and little enough that none waits for long that could have been run by another worker.
+const BUDGET: Duration = Duration::from_millis(1);
+
 /// For how long the others wait for an answer that does not come; then other workers run them.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 impl Shared {
-    /// Whether a job's statement can be sent with others.
-    pub(super) fn can_pipeline(&self, job: &Job) -> bool {
-        let is_brief = job.asks.as_ref().is_some_and(|asking| asking.0.is_brief());
-        // Who is told of in a trace is told exactly, and a body that streams has not come yet.
-        is_brief && job.request.source.is_none() && !self.traces.wants(&job.request)
+    /// Says of one job after another whether its statement can be sent with those before it.
+    pub(super) fn together(&self) -> impl FnMut(&Job) -> bool {
+        let mut left = BUDGET;
+        move |job| {
+            // Who is told of in a trace is told exactly, and a body that streams has not come yet.
+            let can = job.request.source.is_none() && !self.traces.wants(&job.request);
+            let takes = job.asks.as_ref().filter(|_| can).and_then(|asking| asking.0.takes());
+            let after = takes.and_then(|takes| left.checked_sub(takes));
+            left = after.unwrap_or_default();
+            after.is_some()
+        }
     }
 
     /// Answers the first job and the others, each of which is marked when it is stale.
@@ -106,7 +116,7 @@ impl Shared {
             let Asked { job, asks } = &asked;
             activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
             activity.turn_to(Doing::Database, before);
-            let patience = (!all.is_empty()).then_some(PATIENCE);
+            let patience = (!all.is_empty()).then_some((before, PATIENCE));
             let mut fetched = pipeline.fetch(&job.presence, job.deadline, patience);
             if let Some(Fetched::Slow) = fetched {
                 pipeline.leave_others();

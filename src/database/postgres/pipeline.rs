@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{MaybeDone, maybe_done};
 use tokio_postgres::Client;
@@ -190,12 +190,12 @@ impl Session {
 
 impl Pipeline<'_> {
     /// Waits for the next answer, which is for `client`: until `deadline`, or where others wait behind it, for as long as they have
-    /// `patience`; then it can be fetched again. `None`: there are no more.
+    /// patience, counted from a moment that has just passed; then it can be fetched again. `None`: there are no more.
     pub(crate) fn fetch(
         &mut self,
         client: &Presence,
         deadline: Deadline,
-        patience: Option<Duration>,
+        patience: Option<(Instant, Duration)>,
     ) -> Option<Fetched> {
         let mut run = self.runs.pop_front()?;
         let limit = Limit { client: client.clone(), deadline, statement: self.statement_timeout };

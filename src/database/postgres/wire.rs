@@ -51,11 +51,11 @@ impl Limit {
     }
 
     /// Why nothing may begin any more.
-    fn is_over(&self) -> Option<Error> {
+    fn is_over(&self, now: Instant) -> Option<Error> {
         if self.client.has_left() {
             Some(Error::ClientLeft)
         } else {
-            self.deadline.has_passed().then_some(Error::Deadline)
+            (now >= self.deadline.instant()).then_some(Error::Deadline)
         }
     }
 }
@@ -179,27 +179,28 @@ impl Wire {
         limit: &Limit,
         commits: &Cell<bool>,
     ) -> Result<T, Error> {
-        self.begin(limit)?;
+        self.begin(limit, Instant::now())?;
         let end = limit.end();
         let mut work = pin!(work);
         let driven = self.drive(work.as_mut(), &limit.client, end.instant());
         self.conclude(driven, work, end, limit, commits)
     }
 
-    /// The same for work that others wait behind: `None` when it has not come to its end within their `patience`. It can go on then.
+    /// The same for work that others wait behind: `None` when it has not come to its end within their `patience`, from `now` on. It can
+    /// go on then.
     pub(super) fn complete_within<T>(
         &mut self,
-        patience: Duration,
+        (now, patience): (Instant, Duration),
         work: impl Future<Output = Result<T, Error>>,
         limit: &Limit,
         commits: &Cell<bool>,
     ) -> Option<Result<T, Error>> {
-        if let Err(error) = self.begin(limit) {
+        if let Err(error) = self.begin(limit, now) {
             return Some(Err(error));
         }
         let end = limit.end();
         let mut work = pin!(work);
-        let soon = Deadline::after(patience);
+        let soon = Deadline::at(now, patience);
         let driven = self.drive(work.as_mut(), &limit.client, end.min(soon).instant());
         if soon < end && matches!(driven, Driven::TimeUp) {
             return None;
@@ -207,11 +208,11 @@ impl Wire {
         Some(self.conclude(driven, work, end, limit, commits))
     }
 
-    fn begin(&self, limit: &Limit) -> Result<(), Error> {
+    fn begin(&self, limit: &Limit, now: Instant) -> Result<(), Error> {
         if self.broken {
             return Err(Error::Lost("it was closed after an earlier error".to_owned()));
         }
-        limit.is_over().map_or(Ok(()), Err)
+        limit.is_over(now).map_or(Ok(()), Err)
     }
 
     /// What driven work comes to, whose time ended at `end`.
