@@ -6,7 +6,7 @@
 //! long a thread was ready to run and not run, and whether a core was idle; while the one is much of the time that workers have
 //! jobs, or the other hardly ever so, fewer of them get one.
 //!
-//! Has a thread of its own, which sleeps but for a moment ten times a second.
+//! Has a thread of its own, which sleeps but for a moment ten times a second, or forty while it may be that there is to be a change.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,6 +21,10 @@ use crate::queue::Look;
 
 /// How often it is looked what workers wait for.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// While as many as there are may have a job, and after it became fewer: what begins then is a load that all who come meanwhile would
+/// wait in. So early a look can only make it fewer.
+const EARLY: Duration = Duration::from_millis(25);
 
 /// To look at a worker takes 5 µs, so at thousands of them it is looked less often.
 const INTERVAL_EACH: Duration = Duration::from_millis(1);
@@ -53,11 +57,12 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
     let (queue, cores) = (&shared.queue, num_cpus::get());
     let mut look = queue.look();
     let mut since = Measure::of(shared, &look);
-    let mut held_back = false;
+    let (mut held_back, mut is_early, mut known) = (false, true, None);
     loop {
-        let interval = INTERVAL.max(INTERVAL_EACH * u32::try_from(look.workers).unwrap_or(u32::MAX));
+        let interval = if is_early { EARLY } else { INTERVAL };
+        let interval = interval.max(INTERVAL_EACH * u32::try_from(look.workers).unwrap_or(u32::MAX));
         let left = (since.at + interval).saturating_duration_since(Instant::now());
-        let is_paced = look.busy_max < look.workers;
+        let is_paced = look.is_paced();
         if ended.recv_timeout(if is_paced { left.min(STALL) } else { left }) != Err(RecvTimeoutError::Timeout)
         {
             return;
@@ -68,13 +73,32 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
             look.busy_max = look.busy_max.saturating_mul(2);
             queue.set_busy_max(look.busy_max);
         }
-        if since.at.elapsed() >= interval {
+        if !is_paced && look.busy == since.busy {
+            // Nobody has had a job.
+            since.at = Instant::now();
+        } else if since.at.elapsed() >= interval {
             let now = Measure::of(shared, &look);
             let least = now.least_since(&since) * cores;
-            look.busy_max = next(&look, now.waiting_since(&since, cores), held_back, least);
+            let waiting = now.waiting_since(&since, cores, is_paced || !is_early);
+            let was = look.busy_max;
+            look.busy_max = match next(&look, waiting, held_back, least) {
+                // What it came to the last time, it will come to again.
+                fewer if fewer < was && !is_paced => known.unwrap_or(fewer),
+                more if more > was && is_early => was,
+                next => next,
+            };
             queue.set_busy_max(look.busy_max);
+            known = if look.is_paced() { Some(look.busy_max) } else { known };
+            is_early = look.busy_max < was || !look.is_paced();
             (since, held_back) = (now, false);
         }
+    }
+}
+
+impl Look {
+    /// Whether fewer may have a job than there are.
+    fn is_paced(&self) -> bool {
+        self.busy_max < self.workers
     }
 }
 
@@ -130,8 +154,9 @@ impl Measure {
         if 4 * beside > taken { LEAST_PER_CORE_TOGETHER } else { LEAST_PER_CORE }
     }
 
-    /// For what percentage of the time that workers had jobs they, or others because of them, waited for a core that they had.
-    fn waiting_since(&self, before: &Self, cores: usize) -> u128 {
+    /// For what percentage of the time that workers had jobs they, or others because of them, waited for a core that they had. For
+    /// others, cores that are hardly idle tell, where so short a time `tells` enough of that.
+    fn waiting_since(&self, before: &Self, cores: usize, tells: bool) -> u128 {
         let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
         for (number, now) in &self.each {
             if let Some(then) = before.each.get(number) {
@@ -146,7 +171,7 @@ impl Measure {
         }
         let all = self.cores.all.saturating_sub(before.cores.all);
         let idle = self.cores.idle.saturating_sub(before.cores.idle);
-        if idle * 100 < all * IDLE {
+        if tells && idle * 100 < all * IDLE {
             return 100;
         }
         waited.as_nanos() * 100 / busy
@@ -228,12 +253,20 @@ mod tests {
             }
         };
         let (before, later) = (measure(at, 0, 0, 0, 0), at + Duration::from_secs(1));
-        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&before, 4), 50);
-        assert_eq!(measure(later, 2000, 399, 1000, 20).waiting_since(&before, 4), 0, "others take them");
-        assert_eq!(measure(later, 0, 400, 1000, 20).waiting_since(&before, 4), 0);
-        assert_eq!(measure(later, 2000, 400, 0, 19).waiting_since(&before, 4), 100, "none is idle");
-        assert_eq!(measure(later, 2000, 399, 0, 19).waiting_since(&before, 4), 0, "nor because of them");
+        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&before, 4, true), 50);
+        assert_eq!(
+            measure(later, 2000, 399, 1000, 20).waiting_since(&before, 4, true),
+            0,
+            "others take them"
+        );
+        assert_eq!(measure(later, 0, 400, 1000, 20).waiting_since(&before, 4, true), 0);
+        assert_eq!(measure(later, 2000, 400, 0, 19).waiting_since(&before, 4, true), 100, "none is idle");
+        assert_eq!(
+            measure(later, 2000, 399, 0, 19).waiting_since(&before, 4, true),
+            0,
+            "nor because of them"
+        );
         let newcomer = Measure { each: BTreeMap::new(), ..before };
-        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&newcomer, 4), 0);
+        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&newcomer, 4, true), 0);
     }
 }
