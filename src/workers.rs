@@ -182,11 +182,11 @@ impl Shared {
         loop {
             others.max = self.pipelined_max.load(Relaxed) - 1;
             let next = self.queue.next_and_others(done, &mut others, self.together());
-            let Some((job, begun)) = next else { break };
+            let Some((job, mut begun)) = next else { break };
             if others.jobs.is_empty() {
                 self.answer(job, &begun, &activity);
             } else {
-                self.answer_together(job, &mut others.jobs, &begun, &activity);
+                self.answer_together(job, &mut others.jobs, &mut begun, &activity);
             }
             done = Some(begun);
         }

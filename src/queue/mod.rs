@@ -145,7 +145,8 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Done {
     began: Instant,
-    origin: Origin,
+    /// `None`: it was given back.
+    origin: Option<Origin>,
     /// Those of the jobs that were taken with it.
     others: Vec<Origin>,
 }
@@ -215,12 +216,21 @@ pub struct Look {
 impl Done {
     /// Whether the job is to be refused rather than done: it has waited for too long while waits stand.
     pub fn is_stale(&self) -> bool {
-        self.origin.stale
+        self.origin.is_some_and(|origin| origin.stale)
     }
 
     /// Since when the worker has had it.
     pub fn began(&self) -> Instant {
         self.began
+    }
+
+    /// One of this lane's is none of them any more. Returns whether one was.
+    fn forget(&mut self, lane: usize) -> bool {
+        if let Some(known) = self.others.iter().position(|origin| origin.lane == lane) {
+            self.others.swap_remove(known);
+            return true;
+        }
+        self.origin.take_if(|origin| origin.lane == lane).is_some()
     }
 }
 
@@ -267,9 +277,13 @@ impl<T> Queue<T> {
         wake(state, called);
     }
 
-    /// Takes over a job of this lane that a worker had and has not done. It goes before all others of its priority.
-    pub fn give_back(&self, lane: usize, job: T) {
+    /// Takes over a job of this lane that a worker has and has not done, which is none of those any more that it has `begun`. It goes
+    /// before all others of its priority.
+    pub fn give_back(&self, begun: &mut Done, lane: usize, job: T) {
         let mut state = self.lock();
+        if begun.forget(lane) {
+            state.lanes[lane].running -= 1;
+        }
         state.give_back(lane, job, Instant::now());
         wake_one(state);
     }
@@ -549,7 +563,7 @@ impl<T> State<T> {
         self.note_busy(now);
         self.running += 1;
         let origin = self.note_taken(&node, now);
-        Some((node.job, Done { began: now, origin, others: Vec::new() }))
+        Some((node.job, Done { began: now, origin: Some(origin), others: Vec::new() }))
     }
 
     /// See [`Queue::next_and_others`].
@@ -581,9 +595,10 @@ impl<T> State<T> {
     fn finish(&mut self, done: &Done, now: Instant) {
         self.note_busy(now);
         self.running -= 1;
-        let jobs = u32::try_from(1 + done.others.len()).unwrap_or(u32::MAX);
+        let jobs = usize::from(done.origin.is_some()) + done.others.len();
+        let jobs = u32::try_from(jobs).unwrap_or(u32::MAX).max(1);
         let each = now.saturating_duration_since(done.began) / jobs;
-        for origin in std::iter::once(&done.origin).chain(&done.others) {
+        for origin in done.origin.iter().chain(&done.others) {
             let lane = &mut self.lanes[origin.lane];
             lane.running -= 1;
             if !origin.stale {
@@ -776,18 +791,22 @@ mod tests {
         let key = queue.push(0, 1).expect("room");
         let mut others = Others { max: 9, jobs: Vec::new() };
         queue.push(1, 2).expect("room");
-        let (job, done) = queue.next_and_others(None, &mut others, |_| true).expect("a job");
+        let (job, mut done) = queue.next_and_others(None, &mut others, |_| true).expect("a job");
         assert_eq!((job, &others.jobs[..]), (1, &[(2, false)][..]));
         queue.push(0, 3).expect("room");
-        queue.give_back(1, 2);
-        queue.give_back(0, 1);
+        queue.give_back(&mut done, 1, 2);
+        queue.give_back(&mut done, 0, 1);
         assert_eq!(queue.withdraw(key), None, "it is another's now");
-        let mut next = Some(done);
+        // Also by another worker, before this one is done: of the second lane only one may run at a time.
+        let mut next = None;
         for expected in [1, 2, 3] {
             let (job, done) = queue.next(next).expect("a job");
             assert_eq!(job, expected);
             next = Some(done);
         }
+        queue.lock().finish(&done, Instant::now());
+        queue.lock().finish(&next.expect("three"), Instant::now());
+        assert!(queue.lock().running == 0 && queue.lock().lanes.iter().all(|lane| lane.running == 0));
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Shared {
         &self,
         first: Job,
         others: &mut Vec<(Job, bool)>,
-        begun: &Done,
+        begun: &mut Done,
         activity: &Activity,
     ) {
         let (mut all, mut questions) = (VecDeque::new(), Vec::new());
@@ -79,7 +79,7 @@ impl Shared {
             Ok(connection) => self.ask_together(all, &questions, connection, begun, activity),
             Err(error) => {
                 let first = all.pop_front();
-                self.give_back(all);
+                self.give_back(all, begun);
                 if let Some(Asked { job, .. }) = first {
                     let refusal = self.attempt(&job, || Err(error)).unwrap_or_else(|refusal| refusal);
                     self.deliver(&job, refusal, None, begun, activity);
@@ -94,7 +94,7 @@ impl Shared {
         mut all: VecDeque<Asked>,
         questions: &[Question],
         mut connection: Connection,
-        begun: &Done,
+        begun: &mut Done,
         activity: &Activity,
     ) {
         let pool = activity.spent().pool;
@@ -104,7 +104,7 @@ impl Shared {
             Ok(pipeline) => pipeline,
             Err(error) => {
                 log::debug!("{} requests are not asked together: {error}", all.len());
-                return self.give_back(all);
+                return self.give_back(all, begun);
             }
         };
         if let Some(database) = &self.database {
@@ -120,7 +120,7 @@ impl Shared {
             let mut fetched = pipeline.fetch(&job.presence, job.deadline, patience);
             if let Some(Fetched::Slow) = fetched {
                 pipeline.leave_others();
-                self.give_back(mem::take(&mut all));
+                self.give_back(mem::take(&mut all), begun);
                 fetched = pipeline.fetch(&job.presence, job.deadline, None);
             }
             let now = Instant::now();
@@ -154,18 +154,18 @@ impl Shared {
         }
         drop(pipeline);
         drop(connection);
-        self.give_back(all);
-        self.give_back(failed);
+        self.give_back(all, begun);
+        self.give_back(failed, begun);
         if let Some((Asked { job, .. }, response)) = last {
             self.deliver(&job, response, None, begun, activity);
         }
     }
 
     /// Others are to run them, each by itself, in this order and before whatever else waits.
-    fn give_back(&self, all: VecDeque<Asked>) {
+    fn give_back(&self, all: VecDeque<Asked>, begun: &mut Done) {
         for Asked { mut job, .. } in all.into_iter().rev() {
             job.again = true;
-            self.queue.give_back(job.lane, job);
+            self.queue.give_back(begun, job.lane, job);
         }
     }
 }
