@@ -111,8 +111,8 @@ pub trait Service: Send + Sync {
     /// Routes the request. Never blocks.
     fn accept(&self, request: Request) -> Admission;
 
-    /// Queues a job that [`accept`](Service::accept) asked for; nobody may take it before [`wake`](Service::wake). Returns where it
-    /// waits, if it can be taken back. Never blocks.
+    /// Queues a job that [`accept`](Service::accept) asked for; no worker that sleeps is woken for it before
+    /// [`wake`](Service::wake). Returns where it waits, if it can be taken back. Never blocks.
     ///
     /// # Errors
     /// Why it is refused, and the answer for the client.
@@ -186,4 +186,25 @@ pub struct Work {
     pub start_by: Deadline,
     /// See [`Job::deadline`].
     pub deadline: Deadline,
+}
+
+impl Work {
+    /// The job that it is for this client, as the request of this ticket.
+    pub fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: Presence) -> Job {
+        let Self { request, handler, asks, endpoint, since, lane, start_by, deadline } = self;
+        Job {
+            request,
+            handler,
+            asks,
+            endpoint,
+            since,
+            lane,
+            start_by,
+            deadline,
+            client,
+            ticket,
+            presence,
+            again: false,
+        }
+    }
 }

@@ -23,7 +23,7 @@ use crate::http::{
     problem,
 };
 use crate::identity::{Identities, Identity};
-use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Job, Service, Stream, Work};
+use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Service, Stream};
 use crate::journal::{Entry, Journal};
 use crate::metrics::{Endpoint, Metrics, Reason};
 use crate::presence::Presence;
@@ -248,24 +248,10 @@ impl Exchange {
                 metrics.answered();
                 exchange.send_beside(response, None);
             }
-            Admission::Work(Work { request, handler, asks, endpoint, since, lane, start_by, deadline }) => {
+            Admission::Work(work) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
                 // tiny_http does not tell when a client leaves.
-                let presence = Presence::default();
-                let job = Job {
-                    request,
-                    handler,
-                    asks,
-                    endpoint,
-                    since,
-                    lane,
-                    start_by,
-                    deadline,
-                    client,
-                    ticket: 1,
-                    presence,
-                    again: false,
-                };
+                let job = work.job_of(client, 1, Presence::default());
                 match service.enqueue(job) {
                     Ok(_) => service.wake(),
                     Err((reason, response)) => {

@@ -19,8 +19,8 @@ const WEIGHT: u64 = 64;
 /// rows. The database refuses to write.
 ///
 /// Where every worker is busy, several requests of such handlers are taken together, and their statements go to the database in
-/// one round trip, up to `database.max_pipelined_requests`. Each is a transaction by itself. With a database that is an endpoint's
-/// in the configuration as well.
+/// one round trip, up to `database.max_pipelined_requests`. Each is a transaction by itself. So it is with endpoints of the
+/// configuration that are one `sql`.
 ///
 /// ```no_run
 /// # use wharf::{handler, http::{Request, Response}, server::Server};

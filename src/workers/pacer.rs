@@ -88,7 +88,9 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
                 next => next,
             };
             queue.set_busy_max(look.busy_max);
-            known = if look.is_paced() { Some(look.busy_max) } else { known };
+            if look.is_paced() {
+                known = Some(look.busy_max);
+            }
             is_early = look.busy_max < was || !look.is_paced();
             (since, held_back) = (now, false);
         }

@@ -54,10 +54,10 @@ impl Shared {
         let (mut all, mut questions) = (VecDeque::new(), Vec::new());
         for (mut job, is_stale) in iter::once((first, begun.is_stale())).chain(others.drain(..)) {
             activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
-            let refused = match (admit(&mut job, begun.began(), is_stale), job.asks.take()) {
+            let (response, reason) = match (admit(&mut job, begun.began(), is_stale), job.asks.take()) {
                 (Admitted::Gone, _) => continue,
-                (Admitted::Refused(response, reason), _) => Some((response, Some(reason))),
-                (Admitted::Granted, None) => Some((self.run(&job, activity), None)),
+                (Admitted::Refused(response, reason), _) => (response, Some(reason)),
+                (Admitted::Granted, None) => (self.run(&job, activity), None),
                 (Admitted::Granted, Some(Asking(asks))) => {
                     match self.attempt(&job, || asks.question(&job.request)) {
                         Ok(question) => {
@@ -65,13 +65,11 @@ impl Shared {
                             all.push_back(Asked { job, asks });
                             continue;
                         }
-                        Err(response) => Some((response, None)),
+                        Err(response) => (response, None),
                     }
                 }
             };
-            if let Some((response, reason)) = refused {
-                self.deliver(&job, response, reason, begun, activity);
-            }
+            self.deliver(&job, response, reason, begun, activity);
         }
         let Some(first) = all.front() else { return activity.turn_to(Doing::Idle, Instant::now()) };
         activity.begin(first.job.endpoint.id, begun.began(), first.job.deadline.instant());

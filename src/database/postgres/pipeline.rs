@@ -31,14 +31,7 @@ pub struct Question(Kind);
 #[derive(Debug)]
 enum Kind {
     /// An endpoint's: its rows are written at once.
-    Written {
-        statement: Arc<Statement>,
-        values: Vec<Value>,
-        shape: Shape,
-        bytes_max: usize,
-        rows_max: u64,
-        opening: &'static str,
-    },
+    Written { statement: Arc<Statement>, values: Vec<Value>, form: Form },
     /// A handler's in Rust, which reads the rows itself.
     Rows { sql: Arc<str>, parameters: Vec<Parameter> },
 }
@@ -88,8 +81,7 @@ impl Question {
 
     /// An endpoint's, with the values of its parameters.
     pub(crate) fn of_endpoint(statement: &Arc<Statement>, values: Vec<Value>, form: Form) -> Self {
-        let Form { shape, bytes_max, rows_max, opening } = form;
-        Self(Kind::Written { statement: Arc::clone(statement), values, shape, bytes_max, rows_max, opening })
+        Self(Kind::Written { statement: Arc::clone(statement), values, form })
     }
 
     /// The values that an endpoint's statement is run with.
@@ -109,7 +101,8 @@ impl Question {
 
     async fn ask(&self, client: &Client, prepared: Arc<Prepared>) -> Result<Answer, Error> {
         match &self.0 {
-            &Kind::Written { ref statement, ref values, shape, bytes_max, rows_max, opening } => {
+            Kind::Written { statement, values, form } => {
+                let Form { shape, bytes_max, rows_max, opening } = *form;
                 let mut body = Vec::with_capacity(256);
                 body.extend_from_slice(opening.as_bytes());
                 let mut rows = RowWriter::new(&mut body, shape, bytes_max, rows_max);

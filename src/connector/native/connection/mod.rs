@@ -35,7 +35,7 @@ use crate::deadline::Deadline;
 use crate::handler::{outcome_unknown, unavailable};
 use crate::http::{Form, Outline, Request, Response, client_address, problem};
 use crate::identity::{Identities, Identity};
-use crate::job::{Admission, Client, Job, Service, Work, waited_too_long};
+use crate::job::{Admission, Client, Service, Work, waited_too_long};
 use crate::journal::Entry;
 use crate::metrics::{CLIENT_LEFT, Closing, Endpoint, Metrics, Reason, Standing};
 use crate::queue::Key;
@@ -803,31 +803,17 @@ impl Connection {
 
     /// Gives the connection to a worker, together with its request.
     fn give(&mut self, core: &mut Core, work: Work, more: bool) {
-        let Work { request, handler, asks, endpoint, since, lane, start_by, deadline } = work;
-        self.endpoint = Some(Arc::clone(&endpoint));
-        let form = request.form();
+        self.endpoint = Some(Arc::clone(&work.endpoint));
+        let form = work.request.form();
         self.ticket += 1;
         let more = more || self.ended || self.incoming.is_some();
         self.heard = core.now;
         self.link.give(self.ticket, more);
-        self.stage = Stage::Away { form, start_by: start_by.instant(), deadline: deadline.instant() };
+        let (start_by, deadline) = (work.start_by.instant(), work.deadline.instant());
+        self.stage = Stage::Away { form, start_by, deadline };
         self.set_away_due(core);
-        let (client, ticket): (Arc<dyn Client>, _) = (Arc::clone(&self.link) as _, self.ticket);
-        let presence = self.link.presence().clone();
-        let job = Job {
-            request,
-            handler,
-            asks,
-            endpoint,
-            since,
-            lane,
-            start_by,
-            deadline,
-            client,
-            ticket,
-            presence,
-            again: false,
-        };
+        let client: Arc<dyn Client> = Arc::clone(&self.link) as _;
+        let job = work.job_of(client, self.ticket, self.link.presence().clone());
         match core.service.enqueue(job) {
             Ok(place) => {
                 self.place_in_queue = place;
