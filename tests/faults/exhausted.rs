@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::bounds::within_bounds;
 use super::load::{during, expect_in_time, expect_resumed};
 use super::served::{Served, Work, on_postgres, schema};
-use super::support::{PATIENCE, Postgres, Wharf};
+use super::support::{PATIENCE, Postgres, Wharf, wait_until};
 
 const ALL: [Work; 4] = [Work::Echo, Work::Slow, Work::Transfer, Work::Slow];
 
@@ -78,6 +78,8 @@ fn a_pool_larger_than_its_database_serves_with_what_it_gets() {
             load.go_on_after(Instant::now());
             attempts(&cluster, || load.go_on_after(Instant::now()))
         });
+        // Another session would take the place of one that is opened again.
+        wait_until("the pool does not fill again", || cluster.sessions("true") == PLACES);
         served.expect_all_workers(&cluster, PLACES);
         expect_in_time(bounds, &answers);
         let refused = answers.iter().filter(|answer| !answer.is_good()).count();
