@@ -577,7 +577,8 @@ impl Service for Stages {
     }
 
     fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)> {
-        self.queue.push(job.lane, job).map(Some).map_err(|refused| {
+        let (lane, since) = (job.lane, job.since);
+        self.queue.push_since(lane, job, since).map(Some).map_err(|refused| {
             let (reason, error) = match refused.refusal {
                 Refusal::Full => {
                     let detail = "every worker is busy and the queue is full (queue.max_length)";

@@ -21,6 +21,7 @@ use http::{StatusCode, Version};
 use log::Level;
 use rustix::thread::{Pid, gettid};
 
+use self::pipeline::Asked;
 use crate::activity::{Activity, Doing};
 use crate::database::Database;
 use crate::deadline::Deadline;
@@ -178,7 +179,7 @@ impl Shared {
         let activity = Activity::default();
         self.present().insert(number, Worker { activity: activity.clone(), thread: gettid() });
         let mut done = None;
-        let mut others = Others::none();
+        let (mut others, mut asked) = (Others::none(), Asked::default());
         loop {
             others.max = self.pipelined_max.load(Relaxed) - 1;
             let next = self.queue.next_and_others(done, &mut others, self.together());
@@ -186,7 +187,7 @@ impl Shared {
             if others.jobs.is_empty() {
                 self.answer(job, &begun, &activity);
             } else {
-                self.answer_together(job, &mut others.jobs, &mut begun, &activity);
+                self.answer_together(job, &mut others.jobs, &mut asked, &mut begun, &activity);
             }
             done = Some(begun);
         }

@@ -27,6 +27,7 @@ use tokio_postgres::types::Kind;
 use tokio_postgres::{Client, Column as PostgresColumn};
 
 use self::json::Encoder;
+use self::pipeline::Place;
 pub(crate) use self::pipeline::{Answer, Fetched, Form};
 pub use self::pipeline::{Parameter, Question};
 use self::wire::{Limit, Wire};
@@ -143,7 +144,7 @@ impl pool::Driver for Driver {
         let (client, mut wire) = Wire::open(&self.target, &self.config(), &self.tls, deadline)?;
         self.initialize(&client, &mut wire, deadline)?;
         Ok(Box::new(Session {
-            client,
+            client: Arc::new(client),
             wire,
             settings: Arc::clone(&self.settings),
             statements: Statements::default(),
@@ -153,6 +154,7 @@ impl pool::Driver for Driver {
             request: Comment::default(),
             activity: Activity::default(),
             metrics: Arc::default(),
+            places: Vec::new(),
         }))
     }
 }
@@ -161,7 +163,7 @@ impl pool::Driver for Driver {
 /// that the connection was checked out with. Only where it was said [for which request](super::Connection::name_request) the
 /// session is borrowed, and `database.statement_comment` asks for it, does a comment stand behind their text.
 pub struct Session {
-    client: Client,
+    client: Arc<Client>,
     wire: Wire,
     settings: Arc<Settings>,
     statements: Statements,
@@ -174,6 +176,8 @@ pub struct Session {
     /// Whose waits its statements are, and where those are counted that were cancelled.
     activity: Activity,
     metrics: Arc<metrics::Pool>,
+    /// For statements that are sent together.
+    places: Vec<Box<dyn Place>>,
 }
 
 /// What a statement does outside a transaction.

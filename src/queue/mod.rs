@@ -267,7 +267,15 @@ impl<T> Queue<T> {
     /// # Errors
     /// Hands the job back when it would wait for too long, when the queue is full, or when it is closed.
     pub fn push(&self, lane: usize, job: T) -> Result<Key, Refused<T>> {
-        self.lock().push(lane, job, Instant::now())
+        self.push_since(lane, job, Instant::now())
+    }
+
+    /// The same with a job that has waited since a moment that has just passed.
+    ///
+    /// # Errors
+    /// As with [`push`](Self::push).
+    pub fn push_since(&self, lane: usize, job: T, since: Instant) -> Result<Key, Refused<T>> {
+        self.lock().push(lane, job, since)
     }
 
     /// Wakes as many workers as there are jobs that none is awake for.

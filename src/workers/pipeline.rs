@@ -48,10 +48,11 @@ impl Shared {
         &self,
         first: Job,
         others: &mut Vec<(Job, bool)>,
+        Asked(all): &mut Asked,
         begun: &mut Done,
         activity: &Activity,
     ) {
-        let (mut all, mut questions) = (VecDeque::new(), Vec::new());
+        let mut questions = Vec::with_capacity(1 + others.len());
         for (mut job, is_stale) in iter::once((first, begun.is_stale())).chain(others.drain(..)) {
             activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
             let (response, reason) = match (admit(&mut job, begun.began(), is_stale), job.asks.take()) {
@@ -62,7 +63,7 @@ impl Shared {
                     match self.attempt(&job, || asks.question(&job.request)) {
                         Ok(question) => {
                             questions.push(question);
-                            all.push_back(Asked { job, asks });
+                            all.push_back((job, asks));
                             continue;
                         }
                         Err(response) => (response, None),
@@ -71,14 +72,14 @@ impl Shared {
             };
             self.deliver(&job, response, reason, begun, activity);
         }
-        let Some(first) = all.front() else { return activity.turn_to(Doing::Idle, Instant::now()) };
-        activity.begin(first.job.endpoint.id, begun.began(), first.job.deadline.instant());
-        match self.context(&first.job, activity).database() {
-            Ok(connection) => self.ask_together(all, &questions, connection, begun, activity),
+        let Some((first, _)) = all.front() else { return activity.turn_to(Doing::Idle, Instant::now()) };
+        activity.begin(first.endpoint.id, begun.began(), first.deadline.instant());
+        match self.context(first, activity).database() {
+            Ok(connection) => self.ask_together(all, &questions.into(), connection, begun, activity),
             Err(error) => {
                 let first = all.pop_front();
                 self.give_back(all, begun);
-                if let Some(Asked { job, .. }) = first {
+                if let Some((job, _)) = first {
                     let refusal = self.attempt(&job, || Err(error)).unwrap_or_else(|refusal| refusal);
                     self.deliver(&job, refusal, None, begun, activity);
                 }
@@ -89,8 +90,8 @@ impl Shared {
 
     fn ask_together(
         &self,
-        mut all: VecDeque<Asked>,
-        questions: &[Question],
+        all: &mut VecDeque<(Job, Arc<dyn Asks>)>,
+        questions: &Arc<[Question]>,
         mut connection: Connection,
         begun: &mut Done,
         activity: &Activity,
@@ -109,16 +110,16 @@ impl Shared {
             database.metrics().pipelined(questions.len());
         }
         let (mut before, mut failed, mut last) = (sent, VecDeque::new(), None);
-        for question in questions {
+        for question in &**questions {
             let Some(asked) = all.pop_front() else { break };
-            let Asked { job, asks } = &asked;
+            let (job, asks) = &asked;
             activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
             activity.turn_to(Doing::Database, before);
             let patience = (!all.is_empty()).then_some((before, PATIENCE));
             let mut fetched = pipeline.fetch(&job.presence, job.deadline, patience);
             if let Some(Fetched::Slow) = fetched {
                 pipeline.leave_others();
-                self.give_back(mem::take(&mut all), begun);
+                self.give_back(all, begun);
                 fetched = pipeline.fetch(&job.presence, job.deadline, None);
             }
             let now = Instant::now();
@@ -153,26 +154,24 @@ impl Shared {
         drop(pipeline);
         drop(connection);
         self.give_back(all, begun);
-        self.give_back(failed, begun);
-        if let Some((Asked { job, .. }, response)) = last {
+        self.give_back(&mut failed, begun);
+        if let Some(((job, _), response)) = last {
             self.deliver(&job, response, None, begun, activity);
         }
     }
 
-    /// Others are to run them, each by itself, in this order and before whatever else waits.
-    fn give_back(&self, all: VecDeque<Asked>, begun: &mut Done) {
-        for Asked { mut job, .. } in all.into_iter().rev() {
+    /// Others are to run all of them, each by itself, in this order and before whatever else waits.
+    fn give_back(&self, all: &mut VecDeque<(Job, Arc<dyn Asks>)>, begun: &mut Done) {
+        for (mut job, _) in all.drain(..).rev() {
             job.again = true;
             self.queue.give_back(begun, job.lane, job);
         }
     }
 }
 
-/// A job whose statement is sent with others.
-struct Asked {
-    job: Job,
-    asks: Arc<dyn Asks>,
-}
+/// The jobs whose statements are sent together. A worker keeps the room for them.
+#[derive(Default)]
+pub(super) struct Asked(VecDeque<(Job, Arc<dyn Asks>)>);
 
 /// Whether a request that comes to this error comes to it whenever it is run, or has no time to be run again.
 fn is_final(error: &database::Error) -> bool {

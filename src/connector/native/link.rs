@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
 use socket2::Socket;
 
 use super::output::{Flushed, Outbox, Taken, Unsent};
@@ -69,6 +70,33 @@ pub(super) struct Link {
     mailbox: Arc<Mailbox>,
     /// The client's, for whoever waits on its behalf.
     presence: Presence,
+}
+
+/// A moment that others are told from by the clock that takes least to read; so they are some milliseconds late.
+#[derive(Debug)]
+pub(super) struct Epoch {
+    at: Instant,
+    coarse: Duration,
+}
+
+impl Epoch {
+    pub(super) fn now() -> Self {
+        Self { at: Instant::now(), coarse: coarse() }
+    }
+
+    /// So many milliseconds have passed since.
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(coarse().saturating_sub(self.coarse).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment that is so many milliseconds later.
+    fn at(&self, ms: u64) -> Instant {
+        self.at + Duration::from_millis(ms)
+    }
+}
+
+fn coarse() -> Duration {
+    clock_gettime(ClockId::MonotonicCoarse).try_into().unwrap_or_default()
 }
 
 /// What a worker could not finish.
@@ -195,7 +223,7 @@ impl Link {
 
     /// Since when the connection is idle, if a worker answered last.
     pub(super) fn answered_at(&self) -> Instant {
-        self.mailbox.epoch + Duration::from_millis(self.answered_at.load(Ordering::Relaxed))
+        self.mailbox.epoch.at(self.answered_at.load(Ordering::Relaxed))
     }
 
     /// Worker: brings the poller, whoever's turn it is.
@@ -218,8 +246,7 @@ impl Link {
         if attend {
             *self.lock_left() = left;
         }
-        let now = self.mailbox.epoch.elapsed().as_millis();
-        self.answered_at.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.answered_at.store(self.mailbox.epoch.elapsed_ms(), Ordering::Relaxed);
         let before = self.state.fetch_and(!(TURN | ATTEND), Ordering::AcqRel);
         if attend || before & ATTEND != 0 {
             self.tell_poller();

@@ -31,6 +31,7 @@ use socket2::Socket;
 
 pub(super) use acceptor::REFUSED_AT_ONCE;
 
+use self::link::Epoch;
 use super::{Connector, Drained, Listener, Settings, Stopper};
 use crate::job::Service;
 use crate::metrics::{Metrics, Reason};
@@ -104,7 +105,7 @@ struct Mailbox {
     sender: Sender<Message>,
     waker: Waker,
     draining: AtomicBool,
-    epoch: Instant,
+    epoch: Epoch,
     /// See `http.response_buffer_bytes`; here for the workers.
     response_buffer_bytes: AtomicUsize,
     /// Here for the workers as well.
@@ -158,7 +159,7 @@ impl Native {
                 sender,
                 waker: Waker::new(poll.registry(), WAKE)?,
                 draining: AtomicBool::new(false),
-                epoch: Instant::now(),
+                epoch: Epoch::now(),
                 response_buffer_bytes: AtomicUsize::new(settings.response_buffer_bytes),
                 metrics: Arc::clone(metrics),
             }));

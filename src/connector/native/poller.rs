@@ -94,8 +94,8 @@ impl Poller {
         let mut events = Events::with_capacity(1024);
         self.tick_at = self.core.tick();
         while !self.is_over() {
-            let timeout = self.timeout();
             let asked = Instant::now();
+            let timeout = self.timeout(asked);
             if let Err(error) = self.poll.poll(&mut events, timeout) {
                 if error.kind() != io::ErrorKind::Interrupted {
                     sparingly!(log::Level::Error, "polls that failed", "the poller cannot poll: {error}");
@@ -160,11 +160,10 @@ impl Poller {
         self.stopped || self.drain_until.is_some_and(drained)
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&self, now: Instant) -> Option<Duration> {
         if !self.core.again.is_empty() {
             return Some(Duration::ZERO);
         }
-        let now = Instant::now();
         let drain = self.drain_until.map(|until| until.saturating_duration_since(now));
         let census = (!self.connections.is_empty()).then_some(self.census_at);
         let due = [census, self.tick_at].into_iter().flatten().map(|at| at.saturating_duration_since(now));

@@ -4,10 +4,11 @@
 //! They only read, so whoever gets no answer here can run its statement again. Runs on the worker that borrowed the session.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{MaybeDone, maybe_done};
@@ -124,7 +125,9 @@ pub(crate) struct Pipeline<'a> {
     wire: &'a mut Wire,
     statement_timeout: Option<Duration>,
     metrics: &'a metrics::Pool,
-    runs: VecDeque<Pin<Box<dyn Run + 'a>>>,
+    /// Those that have a statement, in their order; of some the answer was fetched.
+    places: &'a mut [Box<dyn Place>],
+    fetched: usize,
     /// Answers that nobody waits for any more may still come.
     is_left: bool,
 }
@@ -137,20 +140,67 @@ pub(crate) enum Fetched {
     Slow,
 }
 
-/// A statement that was sent, and its answer.
-trait Run: Future<Output = ()> {
-    fn take(self: Pin<&mut Self>) -> Option<Result<Answer, Error>>;
+/// Where a statement is that was sent, until its answer has come. It is larger than what an allocator has at hand, so the next one
+/// is put in the same place.
+pub(super) trait Place: Send {
+    /// Sends a question as far as the connection.
+    fn ask(
+        &mut self,
+        questions: &Arc<[Question]>,
+        index: usize,
+        client: &Arc<Client>,
+        prepared: Arc<Prepared>,
+    );
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, Error>>;
+
+    /// Nobody waits for the answer any more.
+    fn leave(&mut self);
 }
 
-impl<F: Future<Output = Result<Answer, Error>>> Run for MaybeDone<F> {
-    fn take(self: Pin<&mut Self>) -> Option<Result<Answer, Error>> {
-        self.take_output()
+struct Asker<A, F: Future> {
+    ask: A,
+    run: Pin<Box<MaybeDone<F>>>,
+}
+
+impl<A, F> Place for Asker<A, F>
+where
+    A: Fn(Arc<[Question]>, usize, Arc<Client>, Arc<Prepared>) -> F + Send,
+    F: Future<Output = Result<Answer, Error>> + Send,
+{
+    fn ask(
+        &mut self,
+        questions: &Arc<[Question]>,
+        index: usize,
+        client: &Arc<Client>,
+        prepared: Arc<Prepared>,
+    ) {
+        let asked = (self.ask)(Arc::clone(questions), index, Arc::clone(client), prepared);
+        self.run.set(maybe_done(asked));
+        // What was polled once waits for its answer.
+        let _ = self.run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+        let answer = self.run.as_mut().poll(context).map(|()| self.run.as_mut().take_output());
+        answer.map(|answer| answer.unwrap_or_else(|| Err(Error::Lost("its answer was taken".to_owned()))))
+    }
+
+    fn leave(&mut self) {
+        self.run.set(MaybeDone::Gone);
+    }
+}
+
+fn place() -> Box<dyn Place> {
+    let ask = |questions: Arc<[Question]>, index: usize, client: Arc<Client>, prepared| async move {
+        questions[index].ask(&client, prepared).await
+    };
+    Box::new(Asker { ask, run: Box::pin(MaybeDone::Gone) })
 }
 
 impl Session {
     /// Sends all of them. Nothing is sent where that fails.
-    pub(crate) fn pipeline<'a>(&'a mut self, questions: &'a [Question]) -> Result<Pipeline<'a>, Error> {
+    pub(crate) fn pipeline(&mut self, questions: &Arc<[Question]>) -> Result<Pipeline<'_>, Error> {
         if self.transaction != Transaction::None {
             return Err(Error::Usage("a transaction is open already".to_owned()));
         }
@@ -159,25 +209,22 @@ impl Session {
             self.command(switch.text, &self.limit.clone(), false)?;
             self.access = Some(Access::ReadOnly);
         }
-        let Self { client, wire, statements, limit, metrics, .. } = self;
-        let client = &*client;
+        let Self { client, wire, statements, limit, metrics, places, .. } = self;
         let prepared = async {
             let mut prepared = Vec::with_capacity(questions.len());
-            for question in questions {
+            for question in &**questions {
                 prepared.push(statements.prepare(client, question.text()).await?);
             }
             Ok(prepared)
         };
         let prepared = wire.complete(prepared, limit, &Cell::new(false))?;
         let statement_timeout = limit.statement;
-        let mut runs = VecDeque::with_capacity(questions.len());
-        for (question, prepared) in questions.iter().zip(prepared) {
-            let mut run: Pin<Box<dyn Run + 'a>> = Box::pin(maybe_done(question.ask(client, prepared)));
-            // Sends it as far as the connection: what was polled once waits for its answer.
-            let _ = run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            runs.push_back(run);
+        places.resize_with(places.len().max(questions.len()), place);
+        let places = &mut places[..questions.len()];
+        for ((index, prepared), place) in prepared.into_iter().enumerate().zip(&mut *places) {
+            place.ask(questions, index, client, prepared);
         }
-        Ok(Pipeline { client, wire, statement_timeout, metrics, runs, is_left: false })
+        Ok(Pipeline { client, wire, statement_timeout, metrics, places, fetched: 0, is_left: false })
     }
 }
 
@@ -190,21 +237,17 @@ impl Pipeline<'_> {
         deadline: Deadline,
         patience: Option<(Instant, Duration)>,
     ) -> Option<Fetched> {
-        let mut run = self.runs.pop_front()?;
+        let place = self.places.get_mut(self.fetched)?;
         let limit = Limit { client: client.clone(), deadline, statement: self.statement_timeout };
-        let work = async {
-            run.as_mut().await;
-            run.as_mut().take().unwrap_or_else(|| Err(Error::Lost("its answer was taken".to_owned())))
-        };
+        let work = poll_fn(|context| place.poll(context));
         let commits = Cell::new(false);
         let answered = match patience {
             Some(patience) => self.wire.complete_within(patience, work, &limit, &commits),
             None => Some(self.wire.complete(work, &limit, &commits)),
         };
-        let Some(answered) = answered else {
-            self.runs.push_front(run);
-            return Some(Fetched::Slow);
-        };
+        let Some(answered) = answered else { return Some(Fetched::Slow) };
+        place.leave();
+        self.fetched += 1;
         if let Err(error) = &answered {
             note_cancelled(error, self.metrics);
             // Of some errors more would have come.
@@ -215,15 +258,23 @@ impl Pipeline<'_> {
 
     /// Nobody waits for the answers behind the next any more.
     pub(crate) fn leave_others(&mut self) {
-        self.is_left |= self.runs.len() > 1;
-        self.runs.truncate(1);
+        self.leave_all_behind(self.fetched + 1);
+    }
+
+    fn leave_all_behind(&mut self, kept: usize) {
+        let kept = kept.min(self.places.len());
+        let (kept, left) = mem::take(&mut self.places).split_at_mut(kept);
+        self.places = kept;
+        self.is_left |= !left.is_empty();
+        for place in left {
+            place.leave();
+        }
     }
 }
 
 impl Drop for Pipeline<'_> {
     fn drop(&mut self) {
-        self.is_left |= !self.runs.is_empty();
-        self.runs.clear();
+        self.leave_all_behind(self.fetched);
         if self.is_left && !self.wire.is_broken() {
             self.wire.settle(self.client);
         }
@@ -232,6 +283,6 @@ impl Drop for Pipeline<'_> {
 
 impl std::fmt::Debug for Pipeline<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline").field("len", &self.runs.len()).finish_non_exhaustive()
+        f.debug_struct("Pipeline").field("len", &self.places.len()).finish_non_exhaustive()
     }
 }
