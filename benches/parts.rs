@@ -156,7 +156,7 @@ impl Ended {
     fn tell(&self, journal: &Journal) {
         let outline = Outline::of(&self.request);
         journal.ended(&Entry {
-            outline: Some(&outline),
+            outline: Some(outline),
             client: Some([127, 0, 0, 1].into()),
             identity: self.request.identity(),
             status: 200,

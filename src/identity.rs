@@ -171,6 +171,14 @@ impl Identity {
         }
     }
 
+    /// The same as bytes.
+    pub(crate) fn id_bytes(&self) -> &[u8] {
+        match &self.id {
+            Id::Made(digits) => digits,
+            Id::Given(id) => id.as_bytes(),
+        }
+    }
+
     /// The place in a trace; `None` where `tracing.propagate` is false.
     pub fn trace(&self) -> Option<&Trace> {
         self.trace.as_ref()
@@ -258,7 +266,8 @@ fn digits(text: &[u8]) -> Option<u128> {
 impl Trace {
     /// A new one, of which so many percent are recorded: those whose id is low by the 56 bits that level 2 wants to be random.
     fn begin(percent: usize) -> Self {
-        let id = fastrand::u128(1..);
+        // Drawn in halves: a range of 128 bits takes a division.
+        let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(1..));
         let is_sampled = (id & RANDOM) * 100 < (RANDOM + 1) * percent as u128;
         let flags = if is_sampled { SAMPLED } else { 0 };
         Self { id, parent: None, span: fastrand::u64(1..), flags, state: None }

@@ -26,7 +26,7 @@ use crate::activity::{Activity, Doing};
 use crate::database::Database;
 use crate::deadline::Deadline;
 use crate::handler::{Context, Error, FAILED};
-use crate::http::{BodyWriter, Request, Response, Sink, Timing, WriteBody, problem};
+use crate::http::{BodyWriter, Outline, Request, Response, Sink, Timing, WriteBody, problem};
 use crate::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
 use crate::journal::{Entry, Journal};
 use crate::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
@@ -236,7 +236,7 @@ impl Shared {
         };
         account.written(activity);
         self.journal.worked(&job.endpoint, &account.spans, job.request.identity.as_ref(), || {
-            job.request.outline().into_owned()
+            Outline::of(&job.request)
         });
         let outcome = || account.outcome(job, delivery, refused, &end);
         self.traces
@@ -272,9 +272,9 @@ impl Shared {
         if !self.journal.has_access() {
             return;
         }
-        let outline = job.request.outline();
+        let outline = Outline::of(&job.request);
         self.journal.ended(&Entry {
-            outline: Some(&outline),
+            outline: Some(outline),
             client: outline.client(),
             identity: job.request.identity.as_ref(),
             status,

@@ -19,8 +19,8 @@ use super::{Connector, Drained, Listener, Settings, Stopper};
 use crate::deadline::Deadline;
 use crate::handler::{BodyUse, unavailable};
 use crate::http::{
-    Body, Form, Limits, Outline, Refusal, Request, Response, Sink, Source, Timing, encode_head, parse_head,
-    problem,
+    Body, Form, KeptOutline, Limits, Refusal, Request, Response, Sink, Source, Timing, encode_head,
+    parse_head, problem,
 };
 use crate::identity::{Identities, Identity};
 use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Service, Stream};
@@ -80,7 +80,7 @@ struct Exchange {
 struct Asked {
     at: Instant,
     form: Form,
-    outline: Outline,
+    outline: KeptOutline,
     endpoint: Option<Arc<Endpoint>>,
 }
 
@@ -200,7 +200,7 @@ impl Exchange {
         let asked = read.as_ref().ok().filter(|_| journal.has_access()).map(|read| Asked {
             at: Instant::now(),
             form: read.form(),
-            outline: Outline::of(read),
+            outline: KeptOutline::of(read, read.peer().map(|peer| peer.ip())),
             endpoint: service.endpoint(read),
         });
         let plan = read.as_ref().map(|request| service.plan(request));
@@ -278,9 +278,10 @@ impl Exchange {
     /// The access log's line for an answer that no worker made.
     fn note_end(&self, response: &Response, reason: Option<Reason>) {
         let (asked, ended) = (self.asked.as_ref(), Instant::now());
+        let outline = asked.map(|asked| asked.outline.outline());
         self.journal.ended(&Entry {
-            outline: asked.map(|asked| &asked.outline),
-            client: asked.and_then(|asked| asked.outline.client()),
+            outline,
+            client: outline.and_then(|outline| outline.client()),
             identity: Some(&self.identity),
             status: response.status().as_u16(),
             bytes: asked.map_or(Form::CLOSE, |asked| asked.form).body_length(response),

@@ -66,7 +66,7 @@ pub(crate) fn is_ours(name: &HeaderName) -> bool {
 
 /// Appends the head of `response` to `out`, with the id of its request where clients are told of it. Returns whether the body is to follow; see [`Form::has_body`].
 pub fn encode_head(response: &Response, form: Form, identity: Option<&Identity>, out: &mut Vec<u8>) -> bool {
-    let id = identity.and_then(|identity| Some((identity.header()?, identity.id())));
+    let id = identity.and_then(|identity| Some((identity.header()?, identity.id_bytes())));
     let status = response.status();
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
@@ -88,7 +88,7 @@ pub fn encode_head(response: &Response, form: Form, identity: Option<&Identity>,
         }
     }
     if let Some((header, id)) = id {
-        line(out, header.as_str().as_bytes(), id.as_bytes());
+        line(out, header.as_str().as_bytes(), id);
     }
     if let Some(timing) = &response.timing {
         line(out, Timing::HEADER.as_bytes(), b"");

@@ -24,6 +24,7 @@ pub use encode::{CONTINUE, Form, encode_head};
 pub(crate) use feed::LAST_CHUNK;
 pub use feed::{Feed, Piece};
 pub use forwarded::{ForwardedBy, Networks, NetworksError, client_address};
+pub(crate) use outline::KeptOutline;
 pub use outline::Outline;
 pub use parse::{BodyLength, Fault, Head, Limits, Refusal, Scan, parse_head, scan_head};
 pub use problem::problem;

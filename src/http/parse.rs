@@ -2,6 +2,8 @@
 //!
 //! Poller thread. `httparse` finds the tokens; what they may mean together is decided here.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 
@@ -216,8 +218,8 @@ fn parse_with<'a>(
         _ => {}
     }
     let (bytes, path) = match target.path {
-        Path::Written(path) => (Bytes::copy_from_slice(head), path),
-        Path::Implied(path) => (Bytes::from([head, &[path]].concat()), head.len()..head.len() + 1),
+        Path::Written(path) => (Arc::from(head), path),
+        Path::Implied(path) => ([head, &[path]].concat().into(), head.len()..head.len() + 1),
     };
     let fields = parsed.headers.iter().map(|h| (offset(h.name.as_bytes()), offset(h.value))).collect();
     let request = Request {
@@ -234,7 +236,6 @@ fn parse_with<'a>(
         client: None,
         client_certificate: None,
         identity: None,
-        outline: None,
         path_names: None,
         path_values: Vec::new(),
     };

@@ -3,7 +3,6 @@
 //! Made by a connector, read by handlers. Headers stay where they arrived and are found by looking, because most handlers
 //! ask for none or one.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::{BodyReader, Form, Outline, Source};
+use super::{BodyReader, Form, Source};
 use crate::identity::{Identities, Identity, Trace};
 
 /// A request: complete with its body, or with as much of it as the handler will read.
@@ -20,7 +19,7 @@ pub struct Request {
     pub(crate) method: Method,
     pub(crate) version: Version,
     /// The bytes that the ranges below point into.
-    pub(crate) head: Bytes,
+    pub(crate) head: Arc<[u8]>,
     pub(crate) path: Range<usize>,
     pub(crate) query: Option<Range<usize>>,
     pub(crate) fields: Vec<(Range<usize>, Range<usize>)>,
@@ -33,8 +32,6 @@ pub struct Request {
     pub(crate) client_certificate: Option<Bytes>,
     /// Said by the connector that has read it.
     pub(crate) identity: Option<Identity>,
-    /// What a log says of it, where the connector keeps that.
-    pub(crate) outline: Option<Arc<Outline>>,
     pub(crate) path_names: Option<Arc<[Box<str>]>>,
     pub(crate) path_values: Vec<Range<usize>>,
 }
@@ -118,11 +115,6 @@ impl Request {
     /// Who it is, if its connector has said so.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
-    }
-
-    /// What a log says of it.
-    pub(crate) fn outline(&self) -> Cow<'_, Outline> {
-        self.outline.as_deref().map_or_else(|| Cow::Owned(Outline::of(self)), Cow::Borrowed)
     }
 
     /// Finds out who the request is.

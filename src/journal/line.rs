@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::{Entry, SHORT};
 use crate::http::{Outline, decimals, milliseconds};
 use crate::identity::{Identity, Trace, hex};
-use crate::metrics::Reason;
+use crate::metrics::{Phase, Reason};
 
 /// The shape of a JSON line's time, and of a combined one's.
 const TIMES: [&str; 2] = ["%Y-%m-%dT%H:%M:%S", "%d/%b/%Y:%H:%M:%S +0000"];
@@ -39,7 +39,7 @@ impl Line<'_> {
         write(out, format_args!(" {status} {bytes} "));
         quoted(out, outline.and_then(|outline| self.referer(outline)));
         out.push(b' ');
-        quoted(out, outline.and_then(Outline::user_agent));
+        quoted(out, outline.and_then(|outline| outline.user_agent()));
         out.extend_from_slice(b" total=");
         milliseconds(total, out);
         for (phase, name) in SHORT {
@@ -66,7 +66,7 @@ impl Line<'_> {
         out.extend_from_slice(b"{\"time\":\"");
         with_time(0, ended, |time, ms| {
             out.extend_from_slice(time);
-            decimals(ms, out);
+            out.extend_from_slice(&decimals(ms.into()));
             out.extend_from_slice(b"Z\",\"client\":");
         });
         match client {
@@ -74,42 +74,41 @@ impl Line<'_> {
             None => out.extend_from_slice(b"null"),
         }
         let target = outline.map(|outline| outline.target(self.parameters));
-        member(out, b",\"method\":", outline.map(|outline| outline.method().as_str().as_bytes()));
+        plain(out, b",\"method\":", outline.map(|outline| outline.method().as_bytes()));
         member(out, b",\"target\":", target.as_deref());
-        member(out, b",\"protocol\":", outline.map(|outline| outline.protocol().as_bytes()));
+        plain(out, b",\"protocol\":", outline.map(|outline| outline.protocol().as_bytes()));
         out.extend_from_slice(b",\"status\":");
         out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
         out.extend_from_slice(b",\"bytes\":");
         out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
         member(out, b",\"referer\":", outline.and_then(|outline| self.referer(outline)));
-        member(out, b",\"user_agent\":", outline.and_then(Outline::user_agent));
+        member(out, b",\"user_agent\":", outline.and_then(|outline| outline.user_agent()));
         out.extend_from_slice(b",\"total_ms\":");
         milliseconds(total, out);
-        for ((phase, _), key) in SHORT.into_iter().zip(PHASE_KEYS) {
-            out.extend_from_slice(key);
-            match spans {
-                Some(spans) => milliseconds(spans.of(phase), out),
-                None => out.extend_from_slice(b"null"),
-            }
-        }
-        member(out, b",\"request_id\":", identity.map(|identity| identity.id().as_bytes()));
+        let of = |phase| spans.map(|spans| spans.of(phase));
+        time(out, b",\"queue_ms\":", of(Phase::Queue));
+        time(out, b",\"pool_ms\":", of(Phase::Pool));
+        time(out, b",\"db_ms\":", of(Phase::Database));
+        time(out, b",\"render_ms\":", of(Phase::Render));
+        time(out, b",\"write_ms\":", of(Phase::Write));
+        member(out, b",\"request_id\":", identity.map(Identity::id_bytes));
         out.extend_from_slice(b",\"trace_id\":");
         match identity.and_then(Identity::trace) {
             Some(trace) => in_quotes(out, |out| trace_id(trace, out)),
             None => out.extend_from_slice(b"null"),
         }
         member(out, b",\"route\":", endpoint.map(|endpoint| endpoint.route.as_bytes()));
-        member(out, b",\"reason\":", reason.map(|reason| reason.name().as_bytes()));
+        plain(out, b",\"reason\":", reason.map(|reason| reason.name().as_bytes()));
         out.extend_from_slice(b"}\n");
     }
 
-    fn request_line(&self, outline: &Outline) -> Vec<u8> {
-        let (method, target) = (outline.method().as_str().as_bytes(), outline.target(self.parameters));
+    fn request_line(&self, outline: Outline<'_>) -> Vec<u8> {
+        let (method, target) = (outline.method().as_bytes(), outline.target(self.parameters));
         [method, &target, outline.protocol().as_bytes()].join(&b' ')
     }
 
     /// Its query may be one of ours.
-    fn referer<'o>(&self, outline: &'o Outline) -> Option<&'o [u8]> {
+    fn referer<'o>(&self, outline: Outline<'o>) -> Option<&'o [u8]> {
         let referer = outline.referer()?;
         let end = if self.parameters { None } else { memchr::memchr2(b'?', b'#', referer) };
         Some(&referer[..end.unwrap_or(referer.len())])
@@ -128,7 +127,12 @@ fn address(client: IpAddr, out: &mut Vec<u8>) {
         if index > 0 {
             out.push(b'.');
         }
-        out.extend_from_slice(itoa::Buffer::new().format(part).as_bytes());
+        let digit = |number: u8| b'0' + number % 10;
+        match part {
+            100.. => out.extend_from_slice(&[digit(part / 100), digit(part / 10), digit(part)]),
+            10.. => out.extend_from_slice(&[digit(part / 10), digit(part)]),
+            _ => out.push(digit(part)),
+        }
     }
 }
 
@@ -150,10 +154,6 @@ fn quoted(out: &mut Vec<u8>, text: Option<&[u8]>) {
     });
 }
 
-/// What an object's members of [`SHORT`] are called.
-const PHASE_KEYS: [&[u8]; 5] =
-    [b",\"queue_ms\":", b",\"pool_ms\":", b",\"db_ms\":", b",\"render_ms\":", b",\"write_ms\":"];
-
 /// The 32 digits of a trace's id.
 fn trace_id(trace: &Trace, out: &mut Vec<u8>) {
     let [high, low] = [trace.id() >> 64, trace.id() & u128::from(u64::MAX)];
@@ -163,10 +163,31 @@ fn trace_id(trace: &Trace, out: &mut Vec<u8>) {
     }
 }
 
-/// A member of an object, behind others.
-fn member(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
+/// A member of an object, behind others. Where a key's length is known, appending it is a few instructions and no call.
+#[inline]
+fn member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>) {
     out.extend_from_slice(key);
     string(out, value);
+}
+
+/// The same with a text that has nothing to be escaped, as a method, which is a token (RFC 9110 section 9.1).
+#[inline]
+fn plain<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>) {
+    out.extend_from_slice(key);
+    match value {
+        Some(value) => in_quotes(out, |out| out.extend_from_slice(value)),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// The same with a time.
+#[inline]
+fn time<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<Duration>) {
+    out.extend_from_slice(key);
+    match value {
+        Some(value) => milliseconds(value, out),
+        None => out.extend_from_slice(b"null"),
+    }
 }
 
 /// As JSON has it. Bytes that are no text become the character for that.
@@ -230,20 +251,20 @@ mod tests {
 
     use super::super::Entry;
     use super::*;
-    use crate::http::{Limits, parse_head};
-    use crate::metrics::{Metrics, Phase, Spans};
+    use crate::http::{Limits, Request, parse_head};
+    use crate::metrics::{Metrics, Spans};
 
-    fn outline(head: &[u8]) -> Option<Outline> {
+    fn request(head: &[u8]) -> Option<Request> {
         let limits = Limits { max_head_bytes: 9999, max_target_bytes: 999, max_headers: 9 };
-        Some(Outline::of(&parse_head(head, &limits).ok()?.request))
+        Some(parse_head(head, &limits).ok()?.request)
     }
 
     fn lines(head: &[u8], parameters: bool) -> Option<[String; 2]> {
-        let outline = outline(head)?;
+        let request = request(head)?;
         let (metrics, mut spans) = (Metrics::default(), Spans::default());
         spans.set(Phase::Database, Duration::from_micros(1500));
         let entry = Entry {
-            outline: Some(&outline),
+            outline: Some(Outline::of(&request)),
             client: Some([192, 0, 2, 7].into()),
             identity: None,
             status: 503,

@@ -46,7 +46,7 @@ struct Shared {
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
     /// What was asked; `None` where no head was read.
-    pub outline: Option<&'a Outline>,
+    pub outline: Option<Outline<'a>>,
     /// Who asked, as far as that is known.
     pub client: Option<IpAddr>,
     /// Who the request is.
@@ -147,12 +147,12 @@ impl Journal {
     }
 
     /// A worker is done with a request, which may have taken long. `outline`: what was asked, for where it may be shown.
-    pub fn worked(
+    pub fn worked<'a>(
         &self,
         endpoint: &Endpoint,
         spans: &Spans,
         identity: Option<&Identity>,
-        outline: impl Fn() -> Outline,
+        outline: impl Fn() -> Outline<'a>,
     ) {
         let total = spans.total();
         if !is_slow(total, &self.0.slow_request_ns) {

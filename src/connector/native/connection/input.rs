@@ -461,7 +461,7 @@ impl Connection {
         let mut head = parse_head(&bytes[..end], &core.settings.limits)?;
         head.request.identify(&core.identities);
         self.identity.clone_from(&head.request.identity);
-        self.note_head(core, &mut head.request);
+        self.note_head(core, &head.request);
         if head.body == BodyLength::Known(0) {
             self.accept(core, head.request, more || end < bytes.len());
         } else {

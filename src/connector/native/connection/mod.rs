@@ -33,7 +33,7 @@ use super::{Id, Mailbox};
 use crate::connector::Settings;
 use crate::deadline::Deadline;
 use crate::handler::{outcome_unknown, unavailable};
-use crate::http::{Form, Outline, Request, Response, client_address, problem};
+use crate::http::{Form, KeptOutline, Request, Response, client_address, problem};
 use crate::identity::{Identities, Identity};
 use crate::job::{Admission, Client, Service, Work, waited_too_long};
 use crate::journal::Entry;
@@ -169,7 +169,7 @@ enum Stage {
 struct Asked {
     /// When its head had come.
     at: Instant,
-    outline: Arc<Outline>,
+    outline: KeptOutline,
     endpoint: Option<Arc<Endpoint>>,
 }
 
@@ -650,10 +650,11 @@ impl Connection {
             return;
         }
         let (asked, ended) = (self.asked.take(), Instant::now());
-        let peer = self.peer.map(|peer| peer.ip());
+        let (outline, peer) =
+            (asked.as_ref().map(|asked| asked.outline.outline()), self.peer.map(|peer| peer.ip()));
         core.settings.journal.ended(&Entry {
-            outline: asked.as_ref().map(|asked| &*asked.outline),
-            client: asked.as_ref().and_then(|asked| asked.outline.client()).or(peer),
+            outline,
+            client: outline.and_then(|outline| outline.client()).or(peer),
             identity: self.identity.as_ref(),
             status,
             bytes,
@@ -666,10 +667,9 @@ impl Connection {
     }
 
     /// A head was read: what the access log will say of it, whoever answers.
-    fn note_head(&mut self, core: &Core, request: &mut Request) {
+    fn note_head(&mut self, core: &Core, request: &Request) {
         if core.settings.journal.has_access() {
-            let outline = Arc::new(Outline::of(request).with_client(self.client_of(core, request)));
-            request.outline = Some(Arc::clone(&outline));
+            let outline = KeptOutline::of(request, self.client_of(core, request));
             self.asked = Some(Asked { at: core.now, outline, endpoint: None });
         }
     }
