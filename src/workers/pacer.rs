@@ -52,6 +52,11 @@ const IDLE: u128 = 5;
 /// the cores, fewer workers would do less and wait as long.
 const OWN: u128 = 10;
 
+/// And where a job takes a worker as long as this, half of the cores: to change threads costs little of it, so fewer workers do no
+/// more, and the database, most of whose sessions then have nothing to do, lets some of the others wait for long.
+const LONG: Duration = Duration::from_micros(30);
+const OWN_LONG: u128 = 50;
+
 /// Until the workers have ended.
 pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
     let (queue, cores) = (&shared.queue, num_cpus::get());
@@ -168,7 +173,9 @@ impl Measure {
         }
         let busy = self.busy.saturating_sub(before.busy).as_nanos();
         let elapsed = self.at.saturating_duration_since(before.at).as_nanos();
-        if busy == 0 || ran.as_nanos() * 100 < elapsed * cores as u128 * OWN {
+        let taken = u128::from(self.taken.saturating_sub(before.taken));
+        let own = if ran.as_nanos() < taken * LONG.as_nanos() { OWN } else { OWN_LONG };
+        if busy == 0 || ran.as_nanos() * 100 < elapsed * cores as u128 * own {
             return 0;
         }
         let all = self.cores.all.saturating_sub(before.cores.all);
@@ -242,19 +249,13 @@ mod tests {
     #[test]
     fn workers_wait_for_each_other_only_where_they_take_the_cores() {
         let at = Instant::now();
-        let measure = |at, busy, ran, waited, idle| {
+        let measure_of = |taken, at, busy, ran, waited, idle| {
             let [busy, ran, waited] = [busy, ran, waited].map(Duration::from_millis);
             let cores = Cores { all: if idle == 0 { 0 } else { 400 }, idle };
-            Measure {
-                at,
-                busy,
-                taken: 0,
-                beside: 0,
-                cores,
-                each: BTreeMap::from([(1, OnCore { ran, waited })]),
-            }
+            Measure { at, busy, taken, beside: 0, cores, each: BTreeMap::from([(1, OnCore { ran, waited })]) }
         };
-        let (before, later) = (measure(at, 0, 0, 0, 0), at + Duration::from_secs(1));
+        let measure = |at, busy, ran, waited, idle| measure_of(1_000_000, at, busy, ran, waited, idle);
+        let (before, later) = (measure_of(0, at, 0, 0, 0, 0), at + Duration::from_secs(1));
         assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&before, 4, true), 50);
         assert_eq!(
             measure(later, 2000, 399, 1000, 20).waiting_since(&before, 4, true),
@@ -268,6 +269,8 @@ mod tests {
             0,
             "nor because of them"
         );
+        let long = |ran| measure_of(10_000, later, 2000, ran, 1000, 0).waiting_since(&before, 4, true);
+        assert_eq!((long(1999), long(2000)), (0, 50), "of long jobs only those that compute");
         let newcomer = Measure { each: BTreeMap::new(), ..before };
         assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&newcomer, 4, true), 0);
     }
