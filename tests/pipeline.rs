@@ -2,16 +2,18 @@
 
 mod support;
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+use postgres::types::{IsNull, to_sql_checked};
 use support::{
     Answer, Client, Database, Keeper, PATIENCE, Postgres, ask, assert_nothing_is_left, assert_problem, gate,
     wait_until,
 };
 use wharf::config::{Config, Connector, Environment, Flags, Source};
-use wharf::database::postgres::Row;
+use wharf::database::postgres::{Row, ToSql, Type};
 use wharf::handler::{self, Error};
 use wharf::http::{Request, Response};
 use wharf::metrics::Pool;
@@ -104,6 +106,33 @@ fn doubled(request: &Request, rows: &[Row]) -> Result<Response, Error> {
     }
 }
 
+/// A number that panics when it is to be sent, if it is 13.
+#[derive(Debug)]
+struct Sulky(i32);
+
+/// How often it did.
+static SULKED: AtomicUsize = AtomicUsize::new(0);
+
+impl ToSql for Sulky {
+    fn to_sql(
+        &self,
+        kind: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        if self.0 == 13 {
+            SULKED.fetch_add(1, Relaxed);
+            panic!("thirteen");
+        }
+        self.0.to_sql(kind, out)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <i32 as ToSql>::accepts(kind)
+    }
+
+    to_sql_checked!();
+}
+
 impl Gated {
     fn new(workers: usize, more: &str, change: impl FnOnce(&mut Config)) -> Self {
         static ALONE: Mutex<()> = Mutex::new(());
@@ -118,12 +147,14 @@ impl Gated {
             let number = request.query_value("n").unwrap_or_default();
             number.parse::<i32>().map(|n| (n,)).map_err(|_| Error::bad_parameter("n", "a number", &number))
         };
+        let sulky = move |request: &Request| number(request).map(|(number,)| (Sulky(number),));
         let server = Server::new(config).expect("the database is there");
         let pool = Arc::clone(server.database().expect("it has one").metrics());
         let write = "insert into item values ($1, 'sly') returning id";
         let server = server
             .get("/gate", handler)
             .get("/double", handler::query("select 2 * $1::int4", number, doubled))
+            .get("/sulky", handler::query("select 2 * $1::int4", sulky, doubled))
             .get("/sly", handler::query(write, |_| Ok((99_i32,)), |_, _| Ok(Response::text("written"))))
             .start()
             .expect("a free port");
@@ -244,6 +275,28 @@ fn who_stands_behind_a_slow_statement_is_run_by_another_worker() {
         assert_eq!(asked.pop().expect("one").answer().text(), r#""had""#);
         let_through(&gated, kept);
     });
+    gated.end();
+}
+
+#[test]
+fn a_parameter_that_panics_costs_a_session_and_no_other_request_and_no_worker() {
+    let gated = Gated::new(1, "", |_| {});
+    let until = Instant::now() + PATIENCE;
+    loop {
+        for path in ["/item/1", "/sulky?n=1"].iter().cycle().take(600) {
+            assert_eq!(gated.get(path).status, 200);
+        }
+        let before = SULKED.load(Relaxed);
+        let (kept, asked) = gated.ask_together(&["/item/1", "/sulky?n=13", "/item/2", "/sulky?n=2"]);
+        assert_eq!(statuses(asked), [200, 500, 200, 200]);
+        let_through(&gated, kept);
+        // With the others, and by itself.
+        if SULKED.load(Relaxed) == before + 2 {
+            break;
+        }
+        assert!(Instant::now() < until, "they were never asked together");
+    }
+    assert_eq!(gated.get("/sulky?n=2").text(), "4");
     gated.end();
 }
 

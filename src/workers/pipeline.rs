@@ -14,7 +14,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Admitted, Shared, admit, final_response};
+use super::{Admitted, Shared, admit, final_response, guarded};
 use crate::activity::{Activity, Doing, Spent};
 use crate::database::postgres::{Fetched, Question};
 use crate::database::{self, Connection};
@@ -99,10 +99,16 @@ impl Shared {
         let pool = activity.spent().pool;
         let sent = Instant::now();
         activity.turn_to(Doing::Database, sent);
-        let mut pipeline = match connection.postgres().and_then(|session| session.pipeline(questions)) {
-            Ok(pipeline) => pipeline,
-            Err(error) => {
+        // Parameters are handlers' code, and may panic.
+        let sending = guarded(|| connection.postgres().and_then(|session| session.pipeline(questions)));
+        let mut pipeline = match sending.map_err(|panic| format!("{panic:?}")) {
+            Ok(Ok(pipeline)) => pipeline,
+            Ok(Err(error)) => {
                 log::debug!("{} requests are not asked together: {error}", all.len());
+                return self.give_back(all, begun);
+            }
+            Err(panic) => {
+                log::debug!("{} requests are not asked together: {panic}", all.len());
                 return self.give_back(all, begun);
             }
         };

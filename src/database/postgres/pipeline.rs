@@ -221,9 +221,11 @@ impl Session {
         let statement_timeout = limit.statement;
         places.resize_with(places.len().max(questions.len()), place);
         let places = &mut places[..questions.len()];
-        for ((index, prepared), place) in prepared.into_iter().enumerate().zip(&mut *places) {
-            place.ask(questions, index, client, prepared);
-        }
+        wire.compose(|| {
+            for ((index, prepared), place) in prepared.into_iter().enumerate().zip(&mut *places) {
+                place.ask(questions, index, client, prepared);
+            }
+        });
         Ok(Pipeline { client, wire, statement_timeout, metrics, places, fetched: 0, is_left: false })
     }
 }

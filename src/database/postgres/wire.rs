@@ -4,6 +4,7 @@
 //! runtime.
 
 use std::cell::Cell;
+use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -170,6 +171,13 @@ impl Wire {
         !self.broken
     }
 
+    /// Runs what puts messages together without waiting. Where that panics, the connection is given up.
+    pub(super) fn compose(&mut self, compose: impl FnOnce()) {
+        let was_broken = mem::replace(&mut self.broken, true);
+        compose();
+        self.broken = was_broken;
+    }
+
     /// Runs `work`, which talks to the server through the connection's client, to its end or to its limit; then the
     /// statement is cancelled. `commits` says whether what was sent so far may have been committed by itself: if then its
     /// answer does not come, nobody knows whether it was.
@@ -305,6 +313,8 @@ impl Wire {
         self.work.set();
         self.flow.set();
         let mut watched = false;
+        // A parameter that panics leaves half a message behind it.
+        let was_broken = mem::replace(&mut self.broken, true);
         let driven = loop {
             if self.work.take()
                 && let Poll::Ready(done) = work.as_mut().poll(&mut work_context)
@@ -335,6 +345,7 @@ impl Wire {
             }
             self.flow.set();
         };
+        self.broken = was_broken;
         if watched {
             client.wake_nobody();
         }
