@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use slab::Slab;
 
 use self::lane::Lane;
@@ -84,6 +85,18 @@ struct Pace {
     /// Of these, those that were taken beside another.
     beside: u64,
     held_back: bool,
+    /// Who is told of that.
+    watcher: Option<Sender<()>>,
+}
+
+impl Pace {
+    fn hold_back(&mut self) {
+        self.held_back = true;
+        if let Some(watcher) = self.watcher.take() {
+            // Whoever was told before and has not looked yet looks anyway.
+            let _ = watcher.try_send(());
+        }
+    }
 }
 
 /// A worker that waits for a job, or for a reason to end.
@@ -250,7 +263,14 @@ impl<T> Queue<T> {
             next: FIRST,
             returned: FIRST,
             closed: false,
-            pace: Pace { busy: Duration::ZERO, at: Instant::now(), taken: 0, beside: 0, held_back: false },
+            pace: Pace {
+                busy: Duration::ZERO,
+                at: Instant::now(),
+                taken: 0,
+                beside: 0,
+                held_back: false,
+                watcher: None,
+            },
         };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -325,7 +345,9 @@ impl<T> Queue<T> {
                 break;
             }
             if state.is_at_most() {
-                state.pace.held_back |= state.pick().is_some();
+                if state.pick().is_some() {
+                    state.pace.hold_back();
+                }
             } else if let Some((job, mut done)) = state.take(now) {
                 if others.max > 0 && joins(&job) {
                     state.take_others(&mut done, others, joins);
@@ -383,6 +405,11 @@ impl<T> Queue<T> {
         state.busy_max = count.max(1);
         let called = std::iter::from_fn(|| state.call()).collect();
         wake(state, called);
+    }
+
+    /// Tells there, once, when next a job is left waiting because as many workers as may have one.
+    pub fn watch(&self, tell: Sender<()>) {
+        self.lock().pace.watcher = Some(tell);
     }
 
     /// What the workers did up to now.
@@ -485,7 +512,7 @@ impl<T> State<T> {
             return None;
         }
         if self.is_at_most() {
-            self.pace.held_back = true;
+            self.pace.hold_back();
             return None;
         }
         self.woken += 1;

@@ -4,7 +4,8 @@
 //! allow, a worker more makes every job take longer and none end sooner: threads wait for a core instead of jobs for a thread,
 //! and a job costs a wake-up and two changes of thread that a worker which is done and takes the next saves. Linux tells for how
 //! long a thread was ready to run and not run, and whether a core was idle; while the one is much of the time that workers have
-//! jobs, or the other hardly ever so, fewer of them get one.
+//! jobs, or the other hardly ever so, fewer of them get one. So it stays when nobody asks any more: the next load is likely to be of
+//! the same kind, and one that is not is given all workers as soon as it shows.
 //!
 //! Has a thread of its own, which sleeps but for a moment ten times a second, or forty while it may be that there is to be a change.
 
@@ -13,7 +14,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, bounded, select};
 use rustix::thread::Pid;
 
 use super::Shared;
@@ -62,34 +63,47 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
     let (queue, cores) = (&shared.queue, num_cpus::get());
     let mut look = queue.look();
     let mut since = Measure::of(shared, &look);
-    let (mut held_back, mut is_early, mut known) = (false, true, None);
+    let (tell, told) = bounded(1);
+    let (mut held_back, mut is_early, mut known, mut trust) = (false, true, None, Trust::Past);
     loop {
         let interval = if is_early { EARLY } else { INTERVAL };
         let interval = interval.max(INTERVAL_EACH * u32::try_from(look.workers).unwrap_or(u32::MAX));
         let left = (since.at + interval).saturating_duration_since(Instant::now());
         let is_paced = look.is_paced();
-        if ended.recv_timeout(if is_paced { left.min(STALL) } else { left }) != Err(RecvTimeoutError::Timeout)
-        {
-            return;
+        if is_paced && trust == Trust::Past {
+            queue.watch(tell.clone());
+            trust = Trust::Watched;
         }
+        let may_stall = is_paced && (trust == Trust::Sure || look.holds_back);
+        let begins = select! {
+            recv(ended) -> _ => return,
+            recv(told) -> _ => trust == Trust::Watched,
+            default(if may_stall { left.min(STALL) } else { left }) => false,
+        };
         let before = std::mem::replace(&mut look, queue.look());
         held_back |= look.held_back;
+        if begins {
+            since = Measure::of(shared, &look);
+            (is_early, trust) = (true, Trust::Tried);
+            continue;
+        }
         if before.holds_back && look.holds_back && before.taken == look.taken {
-            look.busy_max = look.busy_max.saturating_mul(2);
+            look.busy_max = more(&look, trust);
             queue.set_busy_max(look.busy_max);
         }
-        if !is_paced && look.busy == since.busy {
+        if look.busy == since.busy {
             // Nobody has had a job.
             since.at = Instant::now();
+            trust = trust.doubted();
         } else if since.at.elapsed() >= interval {
             let now = Measure::of(shared, &look);
             let least = now.least_since(&since) * cores;
             let waiting = now.waiting_since(&since, cores, is_paced || !is_early);
             let was = look.busy_max;
-            look.busy_max = match next(&look, waiting, held_back, least) {
+            look.busy_max = match next(&look, waiting, held_back, (least, trust)) {
                 // What it came to the last time, it will come to again.
                 fewer if fewer < was && !is_paced => known.unwrap_or(fewer),
-                more if more > was && is_early => was,
+                more if more > was && is_early && trust == Trust::Sure => was,
                 next => next,
             };
             queue.set_busy_max(look.busy_max);
@@ -97,6 +111,7 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
                 known = Some(look.busy_max);
             }
             is_early = look.busy_max < was || !look.is_paced();
+            trust = if held_back || !is_paced { Trust::Sure } else { trust.doubted() };
             (since, held_back) = (now, false);
         }
     }
@@ -110,17 +125,39 @@ impl Look {
 }
 
 /// How many may have a job, when those that had one waited for a core for this percentage of the time.
-fn next(look: &Look, waiting: u128, held_back: bool, least: usize) -> usize {
+fn next(look: &Look, waiting: u128, held_back: bool, (least, trust): (usize, Trust)) -> usize {
     if waiting >= MUCH {
         let now = look.busy_max.min(look.workers);
         (now / 2).max(least)
-    } else if !held_back {
-        // What was true under load says nothing of the next.
-        usize::MAX
-    } else if waiting < LITTLE {
-        look.busy_max.saturating_mul(2)
+    } else if held_back && waiting < LITTLE {
+        more(look, trust)
     } else {
         look.busy_max
+    }
+}
+
+/// How many more may have a job: all, where the others were kept from it by what was found under another load.
+fn more(look: &Look, trust: Trust) -> usize {
+    if trust == Trust::Sure { look.busy_max.saturating_mul(2) } else { usize::MAX }
+}
+
+/// Of which load it was found how many may have a job.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Of the one that there is.
+    Sure,
+    /// Of one that may be over.
+    Past,
+    /// The same, and it is told when jobs are held back for it.
+    Watched,
+    /// They are, and it is about to be seen whether rightly.
+    Tried,
+}
+
+impl Trust {
+    /// No job was held back for it of late.
+    fn doubted(self) -> Self {
+        if self == Self::Watched { self } else { Self::Past }
     }
 }
 
@@ -227,17 +264,23 @@ mod tests {
     fn fewer_have_a_job_while_they_wait_for_a_core_but_never_fewer_than_the_least() {
         let mut sizes = vec![usize::MAX];
         while sizes.len() < 5 {
-            sizes.push(next(&look(40, sizes[sizes.len() - 1]), 70, true, 6));
+            sizes.push(next(&look(40, sizes[sizes.len() - 1]), 70, true, (6, Trust::Sure)));
         }
         assert_eq!(sizes[1..], [20, 10, 6, 6]);
-        assert_eq!(next(&look(4, usize::MAX), 90, false, 6), 6, "four workers are not too many");
+        assert_eq!(
+            next(&look(4, usize::MAX), 90, false, (6, Trust::Sure)),
+            6,
+            "four workers are not too many"
+        );
     }
 
     #[test]
     fn more_have_a_job_as_soon_as_they_wait_for_something_else() {
-        assert_eq!(next(&look(100, 6), 10, true, 6), 12);
-        assert_eq!(next(&look(100, 6), 20, true, 6), 6, "neither much nor little");
-        assert_eq!(next(&look(100, 6), 20, false, 6), usize::MAX, "nothing was held back");
+        let next = |waiting, held_back, trust| next(&look(100, 6), waiting, held_back, (6, trust));
+        assert_eq!(next(10, true, Trust::Sure), 12);
+        assert_eq!(next(10, true, Trust::Tried), usize::MAX, "it was another load that they waited in");
+        assert_eq!(next(20, true, Trust::Sure), 6, "neither much nor little");
+        assert_eq!(next(10, false, Trust::Sure), 6, "nothing was held back");
     }
 
     #[test]
