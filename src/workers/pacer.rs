@@ -24,7 +24,7 @@ use crate::queue::Look;
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// While as many as there are may have a job, and after it became fewer: what begins then is a load that all who come meanwhile would
-/// wait in. So early a look can only make it fewer.
+/// wait in. So early a look can only make it fewer, or take back what was found under another load.
 const EARLY: Duration = Duration::from_millis(25);
 
 /// To look at a worker takes 5 µs, so at thousands of them it is looked less often.
@@ -100,7 +100,7 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
             let least = now.least_since(&since) * cores;
             let waiting = now.waiting_since(&since, cores, is_paced || !is_early);
             let was = look.busy_max;
-            look.busy_max = match next(&look, waiting, held_back, (least, trust)) {
+            look.busy_max = match next(&look, waiting, held_back, least, trust) {
                 // What it came to the last time, it will come to again.
                 fewer if fewer < was && !is_paced => known.unwrap_or(fewer),
                 more if more > was && is_early && trust == Trust::Sure => was,
@@ -125,7 +125,7 @@ impl Look {
 }
 
 /// How many may have a job, when those that had one waited for a core for this percentage of the time.
-fn next(look: &Look, waiting: u128, held_back: bool, (least, trust): (usize, Trust)) -> usize {
+fn next(look: &Look, waiting: u128, held_back: bool, least: usize, trust: Trust) -> usize {
     if waiting >= MUCH {
         let now = look.busy_max.min(look.workers);
         (now / 2).max(least)
@@ -264,19 +264,15 @@ mod tests {
     fn fewer_have_a_job_while_they_wait_for_a_core_but_never_fewer_than_the_least() {
         let mut sizes = vec![usize::MAX];
         while sizes.len() < 5 {
-            sizes.push(next(&look(40, sizes[sizes.len() - 1]), 70, true, (6, Trust::Sure)));
+            sizes.push(next(&look(40, sizes[sizes.len() - 1]), 70, true, 6, Trust::Sure));
         }
         assert_eq!(sizes[1..], [20, 10, 6, 6]);
-        assert_eq!(
-            next(&look(4, usize::MAX), 90, false, (6, Trust::Sure)),
-            6,
-            "four workers are not too many"
-        );
+        assert_eq!(next(&look(4, usize::MAX), 90, false, 6, Trust::Sure), 6, "four workers are not too many");
     }
 
     #[test]
     fn more_have_a_job_as_soon_as_they_wait_for_something_else() {
-        let next = |waiting, held_back, trust| next(&look(100, 6), waiting, held_back, (6, trust));
+        let next = |waiting, held_back, trust| next(&look(100, 6), waiting, held_back, 6, trust);
         assert_eq!(next(10, true, Trust::Sure), 12);
         assert_eq!(next(10, true, Trust::Tried), usize::MAX, "it was another load that they waited in");
         assert_eq!(next(20, true, Trust::Sure), 6, "neither much nor little");

@@ -18,7 +18,7 @@ use super::{Admitted, Shared, admit, final_response, guarded};
 use crate::activity::{Activity, Doing, Spent};
 use crate::database::postgres::{Fetched, Question};
 use crate::database::{self, Connection};
-use crate::handler::{Asking, Asks};
+use crate::handler::{Asking, Asks, Error};
 use crate::job::Job;
 use crate::queue::Done;
 
@@ -101,14 +101,10 @@ impl Shared {
         activity.turn_to(Doing::Database, sent);
         // Parameters are handlers' code, and may panic.
         let sending = guarded(|| connection.postgres().and_then(|session| session.pipeline(questions)));
-        let mut pipeline = match sending.map_err(|panic| format!("{panic:?}")) {
-            Ok(Ok(pipeline)) => pipeline,
-            Ok(Err(error)) => {
-                log::debug!("{} requests are not asked together: {error}", all.len());
-                return self.give_back(all, begun);
-            }
-            Err(panic) => {
-                log::debug!("{} requests are not asked together: {panic}", all.len());
+        let mut pipeline = match sending.and_then(|sent| sent.map_err(Error::from)) {
+            Ok(pipeline) => pipeline,
+            Err(error) => {
+                log::debug!("{} requests are not asked together: {error:?}", all.len());
                 return self.give_back(all, begun);
             }
         };

@@ -144,18 +144,26 @@ pub(crate) enum Fetched {
 /// is put in the same place.
 pub(super) trait Place: Send {
     /// Sends a question as far as the connection.
-    fn ask(
-        &mut self,
-        questions: &Arc<[Question]>,
-        index: usize,
-        client: &Arc<Client>,
-        prepared: Arc<Prepared>,
-    );
+    fn ask(&mut self, sent: Sent);
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, Error>>;
 
     /// Nobody waits for the answer any more.
     fn leave(&mut self);
+}
+
+/// One of the questions that are sent together, and what it takes.
+pub(super) struct Sent {
+    questions: Arc<[Question]>,
+    index: usize,
+    client: Arc<Client>,
+    prepared: Arc<Prepared>,
+}
+
+impl Sent {
+    async fn answer(self) -> Result<Answer, Error> {
+        self.questions[self.index].ask(&self.client, self.prepared).await
+    }
 }
 
 struct Asker<A, F: Future> {
@@ -165,18 +173,11 @@ struct Asker<A, F: Future> {
 
 impl<A, F> Place for Asker<A, F>
 where
-    A: Fn(Arc<[Question]>, usize, Arc<Client>, Arc<Prepared>) -> F + Send,
+    A: Fn(Sent) -> F + Send,
     F: Future<Output = Result<Answer, Error>> + Send,
 {
-    fn ask(
-        &mut self,
-        questions: &Arc<[Question]>,
-        index: usize,
-        client: &Arc<Client>,
-        prepared: Arc<Prepared>,
-    ) {
-        let asked = (self.ask)(Arc::clone(questions), index, Arc::clone(client), prepared);
-        self.run.set(maybe_done(asked));
+    fn ask(&mut self, sent: Sent) {
+        self.run.set(maybe_done((self.ask)(sent)));
         // What was polled once waits for its answer.
         let _ = self.run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
@@ -192,10 +193,7 @@ where
 }
 
 fn place() -> Box<dyn Place> {
-    let ask = |questions: Arc<[Question]>, index: usize, client: Arc<Client>, prepared| async move {
-        questions[index].ask(&client, prepared).await
-    };
-    Box::new(Asker { ask, run: Box::pin(MaybeDone::Gone) })
+    Box::new(Asker { ask: Sent::answer, run: Box::pin(MaybeDone::Gone) })
 }
 
 impl Session {
@@ -223,7 +221,8 @@ impl Session {
         let places = &mut places[..questions.len()];
         wire.compose(|| {
             for ((index, prepared), place) in prepared.into_iter().enumerate().zip(&mut *places) {
-                place.ask(questions, index, client, prepared);
+                let (questions, client) = (Arc::clone(questions), Arc::clone(client));
+                place.ask(Sent { questions, index, client, prepared });
             }
         });
         Ok(Pipeline { client, wire, statement_timeout, metrics, places, fetched: 0, is_left: false })
