@@ -79,6 +79,24 @@ fn serve(database: &Database) -> Running {
     server(&database.url(), ENDPOINTS, |_| {}).start().expect("a free port")
 }
 
+/// The same before it serves, with a certificate if somebody signs it.
+fn server_with(database: &Database, authority: Option<&Authority>) -> Server {
+    server(&database.url(), ENDPOINTS, |config| {
+        if let Some(identity) = authority.map(|authority| authority.server(&["localhost"])) {
+            config.tls.certificate = Some(identity.certificate);
+            config.tls.key = Some(identity.key);
+        }
+    })
+}
+
+/// A client of such a server.
+fn connect(server: &Running, authority: Option<&Authority>) -> Client {
+    match authority {
+        Some(authority) => Client::connect_tls(server.address(), authority),
+        None => Client::connect(server.address()),
+    }
+}
+
 fn get(server: &Running, path: &str) -> Answer {
     ask(server, path).answer()
 }
@@ -141,7 +159,6 @@ fn a_statement_ends_when_its_client_leaves_and_worker_and_place_in_the_pool_serv
 #[test]
 fn through_tls_a_client_leaves_with_its_socket_or_with_its_last_word() {
     let authority = Authority::new("the authority");
-    let identity = authority.server(&["localhost"]);
     let database = Postgres::database();
     let leave: [fn(&mut Client); 3] = [
         |client| client.say_the_end(),
@@ -149,11 +166,7 @@ fn through_tls_a_client_leaves_with_its_socket_or_with_its_last_word() {
         |client| client.stream().shutdown(std::net::Shutdown::Both).expect("it is connected"),
     ];
     for leave in leave {
-        let server = server(&database.url(), ENDPOINTS, |config| {
-            config.tls.certificate = Some(identity.certificate.clone());
-            config.tls.key = Some(identity.key.clone());
-        });
-        let server = server.start().expect("a free port");
+        let server = server_with(&database, Some(&authority)).start().expect("a free port");
         let mut client = Client::connect_tls(server.address(), &authority);
         client.request("GET", "/sleep", &[], "");
         wait_for_sleep(&database);
@@ -195,26 +208,15 @@ fn on_a_unix_socket_a_close_is_a_departure_at_once() {
 #[test]
 fn a_client_that_only_sends_no_more_has_its_answer() {
     let authority = Authority::new("the authority");
-    let identity = authority.server(&["localhost"]);
     let database = Postgres::database();
     for encrypted in [false, true] {
-        let server = server(&database.url(), ENDPOINTS, |config| {
-            if encrypted {
-                config.tls.certificate = Some(identity.certificate.clone());
-                config.tls.key = Some(identity.key.clone());
-            }
-        });
+        let server = server_with(&database, encrypted.then_some(&authority));
         let server = server.start().expect("a free port");
-        let mut client = if encrypted {
-            Client::connect_tls(server.address(), &authority)
-        } else {
-            Client::connect(server.address())
-        };
+        let mut client = connect(&server, encrypted.then_some(&authority));
         // The handshake, and an answer before the last.
         client.request("GET", "/quick", &[], "");
         assert_eq!(client.answer().text(), "quick");
-        // Held back in the socket until its end goes with it.
-        SockRef::from(client.stream()).set_tcp_cork(true).expect("a TCP socket can be corked");
+        client.cork();
         client.request("GET", "/nap", &[], "");
         client.finish_sending();
         let answer = client.answer();
@@ -250,6 +252,40 @@ fn an_end_right_behind_a_request_is_no_departure() {
     }
     assert!(times > 0, "this machine is too slow to show anything");
     assert_nothing_is_left(server);
+}
+
+/// What a client sends behind a request is not read while that one is away. When the end came right behind it, but long after
+/// the request, the client was taken for one that has left.
+#[test]
+fn an_end_right_behind_what_is_not_read_yet_is_no_departure() {
+    let authority = Authority::new("the authority");
+    let database = Postgres::database();
+    for encrypted in [false, true] {
+        let (gate, keeper) = gate();
+        let server = server_with(&database, encrypted.then_some(&authority)).get("/gate", gate);
+        let server = server.start().expect("a free port");
+        let mut client = connect(&server, encrypted.then_some(&authority));
+        client.request("GET", "/gate", &[], "");
+        keeper.wait_for_one();
+        for _ in 0..2 {
+            let_the_half_close_pass();
+            client.cork();
+            client.request("GET", "/quick", &[], "");
+        }
+        client.finish_sending();
+        // What the poller makes of it, it has made before it answers anybody else.
+        let mut other = connect(&server, encrypted.then_some(&authority));
+        other.request("GET", "/immediate", &[], "");
+        assert_eq!(other.answer().text(), "immediate");
+        keeper.let_through(1);
+        for text in ["through", "quick", "quick"] {
+            assert_eq!(client.answer_or_end().map(|answer| answer.text().to_owned()).as_deref(), Some(text));
+        }
+        assert!(client.is_closed());
+        assert_eq!(abandoned(server.metrics()), 0, "encrypted: {encrypted}");
+        drop((client, other));
+        assert_nothing_is_left(server);
+    }
 }
 
 #[test]
@@ -298,17 +334,25 @@ fn who_leaves_the_queue_takes_no_worker() {
 
 #[test]
 fn a_pipelining_client_that_leaves_is_counted_by_what_was_begun() {
+    let authority = Authority::new("the authority");
     let database = with_table();
-    let server = serve(&database);
-    let mut client = ask(&server, "/sleep");
-    client.request("POST", "/insert", &[], "");
-    wait_for_sleep(&database);
-    drop(client);
-    assert_eq!(get(&server, "/quick").text(), "quick");
-    assert_eq!(database.psql("select count(*) from t"), "0");
-    let metrics = server.metrics();
-    assert_eq!((metrics.requests(), abandoned(metrics)), (2, 1), "{metrics}");
-    assert_nothing_is_left(server);
+    for encrypted in [false, true] {
+        let server = server_with(&database, encrypted.then_some(&authority));
+        let server = server.start().expect("a free port");
+        let mut client = connect(&server, encrypted.then_some(&authority));
+        client.request("GET", "/sleep", &[], "");
+        client.request("POST", "/insert", &[], "");
+        wait_for_sleep(&database);
+        client.finish_sending();
+        let mut other = connect(&server, encrypted.then_some(&authority));
+        other.request("GET", "/quick", &[], "");
+        assert_eq!(other.answer().text(), "quick", "encrypted: {encrypted}");
+        assert_eq!(database.psql("select count(*) from t"), "0");
+        let metrics = server.metrics();
+        assert_eq!((metrics.requests(), abandoned(metrics)), (2, 1), "{metrics}");
+        drop((client, other));
+        assert_nothing_is_left(server);
+    }
 }
 
 #[test]

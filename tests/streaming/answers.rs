@@ -68,7 +68,9 @@ fn a_stream_arrives_whole_and_in_order_and_the_connection_goes_on() {
 fn a_client_that_sends_no_more_gets_its_whole_answer() {
     for connector in BOTH {
         let server = start(server(|config| config.server.connector = connector).get("/stream", stream));
-        let mut client = ask(&server, &format!("/stream?{LARGE}"));
+        let mut client = Client::connect(server.address());
+        client.cork();
+        client.request("GET", &format!("/stream?{LARGE}"), &[], "");
         client.finish_sending();
         assert_eq!(Seen::all(&client.answer().body), LARGE);
         assert!(client.is_closed());

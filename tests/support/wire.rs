@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use socket2::SockRef;
 
 use super::{Authority, PATIENCE};
 
@@ -183,6 +184,12 @@ impl Client {
             stream.conn.send_close_notify();
         }
         self.transport.wire().flush().expect("the server takes the bytes");
+    }
+
+    /// Holds back what is sent from now on until its end goes with it, or it fills a segment, or for 200 ms (tcp(7)): a server
+    /// cannot meet the end apart from it then, however long this thread is held up.
+    pub(crate) fn cork(&self) {
+        SockRef::from(self.stream()).set_tcp_cork(true).expect("a TCP socket can be corked");
     }
 
     /// Closes the sending half: the server reads the end.

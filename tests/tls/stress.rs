@@ -82,13 +82,16 @@ fn behave(rng: &mut Rng, client: &mut Client, name: &str) {
     let requests: Vec<_> = marks.iter().map(|mark| request(rng, mark)).collect();
     let wire: Vec<u8> = requests.iter().flat_map(|(wire, _)| wire).copied().collect();
     let largest = rng.choice([300, 5000, 1 << 20]).unwrap_or(1);
+    let ends = rng.u8(0..4) == 0;
+    if ends {
+        client.cork();
+    }
     let mut rest = &wire[..];
     while !rest.is_empty() {
         let piece = rng.usize(1..=largest).min(rest.len());
         client.send(&rest[..piece]);
         rest = &rest[piece..];
     }
-    let ends = rng.u8(0..4) == 0;
     if ends {
         client.finish_sending();
     }

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use mio::event::Event;
+use rustix::io::ioctl_fionread;
 
 use super::{Connection, Core, Next, Stage};
 use crate::connector::native::link::Turn;
@@ -15,6 +16,10 @@ use crate::connector::native::link::Turn;
 /// An end that comes within this time of the last that its client has sent belongs to it: enough for two segments of one
 /// sender to lose sight of each other, less than anybody waits before giving up.
 const HALF_CLOSE: Duration = Duration::from_millis(10);
+
+/// With TLS an end is said in bytes (`close_notify`), of which no others come than these at most: a record of an alert, with
+/// AES-GCM in TLS 1.2 (RFC 5246 sections 6.2 and 7.2, RFC 5288 section 3).
+const CLOSE_NOTIFY_BYTES: u64 = 5 + 8 + 2 + 16;
 
 /// What an event says of a client's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,16 +47,35 @@ impl End {
 impl Connection {
     /// Takes an event's word on the client's end. Anything else than [`Next::Wait`]: it has left.
     pub(in super::super) fn note(&mut self, core: &Core, end: End, readable: bool) -> Next {
+        if readable && end != End::Both {
+            self.hear(core, end);
+        }
         let is_new = end != End::None && !self.ended;
         self.ended |= end != End::None;
         if end == End::Both || is_new && self.is_late(core) {
             return self.depart();
         }
-        // What a session's bytes are shows only when they are read; those of a body are.
-        if readable && end == End::None && (self.session.is_none() || self.incoming.is_some()) {
+        Next::Wait
+    }
+
+    /// Something may have come. While a request is away it may stay unread, and an end makes a socket readable as well: so
+    /// what has come is counted.
+    fn hear(&mut self, core: &Core, end: End) {
+        if matches!(self.stage, Stage::Away { .. }) && self.link.turn() != Turn::Poller {
+            let arrived = self.arrived_bytes();
+            let silent = if self.session.is_some() { CLOSE_NOTIFY_BYTES } else { 0 };
+            if arrived > self.heard_bytes + silent {
+                self.heard = core.now;
+            }
+            self.heard_bytes = arrived;
+        } else if end == End::None && self.session.is_none() {
             self.heard = core.now;
         }
-        Next::Wait
+    }
+
+    /// How many bytes have come of the client, read or not.
+    pub(super) fn arrived_bytes(&self) -> u64 {
+        self.read_bytes + ioctl_fionread(self.link.socket()).unwrap_or(0)
     }
 
     /// With TLS a client's end may stand in what it sends, so that is read also while its request is away: one read, which
@@ -62,7 +86,7 @@ impl Connection {
             return Next::Wait;
         }
         let mut scratch = std::mem::take(&mut core.scratch);
-        let next = match self.link.read(&mut scratch) {
+        let next = match self.take(core, &mut scratch) {
             Ok(Some(read @ 1..)) => self.arrived(core, &scratch[..read], true),
             // The event has said so as well, and when.
             Ok(Some(0) | None) | Err(_) => Next::Wait,

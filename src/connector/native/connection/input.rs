@@ -1,5 +1,6 @@
 //! Reading: from the socket's bytes to a PROXY header, a session, a head, a body. Poller thread.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -189,13 +190,10 @@ impl Connection {
                 return self.away_due(core, next);
             }
             let mut scratch = std::mem::take(&mut core.scratch);
-            let read = self.link.read(&mut scratch);
+            let read = self.take(core, &mut scratch);
             let next = match read {
                 Ok(Some(0)) | Err(_) => self.end_of_input(core),
-                Ok(Some(read)) => {
-                    core.metrics.received_bytes(read);
-                    self.arrived(core, &scratch[..read], read == READ_BYTES)
-                }
+                Ok(Some(read)) => self.arrived(core, &scratch[..read], read == READ_BYTES),
                 Ok(None) => Next::Wait,
             };
             core.scratch = scratch;
@@ -215,6 +213,15 @@ impl Connection {
             }
         }
         self.away_due(core, Next::Wait)
+    }
+
+    /// Reads once, and counts what that was. `None`: nothing there now.
+    pub(super) fn take(&mut self, core: &Core, into: &mut [u8]) -> io::Result<Option<usize>> {
+        let read = self.link.read(into)?;
+        let bytes = read.unwrap_or(0);
+        self.read_bytes += bytes as u64;
+        core.metrics.received_bytes(bytes);
+        Ok(read)
     }
 
     /// The window of a body that streams has moved with what was read.

@@ -111,6 +111,10 @@ pub(super) struct Connection {
     ended: bool,
     /// When something last came of the client, or its request was given to a worker.
     heard: Instant,
+    /// How many bytes had come, read or not, when that was last looked at.
+    heard_bytes: u64,
+    /// How many were read.
+    read_bytes: u64,
     /// The session has taken the beginning of something that it cannot read yet.
     half_read: bool,
     /// It stands in [`Core::again`].
@@ -283,6 +287,8 @@ impl Connection {
             scanned: 0,
             ended: false,
             heard: core.now,
+            heard_bytes: 0,
+            read_bytes: 0,
             half_read: false,
             again: false,
             ticket: 0,
@@ -808,6 +814,8 @@ impl Connection {
         self.ticket += 1;
         let more = more || self.ended || self.incoming.is_some();
         self.heard = core.now;
+        // Without more, the last read has emptied the socket.
+        self.heard_bytes = if more { self.arrived_bytes() } else { self.read_bytes };
         self.link.give(self.ticket, more);
         let (start_by, deadline) = (work.start_by.instant(), work.deadline.instant());
         self.stage = Stage::Away { form, start_by, deadline };
