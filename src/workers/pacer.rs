@@ -63,6 +63,8 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
     let (queue, cores) = (&shared.queue, num_cpus::get());
     let mut look = queue.look();
     let mut since = Measure::of(shared, &look);
+    // The look before that one, where there was a load already.
+    let mut earlier = None;
     let (tell, told) = bounded(1);
     let (mut held_back, mut is_early, mut known, mut trust) = (false, true, None, Trust::Past);
     loop {
@@ -83,7 +85,7 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
         let before = std::mem::replace(&mut look, queue.look());
         held_back |= look.held_back;
         if begins {
-            since = Measure::of(shared, &look);
+            (since, earlier) = (Measure::of(shared, &look), None);
             (is_early, trust) = (true, Trust::Tried);
             continue;
         }
@@ -92,13 +94,14 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
             queue.set_busy_max(look.busy_max);
         }
         if look.busy == since.busy {
-            // Nobody has had a job.
-            since.at = Instant::now();
+            // Nobody has had a job, and what the cores do is not looked at.
+            (since.at, since.cores, earlier) = (Instant::now(), None, None);
             trust = trust.doubted();
         } else if since.at.elapsed() >= interval {
             let now = Measure::of(shared, &look);
             let least = now.least_since(&since) * cores;
-            let waiting = now.waiting_since(&since, cores, is_paced || !is_early);
+            let cores_then = if is_paced || !is_early { since.cores } else { earlier };
+            let waiting = now.waiting_since(&since, cores_then, cores);
             let was = look.busy_max;
             look.busy_max = match next(&look, waiting, held_back, least, trust) {
                 // What it came to the last time, it will come to again.
@@ -112,6 +115,7 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
             }
             is_early = look.busy_max < was || !look.is_paced();
             trust = if held_back || !is_paced { Trust::Sure } else { trust.doubted() };
+            earlier = since.cores;
             (since, held_back) = (now, false);
         }
     }
@@ -169,8 +173,8 @@ struct Measure {
     /// How many they have taken, and of these, how many beside another.
     taken: u64,
     beside: u64,
-    /// What the cores have done.
-    cores: Cores,
+    /// What the cores have done, where that is known.
+    cores: Option<Cores>,
     /// By each worker's number. Empty where the system does not tell.
     each: BTreeMap<usize, OnCore>,
 }
@@ -189,7 +193,7 @@ impl Measure {
         let each =
             threads.into_iter().filter_map(|(number, thread)| Some((number, OnCore::of(thread)?))).collect();
         let Look { busy, taken, beside, .. } = *look;
-        Self { at: Instant::now(), busy, taken, beside, cores: Cores::now().unwrap_or_default(), each }
+        Self { at: Instant::now(), busy, taken, beside, cores: Cores::now(), each }
     }
 
     /// How many may always have a job, for each core.
@@ -199,8 +203,8 @@ impl Measure {
     }
 
     /// For what percentage of the time that workers had jobs they, or others because of them, waited for a core that they had. For
-    /// others, cores that are hardly idle tell, where so short a time `tells` enough of that.
-    fn waiting_since(&self, before: &Self, cores: usize, tells: bool) -> u128 {
+    /// others, cores that are hardly idle tell, since `cores_then`: their ticks are coarse, so that may be longer.
+    fn waiting_since(&self, before: &Self, cores_then: Option<Cores>, cores: usize) -> u128 {
         let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
         for (number, now) in &self.each {
             if let Some(then) = before.each.get(number) {
@@ -215,9 +219,9 @@ impl Measure {
         if busy == 0 || ran.as_nanos() * 100 < elapsed * cores as u128 * own {
             return 0;
         }
-        let all = self.cores.all.saturating_sub(before.cores.all);
-        let idle = self.cores.idle.saturating_sub(before.cores.idle);
-        if tells && idle * 100 < all * IDLE {
+        if let (Some(now), Some(then)) = (self.cores, cores_then)
+            && now.idle.saturating_sub(then.idle) * 100 < now.all.saturating_sub(then.all) * IDLE
+        {
             return 100;
         }
         waited.as_nanos() * 100 / busy
@@ -225,7 +229,7 @@ impl Measure {
 }
 
 /// The time of all cores, in the kernel's ticks, and how much of it none of them had anything to run.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Cores {
     all: u128,
     idle: u128,
@@ -290,27 +294,32 @@ mod tests {
         let at = Instant::now();
         let measure_of = |taken, at, busy, ran, waited, idle| {
             let [busy, ran, waited] = [busy, ran, waited].map(Duration::from_millis);
-            let cores = Cores { all: if idle == 0 { 0 } else { 400 }, idle };
+            let cores = Some(Cores { all: if idle == 0 { 0 } else { 400 }, idle });
             Measure { at, busy, taken, beside: 0, cores, each: BTreeMap::from([(1, OnCore { ran, waited })]) }
         };
         let measure = |at, busy, ran, waited, idle| measure_of(1_000_000, at, busy, ran, waited, idle);
         let (before, later) = (measure_of(0, at, 0, 0, 0, 0), at + Duration::from_secs(1));
-        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&before, 4, true), 50);
+        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&before, before.cores, 4), 50);
         assert_eq!(
-            measure(later, 2000, 399, 1000, 20).waiting_since(&before, 4, true),
+            measure(later, 2000, 399, 1000, 20).waiting_since(&before, before.cores, 4),
             0,
             "others take them"
         );
-        assert_eq!(measure(later, 0, 400, 1000, 20).waiting_since(&before, 4, true), 0);
-        assert_eq!(measure(later, 2000, 400, 0, 19).waiting_since(&before, 4, true), 100, "none is idle");
+        assert_eq!(measure(later, 0, 400, 1000, 20).waiting_since(&before, before.cores, 4), 0);
         assert_eq!(
-            measure(later, 2000, 399, 0, 19).waiting_since(&before, 4, true),
+            measure(later, 2000, 400, 0, 19).waiting_since(&before, before.cores, 4),
+            100,
+            "none is idle"
+        );
+        assert_eq!(
+            measure(later, 2000, 399, 0, 19).waiting_since(&before, before.cores, 4),
             0,
             "nor because of them"
         );
-        let long = |ran| measure_of(10_000, later, 2000, ran, 1000, 0).waiting_since(&before, 4, true);
+        let long =
+            |ran| measure_of(10_000, later, 2000, ran, 1000, 0).waiting_since(&before, before.cores, 4);
         assert_eq!((long(1999), long(2000)), (0, 50), "of long jobs only those that compute");
         let newcomer = Measure { each: BTreeMap::new(), ..before };
-        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&newcomer, 4, true), 0);
+        assert_eq!(measure(later, 2000, 400, 1000, 20).waiting_since(&newcomer, newcomer.cores, 4), 0);
     }
 }
