@@ -752,14 +752,7 @@ mod tls {
             let authority = Authority::new("wharf's tests");
             let other = Authority::new("wharf's tests");
             std::fs::copy(other.file(), authority.directory().join("other.crt")).unwrap();
-            let identity = authority.server(&["localhost"]);
-            // The server's user may not read our directory.
-            let prepare = format!(
-                "echo '{}' > data/server.crt; echo '{}' > data/server.key; chmod 600 data/server.key",
-                std::fs::read_to_string(identity.certificate).unwrap(),
-                std::fs::read_to_string(identity.key).unwrap()
-            );
-            (Postgres::start_with(&prepare, "-c ssl=on"), authority)
+            (Postgres::start_encrypted(&authority), authority)
         })
     }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use postgres::types::{IsNull, to_sql_checked};
 use support::{
-    Answer, Client, Database, Keeper, PATIENCE, Postgres, ask, assert_nothing_is_left, assert_problem, gate,
-    wait_until,
+    Answer, Authority, Client, Database, Keeper, PATIENCE, Postgres, ask, assert_nothing_is_left,
+    assert_problem, gate, wait_until,
 };
 use wharf::config::{Config, Connector, Environment, Flags, Source};
 use wharf::database::postgres::{Row, ToSql, Type};
@@ -69,6 +69,8 @@ sql     = 'select 1'
 [[endpoint.twice.step]]
 sql     = 'select 2 as two'
 ";
+
+const ITEMS: &str = "create table item as select n as id, 'item ' || n as name from generate_series(1, 9) n";
 
 /// A server behind gates, each of which keeps one worker until it is told to let it through.
 struct Gated {
@@ -138,8 +140,7 @@ impl Gated {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let database = Postgres::database();
-        database
-            .psql("create table item as select n as id, 'item ' || n as name from generate_series(1, 9) n");
+        database.psql(ITEMS);
         let mut config = config(&database, workers, more);
         change(&mut config);
         let (handler, keeper) = gate();
@@ -261,6 +262,25 @@ fn requests_that_wait_for_a_worker_are_asked_together_and_each_has_its_own_answe
 }
 
 #[test]
+fn through_tls_they_are_asked_together_as_well() {
+    let cluster = Postgres::start_encrypted(&Authority::new("the authority"));
+    cluster.psql("postgres", ITEMS);
+    let url = format!("{}?sslmode=require", cluster.url());
+    let gated = Gated::new(1, "", |config| config.database.url = Some(url));
+    gated.until_together(&["/item/1", "/double?n=1"], 3, || {
+        let (kept, asked) = gated.ask_together(&["/item/3", "/double?n=4", "/item/77", "/item/4"]);
+        let answers: Vec<Answer> = asked.into_iter().map(|mut client| client.answer()).collect();
+        assert_eq!(answers[0].text(), r#"{"id":3,"name":"item 3"}"#);
+        assert_eq!(answers[1].text(), "8");
+        assert_problem(&answers[2], 404, "no such row");
+        assert_eq!(answers[3].text(), r#"{"id":4,"name":"item 4"}"#);
+        let_through(&gated, kept);
+    });
+    assert_eq!(gated.get("/item/1").status, 200);
+    gated.end();
+}
+
+#[test]
 fn who_stands_behind_a_slow_statement_is_run_by_another_worker() {
     let gated = Gated::new(2, "", |_| {});
     let mut holder = wharf::database::postgres::client(&gated.database.url()).expect("it is there");
@@ -279,7 +299,7 @@ fn who_stands_behind_a_slow_statement_is_run_by_another_worker() {
 }
 
 #[test]
-fn a_parameter_that_panics_costs_a_session_and_no_other_request_and_no_worker() {
+fn a_parameter_that_panics_costs_no_other_request_and_no_worker() {
     let gated = Gated::new(1, "", |_| {});
     let until = Instant::now() + PATIENCE;
     loop {

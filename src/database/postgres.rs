@@ -5,8 +5,10 @@
 
 mod bind;
 mod connect;
+mod direct;
 mod json;
 mod pipeline;
+mod row;
 mod socket;
 mod tls;
 mod url;
@@ -21,15 +23,16 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use futures_util::future::{join, join_all};
-pub use postgres::Row;
 pub use postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::types::Kind;
-use tokio_postgres::{Client, Column as PostgresColumn};
+use tokio_postgres::{Client, Column as PostgresColumn, Row as DriverRow};
 
+use self::direct::Direct;
 use self::json::Encoder;
 use self::pipeline::Place;
 pub(crate) use self::pipeline::{Answer, Fetched, Form};
 pub use self::pipeline::{Parameter, Question};
+pub use self::row::{Row, RowIndex};
 use self::wire::{Limit, Wire};
 use super::comment::{self, Comment};
 use super::settings::Settings;
@@ -143,6 +146,7 @@ impl pool::Driver for Driver {
     fn open(&self, deadline: Deadline) -> Result<Box<Session>, Error> {
         let (client, mut wire) = Wire::open(&self.target, &self.config(), &self.tls, deadline)?;
         self.initialize(&client, &mut wire, deadline)?;
+        let direct = Direct::new(wire.socket());
         Ok(Box::new(Session {
             client: Arc::new(client),
             wire,
@@ -155,6 +159,7 @@ impl pool::Driver for Driver {
             activity: Activity::default(),
             metrics: Arc::default(),
             places: Vec::new(),
+            direct,
         }))
     }
 }
@@ -178,6 +183,7 @@ pub struct Session {
     metrics: Arc<metrics::Pool>,
     /// For statements that are sent together.
     places: Vec<Box<dyn Place>>,
+    direct: Direct,
 }
 
 /// What a statement does outside a transaction.
@@ -680,8 +686,8 @@ async fn run(
     for (bound, kind) in statement.bound.iter().zip(prepared.statement.params()) {
         bind::check(bound, &values[bound.index], kind)?;
     }
-    if let Some(index) = prepared.plan.iter().position(|column| column.encoder.is_none()) {
-        return Err(prepared.unsupported(index));
+    if let Some(index) = prepared.unsupported() {
+        return Err(prepared.refusal_of(index));
     }
     let parameters = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
     let refused = |error| wire::refused(&error, &statement.text);
@@ -709,7 +715,7 @@ fn describe(statement: &Statement, prepared: &Prepared) -> Description {
     let columns =
         columns.map(|column| Column { name: column.name().to_owned(), type_name: type_name(column.type_()) });
     let unsupported = (0..prepared.plan.len()).filter(|index| prepared.plan[*index].encoder.is_none());
-    let unsupported = unsupported.map(|index| prepared.unsupported(index).to_string());
+    let unsupported = unsupported.map(|index| prepared.refusal_of(index).to_string());
     let kinds = statement.bound.iter().zip(prepared.statement.params());
     let mismatches = kinds.filter_map(|(bound, kind)| bind::mismatch(bound, kind));
     Description { columns: columns.collect(), problems: unsupported.chain(mismatches).collect() }
@@ -729,6 +735,8 @@ fn type_name(kind: &Type) -> String {
 /// types of its parameters are known from the one that was prepared.
 struct Prepared {
     statement: tokio_postgres::Statement,
+    /// What the server calls it, where that is known.
+    name: Option<Box<str>>,
     plan: Vec<ColumnPlan>,
     /// Up to where its text goes when a comment is to stand behind it; `None`: it has one.
     end: Option<usize>,
@@ -758,7 +766,7 @@ impl Prepared {
     fn new(statement: tokio_postgres::Statement, sql: &str) -> Self {
         let has_comment = config::Sql::without_parameters(sql).has_comment();
         let end = (!has_comment).then(|| comment::end(sql));
-        Self { plan: plan_of(statement.columns()), statement, end }
+        Self { plan: plan_of(statement.columns()), name: name_of(&statement), statement, end }
     }
 
     /// What is sent in place of `sql`, which it was prepared from, to name the request, if that is to be done.
@@ -776,10 +784,11 @@ impl Prepared {
         named: Option<&str>,
         parameters: &Parameters<'_>,
     ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        match named.and_then(|text| Some((text, self.typed(parameters)?))) {
-            Some((text, typed)) => client.query_typed(text, &typed).await,
-            None => client.query(&self.statement, parameters).await,
-        }
+        let stream = match named.and_then(|text| Some((text, self.typed(parameters)?))) {
+            Some((text, typed)) => client.query_typed_raw(text, typed).await?,
+            None => client.query_raw(&self.statement, parameters.iter().copied()).await?,
+        };
+        stream.map_ok(Row::from).try_collect().await
     }
 
     /// How many rows it changed.
@@ -803,7 +812,7 @@ impl Prepared {
     }
 
     /// Whether a row is of the columns that the statement had when it was prepared.
-    fn fits(&self, row: &Row) -> bool {
+    fn fits(&self, row: &DriverRow) -> bool {
         let same = |(now, before): (&PostgresColumn, &PostgresColumn)| {
             now.name() == before.name() && now.type_() == before.type_()
         };
@@ -811,10 +820,23 @@ impl Prepared {
         now.len() == before.len() && now.iter().zip(before).all(same)
     }
 
-    fn unsupported(&self, index: usize) -> Error {
+    /// The first column that has no form in JSON.
+    fn unsupported(&self) -> Option<usize> {
+        self.plan.iter().position(|column| column.encoder.is_none())
+    }
+
+    fn refusal_of(&self, index: usize) -> Error {
         let (column, type_name) = column(self.statement.columns(), index);
         Error::UnsupportedType { column, type_name }
     }
+}
+
+/// tokio-postgres keeps the names of its statements to itself but for this; where they are written otherwise, they are not known.
+fn name_of(statement: &tokio_postgres::Statement) -> Option<Box<str>> {
+    let text = format!("{statement:?}");
+    let (name, _) = text.strip_prefix("Statement { name: \"s")?.split_once('"')?;
+    let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| format!("s{name}").into())
 }
 
 fn plan_of(columns: &[PostgresColumn]) -> Vec<ColumnPlan> {
@@ -825,7 +847,7 @@ fn plan_of(columns: &[PostgresColumn]) -> Vec<ColumnPlan> {
     plan.collect()
 }
 
-fn write(row: &Row, plan: &[ColumnPlan], index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
+fn write(row: &DriverRow, plan: &[ColumnPlan], index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
     let raw = row.try_get::<_, Option<Raw<'_>>>(index).ok();
     let encoder = plan.get(index).and_then(|column| column.encoder.as_ref());
     let written = raw.zip(encoder).map(|(raw, encoder)| encoder.write(out, raw.map(|raw| raw.0)));
@@ -854,6 +876,10 @@ impl Statements {
     fn forget(&mut self) {
         self.known.clear();
         self.oldest_first.clear();
+    }
+
+    fn known(&self, sql: &str) -> Option<&Arc<Prepared>> {
+        self.known.get(sql)
     }
 
     async fn prepare(&mut self, client: &Client, sql: &str) -> Result<Arc<Prepared>, Error> {

@@ -34,6 +34,11 @@ impl<'a> RowWriter<'a> {
         Self { out, shape, start, bytes_max, rows_max, rows: 0 }
     }
 
+    /// Goes on behind rows that stand in `out` from `start` on.
+    pub(super) fn behind(self, start: usize, rows: u64) -> Self {
+        Self { start, rows, ..self }
+    }
+
     /// The rows met so far, written or not.
     pub fn rows(&self) -> u64 {
         self.rows

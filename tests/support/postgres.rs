@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::{Authority, Identity};
+
 /// One cluster. It ends when dropped, and at the latest with the test process.
 pub(crate) struct Postgres {
     bin: PathBuf,
@@ -66,6 +68,19 @@ impl Postgres {
     /// server.
     pub(crate) fn start_with(prepare: &str, options: &str) -> Self {
         Self::start_within(&[], prepare, options)
+    }
+
+    /// The same with TLS, and a certificate for `localhost` from this authority.
+    pub(crate) fn start_encrypted(authority: &Authority) -> Self {
+        let Identity { certificate, key } = authority.server(&["localhost"]);
+        let read = |file| std::fs::read_to_string(file).expect("it was written");
+        // The server's user may not read our directory.
+        let prepare = format!(
+            "echo '{}' > data/server.crt; echo '{}' > data/server.key; chmod 600 data/server.key",
+            read(certificate),
+            read(key)
+        );
+        Self::start_with(&prepare, "-c ssl=on")
     }
 
     /// The same behind a program that runs what stands behind it, such as `nsenter`, with its arguments.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{MaybeDone, maybe_done};
 use tokio_postgres::Client;
 
+use super::direct::Direct;
 use super::wire::{self, Limit, Wire};
 use super::{Prepared, Row, Session, ToSql, Transaction, run};
 use crate::database::{Access, Error, RowWriter, Shape, Statement, note_cancelled};
@@ -27,10 +28,10 @@ pub type Parameter = Box<dyn ToSql + Sync + Send>;
 
 /// What one request asks the database, in one statement that only reads.
 #[derive(Debug)]
-pub struct Question(Kind);
+pub struct Question(pub(super) Kind);
 
 #[derive(Debug)]
-enum Kind {
+pub(super) enum Kind {
     /// An endpoint's: its rows are written at once.
     Written { statement: Arc<Statement>, values: Vec<Value>, form: Form },
     /// A handler's in Rust, which reads the rows itself.
@@ -74,6 +75,15 @@ impl Answer {
     }
 }
 
+impl Kind {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Written { statement, .. } => statement.text(),
+            Self::Rows { sql, .. } => sql,
+        }
+    }
+}
+
 impl Question {
     /// A handler's own statement.
     pub(crate) fn of_handler(sql: &Arc<str>, parameters: Vec<Parameter>) -> Self {
@@ -90,13 +100,6 @@ impl Question {
         match &self.0 {
             Kind::Written { values, .. } => values,
             Kind::Rows { .. } => &[],
-        }
-    }
-
-    fn text(&self) -> &str {
-        match &self.0 {
-            Kind::Written { statement, .. } => statement.text(),
-            Kind::Rows { sql, .. } => sql,
         }
     }
 
@@ -125,11 +128,17 @@ pub(crate) struct Pipeline<'a> {
     wire: &'a mut Wire,
     statement_timeout: Option<Duration>,
     metrics: &'a metrics::Pool,
-    /// Those that have a statement, in their order; of some the answer was fetched.
-    places: &'a mut [Box<dyn Place>],
+    pub(super) way: Way<'a>,
     fetched: usize,
     /// Answers that nobody waits for any more may still come.
     is_left: bool,
+}
+
+/// How statements go to the server and their answers come back.
+pub(super) enum Way<'a> {
+    Direct(&'a mut Direct, Arc<[Question]>),
+    /// Through tokio-postgres. They have a statement each, in their order; of some the answer was fetched.
+    Driven(&'a mut [Box<dyn Place>]),
 }
 
 /// What is fetched.
@@ -207,16 +216,30 @@ impl Session {
             self.command(switch.text, &self.limit.clone(), false)?;
             self.access = Some(Access::ReadOnly);
         }
-        let Self { client, wire, statements, limit, metrics, places, .. } = self;
+        let Self { client, wire, statements, limit, metrics, places, direct, .. } = self;
+        let statement_timeout = limit.statement;
+        if let Some(sent) = direct.compose(questions, statements) {
+            wire.send_direct(sent)?;
+            direct.begin();
+            let way = Way::Direct(direct, Arc::clone(questions));
+            return Ok(Pipeline {
+                client,
+                wire,
+                statement_timeout,
+                metrics,
+                way,
+                fetched: 0,
+                is_left: false,
+            });
+        }
         let prepared = async {
             let mut prepared = Vec::with_capacity(questions.len());
             for question in &**questions {
-                prepared.push(statements.prepare(client, question.text()).await?);
+                prepared.push(statements.prepare(client, question.0.text()).await?);
             }
             Ok(prepared)
         };
         let prepared = wire.complete(prepared, limit, &Cell::new(false))?;
-        let statement_timeout = limit.statement;
         places.resize_with(places.len().max(questions.len()), place);
         let places = &mut places[..questions.len()];
         wire.compose(|| {
@@ -225,7 +248,8 @@ impl Session {
                 place.ask(Sent { questions, index, client, prepared });
             }
         });
-        Ok(Pipeline { client, wire, statement_timeout, metrics, places, fetched: 0, is_left: false })
+        let way = Way::Driven(places);
+        Ok(Pipeline { client, wire, statement_timeout, metrics, way, fetched: 0, is_left: false })
     }
 }
 
@@ -238,17 +262,27 @@ impl Pipeline<'_> {
         deadline: Deadline,
         patience: Option<(Instant, Duration)>,
     ) -> Option<Fetched> {
-        let place = self.places.get_mut(self.fetched)?;
-        let limit = Limit { client: client.clone(), deadline, statement: self.statement_timeout };
-        let work = poll_fn(|context| place.poll(context));
+        let Self { wire, way, statement_timeout, fetched, .. } = self;
+        let next = *fetched;
+        if next >= way.len() {
+            return None;
+        }
+        let limit = Limit { client: client.clone(), deadline, statement: *statement_timeout };
+        let work = poll_fn(|context| match way {
+            Way::Direct(direct, questions) => direct.poll(&questions[next]),
+            Way::Driven(places) => places[next].poll(context),
+        });
         let commits = Cell::new(false);
         let answered = match patience {
-            Some(patience) => self.wire.complete_within(patience, work, &limit, &commits),
-            None => Some(self.wire.complete(work, &limit, &commits)),
+            Some(patience) => wire.complete_within(patience, work, &limit, &commits),
+            None => Some(wire.complete(work, &limit, &commits)),
         };
         let Some(answered) = answered else { return Some(Fetched::Slow) };
-        place.leave();
-        self.fetched += 1;
+        match way {
+            Way::Direct(direct, _) => direct.leave(),
+            Way::Driven(places) => places[next].leave(),
+        }
+        *fetched += 1;
         if let Err(error) = &answered {
             note_cancelled(error, self.metrics);
             // Of some errors more would have come.
@@ -263,9 +297,11 @@ impl Pipeline<'_> {
     }
 
     fn leave_all_behind(&mut self, kept: usize) {
-        let kept = kept.min(self.places.len());
-        let (kept, left) = mem::take(&mut self.places).split_at_mut(kept);
-        self.places = kept;
+        // What comes directly is told apart when it comes.
+        let Way::Driven(places) = &mut self.way else { return };
+        let kept = kept.min(places.len());
+        let (kept, left) = mem::take(places).split_at_mut(kept);
+        *places = kept;
         self.is_left |= !left.is_empty();
         for place in left {
             place.leave();
@@ -273,10 +309,22 @@ impl Pipeline<'_> {
     }
 }
 
+impl Way<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Direct(_, questions) => questions.len(),
+            Self::Driven(places) => places.len(),
+        }
+    }
+}
+
 impl Drop for Pipeline<'_> {
     fn drop(&mut self) {
         self.leave_all_behind(self.fetched);
-        if self.is_left && !self.wire.is_broken() {
+        if let Way::Direct(direct, _) = &mut self.way {
+            self.wire.end_direct(direct.is_owed().then(|| poll_fn(|_| direct.poll_rest())));
+            direct.end();
+        } else if self.is_left && !self.wire.is_broken() {
             self.wire.settle(self.client);
         }
     }
@@ -284,6 +332,6 @@ impl Drop for Pipeline<'_> {
 
 impl std::fmt::Debug for Pipeline<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline").field("len", &self.places.len()).finish_non_exhaustive()
+        f.debug_struct("Pipeline").field("len", &self.way.len()).finish_non_exhaustive()
     }
 }

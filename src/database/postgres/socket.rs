@@ -4,7 +4,7 @@
 //! That is one `send` and one `recv` for a statement, where a reactor takes four calls and a registration. Runs on the thread
 //! that makes a call; only the interruption comes from another.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake};
 use std::time::{Duration, Instant};
 
+use postgres_protocol::message::backend::{Header, READY_FOR_QUERY_TAG};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -20,18 +21,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// What one call reads at most: a result of usual size as a whole, and little enough to have one for each session.
 const READ_BYTES: usize = 16 * 1024;
 
+/// The tags of what comes to a `ReadyForQuery`.
+const SYNC_AND_QUERY: [u8; 2] = *b"SQ";
+
 /// A wait is cut into pieces no longer than this, so that a later one with another end seldom needs another setting.
 const LONGEST_WAIT_MS: u64 = 1024;
 
 #[derive(Debug)]
 pub(super) struct Socket {
     raw: socket2::Socket,
+    /// Locked by one thread at a time.
     inbox: Mutex<Inbox>,
     /// Reading has come to an end because somebody asked for it.
     interrupted: AtomicBool,
 }
 
-/// What was read and not taken, and how the next read waits. Locked by one thread at a time.
+/// What was read and not taken, and how the next read waits.
 #[derive(Debug)]
 struct Inbox {
     bytes: Box<[u8]>,
@@ -44,6 +49,69 @@ struct Inbox {
     blocked: bool,
     /// `SO_RCVTIMEO`.
     timeout: Duration,
+    /// What tokio-postgres has sent and taken, once the session is open.
+    traffic: Option<Traffic>,
+}
+
+/// What has gone both ways through a [`Stream`].
+#[derive(Debug, Default)]
+struct Traffic {
+    sent: Messages,
+    taken: Messages,
+}
+
+impl Traffic {
+    /// Whether every answer to what was sent was taken: each Sync and each Query comes to one `ReadyForQuery` (the manual, 55.2.2 and
+    /// 55.2.3).
+    fn is_settled(&self) -> bool {
+        let ends = |messages: &Messages| messages.rest == 0 && messages.header_length == 0;
+        let Self { sent, taken } = self;
+        ends(sent) && ends(taken) && sent.counted == taken.counted && sent.last_counts && !sent.encrypted
+    }
+}
+
+/// Messages that go one way, each of which begins with its tag and its length.
+#[derive(Debug, Default)]
+struct Messages {
+    header: [u8; 5],
+    /// How much there is of the header.
+    header_length: usize,
+    /// How much of the message is to come behind it.
+    rest: usize,
+    /// How many of those have gone that are counted, and whether the last one was.
+    counted: u64,
+    last_counts: bool,
+    /// They are no messages, but what TLS makes of them.
+    encrypted: bool,
+}
+
+impl Messages {
+    /// These bytes go; the tags that count are those in `counts`.
+    fn follow(&mut self, mut bytes: &[u8], counts: &[u8]) {
+        while !bytes.is_empty() && !self.encrypted {
+            if self.rest > 0 {
+                let gone = self.rest.min(bytes.len());
+                self.rest -= gone;
+                bytes = &bytes[gone..];
+                continue;
+            }
+            let gone = (self.header.len() - self.header_length).min(bytes.len());
+            self.header[self.header_length..self.header_length + gone].copy_from_slice(&bytes[..gone]);
+            self.header_length += gone;
+            bytes = &bytes[gone..];
+            let Ok(Some(header)) = Header::parse(&self.header[..self.header_length]) else {
+                // A length that cannot be is no length, and nothing is known any more.
+                self.encrypted = self.header_length == self.header.len();
+                continue;
+            };
+            self.header_length = 0;
+            self.rest = usize::try_from(header.len()).unwrap_or_default().saturating_sub(4);
+            self.last_counts = counts.contains(&header.tag());
+            self.counted += u64::from(self.last_counts);
+            // All tags are letters or digits; TLS begins its records with 20 to 23 (RFC 8446 section 5.1).
+            self.encrypted = !header.tag().is_ascii_alphanumeric();
+        }
+    }
 }
 
 impl Socket {
@@ -53,7 +121,8 @@ impl Socket {
         let timeout = Duration::from_millis(LONGEST_WAIT_MS);
         socket.set_read_timeout(Some(timeout))?;
         let bytes = vec![0; READ_BYTES].into();
-        let inbox = Inbox { bytes, start: 0, end: 0, closed: false, failure: None, blocked: false, timeout };
+        let (start, end, closed, failure, blocked, traffic) = (0, 0, false, None, false, None);
+        let inbox = Inbox { bytes, start, end, closed, failure, blocked, timeout, traffic };
         Ok(Arc::new(Self { raw: socket, inbox: Mutex::new(inbox), interrupted: AtomicBool::new(false) }))
     }
 
@@ -74,6 +143,45 @@ impl Socket {
             self.receive(&mut inbox, RecvFlags::DONTWAIT);
         }
         !inbox.has_news()
+    }
+
+    /// The session is open, and all that was sent is answered: from now on it is known what is on its way.
+    pub(super) fn follow(&self) {
+        let mut traffic = Traffic::default();
+        traffic.sent.last_counts = true;
+        self.inbox().traffic = Some(traffic);
+    }
+
+    /// Whether nothing is on its way, so that others than tokio-postgres can send something and [take](Self::take) what is
+    /// answered, all of it.
+    pub(super) fn is_quiet(&self) -> bool {
+        let inbox = self.inbox();
+        !inbox.has_news() && !inbox.blocked && inbox.traffic.as_ref().is_some_and(Traffic::is_settled)
+    }
+
+    /// Sends what is not of tokio-postgres, and only as a whole.
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        match retry_on_intr(|| send(&self.raw, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))? {
+            sent if sent == bytes.len() => Ok(()),
+            sent => Err(io::Error::other(format!("it took {sent} bytes of {}", bytes.len()))),
+        }
+    }
+
+    /// Appends what has come, and is not for tokio-postgres. Returns whether that was anything.
+    pub(super) fn take(&self, into: &mut Vec<u8>) -> io::Result<bool> {
+        let mut inbox = self.inbox();
+        let Inbox { bytes, start, end, .. } = &mut *inbox;
+        into.extend_from_slice(&bytes[*start..*end]);
+        let taken = *end - *start;
+        *start = *end;
+        if taken > 0 {
+            return Ok(true);
+        }
+        match inbox.failure.take() {
+            Some(failure) => Err(failure),
+            None if inbox.closed => Err(ErrorKind::UnexpectedEof.into()),
+            None => Ok(false),
+        }
     }
 
     /// Whether somebody has interrupted it.
@@ -173,9 +281,13 @@ pub(super) struct Stream(pub(super) Arc<Socket>);
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inbox = self.0.inbox();
-        let Inbox { bytes, start, end, .. } = &mut *inbox;
+        let Inbox { bytes, start, end, traffic, .. } = &mut *inbox;
         let taken = (*end - *start).min(into.remaining());
-        into.put_slice(&bytes[*start..*start + taken]);
+        let came = &bytes[*start..*start + taken];
+        into.put_slice(came);
+        if let Some(traffic) = traffic {
+            traffic.taken.follow(came, &[READY_FOR_QUERY_TAG]);
+        }
         *start += taken;
         if taken > 0 {
             Poll::Ready(Ok(()))
@@ -192,7 +304,12 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match retry_on_intr(|| send(&self.0.raw, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)) {
-            Ok(sent) => Poll::Ready(Ok(sent)),
+            Ok(sent) => {
+                if let Some(traffic) = &mut self.0.inbox().traffic {
+                    traffic.sent.follow(&bytes[..sent], &SYNC_AND_QUERY);
+                }
+                Poll::Ready(Ok(sent))
+            }
             Err(Errno::AGAIN) => {
                 self.0.inbox().blocked = true;
                 Poll::Pending
@@ -207,5 +324,65 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.0.raw.shutdown(Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn followed(bytes: &[u8], piece: usize) -> Messages {
+        let mut messages = Messages::default();
+        bytes.chunks(piece).for_each(|piece| messages.follow(piece, &SYNC_AND_QUERY));
+        messages
+    }
+
+    #[test]
+    fn messages_are_counted_however_they_are_cut() {
+        let query = b"Q\0\0\0\x08SSS\0";
+        let sync = b"S\0\0\0\x04";
+        let bind = b"B\0\0\0\x0cSYNCQQQQ";
+        let all = [&query[..], bind, sync, sync, bind].concat();
+        for piece in 1..all.len() {
+            let messages = followed(&all, piece);
+            assert_eq!((messages.counted, messages.last_counts, messages.encrypted), (3, false, false));
+            assert_eq!((messages.rest, messages.header_length), (0, 0));
+            assert!(followed(&all[..all.len() - bind.len()], piece).last_counts);
+        }
+        let cut = followed(&all[..all.len() - 1], 3);
+        assert_eq!((cut.rest, cut.header_length), (1, 0));
+        let cut = followed(&all[..all.len() - 9], 3);
+        assert_eq!((cut.rest, cut.header_length), (0, 4));
+    }
+
+    #[test]
+    fn it_is_settled_between_messages_when_each_end_was_answered() {
+        let ready = b"Z\0\0\0\x05I";
+        let mut traffic = Traffic::default();
+        assert!(!traffic.is_settled(), "who has sent nothing is not known to be between two");
+        let steps: [(&[u8], &[u8], bool); 6] = [
+            (b"S\0\0\0\x04", &ready[..5], false),
+            (b"", &ready[5..], true),
+            (b"P\0\0\0\x04", b"", false),
+            (b"S\0\0\0", ready, false),
+            (b"\x04", b"", true),
+            (b"", b"N\0", false),
+        ];
+        for (sent, taken, settled) in steps {
+            traffic.sent.follow(sent, &SYNC_AND_QUERY);
+            traffic.taken.follow(taken, &[READY_FOR_QUERY_TAG]);
+            assert_eq!(traffic.is_settled(), settled, "{sent:?} {taken:?}");
+        }
+    }
+
+    #[test]
+    fn what_tls_makes_of_them_is_never_settled() {
+        let mut traffic = Traffic::default();
+        traffic.sent.last_counts = true;
+        assert!(traffic.is_settled());
+        traffic.sent.follow(b"\x17\x03\x03\0\x15a record of TLS, sealed", &SYNC_AND_QUERY);
+        assert!(traffic.sent.encrypted && !traffic.is_settled());
+        traffic.sent.follow(b"S\0\0\0\x04", &SYNC_AND_QUERY);
+        assert!(!traffic.is_settled());
     }
 }

@@ -78,6 +78,8 @@ pub(super) struct Wire {
     tls: MakeRustlsConnect,
     /// Not known to be in order: to be closed, not used.
     broken: bool,
+    /// What comes is not for the connection, but for the work itself.
+    direct: bool,
     /// Whether what talks to the server has something to do, and whether the connection has.
     work: Waking,
     flow: Waking,
@@ -140,6 +142,7 @@ impl Wire {
             transient: failure.is_transient(),
         })?;
         let Opened { client, connection, socket, server } = opened;
+        socket.follow();
         let wire = Self {
             connection: Box::pin(connection),
             interruption: Waker::from(Arc::clone(&socket)),
@@ -148,6 +151,7 @@ impl Wire {
             server,
             tls: tls.clone(),
             broken: false,
+            direct: false,
             work: Waking::default(),
             flow: Waking::default(),
         };
@@ -161,6 +165,35 @@ impl Wire {
     /// Gives the connection up.
     pub(super) fn close(&mut self) {
         self.broken = true;
+    }
+
+    pub(super) fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// Sends something past the connection, while that has nothing on its way; what is answered is for the work, until
+    /// [`Wire::end_direct`].
+    pub(super) fn send_direct(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if self.broken {
+            return Err(closed_before());
+        }
+        self.direct = true;
+        self.socket.send(bytes).map_err(|error| {
+            self.broken = true;
+            Error::Lost(error.to_string())
+        })
+    }
+
+    /// All that was answered was taken; what was not is read by `rest`, or the session is given up.
+    pub(super) fn end_direct(&mut self, rest: Option<impl Future<Output = Result<(), Error>>>) {
+        if let Some(rest) = rest.filter(|_| !self.broken) {
+            let until = Deadline::after(SETTLE_GRACE);
+            if !matches!(self.drive(pin!(rest), &Presence::default(), until.instant()), Driven::Done(Ok(())))
+            {
+                self.give_up();
+            }
+        }
+        self.direct = false;
     }
 
     /// Whether the server has not closed the connection while it was idle. Looks at the socket, sends nothing.
@@ -218,7 +251,7 @@ impl Wire {
 
     fn begin(&self, limit: &Limit, now: Instant) -> Result<(), Error> {
         if self.broken {
-            return Err(Error::Lost("it was closed after an earlier error".to_owned()));
+            return Err(closed_before());
         }
         limit.is_over(now).map_or(Ok(()), Err)
     }
@@ -272,9 +305,14 @@ impl Wire {
     /// After `work` was left before the server had sent everything: reads the rest, or gives up.
     pub(super) fn settle(&mut self, client: &Client) {
         if !self.answers(client, Deadline::after(SETTLE_GRACE)) {
-            // Which statement the cancel will hit cannot be known any more, so the connection goes too.
-            self.send_cancel(Deadline::after(CANCEL_GRACE));
+            self.give_up();
         }
+    }
+
+    /// Ends what the server does now. Which statement the cancel will hit cannot be known, so the connection goes too.
+    fn give_up(&mut self) {
+        self.broken = true;
+        self.send_cancel(Deadline::after(CANCEL_GRACE));
     }
 
     /// Cancels the running statement, and returns what it came to all the same.
@@ -321,7 +359,8 @@ impl Wire {
             {
                 break Driven::Done(done);
             }
-            if self.flow.take()
+            if !self.direct
+                && self.flow.take()
                 && let Some(end) = poll_end(&mut self.connection, &mut flow_context)
             {
                 // First what the server said, then that it left.
@@ -330,7 +369,7 @@ impl Wire {
                     Poll::Pending => Driven::Done(Err(end)),
                 };
             }
-            if self.work.is_set() || self.flow.is_set() {
+            if self.work.is_set() || !self.direct && self.flow.is_set() {
                 continue;
             }
             if !watched {
@@ -343,7 +382,7 @@ impl Wire {
             if !self.socket.wait(until) {
                 break Driven::TimeUp;
             }
-            self.flow.set();
+            (if self.direct { &self.work } else { &self.flow }).set();
         };
         self.broken = was_broken;
         if watched {
@@ -359,6 +398,10 @@ impl Wire {
             driven => driven,
         }
     }
+}
+
+fn closed_before() -> Error {
+    Error::Lost("it was closed after an earlier error".to_owned())
 }
 
 /// Does the connection's reading and writing; `Some` when it has ended, after which it must not be polled again.

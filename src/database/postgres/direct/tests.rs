@@ -1,0 +1,308 @@
+//! On a server that answers as a test says, byte for byte.
+
+use std::cell::Cell;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use super::super::pipeline::{Fetched, Parameter, Pipeline, Way};
+use super::super::{Driver, Session};
+use super::*;
+use crate::config;
+use crate::database::pool::Driver as _;
+use crate::deadline::Deadline;
+use crate::presence::Presence;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const INT4: i32 = 23;
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let length = i32::try_from(body.len() + 4).expect("it is short").to_be_bytes();
+    [&[tag], &length[..], body].concat()
+}
+
+fn ready() -> Vec<u8> {
+    message(b'Z', b"I")
+}
+
+/// A row of such fields.
+fn row(fields: &[Option<&[u8]>]) -> Vec<u8> {
+    let mut body = i16::try_from(fields.len()).expect("they are few").to_be_bytes().to_vec();
+    for field in fields {
+        let length = field.map_or(-1, |field| i32::try_from(field.len()).expect("it is short"));
+        body.extend(length.to_be_bytes());
+        body.extend(field.unwrap_or_default());
+    }
+    message(b'D', &body)
+}
+
+/// All of an answer but its end.
+fn number(number: i32) -> Vec<u8> {
+    [message(b'2', b""), row(&[Some(&number.to_be_bytes())]), message(b'C', b"SELECT 1\0")].concat()
+}
+
+fn error() -> Vec<u8> {
+    message(b'E', b"SERROR\0C22012\0Mdivision by zero\0\0")
+}
+
+/// What the server answers to one Bind after the other; after the last it says nothing any more.
+#[derive(Clone, Default)]
+struct Script {
+    answers: Vec<Vec<u8>>,
+    /// So many bytes at a time.
+    piece: usize,
+    /// The end of an answer comes only with what is answered next.
+    holds_back: bool,
+}
+
+impl Script {
+    fn of(answers: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        Self { answers: answers.into_iter().collect(), piece: usize::MAX, holds_back: false }
+    }
+
+    /// A session on a server that answers so.
+    fn session(self) -> Box<Session> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it listens").port();
+        // It ends with the process: cancel requests may come as late as that.
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (script, client) = (self.clone(), client.expect("a client"));
+                thread::spawn(move || script.serve(client));
+            }
+        });
+        let url = format!("postgres://user@127.0.0.1:{port}/name?sslmode=disable");
+        let driver = Driver::new(&url, &config::Database::default()).expect("a good URL");
+        let mut session = driver.open(Deadline::after(PATIENCE)).expect("it lets everybody in");
+        session.borrow(&Presence::default(), &<_>::default(), &Arc::default(), Deadline::after(PATIENCE));
+        session
+    }
+
+    /// Until the client leaves or is not understood.
+    fn serve(self, mut client: TcpStream) -> Option<()> {
+        client.set_nodelay(true).ok()?;
+        let mut length = [0; 4];
+        client.read_exact(&mut length).ok()?;
+        let mut startup = vec![0; usize::try_from(i32::from_be_bytes(length)).ok()?.checked_sub(4)?];
+        client.read_exact(&mut startup).ok()?;
+        let greeting = [message(b'R', &[0; 4]), message(b'K', &[0; 8]), ready()].concat();
+        client.write_all(&greeting).ok()?;
+        let mut answers = self.answers.into_iter();
+        let mut out = Vec::new();
+        loop {
+            let mut header = [0; 5];
+            client.read_exact(&mut header).ok()?;
+            let length = i32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+            client.read_exact(&mut vec![0; usize::try_from(length).ok()?.checked_sub(4)?]).ok()?;
+            match header[0] {
+                b'P' => out.extend(message(b'1', b"")),
+                b'D' => {
+                    // One parameter and one column, both int4.
+                    out.extend(message(b't', &[&1_i16.to_be_bytes()[..], &INT4.to_be_bytes()].concat()));
+                    let column =
+                        [&b"\0\x01n\0\0\0\0\0\0\0"[..], &INT4.to_be_bytes(), &[0, 4], &[255; 4], &[0, 0]];
+                    out.extend(message(b'T', &column.concat()));
+                }
+                b'Q' => out.extend([message(b'C', b"SET\0"), ready()].concat()),
+                b'B' => match answers.next() {
+                    Some(answer) => out.extend(answer),
+                    None => return client.read_to_end(&mut out).ok().map(drop),
+                },
+                b'C' => out.extend(message(b'3', b"")),
+                b'S' => out.extend(ready()),
+                _ => {}
+            }
+            if matches!(header[0], b'Q' | b'S') {
+                let holds_back = self.holds_back && out.ends_with(&[error(), ready()].concat());
+                let rest = out.split_off(out.len() - if holds_back { ready().len() } else { 0 });
+                for piece in out.chunks(self.piece) {
+                    client.write_all(piece).ok()?;
+                }
+                out = rest;
+            }
+        }
+    }
+}
+
+fn questions(count: i32) -> Arc<[Question]> {
+    let sql: Arc<str> = "select 2 * $1".into();
+    (0..count).map(|number| Question::of_handler(&sql, vec![Box::new(number) as Parameter])).collect()
+}
+
+/// The statement is prepared, and answered once, with what the script says first.
+fn with_statement(script: Script) -> Box<Session> {
+    let mut session = script.session();
+    assert_eq!(session.read("select 2 * $1", &[&1_i32]).expect("an answer").len(), 1);
+    session
+}
+
+fn is_direct(pipeline: &Pipeline<'_>) -> bool {
+    matches!(pipeline.way, Way::Direct(..))
+}
+
+fn fetch(pipeline: &mut Pipeline<'_>) -> Result<Vec<Row>, Error> {
+    match pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), None) {
+        Some(Fetched::Answer(answer)) => answer.map(Answer::into_rows),
+        _ => panic!("no answer"),
+    }
+}
+
+fn numbers(pipeline: &mut Pipeline<'_>) -> Vec<i32> {
+    fetch(pipeline).expect("an answer").iter().map(|row| row.get(0)).collect()
+}
+
+#[test]
+fn each_has_its_own_answer_however_they_come_apart() {
+    let notice = message(b'N', b"SNOTICE\0C00000\0Mnothing\0\0");
+    let setting = message(b'S', b"name\0value\0");
+    let none = [message(b'2', b""), message(b'C', b"SELECT 0\0")].concat();
+    let strange =
+        [notice.clone(), message(b'2', b""), setting, row(&[None]), notice, message(b'C', b"SELECT 1\0")];
+    for piece in [1, 3, 7, usize::MAX] {
+        // Its transaction fails when its row is there already.
+        let late = [number(7), error()].concat();
+        let answers = [number(0), number(7), error(), none.clone(), strange.concat(), late, number(8)];
+        let mut session = with_statement(Script { piece, ..Script::of(answers) });
+        let mut pipeline = session.pipeline(&questions(6)).expect("they are sent");
+        assert!(is_direct(&pipeline));
+        assert_eq!(numbers(&mut pipeline), [7]);
+        let refused = fetch(&mut pipeline).expect_err("it is an error");
+        assert_eq!((refused.code(), refused.to_string().contains("division by zero")), (Some("22012"), true));
+        assert!(fetch(&mut pipeline).expect("an answer").is_empty());
+        let row = fetch(&mut pipeline).expect("an answer").remove(0);
+        assert_eq!(row.get::<_, Option<i32>>("N"), None);
+        assert!(matches!(fetch(&mut pipeline), Err(Error::Refused(_))));
+        assert_eq!(numbers(&mut pipeline), [8]);
+        assert!(pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), None).is_none());
+        drop(pipeline);
+        assert!(!session.wire.is_broken());
+    }
+}
+
+#[test]
+fn a_row_says_what_it_is_not() {
+    let mut session = with_statement(Script::of([number(0), number(7), number(8)]));
+    let driven = session.read("select 2 * $1", &[&1_i32]).expect("an answer").remove(0);
+    let direct =
+        fetch(&mut session.pipeline(&questions(1)).expect("it is sent")).expect("an answer").remove(0);
+    for (row, value) in [(driven, 7), (direct, 8)] {
+        assert_eq!((row.len(), row.is_empty(), row.columns()[0].name()), (1, false, "n"));
+        assert_eq!((row.get::<_, i32>("n"), row.get::<_, i32>(0)), (value, value));
+        let refused = [
+            row.try_get::<_, i32>(1).expect_err("there is one column").to_string(),
+            row.try_get::<_, i32>("m").expect_err("it is called n").to_string(),
+            row.try_get::<_, String>("n").expect_err("it is a number").to_string(),
+        ];
+        let expected = ["column 1: there is none", "column m: there is none", "column n: cannot convert"];
+        for (refused, expected) in refused.iter().zip(expected) {
+            assert!(refused.contains(expected), "{refused}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_expected_ends_the_session_and_nobody_has_anothers_answer() {
+    let unexpected = [
+        // Left over from something else.
+        Vec::new(),
+        row(&[Some(&[0; 4])]),
+        message(b'C', b"SELECT 1\0"),
+        [message(b'2', b""), message(b'2', b"")].concat(),
+        message(b'2', b""),
+        [number(8), row(&[Some(&[0; 4])])].concat(),
+        // Not what was asked for.
+        [message(b'2', b""), message(b'T', b"\0\0")].concat(),
+        [message(b'2', b""), row(&[Some(&[0; 4]), None])].concat(),
+        [message(b'2', b""), message(b'D', b"\0\x01\0\0\0\x09one")].concat(),
+        [message(b'2', b""), message(b'G', b"\0\0\0")].concat(),
+        // No message.
+        vec![b'2', 0, 0, 0, 3],
+    ];
+    for answer in unexpected {
+        let mut session = with_statement(Script::of([number(0), answer.clone(), number(8)]));
+        let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+        assert!(is_direct(&pipeline));
+        for _ in 0..2 {
+            let error = fetch(&mut pipeline).expect_err("it is none");
+            assert!(matches!(error, Error::Lost(_)), "{answer:?}: {error}");
+        }
+        drop(pipeline);
+        assert!(session.wire.is_broken(), "{answer:?}");
+    }
+}
+
+#[test]
+fn while_something_is_on_its_way_they_go_through_the_driver() {
+    // The regular statement's error comes, and its end is held back until the next is answered.
+    let answers = [number(0), error(), number(7), number(8), number(9)];
+    let mut session = with_statement(Script { holds_back: true, ..Script::of(answers) });
+    let refused = session.read("select 2 * $1", &[&1_i32]).expect_err("it is an error");
+    assert_eq!(refused.code(), Some("22012"));
+    let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+    assert!(!is_direct(&pipeline));
+    assert_eq!((numbers(&mut pipeline), numbers(&mut pipeline)), (vec![7], vec![8]));
+    drop(pipeline);
+    let mut pipeline = session.pipeline(&questions(1)).expect("it is sent");
+    assert!(is_direct(&pipeline), "it is quiet again");
+    assert_eq!(numbers(&mut pipeline), [9]);
+}
+
+#[test]
+fn what_the_driver_would_refuse_or_take_long_for_is_left_to_it() {
+    let mut session = with_statement(Script::of([number(0), number(7)]));
+    let sql: Arc<str> = "select 2 * $1".into();
+    let of =
+        |parameters: Vec<Parameter>| Arc::new([Question::of_handler(&sql, parameters)]) as Arc<[Question]>;
+    for parameters in [vec![], vec![Box::new("text") as Parameter]] {
+        let mut pipeline = session.pipeline(&of(parameters)).expect("the driver says it later");
+        assert!(!is_direct(&pipeline));
+        assert!(matches!(fetch(&mut pipeline), Err(Error::Usage(_))));
+    }
+    assert!(session.direct.compose(&questions(400), &session.statements).is_none(), "more than 16 KiB");
+    let unknown: Arc<str> = "select 3 * $1".into();
+    let unknown = [Question::of_handler(&unknown, vec![Box::new(1_i32)])];
+    assert!(session.direct.compose(&unknown, &session.statements).is_none(), "it is not prepared");
+    let mut pipeline = session.pipeline(&questions(1)).expect("it is sent");
+    assert!(is_direct(&pipeline));
+    assert_eq!(numbers(&mut pipeline), [7]);
+}
+
+#[test]
+fn answers_that_nobody_waits_for_are_not_the_next_ones() {
+    let mut session = with_statement(Script::of([number(0), number(7), number(8), number(9), number(10)]));
+    let mut pipeline = session.pipeline(&questions(3)).expect("they are sent");
+    assert_eq!(numbers(&mut pipeline), [7]);
+    // Its client is gone before it is looked at.
+    let over = pipeline.fetch(&Presence::default(), Deadline::after(Duration::ZERO), None);
+    assert!(matches!(over, Some(Fetched::Answer(Err(Error::Deadline)))));
+    drop(pipeline);
+    assert!(!session.wire.is_broken());
+    let mut pipeline = session.pipeline(&questions(1)).expect("it is sent");
+    assert!(is_direct(&pipeline));
+    assert_eq!(numbers(&mut pipeline), [10]);
+    drop(pipeline);
+    assert!(session.wire.is_open());
+}
+
+#[test]
+fn a_session_whose_rest_does_not_come_is_given_up() {
+    let mut session = with_statement(Script::of([number(0), number(7)]));
+    let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+    assert_eq!(numbers(&mut pipeline), [7]);
+    drop(pipeline);
+    assert!(session.wire.is_broken());
+}
+
+#[test]
+fn a_deadline_ends_the_session_of_the_statement_that_it_ends() {
+    let mut session = with_statement(Script::of([number(0)]));
+    let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+    let soon = Deadline::after(Duration::from_millis(20));
+    let fetched = pipeline.fetch(&Presence::default(), soon, None);
+    assert!(matches!(fetched, Some(Fetched::Answer(Err(Error::Deadline)))));
+    drop(pipeline);
+    assert!(session.wire.is_broken());
+    assert!(session.wire.complete(async { Ok(()) }, &session.limit, &Cell::new(false)).is_err());
+}

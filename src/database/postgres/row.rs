@@ -1,0 +1,133 @@
+//! A row as a handler in Rust reads it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use tokio_postgres::Column;
+use tokio_postgres::types::{FromSql, WrongType};
+
+use super::Prepared;
+use crate::database::Error;
+
+/// One row of a statement's answer.
+pub struct Row(Kind);
+
+enum Kind {
+    Driver(tokio_postgres::Row),
+    Direct(Arc<Prepared>, Box<[u8]>),
+}
+
+/// What names a column: its index from 0, or its name, in which the case of letters counts only where several differ in
+/// nothing else.
+pub trait RowIndex: fmt::Display {
+    /// Where that column is.
+    fn find(&self, columns: &[Column]) -> Option<usize>;
+}
+
+impl RowIndex for usize {
+    fn find(&self, columns: &[Column]) -> Option<usize> {
+        (*self < columns.len()).then_some(*self)
+    }
+}
+
+impl RowIndex for str {
+    fn find(&self, columns: &[Column]) -> Option<usize> {
+        let exact = columns.iter().position(|column| column.name() == self);
+        exact.or_else(|| columns.iter().position(|column| column.name().eq_ignore_ascii_case(self)))
+    }
+}
+
+impl<T: RowIndex + ?Sized> RowIndex for &T {
+    fn find(&self, columns: &[Column]) -> Option<usize> {
+        T::find(self, columns)
+    }
+}
+
+impl From<tokio_postgres::Row> for Row {
+    fn from(row: tokio_postgres::Row) -> Self {
+        Self(Kind::Driver(row))
+    }
+}
+
+impl Row {
+    /// Of a message's fields, each of which has its length before it, and which are as many as the statement has columns.
+    pub(super) fn direct(prepared: &Arc<Prepared>, fields: &[u8]) -> Self {
+        Self(Kind::Direct(Arc::clone(prepared), fields.into()))
+    }
+
+    /// Its columns.
+    pub fn columns(&self) -> &[Column] {
+        match &self.0 {
+            Kind::Driver(row) => row.columns(),
+            Kind::Direct(prepared, _) => prepared.statement.columns(),
+        }
+    }
+
+    /// How many columns it has.
+    pub fn len(&self) -> usize {
+        self.columns().len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.columns().is_empty()
+    }
+
+    /// A column's value.
+    ///
+    /// # Panics
+    /// As [`Row::try_get`] fails: the statement is not what its handler takes it for.
+    pub fn get<'a, I: RowIndex, T: FromSql<'a>>(&'a self, column: I) -> T {
+        self.try_get(column).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A column's value.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where there is no such column, or its value is null or of a type that `T` is not.
+    pub fn try_get<'a, I: RowIndex, T: FromSql<'a>>(&'a self, column: I) -> Result<T, Error> {
+        let refuse = |why: &dyn fmt::Display| Error::Usage(format!("column {column}: {why}"));
+        let index = column.find(self.columns()).ok_or_else(|| refuse(&"there is none"))?;
+        self.value(index).map_err(|error| refuse(&error))
+    }
+
+    fn value<'a, T: FromSql<'a>>(&'a self, index: usize) -> Result<T, Box<dyn StdError + Sync + Send>> {
+        match &self.0 {
+            Kind::Driver(row) => row
+                .try_get(index)
+                .map_err(|error| error.into_source().unwrap_or_else(|| "it cannot be read".into())),
+            Kind::Direct(prepared, fields) => {
+                let kind = prepared.statement.columns()[index].type_();
+                if !T::accepts(kind) {
+                    return Err(Box::new(WrongType::new::<T>(kind.clone())));
+                }
+                T::from_sql_nullable(kind, Fields(fields).nth(index).flatten())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Row").field("columns", &self.columns()).finish_non_exhaustive()
+    }
+}
+
+/// The fields of a message one after the other; `None` is null. Ends early where they are not what they say.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Option<&'a [u8]>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (length, rest) = self.0.split_first_chunk()?;
+        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+            self.0 = rest;
+            return Some(None);
+        };
+        let (field, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some(Some(field))
+    }
+}
