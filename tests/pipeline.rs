@@ -56,6 +56,11 @@ params   = { key = 'int' }
 returns  = 'value'
 deadline = '400ms'
 
+[endpoint.nothing]
+route   = 'GET /nothing'
+sql     = 'select from item where id = 1'
+returns = 'value'
+
 [endpoint.add]
 route   = 'POST /item/{id}'
 sql     = \"insert into item values (:id, 'new')\"
@@ -402,6 +407,18 @@ fn an_answer_that_is_too_large_is_refused_and_those_behind_it_are_not() {
         assert_eq!(statuses(asked), [200, 500, 200]);
         let_through(&gated, kept);
     });
+    gated.end();
+}
+
+#[test]
+fn a_value_of_no_column_is_an_error_of_its_own() {
+    let gated = Gated::new(1, "", |_| {});
+    gated.until_together(&["/nothing", "/item/1"], 2, || {
+        let (kept, asked) = gated.ask_together(&["/item/1", "/nothing", "/item/2"]);
+        assert_eq!(statuses(asked), [200, gated.get("/nothing").status, 200]);
+        let_through(&gated, kept);
+    });
+    assert_eq!(gated.get("/nothing").status, 500);
     gated.end();
 }
 

@@ -80,11 +80,15 @@ impl Direct {
 
     /// Puts the messages of all of them together. `None`: they cannot go this way, and the other will say why, if need be.
     pub(super) fn compose(&mut self, questions: &[Question], statements: &Statements) -> Option<&[u8]> {
-        if !self.socket.is_quiet() {
+        self.forget();
+        if !self.socket.is_quiet() || self.ask_all(questions, statements).is_none() {
+            self.forget();
             return None;
         }
-        self.sent.clear();
-        self.asked.clear();
+        Some(&self.sent)
+    }
+
+    fn ask_all(&mut self, questions: &[Question], statements: &Statements) -> Option<()> {
         for Question(kind) in questions {
             let prepared = statements.known(kind.text())?;
             let (name, types) = (prepared.name.as_deref()?, prepared.statement.params());
@@ -106,15 +110,31 @@ impl Direct {
                 }
             }
             self.asked.push_back(Arc::clone(prepared));
+            if self.sent.len() > SENT_MAX {
+                return None;
+            }
         }
-        (self.sent.len() <= SENT_MAX).then_some(&self.sent)
+        Some(())
+    }
+
+    /// Nothing is asked, and what took much room is given back.
+    fn forget(&mut self) {
+        self.asked.clear();
+        self.answer = None;
+        self.sent.clear();
+        if self.sent.capacity() > KEPT {
+            self.sent = BytesMut::new();
+        }
+        if self.come.capacity() > KEPT {
+            self.come = Vec::new();
+        }
     }
 
     /// They are sent.
     pub(super) fn begin(&mut self) {
         self.owed = self.asked.len();
-        (self.answer, self.at) = (None, 0);
         self.come.clear();
+        self.at = 0;
     }
 
     /// Goes on with the next answer, which is the one to `question`.
@@ -139,7 +159,14 @@ impl Direct {
                     coming.complete(prepared, body);
                 }
                 // Also behind the last row, where it is its transaction that cannot end.
-                (ERROR_RESPONSE_TAG, _) => coming.fail(body),
+                (ERROR_RESPONSE_TAG, _) => {
+                    let refusal = refused(body);
+                    if is_fatal(body) {
+                        // Nothing comes behind it.
+                        return Poll::Ready(Err(refusal));
+                    }
+                    (coming.refusal, coming.stage) = (Some(refusal), Stage::Complete);
+                }
                 (READY_FOR_QUERY_TAG, Stage::Complete) => {
                     self.owed -= 1;
                     return Poll::Ready(coming.refusal.map_or(Ok(coming.so_far), Err));
@@ -170,13 +197,19 @@ impl Direct {
         Poll::Ready(Ok(()))
     }
 
-    /// Gives back what took much.
-    pub(super) fn end(&mut self) {
-        self.asked.clear();
-        self.answer = None;
-        if self.come.capacity() > KEPT {
-            self.come = Vec::new();
+    /// All answers have come, or nobody waits for them. Returns whether nothing came behind them that the driver would have to
+    /// know of.
+    pub(super) fn end(&mut self) -> bool {
+        let mut rest = &self.come[self.at..];
+        while let Ok(Some(header)) = Header::parse(rest)
+            && ASIDE.contains(&header.tag())
+            && let Some(behind) = rest.get(length(header)..)
+        {
+            rest = behind;
         }
+        let is_clean = rest.is_empty();
+        self.forget();
+        is_clean
     }
 
     fn poll_skip(&mut self) -> Poll<Result<(), Error>> {
@@ -189,14 +222,11 @@ impl Direct {
     fn poll_message(&mut self) -> Poll<Result<(u8, Range<usize>), Error>> {
         loop {
             let rest = &self.come[self.at..];
-            if let Some(header) = Header::parse(rest).map_err(|error| Error::Lost(error.to_string()))? {
-                // It counts itself, and not the tag before it.
-                let length = 1 + usize::try_from(header.len()).unwrap_or_default();
-                if rest.len() >= length {
-                    let begin = self.at;
-                    self.at += length;
-                    return Poll::Ready(Ok((header.tag(), begin + HEADER..self.at)));
-                }
+            let header = Header::parse(rest).map_err(|error| Error::Lost(error.to_string()))?;
+            if let Some(header) = header.filter(|header| rest.len() >= length(*header)) {
+                let begin = self.at;
+                self.at += length(header);
+                return Poll::Ready(Ok((header.tag(), begin + HEADER..self.at)));
             }
             self.come.drain(..self.at);
             self.at = 0;
@@ -209,6 +239,14 @@ impl Direct {
 
 /// A tag, and a length of four bytes.
 const HEADER: usize = 5;
+
+/// What a server may say at any time (the manual, 55.2.7).
+const ASIDE: [u8; 3] = [NOTICE_RESPONSE_TAG, NOTIFICATION_RESPONSE_TAG, PARAMETER_STATUS_TAG];
+
+/// Of a whole message: its length counts itself, and not the tag before it.
+fn length(header: Header) -> usize {
+    1 + usize::try_from(header.len()).unwrap_or_default()
+}
 
 impl Coming {
     fn of(kind: &Kind) -> Self {
@@ -226,10 +264,9 @@ impl Coming {
     /// Another row.
     fn add(&mut self, kind: &Kind, prepared: &Arc<Prepared>, body: &[u8]) -> Result<(), Error> {
         let plan = &prepared.plan;
-        let fields = body.get(2..).unwrap_or_default();
-        if Fields(fields).count() != plan.len() {
+        let Some(fields) = fields_of(body, plan.len()) else {
             return Err(Error::Lost("it sent a row of other columns".to_owned()));
-        }
+        };
         match (&mut self.so_far, kind) {
             (Answer::Written(body, count), Kind::Written { form, .. }) => {
                 let Form { shape, bytes_max, rows_max, opening } = *form;
@@ -237,7 +274,7 @@ impl Coming {
                 let mut fields = Fields(fields);
                 // One after the other, from the first on.
                 rows.row(plan.iter().map(|column| &*column.key), |index, out| {
-                    let encoder = plan[index].encoder.as_ref();
+                    let encoder = plan.get(index).and_then(|column| column.encoder.as_ref());
                     let written =
                         fields.next().zip(encoder).map(|(field, encoder)| encoder.write(out, field));
                     written.and_then(Result::ok).ok_or_else(|| {
@@ -251,10 +288,6 @@ impl Coming {
             (Answer::Written(..), Kind::Rows { .. }) => {}
         }
         Ok(())
-    }
-
-    fn fail(&mut self, body: &[u8]) {
-        (self.refusal, self.stage) = (Some(refused(body)), Stage::Complete);
     }
 
     /// The last row was there. What has no columns says how many there were, behind its name: `SELECT 5`.
@@ -279,11 +312,24 @@ fn refused(body: &[u8]) -> Error {
     Error::Refused(Box::new(refusal))
 }
 
+/// Whether the server ends the session with this error. `V` is never translated, and younger than `S`.
+fn is_fatal(body: &[u8]) -> bool {
+    [b'V', b'S'].iter().any(|name| matches!(&*field(body, *name), "FATAL" | "PANIC"))
+}
+
 /// One field of an error or a notice (the manual, 55.8).
 fn field(body: &[u8], name: u8) -> Cow<'_, str> {
     let mut fields = body.split(|byte| *byte == 0).filter_map(<[u8]>::split_first);
     let found = fields.find(|(first, _)| **first == name);
     found.map(|(_, value)| String::from_utf8_lossy(value)).unwrap_or_default()
+}
+
+/// The fields of a row that has so many.
+fn fields_of(body: &[u8], count: usize) -> Option<&[u8]> {
+    let (said, fields) = body.split_first_chunk()?;
+    let mut rest = Fields(fields);
+    let met = rest.by_ref().count();
+    (usize::from(u16::from_be_bytes(*said)) == count && met == count && rest.0.is_empty()).then_some(fields)
 }
 
 /// Bind, Execute and Sync; the values come in binary.

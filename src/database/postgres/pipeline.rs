@@ -218,8 +218,9 @@ impl Session {
         }
         let Self { client, wire, statements, limit, metrics, places, direct, .. } = self;
         let statement_timeout = limit.statement;
-        if let Some(sent) = direct.compose(questions, statements) {
-            wire.send_direct(sent)?;
+        if let Some(bytes) = direct.compose(questions, statements)
+            && wire.send_direct(bytes)?
+        {
             direct.begin();
             let way = Way::Direct(direct, Arc::clone(questions));
             return Ok(Pipeline {
@@ -323,7 +324,9 @@ impl Drop for Pipeline<'_> {
         self.leave_all_behind(self.fetched);
         if let Way::Direct(direct, _) = &mut self.way {
             self.wire.end_direct(direct.is_owed().then(|| poll_fn(|_| direct.poll_rest())));
-            direct.end();
+            if !direct.end() {
+                self.wire.close();
+            }
         } else if self.is_left && !self.wire.is_broken() {
             self.wire.settle(self.client);
         }

@@ -15,8 +15,11 @@ pub struct Row(Kind);
 
 enum Kind {
     Driver(tokio_postgres::Row),
+    /// Where each field begins, in four bytes, and behind that the fields.
     Direct(Arc<Prepared>, Box<[u8]>),
 }
+
+const OFFSET: usize = size_of::<u32>();
 
 /// What names a column: its index from 0, or its name, in which the case of letters counts only where several differ in
 /// nothing else.
@@ -53,7 +56,16 @@ impl From<tokio_postgres::Row> for Row {
 impl Row {
     /// Of a message's fields, each of which has its length before it, and which are as many as the statement has columns.
     pub(super) fn direct(prepared: &Arc<Prepared>, fields: &[u8]) -> Self {
-        Self(Kind::Direct(Arc::clone(prepared), fields.into()))
+        let mut bytes = Vec::with_capacity(OFFSET * prepared.plan.len() + fields.len());
+        let mut rest = Fields(fields);
+        for _ in &prepared.plan {
+            // A message is shorter than what four bytes can count.
+            let offset = u32::try_from(fields.len() - rest.0.len()).unwrap_or(u32::MAX);
+            bytes.extend_from_slice(&offset.to_ne_bytes());
+            rest.next();
+        }
+        bytes.extend_from_slice(fields);
+        Self(Kind::Direct(Arc::clone(prepared), bytes.into()))
     }
 
     /// Its columns.
@@ -78,8 +90,12 @@ impl Row {
     ///
     /// # Panics
     /// As [`Row::try_get`] fails: the statement is not what its handler takes it for.
+    #[track_caller]
     pub fn get<'a, I: RowIndex, T: FromSql<'a>>(&'a self, column: I) -> T {
-        self.try_get(column).unwrap_or_else(|error| panic!("{error}"))
+        match self.try_get(column) {
+            Ok(value) => value,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// A column's value.
@@ -102,7 +118,10 @@ impl Row {
                 if !T::accepts(kind) {
                     return Err(Box::new(WrongType::new::<T>(kind.clone())));
                 }
-                T::from_sql_nullable(kind, Fields(fields).nth(index).flatten())
+                let (offsets, fields) = fields.split_at(OFFSET * prepared.plan.len());
+                let (offsets, _) = offsets.as_chunks();
+                let offset = usize::try_from(u32::from_ne_bytes(offsets[index]))?;
+                T::from_sql_nullable(kind, Fields(&fields[offset..]).next().flatten())
             }
         }
     }

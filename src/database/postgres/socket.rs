@@ -159,11 +159,11 @@ impl Socket {
         !inbox.has_news() && !inbox.blocked && inbox.traffic.as_ref().is_some_and(Traffic::is_settled)
     }
 
-    /// Sends what is not of tokio-postgres, and only as a whole.
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        match retry_on_intr(|| send(&self.raw, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))? {
-            sent if sent == bytes.len() => Ok(()),
-            sent => Err(io::Error::other(format!("it took {sent} bytes of {}", bytes.len()))),
+    /// Sends what is not of tokio-postgres. Returns how much of it there was room for.
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        match retry_on_intr(|| send(&self.raw, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)) {
+            Err(Errno::AGAIN) => Ok(0),
+            sent => Ok(sent?),
         }
     }
 

@@ -172,16 +172,22 @@ impl Wire {
     }
 
     /// Sends something past the connection, while that has nothing on its way; what is answered is for the work, until
-    /// [`Wire::end_direct`].
-    pub(super) fn send_direct(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    /// [`Wire::end_direct`]. `false`: there is no room for it.
+    pub(super) fn send_direct(&mut self, bytes: &[u8]) -> Result<bool, Error> {
         if self.broken {
             return Err(closed_before());
         }
-        self.direct = true;
-        self.socket.send(bytes).map_err(|error| {
-            self.broken = true;
-            Error::Lost(error.to_string())
-        })
+        let lost = match self.socket.send(bytes) {
+            Ok(0) => return Ok(false),
+            Ok(sent) if sent == bytes.len() => {
+                self.direct = true;
+                return Ok(true);
+            }
+            Ok(sent) => format!("it took {sent} bytes of {}", bytes.len()),
+            Err(error) => error.to_string(),
+        };
+        self.give_up();
+        Err(Error::Lost(lost))
     }
 
     /// All that was answered was taken; what was not is read by `rest`, or the session is given up.

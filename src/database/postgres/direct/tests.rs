@@ -55,11 +55,13 @@ struct Script {
     piece: usize,
     /// The end of an answer comes only with what is answered next.
     holds_back: bool,
+    /// This comes with the end of the second answer.
+    extra: Vec<u8>,
 }
 
 impl Script {
     fn of(answers: impl IntoIterator<Item = Vec<u8>>) -> Self {
-        Self { answers: answers.into_iter().collect(), piece: usize::MAX, holds_back: false }
+        Self { answers: answers.into_iter().collect(), piece: usize::MAX, ..Self::default() }
     }
 
     /// A session on a server that answers so.
@@ -90,7 +92,7 @@ impl Script {
         let greeting = [message(b'R', &[0; 4]), message(b'K', &[0; 8]), ready()].concat();
         client.write_all(&greeting).ok()?;
         let mut answers = self.answers.into_iter();
-        let mut out = Vec::new();
+        let (mut out, mut bound) = (Vec::new(), 0);
         loop {
             let mut header = [0; 5];
             client.read_exact(&mut header).ok()?;
@@ -107,11 +109,19 @@ impl Script {
                 }
                 b'Q' => out.extend([message(b'C', b"SET\0"), ready()].concat()),
                 b'B' => match answers.next() {
-                    Some(answer) => out.extend(answer),
+                    Some(answer) => {
+                        bound += 1;
+                        out.extend(answer);
+                    }
                     None => return client.read_to_end(&mut out).ok().map(drop),
                 },
                 b'C' => out.extend(message(b'3', b"")),
-                b'S' => out.extend(ready()),
+                b'S' => {
+                    out.extend(ready());
+                    if bound == 2 {
+                        out.extend(&self.extra);
+                    }
+                }
                 _ => {}
             }
             if matches!(header[0], b'Q' | b'S') {
@@ -216,6 +226,9 @@ fn what_is_not_expected_ends_the_session_and_nobody_has_anothers_answer() {
         [message(b'2', b""), message(b'T', b"\0\0")].concat(),
         [message(b'2', b""), row(&[Some(&[0; 4]), None])].concat(),
         [message(b'2', b""), message(b'D', b"\0\x01\0\0\0\x09one")].concat(),
+        [message(b'2', b""), message(b'D', b"\0\x02\0\0\0\x01o")].concat(),
+        [message(b'2', b""), message(b'D', b"\0\x01\0\0\0\x01one")].concat(),
+        [message(b'2', b""), message(b'D', b"")].concat(),
         [message(b'2', b""), message(b'G', b"\0\0\0")].concat(),
         // No message.
         vec![b'2', 0, 0, 0, 3],
@@ -284,6 +297,38 @@ fn answers_that_nobody_waits_for_are_not_the_next_ones() {
     assert_eq!(numbers(&mut pipeline), [10]);
     drop(pipeline);
     assert!(session.wire.is_open());
+}
+
+#[test]
+fn what_comes_behind_the_last_answer_is_seen() {
+    let notice = message(b'N', b"SNOTICE\0C00000\0Mnothing\0\0");
+    let behind = [
+        (notice.clone(), true),
+        (notice[..9].to_vec(), false),
+        ([&notice[..], b"N"].concat(), false),
+        (ready(), false),
+        (number(9), false),
+    ];
+    for (extra, is_clean) in behind {
+        // It is there when the last answer's end is taken.
+        let mut session =
+            with_statement(Script { extra: extra.clone(), ..Script::of([number(0), number(7)]) });
+        let mut pipeline = session.pipeline(&questions(1)).expect("it is sent");
+        assert!(is_direct(&pipeline));
+        assert_eq!(numbers(&mut pipeline), [7]);
+        drop(pipeline);
+        assert_eq!(session.wire.is_broken(), !is_clean, "{extra:?}");
+    }
+}
+
+#[test]
+fn a_fatal_error_is_known_before_the_server_closes_the_connection() {
+    let fatal = message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0");
+    let mut session = with_statement(Script::of([number(0), fatal]));
+    let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+    assert_eq!(fetch(&mut pipeline).expect_err("it is an error").code(), Some("57P01"));
+    drop(pipeline);
+    assert!(session.wire.is_broken());
 }
 
 #[test]
