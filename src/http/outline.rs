@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::Arc;
 
 use http::{Method, Version};
 
@@ -24,15 +23,15 @@ pub struct Outline<'a> {
 impl<'a> Outline<'a> {
     /// The outline of a request.
     pub fn of(request: &'a Request) -> Self {
-        let Found { referer, user_agent } = Found::of(request);
-        let part = |range: Range<usize>| &request.head[range];
+        let part = |range: &Range<usize>| &request.head[range.clone()];
+        let Logged { referer, user_agent } = &request.logged;
         Self {
             method: &request.method,
             version: request.version,
-            path: part(request.path.clone()),
-            query: request.query.clone().map(part),
-            referer: referer.map(part),
-            user_agent: user_agent.map(part),
+            path: part(&request.path),
+            query: request.query.as_ref().map(part),
+            referer: referer.as_ref().map(part),
+            user_agent: user_agent.as_ref().map(part),
             client: request.client.or_else(|| request.peer.map(|peer| peer.ip())),
         }
     }
@@ -71,66 +70,75 @@ impl<'a> Outline<'a> {
     }
 }
 
-/// An outline that is kept beside the request, for whoever ends it while another has it.
-#[derive(Debug)]
+/// An outline that is kept beside the request, for whoever ends it while another has it. It is a copy: to share the head would cost
+/// both threads more.
+#[derive(Debug, Default)]
 pub(crate) struct KeptOutline {
     method: Method,
     version: Version,
-    /// The bytes that the ranges point into.
-    head: Arc<[u8]>,
+    /// Path, query, Referer and User-Agent, one behind the other.
+    text: Vec<u8>,
     path: Range<usize>,
     query: Option<Range<usize>>,
-    found: Found,
+    logged: Logged,
     client: Option<IpAddr>,
 }
 
 impl KeptOutline {
     /// The outline of a request of this client.
     pub(crate) fn of(request: &Request, client: Option<IpAddr>) -> Self {
-        Self {
-            method: request.method.clone(),
-            version: request.version,
-            head: Arc::clone(&request.head),
-            path: request.path.clone(),
-            query: request.query.clone(),
-            found: Found::of(request),
-            client,
-        }
+        let mut kept = Self::default();
+        kept.keep(request, client);
+        kept
+    }
+
+    /// The outline of another request, in the same room.
+    pub(crate) fn keep(&mut self, request: &Request, client: Option<IpAddr>) {
+        let Self { text, .. } = self;
+        text.clear();
+        let mut copy = |range: &Range<usize>| {
+            let begin = text.len();
+            text.extend_from_slice(&request.head[range.clone()]);
+            begin..text.len()
+        };
+        let Logged { referer, user_agent } = &request.logged;
+        let path = copy(&request.path);
+        let [query, referer, user_agent] =
+            [&request.query, referer, user_agent].map(|range| range.as_ref().map(&mut copy));
+        (self.path, self.query, self.logged) = (path, query, Logged { referer, user_agent });
+        (self.method, self.version, self.client) = (request.method.clone(), request.version, client);
     }
 
     /// What is kept.
     pub(crate) fn outline(&self) -> Outline<'_> {
-        let part = |range: &Range<usize>| &self.head[range.clone()];
+        let part = |range: &Range<usize>| &self.text[range.clone()];
+        let Logged { referer, user_agent } = &self.logged;
         Outline {
             method: &self.method,
             version: self.version,
             path: part(&self.path),
             query: self.query.as_ref().map(part),
-            referer: self.found.referer.as_ref().map(part),
-            user_agent: self.found.user_agent.as_ref().map(part),
+            referer: referer.as_ref().map(part),
+            user_agent: user_agent.as_ref().map(part),
             client: self.client,
         }
     }
 }
 
-/// Where the two headers stand, the last of each.
+/// Where the headers stand that are logged, the last of each.
 #[derive(Debug, Default)]
-struct Found {
+pub(crate) struct Logged {
     referer: Option<Range<usize>>,
     user_agent: Option<Range<usize>>,
 }
 
-impl Found {
-    fn of(request: &Request) -> Self {
-        let mut found = Self::default();
-        for (name, value) in &request.fields {
-            let name = &request.head[name.clone()];
-            match name.len() {
-                7 if name.eq_ignore_ascii_case(b"referer") => found.referer = Some(value.clone()),
-                10 if name.eq_ignore_ascii_case(b"user-agent") => found.user_agent = Some(value.clone()),
-                _ => {}
-            }
+impl Logged {
+    /// Another header, whose value stands there.
+    pub(super) fn see(&mut self, name: &[u8], value: &Range<usize>) {
+        match name.len() {
+            7 if name.eq_ignore_ascii_case(b"referer") => self.referer = Some(value.clone()),
+            10 if name.eq_ignore_ascii_case(b"user-agent") => self.user_agent = Some(value.clone()),
+            _ => {}
         }
-        found
     }
 }

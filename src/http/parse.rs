@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 
 use super::Request;
+use super::outline::Logged;
 use super::target::{Path, Target, is_authority};
 
 /// How much of a head is accepted.
@@ -221,7 +222,13 @@ fn parse_with<'a>(
         Path::Written(path) => (Arc::from(head), path),
         Path::Implied(path) => ([head, &[path]].concat().into(), head.len()..head.len() + 1),
     };
-    let fields = parsed.headers.iter().map(|h| (offset(h.name.as_bytes()), offset(h.value))).collect();
+    let mut logged = Logged::default();
+    let fields = parsed.headers.iter().map(|header| {
+        let (name, value) = (header.name.as_bytes(), offset(header.value));
+        logged.see(name, &value);
+        (offset(name), value)
+    });
+    let fields = fields.collect();
     let request = Request {
         method,
         version,
@@ -229,6 +236,7 @@ fn parse_with<'a>(
         path,
         query: target.query,
         fields,
+        logged,
         body: Bytes::new(),
         source: None,
         keep_alive: framing.keep_alive,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
+use super::outline::Logged;
 use super::{BodyReader, Form, Source};
 use crate::identity::{Identities, Identity, Trace};
 
@@ -23,6 +24,7 @@ pub struct Request {
     pub(crate) path: Range<usize>,
     pub(crate) query: Option<Range<usize>>,
     pub(crate) fields: Vec<(Range<usize>, Range<usize>)>,
+    pub(crate) logged: Logged,
     pub(crate) body: Bytes,
     /// The body of a handler that streams, where it is too long to be read before.
     pub(crate) source: Option<Arc<dyn Source>>,

@@ -192,10 +192,12 @@ fn time<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<Duration
 
 /// As JSON has it. Bytes that are no text become the character for that.
 fn string(out: &mut Vec<u8>, text: Option<&[u8]>) {
-    let escapes = |byte: &u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
+    let escapes = |byte: u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
+    // All of them, and not up to the first: that is several at a time.
+    let has_escapes = |text: &[u8]| text.iter().fold(false, |any, byte| any | escapes(*byte));
     match text {
         None => out.extend_from_slice(b"null"),
-        Some(text) if !text.iter().any(escapes) => in_quotes(out, |out| out.extend_from_slice(text)),
+        Some(text) if !has_escapes(text) => in_quotes(out, |out| out.extend_from_slice(text)),
         // A vector takes all, and a text is always JSON.
         Some(text) => drop(serde_json::to_writer(out, &String::from_utf8_lossy(text))),
     }

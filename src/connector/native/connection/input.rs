@@ -453,7 +453,7 @@ impl Connection {
                 return Ok(None);
             }
         }
-        (self.identity, self.asked) = (None, None);
+        (self.identity, self.asked.at, self.endpoint.is_known) = (None, None, false);
         let end = match scan_head(bytes, self.scanned, &core.settings.limits)? {
             Scan::Complete(end) => end,
             Scan::Incomplete => {
@@ -485,7 +485,9 @@ impl Connection {
 
     /// The head says that a body follows. `none_yet`: the client has not begun to send it.
     fn expect_body(&mut self, core: &mut Core, head: Head, none_yet: bool) -> Result<(), Refusal> {
-        self.note_endpoint(|| core.service.endpoint(&head.request));
+        if core.settings.journal.has_access() {
+            self.endpoint.know(core.service.endpoint(&head.request).as_ref());
+        }
         let waits = head.expects_continue && none_yet;
         let (body_use, max_bytes) = match core.service.plan(&head.request) {
             BodyPlan::Wanted { body_use, max_bytes } => (body_use, max_bytes),

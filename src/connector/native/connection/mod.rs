@@ -123,12 +123,11 @@ pub(super) struct Connection {
     ticket: u64,
     /// Where that request waits for a worker, or did.
     place_in_queue: Option<Key>,
-    /// What is counted of its endpoint.
-    endpoint: Option<Arc<Endpoint>>,
+    endpoint: Recalled,
     /// Who the request is that was read last; `None` while the head of another is read.
     identity: Option<Identity>,
     /// What it asked, where the access log is to say it.
-    asked: Option<Asked>,
+    asked: Asked,
     /// How many requests were read.
     served: usize,
     /// The rest of the body of the request that is in progress.
@@ -170,11 +169,35 @@ enum Stage {
 }
 
 /// What the access log says of a request that is answered here.
+#[derive(Default)]
 struct Asked {
-    /// When its head had come.
-    at: Instant,
+    /// When its head had come; `None` where there is nothing to be said of it.
+    at: Option<Instant>,
+    /// The last one's where there is none.
     outline: KeptOutline,
-    endpoint: Option<Arc<Endpoint>>,
+}
+
+/// The endpoint that the last request came to, if it is known. Most often the next one comes to the same, and to hold and release
+/// it for each is to write where all threads do; so it is held.
+#[derive(Default)]
+struct Recalled {
+    held: Option<Arc<Endpoint>>,
+    is_known: bool,
+}
+
+impl Recalled {
+    fn know(&mut self, endpoint: Option<&Arc<Endpoint>>) {
+        self.is_known = endpoint.is_some();
+        if let Some(endpoint) = endpoint
+            && !self.held.as_ref().is_some_and(|held| Arc::ptr_eq(held, endpoint))
+        {
+            self.held = Some(Arc::clone(endpoint));
+        }
+    }
+
+    fn known(&self) -> Option<&Arc<Endpoint>> {
+        self.held.as_ref().filter(|_| self.is_known)
+    }
 }
 
 /// One of the handshakes in progress, counted.
@@ -293,9 +316,9 @@ impl Connection {
             again: false,
             ticket: 0,
             place_in_queue: None,
-            endpoint: None,
+            endpoint: Recalled::default(),
             identity: None,
-            asked: None,
+            asked: Asked::default(),
             served: 0,
             incoming: None,
             idle_since: core.now,
@@ -642,7 +665,7 @@ impl Connection {
     /// Counts an answer that is given here to a request that was away, or would have been.
     fn count_answer(&self, core: &Core, status: u16) {
         let id = self.identity.as_ref().map_or("", Identity::id);
-        self.endpoint.as_ref().unwrap_or_else(|| core.metrics.unmatched()).responded_to(id, status);
+        self.endpoint.known().unwrap_or_else(|| core.metrics.unmatched()).responded_to(id, status);
     }
 
     /// The access log's line for an answer that is given here.
@@ -655,9 +678,9 @@ impl Connection {
         if !core.settings.journal.has_access() {
             return;
         }
-        let (asked, ended) = (self.asked.take(), Instant::now());
+        let (asked_at, ended) = (self.asked.at.take(), Instant::now());
         let (outline, peer) =
-            (asked.as_ref().map(|asked| asked.outline.outline()), self.peer.map(|peer| peer.ip()));
+            (asked_at.map(|_| self.asked.outline.outline()), self.peer.map(|peer| peer.ip()));
         core.settings.journal.ended(&Entry {
             outline,
             client: outline.and_then(|outline| outline.client()).or(peer),
@@ -665,9 +688,9 @@ impl Connection {
             status,
             bytes,
             ended,
-            total: asked.as_ref().map_or(Duration::ZERO, |asked| ended - asked.at),
+            total: asked_at.map_or(Duration::ZERO, |at| ended - at),
             spans: None,
-            endpoint: asked.as_ref().and_then(|asked| asked.endpoint.as_deref()),
+            endpoint: self.endpoint.known().map(|endpoint| &**endpoint).filter(|_| asked_at.is_some()),
             reason,
         });
     }
@@ -675,15 +698,9 @@ impl Connection {
     /// A head was read: what the access log will say of it, whoever answers.
     fn note_head(&mut self, core: &Core, request: &Request) {
         if core.settings.journal.has_access() {
-            let outline = KeptOutline::of(request, self.client_of(core, request));
-            self.asked = Some(Asked { at: core.now, outline, endpoint: None });
-        }
-    }
-
-    /// It is known which endpoint the request came to.
-    fn note_endpoint(&mut self, find: impl FnOnce() -> Option<Arc<Endpoint>>) {
-        if let Some(asked) = &mut self.asked {
-            asked.endpoint = find();
+            let client = self.client_of(core, request);
+            self.asked.outline.keep(request, client);
+            self.asked.at = Some(core.now);
         }
     }
 
@@ -779,12 +796,12 @@ impl Connection {
         match before.unwrap_or(&core.service).accept(request) {
             Admission::Answered(response, endpoint) => {
                 core.metrics.answered();
-                self.note_endpoint(|| endpoint);
+                self.endpoint.know(endpoint.as_ref());
                 self.note_answer(core, &response, form, None);
                 self.answered(core, response, form);
             }
             Admission::Work(work) => {
-                self.note_endpoint(|| Some(Arc::clone(&work.endpoint)));
+                self.endpoint.know(Some(&work.endpoint));
                 if let Some(incoming) = &self.incoming {
                     incoming.pipe.limit_to(work.deadline);
                 }
@@ -809,7 +826,6 @@ impl Connection {
 
     /// Gives the connection to a worker, together with its request.
     fn give(&mut self, core: &mut Core, work: Work, more: bool) {
-        self.endpoint = Some(Arc::clone(&work.endpoint));
         let form = work.request.form();
         self.ticket += 1;
         let more = more || self.ended || self.incoming.is_some();
