@@ -35,16 +35,27 @@ pub(crate) fn milliseconds(time: Duration, out: &mut Vec<u8>) {
 
 /// Appends so many thousandths, with their three decimals.
 fn thousandths(number: u64, out: &mut Vec<u8>) {
-    let (whole, [point, a, b, c]) = (number / 1000, decimals(number % 1000));
-    match whole {
-        // A length that is known costs no call.
-        0..10 => out.extend_from_slice(&[digit(whole), point, a, b, c]),
-        10..100 => out.extend_from_slice(&[digit(whole / 10), digit(whole), point, a, b, c]),
-        _ => {
-            out.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
-            out.extend_from_slice(&[point, a, b, c]);
-        }
+    if let Ok(number @ 0..10_000) = u16::try_from(number) {
+        // Most are that short. Two digits at a time are half of the divisions, and a length that is known costs no call.
+        let ([a, b], [c, d]) = (two_digits(number / 100), two_digits(number % 100));
+        return out.extend_from_slice(&[a, b'.', b, c, d]);
     }
+    out.extend_from_slice(itoa::Buffer::new().format(number / 1000).as_bytes());
+    out.extend_from_slice(&decimals(number % 1000));
+}
+
+/// Of a number below 100.
+fn two_digits(number: u16) -> [u8; 2] {
+    const ALL: [[u8; 2]; 100] = {
+        let mut all = [[0; 2]; 100];
+        let mut number = 0;
+        while number < 100 {
+            all[number] = [b"0123456789"[number / 10], b"0123456789"[number % 10]];
+            number += 1;
+        }
+        all
+    };
+    ALL[usize::from(number)]
 }
 
 /// So many thousandths, behind a point.

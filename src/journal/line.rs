@@ -59,7 +59,7 @@ impl Line<'_> {
         out.push(b'\n');
     }
 
-    /// An object. What there is none of is null.
+    /// An object. What there is none of is left out.
     pub(super) fn json(&self, out: &mut Vec<u8>) {
         let Entry { outline, client, identity, status, bytes, ended, total, spans, endpoint, reason } =
             *self.entry;
@@ -67,11 +67,11 @@ impl Line<'_> {
         with_time(0, ended, |time, ms| {
             out.extend_from_slice(time);
             out.extend_from_slice(&decimals(ms.into()));
-            out.extend_from_slice(b"Z\",\"client\":");
+            out.extend_from_slice(b"Z\"");
         });
-        match client {
-            Some(client) => in_quotes(out, |out| address(client, out)),
-            None => out.extend_from_slice(b"null"),
+        if let Some(client) = client {
+            out.extend_from_slice(b",\"client\":");
+            in_quotes(out, |out| address(client, out));
         }
         let target = outline.map(|outline| outline.target(self.parameters));
         plain(out, b",\"method\":", outline.map(|outline| outline.method().as_bytes()));
@@ -92,10 +92,9 @@ impl Line<'_> {
         time(out, b",\"render_ms\":", of(Phase::Render));
         time(out, b",\"write_ms\":", of(Phase::Write));
         member(out, b",\"request_id\":", identity.map(Identity::id_bytes));
-        out.extend_from_slice(b",\"trace_id\":");
-        match identity.and_then(Identity::trace) {
-            Some(trace) => in_quotes(out, |out| trace_id(trace, out)),
-            None => out.extend_from_slice(b"null"),
+        if let Some(trace) = identity.and_then(Identity::trace) {
+            out.extend_from_slice(b",\"trace_id\":");
+            in_quotes(out, |out| trace_id(trace, out));
         }
         member(out, b",\"route\":", endpoint.map(|endpoint| endpoint.route.as_bytes()));
         plain(out, b",\"reason\":", reason.map(|reason| reason.name().as_bytes()));
@@ -166,40 +165,39 @@ fn trace_id(trace: &Trace, out: &mut Vec<u8>) {
 /// A member of an object, behind others. Where a key's length is known, appending it is a few instructions and no call.
 #[inline]
 fn member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>) {
-    out.extend_from_slice(key);
-    string(out, value);
+    if let Some(value) = value {
+        out.extend_from_slice(key);
+        string(out, value);
+    }
 }
 
 /// The same with a text that has nothing to be escaped, as a method, which is a token (RFC 9110 section 9.1).
 #[inline]
 fn plain<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>) {
-    out.extend_from_slice(key);
-    match value {
-        Some(value) => in_quotes(out, |out| out.extend_from_slice(value)),
-        None => out.extend_from_slice(b"null"),
+    if let Some(value) = value {
+        out.extend_from_slice(key);
+        in_quotes(out, |out| out.extend_from_slice(value));
     }
 }
 
 /// The same with a time.
 #[inline]
 fn time<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<Duration>) {
-    out.extend_from_slice(key);
-    match value {
-        Some(value) => milliseconds(value, out),
-        None => out.extend_from_slice(b"null"),
+    if let Some(value) = value {
+        out.extend_from_slice(key);
+        milliseconds(value, out);
     }
 }
 
 /// As JSON has it. Bytes that are no text become the character for that.
-fn string(out: &mut Vec<u8>, text: Option<&[u8]>) {
+fn string(out: &mut Vec<u8>, text: &[u8]) {
     let escapes = |byte: u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
     // All of them, and not up to the first: that is several at a time.
-    let has_escapes = |text: &[u8]| text.iter().fold(false, |any, byte| any | escapes(*byte));
-    match text {
-        None => out.extend_from_slice(b"null"),
-        Some(text) if !has_escapes(text) => in_quotes(out, |out| out.extend_from_slice(text)),
+    if text.iter().fold(false, |any, byte| any | escapes(*byte)) {
         // A vector takes all, and a text is always JSON.
-        Some(text) => drop(serde_json::to_writer(out, &String::from_utf8_lossy(text))),
+        drop(serde_json::to_writer(out, &String::from_utf8_lossy(text)));
+    } else {
+        in_quotes(out, |out| out.extend_from_slice(text));
     }
 }
 
