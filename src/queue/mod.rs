@@ -85,13 +85,18 @@ struct Pace {
     /// Of these, those that were taken beside another.
     beside: u64,
     held_back: bool,
-    /// Who is told of that.
+    /// Who is told of that, or that more than so many have a job.
     watcher: Option<Sender<()>>,
+    crowd: usize,
 }
 
 impl Pace {
     fn hold_back(&mut self) {
         self.held_back = true;
+        self.tell();
+    }
+
+    fn tell(&mut self) {
         if let Some(watcher) = self.watcher.take() {
             // Whoever was told before and has not looked yet looks anyway.
             let _ = watcher.try_send(());
@@ -270,6 +275,7 @@ impl<T> Queue<T> {
                 beside: 0,
                 held_back: false,
                 watcher: None,
+                crowd: usize::MAX,
             },
         };
         Self(Arc::new(Mutex::new(state)))
@@ -407,9 +413,11 @@ impl<T> Queue<T> {
         wake(state, called);
     }
 
-    /// Tells there, once, when next a job is left waiting because as many workers as may have one.
-    pub fn watch(&self, tell: Sender<()>) {
-        self.lock().pace.watcher = Some(tell);
+    /// Tells there, once, when next a job is left waiting because as many workers as may have one, or when more than `crowd` have
+    /// one.
+    pub fn watch(&self, crowd: usize, tell: Sender<()>) {
+        let pace = &mut self.lock().pace;
+        (pace.watcher, pace.crowd) = (Some(tell), crowd);
     }
 
     /// What the workers did up to now.
@@ -597,6 +605,9 @@ impl<T> State<T> {
         let node = self.remove(self.pick()?);
         self.note_busy(now);
         self.running += 1;
+        if self.running > self.pace.crowd {
+            self.pace.tell();
+        }
         let origin = self.note_taken(&node, now);
         Some((node.job, Done { began: now, origin: Some(origin), others: Vec::new() }))
     }
@@ -972,6 +983,43 @@ mod tests {
         team.queue.set_busy_max(2);
         assert_eq!(team.take().1, 4);
         (0..2).for_each(|_| team.go_on());
+        team.end();
+    }
+
+    #[test]
+    fn who_watches_is_told_once_of_a_crowd_or_of_a_job_that_is_held_back() {
+        let queue = queue(&[shared(Priority::Normal)]);
+        queue.set_workers(2);
+        queue.remove_worker();
+        let (tell, told) = crossbeam_channel::bounded(1);
+        queue.watch(1, tell.clone());
+        let mut team = Team::new(queue);
+        (0..2).for_each(|_| team.add());
+        let give = |team: &Team, job| {
+            team.queue.push(0, job).expect("room");
+            team.queue.wake();
+        };
+        give(&team, 1);
+        team.take();
+        assert!(told.is_empty(), "one is no crowd");
+        give(&team, 2);
+        team.take();
+        told.recv_timeout(PATIENCE).expect("two are");
+        (0..2).for_each(|_| team.go_on());
+        while team.queue.lock().running > 0 {
+            thread::yield_now();
+        }
+        team.queue.watch(usize::MAX, tell);
+        team.queue.set_busy_max(1);
+        give(&team, 3);
+        team.take();
+        assert!(told.is_empty(), "nobody watches for a crowd any more");
+        give(&team, 4);
+        told.recv_timeout(PATIENCE).expect("the fourth is held back");
+        team.go_on();
+        team.take();
+        team.go_on();
+        assert!(told.is_empty(), "it is told once");
         team.end();
     }
 

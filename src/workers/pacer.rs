@@ -27,8 +27,13 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// wait in. So early a look can only make it fewer, or take back what was found under another load.
 const EARLY: Duration = Duration::from_millis(25);
 
+/// And once a load has begun in which more workers have a job than always may: if the cores are short, their waits show within that
+/// time.
+const FIRST: Duration = Duration::from_millis(5);
+
 /// To look at a worker takes 5 µs, so at thousands of them it is looked less often.
 const INTERVAL_EACH: Duration = Duration::from_millis(1);
+const FIRST_EACH: Duration = Duration::from_micros(250);
 
 /// While jobs are held back, it is seen to it that others are taken at least so often: who waits for them may otherwise wait for
 /// what never ends.
@@ -49,6 +54,9 @@ const LITTLE: u128 = 15;
 /// beside it, when the workers are woken before it has done its part.
 const IDLE: u128 = 5;
 
+/// The kernel's ticks, ten milliseconds of a core, of which that can be said.
+const TICKS: u128 = 4;
+
 /// Percent of the cores that workers take at least, for it to be of their own making that they wait: where other programs take
 /// the cores, fewer workers would do less and wait as long.
 const OWN: u128 = 10;
@@ -67,26 +75,38 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
     let mut earlier = None;
     let (tell, told) = bounded(1);
     let (mut held_back, mut is_early, mut known, mut trust) = (false, true, None, Trust::Past);
+    let mut begun = Begun::Long;
     loop {
-        let interval = if is_early { EARLY } else { INTERVAL };
-        let interval = interval.max(INTERVAL_EACH * u32::try_from(look.workers).unwrap_or(u32::MAX));
+        let (interval, each) = match begun {
+            Begun::Now => (FIRST, FIRST_EACH),
+            _ if is_early => (EARLY, INTERVAL_EACH),
+            _ => (INTERVAL, INTERVAL_EACH),
+        };
+        let interval = interval.max(each * u32::try_from(look.workers).unwrap_or(u32::MAX));
         let left = (since.at + interval).saturating_duration_since(Instant::now());
         let is_paced = look.is_paced();
         if is_paced && trust == Trust::Past {
-            queue.watch(tell.clone());
+            queue.watch(usize::MAX, tell.clone());
             trust = Trust::Watched;
+        } else if !is_paced && begun == Begun::No {
+            queue.watch(LEAST_PER_CORE * cores, tell.clone());
+            begun = Begun::Watched;
         }
         let may_stall = is_paced && (trust == Trust::Sure || look.holds_back);
         let begins = select! {
             recv(ended) -> _ => return,
-            recv(told) -> _ => trust == Trust::Watched,
+            recv(told) -> _ => if is_paced { trust == Trust::Watched } else { begun == Begun::Watched },
             default(if may_stall { left.min(STALL) } else { left }) => false,
         };
         let before = std::mem::replace(&mut look, queue.look());
         held_back |= look.held_back;
         if begins {
             (since, earlier) = (Measure::of(shared, &look), None);
-            (is_early, trust) = (true, Trust::Tried);
+            if is_paced {
+                (is_early, trust) = (true, Trust::Tried);
+            } else {
+                begun = Begun::Now;
+            }
             continue;
         }
         if before.holds_back && look.holds_back && before.taken == look.taken {
@@ -97,6 +117,9 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
             // Nobody has had a job, and what the cores do is not looked at.
             (since.at, since.cores, earlier) = (Instant::now(), None, None);
             trust = trust.doubted();
+            if begun != Begun::Watched {
+                begun = Begun::No;
+            }
         } else if since.at.elapsed() >= interval {
             let now = Measure::of(shared, &look);
             let least = now.least_since(&since) * cores;
@@ -116,7 +139,7 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
             is_early = look.busy_max < was || !look.is_paced();
             trust = if held_back || !is_paced { Trust::Sure } else { trust.doubted() };
             earlier = since.cores;
-            (since, held_back) = (now, false);
+            (since, held_back, begun) = (now, false, Begun::Long);
         }
     }
 }
@@ -143,6 +166,17 @@ fn next(look: &Look, waiting: u128, held_back: bool, least: usize, trust: Trust)
 /// How many more may have a job: all, where the others were kept from it by what was found under another load.
 fn more(look: &Look, trust: Trust) -> usize {
     if trust == Trust::Sure { look.busy_max.saturating_mul(2) } else { usize::MAX }
+}
+
+/// Whether there is a load that all workers are given to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    No,
+    /// No, and it is told when there is.
+    Watched,
+    /// Yes, and nothing is known of it.
+    Now,
+    Long,
 }
 
 /// Of which load it was found how many may have a job.
@@ -219,10 +253,11 @@ impl Measure {
         if busy == 0 || ran.as_nanos() * 100 < elapsed * cores as u128 * own {
             return 0;
         }
-        if let (Some(now), Some(then)) = (self.cores, cores_then)
-            && now.idle.saturating_sub(then.idle) * 100 < now.all.saturating_sub(then.all) * IDLE
-        {
-            return 100;
+        if let (Some(now), Some(then)) = (self.cores, cores_then) {
+            let [all, idle] = [now.all.saturating_sub(then.all), now.idle.saturating_sub(then.idle)];
+            if all >= TICKS && idle * 100 < all * IDLE {
+                return 100;
+            }
         }
         waited.as_nanos() * 100 / busy
     }
