@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake};
 use std::time::{Duration, Instant};
 
-use postgres_protocol::message::backend::{Header, READY_FOR_QUERY_TAG};
+use postgres_protocol::message::backend::READY_FOR_QUERY_TAG;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -81,35 +81,46 @@ struct Messages {
     /// How many of those have gone that are counted, and whether the last one was.
     counted: u64,
     last_counts: bool,
-    /// They are no messages, but what TLS makes of them.
+    /// They are no messages, but most likely what TLS makes of them: nothing more is known.
     encrypted: bool,
 }
 
 impl Messages {
     /// These bytes go; the tags that count are those in `counts`.
     fn follow(&mut self, mut bytes: &[u8], counts: &[u8]) {
-        while !bytes.is_empty() && !self.encrypted {
-            if self.rest > 0 {
-                let gone = self.rest.min(bytes.len());
-                self.rest -= gone;
-                bytes = &bytes[gone..];
+        while !self.encrypted {
+            let gone = self.rest.min(bytes.len());
+            self.rest -= gone;
+            bytes = &bytes[gone..];
+            if bytes.is_empty() {
+                return;
+            }
+            // Rows are many, and most headers come whole.
+            if let (0, Some((header, behind))) = (self.header_length, bytes.split_first_chunk()) {
+                self.begin(*header, counts);
+                bytes = behind;
                 continue;
             }
             let gone = (self.header.len() - self.header_length).min(bytes.len());
             self.header[self.header_length..self.header_length + gone].copy_from_slice(&bytes[..gone]);
             self.header_length += gone;
             bytes = &bytes[gone..];
-            let Ok(Some(header)) = Header::parse(&self.header[..self.header_length]) else {
-                // A length that cannot be is no length, and nothing is known any more.
-                self.encrypted = self.header_length == self.header.len();
-                continue;
-            };
-            self.header_length = 0;
-            self.rest = usize::try_from(header.len()).unwrap_or_default().saturating_sub(4);
-            self.last_counts = counts.contains(&header.tag());
-            self.counted += u64::from(self.last_counts);
-            // All tags are letters or digits; TLS begins its records with 20 to 23 (RFC 8446 section 5.1).
-            self.encrypted = !header.tag().is_ascii_alphanumeric();
+            if self.header_length == self.header.len() {
+                self.header_length = 0;
+                self.begin(self.header, counts);
+            }
+        }
+    }
+
+    /// A message of this header.
+    fn begin(&mut self, header: [u8; 5], counts: &[u8]) {
+        let [tag, length @ ..] = header;
+        self.last_counts = counts.contains(&tag);
+        self.counted += u64::from(self.last_counts);
+        match usize::try_from(i32::from_be_bytes(length)) {
+            // It counts itself. All tags are letters or digits; TLS begins its records with 20 to 23 (RFC 8446 section 5.1).
+            Ok(length @ 4..) if tag.is_ascii_alphanumeric() => self.rest = length - 4,
+            _ => self.encrypted = true,
         }
     }
 }
