@@ -57,6 +57,8 @@ struct Script {
     holds_back: bool,
     /// This comes with the end of the second answer.
     extra: Vec<u8>,
+    /// So many answers behind the first come at once.
+    together: usize,
 }
 
 impl Script {
@@ -124,7 +126,8 @@ impl Script {
                 }
                 _ => {}
             }
-            if matches!(header[0], b'Q' | b'S') {
+            let waits = bound > 1 && bound <= self.together;
+            if matches!(header[0], b'Q' | b'S') && !waits {
                 let holds_back = self.holds_back && out.ends_with(&[error(), ready()].concat());
                 let rest = out.split_off(out.len() - if holds_back { ready().len() } else { 0 });
                 for piece in out.chunks(self.piece) {
@@ -284,7 +287,9 @@ fn what_the_driver_would_refuse_or_take_long_for_is_left_to_it() {
 
 #[test]
 fn answers_that_nobody_waits_for_are_not_the_next_ones() {
-    let mut session = with_statement(Script::of([number(0), number(7), number(8), number(9), number(10)]));
+    // When the first is there, so are the others.
+    let answers = [number(0), number(7), number(8), number(9), number(10)];
+    let mut session = with_statement(Script { together: 3, ..Script::of(answers) });
     let mut pipeline = session.pipeline(&questions(3)).expect("they are sent");
     assert_eq!(numbers(&mut pipeline), [7]);
     // Its client is gone before it is looked at.
