@@ -209,10 +209,10 @@ fn on_a_unix_socket_a_close_is_a_departure_at_once() {
 fn a_client_that_only_sends_no_more_has_its_answer() {
     let authority = Authority::new("the authority");
     let database = Postgres::database();
-    for encrypted in [false, true] {
-        let server = server_with(&database, encrypted.then_some(&authority));
+    for signer in [None, Some(&authority)] {
+        let server = server_with(&database, signer);
         let server = server.start().expect("a free port");
-        let mut client = connect(&server, encrypted.then_some(&authority));
+        let mut client = connect(&server, signer);
         // The handshake, and an answer before the last.
         client.request("GET", "/quick", &[], "");
         assert_eq!(client.answer().text(), "quick");
@@ -220,7 +220,7 @@ fn a_client_that_only_sends_no_more_has_its_answer() {
         client.request("GET", "/nap", &[], "");
         client.finish_sending();
         let answer = client.answer();
-        assert_eq!(answer.status, 200, "encrypted: {encrypted}: {}", answer.text());
+        assert_eq!(answer.status, 200, "encrypted: {}: {}", signer.is_some(), answer.text());
         assert!(client.is_closed());
         assert_eq!(abandoned(server.metrics()), 0);
         drop(client);
@@ -260,11 +260,11 @@ fn an_end_right_behind_a_request_is_no_departure() {
 fn an_end_right_behind_what_is_not_read_yet_is_no_departure() {
     let authority = Authority::new("the authority");
     let database = Postgres::database();
-    for encrypted in [false, true] {
+    for signer in [None, Some(&authority)] {
         let (gate, keeper) = gate();
-        let server = server_with(&database, encrypted.then_some(&authority)).get("/gate", gate);
+        let server = server_with(&database, signer).get("/gate", gate);
         let server = server.start().expect("a free port");
-        let mut client = connect(&server, encrypted.then_some(&authority));
+        let mut client = connect(&server, signer);
         client.request("GET", "/gate", &[], "");
         keeper.wait_for_one();
         for _ in 0..2 {
@@ -274,7 +274,7 @@ fn an_end_right_behind_what_is_not_read_yet_is_no_departure() {
         }
         client.finish_sending();
         // What the poller makes of it, it has made before it answers anybody else.
-        let mut other = connect(&server, encrypted.then_some(&authority));
+        let mut other = connect(&server, signer);
         other.request("GET", "/immediate", &[], "");
         assert_eq!(other.answer().text(), "immediate");
         keeper.let_through(1);
@@ -282,7 +282,7 @@ fn an_end_right_behind_what_is_not_read_yet_is_no_departure() {
             assert_eq!(client.answer_or_end().map(|answer| answer.text().to_owned()).as_deref(), Some(text));
         }
         assert!(client.is_closed());
-        assert_eq!(abandoned(server.metrics()), 0, "encrypted: {encrypted}");
+        assert_eq!(abandoned(server.metrics()), 0, "encrypted: {}", signer.is_some());
         drop((client, other));
         assert_nothing_is_left(server);
     }
@@ -336,17 +336,17 @@ fn who_leaves_the_queue_takes_no_worker() {
 fn a_pipelining_client_that_leaves_is_counted_by_what_was_begun() {
     let authority = Authority::new("the authority");
     let database = with_table();
-    for encrypted in [false, true] {
-        let server = server_with(&database, encrypted.then_some(&authority));
+    for signer in [None, Some(&authority)] {
+        let server = server_with(&database, signer);
         let server = server.start().expect("a free port");
-        let mut client = connect(&server, encrypted.then_some(&authority));
+        let mut client = connect(&server, signer);
         client.request("GET", "/sleep", &[], "");
         client.request("POST", "/insert", &[], "");
         wait_for_sleep(&database);
         client.finish_sending();
-        let mut other = connect(&server, encrypted.then_some(&authority));
+        let mut other = connect(&server, signer);
         other.request("GET", "/quick", &[], "");
-        assert_eq!(other.answer().text(), "quick", "encrypted: {encrypted}");
+        assert_eq!(other.answer().text(), "quick", "encrypted: {}", signer.is_some());
         assert_eq!(database.psql("select count(*) from t"), "0");
         let metrics = server.metrics();
         assert_eq!((metrics.requests(), abandoned(metrics)), (2, 1), "{metrics}");

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use socket2::SockRef;
 use support::{Client, PATIENCE};
 use wharf::config::Config;
 use wharf::connector::Drained;
@@ -124,9 +123,10 @@ fn misbehave(rng: &mut Rng, address: SocketAddr, name: &str) {
         let mut sending = client.stream().try_clone().expect("a socket can be cloned");
         let (mut pieces, half_close) = (rng.fork(), rng.u8(0..6) == 0);
         let aborts = rng.u8(0..6) == 0;
+        if half_close {
+            client.cork();
+        }
         let sender = thread::spawn(move || {
-            // Its end is to go with what it sends last.
-            SockRef::from(&sending).set_tcp_cork(half_close)?;
             let (mut rest, largest) = (&wire[..], pieces.choice([3, 200, 5000, 1 << 20]).unwrap_or(1));
             // Tiny pieces only for a start: each is a segment of its own.
             for _ in 0..200 {

@@ -251,11 +251,7 @@ fn length(header: Header) -> usize {
 impl Coming {
     fn of(kind: &Kind) -> Self {
         let so_far = match kind {
-            Kind::Written { form, .. } => {
-                let mut body = Vec::with_capacity(256);
-                body.extend_from_slice(form.opening.as_bytes());
-                Answer::Written(body, 0)
-            }
+            Kind::Written { form, .. } => Answer::Written(form.begun(), 0),
             Kind::Rows { .. } => Answer::Rows(Vec::new()),
         };
         Self { so_far, stage: Stage::Awaited, refusal: None }

@@ -57,6 +57,15 @@ pub(crate) struct Form {
     pub(crate) opening: &'static str,
 }
 
+impl Form {
+    /// A body to which the rows are added.
+    pub(super) fn begun(self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(256);
+        body.extend_from_slice(self.opening.as_bytes());
+        body
+    }
+}
+
 impl Answer {
     /// The rows of a handler's statement.
     pub(crate) fn into_rows(self) -> Vec<Row> {
@@ -106,9 +115,8 @@ impl Question {
     async fn ask(&self, client: &Client, prepared: Arc<Prepared>) -> Result<Answer, Error> {
         match &self.0 {
             Kind::Written { statement, values, form } => {
-                let Form { shape, bytes_max, rows_max, opening } = *form;
-                let mut body = Vec::with_capacity(256);
-                body.extend_from_slice(opening.as_bytes());
+                let Form { shape, bytes_max, rows_max, .. } = *form;
+                let mut body = form.begun();
                 let mut rows = RowWriter::new(&mut body, shape, bytes_max, rows_max);
                 let count = run(client, &prepared, statement, None, values, &mut rows).await?;
                 Ok(Answer::Written(body, count))

@@ -218,9 +218,10 @@ impl Connection {
     /// Reads once, and counts what that was. `None`: nothing there now.
     pub(super) fn take(&mut self, core: &Core, into: &mut [u8]) -> io::Result<Option<usize>> {
         let read = self.link.read(into)?;
-        let bytes = read.unwrap_or(0);
-        self.read_bytes += bytes as u64;
-        core.metrics.received_bytes(bytes);
+        if let Some(bytes @ 1..) = read {
+            self.read_bytes += bytes as u64;
+            core.metrics.received_bytes(bytes);
+        }
         Ok(read)
     }
 
