@@ -4,8 +4,8 @@
 //! allow, a worker more makes every job take longer and none end sooner: threads wait for a core instead of jobs for a thread,
 //! and a job costs a wake-up and two changes of thread that a worker which is done and takes the next saves. Linux tells for how
 //! long a thread was ready to run and not run, and whether a core was idle; while the one is much of the time that workers have
-//! jobs, or the other hardly ever so, fewer of them get one. So it stays when nobody asks any more: the next load is likely to be of
-//! the same kind, and one that is not is given all workers as soon as it shows.
+//! jobs, or the other hardly ever so, fewer of them get one. A load begins with what the last one of the same endpoint came to, and
+//! where it is of another kind all the same, it is given all workers as soon as it shows.
 //!
 //! Has a thread of its own, which sleeps but for a moment ten times a second, or forty while it may be that there is to be a change.
 
@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, bounded, select};
 use rustix::thread::Pid;
 
 use super::Shared;
+use crate::activity::Doing;
 use crate::queue::Look;
 
 /// How often it is looked what workers wait for.
@@ -68,79 +69,164 @@ const OWN_LONG: u128 = 50;
 
 /// Until the workers have ended.
 pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
-    let (queue, cores) = (&shared.queue, num_cpus::get());
-    let mut look = queue.look();
-    let mut since = Measure::of(shared, &look);
-    // The look before that one, where there was a load already.
-    let mut earlier = None;
+    let queue = &shared.queue;
+    let look = queue.look();
+    let mut pacer = Pacer::new(num_cpus::get(), look, Measure::of(shared, &look));
     let (tell, told) = bounded(1);
-    let (mut held_back, mut is_early, mut known, mut trust) = (false, true, None, Trust::Past);
-    let mut begun = Begun::Long;
     loop {
-        let (interval, each) = match begun {
-            Begun::Now => (FIRST, FIRST_EACH),
-            _ if is_early => (EARLY, INTERVAL_EACH),
-            _ => (INTERVAL, INTERVAL_EACH),
-        };
-        let interval = interval.max(each * u32::try_from(look.workers).unwrap_or(u32::MAX));
-        let left = (since.at + interval).saturating_duration_since(Instant::now());
-        let is_paced = look.is_paced();
-        if is_paced && trust == Trust::Past {
-            queue.watch(usize::MAX, tell.clone());
-            trust = Trust::Watched;
-        } else if !is_paced && begun == Begun::No {
-            queue.watch(LEAST_PER_CORE * cores, tell.clone());
-            begun = Begun::Watched;
+        if let Some(crowd) = pacer.watch() {
+            queue.watch(crowd, tell.clone());
         }
-        let may_stall = is_paced && (trust == Trust::Sure || look.holds_back);
+        let left = pacer.due().saturating_duration_since(Instant::now());
         let begins = select! {
             recv(ended) -> _ => return,
-            recv(told) -> _ => if is_paced { trust == Trust::Watched } else { begun == Begun::Watched },
-            default(if may_stall { left.min(STALL) } else { left }) => false,
+            recv(told) -> _ => pacer.is_watching(),
+            default(if pacer.may_stall() { left.min(STALL) } else { left }) => false,
         };
-        let before = std::mem::replace(&mut look, queue.look());
-        held_back |= look.held_back;
+        let look = queue.look();
         if begins {
-            (since, earlier) = (Measure::of(shared, &look), None);
-            if is_paced {
-                (is_early, trust) = (true, Trust::Tried);
-            } else {
-                begun = Begun::Now;
+            pacer.begin(look, Measure::of(shared, &look), shared.asked_most());
+        } else {
+            pacer.see(look, || shared.asked_most());
+            if pacer.due() <= Instant::now() {
+                pacer.judge(Measure::of(shared, &look), shared.asked_most());
             }
-            continue;
         }
+        if pacer.look.busy_max != look.busy_max {
+            queue.set_busy_max(pacer.look.busy_max);
+        }
+    }
+}
+
+/// What was seen so far, and how many may have a job for it.
+struct Pacer {
+    cores: usize,
+    /// The last one; says how many may have a job.
+    look: Look,
+    /// As it was when that was decided.
+    since: Measure,
+    /// What the cores had done before that, where there was a load already.
+    earlier: Option<Cores>,
+    /// Whether a job was left waiting since.
+    held_back: bool,
+    is_early: bool,
+    trust: Trust,
+    begun: Begun,
+    /// How many of each endpoint's jobs may be done at once, as far as that was seen.
+    known: BTreeMap<u32, usize>,
+}
+
+impl Pacer {
+    fn new(cores: usize, look: Look, since: Measure) -> Self {
+        let (trust, begun, known) = (Trust::Past, Begun::Long, BTreeMap::new());
+        Self { cores, look, since, earlier: None, held_back: false, is_early: true, trust, begun, known }
+    }
+
+    /// When it is to be decided again.
+    fn due(&self) -> Instant {
+        let (interval, each) = match self.begun {
+            Begun::Now => (FIRST, FIRST_EACH),
+            _ if self.is_early => (EARLY, INTERVAL_EACH),
+            _ => (INTERVAL, INTERVAL_EACH),
+        };
+        self.since.at + interval.max(each * u32::try_from(self.look.workers).unwrap_or(u32::MAX))
+    }
+
+    /// Of how many that have a job it is to be told, from now on.
+    fn watch(&mut self) -> Option<usize> {
+        if self.look.is_paced() && self.trust == Trust::Past {
+            self.trust = Trust::Watched;
+            return Some(usize::MAX);
+        }
+        if !self.look.is_paced() && self.begun == Begun::No {
+            self.begun = Begun::Watched;
+            return Some(LEAST_PER_CORE * self.cores);
+        }
+        None
+    }
+
+    fn is_watching(&self) -> bool {
+        if self.look.is_paced() { self.trust == Trust::Watched } else { self.begun == Begun::Watched }
+    }
+
+    /// Whether jobs may wait for others that never end.
+    fn may_stall(&self) -> bool {
+        self.look.is_paced() && (self.trust == Trust::Sure || self.look.holds_back)
+    }
+
+    /// A load begins, most of it this endpoint's: what that came to the last time, it will come to again.
+    fn begin(&mut self, look: Look, now: Measure, endpoint: Option<u32>) {
+        self.held_back |= look.held_back;
+        self.look = look;
+        if let Some(busy_max) = endpoint.and_then(|endpoint| self.known.get(&endpoint)) {
+            self.look.busy_max = *busy_max;
+        }
+        (self.since, self.earlier) = (now, None);
+        if self.look.is_paced() {
+            (self.is_early, self.trust, self.begun) = (true, Trust::Tried, Begun::Long);
+        } else {
+            self.begun = Begun::Now;
+        }
+    }
+
+    /// Some time has passed.
+    fn see(&mut self, look: Look, endpoint: impl FnOnce() -> Option<u32>) {
+        let before = std::mem::replace(&mut self.look, look);
+        self.held_back |= look.held_back;
         if before.holds_back && look.holds_back && before.taken == look.taken {
-            look.busy_max = more(&look, trust);
-            queue.set_busy_max(look.busy_max);
+            self.look.busy_max = more(&look, self.trust);
+            self.note(endpoint());
         }
-        if look.busy == since.busy {
+        if look.busy == self.since.busy {
             // Nobody has had a job, and what the cores do is not looked at.
-            (since.at, since.cores, earlier) = (Instant::now(), None, None);
-            trust = trust.doubted();
-            if begun != Begun::Watched {
-                begun = Begun::No;
+            (self.since.at, self.since.cores, self.earlier) = (Instant::now(), None, None);
+            self.trust = self.trust.doubted();
+            if self.begun != Begun::Watched {
+                self.begun = Begun::No;
             }
-        } else if since.at.elapsed() >= interval {
-            let now = Measure::of(shared, &look);
-            let least = now.least_since(&since) * cores;
-            let cores_then = if is_paced || !is_early { since.cores } else { earlier };
-            let waiting = now.waiting_since(&since, cores_then, cores);
-            let was = look.busy_max;
-            look.busy_max = match next(&look, waiting, held_back, least, trust) {
-                // What it came to the last time, it will come to again.
-                fewer if fewer < was && !is_paced => known.unwrap_or(fewer),
-                more if more > was && is_early && trust == Trust::Sure => was,
-                next => next,
-            };
-            queue.set_busy_max(look.busy_max);
-            if look.is_paced() {
-                known = Some(look.busy_max);
-            }
-            is_early = look.busy_max < was || !look.is_paced();
-            trust = if held_back || !is_paced { Trust::Sure } else { trust.doubted() };
-            earlier = since.cores;
-            (since, held_back, begun) = (now, false, Begun::Long);
         }
+    }
+
+    /// Decides by what was done up to now, most of it this endpoint's.
+    fn judge(&mut self, now: Measure, endpoint: Option<u32>) {
+        let (was, was_paced) = (self.look.busy_max, self.look.is_paced());
+        let least = now.least_since(&self.since) * self.cores;
+        let cores_then = if was_paced || !self.is_early { self.since.cores } else { self.earlier };
+        let waiting = now.waiting_since(&self.since, cores_then, self.cores);
+        self.look.busy_max = match next(&self.look, waiting, self.held_back, least, self.trust) {
+            fewer if fewer < was && !was_paced => {
+                let known = endpoint.and_then(|endpoint| self.known.get(&endpoint));
+                known.map_or(fewer, |known| fewer.min(*known))
+            }
+            more if more > was && self.is_early && self.trust == Trust::Sure => was,
+            next => next,
+        };
+        // That all may have one still tells nothing, where few have.
+        if was_paced || self.look.is_paced() {
+            self.note(endpoint);
+        }
+        self.is_early = self.look.busy_max < was || !self.look.is_paced();
+        self.trust = if self.held_back || !was_paced { Trust::Sure } else { self.trust.doubted() };
+        self.earlier = self.since.cores;
+        (self.since, self.held_back, self.begun) = (now, false, Begun::Long);
+    }
+
+    fn note(&mut self, endpoint: Option<u32>) {
+        self.known.extend(endpoint.map(|endpoint| (endpoint, self.look.busy_max)));
+    }
+}
+
+impl Shared {
+    /// The endpoint that most of the workers have a job of.
+    fn asked_most(&self) -> Option<u32> {
+        let (now, mut jobs) = (Instant::now(), BTreeMap::new());
+        for worker in self.present().values() {
+            let look = worker.activity.look(now);
+            if look.doing != Doing::Idle {
+                *jobs.entry(look.endpoint).or_insert(0) += 1;
+            }
+        }
+        jobs.into_iter().max_by_key(|&(_, jobs)| jobs).map(|(endpoint, _)| endpoint)
     }
 }
 
@@ -316,6 +402,86 @@ mod tests {
         assert_eq!(next(10, true, Trust::Tried), usize::MAX, "it was another load that they waited in");
         assert_eq!(next(20, true, Trust::Sure), 6, "neither much nor little");
         assert_eq!(next(10, false, Trust::Sure), 6, "nothing was held back");
+    }
+
+    /// Sixteen workers on two cores, and what they have done by now.
+    struct Loaded {
+        pacer: Pacer,
+        look: Look,
+        at: Instant,
+        each: OnCore,
+    }
+
+    impl Loaded {
+        fn new() -> Self {
+            let (look, at) = (look(16, usize::MAX), Instant::now());
+            let each = OnCore { ran: Duration::ZERO, waited: Duration::ZERO };
+            let pacer = Pacer::new(2, look, Self::measure(&look, at, each));
+            Self { pacer, look, at, each }
+        }
+
+        fn measure(look: &Look, at: Instant, each: OnCore) -> Measure {
+            let Look { busy, taken, beside, .. } = *look;
+            Measure { at, busy, taken, beside, cores: None, each: BTreeMap::from([(1, each)]) }
+        }
+
+        /// Nobody asks for a while, and then somebody does for this endpoint. So many may have a job then.
+        fn begin(&mut self, endpoint: u32) -> usize {
+            self.look = Look { busy_max: self.pacer.look.busy_max, held_back: false, ..self.look };
+            self.pacer.judge(Self::measure(&self.look, self.at, self.each), None);
+            self.pacer.see(self.look, || None);
+            assert!(self.pacer.watch().is_some() && self.pacer.is_watching());
+            self.pacer.begin(self.look, Self::measure(&self.look, self.at, self.each), Some(endpoint));
+            self.pacer.look.busy_max
+        }
+
+        /// A tenth of a second is asked for this endpoint, in which workers wait for a core for so many percent of the time.
+        fn go_on(&mut self, endpoint: u32, waiting: u32) -> usize {
+            let tenth = Duration::from_millis(100);
+            self.at += tenth;
+            self.each.ran += tenth;
+            self.each.waited += 16 * tenth * waiting / 100;
+            let busy_max = self.pacer.look.busy_max;
+            let held_back = busy_max < self.look.workers;
+            let (busy, taken) = (self.look.busy + 16 * tenth, self.look.taken + 10_000);
+            self.look = Look { busy, taken, held_back, busy_max, ..self.look };
+            self.pacer.see(self.look, || Some(endpoint));
+            self.pacer.judge(Self::measure(&self.look, self.at, self.each), Some(endpoint));
+            self.pacer.look.busy_max
+        }
+    }
+
+    #[test]
+    fn a_load_begins_with_what_the_last_one_of_its_endpoint_came_to() {
+        const FAST: u32 = 1;
+        const SLOW: u32 = 2;
+        let mut loaded = Loaded::new();
+        assert_eq!(loaded.begin(FAST), usize::MAX, "nothing is known");
+        assert_eq!([loaded.go_on(FAST, 80), loaded.go_on(FAST, 80), loaded.go_on(FAST, 80)], [8, 6, 6]);
+        assert_eq!(loaded.begin(SLOW), 6, "it is likely to be of the kind of the last one");
+        assert_eq!(loaded.go_on(SLOW, 1), usize::MAX, "it is not");
+        assert_eq!(loaded.begin(FAST), 6);
+        assert_eq!(loaded.go_on(FAST, 80), 6);
+        assert_eq!(loaded.begin(SLOW), usize::MAX);
+        assert_eq!(loaded.go_on(SLOW, 1), usize::MAX);
+        assert_eq!(loaded.go_on(FAST, 80), 6, "there was no pause");
+        assert_eq!(loaded.begin(FAST), 6);
+        assert_eq!(loaded.go_on(FAST, 1), usize::MAX, "it has become slow");
+        assert_eq!(loaded.begin(FAST), usize::MAX);
+    }
+
+    #[test]
+    fn jobs_that_wait_for_what_does_not_end_are_given_to_all_workers() {
+        let mut loaded = Loaded::new();
+        loaded.begin(1);
+        loaded.go_on(1, 80);
+        assert_eq!(loaded.begin(1), 8);
+        let stuck = Look { holds_back: true, held_back: true, busy_max: 8, ..loaded.look };
+        for busy_max in [8, usize::MAX] {
+            loaded.pacer.see(stuck, || Some(1));
+            assert_eq!(loaded.pacer.look.busy_max, busy_max);
+        }
+        assert_eq!(loaded.begin(1), usize::MAX, "it is remembered");
     }
 
     #[test]
