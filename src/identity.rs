@@ -7,7 +7,7 @@ use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use http::HeaderName;
 
@@ -90,12 +90,13 @@ impl Identities {
             Some(parent) => Trace::after(&parent, state.filter(|list| !list.is_empty())),
             None => Trace::begin(self.sample),
         });
-        Identity { of: Arc::clone(self), id, trace }
+        let told = AtomicBool::new(trace.as_ref().is_some_and(|trace| trace.parent.is_some()));
+        Identity { of: Arc::clone(self), id, trace, told }
     }
 
     /// Who a request is of which nothing was read.
     pub(crate) fn unread(self: &Arc<Self>) -> Identity {
-        Identity { of: Arc::clone(self), id: self.make(), trace: None }
+        Identity { of: Arc::clone(self), id: self.make(), trace: None, told: AtomicBool::default() }
     }
 
     /// A number that no other request of this process has, and that another process is as unlikely to have as any. Each step
@@ -127,9 +128,9 @@ impl<'r> Once<'r> {
     }
 }
 
-/// Visible ASCII without what ends a value somewhere: in a log's line, in a list, in a parameter.
+/// Visible ASCII without what ends a value somewhere, or is to be escaped: in a log's line, in a list, in a parameter.
 fn is_id(id: &[u8]) -> bool {
-    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"',;".contains(byte);
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"',;\\".contains(byte);
     (1..=ID_MAX).contains(&id.len()) && id.iter().all(is_plain)
 }
 
@@ -149,11 +150,12 @@ pub(crate) fn hex(number: u64) -> [u8; 16] {
 }
 
 /// One request's id and its place in a trace. Cheap to clone.
-#[derive(Clone)]
 pub struct Identity {
     of: Arc<Identities>,
     id: Id,
     trace: Option<Trace>,
+    /// Whether anybody else may know of the trace.
+    told: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -181,7 +183,13 @@ impl Identity {
 
     /// The place in a trace; `None` where `tracing.propagate` is false.
     pub fn trace(&self) -> Option<&Trace> {
+        self.told.store(true, Relaxed);
         self.trace.as_ref()
+    }
+
+    /// The same, where it says something to anybody: it is the client's, or has been asked for.
+    pub(crate) fn known_trace(&self) -> Option<&Trace> {
+        self.trace.as_ref().filter(|_| self.told.load(Relaxed))
     }
 
     /// The header in which the answer says the id.
@@ -190,9 +198,20 @@ impl Identity {
     }
 }
 
+impl Clone for Identity {
+    /// Does not learn of it when the other one's trace is asked for, so it takes that for known.
+    fn clone(&self) -> Self {
+        let (id, trace) = (self.id.clone(), self.trace.clone());
+        Self { of: Arc::clone(&self.of), id, trace, told: AtomicBool::new(true) }
+    }
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("id", &self.id()).field("trace", &self.trace).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("id", &self.id())
+            .field("trace", &self.known_trace())
+            .finish_non_exhaustive()
     }
 }
 
@@ -338,7 +357,7 @@ mod tests {
             assert_eq!(identify(&[("X-Request-ID", id)]).id(), id);
         }
         let too_long = "x".repeat(ID_MAX + 1);
-        for id in ["", "a b", "a\"b", "a'b", "a,b", "a;b", "a\tb", "\u{e9}", "a\u{7f}", &too_long] {
+        for id in ["", "a b", "a\"b", "a'b", "a,b", "a;b", "a\\b", "a\tb", "\u{e9}", "a\u{7f}", &too_long] {
             let made = identify(&[("x-request-id", id)]);
             assert!(made.id().len() == 16 && made.id() != id, "{id:?} became {made:?}");
         }
@@ -383,6 +402,19 @@ mod tests {
             unsampled.trace().expect("on").traceparent().ends_with("-00"),
             "unknown flags are not passed on"
         );
+    }
+
+    #[test]
+    fn a_trace_is_known_where_it_is_the_clients_or_somebody_has_asked_for_it() {
+        let identity = identify(&[]);
+        assert_eq!(identity.known_trace(), None);
+        let trace = identity.clone().known_trace().cloned();
+        assert!(
+            trace.is_some() && trace.as_ref() == identity.trace(),
+            "it may be the other one that is asked"
+        );
+        assert_eq!(identity.known_trace(), trace.as_ref());
+        assert!(identify(&[("traceparent", PARENT)]).known_trace().is_some());
     }
 
     #[test]

@@ -202,6 +202,32 @@ fn every_request_has_a_line_whoever_ends_it() {
 }
 
 #[test]
+fn a_line_has_the_id_of_a_trace_that_others_know_of() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("access.log");
+    let mut config = Config::default();
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    config.log.access = Access::Json;
+    config.log.access_file = Some(file.clone());
+    let told = |_: &Request, context: &mut Context<'_>| -> Result<Response, Error> {
+        Ok(Response::text(context.traceparent().expect("traces are on")))
+    };
+    let server = Server::new(config).expect("no database to open").get("/told", told);
+    let server = server.get("/untold", |_: &Request, _: &mut Context<'_>| Ok(Response::text("untold")));
+    let server = server.start().expect("a free port");
+    let mut client = Client::connect(server.address());
+    let answers = ["/told", "/untold"].map(|path| {
+        client.request("GET", path, &[(ID, path)], "");
+        client.answer().text().to_owned()
+    });
+    let entries = entries(&file, 2);
+    assert_eq!(entries["/told"]["trace_id"], answers[0][3..35]);
+    assert_eq!(entries["/untold"]["trace_id"], Value::Null, "it would lead nowhere");
+    drop(client);
+    assert_nothing_is_left(server);
+}
+
+#[test]
 fn the_simple_connector_has_the_same_lines() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("access.log");

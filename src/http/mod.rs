@@ -33,4 +33,4 @@ pub use request::Request;
 pub(crate) use response::{Body, FileBody};
 pub use response::{Response, WriteBody};
 pub use timing::Timing;
-pub(crate) use timing::{decimals, milliseconds};
+pub(crate) use timing::{Template, decimals, microseconds, milliseconds};

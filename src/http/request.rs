@@ -104,7 +104,8 @@ impl Request {
     }
 
     /// The request's id, which the answer and the log have as well: the one that its client sent in `server.request_id_header`,
-    /// where that is 1 to 128 visible ASCII characters without quotes, commas and semicolons, or else sixteen hexadecimal digits.
+    /// where that is 1 to 128 visible ASCII characters without quotes, commas, semicolons and backslashes, or else sixteen hexadecimal
+    /// digits.
     pub fn id(&self) -> &str {
         self.identity.as_ref().map_or("", Identity::id)
     }

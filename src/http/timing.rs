@@ -19,33 +19,85 @@ impl Timing {
 
     /// Appends the header's value: milliseconds with three decimals, by the names that `wharf load` knows.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        const NAMES: [&[u8]; 4] = [b"queue;dur=", b", pool;dur=", b", db;dur=", b", render;dur="];
-        for (name, us) in NAMES.into_iter().zip(self.0) {
-            out.extend_from_slice(name);
-            thousandths(us.into(), out);
-        }
+        const ALL: Template<63, 4> =
+            Template::new(b"queue;dur=0.000, pool;dur=0.000, db;dur=0.000, render;dur=0.000");
+        ALL.write(self.0.map(u64::from), out);
     }
+}
+
+/// A text with times in milliseconds, each to the microsecond. Most of them are below ten, and then it is one copy, and digits at places
+/// that are known.
+pub(crate) struct Template<const LENGTH: usize, const TIMES: usize> {
+    text: [u8; LENGTH],
+    /// Where in it each time is.
+    places: [usize; TIMES],
+}
+
+/// What stands for a time in the text.
+const NONE: &[u8; 5] = b"0.000";
+
+impl<const LENGTH: usize, const TIMES: usize> Template<LENGTH, TIMES> {
+    /// With a `0.000` for each time, and no other point in it.
+    pub(crate) const fn new(text: &[u8; LENGTH]) -> Self {
+        let (mut places, mut found, mut at) = ([0; TIMES], 0, 0);
+        while at < LENGTH {
+            if text[at] == b'.' {
+                places[found] = at - 1;
+                found += 1;
+            }
+            at += 1;
+        }
+        assert!(found == TIMES, "a place for each time");
+        Self { text: *text, places }
+    }
+
+    /// Appends it with these microseconds.
+    pub(crate) fn write(&self, times: [u64; TIMES], out: &mut Vec<u8>) {
+        if times.iter().all(|us| *us < 10_000) {
+            let mut text = self.text;
+            for (place, us) in self.places.into_iter().zip(times) {
+                text[place..place + NONE.len()].copy_from_slice(&short(us));
+            }
+            return out.extend_from_slice(&text);
+        }
+        let mut from = 0;
+        for (place, us) in self.places.into_iter().zip(times) {
+            out.extend_from_slice(&self.text[from..place]);
+            thousandths(us, out);
+            from = place + NONE.len();
+        }
+        out.extend_from_slice(&self.text[from..]);
+    }
+}
+
+/// So many of them.
+pub(crate) fn microseconds(time: Duration) -> u64 {
+    // No arithmetic of 128 bits, which takes longer than all the rest of this.
+    time.as_secs().saturating_mul(1_000_000).saturating_add(time.subsec_micros().into())
 }
 
 /// Appends a time in milliseconds, to the microsecond.
 pub(crate) fn milliseconds(time: Duration, out: &mut Vec<u8>) {
-    // No arithmetic of 128 bits, which takes longer than all the rest of this.
-    thousandths(time.as_secs().saturating_mul(1_000_000).saturating_add(time.subsec_micros().into()), out);
+    thousandths(microseconds(time), out);
 }
 
 /// Appends so many thousandths, with their three decimals.
 fn thousandths(number: u64, out: &mut Vec<u8>) {
-    if let Ok(number @ 0..10_000) = u16::try_from(number) {
-        // Most are that short. Two digits at a time are half of the divisions, and a length that is known costs no call.
-        let ([a, b], [c, d]) = (two_digits(number / 100), two_digits(number % 100));
-        return out.extend_from_slice(&[a, b'.', b, c, d]);
+    if number < 10_000 {
+        return out.extend_from_slice(&short(number));
     }
     out.extend_from_slice(itoa::Buffer::new().format(number / 1000).as_bytes());
     out.extend_from_slice(&decimals(number % 1000));
 }
 
+/// Fewer than ten thousand. Two digits at a time are half of the divisions, and a length that is known costs no call.
+fn short(thousandths: u64) -> [u8; 5] {
+    let ([a, b], [c, d]) = (two_digits(thousandths / 100), two_digits(thousandths % 100));
+    [a, b'.', b, c, d]
+}
+
 /// Of a number below 100.
-fn two_digits(number: u16) -> [u8; 2] {
+fn two_digits(number: u64) -> [u8; 2] {
     const ALL: [[u8; 2]; 100] = {
         let mut all = [[0; 2]; 100];
         let mut number = 0;
@@ -55,7 +107,7 @@ fn two_digits(number: u16) -> [u8; 2] {
         }
         all
     };
-    ALL[usize::from(number)]
+    ALL[(number % 100) as usize]
 }
 
 /// So many thousandths, behind a point.
@@ -79,6 +131,11 @@ mod tests {
         let mut out = Vec::new();
         timing.write(&mut out);
         let text = "queue;dur=0.120, pool;dur=0.010, db;dur=1.020, render;dur=12345.050";
+        assert_eq!(String::from_utf8(out).expect("ASCII"), text);
+        let timing = Timing::new(us(0), us(999), us(9999), us(1000));
+        let mut out = Vec::new();
+        timing.write(&mut out);
+        let text = "queue;dur=0.000, pool;dur=0.999, db;dur=9.999, render;dur=1.000";
         assert_eq!(String::from_utf8(out).expect("ASCII"), text);
     }
 }

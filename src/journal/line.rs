@@ -2,7 +2,6 @@
 //!
 //! What a client sent is escaped, so that none can end its line and begin another one.
 
-use std::cell::RefCell;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,12 +9,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 
 use super::{Entry, SHORT};
-use crate::http::{Outline, decimals, milliseconds};
+use crate::http::{Outline, Template, decimals, microseconds, milliseconds};
 use crate::identity::{Identity, Trace, hex};
 use crate::metrics::{Phase, Reason};
 
-/// The shape of a JSON line's time, and of a combined one's.
-const TIMES: [&str; 2] = ["%Y-%m-%dT%H:%M:%S", "%d/%b/%Y:%H:%M:%S +0000"];
+/// The shapes of a JSON line's time, and of a combined one's.
+const JSON: &str = "%Y-%m-%dT%H:%M:%S";
+const COMBINED: &str = "%d/%b/%Y:%H:%M:%S +0000";
+
+/// Where a request's time went, if a worker had it.
+const TIMED: Template<99, 6> = Template::new(
+    b",\"total_ms\":0.000,\"queue_ms\":0.000,\"pool_ms\":0.000,\"db_ms\":0.000,\"render_ms\":0.000,\"write_ms\":0.000",
+);
+const TOTAL: Template<17, 1> = Template::new(b",\"total_ms\":0.000");
 
 pub(super) struct Line<'a> {
     pub(super) entry: &'a Entry<'a>,
@@ -25,7 +31,7 @@ pub(super) struct Line<'a> {
 
 impl Line<'_> {
     /// The combined form that Apache and nginx have, and behind it what is ours: times in milliseconds.
-    pub(super) fn combined(&self, out: &mut Vec<u8>) {
+    pub(super) fn combined(&self, out: &mut Vec<u8>, clock: &mut Clock) {
         let Entry { outline, client, identity, status, bytes, ended, total, spans, endpoint, reason } =
             *self.entry;
         match client {
@@ -33,7 +39,7 @@ impl Line<'_> {
             None => out.push(b'-'),
         }
         out.extend_from_slice(b" - - [");
-        with_time(1, ended, |time, _| out.extend_from_slice(time));
+        clock.tell(COMBINED, ended, |time, _| out.extend_from_slice(time));
         out.extend_from_slice(b"] ");
         quoted(out, outline.map(|outline| self.request_line(outline)).as_deref());
         write(out, format_args!(" {status} {bytes} "));
@@ -50,7 +56,7 @@ impl Line<'_> {
             }
         }
         write(out, format_args!(" id={} trace=", identity.map_or("-", Identity::id)));
-        match identity.and_then(Identity::trace) {
+        match identity.and_then(Identity::known_trace) {
             Some(trace) => trace_id(trace, out),
             None => out.push(b'-'),
         }
@@ -60,11 +66,11 @@ impl Line<'_> {
     }
 
     /// An object. What there is none of is left out.
-    pub(super) fn json(&self, out: &mut Vec<u8>) {
+    pub(super) fn json(&self, out: &mut Vec<u8>, clock: &mut Clock) {
         let Entry { outline, client, identity, status, bytes, ended, total, spans, endpoint, reason } =
             *self.entry;
         out.extend_from_slice(b"{\"time\":\"");
-        with_time(0, ended, |time, ms| {
+        clock.tell(JSON, ended, |time, ms| {
             out.extend_from_slice(time);
             out.extend_from_slice(&decimals(ms.into()));
             out.extend_from_slice(b"Z\"");
@@ -83,16 +89,18 @@ impl Line<'_> {
         out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
         member(out, b",\"referer\":", outline.and_then(|outline| self.referer(outline)));
         member(out, b",\"user_agent\":", outline.and_then(|outline| outline.user_agent()));
-        out.extend_from_slice(b",\"total_ms\":");
-        milliseconds(total, out);
-        let of = |phase| spans.map(|spans| spans.of(phase));
-        time(out, b",\"queue_ms\":", of(Phase::Queue));
-        time(out, b",\"pool_ms\":", of(Phase::Pool));
-        time(out, b",\"db_ms\":", of(Phase::Database));
-        time(out, b",\"render_ms\":", of(Phase::Render));
-        time(out, b",\"write_ms\":", of(Phase::Write));
-        member(out, b",\"request_id\":", identity.map(Identity::id_bytes));
-        if let Some(trace) = identity.and_then(Identity::trace) {
+        match spans {
+            Some(spans) => {
+                let of = |phase| microseconds(spans.of(phase));
+                let phases =
+                    [Phase::Queue, Phase::Pool, Phase::Database, Phase::Render, Phase::Write].map(of);
+                let [queue, pool, database, render, write] = phases;
+                TIMED.write([microseconds(total), queue, pool, database, render, write], out);
+            }
+            None => TOTAL.write([microseconds(total)], out),
+        }
+        plain(out, b",\"request_id\":", identity.map(Identity::id_bytes));
+        if let Some(trace) = identity.and_then(Identity::known_trace) {
             out.extend_from_slice(b",\"trace_id\":");
             in_quotes(out, |out| trace_id(trace, out));
         }
@@ -171,21 +179,12 @@ fn member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>
     }
 }
 
-/// The same with a text that has nothing to be escaped, as a method, which is a token (RFC 9110 section 9.1).
+/// The same with a text that has nothing to be escaped: a method is a token (RFC 9110 section 9.1), and an id is looked at.
 #[inline]
 fn plain<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>) {
     if let Some(value) = value {
         out.extend_from_slice(key);
         in_quotes(out, |out| out.extend_from_slice(value));
-    }
-}
-
-/// The same with a time.
-#[inline]
-fn time<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<Duration>) {
-    if let Some(value) = value {
-        out.extend_from_slice(key);
-        milliseconds(value, out);
     }
 }
 
@@ -201,41 +200,43 @@ fn string(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// That moment, up to the second in that shape, and its milliseconds. Formatted once a second and thread, and as often is the
-/// system asked what time it is.
-fn with_time(shape: usize, at: Instant, tell: impl FnOnce(&[u8], u32)) {
-    thread_local! {
-        static CACHED: RefCell<[Option<Second>; 2]> = RefCell::default();
-    }
-    CACHED.with_borrow_mut(|cached| {
-        let known = &mut cached[shape];
-        if !known.as_ref().is_some_and(|second| second.has(at)) {
+/// What time it is: the second of the last line, which is formatted once, and for which the system is asked once.
+#[derive(Debug, Default)]
+pub(super) struct Clock(Option<Second>);
+
+impl Clock {
+    /// That moment, up to the second in that shape, and its milliseconds.
+    fn tell(&mut self, shape: &'static str, at: Instant, tell: impl FnOnce(&[u8], u32)) {
+        let Self(known) = self;
+        if !known.as_ref().is_some_and(|second| second.has(at, shape)) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-            *known = Second::of(at, now.saturating_sub(at.elapsed()), TIMES[shape]);
+            *known = Second::of(at, now.saturating_sub(at.elapsed()), shape);
         }
         match known {
             Some(second) => tell(second.text.as_bytes(), (at - second.begins).subsec_millis()),
             // The clock of `Instant` is not a second old.
-            None => tell(formatted(TIMES[shape], 0).as_bytes(), 0),
+            None => tell(formatted(shape, 0).as_bytes(), 0),
         }
-    });
+    }
 }
 
 /// A second of the day.
+#[derive(Debug)]
 struct Second {
     begins: Instant,
+    shape: &'static str,
     text: String,
 }
 
 impl Second {
     /// The one that a moment is in, by how long it is after 1970.
-    fn of(at: Instant, since_1970: Duration, shape: &str) -> Option<Self> {
+    fn of(at: Instant, since_1970: Duration, shape: &'static str) -> Option<Self> {
         let begins = at.checked_sub(Duration::from_nanos(since_1970.subsec_nanos().into()))?;
-        Some(Self { begins, text: formatted(shape, since_1970.as_secs()) })
+        Some(Self { begins, shape, text: formatted(shape, since_1970.as_secs()) })
     }
 
-    fn has(&self, at: Instant) -> bool {
-        at >= self.begins && at - self.begins < Duration::from_secs(1)
+    fn has(&self, at: Instant, shape: &'static str) -> bool {
+        self.shape == shape && at >= self.begins && at - self.begins < Duration::from_secs(1)
     }
 }
 
@@ -277,8 +278,8 @@ mod tests {
         };
         let line = Line { entry: &entry, parameters };
         let (mut combined, mut json) = (Vec::new(), Vec::new());
-        line.combined(&mut combined);
-        line.json(&mut json);
+        line.combined(&mut combined, &mut Clock::default());
+        line.json(&mut json, &mut Clock::default());
         Some([combined, json].map(|line| String::from_utf8(line).expect("ASCII or JSON")))
     }
 
@@ -326,8 +327,8 @@ mod tests {
         };
         let line = Line { entry: &entry, parameters: false };
         let (mut combined, mut json) = (Vec::new(), Vec::new());
-        line.combined(&mut combined);
-        line.json(&mut json);
+        line.combined(&mut combined, &mut Clock::default());
+        line.json(&mut json, &mut Clock::default());
         let combined = String::from_utf8(combined).expect("ASCII");
         assert!(
             combined.starts_with("- - - [")
@@ -340,21 +341,22 @@ mod tests {
     #[test]
     fn a_second_is_told_until_the_next_begins() {
         let at = Instant::now() + Duration::from_secs(5);
-        let second = Second::of(at, Duration::from_millis(7250), "%H:%M:%S").expect("it is long enough ago");
+        let shape = "%H:%M:%S";
+        let second = Second::of(at, Duration::from_millis(7250), shape).expect("it is long enough ago");
         assert_eq!(second.text, "00:00:07");
         assert_eq!((at - second.begins).subsec_millis(), 250);
         let earlier = at.checked_sub(Duration::from_millis(500)).expect("it is long enough ago");
         for (ms, has) in [(0, false), (249, false), (250, true), (1249, true), (1250, false)] {
-            assert_eq!(second.has(earlier + Duration::from_millis(ms)), has, "{ms}");
+            assert_eq!(second.has(earlier + Duration::from_millis(ms), shape), has, "{ms}");
         }
         let before = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
         let now = Instant::now();
-        let mut told = Vec::new();
-        for _ in 0..2 {
-            with_time(0, now, |text, ms| told.push((text.to_vec(), ms)));
+        let (mut clock, mut told) = (Clock::default(), Vec::new());
+        for shape in [JSON, JSON, COMBINED, JSON] {
+            clock.tell(shape, now, |text, ms| told.push((text.to_vec(), ms)));
         }
         let after = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
-        assert_eq!(told[0], told[1]);
+        assert!(told[0] == told[1] && told[0] != told[2] && told[0] == told[3], "{told:?}");
         let text = format!("{}.{:03}Z", String::from_utf8_lossy(&told[0].0), told[0].1);
         let time: Timestamp = text.parse().expect("a time");
         let ms = u128::try_from(time.as_millisecond()).expect("after 1970");
@@ -364,7 +366,7 @@ mod tests {
     #[test]
     fn a_time_is_written_as_its_form_asks() {
         assert_eq!(
-            TIMES.map(|shape| formatted(shape, 86_400 * 366)),
+            [JSON, COMBINED].map(|shape| formatted(shape, 86_400 * 366)),
             ["1971-01-02T00:00:00", "02/Jan/1971:00:00:00 +0000"]
         );
     }

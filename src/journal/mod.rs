@@ -141,9 +141,9 @@ impl Journal {
             return;
         }
         let line = Line { entry, parameters: self.0.parameters.load(Relaxed) };
-        self.0
-            .writer
-            .add(|out| if access == Access::Json as u8 { line.json(out) } else { line.combined(out) });
+        self.0.writer.add(|out, clock| {
+            if access == Access::Json as u8 { line.json(out, clock) } else { line.combined(out, clock) }
+        });
     }
 
     /// A worker is done with a request, which may have taken long. `outline`: what was asked, for where it may be shown.

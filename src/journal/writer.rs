@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender};
 use log::Level;
 
 use super::TARGET;
+use super::line::Clock;
 use crate::sparing::sparingly;
 
 /// Bytes that may wait to be written: what a busy server says in a quarter of a second. Lines beyond it are lost.
@@ -125,6 +126,8 @@ struct Lines {
     bytes: Vec<u8>,
     /// How much of [`Shared::room`] is theirs.
     room: usize,
+    /// What time it is for the thread.
+    clock: Clock,
 }
 
 impl Buffer {
@@ -156,7 +159,7 @@ impl Writer {
     }
 
     /// Adds what `make` appends, a line.
-    pub(super) fn add(&self, make: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn add(&self, make: impl FnOnce(&mut Vec<u8>, &mut Clock)) {
         thread_local! {
             static OWN: RefCell<(Weak<Shared>, Arc<Buffer>)> = RefCell::default();
         }
@@ -185,10 +188,11 @@ impl Shared {
         buffer
     }
 
-    fn add(&self, buffer: &Buffer, make: impl FnOnce(&mut Vec<u8>)) {
+    fn add(&self, buffer: &Buffer, make: impl FnOnce(&mut Vec<u8>, &mut Clock)) {
         let mut lines = buffer.lock();
         let before = lines.bytes.len();
-        make(&mut lines.bytes);
+        let Lines { bytes, clock, .. } = &mut *lines;
+        make(bytes, clock);
         if lines.bytes.len() > lines.room && !self.reserve(&mut lines) {
             lines.bytes.truncate(before);
             self.lost.fetch_add(1, Relaxed);
@@ -296,7 +300,7 @@ mod tests {
     use super::*;
 
     fn add(writer: &Writer, line: &str) {
-        writer.add(|out| out.extend_from_slice(line.as_bytes()));
+        writer.add(|out, _| out.extend_from_slice(line.as_bytes()));
     }
 
     #[test]
