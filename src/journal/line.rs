@@ -91,11 +91,10 @@ impl Line<'_> {
         member(out, b",\"user_agent\":", outline.and_then(|outline| outline.user_agent()));
         match spans {
             Some(spans) => {
-                let of = |phase| microseconds(spans.of(phase));
-                let phases =
-                    [Phase::Queue, Phase::Pool, Phase::Database, Phase::Render, Phase::Write].map(of);
-                let [queue, pool, database, render, write] = phases;
-                TIMED.write([microseconds(total), queue, pool, database, render, write], out);
+                let of = |phase| spans.of(phase);
+                let [queue, pool, database] = [Phase::Queue, Phase::Pool, Phase::Database].map(of);
+                let times = [total, queue, pool, database, of(Phase::Render), of(Phase::Write)];
+                TIMED.write(times.map(microseconds), out);
             }
             None => TOTAL.write([microseconds(total)], out),
         }
