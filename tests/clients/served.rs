@@ -61,7 +61,7 @@ impl Served {
         config.server.workers = Some(4);
         config.http.max_body_bytes = BODY_LIMIT;
         // On a busy machine a request may wait for long; here that is no fault.
-        config.queue.max_wait = PATIENCE;
+        (config.queue.target, config.queue.interval, config.queue.max_wait) = (PATIENCE, PATIENCE, PATIENCE);
         config.server.deadline = PATIENCE;
         // What a client leaves behind must go because it has left, and not because its time is over.
         config.http.body_timeout = PATIENCE * 2;

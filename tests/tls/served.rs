@@ -63,7 +63,7 @@ impl Served {
         config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
         config.server.workers = Some(1);
         // On a busy machine a request may wait for long; here that is no fault.
-        config.queue.max_wait = PATIENCE;
+        (config.queue.target, config.queue.interval, config.queue.max_wait) = (PATIENCE, PATIENCE, PATIENCE);
         config.server.deadline = PATIENCE * 2;
         config.http.max_body_bytes = BODY_LIMIT;
         // What a client leaves behind must go because it has left, and not because its time is over.
