@@ -726,6 +726,22 @@ mod tests {
     }
 
     #[test]
+    fn the_first_burst_is_bounded_until_a_job_tells_what_it_takes() {
+        let queue = queue(&[shared(Priority::Normal)]);
+        queue.reconfigure(Limits { max_length: 999, target: PATIENCE, interval: PATIENCE });
+        queue.push(0, 0).expect("a free worker");
+        let (_, done) = queue.next(None).expect("a job");
+        for job in 1..=32 {
+            queue.push(0, job).expect("room");
+        }
+        assert_eq!(queue.push(0, 33).expect_err("enough of what is not known").refusal, Refusal::Shed);
+        queue.next(Some(done)).expect("a job");
+        for job in 33..99 {
+            queue.push(0, job).expect("it took no time");
+        }
+    }
+
+    #[test]
     fn what_was_accepted_is_still_served_after_the_end() {
         let queue = queue(&[shared(Priority::Normal)]);
         queue.push(0, 1).expect("room");
