@@ -4,8 +4,8 @@
 //! allow, a worker more makes every job take longer and none end sooner: threads wait for a core instead of jobs for a thread,
 //! and a job costs a wake-up and two changes of thread that a worker which is done and takes the next saves. Linux tells for how
 //! long a thread was ready to run and not run, and whether a core was idle; while the one is much of the time that workers have
-//! jobs, or the other hardly ever so, fewer of them get one. A load begins with what the last one of the same endpoint came to, and
-//! where it is of another kind all the same, it is given all workers as soon as it shows.
+//! jobs, or the other hardly ever so, fewer of them get one. A load begins with what the last one came to, or the last one of the same
+//! endpoint, whichever is fewer, and where it is of another kind, it is given all workers as soon as it shows.
 //!
 //! Has a thread of its own, which sleeps but for a moment ten times a second, or forty while it may be that there is to be a change.
 
@@ -154,12 +154,13 @@ impl Pacer {
         self.look.is_paced() && (self.trust == Trust::Sure || self.look.holds_back)
     }
 
-    /// A load begins, most of it this endpoint's: what that came to the last time, it will come to again.
+    /// A load begins, most of it this endpoint's. Where that came to fewer the last time, it will again; where it came to all, it begins
+    /// as the last load ended, because to wait for a moment costs less than who is starved where all begin at once.
     fn begin(&mut self, look: Look, now: Measure, endpoint: Option<u32>) {
         self.held_back |= look.held_back;
         self.look = look;
         if let Some(busy_max) = endpoint.and_then(|endpoint| self.known.get(&endpoint)) {
-            self.look.busy_max = *busy_max;
+            self.look.busy_max = self.look.busy_max.min(*busy_max);
         }
         (self.since, self.earlier) = (now, None);
         if self.look.is_paced() {
@@ -452,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_begins_with_what_the_last_one_of_its_endpoint_came_to() {
+    fn a_load_begins_with_what_the_last_one_or_the_last_of_its_endpoint_came_to() {
         const FAST: u32 = 1;
         const SLOW: u32 = 2;
         let mut loaded = Loaded::new();
@@ -462,6 +463,8 @@ mod tests {
         assert_eq!(loaded.go_on(SLOW, 1), usize::MAX, "it is not");
         assert_eq!(loaded.begin(FAST), 6);
         assert_eq!(loaded.go_on(FAST, 80), 6);
+        assert_eq!(loaded.begin(SLOW), 6, "they may not all begin at once");
+        assert_eq!(loaded.go_on(SLOW, 1), usize::MAX);
         assert_eq!(loaded.begin(SLOW), usize::MAX);
         assert_eq!(loaded.go_on(SLOW, 1), usize::MAX);
         assert_eq!(loaded.go_on(FAST, 80), 6, "there was no pause");
