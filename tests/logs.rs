@@ -98,13 +98,20 @@ fn one_request_is_followed_by_its_id_from_its_answer_through_every_log() {
     assert!(!wharf.log().contains("secret"), "{}", wharf.log());
 }
 
+/// For a server in this process, whose access log is JSON in that file.
+fn logging_to(file: &Path) -> Config {
+    let mut config = Config::default();
+    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    (config.log.access, config.log.access_file) = (Access::Json, Some(file.to_owned()));
+    config
+}
+
 #[test]
 fn every_request_has_a_line_whoever_ends_it() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("access.log");
     let (handler, keeper) = gate();
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = logging_to(&file);
     config.server.workers = Some(1);
     config.server.selectors = Some(1);
     config.server.deadline = Duration::from_millis(600);
@@ -112,8 +119,6 @@ fn every_request_has_a_line_whoever_ends_it() {
     config.queue.max_wait = Duration::from_millis(150);
     config.http.max_body_bytes = 10;
     config.http.body_timeout = Duration::from_millis(30);
-    config.log.access = Access::Json;
-    config.log.access_file = Some(file.clone());
     let stream = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
         Ok(Response::stream("text/plain", |writer| Ok(writer.write_all(b"streamed")?)))
     };
@@ -205,10 +210,7 @@ fn every_request_has_a_line_whoever_ends_it() {
 fn a_line_has_the_id_of_a_trace_that_others_know_of() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("access.log");
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
-    config.log.access = Access::Json;
-    config.log.access_file = Some(file.clone());
+    let config = logging_to(&file);
     let told = |_: &Request, context: &mut Context<'_>| -> Result<Response, Error> {
         Ok(Response::text(context.traceparent().expect("traces are on")))
     };
@@ -231,11 +233,8 @@ fn a_line_has_the_id_of_a_trace_that_others_know_of() {
 fn the_simple_connector_has_the_same_lines() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("access.log");
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = logging_to(&file);
     config.server.connector = Connector::TinyHttp;
-    config.log.access = Access::Json;
-    config.log.access_file = Some(file.clone());
     let quick = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { Ok(Response::text("quick")) };
     let server = Server::new(config).expect("no database").get("/quick", quick);
     let server = server.get_immediate("/now", |_| Response::text("now")).start().expect("a free port");

@@ -7,7 +7,8 @@
 //! jobs, or the other hardly ever so, fewer of them get one. A load begins with what the last one came to, or the last one of the same
 //! endpoint, whichever is fewer, and where it is of another kind, it is given all workers as soon as it shows.
 //!
-//! Has a thread of its own, which sleeps but for a moment ten times a second, or forty while it may be that there is to be a change.
+//! Has a thread of its own, which sleeps but for a moment ten times a second, or forty while it may be that there is to be a change; and
+//! while jobs are held back it asks the queue two hundred times a second whether others are taken.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -159,9 +160,7 @@ impl Pacer {
     fn begin(&mut self, look: Look, now: Measure, endpoint: Option<u32>) {
         self.held_back |= look.held_back;
         self.look = look;
-        if let Some(busy_max) = endpoint.and_then(|endpoint| self.known.get(&endpoint)) {
-            self.look.busy_max = self.look.busy_max.min(*busy_max);
-        }
+        self.look.busy_max = self.or_known_fewer(self.look.busy_max, endpoint);
         (self.since, self.earlier) = (now, None);
         if self.look.is_paced() {
             (self.is_early, self.trust, self.begun) = (true, Trust::Tried, Begun::Long);
@@ -195,10 +194,7 @@ impl Pacer {
         let cores_then = if was_paced || !self.is_early { self.since.cores } else { self.earlier };
         let waiting = now.waiting_since(&self.since, cores_then, self.cores);
         self.look.busy_max = match next(&self.look, waiting, self.held_back, least, self.trust) {
-            fewer if fewer < was && !was_paced => {
-                let known = endpoint.and_then(|endpoint| self.known.get(&endpoint));
-                known.map_or(fewer, |known| fewer.min(*known))
-            }
+            fewer if fewer < was && !was_paced => self.or_known_fewer(fewer, endpoint),
             more if more > was && self.is_early && self.trust == Trust::Sure => was,
             next => next,
         };
@@ -210,6 +206,12 @@ impl Pacer {
         self.trust = if self.held_back || !was_paced { Trust::Sure } else { self.trust.doubted() };
         self.earlier = self.since.cores;
         (self.since, self.held_back, self.begun) = (now, false, Begun::Long);
+    }
+
+    /// So many, or as many as this endpoint came to the last time, if those are fewer.
+    fn or_known_fewer(&self, busy_max: usize, endpoint: Option<u32>) -> usize {
+        let known = endpoint.and_then(|endpoint| self.known.get(&endpoint));
+        known.map_or(busy_max, |known| busy_max.min(*known))
     }
 
     fn note(&mut self, endpoint: Option<u32>) {
