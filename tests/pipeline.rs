@@ -45,13 +45,13 @@ returns = 'value'
 
 [endpoint.locked]
 route   = 'GET /locked/{key}'
-sql     = \"select 'had' from pg_advisory_xact_lock_shared(:key)\"
+sql     = \"select 'had' from held_up_by(:key)\"
 params  = { key = 'int' }
 returns = 'value'
 
 [endpoint.hurried]
 route    = 'GET /hurried/{key}'
-sql      = \"select 'had' from pg_advisory_xact_lock_shared(:key)\"
+sql      = \"select 'had' from held_up_by(:key)\"
 params   = { key = 'int' }
 returns  = 'value'
 deadline = '400ms'
@@ -75,7 +75,10 @@ sql     = 'select 1'
 sql     = 'select 2 as two'
 ";
 
-const ITEMS: &str = "create table item as select n as id, 'item ' || n as name from generate_series(1, 9) n";
+/// The function's lock ends with its transaction, so nothing of the session is another afterwards, as it says of itself.
+const ITEMS: &str = "create table item as select n as id, 'item ' || n as name from generate_series(1, 9) n;
+    create function held_up_by(key bigint) returns void language plpgsql parallel safe as $$
+    begin perform pg_advisory_xact_lock_shared(key); end $$";
 
 /// A server behind gates, each of which keeps one worker until it is told to let it through.
 struct Gated {

@@ -493,6 +493,15 @@ impl Connection {
         waiting.end(ran, Error::kind)
     }
 
+    /// Whether a statement that has run on this connection can share a round trip with others: it is known to change nothing of the
+    /// session that those behind it would see.
+    pub(crate) fn can_share(&self, sql: &str) -> bool {
+        match &self.lent {
+            Lent::Postgres(session) => session.can_share(sql),
+            Lent::Sqlite(_) => false,
+        }
+    }
+
     /// Whether `database.statement_comment` asks for what [`name_request`](Self::name_request) is told.
     pub fn names_requests(&self) -> bool {
         match &self.lent {

@@ -120,7 +120,6 @@ impl Shared {
             let patience = (!all.is_empty()).then_some((before, PATIENCE));
             let mut fetched = pipeline.fetch(&job.presence, job.deadline, patience);
             if let Some(Fetched::Slow) = fetched {
-                pipeline.leave_others();
                 self.give_back(all, begun);
                 fetched = pipeline.fetch(&job.presence, job.deadline, None);
             }

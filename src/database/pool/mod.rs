@@ -51,6 +51,11 @@ pub(super) trait Session: Send + 'static {
 
     /// Called at checkin: whether the session cannot be lent again.
     fn is_broken(&self) -> bool;
+
+    /// Called at checkout: whether nothing is left of those who had the session before, as far as that is known without waiting.
+    fn is_clean(&mut self) -> bool {
+        true
+    }
 }
 
 /// The pool at one moment.
@@ -160,7 +165,7 @@ impl<D: Driver> Pool<D> {
         let validation = state.settings.validation_timeout;
         drop(state);
         let mut lent = Lent { entry: Some(entry), shared: Arc::clone(shared), since };
-        let fit = !doubt || lent.is_alive() && lent.validate(until.within(validation));
+        let fit = lent.is_clean() && (!doubt || lent.is_alive() && lent.validate(until.within(validation)));
         if !fit {
             lent.entry().close = true;
         }
