@@ -524,7 +524,8 @@ impl Connection {
     }
 
     /// The SQLite connection, for handlers in Rust, open for writing. Statements on it end with an interrupt when the
-    /// deadline passes.
+    /// deadline passes. Ask a prepared statement for its columns only after its first row has come: another process may have
+    /// changed the schema, and the first step is what notices.
     ///
     /// # Errors
     /// [`Error::Usage`] when the database is another one; when SQLite refuses to switch from reading to writing.
