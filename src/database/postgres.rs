@@ -53,6 +53,10 @@ const READ_ONLY: &str = "25006";
 /// The SQLSTATE with which a standby refuses to begin what may write; for other commands it says something else.
 const NOT_SUPPORTED: &str = "0A000";
 
+/// How often a statement is run when it is found to be prepared for an older schema each time. Two in a row is an ALTER
+/// between preparing it and running it.
+const ATTEMPTS_MAX: u32 = 4;
+
 /// Parameters as a handler in Rust writes them: `&[&id, &name]`.
 pub type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
@@ -151,6 +155,7 @@ impl pool::Driver for Driver {
             client: Arc::new(client),
             wire,
             settings: Arc::clone(&self.settings),
+            schema_changes: self.settings.schema_changes(),
             statements: Statements::default(),
             access: None,
             transaction: Transaction::None,
@@ -172,6 +177,8 @@ pub struct Session {
     wire: Wire,
     settings: Arc<Settings>,
     statements: Statements,
+    /// `settings.schema_changes()` when the oldest of them was prepared, or before.
+    schema_changes: u64,
     /// What the session's transactions may do unless they say it themselves; `None` when that is not known.
     access: Option<Access>,
     transaction: Transaction,
@@ -303,11 +310,13 @@ impl Session {
     /// # Errors
     /// As [`Session::query`]: the first run's that failed.
     pub fn query_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
-        let effect = Effect::of_query(sql);
-        self.with_prepared(sql, Access::ReadWrite, effect, async |client, prepared, request| {
+        let (effect, is_part_done) = (Effect::of_query(sql), Cell::new(false));
+        let access = Access::ReadWrite;
+        self.with_prepared_unless(&is_part_done, sql, access, effect, async |client, prepared, request| {
             let named = prepared.text_for(sql, request);
             let named = named.as_deref();
             let answers = join_all(runs.iter().map(|values| prepared.query(client, named, values))).await;
+            is_part_done.set(answers.iter().any(Result::is_ok));
             let mut rows = Vec::with_capacity(runs.len());
             for answer in answers {
                 rows.append(&mut answer.map_err(|error| wire::refused(&error, sql))?);
@@ -322,10 +331,13 @@ impl Session {
     /// # Errors
     /// As [`Session::query_each`].
     pub fn execute_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<u64, Error> {
-        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared, request| {
+        let (effect, is_part_done) = (Effect::MayWrite, Cell::new(false));
+        let access = Access::ReadWrite;
+        self.with_prepared_unless(&is_part_done, sql, access, effect, async |client, prepared, request| {
             let named = prepared.text_for(sql, request);
             let named = named.as_deref();
             let answers = join_all(runs.iter().map(|values| prepared.execute(client, named, values))).await;
+            is_part_done.set(answers.iter().any(Result::is_ok));
             answers.into_iter().sum::<Result<u64, _>>().map_err(|error| wire::refused(&error, sql))
         })
     }
@@ -367,6 +379,16 @@ impl Session {
         let statement = self.settings.statement_timeout();
         self.limit = Limit { client: client.clone(), deadline, statement };
         self.statements.max = self.settings.max_prepared_statements();
+        let schema_changes = self.settings.schema_changes();
+        if self.schema_changes != schema_changes {
+            self.schema_changes = schema_changes;
+            self.forget_statements();
+        }
+    }
+
+    fn forget_statements(&mut self) {
+        self.statements.forget();
+        self.client.clear_type_cache();
     }
 
     /// For which request it is borrowed, until the checkin.
@@ -503,10 +525,22 @@ impl Session {
         done
     }
 
-    /// Runs `work` with the prepared statement and what names the request, and once more when the server had thrown its plan
-    /// away.
+    /// Runs `work` with the prepared statement and what names the request, and again when what the session remembers of the
+    /// statement no longer holds.
     fn with_prepared<T>(
         &mut self,
+        sql: &str,
+        access: Access,
+        effect: Effect,
+        work: impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.with_prepared_unless(&Cell::new(false), sql, access, effect, work)
+    }
+
+    /// The same for `work` that can do a part of itself and fail: it says so in `is_part_done`, and is then not run again.
+    fn with_prepared_unless<T>(
+        &mut self,
+        is_part_done: &Cell<bool>,
         sql: &str,
         access: Access,
         effect: Effect,
@@ -514,35 +548,52 @@ impl Session {
     ) -> Result<T, Error> {
         let activity = self.activity.clone();
         let waiting = activity.wait_for(Doing::Database).on(|| super::command(sql));
-        let done = self.attempt_again_if_stale(sql, access, effect, &mut work);
+        let before = self.transaction;
+        let remembered = self.statements.known(sql).cloned();
+        let mut done = self.attempt(sql, access, effect, &mut work);
+        for _ in 1..ATTEMPTS_MAX {
+            let Err(error) = &done else { break };
+            let can_help = if is_stale(error) {
+                self.settings.note_schema_change();
+                self.forget_statements();
+                self.can_run_again(before, is_part_done)
+            } else if let Some(remembered) = remembered.as_ref().filter(|_| may_be_stale(error)) {
+                self.statements.remove(sql);
+                self.client.clear_type_cache();
+                self.can_run_again(before, is_part_done) && self.is_other_now(sql, remembered)
+            } else {
+                false
+            };
+            if !can_help {
+                break;
+            }
+            done = self.attempt(sql, access, effect, &mut work);
+        }
         waiting.end(done, Error::kind)
     }
 
-    fn attempt_again_if_stale<T>(
-        &mut self,
-        sql: &str,
-        access: Access,
-        effect: Effect,
-        work: &mut impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let before = self.transaction;
-        let done = self.attempt(sql, access, effect, work);
-        let Err(error) = &done else { return done };
-        if !is_stale(error) {
-            return done;
-        }
-        self.statements.forget();
-        self.client.clear_type_cache();
-        // Where nothing ran before it, it can run again.
+    /// Whether nothing is left of an attempt that failed, in a transaction that was in this state when it began.
+    fn can_run_again(&mut self, before: Transaction, is_part_done: &Cell<bool>) -> bool {
         match before {
-            Transaction::None => self.attempt(sql, access, effect, work),
+            Transaction::None => !is_part_done.get(),
             Transaction::Pending(_) => {
-                self.rollback()?;
+                let is_undone = self.rollback().is_ok();
                 self.transaction = before;
-                self.attempt(sql, access, effect, work)
+                is_undone
             }
-            Transaction::Open(_) | Transaction::Failed => done,
+            Transaction::Open(_) | Transaction::Failed => false,
         }
+    }
+
+    /// Prepares a statement anew. Returns whether it has other parameters or columns than it had.
+    fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
+        let Self { client, statements, wire, limit, .. } = self;
+        let prepared = wire.complete(statements.prepare(client, sql), limit, &Cell::new(false));
+        let is_other = prepared.is_ok_and(|prepared| !prepared.is_like(remembered));
+        if is_other {
+            self.settings.note_schema_change();
+        }
+        is_other
     }
 
     fn attempt<T>(
@@ -671,7 +722,28 @@ async fn is_standby(client: &Client) -> bool {
 
 /// "cached plan must not change result type" after an ALTER, and a statement that someone deallocated.
 fn is_stale(error: &Error) -> bool {
-    matches!(error.code(), Some(NOT_SUPPORTED | "26000")) && !is_read_only(error)
+    match error.code() {
+        // Functions may fail with this code as well.
+        Some(NOT_SUPPORTED) => error.is_retryable(),
+        code => code == Some("26000"),
+    }
+}
+
+/// Whether a statement that was prepared before an ALTER can fail so and would not if it were prepared now: its parameters
+/// keep the types that they were taken for then. It has done nothing.
+fn may_be_stale(error: &Error) -> bool {
+    /// A value that is none of its type, or out of its range, and a type that is gone.
+    const CODES: [&str; 6] = ["22003", "22007", "22008", "22P02", "22P03", "XX000"];
+    /// `insufficient_privilege`, the one of class 42 that has nothing to do with types.
+    const PRIVILEGE: &str = "42501";
+    match error {
+        Error::BadValue { .. } | Error::UnsupportedType { .. } | Error::Usage(_) => true,
+        Error::Refused(refusal) => {
+            let code = refusal.code.as_str();
+            CODES.contains(&code) || code.starts_with("42") && code != PRIVILEGE
+        }
+        _ => false,
+    }
 }
 
 /// Runs an endpoint's statement; `named` is as with [`Prepared`].
@@ -691,6 +763,7 @@ async fn run(
     }
     let parameters = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
     let refused = |error| wire::refused(&error, &statement.text);
+    let named = named.or(prepared.is_open.then_some(&*statement.text));
     let answer = match named {
         Some(text) => {
             let types = prepared.statement.params().iter().cloned();
@@ -740,6 +813,8 @@ struct Prepared {
     plan: Vec<ColumnPlan>,
     /// Up to where its text goes when a comment is to stand behind it; `None`: it has one.
     end: Option<usize>,
+    /// Whether the server may go on with its columns after they were renamed. Such a statement is sent with its text each time.
+    is_open: bool,
 }
 
 #[derive(Clone)]
@@ -766,12 +841,16 @@ impl Prepared {
     fn new(statement: tokio_postgres::Statement, sql: &str) -> Self {
         let has_comment = config::Sql::without_parameters(sql).has_comment();
         let end = (!has_comment).then(|| comment::end(sql));
-        Self { plan: plan_of(statement.columns()), name: name_of(&statement), statement, end }
+        let is_open = has_open_columns(sql, statement.columns());
+        Self { plan: plan_of(statement.columns()), name: name_of(&statement), statement, end, is_open }
     }
 
-    /// What is sent in place of `sql`, which it was prepared from, to name the request, if that is to be done.
+    /// What is sent in place of `sql`, which it was prepared from, to name the request, if that is to be done, or because its
+    /// columns are open.
     fn text_for(&self, sql: &str, request: &Comment) -> Option<String> {
-        let end = self.end.filter(|_| !request.is_empty())?;
+        let Some(end) = self.end.filter(|_| !request.is_empty()) else {
+            return self.is_open.then(|| sql.to_owned());
+        };
         let mut text = sql[..end].to_owned();
         request.write(&Comment::default(), &mut text);
         Some(text)
@@ -813,11 +892,13 @@ impl Prepared {
 
     /// Whether a row is of the columns that the statement had when it was prepared.
     fn fits(&self, row: &DriverRow) -> bool {
-        let same = |(now, before): (&PostgresColumn, &PostgresColumn)| {
-            now.name() == before.name() && now.type_() == before.type_()
-        };
-        let (now, before) = (row.columns(), self.statement.columns());
-        now.len() == before.len() && now.iter().zip(before).all(same)
+        are_alike(row.columns(), self.statement.columns())
+    }
+
+    /// Whether both have the same parameters and columns.
+    fn is_like(&self, other: &Self) -> bool {
+        let (now, before) = (&self.statement, &other.statement);
+        now.params() == before.params() && are_alike(now.columns(), before.columns())
     }
 
     /// The first column that has no form in JSON.
@@ -829,6 +910,40 @@ impl Prepared {
         let (column, type_name) = column(self.statement.columns(), index);
         Error::UnsupportedType { column, type_name }
     }
+}
+
+/// Whether some column's name comes from a function's row type, as in `select * from f()`. Where that type is a table's and the
+/// table's columns are renamed, PostgreSQL goes on with the names that it knew when it prepared the statement.
+///
+/// Such a column belongs to no table, and its name is none of the statement's words, as it stands for a `*`.
+fn has_open_columns(sql: &str, columns: &[PostgresColumn]) -> bool {
+    /// What PostgreSQL calls a column that has no name.
+    const NAMELESS: &str = "?column?";
+    let text = sql.to_ascii_lowercase();
+    let is_open = |column: &PostgresColumn| {
+        column.table_oid().is_none()
+            && column.name() != NAMELESS
+            && !text.contains(&column.name().to_ascii_lowercase())
+    };
+    has_star(&text) && columns.iter().any(is_open)
+}
+
+/// Whether a `*` in a statement in lower case stands for columns, and not for a multiplication or in `count(*)`. A comment
+/// before it passes for one.
+fn has_star(text: &str) -> bool {
+    const BEFORE: [&str; 7] = [".", ",", "/", "select", "distinct", "all", "returning"];
+    text.match_indices('*').any(|(at, _)| {
+        let before = text[..at].trim_end();
+        BEFORE.iter().any(|end| before.ends_with(end))
+            || before.ends_with(')') && text.contains("distinct on")
+    })
+}
+
+fn are_alike(now: &[PostgresColumn], before: &[PostgresColumn]) -> bool {
+    let same = |(now, before): (&PostgresColumn, &PostgresColumn)| {
+        now.name() == before.name() && now.type_() == before.type_()
+    };
+    now.len() == before.len() && now.iter().zip(before).all(same)
 }
 
 /// tokio-postgres keeps the names of its statements to itself but for this; where they are written otherwise, they are not known.
@@ -876,6 +991,11 @@ impl Statements {
     fn forget(&mut self) {
         self.known.clear();
         self.oldest_first.clear();
+    }
+
+    fn remove(&mut self, sql: &str) {
+        self.known.remove(sql);
+        self.oldest_first.retain(|known| **known != *sql);
     }
 
     fn known(&self, sql: &str) -> Option<&Arc<Prepared>> {
@@ -961,9 +1081,9 @@ mod tests {
 
     #[test]
     fn what_a_standby_refuses_is_no_stale_plan() {
-        let refused = |code: &str| {
+        let refused = |category, code: &str| {
             Error::Refused(Box::new(Refusal {
-                category: Category::of_sqlstate(code),
+                category,
                 code: code.to_owned(),
                 message: String::new(),
                 detail: None,
@@ -971,13 +1091,26 @@ mod tests {
                 offset: None,
             }))
         };
-        let mut error = refused(NOT_SUPPORTED);
-        assert!(is_stale(&error) && is_stale(&refused("26000")));
+        let mut error = refused(Category::Retry, NOT_SUPPORTED);
+        assert!(is_stale(&error) && is_stale(&refused(Category::Other, "26000")));
+        assert!(!is_stale(&refused(Category::Other, NOT_SUPPORTED)), "a function may raise it");
         take_for_read_only(&mut error, &[READ_ONLY]);
         assert!(is_stale(&error), "that code says it of some commands only");
         take_for_read_only(&mut error, &[READ_ONLY, NOT_SUPPORTED]);
         assert!(!is_stale(&error));
         assert_eq!(error.status(), 503);
+    }
+
+    #[test]
+    fn a_star_that_stands_for_columns_is_told_from_others() {
+        for sql in
+            ["select * from f()", "select a, *", "select f.*", "select distinct on (a) *", "select /* a */ *"]
+        {
+            assert!(has_star(sql), "{sql}");
+        }
+        for sql in ["select 2 * a from f()", "select count(*) from f()", "select (a + b) * c"] {
+            assert!(!has_star(sql), "{sql}");
+        }
     }
 
     #[test]

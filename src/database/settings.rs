@@ -16,6 +16,8 @@ pub(super) struct Settings {
     /// In microseconds; 0: none.
     statement_timeout: AtomicU64,
     max_prepared_statements: AtomicUsize,
+    /// How often the schema was found to have changed.
+    schema_changes: AtomicU64,
 }
 
 impl Settings {
@@ -60,6 +62,16 @@ impl Settings {
     /// How many statements a session keeps prepared.
     pub(super) fn max_prepared_statements(&self) -> usize {
         self.max_prepared_statements.load(Relaxed).max(1)
+    }
+
+    /// Says to all sessions that the schema has changed, so that what they remember of their statements may not hold.
+    pub(super) fn note_schema_change(&self) {
+        self.schema_changes.fetch_add(1, Relaxed);
+    }
+
+    /// Differs from what it was when sessions have heard of a change.
+    pub(super) fn schema_changes(&self) -> u64 {
+        self.schema_changes.load(Relaxed)
     }
 }
 

@@ -91,6 +91,9 @@ impl Direct {
     fn ask_all(&mut self, questions: &[Question], statements: &Statements) -> Option<()> {
         for Question(kind) in questions {
             let prepared = statements.known(kind.text())?;
+            if prepared.is_open {
+                return None;
+            }
             let (name, types) = (prepared.name.as_deref()?, prepared.statement.params());
             match kind {
                 Kind::Written { statement, values, .. } => {

@@ -123,7 +123,8 @@ impl Question {
             }
             Kind::Rows { sql, parameters } => {
                 let parameters: Vec<_> = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync)).collect();
-                let rows = prepared.query(client, None, &parameters).await;
+                let named = prepared.is_open.then_some(&**sql);
+                let rows = prepared.query(client, named, &parameters).await;
                 rows.map(Answer::Rows).map_err(|error| wire::refused(&error, sql))
             }
         }

@@ -438,7 +438,11 @@ fn refusal_of(error: &DbError, sql: &str) -> Refusal {
     let details = [error.detail(), error.hint(), error.where_()];
     let details: Vec<&str> = details.into_iter().flatten().collect();
     Refusal {
-        category: Category::of_sqlstate(error.code().code()),
+        category: match error.routine() {
+            // Messages are translated, names in the server's source are not.
+            Some("RevalidateCachedQuery") => Category::Retry,
+            _ => Category::of_sqlstate(error.code().code()),
+        },
         code: error.code().code().to_owned(),
         message: error.message().to_owned(),
         detail: (!details.is_empty()).then(|| details.join("; ")),
