@@ -210,6 +210,16 @@ impl Database {
         }
     }
 
+    /// Has each connection prepare its statements anew, as after a change of the schema that nothing has told of yet: a column
+    /// that became wider, and that no statement returns.
+    pub fn forget_statements(&self) {
+        match &self.0.pool {
+            AnyPool::Postgres(pool) => pool.driver().forget_statements(),
+            // SQLite notices every change by itself.
+            AnyPool::Sqlite(_) => {}
+        }
+    }
+
     /// The pool at this moment.
     pub fn gauges(&self) -> Gauges {
         match &self.0.pool {

@@ -113,6 +113,11 @@ impl Driver {
         config.get_dbname().or(config.get_user()).unwrap_or_default()
     }
 
+    /// Sessions prepare what they run anew from their next checkout on.
+    pub(super) fn forget_statements(&self) {
+        self.settings.note_schema_change();
+    }
+
     /// How to connect now.
     fn config(&self) -> tokio_postgres::Config {
         let mut config = self.target.config.clone();
@@ -143,8 +148,8 @@ impl pool::Driver for Driver {
     /// Boxed: the pool moves it at each checkout and checkin.
     type Session = Box<Session>;
 
-    fn reconfigure(&self, configured: &config::Database) {
-        self.settings.set(configured);
+    fn reconfigure(&self, configured: &config::Database) -> bool {
+        self.settings.set(configured)
     }
 
     fn open(&self, deadline: Deadline) -> Result<Box<Session>, Error> {

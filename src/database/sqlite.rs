@@ -64,8 +64,8 @@ impl Driver {
 impl pool::Driver for Driver {
     type Session = Session;
 
-    fn reconfigure(&self, configured: &config::Database) {
-        self.settings.set(configured);
+    fn reconfigure(&self, configured: &config::Database) -> bool {
+        self.settings.set(configured)
     }
 
     fn open(&self, deadline: Deadline) -> Result<Session, Error> {
