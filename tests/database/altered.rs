@@ -290,6 +290,22 @@ mod postgres {
         expect_all(&database, "select distinct * from t", r#"{"a":0.1}"#);
     }
 
+    /// Where no statement returns the column, a reload says it.
+    #[test]
+    fn statements_that_are_to_be_forgotten_are_prepared_anew() {
+        let (database, change) = altered("create table t (a float4)");
+        let add = statement(&database, "insert into t values (@a)", &[Type::One(Scalar::Float)]);
+        let add = || {
+            let mut lent = database.checkout(soon()).unwrap();
+            run_with(&mut lent, &add, &[Value::Float(0.1)], Access::ReadWrite, soon()).unwrap();
+        };
+        add();
+        change("delete from t; alter table t alter a type float8");
+        database.forget_statements();
+        add();
+        assert_eq!(read(&database, "select a from t"), r#"{"a":0.1}"#);
+    }
+
     #[test]
     fn a_type_that_was_made_anew_is_taken_as_it_is_now() {
         let create =
