@@ -26,6 +26,12 @@ sql     = 'select id, name from item where id = :id'
 params  = { id = 'int' }
 returns = 'one'
 
+[endpoint.all]
+route   = 'GET /all/{id}'
+sql     = 'select * from item where id = :id'
+params  = { id = 'int' }
+returns = 'one'
+
 [endpoint.items]
 route   = 'GET /items/{up_to}'
 sql     = 'select id from item where id <= :up_to order by id'
@@ -285,6 +291,32 @@ fn through_tls_they_are_asked_together_as_well() {
         let_through(&gated, kept);
     });
     assert_eq!(gated.get("/item/1").status, 200);
+    gated.end();
+}
+
+/// A value that the remembered type of its parameter cannot hold was refused for good: the column may be wider by now.
+#[test]
+fn a_table_that_was_altered_is_read_as_it_is_now() {
+    const FAR: i64 = 3_000_000_000;
+    let gated = Gated::new(1, "", |_| {});
+    gated.until_together(&["/all/1", "/item/1"], 3, || {
+        gated.database.psql(&format!(
+            "alter table item alter id type bigint, add more text default 'more'; update item set id = id + {FAR}"
+        ));
+        let far = |path: &str, id: i64| format!("/{path}/{}", id + FAR);
+        let paths = [far("all", 3), far("item", 4), far("item", 77), far("all", 5)];
+        let (kept, asked) = gated.ask_together(&paths.each_ref().map(String::as_str));
+        let answers: Vec<Answer> = asked.into_iter().map(|mut client| client.answer()).collect();
+        let all = |id: i64| format!(r#"{{"id":{},"name":"item {id}","more":"more"}}"#, id + FAR);
+        assert_eq!(answers[0].text(), all(3));
+        assert_eq!(answers[1].text(), format!(r#"{{"id":{},"name":"item 4"}}"#, 4 + FAR));
+        assert_problem(&answers[2], 404, "no such row");
+        assert_eq!(answers[3].text(), all(5));
+        let_through(&gated, kept);
+        gated.database.psql(&format!(
+            "update item set id = id - {FAR}; alter table item alter id type int, drop more"
+        ));
+    });
     gated.end();
 }
 

@@ -57,6 +57,10 @@ const READ_ONLY: &str = "25006";
 /// The SQLSTATE with which a standby refuses to begin what may write; for other commands it says something else.
 const NOT_SUPPORTED: &str = "0A000";
 
+/// How often a statement is run when it is found to be prepared for an older schema each time. Two in a row is an ALTER
+/// between preparing it and running it.
+const ATTEMPTS_MAX: u32 = 4;
+
 /// Parameters as a handler in Rust writes them: `&[&id, &name]`.
 pub type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
@@ -123,6 +127,11 @@ impl Driver {
         config
     }
 
+    /// Sessions prepare what they run anew from their next checkout on.
+    pub(super) fn forget_statements(&self) {
+        self.settings.note_schema_change();
+    }
+
     fn open_wire(&self, deadline: Deadline) -> Result<(Wire, Option<i32>), Error> {
         Wire::open(&self.target, &self.config(), &self.tls, deadline)
     }
@@ -168,8 +177,8 @@ impl pool::Driver for Driver {
     /// Boxed: the pool moves it at each checkout and checkin.
     type Session = Box<Session>;
 
-    fn reconfigure(&self, configured: &config::Database) {
-        self.settings.set(configured);
+    fn reconfigure(&self, configured: &config::Database) -> bool {
+        self.settings.set(configured)
     }
 
     fn open(&self, deadline: Deadline) -> Result<Box<Session>, Error> {
@@ -179,6 +188,7 @@ impl pool::Driver for Driver {
             wire,
             settings: Arc::clone(&self.settings),
             effects: Arc::clone(&self.effects),
+            schema_changes: self.settings.schema_changes(),
             statements: Statements::default(),
             types: Types::default(),
             access: None,
@@ -200,6 +210,8 @@ pub struct Session {
     wire: Wire,
     settings: Arc<Settings>,
     effects: Arc<AllEffects>,
+    /// `settings.schema_changes()` when the oldest of its statements was prepared, or before.
+    schema_changes: u64,
     statements: Statements,
     types: Types,
     /// What the session's transactions may do unless they say it themselves; `None` when that is not known.
@@ -385,6 +397,16 @@ impl Session {
         let statement = self.settings.statement_timeout();
         self.limit = Limit { client: client.clone(), deadline, statement };
         self.statements.max = self.settings.max_prepared_statements();
+        let schema_changes = self.settings.schema_changes();
+        if self.schema_changes != schema_changes {
+            self.schema_changes = schema_changes;
+            self.forget_statements();
+        }
+    }
+
+    fn forget_statements(&mut self) {
+        self.statements.forget();
+        self.types.forget();
     }
 
     /// Whether a statement is known to change nothing of the session.
@@ -557,7 +579,7 @@ impl Session {
         self.with_prepared(sql, access, Effect::Reads, &mut OnlyPrepared)
     }
 
-    /// Runs `work` with the prepared statement, and once more when the server had thrown its plan away.
+    /// Runs `work` with the prepared statement, and again when what the session remembers of the statement no longer holds.
     fn with_prepared<W: Work>(
         &mut self,
         sql: &str,
@@ -567,35 +589,52 @@ impl Session {
     ) -> Result<W::Output, Error> {
         let activity = self.activity.clone();
         let waiting = activity.wait_for(Doing::Database).on(|| super::command(sql));
-        let done = self.attempt_again_if_stale(sql, access, effect, work);
+        let before = self.transaction;
+        let remembered = self.statements.known(sql).cloned();
+        let mut done = self.attempt(sql, access, effect, work);
+        for _ in 1..ATTEMPTS_MAX {
+            let Err(error) = &done else { break };
+            let can_help = if is_stale(error) {
+                self.settings.note_schema_change();
+                self.forget_statements();
+                self.can_run_again(before, work)
+            } else if let Some(remembered) = remembered.as_ref().filter(|_| may_be_stale(error)) {
+                self.statements.forget_one(sql);
+                self.types.forget();
+                self.can_run_again(before, work) && self.is_other_now(sql, remembered)
+            } else {
+                false
+            };
+            if !can_help {
+                break;
+            }
+            done = self.attempt(sql, access, effect, work);
+        }
         waiting.end(done, Error::kind)
     }
 
-    fn attempt_again_if_stale<W: Work>(
-        &mut self,
-        sql: &str,
-        access: Access,
-        effect: Effect,
-        work: &mut W,
-    ) -> Result<W::Output, Error> {
-        let before = self.transaction;
-        let done = self.attempt(sql, access, effect, work);
-        let Err(error) = &done else { return done };
-        if !is_stale(error) {
-            return done;
-        }
-        self.statements.forget();
-        self.types.forget();
-        // Where nothing ran before it, it can run again.
+    /// Whether nothing is left of an attempt that failed, in a transaction that was in this state when it began.
+    fn can_run_again(&mut self, before: Transaction, work: &impl Work) -> bool {
         match before {
-            Transaction::None => self.attempt(sql, access, effect, work),
+            Transaction::None => !work.is_part_done(),
             Transaction::Pending(_) => {
-                self.rollback()?;
+                let is_undone = self.rollback().is_ok();
                 self.transaction = before;
-                self.attempt(sql, access, effect, work)
+                is_undone
             }
-            Transaction::Open(_) | Transaction::Failed => done,
+            Transaction::Open(_) | Transaction::Failed => false,
         }
+    }
+
+    /// Prepares a statement anew. Returns whether it has other parameters or columns than it had.
+    fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
+        let access = self.known_access().unwrap_or(Access::ReadOnly);
+        let prepared = self.attempt(sql, access, Effect::Reads, &mut OnlyPrepared);
+        let is_other = prepared.is_ok_and(|prepared| !prepared.is_like(remembered));
+        if is_other {
+            self.settings.note_schema_change();
+        }
+        is_other
     }
 
     fn attempt<W: Work>(
@@ -808,6 +847,11 @@ trait Work {
     fn is_of_other_columns(&self) -> bool {
         false
     }
+
+    /// Whether some of it was done, and some failed.
+    fn is_part_done(&self) -> bool {
+        false
+    }
 }
 
 /// It is prepared, and that is all.
@@ -841,11 +885,20 @@ struct Runs<'a> {
     rows: Vec<Row>,
     count: u64,
     is_of_other_columns: bool,
+    is_part_done: bool,
 }
 
 impl<'a> Runs<'a> {
     fn of(sql: &'a str, parameters: &'a [&'a Parameters<'a>]) -> Self {
-        Self { sql, parameters, rows_wanted: true, rows: Vec::new(), count: 0, is_of_other_columns: false }
+        Self {
+            sql,
+            parameters,
+            rows_wanted: true,
+            rows: Vec::new(),
+            count: 0,
+            is_of_other_columns: false,
+            is_part_done: false,
+        }
     }
 }
 
@@ -878,7 +931,7 @@ impl Work for Runs<'_> {
                 is_of_other_columns: &mut self.is_of_other_columns,
             };
             match Coming::default().read(wire, wait, prepared, self.sql, &mut reader) {
-                Ok(count) => self.count += count,
+                Ok(count) => (self.count, self.is_part_done) = (self.count + count, true),
                 Err(Failure::Known(error)) if !wire.is_broken() => _ = failed.get_or_insert(error),
                 Err(lost) => return Err(lost),
             }
@@ -888,6 +941,10 @@ impl Work for Runs<'_> {
 
     fn is_of_other_columns(&self) -> bool {
         self.is_of_other_columns
+    }
+
+    fn is_part_done(&self) -> bool {
+        self.is_part_done
     }
 }
 
@@ -941,7 +998,7 @@ impl Work for Written<'_, '_> {
     fn put(&mut self, prepared: &Prepared, request: &Comment, wire: &mut Wire) -> Result<(), Error> {
         let Self { statement, values, .. } = self;
         checked(prepared, statement, values)?;
-        let named = statement.text_for(request);
+        let named = statement.text_for(request).or_else(|| prepared.text_if_open(&statement.text));
         let bound = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
         prepared.run(named.as_deref(), bound, wire)
     }
@@ -1044,7 +1101,28 @@ fn is_standby(wire: &mut Wire, wait: &mut Wait<'_>) -> bool {
 
 /// "cached plan must not change result type" after an ALTER, and a statement that someone deallocated.
 fn is_stale(error: &Error) -> bool {
-    matches!(error.code(), Some(NOT_SUPPORTED | "26000")) && !is_read_only(error)
+    match error.code() {
+        // Functions may fail with this code as well.
+        Some(NOT_SUPPORTED) => error.is_retryable(),
+        code => code == Some("26000"),
+    }
+}
+
+/// Whether a statement that was prepared before an ALTER can fail so and would not if it were prepared now: its parameters
+/// keep the types that they were taken for then. It has done nothing.
+fn may_be_stale(error: &Error) -> bool {
+    /// A value that is none of its type, or out of its range, and a type that is gone.
+    const CODES: [&str; 6] = ["22003", "22007", "22008", "22P02", "22P03", "XX000"];
+    /// `insufficient_privilege`, the one of class 42 that has nothing to do with types.
+    const PRIVILEGE: &str = "42501";
+    match error {
+        Error::BadValue { .. } | Error::UnsupportedType { .. } | Error::Usage(_) => true,
+        Error::Refused(refusal) => {
+            let code = refusal.code.as_str();
+            CODES.contains(&code) || code.starts_with("42") && code != PRIVILEGE
+        }
+        _ => false,
+    }
 }
 
 fn describe(statement: &Statement, prepared: &Prepared) -> Description {
@@ -1086,9 +1164,9 @@ mod tests {
 
     #[test]
     fn what_a_standby_refuses_is_no_stale_plan() {
-        let refused = |code: &str| {
+        let refused = |category, code: &str| {
             Error::Refused(Box::new(Refusal {
-                category: Category::of_sqlstate(code),
+                category,
                 code: code.to_owned(),
                 message: String::new(),
                 detail: None,
@@ -1096,8 +1174,9 @@ mod tests {
                 offset: None,
             }))
         };
-        let mut error = refused(NOT_SUPPORTED);
-        assert!(is_stale(&error) && is_stale(&refused("26000")));
+        let mut error = refused(Category::Retry, NOT_SUPPORTED);
+        assert!(is_stale(&error) && is_stale(&refused(Category::Other, "26000")));
+        assert!(!is_stale(&refused(Category::Other, NOT_SUPPORTED)), "a function may raise it");
         take_for_read_only(&mut error, &[READ_ONLY]);
         assert!(is_stale(&error), "that code says it of some commands only");
         take_for_read_only(&mut error, &[READ_ONLY, NOT_SUPPORTED]);

@@ -176,6 +176,6 @@ pub(super) struct Asked(VecDeque<(Job, Arc<dyn Asks>)>);
 
 /// Whether a request that comes to this error comes to it whenever it is run, or has no time to be run again.
 fn is_final(error: &database::Error) -> bool {
-    use database::Error::{BadValue, ClientLeft, Deadline, ResponseTooLarge, StatementTimeout};
-    matches!(error, BadValue { .. } | ClientLeft | Deadline | ResponseTooLarge { .. } | StatementTimeout)
+    use database::Error::{ClientLeft, Deadline, ResponseTooLarge, StatementTimeout};
+    matches!(error, ClientLeft | Deadline | ResponseTooLarge { .. } | StatementTimeout)
 }

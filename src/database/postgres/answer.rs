@@ -23,8 +23,10 @@ pub(super) trait Reader {
 
     /// The statement was parsed anew, and these are its columns now: how its rows are to be read.
     fn described(&mut self, prepared: &Arc<Prepared>, columns: &[Described]) -> Result<Arc<Prepared>, Error> {
-        let _ = columns;
-        Ok(Arc::clone(prepared))
+        if prepared.has(columns) {
+            return Ok(Arc::clone(prepared));
+        }
+        Err(Error::Usage("its columns have changed since it was prepared".to_owned()))
     }
 }
 

@@ -184,11 +184,12 @@ impl Question {
             Kind::Written { statement, values, .. } => {
                 checked(prepared, statement, values)?;
                 let bound = statement.bound.iter();
-                prepared.run(None, bound.map(|bound| bind::Parameter(&values[bound.index])), wire)
+                let named = prepared.text_if_open(&statement.text);
+                prepared.run(named.as_deref(), bound.map(|bound| bind::Parameter(&values[bound.index])), wire)
             }
-            Kind::Rows { parameters, .. } => {
+            Kind::Rows { sql, parameters } => {
                 let parameters = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync));
-                prepared.run(None, parameters, wire)
+                prepared.run(prepared.text_if_open(sql).as_deref(), parameters, wire)
             }
         }
     }

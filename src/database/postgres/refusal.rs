@@ -24,7 +24,11 @@ pub(super) fn refused(body: &[u8], sql: &str) -> Error {
     let details: Vec<String> = [b'D', b'H', b'W'].into_iter().filter_map(said).collect();
     let code = field(body, b'C').into_owned();
     Error::Refused(Box::new(Refusal {
-        category: Category::of_sqlstate(&code),
+        category: match &*field(body, b'R') {
+            // Messages are translated, names in the server's source are not.
+            "RevalidateCachedQuery" => Category::Retry,
+            _ => Category::of_sqlstate(&code),
+        },
         code,
         message: field(body, b'M').into_owned(),
         detail: (!details.is_empty()).then(|| details.join("; ")),

@@ -48,6 +48,8 @@ impl Column {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Described {
     name: String,
+    /// Of which table; 0: of none.
+    table: Oid,
     kind: Oid,
 }
 
@@ -63,8 +65,9 @@ impl Described {
             for _ in 0..u16::from_be_bytes(*count) {
                 let end = rest.iter().position(|byte| *byte == 0)?;
                 let (name, behind) = (&rest[..end], rest.get(end + 1..)?);
-                let kind = Oid::from_be_bytes(*behind.get(TYPE_AT..)?.first_chunk()?);
-                columns.push(Self { name: String::from_utf8_lossy(name).into_owned(), kind });
+                let number = |at| Some(Oid::from_be_bytes(*behind.get(at..)?.first_chunk()?));
+                let name = String::from_utf8_lossy(name).into_owned();
+                columns.push(Self { name, table: number(0)?, kind: number(TYPE_AT)? });
                 rest = behind.get(BEHIND..)?;
             }
             body = rest;
@@ -86,6 +89,8 @@ pub(super) struct Prepared {
     pub(super) plan: Vec<ColumnPlan>,
     /// Up to where its text goes when a comment is to stand behind it; `None`: it has one.
     end: Option<usize>,
+    /// Whether the server may go on with its columns after they were renamed. Such a statement is sent with its text each time.
+    is_open: bool,
     /// What it may do to the session.
     pub(super) effects: Arc<Effects>,
 }
@@ -107,6 +112,7 @@ impl Prepared {
             columns: (0..count).map(|_| column()).collect(),
             plan: Vec::new(),
             end: None,
+            is_open: false,
             effects: Arc::default(),
         }
     }
@@ -119,16 +125,31 @@ impl Prepared {
             plan: plan_of(&columns),
             columns,
             end: self.end,
+            is_open: self.is_open,
             effects: Arc::clone(&self.effects),
         }
     }
 
-    /// What is sent in place of `sql`, which it was prepared from, to name the request, if that is to be done.
+    /// What is sent in place of `sql`, which it was prepared from, to name the request, if that is to be done, or because its
+    /// columns are open.
     pub(super) fn text_for(&self, sql: &str, request: &Comment) -> Option<String> {
-        let end = self.end.filter(|_| !request.is_empty())?;
+        let Some(end) = self.end.filter(|_| !request.is_empty()) else { return self.text_if_open(sql) };
         let mut text = sql[..end].to_owned();
         request.write(&Comment::default(), &mut text);
         Some(text)
+    }
+
+    /// The text that it was prepared from, where that is sent because its columns are open.
+    pub(super) fn text_if_open(&self, sql: &str) -> Option<String> {
+        self.is_open.then(|| sql.to_owned())
+    }
+
+    /// Whether both have the same parameters and columns.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Column, &Column)| one.name == other.name && one.kind == other.kind;
+        self.params == other.params
+            && self.columns.len() == other.columns.len()
+            && self.columns.iter().zip(&other.columns).all(same)
     }
 
     /// Whether the columns are those that the statement had when it was prepared.
@@ -310,13 +331,15 @@ impl Statements {
         types.learn(params.iter().copied().chain(columns.iter().map(|column| column.kind)), wire, wait)?;
         let known =
             |oid| types.known(oid).ok_or_else(|| Error::Usage(format!("the type number {oid} is not known")));
+        let is_open = has_open_columns(sql, &columns);
         let params = params.into_iter().map(known).collect::<Result<_, _>>()?;
         let columns =
             columns.into_iter().map(|column| Ok(Column { kind: known(column.kind)?, name: column.name }));
         let columns: Vec<Column> = columns.collect::<Result<_, Error>>()?;
         let has_comment = config::Sql::without_parameters(sql).has_comment();
         let end = (!has_comment).then(|| comment::end(sql));
-        let prepared = Arc::new(Prepared { name, params, plan: plan_of(&columns), columns, end, effects });
+        let prepared =
+            Arc::new(Prepared { name, params, plan: plan_of(&columns), columns, end, is_open, effects });
         self.keep(sql, &prepared);
         Ok(prepared)
     }
@@ -326,6 +349,31 @@ impl Statements {
         self.oldest_first.push_back(Arc::clone(&text));
         self.known.insert(text, Arc::clone(prepared));
     }
+}
+
+/// Whether some column's name comes from a function's row type, as in `select * from f()`. Where that type is a table's and the
+/// table's columns are renamed, PostgreSQL goes on with the names that it knew when it prepared the statement.
+///
+/// Such a column belongs to no table, and its name is none of the statement's words, as it stands for a `*`.
+fn has_open_columns(sql: &str, columns: &[Described]) -> bool {
+    /// What PostgreSQL calls a column that has no name.
+    const NAMELESS: &str = "?column?";
+    let text = sql.to_ascii_lowercase();
+    let is_open = |column: &Described| {
+        column.table == 0 && column.name != NAMELESS && !text.contains(&column.name.to_ascii_lowercase())
+    };
+    has_star(&text) && columns.iter().any(is_open)
+}
+
+/// Whether a `*` in a statement in lower case stands for columns, and not for a multiplication or in `count(*)`. A comment
+/// before it passes for one.
+fn has_star(text: &str) -> bool {
+    const BEFORE: [&str; 7] = [".", ",", "/", "select", "distinct", "all", "returning"];
+    text.match_indices('*').any(|(at, _)| {
+        let before = text[..at].trim_end();
+        BEFORE.iter().any(|end| before.ends_with(end))
+            || before.ends_with(')') && text.contains("distinct on")
+    })
 }
 
 /// The types of a statement's parameters.
@@ -405,9 +453,24 @@ mod tests {
     }
 
     #[test]
+    fn a_star_that_stands_for_columns_is_told_from_others() {
+        for sql in
+            ["select * from f()", "select a, *", "select f.*", "select distinct on (a) *", "select /* a */ *"]
+        {
+            assert!(has_star(sql), "{sql}");
+        }
+        for sql in ["select 2 * a from f()", "select count(*) from f()", "select (a + b) * c"] {
+            assert!(!has_star(sql), "{sql}");
+        }
+    }
+
+    #[test]
     fn descriptions_that_are_cut_short_or_too_long_are_refused() {
         let column = [&b"\0\x01n\0\0\0\0\0\0\0\0\0\0\x17\0\x04"[..], &[255; 4], &[0, 0]].concat();
-        assert_eq!(Described::columns(&column).unwrap(), [Described { name: "n".to_owned(), kind: 23 }]);
+        assert_eq!(
+            Described::columns(&column).unwrap(),
+            [Described { name: "n".to_owned(), table: 0, kind: 23 }]
+        );
         for end in 0..column.len() {
             assert!(Described::columns(&column[..end]).is_err(), "{end}");
         }
