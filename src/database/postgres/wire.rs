@@ -266,6 +266,15 @@ impl Wire {
         &mut self.batch
     }
 
+    /// Runs what puts messages into the batch. Where that fails, they are taken out again.
+    pub(super) fn try_put(&mut self, put: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+        let (length, parts) = (self.batch.len(), self.parts);
+        put(self).inspect_err(|_| {
+            self.batch.truncate(length);
+            self.parts = parts;
+        })
+    }
+
     /// Ends a part of the batch: what comes behind it is another transaction, unless one was begun.
     pub(super) fn add_sync(&mut self) {
         frontend::sync(&mut self.batch);
