@@ -506,17 +506,17 @@ impl Session {
         }
     }
 
-    /// Sends what cleans the session, and what asks the planner of statements, and waits for nothing.
+    /// Sends what asks the planner of statements, and what cleans the session, in this order, since planning runs functions as well.
+    /// Waits for nothing.
     fn clean(&mut self) -> Result<(), Error> {
+        self.is_touched = false;
         self.wire.begin_batch();
-        if std::mem::take(&mut self.is_touched) {
-            let access = self.known_access().unwrap_or(Access::ReadWrite);
-            effects::clean(access, self.settings.init_sql().as_deref(), &mut self.wire)?;
-            self.access = Some(access);
-        }
         for (sql, prepared) in self.looks.drain(..) {
             effects::look(&sql, &prepared, &mut self.wire)?;
         }
+        let access = self.known_access().unwrap_or(Access::ReadWrite);
+        effects::clean(access, self.settings.init_sql().as_deref(), &mut self.wire)?;
+        self.access = Some(access);
         self.wire.send_at_once();
         Ok(())
     }
