@@ -25,7 +25,7 @@ use futures_util::TryStreamExt as _;
 use futures_util::future::{join, join_all};
 pub use postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::types::Kind;
-use tokio_postgres::{Client, Column as PostgresColumn, Row as DriverRow};
+use tokio_postgres::{Client, Column as PostgresColumn, Row as DriverRow, SimpleQueryMessage};
 
 use self::direct::Direct;
 use self::json::Encoder;
@@ -46,6 +46,9 @@ use crate::value::Value;
 
 /// How long a rollback may take, whatever the request's deadline: it is quick, or the session is not worth keeping.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The class of SQLSTATEs that tell of a connection.
+const CONNECTION_CLASS: &str = "08";
 
 /// The SQLSTATE of a write where nothing may be written.
 const READ_ONLY: &str = "25006";
@@ -191,8 +194,10 @@ pub struct Session {
 enum Effect {
     /// Nothing that lasts.
     Reads,
-    /// It may write, and is committed by itself then.
+    /// It may write, and the server commits it as a whole: its error says that nothing was committed.
     MayWrite,
+    /// It may write, and the server commits its parts one by one: its error says nothing of the parts before.
+    MayWriteParts,
 }
 
 impl Effect {
@@ -201,14 +206,44 @@ impl Effect {
         const READ: [&str; 5] = ["select", "values", "table", "show", "explain"];
         let word = first_word(sql);
         let reads = READ.iter().any(|read| word.eq_ignore_ascii_case(read));
-        if reads { Self::Reads } else { Self::MayWrite }
+        if reads { Self::Reads } else { Self::of_write(sql) }
     }
 
-    fn of_access(access: Access) -> Self {
+    /// The effect of a statement that may write. A procedure and a `do` block may commit halfway, and so may some commands of
+    /// administrators, as `create index concurrently` does.
+    fn of_write(sql: &str) -> Self {
+        const WHOLE: [&str; 8] = ["delete", "insert", "merge", "select", "table", "update", "values", "with"];
+        let word = first_word(sql);
+        let is_whole = WHOLE.iter().any(|whole| word.eq_ignore_ascii_case(whole));
+        if is_whole { Self::MayWrite } else { Self::MayWriteParts }
+    }
+
+    fn of_access(access: Access, sql: &str) -> Self {
         match access {
             Access::ReadOnly => Self::Reads,
-            Access::ReadWrite => Self::MayWrite,
+            Access::ReadWrite => Self::of_write(sql),
         }
+    }
+
+    /// The same statement run so many times: each run is committed by itself.
+    fn times(self, runs: usize) -> Self {
+        if self == Self::MayWrite && runs > 1 { Self::MayWriteParts } else { self }
+    }
+
+    fn may_write(self) -> bool {
+        self != Self::Reads
+    }
+
+    /// Whether a statement with this effect has committed nothing when it fails with this error.
+    fn is_undone(self, error: &Error) -> bool {
+        let refused = match error {
+            // An error of the connection may be a pooler's word, whose server was lost during the statement.
+            Error::Refused(refusal) => !refusal.code.starts_with(CONNECTION_CLASS),
+            // The server's word is behind what a cancelled statement comes to; the others were found before it was sent.
+            Error::Deadline | Error::StatementTimeout | Error::Usage(_) | Error::BadValue { .. } => true,
+            _ => false,
+        };
+        refused && self != Self::MayWriteParts
     }
 }
 
@@ -240,15 +275,25 @@ impl pool::Session for Box<Session> {
 impl Session {
     /// All rows of a statement.
     ///
+    /// Outside a transaction, and for a request whose method may change something, such as POST, every statement is taken to have
+    /// committed something, a `select` as well: it may call a function that writes. A later 504 or 503 of that request is then an
+    /// unknown outcome. What only reads runs in a transaction with [`Access::ReadOnly`].
+    ///
     /// # Errors
     /// [`Error::Deadline`]; whatever the database reports.
     pub fn query(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
-        self.rows(sql, parameters, Access::ReadWrite, Effect::of_query(sql))
+        self.rows(sql, parameters, Access::ReadWrite, self.effect_of_query(sql))
     }
 
     /// All rows of a statement that the server lets only read.
     pub(crate) fn read(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
         self.rows(sql, parameters, Access::ReadOnly, Effect::Reads)
+    }
+
+    /// The text of a query says whether it reads, where the request's method is safe (RFC 9110 section 9.2.1) or there is no
+    /// request. A query of any other request may call a function that writes.
+    fn effect_of_query(&self, sql: &str) -> Effect {
+        if self.limit.client.is_safe() { Effect::of_query(sql) } else { Effect::of_write(sql) }
     }
 
     fn rows(
@@ -290,7 +335,8 @@ impl Session {
     /// # Errors
     /// As [`Session::query`].
     pub fn execute(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<u64, Error> {
-        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared, request| {
+        let effect = Effect::of_write(sql);
+        self.with_prepared(sql, Access::ReadWrite, effect, async |client, prepared, request| {
             let named = prepared.text_for(sql, request);
             let done = prepared.execute(client, named.as_deref(), parameters).await;
             done.map_err(|error| wire::refused(&error, sql))
@@ -303,7 +349,7 @@ impl Session {
     /// # Errors
     /// As [`Session::query`]: the first run's that failed.
     pub fn query_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
-        let effect = Effect::of_query(sql);
+        let effect = self.effect_of_query(sql).times(runs.len());
         self.with_prepared(sql, Access::ReadWrite, effect, async |client, prepared, request| {
             let named = prepared.text_for(sql, request);
             let named = named.as_deref();
@@ -322,7 +368,8 @@ impl Session {
     /// # Errors
     /// As [`Session::query_each`].
     pub fn execute_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<u64, Error> {
-        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared, request| {
+        let effect = Effect::of_write(sql).times(runs.len());
+        self.with_prepared(sql, Access::ReadWrite, effect, async |client, prepared, request| {
             let named = prepared.text_for(sql, request);
             let named = named.as_deref();
             let answers = join_all(runs.iter().map(|values| prepared.execute(client, named, values))).await;
@@ -442,7 +489,7 @@ impl Session {
         access: Access,
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
-        let effect = Effect::of_access(access);
+        let effect = Effect::of_access(access, &statement.text);
         let ran = self.with_prepared(&statement.text, access, effect, async |client, prepared, request| {
             rows.restart();
             let named = statement.text_for(request);
@@ -466,9 +513,29 @@ impl Session {
     fn command(&mut self, sql: &str, limit: &Limit, commits: bool) -> Result<(), Error> {
         let activity = self.activity.clone();
         let waiting = activity.wait_for(Doing::Database).on(|| super::command(sql));
-        let client = &self.client;
-        let sent = async { client.batch_execute(sql).await.map_err(|error| wire::refused(&error, sql)) };
-        let done = self.wire.complete(sent, limit, &Cell::new(commits));
+        let (client, sent_commit) = (&self.client, Cell::new(false));
+        let sent = async {
+            if commits {
+                begin_commit(&limit.client, &sent_commit)?;
+            }
+            let refused = |error| wire::refused(&error, sql);
+            let mut answer = pin!(client.simple_query_raw(sql).await.map_err(refused)?);
+            let mut is_done = false;
+            loop {
+                match answer.try_next().await {
+                    Ok(Some(SimpleQueryMessage::CommandComplete(_))) => is_done = true,
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Ok(()),
+                    // It has committed. The error is of a cancel that came during the commit.
+                    Err(_) if is_done => return Ok(()),
+                    Err(error) => return Err(refused(error)),
+                }
+            }
+        };
+        let done = self.wire.complete(sent, limit, &sent_commit);
+        if sent_commit.get() {
+            end_commit(&limit.client, &done, Effect::MayWrite);
+        }
         let done = self.note(done);
         waiting.end(done, Error::kind)
     }
@@ -552,17 +619,19 @@ impl Session {
         effect: Effect,
         work: &mut impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let commits_itself = self.transaction == Transaction::None && effect == Effect::MayWrite;
+        let commits_itself = self.transaction == Transaction::None && effect.may_write();
         if commits_itself {
             self.refuse_closed()?;
         }
         let switch = self.command_before(access);
         let (client, statements, request) = (&self.client, &mut self.statements, &self.request);
-        let commits = Cell::new(false);
+        let (asker, commits) = (&self.limit.client, Cell::new(false));
         let whole = async {
             let prepared_and_run = async {
                 let prepared = statements.prepare(client, sql).await?;
-                commits.set(commits_itself);
+                if commits_itself {
+                    begin_commit(asker, &commits)?;
+                }
                 work(client, &prepared, request).await
             };
             let Some(switch) = switch else {
@@ -577,10 +646,15 @@ impl Session {
             }
             // The command failed, as by a cancel that hit it instead of the statement, which ran all the same, and
             // without its BEGIN.
-            commits.set(effect == Effect::MayWrite);
+            if effect.may_write() {
+                begin_commit(asker, &commits)?;
+            }
             Err(Error::Lost(format!("{error}, at {}, and what came behind it was run", switch.text)))
         };
         let done = self.wire.complete(whole, &self.limit, &commits);
+        if commits.get() {
+            end_commit(&self.limit.client, &done, effect);
+        }
         if let Transaction::Pending(access) = self.transaction {
             // Even if the deadline leaves it unknown whether the server began it.
             self.transaction = Transaction::Open(access);
@@ -611,6 +685,24 @@ impl Session {
             }),
             _ => None,
         }
+    }
+}
+
+/// Announces a commit. Fails where the client was told already that nothing was done.
+fn begin_commit(client: &Presence, commits: &Cell<bool>) -> Result<(), Error> {
+    if !client.begin_commit() {
+        return Err(Error::Deadline);
+    }
+    commits.set(true);
+    Ok(())
+}
+
+/// Says how the commit ended that [`begin_commit`] announced. Without an answer from the database the outcome stays open.
+fn end_commit<T>(client: &Presence, done: &Result<T, Error>, effect: Effect) {
+    match done {
+        Ok(_) => client.end_commit(true),
+        Err(error) if effect.is_undone(error) => client.end_commit(false),
+        Err(_) => {}
     }
 }
 
@@ -947,6 +1039,17 @@ mod tests {
     use super::super::Refusal;
     use super::*;
 
+    fn refused(code: &str) -> Error {
+        Error::Refused(Box::new(Refusal {
+            category: Category::of_sqlstate(code),
+            code: code.to_owned(),
+            message: String::new(),
+            detail: None,
+            constraint: None,
+            offset: None,
+        }))
+    }
+
     #[test]
     fn a_query_is_taken_to_read_by_its_first_word() {
         for (sql, effect) in [
@@ -954,23 +1057,28 @@ mod tests {
             ("-- all\n VALUES (1)", Effect::Reads),
             ("insert into t values (1) returning a", Effect::MayWrite),
             ("with x as (delete from t returning a) select a from x", Effect::MayWrite),
+            ("call halves()", Effect::MayWriteParts),
         ] {
             assert_eq!(Effect::of_query(sql), effect, "{sql}");
         }
     }
 
     #[test]
+    fn only_the_servers_own_word_about_a_whole_statement_says_that_it_was_undone() {
+        for (effect, error, undone) in [
+            (Effect::MayWrite, refused("23505"), true),
+            (Effect::MayWrite, Error::Deadline, true),
+            (Effect::MayWrite, refused("08P01"), false),
+            (Effect::MayWrite, Error::Lost(String::new()), false),
+            (Effect::MayWrite.times(2), refused("23505"), false),
+            (Effect::of_write("call p()"), Error::Deadline, false),
+        ] {
+            assert_eq!(effect.is_undone(&error), undone, "{effect:?}: {error:?}");
+        }
+    }
+
+    #[test]
     fn what_a_standby_refuses_is_no_stale_plan() {
-        let refused = |code: &str| {
-            Error::Refused(Box::new(Refusal {
-                category: Category::of_sqlstate(code),
-                code: code.to_owned(),
-                message: String::new(),
-                detail: None,
-                constraint: None,
-                offset: None,
-            }))
-        };
         let mut error = refused(NOT_SUPPORTED);
         assert!(is_stale(&error) && is_stale(&refused("26000")));
         take_for_read_only(&mut error, &[READ_ONLY]);

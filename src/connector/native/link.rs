@@ -452,3 +452,6 @@ impl Stream for OpenStream {
         if broken { Delivery::ClientLeft } else { Delivery::Sent }
     }
 }
+
+#[cfg(test)]
+mod tests;

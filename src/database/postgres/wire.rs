@@ -284,14 +284,11 @@ impl Wire {
         if let Error::ClientLeft = why {
             limit.client.note_cancelled();
         }
-        // The poller answers for a worker that is late; what the cancel comes to it cannot know.
-        limit.client.set_outcome_open(commits.get());
-        let ended = self.abandon(work);
-        limit.client.set_outcome_open(false);
-        match ended {
+        match self.abandon(work) {
             Some(Ok(done)) if commits.get() => Ok(done),
-            // Nobody is told, where nobody is left.
-            None | Some(Err(Error::Lost(_))) if commits.get() && !matches!(why, Error::ClientLeft) => {
+            // Only the server's own error says that nothing was committed. A client that has left is told nothing.
+            Some(Err(Error::Refused(_))) => Err(why),
+            _ if commits.get() && !matches!(why, Error::ClientLeft) => {
                 Err(Error::OutcomeUnknown { cause: Box::new(why) })
             }
             _ => Err(why),
