@@ -524,7 +524,8 @@ impl Connection {
     }
 
     /// The SQLite connection, for handlers in Rust, open for writing. Statements on it end with an interrupt when the
-    /// deadline passes.
+    /// deadline passes, and a commit becomes a rollback (`SQLITE_CONSTRAINT_COMMITHOOK`) once the client was told that nothing was
+    /// done. Its busy handler, progress handler and commit hook do that, so they are not to be replaced.
     ///
     /// # Errors
     /// [`Error::Usage`] when the database is another one; when SQLite refuses to switch from reading to writing.
