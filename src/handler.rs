@@ -26,7 +26,7 @@ use crate::value::Value;
 /// What a client is told of a fault that is not its own.
 pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";
 
-/// The answer to a request whose deadline passed while the database committed.
+/// The answer to a request of which something may have been committed, and which its worker has not answered by the deadline.
 pub(crate) fn outcome_unknown() -> Error {
     database::Error::OutcomeUnknown { cause: Box::new(database::Error::Deadline) }.into()
 }
@@ -247,12 +247,21 @@ pub struct Error {
     members: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// See [`Error::is_not_done`].
+    is_not_done: bool,
 }
 
 impl Error {
     /// An error with a status and a detail, both for the client.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), members: Vec::new(), retry_after: None, cause: None }
+        Self {
+            status,
+            detail: detail.into(),
+            members: Vec::new(),
+            retry_after: None,
+            cause: None,
+            is_not_done: false,
+        }
     }
 
     /// 400: a parameter is missing or not what it should be.
@@ -298,7 +307,24 @@ impl Error {
             (_, StatusCode::SERVICE_UNAVAILABLE) => answer.retry_after(RETRY),
             _ => answer,
         };
-        answer.because(error)
+        let is_not_done =
+            matches!(answer.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+        Self { is_not_done, ..answer.because(error) }
+    }
+
+    /// Whether wharf made this error from a database's error that says "nothing was done, come again". An error that a handler
+    /// makes itself says what the handler wants.
+    pub(crate) fn is_not_done(&self) -> bool {
+        self.is_not_done
+    }
+
+    /// The same fault of a request that may have committed something before.
+    pub(crate) fn into_outcome_unknown(self) -> Self {
+        let unknown = outcome_unknown();
+        match self.cause {
+            Some(cause) => unknown.because(format!("after something of it may have been committed: {cause}")),
+            None => unknown,
+        }
     }
 
     /// The status that the client gets.

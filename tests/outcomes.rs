@@ -2,6 +2,11 @@
 
 mod support;
 
+#[path = "outcomes/late.rs"]
+mod late;
+#[path = "outcomes/stopped.rs"]
+mod stopped;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -229,7 +234,8 @@ fn writer(in_transaction: bool, gate: Gate) -> impl Handler {
                 gate.pass()
             });
         }
-        session.query("select 1", &[])?;
+        // Of another select it would not be known that it only reads.
+        session.transaction(Access::ReadOnly, |session| session.query("select 1", &[]).map(drop))?;
         gate.pass()?;
         session.execute("insert into t values ('late')", &[])?;
         Ok(Response::text("written"))
