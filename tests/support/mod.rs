@@ -8,6 +8,7 @@ mod forwarder;
 mod gate;
 mod postgres;
 mod tls;
+mod turns;
 mod wharf;
 mod wire;
 
@@ -19,6 +20,7 @@ pub(crate) use forwarder::{Forwarder, Then};
 pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use postgres::{Database, Postgres};
 pub(crate) use tls::{Authority, Identity};
+pub(crate) use turns::TurnCounter;
 pub(crate) use wharf::{Exit, Wharf, directory_with};
 pub(crate) use wire::{Answer, Client};
 

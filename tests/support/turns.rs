@@ -1,0 +1,134 @@
+//! A way to a server that counts round trips and can hold the server's answers back.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use super::PATIENCE;
+
+/// Forwards to one port of this machine until it is dropped.
+pub(crate) struct TurnCounter {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    released: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    held: bool,
+    closed: bool,
+    /// What went to the server since the last [`TurnCounter::hold`].
+    sent: Vec<u8>,
+    /// How often something was sent first or behind an answer.
+    turns: usize,
+    /// The last bytes that were forwarded came from the client.
+    clients_turn: bool,
+}
+
+impl TurnCounter {
+    pub(crate) fn to(port: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let own = listener.local_addr().expect("a bound listener has an address").port();
+        let shared = Arc::<Shared>::default();
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                if accepting.state().closed {
+                    break;
+                }
+                let client = client.expect("a client that connected");
+                let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the server accepts");
+                connect(client, server, &accepting);
+            }
+        });
+        Self { port: own, shared }
+    }
+
+    /// Where it listens on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// From now on the server's answers wait, and counting begins anew.
+    pub(crate) fn hold(&self) {
+        *self.shared.state() = State { held: true, ..State::default() };
+    }
+
+    /// The server's answers go on.
+    pub(crate) fn release(&self) {
+        self.shared.state().held = false;
+        self.shared.released.notify_all();
+    }
+
+    /// Whether this went to the server since [`TurnCounter::hold`].
+    pub(crate) fn has_sent(&self, text: &str) -> bool {
+        self.shared.state().sent.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    /// How many round trips there were since [`TurnCounter::hold`].
+    pub(crate) fn turns(&self) -> usize {
+        self.shared.state().turns
+    }
+}
+
+impl Drop for TurnCounter {
+    fn drop(&mut self) {
+        self.shared.state().closed = true;
+        self.release();
+        // Wakes the thread that accepts; its listener goes with it.
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_sent(&self, bytes: &[u8]) {
+        let mut state = self.state();
+        state.turns += usize::from(!state.clients_turn);
+        state.clients_turn = true;
+        state.sent.extend_from_slice(bytes);
+    }
+
+    fn wait_for_release(&self) {
+        let state = self.released.wait_while(self.state(), |state| state.held);
+        state.unwrap_or_else(PoisonError::into_inner).clients_turn = false;
+    }
+}
+
+/// Two threads a connection, which end with it.
+fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
+    for socket in [&client, &server] {
+        socket.set_nodelay(true).expect("a TCP socket has no-delay");
+        socket.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
+    }
+    let copies = (client.try_clone().expect("a descriptor"), server.try_clone().expect("a descriptor"));
+    let noting = Arc::clone(shared);
+    thread::spawn(move || forward(&client, &server, |bytes| noting.note_sent(bytes)));
+    let (client, server) = copies;
+    let waiting = Arc::clone(shared);
+    thread::spawn(move || forward(&server, &client, |_| waiting.wait_for_release()));
+}
+
+/// Until one side ends.
+fn forward(mut from: &TcpStream, mut to: &TcpStream, before: impl Fn(&[u8])) {
+    let mut bytes = [0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut bytes) {
+        before(&bytes[..length]);
+        if to.write_all(&bytes[..length]).is_err() {
+            break;
+        }
+    }
+    for socket in [from, to] {
+        // It fails where it has ended already.
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+}
