@@ -130,7 +130,7 @@ fn check_refuses_what_a_text_leaves_in_its_session_and_says_where() {
     let local = steps(
         "POST",
         "local",
-        &["set local search_path = other", "SET /* now */ LOCAL app.user = 'ann'", "select 1"],
+        &["set local search_path = other", "SET /* now */ LOCAL app.tenant = 'seven'", "select 1"],
     );
     assert_accepted(&database.url(), &ACCEPTED_ON_POSTGRESQL, &local);
     let directory = tempfile::tempdir().expect("a temporary directory");

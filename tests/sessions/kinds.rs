@@ -50,9 +50,9 @@ fn kind(name: &str) -> Kind {
             "select owner from whose",
         ),
         "setting_of_its_own" => kind(
-            "perform set_config('app.user', 'ann', false);",
-            "set app.user = 'ann'",
-            "current_setting('app.user', true)",
+            "perform set_config('app.caller', 'ann', false);",
+            "set app.caller = 'ann'",
+            "current_setting('app.caller', true)",
         ),
         "time_zone" => kind(
             "perform set_config('TimeZone', 'Asia/Tokyo', false);",

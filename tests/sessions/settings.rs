@@ -39,7 +39,7 @@ fn no_setting_that_a_function_makes_is_the_next_requests() {
              $$ begin perform set_config(name, value, false); return 1; end $$",
     );
     let parameters = "params = { name = 'text', value = 'text' }\n";
-    let endpoints = endpoint("GET", "leave", "select leave(:name, :value)")
+    let endpoints = endpoint("GET", "leave", "select public.leave(:name, :value)")
         + parameters
         + &endpoint("GET", "setting", "select coalesce(current_setting(:name, true), '')")
         + "params = { name = 'text' }\n"
