@@ -13,11 +13,12 @@ use super::{PATIENCE, Postgres};
 
 /// One PgBouncer that knows every database of a cluster. It ends when dropped, and at the latest with the test process.
 pub(crate) struct PgBouncer {
+    /// Ends before its directory goes.
+    running: Option<Running>,
     directory: tempfile::TempDir,
     cluster_port: u16,
     port: u16,
     setup: Setup,
-    running: Option<Running>,
 }
 
 /// How a pooler pools.
@@ -51,7 +52,7 @@ impl PgBouncer {
         let directory = tempfile::tempdir().expect("a temporary directory");
         hand_over(directory.path());
         let cluster_port = Postgres::shared().port();
-        let mut pooler = Self { directory, cluster_port, port: 0, setup, running: None };
+        let mut pooler = Self { running: None, directory, cluster_port, port: 0, setup };
         // Another process may take the free port before PgBouncer does.
         for _ in 0..TRIES {
             pooler.port = free_port();
@@ -163,6 +164,14 @@ impl PgBouncer {
         }
         for (name, text) in [("users", "\"postgres\" \"\"\n"), ("pgbouncer.ini", &text)] {
             std::fs::write(path(name), text).expect("the file is written");
+        }
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("PgBouncer said:\n{}", self.log());
         }
     }
 }
