@@ -1,15 +1,15 @@
-//! PgBouncer between wharf and PostgreSQL: what a session pooler serves is right, and any other pooler is refused.
+//! A pooler, `pgbouncer`, between wharf and PostgreSQL: what a session pooler serves is right, and any other pooler is refused.
 
 mod support;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{
-    Answer, Client, Database, PgBouncer, Postgres, Setup, Wharf, assert_nothing_is_left, assert_problem,
-    psql, wait_until,
+    Answer, Client, Database, PgBouncer, Postgres, Setup, Wharf, assert_problem, psql, wait_until,
 };
 use wharf::config::{self, Config, Environment, Flags, Source};
 use wharf::database;
@@ -132,6 +132,46 @@ fn a_session_pooler_serves_every_kind_of_endpoint() {
     }
 }
 
+/// What a session begins with, and what a function leaves in it, are the same with a pooler as without.
+#[test]
+fn behind_a_session_pooler_a_request_leaves_nothing_to_the_next() {
+    let database = database();
+    let role = format!("{}_guest", database.name());
+    database.psql(&format!(
+        "create role {role}; grant {role} to current_user;
+         alter database {} set timezone = 'Asia/Tokyo';
+         create function leave() returns int language plpgsql as
+             $$ begin perform set_config('app.user', 'ann', false), set_config('TimeZone', 'America/Lima', false),
+                 set_config('work_mem', '64kB', false), set_config('application_name', 'somebody', false),
+                 set_config('default_transaction_read_only', 'off', false), pg_advisory_lock(77);
+             execute 'set role {role}'; return 1; end $$;
+         create function sneak() returns int language plpgsql as
+             $$ begin insert into added values ('sly'); return 1; end $$",
+        database.name()
+    ));
+    let pooler = pooler("session", 1, "");
+    let wharf = Wharf::start(&format!(
+        "[server]\nworkers = 1\n[database]\nurl = '{}'\nmaximum_pool_size = 1\napplication_name = 'shop'\n\
+         connection_init_sql = \"set work_mem = '5MB'\"\n\
+         [endpoint.leave]\nroute = 'GET /leave'\nsql = 'select leave()'\nreturns = 'value'\n\
+         [endpoint.sneak]\nroute = 'GET /sneak'\nsql = 'select sneak()'\nreturns = 'value'\n\
+         [endpoint.look]\nroute = 'GET /look'\nreturns = 'value'\nsql = '''select concat_ws(' ', pg_backend_pid(),
+             current_user, current_setting('TimeZone'), current_setting('work_mem'), current_setting('application_name'),
+             current_setting('app.user', true), (select count(*) from pg_locks where locktype = 'advisory'
+                 and pid = pg_backend_pid()))'''\n",
+        pooler.url(database.name())
+    ));
+    let clean = wharf.get("/look").text().replace("  ", " ");
+    assert!(clean.ends_with(" postgres UTC 5MB shop 0\""), "{clean}");
+    for _ in 0..3 {
+        assert_eq!(wharf.get("/leave").text(), "1");
+        assert_eq!(wharf.get("/look").text().replace("  ", " "), clean);
+        assert_eq!(wharf.get("/leave").text(), "1");
+        assert_eq!(wharf.get("/sneak").status, 500);
+    }
+    assert_eq!(database.psql("select count(*) from added"), "0");
+}
+
 /// What one client asks for, one after the other; each answer is its own or an error that fits.
 fn ask_for_everything(server: std::net::SocketAddr, number: usize, rounds: usize, added: &AtomicU64) {
     let ask = |method: &str, path: &str| {
@@ -214,9 +254,11 @@ fn a_name_of_a_prepared_statement_stands_for_one_text_in_all_processes() {
             database.url()
         );
         for number in 0..5 {
-            text += &format!(
+            write!(
+                text,
                 "[endpoint.e{number}]\nroute = 'GET /{number}'\nsql = 'select {process} as a{number}'\nreturns = 'value'\n"
-            );
+            )
+            .expect("a String takes all");
         }
         let wharf = Wharf::start(&text);
         for round in 0..10 {

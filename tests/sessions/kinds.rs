@@ -1,5 +1,8 @@
 //! Each kind of state: a function, a handler or the steps of a transaction leave it, and the next request does not see it.
 
+use wharf::handler::{Context, Error};
+use wharf::http::{Request, Response};
+
 use super::served::{
     ask, assert_leaves_something, endpoint, look, looking, run_command, running, serve, server, steps,
 };
@@ -253,6 +256,32 @@ fn a_statement_that_fails_leaves_nothing_either() {
         }
     }
     assert!(wrong.is_empty(), "the next request sees what failed statements left: {wrong:?}");
+    assert_nobody_has_the_lock(&database);
+    server.drain();
+}
+
+fn set_and_panic(_: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
+    let mut connection = context.database()?;
+    let session = connection.postgres()?;
+    session.query("select set_config('app.caller', 'ann', false)", &[])?;
+    session.query("select pg_advisory_lock(77)", &[])?;
+    panic!("with all that in its hands");
+}
+
+#[test]
+fn a_handler_that_panics_leaves_nothing_either() {
+    let database = Postgres::database();
+    let looking = looking(
+        "coalesce(current_setting('app.caller', true), '') ||
+         (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid())",
+    );
+    let server = server(&database.url(), "", &looking).get("/panic", set_and_panic);
+    let server = server.start().expect("a free port");
+    for _ in 0..2 {
+        assert_eq!(look(&server).state, "0");
+        assert_eq!(ask(&server, "GET", "/panic").status, 500);
+    }
+    assert_eq!(look(&server).state, "0");
     assert_nobody_has_the_lock(&database);
     server.drain();
 }

@@ -45,3 +45,39 @@ fn a_read_behind_a_request_that_left_something_waits_for_one_round_trip_alone() 
     }
     server.drain();
 }
+
+#[test]
+fn reads_and_writes_in_turn_wait_for_one_round_trip_each() {
+    let database = Postgres::database();
+    database.psql("create table t as select 7 as id, 'name 7' as name; create table log (label text)");
+    let endpoints = endpoint("GET", "read", "select name || :label::text from t where id = 7")
+        + "params = { label = 'text' }\n"
+        + &endpoint("POST", "write", "insert into log values (:label)")
+        + "params = { label = 'text' }\n";
+    let counter = TurnCounter::to(Postgres::shared().port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", counter.port(), database.name());
+    let server = server(&url, "", &endpoints).start().expect("a free port");
+    let send = |method: &str, path: &str, label: &str| {
+        let mut client = Client::connect(server.address());
+        client.request(method, &format!("{path}?label={label}"), &[], "");
+        client
+    };
+    for _ in 0..3 {
+        assert_eq!(send("GET", "/read", "first").answer().status, 200);
+        assert_eq!(send("POST", "/write", "first").answer().status, 204);
+    }
+    let read = ("GET", "/read", 200);
+    let write = ("POST", "/write", 204);
+    for (round, (method, path, status)) in
+        [read, read, write, write, read, write].iter().cycle().take(30).enumerate()
+    {
+        let label = format!("round-{round}");
+        counter.hold();
+        let mut client = send(method, path, &label);
+        wait_until("it waits for an answer to something else", || counter.has_sent(&label));
+        counter.release();
+        assert_eq!(client.answer().status, *status);
+        assert_eq!(counter.turns(), 1, "{method} {path} in round {round}");
+    }
+    server.drain();
+}

@@ -1,5 +1,7 @@
 //! Settings: none of them stays, whatever its name, and those that the session began with come back.
 
+use std::fmt::Write as _;
+
 use super::served::{ask, endpoint, look, looking, run_command, running, serve, server};
 use crate::support::Postgres;
 
@@ -83,22 +85,24 @@ fn what_the_session_began_with_holds_after_the_clean_up() {
          create schema other; create table other.whose as select 'nobody'::text as owner;
          create table whose as select 'everybody'::text as owner;
          grant usage on schema other to {role}; grant select on whose, other.whose to {role};
-         alter database {name} set lock_timeout = '77s'"
+         alter database {name} set lock_timeout = '77s'; alter database {name} set timezone = 'Asia/Tokyo'"
     ));
     let mut functions = String::from(
         "create function leave() returns int language plpgsql as $leave$ begin
              perform set_config('work_mem', '64kB', false), set_config('search_path', 'public', false),
-                 set_config('TimeZone', 'Asia/Tokyo', false), set_config('DateStyle', 'German', false),
+                 set_config('TimeZone', 'America/Lima', false), set_config('DateStyle', 'German', false),
                  set_config('application_name', 'somebody', false), set_config('lock_timeout', '1s', false),
                  set_config('idle_session_timeout', '1h', false), set_config('role', 'none', false);
              return 1; end $leave$;",
     );
     let mut endpoints = endpoint("GET", "leave", "select public.leave()");
     for (number, undoing) in UNDOING.iter().enumerate() {
-        functions += &format!(
+        write!(
+            functions,
             "create function undo_{number}() returns int language plpgsql as
                  $$ begin execute '{undoing}'; return 1; end $$;"
-        );
+        )
+        .expect("a String takes all");
         endpoints += &endpoint("GET", &format!("undo_{number}"), &format!("select public.undo_{number}()"));
     }
     database.psql(&functions);

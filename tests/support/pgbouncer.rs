@@ -1,4 +1,4 @@
-//! A real PgBouncer in front of a test's PostgreSQL.
+//! A real pooler, Debian's `pgbouncer`, in front of a test's PostgreSQL.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::postgres::{free_port, programs, run_as_postgres};
 use super::{PATIENCE, Postgres};
 
-/// One PgBouncer that knows every database of a cluster. It ends when dropped, and at the latest with the test process.
+/// One pooler that knows every database of a cluster. It ends when dropped, and at the latest with the test process.
 pub(crate) struct PgBouncer {
     /// Ends before its directory goes.
     running: Option<Running>,
@@ -33,12 +33,12 @@ pub(crate) struct Setup {
 }
 
 struct Running {
-    /// A shell that ends PgBouncer when its standard input closes.
+    /// A shell that ends the pooler when its standard input closes.
     keeper: Child,
     pid: u32,
 }
 
-/// Prints PgBouncer's process id, and ends it with its own standard input.
+/// Prints the pooler's process id, and ends it with its own standard input.
 const KEEPER: &str = r#""$@" </dev/null >/dev/null 2>&1 & pid=$!
 echo "$pid"
 cat >/dev/null
@@ -198,7 +198,7 @@ pub(crate) fn psql(url: &str, sql: &str) -> Result<String, String> {
     Ok(printed.strip_suffix('\n').unwrap_or(&printed).to_owned())
 }
 
-/// PgBouncer refuses to run as root, so the user that it runs as must write its log here.
+/// `pgbouncer` refuses to run as root, so the user that it runs as must write its log here.
 fn hand_over(directory: &Path) {
     if super::is_root() {
         let status = Command::new("chown").arg("postgres").arg(directory).status().expect("chown runs");
