@@ -1,4 +1,5 @@
-//! A pooler, `pgbouncer`, between wharf and PostgreSQL: what a session pooler serves is right, and any other pooler is refused.
+//! A pooler, `pgbouncer`, stands between wharf and PostgreSQL. Behind a session pooler every answer is right. Any other pooler
+//! is refused.
 
 mod support;
 
@@ -16,7 +17,7 @@ use wharf::database;
 use wharf::deadline::Deadline;
 use wharf::server::Server;
 
-/// What a pooler must not send to PostgreSQL itself: the names that drivers use, and none.
+/// Values of `ignore_startup_parameters`: none, and the parameters that other drivers send.
 const IGNORED: [&str; 2] = ["", "options, extra_float_digits, search_path, statement_timeout"];
 
 const ENDPOINTS: &str = "
@@ -103,7 +104,7 @@ fn open(url: &str, sessions: usize) -> Result<database::Database, database::Erro
     database::Database::open(&settings, url)
 }
 
-/// The message says what stands there, what is needed, and where.
+/// The message names the kind of pooler, the mode that wharf needs, and the pooler's setting.
 fn assert_names_the_pooler(message: &str) {
     let lower = message.to_lowercase();
     for word in ["transaction", "session", "pool"] {
@@ -132,7 +133,7 @@ fn a_session_pooler_serves_every_kind_of_endpoint() {
     }
 }
 
-/// What a session begins with, and what a function leaves in it, are the same with a pooler as without.
+/// The pooler changes nothing of that: the session is cleaned, and begins with the same settings.
 #[test]
 fn behind_a_session_pooler_a_request_leaves_nothing_to_the_next() {
     let database = database();
@@ -172,7 +173,7 @@ fn behind_a_session_pooler_a_request_leaves_nothing_to_the_next() {
     assert_eq!(database.psql("select count(*) from added"), "0");
 }
 
-/// What one client asks for, one after the other; each answer is its own or an error that fits.
+/// One client asks for one thing after the other. Each answer is its own, or the error that belongs to the request.
 fn ask_for_everything(server: std::net::SocketAddr, number: usize, rounds: usize, added: &AtomicU64) {
     let ask = |method: &str, path: &str| {
         let mut client = Client::connect(server);
@@ -305,7 +306,7 @@ fn a_transaction_pooler_is_refused_at_the_start_with_what_to_do() {
 }
 
 #[test]
-fn serve_ends_at_once_where_the_pooler_is_none_of_sessions() {
+fn serve_refuses_a_transaction_pooler_at_once() {
     let database = database();
     for ignored in IGNORED {
         let pooler = pooler("transaction", 5, ignored);
@@ -335,7 +336,7 @@ fn a_session_pooler_with_one_connection_is_accepted_for_one_session() {
     }
 }
 
-/// What a session of the pooler's server connection is to everybody else.
+/// The state that a server left on a connection of the pooler would show here.
 const FOOTPRINTS: &str = "select concat_ws(' ', current_setting('default_transaction_read_only'),
     current_setting('TimeZone'), current_setting('DateStyle'), current_setting('search_path'),
     current_setting('default_transaction_isolation'), current_setting('statement_timeout'), current_user,
@@ -343,7 +344,7 @@ const FOOTPRINTS: &str = "select concat_ws(' ', current_setting('default_transac
         and pid = pg_backend_pid()), (select count(*) from pg_listening_channels()), pg_my_temp_schema())";
 
 #[test]
-fn who_is_refused_leaves_nothing_on_the_poolers_connections() {
+fn a_refused_server_leaves_nothing_on_the_poolers_connections() {
     let database = database();
     let clean = psql(&database.url(), FOOTPRINTS).expect("the server answers");
     for ignored in IGNORED {
@@ -380,7 +381,7 @@ fn who_is_refused_leaves_nothing_on_the_poolers_connections() {
     assert_eq!(database.psql("select count(*) from added"), "8");
 }
 
-/// Two servers with other endpoints each, which both answer 503 for the pooler's sake, and never for each other.
+/// Each server answers 503 and logs the reason. Until then an answer may still be right, but never the other server's.
 fn assert_refused_from_now_on(wharves: &[Wharf]) {
     for (number, wharf) in wharves.iter().enumerate() {
         let ask = |round: u32| {
@@ -421,7 +422,7 @@ fn two_servers(pooler: &PgBouncer, database: &Database) -> [Wharf; 2] {
 }
 
 #[test]
-fn a_pooler_that_begins_to_pool_transactions_is_noticed_and_one_that_stops_is_used_again() {
+fn a_restart_as_a_transaction_pooler_is_noticed_and_so_is_the_way_back() {
     let database = database();
     let mut pooler = pooler("session", 2, "");
     let wharves = two_servers(&pooler, &database);
@@ -435,7 +436,7 @@ fn a_pooler_that_begins_to_pool_transactions_is_noticed_and_one_that_stops_is_us
 }
 
 #[test]
-fn a_pooler_that_is_reloaded_to_pool_transactions_is_noticed() {
+fn a_reload_as_a_transaction_pooler_is_noticed() {
     let database = database();
     let mut pooler = pooler("session", 2, "");
     let wharves = two_servers(&pooler, &database);

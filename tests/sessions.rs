@@ -1,5 +1,5 @@
-//! What a request leaves in its session of the database is gone before the next request: roles, settings, temporary tables,
-//! locks and all else that a statement or a function can leave, wherever it hides.
+//! A request finds its database session clean. Roles, settings, temporary tables, locks and all other state of the request
+//! before it are gone, whichever statement or function left them.
 //!
 //! Each server has one worker and one session, so the next request has the session of the one before.
 

@@ -1,9 +1,9 @@
-//! What can be seen in a statement's text is refused before the server starts.
+//! `wharf check` refuses a statement whose text shows that it leaves state in the session.
 
 use super::served::{endpoint, steps};
 use crate::support::{Exit, Postgres, Wharf};
 
-/// What PostgreSQL's sessions keep, and the word that the message has.
+/// Statements that leave state, and the word that the message names.
 const REFUSED_ON_POSTGRESQL: [(&str, &str); 34] = [
     ("set role somebody", "set"),
     ("/* first */ SET session authorization somebody", "set"),
@@ -42,7 +42,7 @@ const REFUSED_ON_POSTGRESQL: [(&str, &str); 34] = [
     ("select n from t where pg_try_advisory_lock(n)", "pg_try_advisory_lock"),
 ];
 
-/// What only looks like it.
+/// Statements that leave nothing, however they look.
 const ACCEPTED_ON_POSTGRESQL: [(&str, &str); 15] = [
     ("GET", "select set_config('app.user', 'ann', true)"),
     ("GET", "select pg_advisory_xact_lock_shared(7) is null"),
@@ -123,7 +123,7 @@ fn assert_accepted(url: &str, accepted: &[(&str, &str)], more: &str) {
 }
 
 #[test]
-fn check_refuses_what_a_text_leaves_in_its_session_and_says_where() {
+fn check_refuses_a_text_that_leaves_session_state_and_says_where() {
     let database = Postgres::database();
     database.psql("create table t (n int); create table temp (temp int)");
     assert_refused(&database.url(), &REFUSED_ON_POSTGRESQL);

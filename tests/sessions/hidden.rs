@@ -1,4 +1,4 @@
-//! The function that leaves something need not stand in the statement: a view, a policy, a trigger and others call it as well.
+//! A view, a policy, a trigger and other things call functions that no statement names. Their state is gone as well.
 
 use super::served::{ask, endpoint, look, looking, run_command, running, serve, server};
 use crate::support::Postgres;
@@ -139,7 +139,7 @@ fn a_block_that_a_handler_runs_leaves_nothing() {
     server.drain();
 }
 
-/// What a statement does is not known by its text: the function may be another one by now.
+/// A statement's text does not tell its effect: somebody may have replaced the function.
 #[test]
 fn a_function_that_begins_to_leave_something_later_leaves_nothing() {
     let database = Postgres::database();

@@ -1,4 +1,4 @@
-//! What belongs to one transaction keeps working within it.
+//! State of one transaction keeps working within it.
 
 use super::served::{ask, endpoint, look, looking, serve, steps};
 use crate::support::Postgres;
@@ -41,7 +41,7 @@ fn a_setting_of_one_transaction_holds_in_its_steps_and_no_longer() {
 
 /// One session has one temporary table and one lock within the transaction of its steps.
 #[test]
-fn what_a_function_makes_is_there_for_the_steps_behind_it() {
+fn later_steps_see_the_state_that_a_function_made() {
     let database = Postgres::database();
     database.psql(
         "create function gather() returns int language plpgsql as

@@ -157,7 +157,7 @@ fn by_function(name: &str) {
     server.drain();
 }
 
-/// Whether wharf runs the command, and cleans the session, or refuses it is not the question.
+/// Wharf may run the command and clean the session, or refuse the command.
 fn by_handler(name: &str) {
     let kind = kind(name);
     let (database, named) = database_that_leaves(&kind);

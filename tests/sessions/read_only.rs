@@ -108,7 +108,7 @@ fn a_get_that_undoes_its_own_protection_writes_nothing() {
     server.drain();
 }
 
-/// The other way round: the next write was refused with 503, as if the server had become a standby.
+/// The next write used to be refused with 503, as if the server had become a standby.
 #[test]
 fn a_function_that_forbids_writes_forbids_none_to_the_next_request() {
     let database = database();

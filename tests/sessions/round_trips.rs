@@ -1,9 +1,10 @@
-//! What cleaning costs those who left nothing: no round trip.
+//! Cleaning a session costs no round trip for requests that left nothing in it.
 
 use super::served::{endpoint, server};
 use crate::support::{Client, Postgres, TurnCounter, wait_until};
 
-/// The server's answers are held back until the read itself has been sent: who waits for an answer first never sends it.
+/// The proxy holds the server's answers back until the read itself has been sent. A server that waits for another answer first
+/// never sends it.
 #[test]
 fn a_read_behind_a_request_that_left_something_waits_for_one_round_trip_alone() {
     let database = Postgres::database();

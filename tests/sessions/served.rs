@@ -9,12 +9,12 @@ use wharf::server::{Running, Server};
 
 use crate::support::{Answer, Client, Database};
 
-/// What a request finds in its session.
+/// A request's view of its session.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
-    /// Which session it is.
+    /// The session's process in the server.
     pub(crate) pid: String,
-    /// What the look shows.
+    /// The value of the look's expression.
     pub(crate) state: String,
 }
 
@@ -72,8 +72,7 @@ pub(crate) fn ask(server: &Running, method: &str, path: &str) -> Answer {
     client.answer()
 }
 
-/// What an expression is in a session of psql, before and after this statement was committed there. A test whose statement
-/// leaves nothing proves nothing.
+/// The statement changes the value of `look` in a session of psql. A test whose statement leaves nothing proves nothing.
 pub(crate) fn assert_leaves_something(database: &Database, statement: &str, look: &str) {
     let clean = database.psql(&format!("select coalesce(({look})::text, '')"));
     let after = database.psql(&format!("{statement}; commit; select coalesce(({look})::text, '')"));

@@ -1,4 +1,4 @@
-//! Settings: none of them stays, whatever its name, and those that the session began with come back.
+//! No setting of a request stays, whatever its name. The initial settings come back.
 
 use std::fmt::Write as _;
 
@@ -64,7 +64,7 @@ fn no_setting_that_a_function_makes_is_the_next_requests() {
     server.drain();
 }
 
-/// What undoes all that a session has.
+/// Commands that undo a session's own state.
 const UNDOING: [&str; 7] = [
     "reset all",
     "reset role",
@@ -75,9 +75,9 @@ const UNDOING: [&str; 7] = [
     "deallocate all",
 ];
 
-/// From the least to the most particular: the database's own, the URL's, what wharf sets, what its configuration sets.
+/// The database, the URL, wharf itself and the configuration each set something.
 #[test]
-fn what_the_session_began_with_holds_after_the_clean_up() {
+fn initial_settings_hold_after_the_clean_up() {
     let database = Postgres::database();
     let (name, role) = (database.name(), format!("{}_guest", database.name()));
     database.psql(&format!(
@@ -130,7 +130,7 @@ fn what_the_session_began_with_holds_after_the_clean_up() {
 }
 
 #[test]
-fn what_a_handler_resets_is_set_again() {
+fn settings_that_a_handler_resets_are_set_again() {
     let database = Postgres::database();
     let looking = looking("current_setting('TimeZone') || current_setting('work_mem')");
     let server = server(&database.url(), "connection_init_sql = \"set work_mem = '5MB'\"", &looking);

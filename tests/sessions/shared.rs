@@ -1,4 +1,4 @@
-//! Requests that share a round trip share a session without a request between them. None sees what another one left.
+//! Several requests share one round trip and so one session. None of them sees the state of another one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +13,7 @@ use wharf::server::Running;
 use super::served::{endpoint, server};
 use crate::support::{Client, Database, Gate, Keeper, PATIENCE, Postgres, ask, gate, wait_until};
 
-/// What a request sees that shares a session with nobody.
+/// The look of a clean session.
 const CLEAN: &str = "\"postgres UTC 0 everybody\"";
 
 const LOOK: &str = "select concat(current_user, ' ', current_setting('TimeZone'), ' ', current_setting('app.user', true),
@@ -58,7 +58,7 @@ fn serve(database: &Database, gate: Gate) -> (Running, Arc<Pool>) {
     (server.start().expect("a free port"), pool)
 }
 
-/// What became of a request that is not to be disturbed by another one.
+/// The answer is the one that the request would have alone.
 fn assert_undisturbed(path: &str, client: &mut Client) {
     let answer = client.answer();
     match path {
@@ -83,7 +83,7 @@ fn ask_together(server: &Running, keeper: &Keeper, paths: &[&'static str]) -> Ve
 }
 
 #[test]
-fn what_one_request_of_a_round_trip_leaves_no_other_one_sees() {
+fn no_request_sees_the_state_that_another_one_left_in_the_same_round_trip() {
     const PATHS: [&str; 10] = [
         "/look",
         "/leave",

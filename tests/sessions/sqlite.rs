@@ -1,4 +1,4 @@
-//! SQLite: what a handler in Rust does to the connection is gone before the next request.
+//! SQLite: a handler in Rust changes the connection for itself alone.
 
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
@@ -19,7 +19,7 @@ fn run_raw(request: &Request, context: &mut Context<'_>) -> Result<Response, Err
     Ok(Response::text("done"))
 }
 
-/// Begins what the next request must not be a part of, and never ends it.
+/// Begins a transaction and never ends it.
 fn begin(_: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
     context.database()?.sqlite()?.execute_batch("begin; insert into item values (99, 'never')")?;
     Ok(Response::text("begun"))
@@ -70,7 +70,7 @@ impl Served {
         ask(&self.server, "POST", path).status
     }
 
-    /// A handler runs this. Whether it may is not the question.
+    /// A handler runs this, or is refused.
     fn run(&self, sql: &str) {
         ask(&self.server, "GET", &running(sql));
     }
@@ -117,7 +117,7 @@ fn a_handlers_attached_file_is_not_the_next_requests() {
 }
 
 #[test]
-fn what_a_handler_forbids_its_connection_the_next_request_may() {
+fn a_handlers_ban_on_writes_ends_with_its_request() {
     let served = Served::new("");
     served.run("pragma query_only = on");
     assert_eq!(served.post("/add"), 204);
@@ -125,7 +125,7 @@ fn what_a_handler_forbids_its_connection_the_next_request_may() {
 }
 
 #[test]
-fn what_a_handler_allows_its_connection_the_next_request_may_not() {
+fn a_handlers_looser_rules_end_with_its_request() {
     let served = Served::new("");
     served.run("pragma ignore_check_constraints = on");
     assert_eq!(served.post("/nameless"), 400);
@@ -159,7 +159,7 @@ fn a_transaction_that_a_handler_leaves_open_is_undone() {
 }
 
 #[test]
-fn what_each_connection_begins_with_holds_after_the_clean_up() {
+fn settings_of_connection_init_sql_hold_after_the_clean_up() {
     let served = Served::new("connection_init_sql = 'pragma cache_size = 78'");
     assert_eq!(served.get("/cache_size"), "78");
     served.run("pragma cache_size = 5");

@@ -28,7 +28,7 @@ pub(crate) struct Setup {
     pub(crate) mode: &'static str,
     /// Connections to the server for each database and user.
     pub(crate) size: usize,
-    /// `ignore_startup_parameters`; Debian's default is none.
+    /// `ignore_startup_parameters`. Debian's default has no name in it.
     pub(crate) ignored: &'static str,
 }
 
@@ -84,7 +84,7 @@ impl PgBouncer {
         stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }

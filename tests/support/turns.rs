@@ -1,4 +1,4 @@
-//! A way to a server that counts round trips and can hold the server's answers back.
+//! A proxy that counts round trips and can hold the server's answers back.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -23,7 +23,7 @@ struct Shared {
 struct State {
     held: bool,
     closed: bool,
-    /// What went to the server since the last [`TurnCounter::hold`].
+    /// The bytes that went to the server since the last [`TurnCounter::hold`].
     sent: Vec<u8>,
     /// How often something was sent first or behind an answer.
     turns: usize,
