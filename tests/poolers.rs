@@ -133,14 +133,14 @@ fn a_session_pooler_serves_every_kind_of_endpoint() {
     }
 }
 
-/// The pooler changes nothing of that: the session is cleaned, and begins with the same settings.
+/// The pooler sets a client's startup parameters by commands, so a `reset all` undoes these as well.
 #[test]
 fn behind_a_session_pooler_a_request_leaves_nothing_to_the_next() {
     let database = database();
     let role = format!("{}_guest", database.name());
     database.psql(&format!(
         "create role {role}; grant {role} to current_user;
-         alter database {} set timezone = 'Asia/Tokyo';
+         alter database {0} set timezone = 'Asia/Tokyo'; alter database {0} set client_encoding = 'LATIN1';
          create function leave() returns int language plpgsql as
              $$ begin perform set_config('app.user', 'ann', false), set_config('TimeZone', 'America/Lima', false),
                  set_config('work_mem', '64kB', false), set_config('application_name', 'somebody', false),
@@ -158,12 +158,12 @@ fn behind_a_session_pooler_a_request_leaves_nothing_to_the_next() {
          [endpoint.sneak]\nroute = 'GET /sneak'\nsql = 'select sneak()'\nreturns = 'value'\n\
          [endpoint.look]\nroute = 'GET /look'\nreturns = 'value'\nsql = '''select concat_ws(' ', pg_backend_pid(),
              current_user, current_setting('TimeZone'), current_setting('work_mem'), current_setting('application_name'),
-             current_setting('app.user', true), (select count(*) from pg_locks where locktype = 'advisory'
+             current_setting('client_encoding'), 'ü', current_setting('app.user', true), (select count(*) from pg_locks where locktype = 'advisory'
                  and pid = pg_backend_pid()))'''\n",
         pooler.url(database.name())
     ));
     let clean = wharf.get("/look").text().replace("  ", " ");
-    assert!(clean.ends_with(" postgres UTC 5MB shop 0\""), "{clean}");
+    assert!(clean.ends_with(" postgres UTC 5MB shop UTF8 ü 0\""), "{clean}");
     for _ in 0..3 {
         assert_eq!(wharf.get("/leave").text(), "1");
         assert_eq!(wharf.get("/look").text().replace("  ", " "), clean);
@@ -361,7 +361,7 @@ fn a_refused_server_leaves_nothing_on_the_poolers_connections() {
                 });
                 clients.collect()
             };
-            drop(holding());
+            holding().iter_mut().for_each(|client| client.batch_execute("commit").expect("it may end"));
             for _ in 0..3 {
                 assert_names_the_pooler(&open(&url, 5).expect_err("it is refused").to_string());
             }
