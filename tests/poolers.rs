@@ -361,7 +361,9 @@ fn a_refused_server_leaves_nothing_on_the_poolers_connections() {
                 });
                 clients.collect()
             };
-            holding().iter_mut().for_each(|client| client.batch_execute("commit").expect("it may end"));
+            for mut client in holding() {
+                client.batch_execute("commit").expect("it may end");
+            }
             for _ in 0..3 {
                 assert_names_the_pooler(&open(&url, 5).expect_err("it is refused").to_string());
             }
