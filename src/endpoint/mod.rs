@@ -160,7 +160,7 @@ impl SqlEndpoint {
             let ran = connection.run(&step.statement, values, self.access, deadline, &mut rows);
             let took = began.elapsed();
             context.note_statement(&self.name, [index + 1, self.steps.len()], took, values);
-            self.takes.note(took);
+            self.takes.note_if(self.asks && connection.can_share(step.statement.text()), took);
             let count = ran?;
             step.expect(count).map_err(Failure::Unexpected)?;
             if last {
