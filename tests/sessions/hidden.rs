@@ -113,7 +113,7 @@ fn a_function_that_hides_leaves_nothing() {
             let seen = look(&server);
             assert_eq!(seen.pid, clean.pid, "the session was closed for {name}");
             if seen.state != clean.state {
-                left.push(name);
+                left.push((name, seen.state));
                 break;
             }
         }

@@ -1,10 +1,10 @@
 //! Cleaning a session costs no round trip for requests that left nothing in it.
 
 use super::served::{endpoint, server};
-use crate::support::{Client, Postgres, TurnCounter, wait_until};
+use crate::support::{Client, Postgres, Withholding, wait_until};
 
-/// The proxy holds the server's answers back until the read itself has been sent. A server that waits for another answer first
-/// never sends it.
+/// The proxy holds the database's answers back until the read itself has been sent. A server that waits for another answer first
+/// never sends it. Then the proxy holds the answers back to whatever is sent behind the read's answer.
 #[test]
 fn a_read_behind_a_request_that_left_something_waits_for_one_round_trip_alone() {
     let database = Postgres::database();
@@ -20,8 +20,8 @@ fn a_read_behind_a_request_that_left_something_waits_for_one_round_trip_alone() 
             "select concat(name, ' ', :label::text, current_setting('app.user', true)) from t where id = :id",
         )
         + "params = { id = 'int', label = 'text' }\n";
-    let counter = TurnCounter::to(Postgres::shared().port());
-    let url = format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", counter.port(), database.name());
+    let proxy = Withholding::to(Postgres::shared().port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", proxy.port(), database.name());
     let server = server(&url, "", &endpoints).start().expect("a free port");
     let mut client = Client::connect(server.address());
     let mut get = |path: &str| {
@@ -36,13 +36,13 @@ fn a_read_behind_a_request_that_left_something_waits_for_one_round_trip_alone() 
     for round in 0..20 {
         assert_eq!(get("/leave").text(), "1");
         let label = format!("round-{round}");
-        counter.hold();
+        proxy.hold();
         let mut reader = Client::connect(server.address());
         reader.request("GET", &format!("/read?id=7&label={label}"), &[], "");
-        wait_until("the read waits for an answer to something else", || counter.has_sent(&label));
-        counter.release();
+        wait_until("the read waits for an answer to something else", || proxy.has_sent(&label));
+        proxy.release_first();
         assert_eq!(reader.answer().text(), format!("\"name 7 {label}\""));
-        assert_eq!(counter.turns(), 1, "nothing was sent behind an answer");
+        proxy.release();
     }
     server.drain();
 }
@@ -55,8 +55,8 @@ fn reads_and_writes_in_turn_wait_for_one_round_trip_each() {
         + "params = { label = 'text' }\n"
         + &endpoint("POST", "write", "insert into log values (:label)")
         + "params = { label = 'text' }\n";
-    let counter = TurnCounter::to(Postgres::shared().port());
-    let url = format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", counter.port(), database.name());
+    let proxy = Withholding::to(Postgres::shared().port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", proxy.port(), database.name());
     let server = server(&url, "", &endpoints).start().expect("a free port");
     let send = |method: &str, path: &str, label: &str| {
         let mut client = Client::connect(server.address());
@@ -73,12 +73,12 @@ fn reads_and_writes_in_turn_wait_for_one_round_trip_each() {
         [read, read, write, write, read, write].iter().cycle().take(30).enumerate()
     {
         let label = format!("round-{round}");
-        counter.hold();
+        proxy.hold();
         let mut client = send(method, path, &label);
-        wait_until("it waits for an answer to something else", || counter.has_sent(&label));
-        counter.release();
-        assert_eq!(client.answer().status, *status);
-        assert_eq!(counter.turns(), 1, "{method} {path} in round {round}");
+        wait_until("it waits for an answer to something else", || proxy.has_sent(&label));
+        proxy.release_first();
+        assert_eq!(client.answer().status, *status, "{method} {path} in round {round}");
+        proxy.release();
     }
     server.drain();
 }

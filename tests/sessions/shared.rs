@@ -14,12 +14,15 @@ use super::served::{endpoint, server};
 use crate::support::{Client, Database, Gate, Keeper, PATIENCE, Postgres, ask, gate, wait_until};
 
 /// The look of a clean session.
-const CLEAN: &str = "\"postgres UTC 0 everybody\"";
+const CLEAN: &str = "\"postgres UTC  everybody\"";
 
-const LOOK: &str = "select concat(current_user, ' ', current_setting('TimeZone'), ' ', current_setting('app.user', true),
-    (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()), ' ', (select owner from whose))";
+const LOOK: &str = "select concat(current_user, ' ', current_setting('TimeZone'), ' ', current_setting('app.user', true), ' ',
+    owner) from whose";
 
-fn database() -> Database {
+/// Only one session of the whole cluster takes the lock with this key.
+const LOCKS: &str = "select count(*) from pg_locks where locktype = 'advisory' and objid = KEY";
+
+fn database(key: u32) -> Database {
     let database = Postgres::database();
     let role = format!("{}_guest", database.name());
     database.psql(&format!(
@@ -32,17 +35,18 @@ fn database() -> Database {
              $$ begin insert into public.t values ('sly'); return 1; end $$;
          create function leave() returns int language plpgsql as
              $$ begin perform set_config('app.user', 'ann', false), set_config('TimeZone', 'Asia/Tokyo', false),
-                 set_config('search_path', 'other', false), pg_advisory_lock(77),
+                 set_config('search_path', 'other', false), pg_advisory_lock({key}),
                  set_config('default_transaction_read_only', 'off', false);
              execute 'set role {role}'; return 1; end $$;
          create function lock() returns int language plpgsql as
-             $$ begin perform pg_advisory_lock(77); raise exception 'no'; end $$"
+             $$ begin perform pg_advisory_lock({key}); raise exception 'no'; end $$"
     ));
     database
 }
 
-fn serve(database: &Database, gate: Gate) -> (Running, Arc<Pool>) {
+fn serve(database: &Database, key: u32, gate: Gate) -> (Running, Arc<Pool>) {
     let endpoints = endpoint("GET", "look", LOOK)
+        + &endpoint("GET", "locks", &LOCKS.replace("KEY", &key.to_string()))
         + &endpoint("GET", "leave", "select leave()")
         + &endpoint("GET", "lock", "select lock()")
         + &endpoint("GET", "sneak", "select sneak()");
@@ -63,6 +67,7 @@ fn assert_undisturbed(path: &str, client: &mut Client) {
     let answer = client.answer();
     match path {
         "/look" | "/handler/look" => assert_eq!((answer.status, answer.text()), (200, CLEAN), "{path}"),
+        "/locks" => assert_eq!((answer.status, answer.text()), (200, "0"), "{path}"),
         "/leave" | "/handler/leave" => assert_eq!(answer.status, 200, "{path}: {}", answer.text()),
         _ => assert_eq!(answer.status, 500, "{path}: {}", answer.text()),
     }
@@ -84,12 +89,14 @@ fn ask_together(server: &Running, keeper: &Keeper, paths: &[&'static str]) -> Ve
 
 #[test]
 fn no_request_sees_the_state_that_another_one_left_in_the_same_round_trip() {
-    const PATHS: [&str; 10] = [
+    const PATHS: [&str; 12] = [
         "/look",
         "/leave",
         "/look",
         "/handler/look",
+        "/locks",
         "/lock",
+        "/locks",
         "/look",
         "/handler/leave",
         "/sneak",
@@ -98,9 +105,10 @@ fn no_request_sees_the_state_that_another_one_left_in_the_same_round_trip() {
     ];
     /// How many rounds must share round trips.
     const ROUNDS: u32 = 10;
-    let database = database();
+    const KEY: u32 = 78;
+    let database = database(KEY);
     let (handler, keeper) = gate();
-    let (server, pool) = serve(&database, handler);
+    let (server, pool) = serve(&database, KEY, handler);
     let until = Instant::now() + PATIENCE;
     let mut together = 0;
     while together < ROUNDS {
@@ -121,15 +129,17 @@ fn no_request_sees_the_state_that_another_one_left_in_the_same_round_trip() {
 
 #[test]
 fn eight_clients_on_one_session_leave_each_other_nothing() {
+    const KEY: u32 = 79;
     const CLIENTS: usize = 8;
     const EACH: usize = 60;
-    let database = database();
-    let (server, _) = serve(&database, gate().0);
+    let database = database(KEY);
+    let (server, _) = serve(&database, KEY, gate().0);
     let server_address = server.address();
     thread::scope(|scope| {
         for number in 0..CLIENTS {
             scope.spawn(move || {
-                const PATHS: [&str; 6] = ["/look", "/leave", "/handler/look", "/look", "/lock", "/sneak"];
+                const PATHS: [&str; 7] =
+                    ["/look", "/leave", "/handler/look", "/locks", "/look", "/lock", "/sneak"];
                 let mut client = Client::connect(server_address);
                 for round in 0..EACH {
                     let path = PATHS[(number + round) % PATHS.len()];

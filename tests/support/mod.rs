@@ -9,9 +9,9 @@ mod gate;
 mod pgbouncer;
 mod postgres;
 mod tls;
-mod turns;
 mod wharf;
 mod wire;
+mod withholding;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -22,9 +22,9 @@ pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use pgbouncer::{PgBouncer, Setup, psql};
 pub(crate) use postgres::{Database, Postgres};
 pub(crate) use tls::{Authority, Identity};
-pub(crate) use turns::TurnCounter;
 pub(crate) use wharf::{Exit, Wharf, directory_with};
 pub(crate) use wire::{Answer, Client};
+pub(crate) use withholding::Withholding;
 
 /// How long a test waits for anything that must happen. Generous: only a failing test ever waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! A proxy that counts round trips and can hold the server's answers back.
+//! A proxy that holds a server's answers back: all of them, or those that belong to a further round trip.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::thread;
 use super::PATIENCE;
 
 /// Forwards to one port of this machine until it is dropped.
-pub(crate) struct TurnCounter {
+pub(crate) struct Withholding {
     port: u16,
     shared: Arc<Shared>,
 }
@@ -22,8 +22,10 @@ struct Shared {
 #[derive(Default)]
 struct State {
     held: bool,
+    /// The answers are held from the second round trip on.
+    holds_second: bool,
     closed: bool,
-    /// The bytes that went to the server since the last [`TurnCounter::hold`].
+    /// The bytes that went to the server since the last [`Withholding::hold`].
     sent: Vec<u8>,
     /// How often something was sent first or behind an answer.
     turns: usize,
@@ -31,7 +33,7 @@ struct State {
     clients_turn: bool,
 }
 
-impl TurnCounter {
+impl Withholding {
     pub(crate) fn to(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let own = listener.local_addr().expect("a bound listener has an address").port();
@@ -55,29 +57,32 @@ impl TurnCounter {
         self.port
     }
 
-    /// From now on the server's answers wait, and counting begins anew.
+    /// From now on the server's answers wait, and round trips are counted anew.
     pub(crate) fn hold(&self) {
         *self.shared.state() = State { held: true, ..State::default() };
     }
 
-    /// The server's answers go on.
-    pub(crate) fn release(&self) {
-        self.shared.state().held = false;
+    /// The answers to the first round trip go on. As soon as the client sends something behind one of them, answers wait again.
+    pub(crate) fn release_first(&self) {
+        let mut state = self.shared.state();
+        (state.held, state.holds_second) = (false, true);
         self.shared.released.notify_all();
     }
 
-    /// Whether this went to the server since [`TurnCounter::hold`].
+    /// The server's answers go on.
+    pub(crate) fn release(&self) {
+        let mut state = self.shared.state();
+        (state.held, state.holds_second) = (false, false);
+        self.shared.released.notify_all();
+    }
+
+    /// Whether this went to the server since [`Withholding::hold`].
     pub(crate) fn has_sent(&self, text: &str) -> bool {
         self.shared.state().sent.windows(text.len()).any(|window| window == text.as_bytes())
     }
-
-    /// How many round trips there were since [`TurnCounter::hold`].
-    pub(crate) fn turns(&self) -> usize {
-        self.shared.state().turns
-    }
 }
 
-impl Drop for TurnCounter {
+impl Drop for Withholding {
     fn drop(&mut self) {
         self.shared.state().closed = true;
         self.release();
@@ -95,6 +100,7 @@ impl Shared {
         let mut state = self.state();
         state.turns += usize::from(!state.clients_turn);
         state.clients_turn = true;
+        state.held |= state.holds_second && state.turns > 1;
         state.sent.extend_from_slice(bytes);
     }
 
