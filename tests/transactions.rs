@@ -390,7 +390,7 @@ fn a_pool_without_a_free_connection_answers_503_in_time() {
     let database = Postgres::database();
     let config = format!(
         "[server]\nworkers = 2\n[database]\nurl = '{}'\nmaximum_pool_size = 1\nconnection_timeout = '20ms'\n\
-         [endpoint.lock]\nroute = 'POST /lock'\nsql = 'select pg_advisory_lock(1) is null as x'\nreturns = 'value'\n\
+         [endpoint.lock]\nroute = 'POST /lock'\nsql = 'select pg_advisory_xact_lock(1) is null as x'\nreturns = 'value'\n\
          [endpoint.quick]\nroute = 'GET /quick'\nsql = 'select 1 as x'\nreturns = 'value'",
         database.url()
     );

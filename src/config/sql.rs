@@ -152,7 +152,8 @@ fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(
                 format!("write `{}`, which ends with its transaction", name.replace("_lock", "_xact_lock"));
             return refuse(at, &name, &hint);
         }
-        if is_call && name == "set_config" && last_argument(text, &tokens[at + 1..]) == Some("false") {
+        let lasts = |last: &str| last.eq_ignore_ascii_case("false");
+        if is_call && name == "set_config" && last_argument(text, &tokens[at + 1..]).is_some_and(lasts) {
             return refuse(at, "set_config(…, false)", "write `true`, so that it ends with its transaction");
         }
     }

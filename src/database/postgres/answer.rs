@@ -34,6 +34,8 @@ pub(super) trait Reader {
 #[derive(Default)]
 pub(super) struct Answer {
     stage: Stage,
+    /// Its statement was parsed for it, and is described before its rows.
+    is_parsed: bool,
     refusal: Option<Error>,
     /// How many rows the server says that there were, or that were changed.
     count: u64,
@@ -66,9 +68,10 @@ impl Answer {
             let message = wire.message(wait)?;
             let body = wire.body(&message);
             match (message.tag, self.stage) {
-                (PARSE_COMPLETE_TAG | NO_DATA_TAG, Stage::Awaited | Stage::Begun) => {}
+                (PARSE_COMPLETE_TAG, Stage::Awaited) => self.is_parsed = true,
+                (NO_DATA_TAG, Stage::Begun) if self.is_parsed => {}
                 (BIND_COMPLETE_TAG, Stage::Awaited) => self.stage = Stage::Begun,
-                (ROW_DESCRIPTION_TAG, Stage::Begun) if self.columns.is_none() => {
+                (ROW_DESCRIPTION_TAG, Stage::Begun) if self.is_parsed && self.columns.is_none() => {
                     let columns = Described::columns(body).map_err(Failure::Lost)?;
                     self.columns = Some(reader.described(prepared, &columns)?);
                 }

@@ -110,7 +110,12 @@ impl Question {
 pub(crate) struct Pipeline<'a> {
     wire: &'a mut Wire,
     questions: Arc<[Question]>,
-    prepared: Vec<Arc<Prepared>>,
+    /// Their statements, those behind the next; or why one was not sent.
+    prepared: std::vec::IntoIter<Result<Arc<Prepared>, Error>>,
+    /// The next one's.
+    next: Option<Result<Arc<Prepared>, Error>>,
+    /// How many were sent and have no answer yet.
+    owed: usize,
     statement_timeout: Option<Duration>,
     metrics: &'a metrics::Pool,
     fetched: usize,
@@ -196,28 +201,24 @@ impl Question {
 }
 
 impl Session {
-    /// Sends all of them. Nothing is sent where that fails, and nothing where one of them could change the session: those behind it
-    /// would see that.
+    /// Sends all of them but those that cannot be sent, or that could change the session: those behind it would see that.
     pub(crate) fn pipeline(&mut self, questions: &Arc<[Question]>) -> Result<Pipeline<'_>, Error> {
         if self.transaction != Transaction::None {
             return Err(Error::Usage("a transaction is open already".to_owned()));
         }
-        let mut all = Vec::with_capacity(questions.len());
-        for question in &**questions {
-            let prepared = self.prepared(question.0.text(), Access::ReadOnly)?;
-            if !prepared.effects.are_none() {
-                return Err(Error::Usage("it may change the session that others share".to_owned()));
-            }
-            all.push(prepared);
-        }
+        let mut all: Vec<_> = questions.iter().map(|question| self.harmless(question.0.text())).collect();
         let switch = self.command_before(Access::ReadOnly);
         let Self { wire, limit, metrics, .. } = self;
         wire.begin_batch();
         if let Some(switch) = switch {
             switch.put(wire)?;
         }
-        for (question, prepared) in questions.iter().zip(&all) {
-            question.put(prepared, wire)?;
+        for (question, prepared) in questions.iter().zip(&mut all) {
+            if let Ok(known) = prepared
+                && let Err(error) = wire.try_put(|wire| question.put(known, wire))
+            {
+                *prepared = Err(error);
+            }
         }
         let mut wait = wire.begin(limit, None)?;
         let sent = wire.send(&mut wait);
@@ -227,13 +228,24 @@ impl Session {
         }
         Ok(Pipeline {
             wire,
+            owed: all.iter().filter(|prepared| prepared.is_ok()).count(),
             questions: Arc::clone(questions),
-            prepared: all,
+            prepared: all.into_iter(),
+            next: None,
             statement_timeout: limit.statement,
             metrics,
             fetched: 0,
             coming: Coming::default(),
         })
+    }
+
+    /// The prepared statement, if it is known to change nothing of the session.
+    fn harmless(&mut self, sql: &str) -> Result<Arc<Prepared>, Error> {
+        let prepared = self.prepared(sql, Access::ReadOnly)?;
+        if prepared.effects.are_none() {
+            return Ok(prepared);
+        }
+        Err(Error::Usage("it may change the session that others share".to_owned()))
     }
 }
 
@@ -246,15 +258,23 @@ impl Pipeline<'_> {
         deadline: Deadline,
         patience: Option<(Instant, Duration)>,
     ) -> Option<Fetched> {
-        let Self { wire, questions, prepared, statement_timeout, fetched, coming, .. } = self;
-        let (question, prepared) = (questions.get(*fetched)?, prepared.get(*fetched)?);
+        let Self { wire, questions, owed, statement_timeout, fetched, coming, .. } = self;
+        let question = questions.get(*fetched)?;
+        let prepared = match self.next.take().or_else(|| self.prepared.next())? {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                *fetched += 1;
+                return Some(Fetched::Answer(Err(error)));
+            }
+        };
         let limit = Limit { client: client.clone(), deadline, statement: *statement_timeout };
         let answered = match wire.begin(&limit, patience) {
             Ok(mut wait) => {
                 // Some of an earlier one was not waited for.
-                let before = wire.skip_to(questions.len() - *fetched, &mut wait);
-                let read = before.and_then(|()| coming.read(wire, &mut wait, question, prepared));
+                let before = wire.skip_to(*owed, &mut wait);
+                let read = before.and_then(|()| coming.read(wire, &mut wait, question, &prepared));
                 if let Err(Failure::Slow) = read {
+                    self.next = Some(Ok(prepared));
                     return Some(Fetched::Slow);
                 }
                 wire.conclude(wait, read, false)
@@ -263,6 +283,7 @@ impl Pipeline<'_> {
         };
         *coming = Coming::default();
         *fetched += 1;
+        *owed -= 1;
         // They have only read, but with what the session may do by itself.
         let answered = match wire.take_refusal() {
             Some(refusal) => {

@@ -218,7 +218,8 @@ impl Wire {
     }
 
     pub(super) fn is_broken(&self) -> bool {
-        self.broken
+        // After an interruption nothing can be read, also where the answer was quicker.
+        self.broken || self.channel.socket().is_interrupted()
     }
 
     /// Gives the connection up.
@@ -266,6 +267,15 @@ impl Wire {
         &mut self.batch
     }
 
+    /// Runs what puts messages into the batch. Where that fails, they are taken out again.
+    pub(super) fn try_put(&mut self, put: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+        let (length, parts) = (self.batch.len(), self.parts);
+        put(self).inspect_err(|_| {
+            self.batch.truncate(length);
+            self.parts = parts;
+        })
+    }
+
     /// Ends a part of the batch: what comes behind it is another transaction, unless one was begun.
     pub(super) fn add_sync(&mut self) {
         frontend::sync(&mut self.batch);
@@ -292,7 +302,7 @@ impl Wire {
         limit: &'a Limit,
         patience: Option<(Instant, Duration)>,
     ) -> Result<Wait<'a>, Error> {
-        if self.broken {
+        if self.is_broken() {
             return Err(Error::Lost("it was closed after an earlier error".to_owned()));
         }
         let now = patience.map_or_else(Instant::now, |(now, _)| now);
@@ -549,7 +559,7 @@ impl Wire {
 
     /// After an answer was left before the server had sent everything: reads the rest, or gives up.
     pub(super) fn settle(&mut self) {
-        if self.broken || self.is_settled() {
+        if self.is_broken() || self.is_settled() {
             return;
         }
         // The patience ends before the time does, so that the cancel is sent here, and not waited for.
