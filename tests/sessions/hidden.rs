@@ -19,11 +19,17 @@ const LEAVING: &str = "
         $$ begin perform leave(); return $1; end $$;";
 
 /// Name, what is made for it, method, statement.
-const HIDDEN: [(&str, &str, &str, &str); 16] = [
+const HIDDEN: [(&str, &str, &str, &str); 17] = [
     ("function_in_sql", "", "GET", "select leave_in_sql()"),
     ("stable", "", "GET", "select leave_stable()"),
     ("immutable", "", "GET", "select leave_immutable(1)"),
     ("condition", "create table c as select 1 as n", "GET", "select n from c where leave() = n"),
+    (
+        "estimate",
+        "create table e as select n from generate_series(1, 9) n; analyze e",
+        "GET",
+        "select count(*) from e where n = leave_stable()",
+    ),
     ("view", "create view v as select 1 as n, leave() as m", "GET", "select * from v"),
     (
         "materialized",
@@ -161,6 +167,26 @@ fn a_function_that_begins_to_leave_something_later_leaves_nothing() {
     for path in ["/call", "/view"] {
         assert_eq!(ask(&server, "GET", path).text(), "2");
         assert_eq!(look(&server), clean, "after {path}");
+    }
+    server.drain();
+}
+
+/// The view was harmless when the statement was prepared and first run.
+#[test]
+fn a_view_that_begins_to_call_such_a_function_leaves_nothing() {
+    let database = Postgres::database();
+    database.psql(LEAVING);
+    database.psql("create table t as select 1 as n; create view v as select n from t");
+    let server = serve(&database.url(), &(endpoint("GET", "view", "select n from v") + &looking(LOOK)));
+    let clean = look(&server);
+    for _ in 0..10 {
+        assert_eq!(ask(&server, "GET", "/view").text(), "1");
+    }
+    assert_eq!(look(&server), clean);
+    database.psql("create or replace view v as select n from t where leave() = 1");
+    for _ in 0..3 {
+        assert_eq!(ask(&server, "GET", "/view").text(), "1");
+        assert_eq!(look(&server), clean, "the view calls the function now");
     }
     server.drain();
 }
