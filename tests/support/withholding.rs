@@ -19,11 +19,18 @@ struct Shared {
     released: Condvar,
 }
 
+/// The answers that are held back.
+#[derive(Default)]
+enum Withheld {
+    #[default]
+    Nothing,
+    FromSecondRoundTrip,
+    Everything,
+}
+
 #[derive(Default)]
 struct State {
-    held: bool,
-    /// The answers are held from the second round trip on.
-    holds_second: bool,
+    withheld: Withheld,
     closed: bool,
     /// The bytes that went to the server since the last [`Withholding::hold`].
     sent: Vec<u8>,
@@ -59,20 +66,18 @@ impl Withholding {
 
     /// From now on the server's answers wait, and round trips are counted anew.
     pub(crate) fn hold(&self) {
-        *self.shared.state() = State { held: true, ..State::default() };
+        *self.shared.state() = State { withheld: Withheld::Everything, ..State::default() };
     }
 
     /// The answers to the first round trip go on. As soon as the client sends something behind one of them, answers wait again.
     pub(crate) fn release_first(&self) {
-        let mut state = self.shared.state();
-        (state.held, state.holds_second) = (false, true);
+        self.shared.state().withheld = Withheld::FromSecondRoundTrip;
         self.shared.released.notify_all();
     }
 
     /// The server's answers go on.
     pub(crate) fn release(&self) {
-        let mut state = self.shared.state();
-        (state.held, state.holds_second) = (false, false);
+        self.shared.state().withheld = Withheld::Nothing;
         self.shared.released.notify_all();
     }
 
@@ -91,6 +96,16 @@ impl Drop for Withholding {
     }
 }
 
+impl State {
+    fn withholds(&self) -> bool {
+        match self.withheld {
+            Withheld::Nothing => false,
+            Withheld::FromSecondRoundTrip => self.turns > 1,
+            Withheld::Everything => true,
+        }
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,12 +115,11 @@ impl Shared {
         let mut state = self.state();
         state.turns += usize::from(!state.clients_turn);
         state.clients_turn = true;
-        state.held |= state.holds_second && state.turns > 1;
         state.sent.extend_from_slice(bytes);
     }
 
     fn wait_for_release(&self) {
-        let state = self.released.wait_while(self.state(), |state| state.held);
+        let state = self.released.wait_while(self.state(), |state| state.withholds());
         state.unwrap_or_else(PoisonError::into_inner).clients_turn = false;
     }
 }
