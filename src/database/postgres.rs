@@ -60,6 +60,9 @@ const READ_ONLY: &str = "25006";
 /// The SQLSTATE with which a standby refuses to begin what may write; for other commands it says something else.
 const NOT_SUPPORTED: &str = "0A000";
 
+/// The SQLSTATE of a prepared statement that is not there.
+const NO_STATEMENT: &str = "26000";
+
 /// How often a statement is run when it is found to be prepared for an older schema each time. Two in a row is an ALTER
 /// between preparing it and running it.
 const ATTEMPTS_MAX: u32 = 4;
@@ -144,25 +147,34 @@ impl Driver {
         Error::Open { target: self.target.name.clone(), reason, transient }
     }
 
-    /// Gives a new session its settings, unless a pooler would lend it to others as well.
-    fn initialize(&self, wire: &mut Wire, process: Option<i32>, deadline: Deadline) -> Result<(), Error> {
+    /// Gives a new session its settings, unless a pooler would lend it to others as well. Returns what sets them again.
+    fn initialize(
+        &self,
+        wire: &mut Wire,
+        process: Option<i32>,
+        deadline: Deadline,
+    ) -> Result<Box<str>, Error> {
         let limit = Limit::until(deadline);
         let failed = |what: &str, error: &Error| self.unusable(format!("{what}: {error}"), may_pass(error));
         let set =
             pooler::set_if_direct(wire, process, &limit).map_err(|error| failed("a new session", &error))?;
+        let mut settings = Box::<str>::from(effects::SETTINGS);
         if let Some(server_process) = set {
-            let open = || Ok(self.open_wire(deadline.within(pooler::PATIENCE))?.0);
-            match pooler::shares(wire, &server_process, open, &limit) {
+            let patience = pooler::PATIENCE.min(deadline.left() / 3);
+            let open = || Ok(self.open_wire(deadline.within(patience))?.0);
+            match pooler::shares(wire, &server_process, open, &limit, patience) {
                 Ok(false) => {}
                 Ok(true) => return Err(self.unusable(pooler::ADVICE.to_owned(), false)),
                 Err(error) => return Err(failed("a new session", &error)),
             }
-            simple::run(wire, effects::SETTINGS, &limit).map_err(|error| failed("a new session", &error))?;
+            settings = pooler::settings(&self.config()).into();
+            simple::run(wire, &settings, &limit).map_err(|error| failed("a new session", &error))?;
+            wire.is_pooled = true;
         }
         if let Some(sql) = self.settings.init_sql() {
             simple::run(wire, &sql, &limit).map_err(|error| failed("connection_init_sql", &error))?;
         }
-        Ok(())
+        Ok(settings)
     }
 }
 
@@ -186,11 +198,12 @@ impl pool::Driver for Driver {
 
     fn open(&self, deadline: Deadline) -> Result<Box<Session>, Error> {
         let (mut wire, process) = self.open_wire(deadline)?;
-        self.initialize(&mut wire, process, deadline)?;
+        let initial_settings = self.initialize(&mut wire, process, deadline)?;
         Ok(Box::new(Session {
             wire,
             settings: Arc::clone(&self.settings),
             effects: Arc::clone(&self.effects),
+            initial_settings,
             schema_changes: self.settings.schema_changes(),
             statements: Statements::default(),
             types: Types::default(),
@@ -213,6 +226,8 @@ pub struct Session {
     wire: Wire,
     settings: Arc<Settings>,
     effects: Arc<AllEffects>,
+    /// What sets what it has from its opening on.
+    initial_settings: Box<str>,
     /// `settings.schema_changes()` when the oldest of its statements was prepared, or before.
     schema_changes: u64,
     statements: Statements,
@@ -562,10 +577,28 @@ impl Session {
         for (sql, prepared) in self.looks.drain(..) {
             effects::look(&sql, &prepared, &mut self.wire)?;
         }
-        let access = self.known_access().unwrap_or(Access::ReadWrite);
-        effects::clean(access, self.settings.init_sql().as_deref(), &mut self.wire)?;
-        self.access = Some(access);
+        let cleaning = self.cleaning();
+        self.wire.add_query(&cleaning)?;
+        self.wire.add_errand(wire::Kind::Clean, 1);
         self.wire.send_at_once();
+        Ok(())
+    }
+
+    fn cleaning(&mut self) -> String {
+        let access = self.known_access().unwrap_or(Access::ReadWrite);
+        self.access = Some(access);
+        effects::cleaning(access, &self.initial_settings, self.settings.init_sql().as_deref())
+    }
+
+    /// Takes away what the cleaning has found and could not take away. Nothing was run on the session since.
+    fn wipe(&mut self) -> Result<(), Error> {
+        let limit = self.limit.clone();
+        self.statements.forget_all_at_once();
+        self.wire.note_wiped();
+        let cleaning = self.cleaning();
+        for sql in ["rollback", "deallocate all", &cleaning] {
+            simple::run(&mut self.wire, sql, &limit).inspect_err(|_| self.wire.close())?;
+        }
         Ok(())
     }
 
@@ -655,6 +688,12 @@ impl Session {
         let mut done = self.attempt(sql, access, effect, work);
         for _ in 1..ATTEMPTS_MAX {
             let Err(error) = &done else { break };
+            if self.wire.is_pooled && error.code() == Some(NO_STATEMENT) {
+                // Nobody else can have deallocated it, so this is another of the pooler's sessions. The next one to be opened tells.
+                self.wire.close();
+                done = Err(Error::Lost("the pooler has given it another session of the server".to_owned()));
+                break;
+            }
             let can_help = if is_stale(error) {
                 self.settings.note_schema_change();
                 self.forget_statements();
@@ -705,6 +744,9 @@ impl Session {
         effect: Effect,
         work: &mut W,
     ) -> Result<W::Output, Error> {
+        if self.wire.has_leftovers() {
+            self.wipe()?;
+        }
         let commits_itself = W::RUNS && self.transaction == Transaction::None && effect.may_write();
         if commits_itself {
             self.refuse_closed()?;
@@ -727,6 +769,9 @@ impl Session {
         }
         // Some of an answer may be of no use.
         self.wire.settle();
+        if done.is_err() && self.wire.has_leftovers() && !self.wire.is_broken() {
+            return self.attempt(sql, access, effect, work);
+        }
         if asked.is_run() && asked.is_harmful {
             self.is_touched = true;
             self.access = None;
@@ -1196,7 +1241,7 @@ fn is_stale(error: &Error) -> bool {
     match error.code() {
         // Functions may fail with this code as well.
         Some(NOT_SUPPORTED) => error.is_retryable(),
-        code => code == Some("26000"),
+        code => code == Some(NO_STATEMENT),
     }
 }
 

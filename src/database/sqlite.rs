@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Error as SqliteError, OpenFlags};
 
@@ -74,12 +75,13 @@ impl pool::Driver for Driver {
     fn open(&self, deadline: Deadline) -> Result<Session, Error> {
         let failed =
             |reason| Error::Open { target: self.file.display().to_string(), reason, transient: false };
-        let session = Session::open(&self.file, Arc::clone(&self.settings), deadline)
+        let mut session = Session::open(&self.file, Arc::clone(&self.settings), deadline)
             .map_err(|error| failed(error.to_string()))?;
         if let Some(sql) = self.settings.init_sql() {
             let initialized = session.connection.execute_batch(&sql);
             initialized.map_err(|error| failed(format!("connection_init_sql: {error}")))?;
         }
+        session.watch().map_err(|error| failed(error.to_string()))?;
         Ok(session)
     }
 }
@@ -95,6 +97,8 @@ pub(super) struct Session {
     access: Access,
     /// A transaction was begun here. Some errors end it by themselves; what still belongs to it must not run alone then.
     in_transaction: bool,
+    /// A statement was prepared that changes the connection beyond its transaction. See [`Session::watch`].
+    touched: Arc<AtomicBool>,
     broken: bool,
 }
 
@@ -231,7 +235,28 @@ impl Session {
         let statements_max = settings.max_prepared_statements();
         connection.set_prepared_statement_cache_capacity(statements_max);
         let access = Access::ReadWrite;
-        Ok(Self { connection, clock, settings, statements_max, access, in_transaction: false, broken: false })
+        Ok(Self {
+            connection,
+            clock,
+            settings,
+            statements_max,
+            access,
+            in_transaction: false,
+            touched: Arc::default(),
+            broken: false,
+        })
+    }
+
+    /// Has SQLite tell from now on of each statement that changes the connection beyond its transaction, when it is prepared. A handler's
+    /// own connection may run one, and is closed afterwards: that costs less than to know how to undo it.
+    fn watch(&mut self) -> Result<(), SqliteError> {
+        let touched = Arc::clone(&self.touched);
+        self.connection.authorizer(Some(move |context: AuthContext<'_>| {
+            if changes_connection(context.action) {
+                touched.store(true, Ordering::Relaxed);
+            }
+            Authorization::Allow
+        }))
     }
 
     /// The checkout's part: for whom it is borrowed and until when.
@@ -267,7 +292,10 @@ impl Session {
             name: column.name().to_owned(),
             type_name: column.decl_type().unwrap_or_default().to_owned(),
         });
-        Ok(Description { columns: columns.collect(), problems: Vec::new() })
+        let columns = columns.collect();
+        let touches = self.touched.swap(false, Ordering::Relaxed);
+        let problems = touches.then(|| TOUCHES.to_owned()).into_iter().collect();
+        Ok(Description { columns, problems })
     }
 
     pub(super) fn begin(&mut self, access: Access) -> Result<(), Error> {
@@ -335,6 +363,9 @@ impl Session {
     ) -> Result<u64, Error> {
         let refused = |error| refused(error, &statement.text);
         let mut prepared = self.connection.prepare_cached(&statement.text).map_err(refused)?;
+        if self.touched.load(Ordering::Relaxed) {
+            return Err(Error::Usage(TOUCHES.to_owned()));
+        }
         for (index, bound) in statement.bound.iter().enumerate() {
             prepared.raw_bind_parameter(index + 1, Parameter(&values[bound.index])).map_err(refused)?;
         }
@@ -415,13 +446,16 @@ impl Session {
             );
         }
         drop(self.clock.stop());
+        self.broken |= self.touched.load(Ordering::Relaxed);
     }
 
     fn switch_to(&mut self, access: Access) -> Result<(), Error> {
         if self.access != access {
             let read_only = access == Access::ReadOnly;
             self.clock.take_committing();
+            let touched = self.touched.load(Ordering::Relaxed);
             let switched = self.connection.pragma_update(None, "query_only", read_only);
+            self.touched.store(touched, Ordering::Relaxed);
             self.note(switched.map_err(|error| refused(error, "")))?;
             self.access = access;
         }
@@ -432,6 +466,38 @@ impl Session {
         self.clock.take_committing();
         let done = self.connection.execute_batch(sql).map_err(|error| refused(error, sql));
         self.note(done)
+    }
+}
+
+/// What is wrong with an endpoint's statement that changes its connection.
+const TOUCHES: &str = "what this statement changes on its connection (a pragma, an attached file, a temporary table) would be met by the \
+    next request: set it for every connection with database.connection_init_sql";
+
+/// Whether a statement that does so leaves something on the connection for whoever uses it next.
+fn changes_connection(action: AuthAction<'_>) -> bool {
+    /// Pragmas that only tell of what they name.
+    const TELLING: [&str; 9] = [
+        "foreign_key_check",
+        "foreign_key_list",
+        "index_info",
+        "index_list",
+        "index_xinfo",
+        "integrity_check",
+        "quick_check",
+        "table_info",
+        "table_xinfo",
+    ];
+    match action {
+        AuthAction::Pragma { pragma_name, pragma_value: Some(_) } => {
+            !TELLING.iter().any(|telling| pragma_name.eq_ignore_ascii_case(telling))
+        }
+        AuthAction::Attach { .. }
+        | AuthAction::Detach { .. }
+        | AuthAction::CreateTempIndex { .. }
+        | AuthAction::CreateTempTable { .. }
+        | AuthAction::CreateTempTrigger { .. }
+        | AuthAction::CreateTempView { .. } => true,
+        _ => false,
     }
 }
 

@@ -19,7 +19,7 @@ use super::wire::{Kind, Wire, unsendable};
 use crate::database::Error;
 
 /// How old an answer of the planner may become, in seconds: a view or a policy may be another by then.
-const AGE_MAX_S: u64 = 10;
+const AGE_MAX_S: u64 = 1;
 
 /// How many statements are remembered for all sessions of a pool. More of them are most likely made up by a handler.
 const KNOWN_MAX: usize = 4096;
@@ -94,26 +94,26 @@ impl AllEffects {
     }
 }
 
-/// The settings that each session has. A pooler takes them in no startup packet, so they are set when a session is open.
+/// What the cleaning fails with where statements are left that were prepared by SQL: it divides by zero then.
+pub(super) const HAS_LEFTOVERS: &str = "22012";
+
+/// The settings that each session has. A startup packet could say them only in a way that poolers refuse.
 pub(super) const SETTINGS: &str = "set timezone to 'UTC'";
 
-/// Puts into the batch what makes the session as it was when it was opened, but for the statements that it has prepared: what
-/// `DISCARD ALL` does, in part. Within a transaction that stays failed if any of it fails, so that nothing is run on a session
-/// that is not clean.
-pub(super) fn clean(access: Access, init_sql: Option<&str>, wire: &mut Wire) -> Result<(), Error> {
+/// What makes the session as it was when it was opened, but for the statements that it has prepared: what `DISCARD ALL` does, in part.
+/// Within a transaction that stays failed if any of it fails, so that nothing is run on a session that is not clean.
+pub(super) fn cleaning(access: Access, settings: &str, init_sql: Option<&str>) -> String {
     let access = match access {
         Access::ReadOnly => "read only",
         Access::ReadWrite => "read write",
     };
     let init_sql = init_sql.unwrap_or_default();
-    wire.add_query(&format!(
+    format!(
         "begin; close all; set session authorization default; reset all; unlisten *; \
          select pg_catalog.pg_advisory_unlock_all(); discard temp; discard sequences; \
-         set session characteristics as transaction {access}; {SETTINGS}; \
-         select exists(select from pg_catalog.pg_prepared_statement() where from_sql); {init_sql}\n; commit"
-    ))?;
-    wire.add_errand(Kind::Clean, 1);
-    Ok(())
+         set session characteristics as transaction {access}; {settings}; \
+         select 1 / (not exists(select from pg_catalog.pg_prepared_statement() where from_sql))::int; {init_sql}\n; commit"
+    )
 }
 
 /// Puts into the batch what asks the planner of a statement. What it prepares for that goes again: the plan is not to be kept.

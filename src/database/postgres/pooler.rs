@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Config;
+
 use super::effects::SETTINGS;
 use super::simple;
 use super::wire::{Limit, Wire};
@@ -49,9 +51,10 @@ pub(super) fn shares(
     process: &str,
     open: impl FnOnce() -> Result<Wire, Error>,
     limit: &Limit,
+    patience: Duration,
 ) -> Result<bool, Error> {
     // While this one holds a session of the server, nobody else has it.
-    let soon = Limit::until(Deadline::after(PATIENCE).min(limit.deadline));
+    let soon = Limit::until(Deadline::after(patience).min(limit.deadline));
     let Ok(mut other) = open() else { return Ok(false) };
     let held = simple::run(&mut other, "begin read only", &soon)
         .and_then(|_| simple::run(&mut other, PROCESS, &soon));
@@ -68,6 +71,12 @@ pub(super) fn shares(
         }
     }
     Ok(false)
+}
+
+/// The settings of a session behind a pooler, which sets even those of the startup packet as a client would.
+pub(super) fn settings(config: &Config) -> String {
+    let name = config.get_application_name().unwrap_or_default().replace('\'', "''");
+    format!("{SETTINGS}; set client_encoding to 'UTF8'; set application_name to '{name}'")
 }
 
 fn is(rows: &[simple::Texts], process: &str) -> bool {

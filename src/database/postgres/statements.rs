@@ -264,6 +264,13 @@ impl Statements {
         self.dismissed.extend(self.known.drain().map(|(_, prepared)| prepared));
     }
 
+    /// The server has forgotten all of them.
+    pub(super) fn forget_all_at_once(&mut self) {
+        self.oldest_first.clear();
+        self.known.clear();
+        self.dismissed.clear();
+    }
+
     /// This one is not to be used any more.
     pub(super) fn forget_one(&mut self, sql: &str) {
         self.oldest_first.retain(|text| **text != *sql);

@@ -23,7 +23,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::super::{Access, Error};
 use super::channel::Channel;
 use super::connect::{self, Opened, Server};
-use super::effects::{Effects, PARALLEL};
+use super::effects::{Effects, HAS_LEFTOVERS, PARALLEL};
 use super::refusal::{field, is_fatal, refused};
 use super::row::Fields;
 use super::url::Target;
@@ -133,7 +133,7 @@ struct Errand {
 
 /// What an errand is for.
 pub(super) enum Kind {
-    /// The session is cleaned; one row says whether statements are left that were prepared by SQL.
+    /// The session is cleaned. An error of its own says that statements are left that were prepared by SQL.
     Clean,
     /// The plan of a statement is looked at: whether it could run in parallel, and so has no effect on the session.
     Look {
@@ -174,14 +174,17 @@ pub(super) struct Wire {
     at: usize,
     /// How many times the server has still to say that it is ready.
     owed: usize,
-    /// What was sent before the batch that is waited for, and is answered before it.
+    /// What was sent before the batch that is waited for, and is answered before it; and what the batch has of that kind.
     errands: VecDeque<Errand>,
+    new_errands: Vec<Errand>,
     /// What the server reports of the session's transactions, if it does.
     access: Option<Access>,
     /// Why a command was refused that stood before a statement.
     refusal: Option<Error>,
     /// Somebody has prepared statements by SQL, and they are still there.
     leftovers: bool,
+    /// A pooler stands between here and the server.
+    pub(super) is_pooled: bool,
 }
 
 impl Wire {
@@ -212,9 +215,11 @@ impl Wire {
             at: 0,
             owed: 0,
             errands: VecDeque::new(),
+            new_errands: Vec::new(),
             access,
             refusal: None,
             leftovers: false,
+            is_pooled: false,
         };
         Ok((wire, process))
     }
@@ -244,9 +249,15 @@ impl Wire {
         self.errands.is_empty() && !self.leftovers
     }
 
-    /// Whether a session that was cleaned still has something of those who had it before.
+    /// Whether a session that was cleaned still has something of those who had it before. Then the cleaning's transaction has failed,
+    /// and nothing that was sent behind it was run.
     pub(super) fn has_leftovers(&self) -> bool {
         self.leftovers
+    }
+
+    /// They are gone.
+    pub(super) fn note_wiped(&mut self) {
+        self.leftovers = false;
     }
 
     /// Why the command was refused that stood before the statement that was answered.
@@ -257,6 +268,7 @@ impl Wire {
     /// Begins a batch. Whatever was put together and not sent is forgotten.
     pub(super) fn begin_batch(&mut self) {
         self.batch.clear();
+        self.new_errands.clear();
         self.refusal = None;
         if self.batch.capacity() > KEPT_BYTES {
             self.batch = BytesMut::new();
@@ -294,7 +306,7 @@ impl Wire {
     /// Those parts of the batch that were added last are an errand's: nobody waits for their answers, which are taken note of when
     /// they come.
     pub(super) fn add_errand(&mut self, kind: Kind, parts: usize) {
-        self.errands.push_back(Errand { kind, parts, refused: None });
+        self.new_errands.push(Errand { kind, parts, refused: None });
     }
 
     /// Adds what begins a transaction, to the part of what comes behind it: where it fails, that is not run.
@@ -338,6 +350,7 @@ impl Wire {
         // A part of it is of no use, and nothing is known of what the server makes of it.
         self.broken |= sent.is_err();
         self.owed += mem::take(&mut self.parts);
+        self.errands.extend(self.new_errands.drain(..));
         sent
     }
 
@@ -365,6 +378,7 @@ impl Wire {
         let sent = self.channel.send(&self.batch).is_ok_and(|sent| sent == self.batch.len());
         self.broken |= !sent || !self.channel.flush().unwrap_or(false);
         self.owed += mem::take(&mut self.parts);
+        self.errands.extend(self.new_errands.drain(..));
     }
 
     /// The next message that belongs to an answer.
@@ -444,10 +458,8 @@ impl Wire {
             }
             DATA_ROW_TAG => {
                 let field = first_field(body).unwrap_or_default();
-                match &mut errand.kind {
-                    Kind::Clean => self.leftovers |= field == b"t",
-                    Kind::Look { harmless, .. } => *harmless |= field.starts_with(PARALLEL.as_bytes()),
-                    Kind::Command | Kind::Begin => {}
+                if let Kind::Look { harmless, .. } = &mut errand.kind {
+                    *harmless |= field.starts_with(PARALLEL.as_bytes());
                 }
             }
             READY_FOR_QUERY_TAG => errand.parts -= 1,
@@ -458,6 +470,7 @@ impl Wire {
         }
         let Some(Errand { kind, refused, .. }) = self.errands.pop_front() else { return Ok(true) };
         match (kind, refused) {
+            (Kind::Clean, Some(error)) if error.code() == Some(HAS_LEFTOVERS) => self.leftovers = true,
             (Kind::Clean, Some(error)) => {
                 self.broken = true;
                 let error = Error::Lost(format!("it could not be cleaned after the request before: {error}"));
