@@ -154,6 +154,8 @@ pub enum BodyPlan {
     },
     /// Nobody wants it; this is the answer.
     Unwanted(Response),
+    /// [`Service::accept`] refuses the request, so that its body is not waited for.
+    Refused,
 }
 
 /// What is to become of a request.
@@ -164,6 +166,8 @@ pub enum BodyPlan {
 pub enum Admission {
     /// It is answered on the spot, by this endpoint if it came to one.
     Answered(Response, Option<Arc<Endpoint>>),
+    /// This endpoint's request is refused on the spot.
+    Refused(Response, Reason, Arc<Endpoint>),
     /// A worker is to answer it.
     Work(Work),
 }

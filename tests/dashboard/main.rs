@@ -1,9 +1,10 @@
-//! The dashboard in Chromium, and `wharf top`: they show what `/stats` says.
+//! The dashboard in Chromium, and `wharf top`: they show what `/stats` says. And what pages of other sites can have Chromium do.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod browser;
+mod other_sites;
 mod page;
 mod top;
 
