@@ -549,7 +549,7 @@ impl Service for Stages {
                 Admission::Answered(response, None)
             }
             Ok((_, endpoint)) if !self.origins.admit(&request) => {
-                let (response, reason) = (of_another_site(&request), Reason::CrossOrigin);
+                let (response, reason) = (of_another_site(&request, endpoint), Reason::CrossOrigin);
                 let status = response.status().as_u16();
                 endpoint.responded_to(request.id(), status);
                 self.traces.tell(&request, Some(endpoint), || {
@@ -647,13 +647,13 @@ impl Service for Stages {
 }
 
 /// The answer to a request of another site's page. The log says whose, so that whoever expected it to be answered finds the key.
-fn of_another_site(request: &Request) -> Response {
+fn of_another_site(request: &Request, endpoint: &Endpoint) -> Response {
     sparingly!(
         log::Level::Warn,
         "requests of other sites' pages",
         "{} {} is refused: it is of a page of {}, which access.origins does not allow",
-        request.method(),
-        request.path(),
+        endpoint.method,
+        endpoint.route,
         request.header("origin").unwrap_or(b"another site").escape_ascii()
     );
     cross_origin("the request is of another site's page, which may not write here (access.origins)")

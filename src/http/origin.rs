@@ -6,6 +6,7 @@
 //! from, and no page can change what it says. The rules are those of Go's `http.CrossOriginProtection`.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use http::{Method, StatusCode};
@@ -178,7 +179,7 @@ impl OriginRules {
     }
 }
 
-fn is_named(request: &Request, name: &std::ops::Range<usize>, wanted: &[u8]) -> bool {
+fn is_named(request: &Request, name: &Range<usize>, wanted: &[u8]) -> bool {
     request.head[name.clone()].eq_ignore_ascii_case(wanted)
 }
 

@@ -501,7 +501,7 @@ impl Connection {
                 self.answer_unread(core, &response, form, None);
                 return Ok(());
             }
-            // Where the next request would begin is not found out.
+            // Its body is not read, so the connection ends with the answer.
             BodyPlan::Refused => {
                 head.request.keep_alive = false;
                 self.accept(core, head.request, true);
