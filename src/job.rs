@@ -154,7 +154,7 @@ pub enum BodyPlan {
     },
     /// Nobody wants it; this is the answer.
     Unwanted(Response),
-    /// [`Service::accept`] refuses the request, so that its body is not waited for.
+    /// [`Service::accept`] refuses the request, so nobody waits for its body.
     Refused,
 }
 
@@ -166,7 +166,7 @@ pub enum BodyPlan {
 pub enum Admission {
     /// It is answered on the spot, by this endpoint if it came to one.
     Answered(Response, Option<Arc<Endpoint>>),
-    /// This endpoint's request is refused on the spot.
+    /// The request is refused on the spot. It came to this endpoint.
     Refused(Response, Reason, Arc<Endpoint>),
     /// A worker is to answer it.
     Work(Work),

@@ -646,7 +646,7 @@ impl Service for Stages {
     }
 }
 
-/// The answer to a request of another site's page. The log says whose, so that whoever expected it to be answered finds the key.
+/// The answer to a request of another site's page. The log names the site and the key, for operators who want to allow it.
 fn of_another_site(request: &Request, endpoint: &Endpoint) -> Response {
     sparingly!(
         log::Level::Warn,

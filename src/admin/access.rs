@@ -22,7 +22,7 @@ const BY_PASSWORD: [&str; 4] = ["/", "/stats", "/threads", "/events"];
 #[derive(Debug)]
 pub(super) struct Access {
     token: Option<String>,
-    /// No other site's page may.
+    /// They allow no other site.
     origins: OriginRules,
 }
 

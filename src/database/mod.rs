@@ -210,8 +210,8 @@ impl Database {
         }
     }
 
-    /// Has each connection prepare its statements anew, as after a change of the schema that nothing has told of yet: a column
-    /// that became wider, and that no statement returns.
+    /// Makes each connection prepare its statements anew. wharf notices most changes of the schema by itself; a column that became
+    /// wider, and that no statement returns, is one that it does not notice.
     pub fn forget_statements(&self) {
         match &self.0.pool {
             AnyPool::Postgres(pool) => pool.driver().forget_statements(),

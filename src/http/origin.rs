@@ -1,9 +1,9 @@
-//! Which site's page has a browser send a request, and whether that page may.
+//! Tells requests of another site's pages from all others, and refuses them where they may write.
 //!
-//! Poller thread, pure. A browser sends some requests for the page of any site: forms, `fetch` with `no-cors`, `sendBeacon`.
-//! The page cannot read the answer, but what the request asks for is done, with the place in the network and the client
-//! certificate of the browser. The browser says in `Sec-Fetch-Site` (Fetch Metadata) or `Origin` (RFC 6454) where the page is
-//! from, and no page can change what it says. The rules are those of Go's `http.CrossOriginProtection`.
+//! Poller thread, pure. The page of any site can make a browser send a form, bytes or a beacon to this server. The page cannot
+//! read the answer, but the server does what the request asks for: it comes from the browser's place in the network, with the
+//! browser's client certificate. The browser says in `Sec-Fetch-Site` (Fetch Metadata) or `Origin` (RFC 6454) which site the
+//! page is from, and a page cannot change these headers. The rules are those of Go's `http.CrossOriginProtection`.
 
 use std::fmt;
 use std::ops::Range;
@@ -33,7 +33,7 @@ pub enum OriginsError {
     Unusual {
         /// The origin as it was written.
         origin: String,
-        /// What a browser writes.
+        /// The same origin as a browser writes it.
         meant: String,
     },
 }
@@ -61,7 +61,7 @@ impl fmt::Display for Origins {
     }
 }
 
-/// An origin as it came; refused where no browser writes it so.
+/// Reads one origin. An origin that no browser writes in this form is an error, as it would never match.
 fn read_origin(entry: &str) -> Result<Box<str>, OriginsError> {
     let unknown = || OriginsError::Unknown(entry.to_owned());
     let (scheme, rest) = entry.split_once("://").ok_or_else(unknown)?;
@@ -80,7 +80,7 @@ fn read_origin(entry: &str) -> Result<Box<str>, OriginsError> {
     }
 }
 
-/// A host without its port, where that is the scheme's own and so left out by browsers.
+/// Removes the scheme's default port from a host, as browsers do.
 fn without_port_of<'a>(scheme: &str, authority: &'a str) -> &'a str {
     let port = match scheme {
         "http" => ":80",
@@ -90,12 +90,12 @@ fn without_port_of<'a>(scheme: &str, authority: &'a str) -> &'a str {
     authority.strip_suffix(port).unwrap_or(authority)
 }
 
-/// Whose pages may have a browser send requests that can write.
+/// The sites whose pages may write here, and how this server knows its own host.
 #[derive(Clone, Debug, Default)]
 pub struct OriginRules {
-    /// Other sites whose pages may.
+    /// The other sites whose pages may write.
     pub allowed: Origins,
-    /// Whether clients speak TLS: then a page that came without it is another site's.
+    /// Whether the server speaks TLS. Then a page with an `http` origin is another site's.
     pub is_encrypted: bool,
     /// The peers whose word about the request's own host and scheme is taken.
     pub trusted: Networks,
@@ -104,8 +104,8 @@ pub struct OriginRules {
 }
 
 impl OriginRules {
-    /// Whether the request may be answered: it only reads, no browser sent it, it is of a page that this server is the origin
-    /// of, or of an allowed one.
+    /// Whether the request may be answered. It may if it only reads, if no browser sent it, or if its page is this server's
+    /// own or an allowed site's.
     pub fn admit(&self, request: &Request) -> bool {
         if is_safe(&request.method) {
             return true;
@@ -117,16 +117,16 @@ impl OriginRules {
                 14 if is_named(request, name, b"sec-fetch-site") => &mut site,
                 _ => continue,
             };
-            // No browser says it twice.
+            // No browser sends either header twice.
             if seen.replace(&request.head[value.clone()]).is_some() {
                 return false;
             }
         }
         match site {
-            // `none`: the user's own doing, such as a form that is sent again.
+            // `none` means that the user began the request, such as by sending a form again.
             Some(b"same-origin" | b"none") => true,
             Some(_) => origin.is_some_and(|origin| self.allowed.contain(origin)),
-            // A browser of before 2023, or one that came without TLS; or else no browser.
+            // Programs send no `Sec-Fetch-Site`, nor do browsers of before 2023 and browsers on plain HTTP.
             None => origin.is_none_or(|origin| self.allowed.contain(origin) || self.is_own(origin, request)),
         }
     }
@@ -135,7 +135,7 @@ impl OriginRules {
     fn is_own(&self, origin: &[u8], request: &Request) -> bool {
         let origin = std::str::from_utf8(origin).ok().and_then(|origin| origin.split_once("://"));
         let Some((scheme @ ("http" | "https"), authority)) = origin else { return false };
-        // Without TLS of our own a proxy before us may have it, and `Host` says nothing of that.
+        // Without TLS here, a proxy in front may speak TLS. `Host` does not show it, so both schemes count.
         if self.is_encrypted && scheme != "https" {
             return false;
         }
@@ -183,7 +183,7 @@ fn is_named(request: &Request, name: &Range<usize>, wanted: &[u8]) -> bool {
     request.head[name.clone()].eq_ignore_ascii_case(wanted)
 }
 
-/// Whether a method asks for nothing but an answer (RFC 9110 section 9.2.1).
+/// Whether a method only reads (RFC 9110 section 9.2.1).
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }

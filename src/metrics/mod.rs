@@ -61,7 +61,7 @@ pub enum Reason {
     Shed,
     /// Its deadline passed.
     Deadline,
-    /// The page of another site had a browser send it, which `access.origins` does not allow.
+    /// A browser sent it for the page of another site, which `access.origins` does not allow.
     CrossOrigin,
 }
 

@@ -1,4 +1,4 @@
-//! The dashboard in Chromium, and `wharf top`: they show what `/stats` says. And what pages of other sites can have Chromium do.
+//! The dashboard in Chromium, and `wharf top`: they show what `/stats` says. And pages of other sites in Chromium.
 
 #[path = "../support/mod.rs"]
 mod support;

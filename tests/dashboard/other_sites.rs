@@ -1,11 +1,11 @@
-//! What the page of another site can have a browser do to a server: nothing that writes.
+//! The page of another site cannot make Chromium write to a server.
 
 use serde_json::Value;
 
 use super::browser::Browser;
 use super::support::{Client, Wharf, wait_until};
 
-/// A page that waits for what the test does in it.
+/// A page in which the test runs its scripts.
 const PAGE: &str =
     "[endpoint.page]\nroute = 'GET /page'\ncontent_type = 'text/html'\nbody = '<title>page</title><p>page'\n";
 
@@ -67,7 +67,7 @@ fn a_page_of_another_site_writes_nothing_and_a_page_of_its_own_does() {
     let elsewhere = Wharf::start(PAGE);
     let target = format!("http://127.0.0.1:{}", wharf.address().port());
     let notes = || wharf.get("/note").text().to_owned();
-    // Another site by its name; and the same one, but for its port.
+    // Another site by its name, and the same site with another port.
     for (site, expected) in [("localhost", 4), ("127.0.0.1", 8)] {
         let mut browser = Browser::open(800);
         browser.go(&format!("http://{site}:{}/page", elsewhere.address().port()));

@@ -137,7 +137,7 @@ fn are_refused_wherever_they_could_write_and_answered_where_they_only_read() {
             }
         }
         assert_eq!((served.refused(), served.handled.load(Relaxed)), (count, 6));
-        // What is not there, and what is asked first, has its own answer.
+        // An unknown path, another method and OPTIONS keep their own answers.
         assert_eq!(served.ask("POST", "/nothing", &[CROSS], "x").status, 404);
         assert_eq!(served.ask("PUT", "/note", &[CROSS], "x").status, 405);
         assert_eq!(served.ask("OPTIONS", "/note", &[CROSS, other], "").status, 204);

@@ -34,8 +34,8 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// One open session.
     type Session: Session;
 
-    /// Takes over what sessions have of the configuration: new ones at once, others when they are borrowed next. Returns whether
-    /// sessions that are open already are of no use any more.
+    /// Takes over the settings of sessions: new sessions have them at once, others when they are borrowed next. Returns whether
+    /// the pool must close the sessions that are open already.
     fn reconfigure(&self, settings: &config::Database) -> bool;
 
     /// Opens a session by `deadline`.
@@ -132,7 +132,7 @@ impl<D: Driver> Pool<D> {
         Ok(lent)
     }
 
-    /// A session, and whether it is as new ones are and has its database.
+    /// A session, and whether it can be used: the pool need not close it, and the database is there.
     fn take(
         &self,
         client: &Presence,
