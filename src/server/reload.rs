@@ -213,17 +213,18 @@ impl Running {
         }
         let deadline = Deadline::after(PATIENCE);
         // Beside the pool: its connections may all be busy, which may be why it is to become larger.
-        let beside = Database::open(&alone(&next.database), url);
-        let database = match &beside {
-            Ok(beside) => beside,
-            // The one in use lets nobody in at the moment, and its connections can say as much.
-            Err(_) if !new_init => database,
+        let opening = Deadline::after(next.database.connection_timeout.min(OPENING));
+        let beside = Database::connect_beside(&next.database, url, opening, deadline);
+        let mut connection = match beside {
+            Ok(connection) => connection,
+            // The database in use lets nobody in at the moment, and the pool's connections can say as much.
+            Err(_) if !new_init => database.checkout(deadline)?,
             // The pool could open no connection any more.
-            Err(_) => return beside.map(drop).map_err(ReloadError::from),
+            Err(error) => return Err(error.into()),
         };
         let is_placed = source.is_some();
         let source = source.unwrap_or_else(|| Source { path: None, text: String::new() });
-        let mut found = endpoint::check_by(deadline, &source, &next.endpoints, database)?;
+        let mut found = endpoint::check_on(&mut connection, &source, &next.endpoints, database)?;
         if found.is_empty() {
             return Ok(());
         }
@@ -261,17 +262,6 @@ impl Running {
         let outcome = read.and_then(|candidate| self.reload(candidate));
         on_reload.heard(&outcome);
         outcome
-    }
-}
-
-/// A pool of one connection, which is there now or not at all.
-fn alone(settings: &config::Database) -> config::Database {
-    config::Database {
-        maximum_pool_size: 1,
-        minimum_idle: Some(1),
-        connection_timeout: settings.connection_timeout.min(OPENING),
-        initialization_fail_timeout: Duration::ZERO,
-        ..settings.clone()
     }
 }
 

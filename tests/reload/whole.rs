@@ -157,7 +157,8 @@ fn a_thread_that_cannot_be_had_changes_nothing() {
         format!(
             "server.pid_file = 'wharf.pid'\nserver.workers = {workers}\nlog.access = '{access}'\n[database]\n\
              url = 'sqlite:x.db'\nmaximum_pool_size = {pool}\nminimum_idle = 0\n\
-             [endpoint.a]\nroute = 'GET /a'\nbody = '{workers}'\n"
+             [endpoint.a]\nroute = 'GET /a'\nbody = '{workers}'\n\
+             [endpoint.sql]\nroute = 'GET /sql'\nsql = 'select {workers}'\n"
         )
     };
     let (directory, wharf) = start(&text(3, "off", 1));

@@ -82,11 +82,17 @@ impl fmt::Display for Gauges {
 }
 
 /// A session on loan. Dropping it is the checkin.
-pub(super) struct Lent<D: Driver> {
-    /// There until it is dropped.
-    entry: Option<PooledConnection<Opener<D>>>,
-    shared: Arc<Shared<D>>,
-    since: Instant,
+pub(super) struct Lent<D: Driver>(Loan<D>);
+
+enum Loan<D: Driver> {
+    Pooled {
+        /// There until it is dropped.
+        entry: Option<PooledConnection<Opener<D>>>,
+        shared: Arc<Shared<D>>,
+        since: Instant,
+    },
+    /// A session of no pool, which ends with its loan.
+    Alone(D::Session),
 }
 
 pub(super) struct Pool<D: Driver>(Arc<Shared<D>>);
@@ -160,10 +166,10 @@ impl<D: Driver> Pool<D> {
         let (is_useless, doubt) = (state.is_useless(&entry), state.doubt(&entry, started));
         let validation = state.settings.validation_timeout;
         drop(state);
-        let mut lent = Lent { entry: Some(entry), shared: Arc::clone(shared), since };
+        let mut lent = Lent(Loan::Pooled { entry: Some(entry), shared: Arc::clone(shared), since });
         let fit = !is_useless && (!doubt || lent.is_alive() && lent.validate(until.within(validation)));
-        if !fit {
-            lent.entry().close = true;
+        if !fit && let Loan::Pooled { entry: Some(entry), .. } = &mut lent.0 {
+            entry.close = true;
         }
         Ok((lent, fit))
     }
@@ -189,8 +195,9 @@ impl<D: Driver> Drop for Pool<D> {
 }
 
 impl<D: Driver> Lent<D> {
-    fn entry(&mut self) -> &mut PooledConnection<Opener<D>> {
-        self.entry.as_mut().expect("it is there until it is dropped")
+    /// A session that was opened beside the pool. It needs none of the pool's threads.
+    pub(super) fn alone(session: D::Session) -> Self {
+        Self(Loan::Alone(session))
     }
 }
 
@@ -198,22 +205,32 @@ impl<D: Driver> Deref for Lent<D> {
     type Target = D::Session;
 
     fn deref(&self) -> &D::Session {
-        self.entry.as_ref().expect("it is there until it is dropped").session()
+        match &self.0 {
+            Loan::Pooled { entry, .. } => entry.as_ref().expect("it is there until it is dropped").session(),
+            Loan::Alone(session) => session,
+        }
     }
 }
 
 impl<D: Driver> DerefMut for Lent<D> {
     fn deref_mut(&mut self) -> &mut D::Session {
-        self.entry().session_mut()
+        match &mut self.0 {
+            Loan::Pooled { entry, .. } => {
+                entry.as_mut().expect("it is there until it is dropped").session_mut()
+            }
+            Loan::Alone(session) => session,
+        }
     }
 }
 
 impl<D: Driver> Drop for Lent<D> {
     fn drop(&mut self) {
-        if let Some(entry) = self.entry.take() {
+        if let Loan::Pooled { entry, shared, since } = &mut self.0
+            && let Some(entry) = entry.take()
+        {
             let now = Instant::now();
-            self.shared.metrics.usage.record(now.saturating_duration_since(self.since));
-            self.shared.give_back(entry, now);
+            shared.metrics.usage.record(now.saturating_duration_since(*since));
+            shared.give_back(entry, now);
         }
     }
 }
