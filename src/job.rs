@@ -154,6 +154,8 @@ pub enum BodyPlan {
     },
     /// Nobody wants it; this is the answer.
     Unwanted(Response),
+    /// [`Service::accept`] refuses the request, so nobody waits for its body.
+    Refused,
 }
 
 /// What is to become of a request.
@@ -164,6 +166,8 @@ pub enum BodyPlan {
 pub enum Admission {
     /// It is answered on the spot, by this endpoint if it came to one.
     Answered(Response, Option<Arc<Endpoint>>),
+    /// The request is refused on the spot. It came to this endpoint.
+    Refused(Response, Reason, Arc<Endpoint>),
     /// A worker is to answer it.
     Work(Work),
 }

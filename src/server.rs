@@ -32,13 +32,14 @@ use crate::database::{self, Database};
 use crate::deadline::Deadline;
 use crate::endpoint;
 use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
-use crate::http::{Request, Response};
+use crate::http::{OriginRules, Request, Response, cross_origin};
 use crate::job::{Admission, BodyPlan, Job, Service, Work, waited_too_long, would_wait_too_long};
 use crate::journal::{Journal, Opened};
 use crate::metrics::{Endpoint, Metrics, Reason};
 use crate::observer::{Observed, Observer, Watch};
 use crate::queue::{Key, Limits, Queue, Refusal};
 use crate::router::{RouteError, Router, Target};
+use crate::sparing::sparingly;
 use crate::traces::{Course, Outcome, Surroundings, Traces};
 use crate::workers::{Workers, answer_error, final_response, guarded};
 
@@ -156,6 +157,7 @@ struct Stages {
     deadline: Duration,
     deadline_header: Option<HeaderName>,
     max_body_bytes: usize,
+    origins: OriginRules,
     metrics: Arc<Metrics>,
     traces: Traces,
 }
@@ -513,6 +515,12 @@ impl Stages {
             deadline: config.server.deadline,
             deadline_header: config.server.deadline_header.clone(),
             max_body_bytes: config.http.max_body_bytes,
+            origins: OriginRules {
+                allowed: config.access.origins.clone(),
+                is_encrypted: config.tls.certificate.is_some(),
+                trusted: config.proxy.trusted.clone(),
+                forwarded_by: config.proxy.header,
+            },
             metrics,
             traces,
         }
@@ -539,6 +547,15 @@ impl Service for Stages {
             Err(response) => {
                 self.answered(&request, None, now, response.status());
                 Admission::Answered(response, None)
+            }
+            Ok((_, endpoint)) if !self.origins.admit(&request) => {
+                let (response, reason) = (of_another_site(&request, endpoint), Reason::CrossOrigin);
+                let status = response.status().as_u16();
+                endpoint.responded_to(request.id(), status);
+                self.traces.tell(&request, Some(endpoint), || {
+                    (Course::without_worker(now), Outcome::refused(status, reason.name()))
+                });
+                Admission::Refused(response, reason, Arc::clone(endpoint))
             }
             Ok((Target::Immediate(answer), endpoint)) => {
                 let answered = guarded(|| answer(&request)).inspect_err(|_| self.metrics.panicked());
@@ -621,11 +638,25 @@ impl Service for Stages {
     fn plan(&self, request: &Request) -> BodyPlan {
         let (body_use, max_bytes) = match self.router.target(request) {
             Err(response) => return BodyPlan::Unwanted(response),
+            Ok(_) if !self.origins.admit(request) => return BodyPlan::Refused,
             Ok(Target::Immediate(_)) => (BodyUse::Whole, None),
             Ok(Target::Handler(answerer)) => (answerer.body_use, answerer.max_body_bytes),
         };
         BodyPlan::Wanted { body_use, max_bytes: max_bytes.unwrap_or(self.max_body_bytes) }
     }
+}
+
+/// The answer to a request of another site's page. The log names the site and the key, for operators who want to allow it.
+fn of_another_site(request: &Request, endpoint: &Endpoint) -> Response {
+    sparingly!(
+        log::Level::Warn,
+        "requests of other sites' pages",
+        "{} {} is refused: it is of a page of {}, which access.origins does not allow",
+        endpoint.method,
+        endpoint.route,
+        request.header("origin").unwrap_or(b"another site").escape_ascii()
+    );
+    cross_origin("the request is of another site's page, which may not write here (access.origins)")
 }
 
 /// The time that a client asks for by `server.deadline_header`: seconds, such as `2` and `0.25`, or milliseconds, `250ms`.

@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "hostile/other_sites.rs"]
+mod other_sites;
+
 use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;

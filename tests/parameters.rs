@@ -372,7 +372,9 @@ fn what_is_not_percent_encoded_utf_8_is_refused_not_repaired() {
     };
     assert_eq!(header("ü€".as_bytes()).text(), r#""ü€""#);
     assert_bad_as(&header(b"\xfc"), "x", "UTF-8", "\"\u{fffd}\"");
-    let latin = send(b"POST /body/text HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n{\"x\":\"\xfc\"}");
+    let head =
+        b"POST /body/text HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n";
+    let latin = send(&[&head[..], b"{\"x\":\"\xfc\"}"].concat());
     assert_eq!(latin.status, 400, "{}", latin.text());
 }
 

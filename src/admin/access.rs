@@ -7,10 +7,10 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::header::WWW_AUTHENTICATE;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use std::net::IpAddr;
 
-use crate::http::{Request, Response, problem};
+use crate::http::{OriginRules, Request, Response, cross_origin, problem};
 
 /// What an orchestrator asks, which has no token.
 const OPEN: [&str; 2] = ["/live", "/ready"];
@@ -22,11 +22,13 @@ const BY_PASSWORD: [&str; 4] = ["/", "/stats", "/threads", "/events"];
 #[derive(Debug)]
 pub(super) struct Access {
     token: Option<String>,
+    /// They allow no other site.
+    origins: OriginRules,
 }
 
 impl Access {
     pub(super) fn new(token: Option<String>) -> Self {
-        Self { token }
+        Self { token, origins: OriginRules::default() }
     }
 
     /// Whether the request is to be answered.
@@ -38,10 +40,11 @@ impl Access {
         if !is_open && !self.knows(request) {
             return Err(self.refusal(request));
         }
-        if *request.method() == Method::POST && is_cross_site(request) {
-            return Err(problem(StatusCode::FORBIDDEN, "a page of another site asks for this", &[]));
+        if self.origins.admit(request) {
+            Ok(())
+        } else {
+            Err(cross_origin("a page of another site asks for this"))
         }
-        Ok(())
     }
 
     /// Whether it comes from somebody who may know everything.
@@ -105,18 +108,6 @@ fn is_own_host(request: &Request) -> bool {
     let name = bracketed.unwrap_or_else(|| host.split(':').next().unwrap_or_default());
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     name.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
-}
-
-/// Whether a browser says that a page from somewhere else asks. What is no browser says nothing.
-fn is_cross_site(request: &Request) -> bool {
-    if let Some(site) = request.header("sec-fetch-site") {
-        // `none`: the user's own doing.
-        return site != b"same-origin" && site != b"none";
-    }
-    let Some(origin) = request.header("origin") else { return false };
-    let host = request.header("host").unwrap_or_default();
-    let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-    !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
 
 #[cfg(test)]

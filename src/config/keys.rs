@@ -21,10 +21,10 @@ use super::listen::ListenError;
 use super::otlp;
 use super::setting::{Setting, show_bytes, show_time};
 use super::{
-    Access, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http, Listen, Log,
-    Proxy, Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
+    Access, AccessRules, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http,
+    Listen, Log, Proxy, Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
 };
-use crate::http::{Networks, NetworksError};
+use crate::http::{Networks, NetworksError, Origins, OriginsError};
 
 /// Workers and connections: past this many a single machine only switches between them.
 pub(super) const THREADS: RangeInclusive<usize> = 1..=10_000;
@@ -129,6 +129,8 @@ impl Default for Config {
                 // Jetty's connector idle timeout, which bounds its writes. With 64 KiB: at least 2 KiB/s, a modem's pace.
                 write_timeout: Duration::from_secs(30),
             },
+            // A page of any site could write otherwise.
+            access: AccessRules { origins: Origins::default() },
             // Whoever connects could claim any address otherwise.
             proxy: Proxy { trusted: Networks::default(), protocol: false, header: ForwardedBy::Nothing },
             tls: Tls {
@@ -219,6 +221,8 @@ enum Target<'c> {
     Optional(&'c mut Option<usize>, RangeInclusive<usize>),
     /// The path of a file, and what it is called in a message.
     File(&'c mut Option<PathBuf>, &'static str),
+    /// `access.origins`.
+    Origins(&'c mut Origins),
     /// `proxy.trusted`.
     Trusted(&'c mut Networks),
     Bytes(&'c mut usize, RangeInclusive<usize>),
@@ -236,7 +240,8 @@ fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str
 
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config { server, log, tracing, admin, queue, http, proxy, tls, database, endpoints: _ } = config;
+    let Config { server, log, tracing, admin, queue, http, access, proxy, tls, database, endpoints: _ } =
+        config;
     let sections = [
         ("server", server_keys(server)),
         ("log", log_keys(log)),
@@ -244,6 +249,7 @@ pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
         ("admin", admin_keys(admin)),
         ("queue", queue_keys(queue)),
         ("http", http_keys(http)),
+        ("access", access_keys(access)),
         ("proxy", proxy_keys(proxy)),
         ("tls", tls_keys(tls)),
         ("database", database_keys(database)),
@@ -351,6 +357,10 @@ fn http_keys(http: &mut Http) -> Vec<Named<'_>> {
     ]
 }
 
+fn access_keys(access: &mut AccessRules) -> Vec<Named<'_>> {
+    vec![("origins", Live, Target::Origins(&mut access.origins))]
+}
+
 fn proxy_keys(proxy: &mut Proxy) -> Vec<Named<'_>> {
     let headers = &[
         ("none", ForwardedBy::Nothing),
@@ -455,6 +465,7 @@ impl Key<'_> {
             Count(field, range) => **field = setting.count(range)?,
             Optional(field, range) => **field = Some(setting.count(range)?),
             File(field, what) => **field = Some(file(setting, what)?),
+            Target::Origins(field) => **field = origins(setting)?,
             Trusted(field) => **field = trusted(setting)?,
             Bytes(field, range) => **field = setting.bytes(range)?,
             Time(field, range) => **field = setting.time(range)?,
@@ -488,6 +499,7 @@ impl Key<'_> {
             Count(field, _) => field.to_string(),
             Optional(field, _) => field.map_or_else(absent, |count| count.to_string()),
             File(field, _) => field.as_ref().map_or_else(absent, |path| format!("\"{}\"", path.display())),
+            Target::Origins(field) => format!("[{field}]"),
             Trusted(field) => format!("[{field}]"),
             Bytes(field, _) => show_bytes(**field),
             Time(field, _) => format!("{field:?}"),
@@ -506,6 +518,7 @@ impl Key<'_> {
             Optional(field, _) => field.map(|count| count.to_string()),
             File(field, _) => field.as_ref().map(|path| quoted(&path.to_string_lossy())),
             Name(field) => Some(quoted(field)),
+            Target::Origins(field) => Some(quoted(&field.to_string())),
             Trusted(field) => Some(quoted(&field.to_string())),
             Time(field, _) => Some(quoted(&show_time(**field))),
             Target::Listen(_) | Target::Choice(..) | Bytes(..) => Some(quoted(&self.value())),
@@ -535,6 +548,7 @@ impl Key<'_> {
             (Count(to, _), Count(from, _)) | (Bytes(to, _), Bytes(from, _)) => **to = **from,
             (Optional(to, _), Optional(from, _)) => **to = **from,
             (File(to, _), File(from, _)) => (*to).clone_from(from),
+            (Target::Origins(to), Target::Origins(from)) => (*to).clone_from(from),
             (Trusted(to), Trusted(from)) => (*to).clone_from(from),
             (Time(to, _), Time(from, _)) => **to = **from,
             _ => debug_assert!(false, "{} is another kind of key than {}", self.path(), other.path()),
@@ -580,6 +594,15 @@ fn name(setting: Setting) -> Result<String, String> {
     let name = setting.text().map_err(|_| accepted.to_owned())?;
     let is_name = (1..=63).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if is_name { Ok(name) } else { Err(format!("{accepted}, received {name:?}")) }
+}
+
+/// Each entry by itself, so that a message names the one that is wrong.
+fn origins(setting: Setting) -> Result<Origins, String> {
+    let entries = setting.texts("origins such as [\"https://shop.example\"]")?;
+    for entry in &entries {
+        entry.parse::<Origins>().map_err(|error| error.to_string())?;
+    }
+    entries.join(", ").parse().map_err(|error: OriginsError| error.to_string())
 }
 
 /// Each entry by itself, so that a message names the one that is wrong.
@@ -664,6 +687,7 @@ pub(super) mod tests {
                 Setting::Integer(i64::try_from(*range.end()).expect("a range ends below that"))
             }
             File(..) => text("other.pem"),
+            Target::Origins(_) => text("https://other.example"),
             Trusted(_) => text("::1"),
             Time(_, range) => text(&show_time(*range.end())),
         }

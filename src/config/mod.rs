@@ -35,7 +35,7 @@ pub use problem::{Problem, Problems};
 pub use read::{Flags, LocateError};
 pub use setting::{Environment, parse_time};
 
-pub use crate::http::{ForwardedBy, Networks};
+pub use crate::http::{ForwardedBy, Networks, Origins};
 
 pub use crate::queue::Priority;
 
@@ -57,6 +57,8 @@ pub struct Config {
     pub queue: Queue,
     /// `[http]`: the limits on what a client may send and how long it may take.
     pub http: Http,
+    /// `[access]`: who may ask for what.
+    pub access: AccessRules,
     /// `[proxy]`: what proxies in front may say of the client.
     pub proxy: Proxy,
     /// `[tls]`: HTTPS instead of HTTP.
@@ -238,6 +240,14 @@ pub struct Http {
     pub idle_timeout: Duration,
     /// `write_timeout`: how long the client may take to receive each 64 KiB of a response.
     pub write_timeout: Duration,
+}
+
+/// `[access]`: who may ask for what.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct AccessRules {
+    /// `origins`: the other sites whose pages may have a browser send requests that write.
+    pub origins: Origins,
 }
 
 /// `[proxy]`: what proxies in front may say of the client.

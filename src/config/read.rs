@@ -15,8 +15,8 @@ use super::problem::{Problem, Problems};
 use super::setting::{Environment, Setting, expand};
 use super::{Action, Config, Source, Span};
 
-const SECTIONS: [&str; 10] =
-    ["server", "log", "tracing", "admin", "queue", "http", "proxy", "tls", "database", "endpoint"];
+const SECTIONS: [&str; 11] =
+    ["server", "log", "tracing", "admin", "queue", "http", "access", "proxy", "tls", "database", "endpoint"];
 
 /// Variables that are ours without being keys.
 const OTHER_VARIABLES: [&str; 2] = ["WHARF_CONFIG", "WHARF_LOG"];
@@ -556,7 +556,7 @@ pub(super) mod tests {
     #[test]
     fn the_sections_are_checked_key_by_key() {
         for (text, message) in [
-            ("a = 1", "a: unknown key; expected one of server, log, tracing, admin, queue, http, pr"),
+            ("a = 1", "a: unknown key; expected one of server, log, tracing, admin, queue, http, ac"),
             ("[endpoints.x]", "endpoints: unknown key; did you mean \"endpoint\"?"),
             ("server = 1", "server: expected a table, not an integer"),
             ("server.listen = 'localhost'", "server.listen: \"localhost\" is not an IP address"),

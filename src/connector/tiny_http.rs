@@ -206,7 +206,7 @@ impl Exchange {
         let plan = read.as_ref().map(|request| service.plan(request));
         let (wanted, body_use, max_body_bytes) = match plan {
             Ok(BodyPlan::Wanted { body_use, max_bytes }) => (true, body_use, max_bytes),
-            Ok(BodyPlan::Unwanted(_)) | Err(_) => (false, BodyUse::Whole, 0),
+            Ok(BodyPlan::Unwanted(_) | BodyPlan::Refused) | Err(_) => (false, BodyUse::Whole, 0),
         };
         let length = request.body_length().unwrap_or(0);
         if length > max_body_bytes.max(MOST_SKIPPED) {
@@ -247,6 +247,10 @@ impl Exchange {
             Admission::Answered(response, _) => {
                 metrics.answered();
                 exchange.send_beside(response, None);
+            }
+            Admission::Refused(response, reason, _) => {
+                metrics.refused(reason);
+                exchange.send_beside(response, Some(reason));
             }
             Admission::Work(work) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;

@@ -197,6 +197,31 @@ impl Database {
         Ok(Connection { lent, activity: activity.clone(), metrics: Arc::clone(metrics) })
     }
 
+    /// Opens a connection of no pool, to `url`, with what a new connection of the pool would get by these settings. It needs no
+    /// thread, so the process can do this when it has none left. The connection must open by `open_by` and keeps `deadline` for
+    /// what runs on it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn connect_beside(
+        settings: &config::Database,
+        url: &str,
+        open_by: Deadline,
+        deadline: Deadline,
+    ) -> Result<Connection, Error> {
+        let (metrics, activity) = (Arc::<metrics::Pool>::default(), Activity::default());
+        let lent = if let Some(file) = url.strip_prefix("sqlite:") {
+            let mut session = pool::Driver::open(&sqlite::Driver::new(file, settings)?, open_by)?;
+            session.borrow(&Presence::default(), deadline);
+            Lent::Sqlite(pool::Lent::alone(session))
+        } else {
+            let mut session = pool::Driver::open(&postgres::Driver::new(url, settings)?, open_by)?;
+            session.borrow(&Presence::default(), &activity, &metrics, deadline);
+            Lent::Postgres(pool::Lent::alone(session))
+        };
+        Ok(Connection { lent, activity, metrics })
+    }
+
     /// What is counted of the pool.
     pub fn metrics(&self) -> &Arc<metrics::Pool> {
         &self.0.metrics
@@ -210,8 +235,8 @@ impl Database {
         }
     }
 
-    /// Has each connection prepare its statements anew, as after a change of the schema that nothing has told of yet: a column
-    /// that became wider, and that no statement returns.
+    /// Makes each connection prepare its statements anew. wharf notices most changes of the schema by itself; a column that became
+    /// wider, and that no statement returns, is one that it does not notice.
     pub fn forget_statements(&self) {
         match &self.0.pool {
             AnyPool::Postgres(pool) => pool.driver().forget_statements(),

@@ -27,7 +27,7 @@ impl Settings {
         settings
     }
 
-    /// Returns whether what runs on new sessions is other than what ran on those there are.
+    /// Returns whether `connection_init_sql` has changed, which open sessions have run already.
     pub(super) fn set(&self, configured: &config::Database) -> bool {
         let micros = u64::try_from(configured.statement_timeout.as_micros()).unwrap_or(u64::MAX);
         self.statement_timeout.store(micros, Relaxed);
@@ -67,12 +67,12 @@ impl Settings {
         self.max_prepared_statements.load(Relaxed).max(1)
     }
 
-    /// Says to all sessions that the schema has changed, so that what they remember of their statements may not hold.
+    /// Tells all sessions that the schema has changed. They forget their statements at their next checkout.
     pub(super) fn note_schema_change(&self) {
         self.schema_changes.fetch_add(1, Relaxed);
     }
 
-    /// Differs from what it was when sessions have heard of a change.
+    /// A count that grows with each change that was noted.
     pub(super) fn schema_changes(&self) -> u64 {
         self.schema_changes.load(Relaxed)
     }

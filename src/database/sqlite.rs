@@ -32,7 +32,7 @@ const COMMIT_REFUSED: &str = "531";
 /// short transaction is met soon, and a client that leaves is noticed within the last of them.
 const LOCK_PAUSES_MS: [u64; 7] = [1, 2, 5, 10, 15, 20, 25];
 
-/// Reads the schema, which every statement on a table does as well; it has one row always.
+/// Makes SQLite compare its copy of the schema with the file. It returns one row.
 const READ_SCHEMA: &str = "select count(*) from sqlite_schema where false";
 
 /// Opens connections to one file.
@@ -284,7 +284,7 @@ impl Session {
 
     pub(super) fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
         let refused = |error| refused(error, &statement.text);
-        // SQLite prepares with the schema that the connection read last. A step is what notices that it has changed.
+        // SQLite prepares by the schema that the connection read last. Only a step notices that the schema has changed.
         self.connection.query_row(READ_SCHEMA, [], |_| Ok(())).map_err(refused)?;
         let prepared = self.connection.prepare(&statement.text).map_err(refused)?;
         let columns = prepared.columns();
@@ -369,7 +369,7 @@ impl Session {
         for (index, bound) in statement.bound.iter().enumerate() {
             prepared.raw_bind_parameter(index + 1, Parameter(&values[bound.index])).map_err(refused)?;
         }
-        // Whether a statement has columns is up to its text alone. Which columns these are is up to the schema.
+        // The text alone decides whether a statement has columns. The schema decides which columns.
         if prepared.column_count() == 0 {
             return prepared.raw_execute().map(|changed| changed as u64).map_err(refused);
         }
@@ -377,8 +377,8 @@ impl Session {
         let mut found = prepared.raw_query();
         while let Some(row) = found.next().map_err(refused)? {
             if plan.is_empty() {
-                // The first step prepares the statement anew where the schema has changed, so the columns are known
-                // behind it. Until the last row they stay the same: the statement holds a lock on the schema.
+                // The first step prepares the statement anew if the schema has changed, so the columns are read after it.
+                // They stay the same until the last row, because the statement reads one snapshot of the file.
                 plan = row.as_ref().columns().map(|column| ColumnPlan::new(&column)).collect::<Vec<_>>();
             }
             rows.row(plan.iter().map(|column| &*column.key), |index, out| {

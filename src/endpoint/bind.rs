@@ -205,9 +205,12 @@ fn json_members(request: &Request) -> Result<Members<'_>, Error> {
     })
 }
 
-/// A body says what it is; one without a type is taken at the endpoint's word.
+/// A body says what it is. One without a type may be anything: any site's page can have a browser send such bytes, but not
+/// JSON that says so.
 fn expect_media_type(request: &Request, expected: &str) -> Result<(), Error> {
-    let Some(sent) = request.header("content-type") else { return Ok(()) };
+    let Some(sent) = request.header("content-type") else {
+        return if request.body().is_empty() { Ok(()) } else { Err(unnamed_media_type(expected)) };
+    };
     let sent = sent.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
     if sent.eq_ignore_ascii_case(expected.as_bytes()) {
         return Ok(());
@@ -219,4 +222,9 @@ fn expect_media_type(request: &Request, expected: &str) -> Result<(), Error> {
     )
     .with_member("expected", expected)
     .with_member("received", received))
+}
+
+fn unnamed_media_type(expected: &str) -> Error {
+    let detail = format!("the body must be {expected}, and say so in Content-Type");
+    Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).with_member("expected", expected)
 }

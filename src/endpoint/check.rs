@@ -26,7 +26,19 @@ pub fn check_by(
     endpoints: &[Endpoint],
     database: &Database,
 ) -> Result<Vec<Problem>, Error> {
-    let mut connection = database.checkout(deadline)?;
+    check_on(&mut database.checkout(deadline)?, source, endpoints, database)
+}
+
+/// The same on a connection to the database.
+///
+/// # Errors
+/// As [`check_by`].
+pub fn check_on(
+    connection: &mut Connection,
+    source: &Source,
+    endpoints: &[Endpoint],
+    database: &Database,
+) -> Result<Vec<Problem>, Error> {
     let mut problems = Vec::new();
     for endpoint in endpoints {
         let Action::Sql { params, steps, returns: _ } = &endpoint.action else { continue };
@@ -36,7 +48,7 @@ pub fn check_by(
                 _ => format!("endpoint.{}.step[{index}].sql", endpoint.name),
             };
             let statement = database.statement(&step.sql, params);
-            let found = check_statement(&mut connection, &statement)?;
+            let found = check_statement(connection, &statement)?;
             problems.extend(found.into_iter().map(|(offset, message)| {
                 Problem::new(place(source, step.span, &statement, offset), &*key, message)
             }));

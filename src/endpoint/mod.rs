@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
-pub use check::{check, check_by, check_samples};
+pub use check::{check, check_by, check_on, check_samples};
 pub use traffic::{Selection, Traffic, TrafficError, traffic};
 
 use crate::config::{self, Action, Config, Otherwise, Returns};

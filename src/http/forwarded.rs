@@ -133,7 +133,7 @@ pub fn client_address(
     let lines: Vec<_> = lines.map(|(_, value)| value).collect();
     for element in lines.into_iter().rev().flat_map(elements_from_right) {
         let address = match by {
-            ForwardedBy::Forwarded => read_for(element).and_then(|node| read_node(&node)),
+            ForwardedBy::Forwarded => read_parameter(element, b"for").and_then(|node| read_node(&node)),
             _ => read_node(element),
         };
         let Some(address) = address else { break };
@@ -187,7 +187,7 @@ fn show(network: &IpNet) -> String {
 ///
 /// Read from the left, a quote that a client opened could swallow what a proxy appended; from the right, the proxy's own
 /// element is read first, and its quotes are pairs.
-fn elements_from_right(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn elements_from_right(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut left = Some(line);
     let elements = std::iter::from_fn(move || {
         let (rest, element) = split_last(left?);
@@ -215,23 +215,23 @@ fn ends_in_escape(before: &[u8]) -> bool {
     before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
-/// The value of `for` in an element of `Forwarded` (RFC 7239 section 4); `None` when there is not exactly one, or
-/// anything in the element is malformed. Spaces around the semicolons are let pass.
-fn read_for(element: &[u8]) -> Option<Vec<u8>> {
-    let mut node = None;
+/// The value of a parameter, such as `for`, in an element of `Forwarded` (RFC 7239 section 4); `None` when there is not exactly
+/// one, or anything in the element is malformed. Spaces around the semicolons are let pass.
+pub(super) fn read_parameter(element: &[u8], wanted: &[u8]) -> Option<Vec<u8>> {
+    let mut found = None;
     let mut rest = element;
     loop {
         rest = rest.trim_ascii_start();
         if rest.first().is_some_and(|&byte| byte != b';') {
             let (name, after) = rest.split_at(rest.iter().position(|&byte| !is_token(byte))?);
             let (value, after) = read_value(after.strip_prefix(b"=")?)?;
-            if name.eq_ignore_ascii_case(b"for") && node.replace(value).is_some() {
+            if name.eq_ignore_ascii_case(wanted) && found.replace(value).is_some() {
                 return None;
             }
             rest = after.trim_ascii_start();
         }
         match rest.split_first() {
-            None => return node,
+            None => return found,
             Some((b';', after)) => rest = after,
             Some(_) => return None,
         }
@@ -625,7 +625,7 @@ mod tests {
                     }
                 }
             }
-            let _ = read_for(&value).map(|node| read_node(&node));
+            let _ = read_parameter(&value, b"for").map(|node| read_node(&node));
             prop_assert!(elements_from_right(&value).all(|element| !element.is_empty()));
         }
 

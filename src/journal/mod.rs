@@ -82,7 +82,7 @@ impl Opened {
     }
 }
 
-/// Settings, and all that it takes to do as they say.
+/// New settings, with the open file that they ask for.
 #[derive(Debug)]
 pub struct Prepared {
     settings: Log,
@@ -103,7 +103,7 @@ impl Default for Journal {
 }
 
 impl Journal {
-    /// Starts the thread that writes, if these settings need one and there is none yet. Nothing else changes.
+    /// Starts the thread that writes, if these settings need one. Nothing else changes.
     ///
     /// # Errors
     /// When the system has no thread.
@@ -114,7 +114,7 @@ impl Journal {
         Ok(Prepared { settings: settings.clone(), target })
     }
 
-    /// Says from now on what was prepared.
+    /// Goes by the prepared settings from now on.
     pub fn reconfigure(&self, Prepared { settings, target }: Prepared) {
         let shared = &*self.0;
         if settings.access != Access::Off {

@@ -61,10 +61,12 @@ pub enum Reason {
     Shed,
     /// Its deadline passed.
     Deadline,
+    /// A browser sent it for the page of another site, which `access.origins` does not allow.
+    CrossOrigin,
 }
 
 /// Every reason with its name.
-pub const REASONS: [(Reason, &str); 16] = [
+pub const REASONS: [(Reason, &str); 17] = [
     (Reason::Malformed, "malformed"),
     (Reason::HeadBytes, "head_bytes"),
     (Reason::HeaderCount, "header_count"),
@@ -81,6 +83,7 @@ pub const REASONS: [(Reason, &str); 16] = [
     (Reason::QueueWait, "queue_wait"),
     (Reason::Shed, "shed"),
     (Reason::Deadline, "deadline"),
+    (Reason::CrossOrigin, "cross_origin"),
 ];
 
 impl Reason {

@@ -98,7 +98,7 @@ pub enum ReloadError {
         "endpoint.{0} runs SQL, and the server was started without a database: database.url needs a restart"
     )]
     NoDatabase(String),
-    /// Keys have changed that need a restart, and that endpoints rely on.
+    /// These keys need a restart, and endpoints rely on their values.
     #[error("{}: a new value needs a restart, and endpoints may rely on it", .0.join(", "))]
     NeedsRestart(Vec<String>),
     /// The database does not prepare the statements in time.
@@ -115,7 +115,7 @@ pub enum ReloadError {
     System(#[from] io::Error),
 }
 
-/// A new configuration, and what was made for it.
+/// A new configuration, with the parts that were made for it.
 struct Prepared {
     next: Config,
     router: Router,
@@ -123,9 +123,9 @@ struct Prepared {
 }
 
 impl Running {
-    /// Goes on with another configuration, without dropping or failing a request. What needs a restart stays as it was, and
-    /// is named in what is returned; but where endpoints rely on it, as on the database, nothing changes. Sessions of PostgreSQL
-    /// prepare their statements anew.
+    /// Goes on with another configuration, without dropping or failing a request. A key that needs a restart stays as it was and
+    /// is named in the result. Endpoints rely on some of these keys, such as the database's; then the reload is an error. Sessions
+    /// of PostgreSQL prepare their statements anew.
     ///
     /// # Errors
     /// What is wrong with the configuration; then nothing has changed.
@@ -138,7 +138,7 @@ impl Running {
         let next = new.until_restart(&running);
         if !running.changes_to(&next).is_empty() {
             let prepared = self.prepare(next, source, &changes)?;
-            // The last that can fail. Then there are as many workers as before.
+            // The last step that can fail. It then restores the number of workers.
             self.workers.resize(prepared.next.workers())?;
             *running = self.commit(prepared);
         }
@@ -152,8 +152,8 @@ impl Running {
         Ok(reloaded)
     }
 
-    /// Endpoints are written for a database and for clients: those of the new configuration are not served from another
-    /// database, or to clients that show no certificate, until the restart.
+    /// Refuses changes that need a restart and that endpoints rely on. New endpoints are written for the new database and the new
+    /// rules for clients; until the restart the old database would serve them, or clients without a certificate would get them.
     fn refuse_relied_on(&self, changes: &Changes) -> Result<(), ReloadError> {
         let is_relied_on = |key: &str| match key {
             "database.url" => self.database.is_some(),
@@ -165,7 +165,7 @@ impl Running {
         if keys.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(keys)) }
     }
 
-    /// Makes all that can fail, of which nothing takes effect yet.
+    /// Makes everything that can fail. Nothing takes effect yet.
     fn prepare(
         &self,
         next: Config,
@@ -179,7 +179,7 @@ impl Running {
         Ok(Prepared { next, router, log })
     }
 
-    /// Has it all take effect, which cannot fail. Returns what is in force now.
+    /// Puts everything into effect; no step of this can fail. Returns the configuration that is in force now.
     fn commit(&self, prepared: Prepared) -> Config {
         let Prepared { next, router, log } = prepared;
         self.journal.reconfigure(log);
@@ -213,17 +213,18 @@ impl Running {
         }
         let deadline = Deadline::after(PATIENCE);
         // Beside the pool: its connections may all be busy, which may be why it is to become larger.
-        let beside = Database::open(&alone(&next.database), url);
-        let database = match &beside {
-            Ok(beside) => beside,
-            // The one in use lets nobody in at the moment, and its connections can say as much.
-            Err(_) if !new_init => database,
+        let opening = Deadline::after(next.database.connection_timeout.min(OPENING));
+        let beside = Database::connect_beside(&next.database, url, opening, deadline);
+        let mut connection = match beside {
+            Ok(connection) => connection,
+            // The database in use lets nobody in at the moment, and the pool's connections can say as much.
+            Err(_) if !new_init => database.checkout(deadline)?,
             // The pool could open no connection any more.
-            Err(_) => return beside.map(drop).map_err(ReloadError::from),
+            Err(error) => return Err(error.into()),
         };
         let is_placed = source.is_some();
         let source = source.unwrap_or_else(|| Source { path: None, text: String::new() });
-        let mut found = endpoint::check_by(deadline, &source, &next.endpoints, database)?;
+        let mut found = endpoint::check_on(&mut connection, &source, &next.endpoints, database)?;
         if found.is_empty() {
             return Ok(());
         }
@@ -261,17 +262,6 @@ impl Running {
         let outcome = read.and_then(|candidate| self.reload(candidate));
         on_reload.heard(&outcome);
         outcome
-    }
-}
-
-/// A pool of one connection, which is there now or not at all.
-fn alone(settings: &config::Database) -> config::Database {
-    config::Database {
-        maximum_pool_size: 1,
-        minimum_idle: Some(1),
-        connection_timeout: settings.connection_timeout.min(OPENING),
-        initialization_fail_timeout: Duration::ZERO,
-        ..settings.clone()
     }
 }
 

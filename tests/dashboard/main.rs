@@ -1,9 +1,10 @@
-//! The dashboard in Chromium, and `wharf top`: they show what `/stats` says.
+//! The dashboard in Chromium, and `wharf top`: they show what `/stats` says. And pages of other sites in Chromium.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod browser;
+mod other_sites;
 mod page;
 mod top;
 

@@ -38,8 +38,8 @@ mod sqlite {
         (directory, database, other)
     }
 
-    /// The columns were read before the first step, within which SQLite prepares the statement anew: each connection's
-    /// first answer after the change had a secret under the name of a column that was gone.
+    /// The columns were read before the first step, within which SQLite prepares the statement anew. So each connection's first
+    /// answer after the change had a secret under the name of a column that was gone.
     #[test]
     fn a_server_names_the_columns_that_its_rows_have_now() {
         let directory = tempfile::tempdir().unwrap();
@@ -105,7 +105,7 @@ mod sqlite {
         expect_all(&database, sql, r#"{"x":3}"#);
     }
 
-    /// A connection takes the schema for what it was when it last ran something.
+    /// A connection remembers the schema of its last statement.
     #[test]
     fn a_description_is_of_the_schema_as_it_is() {
         let (_directory, database, other) = altered("create table t (a boolean, b text)");
@@ -232,7 +232,7 @@ mod postgres {
         });
     }
 
-    /// What a statement's parameters were taken for stays so while its session remembers it.
+    /// A session keeps the parameter types of a statement that it remembers.
     #[test]
     fn a_parameter_is_taken_for_what_it_is_compared_with_now() {
         let (database, change) = altered("create table t (a int, b text); insert into t values (1, 'x')");

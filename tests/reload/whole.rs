@@ -32,8 +32,8 @@ fn create(file: &Path, table: &str) {
     database.execute_batch(&sql).expect("the table is new");
 }
 
-/// The new endpoints were checked on the new database by the one and on the old one by the other, and served from the old
-/// one, with exit code 0.
+/// `wharf reload` checked the new endpoints on the new database and the server on the old one, which then served them. The exit
+/// code was 0.
 #[test]
 fn endpoints_for_another_database_are_not_served_from_this_one() {
     let files = tempfile::tempdir().expect("a temporary directory");
@@ -149,7 +149,7 @@ fn workers(wharf: &Wharf) -> usize {
         .count()
 }
 
-/// The system's refusal of a thread is a refusal of the reload: nothing of it had to be undone but was not.
+/// The number of workers had changed already when the access log's thread was refused, and the pool panicked without a thread.
 #[test]
 fn a_thread_that_cannot_be_had_changes_nothing() {
     const STACK: u64 = 2 << 20;
@@ -157,7 +157,8 @@ fn a_thread_that_cannot_be_had_changes_nothing() {
         format!(
             "server.pid_file = 'wharf.pid'\nserver.workers = {workers}\nlog.access = '{access}'\n[database]\n\
              url = 'sqlite:x.db'\nmaximum_pool_size = {pool}\nminimum_idle = 0\n\
-             [endpoint.a]\nroute = 'GET /a'\nbody = '{workers}'\n"
+             [endpoint.a]\nroute = 'GET /a'\nbody = '{workers}'\n\
+             [endpoint.sql]\nroute = 'GET /sql'\nsql = 'select {workers}'\n"
         )
     };
     let (directory, wharf) = start(&text(3, "off", 1));

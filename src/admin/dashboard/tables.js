@@ -15,7 +15,7 @@ const REFUSALS = {
   body_timeout: "body came too slowly", body_rate: "body trickled", connection_limit: "too many connections",
   address_limit: "too many of one address", accept_rate: "too many new connections", descriptors: "no file descriptor left",
   queue_full: "the queue was full", queue_wait: "waited too long in the queue", shed: "would have waited too long",
-  deadline: "took longer than its deadline",
+  deadline: "took longer than its deadline", cross_origin: "of another site's page",
 };
 
 // A table that scrolls by itself, also with the keyboard. A cell is text, or a node.

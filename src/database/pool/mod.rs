@@ -34,8 +34,8 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// One open session.
     type Session: Session;
 
-    /// Takes over what sessions have of the configuration: new ones at once, others when they are borrowed next. Returns whether
-    /// sessions that are open already are of no use any more.
+    /// Takes over the settings of sessions: new sessions have them at once, others when they are borrowed next. Returns whether
+    /// the pool must close the sessions that are open already.
     fn reconfigure(&self, settings: &config::Database) -> bool;
 
     /// Opens a session by `deadline`.
@@ -87,11 +87,17 @@ impl fmt::Display for Gauges {
 }
 
 /// A session on loan. Dropping it is the checkin.
-pub(super) struct Lent<D: Driver> {
-    /// There until it is dropped.
-    entry: Option<PooledConnection<Opener<D>>>,
-    shared: Arc<Shared<D>>,
-    since: Instant,
+pub(super) struct Lent<D: Driver>(Loan<D>);
+
+enum Loan<D: Driver> {
+    Pooled {
+        /// There until it is dropped.
+        entry: Option<PooledConnection<Opener<D>>>,
+        shared: Arc<Shared<D>>,
+        since: Instant,
+    },
+    /// A session of no pool, which ends with its loan.
+    Alone(D::Session),
 }
 
 pub(super) struct Pool<D: Driver>(Arc<Shared<D>>);
@@ -137,7 +143,7 @@ impl<D: Driver> Pool<D> {
         Ok(lent)
     }
 
-    /// A session, and whether it is as new ones are and has its database.
+    /// A session, and whether it can be used: the pool need not close it, and the database is there.
     fn take(
         &self,
         client: &Presence,
@@ -165,11 +171,11 @@ impl<D: Driver> Pool<D> {
         let (is_useless, doubt) = (state.is_useless(&entry), state.doubt(&entry, started));
         let validation = state.settings.validation_timeout;
         drop(state);
-        let mut lent = Lent { entry: Some(entry), shared: Arc::clone(shared), since };
+        let mut lent = Lent(Loan::Pooled { entry: Some(entry), shared: Arc::clone(shared), since });
         let is_fit = !is_useless && lent.is_clean();
         let fit = is_fit && (!doubt || lent.is_alive() && lent.validate(until.within(validation)));
-        if !fit {
-            lent.entry().close = true;
+        if !fit && let Loan::Pooled { entry: Some(entry), .. } = &mut lent.0 {
+            entry.close = true;
         }
         Ok((lent, fit))
     }
@@ -195,8 +201,9 @@ impl<D: Driver> Drop for Pool<D> {
 }
 
 impl<D: Driver> Lent<D> {
-    fn entry(&mut self) -> &mut PooledConnection<Opener<D>> {
-        self.entry.as_mut().expect("it is there until it is dropped")
+    /// A session that was opened beside the pool. It needs none of the pool's threads.
+    pub(super) fn alone(session: D::Session) -> Self {
+        Self(Loan::Alone(session))
     }
 }
 
@@ -204,22 +211,32 @@ impl<D: Driver> Deref for Lent<D> {
     type Target = D::Session;
 
     fn deref(&self) -> &D::Session {
-        self.entry.as_ref().expect("it is there until it is dropped").session()
+        match &self.0 {
+            Loan::Pooled { entry, .. } => entry.as_ref().expect("it is there until it is dropped").session(),
+            Loan::Alone(session) => session,
+        }
     }
 }
 
 impl<D: Driver> DerefMut for Lent<D> {
     fn deref_mut(&mut self) -> &mut D::Session {
-        self.entry().session_mut()
+        match &mut self.0 {
+            Loan::Pooled { entry, .. } => {
+                entry.as_mut().expect("it is there until it is dropped").session_mut()
+            }
+            Loan::Alone(session) => session,
+        }
     }
 }
 
 impl<D: Driver> Drop for Lent<D> {
     fn drop(&mut self) {
-        if let Some(entry) = self.entry.take() {
+        if let Loan::Pooled { entry, shared, since } = &mut self.0
+            && let Some(entry) = entry.take()
+        {
             let now = Instant::now();
-            self.shared.metrics.usage.record(now.saturating_duration_since(self.since));
-            self.shared.give_back(entry, now);
+            shared.metrics.usage.record(now.saturating_duration_since(*since));
+            shared.give_back(entry, now);
         }
     }
 }

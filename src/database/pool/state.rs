@@ -20,7 +20,7 @@ use crate::sparing::sparingly;
 /// Among how many sessions that came back last a thread looks for its own: in a larger pool all of them may be others'.
 const LOOKED_AT: usize = 64;
 
-/// So many sessions can be opened at once, as by r2d2's default.
+/// How many sessions can be opened at once: r2d2's default.
 const OPENERS: usize = 3;
 
 /// A session as r2d2 lends it.
@@ -34,8 +34,8 @@ pub(super) struct Shared<D: Driver> {
     /// Another session may be wanted.
     pub(super) demand: Condvar,
     keeper: Sender<()>,
-    /// Those on which r2d2 asks for sessions, of this and of every later size. A reload must not need any: r2d2 panics where the
-    /// system has no thread for it.
+    /// The threads on which r2d2 asks for sessions. Pools of every later size share them, so a reload starts no thread: r2d2 panics
+    /// when the system refuses one.
     threads: Arc<ScheduledThreadPool>,
 }
 
@@ -98,7 +98,7 @@ pub(super) struct State<D: Driver> {
     /// How long that takes.
     open_cost: Duration,
     pub(super) failure: Option<Failure>,
-    /// Sessions whose opening began before that are of no use: what is run on new ones has changed.
+    /// The time of the last change to `connection_init_sql`. Sessions whose opening began earlier ran the old statements.
     useful_since: Instant,
     /// A session was found dead then; those that have not shown themselves since may be dead as well.
     pub(super) suspicion: Option<Instant>,
@@ -116,7 +116,7 @@ pub(super) struct Loan {
 }
 
 impl<D: Driver> Shared<D> {
-    /// The pool with its first session, the opening of which began at `started`; and what tells the keeper that there is work.
+    /// The pool with its first session, whose opening began at `started`; and the receiver that tells the keeper of work.
     pub(super) fn new(
         driver: D,
         settings: &config::Database,
@@ -388,7 +388,7 @@ impl<D: Driver> State<D> {
                 || self.line.patient(now) > self.opening as usize)
     }
 
-    /// Whether what ran on the session when it was new is not what runs on new ones now.
+    /// Whether the session ran an older `connection_init_sql` than new sessions do.
     pub(super) fn is_useless(&self, entry: &Entry<D>) -> bool {
         entry.opened < self.useful_since
     }

@@ -3,15 +3,14 @@
 //! Such a pooler gives each transaction whatever session is free, so what one client sets or prepares on a session, another one
 //! meets. Nothing here is made for that yet, so it is found out before anything is set.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Config;
 
 use super::effects::SETTINGS;
 use super::simple;
-use super::wire::{Limit, Wire};
+use super::wire::{Failure, Limit, Wire};
 use crate::database::Error;
-use crate::deadline::Deadline;
 
 /// How long a second session may take to open and to answer. One that waits for longer has no free session to get, so the first one
 /// keeps its own.
@@ -53,16 +52,17 @@ pub(super) fn shares(
     limit: &Limit,
     patience: Duration,
 ) -> Result<bool, Error> {
-    // While this one holds a session of the server, nobody else has it.
-    let soon = Limit::until(Deadline::after(patience).min(limit.deadline));
     let Ok(mut other) = open() else { return Ok(false) };
-    let held = simple::run(&mut other, "begin read only", &soon)
-        .and_then(|_| simple::run(&mut other, PROCESS, &soon));
-    match held {
+    // While this one holds a session of the server, nobody else has it.
+    let mut ask = |sql| {
+        let mut wait = other.begin(limit, Some((Instant::now(), patience)))?;
+        simple::ask(&mut other, sql, &mut wait)
+    };
+    match ask("begin read only").and_then(|_| ask(PROCESS)) {
         Ok(rows) if is(&rows, process) => return Ok(true),
         Ok(_) => {}
         // Statement pooling refuses transactions.
-        Err(Error::Refused(_)) => return Ok(true),
+        Err(Failure::Known(Error::Refused(_))) => return Ok(true),
         Err(_) => return Ok(false),
     }
     for _ in 0..LOOKS {

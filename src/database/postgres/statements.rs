@@ -365,22 +365,32 @@ impl Statements {
 fn has_open_columns(sql: &str, columns: &[Described]) -> bool {
     /// What PostgreSQL calls a column that has no name.
     const NAMELESS: &str = "?column?";
-    let text = sql.to_ascii_lowercase();
+    let text = without_comments(&sql.to_ascii_lowercase());
     let is_open = |column: &Described| {
         column.table == 0 && column.name != NAMELESS && !text.contains(&column.name.to_ascii_lowercase())
     };
     has_star(&text) && columns.iter().any(is_open)
 }
 
-/// Whether a `*` in a statement in lower case stands for columns, and not for a multiplication or in `count(*)`. A comment
-/// before it passes for one.
+/// Whether a `*` in a statement in lower case stands for columns, and not for a multiplication or in `count(*)`.
 fn has_star(text: &str) -> bool {
-    const BEFORE: [&str; 7] = [".", ",", "/", "select", "distinct", "all", "returning"];
+    const BEFORE: [&str; 6] = [".", ",", "select", "distinct", "all", "returning"];
     text.match_indices('*').any(|(at, _)| {
         let before = text[..at].trim_end();
         BEFORE.iter().any(|end| before.ends_with(end))
             || before.ends_with(')') && text.contains("distinct on")
     })
+}
+
+/// The statement as far as it says something to the database. What looks like a comment in a string goes as well.
+fn without_comments(sql: &str) -> String {
+    let (mut text, mut rest) = (String::with_capacity(sql.len()), sql);
+    while let Some(begin) = rest.find("/*").into_iter().chain(rest.find("--")).min() {
+        text.push_str(&rest[..begin]);
+        let end = if rest[begin..].starts_with("/*") { "*/" } else { "\n" };
+        rest = rest[begin + 2..].split_once(end).map_or("", |(_, behind)| behind);
+    }
+    text + rest
 }
 
 /// The types of a statement's parameters.
@@ -461,14 +471,15 @@ mod tests {
 
     #[test]
     fn a_star_that_stands_for_columns_is_told_from_others() {
-        for sql in
-            ["select * from f()", "select a, *", "select f.*", "select distinct on (a) *", "select /* a */ *"]
-        {
+        for sql in ["select * from f()", "select a, *", "select f.*", "select distinct on (a) *"] {
             assert!(has_star(sql), "{sql}");
         }
         for sql in ["select 2 * a from f()", "select count(*) from f()", "select (a + b) * c"] {
             assert!(!has_star(sql), "{sql}");
         }
+        let sql = without_comments("select /* a */ * -- b\nfrom c /*statement='d'*/");
+        assert_eq!(sql, "select  * from c ");
+        assert!(has_star(&sql));
     }
 
     #[test]

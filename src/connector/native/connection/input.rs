@@ -485,7 +485,8 @@ impl Connection {
     }
 
     /// The head says that a body follows. `none_yet`: the client has not begun to send it.
-    fn expect_body(&mut self, core: &mut Core, head: Head, none_yet: bool) -> Result<(), Refusal> {
+    fn expect_body(&mut self, core: &mut Core, mut head: Head, none_yet: bool) -> Result<(), Refusal> {
+        head.request.peer = self.peer;
         if core.settings.journal.has_access() {
             self.endpoint.know(core.service.endpoint(&head.request).as_ref());
         }
@@ -498,6 +499,12 @@ impl Connection {
                 core.metrics.unmatched().responded(response.status().as_u16());
                 let form = Form { keep_alive: false, ..head.request.form() };
                 self.answer_unread(core, &response, form, None);
+                return Ok(());
+            }
+            // Its body is not read, so the connection ends with the answer.
+            BodyPlan::Refused => {
+                head.request.keep_alive = false;
+                self.accept(core, head.request, true);
                 return Ok(());
             }
             // It is on its way, and must be out of it before the next request.

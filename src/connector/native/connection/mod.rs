@@ -810,6 +810,12 @@ impl Connection {
                 self.note_answer(core, &response, form, None);
                 self.answered(core, response, form);
             }
+            Admission::Refused(response, reason, endpoint) => {
+                core.metrics.refused(reason);
+                self.endpoint.know(Some(&endpoint));
+                self.note_answer(core, &response, form, Some(reason));
+                self.answered(core, response, form);
+            }
             Admission::Work(work) => {
                 self.endpoint.know(Some(&work.endpoint));
                 if let Some(incoming) = &self.incoming {
