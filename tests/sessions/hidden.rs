@@ -171,9 +171,9 @@ fn a_function_that_begins_to_leave_something_later_leaves_nothing() {
     server.drain();
 }
 
-/// The view was harmless when the statement was prepared and first run.
+/// The view was harmless when the statement was prepared and first run. What the planner said then holds for a second.
 #[test]
-fn a_view_that_begins_to_call_such_a_function_leaves_nothing() {
+fn a_view_that_begins_to_call_such_a_function_soon_leaves_nothing() {
     let database = Postgres::database();
     database.psql(LEAVING);
     database.psql("create table t as select 1 as n; create view v as select n from t");
@@ -184,6 +184,10 @@ fn a_view_that_begins_to_call_such_a_function_leaves_nothing() {
     }
     assert_eq!(look(&server), clean);
     database.psql("create or replace view v as select n from t where leave() = 1");
+    crate::support::wait_until("the planner is not asked again", || {
+        assert_eq!(ask(&server, "GET", "/view").text(), "1");
+        look(&server) == clean
+    });
     for _ in 0..3 {
         assert_eq!(ask(&server, "GET", "/view").text(), "1");
         assert_eq!(look(&server), clean, "the view calls the function now");
