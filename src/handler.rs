@@ -295,10 +295,25 @@ impl Error {
             (database::Error::OutcomeUnknown { .. }, _) => {
                 answer.with_member("type", OUTCOME_UNKNOWN).with_member("title", "Outcome unknown")
             }
+            (database::Error::Refused(refusal), _) if refusal.is_for_client() => answer.of_rule(refusal),
             (_, StatusCode::SERVICE_UNAVAILABLE) => answer.retry_after(RETRY),
             _ => answer,
         };
         answer.because(error)
+    }
+
+    /// What the author of a business rule says beside its message, under PostgREST's names.
+    fn of_rule(self, refusal: &database::Refusal) -> Self {
+        let answer = self.with_member("code", refusal.code.as_str());
+        let answer = match answer.status {
+            StatusCode::SERVICE_UNAVAILABLE => answer.retry_after(RETRY),
+            _ => answer,
+        };
+        let more = [("details", &refusal.detail), ("hint", &refusal.hint)];
+        more.into_iter().fold(answer, |answer, (name, text)| match text {
+            Some(text) => answer.with_member(name, text.as_str()),
+            None => answer,
+        })
     }
 
     /// The status that the client gets.

@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "outcomes/refusals.rs"]
+mod refusals;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;

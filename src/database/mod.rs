@@ -4,6 +4,7 @@
 //! that a cancelled statement is given to end. Knows nothing of HTTP but the status that an error becomes.
 
 mod comment;
+mod disclosure;
 mod error;
 mod json;
 mod pool;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-pub use error::{Category, Error, Refusal};
+pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub use pool::Gauges;
 pub use rows::{RowWriter, Shape};
 

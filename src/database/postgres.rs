@@ -130,7 +130,7 @@ impl Driver {
                 }
                 _ => true,
             },
-            reason: format!("connection_init_sql: {error}"),
+            reason: format!("connection_init_sql: {}", error.in_full()),
         })
     }
 }
@@ -961,16 +961,8 @@ mod tests {
 
     #[test]
     fn what_a_standby_refuses_is_no_stale_plan() {
-        let refused = |code: &str| {
-            Error::Refused(Box::new(Refusal {
-                category: Category::of_sqlstate(code),
-                code: code.to_owned(),
-                message: String::new(),
-                detail: None,
-                constraint: None,
-                offset: None,
-            }))
-        };
+        let refused =
+            |code: &str| Error::Refused(Box::new(Refusal::new(Category::of_sqlstate(code), code, "")));
         let mut error = refused(NOT_SUPPORTED);
         assert!(is_stale(&error) && is_stale(&refused("26000")));
         take_for_read_only(&mut error, &[READ_ONLY]);

@@ -96,7 +96,7 @@ fn message(error: &Error, statement: &Statement) -> String {
     /// `ambiguous_parameter` and `indeterminate_datatype`: nothing before `is null` says what a parameter is, which is the
     /// first trap on PostgreSQL.
     const UNTYPED: [&str; 2] = ["42P08", "42P18"];
-    let said = error.to_string();
+    let said = error.in_full();
     let number = said
         .split('$')
         .nth(1)

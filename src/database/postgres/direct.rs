@@ -303,9 +303,7 @@ impl Coming {
 fn refused(body: &[u8]) -> Error {
     let (code, message) = (field(body, b'C'), field(body, b'M'));
     let category = Category::of_sqlstate(&code);
-    let (code, message) = (code.into_owned(), message.into_owned());
-    let refusal = Refusal { category, code, message, detail: None, constraint: None, offset: None };
-    Error::Refused(Box::new(refusal))
+    Error::Refused(Box::new(Refusal::new(category, &code, &message)))
 }
 
 /// Whether the server ends the session with this error. `V` is never translated, and younger than `S`.

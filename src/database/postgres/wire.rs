@@ -435,22 +435,28 @@ pub(super) fn refused(error: &tokio_postgres::Error, sql: &str) -> Error {
 }
 
 fn refusal_of(error: &DbError, sql: &str) -> Refusal {
-    let details = [error.detail(), error.hint(), error.where_()];
-    let details: Vec<&str> = details.into_iter().flatten().collect();
-    Refusal {
-        category: Category::of_sqlstate(error.code().code()),
-        code: error.code().code().to_owned(),
-        message: error.message().to_owned(),
-        detail: (!details.is_empty()).then(|| details.join("; ")),
-        constraint: error.constraint().map(str::to_owned),
-        offset: match error.position() {
-            Some(ErrorPosition::Original(character)) => {
-                let before = usize::try_from(*character).unwrap_or(usize::MAX).saturating_sub(1);
-                Some(sql.char_indices().nth(before).map_or(sql.len(), |(byte, _)| byte))
-            }
-            _ => None,
-        },
+    /// The part of the server that runs a function's `raise`.
+    const RAISE: &str = "exec_stmt_raise";
+    let category = Category::of_sqlstate(error.code().code());
+    let mut refusal = Refusal::new(category, error.code().code(), error.message());
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    refusal.detail = owned(error.detail());
+    refusal.hint = owned(error.hint());
+    refusal.context = owned(error.where_());
+    refusal.constraint = owned(error.constraint());
+    refusal.column = owned(error.column());
+    refusal.offset = match error.position() {
+        Some(ErrorPosition::Original(character)) => {
+            let before = usize::try_from(*character).unwrap_or(usize::MAX).saturating_sub(1);
+            Some(sql.char_indices().nth(before).map_or(sql.len(), |(byte, _)| byte))
+        }
+        _ => None,
+    };
+    if error.routine() == Some(RAISE) {
+        return refusal.raised();
     }
+    let names = [error.constraint(), error.column(), error.table(), error.schema(), error.datatype()];
+    refusal.knowing(&names.map(Option::unwrap_or_default).into_iter().chain([sql]).collect::<Vec<_>>())
 }
 
 /// Parameters of the wrong number, type or size: nothing was sent, the connection is in order. tokio-postgres keeps the
