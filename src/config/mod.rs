@@ -470,6 +470,9 @@ pub enum Returns {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Step {
+    /// What it is called in logs, in traces and by the database: like its endpoint, or `NAME.step[1]`, counted from 1, where it
+    /// stands under `step`.
+    pub name: String,
     /// The statement, split at its `:name` places.
     pub sql: Sql,
     /// `expect_rows`: exactly this many rows returned or changed; otherwise everything is rolled back.
@@ -517,6 +520,8 @@ pub struct Param {
     pub wire_name: String,
     /// `type`.
     pub kind: Type,
+    /// `secret`: no log and no error shows its value.
+    pub secret: bool,
     /// What is bound when the client does not send it. `None`: it is required (400).
     pub default: Option<Value>,
     /// The checks on a value that was sent.
@@ -527,7 +532,13 @@ impl Param {
     /// A required parameter that is called the same everywhere, with no checks but its type.
     pub fn new(name: &str, place: Place, kind: Type) -> Self {
         let name = name.to_owned();
-        Self { wire_name: name.clone(), name, place, kind, default: None, checks: Checks::default() }
+        let (secret, checks) = (false, Checks::default());
+        Self { wire_name: name.clone(), name, place, kind, secret, default: None, checks }
+    }
+
+    /// Whether its value is shown to nobody: a secret, or a header, which carries credentials more often than not.
+    pub fn is_hidden(&self) -> bool {
+        self.secret || self.place == Place::Header
     }
 }
 

@@ -82,8 +82,8 @@ pub enum Error {
         param: String,
         /// What the database takes there.
         expected: String,
-        /// What came.
-        received: String,
+        /// What came, where that may be shown.
+        received: Option<String>,
     },
     /// A column whose type has no JSON form here.
     #[error(
@@ -344,9 +344,7 @@ impl Error {
     /// value; the message of a business rule, which its author wrote for the client.
     pub fn public_detail(&self) -> Cow<'_, str> {
         match self {
-            Self::BadValue { param, expected, received } => {
-                format!("parameter {param}: expected {expected}, received {received}").into()
-            }
+            Self::BadValue { received: Some(received), .. } => format!("{self}, received {received}").into(),
             Self::Refused(refusal) => refusal.public_detail(&refusal.message),
             _ => self.public_detail_without_values(),
         }

@@ -270,7 +270,25 @@ struct Bound {
     /// Into the endpoint's parameters, and so into its values.
     index: usize,
     name: String,
+    /// What the client calls it.
+    wire_name: String,
     kind: Type,
+    /// Its value is shown to nobody.
+    is_hidden: bool,
+}
+
+impl Bound {
+    fn new(index: usize, param: &config::Param) -> Self {
+        let config::Param { name, wire_name, kind, .. } = param;
+        let (name, wire_name, is_hidden) = (name.clone(), wire_name.clone(), param.is_hidden());
+        Self { index, name, wire_name, kind: *kind, is_hidden }
+    }
+
+    /// Its value cannot go where the statement has it.
+    fn refuse(&self, expected: String, received: String) -> Error {
+        let received = (!self.is_hidden).then_some(received);
+        Error::BadValue { param: self.wire_name.clone(), expected, received }
+    }
 }
 
 /// Where a parameter stands: the byte after it in [`Statement::text`], and in the text as written.
@@ -289,7 +307,7 @@ impl Statement {
             let known = bound.iter().position(|bound| bound.index == *slot);
             let number = known.unwrap_or(bound.len()) + 1;
             if known.is_none() {
-                bound.push(Bound { index: *slot, name: param.name.clone(), kind: param.kind });
+                bound.push(Bound::new(*slot, param));
             }
             text.push_str(piece);
             text.push(sign);

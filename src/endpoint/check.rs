@@ -30,11 +30,8 @@ pub fn check_by(
     let mut problems = Vec::new();
     for endpoint in endpoints {
         let Action::Sql { params, steps, returns: _ } = &endpoint.action else { continue };
-        for (index, step) in steps.iter().enumerate() {
-            let key = match steps.len() {
-                1 => format!("endpoint.{}.sql", endpoint.name),
-                _ => format!("endpoint.{}.step[{index}].sql", endpoint.name),
-            };
+        for step in steps {
+            let key = format!("endpoint.{}.sql", step.name);
             let statement = database.statement(&step.sql, params);
             let found = check_statement(&mut connection, &statement)?;
             problems.extend(found.into_iter().map(|(offset, message)| {

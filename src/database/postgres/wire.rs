@@ -416,7 +416,8 @@ fn poll_end(connection: &mut Pin<Box<connect::Connection>>, context: &mut Contex
         match connection.poll_message(context) {
             Poll::Pending => return None,
             Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => {
-                log::debug!("{}: {}", notice.severity(), notice.message());
+                // Its message is a function's, which may have put values into it.
+                log::debug!("the database sent a notice: {} {}", notice.severity(), notice.code().code());
             }
             Poll::Ready(Some(Ok(_))) => {}
             Poll::Ready(Some(Err(error))) => return Some(refused(&error, "")),

@@ -497,7 +497,7 @@ impl Connection {
                 core.metrics.answered();
                 core.metrics.unmatched().responded(response.status().as_u16());
                 let form = Form { keep_alive: false, ..head.request.form() };
-                self.answer_unread(core, &response, form, None);
+                self.answer_unread(core, response, form, None);
                 return Ok(());
             }
             // It is on its way, and must be out of it before the next request.
@@ -612,7 +612,7 @@ impl Connection {
         core.refuse(refusal.fault.into(), refusal.status);
         log::debug!("{}: {refusal}", self.name());
         let reason = Some(refusal.fault.into());
-        self.answer_unread(core, &problem(refusal.status, refusal.detail, &[]), form, reason);
+        self.answer_unread(core, problem(refusal.status, refusal.detail, &[]), form, reason);
     }
 }
 
