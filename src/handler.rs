@@ -365,6 +365,13 @@ impl Error {
         self
     }
 
+    /// Whether the database's user may not do what was asked, and no function has refused it.
+    pub(crate) fn lacks_privilege(&self) -> bool {
+        let Some(cause) = self.cause.as_deref() else { return false };
+        let error = cause.downcast_ref().or_else(|| cause.downcast_ref().map(|Hidden(error)| error));
+        error.is_some_and(database::Error::lacks_privilege)
+    }
+
     /// What a log has of it. `shows_values`: as `log.parameters` says.
     pub(crate) fn told(&self, shows_values: bool) -> String {
         let detail = self.without_values.as_ref().filter(|_| !shows_values).unwrap_or(&self.detail);

@@ -535,6 +535,16 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
 pub(crate) fn answer_error(request: &Request, error: &Error, shows_values: bool) -> Response {
     let (id, method, path) = (request.id(), request.method(), request.path());
     let told = || error.told(shows_values);
+    if error.lacks_privilege() {
+        // No client can mend it, and the answer says too little for whoever can.
+        sparingly!(
+            Level::Error,
+            "requests for which the database's user lacks a privilege",
+            "request {id}: {method} {path}: {}",
+            told()
+        );
+        return error.to_response();
+    }
     if !error.status().is_server_error() {
         log::debug!("request {id}: {method} {path}: {}", told());
         return error.to_response();

@@ -335,6 +335,11 @@ impl Error {
         }
     }
 
+    /// Whether the database's user lacks a privilege. A function that says so by itself, as a rule of its author, is another matter.
+    pub fn lacks_privilege(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.category == Category::Permission && refusal.told != RAISED)
+    }
+
     /// Whether the whole transaction may succeed when it is run again at once, as a serialization failure may.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.category == Category::Retry)

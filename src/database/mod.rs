@@ -429,6 +429,18 @@ impl Connection {
         }
     }
 
+    /// What the database says of the first privilege that its user lacks for the statement, which is not run. `None`: it lacks none
+    /// that can be seen before it runs. SQLite has no privileges.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub fn missing_privilege(&mut self, statement: &Statement) -> Result<Option<String>, Error> {
+        match &mut self.lent {
+            Lent::Postgres(session) => session.missing_privilege(statement),
+            Lent::Sqlite(_) => Ok(None),
+        }
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors

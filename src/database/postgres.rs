@@ -8,6 +8,7 @@ mod connect;
 mod direct;
 mod json;
 mod pipeline;
+mod privileges;
 mod row;
 mod socket;
 mod tls;

@@ -82,7 +82,13 @@ fn check_statement(
     statement: &Statement,
 ) -> Result<Vec<(Option<usize>, String)>, Error> {
     match connection.describe(statement) {
-        Ok(description) => Ok(description.problems.into_iter().map(|problem| (None, problem)).collect()),
+        Ok(description) => {
+            let problems = description.problems.into_iter().map(|problem| (None, problem));
+            let missing = connection.missing_privilege(statement)?;
+            let missing =
+                missing.map(|said| (None, format!("the database's user may not run this: {said}; grant it")));
+            Ok(problems.chain(missing).collect())
+        }
         // It says nothing of the statement, and the next one would fare no better.
         Err(error @ (Error::Deadline | Error::Lost(_))) => Err(error),
         Err(error) => Ok(vec![(error.offset(), message(&error, statement))]),
