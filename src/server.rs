@@ -643,7 +643,8 @@ fn allowance_asked(request: &Request, name: &HeaderName) -> Result<Option<Durati
     match (asked, lines.next()) {
         (Some(asked), None) => Ok(Some(asked)),
         (_, Some(_)) => Err(Error::bad_parameter(name.as_str(), DEADLINE, "it twice")),
-        (None, None) => Err(Error::bad_parameter(name.as_str(), DEADLINE, text)),
+        // No header is echoed.
+        (None, None) => Err(Error::bad_secret(name.as_str(), DEADLINE)),
     }
 }
 

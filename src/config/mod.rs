@@ -42,7 +42,7 @@ pub use crate::queue::Priority;
 use crate::value::{Type, Value};
 
 /// Everything that one `wharf` process needs to know.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
     /// `[server]`: where to listen, how many request threads, how long a request may take.
@@ -128,7 +128,7 @@ pub enum Access {
 }
 
 /// `[tracing]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Tracing {
     /// `propagate`: whether each request continues the trace that its client's `traceparent` names, or else begins one.
@@ -144,7 +144,7 @@ pub struct Tracing {
 }
 
 /// `[admin]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Admin {
     /// `listen`: where operators connect. `None`: on loopback; see [`Config::admin_listen`].
@@ -293,7 +293,7 @@ pub enum ClientAuth {
 }
 
 /// `[database]`. Names, units and defaults follow HikariCP where it has them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Database {
     /// `url`: `sqlite:FILE` or `postgres://…`. `None`: no database (only endpoints with a fixed `body`).
@@ -599,7 +599,7 @@ pub struct Span {
 }
 
 /// The configuration file as text: what messages point into.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Source {
     /// Where it came from. `None`: the configuration embedded in the binary.
     pub path: Option<PathBuf>,

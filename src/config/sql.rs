@@ -110,7 +110,8 @@ fn error(offset: usize, message: impl Into<String>) -> SqlError {
     SqlError { offset, message: message.into() }
 }
 
-/// The first words of all commands of PostgreSQL and SQLite that do more than read. A word that is none of these may be misspelt, and then only the database says so.
+/// The first words of all commands of PostgreSQL and SQLite that do more than read. A word that is none of these may be misspelt,
+/// and then only the database says so.
 const WRITE: [&str; 41] = [
     "alter",
     "analyze",

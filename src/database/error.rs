@@ -11,8 +11,8 @@ use http::StatusCode;
 use super::{Gauges, disclosure};
 
 /// Why the database did not do what was asked. `Display` is for logs and shows no value that a client may have sent;
-/// [`Error::in_full`] shows those too. A client sees only [`Error::public_detail`].
-#[derive(Debug, thiserror::Error)]
+/// [`Error::in_full`] shows those too. `Debug` is as `Display`. A client sees only [`Error::public_detail`].
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The database's URL cannot be used.
@@ -119,8 +119,8 @@ pub enum Error {
     Refused(Box<Refusal>),
 }
 
-/// The database's own error.
-#[derive(Clone, Debug)]
+/// The database's own error. `Display` and `Debug` are for logs, as with [`Error`].
+#[derive(Clone)]
 pub struct Refusal {
     /// What it means for the client.
     pub category: Category,
@@ -493,6 +493,18 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+impl std::fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Refusal({self})")
+    }
+}
+
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {self}", self.kind())
+    }
+}
+
 /// Nobody gets it, it stands in the log: nginx's 499, or what else blames the client for the time.
 fn client_left() -> StatusCode {
     StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT)
@@ -612,6 +624,10 @@ mod tests {
         assert_eq!(error.to_string(), "invalid input syntax for type uuid: \"…\" (22P02)");
         assert_eq!(error.public_detail_without_values(), "invalid input syntax for type uuid: \"…\"");
         assert!(error.public_detail().contains("hunter2") && error.in_full().matches("hunter2").count() == 2);
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        let received = Some("hunter2".to_owned());
+        let bad = Error::BadValue { param: "n".to_owned(), expected: "a number".to_owned(), received };
+        assert!(!format!("{bad:?} {bad}").contains("hunter2") && bad.in_full().contains("hunter2"));
         for code in ["P0001", "PT500", "PT999", "P0004"] {
             let raised = Refusal::new(Category::of_sqlstate(code), code, "no card hunter2").to_string();
             assert_eq!(raised, format!("raised by a function or a trigger ({code})"));
