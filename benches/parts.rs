@@ -186,7 +186,7 @@ impl AccessLog {
         (settings.access, settings.access_file) = (config::Access::Json, Some(path.to_owned()));
         let journal = Journal::default();
         let opened = Opened::new(&settings).expect("a new file");
-        journal.reconfigure(&settings, opened).expect("a thread");
+        journal.reconfigure(journal.prepare(&settings, opened).expect("a thread"));
         ended.tell(&journal);
         while fs::metadata(path).expect("a file").len() == 0 {
             thread::yield_now();

@@ -249,7 +249,7 @@ impl Server {
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let admin_listener = Listening::bind(config)?;
         let queue = Queue::new(queue_limits(&config.queue), config.workers());
-        journal.reconfigure(&config.log, opened)?;
+        journal.reconfigure(journal.prepare(&config.log, opened)?);
         let traces = traces(config, self.database.as_ref(), &metrics)?;
         let (database, counted) = (self.database.clone(), Arc::clone(&metrics));
         let noted = (journal.clone(), traces.clone());

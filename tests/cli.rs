@@ -416,7 +416,7 @@ fn wait_until_refused(address: std::net::SocketAddr) {
 fn with_a_blocked_request(test: impl FnOnce(Wharf, support::Client, postgres::Client)) {
     let database = Postgres::database();
     let config = format!(
-        "[database]\nurl = '{}'\n[endpoint.lock]\nroute = 'POST /lock'\nsql = 'select pg_advisory_lock(1) is null as x'\nreturns = 'value'\n",
+        "[database]\nurl = '{}'\n[endpoint.lock]\nroute = 'POST /lock'\nsql = 'select pg_advisory_xact_lock(1) is null as x'\nreturns = 'value'\n",
         database.url()
     );
     let wharf = Wharf::start(&config);

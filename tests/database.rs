@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "database/altered.rs"]
+mod altered;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 

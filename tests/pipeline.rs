@@ -26,6 +26,12 @@ sql     = 'select id, name from item where id = :id'
 params  = { id = 'int' }
 returns = 'one'
 
+[endpoint.all]
+route   = 'GET /all/{id}'
+sql     = 'select * from item where id = :id'
+params  = { id = 'int' }
+returns = 'one'
+
 [endpoint.items]
 route   = 'GET /items/{up_to}'
 sql     = 'select id from item where id <= :up_to order by id'
@@ -45,13 +51,13 @@ returns = 'value'
 
 [endpoint.locked]
 route   = 'GET /locked/{key}'
-sql     = \"select 'had' from pg_advisory_xact_lock_shared(:key)\"
+sql     = \"select 'had' from held_up_by(:key)\"
 params  = { key = 'int' }
 returns = 'value'
 
 [endpoint.hurried]
 route    = 'GET /hurried/{key}'
-sql      = \"select 'had' from pg_advisory_xact_lock_shared(:key)\"
+sql      = \"select 'had' from held_up_by(:key)\"
 params   = { key = 'int' }
 returns  = 'value'
 deadline = '400ms'
@@ -75,7 +81,10 @@ sql     = 'select 1'
 sql     = 'select 2 as two'
 ";
 
-const ITEMS: &str = "create table item as select n as id, 'item ' || n as name from generate_series(1, 9) n";
+/// The function's lock ends with its transaction, so nothing of the session is another afterwards, as it says of itself.
+const ITEMS: &str = "create table item as select n as id, 'item ' || n as name from generate_series(1, 9) n;
+    create function held_up_by(key bigint) returns void language plpgsql parallel safe as $$
+    begin perform pg_advisory_xact_lock_shared(key); end $$";
 
 /// A server behind gates, each of which keeps one worker until it is told to let it through.
 struct Gated {
@@ -282,6 +291,32 @@ fn through_tls_they_are_asked_together_as_well() {
         let_through(&gated, kept);
     });
     assert_eq!(gated.get("/item/1").status, 200);
+    gated.end();
+}
+
+/// A value that the remembered type of its parameter cannot hold was refused for good: the column may be wider by now.
+#[test]
+fn a_table_that_was_altered_is_read_as_it_is_now() {
+    const FAR: i64 = 3_000_000_000;
+    let gated = Gated::new(1, "", |_| {});
+    gated.until_together(&["/all/1", "/item/1"], 3, || {
+        gated.database.psql(&format!(
+            "alter table item alter id type bigint, add more text default 'more'; update item set id = id + {FAR}"
+        ));
+        let far = |path: &str, id: i64| format!("/{path}/{}", id + FAR);
+        let paths = [far("all", 3), far("item", 4), far("item", 77), far("all", 5)];
+        let (kept, asked) = gated.ask_together(&paths.each_ref().map(String::as_str));
+        let answers: Vec<Answer> = asked.into_iter().map(|mut client| client.answer()).collect();
+        let all = |id: i64| format!(r#"{{"id":{},"name":"item {id}","more":"more"}}"#, id + FAR);
+        assert_eq!(answers[0].text(), all(3));
+        assert_eq!(answers[1].text(), format!(r#"{{"id":{},"name":"item 4"}}"#, 4 + FAR));
+        assert_problem(&answers[2], 404, "no such row");
+        assert_eq!(answers[3].text(), all(5));
+        let_through(&gated, kept);
+        gated.database.psql(&format!(
+            "update item set id = id - {FAR}; alter table item alter id type int, drop more"
+        ));
+    });
     gated.end();
 }
 

@@ -8,3 +8,5 @@ mod load;
 mod program;
 #[path = "reload/running.rs"]
 mod running;
+#[path = "reload/whole.rs"]
+mod whole;

@@ -233,15 +233,25 @@ fn a_table_that_changes_its_columns_costs_no_request() {
     let config = format!(
         "[server]\nworkers = 1\n[database]\nurl = '{}'\nmaximum_pool_size = 1\n\
          [endpoint.read]\nroute = 'GET /t'\nsql = 'select * from t'\n\
-         [endpoint.write]\nroute = 'POST /t'\nsql = 'update t set a = a + 1 returning *'\nreturns = 'one'",
+         [endpoint.write]\nroute = 'POST /t'\nsql = 'update t set a = a + 1 returning *'\nreturns = 'one'\n\
+         [endpoint.steps]\nroute = 'POST /steps'\nreturns = 'one'\nstep = [{{ sql = 'select 1' }}, \
+         {{ sql = 'select * from t' }}]",
         database.url()
     );
     let wharf = Wharf::start(&config);
+    let steps = || wharf.request("POST", "/steps", &[], "").text().to_owned();
+    assert_eq!(steps(), r#"{"a":1}"#);
     assert_eq!(wharf.get("/t").text(), r#"[{"a":1}]"#);
     assert_eq!(wharf.request("POST", "/t", &[], "").text(), r#"{"a":2}"#);
     database.psql("alter table t add b int");
     assert_eq!(wharf.request("POST", "/t", &[], "").text(), r#"{"a":3,"b":null}"#);
     assert_eq!(wharf.get("/t").text(), r#"[{"a":3,"b":null}]"#);
+    database.psql("alter table t add c int");
+    assert_eq!(
+        steps(),
+        r#"{"a":3,"b":null,"c":null}"#,
+        "what came first in the transaction is run again, too"
+    );
 }
 
 #[test]
@@ -380,7 +390,7 @@ fn a_pool_without_a_free_connection_answers_503_in_time() {
     let database = Postgres::database();
     let config = format!(
         "[server]\nworkers = 2\n[database]\nurl = '{}'\nmaximum_pool_size = 1\nconnection_timeout = '20ms'\n\
-         [endpoint.lock]\nroute = 'POST /lock'\nsql = 'select pg_advisory_lock(1) is null as x'\nreturns = 'value'\n\
+         [endpoint.lock]\nroute = 'POST /lock'\nsql = 'select pg_advisory_xact_lock(1) is null as x'\nreturns = 'value'\n\
          [endpoint.quick]\nroute = 'GET /quick'\nsql = 'select 1 as x'\nreturns = 'value'",
         database.url()
     );

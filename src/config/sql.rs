@@ -38,7 +38,7 @@ impl Statement {
     ///
     /// # Errors
     /// A string, quoted name or comment does not end; there is no statement, or more than one; it controls transactions; it
-    /// has positional parameters.
+    /// changes the session beyond its transaction; it has positional parameters.
     pub fn parse(text: &str) -> Result<Self, SqlError> {
         let tokens = Lexer::new(text).tokens()?;
         refuse_numbers(&tokens)?;
@@ -46,6 +46,7 @@ impl Statement {
         let first = first.filter(|token| token.kind == Kind::Word);
         let first = first.ok_or_else(|| error(0, "there is no statement here"))?;
         refuse_transaction_control(text, first)?;
+        refuse_session_state(text, first, &tokens)?;
         refuse_second_statement(&tokens)?;
         let writes = writes(text, first, &tokens);
         let mut statement = Self { pieces: Vec::new(), names: Vec::new(), writes };
@@ -93,6 +94,85 @@ fn refuse_transaction_control(text: &str, first: &Token) -> Result<(), SqlError>
         return Err(error(first.range.start, format!("`{word}` controls transactions: {hint}")));
     }
     Ok(())
+}
+
+/// What a statement leaves on its connection would be met by the next request that borrows it. What a function leaves cannot be seen
+/// here; the connection is cleaned of that when it comes back.
+fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(), SqlError> {
+    const COMMANDS: [(&[&str], &str); 8] = [
+        (
+            &["set"],
+            "write `set local` in a step, or set it for every connection with database.connection_init_sql",
+        ),
+        (&["reset"], "leave it out: a connection is as it was opened when a request borrows it"),
+        (&["listen", "unlisten"], "there is nobody whom a notification could reach"),
+        (&["load"], "load it for every connection with database.connection_init_sql"),
+        (&["declare", "fetch", "move", "close"], "write the cursor's statement as the endpoint's own"),
+        (&["prepare", "execute", "deallocate"], "write the statement itself: each is prepared once"),
+        (&["discard"], "leave it out: a connection is as it was opened when a request borrows it"),
+        (&["attach", "detach"], "attach the file for every connection with database.connection_init_sql"),
+    ];
+    let word = |at: usize| {
+        let token = tokens.get(at).filter(|token| token.kind == Kind::Word);
+        token.map_or(String::new(), |token| text[token.range.clone()].to_ascii_lowercase())
+    };
+    let is_temporary = |at: usize| matches!(&*word(at), "temp" | "temporary");
+    let start = tokens.iter().position(|token| token.range == first.range).unwrap_or_default();
+    let refuse = |at: usize, what: &str, hint: &str| {
+        let left = "would be met by the next request on its connection";
+        Err(error(tokens[at].range.start, format!("what `{what}` leaves {left}: {hint}")))
+    };
+    let command = word(start);
+    if let Some((_, hint)) = COMMANDS.iter().find(|(words, _)| words.contains(&&*command))
+        && !(command == "set" && word(start + 1) == "local")
+    {
+        return refuse(start, &command, hint);
+    }
+    let assigns = |token: &Token| &text[token.range.clone()] == "=";
+    if command == "pragma" && tokens.iter().any(assigns) {
+        return refuse(start, "pragma", "set it for every connection with database.connection_init_sql");
+    }
+    let table = "use a common table expression (`with x as (…)`), or a table that stays";
+    if command == "create" && (is_temporary(start + 1) || is_temporary(start + 2)) {
+        return refuse(start, "create temporary", table);
+    }
+    for at in 0..tokens.len() {
+        let name = word(at);
+        let inserts = matches!(&*word(at.wrapping_sub(1)), "insert" | "merge");
+        if name == "into" && is_temporary(at + 1) && !inserts {
+            return refuse(at, "into temporary", table);
+        }
+        let is_call = tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Open);
+        let is_lock = name
+            .strip_prefix("pg_try")
+            .or(name.strip_prefix("pg"))
+            .is_some_and(|rest| rest == "_advisory_lock" || rest == "_advisory_lock_shared");
+        if is_call && is_lock {
+            let hint =
+                format!("write `{}`, which ends with its transaction", name.replace("_lock", "_xact_lock"));
+            return refuse(at, &name, &hint);
+        }
+        let lasts = |last: &str| last.eq_ignore_ascii_case("false");
+        if is_call && name == "set_config" && last_argument(text, &tokens[at + 1..]).is_some_and(lasts) {
+            return refuse(at, "set_config(…, false)", "write `true`, so that it ends with its transaction");
+        }
+    }
+    Ok(())
+}
+
+/// The last word of a call whose tokens begin with its parenthesis.
+fn last_argument<'t>(text: &'t str, tokens: &[Token]) -> Option<&'t str> {
+    let mut depth = 0;
+    let end = tokens.iter().position(|token| {
+        depth += match token.kind {
+            Kind::Open => 1,
+            Kind::Close => -1,
+            _ => 0,
+        };
+        depth == 0
+    })?;
+    let last = tokens.get(end.checked_sub(1)?)?;
+    (last.kind == Kind::Word).then(|| &text[last.range.clone()])
 }
 
 fn refuse_second_statement(tokens: &[Token]) -> Result<(), SqlError> {
@@ -477,6 +557,42 @@ mod tests {
             "selct a from t",
         ] {
             assert!(!Statement::parse(sql).expect(sql).writes, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_stays_on_the_connection_is_refused_with_what_to_write_instead() {
+        for (sql, word) in [
+            ("set role x", "set local"),
+            ("-- y\n SET search_path to z", "connection_init_sql"),
+            ("reset all", "as it was opened"),
+            ("listen x", "notification"),
+            ("create temp table x (a int)", "with x as"),
+            ("create local temporary table x (a int)", "with x as"),
+            ("select 1 as a into temp b", "with x as"),
+            ("select set_config('a.b', lower(:x), FALSE)", "`true`"),
+            ("select pg_try_advisory_lock_shared(1)", "pg_try_advisory_xact_lock_shared"),
+            ("select pg_catalog.pg_advisory_lock(1)", "pg_advisory_xact_lock"),
+            ("attach 'x.db' as x", "connection_init_sql"),
+            ("pragma foreign_keys = off", "connection_init_sql"),
+            ("discard all", "as it was opened"),
+            ("declare c cursor for select 1", "cursor"),
+        ] {
+            let (_, message) = refusal(sql);
+            assert!(message.contains("next request") && message.contains(word), "{sql}: {message}");
+        }
+        for sql in [
+            "set local role x",
+            "select set_config('a.b', :x, true)",
+            "select set_config('a.b', :x, :local)",
+            "select pg_advisory_xact_lock(1)",
+            "insert into temp values (1)",
+            "update t set a = 1",
+            "pragma table_info(t)",
+            "select 'listen', \"set\", pg_advisory_lock from t",
+            "create table temp_x (a int)",
+        ] {
+            assert!(Statement::parse(sql).is_ok(), "{sql}: {:?}", Statement::parse(sql));
         }
     }
 

@@ -211,6 +211,16 @@ impl Database {
         }
     }
 
+    /// Has each connection prepare its statements anew, as after a change of the schema that nothing has told of yet: a column
+    /// that became wider, and that no statement returns.
+    pub fn forget_statements(&self) {
+        match &self.0.pool {
+            AnyPool::Postgres(pool) => pool.driver().forget_statements(),
+            // SQLite notices every change by itself.
+            AnyPool::Sqlite(_) => {}
+        }
+    }
+
     /// The pool at this moment.
     pub fn gauges(&self) -> Gauges {
         match &self.0.pool {
@@ -524,6 +534,15 @@ impl Connection {
         waiting.end(ran, Error::kind)
     }
 
+    /// Whether a statement that has run on this connection can share a round trip with others: it is known to change nothing of the
+    /// session that those behind it would see.
+    pub(crate) fn can_share(&self, sql: &str) -> bool {
+        match &self.lent {
+            Lent::Postgres(session) => session.can_share(sql),
+            Lent::Sqlite(_) => false,
+        }
+    }
+
     /// Whether `database.statement_comment` asks for what [`name_request`](Self::name_request) is told.
     pub fn names_requests(&self) -> bool {
         match &self.lent {
@@ -555,7 +574,8 @@ impl Connection {
     }
 
     /// The SQLite connection, for handlers in Rust, open for writing. Statements on it end with an interrupt when the
-    /// deadline passes.
+    /// deadline passes. Ask a prepared statement for its columns only after its first row has come: another process may have
+    /// changed the schema, and the first step is what notices.
     ///
     /// # Errors
     /// [`Error::Usage`] when the database is another one; when SQLite refuses to switch from reading to writing.

@@ -1,43 +1,47 @@
 //! PostgreSQL: one session of the pool, and how it is opened.
 //!
-//! tokio-postgres runs inside each blocking call, as in the `postgres` crate; that it is driven here is what puts a bound on
-//! every read. Nothing polls the session while it is idle. Runs on the worker that borrowed it.
+//! tokio-postgres opens a session; from then on the protocol is spoken here, in batches of messages, by the worker that borrowed the
+//! session, so that every wait has a bound. Nothing reads the session while it is idle.
 
+mod answer;
 mod bind;
+mod channel;
 mod connect;
-mod direct;
+mod effects;
 mod json;
 mod pipeline;
+mod pooler;
 mod privileges;
+mod refusal;
 mod row;
+mod simple;
 mod socket;
+mod statements;
 mod tls;
+mod types;
 mod url;
 mod wire;
 
-use std::borrow::Cow;
-use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
-use futures_util::future::{join, join_all};
 pub use postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::types::Kind;
-use tokio_postgres::{Client, Column as PostgresColumn, Row as DriverRow};
 
-use self::direct::Direct;
-use self::json::Encoder;
-use self::pipeline::Place;
+use self::answer::{Answer as Coming, Reader};
+use self::effects::AllEffects;
 pub(crate) use self::pipeline::{Answer, Fetched, Form};
 pub use self::pipeline::{Parameter, Question};
+use self::row::Fields;
 pub use self::row::{Row, RowIndex};
-use self::wire::{Limit, Wire};
-use super::comment::{self, Comment};
+pub use self::statements::Column;
+use self::statements::{Described, Prepared, Statements, columns_of, first_word};
+use self::types::Types;
+use self::wire::{Failure, Limit, Wait, Wire};
+use super::comment::Comment;
 use super::settings::Settings;
-use super::{Access, Category, Column, Description, Error, RowWriter, Statement, note_cancelled, pool};
+use super::{Access, Category, Column as ColumnDescription, Description, Error, RowWriter, Statement};
+use super::{note_cancelled, pool};
 use crate::activity::{Activity, Doing};
 use crate::config;
 use crate::deadline::Deadline;
@@ -53,6 +57,10 @@ const READ_ONLY: &str = "25006";
 
 /// The SQLSTATE with which a standby refuses to begin what may write; for other commands it says something else.
 const NOT_SUPPORTED: &str = "0A000";
+
+/// How often a statement is run when it is found to be prepared for an older schema each time. Two in a row is an ALTER
+/// between preparing it and running it.
+const ATTEMPTS_MAX: u32 = 4;
 
 /// Parameters as a handler in Rust writes them: `&[&id, &name]`.
 pub type Parameters<'a> = [&'a (dyn ToSql + Sync)];
@@ -90,13 +98,14 @@ pub(super) struct Driver {
     target: url::Target,
     tls: tokio_postgres_rustls::MakeRustlsConnect,
     settings: Arc<Settings>,
+    effects: Arc<AllEffects>,
 }
 
 impl Driver {
     pub(super) fn new(url: &str, configured: &config::Database) -> Result<Self, Error> {
         let target = url::Target::parse(url)?;
         let tls = target.tls.connector().map_err(Error::Url)?;
-        Ok(Self { target, tls, settings: Arc::new(Settings::new(configured)) })
+        Ok(Self { target, tls, settings: Arc::new(Settings::new(configured)), effects: Arc::default() })
     }
 
     /// What the URL has the database call its sessions, whatever `application_name` says.
@@ -119,20 +128,51 @@ impl Driver {
         config
     }
 
-    /// Runs `connection_init_sql` on a new session.
-    fn initialize(&self, client: &Client, wire: &mut Wire, deadline: Deadline) -> Result<(), Error> {
-        let Some(sql) = self.settings.init_sql() else { return Ok(()) };
-        let sent = async { client.batch_execute(&sql).await.map_err(|error| wire::refused(&error, &sql)) };
-        wire.complete(sent, &Limit::until(deadline), &Cell::new(false)).map_err(|error| Error::Open {
-            target: self.target.name.clone(),
-            transient: match &error {
-                Error::Refused(refusal) => {
-                    matches!(refusal.category, Category::Down | Category::Busy | Category::Exhausted)
-                }
-                _ => true,
-            },
-            reason: format!("connection_init_sql: {}", error.in_full()),
-        })
+    /// Sessions prepare what they run anew from their next checkout on.
+    pub(super) fn forget_statements(&self) {
+        self.settings.note_schema_change();
+    }
+
+    fn open_wire(&self, deadline: Deadline) -> Result<(Wire, Option<i32>), Error> {
+        Wire::open(&self.target, &self.config(), &self.tls, deadline)
+    }
+
+    /// What is wrong with a new session.
+    fn unusable(&self, reason: String, transient: bool) -> Error {
+        Error::Open { target: self.target.name.clone(), reason, transient }
+    }
+
+    /// Gives a new session its settings, unless a pooler would lend it to others as well.
+    fn initialize(&self, wire: &mut Wire, process: Option<i32>, deadline: Deadline) -> Result<(), Error> {
+        let limit = Limit::until(deadline);
+        let failed = |what: &str, error: &Error| {
+            self.unusable(format!("{what}: {}", error.in_full()), may_pass(error))
+        };
+        let set =
+            pooler::set_if_direct(wire, process, &limit).map_err(|error| failed("a new session", &error))?;
+        if let Some(server_process) = set {
+            let open = || Ok(self.open_wire(deadline.within(pooler::PATIENCE))?.0);
+            match pooler::shares(wire, &server_process, open, &limit) {
+                Ok(false) => {}
+                Ok(true) => return Err(self.unusable(pooler::ADVICE.to_owned(), false)),
+                Err(error) => return Err(failed("a new session", &error)),
+            }
+            simple::run(wire, effects::SETTINGS, &limit).map_err(|error| failed("a new session", &error))?;
+        }
+        if let Some(sql) = self.settings.init_sql() {
+            simple::run(wire, &sql, &limit).map_err(|error| failed("connection_init_sql", &error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether opening a session may succeed a moment later.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Refused(refusal) => {
+            matches!(refusal.category, Category::Down | Category::Busy | Category::Exhausted)
+        }
+        _ => true,
     }
 }
 
@@ -140,27 +180,28 @@ impl pool::Driver for Driver {
     /// Boxed: the pool moves it at each checkout and checkin.
     type Session = Box<Session>;
 
-    fn reconfigure(&self, configured: &config::Database) {
-        self.settings.set(configured);
+    fn reconfigure(&self, configured: &config::Database) -> bool {
+        self.settings.set(configured)
     }
 
     fn open(&self, deadline: Deadline) -> Result<Box<Session>, Error> {
-        let (client, mut wire) = Wire::open(&self.target, &self.config(), &self.tls, deadline)?;
-        self.initialize(&client, &mut wire, deadline)?;
-        let direct = Direct::new(wire.socket());
+        let (mut wire, process) = self.open_wire(deadline)?;
+        self.initialize(&mut wire, process, deadline)?;
         Ok(Box::new(Session {
-            client: Arc::new(client),
             wire,
             settings: Arc::clone(&self.settings),
+            effects: Arc::clone(&self.effects),
+            schema_changes: self.settings.schema_changes(),
             statements: Statements::default(),
+            types: Types::default(),
             access: None,
             transaction: Transaction::None,
             limit: Limit::until(deadline),
             request: Comment::default(),
             activity: Activity::default(),
             metrics: Arc::default(),
-            places: Vec::new(),
-            direct,
+            is_touched: false,
+            looks: Vec::new(),
         }))
     }
 }
@@ -169,10 +210,13 @@ impl pool::Driver for Driver {
 /// that the connection was checked out with. Only where it was said [for which request](super::Connection::name_request) the
 /// session is borrowed, and `database.statement_comment` asks for it, does a comment stand behind their text.
 pub struct Session {
-    client: Arc<Client>,
     wire: Wire,
     settings: Arc<Settings>,
+    effects: Arc<AllEffects>,
+    /// `settings.schema_changes()` when the oldest of its statements was prepared, or before.
+    schema_changes: u64,
     statements: Statements,
+    types: Types,
     /// What the session's transactions may do unless they say it themselves; `None` when that is not known.
     access: Option<Access>,
     transaction: Transaction,
@@ -182,9 +226,10 @@ pub struct Session {
     /// Whose waits its statements are, and where those are counted that were cancelled.
     activity: Activity,
     metrics: Arc<metrics::Pool>,
-    /// For statements that are sent together.
-    places: Vec<Box<dyn Place>>,
-    direct: Direct,
+    /// A statement may have changed it, so it is cleaned when it comes back.
+    is_touched: bool,
+    /// The statements of which the planner is to be asked then.
+    looks: Vec<(Box<str>, Arc<Prepared>)>,
 }
 
 /// What a statement does outside a transaction.
@@ -225,16 +270,19 @@ enum Transaction {
 
 impl pool::Session for Box<Session> {
     fn is_alive(&mut self) -> bool {
-        !self.is_broken() && self.wire.is_open()
+        self.is_open()
     }
 
     fn validate(&mut self, deadline: Deadline) -> bool {
-        let Session { client, wire, .. } = &mut **self;
-        wire.answers(client, deadline)
+        self.wire.answers(deadline)
     }
 
     fn is_broken(&self) -> bool {
-        self.wire.is_broken() || self.client.is_closed()
+        self.wire.is_broken()
+    }
+
+    fn is_clean(&mut self) -> bool {
+        self.wire.has_no_errands() || self.is_open() && !self.wire.has_leftovers()
     }
 }
 
@@ -259,11 +307,10 @@ impl Session {
         access: Access,
         effect: Effect,
     ) -> Result<Vec<Row>, Error> {
-        self.with_prepared(sql, access, effect, async |client, prepared, request| {
-            let named = prepared.text_for(sql, request);
-            let rows = prepared.query(client, named.as_deref(), parameters).await;
-            rows.map_err(|error| wire::refused(&error, sql))
-        })
+        let runs = [parameters];
+        let mut runs = Runs::of(sql, &runs);
+        self.with_prepared(sql, access, effect, &mut runs)?;
+        Ok(runs.rows)
     }
 
     /// The one row of a statement.
@@ -291,11 +338,7 @@ impl Session {
     /// # Errors
     /// As [`Session::query`].
     pub fn execute(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<u64, Error> {
-        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared, request| {
-            let named = prepared.text_for(sql, request);
-            let done = prepared.execute(client, named.as_deref(), parameters).await;
-            done.map_err(|error| wire::refused(&error, sql))
-        })
+        self.execute_each(sql, &[parameters])
     }
 
     /// Runs one statement many times, all sent together: as many round trips as one. The rows of all, in their order.
@@ -304,17 +347,9 @@ impl Session {
     /// # Errors
     /// As [`Session::query`]: the first run's that failed.
     pub fn query_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
-        let effect = Effect::of_query(sql);
-        self.with_prepared(sql, Access::ReadWrite, effect, async |client, prepared, request| {
-            let named = prepared.text_for(sql, request);
-            let named = named.as_deref();
-            let answers = join_all(runs.iter().map(|values| prepared.query(client, named, values))).await;
-            let mut rows = Vec::with_capacity(runs.len());
-            for answer in answers {
-                rows.append(&mut answer.map_err(|error| wire::refused(&error, sql))?);
-            }
-            Ok(rows)
-        })
+        let mut runs = Runs::of(sql, runs);
+        self.with_prepared(sql, Access::ReadWrite, Effect::of_query(sql), &mut runs)?;
+        Ok(runs.rows)
     }
 
     /// Runs one statement many times, all sent together: the number of rows they changed. Failures are as with
@@ -323,12 +358,9 @@ impl Session {
     /// # Errors
     /// As [`Session::query_each`].
     pub fn execute_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<u64, Error> {
-        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, async |client, prepared, request| {
-            let named = prepared.text_for(sql, request);
-            let named = named.as_deref();
-            let answers = join_all(runs.iter().map(|values| prepared.execute(client, named, values))).await;
-            answers.into_iter().sum::<Result<u64, _>>().map_err(|error| wire::refused(&error, sql))
-        })
+        let mut runs = Runs { rows_wanted: false, ..Runs::of(sql, runs) };
+        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, &mut runs)?;
+        Ok(runs.count)
     }
 
     /// Runs `work` in a transaction: committed when it returns `Ok`, else rolled back.
@@ -368,6 +400,21 @@ impl Session {
         let statement = self.settings.statement_timeout();
         self.limit = Limit { client: client.clone(), deadline, statement };
         self.statements.max = self.settings.max_prepared_statements();
+        let schema_changes = self.settings.schema_changes();
+        if self.schema_changes != schema_changes {
+            self.schema_changes = schema_changes;
+            self.forget_statements();
+        }
+    }
+
+    fn forget_statements(&mut self) {
+        self.statements.forget();
+        self.types.forget();
+    }
+
+    /// Whether a statement is known to change nothing of the session.
+    pub(super) fn can_share(&self, sql: &str) -> bool {
+        self.statements.known(sql).is_some_and(|prepared| prepared.effects.are_none())
     }
 
     /// For which request it is borrowed, until the checkin.
@@ -387,10 +434,8 @@ impl Session {
     }
 
     pub(super) fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
-        let described =
-            self.with_prepared(&statement.text, Access::ReadOnly, Effect::Reads, async |_, prepared, _| {
-                Ok(describe(statement, prepared))
-            });
+        let prepared = self.prepared(&statement.text, Access::ReadOnly);
+        let described = prepared.map(|prepared| describe(statement, &prepared));
         described.map_err(|error| statement.before_comment(error))
     }
 
@@ -443,15 +488,8 @@ impl Session {
         access: Access,
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
-        let effect = Effect::of_access(access);
-        let ran = self.with_prepared(&statement.text, access, effect, async |client, prepared, request| {
-            rows.restart();
-            let named = statement.text_for(request);
-            run(client, prepared, statement, named.as_deref(), values, rows).await
-        });
-        if matches!(ran, Err(Error::ResponseTooLarge { .. } | Error::Malformed { .. })) {
-            self.wire.settle(&self.client);
-        }
+        let mut written = Written { statement, values, rows, is_of_other_columns: false };
+        let ran = self.with_prepared(&statement.text, access, Effect::of_access(access), &mut written);
         ran.map_err(|error| statement.before_comment(error))
     }
 
@@ -462,25 +500,57 @@ impl Session {
         }
         self.limit.client = Presence::default();
         self.request = Comment::default();
+        if self.wire.is_broken() || !self.is_touched && self.looks.is_empty() {
+            return;
+        }
+        if let Err(error) = self.clean() {
+            log::warn!("{error}, while cleaning a session; the connection is closed");
+            self.wire.close();
+        }
+    }
+
+    /// Sends what cleans the session, and what asks the planner of statements, and waits for nothing.
+    fn clean(&mut self) -> Result<(), Error> {
+        self.wire.begin_batch();
+        if std::mem::take(&mut self.is_touched) {
+            let access = self.known_access().unwrap_or(Access::ReadWrite);
+            effects::clean(access, self.settings.init_sql().as_deref(), &mut self.wire)?;
+            self.access = Some(access);
+        }
+        for (sql, prepared) in self.looks.drain(..) {
+            effects::look(&sql, &prepared, &mut self.wire)?;
+        }
+        self.wire.send_at_once();
+        Ok(())
     }
 
     fn command(&mut self, sql: &str, limit: &Limit, commits: bool) -> Result<(), Error> {
         let activity = self.activity.clone();
         let waiting = activity.wait_for(Doing::Database).on(|| super::command(sql));
-        let client = &self.client;
-        let sent = async { client.batch_execute(sql).await.map_err(|error| wire::refused(&error, sql)) };
-        let done = self.wire.complete(sent, limit, &Cell::new(commits));
+        let done = simple::run_command(&mut self.wire, sql, limit, commits);
         let done = self.note(done);
         waiting.end(done, Error::kind)
+    }
+
+    /// Whether the server has not closed the connection while it was idle. Looks at the socket, sends nothing.
+    fn is_open(&mut self) -> bool {
+        if !self.wire.is_broken() && !matches!(self.wire.message_at_hand(), Ok(None)) {
+            self.wire.close();
+        }
+        !self.wire.is_broken()
     }
 
     /// What commits is not sent where the server has closed the connection already: otherwise nobody could say that it was
     /// not committed.
     fn refuse_closed(&mut self) -> Result<(), Error> {
-        if self.wire.is_broken() || self.wire.is_open() {
+        if self.wire.is_broken() || self.is_open() {
             return Ok(());
         }
         Err(Error::Lost("it was found closed before anything was sent".to_owned()))
+    }
+
+    fn known_access(&self) -> Option<Access> {
+        self.wire.reported_access().or(self.access)
     }
 
     /// What a failure is taken for, and what it means for what comes next.
@@ -504,98 +574,178 @@ impl Session {
         done
     }
 
-    /// Runs `work` with the prepared statement and what names the request, and once more when the server had thrown its plan
-    /// away.
-    fn with_prepared<T>(
+    /// The prepared statement, which is not run.
+    fn prepared(&mut self, sql: &str, access: Access) -> Result<Arc<Prepared>, Error> {
+        if let Some(prepared) = self.statements.known(sql) {
+            return Ok(Arc::clone(prepared));
+        }
+        self.with_prepared(sql, access, Effect::Reads, &mut OnlyPrepared)
+    }
+
+    /// Runs `work` with the prepared statement, and again when what the session remembers of the statement no longer holds.
+    fn with_prepared<W: Work>(
         &mut self,
         sql: &str,
         access: Access,
         effect: Effect,
-        mut work: impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        work: &mut W,
+    ) -> Result<W::Output, Error> {
         let activity = self.activity.clone();
         let waiting = activity.wait_for(Doing::Database).on(|| super::command(sql));
-        let done = self.attempt_again_if_stale(sql, access, effect, &mut work);
+        let before = self.transaction;
+        let remembered = self.statements.known(sql).cloned();
+        let mut done = self.attempt(sql, access, effect, work);
+        for _ in 1..ATTEMPTS_MAX {
+            let Err(error) = &done else { break };
+            let can_help = if is_stale(error) {
+                self.settings.note_schema_change();
+                self.forget_statements();
+                self.can_run_again(before, work)
+            } else if let Some(remembered) = remembered.as_ref().filter(|_| may_be_stale(error)) {
+                self.statements.forget_one(sql);
+                self.types.forget();
+                self.can_run_again(before, work) && self.is_other_now(sql, remembered)
+            } else {
+                false
+            };
+            if !can_help {
+                break;
+            }
+            done = self.attempt(sql, access, effect, work);
+        }
         waiting.end(done, Error::kind)
     }
 
-    fn attempt_again_if_stale<T>(
-        &mut self,
-        sql: &str,
-        access: Access,
-        effect: Effect,
-        work: &mut impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let before = self.transaction;
-        let done = self.attempt(sql, access, effect, work);
-        let Err(error) = &done else { return done };
-        if !is_stale(error) {
-            return done;
-        }
-        self.statements.forget();
-        self.client.clear_type_cache();
-        // Where nothing ran before it, it can run again.
+    /// Whether nothing is left of an attempt that failed, in a transaction that was in this state when it began.
+    fn can_run_again(&mut self, before: Transaction, work: &impl Work) -> bool {
         match before {
-            Transaction::None => self.attempt(sql, access, effect, work),
+            Transaction::None => !work.is_part_done(),
             Transaction::Pending(_) => {
-                self.rollback()?;
+                let is_undone = self.rollback().is_ok();
                 self.transaction = before;
-                self.attempt(sql, access, effect, work)
+                is_undone
             }
-            Transaction::Open(_) | Transaction::Failed => done,
+            Transaction::Open(_) | Transaction::Failed => false,
         }
     }
 
-    fn attempt<T>(
+    /// Prepares a statement anew. Returns whether it has other parameters or columns than it had.
+    fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
+        let access = self.known_access().unwrap_or(Access::ReadOnly);
+        let prepared = self.attempt(sql, access, Effect::Reads, &mut OnlyPrepared);
+        let is_other = prepared.is_ok_and(|prepared| !prepared.is_like(remembered));
+        if is_other {
+            self.settings.note_schema_change();
+        }
+        is_other
+    }
+
+    fn attempt<W: Work>(
         &mut self,
         sql: &str,
         access: Access,
         effect: Effect,
-        work: &mut impl AsyncFnMut(&Client, &Prepared, &Comment) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let commits_itself = self.transaction == Transaction::None && effect == Effect::MayWrite;
+        work: &mut W,
+    ) -> Result<W::Output, Error> {
+        let commits_itself = W::RUNS && self.transaction == Transaction::None && effect == Effect::MayWrite;
         if commits_itself {
             self.refuse_closed()?;
         }
-        let switch = self.command_before(access);
-        let (client, statements, request) = (&self.client, &mut self.statements, &self.request);
-        let commits = Cell::new(false);
-        let whole = async {
-            let prepared_and_run = async {
-                let prepared = statements.prepare(client, sql).await?;
-                commits.set(commits_itself);
-                work(client, &prepared, request).await
-            };
-            let Some(switch) = switch else {
-                return prepared_and_run.await;
-            };
-            // Both are sent before either is answered: the command costs no round trip.
-            let (switched, done) = join(client.batch_execute(switch.text), prepared_and_run).await;
-            let Err(error) = switched else { return done };
-            let error = switch.refused(&error);
-            if done.is_err() || is_read_only(&error) && is_standby(client).await {
-                return Err(error);
+        let mut asked = Asked { switch: self.command_before(access), ..Asked::default() };
+        let limit = self.limit.clone();
+        let done = match self.wire.begin(&limit, None) {
+            Ok(mut wait) => {
+                let mut done = self.ask(sql, work, &mut asked, &mut wait);
+                if let Some(refusal) = self.wire.take_refusal() {
+                    done = Err(self.refused_before(&refusal, &mut asked, done.is_err(), effect, &mut wait));
+                }
+                self.wire.conclude(wait, done, asked.is_run() && (commits_itself || asked.runs_alone))
             }
-            // The command failed, as by a cancel that hit it instead of the statement, which ran all the same, and
-            // without its BEGIN.
-            commits.set(effect == Effect::MayWrite);
-            Err(Error::Lost(format!("{error}, at {}, and what came behind it was run", switch.text)))
+            Err(error) => Err(error),
         };
-        let done = self.wire.complete(whole, &self.limit, &commits);
-        if let Transaction::Pending(access) = self.transaction {
+        // Some of an answer may be of no use.
+        self.wire.settle();
+        if asked.is_run() && asked.is_harmful {
+            self.is_touched = true;
+            self.access = None;
+        }
+        if let (Transaction::Pending(access), true) = (self.transaction, asked.is_switched()) {
             // Even if the deadline leaves it unknown whether the server began it.
             self.transaction = Transaction::Open(access);
             return self.note(done);
         }
-        if switch.is_some() {
+        if asked.is_switched() && !asked.is_harmful && done.is_ok() {
             self.access = Some(access);
         }
         let done = self.note(done);
-        if switch.is_some() && done.is_err() {
+        if asked.is_switched() && done.is_err() {
             // Whether it was switched is not known.
             self.access = None;
         }
         done
+    }
+
+    /// Has the statement prepared, if it is not, and run.
+    fn ask<W: Work>(
+        &mut self,
+        sql: &str,
+        work: &mut W,
+        asked: &mut Asked,
+        wait: &mut Wait<'_>,
+    ) -> Result<W::Output, Failure> {
+        let Self { wire, effects, statements, types, request, looks, .. } = self;
+        wire.begin_batch();
+        if let Some(switch) = asked.switch {
+            switch.put(wire)?;
+        }
+        let prepared = if let Some(prepared) = statements.known(sql) {
+            Arc::clone(prepared)
+        } else {
+            let name = statements.ask(sql, wire)?;
+            asked.sent = Sent::Preparation;
+            wire.send(wait)?;
+            let prepared = statements.learn(name, sql, effects.of(sql), types, wire, wait)?;
+            if let Some(refusal) = wire.take_refusal() {
+                // It was not run, and is not to be.
+                return Err(refusal_of(asked.switch, &refusal).into());
+            }
+            wire.begin_batch();
+            prepared
+        };
+        work.put(&prepared, request, wire)?;
+        if W::RUNS {
+            asked.is_harmful = !prepared.effects.are_none();
+            if prepared.effects.want_a_look() {
+                looks.push((sql.into(), Arc::clone(&prepared)));
+            }
+            asked.sent = Sent::Runs;
+        }
+        wire.send(wait)?;
+        let done = work.read(&prepared, types, wire, wait);
+        if work.is_of_other_columns() {
+            // The server has not refused what was sent in its place.
+            statements.forget_one(sql);
+        }
+        done
+    }
+
+    /// The command before the statement was refused.
+    fn refused_before(
+        &mut self,
+        refusal: &Error,
+        asked: &mut Asked,
+        statement_failed: bool,
+        effect: Effect,
+        wait: &mut Wait<'_>,
+    ) -> Failure {
+        let error = refusal_of(asked.switch, refusal);
+        if statement_failed || is_read_only(&error) && is_standby(&mut self.wire, wait) {
+            return error.into();
+        }
+        // The command failed, as by a cancel that hit it instead of the statement, which ran all the same, and without its BEGIN.
+        asked.runs_alone = effect == Effect::MayWrite;
+        let command = asked.switch.map_or("", |switch| switch.text);
+        Failure::Lost(Error::Lost(format!("{error}, at {command}, and what came behind it was run")))
     }
 
     /// What goes before a statement: BEGIN, if that is due, or what makes single statements run with `access`, when they
@@ -603,7 +753,7 @@ impl Session {
     fn command_before(&self, access: Access) -> Option<Switch> {
         match self.transaction {
             Transaction::Pending(access) => Some(Switch { text: begin_text(access), access }),
-            Transaction::None if self.access != Some(access) => Some(Switch {
+            Transaction::None if self.known_access() != Some(access) => Some(Switch {
                 text: match access {
                     Access::ReadOnly => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
                     Access::ReadWrite => "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
@@ -623,14 +773,294 @@ struct Switch {
 }
 
 impl Switch {
-    /// Why it failed.
-    fn refused(self, error: &tokio_postgres::Error) -> Error {
-        let mut error = wire::refused(error, self.text);
-        if self.access == Access::ReadWrite {
-            take_for_read_only(&mut error, &[READ_ONLY, NOT_SUPPORTED]);
-        }
-        error
+    /// Puts it into the batch, before the statement.
+    fn put(self, wire: &mut Wire) -> Result<(), Error> {
+        wire.add_query(self.text)?;
+        wire.add_errand(wire::Kind::Command, 1);
+        Ok(())
     }
+}
+
+/// Why a command was refused that stands before a statement.
+fn refusal_of(switch: Option<Switch>, refusal: &Error) -> Error {
+    let mut error = match refusal {
+        Error::Refused(refusal) => Error::Refused(refusal.clone()),
+        other => Error::Lost(other.to_string()),
+    };
+    if switch.is_some_and(|switch| switch.access == Access::ReadWrite) {
+        take_for_read_only(&mut error, &[READ_ONLY, NOT_SUPPORTED]);
+    }
+    error
+}
+
+/// What was asked of the server for a statement.
+#[derive(Default)]
+struct Asked {
+    /// What goes before it.
+    switch: Option<Switch>,
+    sent: Sent,
+    /// It may have changed the session.
+    is_harmful: bool,
+    /// It was run without what was to go before it, and so commits by itself.
+    runs_alone: bool,
+}
+
+/// How much of it was sent.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Sent {
+    #[default]
+    Nothing,
+    /// What goes before the statement, and what prepares it.
+    Preparation,
+    /// The statement's runs.
+    Runs,
+}
+
+impl Asked {
+    fn is_switched(&self) -> bool {
+        self.switch.is_some() && self.sent != Sent::Nothing
+    }
+
+    fn is_run(&self) -> bool {
+        self.sent == Sent::Runs
+    }
+}
+
+/// What is done with a prepared statement.
+trait Work {
+    /// What it comes to.
+    type Output;
+
+    /// Whether the statement is run.
+    const RUNS: bool;
+
+    /// Puts its runs into the batch.
+    fn put(&mut self, prepared: &Prepared, request: &Comment, wire: &mut Wire) -> Result<(), Error>;
+
+    /// Reads their answers.
+    fn read(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        types: &Types,
+        wire: &mut Wire,
+        wait: &mut Wait<'_>,
+    ) -> Result<Self::Output, Failure>;
+
+    /// Whether it was run as another text, and had other columns then.
+    fn is_of_other_columns(&self) -> bool {
+        false
+    }
+
+    /// Whether some of it was done, and some failed.
+    fn is_part_done(&self) -> bool {
+        false
+    }
+}
+
+/// It is prepared, and that is all.
+struct OnlyPrepared;
+
+impl Work for OnlyPrepared {
+    type Output = Arc<Prepared>;
+
+    const RUNS: bool = false;
+
+    fn put(&mut self, _: &Prepared, _: &Comment, _: &mut Wire) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        _: &Types,
+        _: &mut Wire,
+        _: &mut Wait<'_>,
+    ) -> Result<Arc<Prepared>, Failure> {
+        Ok(Arc::clone(prepared))
+    }
+}
+
+/// A handler's runs of a statement, all of which are sent together.
+struct Runs<'a> {
+    sql: &'a str,
+    parameters: &'a [&'a Parameters<'a>],
+    rows_wanted: bool,
+    rows: Vec<Row>,
+    count: u64,
+    is_of_other_columns: bool,
+    is_part_done: bool,
+}
+
+impl<'a> Runs<'a> {
+    fn of(sql: &'a str, parameters: &'a [&'a Parameters<'a>]) -> Self {
+        Self {
+            sql,
+            parameters,
+            rows_wanted: true,
+            rows: Vec::new(),
+            count: 0,
+            is_of_other_columns: false,
+            is_part_done: false,
+        }
+    }
+}
+
+impl Work for Runs<'_> {
+    type Output = ();
+
+    const RUNS: bool = true;
+
+    fn put(&mut self, prepared: &Prepared, request: &Comment, wire: &mut Wire) -> Result<(), Error> {
+        let named = prepared.text_for(self.sql, request);
+        let mut runs = self.parameters.iter();
+        runs.try_for_each(|parameters| prepared.run(named.as_deref(), parameters.iter().copied(), wire))
+    }
+
+    /// All answers come, and the first error is told.
+    fn read(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        types: &Types,
+        wire: &mut Wire,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Failure> {
+        (self.count, self.is_of_other_columns) = (0, false);
+        self.rows.clear();
+        let mut failed = None;
+        for _ in self.parameters {
+            let mut reader = RowReader {
+                types,
+                rows: self.rows_wanted.then_some(&mut self.rows),
+                is_of_other_columns: &mut self.is_of_other_columns,
+            };
+            match Coming::default().read(wire, wait, prepared, self.sql, &mut reader) {
+                Ok(count) => (self.count, self.is_part_done) = (self.count + count, true),
+                Err(Failure::Known(error)) if !wire.is_broken() => _ = failed.get_or_insert(error),
+                Err(lost) => return Err(lost),
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn is_of_other_columns(&self) -> bool {
+        self.is_of_other_columns
+    }
+
+    fn is_part_done(&self) -> bool {
+        self.is_part_done
+    }
+}
+
+/// Keeps rows, if they are wanted.
+struct RowReader<'a> {
+    types: &'a Types,
+    rows: Option<&'a mut Vec<Row>>,
+    is_of_other_columns: &'a mut bool,
+}
+
+impl Reader for RowReader<'_> {
+    fn row(&mut self, prepared: &Arc<Prepared>, fields: &[u8]) -> Result<(), Error> {
+        if let Some(rows) = &mut self.rows {
+            rows.push(Row::new(prepared, fields));
+        }
+        Ok(())
+    }
+
+    fn described(&mut self, prepared: &Arc<Prepared>, columns: &[Described]) -> Result<Arc<Prepared>, Error> {
+        described(prepared, columns, self.types, self.is_of_other_columns)
+    }
+}
+
+/// A statement as it was prepared, or with the columns that it has now.
+fn described(
+    prepared: &Arc<Prepared>,
+    columns: &[Described],
+    types: &Types,
+    is_of_other_columns: &mut bool,
+) -> Result<Arc<Prepared>, Error> {
+    if prepared.has(columns) {
+        return Ok(Arc::clone(prepared));
+    }
+    *is_of_other_columns = true;
+    Ok(Arc::new(prepared.with_columns(columns_of(columns, types)?)))
+}
+
+/// An endpoint's run of its statement, whose rows are written at once.
+struct Written<'a, 'r> {
+    statement: &'a Statement,
+    values: &'a [Value],
+    rows: &'a mut RowWriter<'r>,
+    is_of_other_columns: bool,
+}
+
+impl Work for Written<'_, '_> {
+    type Output = u64;
+
+    const RUNS: bool = true;
+
+    fn put(&mut self, prepared: &Prepared, request: &Comment, wire: &mut Wire) -> Result<(), Error> {
+        let Self { statement, values, .. } = self;
+        checked(prepared, statement, values)?;
+        let named = statement.text_for(request).or_else(|| prepared.text_if_open(&statement.text));
+        let bound = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
+        prepared.run(named.as_deref(), bound, wire)
+    }
+
+    fn read(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        types: &Types,
+        wire: &mut Wire,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64, Failure> {
+        self.rows.restart();
+        self.is_of_other_columns = false;
+        let Self { statement, rows, is_of_other_columns, .. } = self;
+        let mut writer = Writer { types, rows, is_of_other_columns };
+        let count = Coming::default().read(wire, wait, prepared, &statement.text, &mut writer)?;
+        Ok(if prepared.plan.is_empty() { count } else { rows.rows() })
+    }
+
+    fn is_of_other_columns(&self) -> bool {
+        self.is_of_other_columns
+    }
+}
+
+struct Writer<'a, 'r> {
+    types: &'a Types,
+    rows: &'a mut RowWriter<'r>,
+    is_of_other_columns: &'a mut bool,
+}
+
+impl Reader for Writer<'_, '_> {
+    fn row(&mut self, prepared: &Arc<Prepared>, fields: &[u8]) -> Result<(), Error> {
+        write_row(prepared, fields, self.rows)
+    }
+
+    fn described(&mut self, prepared: &Arc<Prepared>, columns: &[Described]) -> Result<Arc<Prepared>, Error> {
+        described(prepared, columns, self.types, self.is_of_other_columns)
+    }
+}
+
+/// Refuses what cannot be sent, or whose rows have no form in JSON, before anything is sent.
+fn checked(prepared: &Prepared, statement: &Statement, values: &[Value]) -> Result<(), Error> {
+    for (bound, kind) in statement.bound.iter().zip(&prepared.params) {
+        bind::check(bound, &values[bound.index], kind)?;
+    }
+    prepared.unsupported().map_or(Ok(()), |index| Err(prepared.refusal_of(index)))
+}
+
+fn write_row(prepared: &Prepared, fields: &[u8], rows: &mut RowWriter<'_>) -> Result<(), Error> {
+    let (plan, mut fields) = (&prepared.plan, Fields(fields));
+    // One after the other, from the first on.
+    rows.row(plan.iter().map(|column| &*column.key), |index, out| {
+        let encoder = plan.get(index).and_then(|column| column.encoder.as_ref());
+        let written = fields.next().zip(encoder).map(|(field, encoder)| encoder.write(out, field));
+        written.and_then(Result::ok).ok_or_else(|| {
+            let (column, type_name) = prepared.column(index);
+            Error::Malformed { column, type_name }
+        })
+    })
 }
 
 impl std::fmt::Debug for Session {
@@ -665,59 +1095,48 @@ fn is_read_only(error: &Error) -> bool {
 }
 
 /// Whether nothing can have been written until now: a server that was promoted is never a standby again.
-async fn is_standby(client: &Client) -> bool {
-    let row = client.query_one("select pg_is_in_recovery()", &[]).await;
-    row.is_ok_and(|row| row.try_get(0).unwrap_or(false))
+fn is_standby(wire: &mut Wire, wait: &mut Wait<'_>) -> bool {
+    let answer = simple::ask(wire, "select pg_catalog.pg_is_in_recovery()", wait);
+    answer.is_ok_and(|rows| {
+        rows.iter().any(|row| row.first().is_some_and(|value| value.as_deref() == Some("t")))
+    })
 }
 
 /// "cached plan must not change result type" after an ALTER, and a statement that someone deallocated.
 fn is_stale(error: &Error) -> bool {
-    matches!(error.code(), Some(NOT_SUPPORTED | "26000")) && !is_read_only(error)
+    match error.code() {
+        // Functions may fail with this code as well.
+        Some(NOT_SUPPORTED) => error.is_retryable(),
+        code => code == Some("26000"),
+    }
 }
 
-/// Runs an endpoint's statement; `named` is as with [`Prepared`].
-async fn run(
-    client: &Client,
-    prepared: &Prepared,
-    statement: &Statement,
-    named: Option<&str>,
-    values: &[Value],
-    rows: &mut RowWriter<'_>,
-) -> Result<u64, Error> {
-    for (bound, kind) in statement.bound.iter().zip(prepared.statement.params()) {
-        bind::check(bound, &values[bound.index], kind)?;
-    }
-    if let Some(index) = prepared.unsupported() {
-        return Err(prepared.refusal_of(index));
-    }
-    let parameters = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
-    let refused = |error| wire::refused(&error, &statement.text);
-    let answer = match named {
-        Some(text) => {
-            let types = prepared.statement.params().iter().cloned();
-            client.query_typed_raw(text, parameters.zip(types)).await
+/// Whether a statement that was prepared before an ALTER can fail so and would not if it were prepared now: its parameters
+/// keep the types that they were taken for then. It has done nothing.
+fn may_be_stale(error: &Error) -> bool {
+    /// A value that is none of its type, or out of its range, and a type that is gone.
+    const CODES: [&str; 6] = ["22003", "22007", "22008", "22P02", "22P03", "XX000"];
+    /// `insufficient_privilege`, the one of class 42 that has nothing to do with types.
+    const PRIVILEGE: &str = "42501";
+    match error {
+        Error::BadValue { .. } | Error::UnsupportedType { .. } | Error::Usage(_) => true,
+        Error::Refused(refusal) => {
+            let code = refusal.code.as_str();
+            CODES.contains(&code) || code.starts_with("42") && code != PRIVILEGE
         }
-        None => client.query_raw(&prepared.statement, parameters).await,
-    };
-    let mut stream = pin!(answer.map_err(refused)?);
-    let mut plan = Cow::Borrowed(&prepared.plan);
-    while let Some(row) = stream.try_next().await.map_err(refused)? {
-        if named.is_some() && rows.rows() == 0 && !prepared.fits(&row) {
-            // A table was altered. The prepared statement would be refused for that, but this one has run.
-            plan = Cow::Owned(plan_of(row.columns()));
-        }
-        rows.row(plan.iter().map(|column| &*column.key), |index, out| write(&row, &plan, index, out))?;
+        _ => false,
     }
-    if prepared.plan.is_empty() { Ok(stream.rows_affected().unwrap_or(0)) } else { Ok(rows.rows()) }
 }
 
 fn describe(statement: &Statement, prepared: &Prepared) -> Description {
-    let columns = prepared.statement.columns().iter();
-    let columns =
-        columns.map(|column| Column { name: column.name().to_owned(), type_name: type_name(column.type_()) });
+    let columns = prepared.columns.iter();
+    let columns = columns.map(|column| ColumnDescription {
+        name: column.name().to_owned(),
+        type_name: type_name(column.type_()),
+    });
     let unsupported = (0..prepared.plan.len()).filter(|index| prepared.plan[*index].encoder.is_none());
     let unsupported = unsupported.map(|index| prepared.refusal_of(index).to_string());
-    let kinds = statement.bound.iter().zip(prepared.statement.params());
+    let kinds = statement.bound.iter().zip(&prepared.params);
     let mismatches = kinds.filter_map(|(bound, kind)| bind::mismatch(bound, kind));
     Description { columns: columns.collect(), problems: unsupported.chain(mismatches).collect() }
 }
@@ -727,220 +1146,6 @@ fn type_name(kind: &Type) -> String {
         Kind::Array(item) => format!("{item}[]"),
         _ => kind.to_string(),
     }
-}
-
-/// A statement that the server has prepared, and how its rows are written.
-///
-/// It is run as it was prepared, or as `named`: its text with a comment that names the request. That is another text each time,
-/// so it is sent as the unnamed statement, with its values and all else that it takes, in one message and one round trip: the
-/// types of its parameters are known from the one that was prepared.
-struct Prepared {
-    statement: tokio_postgres::Statement,
-    /// What the server calls it, where that is known.
-    name: Option<Box<str>>,
-    plan: Vec<ColumnPlan>,
-    /// Up to where its text goes when a comment is to stand behind it; `None`: it has one.
-    end: Option<usize>,
-}
-
-#[derive(Clone)]
-struct ColumnPlan {
-    /// `"name":`
-    key: Box<[u8]>,
-    encoder: Option<Encoder>,
-}
-
-/// A value's bytes, whatever its type.
-struct Raw<'a>(&'a [u8]);
-
-impl<'a> FromSql<'a> for Raw<'a> {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(raw))
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-}
-
-impl Prepared {
-    fn new(statement: tokio_postgres::Statement, sql: &str) -> Self {
-        let has_comment = config::Sql::without_parameters(sql).has_comment();
-        let end = (!has_comment).then(|| comment::end(sql));
-        Self { plan: plan_of(statement.columns()), name: name_of(&statement), statement, end }
-    }
-
-    /// What is sent in place of `sql`, which it was prepared from, to name the request, if that is to be done.
-    fn text_for(&self, sql: &str, request: &Comment) -> Option<String> {
-        let end = self.end.filter(|_| !request.is_empty())?;
-        let mut text = sql[..end].to_owned();
-        request.write(&Comment::default(), &mut text);
-        Some(text)
-    }
-
-    /// All rows.
-    async fn query(
-        &self,
-        client: &Client,
-        named: Option<&str>,
-        parameters: &Parameters<'_>,
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        let stream = match named.and_then(|text| Some((text, self.typed(parameters)?))) {
-            Some((text, typed)) => client.query_typed_raw(text, typed).await?,
-            None => client.query_raw(&self.statement, parameters.iter().copied()).await?,
-        };
-        stream.map_ok(Row::from).try_collect().await
-    }
-
-    /// How many rows it changed.
-    async fn execute(
-        &self,
-        client: &Client,
-        named: Option<&str>,
-        parameters: &Parameters<'_>,
-    ) -> Result<u64, tokio_postgres::Error> {
-        match named.and_then(|text| Some((text, self.typed(parameters)?))) {
-            Some((text, typed)) => client.execute_typed(text, &typed).await,
-            None => client.execute(&self.statement, parameters).await,
-        }
-    }
-
-    /// Parameters with their types; `None` where their number is wrong, which running what was prepared says.
-    fn typed<'p>(&self, parameters: &Parameters<'p>) -> Option<Vec<(&'p (dyn ToSql + Sync), Type)>> {
-        let types = self.statement.params();
-        (types.len() == parameters.len())
-            .then(|| parameters.iter().copied().zip(types.iter().cloned()).collect())
-    }
-
-    /// Whether a row is of the columns that the statement had when it was prepared.
-    fn fits(&self, row: &DriverRow) -> bool {
-        let same = |(now, before): (&PostgresColumn, &PostgresColumn)| {
-            now.name() == before.name() && now.type_() == before.type_()
-        };
-        let (now, before) = (row.columns(), self.statement.columns());
-        now.len() == before.len() && now.iter().zip(before).all(same)
-    }
-
-    /// The first column that has no form in JSON.
-    fn unsupported(&self) -> Option<usize> {
-        self.plan.iter().position(|column| column.encoder.is_none())
-    }
-
-    fn refusal_of(&self, index: usize) -> Error {
-        let (column, type_name) = column(self.statement.columns(), index);
-        Error::UnsupportedType { column, type_name }
-    }
-}
-
-/// tokio-postgres keeps the names of its statements to itself but for this; where they are written otherwise, they are not known.
-fn name_of(statement: &tokio_postgres::Statement) -> Option<Box<str>> {
-    let text = format!("{statement:?}");
-    let (name, _) = text.strip_prefix("Statement { name: \"s")?.split_once('"')?;
-    let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| format!("s{name}").into())
-}
-
-fn plan_of(columns: &[PostgresColumn]) -> Vec<ColumnPlan> {
-    let plan = columns.iter().map(|column| ColumnPlan {
-        key: super::json::key(column.name()),
-        encoder: Encoder::of(column.type_()),
-    });
-    plan.collect()
-}
-
-fn write(row: &DriverRow, plan: &[ColumnPlan], index: usize, out: &mut Vec<u8>) -> Result<(), Error> {
-    let raw = row.try_get::<_, Option<Raw<'_>>>(index).ok();
-    let encoder = plan.get(index).and_then(|column| column.encoder.as_ref());
-    let written = raw.zip(encoder).map(|(raw, encoder)| encoder.write(out, raw.map(|raw| raw.0)));
-    written.and_then(Result::ok).ok_or_else(|| {
-        let (column, type_name) = column(row.columns(), index);
-        Error::Malformed { column, type_name }
-    })
-}
-
-/// A column's name and type, for messages.
-fn column(columns: &[PostgresColumn], index: usize) -> (String, String) {
-    let column = columns.get(index);
-    column.map_or_else(Default::default, |column| (column.name().to_owned(), type_name(column.type_())))
-}
-
-/// The session's prepared statements by their text; when full, the oldest goes, and the server is told with the next
-/// statement.
-#[derive(Default)]
-struct Statements {
-    max: usize,
-    known: HashMap<Arc<str>, Arc<Prepared>>,
-    oldest_first: VecDeque<Arc<str>>,
-}
-
-impl Statements {
-    fn forget(&mut self) {
-        self.known.clear();
-        self.oldest_first.clear();
-    }
-
-    fn known(&self, sql: &str) -> Option<&Arc<Prepared>> {
-        self.known.get(sql)
-    }
-
-    async fn prepare(&mut self, client: &Client, sql: &str) -> Result<Arc<Prepared>, Error> {
-        if let Some(prepared) = self.known.get(sql) {
-            return Ok(Arc::clone(prepared));
-        }
-        refuse_session_commands(sql)?;
-        let statement = client.prepare(sql).await.map_err(|error| wire::refused(&error, sql))?;
-        let prepared = Arc::new(Prepared::new(statement, sql));
-        while self.known.len() >= self.max.max(1)
-            && let Some(oldest) = self.oldest_first.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        let text: Arc<str> = sql.into();
-        self.oldest_first.push_back(Arc::clone(&text));
-        self.known.insert(text, Arc::clone(&prepared));
-        Ok(prepared)
-    }
-}
-
-/// Commands that would leave the session in a state that the checkin does not know of, or that speak another protocol.
-fn refuse_session_commands(sql: &str) -> Result<(), Error> {
-    const REFUSED: [&str; 12] = [
-        "abort",
-        "begin",
-        "commit",
-        "copy",
-        "deallocate",
-        "discard",
-        "end",
-        "prepare",
-        "release",
-        "rollback",
-        "savepoint",
-        "start",
-    ];
-    let word = first_word(sql);
-    match REFUSED.iter().find(|refused| word.eq_ignore_ascii_case(refused)) {
-        Some(_) => Err(Error::Usage(format!(
-            "{word} is not a statement that can run here; transactions are begun and \
-             ended by wharf"
-        ))),
-        None => Ok(()),
-    }
-}
-
-fn first_word(sql: &str) -> &str {
-    let mut rest = sql.trim_start();
-    loop {
-        rest = if let Some(comment) = rest.strip_prefix("--") {
-            comment.split_once('\n').map_or("", |(_, after)| after)
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            comment.split_once("*/").map_or("", |(_, after)| after)
-        } else {
-            break;
-        }
-        .trim_start();
-    }
-    rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -962,22 +1167,14 @@ mod tests {
 
     #[test]
     fn what_a_standby_refuses_is_no_stale_plan() {
-        let refused =
-            |code: &str| Error::Refused(Box::new(Refusal::new(Category::of_sqlstate(code), code, "")));
-        let mut error = refused(NOT_SUPPORTED);
-        assert!(is_stale(&error) && is_stale(&refused("26000")));
+        let refused = |category, code: &str| Error::Refused(Box::new(Refusal::new(category, code, "")));
+        let mut error = refused(Category::Retry, NOT_SUPPORTED);
+        assert!(is_stale(&error) && is_stale(&refused(Category::Other, "26000")));
+        assert!(!is_stale(&refused(Category::Other, NOT_SUPPORTED)), "a function may raise it");
         take_for_read_only(&mut error, &[READ_ONLY]);
         assert!(is_stale(&error), "that code says it of some commands only");
         take_for_read_only(&mut error, &[READ_ONLY, NOT_SUPPORTED]);
         assert!(!is_stale(&error));
         assert_eq!(error.status(), 503);
-    }
-
-    #[test]
-    fn transaction_commands_are_refused_behind_comments_too() {
-        assert!(refuse_session_commands("/* x */ -- y\n BEGIN").is_err());
-        assert!(refuse_session_commands("commit;").is_err());
-        assert!(refuse_session_commands("select 'begin'").is_ok());
-        assert!(refuse_session_commands("with a as (select 1) select * from a").is_ok());
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Settings {
     /// In microseconds; 0: none.
     statement_timeout: AtomicU64,
     max_prepared_statements: AtomicUsize,
+    /// How often the schema was found to have changed.
+    schema_changes: AtomicU64,
 }
 
 impl Settings {
@@ -25,7 +27,8 @@ impl Settings {
         settings
     }
 
-    pub(super) fn set(&self, configured: &config::Database) {
+    /// Returns whether what runs on new sessions is other than what ran on those there are.
+    pub(super) fn set(&self, configured: &config::Database) -> bool {
         let micros = u64::try_from(configured.statement_timeout.as_micros()).unwrap_or(u64::MAX);
         self.statement_timeout.store(micros, Relaxed);
         self.max_prepared_statements.store(configured.max_prepared_statements, Relaxed);
@@ -33,7 +36,9 @@ impl Settings {
         let mut application_name = self.application_name.lock().unwrap_or_else(PoisonError::into_inner);
         application_name.clone_from(&configured.application_name);
         let mut init_sql = self.init_sql.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_changed = *init_sql != configured.connection_init_sql;
         init_sql.clone_from(&configured.connection_init_sql);
+        has_changed
     }
 
     /// What runs on a new session before it is used.
@@ -61,6 +66,16 @@ impl Settings {
     pub(super) fn max_prepared_statements(&self) -> usize {
         self.max_prepared_statements.load(Relaxed).max(1)
     }
+
+    /// Says to all sessions that the schema has changed, so that what they remember of their statements may not hold.
+    pub(super) fn note_schema_change(&self) {
+        self.schema_changes.fetch_add(1, Relaxed);
+    }
+
+    /// Differs from what it was when sessions have heard of a change.
+    pub(super) fn schema_changes(&self) -> u64 {
+        self.schema_changes.load(Relaxed)
+    }
 }
 
 #[cfg(test)]
@@ -77,7 +92,8 @@ mod tests {
         configured.connection_init_sql = Some("select 1".to_owned());
         configured.application_name = "flights".to_owned();
         configured.statement_comment = StatementComment::Request;
-        settings.set(&configured);
+        assert!(settings.set(&configured), "another text runs on new sessions");
+        assert!(!settings.set(&configured));
         assert_eq!(settings.statement_timeout(), Some(Duration::from_millis(2)));
         assert_eq!(settings.max_prepared_statements(), 3);
         assert_eq!(settings.init_sql().as_deref(), Some("select 1"));

@@ -28,6 +28,9 @@ const INSTRUCTIONS_PER_CHECK: i32 = 1000;
 /// short transaction is met soon, and a client that leaves is noticed within the last of them.
 const LOCK_PAUSES_MS: [u64; 7] = [1, 2, 5, 10, 15, 20, 25];
 
+/// Reads the schema, which every statement on a table does as well; it has one row always.
+const READ_SCHEMA: &str = "select count(*) from sqlite_schema where false";
+
 /// Opens connections to one file.
 pub(super) struct Driver {
     file: PathBuf,
@@ -61,8 +64,8 @@ impl Driver {
 impl pool::Driver for Driver {
     type Session = Session;
 
-    fn reconfigure(&self, configured: &config::Database) {
-        self.settings.set(configured);
+    fn reconfigure(&self, configured: &config::Database) -> bool {
+        self.settings.set(configured)
     }
 
     fn open(&self, deadline: Deadline) -> Result<Session, Error> {
@@ -235,8 +238,10 @@ impl Session {
     }
 
     pub(super) fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
-        let prepared =
-            self.connection.prepare(&statement.text).map_err(|error| refused(error, &statement.text))?;
+        let refused = |error| refused(error, &statement.text);
+        // SQLite prepares with the schema that the connection read last. A step is what notices that it has changed.
+        self.connection.query_row(READ_SCHEMA, [], |_| Ok(())).map_err(refused)?;
+        let prepared = self.connection.prepare(&statement.text).map_err(refused)?;
         let columns = prepared.columns();
         let columns = columns.map(|column| Column {
             name: column.name().to_owned(),
@@ -312,12 +317,18 @@ impl Session {
         for (index, bound) in statement.bound.iter().enumerate() {
             prepared.raw_bind_parameter(index + 1, Parameter(&values[bound.index])).map_err(refused)?;
         }
+        // Whether a statement has columns is up to its text alone. Which columns these are is up to the schema.
         if prepared.column_count() == 0 {
             return prepared.raw_execute().map(|changed| changed as u64).map_err(refused);
         }
-        let plan: Vec<ColumnPlan> = prepared.columns().map(|column| ColumnPlan::new(&column)).collect();
+        let mut plan = Vec::new();
         let mut found = prepared.raw_query();
         while let Some(row) = found.next().map_err(refused)? {
+            if plan.is_empty() {
+                // The first step prepares the statement anew where the schema has changed, so the columns are known
+                // behind it. Until the last row they stay the same: the statement holds a lock on the schema.
+                plan = row.as_ref().columns().map(|column| ColumnPlan::new(&column)).collect::<Vec<_>>();
+            }
             rows.row(plan.iter().map(|column| &*column.key), |index, out| {
                 let value = row.get_ref(index).map_err(refused)?;
                 plan[index].declared.write(out, value);

@@ -164,7 +164,7 @@ impl SqlEndpoint {
             let ran = connection.run(&step.statement, values, self.access, deadline, &mut rows);
             let took = began.elapsed();
             context.note_statement(&step.key, took, &|| self.shown(values));
-            self.takes.note(took);
+            self.takes.note_if(self.asks && connection.can_share(step.statement.text()), took);
             let count = ran.map_err(|error| Failure::Database(error, Some(step.key.clone())))?;
             step.expect(count).map_err(Failure::Unexpected)?;
             if last {

@@ -69,7 +69,7 @@ where
         let mut connection = context.database()?;
         let began = Instant::now();
         let rows = connection.postgres()?.read(sql, &parameters);
-        takes.note(began.elapsed());
+        takes.note_if(connection.can_share(sql), began.elapsed());
         drop(connection);
         answer(request, &rows?)
     }
@@ -115,7 +115,7 @@ impl std::fmt::Debug for Asking {
 
 /// See [`Asking`].
 pub(crate) trait Asks: Send + Sync {
-    /// What its statement takes in the mean; `None`: it has not run yet.
+    /// What its statement takes in the mean; `None`: it cannot share a round trip, or it is not known yet whether it can.
     fn takes(&self) -> Option<Duration>;
 
     /// What the request asks.
@@ -141,6 +141,15 @@ impl Mean {
             mean => mean - mean / WEIGHT + took / WEIGHT,
         };
         self.0.store(mean.max(1), Relaxed);
+    }
+
+    /// The same of a statement that may share a round trip; of another nothing is known any more.
+    pub(crate) fn note_if(&self, can_share: bool, took: Duration) {
+        if can_share {
+            self.note(took);
+        } else {
+            self.0.store(0, Relaxed);
+        }
     }
 
     pub(crate) fn mean(&self) -> Option<Duration> {

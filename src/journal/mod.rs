@@ -81,6 +81,13 @@ impl Opened {
     }
 }
 
+/// Settings, and all that it takes to do as they say.
+#[derive(Debug)]
+pub struct Prepared {
+    settings: Log,
+    target: Target,
+}
+
 impl Default for Journal {
     /// Says nothing.
     fn default() -> Self {
@@ -95,21 +102,28 @@ impl Default for Journal {
 }
 
 impl Journal {
-    /// Says from now on what these settings ask for, and where `opened` goes.
+    /// Starts the thread that writes, if these settings need one and there is none yet. Nothing else changes.
     ///
     /// # Errors
-    /// When the system has no thread for writing; then nothing has changed.
-    pub fn reconfigure(&self, settings: &Log, Opened(target): Opened) -> io::Result<()> {
+    /// When the system has no thread.
+    pub fn prepare(&self, settings: &Log, Opened(target): Opened) -> io::Result<Prepared> {
+        if settings.access != Access::Off {
+            self.0.writer.start()?;
+        }
+        Ok(Prepared { settings: settings.clone(), target })
+    }
+
+    /// Says from now on what was prepared.
+    pub fn reconfigure(&self, Prepared { settings, target }: Prepared) {
         let shared = &*self.0;
         if settings.access != Access::Off {
-            shared.writer.write_to(target)?;
+            shared.writer.write_to(target);
         }
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         shared.access.store(settings.access as u8, Relaxed);
         shared.parameters.store(settings.parameters, Relaxed);
         shared.slow_request_ns.store(nanoseconds(settings.slow_request), Relaxed);
         shared.slow_statement_ns.store(nanoseconds(settings.slow_statement), Relaxed);
-        Ok(())
     }
 
     /// Opens the access log's file again: somebody has moved it.

@@ -137,8 +137,8 @@ impl Buffer {
 }
 
 impl Writer {
-    /// Writes there from now on; starts the thread when it is not there yet.
-    pub(super) fn write_to(&self, target: Target) -> io::Result<()> {
+    /// Starts the thread when it is not there yet.
+    pub(super) fn start(&self) -> io::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.is_none() {
             let (end, ended) = crossbeam_channel::bounded(0);
@@ -146,8 +146,12 @@ impl Writer {
             thread::Builder::new().name("access-log".into()).spawn(move || shared.run(&end))?;
             *running = Some(ended);
         }
-        self.shared.tell(|state| state.next = Some(target));
         Ok(())
+    }
+
+    /// Has the thread write there from now on.
+    pub(super) fn write_to(&self, target: Target) {
+        self.shared.tell(|state| state.next = Some(target));
     }
 
     pub(super) fn reopen(&self) {
@@ -309,7 +313,8 @@ mod tests {
         let [file, moved] = ["access.log", "access.log.1"].map(|name| directory.path().join(name));
         fs::write(&file, "before\n").expect("a file");
         let writer = Writer::default();
-        writer.write_to(Target::open(&file).expect("it opens")).expect("a thread");
+        writer.start().expect("a thread");
+        writer.write_to(Target::open(&file).expect("it opens"));
         add(&writer, "one\n");
         while !fs::read_to_string(&file).expect("a file").ends_with("one\n") {
             thread::yield_now();
@@ -328,7 +333,8 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_lost_and_counted() {
         let writer = Writer::default();
-        writer.write_to(Target::open(Path::new("/dev/full")).expect("Linux has it")).expect("a thread");
+        writer.start().expect("a thread");
+        writer.write_to(Target::open(Path::new("/dev/full")).expect("Linux has it"));
         (0..3).for_each(|_| add(&writer, "line\n"));
         writer.close();
         assert_eq!(writer.lost(), 3);
@@ -348,7 +354,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("access.log");
         let writer = Writer::default();
-        writer.write_to(Target::open(&file).expect("it opens")).expect("a thread");
+        writer.start().expect("a thread");
+        writer.write_to(Target::open(&file).expect("it opens"));
         thread::scope(|scope| {
             for name in ["a", "b", "c", "d"] {
                 let writer = &writer;

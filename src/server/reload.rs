@@ -11,13 +11,13 @@ use std::time::Duration;
 use log::Level;
 
 use super::{Running, Stages, queue_limits, router};
-use crate::config::{self, Action, Changes, Config, Problem, Problems, Source};
+use crate::config::{self, Action, Changes, Config, Problems, Source};
 use crate::connector::{Settings, TlsError, descriptors};
 use crate::database::{self, Database};
 use crate::deadline::Deadline;
 use crate::endpoint;
-use crate::journal::Opened;
-use crate::router::RouteError;
+use crate::journal::{self, Opened};
+use crate::router::{RouteError, Router};
 
 /// How long the database may take to prepare the new configuration's statements; a database that takes longer is in trouble,
 /// and whoever asked for the reload waits.
@@ -98,6 +98,9 @@ pub enum ReloadError {
         "endpoint.{0} runs SQL, and the server was started without a database: database.url needs a restart"
     )]
     NoDatabase(String),
+    /// Keys have changed that need a restart, and that endpoints rely on.
+    #[error("{}: a new value needs a restart, and endpoints may rely on it", .0.join(", "))]
+    NeedsRestart(Vec<String>),
     /// The database does not prepare the statements in time.
     #[error("database: {0}")]
     Database(#[from] database::Error),
@@ -108,13 +111,21 @@ pub enum ReloadError {
     #[error("log.access_file cannot be opened: {0}")]
     AccessFile(io::Error),
     /// The system refuses threads.
-    #[error("no more request threads: {0}")]
+    #[error("no more threads: {0}")]
     System(#[from] io::Error),
+}
+
+/// A new configuration, and what was made for it.
+struct Prepared {
+    next: Config,
+    router: Router,
+    log: journal::Prepared,
 }
 
 impl Running {
     /// Goes on with another configuration, without dropping or failing a request. What needs a restart stays as it was, and
-    /// is named in what is returned.
+    /// is named in what is returned; but where endpoints rely on it, as on the database, nothing changes. Sessions of PostgreSQL
+    /// prepare their statements anew.
     ///
     /// # Errors
     /// What is wrong with the configuration; then nothing has changed.
@@ -122,34 +133,70 @@ impl Running {
         let Candidate { config: new, source } = new.into();
         let mut running = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = running.changes_to(&new);
+        self.refuse_relied_on(&changes)?;
         let certificate = self.tls.as_ref().map(|tls| tls.identity.read_again()).transpose()?;
         let next = new.until_restart(&running);
         if !running.changes_to(&next).is_empty() {
-            let router = router(&next, self.database.as_ref(), &self.routes, &self.metrics)?;
-            self.check(&next, source, &changes)?;
-            let opened = Opened::new(&next.log).map_err(ReloadError::AccessFile)?;
-            self.workers.resize(next.workers())?;
-            self.journal.reconfigure(&next.log, opened)?;
-            self.workers.tell_timing(next.server.server_timing);
-            self.workers.pipeline(next.database.pipelined_max());
-            self.queue.reconfigure(queue_limits(&next.queue));
-            if let Some(database) = &self.database {
-                database.reconfigure(&next.database);
-            }
-            let (queue, metrics) = (self.queue.clone(), Arc::clone(&self.metrics));
-            let stages = Stages::new(&next, router, queue, metrics, self.traces.clone());
-            let mut settings = Settings::beside(&next, self.tls.as_ref());
-            settings.max_connections = descriptors::fitting(&next);
-            settings.journal = self.journal.clone();
-            self.connector.reload(settings, Arc::new(stages));
-            self.tell_admin(&next);
-            *running = next;
+            let prepared = self.prepare(next, source, &changes)?;
+            // The last that can fail. Then there are as many workers as before.
+            self.workers.resize(prepared.next.workers())?;
+            *running = self.commit(prepared);
+        }
+        if let Some(database) = &self.database {
+            database.forget_statements();
         }
         let reloaded = Reloaded { changes, certificate: certificate.is_some() };
         if let (Some(tls), Some(fresh)) = (&self.tls, certificate) {
             tls.identity.take(fresh);
         }
         Ok(reloaded)
+    }
+
+    /// Endpoints are written for a database and for clients: those of the new configuration are not served from another
+    /// database, or to clients that show no certificate, until the restart.
+    fn refuse_relied_on(&self, changes: &Changes) -> Result<(), ReloadError> {
+        let is_relied_on = |key: &str| match key {
+            "database.url" => self.database.is_some(),
+            "tls.client_auth" | "tls.client_ca" => true,
+            _ => false,
+        };
+        let keys = changes.keys.iter().map(|change| &change.key).filter(|key| is_relied_on(key));
+        let keys: Vec<String> = keys.cloned().collect();
+        if keys.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(keys)) }
+    }
+
+    /// Makes all that can fail, of which nothing takes effect yet.
+    fn prepare(
+        &self,
+        next: Config,
+        source: Option<Source>,
+        changes: &Changes,
+    ) -> Result<Prepared, ReloadError> {
+        let router = router(&next, self.database.as_ref(), &self.routes, &self.metrics)?;
+        self.check(&next, source, changes)?;
+        let opened = Opened::new(&next.log).map_err(ReloadError::AccessFile)?;
+        let log = self.journal.prepare(&next.log, opened)?;
+        Ok(Prepared { next, router, log })
+    }
+
+    /// Has it all take effect, which cannot fail. Returns what is in force now.
+    fn commit(&self, prepared: Prepared) -> Config {
+        let Prepared { next, router, log } = prepared;
+        self.journal.reconfigure(log);
+        self.workers.tell_timing(next.server.server_timing);
+        self.workers.pipeline(next.database.pipelined_max());
+        self.queue.reconfigure(queue_limits(&next.queue));
+        if let Some(database) = &self.database {
+            database.reconfigure(&next.database);
+        }
+        let (queue, metrics) = (self.queue.clone(), Arc::clone(&self.metrics));
+        let stages = Stages::new(&next, router, queue, metrics, self.traces.clone());
+        let mut settings = Settings::beside(&next, self.tls.as_ref());
+        settings.max_connections = descriptors::fitting(&next);
+        settings.journal = self.journal.clone();
+        self.connector.reload(settings, Arc::new(stages));
+        self.tell_admin(&next);
+        next
     }
 
     /// Lets the database run what it runs on a new connection, and prepare every statement.
@@ -184,10 +231,6 @@ impl Running {
             for problem in &mut found {
                 problem.span = None;
             }
-        }
-        if has_changed("database.url") {
-            let why = "another database needs a restart; the statements were prepared on the one in use";
-            found.push(Problem::new(None, "database.url", why));
         }
         Err(ReloadError::Statements(Problems::new(source, found)))
     }

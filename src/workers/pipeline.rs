@@ -120,7 +120,6 @@ impl Shared {
             let patience = (!all.is_empty()).then_some((before, PATIENCE));
             let mut fetched = pipeline.fetch(&job.presence, job.deadline, patience);
             if let Some(Fetched::Slow) = fetched {
-                pipeline.leave_others();
                 self.give_back(all, begun);
                 fetched = pipeline.fetch(&job.presence, job.deadline, None);
             }
@@ -177,6 +176,6 @@ pub(super) struct Asked(VecDeque<(Job, Arc<dyn Asks>)>);
 
 /// Whether a request that comes to this error comes to it whenever it is run, or has no time to be run again.
 fn is_final(error: &database::Error) -> bool {
-    use database::Error::{BadValue, ClientLeft, Deadline, ResponseTooLarge, StatementTimeout};
-    matches!(error, BadValue { .. } | ClientLeft | Deadline | ResponseTooLarge { .. } | StatementTimeout)
+    use database::Error::{ClientLeft, Deadline, ResponseTooLarge, StatementTimeout};
+    matches!(error, ClientLeft | Deadline | ResponseTooLarge { .. } | StatementTimeout)
 }

@@ -30,7 +30,7 @@ connection_timeout = '60s'
 
 [endpoint.waits]
 route = 'GET /waits'
-sql = 'select true as met from (select pg_advisory_lock_shared(1)) met, (select pg_advisory_unlock_shared(1)) left_again'
+sql = 'select true as met from (select pg_advisory_xact_lock_shared(1)) met'
 returns = 'one'
 
 [endpoint.fails]

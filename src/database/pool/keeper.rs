@@ -165,7 +165,7 @@ impl<D: Driver> State<D> {
         if *surplus > 0 {
             *surplus -= 1;
             Verdict::Close
-        } else if now >= entry.expires {
+        } else if now >= entry.expires || self.is_useless(entry) {
             Verdict::Close
         } else if *spare > 0 && unused >= settings.idle_timeout {
             *spare -= 1;

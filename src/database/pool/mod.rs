@@ -34,8 +34,9 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// One open session.
     type Session: Session;
 
-    /// Takes over what sessions have of the configuration: new ones at once, others when they are borrowed next.
-    fn reconfigure(&self, settings: &config::Database);
+    /// Takes over what sessions have of the configuration: new ones at once, others when they are borrowed next. Returns whether
+    /// sessions that are open already are of no use any more.
+    fn reconfigure(&self, settings: &config::Database) -> bool;
 
     /// Opens a session by `deadline`.
     fn open(&self, deadline: Deadline) -> Result<Self::Session, Error>;
@@ -51,6 +52,11 @@ pub(super) trait Session: Send + 'static {
 
     /// Called at checkin: whether the session cannot be lent again.
     fn is_broken(&self) -> bool;
+
+    /// Called at checkout: whether nothing is left of those who had the session before, as far as that is known without waiting.
+    fn is_clean(&mut self) -> bool {
+        true
+    }
 }
 
 /// The pool at one moment.
@@ -101,7 +107,7 @@ impl<D: Driver> Pool<D> {
         let started = Instant::now();
         let first = open_first(&driver, settings)?;
         metrics.creation.record(started.elapsed());
-        let (shared, errands) = Shared::new(driver, settings, first, started.elapsed(), Arc::clone(metrics));
+        let (shared, errands) = Shared::new(driver, settings, first, started, Arc::clone(metrics));
         keeper::start(&shared, errands).map_err(|error| {
             Error::Usage(format!("the pool's housekeeping thread cannot be started: {error}"))
         })?;
@@ -131,7 +137,7 @@ impl<D: Driver> Pool<D> {
         Ok(lent)
     }
 
-    /// A session, and whether it has its database.
+    /// A session, and whether it is as new ones are and has its database.
     fn take(
         &self,
         client: &Presence,
@@ -156,11 +162,12 @@ impl<D: Driver> Pool<D> {
             entry
         };
         state.note_loan(&mut entry, started);
-        let doubt = state.doubt(&entry, started);
+        let (is_useless, doubt) = (state.is_useless(&entry), state.doubt(&entry, started));
         let validation = state.settings.validation_timeout;
         drop(state);
         let mut lent = Lent { entry: Some(entry), shared: Arc::clone(shared), since };
-        let fit = !doubt || lent.is_alive() && lent.validate(until.within(validation));
+        let is_fit = !is_useless && lent.is_clean();
+        let fit = is_fit && (!doubt || lent.is_alive() && lent.validate(until.within(validation)));
         if !fit {
             lent.entry().close = true;
         }
@@ -170,6 +177,10 @@ impl<D: Driver> Pool<D> {
     /// Takes over what may change while connections are in use: sizes and times.
     pub(super) fn reconfigure(&self, settings: &config::Database) {
         self.0.reconfigure(settings);
+    }
+
+    pub(super) fn driver(&self) -> &D {
+        &self.0.driver
     }
 
     pub(super) fn gauges(&self) -> Gauges {

@@ -29,6 +29,8 @@ pub(super) struct Entry<D: Driver> {
     session: Option<D::Session>,
     /// It cannot be lent again.
     pub(super) close: bool,
+    /// When its opening began.
+    pub(super) opened: Instant,
     /// When it has lived for long enough.
     pub(super) expires: Instant,
     pub(super) used: Instant,
@@ -188,19 +190,27 @@ impl<D: Driver> Shared<D> {
         }
         state.note_opening(now - started);
         state.open += 1;
-        let entry = self.entry(session, &state, now);
+        let entry = self.entry(session, &state, started);
         drop(state);
         self.demand.notify_all();
         self.wake_keeper();
         entry
     }
 
-    pub(super) fn entry(self: &Arc<Self>, session: D::Session, state: &State<D>, now: Instant) -> Entry<D> {
+    /// `opened`: when its opening began.
+    pub(super) fn entry(
+        self: &Arc<Self>,
+        session: D::Session,
+        state: &State<D>,
+        opened: Instant,
+    ) -> Entry<D> {
+        let now = Instant::now();
         // HikariCP's variance: the pool's sessions were opened together, and are not to end together.
         let lifetime = state.settings.max_lifetime.mul_f64(1.0 - 0.025 * fastrand::f64());
         Entry {
             session: Some(session),
             close: false,
+            opened,
             expires: Deadline::at(now, lifetime).instant(),
             used: now,
             seen: now,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use r2d2::{NopErrorHandler, PooledConnection};
+use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::line::{Line, Turn, Waiter};
 use super::opener::{Entry, Failure, Opener};
@@ -18,6 +19,9 @@ use crate::sparing::sparingly;
 
 /// Among how many sessions that came back last a thread looks for its own: in a larger pool all of them may be others'.
 const LOOKED_AT: usize = 64;
+
+/// So many sessions can be opened at once, as by r2d2's default.
+const OPENERS: usize = 3;
 
 /// A session as r2d2 lends it.
 pub(super) type Held<D> = PooledConnection<Opener<D>>;
@@ -30,6 +34,9 @@ pub(super) struct Shared<D: Driver> {
     /// Another session may be wanted.
     pub(super) demand: Condvar,
     keeper: Sender<()>,
+    /// Those on which r2d2 asks for sessions, of this and of every later size. A reload must not need any: r2d2 panics where the
+    /// system has no thread for it.
+    threads: Arc<ScheduledThreadPool>,
 }
 
 /// The settings that hold now.
@@ -91,6 +98,8 @@ pub(super) struct State<D: Driver> {
     /// How long that takes.
     open_cost: Duration,
     pub(super) failure: Option<Failure>,
+    /// Sessions whose opening began before that are of no use: what is run on new ones has changed.
+    useful_since: Instant,
     /// A session was found dead then; those that have not shown themselves since may be dead as well.
     pub(super) suspicion: Option<Instant>,
     pub(super) loans: HashMap<u64, Loan>,
@@ -107,12 +116,12 @@ pub(super) struct Loan {
 }
 
 impl<D: Driver> Shared<D> {
-    /// The pool with its first session, which took `cost` to open; and what tells the keeper that there is work.
+    /// The pool with its first session, the opening of which began at `started`; and what tells the keeper that there is work.
     pub(super) fn new(
         driver: D,
         settings: &config::Database,
         first: D::Session,
-        cost: Duration,
+        started: Instant,
         metrics: Arc<metrics::Pool>,
     ) -> (Arc<Self>, Receiver<()>) {
         let (keeper, errands) = crossbeam_channel::bounded(1);
@@ -128,17 +137,21 @@ impl<D: Driver> Shared<D> {
             active: 0,
             elsewhere: 0,
             opening: 0,
-            open_cost: cost,
+            open_cost: started.elapsed(),
             failure: None,
+            useful_since: started,
             suspicion: None,
             loans: HashMap::new(),
             loans_made: 0,
             closed: false,
         };
-        let shared =
-            Arc::new(Self { driver, metrics, state: Mutex::new(state), demand: Condvar::new(), keeper });
+        let threads =
+            ScheduledThreadPool::builder().num_threads(OPENERS).thread_name_pattern("r2d2-worker-{}");
+        let threads = Arc::new(threads.build());
+        let (state, demand) = (Mutex::new(state), Condvar::new());
+        let shared = Arc::new(Self { driver, metrics, state, demand, keeper, threads });
         let mut state = shared.lock();
-        let first = shared.entry(first, &state, Instant::now());
+        let first = shared.entry(first, &state, started);
         state.moving.push(first);
         state.store = Some(shared.store(&state));
         drop(state);
@@ -153,6 +166,7 @@ impl<D: Driver> Shared<D> {
             .max_lifetime(None)
             .test_on_check_out(false)
             .error_handler(Box::new(NopErrorHandler))
+            .thread_pool(Arc::clone(&self.threads))
             .build_unchecked(Opener { shared: Arc::clone(self), generation: state.generation })
     }
 
@@ -199,7 +213,11 @@ impl<D: Driver> Shared<D> {
             self.wake_keeper();
             return;
         }
-        if state.closed || now >= entry.expires || state.open > state.settings.maximum {
+        if state.closed
+            || now >= entry.expires
+            || state.is_useless(&entry)
+            || state.open > state.settings.maximum
+        {
             entry.close = true;
         } else if entry.generation != state.generation {
             let moved = entry.move_out();
@@ -241,9 +259,12 @@ impl<D: Driver> Shared<D> {
     }
 
     pub(super) fn reconfigure(self: &Arc<Self>, settings: &config::Database) {
-        self.driver.reconfigure(settings);
+        let are_useless = self.driver.reconfigure(settings);
         let mut state = self.lock();
         state.settings = Settings::new(settings);
+        if are_useless {
+            state.useful_since = Instant::now();
+        }
         let size = state.store.as_ref().map_or(u32::MAX, r2d2::Pool::max_size);
         if state.settings.maximum > size {
             state.generation += 1;
@@ -365,6 +386,11 @@ impl<D: Driver> State<D> {
                 // Somebody has to find out when the database is back.
                 || self.down().is_some()
                 || self.line.patient(now) > self.opening as usize)
+    }
+
+    /// Whether what ran on the session when it was new is not what runs on new ones now.
+    pub(super) fn is_useless(&self, entry: &Entry<D>) -> bool {
+        entry.opened < self.useful_since
     }
 
     pub(super) fn note_opening(&mut self, took: Duration) {

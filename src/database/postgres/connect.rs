@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket as RawSocket, TcpKeepalive, Type};
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
@@ -17,22 +18,30 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{CancelToken, Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::super::Category;
+use super::super::{Access, Category};
+use super::channel::{Channel, Handshake, Shared, Slot, process_named_by};
 use super::socket::{Socket, Stream};
 use super::url::{Target, explain};
 use crate::deadline::Deadline;
 
-/// What a session of TLS is, or would be.
-pub(super) type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Stream>>::Stream;
+/// How long a server may take to act on a cancel request, and so to close its connection. It is less than a cancelled statement has to
+/// end, so that a server that does neither leaves time to hear of the statement.
+const CLOSE_GRACE: Duration = Duration::from_millis(300);
 
-pub(super) type Connection = tokio_postgres::Connection<Stream, TlsStream>;
+type Connection = tokio_postgres::Connection<Stream, Shared>;
 
 /// A session that was opened.
 pub(super) struct Opened {
-    pub(super) client: Client,
-    pub(super) connection: Connection,
-    pub(super) socket: Arc<Socket>,
+    pub(super) channel: Channel,
     pub(super) server: Server,
+    /// What its cancel requests say.
+    pub(super) cancel: CancelToken,
+    /// The process that they name.
+    pub(super) process: Option<i32>,
+    /// The server's major version; 0 where it does not say one.
+    pub(super) version: u32,
+    /// What its transactions may do unless they say it themselves, where the server reports that, as PostgreSQL does from 14 on.
+    pub(super) access: Option<Access>,
 }
 
 /// Where a session is, so that another connection can be made to the same server: to cancel what it does.
@@ -137,6 +146,9 @@ pub(super) fn open(
 }
 
 /// Asks the server to end what the session does now. Returns whether it was told by then; nobody says whether it did.
+///
+/// The server closes the connection when it has acted on the request, and that is waited for, as libpq does: a pooler that passes
+/// the request on takes a client that closes first for one that does not want it any more.
 pub(super) fn cancel(
     token: &CancelToken,
     server: &Server,
@@ -145,8 +157,12 @@ pub(super) fn cancel(
 ) -> bool {
     let told = || -> Result<(), Failure> {
         let socket = server.reach(&Config::new(), deadline)?;
-        let cancelled = token.cancel_query_raw(Stream(Arc::clone(&socket)), server.tls(tls)?);
-        run(&socket, cancelled, deadline)?.map_err(Failure::Refused)
+        let cancelled =
+            token.cancel_query_raw(Stream(Arc::clone(&socket)), server.tls(tls, &Slot::default())?);
+        run(&socket, cancelled, deadline)?.map_err(Failure::Refused)?;
+        let closed_by = deadline.within(CLOSE_GRACE).instant();
+        while socket.wait(closed_by) && socket.take(&mut Vec::new()).is_ok() {}
+        Ok(())
     };
     told().inspect_err(|failure| log::debug!("a cancel request was not sent: {failure}")).is_ok()
 }
@@ -236,11 +252,19 @@ impl Server {
             // "sslmode is ignored for Unix domain socket communication."
             config.ssl_mode(SslMode::Disable);
         }
-        let opening = config.connect_raw(Stream(Arc::clone(&socket)), self.tls(tls)?);
+        let slot = Slot::default();
+        let opening = config.connect_raw(Stream(Arc::clone(&socket)), self.tls(tls, &slot)?);
         let opened = run(&socket, opening, deadline)?;
         let (client, mut connection) = opened.map_err(Failure::Refused)?;
         refuse_other_kind(&config, &client, &mut connection, &socket, deadline)?;
-        Ok(Opened { client, connection, socket, server: self })
+        let version = connection.parameter("server_version").and_then(major);
+        let access = connection.parameter("default_transaction_read_only").map(access_of);
+        let cancel = client.cancel_token();
+        let process = process_named_by(&cancel);
+        // Neither says good-bye unless it is driven.
+        drop((connection, client));
+        let channel = Channel::new(socket, &slot);
+        Ok(Opened { channel, server: self, cancel, process, version: version.unwrap_or(0), access })
     }
 
     /// A socket that is connected to it.
@@ -268,13 +292,21 @@ impl Server {
         })
     }
 
-    fn tls(
-        &self,
-        tls: &MakeRustlsConnect,
-    ) -> Result<<MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect, Failure> {
+    fn tls(&self, tls: &MakeRustlsConnect, slot: &Slot) -> Result<Handshake, Failure> {
         let made = MakeTlsConnect::<Stream>::make_tls_connect(&mut tls.clone(), &self.name);
-        made.map_err(|error| Failure::Unreachable(io::Error::other(error)))
+        let connector = made.map_err(|error| Failure::Unreachable(io::Error::other(error)))?;
+        Ok(Handshake::new(connector, slot))
     }
+}
+
+/// `15` of `15.18 (Debian 15.18-0+deb12u1)`.
+fn major(version: &str) -> Option<u32> {
+    version.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// What `default_transaction_read_only` says.
+pub(super) fn access_of(read_only: &str) -> Access {
+    if read_only == "on" { Access::ReadOnly } else { Access::ReadWrite }
 }
 
 fn keepalive(config: &Config) -> TcpKeepalive {

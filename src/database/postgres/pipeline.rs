@@ -3,20 +3,13 @@
 //!
 //! They only read, so whoever gets no answer here can run its statement again. Runs on the worker that borrowed the session.
 
-use std::cell::Cell;
-use std::future::poll_fn;
-use std::mem;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{MaybeDone, maybe_done};
-use tokio_postgres::Client;
-
-use super::direct::Direct;
-use super::wire::{self, Limit, Wire};
-use super::{Prepared, Row, Session, ToSql, Transaction, run};
+use super::answer::{self, Reader};
+use super::statements::Prepared;
+use super::wire::{self, Failure, Limit, Wire};
+use super::{Row, Session, ToSql, Transaction, bind, checked, write_row};
 use crate::database::{Access, Error, RowWriter, Shape, Statement, note_cancelled};
 use crate::deadline::Deadline;
 use crate::metrics;
@@ -111,42 +104,23 @@ impl Question {
             Kind::Rows { .. } => &[],
         }
     }
-
-    async fn ask(&self, client: &Client, prepared: Arc<Prepared>) -> Result<Answer, Error> {
-        match &self.0 {
-            Kind::Written { statement, values, form } => {
-                let Form { shape, bytes_max, rows_max, .. } = *form;
-                let mut body = form.begun();
-                let mut rows = RowWriter::new(&mut body, shape, bytes_max, rows_max);
-                let count = run(client, &prepared, statement, None, values, &mut rows).await?;
-                Ok(Answer::Written(body, count))
-            }
-            Kind::Rows { sql, parameters } => {
-                let parameters: Vec<_> = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync)).collect();
-                let rows = prepared.query(client, None, &parameters).await;
-                rows.map(Answer::Rows).map_err(|error| wire::refused(&error, sql))
-            }
-        }
-    }
 }
 
 /// Statements that were sent together, the answers of which are fetched one after the other.
 pub(crate) struct Pipeline<'a> {
-    client: &'a Client,
     wire: &'a mut Wire,
+    questions: Arc<[Question]>,
+    /// Their statements, those behind the next; or why one was not sent.
+    prepared: std::vec::IntoIter<Result<Arc<Prepared>, Error>>,
+    /// The next one's.
+    next: Option<Result<Arc<Prepared>, Error>>,
+    /// How many were sent and have no answer yet.
+    owed: usize,
     statement_timeout: Option<Duration>,
     metrics: &'a metrics::Pool,
-    pub(super) way: Way<'a>,
     fetched: usize,
-    /// Answers that nobody waits for any more may still come.
-    is_left: bool,
-}
-
-/// How statements go to the server and their answers come back.
-pub(super) enum Way<'a> {
-    Direct(&'a mut Direct, Arc<[Question]>),
-    /// Through tokio-postgres. They have a statement each, in their order; of some the answer was fetched.
-    Driven(&'a mut [Box<dyn Place>]),
+    /// The next answer, as far as it has come.
+    coming: Coming,
 }
 
 /// What is fetched.
@@ -157,108 +131,121 @@ pub(crate) enum Fetched {
     Slow,
 }
 
-/// Where a statement is that was sent, until its answer has come. It is larger than what an allocator has at hand, so the next one
-/// is put in the same place.
-pub(super) trait Place: Send {
-    /// Sends a question as far as the connection.
-    fn ask(&mut self, sent: Sent);
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, Error>>;
-
-    /// Nobody waits for the answer any more.
-    fn leave(&mut self);
+/// An answer as far as it has come.
+#[derive(Default)]
+struct Coming {
+    answer: answer::Answer,
+    so_far: Option<Answer>,
 }
 
-/// One of the questions that are sent together, and what it takes.
-pub(super) struct Sent {
-    questions: Arc<[Question]>,
-    index: usize,
-    client: Arc<Client>,
-    prepared: Arc<Prepared>,
-}
-
-impl Sent {
-    async fn answer(self) -> Result<Answer, Error> {
-        self.questions[self.index].ask(&self.client, self.prepared).await
+impl Coming {
+    fn read(
+        &mut self,
+        wire: &mut Wire,
+        wait: &mut wire::Wait<'_>,
+        Question(kind): &Question,
+        prepared: &Arc<Prepared>,
+    ) -> Result<Answer, Failure> {
+        let so_far = self.so_far.get_or_insert_with(|| match kind {
+            Kind::Written { form, .. } => Answer::Written(form.begun(), 0),
+            Kind::Rows { .. } => Answer::Rows(Vec::new()),
+        });
+        let count = self.answer.read(wire, wait, prepared, kind.text(), &mut Rows { kind, so_far })?;
+        if let Some(Answer::Written(_, rows)) = &mut self.so_far
+            && prepared.plan.is_empty()
+        {
+            *rows = count;
+        }
+        self.so_far.take().ok_or_else(|| Failure::Lost(Error::Lost("its answer was taken".to_owned())))
     }
 }
 
-struct Asker<A, F: Future> {
-    ask: A,
-    run: Pin<Box<MaybeDone<F>>>,
+/// Adds rows to an answer.
+struct Rows<'a> {
+    kind: &'a Kind,
+    so_far: &'a mut Answer,
 }
 
-impl<A, F> Place for Asker<A, F>
-where
-    A: Fn(Sent) -> F + Send,
-    F: Future<Output = Result<Answer, Error>> + Send,
-{
-    fn ask(&mut self, sent: Sent) {
-        self.run.set(maybe_done((self.ask)(sent)));
-        // What was polled once waits for its answer.
-        let _ = self.run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
-        let answer = self.run.as_mut().poll(context).map(|()| self.run.as_mut().take_output());
-        answer.map(|answer| answer.unwrap_or_else(|| Err(Error::Lost("its answer was taken".to_owned()))))
-    }
-
-    fn leave(&mut self) {
-        self.run.set(MaybeDone::Gone);
+impl Reader for Rows<'_> {
+    fn row(&mut self, prepared: &Arc<Prepared>, fields: &[u8]) -> Result<(), Error> {
+        match (&mut *self.so_far, self.kind) {
+            (Answer::Written(body, count), Kind::Written { form, .. }) => {
+                let Form { shape, bytes_max, rows_max, opening } = *form;
+                let mut rows = RowWriter::new(body, shape, bytes_max, rows_max).behind(opening.len(), *count);
+                write_row(prepared, fields, &mut rows)?;
+                *count = rows.rows();
+            }
+            (Answer::Rows(rows), _) => rows.push(Row::new(prepared, fields)),
+            (Answer::Written(..), Kind::Rows { .. }) => {}
+        }
+        Ok(())
     }
 }
 
-fn place() -> Box<dyn Place> {
-    Box::new(Asker { ask: Sent::answer, run: Box::pin(MaybeDone::Gone) })
+impl Question {
+    /// Puts it into the batch.
+    fn put(&self, prepared: &Prepared, wire: &mut Wire) -> Result<(), Error> {
+        match &self.0 {
+            Kind::Written { statement, values, .. } => {
+                checked(prepared, statement, values)?;
+                let bound = statement.bound.iter();
+                let named = prepared.text_if_open(&statement.text);
+                prepared.run(named.as_deref(), bound.map(|bound| bind::Parameter(&values[bound.index])), wire)
+            }
+            Kind::Rows { sql, parameters } => {
+                let parameters = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync));
+                prepared.run(prepared.text_if_open(sql).as_deref(), parameters, wire)
+            }
+        }
+    }
 }
 
 impl Session {
-    /// Sends all of them. Nothing is sent where that fails.
+    /// Sends all of them but those that cannot be sent, or that could change the session: those behind it would see that.
     pub(crate) fn pipeline(&mut self, questions: &Arc<[Question]>) -> Result<Pipeline<'_>, Error> {
         if self.transaction != Transaction::None {
             return Err(Error::Usage("a transaction is open already".to_owned()));
         }
-        if let Some(switch) = self.command_before(Access::ReadOnly) {
-            self.access = None;
-            self.command(switch.text, &self.limit.clone(), false)?;
+        let mut all: Vec<_> = questions.iter().map(|question| self.harmless(question.0.text())).collect();
+        let switch = self.command_before(Access::ReadOnly);
+        let Self { wire, limit, metrics, .. } = self;
+        wire.begin_batch();
+        if let Some(switch) = switch {
+            switch.put(wire)?;
+        }
+        for (question, prepared) in questions.iter().zip(&mut all) {
+            if let Ok(known) = prepared
+                && let Err(error) = wire.try_put(|wire| question.put(known, wire))
+            {
+                *prepared = Err(error);
+            }
+        }
+        let mut wait = wire.begin(limit, None)?;
+        let sent = wire.send(&mut wait);
+        wire.conclude(wait, sent, false)?;
+        if switch.is_some() {
             self.access = Some(Access::ReadOnly);
         }
-        let Self { client, wire, statements, limit, metrics, places, direct, .. } = self;
-        let statement_timeout = limit.statement;
-        if let Some(bytes) = direct.compose(questions, statements)
-            && wire.send_direct(bytes)?
-        {
-            direct.begin();
-            let way = Way::Direct(direct, Arc::clone(questions));
-            return Ok(Pipeline {
-                client,
-                wire,
-                statement_timeout,
-                metrics,
-                way,
-                fetched: 0,
-                is_left: false,
-            });
+        Ok(Pipeline {
+            wire,
+            owed: all.iter().filter(|prepared| prepared.is_ok()).count(),
+            questions: Arc::clone(questions),
+            prepared: all.into_iter(),
+            next: None,
+            statement_timeout: limit.statement,
+            metrics,
+            fetched: 0,
+            coming: Coming::default(),
+        })
+    }
+
+    /// The prepared statement, if it is known to change nothing of the session.
+    fn harmless(&mut self, sql: &str) -> Result<Arc<Prepared>, Error> {
+        let prepared = self.prepared(sql, Access::ReadOnly)?;
+        if prepared.effects.are_none() {
+            return Ok(prepared);
         }
-        let prepared = async {
-            let mut prepared = Vec::with_capacity(questions.len());
-            for question in &**questions {
-                prepared.push(statements.prepare(client, question.0.text()).await?);
-            }
-            Ok(prepared)
-        };
-        let prepared = wire.complete(prepared, limit, &Cell::new(false))?;
-        places.resize_with(places.len().max(questions.len()), place);
-        let places = &mut places[..questions.len()];
-        wire.compose(|| {
-            for ((index, prepared), place) in prepared.into_iter().enumerate().zip(&mut *places) {
-                let (questions, client) = (Arc::clone(questions), Arc::clone(client));
-                place.ask(Sent { questions, index, client, prepared });
-            }
-        });
-        let way = Way::Driven(places);
-        Ok(Pipeline { client, wire, statement_timeout, metrics, way, fetched: 0, is_left: false })
+        Err(Error::Usage("it may change the session that others share".to_owned()))
     }
 }
 
@@ -271,78 +258,58 @@ impl Pipeline<'_> {
         deadline: Deadline,
         patience: Option<(Instant, Duration)>,
     ) -> Option<Fetched> {
-        let Self { wire, way, statement_timeout, fetched, .. } = self;
-        let next = *fetched;
-        if next >= way.len() {
-            return None;
-        }
-        let limit = Limit { client: client.clone(), deadline, statement: *statement_timeout };
-        let work = poll_fn(|context| match way {
-            Way::Direct(direct, questions) => direct.poll(&questions[next]),
-            Way::Driven(places) => places[next].poll(context),
-        });
-        let commits = Cell::new(false);
-        let answered = match patience {
-            Some(patience) => wire.complete_within(patience, work, &limit, &commits),
-            None => Some(wire.complete(work, &limit, &commits)),
+        let Self { wire, questions, owed, statement_timeout, fetched, coming, .. } = self;
+        let question = questions.get(*fetched)?;
+        let prepared = match self.next.take().or_else(|| self.prepared.next())? {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                *fetched += 1;
+                return Some(Fetched::Answer(Err(error)));
+            }
         };
-        let Some(answered) = answered else { return Some(Fetched::Slow) };
-        match way {
-            Way::Direct(direct, _) => direct.leave(),
-            Way::Driven(places) => places[next].leave(),
-        }
+        let limit = Limit { client: client.clone(), deadline, statement: *statement_timeout };
+        let answered = match wire.begin(&limit, patience) {
+            Ok(mut wait) => {
+                // Some of an earlier one was not waited for.
+                let before = wire.skip_to(*owed, &mut wait);
+                let read = before.and_then(|()| coming.read(wire, &mut wait, question, &prepared));
+                if let Err(Failure::Slow) = read {
+                    self.next = Some(Ok(prepared));
+                    return Some(Fetched::Slow);
+                }
+                wire.conclude(wait, read, false)
+            }
+            Err(error) => Err(error),
+        };
+        *coming = Coming::default();
         *fetched += 1;
+        *owed -= 1;
+        // They have only read, but with what the session may do by itself.
+        let answered = match wire.take_refusal() {
+            Some(refusal) => {
+                wire.close();
+                answered.and(Err(refusal))
+            }
+            None => answered,
+        };
         if let Err(error) = &answered {
             note_cancelled(error, self.metrics);
-            // Of some errors more would have come.
-            self.is_left = true;
         }
         Some(Fetched::Answer(answered))
-    }
-
-    /// Nobody waits for the answers behind the next any more.
-    pub(crate) fn leave_others(&mut self) {
-        self.leave_all_behind(self.fetched + 1);
-    }
-
-    fn leave_all_behind(&mut self, kept: usize) {
-        // What comes directly is told apart when it comes.
-        let Way::Driven(places) = &mut self.way else { return };
-        let kept = kept.min(places.len());
-        let (kept, left) = mem::take(places).split_at_mut(kept);
-        *places = kept;
-        self.is_left |= !left.is_empty();
-        for place in left {
-            place.leave();
-        }
-    }
-}
-
-impl Way<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::Direct(_, questions) => questions.len(),
-            Self::Driven(places) => places.len(),
-        }
     }
 }
 
 impl Drop for Pipeline<'_> {
     fn drop(&mut self) {
-        self.leave_all_behind(self.fetched);
-        if let Way::Direct(direct, _) = &mut self.way {
-            self.wire.end_direct(direct.is_owed().then(|| poll_fn(|_| direct.poll_rest())));
-            if !direct.end() {
-                self.wire.close();
-            }
-        } else if self.is_left && !self.wire.is_broken() {
-            self.wire.settle(self.client);
-        }
+        self.wire.settle();
     }
 }
 
 impl std::fmt::Debug for Pipeline<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline").field("len", &self.way.len()).finish_non_exhaustive()
+        f.debug_struct("Pipeline").field("len", &self.questions.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

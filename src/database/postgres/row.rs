@@ -4,19 +4,16 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use tokio_postgres::Column;
 use tokio_postgres::types::{FromSql, WrongType};
 
-use super::Prepared;
+use super::statements::{Column, Prepared};
 use crate::database::Error;
 
 /// One row of a statement's answer.
-pub struct Row(Kind);
-
-enum Kind {
-    Driver(tokio_postgres::Row),
+pub struct Row {
+    prepared: Arc<Prepared>,
     /// Where each field begins, in four bytes, and behind that the fields.
-    Direct(Arc<Prepared>, Box<[u8]>),
+    bytes: Box<[u8]>,
 }
 
 const OFFSET: usize = size_of::<u32>();
@@ -47,33 +44,24 @@ impl<T: RowIndex + ?Sized> RowIndex for &T {
     }
 }
 
-impl From<tokio_postgres::Row> for Row {
-    fn from(row: tokio_postgres::Row) -> Self {
-        Self(Kind::Driver(row))
-    }
-}
-
 impl Row {
     /// Of a message's fields, each of which has its length before it, and which are as many as the statement has columns.
-    pub(super) fn direct(prepared: &Arc<Prepared>, fields: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(OFFSET * prepared.plan.len() + fields.len());
+    pub(super) fn new(prepared: &Arc<Prepared>, fields: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(OFFSET * prepared.columns.len() + fields.len());
         let mut rest = Fields(fields);
-        for _ in &prepared.plan {
+        for _ in &prepared.columns {
             // A message is shorter than what four bytes can count.
             let offset = u32::try_from(fields.len() - rest.0.len()).unwrap_or(u32::MAX);
             bytes.extend_from_slice(&offset.to_ne_bytes());
             rest.next();
         }
         bytes.extend_from_slice(fields);
-        Self(Kind::Direct(Arc::clone(prepared), bytes.into()))
+        Self { prepared: Arc::clone(prepared), bytes: bytes.into() }
     }
 
     /// Its columns.
     pub fn columns(&self) -> &[Column] {
-        match &self.0 {
-            Kind::Driver(row) => row.columns(),
-            Kind::Direct(prepared, _) => prepared.statement.columns(),
-        }
+        &self.prepared.columns
     }
 
     /// How many columns it has.
@@ -109,21 +97,14 @@ impl Row {
     }
 
     fn value<'a, T: FromSql<'a>>(&'a self, index: usize) -> Result<T, Box<dyn StdError + Sync + Send>> {
-        match &self.0 {
-            Kind::Driver(row) => row
-                .try_get(index)
-                .map_err(|error| error.into_source().unwrap_or_else(|| "it cannot be read".into())),
-            Kind::Direct(prepared, fields) => {
-                let kind = prepared.statement.columns()[index].type_();
-                if !T::accepts(kind) {
-                    return Err(Box::new(WrongType::new::<T>(kind.clone())));
-                }
-                let (offsets, fields) = fields.split_at(OFFSET * prepared.plan.len());
-                let (offsets, _) = offsets.as_chunks();
-                let offset = usize::try_from(u32::from_ne_bytes(offsets[index]))?;
-                T::from_sql_nullable(kind, Fields(&fields[offset..]).next().flatten())
-            }
+        let kind = self.columns()[index].type_();
+        if !T::accepts(kind) {
+            return Err(Box::new(WrongType::new::<T>(kind.clone())));
         }
+        let (offsets, fields) = self.bytes.split_at(OFFSET * self.columns().len());
+        let (offsets, _) = offsets.as_chunks();
+        let offset = usize::try_from(u32::from_ne_bytes(offsets[index]))?;
+        T::from_sql_nullable(kind, Fields(&fields[offset..]).next().flatten())
     }
 }
 

@@ -42,7 +42,6 @@ impl Target {
             // "sslmode is ignored for Unix domain socket communication."
             tls = tls::Settings::disabled();
         }
-        config.options(format!("{} -c TimeZone=UTC", config.get_options().unwrap_or_default()).trim_start());
         let name = name(&config);
         Ok(Self { config, tls, name })
     }

@@ -1,24 +1,32 @@
-//! One connection to a PostgreSQL server, and the bound on waiting for it.
+//! The conversation with a PostgreSQL server: messages out, messages in, and the bound on waiting for them.
 //!
-//! tokio-postgres speaks the protocol; here it is driven by the thread that makes a call, and only during that call, without a
-//! runtime.
+//! Everything is asked in batches: messages are put together, sent at once, and answered in their order, each part of a batch with
+//! its own `ReadyForQuery`. Runs on the thread that makes a call; knows nothing of statements.
 
-use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io;
 use std::mem;
-use std::pin::{Pin, pin};
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use tokio_postgres::error::{DbError, ErrorPosition};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Config};
+use bytes::BytesMut;
+use postgres_protocol::message::backend::{
+    DATA_ROW_TAG, ERROR_RESPONSE_TAG, Header, NOTICE_RESPONSE_TAG, NOTIFICATION_RESPONSE_TAG,
+    PARAMETER_STATUS_TAG, READY_FOR_QUERY_TAG,
+};
+use postgres_protocol::message::frontend;
+use tokio_postgres::{CancelToken, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::super::{Category, Error, Refusal};
+use super::super::{Access, Error};
+use super::channel::Channel;
 use super::connect::{self, Opened, Server};
-use super::socket::Socket;
-use super::url::{Target, explain};
+use super::effects::{Effects, PARALLEL};
+use super::refusal::{field, is_fatal, refused};
+use super::row::Fields;
+use super::url::Target;
 use crate::deadline::Deadline;
 use crate::presence::Presence;
 
@@ -28,6 +36,12 @@ const CANCEL_GRACE: Duration = Duration::from_millis(500);
 
 /// How long rows that nobody wants any more may take to arrive before the statement is cancelled.
 const SETTLE_GRACE: Duration = Duration::from_millis(50);
+
+/// Room that is kept from one batch to the next.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// A tag, and a length of four bytes.
+const HEADER_BYTES: usize = 5;
 
 /// How long work for one client may take.
 #[derive(Clone, Debug)]
@@ -61,105 +75,151 @@ impl Limit {
     }
 }
 
-/// How far work was driven.
-enum Driven<T> {
-    Done(Result<T, Error>),
-    TimeUp,
-    ClientLeft,
+/// Why there is no whole answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server has answered, and refused; or what was asked was never sent, or nobody wants the rest of the answer.
+    Known(Error),
+    /// The connection ended, or nothing on it can be understood any more: what became of the statement is not known.
+    Lost(Error),
+    /// The answer has not come within the patience of those who wait behind it. It can be read later.
+    Slow,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Known(error)
+    }
+}
+
+/// A wait for answers: for whom, and until when.
+pub(super) struct Wait<'a> {
+    limit: &'a Limit,
+    end: Deadline,
+    /// Others wait behind it, and have no more patience from then on.
+    patience: Option<Instant>,
+    /// The client's departure ends the wait.
+    watched: bool,
+    /// What was begun is cancelled, and why. Its end is still waited for.
+    cancelled: Option<Error>,
+}
+
+impl Wait<'_> {
+    fn until(&self) -> Instant {
+        self.patience.map_or(self.end.instant(), |patience| patience.min(self.end.instant()))
+    }
+
+    fn unwatch(&mut self) {
+        if mem::take(&mut self.watched) {
+            self.limit.client.wake_nobody();
+        }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.unwatch();
+    }
+}
+
+/// What is asked without waiting for the answer.
+struct Errand {
+    kind: Kind,
+    /// How many times the server has still to say for it that it is ready.
+    parts: usize,
+    /// The first error.
+    refused: Option<Error>,
+}
+
+/// What an errand is for.
+pub(super) enum Kind {
+    /// The session is cleaned; one row says whether statements are left that were prepared by SQL.
+    Clean,
+    /// The plan of a statement is looked at: whether it could run in parallel, and so has no effect on the session.
+    Look {
+        /// Of which statement.
+        effects: Arc<Effects>,
+        /// Whether the plan says so.
+        harmless: bool,
+    },
+    /// A command that stands before a statement.
+    Command,
+}
+
+/// A message that has come: its tag, and where its body is.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    pub(super) tag: u8,
+    pub(super) body: Range<usize>,
 }
 
 pub(super) struct Wire {
-    connection: Pin<Box<connect::Connection>>,
-    socket: Arc<Socket>,
+    channel: Channel,
     /// Ends a wait for the server.
     interruption: Waker,
     cancel: CancelToken,
     server: Server,
     tls: MakeRustlsConnect,
+    /// The server's major version; 0 where it is not known.
+    pub(super) version: u32,
     /// Not known to be in order: to be closed, not used.
     broken: bool,
-    /// What comes is not for the connection, but for the work itself.
-    direct: bool,
-    /// Whether what talks to the server has something to do, and whether the connection has.
-    work: Waking,
-    flow: Waking,
-}
-
-/// Whether something that is polled was woken. Both ends of it are on the thread that drives it.
-struct Waking {
-    woken: Arc<Woken>,
-    waker: Waker,
-}
-
-#[derive(Debug, Default)]
-struct Woken(AtomicBool);
-
-impl Default for Waking {
-    fn default() -> Self {
-        let woken = Arc::<Woken>::default();
-        Self { waker: Waker::from(Arc::clone(&woken)), woken }
-    }
-}
-
-impl Waking {
-    fn set(&self) {
-        self.woken.wake_by_ref();
-    }
-
-    fn is_set(&self) -> bool {
-        self.woken.0.load(Relaxed)
-    }
-
-    /// Whether it was; from now on it is not.
-    fn take(&self) -> bool {
-        let woken = self.is_set();
-        self.woken.0.store(false, Relaxed);
-        woken
-    }
-}
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.store(true, Relaxed);
-    }
+    /// The batch that is put together, and how many times the server will say at its parts' ends that it is ready.
+    batch: BytesMut,
+    parts: usize,
+    /// What has come and is not used, from `at` on.
+    come: Vec<u8>,
+    at: usize,
+    /// How many times the server has still to say that it is ready.
+    owed: usize,
+    /// What was sent before the batch that is waited for, and is answered before it.
+    errands: VecDeque<Errand>,
+    /// What the server reports of the session's transactions, if it does.
+    access: Option<Access>,
+    /// Why a command was refused that stood before a statement.
+    refusal: Option<Error>,
+    /// Somebody has prepared statements by SQL, and they are still there.
+    leftovers: bool,
 }
 
 impl Wire {
-    /// Connects as `config` says, with TLS as the URL asks for it.
+    /// Connects as `config` says, with TLS as the URL asks for it. Also returns the process that cancel requests name.
     pub(super) fn open(
         target: &Target,
         config: &Config,
         tls: &MakeRustlsConnect,
         deadline: Deadline,
-    ) -> Result<(Client, Self), Error> {
+    ) -> Result<(Self, Option<i32>), Error> {
         let opened = connect::open(target, config, tls, deadline).map_err(|failure| Error::Open {
             target: target.name.clone(),
             reason: failure.to_string(),
             transient: failure.is_transient(),
         })?;
-        let Opened { client, connection, socket, server } = opened;
-        socket.follow();
+        let Opened { channel, server, cancel, process, version, access } = opened;
         let wire = Self {
-            connection: Box::pin(connection),
-            interruption: Waker::from(Arc::clone(&socket)),
-            socket,
-            cancel: client.cancel_token(),
+            interruption: Waker::from(Arc::clone(channel.socket())),
+            channel,
+            cancel,
             server,
             tls: tls.clone(),
+            version,
             broken: false,
-            direct: false,
-            work: Waking::default(),
-            flow: Waking::default(),
+            batch: BytesMut::new(),
+            parts: 0,
+            come: Vec::new(),
+            at: 0,
+            owed: 0,
+            errands: VecDeque::new(),
+            access,
+            refusal: None,
+            leftovers: false,
         };
-        Ok((client, wire))
+        Ok((wire, process))
     }
 
     pub(super) fn is_broken(&self) -> bool {
-        self.broken
+        // After an interruption nothing can be read, also where the answer was quicker.
+        self.broken || self.channel.socket().is_interrupted()
     }
 
     /// Gives the connection up.
@@ -167,313 +227,401 @@ impl Wire {
         self.broken = true;
     }
 
-    pub(super) fn socket(&self) -> &Arc<Socket> {
-        &self.socket
+    /// What the session's transactions may do unless they say it themselves, where the server reports it.
+    pub(super) fn reported_access(&self) -> Option<Access> {
+        self.access
     }
 
-    /// Sends something past the connection, while that has nothing on its way; what is answered is for the work, until
-    /// [`Wire::end_direct`]. `false`: there is no room for it.
-    pub(super) fn send_direct(&mut self, bytes: &[u8]) -> Result<bool, Error> {
-        if self.broken {
-            return Err(closed_before());
+    /// Whether the server has answered everything but errands.
+    pub(super) fn is_settled(&self) -> bool {
+        self.owed == self.errands.iter().map(|errand| errand.parts).sum::<usize>()
+    }
+
+    /// Whether nothing is on its way that nobody waits for.
+    pub(super) fn has_no_errands(&self) -> bool {
+        self.errands.is_empty() && !self.leftovers
+    }
+
+    /// Whether a session that was cleaned still has something of those who had it before.
+    pub(super) fn has_leftovers(&self) -> bool {
+        self.leftovers
+    }
+
+    /// Why the command was refused that stood before the statement that was answered.
+    pub(super) fn take_refusal(&mut self) -> Option<Error> {
+        self.refusal.take()
+    }
+
+    /// Begins a batch. Whatever was put together and not sent is forgotten.
+    pub(super) fn begin_batch(&mut self) {
+        self.batch.clear();
+        self.refusal = None;
+        if self.batch.capacity() > KEPT_BYTES {
+            self.batch = BytesMut::new();
         }
-        let lost = match self.socket.send(bytes) {
-            Ok(0) => return Ok(false),
-            Ok(sent) if sent == bytes.len() => {
-                self.direct = true;
-                return Ok(true);
+        self.parts = 0;
+    }
+
+    /// The batch, to put messages behind what it has.
+    pub(super) fn batch(&mut self) -> &mut BytesMut {
+        &mut self.batch
+    }
+
+    /// Runs what puts messages into the batch. Where that fails, they are taken out again.
+    pub(super) fn try_put(&mut self, put: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+        let (length, parts) = (self.batch.len(), self.parts);
+        put(self).inspect_err(|_| {
+            self.batch.truncate(length);
+            self.parts = parts;
+        })
+    }
+
+    /// Ends a part of the batch: what comes behind it is another transaction, unless one was begun.
+    pub(super) fn add_sync(&mut self) {
+        frontend::sync(&mut self.batch);
+        self.parts += 1;
+    }
+
+    /// Adds commands without parameters, as a part of their own.
+    pub(super) fn add_query(&mut self, sql: &str) -> Result<(), Error> {
+        frontend::query(sql, &mut self.batch).map_err(unsendable)?;
+        self.parts += 1;
+        Ok(())
+    }
+
+    /// Those parts of the batch that were added last are an errand's: nobody waits for their answers, which are taken note of when
+    /// they come.
+    pub(super) fn add_errand(&mut self, kind: Kind, parts: usize) {
+        self.errands.push_back(Errand { kind, parts, refused: None });
+    }
+
+    /// A wait within the limit, if there is time for one. `patience`: how long those who wait behind it do so, from a moment that has
+    /// just passed.
+    pub(super) fn begin<'a>(
+        &self,
+        limit: &'a Limit,
+        patience: Option<(Instant, Duration)>,
+    ) -> Result<Wait<'a>, Error> {
+        if self.is_broken() {
+            return Err(Error::Lost("it was closed after an earlier error".to_owned()));
+        }
+        let now = patience.map_or_else(Instant::now, |(now, _)| now);
+        if let Some(over) = limit.is_over(now) {
+            return Err(over);
+        }
+        let patience = patience.map(|(now, patience)| now + patience);
+        Ok(Wait { limit, end: limit.end(), patience, watched: false, cancelled: None })
+    }
+
+    /// Sends the batch. Where there is no room, it waits, and reads what comes meanwhile.
+    pub(super) fn send(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = mem::take(&mut self.batch);
+        let sent = self.send_all(&batch, wait);
+        self.batch = batch;
+        // A part of it is of no use, and nothing is known of what the server makes of it.
+        self.broken |= sent.is_err();
+        self.owed += mem::take(&mut self.parts);
+        sent
+    }
+
+    fn send_all(&mut self, mut bytes: &[u8], wait: &mut Wait<'_>) -> Result<(), Failure> {
+        let whole = bytes.len();
+        loop {
+            let sent = self.channel.send(bytes).map_err(|error| match lost(error) {
+                // The server has nothing of it.
+                Failure::Lost(error) if bytes.len() == whole => Failure::Known(error),
+                lost => lost,
+            })?;
+            bytes = &bytes[sent..];
+            if bytes.is_empty() && self.channel.flush().map_err(lost)? {
+                return Ok(());
             }
-            Ok(sent) => format!("it took {sent} bytes of {}", bytes.len()),
-            Err(error) => error.to_string(),
-        };
-        self.give_up();
-        Err(Error::Lost(lost))
-    }
-
-    /// All that was answered was taken; what was not is read by `rest`, or the session is given up.
-    pub(super) fn end_direct(&mut self, rest: Option<impl Future<Output = Result<(), Error>>>) {
-        if let Some(rest) = rest.filter(|_| !self.broken) {
-            let until = Deadline::after(SETTLE_GRACE);
-            if !matches!(self.drive(pin!(rest), &Presence::default(), until.instant()), Driven::Done(Ok(())))
-            {
-                self.give_up();
+            if sent == 0 || bytes.is_empty() {
+                self.wait_for_socket(wait)?;
+                self.channel.take(&mut self.come).map_err(lost)?;
             }
         }
-        self.direct = false;
     }
 
-    /// Whether the server has not closed the connection while it was idle. Looks at the socket, sends nothing.
-    pub(super) fn is_open(&mut self) -> bool {
-        if !self.broken && !self.socket.is_silent() {
-            self.broken = poll_end(&mut self.connection, &mut Context::from_waker(Waker::noop())).is_some();
+    /// Sends the batch without waiting. The connection is given up where there is no room for it.
+    pub(super) fn send_at_once(&mut self) {
+        let sent = self.channel.send(&self.batch).is_ok_and(|sent| sent == self.batch.len());
+        self.broken |= !sent || !self.channel.flush().unwrap_or(false);
+        self.owed += mem::take(&mut self.parts);
+    }
+
+    /// The next message that belongs to an answer.
+    pub(super) fn message(&mut self, wait: &mut Wait<'_>) -> Result<Message, Failure> {
+        loop {
+            if let Some(message) = self.next_come()? {
+                return Ok(message);
+            }
+            if !self.take()? {
+                self.wait_for_socket(wait)?;
+            }
         }
-        !self.broken
     }
 
-    /// Runs what puts messages together without waiting. Where that panics, the connection is given up.
-    pub(super) fn compose(&mut self, compose: impl FnOnce()) {
-        let was_broken = mem::replace(&mut self.broken, true);
-        compose();
-        self.broken = was_broken;
-    }
-
-    /// Runs `work`, which talks to the server through the connection's client, to its end or to its limit; then the
-    /// statement is cancelled. `commits` says whether what was sent so far may have been committed by itself: if then its
-    /// answer does not come, nobody knows whether it was.
-    pub(super) fn complete<T>(
-        &mut self,
-        work: impl Future<Output = Result<T, Error>>,
-        limit: &Limit,
-        commits: &Cell<bool>,
-    ) -> Result<T, Error> {
-        self.begin(limit, Instant::now())?;
-        let end = limit.end();
-        let mut work = pin!(work);
-        let driven = self.drive(work.as_mut(), &limit.client, end.instant());
-        self.conclude(driven, work, end, limit, commits)
-    }
-
-    /// The same for work that others wait behind: `None` when it has not come to its end within their `patience`, from `now` on. It can
-    /// go on then.
-    pub(super) fn complete_within<T>(
-        &mut self,
-        (now, patience): (Instant, Duration),
-        work: impl Future<Output = Result<T, Error>>,
-        limit: &Limit,
-        commits: &Cell<bool>,
-    ) -> Option<Result<T, Error>> {
-        if let Err(error) = self.begin(limit, now) {
-            return Some(Err(error));
+    /// The same of what has come already, without waiting.
+    pub(super) fn message_at_hand(&mut self) -> Result<Option<Message>, Failure> {
+        loop {
+            if let Some(message) = self.next_come()? {
+                return Ok(Some(message));
+            }
+            if !self.take()? && (self.channel.socket().is_silent() || !self.take()?) {
+                return Ok(None);
+            }
         }
-        let end = limit.end();
-        let mut work = pin!(work);
-        let soon = Deadline::at(now, patience);
-        let driven = self.drive(work.as_mut(), &limit.client, end.min(soon).instant());
-        if soon < end && matches!(driven, Driven::TimeUp) {
-            return None;
-        }
-        Some(self.conclude(driven, work, end, limit, commits))
     }
 
-    fn begin(&self, limit: &Limit, now: Instant) -> Result<(), Error> {
-        if self.broken {
-            return Err(closed_before());
-        }
-        limit.is_over(now).map_or(Ok(()), Err)
+    pub(super) fn body(&self, message: &Message) -> &[u8] {
+        &self.come[message.body.clone()]
     }
 
-    /// What driven work comes to, whose time ended at `end`.
-    fn conclude<T>(
-        &mut self,
-        driven: Driven<T>,
-        work: Pin<&mut impl Future<Output = Result<T, Error>>>,
-        end: Deadline,
-        limit: &Limit,
-        commits: &Cell<bool>,
-    ) -> Result<T, Error> {
-        let why = match driven {
-            Driven::Done(Err(lost @ Error::Lost(_))) if commits.get() => {
+    fn next_come(&mut self) -> Result<Option<Message>, Failure> {
+        loop {
+            let rest = &self.come[self.at..];
+            let header = Header::parse(rest).map_err(lost)?;
+            let Some(header) = header.filter(|header| rest.len() >= length(*header)) else { return Ok(None) };
+            let body = self.at + HEADER_BYTES..self.at + length(header);
+            self.at = body.end;
+            match header.tag() {
+                NOTICE_RESPONSE_TAG => {
+                    let notice = &self.come[body];
+                    // Its message is a function's, which may have put values into it.
+                    log::debug!(
+                        "the database sent a notice: {} {}",
+                        field(notice, b'S'),
+                        field(notice, b'C')
+                    );
+                }
+                PARAMETER_STATUS_TAG => self.note_setting(body),
+                NOTIFICATION_RESPONSE_TAG => {}
+                READY_FOR_QUERY_TAG if self.owed == 0 => return Err(self.unexpected(READY_FOR_QUERY_TAG)),
+                tag => {
+                    self.owed -= usize::from(tag == READY_FOR_QUERY_TAG);
+                    if self.errands.is_empty() {
+                        return Ok(Some(Message { tag, body }));
+                    }
+                    self.note_errand(tag, body)?;
+                }
+            }
+        }
+    }
+
+    /// A message is an errand's.
+    fn note_errand(&mut self, tag: u8, body: Range<usize>) -> Result<(), Failure> {
+        let (Some(errand), body) = (self.errands.front_mut(), &self.come[body]) else { return Ok(()) };
+        match tag {
+            ERROR_RESPONSE_TAG => {
+                if is_fatal(body) {
+                    self.broken = true;
+                    return Err(refused(body, "").into());
+                }
+                errand.refused.get_or_insert_with(|| refused(body, ""));
+            }
+            DATA_ROW_TAG => {
+                let field = first_field(body).unwrap_or_default();
+                match &mut errand.kind {
+                    Kind::Clean => self.leftovers |= field == b"t",
+                    Kind::Look { harmless, .. } => *harmless |= field.starts_with(PARALLEL.as_bytes()),
+                    Kind::Command => {}
+                }
+            }
+            READY_FOR_QUERY_TAG => errand.parts -= 1,
+            _ => {}
+        }
+        if errand.parts > 0 {
+            return Ok(());
+        }
+        let Some(Errand { kind, refused, .. }) = self.errands.pop_front() else { return Ok(()) };
+        match (kind, refused) {
+            (Kind::Clean, Some(error)) => {
                 self.broken = true;
-                return Err(Error::OutcomeUnknown { cause: Box::new(lost) });
+                let error = Error::Lost(format!("it could not be cleaned after the request before: {error}"));
+                return Err(error.into());
             }
-            Driven::Done(done) => return done.inspect_err(|error| self.broken |= ends_session(error)),
-            Driven::TimeUp if end < limit.deadline => Error::StatementTimeout,
-            Driven::TimeUp => Error::Deadline,
-            Driven::ClientLeft => Error::ClientLeft,
-        };
-        if let Error::ClientLeft = why {
-            limit.client.note_cancelled();
+            (Kind::Clean, None) => {}
+            (Kind::Look { effects, harmless }, refused) => effects.learn(harmless && refused.is_none()),
+            (Kind::Command, refused) => self.refusal = refused,
         }
-        // The poller answers for a worker that is late; what the cancel comes to it cannot know.
-        limit.client.set_outcome_open(commits.get());
-        let ended = self.abandon(work);
-        limit.client.set_outcome_open(false);
-        match ended {
-            Some(Ok(done)) if commits.get() => Ok(done),
+        Ok(())
+    }
+
+    fn note_setting(&mut self, body: Range<usize>) {
+        let mut words = self.come[body].split(|byte| *byte == 0);
+        if words.next() == Some(b"default_transaction_read_only") {
+            let value = String::from_utf8_lossy(words.next().unwrap_or_default());
+            self.access = Some(connect::access_of(&value));
+        }
+    }
+
+    /// Takes what the socket has. Returns whether that was anything.
+    fn take(&mut self) -> Result<bool, Failure> {
+        self.come.drain(..self.at);
+        self.at = 0;
+        if self.come.is_empty() && self.come.capacity() > KEPT_BYTES {
+            self.come = Vec::new();
+        }
+        self.channel.take(&mut self.come).map_err(|error| {
+            self.broken = true;
+            lost(error)
+        })
+    }
+
+    /// Waits until the socket has something, or has room. What lasts past its limit is cancelled, and then waited for a little
+    /// longer: the server may have been quicker.
+    fn wait_for_socket(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        if !wait.watched && wait.cancelled.is_none() {
+            wait.limit.client.wake_when_left(&self.interruption);
+            wait.watched = true;
+        }
+        if wait.cancelled.is_none() && wait.limit.client.has_left() {
+            return Err(self.abandon_for_departure(wait));
+        }
+        if self.channel.socket().wait(wait.until()) {
+            if !self.channel.socket().is_interrupted() {
+                return Ok(());
+            }
+            // Nothing more can be read, whatever came before.
+            return Err(self.abandon_for_departure(wait));
+        }
+        if wait.cancelled.is_some() {
+            return Err(Failure::Lost(Error::Lost("it did not answer to a cancel".to_owned())));
+        }
+        if wait.patience.is_some() && wait.until() < wait.end.instant() {
+            return Err(Failure::Slow);
+        }
+        let why = if wait.end < wait.limit.deadline { Error::StatementTimeout } else { Error::Deadline };
+        let until = Deadline::after(CANCEL_GRACE);
+        wait.unwatch();
+        (wait.cancelled, wait.end, wait.patience) = (Some(why), until, None);
+        // A cancel request names a session, not a statement, and nothing answers it; so one that comes late hits whatever runs then.
+        // That the statement was cancelled proves nothing: the database's own `statement_timeout`, or somebody else, may have been
+        // quicker. The pool opens another session behind the requests.
+        self.broken = true;
+        if self.send_cancel(until) {
+            Ok(())
+        } else {
+            Err(Failure::Lost(Error::Lost("it was not reached with a cancel".to_owned())))
+        }
+    }
+
+    fn abandon_for_departure(&mut self, wait: &mut Wait<'_>) -> Failure {
+        self.broken = true;
+        wait.cancelled = Some(Error::ClientLeft);
+        wait.limit.client.note_cancelled();
+        self.send_cancel(Deadline::after(CANCEL_GRACE));
+        Failure::Lost(Error::ClientLeft)
+    }
+
+    /// What a wait has come to. `commits`: what was sent may have been committed by itself. If then its answer does not come, nobody
+    /// knows whether it was.
+    pub(super) fn conclude<T>(
+        &mut self,
+        mut wait: Wait<'_>,
+        done: Result<T, Failure>,
+        commits: bool,
+    ) -> Result<T, Error> {
+        self.broken |= matches!(done, Err(Failure::Lost(_)));
+        match (wait.cancelled.take(), done) {
+            (None, Ok(done)) => Ok(done),
+            // What was committed in spite of the cancel is an answer.
+            (Some(_), Ok(done)) if commits => Ok(done),
             // Nobody is told, where nobody is left.
-            None | Some(Err(Error::Lost(_))) if commits.get() && !matches!(why, Error::ClientLeft) => {
+            (Some(why @ Error::ClientLeft), _) => Err(why),
+            (Some(why), Err(Failure::Lost(_))) if commits => {
                 Err(Error::OutcomeUnknown { cause: Box::new(why) })
             }
-            _ => Err(why),
+            (None, Err(Failure::Lost(error))) if commits => {
+                Err(Error::OutcomeUnknown { cause: Box::new(error) })
+            }
+            (Some(why), _) => Err(why),
+            (None, Err(Failure::Lost(error) | Failure::Known(error))) => Err(error),
+            (None, Err(Failure::Slow)) => Err(Error::Deadline),
         }
+    }
+
+    /// The server sends what is not expected: nothing that comes behind it can be understood.
+    pub(super) fn unexpected(&mut self, tag: u8) -> Failure {
+        self.broken = true;
+        Failure::Lost(Error::Lost(format!("it sent a message that was not expected, {:?}", char::from(tag))))
     }
 
     /// Whether the server answers by `deadline`: one round trip.
-    pub(super) fn answers(&mut self, client: &Client, deadline: Deadline) -> bool {
-        let asked = async { client.check_connection().await.map_err(|error| refused(&error, "")) };
-        let nobody = Presence::default();
-        let answered = !self.broken
-            && matches!(self.drive(pin!(asked), &nobody, deadline.instant()), Driven::Done(Ok(())));
-        self.broken |= !answered;
-        answered
+    pub(super) fn answers(&mut self, deadline: Deadline) -> bool {
+        self.begin_batch();
+        self.add_sync();
+        let limit = Limit::until(deadline);
+        let Ok(mut wait) = self.begin(&limit, None) else { return false };
+        let answered = self.send(&mut wait).and_then(|()| self.skip(&mut wait));
+        self.broken |= answered.is_err();
+        answered.is_ok()
     }
 
-    /// After `work` was left before the server had sent everything: reads the rest, or gives up.
-    pub(super) fn settle(&mut self, client: &Client) {
-        if !self.answers(client, Deadline::after(SETTLE_GRACE)) {
+    /// After an answer was left before the server had sent everything: reads the rest, or gives up.
+    pub(super) fn settle(&mut self) {
+        if self.is_broken() || self.is_settled() {
+            return;
+        }
+        // The patience ends before the time does, so that the cancel is sent here, and not waited for.
+        let limit = Limit::until(Deadline::after(2 * SETTLE_GRACE));
+        let settled = match self.begin(&limit, Some((Instant::now(), SETTLE_GRACE))) {
+            Ok(mut wait) => self.skip(&mut wait).is_ok(),
+            Err(_) => false,
+        };
+        if !settled {
             self.give_up();
         }
     }
 
-    /// Ends what the server does now. Which statement the cancel will hit cannot be known, so the connection goes too.
-    fn give_up(&mut self) {
-        self.broken = true;
-        self.send_cancel(Deadline::after(CANCEL_GRACE));
+    /// Reads all that is owed.
+    fn skip(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        self.skip_to(0, wait)
     }
 
-    /// Cancels the running statement, and returns what it came to all the same.
-    ///
-    /// The connection is given up, whatever that is. A cancel request names a session, not a statement, and nothing answers
-    /// it; so one that comes late hits whatever runs then. That the statement was cancelled proves nothing: the database's
-    /// own `statement_timeout`, or somebody else, may have been quicker. The pool opens another session behind the requests.
-    fn abandon<T>(
-        &mut self,
-        work: Pin<&mut impl Future<Output = Result<T, Error>>>,
-    ) -> Option<Result<T, Error>> {
-        self.broken = true;
-        let until = Deadline::after(CANCEL_GRACE);
-        match self.send_cancel(until).then(|| self.drive(work, &Presence::default(), until.instant())) {
-            Some(Driven::Done(ended)) => Some(ended),
-            _ => None,
+    /// Reads until the server has to say no more than so many times that it is ready.
+    pub(super) fn skip_to(&mut self, owed: usize, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        while self.owed > owed {
+            self.message(wait)?;
         }
+        Ok(())
+    }
+
+    /// Ends what the server does now. Which statement the cancel will hit cannot be known, so the connection goes too.
+    pub(super) fn give_up(&mut self) {
+        self.broken = true;
+        self.send_cancel(Deadline::after(CANCEL_GRACE));
     }
 
     fn send_cancel(&self, until: Deadline) -> bool {
         connect::cancel(&self.cancel, &self.server, &self.tls, until)
     }
-
-    /// Polls `work` and the connection until `work` is done, until `until`, or until the client has left.
-    ///
-    /// `work` waits for nothing but the connection, and that for nothing but `work` and the socket: when neither has woken the
-    /// other, the socket is waited for.
-    fn drive<T>(
-        &mut self,
-        mut work: Pin<&mut impl Future<Output = Result<T, Error>>>,
-        client: &Presence,
-        until: Instant,
-    ) -> Driven<T> {
-        let [mut work_context, mut flow_context] =
-            [&self.work, &self.flow].map(|side| Context::from_waker(&side.waker));
-        self.work.set();
-        self.flow.set();
-        let mut watched = false;
-        // A parameter that panics leaves half a message behind it.
-        let was_broken = mem::replace(&mut self.broken, true);
-        let driven = loop {
-            if self.work.take()
-                && let Poll::Ready(done) = work.as_mut().poll(&mut work_context)
-            {
-                break Driven::Done(done);
-            }
-            if !self.direct
-                && self.flow.take()
-                && let Some(end) = poll_end(&mut self.connection, &mut flow_context)
-            {
-                // First what the server said, then that it left.
-                break match work.as_mut().poll(&mut work_context) {
-                    Poll::Ready(done) => Driven::Done(done),
-                    Poll::Pending => Driven::Done(Err(end)),
-                };
-            }
-            if self.work.is_set() || !self.direct && self.flow.is_set() {
-                continue;
-            }
-            if !watched {
-                client.wake_when_left(&self.interruption);
-                watched = true;
-            }
-            if client.has_left() {
-                break Driven::ClientLeft;
-            }
-            if !self.socket.wait(until) {
-                break Driven::TimeUp;
-            }
-            (if self.direct { &self.work } else { &self.flow }).set();
-        };
-        self.broken = was_broken;
-        if watched {
-            client.wake_nobody();
-        }
-        if !self.socket.is_interrupted() {
-            return driven;
-        }
-        // Nothing more can be read, whatever came before.
-        self.broken = true;
-        match driven {
-            Driven::Done(Err(Error::Lost(_))) if client.has_left() => Driven::ClientLeft,
-            driven => driven,
-        }
-    }
 }
 
-fn closed_before() -> Error {
-    Error::Lost("it was closed after an earlier error".to_owned())
+/// The first field of a row.
+fn first_field(body: &[u8]) -> Option<&[u8]> {
+    Fields(body.get(2..)?).next()?
 }
 
-/// Does the connection's reading and writing; `Some` when it has ended, after which it must not be polled again.
-fn poll_end(connection: &mut Pin<Box<connect::Connection>>, context: &mut Context<'_>) -> Option<Error> {
-    loop {
-        match connection.poll_message(context) {
-            Poll::Pending => return None,
-            Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => {
-                // Its message is a function's, which may have put values into it.
-                log::debug!("the database sent a notice: {} {}", notice.severity(), notice.code().code());
-            }
-            Poll::Ready(Some(Ok(_))) => {}
-            Poll::Ready(Some(Err(error))) => return Some(refused(&error, "")),
-            Poll::Ready(None) => return Some(Error::Lost("closed".to_owned())),
-        }
-    }
+/// A whole message's: the length that it says counts itself, and not the tag before it.
+fn length(header: Header) -> usize {
+    1 + usize::try_from(header.len()).unwrap_or_default()
 }
 
-/// tokio-postgres's error as ours; `sql` is what its position counts in.
-pub(super) fn refused(error: &tokio_postgres::Error, sql: &str) -> Error {
-    match error.as_db_error() {
-        Some(refusal) => Error::Refused(Box::new(refusal_of(refusal, sql))),
-        None if is_caller_mistake(error) => Error::Usage(explain(error)),
-        None => Error::Lost(explain(error)),
-    }
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
+fn lost(error: io::Error) -> Failure {
+    Failure::Lost(Error::Lost(match error.kind() {
+        io::ErrorKind::UnexpectedEof => "closed".to_owned(),
+        _ => error.to_string(),
+    }))
 }
 
-fn refusal_of(error: &DbError, sql: &str) -> Refusal {
-    /// The part of the server that runs a function's `raise`.
-    const RAISE: &str = "exec_stmt_raise";
-    let category = Category::of_sqlstate(error.code().code());
-    let mut refusal = Refusal::new(category, error.code().code(), error.message());
-    let owned = |text: Option<&str>| text.map(str::to_owned);
-    refusal.detail = owned(error.detail());
-    refusal.hint = owned(error.hint());
-    refusal.context = owned(error.where_());
-    refusal.constraint = owned(error.constraint());
-    refusal.column = owned(error.column());
-    refusal.offset = match error.position() {
-        Some(ErrorPosition::Original(character)) => {
-            let before = usize::try_from(*character).unwrap_or(usize::MAX).saturating_sub(1);
-            Some(sql.char_indices().nth(before).map_or(sql.len(), |(byte, _)| byte))
-        }
-        _ => None,
-    };
-    if error.routine() == Some(RAISE) {
-        return refusal.raised();
-    }
-    let names = [error.constraint(), error.column(), error.table(), error.schema(), error.datatype()];
-    refusal.knowing(&names.map(Option::unwrap_or_default).into_iter().chain([sql]).collect::<Vec<_>>())
-}
-
-/// Parameters of the wrong number, type or size: nothing was sent, the connection is in order. tokio-postgres keeps the
-/// kinds of its errors private, so their words must do; a test on a real server notices when they change.
-fn is_caller_mistake(error: &tokio_postgres::Error) -> bool {
-    let text = error.to_string();
-    ["error serializing parameter", "error encoding message", "expected "]
-        .iter()
-        .any(|start| text.starts_with(start))
-}
-
-/// Errors after which the session is of no use (HikariCP's `isConnectionDead`).
-fn ends_session(error: &Error) -> bool {
-    match error {
-        Error::Lost(_) => true,
-        Error::Refused(refusal) => refusal.category == Category::Down,
-        _ => false,
-    }
+/// What cannot be put into a message, as a text with a zero byte.
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
+pub(super) fn unsendable(error: io::Error) -> Error {
+    Error::Usage(format!("error encoding message: {error}"))
 }

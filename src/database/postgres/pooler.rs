@@ -1,0 +1,75 @@
+//! Whether a pooler stands before the database, and lends its sessions by the transaction.
+//!
+//! Such a pooler gives each transaction whatever session is free, so what one client sets or prepares on a session, another one
+//! meets. Nothing here is made for that yet, so it is found out before anything is set.
+
+use std::time::Duration;
+
+use super::effects::SETTINGS;
+use super::simple;
+use super::wire::{Limit, Wire};
+use crate::database::Error;
+use crate::deadline::Deadline;
+
+/// How long a second session may take to open and to answer. One that waits for longer has no free session to get, so the first one
+/// keeps its own.
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often the first session is looked at: a pooler with several free sessions may have given it the same one by chance.
+const LOOKS: usize = 3;
+
+/// What to do about it.
+pub(super) const ADVICE: &str = "a pooler between here and the database gives each transaction another of its sessions \
+    (transaction or statement pooling), so that one client's settings and prepared statements would be met by others; let the \
+    pooler give each client a session of its own (PgBouncer: pool_mode = session, with at least database.maximum_pool_size \
+    connections), or connect to the database directly: wharf has a pool itself";
+
+const PROCESS: &str = "select pg_catalog.pg_backend_pid()";
+
+/// Gives a session its settings if the server is the one that it was opened on, which calls itself `process`. Otherwise returns what
+/// the server behind the pooler calls itself, and has set nothing.
+pub(super) fn set_if_direct(
+    wire: &mut Wire,
+    process: Option<i32>,
+    limit: &Limit,
+) -> Result<Option<String>, Error> {
+    let Some(process) = process else { return simple::run(wire, SETTINGS, limit).map(|_| None) };
+    let sql = format!(
+        "select case when pid = {process} then pg_catalog.set_config('timezone', 'UTC', false) end, pid \
+         from pg_catalog.pg_backend_pid() pid"
+    );
+    let rows = simple::run(wire, &sql, limit)?;
+    let Some([set, pid]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
+    Ok(if set.is_some() { None } else { pid.clone() })
+}
+
+/// Whether the pooler gives a session's next transaction to another session of the server than `process`, or that one to others.
+pub(super) fn shares(
+    wire: &mut Wire,
+    process: &str,
+    open: impl FnOnce() -> Result<Wire, Error>,
+    limit: &Limit,
+) -> Result<bool, Error> {
+    // While this one holds a session of the server, nobody else has it.
+    let soon = Limit::until(Deadline::after(PATIENCE).min(limit.deadline));
+    let Ok(mut other) = open() else { return Ok(false) };
+    let held = simple::run(&mut other, "begin read only", &soon)
+        .and_then(|_| simple::run(&mut other, PROCESS, &soon));
+    match held {
+        Ok(rows) if is(&rows, process) => return Ok(true),
+        Ok(_) => {}
+        // Statement pooling refuses transactions.
+        Err(Error::Refused(_)) => return Ok(true),
+        Err(_) => return Ok(false),
+    }
+    for _ in 0..LOOKS {
+        if !is(&simple::run(wire, PROCESS, limit)?, process) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is(rows: &[simple::Texts], process: &str) -> bool {
+    rows.first().and_then(|row| row.first()).is_some_and(|value| value.as_deref() == Some(process))
+}

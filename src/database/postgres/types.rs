@@ -1,0 +1,170 @@
+//! The types that a database has made itself: enums, domains, composites, ranges and arrays of them.
+//!
+//! PostgreSQL's own types are known by their numbers. The others are asked for when a statement has one, once for each session.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use postgres_protocol::message::frontend;
+use tokio_postgres::types::{Field, FromSql, Kind, Oid, Type};
+
+use super::answer::{Answer, Reader};
+use super::row::Fields;
+use super::statements::Prepared;
+use super::wire::{Failure, Wait, Wire, unsendable};
+use crate::database::Error;
+
+/// How deep a type may be made of others. PostgreSQL refuses circles.
+const DEPTH_MAX: usize = 64;
+
+/// All that is known of a type, as `pg_type` has it. Every name has its schema, whatever `search_path` is.
+const QUERY: &str = "select t.oid, t.typname::text, t.typtype::text, t.typelem, t.typbasetype, \
+    coalesce(r.rngsubtype, 0::pg_catalog.oid), n.nspname::text, \
+    array(select e.enumlabel::text from pg_catalog.pg_enum e where e.enumtypid = t.oid order by e.enumsortorder), \
+    array(select a.attname::text from pg_catalog.pg_attribute a \
+        where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped order by a.attnum), \
+    array(select a.atttypid from pg_catalog.pg_attribute a \
+        where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped order by a.attnum) \
+    from pg_catalog.pg_type t \
+    join pg_catalog.pg_namespace n on n.oid = t.typnamespace \
+    left join pg_catalog.pg_range r on r.rngtypid = t.oid \
+    where t.oid = any($1::pg_catalog.oid[])";
+
+/// The types that a session has met, by their numbers.
+#[derive(Default)]
+pub(super) struct Types(HashMap<Oid, Type>);
+
+impl Types {
+    /// Another statement may see other types: one was altered.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn known(&self, oid: Oid) -> Option<Type> {
+        Type::from_oid(oid).or_else(|| self.0.get(&oid).cloned())
+    }
+
+    /// Asks for those that are not known yet: a round trip for each level of what they are made of.
+    pub(super) fn learn(
+        &mut self,
+        oids: impl Iterator<Item = Oid>,
+        wire: &mut Wire,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Failure> {
+        let unknown = |oid: &Oid| *oid != 0 && self.known(*oid).is_none();
+        let wanted: Vec<Oid> = oids.filter(unknown).collect();
+        let (mut next, mut met) = (wanted.clone(), HashMap::<Oid, Described>::new());
+        while !next.is_empty() {
+            let described = ask(&next, wire, wait)?;
+            let parts = described.iter().flat_map(Described::parts).filter(unknown).collect::<Vec<_>>();
+            met.extend(described.into_iter().map(|one| (one.oid, one)));
+            next = parts;
+            next.retain(|oid| !met.contains_key(oid));
+        }
+        for oid in wanted {
+            let made = self.make(oid, &met, DEPTH_MAX)?;
+            self.0.insert(oid, made);
+        }
+        Ok(())
+    }
+
+    fn make(&self, oid: Oid, met: &HashMap<Oid, Described>, depth: usize) -> Result<Type, Error> {
+        if let Some(known) = self.known(oid) {
+            return Ok(known);
+        }
+        let described = met
+            .get(&oid)
+            .filter(|_| depth > 0)
+            .ok_or_else(|| Error::Usage(format!("the database does not know the type number {oid}")))?;
+        let part = |oid| self.make(oid, met, depth - 1);
+        let kind = match &*described.kind {
+            "e" => Kind::Enum(described.labels.clone()),
+            "p" => Kind::Pseudo,
+            "d" => Kind::Domain(part(described.base)?),
+            "c" => {
+                let fields = described.field_names.iter().zip(&described.field_types);
+                let fields = fields.map(|(name, oid)| Ok(Field::new(name.clone(), part(*oid)?)));
+                Kind::Composite(fields.collect::<Result<_, Error>>()?)
+            }
+            "r" if described.subtype != 0 => Kind::Range(part(described.subtype)?),
+            _ if described.element != 0 => Kind::Array(part(described.element)?),
+            _ => Kind::Simple,
+        };
+        Ok(Type::new(described.name.clone(), oid, kind, described.schema.clone()))
+    }
+}
+
+/// A row of the answer.
+struct Described {
+    oid: Oid,
+    name: String,
+    kind: String,
+    element: Oid,
+    base: Oid,
+    subtype: Oid,
+    schema: String,
+    labels: Vec<String>,
+    field_names: Vec<String>,
+    field_types: Vec<Oid>,
+}
+
+impl Described {
+    fn of(fields: &[u8]) -> Option<Self> {
+        let mut fields = Fields(fields);
+        Some(Self {
+            oid: next(&mut fields, &Type::OID)?,
+            name: next(&mut fields, &Type::TEXT)?,
+            kind: next(&mut fields, &Type::TEXT)?,
+            element: next(&mut fields, &Type::OID)?,
+            base: next(&mut fields, &Type::OID)?,
+            subtype: next(&mut fields, &Type::OID)?,
+            schema: next(&mut fields, &Type::TEXT)?,
+            labels: next(&mut fields, &Type::TEXT_ARRAY)?,
+            field_names: next(&mut fields, &Type::TEXT_ARRAY)?,
+            field_types: next(&mut fields, &Type::OID_ARRAY)?,
+        })
+    }
+
+    /// The types that it is made of.
+    fn parts(&self) -> impl Iterator<Item = Oid> + '_ {
+        [self.element, self.base, self.subtype].into_iter().chain(self.field_types.iter().copied())
+    }
+}
+
+fn next<'a, T: FromSql<'a>>(fields: &mut Fields<'a>, kind: &Type) -> Option<T> {
+    T::from_sql(kind, fields.next()??).ok()
+}
+
+/// The rows of the answer.
+#[derive(Default)]
+struct Rows(Vec<Described>);
+
+impl Reader for Rows {
+    fn row(&mut self, _: &Arc<Prepared>, fields: &[u8]) -> Result<(), Error> {
+        let described = Described::of(fields);
+        self.0.push(described.ok_or_else(|| Error::Lost("it described a type in another form".to_owned()))?);
+        Ok(())
+    }
+}
+
+fn ask(oids: &[Oid], wire: &mut Wire, wait: &mut Wait<'_>) -> Result<Vec<Described>, Failure> {
+    /// The number of columns of [`QUERY`].
+    const COLUMNS: usize = 10;
+    let list: Vec<String> = oids.iter().map(Oid::to_string).collect();
+    let list = format!("{{{}}}", list.join(","));
+    wire.begin_batch();
+    let batch = wire.batch();
+    frontend::parse("", QUERY, [Type::OID_ARRAY.oid()], batch).map_err(unsendable)?;
+    let text = |(), out: &mut bytes::BytesMut| {
+        out.extend_from_slice(list.as_bytes());
+        Ok(postgres_protocol::IsNull::No)
+    };
+    frontend::bind("", "", [0], [()], text, [1], batch)
+        .map_err(|_| Error::Usage("too many types at once".to_owned()))?;
+    frontend::execute("", 0, batch).map_err(unsendable)?;
+    wire.add_sync();
+    wire.send(wait)?;
+    let mut rows = Rows::default();
+    Answer::default().read(wire, wait, &Arc::new(Prepared::of_columns(COLUMNS)), QUERY, &mut rows)?;
+    Ok(rows.0)
+}
