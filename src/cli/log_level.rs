@@ -8,8 +8,8 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 /// Its value may have levels for single modules, which `log.level` has not.
 const VARIABLE: &str = "WHARF_LOG";
 
-/// Crates that log values below `warn`: the PostgreSQL driver what is bound to statements and what functions raise, the HTTP
-/// client headers with keys.
+/// Crates that log values below `warn`: the PostgreSQL driver logs bound values and the notices of functions, the HTTP client
+/// logs headers with keys.
 const TELLING: [&str; 5] = ["postgres", "postgres_protocol", "tokio_postgres", "ureq", "ureq_proto"];
 
 /// Starts the log, before there is a configuration. What the logger itself lets through cannot change later, so without the
@@ -26,8 +26,8 @@ pub(crate) fn start_log() {
     set(LevelFilter::Info);
 }
 
-/// The log, which decides in one place what it takes of other crates. What they say below `warn` may be a value that a client
-/// has sent or a password, so it is taken only of crates that `WHARF_LOG` names, and of [`TELLING`] ones never: with
+/// The log. It decides in one place which lines of other crates it takes, because those below `warn` may hold clients' values or
+/// passwords. It takes such lines only of crates that `WHARF_LOG` names, and never of the [`TELLING`] ones. So with
 /// `log.parameters = false` no level and no variable puts a value into the log.
 struct Discreet {
     inner: env_logger::Logger,

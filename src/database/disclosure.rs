@@ -1,11 +1,11 @@
-//! What of a database's message may be shown where values of clients may not. Any thread.
+//! Takes clients' values out of a database's message, for readers who may not see them. Any thread.
 
 /// The quotation marks of the messages' languages, opening and closing.
 const QUOTES: [(char, char); 6] = [('"', '"'), ('«', '»'), ('»', '«'), ('“', '”'), ('„', '“'), ('\'', '\'')];
 
-/// The message without what may be a value. PostgreSQL and SQLite quote each value that a message names, so a text in quotes
-/// is shown only where it is a word of a text that is `known` to be no client's. A value may have quotes of its own: once
-/// one text is hidden, so is all up to the last quotation mark.
+/// The message without clients' values. PostgreSQL and SQLite quote each value that a message names, so this hides a text in
+/// quotes unless one of the `known` texts has it as a word: no client has written those. A value may have quotes of its own, so
+/// a hidden text reaches to the last quotation mark.
 pub(super) fn without_values(message: &str, known: &[&str]) -> String {
     let mut shown = 0;
     while let Some((begin, close)) = opening(message, shown) {

@@ -82,7 +82,7 @@ pub enum Error {
         param: String,
         /// What the database takes there.
         expected: String,
-        /// What came, where that may be shown.
+        /// The value that came; `None` where nobody may see it.
         received: Option<String>,
     },
     /// A column whose type has no JSON form here.
@@ -132,7 +132,7 @@ pub struct Refusal {
     pub detail: Option<String>,
     /// The database's hint.
     pub hint: Option<String>,
-    /// What the database did when it failed: the functions that were running, the line of a document.
+    /// The database's context: the functions that were running, the line of a document.
     pub context: Option<String>,
     /// The constraint that was violated.
     pub constraint: Option<String>,
@@ -175,9 +175,9 @@ pub enum Category {
     Other,
 }
 
-/// What each SQLSTATE means (PostgreSQL's Appendix A), the first row that fits; a code that has none is [`Category::Other`]. A `*`
-/// stands for a whole class. PostgREST's habit, but for what is wrong with the statement or the schema: these are the server's
-/// own here, so that the fault is no client's.
+/// The category of each SQLSTATE (PostgreSQL's Appendix A). The first row that fits decides, and a code without a row is
+/// [`Category::Other`]. A `*` stands for a whole class. The table follows PostgREST with one exception: a wrong statement or schema
+/// is a 500, because no client can mend it.
 pub const SQLSTATES: &[(&str, Category)] = &[
     ("08*", Category::Down),
     ("0L*", Category::Permission),
@@ -206,8 +206,8 @@ pub const SQLSTATES: &[(&str, Category)] = &[
     ("P0001", Category::Raised(StatusCode::BAD_REQUEST)),
 ];
 
-/// What each of SQLite's extended result codes means (<https://sqlite.org/rescode.html>); one that has no row means what its
-/// primary code does, the lowest eight bits, and is [`Category::Other`] where that has none either.
+/// The category of each of SQLite's extended result codes (<https://sqlite.org/rescode.html>). A code without a row has the category
+/// of its primary code, the lowest eight bits, or is [`Category::Other`].
 pub const SQLITE_CODES: &[(i32, Category)] = &[
     (3, Category::Permission),
     (5, Category::Busy),
@@ -230,7 +230,7 @@ pub const SQLITE_CODES: &[(i32, Category)] = &[
     (3091, Category::Invalid),
 ];
 
-/// What `RAISE` in a trigger fails with, and a foreign key's RESTRICT, which SQLite runs as one.
+/// The code of `RAISE` in a trigger. A foreign key's RESTRICT has it too, because SQLite runs that as a trigger.
 const SQLITE_CONSTRAINT_TRIGGER: i32 = 1811;
 
 impl Category {
@@ -345,8 +345,8 @@ impl Error {
         matches!(self, Self::Refused(refusal) if refusal.category == Category::Retry)
     }
 
-    /// What a client may know: no statement, no table, no host; a violated constraint's name and what was wrong with a
-    /// value; the message of a business rule, which its author wrote for the client.
+    /// The text for the client. It names no statement, no table and no host. It does name a violated constraint and a wrong
+    /// value, and it is the message of a business rule, which its author wrote for the client.
     pub fn public_detail(&self) -> Cow<'_, str> {
         match self {
             Self::BadValue { received: Some(received), .. } => format!("{self}, received {received}").into(),
@@ -411,7 +411,7 @@ impl Error {
 }
 
 impl Refusal {
-    /// A refusal of which no more is known. What stands in quotes in its message may be a client's value.
+    /// A refusal of which no more is known. A text in quotes in its message counts as a client's value.
     pub(super) fn new(category: Category, code: &str, message: &str) -> Self {
         Self {
             category,
@@ -428,8 +428,8 @@ impl Refusal {
         .knowing(&[])
     }
 
-    /// Says which texts are no client's, such as the statement's and the names that the database gives: what of the message
-    /// stands in one of them may be shown.
+    /// Names texts that no client has written, such as the statement and the database's own names. The log may show their words
+    /// where the message quotes them.
     pub(super) fn knowing(mut self, known: &[&str]) -> Self {
         self.told = match (self.category, self.code.as_str()) {
             // Its author may have put values into it, which nothing tells from the other words.
@@ -484,7 +484,7 @@ impl Refusal {
     }
 }
 
-/// What a log has in place of a message that a function's author wrote.
+/// Stands in a log in place of a message that a function's author wrote.
 const RAISED: &str = "raised by a function or a trigger";
 
 impl std::fmt::Display for Refusal {

@@ -439,8 +439,8 @@ impl Connection {
         }
     }
 
-    /// What the database says of the first privilege that its user lacks for the statement, which is not run. `None`: it lacks none
-    /// that can be seen before it runs. SQLite has no privileges.
+    /// The database's message about the first privilege that its user lacks for the statement, which is not run. `None`: the user
+    /// lacks none that can be seen before the statement runs. SQLite has no privileges.
     ///
     /// # Errors
     /// When the database does not answer.

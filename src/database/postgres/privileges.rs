@@ -1,25 +1,25 @@
 //! Whether the database's user may run a statement, found out without running it. Main thread, before a server starts.
 //!
-//! PostgreSQL looks at privileges when a statement is about to run, so one that was prepared may be refused all the same. EXPLAIN
-//! of a prepared statement goes so far and no further: it asks for the tables, columns and views that the plan reads or changes, and
-//! for the functions that it calls. What a function does inside, what a trigger does and which rows a policy lets through shows only
-//! when it runs. A sequence that a default takes its value from is asked for by its name, which the plan has.
+//! PostgreSQL checks privileges when a statement is about to run, so it prepares a statement that it will refuse. EXPLAIN of a
+//! prepared statement goes just so far: it checks the tables, columns and views that the plan reads or changes, and the functions
+//! that it calls, and runs nothing. Sequences of defaults are asked for by their names, which the plan has. The inside of functions,
+//! triggers, CALL and row-level policies are beyond it.
 
 use super::{Effect, Session};
 use crate::database::{Access, Error, Statement};
 
-/// What the statement is called while it is asked about.
+/// The name of the statement that is asked about.
 const NAME: &str = "wharf_privileges";
 
 /// The SQLSTATE of a privilege that is missing.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// What stands in a plan before the name of a sequence, and behind it.
+/// A plan has the name of a sequence between these.
 const NEXT_VALUE: (&str, &str) = ("nextval('", "'::regclass)");
 
 impl Session {
-    /// What the server says of the first privilege that the statement lacks. `None`: it lacks none that can be seen, or is a
-    /// command of which PREPARE knows nothing, such as CALL.
+    /// The server's message about the first privilege that the statement lacks. `None`: it lacks none that can be seen, or
+    /// PREPARE does not take the statement, as it does not take CALL.
     ///
     /// # Errors
     /// When the server does not answer.
