@@ -25,7 +25,7 @@ pub use crate::queue::Priority;
 /// What a client is told of a fault that is not its own.
 pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";
 
-/// The answer to a request whose deadline passed while the database committed.
+/// The answer to a request of which something may have been committed, and which its worker has not answered by the deadline.
 pub(crate) fn outcome_unknown() -> Error {
     database::Error::OutcomeUnknown { cause: Box::new(database::Error::Deadline) }.into()
 }
@@ -256,6 +256,8 @@ pub struct Error {
     members: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// See [`Error::is_not_done`].
+    is_not_done: bool,
 }
 
 impl Error {
@@ -270,6 +272,7 @@ impl Error {
             members: Vec::new(),
             retry_after: None,
             cause: None,
+            is_not_done: false,
         }
     }
 
@@ -327,7 +330,24 @@ impl Error {
             (_, StatusCode::SERVICE_UNAVAILABLE) => answer.retry_after(RETRY),
             _ => answer,
         };
-        answer.because(error)
+        let is_not_done =
+            matches!(answer.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+        Self { is_not_done, ..answer.because(error) }
+    }
+
+    /// Whether wharf made this error from a database's error that says "nothing was done, come again". An error that a handler
+    /// makes itself says what the handler wants.
+    pub(crate) fn is_not_done(&self) -> bool {
+        self.is_not_done
+    }
+
+    /// The same fault of a request that may have committed something before.
+    pub(crate) fn into_outcome_unknown(self) -> Self {
+        let unknown = Self { place: self.place, ..outcome_unknown() };
+        match self.cause {
+            Some(cause) => unknown.because(format!("after something of it may have been committed: {cause}")),
+            None => unknown,
+        }
     }
 
     /// What the author of a business rule says beside its message, under PostgREST's names.

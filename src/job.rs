@@ -37,7 +37,7 @@ pub struct Job {
     pub client: Arc<dyn Client>,
     /// Which of the client's requests this is.
     pub ticket: u64,
-    /// Whether the client is still there.
+    /// Whether the client is still there, and what it may be told of this request.
     pub presence: Presence,
     /// Whether a worker has claimed it and given it back: then it is run by itself.
     pub again: bool,
@@ -189,9 +189,11 @@ pub struct Work {
 }
 
 impl Work {
-    /// The job that it is for this client, as the request of this ticket.
-    pub fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: Presence) -> Job {
+    /// The job that it is for this client, whose `presence` goes on to the request with it, as the request of this ticket.
+    pub fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: &Presence) -> Job {
         let Self { request, handler, asks, endpoint, since, lane, start_by, deadline } = self;
+        // Not when a worker claims the job: the poller may answer between the claim and what the worker does next.
+        let presence = presence.begin_request(request.method().is_safe());
         Job {
             request,
             handler,

@@ -360,7 +360,7 @@ impl Shared {
                     );
                     return error.to_response();
                 }
-                answer_error(&job.request, &error, self.journal.shows_values())
+                answer_error(&job.request, &known_outcome(job, error), self.journal.shows_values())
             })
         };
         guarded(run).unwrap_or_else(|panic| {
@@ -474,6 +474,9 @@ impl Account {
 
     fn outcome(&self, job: &Job, delivery: Delivery, refused: Option<Reason>, end: &BodyEnd) -> Outcome {
         match (delivery, refused, end) {
+            (Delivery::TooLate, ..) if job.presence.was_answered_unknown() => {
+                Outcome::refused(StatusCode::INTERNAL_SERVER_ERROR.as_u16(), Reason::Deadline.name())
+            }
             (Delivery::TooLate, ..) if !job.presence.has_left() => {
                 Outcome::refused(StatusCode::GATEWAY_TIMEOUT.as_u16(), Reason::Deadline.name())
             }
@@ -528,6 +531,16 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
         Error::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED)
             .because(format!("panicked: {}", message.unwrap_or("without a message")))
     })
+}
+
+/// The error as its client may be told it. A database's "come again" speaks of the last statement, and is not true of a request
+/// that may have committed something before.
+fn known_outcome(job: &Job, error: Error) -> Error {
+    if error.is_not_done() && job.presence.may_have_committed() {
+        error.into_outcome_unknown()
+    } else {
+        error
+    }
 }
 
 /// Logs an error with what is for the log only, and makes the client's answer of the rest. Both have the request's id, the answer

@@ -369,9 +369,11 @@ mod requests {
             turns.load(Ordering::SeqCst) - before
         };
         assert_eq!(round_trips(""), 2, "it is prepared once");
-        assert_eq!(round_trips(""), 1);
-        assert_eq!(round_trips("named"), 1);
-        assert_eq!(round_trips("another"), 1);
+        // None where the statement goes right behind the cleaning of the session, which nobody waits for.
+        for request in ["", "named", "another"] {
+            let count = round_trips(request);
+            assert!(count <= 1, "{request}: {count}");
+        }
     }
 
     /// A way to `port` that counts how often the server is asked after it has said something.

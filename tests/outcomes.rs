@@ -2,10 +2,14 @@
 
 mod support;
 
+#[path = "outcomes/late.rs"]
+mod late;
 #[path = "outcomes/privileges.rs"]
 mod privileges;
 #[path = "outcomes/refusals.rs"]
 mod refusals;
+#[path = "outcomes/stopped.rs"]
+mod stopped;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -234,7 +238,8 @@ fn writer(in_transaction: bool, gate: Gate) -> impl Handler {
                 gate.pass()
             });
         }
-        session.query("select 1", &[])?;
+        // Of another select it would not be known that it only reads.
+        session.transaction(Access::ReadOnly, |session| session.query("select 1", &[]).map(drop))?;
         gate.pass()?;
         session.execute("insert into t values ('late')", &[])?;
         Ok(Response::text("written"))

@@ -250,8 +250,8 @@ impl Exchange {
             }
             Admission::Work(work) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
-                // tiny_http does not tell when a client leaves.
-                let job = work.job_of(client, 1, Presence::default());
+                // tiny_http does not tell when a client leaves, but what was committed for it is to be known.
+                let job = work.job_of(client, 1, &Presence::tracked());
                 match service.enqueue(job) {
                     Ok(_) => service.wake(),
                     Err((reason, response)) => {

@@ -369,8 +369,8 @@ impl Error {
             }
             Self::ClientLeft => "the client has left".into(),
             Self::OutcomeUnknown { .. } => {
-                "the database was lost while it committed, so nobody knows whether the request \
-                 took effect; look before you repeat it"
+                "the request came to no good end after something of it may have been committed, so \
+                 nobody knows whether it took effect; look before you repeat it"
                     .into()
             }
             Self::ResponseTooLarge { .. } => "the answer is larger than a response may be".into(),

@@ -574,8 +574,10 @@ impl Connection {
     }
 
     /// The SQLite connection, for handlers in Rust, open for writing. Statements on it end with an interrupt when the
-    /// deadline passes. Ask a prepared statement for its columns only after its first row has come: another process may have
-    /// changed the schema, and the first step is what notices.
+    /// deadline passes, and a commit becomes a rollback (`SQLITE_CONSTRAINT_COMMITHOOK`) once the client was told that nothing was
+    /// done. Its busy handler, progress handler and commit hook do that, so they are not to be replaced. Ask a prepared statement
+    /// for its columns only after its first row has come: another process may have changed the schema, and the first step is what
+    /// notices.
     ///
     /// # Errors
     /// [`Error::Usage`] when the database is another one; when SQLite refuses to switch from reading to writing.

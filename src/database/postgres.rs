@@ -52,6 +52,9 @@ use crate::value::Value;
 /// How long a rollback may take, whatever the request's deadline: it is quick, or the session is not worth keeping.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// The class of SQLSTATEs that tell of a connection.
+const CONNECTION_CLASS: &str = "08";
+
 /// The SQLSTATE of a write where nothing may be written.
 const READ_ONLY: &str = "25006";
 
@@ -237,8 +240,10 @@ pub struct Session {
 enum Effect {
     /// Nothing that lasts.
     Reads,
-    /// It may write, and is committed by itself then.
+    /// It may write, and the server commits it as a whole: its error says that nothing was committed.
     MayWrite,
+    /// It may write, and the server commits its parts one by one: its error says nothing of the parts before.
+    MayWriteParts,
 }
 
 impl Effect {
@@ -247,14 +252,44 @@ impl Effect {
         const READ: [&str; 5] = ["select", "values", "table", "show", "explain"];
         let word = first_word(sql);
         let reads = READ.iter().any(|read| word.eq_ignore_ascii_case(read));
-        if reads { Self::Reads } else { Self::MayWrite }
+        if reads { Self::Reads } else { Self::of_write(sql) }
     }
 
-    fn of_access(access: Access) -> Self {
+    /// The effect of a statement that may write. A procedure and a `do` block may commit halfway, and so may some commands of
+    /// administrators, as `create index concurrently` does.
+    fn of_write(sql: &str) -> Self {
+        const WHOLE: [&str; 8] = ["delete", "insert", "merge", "select", "table", "update", "values", "with"];
+        let word = first_word(sql);
+        let is_whole = WHOLE.iter().any(|whole| word.eq_ignore_ascii_case(whole));
+        if is_whole { Self::MayWrite } else { Self::MayWriteParts }
+    }
+
+    fn of_access(access: Access, sql: &str) -> Self {
         match access {
             Access::ReadOnly => Self::Reads,
-            Access::ReadWrite => Self::MayWrite,
+            Access::ReadWrite => Self::of_write(sql),
         }
+    }
+
+    /// The same statement run so many times: each run is committed by itself.
+    fn times(self, runs: usize) -> Self {
+        if self == Self::MayWrite && runs > 1 { Self::MayWriteParts } else { self }
+    }
+
+    fn may_write(self) -> bool {
+        self != Self::Reads
+    }
+
+    /// Whether a statement with this effect has committed nothing when it fails with this error.
+    fn is_undone(self, error: &Error) -> bool {
+        let refused = match error {
+            // An error of the connection may be a pooler's word, whose server was lost during the statement.
+            Error::Refused(refusal) => !refusal.code.starts_with(CONNECTION_CLASS),
+            // The server's word is behind what a cancelled statement comes to; the others were found before it was sent.
+            Error::Deadline | Error::StatementTimeout | Error::Usage(_) | Error::BadValue { .. } => true,
+            _ => false,
+        };
+        refused && self != Self::MayWriteParts
     }
 }
 
@@ -289,15 +324,25 @@ impl pool::Session for Box<Session> {
 impl Session {
     /// All rows of a statement.
     ///
+    /// Outside a transaction, and for a request whose method may change something, such as POST, every statement is taken to have
+    /// committed something, a `select` as well: it may call a function that writes. A later 504 or 503 of that request is then an
+    /// unknown outcome. What only reads runs in a transaction with [`Access::ReadOnly`].
+    ///
     /// # Errors
     /// [`Error::Deadline`]; whatever the database reports.
     pub fn query(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
-        self.rows(sql, parameters, Access::ReadWrite, Effect::of_query(sql))
+        self.rows(sql, parameters, Access::ReadWrite, self.effect_of_query(sql))
     }
 
     /// All rows of a statement that the server lets only read.
     pub(crate) fn read(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
         self.rows(sql, parameters, Access::ReadOnly, Effect::Reads)
+    }
+
+    /// The text of a query says whether it reads, where the request's method is safe (RFC 9110 section 9.2.1) or there is no
+    /// request. A query of any other request may call a function that writes.
+    fn effect_of_query(&self, sql: &str) -> Effect {
+        if self.limit.client.is_safe() { Effect::of_query(sql) } else { Effect::of_write(sql) }
     }
 
     fn rows(
@@ -348,7 +393,8 @@ impl Session {
     /// As [`Session::query`]: the first run's that failed.
     pub fn query_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
         let mut runs = Runs::of(sql, runs);
-        self.with_prepared(sql, Access::ReadWrite, Effect::of_query(sql), &mut runs)?;
+        let effect = self.effect_of_query(sql).times(runs.parameters.len());
+        self.with_prepared(sql, Access::ReadWrite, effect, &mut runs)?;
         Ok(runs.rows)
     }
 
@@ -359,7 +405,8 @@ impl Session {
     /// As [`Session::query_each`].
     pub fn execute_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<u64, Error> {
         let mut runs = Runs { rows_wanted: false, ..Runs::of(sql, runs) };
-        self.with_prepared(sql, Access::ReadWrite, Effect::MayWrite, &mut runs)?;
+        let effect = Effect::of_write(sql).times(runs.parameters.len());
+        self.with_prepared(sql, Access::ReadWrite, effect, &mut runs)?;
         Ok(runs.count)
     }
 
@@ -489,7 +536,8 @@ impl Session {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
         let mut written = Written { statement, values, rows, is_of_other_columns: false };
-        let ran = self.with_prepared(&statement.text, access, Effect::of_access(access), &mut written);
+        let effect = Effect::of_access(access, &statement.text);
+        let ran = self.with_prepared(&statement.text, access, effect, &mut written);
         ran.map_err(|error| statement.before_comment(error))
     }
 
@@ -509,17 +557,17 @@ impl Session {
         }
     }
 
-    /// Sends what cleans the session, and what asks the planner of statements, and waits for nothing.
+    /// Sends what asks the planner of statements, and what cleans the session, in this order, since planning runs functions as well.
+    /// Waits for nothing.
     fn clean(&mut self) -> Result<(), Error> {
+        self.is_touched = false;
         self.wire.begin_batch();
-        if std::mem::take(&mut self.is_touched) {
-            let access = self.known_access().unwrap_or(Access::ReadWrite);
-            effects::clean(access, self.settings.init_sql().as_deref(), &mut self.wire)?;
-            self.access = Some(access);
-        }
         for (sql, prepared) in self.looks.drain(..) {
             effects::look(&sql, &prepared, &mut self.wire)?;
         }
+        let access = self.known_access().unwrap_or(Access::ReadWrite);
+        effects::clean(access, self.settings.init_sql().as_deref(), &mut self.wire)?;
+        self.access = Some(access);
         self.wire.send_at_once();
         Ok(())
     }
@@ -527,9 +575,22 @@ impl Session {
     fn command(&mut self, sql: &str, limit: &Limit, commits: bool) -> Result<(), Error> {
         let activity = self.activity.clone();
         let waiting = activity.wait_for(Doing::Database).on(|| super::command(sql));
-        let done = simple::run_command(&mut self.wire, sql, limit, commits);
+        let done = if commits {
+            self.commit_by(sql, limit)
+        } else {
+            simple::run(&mut self.wire, sql, limit).map(drop)
+        };
         let done = self.note(done);
         waiting.end(done, Error::kind)
+    }
+
+    fn commit_by(&mut self, sql: &str, limit: &Limit) -> Result<(), Error> {
+        let mut wait = self.wire.begin(limit, None)?;
+        begin_commit(&limit.client)?;
+        let done = simple::commit(&mut self.wire, sql, &mut wait);
+        let done = self.wire.conclude(wait, done, true);
+        end_commit(&limit.client, &done, Effect::MayWrite);
+        done
     }
 
     /// Whether the server has not closed the connection while it was idle. Looks at the socket, sends nothing.
@@ -647,11 +708,12 @@ impl Session {
         effect: Effect,
         work: &mut W,
     ) -> Result<W::Output, Error> {
-        let commits_itself = W::RUNS && self.transaction == Transaction::None && effect == Effect::MayWrite;
+        let commits_itself = W::RUNS && self.transaction == Transaction::None && effect.may_write();
         if commits_itself {
             self.refuse_closed()?;
         }
-        let mut asked = Asked { switch: self.command_before(access), ..Asked::default() };
+        let switch = self.command_before(access);
+        let mut asked = Asked { switch, commits_itself, ..Asked::default() };
         let limit = self.limit.clone();
         let done = match self.wire.begin(&limit, None) {
             Ok(mut wait) => {
@@ -659,10 +721,13 @@ impl Session {
                 if let Some(refusal) = self.wire.take_refusal() {
                     done = Err(self.refused_before(&refusal, &mut asked, done.is_err(), effect, &mut wait));
                 }
-                self.wire.conclude(wait, done, asked.is_run() && (commits_itself || asked.runs_alone))
+                self.wire.conclude(wait, done, asked.is_commit)
             }
             Err(error) => Err(error),
         };
+        if asked.is_commit {
+            end_commit(&limit.client, &done, effect);
+        }
         // Some of an answer may be of no use.
         self.wire.settle();
         if asked.is_run() && asked.is_harmful {
@@ -693,7 +758,7 @@ impl Session {
         asked: &mut Asked,
         wait: &mut Wait<'_>,
     ) -> Result<W::Output, Failure> {
-        let Self { wire, effects, statements, types, request, looks, .. } = self;
+        let Self { wire, effects, statements, types, request, looks, limit, .. } = self;
         wire.begin_batch();
         if let Some(switch) = asked.switch {
             switch.put(wire)?;
@@ -714,6 +779,10 @@ impl Session {
         };
         work.put(&prepared, request, wire)?;
         if W::RUNS {
+            if asked.commits_itself {
+                begin_commit(&limit.client)?;
+                asked.is_commit = true;
+            }
             asked.is_harmful = !prepared.effects.are_none();
             if prepared.effects.want_a_look() {
                 looks.push((sql.into(), Arc::clone(&prepared)));
@@ -739,11 +808,12 @@ impl Session {
         wait: &mut Wait<'_>,
     ) -> Failure {
         let error = refusal_of(asked.switch, refusal);
-        if statement_failed || is_read_only(&error) && is_standby(&mut self.wire, wait) {
+        let begins = asked.switch.is_some_and(|switch| switch.begins);
+        if begins || statement_failed || is_read_only(&error) && is_standby(&mut self.wire, wait) {
             return error.into();
         }
-        // The command failed, as by a cancel that hit it instead of the statement, which ran all the same, and without its BEGIN.
-        asked.runs_alone = effect == Effect::MayWrite;
+        // The command failed, as by a cancel that hit it instead of the statement, which ran all the same.
+        asked.is_commit |= effect.may_write() && self.limit.client.begin_commit();
         let command = asked.switch.map_or("", |switch| switch.text);
         Failure::Lost(Error::Lost(format!("{error}, at {command}, and what came behind it was run")))
     }
@@ -752,16 +822,31 @@ impl Session {
     /// do not yet.
     fn command_before(&self, access: Access) -> Option<Switch> {
         match self.transaction {
-            Transaction::Pending(access) => Some(Switch { text: begin_text(access), access }),
+            Transaction::Pending(access) => Some(Switch { text: begin_text(access), access, begins: true }),
             Transaction::None if self.known_access() != Some(access) => Some(Switch {
                 text: match access {
                     Access::ReadOnly => "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
                     Access::ReadWrite => "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
                 },
                 access,
+                begins: false,
             }),
             _ => None,
         }
+    }
+}
+
+/// Announces a commit. Fails where the client was told already that nothing was done.
+fn begin_commit(client: &Presence) -> Result<(), Error> {
+    if client.begin_commit() { Ok(()) } else { Err(Error::Deadline) }
+}
+
+/// Says how the commit ended that [`begin_commit`] announced. Without an answer from the database the outcome stays open.
+fn end_commit<T>(client: &Presence, done: &Result<T, Error>, effect: Effect) {
+    match done {
+        Ok(_) => client.end_commit(true),
+        Err(error) if effect.is_undone(error) => client.end_commit(false),
+        Err(_) => {}
     }
 }
 
@@ -770,11 +855,16 @@ impl Session {
 struct Switch {
     text: &'static str,
     access: Access,
+    /// It begins a transaction. Where it fails, nothing behind it is run.
+    begins: bool,
 }
 
 impl Switch {
     /// Puts it into the batch, before the statement.
     fn put(self, wire: &mut Wire) -> Result<(), Error> {
+        if self.begins {
+            return wire.add_begin(self.text);
+        }
         wire.add_query(self.text)?;
         wire.add_errand(wire::Kind::Command, 1);
         Ok(())
@@ -801,8 +891,10 @@ struct Asked {
     sent: Sent,
     /// It may have changed the session.
     is_harmful: bool,
-    /// It was run without what was to go before it, and so commits by itself.
-    runs_alone: bool,
+    /// It is to commit by itself.
+    commits_itself: bool,
+    /// What was sent may have been committed by itself.
+    is_commit: bool,
 }
 
 /// How much of it was sent.
@@ -1077,7 +1169,7 @@ impl std::fmt::Debug for Session {
 fn begin_text(access: Access) -> &'static str {
     match access {
         Access::ReadOnly => "BEGIN READ ONLY",
-        Access::ReadWrite => "BEGIN; SET TRANSACTION READ WRITE",
+        Access::ReadWrite => "BEGIN READ WRITE",
     }
 }
 
@@ -1153,6 +1245,14 @@ mod tests {
     use super::super::Refusal;
     use super::*;
 
+    fn refused(code: &str) -> Error {
+        refused_as(Category::of_sqlstate(code), code)
+    }
+
+    fn refused_as(category: Category, code: &str) -> Error {
+        Error::Refused(Box::new(Refusal::new(category, code, "")))
+    }
+
     #[test]
     fn a_query_is_taken_to_read_by_its_first_word() {
         for (sql, effect) in [
@@ -1160,17 +1260,31 @@ mod tests {
             ("-- all\n VALUES (1)", Effect::Reads),
             ("insert into t values (1) returning a", Effect::MayWrite),
             ("with x as (delete from t returning a) select a from x", Effect::MayWrite),
+            ("call halves()", Effect::MayWriteParts),
         ] {
             assert_eq!(Effect::of_query(sql), effect, "{sql}");
         }
     }
 
     #[test]
+    fn only_the_servers_own_word_about_a_whole_statement_says_that_it_was_undone() {
+        for (effect, error, undone) in [
+            (Effect::MayWrite, refused("23505"), true),
+            (Effect::MayWrite, Error::Deadline, true),
+            (Effect::MayWrite, refused("08P01"), false),
+            (Effect::MayWrite, Error::Lost(String::new()), false),
+            (Effect::MayWrite.times(2), refused("23505"), false),
+            (Effect::of_write("call p()"), Error::Deadline, false),
+        ] {
+            assert_eq!(effect.is_undone(&error), undone, "{effect:?}: {error:?}");
+        }
+    }
+
+    #[test]
     fn what_a_standby_refuses_is_no_stale_plan() {
-        let refused = |category, code: &str| Error::Refused(Box::new(Refusal::new(category, code, "")));
-        let mut error = refused(Category::Retry, NOT_SUPPORTED);
-        assert!(is_stale(&error) && is_stale(&refused(Category::Other, "26000")));
-        assert!(!is_stale(&refused(Category::Other, NOT_SUPPORTED)), "a function may raise it");
+        let mut error = refused_as(Category::Retry, NOT_SUPPORTED);
+        assert!(is_stale(&error) && is_stale(&refused_as(Category::Other, "26000")));
+        assert!(!is_stale(&refused_as(Category::Other, NOT_SUPPORTED)), "a function may raise it");
         take_for_read_only(&mut error, &[READ_ONLY]);
         assert!(is_stale(&error), "that code says it of some commands only");
         take_for_read_only(&mut error, &[READ_ONLY, NOT_SUPPORTED]);

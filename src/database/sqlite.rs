@@ -4,7 +4,7 @@
 //! storage class decides, and the column's declared type where SQLite has no type of its own (BOOLEAN, JSON, TIMESTAMP).
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +23,9 @@ use crate::value::Value;
 
 /// Instructions of SQLite's virtual machine between two looks at the clock: some 10 µs of work.
 const INSTRUCTIONS_PER_CHECK: i32 = 1000;
+
+/// The result code of a commit that the commit hook has turned into a rollback.
+const COMMIT_REFUSED: &str = "531";
 
 /// Milliseconds between two looks at a lock that is held, as in SQLite's own handler but for its last steps: a lock of a
 /// short transaction is met soon, and a client that leaves is noticed within the last of them.
@@ -104,6 +107,9 @@ struct Clock {
     statement: AtomicU64,
     /// Contended by nobody: the handlers run on the thread that runs the statement.
     client: Mutex<Presence>,
+    /// The commit hook has let a commit begin since this was last reset. The session resets it before each of its statements, so
+    /// that a handler's own commit on the connection is not taken for the statement's.
+    committing: AtomicBool,
 }
 
 impl Clock {
@@ -113,6 +119,7 @@ impl Clock {
             deadline: AtomicU64::new(u64::MAX),
             statement: AtomicU64::new(u64::MAX),
             client: Mutex::default(),
+            committing: AtomicBool::new(false),
         };
         clock.set(deadline, None);
         clock
@@ -170,6 +177,18 @@ impl Clock {
         Some(if of_statement { Error::StatementTimeout } else { Error::Deadline })
     }
 
+    /// SQLite's commit hook: SQLite calls it before each commit of a write transaction. Returns whether SQLite must roll back
+    /// instead, because the client was told that nothing was done.
+    fn refuses_commit(&self) -> bool {
+        let begun = self.client().begin_commit();
+        self.committing.store(begun, Ordering::Relaxed);
+        !begun
+    }
+
+    fn take_committing(&self) -> bool {
+        self.committing.swap(false, Ordering::Relaxed)
+    }
+
     /// SQLite's busy handler: a lock is held, and was looked at `tries` times. Returns whether to look again.
     fn wait_for_lock(&self, tries: i32) -> bool {
         let index = usize::try_from(tries).unwrap_or(0).min(LOCK_PAUSES_MS.len() - 1);
@@ -200,9 +219,10 @@ impl Session {
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let mut connection = Connection::open_with_flags(file, flags)?;
         let clock = Arc::new(Clock::new(deadline));
-        let (waiting, running) = (Arc::clone(&clock), Arc::clone(&clock));
+        let [waiting, running, committing] = [&clock, &clock, &clock].map(Arc::clone);
         connection.busy_handler(Some(move |tries| waiting.wait_for_lock(tries)))?;
         connection.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || running.is_over()))?;
+        connection.commit_hook(Some(move || committing.refuses_commit()))?;
         // Readers and a writer do not wait for each other; the file outlives a crash of the process, and a crash of the
         // machine loses at most the last transactions (sqlite.org/pragma.html#pragma_synchronous).
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -302,6 +322,7 @@ impl Session {
             }
             self.switch_to(access)?;
         }
+        self.clock.take_committing();
         let ran = self.run_now(statement, values, rows);
         self.note(ran)
     }
@@ -338,9 +359,29 @@ impl Session {
         Ok(rows.rows())
     }
 
-    /// What an error means for the session, and why what was interrupted was.
+    /// What an error means for the session and for the commit that it came to, and why what was interrupted was.
     fn note<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
+        // A statement that has come to its commit fails in it, or not at all.
+        if !self.clock.take_committing() {
+            return self.note_error(done);
+        }
+        let outcome = done.as_ref().map_or_else(CommitOutcome::of, |_| CommitOutcome::Committed);
+        match outcome {
+            CommitOutcome::Committed => self.clock.client().end_commit(true),
+            CommitOutcome::Undone => self.clock.client().end_commit(false),
+            CommitOutcome::Unknown => {}
+        }
+        match self.note_error(done) {
+            Err(cause @ Error::Refused(_)) if outcome == CommitOutcome::Unknown => {
+                Err(Error::OutcomeUnknown { cause: Box::new(cause) })
+            }
+            done => done,
+        }
+    }
+
+    fn note_error<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
         match done {
+            Err(Error::Refused(refusal)) if refusal.code == COMMIT_REFUSED => Err(Error::Deadline),
             Err(Error::Refused(refusal)) => match refusal.category {
                 Category::Cancelled => {
                     let why = self.clock.verdict().unwrap_or(Error::Deadline);
@@ -379,6 +420,7 @@ impl Session {
     fn switch_to(&mut self, access: Access) -> Result<(), Error> {
         if self.access != access {
             let read_only = access == Access::ReadOnly;
+            self.clock.take_committing();
             let switched = self.connection.pragma_update(None, "query_only", read_only);
             self.note(switched.map_err(|error| refused(error, "")))?;
             self.access = access;
@@ -387,6 +429,7 @@ impl Session {
     }
 
     fn command(&mut self, sql: &str) -> Result<(), Error> {
+        self.clock.take_committing();
         let done = self.connection.execute_batch(sql).map_err(|error| refused(error, sql));
         self.note(done)
     }
@@ -548,6 +591,30 @@ fn refused(error: SqliteError, sql: &str) -> Error {
 fn constraint(told: &str) -> String {
     let index = told.strip_prefix("index '").and_then(|name| name.strip_suffix('\''));
     index.unwrap_or(told).to_owned()
+}
+
+/// What became of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CommitOutcome {
+    Committed,
+    Undone,
+    Unknown,
+}
+
+impl CommitOutcome {
+    /// The outcome of a statement that reached its commit and then failed with this error. After an error of the disk the log
+    /// may hold the whole transaction, and the next process that opens the file finds it there. A full disk leaves it incomplete.
+    fn of(error: &Error) -> Self {
+        const BUSY: i32 = 5;
+        const FULL: i32 = 13;
+        /// `insert or fail` commits the rows before the one that it refuses. SQLite looks at any other constraint before a commit.
+        const CONSTRAINT: i32 = 19;
+        match error.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff) {
+            Some(BUSY | FULL) => Self::Undone,
+            Some(CONSTRAINT) => Self::Committed,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 /// SQLite knows no place for a table that is missing, but its name; where that stands once as a word, that is the place.

@@ -185,7 +185,8 @@ impl SqlEndpoint {
     }
 
     /// Runs the steps until they do not collide, at most [`ATTEMPTS_MAX`] times and as long as there is time; what one
-    /// attempt did is undone before the next. What collided was not committed, whatever the endpoint's method.
+    /// attempt did is undone before the next. What collided was not committed, whatever the endpoint's method. Only a procedure
+    /// may have committed something before it collided, and is not run again then.
     fn run_again_on_collision(&self, values: &[Value], context: &Context<'_>) -> Result<Vec<u8>, Error> {
         let mut attempt = 1;
         loop {
@@ -194,7 +195,11 @@ impl SqlEndpoint {
             // Dropped on every way out, which rolls back what was not committed.
             let mut connection = context.database()?;
             match self.run(&mut connection, values, context, &mut body) {
-                Err(Failure::Database(error, key)) if error.is_retryable() && attempt < ATTEMPTS_MAX => {
+                Err(Failure::Database(error, key))
+                    if error.is_retryable()
+                        && attempt < ATTEMPTS_MAX
+                        && !context.client.may_have_committed() =>
+                {
                     let pause = pause_after(attempt);
                     if context.deadline().left() <= pause {
                         return Err(Failure::Database(error, key).into());

@@ -6,10 +6,12 @@
 mod breaking;
 mod forwarder;
 mod gate;
+mod pgbouncer;
 mod postgres;
 mod tls;
 mod wharf;
 mod wire;
+mod withholding;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,20 +19,22 @@ use std::time::{Duration, Instant};
 pub(crate) use breaking::Suspended;
 pub(crate) use forwarder::{Forwarder, Then};
 pub(crate) use gate::{Gate, Keeper, gate};
+pub(crate) use pgbouncer::{PgBouncer, Setup, psql};
 pub(crate) use postgres::{Database, Postgres};
 pub(crate) use tls::{Authority, Identity};
 pub(crate) use wharf::{Exit, Wharf, directory_with};
 pub(crate) use wire::{Answer, Client};
+pub(crate) use withholding::Withholding;
 
 /// How long a test waits for anything that must happen. Generous: only a failing test ever waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits for what another thread brings about.
+/// Waits for what another thread brings about: looks once a millisecond.
 pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < until, "{what}");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -225,7 +225,7 @@ impl Database {
 }
 
 /// The newest server's programs: Debian's places first, then the search path.
-fn programs() -> PathBuf {
+pub(super) fn programs() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| {
@@ -242,11 +242,11 @@ fn programs() -> PathBuf {
 }
 
 /// PostgreSQL refuses to run as root; Debian's package brings the user `postgres`.
-fn run_as_postgres() -> &'static [&'static str] {
+pub(super) fn run_as_postgres() -> &'static [&'static str] {
     if super::is_root() { &["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] } else { &[] }
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound listener has an address").port()
 }

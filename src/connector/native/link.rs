@@ -56,11 +56,63 @@ const HEAD_BYTES: usize = 256;
 /// A body up to this size is copied behind its head: one piece costs the kernel less than two.
 const JOINED_BYTES: usize = 4 * 1024;
 
+/// Whose turn it is, with which request, and whether the poller has something to do afterwards: one atomic word.
+#[derive(Debug, Default)]
+struct Word(AtomicU64);
+
+impl Word {
+    fn turn(&self) -> Turn {
+        match self.0.load(Ordering::Acquire) & TURN {
+            0 => Turn::Poller,
+            1 => Turn::Queued,
+            2 => Turn::Running,
+            3 => Turn::Writing,
+            _ => Turn::Streaming,
+        }
+    }
+
+    /// See [`Link::attend`].
+    fn attend(&self) -> bool {
+        let noted = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            (state & TURN != Turn::Poller as u64).then_some(state | ATTEND)
+        });
+        noted.is_err()
+    }
+
+    /// See [`Link::give`].
+    fn give(&self, ticket: u64, attend: bool) {
+        let flags = Turn::Queued as u64 | if attend { ATTEND } else { 0 };
+        self.0.store(ticket << TICKET | flags, Ordering::Release);
+    }
+
+    /// See [`Link::take_back`].
+    fn take_back(&self, from: Turn) -> bool {
+        let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            (state & TURN == from as u64).then_some(state & !(TURN | ATTEND))
+        });
+        taken.is_ok()
+    }
+
+    /// Worker: from one turn to the next, if the request of this ticket still is in it.
+    fn advance(&self, ticket: u64, from: Turn, to: Turn) -> bool {
+        let moved = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            let same = state >> TICKET == ticket && state & TURN == from as u64;
+            same.then_some(state & !TURN | to as u64)
+        });
+        moved.is_ok()
+    }
+
+    /// Worker: the connection is the poller's again. Returns whether the poller has something to do.
+    fn hand_back(&self) -> bool {
+        self.0.fetch_and(!(TURN | ATTEND), Ordering::AcqRel) & ATTEND != 0
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Link {
     socket: Socket,
     id: Id,
-    state: AtomicU64,
+    word: Word,
     /// What a worker leaves to the poller; looked at only when it says so, so hardly contended.
     left: Mutex<Option<Left>>,
     /// Milliseconds since `mailbox.epoch` of the last answer by a worker: since when a connection is idle.
@@ -124,7 +176,7 @@ impl Link {
         Self {
             socket,
             id,
-            state: AtomicU64::new(0),
+            word: Word::default(),
             left: Mutex::new(None),
             answered_at: AtomicU64::new(0),
             direct,
@@ -172,35 +224,22 @@ impl Link {
     }
 
     pub(super) fn turn(&self) -> Turn {
-        match self.state.load(Ordering::Acquire) & TURN {
-            0 => Turn::Poller,
-            1 => Turn::Queued,
-            2 => Turn::Running,
-            3 => Turn::Writing,
-            _ => Turn::Streaming,
-        }
+        self.word.turn()
     }
 
     /// Poller: readiness came. Whether it may act on it now; if not, it is told when it may.
     pub(super) fn attend(&self) -> bool {
-        let noted = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            (state & TURN != Turn::Poller as u64).then_some(state | ATTEND)
-        });
-        noted.is_err()
+        self.word.attend()
     }
 
     /// Poller: gives the connection away with the request of this ticket. `attend`: there is more to do afterwards.
     pub(super) fn give(&self, ticket: u64, attend: bool) {
-        let flags = Turn::Queued as u64 | if attend { ATTEND } else { 0 };
-        self.state.store(ticket << TICKET | flags, Ordering::Release);
+        self.word.give(ticket, attend);
     }
 
     /// Poller: takes the connection back if it is still in the given turn.
     pub(super) fn take_back(&self, from: Turn) -> bool {
-        let taken = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            (state & TURN == from as u64).then_some(state & !(TURN | ATTEND))
-        });
-        taken.is_ok()
+        self.word.take_back(from)
     }
 
     /// Poller: what a worker left to do.
@@ -233,11 +272,7 @@ impl Link {
 
     /// Worker: from one turn to the next, if the request of this ticket still is in it.
     fn advance(&self, ticket: u64, from: Turn, to: Turn) -> bool {
-        let moved = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            let same = state >> TICKET == ticket && state & TURN == from as u64;
-            same.then_some(state & !TURN | to as u64)
-        });
-        moved.is_ok()
+        self.word.advance(ticket, from, to)
     }
 
     /// Worker: the connection is the poller's again.
@@ -247,8 +282,7 @@ impl Link {
             *self.lock_left() = left;
         }
         self.answered_at.store(self.mailbox.epoch.elapsed_ms(), Ordering::Relaxed);
-        let before = self.state.fetch_and(!(TURN | ATTEND), Ordering::AcqRel);
-        if attend || before & ATTEND != 0 {
+        if self.word.hand_back() | attend {
             self.tell_poller();
         }
     }
@@ -418,3 +452,6 @@ impl Stream for OpenStream {
         if broken { Delivery::ClientLeft } else { Delivery::Sent }
     }
 }
+
+#[cfg(test)]
+mod tests;

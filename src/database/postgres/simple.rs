@@ -22,41 +22,59 @@ pub(super) fn run(wire: &mut Wire, sql: &str, limit: &Limit) -> Result<Vec<Texts
     wire.conclude(wait, done, false)
 }
 
-/// Runs a command; `commits`: whether it commits what was done before it.
-pub(super) fn run_command(wire: &mut Wire, sql: &str, limit: &Limit, commits: bool) -> Result<(), Error> {
-    let mut wait = wire.begin(limit, None)?;
-    let done = ask(wire, sql, &mut wait);
-    wire.conclude(wait, done.map(drop), commits)
-}
-
 /// Runs commands, and returns the rows of all of them.
 pub(super) fn ask(wire: &mut Wire, sql: &str, wait: &mut Wait<'_>) -> Result<Vec<Texts>, Failure> {
+    let Done { rows, complete, refusal } = ask_all(wire, sql, wait)?;
+    match refusal {
+        None => Ok(rows),
+        // Nothing comes behind an error that ends the session, so it may have come in place of what was done.
+        Some(error) if wire.is_broken() && complete > 0 => Err(Failure::Lost(error)),
+        Some(error) => Err(Failure::Known(error)),
+    }
+}
+
+/// Runs a command that commits. Once the server has said that it is done, no error behind that undoes it: a cancel that comes during a
+/// commit is looked at when the server next logs something, which is after it.
+pub(super) fn commit(wire: &mut Wire, sql: &str, wait: &mut Wait<'_>) -> Result<(), Failure> {
+    let Done { complete, refusal, .. } = ask_all(wire, sql, wait)?;
+    refusal.filter(|_| complete == 0).map_or(Ok(()), |error| Err(Failure::Known(error)))
+}
+
+/// What commands have come to.
+#[derive(Default)]
+struct Done {
+    rows: Vec<Texts>,
+    /// How many of them are done.
+    complete: usize,
+    /// Why the next one is not.
+    refusal: Option<Error>,
+}
+
+fn ask_all(wire: &mut Wire, sql: &str, wait: &mut Wait<'_>) -> Result<Done, Failure> {
     wire.begin_batch();
     wire.add_query(sql)?;
     wire.send(wait)?;
-    let (mut rows, mut refusal) = (Vec::new(), None);
-    // Commands that are done.
-    let mut complete = 0;
+    let mut done = Done::default();
     loop {
         let message = wire.message(wait)?;
         let body = wire.body(&message);
         match message.tag {
             ROW_DESCRIPTION_TAG => {}
-            COMMAND_COMPLETE_TAG | EMPTY_QUERY_RESPONSE_TAG => complete += 1,
+            COMMAND_COMPLETE_TAG | EMPTY_QUERY_RESPONSE_TAG => done.complete += 1,
             DATA_ROW_TAG => {
                 let fields = Fields(body.get(2..).unwrap_or_default());
                 let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
-                rows.push(fields.map(|field| field.map(text)).collect());
+                done.rows.push(fields.map(|field| field.map(text)).collect());
             }
             ERROR_RESPONSE_TAG => {
-                let (error, fatal) = (refused(body, sql), is_fatal(body));
+                let fatal = is_fatal(body);
+                done.refusal = Some(refused(body, sql));
                 if fatal {
                     wire.close();
-                    return Err(if complete > 0 { Failure::Lost(error) } else { Failure::Known(error) });
+                    return Ok(done);
                 }
-                refusal = Some(error);
             }
-            READY_FOR_QUERY_TAG => return refusal.map_or(Ok(rows), |error| Err(error.into())),
+            READY_FOR_QUERY_TAG => return Ok(done),
             tag => return Err(wire.unexpected(tag)),
         }
     }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use postgres_protocol::message::backend::{
-    DATA_ROW_TAG, ERROR_RESPONSE_TAG, Header, NOTICE_RESPONSE_TAG, NOTIFICATION_RESPONSE_TAG,
-    PARAMETER_STATUS_TAG, READY_FOR_QUERY_TAG,
+    COMMAND_COMPLETE_TAG, DATA_ROW_TAG, ERROR_RESPONSE_TAG, Header, NOTICE_RESPONSE_TAG,
+    NOTIFICATION_RESPONSE_TAG, PARAMETER_STATUS_TAG, READY_FOR_QUERY_TAG,
 };
 use postgres_protocol::message::frontend;
 use tokio_postgres::{CancelToken, Config};
@@ -144,6 +144,8 @@ pub(super) enum Kind {
     },
     /// A command that stands before a statement.
     Command,
+    /// What begins a transaction, in the statement's own part.
+    Begin,
 }
 
 /// A message that has come: its tag, and where its body is.
@@ -295,6 +297,18 @@ impl Wire {
         self.errands.push_back(Errand { kind, parts, refused: None });
     }
 
+    /// Adds what begins a transaction, to the part of what comes behind it: where it fails, that is not run.
+    pub(super) fn add_begin(&mut self, sql: &str) -> Result<(), Error> {
+        let no_values = std::iter::empty::<()>();
+        let nothing = |(), _: &mut BytesMut| Ok(postgres_protocol::IsNull::Yes);
+        frontend::parse("", sql, [], &mut self.batch).map_err(unsendable)?;
+        frontend::bind("", "", [], no_values, nothing, [], &mut self.batch)
+            .map_err(|_| Error::Usage("a command without values was refused".to_owned()))?;
+        frontend::execute("", 0, &mut self.batch).map_err(unsendable)?;
+        self.add_errand(Kind::Begin, 0);
+        Ok(())
+    }
+
     /// A wait within the limit, if there is time for one. `patience`: how long those who wait behind it do so, from a moment that has
     /// just passed.
     pub(super) fn begin<'a>(
@@ -403,18 +417,28 @@ impl Wire {
                 READY_FOR_QUERY_TAG if self.owed == 0 => return Err(self.unexpected(READY_FOR_QUERY_TAG)),
                 tag => {
                     self.owed -= usize::from(tag == READY_FOR_QUERY_TAG);
-                    if self.errands.is_empty() {
+                    if self.errands.is_empty() || !self.note_errand(tag, body.clone())? {
                         return Ok(Some(Message { tag, body }));
                     }
-                    self.note_errand(tag, body)?;
                 }
             }
         }
     }
 
-    /// A message is an errand's.
-    fn note_errand(&mut self, tag: u8, body: Range<usize>) -> Result<(), Failure> {
-        let (Some(errand), body) = (self.errands.front_mut(), &self.come[body]) else { return Ok(()) };
+    /// A message is an errand's. Returns whether it is of no use to anybody else.
+    fn note_errand(&mut self, tag: u8, body: Range<usize>) -> Result<bool, Failure> {
+        let (Some(errand), body) = (self.errands.front_mut(), &self.come[body]) else { return Ok(false) };
+        if let Kind::Begin = errand.kind {
+            let is_over = matches!(tag, ERROR_RESPONSE_TAG | COMMAND_COMPLETE_TAG);
+            if tag == ERROR_RESPONSE_TAG {
+                // It is the statement's answer as well.
+                self.refusal = Some(refused(body, ""));
+            }
+            if is_over {
+                self.errands.pop_front();
+            }
+            return Ok(tag != ERROR_RESPONSE_TAG);
+        }
         match tag {
             ERROR_RESPONSE_TAG => {
                 if is_fatal(body) {
@@ -428,16 +452,16 @@ impl Wire {
                 match &mut errand.kind {
                     Kind::Clean => self.leftovers |= field == b"t",
                     Kind::Look { harmless, .. } => *harmless |= field.starts_with(PARALLEL.as_bytes()),
-                    Kind::Command => {}
+                    Kind::Command | Kind::Begin => {}
                 }
             }
             READY_FOR_QUERY_TAG => errand.parts -= 1,
             _ => {}
         }
         if errand.parts > 0 {
-            return Ok(());
+            return Ok(true);
         }
-        let Some(Errand { kind, refused, .. }) = self.errands.pop_front() else { return Ok(()) };
+        let Some(Errand { kind, refused, .. }) = self.errands.pop_front() else { return Ok(true) };
         match (kind, refused) {
             (Kind::Clean, Some(error)) => {
                 self.broken = true;
@@ -446,9 +470,9 @@ impl Wire {
             }
             (Kind::Clean, None) => {}
             (Kind::Look { effects, harmless }, refused) => effects.learn(harmless && refused.is_none()),
-            (Kind::Command, refused) => self.refusal = refused,
+            (Kind::Command | Kind::Begin, refused) => self.refusal = refused,
         }
-        Ok(())
+        Ok(true)
     }
 
     fn note_setting(&mut self, body: Range<usize>) {
@@ -531,15 +555,15 @@ impl Wire {
             (None, Ok(done)) => Ok(done),
             // What was committed in spite of the cancel is an answer.
             (Some(_), Ok(done)) if commits => Ok(done),
-            // Nobody is told, where nobody is left.
-            (Some(why @ Error::ClientLeft), _) => Err(why),
-            (Some(why), Err(Failure::Lost(_))) if commits => {
-                Err(Error::OutcomeUnknown { cause: Box::new(why) })
+            // A client that has left is told nothing, and the server's own error says that nothing was committed.
+            (Some(why), Err(Failure::Known(Error::Refused(_)))) | (Some(why @ Error::ClientLeft), _) => {
+                Err(why)
             }
+            (Some(why), _) if commits => Err(Error::OutcomeUnknown { cause: Box::new(why) }),
+            (Some(why), _) => Err(why),
             (None, Err(Failure::Lost(error))) if commits => {
                 Err(Error::OutcomeUnknown { cause: Box::new(error) })
             }
-            (Some(why), _) => Err(why),
             (None, Err(Failure::Lost(error) | Failure::Known(error))) => Err(error),
             (None, Err(Failure::Slow)) => Err(Error::Deadline),
         }

@@ -633,22 +633,14 @@ impl Connection {
                 return Next::Close;
             }
             Turn::Running if core.now >= deadline + GRACE && self.link.take_back(Turn::Running) => {
-                core.metrics.refused(Reason::Deadline);
-                self.count_answer(core, StatusCode::GATEWAY_TIMEOUT.as_u16());
-                let response = if self.link.presence().outcome_is_open() {
-                    outcome_unknown().to_response()
-                } else {
-                    let detail = "the request took longer than its deadline";
-                    problem(StatusCode::GATEWAY_TIMEOUT, detail, &[])
-                };
+                let response = self.late_answer(core);
                 let form = Form { keep_alive: false, ..form };
                 return self.answer_instead(core, response, form, Reason::Deadline);
             }
             // Its head says 200 already: only the end of the connection can say otherwise.
             Turn::Streaming if core.now >= deadline + GRACE && self.link.take_back(Turn::Streaming) => {
-                core.metrics.refused(Reason::Deadline);
-                self.count_answer(core, StatusCode::GATEWAY_TIMEOUT.as_u16());
-                self.note_end(core, StatusCode::GATEWAY_TIMEOUT.as_u16(), 0, Some(Reason::Deadline));
+                let status = self.late_answer(core).status().as_u16();
+                self.note_end(core, status, 0, Some(Reason::Deadline));
                 return Next::Reset;
             }
             Turn::Queued | Turn::Running | Turn::Streaming => self.check_incoming(core),
@@ -660,6 +652,24 @@ impl Connection {
         }
         self.set_away_due(core);
         Next::Wait
+    }
+
+    /// The answer in place of a worker's that has not come by the deadline, counted. The worker commits nothing from now on.
+    fn late_answer(&self, core: &Core) -> Response {
+        let response = if self.link.presence().answer_instead() {
+            let id = self.identity.as_ref().map_or("", Identity::id);
+            sparingly!(
+                log::Level::Error,
+                "requests with an unknown outcome",
+                "request {id}: it was still with its worker at its deadline, and may have been committed"
+            );
+            outcome_unknown().to_response()
+        } else {
+            problem(StatusCode::GATEWAY_TIMEOUT, "the request took longer than its deadline", &[])
+        };
+        core.metrics.refused(Reason::Deadline);
+        self.count_answer(core, response.status().as_u16());
+        response
     }
 
     /// Counts an answer that is given here to a request that was away, or would have been.
@@ -840,7 +850,7 @@ impl Connection {
         self.stage = Stage::Away { form, start_by, deadline };
         self.set_away_due(core);
         let client: Arc<dyn Client> = Arc::clone(&self.link) as _;
-        let job = work.job_of(client, self.ticket, self.link.presence().clone());
+        let job = work.job_of(client, self.ticket, self.link.presence());
         match core.service.enqueue(job) {
             Ok(place) => {
                 self.place_in_queue = place;
