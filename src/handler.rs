@@ -21,7 +21,6 @@ use crate::identity::{Identity, Trace};
 use crate::journal::{Journal, Ran};
 use crate::presence::Presence;
 pub use crate::queue::Priority;
-use crate::value::Value;
 
 /// What a client is told of a fault that is not its own.
 pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";
@@ -74,6 +73,11 @@ pub trait Handler: Send + Sync + 'static {
     /// Who goes first when requests wait for a worker. Asked once, when its route is added.
     fn priority(&self) -> Priority {
         Priority::Normal
+    }
+
+    /// Whether a request's query may hold a secret, so that no log shows it. Asked once, when its route is added.
+    fn hides_query(&self) -> bool {
+        false
     }
 
     /// How its requests are answered where several share a round trip to the database; see [`query`]. Asked once, when its route is
@@ -148,6 +152,10 @@ impl<H: Handler> Handler for Streaming<H> {
     fn priority(&self) -> Priority {
         self.handler.priority()
     }
+
+    fn hides_query(&self) -> bool {
+        self.handler.hides_query()
+    }
 }
 
 impl<F> Handler for F
@@ -202,15 +210,9 @@ impl Context<'_> {
         self.identity?.trace()
     }
 
-    /// A statement has run, or failed. `step` and `of`: which of its endpoint's, counted from 1.
-    pub(crate) fn note_statement(
-        &self,
-        endpoint: &str,
-        [step, of]: [usize; 2],
-        took: Duration,
-        values: &[Value],
-    ) {
-        self.journal.ran(&Ran { endpoint, step, of, took, values, identity: self.identity });
+    /// A statement has run, or failed. `name`: what it is called; `values`: what it was run with, as far as that may be shown.
+    pub(crate) fn note_statement(&self, name: &str, took: Duration, values: &dyn Fn() -> String) {
+        self.journal.ran(&Ran { name, took, values, identity: self.identity });
     }
 
     /// The statements run once more, after a collision with another transaction.
@@ -241,9 +243,16 @@ impl Context<'_> {
 ///
 /// Any `std::error::Error` becomes one through `?`: the database's and those of reading a body with their own status, all
 /// others as 500 whose text goes to the log only.
+///
+/// `Debug` is what a log has. It shows no value that [`bad_parameter`](Self::bad_parameter) names, and none that a database's
+/// message does.
 pub struct Error {
     status: StatusCode,
     detail: String,
+    /// The detail without values of the client, where it has any.
+    without_values: Option<String>,
+    /// Where it happened, for the log.
+    place: Option<String>,
     members: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -254,9 +263,12 @@ pub struct Error {
 impl Error {
     /// An error with a status and a detail, both for the client.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let (without_values, place) = (None, None);
         Self {
             status,
             detail: detail.into(),
+            without_values,
+            place,
             members: Vec::new(),
             retry_after: None,
             cause: None,
@@ -266,11 +278,17 @@ impl Error {
 
     /// 400: a parameter is missing or not what it should be.
     pub fn bad_parameter(name: &str, expected: &str, received: &str) -> Self {
-        let detail = format!("parameter {name}: expected {expected}, received {received}");
-        Self::new(StatusCode::BAD_REQUEST, detail)
+        let secret = Self::bad_secret(name, expected);
+        let detail = format!("{}, received {received}", secret.detail);
+        let without_values = Some(secret.detail);
+        Self { detail, without_values, ..secret }.with_member("received", received)
+    }
+
+    /// The same of a parameter whose value is shown to nobody, not even to who has sent it.
+    pub fn bad_secret(name: &str, expected: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, format!("parameter {name}: expected {expected}"))
             .with_member("parameter", name)
             .with_member("expected", expected)
-            .with_member("received", received)
     }
 
     /// Adds the cause, for the log.
@@ -297,13 +315,18 @@ impl Error {
     /// Database error → answer: the one place that decides it.
     fn from_database(error: database::Error) -> Self {
         if let database::Error::BadValue { param, expected, received } = &error {
-            return Self::bad_parameter(param, expected, received);
+            return match received {
+                Some(received) => Self::bad_parameter(param, expected, received),
+                None => Self::bad_secret(param, expected),
+            };
         }
-        let answer = Self::new(error.status(), error.public_detail());
+        let mut answer = Self::new(error.status(), error.public_detail());
+        answer.without_values = Some(error.public_detail_without_values().into_owned());
         let answer = match (&error, answer.status) {
             (database::Error::OutcomeUnknown { .. }, _) => {
                 answer.with_member("type", OUTCOME_UNKNOWN).with_member("title", "Outcome unknown")
             }
+            (database::Error::Refused(refusal), _) if refusal.is_for_client() => answer.of_rule(refusal),
             (_, StatusCode::SERVICE_UNAVAILABLE) => answer.retry_after(RETRY),
             _ => answer,
         };
@@ -320,11 +343,65 @@ impl Error {
 
     /// The same fault of a request that may have committed something before.
     pub(crate) fn into_outcome_unknown(self) -> Self {
-        let unknown = outcome_unknown();
+        let unknown = Self { place: self.place, ..outcome_unknown() };
         match self.cause {
             Some(cause) => unknown.because(format!("after something of it may have been committed: {cause}")),
             None => unknown,
         }
+    }
+
+    /// What the author of a business rule says beside its message, under PostgREST's names.
+    fn of_rule(self, refusal: &database::Refusal) -> Self {
+        let answer = self.with_member("code", refusal.code.as_str());
+        let answer = match answer.status {
+            StatusCode::SERVICE_UNAVAILABLE => answer.retry_after(RETRY),
+            _ => answer,
+        };
+        let more = [("details", &refusal.detail), ("hint", &refusal.hint)];
+        more.into_iter().fold(answer, |answer, (name, text)| match text {
+            Some(text) => answer.with_member(name, text.as_str()),
+            None => answer,
+        })
+    }
+
+    /// Shows nobody any value: the request has a secret, which the database's message may name.
+    #[must_use]
+    pub(crate) fn hiding_values(mut self) -> Self {
+        if let Some(detail) = &self.without_values {
+            self.detail.clone_from(detail);
+        }
+        // In place of the cause stands what may be said of it.
+        self.cause = self.cause.map(|cause| match cause.downcast::<database::Error>() {
+            Ok(error) => Box::new(Hidden(*error)) as _,
+            Err(other) => other,
+        });
+        self
+    }
+
+    /// Adds where it happened, for the log.
+    #[must_use]
+    pub(crate) fn at(mut self, place: String) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// Whether the database's user may not do what was asked, and no function has refused it.
+    pub(crate) fn lacks_privilege(&self) -> bool {
+        let Some(cause) = self.cause.as_deref() else { return false };
+        let error = cause.downcast_ref().or_else(|| cause.downcast_ref().map(|Hidden(error)| error));
+        error.is_some_and(database::Error::lacks_privilege)
+    }
+
+    /// What a log has of it. `shows_values`: as `log.parameters` says.
+    pub(crate) fn told(&self, shows_values: bool) -> String {
+        let detail = self.without_values.as_ref().filter(|_| !shows_values).unwrap_or(&self.detail);
+        let cause = self.cause.as_ref().map(|cause| match cause.downcast_ref::<database::Error>() {
+            Some(error) if shows_values => error.in_full().into_owned(),
+            _ => cause.to_string(),
+        });
+        let because: Vec<&str> = self.place.iter().chain(&cause).map(String::as_str).collect();
+        let because = if because.is_empty() { String::new() } else { format!(" ({})", because.join(": ")) };
+        format!("{}: {detail}{because}", self.status)
     }
 
     /// The status that the client gets.
@@ -353,10 +430,14 @@ impl Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.status, self.detail)?;
-        self.cause.as_ref().map_or(Ok(()), |cause| write!(f, " ({cause})"))
+        f.write_str(&self.told(false))
     }
 }
+
+/// A database's error of which nobody is told a value, also where logs show others.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Hidden(database::Error);
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
     fn from(error: E) -> Self {

@@ -37,6 +37,8 @@ pub struct Answerer {
     pub max_concurrency: Option<usize>,
     /// See [`Handler::priority`].
     pub priority: Priority,
+    /// See [`Handler::hides_query`].
+    pub hides_query: bool,
     /// See [`Handler::asks`].
     pub asks: Option<Asking>,
     /// Which of [`Router::lanes`] its requests wait in.
@@ -52,6 +54,7 @@ impl Target {
             max_body_bytes: handler.max_body_bytes(),
             max_concurrency: handler.max_concurrency().map(|max| max.max(1)),
             priority: handler.priority(),
+            hides_query: handler.hides_query(),
             asks: handler.asks(),
             lane: 0,
             handler: Arc::new(handler),
@@ -106,6 +109,7 @@ impl Router {
         }
         let names: Arc<[Box<str>]> = parameter_names(path).map(Box::from).collect();
         let endpoint = self.metrics.endpoint(method.as_str(), path);
+        endpoint.hide_query(matches!(&target, Target::Handler(answerer) if answerer.hides_query));
         let route = Route { names: (!names.is_empty()).then_some(names), target, endpoint };
         let index = self.methods.iter().position(|(known, _)| *known == method).unwrap_or_else(|| {
             self.methods.push((method.clone(), matchit::Router::new()));

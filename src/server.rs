@@ -560,7 +560,8 @@ impl Service for Stages {
             Ok((Target::Immediate(answer), endpoint)) => {
                 let answered = guarded(|| answer(&request)).inspect_err(|_| self.metrics.panicked());
                 let answered = answered.and_then(final_response).and_then(immediate);
-                let answered = answered.unwrap_or_else(|error| answer_error(&request, error));
+                // What fails here is a panic, or a response that is none: it has no values to show.
+                let answered = answered.unwrap_or_else(|error| answer_error(&request, &error, false));
                 self.answered(&request, Some(endpoint), now, answered.status());
                 Admission::Answered(answered, Some(Arc::clone(endpoint)))
             }
@@ -673,7 +674,8 @@ fn allowance_asked(request: &Request, name: &HeaderName) -> Result<Option<Durati
     match (asked, lines.next()) {
         (Some(asked), None) => Ok(Some(asked)),
         (_, Some(_)) => Err(Error::bad_parameter(name.as_str(), DEADLINE, "it twice")),
-        (None, None) => Err(Error::bad_parameter(name.as_str(), DEADLINE, text)),
+        // No header is echoed.
+        (None, None) => Err(Error::bad_secret(name.as_str(), DEADLINE)),
     }
 }
 

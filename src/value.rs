@@ -42,8 +42,9 @@ pub enum Scalar {
     Bytes,
 }
 
-/// One value, ready to bind. The variants from `Uuid` to `Json` hold their canonical text.
-#[derive(Clone, Debug, PartialEq)]
+/// One value, ready to bind. The variants from `Uuid` to `Json` hold their canonical text. `Debug` shows the kind of value and
+/// not the value, which may be a secret.
+#[derive(Clone, PartialEq)]
 pub enum Value {
     /// SQL's null: an optional parameter that was not sent.
     Null,
@@ -69,14 +70,20 @@ pub enum Value {
     Array(Scalar, Vec<Value>),
 }
 
-/// What came does not fit what was declared. A client reads this in its 400.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// What came does not fit what was declared. A client reads this in its 400; `Debug` does not show what came.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}, received {received}")]
 pub struct Mismatch {
     /// What is accepted, in words: `an integer`.
     pub expected: String,
     /// What came, quoted, cut after [`Mismatch::RECEIVED_CHARS_MAX`] characters.
     pub received: String,
+}
+
+impl fmt::Debug for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mismatch").field("expected", &self.expected).finish_non_exhaustive()
+    }
 }
 
 impl Mismatch {
@@ -173,6 +180,24 @@ impl Scalar {
 impl fmt::Display for Scalar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("Null"),
+            Self::Bool(_) => f.write_str("Bool(…)"),
+            Self::Int(_) => f.write_str("Int(…)"),
+            Self::Float(_) => f.write_str("Float(…)"),
+            Self::Text(_) => f.write_str("Text(…)"),
+            Self::Uuid(_) => f.write_str("Uuid(…)"),
+            Self::Date(_) => f.write_str("Date(…)"),
+            Self::Timestamp(_) => f.write_str("Timestamp(…)"),
+            Self::Json(_) => f.write_str("Json(…)"),
+            Self::Bytes(_) => f.write_str("Bytes(…)"),
+            Self::Array(scalar, items) => write!(f, "Array({scalar}, {} items)", items.len()),
+        }
     }
 }
 

@@ -224,6 +224,7 @@ impl Shared {
         begun: &Done,
         activity: &Activity,
     ) {
+        response.name_request(job.request.id());
         let mut account = Account::of(job, begun, activity, response.status().as_u16());
         response.timing = self.server_timing.load(Relaxed).then(|| account.timing());
         let streams = response.length().is_none() && job.request.form().has_body(&response);
@@ -321,7 +322,7 @@ impl Shared {
             }
             Err(panic) => {
                 self.metrics.panicked();
-                drop(answer_error(&job.request, panic));
+                drop(answer_error(&job.request, &panic, self.journal.shows_values()));
                 false
             }
         }
@@ -359,12 +360,12 @@ impl Shared {
                     );
                     return error.to_response();
                 }
-                answer_error(&job.request, known_outcome(job, error))
+                answer_error(&job.request, &known_outcome(job, error), self.journal.shows_values())
             })
         };
         guarded(run).unwrap_or_else(|panic| {
             self.metrics.panicked();
-            Err(answer_error(&job.request, panic))
+            Err(answer_error(&job.request, &panic, self.journal.shows_values()))
         })
     }
 }
@@ -542,25 +543,36 @@ fn known_outcome(job: &Job, error: Error) -> Error {
     }
 }
 
-/// Logs an error with what is for the log only, and makes the client's answer of the rest. Both carry the request's id where
-/// the fault is the server's, so that one leads to the other.
-pub(crate) fn answer_error(request: &Request, error: Error) -> Response {
-    let (method, path) = (request.method(), request.path());
-    if !error.status().is_server_error() {
-        log::debug!("{method} {path}: {error:?}");
+/// Logs an error with what is for the log only, and makes the client's answer of the rest. Both have the request's id, the answer
+/// when it is sent, so that one leads to the other. `shows_values`: whether the log may have values of clients.
+pub(crate) fn answer_error(request: &Request, error: &Error, shows_values: bool) -> Response {
+    let (id, method, path) = (request.id(), request.method(), request.path());
+    let told = || error.told(shows_values);
+    if error.lacks_privilege() {
+        // No client can mend it, and the answer says too little for whoever can.
+        sparingly!(
+            Level::Error,
+            "requests for which the database's user lacks a privilege",
+            "request {id}: {method} {path}: {}",
+            told()
+        );
         return error.to_response();
     }
-    let id = request.id();
+    if !error.status().is_server_error() {
+        log::debug!("request {id}: {method} {path}: {}", told());
+        return error.to_response();
+    }
     let expected = matches!(error.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
     if expected {
         // What is short is counted, and said by the observer; one shows whose it is.
         sparingly!(
             Level::Warn,
             1 of "requests answered 503 or 504",
-            "request {id}: {method} {path}: {error:?}"
+            "request {id}: {method} {path}: {}",
+            told()
         );
     } else {
-        sparingly!(Level::Error, "requests that failed", "request {id}: {method} {path}: {error:?}");
+        sparingly!(Level::Error, "requests that failed", "request {id}: {method} {path}: {}", told());
     }
-    error.with_member("request_id", id).to_response()
+    error.to_response()
 }

@@ -180,6 +180,41 @@ fn check_finds_everything_that_is_wrong_in_one_run() {
 }
 
 #[test]
+fn check_says_each_mistake_once_where_it_stands_and_how_it_is_called() {
+    let long = format!("select {} wrong {} from t", "x, ".repeat(300), ", x".repeat(300));
+    let text = format!(
+        "database.url = 'URL'\n\
+         [endpoint.misspelt]\nroute = 'GET /a'\nsql = 'selct x from t'\n\
+         [endpoint.long]\nroute = 'GET /b'\nsql = '{long}'\n\
+         [endpoint.steps]\nroute = 'POST /c'\nstep = [{{ sql = 'select x from t' }}, {{ sql = 'select no from t' }}]\n"
+    );
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("t.db");
+    let file = rusqlite::Connection::open(&path).expect("SQLite opens");
+    file.execute_batch("create table t (x integer)").expect("the table is made");
+    let database = Postgres::database();
+    database.psql("create table t (x integer)");
+    for url in [format!("sqlite:{}", path.display()), database.url()] {
+        let exit = Wharf::run(&text.replace("URL", &url), &["check"], &[]);
+        let says = [
+            "endpoint.misspelt.sql: the database refuses",
+            "wharf.toml:10:",
+            "endpoint.steps.step[2].sql: ",
+            "3 problems\n",
+        ];
+        assert_says(&exit, 1, &says);
+        assert!(!exit.stderr.contains("it writes"), "{}", exit.stderr);
+        // The place is in the middle of a line of two thousand characters.
+        let lines: Vec<&str> = exit.stderr.lines().collect();
+        assert!(lines.iter().all(|line| line.chars().count() < 200), "{}", exit.stderr);
+        let shown = lines.iter().position(|line| line.starts_with("7 | …")).expect("a part of the line");
+        let place = |line: &str, part: &str| line.find(part).map(|at| line[..at].chars().count());
+        let word = place(lines[shown], "wrong");
+        assert_eq!((word.is_some(), place(lines[shown + 1], "^^^^^")), (true, word), "{}", exit.stderr);
+    }
+}
+
+#[test]
 fn check_lets_the_database_prepare_every_statement() {
     let config = "
 [database]

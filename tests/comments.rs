@@ -171,7 +171,7 @@ mod endpoints {
         );
         assert_eq!(
             gate("/both", "POST"),
-            "select pg_advisory_xact_lock(7) /*application='wharf',method='POST',route='%2Fboth',statement='both.1'*/"
+            "select pg_advisory_xact_lock(7) /*application='wharf',method='POST',route='%2Fboth',statement='both.step%5B2%5D'*/"
         );
         assert_eq!(gate("/own", "GET"), "select pg_advisory_xact_lock(7) -- mine");
         let named = "application_name = \"it's\"\nstatement_comment = 'endpoint'";

@@ -627,7 +627,7 @@ mod errors {
         let mut connection = database.checkout(soon()).unwrap();
         let raise = |code: &str| format!("do $$ begin raise exception 'x' using errcode = '{code}'; end $$");
         for (code, status) in
-            [("40001", 503), ("40P01", 503), ("42501", 403), ("57014", 504), ("53300", 503), ("P0001", 500)]
+            [("40001", 503), ("40P01", 503), ("42501", 403), ("57014", 504), ("53300", 503), ("P0001", 400)]
         {
             let error = run(&mut connection, &database, &raise(code), Access::ReadWrite).unwrap_err();
             assert_eq!(error.status(), status, "{code}: {error}");

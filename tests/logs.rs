@@ -2,6 +2,9 @@
 
 mod support;
 
+#[path = "logs/secrets.rs"]
+mod secrets;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -96,6 +99,49 @@ fn one_request_is_followed_by_its_id_from_its_answer_through_every_log() {
     assert!((sum - entry["total_ms"].as_f64().expect("a time")).abs() < 0.01, "{entry:#}");
     wharf.wait_for_log("request follow-me: GET /fails/0: 500");
     assert!(!wharf.log().contains("secret"), "{}", wharf.log());
+}
+
+#[test]
+fn each_problem_has_the_id_of_its_request_whoever_answers() {
+    let settings = "[http]\nmax_body_bytes = 10\nbody_timeout = '30ms'\nmax_target_bytes = '64B'\nmax_head_bytes = '512B'\n\
+        [database]\nurl = 'sqlite:x.db'\n";
+    let post = "[endpoint.post]\nroute = 'POST /post'\nparams = { word = { in = 'body', type = 'text' } }\nsql = 'select :word'\n";
+    let endpoints = ENDPOINTS.split_once('[').expect("the endpoints").1;
+    for connector in ["native", "tiny_http"] {
+        let text = format!("server.connector = '{connector}'\n{settings}{post}[{endpoints}");
+        let wharf = Wharf::start(&text);
+        let long = "9".repeat(100);
+        let json = "Content-Type: application/json\r\n";
+        for (head, body, status) in [
+            ("GET /nowhere", "", 404),
+            ("DELETE /echo", "", 405),
+            ("BREW /echo", "", 501),
+            ("GET /echo", "", 400),
+            ("GET /fails/x", "", 400),
+            ("GET /fails/0", "", 500),
+            ("POST /post", "{\"word\":1}", 400),
+            ("POST /post", "{\"word\":\"too long\"}", 413),
+            ("POST /post", "slow", 408),
+            (&*format!("GET /{long}"), "", 414),
+            ("GET /a b", "", 400),
+        ] {
+            let native_only = [408, 414].contains(&status) || head == "GET /a b" || head == "BREW /echo";
+            if connector == "tiny_http" && native_only {
+                continue;
+            }
+            let length = body.len() + usize::from(body == "slow");
+            let mut client = Client::connect(wharf.address());
+            client.send(format!(
+                "{head} HTTP/1.1\r\nHost: a\r\n{ID}: of-mine\r\n{json}Content-Length: {length}\r\n\r\n{body}"
+            ));
+            let answer = client.answer();
+            assert_eq!(answer.status, status, "{connector} {head}: {}", answer.text());
+            let id = answer.header(ID).expect("each answer has an id");
+            assert_eq!(answer.json()["request_id"], id, "{connector} {head}: {}", answer.text());
+            // Of what cannot be read the id is not known either.
+            assert!(id == "of-mine" || status == 414 || head == "GET /a b", "{head}: {id}");
+        }
+    }
 }
 
 /// For a server in this process, whose access log is JSON in that file.
@@ -382,7 +428,7 @@ sql    = \"with recursive n(i) as (select 1 union all select i + 1 from n where 
     for (log, shown) in [(settings.to_owned(), false), (format!("{settings}\nparameters = true"), true)] {
         let wharf = Wharf::start(&(config("[server]", &log) + slow));
         assert_eq!(wharf.request("GET", "/slow?word=secret", &[(ID, "slow-1")], "").status, 200);
-        wharf.wait_for_log("slow statement of request slow-1: endpoint.slow, its statement, took 0.");
+        wharf.wait_for_log("slow statement of request slow-1: endpoint.slow took 0.");
         wharf.wait_for_log("slow request slow-1: GET /slow took 0.");
         let log = wharf.log();
         let line = log.lines().find(|line| line.contains("slow request slow-1")).expect("it is there");

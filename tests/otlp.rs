@@ -250,8 +250,16 @@ fn a_request_is_a_tree_of_spans_beneath_its_clients() {
 
     let spans = collector.trace(TRACE, 1);
     let names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
-    let expected =
-        ["POST /accounts/{id}", "queue", "checkout", "move.0", "move.1", "COMMIT", "render", "write"];
+    let expected = [
+        "POST /accounts/{id}",
+        "queue",
+        "checkout",
+        "move.step[1]",
+        "move.step[2]",
+        "COMMIT",
+        "render",
+        "write",
+    ];
     assert_eq!(names, expected);
     let request = &spans[0];
     assert_eq!((&*request.parent, request.kind, request.failed), (PARENT, SpanKind::Server, false));
@@ -277,7 +285,7 @@ fn a_request_is_a_tree_of_spans_beneath_its_clients() {
     }
     for span in &spans[1..] {
         assert_eq!((&span.parent, span.failed), (&request.id, false));
-        let is_statement = ["move.0", "move.1", "COMMIT"].contains(&&*span.name);
+        let is_statement = ["move.step[1]", "move.step[2]", "COMMIT"].contains(&&*span.name);
         assert_eq!(span.kind == SpanKind::Client, is_statement, "{span:?}");
         if is_statement {
             span.says(&[
@@ -306,11 +314,11 @@ fn agrees_with_server_timing(spans: &[Told], timing: &str) {
     for (span, said) in [
         (of(&["queue"]), said("queue")),
         (of(&["checkout"]), said("pool")),
-        (of(&["move.0", "move.1", "COMMIT"]), said("db")),
+        (of(&["move.step[1]", "move.step[2]", "COMMIT"]), said("db")),
     ] {
         assert!((span - said).abs() < 0.05, "{span} ms, and {timing}");
     }
-    assert!(of(&["move.0"]) >= 20.0, "it sleeps for so long");
+    assert!(of(&["move.step[1]"]) >= 20.0, "it sleeps for so long");
     assert!(of(&["render"]) <= said("render") + 0.05, "it is the last part of it");
 }
 
@@ -325,7 +333,7 @@ fn what_fails_is_seen_where_it_fails() {
     database.psql("insert into moved values (7, '')");
     for (method, path, status, failing, kind, failed) in [
         // The client's own fault is no failure of the server's, but it is one of the statement's.
-        ("POST", "/accounts/7", 409, "move.0", "23505", false),
+        ("POST", "/accounts/7", 409, "move.step[1]", "23505", false),
         ("GET", "/broken/0", 500, "broken", "21000", true),
         ("GET", "/nothing", 404, "", "", false),
         ("GET", "/fixed", 200, "", "", false),

@@ -129,13 +129,21 @@ fn on_both(endpoints: impl Fn(Database) -> String, test: impl Fn(&Wharf, Databas
     }
 }
 
+/// What the client calls the parameter of an echo.
+fn name_in(place: &str) -> &'static str {
+    if place == "header" { "X-Value" } else { "x" }
+}
+
 fn assert_bad(answer: &Answer, parameter: &str, what: &str) {
     assert_eq!(answer.status, 400, "{what}: {}", answer.text());
     assert_eq!(answer.header("Content-Type"), Some("application/problem+json"), "{what}");
     let problem = answer.json();
     assert_eq!(problem["parameter"], parameter, "{what}");
     assert!(problem["expected"].as_str().is_some_and(|text| !text.is_empty()), "{what}: {problem}");
-    assert!(problem["received"].is_string(), "{what}: {problem}");
+    assert!(problem["request_id"].is_string(), "{what}: {problem}");
+    // No header is echoed.
+    let is_told = problem["received"].is_string();
+    assert!(is_told || parameter == "X-Value", "{what}: {problem}");
 }
 
 fn assert_bad_as(answer: &Answer, parameter: &str, expected: &str, received: &str) {
@@ -148,6 +156,14 @@ fn assert_bad_as(answer: &Answer, parameter: &str, expected: &str, received: &st
     );
     let detail = format!("parameter {parameter}: expected {expected}, received {received}");
     assert_eq!(problem["detail"], detail);
+}
+
+/// What came in a header is not told.
+fn assert_bad_header(answer: &Answer, expected: &str) {
+    assert_bad(answer, "X-Value", expected);
+    let problem = answer.json();
+    assert_eq!(problem["detail"], format!("parameter X-Value: expected {expected}"));
+    assert_eq!((&problem["expected"], &problem["received"]), (&expected.into(), &serde_json::Value::Null));
 }
 
 #[test]
@@ -185,7 +201,7 @@ fn what_is_not_of_the_type_is_refused_with_its_name() {
                     // In a JSON body as a string, which no number and no boolean is.
                     let as_kind = if place == "body" { "text" } else { kind };
                     let answer = send(wharf, place, native, as_kind, text);
-                    assert_bad(&answer, "x", &format!("{kind} {text:?} in the {place}"));
+                    assert_bad(&answer, name_in(place), &format!("{kind} {text:?} in the {place}"));
                 }
             }
         }
@@ -312,7 +328,8 @@ fn a_refusal_says_what_was_expected_and_what_came() {
             ("/query/bigint?x=1&x=2", "int, once", r#""1, 2""#),
         ] {
             let slug = path.replace("/bool", "/boolean");
-            assert_bad_as(&wharf.get(&slug), "x", expected, received);
+            let place = path.split('/').nth(1).expect("a place");
+            assert_bad_as(&wharf.get(&slug), name_in(place), expected, received);
         }
         for (body, expected, received) in [
             (r#"{"x":"1"}"#, "a 64-bit integer", r#""1""#),
@@ -371,7 +388,7 @@ fn what_is_not_percent_encoded_utf_8_is_refused_not_repaired() {
         send(&[b"GET /header/text HTTP/1.1\r\nHost: h\r\nX-Value: ", value, b"\r\n\r\n"].concat())
     };
     assert_eq!(header("ü€".as_bytes()).text(), r#""ü€""#);
-    assert_bad_as(&header(b"\xfc"), "x", "UTF-8", "\"\u{fffd}\"");
+    assert_bad_header(&header(b"\xfc"), "UTF-8");
     let head =
         b"POST /body/text HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n";
     let latin = send(&[&head[..], b"{\"x\":\"\xfc\"}"].concat());
@@ -530,7 +547,29 @@ fn a_body_of_another_kind_is_refused() {
         let answer = wharf.json("POST", "/form/text", r#"{"x":"a"}"#);
         assert_eq!(answer.status, 415, "{}", answer.text());
         assert_eq!(answer.json()["expected"], "application/x-www-form-urlencoded");
-        assert_eq!(answer.json()["received"], r#""application/json""#);
+        assert_eq!(answer.json()["received"], serde_json::Value::Null, "no header is echoed");
+    });
+}
+
+#[test]
+fn a_parameter_is_called_by_the_name_that_the_client_uses() {
+    let endpoint = |database: Database| {
+        let cast = if database == Database::Postgres { "cast(:depart as smallint)" } else { ":depart" };
+        format!(
+            "[endpoint.a]\nroute = 'GET /a/{{code}}'\nsql = 'select {cast}, cast(:airport as integer)'\n\
+             params = {{ depart = {{ type = 'int', as = 'from', min = 1 }}, airport = {{ type = 'int', as = 'code' }} }}\n"
+        )
+    };
+    on_both(endpoint, |wharf, database| {
+        assert_bad_as(&wharf.get("/a/1"), "from", "int as \"from\" in the query", "nothing");
+        assert_bad_as(&wharf.get("/a/1?from=x"), "from", "a 64-bit integer", r#""x""#);
+        assert_bad_as(&wharf.get("/a/1?from=0"), "from", "at least 1", r#""0""#);
+        assert_bad_as(&wharf.get("/a/x?from=1"), "code", "a 64-bit integer", r#""x""#);
+        if database == Database::Postgres {
+            // What the place in the statement cannot hold is found out later.
+            let answer = wharf.get("/a/1?from=40000");
+            assert_bad_as(&answer, "from", "an integer from -32768 to 32767", "40000");
+        }
     });
 }
 
@@ -538,7 +577,7 @@ fn a_body_of_another_kind_is_refused() {
 fn a_header_that_comes_twice_is_refused() {
     on_both(echoes, |wharf, _| {
         let twice = wharf.request("GET", "/header/bigint", &[("X-Value", "1"), ("x-value", "2")], "");
-        assert_bad_as(&twice, "x", "int, once", r#""1, 2""#);
+        assert_bad_header(&twice, "int, once");
     });
 }
 
@@ -617,7 +656,7 @@ fn sql_in_a_parameter_is_data() {
     ] {
         for place in ["path", "query", "body", "form"] {
             let cut = send(&wharf, place, "text", "text", "'; drop table victim; --\0");
-            assert_bad(&cut, "x", &format!("a NUL in the {place}"));
+            assert_bad(&cut, name_in(place), &format!("a NUL in the {place}"));
         }
         for place in ["header", "body", "form"] {
             assert_eq!(send(&wharf, place, "text", "text", &long).json(), *long, "in the {place}");
@@ -634,7 +673,7 @@ fn sql_in_a_parameter_is_data() {
                 for native in
                     ["bigint", "double_precision", "boolean", "uuid", "date", "timestamptz", "bytea"]
                 {
-                    assert_bad(&send(&wharf, place, native, "text", attempt), "x", attempt);
+                    assert_bad(&send(&wharf, place, native, "text", attempt), name_in(place), attempt);
                 }
                 let document = serde_json::json!({ attempt: [attempt] }).to_string();
                 let answer = send(&wharf, place, "json", "json", &document);

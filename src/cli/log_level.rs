@@ -1,18 +1,70 @@
-//! How much the log says: `WHARF_LOG`, or else what the configuration says, which may change while the server runs.
+//! How much the log says: `WHARF_LOG`, or else what the configuration says, which may change while the server runs. And how much
+//! of what other crates log it has at all.
 //!
-//! Main thread; `change` the admin listener's.
+//! Main thread; `change` the admin listener's. Any thread logs.
 
-use log::LevelFilter;
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// Its value may have levels for single modules, which `log.level` has not.
 const VARIABLE: &str = "WHARF_LOG";
+
+/// Crates that log values below `warn`: the PostgreSQL driver logs bound values and the notices of functions, the HTTP client
+/// logs headers with keys.
+const TELLING: [&str; 5] = ["postgres", "postgres_protocol", "tokio_postgres", "ureq", "ureq_proto"];
 
 /// Starts the log, before there is a configuration. What the logger itself lets through cannot change later, so without the
 /// variable it lets everything through, and the level of the `log` crate decides.
 pub(crate) fn start_log() {
     let filter = env_logger::Env::new().filter_or(VARIABLE, "trace");
-    env_logger::Builder::from_env(filter).format_target(false).init();
+    let inner = env_logger::Builder::from_env(filter).format_target(false).build();
+    let filter = inner.filter();
+    let named = std::env::var(VARIABLE).as_deref().map(named).unwrap_or_default();
+    // The program starts one log only.
+    if log::set_boxed_logger(Box::new(Discreet { inner, named })).is_ok() {
+        log::set_max_level(filter);
+    }
     set(LevelFilter::Info);
+}
+
+/// The log. It decides in one place which lines of other crates it takes, because those below `warn` may hold clients' values or
+/// passwords. It takes such lines only of crates that `WHARF_LOG` names, and never of the [`TELLING`] ones. So with
+/// `log.parameters = false` no level and no variable puts a value into the log.
+struct Discreet {
+    inner: env_logger::Logger,
+    /// The crates that the variable names.
+    named: Vec<String>,
+}
+
+impl Discreet {
+    fn takes(&self, metadata: &Metadata<'_>) -> bool {
+        let origin = metadata.target().split("::").next().unwrap_or_default();
+        metadata.level() <= Level::Warn
+            || origin == env!("CARGO_PKG_NAME")
+            || !TELLING.contains(&origin) && self.named.iter().any(|name| name == origin)
+    }
+}
+
+impl Log for Discreet {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.takes(metadata) && self.inner.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.takes(record.metadata()) {
+            self.inner.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.inner.flush();
+    }
+}
+
+/// The crates that directives such as `info,rustls=debug` name.
+fn named(directives: &str) -> Vec<String> {
+    let modules = directives.split('/').next().unwrap_or_default().split(',');
+    let names = modules.filter_map(|one| one.trim().split(['=', ':']).next());
+    names.map(str::to_owned).collect()
 }
 
 /// Whether the variable decides, and the configuration does not.
@@ -34,5 +86,33 @@ pub(super) fn change(level: LevelFilter) -> Result<LevelFilter, String> {
 pub(super) fn set(level: LevelFilter) {
     if !is_held() {
         log::set_max_level(level);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_crates_are_heard_where_they_are_named_and_have_no_values_to_tell() {
+        let log = |directives: &str| Discreet {
+            inner: env_logger::Builder::new().parse_filters(directives).build(),
+            named: named(directives),
+        };
+        let hears = |directives: &str, target: &str, level: Level| {
+            log(directives).enabled(&Metadata::builder().target(target).level(level).build())
+        };
+        for directives in ["trace", "debug,tokio_postgres=trace", "tokio_postgres::query=debug,ureq=trace"] {
+            for target in ["tokio_postgres::query", "postgres::config", "ureq::run", "ureq_proto"] {
+                assert!(!hears(directives, target, Level::Info), "{directives} {target}");
+            }
+        }
+        assert!(hears("trace", "tokio_postgres", Level::Warn));
+        assert!(!hears("trace", "rustls::client", Level::Debug));
+        assert!(hears("info,rustls=debug", "rustls::client", Level::Debug));
+        assert!(hears("info,rustls::client=debug", "rustls::client", Level::Debug));
+        assert!(hears("info,wharf::database=debug", "wharf::database::pool", Level::Debug));
+        assert!(hears("trace", "wharf", Level::Trace));
+        assert!(!hears("trace", "wharf_like", Level::Debug));
     }
 }

@@ -37,7 +37,8 @@ const DATABASE_HELP: &str = "Database to use, as database.url [env: WHARF_DATABA
 const VARIABLES: &str = "\
 Every key of the file has a variable, WHARF_SECTION_KEY: WHARF_SERVER_WORKERS=8, WHARF_QUEUE_MAX_LENGTH=100.
 Flags override variables, which override the file. WHARF_LOG is the log's level in place of log.level: error, warn, info,
-debug, trace, also for a module, as in info,wharf::database=debug.";
+debug, trace, also for a module, as in info,wharf::database=debug. Of other crates warnings are logged, and more where they
+are named; of the database driver never more, since it would show values.";
 
 /// Thread-per-request HTTP server for services that live on a database.
 #[derive(Parser)]

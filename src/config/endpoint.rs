@@ -242,7 +242,8 @@ impl Reader<'_> {
             self.report(span, table.key_of("sql"), message);
         }
         let sql = self.bind(table, span, statement, declared, used);
-        Some(Step { sql: sql?, expect_rows, otherwise, span })
+        let name = table.key.strip_prefix("endpoint.").unwrap_or(&table.key).to_owned();
+        Some(Step { name, sql: sql?, expect_rows, otherwise, span })
     }
 
     /// Finds the parameter of each `:name`.

@@ -425,6 +425,11 @@ fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
     ]
 }
 
+/// Whether a key of this name may hold a password, in whichever section.
+pub(super) fn is_secret(name: &str) -> bool {
+    keys(&mut Config::default()).iter().any(|key| key.is_secret() && key.name == name)
+}
+
 impl Key<'_> {
     /// `server.workers`.
     pub(super) fn path(&self) -> String {
@@ -583,7 +588,8 @@ fn header(setting: Setting) -> Result<Option<HeaderName>, String> {
 fn statement(setting: Setting) -> Result<String, String> {
     let sql = setting.text()?;
     if sql.trim().is_empty() || sql.contains('\0') {
-        return Err(format!("expected a statement, received {sql:?}"));
+        // It is not repeated, because it may set a password.
+        return Err("expected a statement, received none, or one with a NUL".to_owned());
     }
     Ok(sql)
 }

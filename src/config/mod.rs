@@ -42,7 +42,7 @@ pub use crate::queue::Priority;
 use crate::value::{Type, Value};
 
 /// Everything that one `wharf` process needs to know.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
     /// `[server]`: where to listen, how many request threads, how long a request may take.
@@ -130,7 +130,7 @@ pub enum Access {
 }
 
 /// `[tracing]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Tracing {
     /// `propagate`: whether each request continues the trace that its client's `traceparent` names, or else begins one.
@@ -146,7 +146,7 @@ pub struct Tracing {
 }
 
 /// `[admin]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Admin {
     /// `listen`: where operators connect. `None`: on loopback; see [`Config::admin_listen`].
@@ -303,7 +303,7 @@ pub enum ClientAuth {
 }
 
 /// `[database]`. Names, units and defaults follow HikariCP where it has them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Database {
     /// `url`: `sqlite:FILE` or `postgres://…`. `None`: no database (only endpoints with a fixed `body`).
@@ -480,6 +480,9 @@ pub enum Returns {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Step {
+    /// What it is called in logs, in traces and by the database: like its endpoint, or `NAME.step[1]`, counted from 1, where it
+    /// stands under `step`.
+    pub name: String,
     /// The statement, split at its `:name` places.
     pub sql: Sql,
     /// `expect_rows`: exactly this many rows returned or changed; otherwise everything is rolled back.
@@ -527,6 +530,8 @@ pub struct Param {
     pub wire_name: String,
     /// `type`.
     pub kind: Type,
+    /// `secret`: no log and no error shows its value.
+    pub secret: bool,
     /// What is bound when the client does not send it. `None`: it is required (400).
     pub default: Option<Value>,
     /// The checks on a value that was sent.
@@ -537,7 +542,13 @@ impl Param {
     /// A required parameter that is called the same everywhere, with no checks but its type.
     pub fn new(name: &str, place: Place, kind: Type) -> Self {
         let name = name.to_owned();
-        Self { wire_name: name.clone(), name, place, kind, default: None, checks: Checks::default() }
+        let (secret, checks) = (false, Checks::default());
+        Self { wire_name: name.clone(), name, place, kind, secret, default: None, checks }
+    }
+
+    /// Whether its value is shown to nobody: a secret, or a header, which carries credentials more often than not.
+    pub fn is_hidden(&self) -> bool {
+        self.secret || self.place == Place::Header
     }
 }
 
@@ -598,7 +609,7 @@ pub struct Span {
 }
 
 /// The configuration file as text: what messages point into.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Source {
     /// Where it came from. `None`: the configuration embedded in the binary.
     pub path: Option<PathBuf>,

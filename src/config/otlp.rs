@@ -28,7 +28,8 @@ pub(super) fn endpoint(setting: Setting) -> Result<String, String> {
     let is_base = uri.as_ref().is_some_and(|uri| uri.query().is_none()) && !url.ends_with("/v1/traces");
     if speaks_http && is_plain && is_base {
         Ok(url.to_owned())
-    } else if authority.is_some_and(|at| at.as_str().contains('@')) {
+    } else if text.contains(['@', '?']) {
+        // What stands before the one or behind the other may be a password.
         Err(accepted.to_owned())
     } else {
         Err(format!("{accepted}, received {text:?}"))
@@ -87,7 +88,10 @@ mod tests {
         ] {
             assert!(read(wrong).expect_err(wrong).contains("expected a collector's address"), "{wrong}");
         }
-        assert!(!read("https://user:hunter2@host").expect_err("a password").contains("hunter2"));
+        for secret in ["https://user:hunter2@host", "https://user:hunt er2@host", "https://host?key=hunter2"]
+        {
+            assert!(!read(secret).expect_err("a password").contains("er2"), "{secret}");
+        }
         assert!(endpoint(Setting::Integer(1)).is_err());
     }
 

@@ -12,10 +12,11 @@ use super::setting::Setting;
 use super::{Checks, Param, Place, Span};
 use crate::value::{Scalar, Type, Value};
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "type",
     "in",
     "as",
+    "secret",
     "optional",
     "default",
     "min",
@@ -93,11 +94,20 @@ impl Reader<'_> {
         }
         let kind = kind.and_then(|kind| self.convert(&kind, parse_type));
         let place = self.place(&table, node.name, route);
-        let (kind, (place, wire_name)) = (kind?, place?);
-        self.kind_fits_place(&table, kind, place);
+        let secret = self.take(&table, "secret", Setting::flag);
+        // Each is read whatever is wrong with the others, so that all problems are reported.
         let checks = self.checks(&table, kind);
-        let default = self.default(&table, kind, place, checks.as_ref());
-        Some(Param { name: node.name.to_owned(), place, wire_name, kind, default, checks: checks? })
+        let kind = kind?;
+        let default = self.default(&table, kind, place.as_ref().map(|(place, _)| *place), checks.as_ref());
+        let (place, wire_name) = place?;
+        self.kind_fits_place(&table, kind, place);
+        if let Some(node) = table.node("secret").filter(|_| secret == Some(true) && place == Place::Path) {
+            let message = "a path is no place for a secret: it stands in logs, here and wherever the request \
+                           passes; use \"header\", \"body\" or \"form\"";
+            self.report(node.name_span, &node.key, message);
+        }
+        let secret = secret.unwrap_or_default();
+        Some(Param { name: node.name.to_owned(), place, wire_name, kind, secret, default, checks: checks? })
     }
 
     /// `in` and `as`: where the client puts the parameter, and under which name.
@@ -136,33 +146,39 @@ impl Reader<'_> {
         }
     }
 
-    fn checks(&mut self, table: &Table<'_>, kind: Type) -> Option<Checks> {
-        let mut fits = true;
+    /// The checks, of which each is read that fits the type: one that is wrong hides no other. Without a type only those are
+    /// that need none.
+    fn checks(&mut self, table: &Table<'_>, kind: Option<Type>) -> Option<Checks> {
+        let mut foreign = Vec::new();
         for (name, scalars) in CHECKS {
-            if let Some(node) = table.node(name).filter(|_| !scalars.contains(&kind.scalar())) {
+            let Some(kind) = kind.filter(|kind| !scalars.contains(&kind.scalar())) else { continue };
+            if let Some(node) = table.node(name) {
                 let names: Vec<_> = scalars.iter().map(|scalar| scalar.name()).collect();
                 let message = format!("does not apply to {kind}; it applies to {}", names.join(", "));
                 self.report(node.name_span, node.key, message);
-                fits = false;
+                foreign.push(name);
             }
         }
-        if let (Some(node), Type::One(_)) = (table.node("max_items"), kind) {
+        if let (Some(node), Some(kind @ Type::One(_))) = (table.node("max_items"), kind) {
             self.report(node.name_span, node.key, format!("does not apply to {kind}; it applies to arrays"));
         }
-        if !fits {
-            return None;
-        }
-        let checks = Checks {
-            min: table.node("min").and_then(|node| self.scalar(&node, kind.scalar())),
-            max: table.node("max").and_then(|node| self.scalar(&node, kind.scalar())),
-            min_len: self.take(table, "min_len", |setting| setting.count(&(0..=usize::MAX))),
-            max_len: self.take(table, "max_len", |setting| setting.count(&(0..=usize::MAX))),
-            max_items: self.take(table, "max_items", |setting| setting.count(&(0..=usize::MAX))),
-            pattern: self.pattern(table),
-            one_of: table.node("one_of").map_or_else(Vec::new, |node| self.one_of(&node, kind)),
+        let applies = |name: &str| !foreign.contains(&name);
+        let mut bound = |name: &str| {
+            let node = table.node(name).filter(|_| applies(name))?;
+            self.scalar(&node, kind?.scalar())
         };
+        let (min, max) = (bound("min"), bound("max"));
+        let mut count = |name: &str| {
+            let setting = |setting: Setting| setting.count(&(0..=usize::MAX));
+            applies(name).then(|| self.take(table, name, setting)).flatten()
+        };
+        let (min_len, max_len, max_items) = (count("min_len"), count("max_len"), count("max_items"));
+        let pattern = applies("pattern").then(|| self.pattern(table)).flatten();
+        let one_of = table.node("one_of").filter(|_| applies("one_of")).zip(kind);
+        let one_of = one_of.map_or_else(Vec::new, |(node, kind)| self.one_of(&node, kind));
+        let checks = Checks { min, max, min_len, max_len, max_items, pattern, one_of };
         self.bounds_are_in_order(table, &checks);
-        Some(checks)
+        foreign.is_empty().then_some(checks)
     }
 
     fn pattern(&mut self, table: &Table<'_>) -> Option<regex_lite::Regex> {
@@ -206,13 +222,13 @@ impl Reader<'_> {
         &mut self,
         table: &Table<'_>,
         kind: Type,
-        place: Place,
+        place: Option<Place>,
         checks: Option<&Checks>,
     ) -> Option<Value> {
         let optional = self.take(table, "optional", Setting::flag).unwrap_or(false);
         let default = table.node("default");
         let either = default.clone().or_else(|| table.node("optional").filter(|_| optional));
-        if let Some(node) = either.as_ref().filter(|_| place == Place::Path) {
+        if let Some(node) = either.as_ref().filter(|_| place == Some(Place::Path)) {
             self.report(node.name_span, &node.key, "a path parameter is always there");
         }
         let Some(node) = default else {
@@ -395,6 +411,33 @@ mod tests {
             let expected = format!("endpoint.a.params.p{message}");
             let found = problems.iter().any(|problem| problem.starts_with(&expected));
             assert!(found, "{declaration}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn one_mistake_hides_no_other() {
+        for (declaration, expected) in [
+            ("{ type = 'int', pattern = 'x', min = 'a' }", &[".pattern: does not apply", ".min: "][..]),
+            ("{ type = 'int', in = 'cookie', min = 'a', default = 'b' }", &[".in: ", ".min: ", ".default: "]),
+            ("{ type = 'int', min = 'a', max = 'b' }", &[".min: ", ".max: "]),
+            ("{ type = 'text', min = 1, pattern = '(' }", &[".min: does not apply", ".pattern: "]),
+            (
+                "{ type = 'integer', min_len = -1, pattern = '(' }",
+                &[": \"integer\"", ".min_len: ", ".pattern: "],
+            ),
+            ("{ min = 'a', secret = 1 }", &[".type: missing", ".secret: 1 is not true or false"]),
+            ("{ type = 'int[]', in = 'header', one_of = ['a'] }", &[".type: int[] cannot", ".one_of[1]: "]),
+        ] {
+            let text = format!("[endpoint.a]\nroute = 'GET /'\nsql = 'select :p'\nparams.p = {declaration}");
+            let problems = problems(&text);
+            let says = |expected: &&str| {
+                let begin = format!("endpoint.a.params.p{expected}");
+                problems.iter().any(|problem| problem.starts_with(&begin) || problem.contains(*expected))
+            };
+            assert!(
+                expected.iter().all(says) && problems.len() == expected.len(),
+                "{declaration}: {problems:?}"
+            );
         }
     }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::iter;
 
-use super::{Source, Span};
+use super::{Source, Span, keys};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,23 +107,35 @@ impl Source {
         Span { start, end: start + length }
     }
 
-    /// The first line of the span with carets under it, as rustc shows it.
+    /// The first line of the span with carets under it, as rustc shows it. Of a long line there is a part around the place, and
+    /// of a line that may hold a password nothing behind its `=`.
     fn show(&self, f: &mut fmt::Formatter<'_>, span: Span) -> fmt::Result {
         let (number, column) = self.position(span.start);
-        let number = number.to_string();
-        let margin = " ".repeat(number.len());
-        let line = self.text.lines().nth(self.position(span.start).0 - 1).unwrap_or_default();
-        // Tabs stay tabs, so that the caret stands under its place however wide the terminal shows them.
-        let indent: String = line
-            .chars()
-            .chain(iter::repeat(' '))
-            .take(column - 1)
-            .map(|char| if char == '\t' { '\t' } else { ' ' })
-            .collect();
+        let line = self.text.lines().nth(number - 1).unwrap_or_default();
         let end = self.before(span.end).len().max(span.start);
         let marked = self.text.get(span.start..end).and_then(|text| text.lines().next());
-        let carets = "^".repeat(marked.map_or(1, |text| text.chars().count().max(1)));
-        writeln!(f, "{margin} |\n{number} | {line}\n{margin} | {indent}{carets}")
+        let marked = marked.map_or(1, |text| text.chars().count().max(1));
+        let shown = without_secret(line, column - 1 + marked);
+        let hidden_from = shown.chars().count();
+        let at = (column - 1).min(if shown.len() < line.len() { hidden_from } else { usize::MAX });
+        let whole: Vec<char> = shown.chars().chain((shown.len() < line.len()).then_some('…')).collect();
+        let from = if whole.len() > LINE_CHARS_MAX { at.saturating_sub(CHARS_BEFORE_MAX) } else { 0 };
+        let to = whole.len().min(from + LINE_CHARS_MAX);
+        let part = whole.get(from..to).unwrap_or_default();
+        let cut = |is_cut: bool| if is_cut { "…" } else { "" };
+        let (before, after) = (cut(from > 0), cut(to < whole.len()));
+        // Tabs stay tabs, so that the caret stands under its place however wide the terminal shows them.
+        let indent: String = before
+            .chars()
+            .chain(part.iter().copied())
+            .chain(iter::repeat(' '))
+            .take(before.chars().count() + at - from)
+            .map(|char| if char == '\t' { '\t' } else { ' ' })
+            .collect();
+        let carets = "^".repeat(marked.min(to.saturating_sub(at)).max(1));
+        let (number, part) = (number.to_string(), part.iter().collect::<String>());
+        let margin = " ".repeat(number.len());
+        writeln!(f, "{margin} |\n{number} | {before}{part}{after}\n{margin} | {indent}{carets}")
     }
 
     /// The text before `offset`, or before the character that `offset` falls into.
@@ -131,6 +143,32 @@ impl Source {
         let offset = offset.min(self.text.len());
         let start = (0..=offset).rev().find(|&at| self.text.is_char_boundary(at)).unwrap_or(0);
         &self.text[..start]
+    }
+}
+
+/// So much of a line fits beside its number on a terminal.
+const LINE_CHARS_MAX: usize = 100;
+
+/// And so much of that may stand before the place.
+const CHARS_BEFORE_MAX: usize = 40;
+
+/// How much of a line is shown: up to a text that is the value of a key that may hold a password, or of the place itself, whose
+/// name may be a misspelt one of these, or up to a user in a URL. `end`: the character behind the place.
+fn without_secret(line: &str, end: usize) -> &str {
+    let end = line.char_indices().nth(end).map_or(line.len(), |(at, _)| at);
+    let quotes = ['"', '\''];
+    for (equals, _) in line.match_indices('=') {
+        let value = line[equals + 1..].trim_start();
+        let key = line[..equals].trim_end();
+        let name = key.rsplit(['.', '{', ' ', ',']).next().unwrap_or_default().trim_matches(quotes);
+        let is_place = key.trim_end_matches(quotes).len() <= end && end <= equals;
+        if value.starts_with(quotes) && (is_place || keys::is_secret(name)) {
+            return &line[..line.len() - value.len()];
+        }
+    }
+    match line.split_once("://") {
+        Some((before, rest)) if rest.contains('@') => &line[..before.len() + "://".len()],
+        _ => line,
     }
 }
 
@@ -163,6 +201,43 @@ mod tests {
              a.toml:2:6: t.é: wrong\n  |\n2 | \té = \"x\"\n  | \t    ^^^\n\n\
              3 problems"
         );
+    }
+
+    #[test]
+    fn a_long_line_is_shown_around_its_place() {
+        let text = format!("sql = 'select {}, wrong, {}'\n", "a, ".repeat(300), "b, ".repeat(300));
+        let shown = |part: &str| {
+            Problems::new(source(&text), vec![Problem::new(span(&text, part), "", "x")]).to_string()
+        };
+        let lines: Vec<String> = shown("wrong").lines().map(str::to_owned).collect();
+        assert!(
+            lines[2].starts_with("1 | …") && lines[2].ends_with('…') && lines[2].contains("wrong"),
+            "{lines:?}"
+        );
+        let place = |line: &str, part: &str| line.find(part).map(|at| line[..at].chars().count());
+        assert_eq!(place(&lines[3], "^^^^^"), place(&lines[2], "wrong"), "{lines:?}");
+        let whole = shown(text.trim_end().strip_prefix("sql = ").expect("the statement"));
+        assert!(whole.lines().all(|line| line.chars().count() < 110), "{whole}");
+        assert!(shown("sql").contains("1 | sql = …\n  | ^^^\n"), "{}", shown("sql"));
+    }
+
+    #[test]
+    fn no_password_stands_in_an_excerpt() {
+        for (text, place, shown) in [
+            ("url = \"postgres://a:hunter2@h/d\"", "\"postgres://a:hunter2@h/d\"", "url = …\n  |       ^"),
+            ("database.url = 'hunter2'", "'hunter2'", "database.url = …\n"),
+            ("token = 'hunter2", "2", "token = …\n"),
+            ("tokn = 'hunter2'", "tokn", "tokn = …\n  | ^^^^\n"),
+            ("admin = { tokn = 'hunter2' }", "tokn", "admin = { tokn = …\n"),
+            ("admin = { token = 'hunter2' }", "'hunter2'", "admin = { token = …\n"),
+            ("token = { type = 'txt' }", "'txt'", "token = { type = 'txt' }\n"),
+            ("x = [\"http://a:hunter2@h\"]", "[", "x = [\"http://…\n"),
+            ("wrokers = 4", "wrokers", "wrokers = 4\n"),
+        ] {
+            let problems =
+                Problems::new(source(text), vec![Problem::new(span(text, place), "", "x")]).to_string();
+            assert!(!problems.contains("unter2") && problems.contains(&format!("1 | {shown}")), "{problems}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ const SECTIONS: [&str; 11] =
 const OTHER_VARIABLES: [&str; 2] = ["WHARF_CONFIG", "WHARF_LOG"];
 
 /// The command line's overrides, as written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Flags {
     /// `--listen ADDR`.
     pub listen: Option<String>,

@@ -2,11 +2,11 @@
 //!
 //! Goes by the table of keys, so that no key is forgotten and none is shown that may hold a password.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use super::keys::keys;
 use super::setting::show_time;
-use super::{Config, Endpoint};
+use super::{Admin, Config, Database, Endpoint, Flags, Source, Tracing};
 
 impl Config {
     /// TOML with every key that has a value, and every endpoint's route. `url` shows a database's URL without its password.
@@ -31,6 +31,60 @@ impl Config {
     }
 }
 
+/// `Debug` shows what [`Config::shown`] does, so that no panic and no log of a program that uses the crate has a password.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown(hidden))
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug_section(f, "database", Config { database: self.clone(), ..Config::default() })
+    }
+}
+
+impl fmt::Debug for Tracing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug_section(f, "tracing", Config { tracing: self.clone(), ..Config::default() })
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug_section(f, "admin", Config { admin: self.clone(), ..Config::default() })
+    }
+}
+
+/// The text of a file may have passwords in it.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// The database's URL may have a password in it.
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flags").field("listen", &self.listen).finish_non_exhaustive()
+    }
+}
+
+fn debug_section(f: &mut fmt::Formatter<'_>, section: &str, mut config: Config) -> fmt::Result {
+    let mut told = f.debug_map();
+    for key in keys(&mut config).into_iter().filter(|key| key.section == section) {
+        told.entry(
+            &key.name,
+            &format_args!("{}", key.shown(&hidden).unwrap_or_else(|| "not given".to_owned())),
+        );
+    }
+    told.finish()
+}
+
+fn hidden(_: &str) -> String {
+    "…".to_owned()
+}
+
 /// What an endpoint runs or answers may be long, and is in the file.
 fn show_endpoint(text: &mut String, endpoint: &Endpoint) {
     let Endpoint { name, method, path, deadline, max_concurrency, .. } = endpoint;
@@ -50,11 +104,11 @@ fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Environment;
     use super::super::keys::REDACTED;
     use super::super::keys::tests::other_value;
     use super::super::read::tests::read;
     use super::super::setting::Setting;
-    use super::super::{Environment, Flags, Source};
     use super::*;
 
     /// Every key has another value than its default.
@@ -91,6 +145,19 @@ mod tests {
             different,
             ["tracing.otlp_headers", "admin.token", "database.url", "database.connection_init_sql"]
         );
+    }
+
+    #[test]
+    fn debug_shows_no_password_either() {
+        let full = full();
+        let Config { database, tracing, admin, .. } = &full;
+        for text in
+            [format!("{full:?}"), format!("{database:?}"), format!("{tracing:?}"), format!("{admin:?}")]
+        {
+            assert!(text.len() > 50 && !text.contains("hunter2"), "{text}");
+        }
+        let source = Source { path: None, text: "token = 'hunter2'".to_owned() };
+        assert_eq!(format!("{source:?}"), "Source { path: None, .. }");
     }
 
     #[test]

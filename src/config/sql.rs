@@ -190,9 +190,54 @@ fn error(offset: usize, message: impl Into<String>) -> SqlError {
     SqlError { offset, message: message.into() }
 }
 
+/// The first words of all commands of PostgreSQL and SQLite that do more than read. A word that is none of these may be misspelt,
+/// and then only the database says so.
+const WRITE: [&str; 41] = [
+    "alter",
+    "analyze",
+    "attach",
+    "call",
+    "checkpoint",
+    "close",
+    "cluster",
+    "comment",
+    "copy",
+    "create",
+    "deallocate",
+    "declare",
+    "delete",
+    "detach",
+    "discard",
+    "do",
+    "drop",
+    "execute",
+    "fetch",
+    "grant",
+    "import",
+    "insert",
+    "listen",
+    "load",
+    "lock",
+    "merge",
+    "move",
+    "notify",
+    "prepare",
+    "reassign",
+    "refresh",
+    "reindex",
+    "replace",
+    "reset",
+    "revoke",
+    "security",
+    "set",
+    "truncate",
+    "unlisten",
+    "update",
+    "vacuum",
+];
+
 /// Judged by words alone: the statement's first, `insert` and its kin where a statement may start, and `for update`.
 fn writes(text: &str, first: &Token, tokens: &[Token]) -> bool {
-    const READ: [&str; 7] = ["explain", "pragma", "select", "show", "table", "values", "with"];
     let is = |at: usize, words: &[&str]| {
         tokens.get(at).is_some_and(|token| {
             let word = &text[token.range.clone()];
@@ -212,7 +257,7 @@ fn writes(text: &str, first: &Token, tokens: &[Token]) -> bool {
                 || is(at + 1, &["no", "key"]) && is(at + 2, &["key", "share"]))
     };
     let first = text[first.range.clone()].to_ascii_lowercase();
-    !READ.contains(&first.as_str()) || (0..tokens.len()).any(|at| starts(at) || locks(at))
+    WRITE.contains(&first.as_str()) || (0..tokens.len()).any(|at| starts(at) || locks(at))
 }
 
 #[derive(Debug)]
@@ -509,6 +554,7 @@ mod tests {
             "select (delete) from t where updated > 1 -- update t",
             "select insert_time, t.update from t",
             "select substring(a for 3) from t",
+            "selct a from t",
         ] {
             assert!(!Statement::parse(sql).expect(sql).writes, "{sql}");
         }

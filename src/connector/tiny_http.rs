@@ -269,13 +269,16 @@ impl Exchange {
 
     /// Sends an answer that no worker made, on a thread of its own: tiny_http waits for earlier answers on the connection,
     /// for the client to take this one, and for a body that nobody has read, and other clients' requests are not to.
-    fn send_beside(self: Arc<Self>, response: Response, reason: Option<Reason>) {
+    fn send_beside(self: Arc<Self>, mut response: Response, reason: Option<Reason>) {
+        response.name_request(self.identity.id());
         self.note_end(&response, reason);
         let exchange = Arc::clone(&self);
         let spawned = thread::Builder::new().name("answer".into()).spawn(move || exchange.send(response));
         if let Err(error) = spawned {
             sparingly!(log::Level::Error, "answers without a thread", "no thread sends an answer: {error}");
-            self.send(unavailable("the server is out of threads").to_response());
+            let mut refusal = unavailable("the server is out of threads").to_response();
+            refusal.name_request(self.identity.id());
+            self.send(refusal);
         }
     }
 

@@ -1,17 +1,18 @@
 //! What can go wrong between a worker and its database, and the one place that maps it to an HTTP status.
 //!
-//! Any thread. Knows SQLSTATE and SQLite's result codes, but neither driver's types and no response.
+//! Any thread. Knows SQLSTATE and SQLite's result codes, but neither driver's types and no response. `docs/errors.md` has the
+//! two tables for users, and a test below holds it to them.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use http::StatusCode;
 
-use super::Gauges;
+use super::{Gauges, disclosure};
 
-/// Why the database did not do what was asked. `Display` tells everything, for the log; a client sees only
-/// [`Error::public_detail`].
-#[derive(Debug, thiserror::Error)]
+/// Why the database did not do what was asked. `Display` is for logs and shows no value that a client may have sent;
+/// [`Error::in_full`] shows those too. `Debug` is as `Display`. A client sees only [`Error::public_detail`].
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The database's URL cannot be used.
@@ -75,14 +76,14 @@ pub enum Error {
         limit: usize,
     },
     /// A value that the statement's parameter cannot take.
-    #[error("parameter {param}: expected {expected}, received {received}")]
+    #[error("parameter {param}: expected {expected}")]
     BadValue {
-        /// The parameter's name.
+        /// The parameter's name, as the client calls it.
         param: String,
         /// What the database takes there.
         expected: String,
-        /// What came.
-        received: String,
+        /// The value that came; `None` where nobody may see it.
+        received: Option<String>,
     },
     /// A column whose type has no JSON form here.
     #[error(
@@ -118,8 +119,8 @@ pub enum Error {
     Refused(Box<Refusal>),
 }
 
-/// The database's own error.
-#[derive(Clone, Debug)]
+/// The database's own error. `Display` and `Debug` are for logs, as with [`Error`].
+#[derive(Clone)]
 pub struct Refusal {
     /// What it means for the client.
     pub category: Category,
@@ -127,13 +128,21 @@ pub struct Refusal {
     pub code: String,
     /// The database's message.
     pub message: String,
-    /// The database's detail and hint.
+    /// The database's detail.
     pub detail: Option<String>,
+    /// The database's hint.
+    pub hint: Option<String>,
+    /// The database's context: the functions that were running, the line of a document.
+    pub context: Option<String>,
     /// The constraint that was violated.
     pub constraint: Option<String>,
+    /// The column that has no value where it needs one.
+    pub column: Option<String>,
     /// Where in the statement's own text ([`super::Statement::text`]) the error stands, in bytes;
     /// [`super::Statement::written_offset`] turns it into a place in the text as the user wrote it.
     pub offset: Option<usize>,
+    /// The message without what may be a client's value.
+    told: String,
 }
 
 /// What a refusal means, the same for every database.
@@ -144,6 +153,10 @@ pub enum Category {
     Conflict,
     /// Check or not-null constraint, or a value outside its type.
     Invalid,
+    /// A value that is larger, or nested deeper, than the database takes.
+    TooMuch,
+    /// A function or a trigger refused the request and said why: a business rule. The message is meant for the client.
+    Raised(StatusCode),
     /// Serialization failure or deadlock: the same request may succeed when it is run again.
     Retry,
     /// The database user lacks the right.
@@ -162,49 +175,126 @@ pub enum Category {
     Other,
 }
 
+/// The category of each SQLSTATE (PostgreSQL's Appendix A). The first row that fits decides, and a code without a row is
+/// [`Category::Other`]. A `*` stands for a whole class. The table follows PostgREST with one exception: a wrong statement or schema
+/// is a 500, because no client can mend it.
+pub const SQLSTATES: &[(&str, Category)] = &[
+    ("08*", Category::Down),
+    ("0L*", Category::Permission),
+    ("0P*", Category::Permission),
+    ("22*", Category::Invalid),
+    ("23001", Category::Conflict),
+    ("23503", Category::Conflict),
+    ("23505", Category::Conflict),
+    ("23P01", Category::Conflict),
+    ("23*", Category::Invalid),
+    ("28*", Category::Permission),
+    ("40001", Category::Retry),
+    ("40P01", Category::Retry),
+    ("42501", Category::Permission),
+    ("44000", Category::Invalid),
+    ("53300", Category::Busy),
+    ("53*", Category::Exhausted),
+    ("54*", Category::TooMuch),
+    ("55P03", Category::Busy),
+    ("57014", Category::Cancelled),
+    ("57P01", Category::Down),
+    ("57P02", Category::Down),
+    ("57P03", Category::Down),
+    ("57P05", Category::Down),
+    ("58030", Category::Down),
+    ("P0001", Category::Raised(StatusCode::BAD_REQUEST)),
+];
+
+/// The category of each of SQLite's extended result codes (<https://sqlite.org/rescode.html>). A code without a row has the category
+/// of its primary code, the lowest eight bits, or is [`Category::Other`].
+pub const SQLITE_CODES: &[(i32, Category)] = &[
+    (3, Category::Permission),
+    (5, Category::Busy),
+    (6, Category::Busy),
+    (7, Category::Exhausted),
+    (9, Category::Cancelled),
+    (10, Category::Down),
+    (13, Category::Exhausted),
+    (14, Category::Down),
+    (18, Category::TooMuch),
+    (20, Category::Invalid),
+    (23, Category::Permission),
+    (275, Category::Invalid),
+    (787, Category::Conflict),
+    (1299, Category::Invalid),
+    (1555, Category::Conflict),
+    (SQLITE_CONSTRAINT_TRIGGER, Category::Raised(StatusCode::BAD_REQUEST)),
+    (2067, Category::Conflict),
+    (2579, Category::Conflict),
+    (3091, Category::Invalid),
+];
+
+/// The code of `RAISE` in a trigger. A foreign key's RESTRICT has it too, because SQLite runs that as a trigger.
+const SQLITE_CONSTRAINT_TRIGGER: i32 = 1811;
+
 impl Category {
-    /// The category of a SQLSTATE (PostgreSQL's Appendix A). That a write was refused as such says nothing by itself: most
-    /// often the statement has no business to write.
+    /// The category of a SQLSTATE. That a write was refused as such says nothing by itself: most often the statement has no
+    /// business to write.
     pub fn of_sqlstate(code: &str) -> Self {
+        if let Some(status) = raised_status(code) {
+            return Self::Raised(status);
+        }
+        let fits = |pattern: &str| match pattern.strip_suffix('*') {
+            Some(class) => code.starts_with(class),
+            None => code == pattern,
+        };
+        let row = SQLSTATES.iter().find(|(pattern, _)| fits(pattern));
+        row.map_or(Self::Other, |(_, category)| *category)
+    }
+
+    /// The category of SQLite's extended result code, where its message says no more.
+    pub fn of_sqlite(code: i32) -> Self {
+        let row = |code: i32| SQLITE_CODES.iter().find(|(known, _)| *known == code);
+        row(code).or_else(|| row(code & 0xff)).map_or(Self::Other, |(_, category)| *category)
+    }
+
+    /// The category of SQLite's extended result code and its message, which alone tells some errors apart.
+    pub fn of_sqlite_error(code: i32, message: &str) -> Self {
+        /// SQLite has one code for all that its own functions refuse of their arguments.
+        const SQLITE_ERROR: i32 = 1;
+        const INVALID: [&str; 3] = ["malformed JSON", "bad JSON path", "JSON path error"];
+        const TOO_MUCH: [&str; 3] =
+            ["JSON nested too deep", "LIKE or GLOB pattern too complex", "string or blob too big"];
+        let begins = |texts: &[&str]| texts.iter().any(|text| message.starts_with(text));
         match code {
-            "23505" | "23503" | "23001" | "23P01" => Self::Conflict,
-            "23502" | "23514" => Self::Invalid,
-            "40001" | "40P01" => Self::Retry,
-            "42501" => Self::Permission,
-            "57014" => Self::Cancelled,
-            "57P01" | "57P02" | "57P03" | "57P05" | "58030" => Self::Down,
-            "53300" | "55P03" => Self::Busy,
-            _ if code.starts_with("53") => Self::Exhausted,
-            _ if code.starts_with("22") => Self::Invalid,
-            _ if code.starts_with("08") => Self::Down,
-            _ => Self::Other,
+            SQLITE_CONSTRAINT_TRIGGER if message == FOREIGN_KEY => Self::Conflict,
+            SQLITE_ERROR if begins(&INVALID) => Self::Invalid,
+            SQLITE_ERROR if begins(&TOO_MUCH) => Self::TooMuch,
+            _ => Self::of_sqlite(code),
         }
     }
 
-    /// The category of SQLite's extended result code (<https://sqlite.org/rescode.html>).
-    pub fn of_sqlite(code: i32) -> Self {
-        const UNIQUE: i32 = 2067;
-        const PRIMARY_KEY: i32 = 1555;
-        const ROW_ID: i32 = 2579;
-        const FOREIGN_KEY: i32 = 787;
-        const CHECK: i32 = 275;
-        const NOT_NULL: i32 = 1299;
-        const DATA_TYPE: i32 = 3091;
-        match code {
-            UNIQUE | PRIMARY_KEY | ROW_ID | FOREIGN_KEY => return Self::Conflict,
-            CHECK | NOT_NULL | DATA_TYPE => return Self::Invalid,
-            _ => {}
-        }
-        match code & 0xff {
-            5 | 6 => Self::Busy,
-            3 | 23 => Self::Permission,
-            7 | 13 => Self::Exhausted,
-            9 => Self::Cancelled,
-            10 | 14 => Self::Down,
-            18 | 20 => Self::Invalid,
-            _ => Self::Other,
+    /// The HTTP status that it becomes.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Raised(status) => status,
+            Self::Conflict => StatusCode::CONFLICT,
+            Self::Invalid | Self::TooMuch => StatusCode::BAD_REQUEST,
+            Self::Permission => StatusCode::FORBIDDEN,
+            Self::Cancelled => StatusCode::GATEWAY_TIMEOUT,
+            Self::Retry | Self::Down | Self::Busy | Self::Exhausted | Self::ReadOnly => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Other => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
+}
+
+/// SQLite's message for a foreign key, which it has no name for.
+const FOREIGN_KEY: &str = "FOREIGN KEY constraint failed";
+
+/// The status that a function asks for with `errcode = 'PTxyz'`, as in PostgREST. It is an error's: the transaction is rolled
+/// back, so anything below 400 would be a lie, and 499 counts clients that have left.
+fn raised_status(code: &str) -> Option<StatusCode> {
+    let digits = code.strip_prefix("PT").filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let status = digits.parse().ok().filter(|status| (400..=599).contains(status) && *status != 499)?;
+    StatusCode::from_u16(status).ok()
 }
 
 impl Error {
@@ -240,20 +330,14 @@ impl Error {
             Self::Deadline | Self::StatementTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientLeft => client_left(),
             Self::BadValue { .. } => StatusCode::BAD_REQUEST,
-            Self::Refused(refusal) => match refusal.category {
-                Category::Conflict => StatusCode::CONFLICT,
-                Category::Invalid => StatusCode::BAD_REQUEST,
-                Category::Permission => StatusCode::FORBIDDEN,
-                Category::Cancelled => StatusCode::GATEWAY_TIMEOUT,
-                Category::Retry
-                | Category::Down
-                | Category::Busy
-                | Category::Exhausted
-                | Category::ReadOnly => StatusCode::SERVICE_UNAVAILABLE,
-                Category::Other => StatusCode::INTERNAL_SERVER_ERROR,
-            },
+            Self::Refused(refusal) => refusal.category.status(),
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+
+    /// Whether the database's user lacks a privilege. A function that says so by itself, as a rule of its author, is another matter.
+    pub fn lacks_privilege(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.category == Category::Permission && refusal.told != RAISED)
     }
 
     /// Whether the whole transaction may succeed when it is run again at once, as a serialization failure may.
@@ -261,9 +345,18 @@ impl Error {
         matches!(self, Self::Refused(refusal) if refusal.category == Category::Retry)
     }
 
-    /// What a client may know: no statement, no table, no host; a violated constraint's name and what was wrong with a
-    /// value.
+    /// The text for the client. It names no statement, no table and no host. It does name a violated constraint and a wrong
+    /// value, and it is the message of a business rule, which its author wrote for the client.
     pub fn public_detail(&self) -> Cow<'_, str> {
+        match self {
+            Self::BadValue { received: Some(received), .. } => format!("{self}, received {received}").into(),
+            Self::Refused(refusal) => refusal.public_detail(&refusal.message),
+            _ => self.public_detail_without_values(),
+        }
+    }
+
+    /// The same without any value that a client has sent, for requests that carry a secret.
+    pub fn public_detail_without_values(&self) -> Cow<'_, str> {
         match self {
             Self::Open { .. } | Self::Down { .. } | Self::Lost(_) => "the database is not available".into(),
             Self::Crowded { .. } => {
@@ -282,8 +375,21 @@ impl Error {
             }
             Self::ResponseTooLarge { .. } => "the answer is larger than a response may be".into(),
             Self::BadValue { .. } => self.to_string().into(),
-            Self::Refused(refusal) => refusal.public_detail(),
+            Self::Refused(refusal) => refusal.public_detail(&refusal.told),
             _ => "the database could not run the statement".into(),
+        }
+    }
+
+    /// Everything, values that a client has sent included: for a log that shows them (`log.parameters`), and where no client
+    /// has sent any, as in a check.
+    pub fn in_full(&self) -> Cow<'_, str> {
+        match self {
+            Self::BadValue { .. } => self.public_detail(),
+            Self::Refused(refusal) => refusal.in_full().into(),
+            Self::OutcomeUnknown { cause } => {
+                format!("whether it was committed is not known: {}", cause.in_full()).into()
+            }
+            other => other.to_string().into(),
         }
     }
 
@@ -305,14 +411,62 @@ impl Error {
 }
 
 impl Refusal {
-    fn public_detail(&self) -> Cow<'_, str> {
+    /// A refusal of which no more is known. A text in quotes in its message counts as a client's value.
+    pub(super) fn new(category: Category, code: &str, message: &str) -> Self {
+        Self {
+            category,
+            code: code.to_owned(),
+            message: message.to_owned(),
+            detail: None,
+            hint: None,
+            context: None,
+            constraint: None,
+            column: None,
+            offset: None,
+            told: String::new(),
+        }
+        .knowing(&[])
+    }
+
+    /// Names texts that no client has written, such as the statement and the database's own names. The log may show their words
+    /// where the message quotes them.
+    pub(super) fn knowing(mut self, known: &[&str]) -> Self {
+        self.told = match (self.category, self.code.as_str()) {
+            // Its author may have put values into it, which nothing tells from the other words.
+            (Category::Raised(_), _) | (_, "P0004") => RAISED.to_owned(),
+            (_, code) if code.starts_with("PT") => RAISED.to_owned(),
+            _ => disclosure::without_values(&self.message, known),
+        };
+        self
+    }
+
+    /// The message is an author's, whatever the code.
+    pub(super) fn raised(mut self) -> Self {
+        RAISED.clone_into(&mut self.told);
+        self
+    }
+
+    /// Whether the message was written for the client, and with it the detail and the hint.
+    pub fn is_for_client(&self) -> bool {
+        matches!(self.category, Category::Raised(_))
+    }
+
+    fn public_detail<'a>(&'a self, message: &'a str) -> Cow<'a, str> {
         match (self.category, &self.constraint) {
+            (Category::Raised(_), _) => self.message.as_str().into(),
             (Category::Conflict | Category::Invalid, Some(name)) => {
                 format!("constraint \"{name}\" is violated").into()
             }
+            (Category::Conflict, None) if self.message == FOREIGN_KEY => "a foreign key is violated".into(),
             (Category::Conflict, None) => "a constraint is violated".into(),
-            (Category::Invalid, None) if self.code.starts_with("22") => self.message.as_str().into(),
-            (Category::Invalid, None) => "a value is missing or not acceptable".into(),
+            (Category::Invalid, None) => match (self.code.as_str(), &self.column) {
+                (_, Some(column)) => format!("a value is missing for column \"{column}\"").into(),
+                // SQLite's own functions and types, whose messages name no value.
+                ("1" | "20" | "3091", _) => message.into(),
+                (code, _) if code.starts_with("22") => message.into(),
+                _ => "a value is missing or not acceptable".into(),
+            },
+            (Category::TooMuch, _) => "a value is larger or nested deeper than the database takes".into(),
             (Category::Retry, _) => "the request collided with another one; try again".into(),
             (Category::Permission, _) => "not permitted".into(),
             (Category::Cancelled, _) => "the request took longer than it may".into(),
@@ -323,12 +477,31 @@ impl Refusal {
             (Category::Other, _) => "the database could not run the statement".into(),
         }
     }
+
+    fn in_full(&self) -> String {
+        let more = [&self.detail, &self.hint, &self.context].into_iter().flatten();
+        more.fold(format!("{} ({})", self.message, self.code), |text, more| format!("{text}; {more}"))
+    }
 }
+
+/// Stands in a log in place of a message that a function's author wrote.
+const RAISED: &str = "raised by a function or a trigger";
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.message, self.code)?;
-        self.detail.as_ref().map_or(Ok(()), |detail| write!(f, "; {detail}"))
+        write!(f, "{} ({})", self.told, self.code)
+    }
+}
+
+impl std::fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Refusal({self})")
+    }
+}
+
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {self}", self.kind())
     }
 }
 
@@ -346,66 +519,69 @@ mod tests {
     use super::*;
 
     fn refused(category: Category, code: &str, constraint: Option<&str>) -> Error {
-        Error::Refused(Box::new(Refusal {
-            category,
-            code: code.to_owned(),
-            message: "secret_table: division by zero".to_owned(),
-            detail: None,
-            constraint: constraint.map(str::to_owned),
-            offset: None,
-        }))
+        let refusal = Refusal::new(category, code, "secret_table: division by zero");
+        Error::Refused(Box::new(Refusal { constraint: constraint.map(str::to_owned), ..refusal }))
+    }
+
+    /// The rows of the table in `docs/errors.md` whose first cell is called so: the codes in it, and the status.
+    fn documented(first: &str) -> Vec<(String, u16)> {
+        let document = include_str!("../../docs/errors.md");
+        let table = document.split("\n\n").find(|part| part.starts_with(&format!("| {first} |")));
+        let rows = table.expect("the table is there").lines().skip(2).flat_map(|row| {
+            let mut cells = row.split('|').map(str::trim).skip(1);
+            let codes = cells
+                .next()
+                .expect("a row has cells")
+                .split(", ")
+                .map(|code| code.trim_matches('`').to_owned());
+            let status = cells.next().and_then(|status| status.parse().ok()).expect("a status");
+            codes.map(move |code| (code, status)).collect::<Vec<_>>()
+        });
+        rows.collect()
     }
 
     #[test]
-    fn each_sqlstate_has_the_status_that_the_design_names() {
-        let expected = [
-            ("23505", 409),
-            ("23503", 409),
-            ("23P01", 409),
-            ("23514", 400),
-            ("23502", 400),
-            ("22P02", 400),
-            ("22003", 400),
-            ("40001", 503),
-            ("40P01", 503),
-            ("42501", 403),
-            ("57014", 504),
-            ("08006", 503),
-            ("57P01", 503),
-            ("57P05", 503),
-            ("58030", 503),
-            ("53000", 503),
-            ("53100", 503),
-            ("53200", 503),
-            ("53300", 503),
-            ("53400", 503),
-            ("42P01", 500),
-            ("25006", 500),
-        ];
-        for (code, status) in expected {
-            assert_eq!(refused(Category::of_sqlstate(code), code, None).status(), status, "{code}");
+    fn each_sqlstate_has_the_status_that_its_row_in_the_document_has() {
+        let documented = documented("SQLSTATE");
+        for (codes, status) in &documented {
+            let code = codes.replace('*', "000");
+            assert_eq!(Category::of_sqlstate(&code).status(), *status, "{codes}");
+        }
+        let missing: Vec<_> =
+            SQLSTATES.iter().filter(|(code, _)| documented.iter().all(|(codes, _)| codes != code)).collect();
+        assert!(missing.is_empty(), "docs/errors.md has no row for {missing:?}");
+        for (code, status) in [("22P02", 400), ("23502", 400), ("53100", 503), ("54001", 400), ("00000", 500)]
+        {
+            assert_eq!(Category::of_sqlstate(code).status(), status, "{code}");
         }
     }
 
     #[test]
-    fn each_sqlite_code_has_the_status_of_its_postgresql_sibling() {
-        let expected = [
-            (2067, 409),
-            (1555, 409),
-            (787, 409),
-            (275, 400),
-            (1299, 400),
-            (5, 503),
-            (517, 503),
-            (7, 503),
-            (10, 503),
-            (778, 503),
-            (13, 503),
-            (8, 500),
-            (1, 500),
-        ];
-        for (code, status) in expected {
-            assert_eq!(refused(Category::of_sqlite(code), "", None).status(), status, "{code}");
+    fn each_sqlite_code_has_the_status_that_its_row_in_the_document_has() {
+        let documented = documented("SQLite's code");
+        for (code, status) in &documented {
+            let code = code.split(' ').next().and_then(|code| code.parse().ok()).expect("a number");
+            assert_eq!(Category::of_sqlite(code).status(), *status, "{code}");
+        }
+        let has =
+            |code: &i32| documented.iter().any(|(row, _)| row.split(' ').next() == Some(&code.to_string()));
+        let missing: Vec<_> = SQLITE_CODES.iter().filter(|(code, _)| !has(code)).collect();
+        assert!(missing.is_empty(), "docs/errors.md has no row for {missing:?}");
+        assert_eq!(Category::of_sqlite(517), Category::Busy, "an extended code that has no row of its own");
+        assert_eq!(Category::of_sqlite_error(1811, FOREIGN_KEY), Category::Conflict);
+    }
+
+    #[test]
+    fn a_status_that_a_function_asks_for_is_an_errors() {
+        for (code, status) in [("PT400", 400), ("PT402", 402), ("PT418", 418), ("PT503", 503), ("PT599", 599)]
+        {
+            let category = Category::of_sqlstate(code);
+            assert_eq!((category, category.status().as_u16()), (Category::Raised(category.status()), status));
+        }
+        for nonsense in
+            ["PT200", "PT302", "PT399", "PT499", "PT600", "PT000", "PT999", "PTABC", "PT4", "PT 40", "PT4+4"]
+        {
+            assert_eq!(Category::of_sqlstate(nonsense), Category::Other, "{nonsense}");
         }
     }
 
@@ -437,6 +613,25 @@ mod tests {
     fn a_client_that_left_is_no_fault_of_the_server() {
         assert_eq!(Error::ClientLeft.status(), 499);
         assert_eq!(Error::StatementTimeout.status(), 504);
+    }
+
+    #[test]
+    fn a_log_has_no_values_unless_it_may_show_them() {
+        let mut refusal =
+            Refusal::new(Category::Invalid, "22P02", "invalid input syntax for type uuid: \"hunter2\"");
+        refusal.detail = Some("Key (email)=(hunter2) already exists.".to_owned());
+        let error = Error::Refused(Box::new(refusal));
+        assert_eq!(error.to_string(), "invalid input syntax for type uuid: \"…\" (22P02)");
+        assert_eq!(error.public_detail_without_values(), "invalid input syntax for type uuid: \"…\"");
+        assert!(error.public_detail().contains("hunter2") && error.in_full().matches("hunter2").count() == 2);
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        let received = Some("hunter2".to_owned());
+        let bad = Error::BadValue { param: "n".to_owned(), expected: "a number".to_owned(), received };
+        assert!(!format!("{bad:?} {bad}").contains("hunter2") && bad.in_full().contains("hunter2"));
+        for code in ["P0001", "PT500", "PT999", "P0004"] {
+            let raised = Refusal::new(Category::of_sqlstate(code), code, "no card hunter2").to_string();
+            assert_eq!(raised, format!("raised by a function or a trigger ({code})"));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! that a cancelled statement is given to end. Knows nothing of HTTP but the status that an error becomes.
 
 mod comment;
+mod disclosure;
 mod error;
 mod json;
 mod pool;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-pub use error::{Category, Error, Refusal};
+pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub use pool::Gauges;
 pub use rows::{RowWriter, Shape};
 
@@ -304,7 +305,25 @@ struct Bound {
     /// Into the endpoint's parameters, and so into its values.
     index: usize,
     name: String,
+    /// What the client calls it.
+    wire_name: String,
     kind: Type,
+    /// Its value is shown to nobody.
+    is_hidden: bool,
+}
+
+impl Bound {
+    fn new(index: usize, param: &config::Param) -> Self {
+        let config::Param { name, wire_name, kind, .. } = param;
+        let (name, wire_name, is_hidden) = (name.clone(), wire_name.clone(), param.is_hidden());
+        Self { index, name, wire_name, kind: *kind, is_hidden }
+    }
+
+    /// Its value cannot go where the statement has it.
+    fn refuse(&self, expected: String, received: String) -> Error {
+        let received = (!self.is_hidden).then_some(received);
+        Error::BadValue { param: self.wire_name.clone(), expected, received }
+    }
 }
 
 /// Where a parameter stands: the byte after it in [`Statement::text`], and in the text as written.
@@ -323,7 +342,7 @@ impl Statement {
             let known = bound.iter().position(|bound| bound.index == *slot);
             let number = known.unwrap_or(bound.len()) + 1;
             if known.is_none() {
-                bound.push(Bound { index: *slot, name: param.name.clone(), kind: param.kind });
+                bound.push(Bound::new(*slot, param));
             }
             text.push_str(piece);
             text.push(sign);
@@ -442,6 +461,18 @@ impl Connection {
         match &mut self.lent {
             Lent::Postgres(session) => session.describe(statement),
             Lent::Sqlite(session) => session.describe(statement),
+        }
+    }
+
+    /// The database's message about the first privilege that its user lacks for the statement, which is not run. `None`: the user
+    /// lacks none that can be seen before the statement runs. SQLite has no privileges.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub fn missing_privilege(&mut self, statement: &Statement) -> Result<Option<String>, Error> {
+        match &mut self.lent {
+            Lent::Postgres(session) => session.missing_privilege(statement),
+            Lent::Sqlite(_) => Ok(None),
         }
     }
 

@@ -11,6 +11,7 @@ mod effects;
 mod json;
 mod pipeline;
 mod pooler;
+mod privileges;
 mod refusal;
 mod row;
 mod simple;
@@ -155,7 +156,9 @@ impl Driver {
         deadline: Deadline,
     ) -> Result<Box<str>, Error> {
         let limit = Limit::until(deadline);
-        let failed = |what: &str, error: &Error| self.unusable(format!("{what}: {error}"), may_pass(error));
+        let failed = |what: &str, error: &Error| {
+            self.unusable(format!("{what}: {}", error.in_full()), may_pass(error))
+        };
         let set =
             pooler::set_if_direct(wire, process, &limit).map_err(|error| failed("a new session", &error))?;
         let mut settings = Box::<str>::from(effects::SETTINGS);
@@ -1292,14 +1295,7 @@ mod tests {
     }
 
     fn refused_as(category: Category, code: &str) -> Error {
-        Error::Refused(Box::new(Refusal {
-            category,
-            code: code.to_owned(),
-            message: String::new(),
-            detail: None,
-            constraint: None,
-            offset: None,
-        }))
+        Error::Refused(Box::new(Refusal::new(category, code, "")))
     }
 
     #[test]

@@ -643,20 +643,20 @@ fn refused(error: SqliteError, sql: &str) -> Error {
         SqliteError::NulError(_) => return invalid_text(),
         other => return Error::Usage(other.to_string()),
     };
-    let category = Category::of_sqlite(failure.extended_code);
     let message = message.unwrap_or_else(|| failure.to_string());
-    let offset = offset.map(|offset| offset.min(sql.len())).or_else(|| place_of_table(&message, sql));
-    let constraint = (matches!(category, Category::Conflict | Category::Invalid))
-        .then(|| message.split_once("constraint failed: ").map(|(_, name)| name.to_owned()))
-        .flatten();
-    Error::Refused(Box::new(Refusal {
-        category,
-        code: failure.extended_code.to_string(),
-        message,
-        detail: None,
-        constraint,
-        offset,
-    }))
+    let category = Category::of_sqlite_error(failure.extended_code, &message);
+    let mut refusal = Refusal::new(category, &failure.extended_code.to_string(), &message).knowing(&[sql]);
+    refusal.offset = offset.map(|offset| offset.min(sql.len())).or_else(|| place_of_table(&message, sql));
+    if matches!(category, Category::Conflict | Category::Invalid) {
+        refusal.constraint = message.split_once(" constraint failed: ").map(|(_, name)| constraint(name));
+    }
+    Error::Refused(Box::new(refusal))
+}
+
+/// The columns of a constraint, its name or its expression, as SQLite tells them; of an index it says so.
+fn constraint(told: &str) -> String {
+    let index = told.strip_prefix("index '").and_then(|name| name.strip_suffix('\''));
+    index.unwrap_or(told).to_owned()
 }
 
 /// What became of a commit.

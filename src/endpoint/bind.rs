@@ -6,6 +6,7 @@ use std::fmt;
 use http::StatusCode;
 use percent_encoding::percent_decode;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::config::{Param, Place};
@@ -49,8 +50,14 @@ impl<'a> Sources<'a> {
     }
 
     fn value(&self, param: &Param) -> Result<Value, Error> {
-        let mismatch =
-            |mismatch: Mismatch| Error::bad_parameter(&param.name, &mismatch.expected, &mismatch.received);
+        let name = &param.wire_name;
+        let mismatch = |Mismatch { expected, received }| {
+            if param.is_hidden() {
+                Error::bad_secret(name, &expected)
+            } else {
+                Error::bad_parameter(name, &expected, &received)
+            }
+        };
         let Some(value) = self.find(param).map_err(mismatch)? else {
             return param.default.clone().ok_or_else(|| {
                 let place = match param.place {
@@ -60,8 +67,8 @@ impl<'a> Sources<'a> {
                     Place::Body => "JSON body",
                     Place::Form => "form",
                 };
-                let expected = format!("{} as {:?} in the {place}", param.kind, param.wire_name);
-                Error::bad_parameter(&param.name, &expected, "nothing")
+                let expected = format!("{} as {name:?} in the {place}", param.kind);
+                Error::bad_parameter(name, &expected, "nothing")
             });
         };
         param.checks.verify(&value).map_err(mismatch)?;
@@ -199,9 +206,13 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
 fn json_members(request: &Request) -> Result<Members<'_>, Error> {
     expect_media_type(request, "application/json")?;
-    serde_json::from_slice(request.body()).map_err(|error| {
-        let detail = format!("the body is not a JSON object: {error}");
-        Error::new(StatusCode::BAD_REQUEST, detail)
+    serde_json::from_slice(request.body()).map_err(|error: serde_json::Error| {
+        // What it says of JSON that is no object has the JSON in it, which may be a secret.
+        let found = match error.classify() {
+            Category::Data => format!("it is other JSON at line {} column {}", error.line(), error.column()),
+            _ => error.to_string(),
+        };
+        Error::new(StatusCode::BAD_REQUEST, format!("the body is not a JSON object: {found}"))
     })
 }
 
@@ -215,13 +226,9 @@ fn expect_media_type(request: &Request, expected: &str) -> Result<(), Error> {
     if sent.eq_ignore_ascii_case(expected.as_bytes()) {
         return Ok(());
     }
-    let received = Mismatch::new("", &String::from_utf8_lossy(sent)).received;
-    Err(Error::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        format!("the body must be {expected}, not {received}"),
-    )
-    .with_member("expected", expected)
-    .with_member("received", received))
+    // What came is a header's, and so it is not shown.
+    Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the body must be {expected}"))
+        .with_member("expected", expected))
 }
 
 fn unnamed_media_type(expected: &str) -> Error {

@@ -42,11 +42,8 @@ pub fn check_on(
     let mut problems = Vec::new();
     for endpoint in endpoints {
         let Action::Sql { params, steps, returns: _ } = &endpoint.action else { continue };
-        for (index, step) in steps.iter().enumerate() {
-            let key = match steps.len() {
-                1 => format!("endpoint.{}.sql", endpoint.name),
-                _ => format!("endpoint.{}.step[{index}].sql", endpoint.name),
-            };
+        for step in steps {
+            let key = format!("endpoint.{}.sql", step.name);
             let statement = database.statement(&step.sql, params);
             let found = check_statement(connection, &statement)?;
             problems.extend(found.into_iter().map(|(offset, message)| {
@@ -97,7 +94,13 @@ fn check_statement(
     statement: &Statement,
 ) -> Result<Vec<(Option<usize>, String)>, Error> {
     match connection.describe(statement) {
-        Ok(description) => Ok(description.problems.into_iter().map(|problem| (None, problem)).collect()),
+        Ok(description) => {
+            let problems = description.problems.into_iter().map(|problem| (None, problem));
+            let missing = connection.missing_privilege(statement)?;
+            let missing =
+                missing.map(|said| (None, format!("the database's user may not run this: {said}; grant it")));
+            Ok(problems.chain(missing).collect())
+        }
         // It says nothing of the statement, and the next one would fare no better.
         Err(error @ (Error::Deadline | Error::Lost(_))) => Err(error),
         Err(error) => Ok(vec![(error.offset(), message(&error, statement))]),
@@ -108,7 +111,7 @@ fn message(error: &Error, statement: &Statement) -> String {
     /// `ambiguous_parameter` and `indeterminate_datatype`: nothing before `is null` says what a parameter is, which is the
     /// first trap on PostgreSQL.
     const UNTYPED: [&str; 2] = ["42P08", "42P18"];
-    let said = error.to_string();
+    let said = error.in_full();
     let number = said
         .split('$')
         .nth(1)

@@ -62,7 +62,6 @@ fn fixed(status: StatusCode, body: &str, content_type: &str) -> Target {
 
 /// One endpoint that runs SQL.
 struct SqlEndpoint {
-    name: String,
     params: Vec<config::Param>,
     steps: Vec<Step>,
     returns: Returns,
@@ -79,6 +78,8 @@ struct SqlEndpoint {
 }
 
 struct Step {
+    /// `endpoint.NAME`, or `endpoint.NAME.step[1]`: the key under which it stands in the file.
+    key: String,
     statement: Arc<Statement>,
     expect_rows: Option<u64>,
     otherwise: Otherwise,
@@ -86,21 +87,23 @@ struct Step {
 
 /// Why the steps came to no good end.
 enum Failure {
-    Database(database::Error),
+    /// With the key of the statement that it was, if it was one.
+    Database(database::Error, Option<String>),
     /// They ran, but not as the configuration expects.
     Unexpected(Error),
 }
 
 impl From<database::Error> for Failure {
     fn from(error: database::Error) -> Self {
-        Self::Database(error)
+        Self::Database(error, None)
     }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Database(error) => error.into(),
+            Failure::Database(error, Some(key)) => Self::from(error).at(key),
+            Failure::Database(error, None) => error.into(),
             Failure::Unexpected(error) => error,
         }
     }
@@ -109,19 +112,20 @@ impl From<Failure> for Error {
 impl SqlEndpoint {
     fn new(endpoint: &config::Endpoint, database: &Database, config: &Config) -> Option<Self> {
         let Action::Sql { params, steps, returns } = &endpoint.action else { return None };
-        let several = steps.len() > 1;
-        let steps = steps.iter().enumerate().map(|(index, step)| {
-            let name = if several { format!("{}.{index}", endpoint.name) } else { endpoint.name.clone() };
-            let origin =
-                [("method", endpoint.method.as_str()), ("route", &*endpoint.path), ("statement", &*name)];
+        let steps = steps.iter().map(|step| {
+            let origin = [
+                ("method", endpoint.method.as_str()),
+                ("route", &*endpoint.path),
+                ("statement", &*step.name),
+            ];
             Step {
+                key: format!("endpoint.{}", step.name),
                 statement: Arc::new(database.statement_of(&origin, &config.database, &step.sql, params)),
                 expect_rows: step.expect_rows,
                 otherwise: step.otherwise.clone(),
             }
         });
         let mut new = Self {
-            name: endpoint.name.clone(),
             steps: steps.collect(),
             params: params.clone(),
             returns: *returns,
@@ -159,9 +163,9 @@ impl SqlEndpoint {
             let began = Instant::now();
             let ran = connection.run(&step.statement, values, self.access, deadline, &mut rows);
             let took = began.elapsed();
-            context.note_statement(&self.name, [index + 1, self.steps.len()], took, values);
+            context.note_statement(&step.key, took, &|| self.shown(values));
             self.takes.note_if(self.asks && connection.can_share(step.statement.text()), took);
-            let count = ran?;
+            let count = ran.map_err(|error| Failure::Database(error, Some(step.key.clone())))?;
             step.expect(count).map_err(Failure::Unexpected)?;
             if last {
                 self.expect_result(count).map_err(Failure::Unexpected)?;
@@ -191,14 +195,14 @@ impl SqlEndpoint {
             // Dropped on every way out, which rolls back what was not committed.
             let mut connection = context.database()?;
             match self.run(&mut connection, values, context, &mut body) {
-                Err(Failure::Database(error))
+                Err(Failure::Database(error, key))
                     if error.is_retryable()
                         && attempt < ATTEMPTS_MAX
                         && !context.client.may_have_committed() =>
                 {
                     let pause = pause_after(attempt);
                     if context.deadline().left() <= pause {
-                        return Err(error.into());
+                        return Err(Failure::Database(error, key).into());
                     }
                     log::debug!("attempt {attempt} collided: {error}");
                     context.note_retry();
@@ -211,6 +215,20 @@ impl SqlEndpoint {
                 Ok(()) => return Ok(body),
             }
         }
+    }
+
+    /// The values by their parameters' names, for a log that may show them. A hidden one is not.
+    fn shown(&self, values: &[Value]) -> String {
+        let each = self.params.iter().zip(values).map(|(param, value)| {
+            let shown = if param.is_hidden() { "…".to_owned() } else { value.to_json().to_string() };
+            format!("{} = {shown}", param.name)
+        });
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether one of the values is shown to nobody, so that no message of the database is, which could name it.
+    fn has_hidden(&self) -> bool {
+        self.params.iter().any(config::Param::is_hidden)
     }
 
     /// What stands before the rows.
@@ -274,7 +292,13 @@ impl Step {
 impl Handler for Arc<SqlEndpoint> {
     fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
         let values = bind::values(&self.params, request)?;
-        Ok(self.response(self.run_again_on_collision(&values, context)?))
+        let body = self.run_again_on_collision(&values, context);
+        let body = body.map_err(|error| if self.has_hidden() { error.hiding_values() } else { error })?;
+        Ok(self.response(body))
+    }
+
+    fn hides_query(&self) -> bool {
+        self.params.iter().any(|param| param.secret && param.place == config::Place::Query)
     }
 
     fn asks(&self) -> Option<Asking> {
@@ -311,7 +335,7 @@ impl Asks for SqlEndpoint {
     }
 
     fn note(&self, question: &Question, took: Duration, context: &Context<'_>) {
-        context.note_statement(&self.name, [1, 1], took, question.values());
+        context.note_statement(&self.steps[0].key, took, &|| self.shown(question.values()));
         self.takes.note(took);
     }
 

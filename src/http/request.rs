@@ -3,6 +3,7 @@
 //! Made by a connector, read by handlers. Headers stay where they arrived and are found by looking, because most handlers
 //! ask for none or one.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use super::outline::Logged;
 use super::{BodyReader, Form, Source};
 use crate::identity::{Identities, Identity, Trace};
 
-/// A request: complete with its body, or with as much of it as the handler will read.
-#[derive(Debug)]
+/// A request: complete with its body, or with as much of it as the handler will read. `Debug` shows which request it is, and not
+/// what stands in its query, its headers and its body.
 pub struct Request {
     pub(crate) method: Method,
     pub(crate) version: Version,
@@ -36,6 +37,14 @@ pub struct Request {
     pub(crate) identity: Option<Identity>,
     pub(crate) path_names: Option<Arc<[Box<str>]>>,
     pub(crate) path_values: Vec<Range<usize>>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut told = f.debug_struct("Request");
+        told.field("id", &self.id()).field("method", &self.method).field("path", &self.path());
+        told.finish_non_exhaustive()
+    }
 }
 
 impl Request {

@@ -19,6 +19,8 @@ pub struct Response {
     pub(crate) body: Body,
     /// What `Server-Timing` is to say.
     pub(crate) timing: Option<Timing>,
+    /// The body is a problem that does not name its request yet.
+    is_unnamed_problem: bool,
 }
 
 /// What comes after the head.
@@ -45,7 +47,8 @@ impl Response {
     /// A response without a body.
     pub fn empty(status: StatusCode) -> Self {
         let body = Body::Bytes(Bytes::new());
-        Self { status, content_type: None, headers: HeaderMap::new(), body, timing: None }
+        let headers = HeaderMap::new();
+        Self { status, content_type: None, headers, body, timing: None, is_unnamed_problem: false }
     }
 
     /// A response with a body of the given media type.
@@ -111,7 +114,26 @@ impl Response {
     #[must_use]
     pub fn with_body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = Body::Bytes(body.into());
+        self.is_unnamed_problem = false;
         self
+    }
+
+    /// The body is a JSON object to which [`name_request`](Self::name_request) is to add a member.
+    pub(super) fn unnamed_problem(self) -> Self {
+        Self { is_unnamed_problem: true, ..self }
+    }
+
+    /// Adds the request's id to a problem, as `request_id`. Whoever sends an answer says it before it counts the answer's bytes.
+    pub(crate) fn name_request(&mut self, id: &str) {
+        if id.is_empty() || !std::mem::take(&mut self.is_unnamed_problem) {
+            return;
+        }
+        if let Body::Bytes(body) = &self.body
+            && let Some(members) = body.strip_suffix(b"}")
+        {
+            // An id has neither quotes nor backslashes, whoever has made it (`identity`).
+            self.body = Body::Bytes([members, b",\"request_id\":\"", id.as_bytes(), b"\"}"].concat().into());
+        }
     }
 
     /// Changes the status.

@@ -21,7 +21,6 @@ use crate::http::Outline;
 use crate::identity::{Identity, Trace};
 use crate::metrics::{Endpoint, PHASES, Phase, Reason, Spans};
 use crate::sparing::sparingly;
-use crate::value::Value;
 
 /// What the access log's lines have for a target, where they go to the log.
 pub const TARGET: &str = "wharf::access";
@@ -143,9 +142,19 @@ impl Journal {
         self.0.writer.lost()
     }
 
+    /// Whether values of parameters may be shown.
+    pub fn shows_values(&self) -> bool {
+        self.0.parameters.load(Relaxed)
+    }
+
     /// Whether each request has a line, for which its outline is to be kept.
     pub fn has_access(&self) -> bool {
         self.0.access.load(Relaxed) != Access::Off as u8
+    }
+
+    /// Whether a line may show the query of a request of this endpoint.
+    fn shows_query(&self, endpoint: Option<&Endpoint>) -> bool {
+        self.shows_values() && endpoint.is_none_or(|endpoint| !endpoint.hides_query())
     }
 
     /// A request has come to its end.
@@ -154,7 +163,7 @@ impl Journal {
         if access == Access::Off as u8 {
             return;
         }
-        let line = Line { entry, parameters: self.0.parameters.load(Relaxed) };
+        let line = Line { entry, parameters: self.shows_query(entry.endpoint) };
         self.0.writer.add(|out, clock| {
             if access == Access::Json as u8 { line.json(out, clock) } else { line.combined(out, clock) }
         });
@@ -173,7 +182,7 @@ impl Journal {
             return;
         }
         let split = PHASES.map(|(phase, name)| format!("{name} {}", seconds(spans.of(phase)))).join(", ");
-        let asked = if self.0.parameters.load(Relaxed) {
+        let asked = if self.shows_query(Some(endpoint)) {
             String::from_utf8_lossy(&outline().target(true)).into_owned()
         } else {
             String::new()
@@ -195,14 +204,14 @@ impl Journal {
         if !is_slow(statement.took, &self.0.slow_statement_ns) {
             return;
         }
-        let Ran { endpoint, step, of, took, values, identity } = statement;
-        let values =
-            if self.0.parameters.load(Relaxed) { format!(", with {values:?}") } else { String::new() };
-        let step = if *of > 1 { format!("step {step} of {of}") } else { "its statement".to_owned() };
+        let Ran { name, took, values, identity } = statement;
+        let values = Some(values).filter(|_| self.shows_values()).map(|values| values());
+        let values = values.filter(|values| !values.is_empty());
+        let values = values.map_or_else(String::new, |values| format!(", with {values}"));
         sparingly!(
             Level::Warn,
             "slow statements",
-            "slow statement of request {}: endpoint.{endpoint}, {step}, took {}{values}{}",
+            "slow statement of request {}: {name} took {}{values}{}",
             identity.map_or("", Identity::id),
             seconds(*took),
             trace(*identity),
@@ -212,16 +221,12 @@ impl Journal {
 
 /// A statement that was run.
 pub(crate) struct Ran<'a> {
-    /// NAME of `[endpoint.NAME]`.
-    pub(crate) endpoint: &'a str,
-    /// Which of its steps, counted from 1.
-    pub(crate) step: usize,
-    /// How many it has.
-    pub(crate) of: usize,
+    /// What it is called: `endpoint.NAME`, or `endpoint.NAME.step[1]`.
+    pub(crate) name: &'a str,
     /// How long it took.
     pub(crate) took: Duration,
-    /// What the endpoint's parameters had.
-    pub(crate) values: &'a [Value],
+    /// What the endpoint's parameters had, those left out that are shown to nobody.
+    pub(crate) values: &'a dyn Fn() -> String,
     /// Whose statement it was.
     pub(crate) identity: Option<&'a Identity>,
 }

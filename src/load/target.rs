@@ -83,7 +83,7 @@ pub struct Template {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TargetError {
-    /// It is no URL, or has no host, or a user.
+    /// It is no URL, or has no host, or a user, whose password is not shown.
     #[error("{0:?} is not a URL such as http://127.0.0.1:8080/flights/1")]
     Url(String),
     /// Only `http` is spoken.
@@ -110,11 +110,11 @@ impl Target {
     /// # Errors
     /// When it is none, or not of `http`, or its host is not known.
     pub fn from_url(url: &str, template: &Template) -> Result<Self, TargetError> {
-        let wrong = || TargetError::Url(url.to_owned());
+        let wrong = || TargetError::Url(without_user(url));
         let parsed: Uri = url.parse().map_err(|_| wrong())?;
         let scheme = parsed.scheme().ok_or_else(wrong)?;
         if *scheme != Scheme::HTTP {
-            return Err(TargetError::Scheme { url: url.to_owned(), scheme: scheme.to_string() });
+            return Err(TargetError::Scheme { url: without_user(url), scheme: scheme.to_string() });
         }
         let authority = parsed.authority().filter(|authority| !authority.as_str().contains('@'));
         let authority = authority.ok_or_else(wrong)?;
@@ -145,6 +145,17 @@ impl Target {
             }
         }
         result
+    }
+}
+
+/// The URL with `…` for what stands before its last `@`: a user and a password.
+fn without_user(url: &str) -> String {
+    match url.rsplit_once('@') {
+        Some((before, after)) => {
+            let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+            format!("{scheme}://…@{after}")
+        }
+        None => url.to_owned(),
     }
 }
 
@@ -207,21 +218,15 @@ mod tests {
     #[test]
     fn what_cannot_be_asked_is_named() {
         let error = |url| Target::from_url(url, &Template::default()).expect_err(url).to_string();
-        for url in [
-            "",
-            "/a",
-            "127.0.0.1:80",
-            "http://",
-            "http://user@127.0.0.1/",
-            "http://127.0.0.1:x/",
-            "http://a b/",
-        ] {
+        for url in ["", "/a", "127.0.0.1:80", "http://", "http://127.0.0.1:x/", "http://a b/"] {
             assert!(
                 error(url).starts_with(&format!("{url:?} is not a URL such as http://")),
                 "{}",
                 error(url)
             );
         }
+        let secret = error("http://user:hunt@er2@127.0.0.1/");
+        assert!(secret.starts_with("\"http://…@127.0.0.1/\" is not a URL"), "{secret}");
         let message = error("https://127.0.0.1/");
         assert!(
             message.contains("begins with https://") && message.contains("expected http://"),

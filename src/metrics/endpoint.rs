@@ -4,7 +4,7 @@
 
 use std::array;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::failures::Failures;
@@ -80,6 +80,7 @@ pub struct Endpoint {
     pub method: String,
     /// Its path as it is configured, with `{names}`; [`UNMATCHED`] for requests that came to no endpoint.
     pub route: String,
+    hides_query: AtomicBool,
     statuses: [(AtomicU16, AtomicU64); STATUSES],
     others: AtomicU64,
     duration: Histogram,
@@ -99,12 +100,23 @@ impl Endpoint {
             id,
             method,
             route,
+            hides_query: AtomicBool::default(),
             statuses: Default::default(),
             others: AtomicU64::default(),
             duration: Histogram::default(),
             phases_ns: Default::default(),
             failures,
         }
+    }
+
+    /// Says whether a query of its requests may hold a secret. A reload may change it.
+    pub fn hide_query(&self, hides: bool) {
+        self.hides_query.store(hides, Relaxed);
+    }
+
+    /// Whether no log shows the queries of its requests.
+    pub fn hides_query(&self) -> bool {
+        self.hides_query.load(Relaxed)
     }
 
     /// An answer with this status was made, to whatever request.

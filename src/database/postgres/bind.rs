@@ -25,9 +25,7 @@ enum Wire {
 /// Refuses a number that its place cannot hold, before anything is sent; each item of an array for itself.
 pub(super) fn check(bound: &Bound, value: &Value, kind: &Type) -> Result<(), Error> {
     let kind = base(kind);
-    let refuse = |expected: String, received: String| {
-        Err(Error::BadValue { param: bound.name.clone(), expected, received })
-    };
+    let refuse = |expected: String, received: String| Err(bound.refuse(expected, received));
     match (value, kind.kind()) {
         (Value::Array(_, items), Kind::Array(item)) => {
             items.iter().try_for_each(|value| check(bound, value, item))
@@ -271,7 +269,8 @@ mod tests {
 
     #[test]
     fn a_mismatch_names_both_types_and_the_cast() {
-        let bound = Bound { index: 0, name: "id".to_owned(), kind: Declared::One(Scalar::Int) };
+        let param = crate::config::Param::new("id", crate::config::Place::Query, Declared::One(Scalar::Int));
+        let bound = Bound::new(0, &param);
         let message = mismatch(&bound, &Type::TEXT).unwrap();
         assert!(message.contains("declared as int"), "{message}");
         assert!(message.contains("takes it for text"), "{message}");

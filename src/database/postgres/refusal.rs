@@ -20,21 +20,30 @@ pub(super) fn is_fatal(body: &[u8]) -> bool {
 
 /// An error message; `sql` is what its position counts in.
 pub(super) fn refused(body: &[u8], sql: &str) -> Error {
+    /// The part of the server that runs a function's `raise`.
+    const RAISE: &str = "exec_stmt_raise";
     let said = |name| Some(field(body, name).into_owned()).filter(|value| !value.is_empty());
-    let details: Vec<String> = [b'D', b'H', b'W'].into_iter().filter_map(said).collect();
-    let code = field(body, b'C').into_owned();
-    Error::Refused(Box::new(Refusal {
-        category: match &*field(body, b'R') {
-            // Messages are translated, names in the server's source are not.
-            "RevalidateCachedQuery" => Category::Retry,
-            _ => Category::of_sqlstate(&code),
-        },
-        code,
-        message: field(body, b'M').into_owned(),
-        detail: (!details.is_empty()).then(|| details.join("; ")),
-        constraint: said(b'n'),
-        offset: said(b'P').and_then(|position| offset_of(position.parse().ok()?, sql)),
-    }))
+    let (code, routine) = (field(body, b'C'), field(body, b'R'));
+    let category = match &*routine {
+        // Messages are translated, names in the server's source are not.
+        "RevalidateCachedQuery" => Category::Retry,
+        _ => Category::of_sqlstate(&code),
+    };
+    let mut refusal = Refusal::new(category, &code, &field(body, b'M'));
+    refusal.detail = said(b'D');
+    refusal.hint = said(b'H');
+    refusal.context = said(b'W');
+    refusal.constraint = said(b'n');
+    refusal.column = said(b'c');
+    refusal.offset = said(b'P').and_then(|position| offset_of(position.parse().ok()?, sql));
+    let refusal = if routine == RAISE {
+        refusal.raised()
+    } else {
+        // The names of constraint, column, table, schema and type.
+        let names: Vec<_> = [b'n', b'c', b't', b's', b'd'].map(|name| field(body, name)).into();
+        refusal.knowing(&names.iter().map(|name| &**name).chain([sql]).collect::<Vec<_>>())
+    };
+    Error::Refused(Box::new(refusal))
 }
 
 /// The byte at which a character stands, counted from 1.
@@ -53,7 +62,8 @@ mod tests {
         assert!(!is_fatal(body));
         let Error::Refused(refusal) = refused(body, "select 'ü' x") else { panic!("it is one") };
         assert_eq!((refusal.category, &*refusal.code), (Category::Conflict, "23505"));
-        assert_eq!((&*refusal.message, refusal.detail.as_deref()), ("doppelt", Some("detail; hint")));
+        assert_eq!((&*refusal.message, refusal.detail.as_deref()), ("doppelt", Some("detail")));
+        assert_eq!(refusal.hint.as_deref(), Some("hint"));
         assert_eq!((refusal.constraint.as_deref(), refusal.offset), (Some("key"), Some(8)));
     }
 

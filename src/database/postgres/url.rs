@@ -25,7 +25,7 @@ impl Target {
     /// # Errors
     /// [`Error::Url`] names the part that is wrong.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
-        let (base, query) = split_query(url);
+        let (base, query) = parts(url)?;
         let mut tls = tls::Settings::default();
         let mut kept = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -47,27 +47,58 @@ impl Target {
     }
 }
 
-/// The URL without its password.
+/// The parameters of a URL that are shown. No others, because any of them may hold a password, as `options` can.
+const SHOWN: [&str; 12] = [
+    "application_name",
+    "channel_binding",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "hostaddr",
+    "port",
+    "sslcert",
+    "sslmode",
+    "sslrootcert",
+    "target_session_attrs",
+    "user",
+];
+
+/// The URL without its password. Of one that cannot be used only its kind is shown: where its password ends is not known.
 pub(in super::super) fn display(url: &str) -> String {
-    let (base, query) = split_query(url);
+    let Ok((base, query)) = Target::parse(url).and_then(|_| parts(url)) else {
+        return "postgres://…".to_owned();
+    };
     let (scheme, rest) = base.split_once("://").unwrap_or(("postgres", base));
     let shown = match rest.split_once('@') {
         Some((user, host)) => format!("{}@{host}", user.split(':').next().unwrap_or_default()),
         None => rest.to_owned(),
     };
-    let pairs: Vec<&str> =
-        query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("password=")).collect();
+    let is_shown = |pair: &&str| {
+        let key = percent_decode_str(pair.split('=').next().unwrap_or_default()).decode_utf8_lossy();
+        SHOWN.contains(&&*key)
+    };
+    let pairs: Vec<&str> = query.split('&').filter(is_shown).collect();
     let mark = if pairs.is_empty() { "" } else { "?" };
     format!("{scheme}://{shown}{mark}{}", pairs.join("&"))
 }
 
 /// The URL before and after its `?`; one inside the credentials does not count.
-fn split_query(url: &str) -> (&str, &str) {
+///
+/// # Errors
+/// It is no URL, or where its password ends cannot be said. No message has anything of it then.
+fn parts(url: &str) -> Result<(&str, &str), Error> {
+    let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    let rest = rest.ok_or_else(|| Error::Url("expected postgres://user@host/database".to_owned()))?;
+    let credentials = rest.split_once('@').map(|(credentials, _)| credentials);
+    if rest.matches('@').count() > 1 || credentials.is_some_and(|text| text.contains('/')) {
+        let reason = "write %40 for each `@` but the one before the host, and %2F for a `/` in the user or the password";
+        return Err(Error::Url(reason.to_owned()));
+    }
     let after_credentials = url.find('@').unwrap_or(0);
-    match url[after_credentials..].find('?') {
+    Ok(match url[after_credentials..].find('?') {
         Some(mark) => (&url[..after_credentials + mark], &url[after_credentials + mark + 1..]),
         None => (url, ""),
-    }
+    })
 }
 
 /// A `hostaddr` alone names its host too, so that TLS has a name to check; neither is an error here, not at connect.
@@ -152,7 +183,33 @@ mod tests {
         );
         assert_eq!(display("postgres://db/x?user=anna&password=secret"), "postgres://db/x?user=anna");
         assert_eq!(display("postgres://db/x?password=secret"), "postgres://db/x");
+        assert_eq!(
+            display("postgres://anna:x@db/x?pass%77ord=secret&options=-c%20a.b%3Dsecret&sslmode=disable"),
+            "postgres://anna@db/x?sslmode=disable"
+        );
         let error = Target::parse("postgres://anna:secret@h/d?nonsense=1").unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_shown_of_a_url_whose_password_has_no_clear_end() {
+        for url in [
+            "postgres://anna:hunt@hunter2@h/d",
+            "postgres://anna:hunt@hunter2?sslmode=require@h/d",
+            "postgres://anna:x@h?hunter2=1@h/d",
+            "postgres://anna:x/hunter2@h/d",
+            "postgres://h/d?user=anna&password=x@hunter2",
+            "postgres://h:1/d?password=hunter2@h",
+            "postgres://anna:hunter2/d",
+            "host=h user=anna password=hunter2",
+            "mysql://anna:hunter2@h/d",
+        ] {
+            let error = Target::parse(url).expect_err(url).to_string();
+            assert!(!error.contains("hunt"), "{error}");
+            assert_eq!(display(url), "postgres://…", "{url}");
+        }
+        let encoded = Target::parse("postgres://an%40na:p%40%2Fw@h/d?application_name=a%40b").unwrap();
+        assert_eq!(encoded.config.get_password(), Some(&b"p@/w"[..]));
+        assert_eq!(encoded.name, "an@na@h:5432 database d");
     }
 }

@@ -419,7 +419,12 @@ impl Wire {
             match header.tag() {
                 NOTICE_RESPONSE_TAG => {
                     let notice = &self.come[body];
-                    log::debug!("{}: {}", field(notice, b'S'), field(notice, b'M'));
+                    // Its message is a function's, which may have put values into it.
+                    log::debug!(
+                        "the database sent a notice: {} {}",
+                        field(notice, b'S'),
+                        field(notice, b'C')
+                    );
                 }
                 PARAMETER_STATUS_TAG => self.note_setting(body),
                 NOTIFICATION_RESPONSE_TAG => {}

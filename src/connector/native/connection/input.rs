@@ -498,7 +498,7 @@ impl Connection {
                 core.metrics.answered();
                 core.metrics.unmatched().responded(response.status().as_u16());
                 let form = Form { keep_alive: false, ..head.request.form() };
-                self.answer_unread(core, &response, form, None);
+                self.answer_unread(core, response, form, None);
                 return Ok(());
             }
             // Its body is not read, so the connection ends with the answer.
@@ -619,7 +619,7 @@ impl Connection {
         core.refuse(refusal.fault.into(), refusal.status);
         log::debug!("{}: {refusal}", self.name());
         let reason = Some(refusal.fault.into());
-        self.answer_unread(core, &problem(refusal.status, refusal.detail, &[]), form, reason);
+        self.answer_unread(core, problem(refusal.status, refusal.detail, &[]), form, reason);
     }
 }
 

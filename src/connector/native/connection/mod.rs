@@ -451,7 +451,7 @@ impl Connection {
             Reason::AcceptRate => "more clients came in this second than may (http.max_accept_rate)",
             _ => "the server has as many connections as it takes (http.max_connections)",
         };
-        self.answer_and_close(core, &unavailable(detail).to_response(), Form::CLOSE, reason)
+        self.answer_and_close(core, unavailable(detail).to_response(), Form::CLOSE, reason)
     }
 
     /// The connection is about to be forgotten, and with it a request that no worker has begun to answer: whoever does
@@ -614,7 +614,7 @@ impl Connection {
     fn refuse_slow(&mut self, core: &mut Core, reason: Reason, detail: &str) -> Next {
         core.refuse(reason, StatusCode::REQUEST_TIMEOUT);
         let form = self.form_of_refusal(&self.input);
-        self.answer_and_close(core, &problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form, reason)
+        self.answer_and_close(core, problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form, reason)
     }
 
     /// A request has been away until its time to start, until its deadline, or until its body should have brought more.
@@ -625,7 +625,7 @@ impl Connection {
                 let (response, reason) = waited_too_long(Deadline::at(deadline, Duration::ZERO));
                 self.count_answer(core, response.status().as_u16());
                 core.metrics.refused(reason);
-                return self.answer_instead(core, &response, form, reason);
+                return self.answer_instead(core, response, form, reason);
             }
             Turn::Running | Turn::Streaming
                 if core.now >= deadline + GRACE && self.link.presence().has_left() =>
@@ -635,7 +635,7 @@ impl Connection {
             Turn::Running if core.now >= deadline + GRACE && self.link.take_back(Turn::Running) => {
                 let response = self.late_answer(core);
                 let form = Form { keep_alive: false, ..form };
-                return self.answer_instead(core, &response, form, Reason::Deadline);
+                return self.answer_instead(core, response, form, Reason::Deadline);
             }
             // Its head says 200 already: only the end of the connection can say otherwise.
             Turn::Streaming if core.now >= deadline + GRACE && self.link.take_back(Turn::Streaming) => {
@@ -737,29 +737,31 @@ impl Connection {
     fn answer_instead(
         &mut self,
         core: &mut Core,
-        response: &Response,
+        mut response: Response,
         mut form: Form,
         reason: Reason,
     ) -> Next {
+        response.name_request(self.identity.as_ref().map_or("", Identity::id));
         form.keep_alive &= !core.is_draining() && self.incoming.is_none();
         self.incoming = None;
-        core.encode(response, form, self.identity.as_ref());
-        self.note_answer(core, response, form, Some(reason));
+        core.encode(&response, form, self.identity.as_ref());
+        self.note_answer(core, &response, form, Some(reason));
         self.after_answer(core, form);
         let next = self.send_answers(core);
         if next == Next::Wait { self.proceed(core) } else { next }
     }
 
-    fn answer_and_close(&mut self, core: &mut Core, response: &Response, form: Form, reason: Reason) -> Next {
+    fn answer_and_close(&mut self, core: &mut Core, response: Response, form: Form, reason: Reason) -> Next {
         self.answer_unread(core, response, form, Some(reason));
         self.send_answers(core)
     }
 
     /// Answers what will not be read on, or was not read at all.
-    fn answer_unread(&mut self, core: &mut Core, response: &Response, form: Form, reason: Option<Reason>) {
+    fn answer_unread(&mut self, core: &mut Core, mut response: Response, form: Form, reason: Option<Reason>) {
         let identity = self.identity.get_or_insert_with(|| core.identities.unread());
-        core.encode(response, form, Some(identity));
-        self.note_answer(core, response, form, reason);
+        response.name_request(identity.id());
+        core.encode(&response, form, Some(identity));
+        self.note_answer(core, &response, form, reason);
         self.after_answer(core, form);
     }
 
@@ -804,9 +806,10 @@ impl Connection {
         let mut form = request.form();
         form.keep_alive &= !core.is_draining();
         match before.unwrap_or(&core.service).accept(request) {
-            Admission::Answered(response, endpoint) => {
+            Admission::Answered(mut response, endpoint) => {
                 core.metrics.answered();
                 self.endpoint.know(endpoint.as_ref());
+                response.name_request(self.identity.as_ref().map_or("", Identity::id));
                 self.note_answer(core, &response, form, None);
                 self.answered(core, response, form);
             }
@@ -859,7 +862,8 @@ impl Connection {
                 self.place_in_queue = place;
                 core.note_queued();
             }
-            Err((reason, response)) => {
+            Err((reason, mut response)) => {
+                response.name_request(self.identity.as_ref().map_or("", Identity::id));
                 // Nobody else has the job, so it is in its turn still.
                 self.link.take_back(Turn::Queued);
                 self.incoming = None;
