@@ -31,14 +31,14 @@ const PLACES: &str = "\
         end loop;
     end $$";
 
-/// One every 5 ms, however many ask, as with a lock that everybody needs.
+/// One every 10 ms, however many ask, as with a lock that everybody needs.
 const TURNS: &str = "\
     create table turn (at timestamptz not null);
     insert into turn values (now());
     create function work() returns int language plpgsql as $$
     declare mine timestamptz;
     begin
-        update turn set at = greatest(at + interval '5 ms', clock_timestamp()) returning at into mine;
+        update turn set at = greatest(at + interval '10 ms', clock_timestamp()) returning at into mine;
         perform pg_sleep(extract(epoch from mine - clock_timestamp()));
         return 1;
     end $$";

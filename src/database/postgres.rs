@@ -613,7 +613,8 @@ impl Session {
         } else {
             simple::run(&mut self.wire, sql, limit).map(drop)
         };
-        let done = self.note(done);
+        let access = self.known_access().unwrap_or(Access::ReadOnly);
+        let done = self.note(done, access);
         waiting.end(done, Error::kind)
     }
 
@@ -647,15 +648,16 @@ impl Session {
         self.wire.reported_access().or(self.access)
     }
 
-    /// What a failure is taken for, and what it means for what comes next.
-    fn note<T>(&mut self, mut done: Result<T, Error>) -> Result<T, Error> {
+    /// What the failure of a statement is taken for that ran with `access`, or with its transaction's, and what it means for what comes
+    /// next.
+    fn note<T>(&mut self, mut done: Result<T, Error>, access: Access) -> Result<T, Error> {
         let Err(error) = &mut done else { return done };
         note_cancelled(error, &self.metrics);
         let access = match self.transaction {
-            Transaction::Open(access) => Some(access),
-            _ => self.access,
+            Transaction::Open(access) => access,
+            _ => access,
         };
-        if access == Some(Access::ReadWrite) {
+        if access == Access::ReadWrite {
             take_for_read_only(error, &[READ_ONLY]);
         }
         if is_read_only(error) {
@@ -782,12 +784,12 @@ impl Session {
         if let (Transaction::Pending(access), true) = (self.transaction, asked.is_switched()) {
             // Even if the deadline leaves it unknown whether the server began it.
             self.transaction = Transaction::Open(access);
-            return self.note(done);
+            return self.note(done, access);
         }
         if asked.is_switched() && !asked.is_harmful && done.is_ok() {
             self.access = Some(access);
         }
-        let done = self.note(done);
+        let done = self.note(done, access);
         if asked.is_switched() && done.is_err() {
             // Whether it was switched is not known.
             self.access = None;

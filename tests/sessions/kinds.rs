@@ -243,8 +243,8 @@ fn a_statement_that_fails_leaves_nothing_either() {
     let server = serve(&database.url(), &endpoints);
     let mut wrong = Vec::new();
     for (method, path, status) in [
-        ("GET", "/lock_and_fail", 500),
-        ("POST", "/commit_and_fail", 500),
+        ("GET", "/lock_and_fail", 400),
+        ("POST", "/commit_and_fail", 400),
         // It is cancelled, and a session that a cancel was sent to is closed.
         ("GET", "/lock_and_sleep", 504),
     ] {
