@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "sessions/broken_off.rs"]
+mod broken_off;
 #[path = "sessions/checked.rs"]
 mod checked;
 #[path = "sessions/hidden.rs"]

@@ -411,6 +411,11 @@ impl Error {
 }
 
 impl Refusal {
+    /// Whether it tells of a connection. Then it may be a pooler's word, whose server was lost, and proves nothing of a commit.
+    pub(super) fn is_of_connection(&self) -> bool {
+        self.code.starts_with("08")
+    }
+
     /// A refusal of which no more is known. A text in quotes in its message counts as a client's value.
     pub(super) fn new(category: Category, code: &str, message: &str) -> Self {
         Self {

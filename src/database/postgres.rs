@@ -52,9 +52,6 @@ use crate::value::Value;
 /// How long a rollback may take, whatever the request's deadline: it is quick, or the session is not worth keeping.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The class of SQLSTATEs that tell of a connection.
-const CONNECTION_CLASS: &str = "08";
-
 /// The SQLSTATE of a write where nothing may be written.
 const READ_ONLY: &str = "25006";
 
@@ -299,7 +296,7 @@ impl Effect {
     fn is_undone(self, error: &Error) -> bool {
         let refused = match error {
             // An error of the connection may be a pooler's word, whose server was lost during the statement.
-            Error::Refused(refusal) => !refusal.code.starts_with(CONNECTION_CLASS),
+            Error::Refused(refusal) => !refusal.is_of_connection(),
             // The server's word is behind what a cancelled statement comes to; the others were found before it was sent.
             Error::Deadline | Error::StatementTimeout | Error::Usage(_) | Error::BadValue { .. } => true,
             _ => false,
@@ -351,6 +348,10 @@ impl Session {
 
     /// All rows of a statement that the server lets only read.
     pub(crate) fn read(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
+        // They may end the transaction that only reads, and begin one that does not.
+        if ["call", "do"].iter().any(|word| first_word(sql).eq_ignore_ascii_case(word)) {
+            return Err(Error::Usage(format!("{} does not only read", first_word(sql))));
+        }
         self.rows(sql, parameters, Access::ReadOnly, Effect::Reads)
     }
 
@@ -563,6 +564,12 @@ impl Session {
         }
         self.limit.client = Presence::default();
         self.request = Comment::default();
+        // A handler's code that panics may leave some of an answer.
+        self.wire.settle();
+        if self.wire.is_in_transaction() {
+            self.wire.close();
+        }
+        self.wire.shrink();
         if self.wire.is_broken() || !self.is_touched && self.looks.is_empty() {
             return;
         }
@@ -572,18 +579,28 @@ impl Session {
         }
     }
 
-    /// Sends what asks the planner of statements, and what cleans the session, in this order, since planning runs functions as well.
-    /// Waits for nothing.
+    /// Sends what cleans the session, and what asks the planner of statements, and waits for nothing. The planner is asked on a clean
+    /// session, and runs functions as well, so the session is cleaned after that again.
     fn clean(&mut self) -> Result<(), Error> {
-        self.is_touched = false;
         self.wire.begin_batch();
-        for (sql, prepared) in self.looks.drain(..) {
-            effects::look(&sql, &prepared, &mut self.wire)?;
-        }
+        let looks = std::mem::take(&mut self.looks);
         let cleaning = self.cleaning();
-        self.wire.add_query(&cleaning)?;
-        self.wire.add_errand(wire::Kind::Clean, 1);
+        if std::mem::take(&mut self.is_touched) {
+            self.add_cleaning(&cleaning)?;
+        }
+        for (sql, prepared) in &looks {
+            effects::look(sql, prepared, &mut self.wire)?;
+        }
+        if !looks.is_empty() {
+            self.add_cleaning(&cleaning)?;
+        }
         self.wire.send_at_once();
+        Ok(())
+    }
+
+    fn add_cleaning(&mut self, cleaning: &str) -> Result<(), Error> {
+        self.wire.add_query(cleaning)?;
+        self.wire.add_errand(wire::Kind::Clean, 1);
         Ok(())
     }
 
@@ -693,6 +710,10 @@ impl Session {
         let mut done = self.attempt(sql, access, effect, work);
         for _ in 1..ATTEMPTS_MAX {
             let Err(error) = &done else { break };
+            if self.wire.has_begun() {
+                // Some of it may be done.
+                break;
+            }
             if self.wire.is_pooled && error.code() == Some(NO_STATEMENT) {
                 // Nobody else can have deallocated it, so this is another of the pooler's sessions. The next one to be opened tells.
                 self.wire.close();
@@ -714,6 +735,9 @@ impl Session {
                 break;
             }
             done = self.attempt(sql, access, effect, work);
+        }
+        if done.is_err() && matches!(self.transaction, Transaction::Open(_)) {
+            self.transaction = Transaction::Failed;
         }
         waiting.end(done, Error::kind)
     }
@@ -758,6 +782,7 @@ impl Session {
         }
         let switch = self.command_before(access);
         let mut asked = Asked { switch, commits_itself, ..Asked::default() };
+        self.wire.take_refusal();
         let limit = self.limit.clone();
         let done = match self.wire.begin(&limit, None) {
             Ok(mut wait) => {
@@ -765,13 +790,17 @@ impl Session {
                 if let Some(refusal) = self.wire.take_refusal() {
                     done = Err(self.refused_before(&refusal, &mut asked, done.is_err(), effect, &mut wait));
                 }
-                self.wire.conclude(wait, done, asked.is_commit)
+                let is_run = !matches!(done, Err(Failure::NotRun(_)));
+                let done = self.wire.conclude(wait, done, asked.is_commit && is_run);
+                match asked.is_commit {
+                    true if is_run => end_commit(&limit.client, &done, effect),
+                    true => limit.client.end_commit(false),
+                    false => {}
+                }
+                done
             }
             Err(error) => Err(error),
         };
-        if asked.is_commit {
-            end_commit(&limit.client, &done, effect);
-        }
         // Some of an answer may be of no use.
         self.wire.settle();
         if done.is_err() && self.wire.has_leftovers() && !self.wire.is_broken() {
@@ -781,9 +810,7 @@ impl Session {
             self.is_touched = true;
             self.access = None;
         }
-        if let (Transaction::Pending(access), true) = (self.transaction, asked.is_switched()) {
-            // Even if the deadline leaves it unknown whether the server began it.
-            self.transaction = Transaction::Open(access);
+        if switch.is_some_and(|switch| switch.begins) {
             return self.note(done, access);
         }
         if asked.is_switched() && !asked.is_harmful && done.is_ok() {
@@ -805,7 +832,7 @@ impl Session {
         asked: &mut Asked,
         wait: &mut Wait<'_>,
     ) -> Result<W::Output, Failure> {
-        let Self { wire, effects, statements, types, request, looks, limit, .. } = self;
+        let Self { wire, effects, statements, types, request, looks, limit, transaction, access, .. } = self;
         wire.begin_batch();
         if let Some(switch) = asked.switch {
             switch.put(wire)?;
@@ -815,6 +842,9 @@ impl Session {
         } else {
             let name = statements.ask(sql, wire)?;
             asked.sent = Sent::Preparation;
+            if let Some(switch) = asked.switch {
+                switch.note(transaction, access);
+            }
             wire.send(wait)?;
             let prepared = statements.learn(name, sql, effects.of(sql), types, wire, wait)?;
             if let Some(refusal) = wire.take_refusal() {
@@ -831,10 +861,11 @@ impl Session {
                 asked.is_commit = true;
             }
             asked.is_harmful = !prepared.effects.are_none();
-            if prepared.effects.want_a_look() {
-                looks.push((sql.into(), Arc::clone(&prepared)));
-            }
+            look_at(sql, &prepared, looks);
             asked.sent = Sent::Runs;
+            if let Some(switch) = asked.switch {
+                switch.note(transaction, access);
+            }
         }
         wire.send(wait)?;
         let done = work.read(&prepared, types, wire, wait);
@@ -915,6 +946,28 @@ impl Switch {
         wire.add_query(self.text)?;
         wire.add_errand(wire::Kind::Command, 1);
         Ok(())
+    }
+}
+
+impl Switch {
+    /// It is about to be sent: what is known of the session until it is answered, whatever comes in between. Even if the deadline leaves
+    /// it unknown whether the server began a transaction, one is to be rolled back.
+    fn note(self, transaction: &mut Transaction, access: &mut Option<Access>) {
+        if self.begins {
+            *transaction = Transaction::Open(self.access);
+        } else {
+            *access = None;
+        }
+    }
+}
+
+/// Adds a statement to those of which the planner is to be asked, if it is time for that.
+fn look_at(sql: &str, prepared: &Arc<Prepared>, looks: &mut Vec<(Box<str>, Arc<Prepared>)>) {
+    /// As many as are asked about at once. All that is sent has to fit into what a socket takes.
+    const MAX: usize = 8;
+    let is_there = looks.iter().any(|(_, known)| Arc::ptr_eq(&known.effects, &prepared.effects));
+    if !is_there && looks.len() < MAX && prepared.effects.want_a_look() {
+        looks.push((sql.into(), Arc::clone(prepared)));
     }
 }
 
@@ -1066,7 +1119,9 @@ impl Work for Runs<'_> {
         (self.count, self.is_of_other_columns) = (0, false);
         self.rows.clear();
         let mut failed = None;
-        for _ in self.parameters {
+        for (index, _) in self.parameters.iter().enumerate() {
+            // Some of an answer may be of no use, where a column has no type that is known.
+            wire.skip_to(self.parameters.len() - index, wait)?;
             let mut reader = RowReader {
                 types,
                 rows: self.rows_wanted.then_some(&mut self.rows),

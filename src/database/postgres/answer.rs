@@ -70,7 +70,10 @@ impl Answer {
             match (message.tag, self.stage) {
                 (PARSE_COMPLETE_TAG, Stage::Awaited) => self.is_parsed = true,
                 (NO_DATA_TAG, Stage::Begun) if self.is_parsed => {}
-                (BIND_COMPLETE_TAG, Stage::Awaited) => self.stage = Stage::Begun,
+                (BIND_COMPLETE_TAG, Stage::Awaited) => {
+                    self.stage = Stage::Begun;
+                    wire.note_begun();
+                }
                 (ROW_DESCRIPTION_TAG, Stage::Begun) if self.is_parsed && self.columns.is_none() => {
                     let columns = Described::columns(body).map_err(Failure::Lost)?;
                     self.columns = Some(reader.described(prepared, &columns)?);

@@ -35,6 +35,10 @@ impl Channel {
         Self { socket, tls: slot.lock().clone() }
     }
 
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
     pub(super) fn socket(&self) -> &Arc<Socket> {
         &self.socket
     }

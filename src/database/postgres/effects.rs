@@ -24,8 +24,12 @@ const AGE_MAX_S: u64 = 1;
 /// How many statements are remembered for all sessions of a pool. More of them are most likely made up by a handler.
 const KNOWN_MAX: usize = 4096;
 
-/// What the first line of such a plan begins with.
-pub(super) const PARALLEL: &str = "Gather";
+/// Longer texts are neither remembered nor asked about.
+const TEXT_BYTES_MAX: usize = 8 * 1024;
+
+/// How such a plan begins, where the planner is to run everything in parallel that it can: all of it in one process beside the
+/// session's own. A plan that is parallel anyway may leave some functions to the session.
+pub(super) const PARALLEL: [&str; 3] = ["Gather", "  Workers Planned: 1", "  Single Copy: true"];
 
 /// What is known of one statement; all sessions of a pool share it.
 #[derive(Debug, Default)]
@@ -38,14 +42,15 @@ pub(super) struct Effects {
 const UNKNOWN: u8 = 0;
 const HARMLESS: u8 = 1;
 const HARMFUL: u8 = 2;
-/// It writes, or is a command: there is no plan to look at.
+/// It writes, is a command, or is very long: there is no plan to look at.
 const NO_PLAN: u8 = 3;
 
 impl Effects {
     fn of(sql: &str) -> Self {
         const PLANNED: [&str; 4] = ["select", "values", "table", "with"];
         let word = first_word(sql);
-        let planned = PLANNED.iter().any(|planned| word.eq_ignore_ascii_case(planned));
+        let planned =
+            sql.len() <= TEXT_BYTES_MAX && PLANNED.iter().any(|planned| word.eq_ignore_ascii_case(planned));
         Self {
             verdict: AtomicU8::new(if planned { UNKNOWN } else { NO_PLAN }),
             asked_at: AtomicU64::default(),
@@ -83,6 +88,9 @@ pub(super) struct AllEffects(Mutex<HashMap<Box<str>, Arc<Effects>>>);
 
 impl AllEffects {
     pub(super) fn of(&self, sql: &str) -> Arc<Effects> {
+        if sql.len() > TEXT_BYTES_MAX {
+            return Arc::new(Effects::of(sql));
+        }
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(sql) {
             return Arc::clone(known);
@@ -109,7 +117,7 @@ pub(super) fn cleaning(access: Access, settings: &str, init_sql: Option<&str>) -
     };
     let init_sql = init_sql.unwrap_or_default();
     format!(
-        "begin; close all; set session authorization default; reset all; unlisten *; \
+        "begin; close all; set session authorization default; reset role; reset all; unlisten *; \
          select pg_catalog.pg_advisory_unlock_all(); discard temp; discard sequences; \
          set session characteristics as transaction {access}; {settings}; \
          select 1 / (not exists(select from pg_catalog.pg_prepared_statement() where from_sql))::int; {init_sql}\n; commit"
@@ -124,7 +132,8 @@ pub(super) fn look(sql: &str, prepared: &Prepared, wire: &mut Wire) -> Result<()
     let parallel = if wire.version >= 16 { "debug_parallel_query" } else { "force_parallel_mode" };
     wire.add_query(&format!(
         "begin read only; set local {parallel} = on; set local max_parallel_workers_per_gather = 2; \
-         set local plan_cache_mode = force_generic_plan"
+         set local parallel_setup_cost = 1e300; set local plan_cache_mode = force_generic_plan; \
+         set local lock_timeout = '5ms'; set local statement_timeout = '100ms'"
     ))?;
     frontend::parse(NAME, sql, prepared.params.iter().map(Type::oid), wire.batch()).map_err(unsendable)?;
     wire.add_sync();
@@ -134,7 +143,7 @@ pub(super) fn look(sql: &str, prepared: &Prepared, wire: &mut Wire) -> Result<()
     wire.add_query("rollback")?;
     frontend::close(b'S', NAME, wire.batch()).map_err(unsendable)?;
     wire.add_sync();
-    wire.add_errand(Kind::Look { effects: Arc::clone(&prepared.effects), harmless: false }, PARTS);
+    wire.add_errand(Kind::Look { effects: Arc::clone(&prepared.effects), line: 0, harmless: true }, PARTS);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::answer::{self, Reader};
 use super::statements::Prepared;
 use super::wire::{self, Failure, Limit, Wire};
-use super::{Row, Session, ToSql, Transaction, bind, checked, write_row};
+use super::{Row, Session, ToSql, Transaction, bind, checked, look_at, write_row};
 use crate::database::{Access, Error, RowWriter, Shape, Statement, note_cancelled};
 use crate::deadline::Deadline;
 use crate::metrics;
@@ -207,17 +207,25 @@ impl Session {
             return Err(Error::Usage("a transaction is open already".to_owned()));
         }
         let mut all: Vec<_> = questions.iter().map(|question| self.harmless(question.0.text())).collect();
+        self.wire.take_refusal();
         let switch = self.command_before(Access::ReadOnly);
-        let Self { wire, limit, metrics, .. } = self;
+        let Self { wire, limit, metrics, statements, looks, .. } = self;
         wire.begin_batch();
         if let Some(switch) = switch {
             switch.put(wire)?;
         }
         for (question, prepared) in questions.iter().zip(&mut all) {
-            if let Ok(known) = prepared
-                && let Err(error) = wire.try_put(|wire| question.put(known, wire))
-            {
-                *prepared = Err(error);
+            let Ok(known) = prepared else { continue };
+            // Another one may have taken its place.
+            let is_kept = statements.known(question.0.text()).is_some_and(|kept| Arc::ptr_eq(kept, known));
+            let put = if is_kept {
+                wire.try_put(|wire| question.put(known, wire))
+            } else {
+                Err(Error::Usage("it is not prepared any more".to_owned()))
+            };
+            match put {
+                Ok(()) => look_at(question.0.text(), known, looks),
+                Err(error) => *prepared = Err(error),
             }
         }
         let mut wait = wire.begin(limit, None)?;

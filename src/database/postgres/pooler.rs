@@ -12,8 +12,7 @@ use super::simple;
 use super::wire::{Failure, Limit, Wire};
 use crate::database::Error;
 
-/// How long a second session may take to open and to answer. One that waits for longer has no free session to get, so the first one
-/// keeps its own.
+/// How long a second session may take to open and to answer. One that waits for longer has no free session to get.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often the first session is looked at: a pooler with several free sessions may have given it the same one by chance.
@@ -52,18 +51,19 @@ pub(super) fn shares(
     limit: &Limit,
     patience: Duration,
 ) -> Result<bool, Error> {
-    let Ok(mut other) = open() else { return Ok(false) };
-    // While this one holds a session of the server, nobody else has it.
-    let mut ask = |sql| {
-        let mut wait = other.begin(limit, Some((Instant::now(), patience)))?;
-        simple::ask(&mut other, sql, &mut wait)
-    };
-    match ask("begin read only").and_then(|_| ask(PROCESS)) {
-        Ok(rows) if is(&rows, process) => return Ok(true),
-        Ok(_) => {}
-        // Statement pooling refuses transactions.
-        Err(Failure::Known(Error::Refused(_))) => return Ok(true),
-        Err(_) => return Ok(false),
+    // While this one holds a session of the server, nobody else has it. Where it gets none, there is none to be had.
+    let mut other = open().ok();
+    if let Some(other) = &mut other {
+        let mut ask = |sql| {
+            let mut wait = other.begin(limit, Some((Instant::now(), patience)))?;
+            simple::ask(other, sql, &mut wait)
+        };
+        match ask("begin read only").and_then(|_| ask(PROCESS)) {
+            Ok(rows) if is(&rows, process) => return Ok(true),
+            // Statement pooling refuses transactions.
+            Err(Failure::Known(Error::Refused(_))) => return Ok(true),
+            Ok(_) | Err(_) => {}
+        }
     }
     for _ in 0..LOOKS {
         if !is(&simple::run(wire, PROCESS, limit)?, process) {

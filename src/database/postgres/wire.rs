@@ -82,6 +82,8 @@ pub(super) enum Failure {
     Known(Error),
     /// The connection ended, or nothing on it can be understood any more: what became of the statement is not known.
     Lost(Error),
+    /// Nothing of it was sent, or nothing was run of what was sent.
+    NotRun(Error),
     /// The answer has not come within the patience of those who wait behind it. It can be read later.
     Slow,
 }
@@ -139,7 +141,9 @@ pub(super) enum Kind {
     Look {
         /// Of which statement.
         effects: Arc<Effects>,
-        /// Whether the plan says so.
+        /// Which line of the plan comes next.
+        line: usize,
+        /// Whether the plan says so, as far as it has come.
         harmless: bool,
     },
     /// A command that stands before a statement.
@@ -155,6 +159,10 @@ pub(super) struct Message {
     pub(super) body: Range<usize>,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and any of them may hold with the others"
+)]
 pub(super) struct Wire {
     channel: Channel,
     /// Ends a wait for the server.
@@ -174,6 +182,10 @@ pub(super) struct Wire {
     at: usize,
     /// How many times the server has still to say that it is ready.
     owed: usize,
+    /// Whether it was in a transaction when it last said so.
+    is_in_transaction: bool,
+    /// Whether it has begun to run something of the last batch.
+    has_begun: bool,
     /// What was sent before the batch that is waited for, and is answered before it; and what the batch has of that kind.
     errands: VecDeque<Errand>,
     new_errands: Vec<Errand>,
@@ -214,6 +226,8 @@ impl Wire {
             come: Vec::new(),
             at: 0,
             owed: 0,
+            is_in_transaction: false,
+            has_begun: false,
             errands: VecDeque::new(),
             new_errands: Vec::new(),
             access,
@@ -241,12 +255,42 @@ impl Wire {
 
     /// Whether the server has answered everything but errands.
     pub(super) fn is_settled(&self) -> bool {
-        self.owed == self.errands.iter().map(|errand| errand.parts).sum::<usize>()
+        self.owed_answers() == 0
+    }
+
+    /// How many times the server has still to say that it is ready, but for errands.
+    fn owed_answers(&self) -> usize {
+        self.owed - self.errands.iter().map(|errand| errand.parts).sum::<usize>()
     }
 
     /// Whether nothing is on its way that nobody waits for.
     pub(super) fn has_no_errands(&self) -> bool {
         self.errands.is_empty() && !self.leftovers
+    }
+
+    /// Whether the server was in a transaction when it last said that it is ready.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.is_in_transaction
+    }
+
+    /// The server has begun to run a statement of the last batch.
+    pub(super) fn note_begun(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// Whether the server has begun to run a statement of the last batch: then it may have done some of it, also where that failed.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Gives back what a large message took.
+    pub(super) fn shrink(&mut self) {
+        if self.come.capacity() > KEPT_BYTES && self.at == self.come.len() {
+            (self.come, self.at) = (Vec::new(), 0);
+        }
+        if self.batch.capacity() > KEPT_BYTES {
+            self.batch = BytesMut::new();
+        }
     }
 
     /// Whether a session that was cleaned still has something of those who had it before. Then the cleaning's transaction has failed,
@@ -269,7 +313,7 @@ impl Wire {
     pub(super) fn begin_batch(&mut self) {
         self.batch.clear();
         self.new_errands.clear();
-        self.refusal = None;
+        self.has_begun = false;
         if self.batch.capacity() > KEPT_BYTES {
             self.batch = BytesMut::new();
         }
@@ -358,8 +402,10 @@ impl Wire {
         let whole = bytes.len();
         loop {
             let sent = self.channel.send(bytes).map_err(|error| match lost(error) {
-                // The server has nothing of it.
-                Failure::Lost(error) if bytes.len() == whole => Failure::Known(error),
+                // The server has nothing of it. Of what is encrypted it may have a part.
+                Failure::Lost(error) if bytes.len() == whole && !self.channel.is_encrypted() => {
+                    Failure::NotRun(error)
+                }
                 lost => lost,
             })?;
             bytes = &bytes[sent..];
@@ -430,7 +476,10 @@ impl Wire {
                 NOTIFICATION_RESPONSE_TAG => {}
                 READY_FOR_QUERY_TAG if self.owed == 0 => return Err(self.unexpected(READY_FOR_QUERY_TAG)),
                 tag => {
-                    self.owed -= usize::from(tag == READY_FOR_QUERY_TAG);
+                    if tag == READY_FOR_QUERY_TAG {
+                        self.owed -= 1;
+                        self.is_in_transaction = self.come[body.clone()] != *b"I";
+                    }
                     if self.errands.is_empty() || !self.note_errand(tag, body.clone())? {
                         return Ok(Some(Message { tag, body }));
                     }
@@ -463,8 +512,9 @@ impl Wire {
             }
             DATA_ROW_TAG => {
                 let field = first_field(body).unwrap_or_default();
-                if let Kind::Look { harmless, .. } = &mut errand.kind {
-                    *harmless |= field.starts_with(PARALLEL.as_bytes());
+                if let Kind::Look { line, harmless, .. } = &mut errand.kind {
+                    *harmless &= PARALLEL.get(*line).is_none_or(|wanted| field == wanted.as_bytes());
+                    *line += 1;
                 }
             }
             READY_FOR_QUERY_TAG => errand.parts -= 1,
@@ -478,11 +528,14 @@ impl Wire {
             (Kind::Clean, Some(error)) if error.code() == Some(HAS_LEFTOVERS) => self.leftovers = true,
             (Kind::Clean, Some(error)) => {
                 self.broken = true;
+                // The cleaning's transaction has failed, and so has all that was sent behind it.
                 let error = Error::Lost(format!("it could not be cleaned after the request before: {error}"));
-                return Err(error.into());
+                return Err(Failure::NotRun(error));
             }
             (Kind::Clean, None) => {}
-            (Kind::Look { effects, harmless }, refused) => effects.learn(harmless && refused.is_none()),
+            (Kind::Look { effects, line, harmless }, refused) => {
+                effects.learn(harmless && line >= PARALLEL.len() && refused.is_none());
+            }
             (Kind::Command | Kind::Begin, refused) => self.refusal = refused,
         }
         Ok(true)
@@ -563,13 +616,16 @@ impl Wire {
         done: Result<T, Failure>,
         commits: bool,
     ) -> Result<T, Error> {
-        self.broken |= matches!(done, Err(Failure::Lost(_)));
+        self.broken |= matches!(done, Err(Failure::Lost(_) | Failure::NotRun(_)));
         match (wait.cancelled.take(), done) {
             (None, Ok(done)) => Ok(done),
             // What was committed in spite of the cancel is an answer.
             (Some(_), Ok(done)) if commits => Ok(done),
             // A client that has left is told nothing, and the server's own error says that nothing was committed.
-            (Some(why), Err(Failure::Known(Error::Refused(_)))) | (Some(why @ Error::ClientLeft), _) => {
+            (Some(why @ Error::ClientLeft), _) | (Some(why), Err(Failure::NotRun(_))) => Err(why),
+            (Some(why), Err(Failure::Known(Error::Refused(refusal))))
+                if !(commits && refusal.is_of_connection()) =>
+            {
                 Err(why)
             }
             (Some(why), _) if commits => Err(Error::OutcomeUnknown { cause: Box::new(why) }),
@@ -577,7 +633,7 @@ impl Wire {
             (None, Err(Failure::Lost(error))) if commits => {
                 Err(Error::OutcomeUnknown { cause: Box::new(error) })
             }
-            (None, Err(Failure::Lost(error) | Failure::Known(error))) => Err(error),
+            (None, Err(Failure::Lost(error) | Failure::Known(error) | Failure::NotRun(error))) => Err(error),
             (None, Err(Failure::Slow)) => Err(Error::Deadline),
         }
     }
@@ -620,9 +676,9 @@ impl Wire {
         self.skip_to(0, wait)
     }
 
-    /// Reads until the server has to say no more than so many times that it is ready.
+    /// Reads until the server has to say no more than so many times that it is ready, but for errands.
     pub(super) fn skip_to(&mut self, owed: usize, wait: &mut Wait<'_>) -> Result<(), Failure> {
-        while self.owed > owed {
+        while self.owed_answers() > owed {
             self.message(wait)?;
         }
         Ok(())

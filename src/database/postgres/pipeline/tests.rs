@@ -263,6 +263,18 @@ fn what_may_change_the_session_is_not_sent_with_others() {
     assert_eq!(numbers(&mut session.pipeline(&questions(1)).expect("it is sent")), [7]);
 }
 
+/// Its answer was taken for the beginning of the first statement's, and the session was lost.
+#[test]
+fn what_is_answered_before_them_is_none_of_their_answers() {
+    let mut session = with_statement(Script::of([number(0), number(7), number(8)]));
+    session.access = Some(Access::ReadWrite);
+    session.clean().expect("it is sent");
+    let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+    assert_eq!((numbers(&mut pipeline), numbers(&mut pipeline)), (vec![7], vec![8]));
+    drop(pipeline);
+    assert!(!session.wire.is_broken());
+}
+
 #[test]
 fn more_than_the_socket_takes_at_once_is_sent_while_answers_are_read() {
     const COUNT: i32 = 20_000;
