@@ -39,6 +39,11 @@ impl State {
 }
 
 impl Presence {
+    /// Whether it is of a client who may leave.
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.state.is_some()
+    }
+
     /// Of a client who may leave.
     pub fn tracked() -> Self {
         Self { state: Some(Arc::default()), ..Self::default() }

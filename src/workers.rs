@@ -182,6 +182,9 @@ impl Shared {
         let (mut others, mut asked) = (Others::none(), Asked::default());
         loop {
             others.max = self.pipelined_max.load(Relaxed) - 1;
+            if let Some(database) = &self.database {
+                database.tidy(|| self.queue.is_empty());
+            }
             let next = self.queue.next_and_others(done, &mut others, self.together());
             let Some((job, mut begun)) = next else { break };
             if others.jobs.is_empty() {
@@ -290,6 +293,10 @@ impl Shared {
 
     /// Lets a streamed response write its body, which may still be reading the request's. Returns its bytes as well.
     fn stream(&self, job: &Job, mut response: Response) -> (Delivery, BodyEnd, u64) {
+        if let Some(database) = &self.database {
+            // It may take long until this worker is done.
+            database.tidy(|| true);
+        }
         let client = Arc::clone(&job.client);
         let Some(stream) = client.open(job.ticket, &job.request, &response, job.deadline) else {
             return (Delivery::TooLate, BodyEnd::Good, 0);

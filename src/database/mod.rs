@@ -236,6 +236,16 @@ impl Database {
         }
     }
 
+    /// Has connections that nobody uses cleaned of what their last requests have left, if the caller has nothing else to do. Waits for
+    /// nothing.
+    pub(crate) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
+        match &self.0.pool {
+            AnyPool::Postgres(pool) => pool.tidy(is_idle),
+            // A connection that was changed is closed.
+            AnyPool::Sqlite(_) => {}
+        }
+    }
+
     /// Makes each connection prepare its statements anew. wharf notices most changes of the schema by itself; a column that became
     /// wider, and that no statement returns, is one that it does not notice.
     pub fn forget_statements(&self) {

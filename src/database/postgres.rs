@@ -22,6 +22,7 @@ mod types;
 mod url;
 mod wire;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -213,8 +214,8 @@ impl pool::Driver for Driver {
             request: Comment::default(),
             activity: Activity::default(),
             metrics: Arc::default(),
-            is_touched: false,
-            looks: Vec::new(),
+            untidy: Untidy::default(),
+            deferred: None,
         }))
     }
 }
@@ -241,10 +242,36 @@ pub struct Session {
     /// Whose waits its statements are, and where those are counted that were cancelled.
     activity: Activity,
     metrics: Arc<metrics::Pool>,
-    /// A statement may have changed it, so it is cleaned when it comes back.
+    /// What is to be done with it when it comes back.
+    untidy: Untidy,
+    /// What was to be done when it came back last, and is not sent yet. It goes before the next statement.
+    deferred: Option<Untidy>,
+}
+
+/// What a session needs before another request has it.
+#[derive(Default)]
+struct Untidy {
+    /// A statement may have changed it, so it is to be cleaned.
     is_touched: bool,
-    /// The statements of which the planner is to be asked then.
+    /// The statements of which the planner is to be asked.
     looks: Vec<(Box<str>, Arc<Prepared>)>,
+}
+
+impl Untidy {
+    /// Puts it into the batch. The planner is asked on a clean session, and runs functions as well, so the session is cleaned after
+    /// that again.
+    fn put(&self, cleaning: &str, wire: &mut Wire) -> Result<(), Error> {
+        if self.is_touched {
+            effects::clean(cleaning, wire)?;
+        }
+        for (sql, prepared) in &self.looks {
+            effects::look(sql, prepared, wire)?;
+        }
+        if !self.looks.is_empty() {
+            effects::clean(cleaning, wire)?;
+        }
+        Ok(())
+    }
 }
 
 /// What a statement does outside a transaction.
@@ -321,11 +348,20 @@ impl pool::Session for Box<Session> {
     }
 
     fn validate(&mut self, deadline: Deadline) -> bool {
+        self.tidy();
         self.wire.answers(deadline)
     }
 
     fn is_broken(&self) -> bool {
         self.wire.is_broken()
+    }
+
+    fn is_untidy(&self) -> bool {
+        Session::is_untidy(self)
+    }
+
+    fn tidy(&mut self) {
+        Session::tidy(self);
     }
 
     fn is_clean(&mut self) -> bool {
@@ -562,7 +598,7 @@ impl Session {
         if let Err(error) = self.rollback() {
             log::warn!("{error}, while rolling back; the connection is closed");
         }
-        self.limit.client = Presence::default();
+        let is_workers = mem::take(&mut self.limit.client).is_tracked();
         self.request = Comment::default();
         // A handler's code that panics may leave some of an answer.
         self.wire.settle();
@@ -570,42 +606,48 @@ impl Session {
             self.wire.close();
         }
         self.wire.shrink();
-        if self.wire.is_broken() || !self.is_touched && self.looks.is_empty() {
+        let untidy = mem::take(&mut self.untidy);
+        if untidy.is_touched || !untidy.looks.is_empty() {
+            let mut all = self.deferred.take().unwrap_or_default();
+            all.is_touched |= untidy.is_touched;
+            all.looks.extend(untidy.looks);
+            self.deferred = Some(all);
+        }
+        // A worker that has another job needs it at once, and one that has none tidies up.
+        if !is_workers {
+            self.tidy();
+        }
+    }
+
+    /// Whether there is something to [tidy](Self::tidy).
+    pub(super) fn is_untidy(&self) -> bool {
+        self.deferred.is_some() && !self.wire.is_broken()
+    }
+
+    /// Sends what cleans the session, and waits for nothing.
+    pub(super) fn tidy(&mut self) {
+        if !self.is_untidy() {
             return;
         }
-        if let Err(error) = self.clean() {
-            log::warn!("{error}, while cleaning a session; the connection is closed");
-            self.wire.close();
-        }
-    }
-
-    /// Sends what cleans the session, and what asks the planner of statements, and waits for nothing. The planner is asked on a clean
-    /// session, and runs functions as well, so the session is cleaned after that again.
-    fn clean(&mut self) -> Result<(), Error> {
         self.wire.begin_batch();
-        let looks = std::mem::take(&mut self.looks);
-        let cleaning = self.cleaning();
-        if std::mem::take(&mut self.is_touched) {
-            self.add_cleaning(&cleaning)?;
-        }
-        for (sql, prepared) in &looks {
-            effects::look(sql, prepared, &mut self.wire)?;
-        }
-        if !looks.is_empty() {
-            self.add_cleaning(&cleaning)?;
-        }
-        self.wire.send_at_once();
-        Ok(())
-    }
-
-    fn add_cleaning(&mut self, cleaning: &str) -> Result<(), Error> {
-        self.wire.add_query(cleaning)?;
-        self.wire.add_errand(wire::Kind::Clean, 1);
-        Ok(())
-    }
-
-    fn cleaning(&mut self) -> String {
         let access = self.known_access().unwrap_or(Access::ReadWrite);
+        match self.put_deferred(access) {
+            Ok(()) => self.wire.send_at_once(),
+            Err(error) => {
+                log::warn!("{error}, while cleaning a session; the connection is closed");
+                self.wire.close();
+            }
+        }
+    }
+
+    /// Puts what is deferred into the batch; behind it, the session's transactions have this access.
+    fn put_deferred(&mut self, access: Access) -> Result<(), Error> {
+        let Some(untidy) = self.deferred.take() else { return Ok(()) };
+        let cleaning = self.cleaning(access);
+        untidy.put(&cleaning, &mut self.wire)
+    }
+
+    fn cleaning(&mut self, access: Access) -> String {
         self.access = Some(access);
         effects::cleaning(access, &self.initial_settings, self.settings.init_sql().as_deref())
     }
@@ -615,7 +657,8 @@ impl Session {
         let limit = self.limit.clone();
         self.statements.forget_all_at_once();
         self.wire.note_wiped();
-        let cleaning = self.cleaning();
+        let access = self.known_access().unwrap_or(Access::ReadWrite);
+        let cleaning = self.cleaning(access);
         for sql in ["rollback", "deallocate all", &cleaning] {
             simple::run(&mut self.wire, sql, &limit).inspect_err(|_| self.wire.close())?;
         }
@@ -780,9 +823,11 @@ impl Session {
         if commits_itself {
             self.refuse_closed()?;
         }
+        self.wire.begin_batch();
+        self.wire.take_refusal();
+        self.put_deferred(access)?;
         let switch = self.command_before(access);
         let mut asked = Asked { switch, commits_itself, ..Asked::default() };
-        self.wire.take_refusal();
         let limit = self.limit.clone();
         let done = match self.wire.begin(&limit, None) {
             Ok(mut wait) => {
@@ -807,7 +852,7 @@ impl Session {
             return self.attempt(sql, access, effect, work);
         }
         if asked.is_run() && asked.is_harmful {
-            self.is_touched = true;
+            self.untidy.is_touched = true;
             self.access = None;
         }
         if switch.is_some_and(|switch| switch.begins) {
@@ -832,8 +877,7 @@ impl Session {
         asked: &mut Asked,
         wait: &mut Wait<'_>,
     ) -> Result<W::Output, Failure> {
-        let Self { wire, effects, statements, types, request, looks, limit, transaction, access, .. } = self;
-        wire.begin_batch();
+        let Self { wire, effects, statements, types, request, untidy, limit, transaction, access, .. } = self;
         if let Some(switch) = asked.switch {
             switch.put(wire)?;
         }
@@ -861,7 +905,7 @@ impl Session {
                 asked.is_commit = true;
             }
             asked.is_harmful = !prepared.effects.are_none();
-            look_at(sql, &prepared, looks);
+            look_at(sql, &prepared, &mut untidy.looks);
             asked.sent = Sent::Runs;
             if let Some(switch) = asked.switch {
                 switch.note(transaction, access);

@@ -53,6 +53,14 @@ pub(super) trait Session: Send + 'static {
     /// Called at checkin: whether the session cannot be lent again.
     fn is_broken(&self) -> bool;
 
+    /// Called at checkin: whether there is something to tidy up when there is nothing else to do.
+    fn is_untidy(&self) -> bool {
+        false
+    }
+
+    /// Tidies up, and waits for nothing.
+    fn tidy(&mut self) {}
+
     /// Called at checkout: whether nothing is left of those who had the session before, as far as that is known without waiting.
     fn is_clean(&mut self) -> bool {
         true
@@ -183,6 +191,11 @@ impl<D: Driver> Pool<D> {
     /// Takes over what may change while connections are in use: sizes and times.
     pub(super) fn reconfigure(&self, settings: &config::Database) {
         self.0.reconfigure(settings);
+    }
+
+    /// Has the sessions that nobody uses tidied up, if the caller has nothing else to do. Waits for nothing.
+    pub(super) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
+        self.0.tidy(is_idle);
     }
 
     pub(super) fn driver(&self) -> &D {

@@ -1,7 +1,7 @@
 //! What the pool knows, under one lock that is never held while anything waits.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub(super) struct Shared<D: Driver> {
     /// Another session may be wanted.
     pub(super) demand: Condvar,
     keeper: Sender<()>,
+    /// A session came back that is to be tidied up.
+    is_untidy: AtomicBool,
     /// The threads on which r2d2 asks for sessions. Pools of every later size share them, so a reload starts no thread: r2d2 panics
     /// when the system refuses one.
     threads: Arc<ScheduledThreadPool>,
@@ -149,7 +151,15 @@ impl<D: Driver> Shared<D> {
             ScheduledThreadPool::builder().num_threads(OPENERS).thread_name_pattern("r2d2-worker-{}");
         let threads = Arc::new(threads.build());
         let (state, demand) = (Mutex::new(state), Condvar::new());
-        let shared = Arc::new(Self { driver, metrics, state, demand, keeper, threads });
+        let shared = Arc::new(Self {
+            driver,
+            metrics,
+            state,
+            demand,
+            keeper,
+            is_untidy: AtomicBool::new(false),
+            threads,
+        });
         let mut state = shared.lock();
         let first = shared.entry(first, &state, started);
         state.moving.push(first);
@@ -185,10 +195,23 @@ impl<D: Driver> Shared<D> {
         self.demand.notify_one();
     }
 
+    /// Tidies up the sessions that nobody uses, if one of them needs it.
+    pub(super) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
+        if self.is_untidy.load(Relaxed) && is_idle() && self.is_untidy.swap(false, Relaxed) {
+            let mut state = self.lock();
+            state
+                .unused
+                .iter_mut()
+                .filter(|entry| entry.session().is_untidy())
+                .for_each(|entry| entry.session_mut().tidy());
+        }
+    }
+
     /// The checkin.
     pub(super) fn give_back(&self, mut entry: Held<D>, now: Instant) {
         entry.borrower = Some(thread::current().id());
         entry.close |= entry.session().is_broken();
+        let is_untidy = entry.session().is_untidy();
         entry.used = now;
         if !entry.close {
             entry.seen = now;
@@ -197,6 +220,9 @@ impl<D: Driver> Shared<D> {
             self.lock().end_loan(&mut entry, now);
         }
         self.put(entry, now);
+        if is_untidy {
+            self.is_untidy.store(true, Relaxed);
+        }
     }
 
     /// Hands the session to who waits for longest, or keeps it, or ends it.

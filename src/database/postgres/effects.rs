@@ -124,6 +124,13 @@ pub(super) fn cleaning(access: Access, settings: &str, init_sql: Option<&str>) -
     )
 }
 
+/// Puts the [cleaning] into the batch.
+pub(super) fn clean(cleaning: &str, wire: &mut Wire) -> Result<(), Error> {
+    wire.add_query(cleaning)?;
+    wire.add_errand(Kind::Clean, 1);
+    Ok(())
+}
+
 /// Puts into the batch what asks the planner of a statement. What it prepares for that goes again: the plan is not to be kept.
 pub(super) fn look(sql: &str, prepared: &Prepared, wire: &mut Wire) -> Result<(), Error> {
     /// The five parts below.

@@ -208,9 +208,10 @@ impl Session {
         }
         let mut all: Vec<_> = questions.iter().map(|question| self.harmless(question.0.text())).collect();
         self.wire.take_refusal();
+        self.wire.begin_batch();
+        self.put_deferred(Access::ReadOnly)?;
         let switch = self.command_before(Access::ReadOnly);
-        let Self { wire, limit, metrics, statements, looks, .. } = self;
-        wire.begin_batch();
+        let Self { wire, limit, metrics, statements, untidy, .. } = self;
         if let Some(switch) = switch {
             switch.put(wire)?;
         }
@@ -224,7 +225,7 @@ impl Session {
                 Err(Error::Usage("it is not prepared any more".to_owned()))
             };
             match put {
-                Ok(()) => look_at(question.0.text(), known, looks),
+                Ok(()) => look_at(question.0.text(), known, &mut untidy.looks),
                 Err(error) => *prepared = Err(error),
             }
         }
