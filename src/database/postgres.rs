@@ -141,7 +141,7 @@ impl Driver {
         Wire::open(&self.target, &self.config(), &self.tls, deadline)
     }
 
-    /// What is wrong with a new session.
+    /// The error of a session that opened and cannot be used.
     fn unusable(&self, reason: String, transient: bool) -> Error {
         Error::Open { target: self.target.name.clone(), reason, transient }
     }
@@ -227,7 +227,7 @@ pub struct Session {
     wire: Wire,
     settings: Arc<Settings>,
     effects: Arc<AllEffects>,
-    /// What sets what it has from its opening on.
+    /// SQL that sets the settings of a new session again.
     initial_settings: Box<str>,
     /// `settings.schema_changes()` when the oldest of its statements was prepared, or before.
     schema_changes: u64,
@@ -242,17 +242,20 @@ pub struct Session {
     /// Whose waits its statements are, and where those are counted that were cancelled.
     activity: Activity,
     metrics: Arc<metrics::Pool>,
-    /// What is to be done with it when it comes back.
+    /// The work that this borrow leaves for the checkin.
     untidy: Untidy,
-    /// What was to be done when it came back last, and is not sent yet. It goes before the next statement.
+    /// The work that earlier borrows have left, and that is not sent yet. It goes before the next statement.
     deferred: Option<Untidy>,
 }
 
-/// What a session needs before another request has it.
+/// Work that a session needs before another request has it.
 #[derive(Default)]
 struct Untidy {
     /// A statement may have changed it, so it is to be cleaned.
     is_touched: bool,
+    /// A statement may have prepared others by SQL, so the cleaning is to look for them. A write of rows does not, unless a trigger
+    /// makes up its SQL, and the look takes a third of the cleaning's time.
+    may_have_leftovers: bool,
     /// The statements of which the planner is to be asked.
     looks: Vec<(Box<str>, Arc<Prepared>)>,
 }
@@ -610,10 +613,11 @@ impl Session {
         if untidy.is_touched || !untidy.looks.is_empty() {
             let mut all = self.deferred.take().unwrap_or_default();
             all.is_touched |= untidy.is_touched;
+            all.may_have_leftovers |= untidy.may_have_leftovers;
             all.looks.extend(untidy.looks);
             self.deferred = Some(all);
         }
-        // A worker that has another job needs it at once, and one that has none tidies up.
+        // A worker that has another job uses the session at once. One that has none tidies up.
         if !is_workers {
             self.tidy();
         }
@@ -643,13 +647,18 @@ impl Session {
     /// Puts what is deferred into the batch; behind it, the session's transactions have this access.
     fn put_deferred(&mut self, access: Access) -> Result<(), Error> {
         let Some(untidy) = self.deferred.take() else { return Ok(()) };
-        let cleaning = self.cleaning(access);
+        let cleaning = self.cleaning(access, untidy.may_have_leftovers || !untidy.looks.is_empty());
         untidy.put(&cleaning, &mut self.wire)
     }
 
-    fn cleaning(&mut self, access: Access) -> String {
+    fn cleaning(&mut self, access: Access, looks_for_leftovers: bool) -> String {
         self.access = Some(access);
-        effects::cleaning(access, &self.initial_settings, self.settings.init_sql().as_deref())
+        effects::cleaning(
+            access,
+            looks_for_leftovers,
+            &self.initial_settings,
+            self.settings.init_sql().as_deref(),
+        )
     }
 
     /// Takes away what the cleaning has found and could not take away. Nothing was run on the session since.
@@ -658,7 +667,7 @@ impl Session {
         self.statements.forget_all_at_once();
         self.wire.note_wiped();
         let access = self.known_access().unwrap_or(Access::ReadWrite);
-        let cleaning = self.cleaning(access);
+        let cleaning = self.cleaning(access, false);
         for sql in ["rollback", "deallocate all", &cleaning] {
             simple::run(&mut self.wire, sql, &limit).inspect_err(|_| self.wire.close())?;
         }
@@ -708,8 +717,8 @@ impl Session {
         self.wire.reported_access().or(self.access)
     }
 
-    /// What the failure of a statement is taken for that ran with `access`, or with its transaction's, and what it means for what comes
-    /// next.
+    /// Classifies the failure of a statement, which ran with `access` or with its transaction's, and keeps the session's state true
+    /// after it.
     fn note<T>(&mut self, mut done: Result<T, Error>, access: Access) -> Result<T, Error> {
         let Err(error) = &mut done else { return done };
         note_cancelled(error, &self.metrics);
@@ -846,13 +855,14 @@ impl Session {
             }
             Err(error) => Err(error),
         };
-        // Some of an answer may be of no use.
+        // An error may have left the rest of an answer unread.
         self.wire.settle();
         if done.is_err() && self.wire.has_leftovers() && !self.wire.is_broken() {
             return self.attempt(sql, access, effect, work);
         }
         if asked.is_run() && asked.is_harmful {
             self.untidy.is_touched = true;
+            self.untidy.may_have_leftovers |= !effects::writes_rows(sql);
             self.access = None;
         }
         if switch.is_some_and(|switch| switch.begins) {
@@ -994,8 +1004,8 @@ impl Switch {
 }
 
 impl Switch {
-    /// It is about to be sent: what is known of the session until it is answered, whatever comes in between. Even if the deadline leaves
-    /// it unknown whether the server began a transaction, one is to be rolled back.
+    /// Notes that the command is about to be sent, so that a panic or a deadline in between leaves the session's state true: a
+    /// transaction that may have begun is rolled back, and an access that may have changed is not relied on.
     fn note(self, transaction: &mut Transaction, access: &mut Option<Access>) {
         if self.begins {
             *transaction = Transaction::Open(self.access);
@@ -1007,7 +1017,7 @@ impl Switch {
 
 /// Adds a statement to those of which the planner is to be asked, if it is time for that.
 fn look_at(sql: &str, prepared: &Arc<Prepared>, looks: &mut Vec<(Box<str>, Arc<Prepared>)>) {
-    /// As many as are asked about at once. All that is sent has to fit into what a socket takes.
+    /// Questions for one checkin. All messages have to fit into the socket's buffer.
     const MAX: usize = 8;
     let is_there = looks.iter().any(|(_, known)| Arc::ptr_eq(&known.effects, &prepared.effects));
     if !is_there && looks.len() < MAX && prepared.effects.want_a_look() {
@@ -1027,17 +1037,17 @@ fn refusal_of(switch: Option<Switch>, refusal: &Error) -> Error {
     error
 }
 
-/// What was asked of the server for a statement.
+/// The messages that were sent for a statement.
 #[derive(Default)]
 struct Asked {
-    /// What goes before it.
+    /// The command before it.
     switch: Option<Switch>,
     sent: Sent,
     /// It may have changed the session.
     is_harmful: bool,
     /// It is to commit by itself.
     commits_itself: bool,
-    /// What was sent may have been committed by itself.
+    /// The messages that were sent may have committed something.
     is_commit: bool,
 }
 
@@ -1046,7 +1056,7 @@ struct Asked {
 enum Sent {
     #[default]
     Nothing,
-    /// What goes before the statement, and what prepares it.
+    /// The command before the statement, and its preparation.
     Preparation,
     /// The statement's runs.
     Runs,
@@ -1062,9 +1072,9 @@ impl Asked {
     }
 }
 
-/// What is done with a prepared statement.
+/// A use of a prepared statement.
 trait Work {
-    /// What it comes to.
+    /// The result.
     type Output;
 
     /// Whether the statement is run.

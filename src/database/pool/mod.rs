@@ -53,12 +53,12 @@ pub(super) trait Session: Send + 'static {
     /// Called at checkin: whether the session cannot be lent again.
     fn is_broken(&self) -> bool;
 
-    /// Called at checkin: whether there is something to tidy up when there is nothing else to do.
+    /// Called at checkin: whether the session has work that can wait for its next statement or for an idle worker.
     fn is_untidy(&self) -> bool {
         false
     }
 
-    /// Tidies up, and waits for nothing.
+    /// Sends that work, and waits for nothing.
     fn tidy(&mut self) {}
 
     /// Called at checkout: whether nothing is left of those who had the session before, as far as that is known without waiting.

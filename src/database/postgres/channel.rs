@@ -16,7 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::socket::{Socket, Stream};
 
-/// What one read of an encrypted session takes at most: a record of TLS (RFC 8446 section 5.1).
+/// The most bytes that one read of an encrypted session takes: a record of TLS (RFC 8446 section 5.1).
 const RECORD_BYTES: usize = 16 * 1024;
 
 type Connector = <MakeRustlsConnect as MakeTlsConnect<Stream>>::TlsConnect;

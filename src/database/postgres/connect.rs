@@ -34,13 +34,13 @@ type Connection = tokio_postgres::Connection<Stream, Shared>;
 pub(super) struct Opened {
     pub(super) channel: Channel,
     pub(super) server: Server,
-    /// What its cancel requests say.
+    /// The key of its cancel requests.
     pub(super) cancel: CancelToken,
-    /// The process that they name.
+    /// The process that cancel requests name.
     pub(super) process: Option<i32>,
     /// The server's major version; 0 where it does not say one.
     pub(super) version: u32,
-    /// What its transactions may do unless they say it themselves, where the server reports that, as PostgreSQL does from 14 on.
+    /// The default access of its transactions. PostgreSQL reports it from version 14 on.
     pub(super) access: Option<Access>,
 }
 
@@ -147,8 +147,8 @@ pub(super) fn open(
 
 /// Asks the server to end what the session does now. Returns whether it was told by then; nobody says whether it did.
 ///
-/// The server closes the connection when it has acted on the request, and that is waited for, as libpq does: a pooler that passes
-/// the request on takes a client that closes first for one that does not want it any more.
+/// The server closes the connection when it has acted on the request. Like libpq, this waits for that, because some poolers drop the
+/// request of a client that closes first.
 pub(super) fn cancel(
     token: &CancelToken,
     server: &Server,

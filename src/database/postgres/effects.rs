@@ -1,9 +1,9 @@
-//! What a statement may do to the session that it runs on, beside its answer, and how a session is cleaned after it.
+//! The effects of a statement on its session, and the cleaning of a session after it.
 //!
 //! A session keeps settings, roles, locks, temporary tables, cursors and more from one request to the next, and any function may
-//! change them. Whether a statement could is asked of the planner: one that it could run in parallel has no such function, in a view,
-//! a policy, an operator or anywhere else, since functions that change the session are not parallel safe (the manual, 15.4). After
-//! all others the session is cleaned. Cleaning and asking are sent when the session comes back, and nobody waits for the answers.
+//! change them. The planner tells which statements cannot: those that it could run in parallel as a whole. Functions that change the
+//! session are not parallel safe (the manual, 15.4), and the planner looks for them in views, policies and operators too. After all
+//! other statements the session is cleaned. Nobody waits for the answers to the cleaning and to the questions about statements.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -27,11 +27,11 @@ const KNOWN_MAX: usize = 4096;
 /// Longer texts are neither remembered nor asked about.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
 
-/// How such a plan begins, where the planner is to run everything in parallel that it can: all of it in one process beside the
-/// session's own. A plan that is parallel anyway may leave some functions to the session.
+/// The first lines of a plan that runs as a whole in one process beside the session's own. A plan that is parallel for its cost alone
+/// begins otherwise, and may leave some functions to the session.
 pub(super) const PARALLEL: [&str; 3] = ["Gather", "  Workers Planned: 1", "  Single Copy: true"];
 
-/// What is known of one statement; all sessions of a pool share it.
+/// The effects of one statement, as far as they are known. All sessions of a pool share them.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     verdict: AtomicU8,
@@ -78,11 +78,18 @@ impl Effects {
     }
 }
 
+/// Whether a statement writes rows, by its first word.
+pub(super) fn writes_rows(sql: &str) -> bool {
+    const WRITE: [&str; 4] = ["insert", "update", "delete", "merge"];
+    let word = first_word(sql);
+    WRITE.iter().any(|write| word.eq_ignore_ascii_case(write))
+}
+
 fn seconds() -> u64 {
     u64::try_from(clock_gettime(ClockId::MonotonicCoarse).tv_sec).unwrap_or_default()
 }
 
-/// What is known of a pool's statements, by their texts.
+/// The effects of a pool's statements, by their texts.
 #[derive(Debug, Default)]
 pub(super) struct AllEffects(Mutex<HashMap<Box<str>, Arc<Effects>>>);
 
@@ -102,15 +109,25 @@ impl AllEffects {
     }
 }
 
-/// What the cleaning fails with where statements are left that were prepared by SQL: it divides by zero then.
+/// The SQLSTATE of a cleaning that finds statements prepared by SQL. It divides by zero then.
 pub(super) const HAS_LEFTOVERS: &str = "22012";
 
 /// The settings that each session has. A startup packet could say them only in a way that poolers refuse.
 pub(super) const SETTINGS: &str = "set timezone to 'UTC'";
 
-/// What makes the session as it was when it was opened, but for the statements that it has prepared: what `DISCARD ALL` does, in part.
-/// Within a transaction that stays failed if any of it fails, so that nothing is run on a session that is not clean.
-pub(super) fn cleaning(access: Access, settings: &str, init_sql: Option<&str>) -> String {
+/// SQL that makes the session as it was when it was opened, but keeps its prepared statements: a part of `DISCARD ALL`. It is one
+/// transaction, which stays failed if any of it fails, so that the server runs nothing on a session that is not clean.
+pub(super) fn cleaning(
+    access: Access,
+    looks_for_leftovers: bool,
+    settings: &str,
+    init_sql: Option<&str>,
+) -> String {
+    let look = if looks_for_leftovers {
+        "select 1 / (not exists(select from pg_catalog.pg_prepared_statement() where from_sql))::int; "
+    } else {
+        ""
+    };
     let access = match access {
         Access::ReadOnly => "read only",
         Access::ReadWrite => "read write",
@@ -120,7 +137,7 @@ pub(super) fn cleaning(access: Access, settings: &str, init_sql: Option<&str>) -
         "begin; close all; set session authorization default; reset role; reset all; unlisten *; \
          select pg_catalog.pg_advisory_unlock_all(); discard temp; discard sequences; \
          set session characteristics as transaction {access}; {settings}; \
-         select 1 / (not exists(select from pg_catalog.pg_prepared_statement() where from_sql))::int; {init_sql}\n; commit"
+         {look}{init_sql}\n; commit"
     )
 }
 
@@ -131,7 +148,8 @@ pub(super) fn clean(cleaning: &str, wire: &mut Wire) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts into the batch what asks the planner of a statement. What it prepares for that goes again: the plan is not to be kept.
+/// Puts the question about a statement into the batch. It prepares the statement under another name, and deallocates it, so that the
+/// session does not keep this plan.
 pub(super) fn look(sql: &str, prepared: &Prepared, wire: &mut Wire) -> Result<(), Error> {
     /// The five parts below.
     const PARTS: usize = 5;

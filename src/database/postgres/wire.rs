@@ -124,7 +124,7 @@ impl Drop for Wait<'_> {
     }
 }
 
-/// What is asked without waiting for the answer.
+/// Messages whose answers nobody waits for.
 struct Errand {
     kind: Kind,
     /// How many times the server has still to say for it that it is ready.
@@ -148,7 +148,7 @@ pub(super) enum Kind {
     },
     /// A command that stands before a statement.
     Command,
-    /// What begins a transaction, in the statement's own part.
+    /// The BEGIN of a transaction, in the statement's own part.
     Begin,
 }
 
@@ -186,7 +186,7 @@ pub(super) struct Wire {
     is_in_transaction: bool,
     /// Whether it has begun to run something of the last batch.
     has_begun: bool,
-    /// What was sent before the batch that is waited for, and is answered before it; and what the batch has of that kind.
+    /// Errands whose answers come before the answers to the batch, and the errands of the batch that is put together.
     errands: VecDeque<Errand>,
     new_errands: Vec<Errand>,
     /// What the server reports of the session's transactions, if it does.
@@ -299,7 +299,7 @@ impl Wire {
         self.leftovers
     }
 
-    /// They are gone.
+    /// Notes that the leftovers are gone.
     pub(super) fn note_wiped(&mut self) {
         self.leftovers = false;
     }
@@ -353,7 +353,7 @@ impl Wire {
         self.new_errands.push(Errand { kind, parts, refused: None });
     }
 
-    /// Adds what begins a transaction, to the part of what comes behind it: where it fails, that is not run.
+    /// Adds a BEGIN to the part of the statement behind it. Where the BEGIN fails, the server does not run the statement.
     pub(super) fn add_begin(&mut self, sql: &str) -> Result<(), Error> {
         let no_values = std::iter::empty::<()>();
         let nothing = |(), _: &mut BytesMut| Ok(postgres_protocol::IsNull::Yes);

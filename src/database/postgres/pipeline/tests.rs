@@ -268,7 +268,7 @@ fn what_may_change_the_session_is_not_sent_with_others() {
 fn what_is_answered_before_them_is_none_of_their_answers() {
     let mut session = with_statement(Script::of([number(0), number(7), number(8)]));
     session.access = Some(Access::ReadWrite);
-    session.deferred = Some(Untidy { is_touched: true, looks: Vec::new() });
+    session.deferred = Some(Untidy { is_touched: true, ..Untidy::default() });
     session.tidy();
     let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
     assert_eq!((numbers(&mut pipeline), numbers(&mut pipeline)), (vec![7], vec![8]));
