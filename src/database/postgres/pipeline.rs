@@ -206,7 +206,9 @@ impl Session {
         if self.transaction != Transaction::None {
             return Err(Error::Usage("a transaction is open already".to_owned()));
         }
+        let prepared_before = self.statements.count();
         let mut all: Vec<_> = questions.iter().map(|question| self.harmless(question.0.text())).collect();
+        let may_be_replaced = self.statements.count() != prepared_before;
         self.wire.take_refusal();
         self.wire.begin_batch();
         self.put_deferred(Access::ReadOnly)?;
@@ -215,17 +217,24 @@ impl Session {
         if let Some(switch) = switch {
             switch.put(wire)?;
         }
+        let mut last: Option<Arc<Prepared>> = None;
         for (question, prepared) in questions.iter().zip(&mut all) {
             let Ok(known) = prepared else { continue };
             // Another one may have taken its place.
-            let is_kept = statements.known(question.0.text()).is_some_and(|kept| Arc::ptr_eq(kept, known));
+            let is_kept = !may_be_replaced
+                || statements.known(question.0.text()).is_some_and(|kept| Arc::ptr_eq(kept, known));
             let put = if is_kept {
                 wire.try_put(|wire| question.put(known, wire))
             } else {
                 Err(Error::Usage("it is not prepared any more".to_owned()))
             };
             match put {
-                Ok(()) => look_at(question.0.text(), known, &mut untidy.looks),
+                // Most often all of them are one statement.
+                Ok(()) if last.as_ref().is_some_and(|last| Arc::ptr_eq(last, known)) => {}
+                Ok(()) => {
+                    look_at(question.0.text(), known, &mut untidy.looks);
+                    last = Some(Arc::clone(known));
+                }
                 Err(error) => *prepared = Err(error),
             }
         }

@@ -277,6 +277,11 @@ impl Statements {
         self.dismissed.extend(self.known.remove(sql));
     }
 
+    /// How many were prepared so far.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
     pub(super) fn known(&self, sql: &str) -> Option<&Arc<Prepared>> {
         self.known.get(sql)
     }
