@@ -841,7 +841,9 @@ mod tests {
         let mut others = Others { max: 99, jobs: Vec::new() };
         let (job, _) = team.queue.next_and_others(None, &mut others, |_| true).expect("a job");
         assert_eq!((job, &others.jobs[..]), (0, &[(1, false), (2, false)][..]), "a third of the seven");
-        assert_eq!(team.take(), (1, 3));
+        // Where both are awake already, either may be the first to say what it took.
+        let taken = team.take();
+        assert!([(1, 3), (0, 4)].contains(&taken), "{taken:?}");
         (0..4).for_each(|_| team.go_on());
         team.end();
     }
