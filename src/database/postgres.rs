@@ -775,11 +775,11 @@ impl Session {
             let can_help = if is_stale(error) {
                 self.settings.note_schema_change();
                 self.forget_statements();
-                self.can_run_again(before, work)
+                self.can_run_again(before)
             } else if let Some(remembered) = remembered.as_ref().filter(|_| may_be_stale(error)) {
                 self.statements.forget_one(sql);
                 self.types.forget();
-                self.can_run_again(before, work) && self.is_other_now(sql, remembered)
+                self.can_run_again(before) && self.is_other_now(sql, remembered)
             } else {
                 false
             };
@@ -795,9 +795,9 @@ impl Session {
     }
 
     /// Whether nothing is left of an attempt that failed, in a transaction that was in this state when it began.
-    fn can_run_again(&mut self, before: Transaction, work: &impl Work) -> bool {
+    fn can_run_again(&mut self, before: Transaction) -> bool {
         match before {
-            Transaction::None => !work.is_part_done(),
+            Transaction::None => true,
             Transaction::Pending(_) => {
                 let is_undone = self.rollback().is_ok();
                 self.transaction = before;
@@ -1096,11 +1096,6 @@ trait Work {
     fn is_of_other_columns(&self) -> bool {
         false
     }
-
-    /// Whether some of it was done, and some failed.
-    fn is_part_done(&self) -> bool {
-        false
-    }
 }
 
 /// It is prepared, and that is all.
@@ -1134,20 +1129,11 @@ struct Runs<'a> {
     rows: Vec<Row>,
     count: u64,
     is_of_other_columns: bool,
-    is_part_done: bool,
 }
 
 impl<'a> Runs<'a> {
     fn of(sql: &'a str, parameters: &'a [&'a Parameters<'a>]) -> Self {
-        Self {
-            sql,
-            parameters,
-            rows_wanted: true,
-            rows: Vec::new(),
-            count: 0,
-            is_of_other_columns: false,
-            is_part_done: false,
-        }
+        Self { sql, parameters, rows_wanted: true, rows: Vec::new(), count: 0, is_of_other_columns: false }
     }
 }
 
@@ -1182,7 +1168,7 @@ impl Work for Runs<'_> {
                 is_of_other_columns: &mut self.is_of_other_columns,
             };
             match Coming::default().read(wire, wait, prepared, self.sql, &mut reader) {
-                Ok(count) => (self.count, self.is_part_done) = (self.count + count, true),
+                Ok(count) => self.count += count,
                 Err(Failure::Known(error)) if !wire.is_broken() => _ = failed.get_or_insert(error),
                 Err(lost) => return Err(lost),
             }
@@ -1192,10 +1178,6 @@ impl Work for Runs<'_> {
 
     fn is_of_other_columns(&self) -> bool {
         self.is_of_other_columns
-    }
-
-    fn is_part_done(&self) -> bool {
-        self.is_part_done
     }
 }
 
@@ -1360,7 +1342,7 @@ fn is_stale(error: &Error) -> bool {
 }
 
 /// Whether a statement that was prepared before an ALTER can fail so and would not if it were prepared now: its parameters
-/// keep the types that they were taken for then. It has done nothing.
+/// keep the types that they were taken for then. It is asked only where the server has not begun to run anything.
 fn may_be_stale(error: &Error) -> bool {
     /// A value that is none of its type, or out of its range, and a type that is gone.
     const CODES: [&str; 6] = ["22003", "22007", "22008", "22P02", "22P03", "XX000"];
