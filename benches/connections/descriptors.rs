@@ -30,6 +30,7 @@ pub(crate) struct Sizes {
 #[derive(Default)]
 struct Fresh {
     answered: usize,
+    /// Each of these was sent again.
     refused: usize,
     failed: usize,
     /// Not tried any more: the time was over.
@@ -50,7 +51,8 @@ pub(crate) fn measure(sizes: &Sizes) -> anyhow::Result<()> {
             "{} clients connect at once, each sends `GET /plaintext` and keeps its connection. The server may have as many \
              descriptors as it likes, or {} (`RLIMIT_NOFILE`, soft and hard); `http.max_connections` is \
              {MAX_CONNECTIONS}. Silent: nothing came within {} s. Then all of them close, and at once {} requests follow \
-             one after the other, each on a connection of its own, for {} s at most.",
+             one after the other, each on a connection of its own, for {} s at most. A request that is refused (503) \
+             because the server has not yet noticed that the others left is sent again.",
             sizes.attempts,
             sizes.limit,
             sizes.silence.as_secs_f64(),
@@ -117,10 +119,10 @@ impl Fresh {
     fn ask(address: SocketAddr, request: &[u8], sizes: &Sizes) -> Self {
         let start = Instant::now();
         let mut fresh = Self::default();
-        for asked in 0..sizes.fresh {
+        while fresh.answered + fresh.failed < sizes.fresh {
             let left = sizes.patience.saturating_sub(start.elapsed());
             if left.is_zero() {
-                fresh.left_out = sizes.fresh - asked;
+                fresh.left_out = sizes.fresh - fresh.answered - fresh.failed;
                 break;
             }
             match ask_once(address, request, left) {
