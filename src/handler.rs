@@ -13,14 +13,14 @@ use http::{HeaderValue, StatusCode};
 
 pub use self::query::{Asking, Parameters, Query, query};
 pub(crate) use self::query::{Asks, Mean};
-use crate::activity::Activity;
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+pub use crate::base::queue::Priority;
+use crate::base::request_id::{Identity, Trace};
 use crate::database::{self, Connection, Database};
-use crate::deadline::Deadline;
 use crate::http::{Refusal, Request, Response, problem};
-use crate::identity::{Identity, Trace};
-use crate::journal::{Journal, Ran};
-use crate::presence::Presence;
-pub use crate::queue::Priority;
+use crate::telemetry::activity::Activity;
+use crate::telemetry::journal::{Journal, Ran};
 
 /// What a client is told of a fault that is not its own.
 pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";

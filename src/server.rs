@@ -22,6 +22,9 @@ use signal_hook::iterator::Signals;
 use self::admin::{Listening, SetLogLevel, Told};
 pub use reload::{Candidate, Reload, ReloadError, Reloaded, log_reload};
 
+use crate::admin::observer::{Observed, Observer, Watch};
+use crate::base::deadline::Deadline;
+use crate::base::queue::{Key, Limits, Queue, Refusal};
 use crate::config::{self, Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
@@ -29,18 +32,15 @@ use crate::connector::{
     Address, Connector, Drained, Listener, Settings, SocketFile, Stopper, Tls, TlsError, descriptors,
 };
 use crate::database::{self, Database};
-use crate::deadline::Deadline;
 use crate::endpoint;
+use crate::exchange::job::{Admission, BodyPlan, Job, Service, Work, waited_too_long, would_wait_too_long};
+use crate::exchange::router::{RouteError, Router, Target};
 use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
 use crate::http::{OriginRules, Request, Response, cross_origin};
-use crate::job::{Admission, BodyPlan, Job, Service, Work, waited_too_long, would_wait_too_long};
-use crate::journal::{Journal, Opened};
-use crate::metrics::{Endpoint, Metrics, Reason};
-use crate::observer::{Observed, Observer, Watch};
-use crate::queue::{Key, Limits, Queue, Refusal};
-use crate::router::{RouteError, Router, Target};
-use crate::sparing::sparingly;
-use crate::traces::{Course, Outcome, Surroundings, Traces};
+use crate::telemetry::journal::{Journal, Opened};
+use crate::telemetry::metrics::{Endpoint, Metrics, Reason};
+use crate::telemetry::sparing::sparingly;
+use crate::telemetry::traces::{Course, Outcome, Surroundings, Traces};
 use crate::workers::{Workers, answer_error, final_response, guarded};
 
 /// A server that is being put together: the configuration's endpoints, and handlers written in Rust.

@@ -22,18 +22,18 @@ use log::Level;
 use rustix::thread::{Pid, gettid};
 
 use self::pipeline::Asked;
-use crate::activity::{Activity, Doing};
+use crate::base::deadline::Deadline;
+use crate::base::queue::{Done, Others, Queue};
+use crate::base::turns::wait_for_turn;
 use crate::database::Database;
-use crate::deadline::Deadline;
+use crate::exchange::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
 use crate::handler::{Context, Error, FAILED};
 use crate::http::{BodyWriter, Outline, Request, Response, Sink, Timing, WriteBody, problem};
-use crate::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
-use crate::journal::{Entry, Journal};
-use crate::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
-use crate::queue::{Done, Others, Queue};
-use crate::sparing::sparingly;
-use crate::traces::{Course, Outcome, Traces};
-use crate::turns::wait_for_turn;
+use crate::telemetry::activity::{Activity, Doing};
+use crate::telemetry::journal::{Entry, Journal};
+use crate::telemetry::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
+use crate::telemetry::sparing::sparingly;
+use crate::telemetry::traces::{Course, Outcome, Traces};
 
 /// The running request threads.
 pub struct Workers {

@@ -6,6 +6,7 @@
 mod access;
 mod dashboard;
 mod events;
+pub mod observer;
 mod readiness;
 mod routes;
 
@@ -21,14 +22,14 @@ use log::LevelFilter;
 use self::access::Access;
 use self::events::Events;
 use self::readiness::Readiness;
+use crate::base::deadline::Deadline;
+use crate::base::queue::Key;
 use crate::config;
-use crate::deadline::Deadline;
+use crate::exchange::job::{Admission, BodyPlan, Job, Service, Work};
+use crate::exchange::router::{RouteError, Router, Target};
 use crate::handler::{BodyUse, Error};
 use crate::http::{Request, Response, problem};
-use crate::job::{Admission, BodyPlan, Job, Service, Work};
-use crate::metrics::Reason;
-use crate::queue::Key;
-use crate::router::{RouteError, Router, Target};
+use crate::telemetry::metrics::Reason;
 
 pub use self::readiness::Load;
 

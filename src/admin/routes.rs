@@ -12,10 +12,10 @@ use super::dashboard::Dashboard;
 use super::events::Events;
 use super::readiness::Readiness;
 use super::{Source, bad_request};
+use crate::exchange::router::{RouteError, Router, Target};
 use crate::handler::{Context, Error};
 use crate::http::{Request, Response, problem};
-use crate::metrics::CONTENT_TYPE;
-use crate::router::{RouteError, Router, Target};
+use crate::telemetry::metrics::CONTENT_TYPE;
 
 const OPEN_METRICS: &[u8] = b"application/openmetrics-text";
 

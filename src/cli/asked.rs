@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use wharf::config::{Config, Problems, Source};
-use wharf::database::Database;
-use wharf::endpoint::{Selection, Traffic, TrafficError, traffic};
+use crate::config::{Config, Problems, Source};
+use crate::database::Database;
+use crate::sizing::{Selection, Traffic, TrafficError, traffic};
 
 use super::Loaded;
 

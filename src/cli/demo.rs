@@ -1,12 +1,14 @@
 //! `wharf demo`: creates the demo tables and fills them.
 
+#[doc(hidden)]
+pub mod tables;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::config::Config;
+use crate::database::postgres;
 use anyhow::Context as _;
-use wharf::config::Config;
-use wharf::database::postgres;
-use wharf::demo;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -27,20 +29,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             file.display()
         );
         if file.exists() {
-            demo::replace_sqlite(&file)
+            tables::replace_sqlite(&file)
                 .with_context(|| format!("{}: nothing was changed", file.display()))?;
         } else {
             fill_sqlite(&file)?;
         }
     } else {
         let mut client = postgres::client(url)?;
-        let filled = demo::fill_postgres(&mut client, arguments.replace);
-        let replaceable = matches!(filled, Err(demo::Error::TablesExist(_)));
+        let filled = tables::fill_postgres(&mut client, arguments.replace);
+        let replaceable = matches!(filled, Err(tables::Error::TablesExist(_)));
         filled.with_context(|| {
             if replaceable { "nothing was changed; see --replace" } else { "nothing was changed" }
         })?;
     }
-    println!("{}: filled with the demo data", wharf::database::display_url(url));
+    println!("{}: filled with the demo data", crate::database::display_url(url));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -65,5 +67,5 @@ fn sqlite_file(url: &str) -> Option<PathBuf> {
 }
 
 fn fill_sqlite(file: &Path) -> anyhow::Result<()> {
-    demo::fill_sqlite(file).with_context(|| format!("cannot make the demo database {}", file.display()))
+    tables::fill_sqlite(file).with_context(|| format!("cannot make the demo database {}", file.display()))
 }

@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::config::{Listen, parse_time};
+use crate::database::Database;
+use crate::sizing::load::{
+    self, Arrivals, HdrLog, Interval, Objective, Pace, Plan, Rate, Report, Stages, Target, Template,
+};
 use anyhow::Context as _;
 use clap::ArgGroup;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use wharf::config::{Listen, parse_time};
-use wharf::database::Database;
-use wharf::load::{
-    self, Arrivals, HdrLog, Interval, Objective, Pace, Plan, Rate, Report, Stages, Target, Template,
-};
 
 use super::asked::{self, Asked};
 use super::{Common, DATABASE_HELP, FAILED, USAGE};

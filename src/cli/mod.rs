@@ -1,9 +1,12 @@
 //! The command line: one file a subcommand. Main thread.
+//!
+//! Exit codes: 0 done, 1 a check or an objective failed, 2 usage or configuration.
 
 mod asked;
 mod check;
 mod client;
-mod demo;
+#[doc(hidden)]
+pub mod demo;
 mod health;
 mod load;
 pub(crate) mod log_level;
@@ -18,8 +21,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::config::{Config, Environment, Flags, Problems, Source};
 use clap::{Args, Parser, Subcommand};
-use wharf::config::{Config, Environment, Flags, Problems, Source};
 
 /// A check or an objective failed.
 pub(crate) const FAILED: u8 = 1;
@@ -39,6 +42,31 @@ Every key of the file has a variable, WHARF_SECTION_KEY: WHARF_SERVER_WORKERS=8,
 Flags override variables, which override the file. WHARF_LOG is the log's level in place of log.level: error, warn, info,
 debug, trace, also for a module, as in info,wharf::database=debug. Of other crates warnings are logged, and more where they
 are named; of the database driver never more, since it would show values.";
+
+/// Runs the command that the process's arguments name.
+#[doc(hidden)]
+pub fn main() -> ExitCode {
+    log_level::start_log();
+    match Arguments::parse().run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("wharf: {}", told_once(&error));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// An error with its causes, each said once: many errors, ours and the drivers', have their cause in their own text too.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
 
 /// Thread-per-request HTTP server for services that live on a database.
 #[derive(Parser)]

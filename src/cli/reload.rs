@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::config::Source;
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
-use wharf::config::Source;
 
 use super::check::{self, Checked};
 use super::pid_file::{self, Said, Server};

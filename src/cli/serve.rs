@@ -3,13 +3,13 @@
 
 use std::process::ExitCode;
 
+use crate::base::value::{Scalar, Type, Value};
+use crate::config::{Action, Config, Endpoint, Place, Problems, Source};
+use crate::connector::{Address, Drained};
+use crate::endpoint;
+use crate::server::{Candidate, Reload, ReloadError, Reloaded, Running, Server, log_reload};
 use http::Method;
 use log::LevelFilter;
-use wharf::config::{Action, Config, Endpoint, Place, Problems, Source};
-use wharf::connector::{Address, Drained};
-use wharf::endpoint;
-use wharf::server::{Candidate, Reload, ReloadError, Reloaded, Running, Server, log_reload};
-use wharf::value::{Scalar, Type, Value};
 
 use super::pid_file::{self, PidFile, Word};
 use super::reload::whole_name;
@@ -119,7 +119,7 @@ impl Summary {
         let database = match &config.database.url {
             Some(url) => {
                 let note = if filled { " (created and filled with the demo data)" } else { "" };
-                format!("{}{note}", wharf::database::display_url(url))
+                format!("{}{note}", crate::database::display_url(url))
             }
             None => "none".to_owned(),
         };

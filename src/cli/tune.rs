@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::config::{Database as Settings, Source};
+use crate::database::Database;
+use crate::sizing::load::Objective;
+use crate::sizing::tune::{
+    self, Allowance, Change, Edited, Error, Progress, Report, Request, Stage, Value, edit,
+};
 use anyhow::Context as _;
 use log::LevelFilter;
-use wharf::config::{Database as Settings, Source};
-use wharf::database::Database;
-use wharf::load::Objective;
-use wharf::tune::{self, Allowance, Change, Edited, Error, Progress, Report, Request, Stage, Value, edit};
 
 use super::asked::{self, Asked};
 use super::load::{Output, create, stopped_by_signals, tell, time};
@@ -228,7 +230,6 @@ impl Show {
                 level.p99.as_secs_f64() * 1e3,
                 level.refused
             ),
-            _ => return,
         };
         // Whether anybody sees it or not, the run goes on.
         let mut stderr = std::io::stderr();

@@ -3,7 +3,7 @@
 //! Any thread: `config` verifies defaults with it at startup, `endpoint` verifies what clients send.
 
 use super::Checks;
-use crate::value::{Mismatch, Value};
+use crate::base::value::{Mismatch, Value};
 
 impl Checks {
     /// Whether the value passes; the items of an array each. Null passes: whether a parameter may be missing is no check.
@@ -107,7 +107,7 @@ fn show(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Scalar;
+    use crate::base::value::Scalar;
 
     fn text(text: &str) -> Value {
         Value::Text(text.into())

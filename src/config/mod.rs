@@ -37,9 +37,9 @@ pub use setting::{Environment, parse_time};
 
 pub use crate::http::{ForwardedBy, Networks, Origins};
 
-pub use crate::queue::Priority;
+pub use crate::base::queue::Priority;
 
-use crate::value::{Type, Value};
+use crate::base::value::{Type, Value};
 
 /// Everything that one `wharf` process needs to know.
 #[derive(Clone, PartialEq)]

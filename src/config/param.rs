@@ -10,7 +10,7 @@ use super::endpoint::Route;
 use super::read::{Node, Reader, Table, suggestion};
 use super::setting::Setting;
 use super::{Checks, Param, Place, Span};
-use crate::value::{Scalar, Type, Value};
+use crate::base::value::{Scalar, Type, Value};
 
 const KEYS: [&str; 13] = [
     "type",

@@ -9,7 +9,7 @@ use super::read::{Node, Reader, Table};
 use super::setting::Setting;
 use super::sql::Statement;
 use super::{Action, Origin, Param, Sample, Span, Traffic};
-use crate::value::{Scalar, Type, Value};
+use crate::base::value::{Scalar, Type, Value};
 
 const KEYS: [&str; 3] = ["weight", "sample", "params"];
 

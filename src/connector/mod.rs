@@ -1,5 +1,5 @@
 //! Who speaks HTTP to the clients. Two connectors, one contract: whole requests go into a [`Service`],
-//! answers come back through a [`Client`](crate::job::Client).
+//! answers come back through a [`Client`](crate::exchange::job::Client).
 
 pub(crate) mod descriptors;
 mod listener;
@@ -15,11 +15,11 @@ pub use listener::{Address, Listener};
 pub use native::tls::TlsError;
 
 use self::native::tls::Identity;
+use crate::base::request_id::Identities;
 use crate::config::{self, Config};
+use crate::exchange::job::Service;
 use crate::http::Limits;
-use crate::identity::Identities;
-use crate::job::Service;
-use crate::journal::Journal;
+use crate::telemetry::journal::Journal;
 
 /// A running connector.
 pub trait Connector: Send + Sync {

@@ -16,18 +16,18 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::{Connector, Drained, Listener, Settings, Stopper};
-use crate::deadline::Deadline;
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+use crate::base::request_id::{Identities, Identity};
+use crate::exchange::job::{Admission, BodyPlan, Claim, Client, Delivery, Service, Stream};
 use crate::handler::{BodyUse, unavailable};
 use crate::http::{
     Body, Form, KeptOutline, Limits, Refusal, Request, Response, Sink, Source, Timing, encode_head,
     parse_head, problem,
 };
-use crate::identity::{Identities, Identity};
-use crate::job::{Admission, BodyPlan, Claim, Client, Delivery, Service, Stream};
-use crate::journal::{Entry, Journal};
-use crate::metrics::{Endpoint, Metrics, Reason};
-use crate::presence::Presence;
-use crate::sparing::sparingly;
+use crate::telemetry::journal::{Entry, Journal};
+use crate::telemetry::metrics::{Endpoint, Metrics, Reason};
+use crate::telemetry::sparing::sparingly;
 
 /// tiny_http says no more of what is wrong with chunks.
 const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read");

@@ -23,12 +23,12 @@ pub use pool::Gauges;
 pub use rows::{RowWriter, Shape};
 
 use self::comment::Comment;
-use crate::activity::{Activity, Doing};
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+use crate::base::value::{Type, Value};
 use crate::config::{self, StatementComment};
-use crate::deadline::Deadline;
-use crate::metrics::{self, Unserved};
-use crate::presence::Presence;
-use crate::value::{Type, Value};
+use crate::telemetry::activity::{Activity, Doing};
+use crate::telemetry::metrics::{self, Unserved};
 
 /// Which database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -638,7 +638,7 @@ mod tests {
     use super::*;
 
     fn param(name: &str) -> config::Param {
-        config::Param::new(name, config::Place::Query, Type::One(crate::value::Scalar::Int))
+        config::Param::new(name, config::Place::Query, Type::One(crate::base::value::Scalar::Int))
     }
 
     #[test]

@@ -43,12 +43,12 @@ use super::comment::Comment;
 use super::settings::Settings;
 use super::{Access, Category, Column as ColumnDescription, Description, Error, RowWriter, Statement};
 use super::{note_cancelled, pool};
-use crate::activity::{Activity, Doing};
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+use crate::base::value::Value;
 use crate::config;
-use crate::deadline::Deadline;
-use crate::metrics;
-use crate::presence::Presence;
-use crate::value::Value;
+use crate::telemetry::activity::{Activity, Doing};
+use crate::telemetry::metrics;
 
 /// How long a rollback may take, whatever the request's deadline: it is quick, or the session is not worth keeping.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -75,7 +75,7 @@ pub(super) fn display_url(url: &str) -> String {
 }
 
 /// PostgreSQL's type for a parameter that is declared as `kind`: what to cast it to where the statement leaves its type open.
-pub fn type_to_cast(kind: crate::value::Type) -> String {
+pub fn type_to_cast(kind: crate::base::value::Type) -> String {
     bind::names(kind).1
 }
 

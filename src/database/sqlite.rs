@@ -16,11 +16,11 @@ use rusqlite::{Connection, Error as SqliteError, OpenFlags};
 use super::json::{self, write_base64, write_bytes_as_text, write_f64, write_int, write_string};
 use super::settings::Settings;
 use super::{Access, Category, Column, Description, Error, Refusal, RowWriter, Statement, pool};
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+use crate::base::value::Value;
 use crate::config;
-use crate::deadline::Deadline;
-use crate::presence::Presence;
-use crate::sparing::sparingly;
-use crate::value::Value;
+use crate::telemetry::sparing::sparingly;
 
 /// Instructions of SQLite's virtual machine between two looks at the clock: some 10 µs of work.
 const INSTRUCTIONS_PER_CHECK: i32 = 1000;
@@ -701,7 +701,7 @@ fn invalid_text() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Scalar;
+    use crate::base::value::Scalar;
 
     fn written(declared: &str, value: ValueRef<'_>) -> String {
         let mut out = Vec::new();

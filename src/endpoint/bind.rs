@@ -9,10 +9,10 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use crate::base::value::{Mismatch, Type, Value};
 use crate::config::{Param, Place};
 use crate::handler::Error;
 use crate::http::Request;
-use crate::value::{Mismatch, Type, Value};
 
 /// The values of `params`, in their order.
 ///

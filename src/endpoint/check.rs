@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use crate::base::deadline::Deadline;
 use crate::config::{Action, Endpoint, Problem, Source, Span, Sql};
 use crate::database::postgres::type_to_cast;
 use crate::database::{Connection, Database, Error, Statement};
-use crate::deadline::Deadline;
 
 /// Preparing a statement is quick; a database that takes longer than this for all of them is not ready to serve.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -4,7 +4,6 @@
 
 mod bind;
 mod check;
-mod traffic;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -17,15 +16,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
 pub use check::{check, check_by, check_on, check_samples};
-pub use traffic::{Selection, Traffic, TrafficError, traffic};
 
+use crate::base::value::Value;
 use crate::config::{self, Action, Config, Otherwise, Returns};
 use crate::database::postgres::{Answer, Form, Question};
 use crate::database::{self, Access, Connection, Database, Kind, RowWriter, Shape, Statement};
+use crate::exchange::router::Target;
 use crate::handler::{Asking, Asks, Context, Error, Handler, Mean, Priority};
 use crate::http::{Request, Response};
-use crate::router::Target;
-use crate::value::Value;
 
 /// How often a request's statements are run before a collision with another transaction becomes its answer. What still
 /// collides after pauses that grew fifteenfold is contention, and more of it no help.

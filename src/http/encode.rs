@@ -10,7 +10,7 @@ use http::{HeaderName, StatusCode};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Response, Timing};
-use crate::identity::Identity;
+use crate::base::request_id::Identity;
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::outline::Logged;
 use super::{BodyReader, Form, Source};
-use crate::identity::{Identities, Identity, Trace};
+use crate::base::request_id::{Identities, Identity, Trace};
 
 /// A request: complete with its body, or with as much of it as the handler will read. `Debug` shows which request it is, and not
 /// what stands in its query, its headers and its body.

@@ -15,16 +15,16 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{ReloadError, Reloaded, StartError};
+use crate::admin::observer::Observer;
 use crate::admin::{Admin, Load, MAX_BODY_BYTES, Source};
 use crate::config::{self, Config};
 use crate::connector::native::Native;
 use crate::connector::{Address, Connector, Listener, Settings};
 use crate::database::{self, Database};
+use crate::exchange::job::{Claim, Job, Service};
 use crate::handler::{Error, unavailable};
 use crate::http::{Response, problem};
-use crate::job::{Claim, Job, Service};
-use crate::metrics::Metrics;
-use crate::observer::Observer;
+use crate::telemetry::metrics::Metrics;
 
 /// Those who watch a server; each is a descriptor and some KiB.
 const CONNECTIONS_MAX: usize = 2000;

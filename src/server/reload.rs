@@ -11,13 +11,13 @@ use std::time::Duration;
 use log::Level;
 
 use super::{Running, Stages, queue_limits, router};
+use crate::base::deadline::Deadline;
 use crate::config::{self, Action, Changes, Config, Problems, Source};
 use crate::connector::{Settings, TlsError, descriptors};
 use crate::database::{self, Database};
-use crate::deadline::Deadline;
 use crate::endpoint;
-use crate::journal::{self, Opened};
-use crate::router::{RouteError, Router};
+use crate::exchange::router::{RouteError, Router};
+use crate::telemetry::journal::{self, Opened};
 
 /// How long the database may take to prepare the new configuration's statements; a database that takes longer is in trouble,
 /// and whoever asked for the reload waits.

@@ -19,8 +19,8 @@ use crossbeam_channel::{Receiver, bounded, select};
 use rustix::thread::Pid;
 
 use super::Shared;
-use crate::activity::Doing;
-use crate::queue::Look;
+use crate::base::queue::Look;
+use crate::telemetry::activity::Doing;
 
 /// How often it is looked what workers wait for.
 const INTERVAL: Duration = Duration::from_millis(100);

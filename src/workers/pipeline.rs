@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Admitted, Shared, admit, final_response, guarded};
-use crate::activity::{Activity, Doing, Spent};
+use crate::base::queue::Done;
 use crate::database::postgres::{Fetched, Question};
 use crate::database::{self, Connection};
+use crate::exchange::job::Job;
 use crate::handler::{Asking, Asks, Error};
-use crate::job::Job;
-use crate::queue::Done;
+use crate::telemetry::activity::{Activity, Doing, Spent};
 
 /// What those that are sent together may take, all in all, by what their statements take in the mean. It is several times what the way
 /// takes that they save, and little enough that none waits for long that could have been run by another worker.

@@ -9,7 +9,7 @@ use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderValue, StatusCode};
 use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 
-use crate::chart;
+use crate::base::chart;
 use crate::http::Response;
 
 const PAGE: &str = include_str!("page.html");
@@ -66,7 +66,7 @@ fn source(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{CENSUS, PHASES, REASONS};
+    use crate::telemetry::metrics::{CENSUS, PHASES, REASONS};
 
     fn page() -> String {
         String::from_utf8(Dashboard::new().page.to_vec()).expect("it is text")

@@ -4,10 +4,10 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use crate::sizing::load::{Pace, Plan, Report};
+use crate::sizing::tune::{Better, Comparison, Verdict, compare};
 use anyhow::Context as _;
 use serde_json::Value;
-use wharf::load::{Pace, Plan, Report};
-use wharf::tune::{Better, Comparison, Verdict, compare};
 
 /// A second that is cut short by the run's end, or in which only answers came, says nothing of a rate.
 const WHOLE_SECOND_S: f64 = 0.9;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use wharf::load::{Interval, Outcomes, Pace};
+use crate::sizing::load::{Interval, Outcomes, Pace};
 
 use super::super::sparkline::sparkline;
 

@@ -22,8 +22,8 @@ use super::{Mailbox, Message, Newcomer, WAKE};
 use crate::connector::Listener;
 use crate::handler::unavailable;
 use crate::http::{Form, encode_head};
-use crate::metrics::{Metrics, Reason};
-use crate::sparing::sparingly;
+use crate::telemetry::metrics::{Metrics, Reason};
+use crate::telemetry::sparing::sparingly;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1600);

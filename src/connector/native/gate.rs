@@ -13,7 +13,7 @@ use mio::Waker;
 
 use crate::connector::Settings;
 use crate::http::Networks;
-use crate::metrics::{Metrics, Reason};
+use crate::telemetry::metrics::{Metrics, Reason};
 
 #[derive(Debug)]
 pub(super) struct Gate {

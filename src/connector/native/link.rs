@@ -18,11 +18,11 @@ use socket2::Socket;
 use super::output::{Flushed, Outbox, Taken, Unsent};
 use super::wire::Wire;
 use super::{Id, Mailbox, Message};
-use crate::deadline::Deadline;
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+use crate::exchange::job::{Claim, Client, Delivery, Stream};
 use crate::http::{Body, Request, Response, Sink, encode_head};
-use crate::job::{Claim, Client, Delivery, Stream};
-use crate::presence::Presence;
-use crate::sparing::sparingly;
+use crate::telemetry::sparing::sparingly;
 
 /// Whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

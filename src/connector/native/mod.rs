@@ -33,9 +33,9 @@ pub(super) use acceptor::REFUSED_AT_ONCE;
 
 use self::link::Epoch;
 use super::{Connector, Drained, Listener, Settings, Stopper};
-use crate::job::Service;
-use crate::metrics::{Metrics, Reason};
-use crate::turns::wait_for_turn;
+use crate::base::turns::wait_for_turn;
+use crate::exchange::job::Service;
+use crate::telemetry::metrics::{Metrics, Reason};
 
 /// The token by which a thread is woken; connections have theirs from 0 up.
 const WAKE: Token = Token(usize::MAX);

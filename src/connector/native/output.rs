@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::wire::Wire;
-use crate::deadline::Deadline;
+use crate::base::deadline::Deadline;
 use crate::http::{Body, FileBody};
 
 /// A file is read in pieces of this size: enough for a read to be cheap, little enough to hold one for each client.

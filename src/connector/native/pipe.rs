@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use http::StatusCode;
 
 use super::link::Link;
-use crate::deadline::Deadline;
+use crate::base::deadline::Deadline;
 use crate::http::{Refusal, Source};
 
 #[derive(Debug)]

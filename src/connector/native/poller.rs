@@ -20,8 +20,8 @@ use super::gate::{LONGEST_AWAIT, Place};
 use super::link::Link;
 use super::timers::Timers;
 use super::{Id, Mailbox, Message, Newcomer, Reload};
-use crate::metrics::{Closing, Reason, Sheet};
-use crate::sparing::sparingly;
+use crate::telemetry::metrics::{Closing, Reason, Sheet};
+use crate::telemetry::sparing::sparingly;
 
 /// How many spare connections are looked for at a time. Looking goes through all of them, so it pays to find a few.
 const SPARE_AT_ONCE: usize = 64;

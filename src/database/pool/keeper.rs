@@ -12,8 +12,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::state::{Held, Settings, Shared, State};
 use super::{Driver, Session};
-use crate::deadline::Deadline;
-use crate::sparing::sparingly;
+use crate::base::deadline::Deadline;
+use crate::telemetry::sparing::sparingly;
 
 /// Between two rounds, unless the times in the configuration ask for more.
 const ROUND: Duration = Duration::from_secs(5);

@@ -13,8 +13,8 @@ use r2d2::PooledConnection;
 use super::opener::Opener;
 use super::state::Shared;
 use super::{Driver, Error};
-use crate::deadline::Deadline;
-use crate::presence::Presence;
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
 
 /// Where in the line somebody stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,10 +20,10 @@ use self::line::Turn;
 use self::opener::Opener;
 use self::state::Shared;
 use super::Error;
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
 use crate::config;
-use crate::deadline::Deadline;
-use crate::metrics;
-use crate::presence::Presence;
+use crate::telemetry::metrics;
 
 /// Between two tries to reach a database that is not there yet: often enough to start promptly, seldom enough not to fill
 /// the database's log.

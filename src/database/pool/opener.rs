@@ -12,7 +12,7 @@ use r2d2::ManageConnection;
 
 use super::state::{Shared, State};
 use super::{Driver, Error, Session};
-use crate::deadline::Deadline;
+use crate::base::deadline::Deadline;
 
 /// The first pause after a failure. It doubles up to [`PAUSE_MAX`]; what is waited is between half of it and all.
 const PAUSE_MIN: Duration = Duration::from_millis(50);

@@ -14,8 +14,8 @@ use super::line::{Line, Turn, Waiter};
 use super::opener::{Entry, Failure, Opener};
 use super::{Driver, Error, Gauges, Session};
 use crate::config;
-use crate::metrics;
-use crate::sparing::sparingly;
+use crate::telemetry::metrics;
+use crate::telemetry::sparing::sparingly;
 
 /// Among how many sessions that came back last a thread looks for its own: in a larger pool all of them may be others'.
 const LOOKED_AT: usize = 64;

@@ -10,7 +10,7 @@ use bytes::{BufMut as _, BytesMut};
 use tokio_postgres::types::{Format, IsNull, Kind, ToSql, Type, to_sql_checked};
 
 use super::super::{Bound, Error};
-use crate::value::{Scalar, Type as Declared, Value};
+use crate::base::value::{Scalar, Type as Declared, Value};
 
 /// A value on its way into a statement.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use super::super::{Access, Category};
 use super::channel::{Channel, Handshake, Shared, Slot, process_named_by};
 use super::socket::{Socket, Stream};
 use super::url::{Target, explain};
-use crate::deadline::Deadline;
+use crate::base::deadline::Deadline;
 
 /// How long a server may take to act on a cancel request, and so to close its connection. It is less than a cancelled statement has to
 /// end, so that a server that does neither leaves time to hear of the statement.

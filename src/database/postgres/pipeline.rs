@@ -10,11 +10,11 @@ use super::answer::{self, Reader};
 use super::statements::Prepared;
 use super::wire::{self, Failure, Limit, Wire};
 use super::{Row, Session, ToSql, Transaction, bind, checked, look_at, write_row};
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+use crate::base::value::Value;
 use crate::database::{Access, Error, RowWriter, Shape, Statement, note_cancelled};
-use crate::deadline::Deadline;
-use crate::metrics;
-use crate::presence::Presence;
-use crate::value::Value;
+use crate::telemetry::metrics;
 
 /// A parameter of a statement, owned.
 pub type Parameter = Box<dyn ToSql + Sync + Send>;

@@ -27,8 +27,8 @@ use super::effects::{Effects, HAS_LEFTOVERS, PARALLEL};
 use super::refusal::{field, is_fatal, refused};
 use super::row::Fields;
 use super::url::Target;
-use crate::deadline::Deadline;
-use crate::presence::Presence;
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
 
 /// How long past the deadline a cancelled statement may take to end, the cancel request included; after that the
 /// connection is given up. The client waits for its 504 meanwhile, so it is short; a server in order needs a few ms.

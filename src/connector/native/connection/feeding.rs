@@ -14,7 +14,7 @@ use super::{Connection, Core, Next, Stage};
 use crate::connector::native::output::{Flushed, Unsent};
 use crate::connector::native::wire::Wire;
 use crate::http::{Feed, LAST_CHUNK};
-use crate::metrics::Closing;
+use crate::telemetry::metrics::Closing;
 
 /// A feed and how far its client is with it.
 pub(super) struct Feeding {
@@ -95,13 +95,13 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::base::queue::Key;
     use crate::config::Config;
     use crate::connector::native::Native;
     use crate::connector::{Address, Connector as _, Drained, Listener, Settings};
+    use crate::exchange::job::{Admission, BodyPlan, Job, Service};
     use crate::http::{Piece, Request, Response};
-    use crate::job::{Admission, BodyPlan, Job, Service};
-    use crate::metrics::{Metrics, Reason};
-    use crate::queue::Key;
+    use crate::telemetry::metrics::{Metrics, Reason};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -11,14 +11,14 @@ use super::{Connection, Core, Next, Stage};
 use crate::connector::native::link::Link;
 use crate::connector::native::pipe::Pipe;
 use crate::connector::native::tls::{Session, TlsError};
+use crate::exchange::job::{BodyPlan, Service};
 use crate::handler::BodyUse;
 use crate::http::{
     BodyLength, CONTINUE, Decoder, Fault, Form, Head, ProxyHeader, Refusal, Request, Scan, parse_head,
     problem, read_proxy_header, scan_head,
 };
-use crate::job::{BodyPlan, Service};
-use crate::metrics::{Closing, Reason};
-use crate::sparing::sparingly;
+use crate::telemetry::metrics::{Closing, Reason};
+use crate::telemetry::sparing::sparingly;
 
 /// One read takes at most this much, so that one client cannot hold up the others for long.
 pub(super) const READ_BYTES: usize = 64 * 1024;

@@ -30,16 +30,16 @@ use super::timers::Timer;
 use super::tls::Session;
 use super::wire::Wire;
 use super::{Id, Mailbox};
+use crate::base::deadline::Deadline;
+use crate::base::queue::Key;
+use crate::base::request_id::{Identities, Identity};
 use crate::connector::Settings;
-use crate::deadline::Deadline;
+use crate::exchange::job::{Admission, Client, Service, Work, waited_too_long};
 use crate::handler::{outcome_unknown, unavailable};
 use crate::http::{Form, KeptOutline, Request, Response, client_address, problem};
-use crate::identity::{Identities, Identity};
-use crate::job::{Admission, Client, Service, Work, waited_too_long};
-use crate::journal::Entry;
-use crate::metrics::{CLIENT_LEFT, Closing, Endpoint, Metrics, Reason, Standing};
-use crate::queue::Key;
-use crate::sparing::sparingly;
+use crate::telemetry::journal::Entry;
+use crate::telemetry::metrics::{CLIENT_LEFT, Closing, Endpoint, Metrics, Reason, Standing};
+use crate::telemetry::sparing::sparingly;
 
 /// How long a connection that we closed is still read from while nothing comes, so that its client sees the answer and no
 /// reset (RFC 9112 section 9.6).

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use super::feeding::Feeding;
 use super::{Connection, Core, Next, Stage};
+use crate::base::request_id::Identity;
 use crate::connector::native::output::{Flushed, Outbox, Unsent};
 use crate::http::{Body, Form, Response, encode_head};
-use crate::identity::Identity;
 
 /// A client that has taken this much more of its answer has its whole `http.write_timeout` again.
 const QUANTUM: usize = 64 * 1024;

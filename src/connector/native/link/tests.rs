@@ -3,7 +3,7 @@
 //! repeat what `link.rs`, `connection/mod.rs`, `workers.rs` and the databases do.
 
 use super::{Turn, Word};
-use crate::presence::Presence;
+use crate::base::presence::Presence;
 
 /// The ticket of the request that is walked through; the next one on the connection has the one after it.
 const TICKET: u64 = 1;

@@ -1,0 +1,228 @@
+//! What is kept of the past: a minute of seconds, and of each endpoint what it had counted half a minute to a minute ago.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::stats::{EndpointStats, Phases, Second, milliseconds, rounded, spent};
+use crate::telemetry::metrics::{Counts, Gauges, Metrics, Reason, Spans};
+
+/// Seconds that are kept.
+const SECONDS: usize = 60;
+
+/// How old the younger of the two looks back at endpoints becomes before it is the older one.
+const GENERATION: Duration = Duration::from_secs(30);
+
+pub(super) struct History {
+    began: Instant,
+    last: Look,
+    /// In the last second some were refused for want of a worker.
+    overloaded: bool,
+    seconds: VecDeque<Second>,
+    older: Generation,
+    younger: Generation,
+}
+
+/// What was counted by then, of all endpoints together.
+struct Look {
+    at: Instant,
+    requests: u64,
+    good: u64,
+    errors: u64,
+    /// Of the refused, those for want of a worker.
+    crowded: u64,
+    refused: u64,
+    durations: Counts,
+    spans: Spans,
+}
+
+/// What each endpoint had counted by then, by its id.
+#[derive(Clone)]
+struct Generation {
+    at: Instant,
+    endpoints: Vec<(Counts, Spans)>,
+}
+
+impl Look {
+    fn at(now: Instant, metrics: &Metrics) -> Self {
+        let crowded = metrics.refused_for_overload();
+        let mut look = Self {
+            at: now,
+            requests: metrics.requests(),
+            good: 0,
+            errors: 0,
+            crowded,
+            refused: crowded + metrics.refused_for(Reason::Deadline),
+            durations: Counts::default(),
+            spans: Spans::default(),
+        };
+        for endpoint in metrics.endpoints() {
+            look.durations.add(&endpoint.durations());
+            look.spans = look.spans.plus(&spent(&endpoint));
+            for (status, count) in endpoint.statuses() {
+                *(if status < 500 { &mut look.good } else { &mut look.errors }) += count;
+            }
+        }
+        // Those are counted as what they are.
+        look.errors = look.errors.saturating_sub(look.refused);
+        look
+    }
+}
+
+impl Generation {
+    fn at(now: Instant, metrics: &Metrics) -> Self {
+        let endpoints = metrics.endpoints();
+        let endpoints = endpoints.iter().map(|endpoint| (endpoint.durations(), spent(endpoint)));
+        Self { at: now, endpoints: endpoints.collect() }
+    }
+}
+
+impl History {
+    pub(super) fn begin(metrics: &Metrics, now: Instant) -> Self {
+        let generation = Generation::at(now, metrics);
+        Self {
+            began: now,
+            last: Look::at(now, metrics),
+            overloaded: false,
+            seconds: VecDeque::with_capacity(SECONDS),
+            older: generation.clone(),
+            younger: generation,
+        }
+    }
+
+    /// Another second has passed, about.
+    pub(super) fn add(&mut self, metrics: &Metrics, gauges: &Gauges, now: Instant) {
+        let look = Look::at(now, metrics);
+        let before = std::mem::replace(&mut self.last, look);
+        self.overloaded = self.last.crowded > before.crowded;
+        let durations = self.last.durations.since(&before.durations);
+        let percentile = |percent| milliseconds(durations.percentile(percent));
+        if self.seconds.len() == SECONDS {
+            self.seconds.pop_front();
+        }
+        self.seconds.push_back(Second {
+            at_s: rounded((now - self.began).as_secs_f64()),
+            length_s: rounded((now - before.at).as_secs_f64()),
+            requests: self.last.requests - before.requests,
+            good: self.last.good.saturating_sub(before.good),
+            errors: self.last.errors.saturating_sub(before.errors),
+            refused: self.last.refused - before.refused,
+            p50_ms: percentile(50.0),
+            p90_ms: percentile(90.0),
+            p99_ms: percentile(99.0),
+            phases_ms: Phases::mean(&self.last.spans.minus(&before.spans), durations.count()),
+            busy: gauges.workers.busy,
+            queued: gauges.queue.length,
+            active: gauges.pool.map_or(0, |pool| pool.active),
+        });
+        if now.saturating_duration_since(self.younger.at) >= GENERATION {
+            let younger = std::mem::replace(&mut self.younger, Generation::at(now, metrics));
+            self.older = younger;
+        }
+    }
+
+    /// Whether in the last second some were refused for want of a worker.
+    pub(super) fn overloaded(&self) -> bool {
+        self.overloaded
+    }
+
+    pub(super) fn seconds(&self) -> Vec<Second> {
+        self.seconds.iter().copied().collect()
+    }
+
+    /// Each endpoint that a worker has answered for of late, the slowest first.
+    pub(super) fn endpoints(&self, metrics: &Metrics, now: Instant) -> Vec<EndpointStats> {
+        let seconds = now.saturating_duration_since(self.older.at).as_secs_f64().max(1e-3);
+        let none = (Counts::default(), Spans::default());
+        let mut endpoints = Vec::new();
+        for endpoint in metrics.endpoints() {
+            let (counts_then, spans_then) = self.older.endpoints.get(endpoint.id as usize).unwrap_or(&none);
+            let durations = endpoint.durations().since(counts_then);
+            let count = durations.count();
+            if count == 0 {
+                continue;
+            }
+            endpoints.push(EndpointStats {
+                method: endpoint.method.clone(),
+                route: endpoint.route.clone(),
+                per_s: rounded(f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds),
+                p50_ms: milliseconds(durations.percentile(50.0)),
+                p99_ms: milliseconds(durations.percentile(99.0)),
+                mean_ms: milliseconds(durations.mean()),
+                phases_ms: Phases::mean(&spent(&endpoint).minus(spans_then), count),
+                statuses: endpoint.statuses().into_iter().collect(),
+            });
+        }
+        endpoints.sort_by(|one, other| other.p99_ms.total_cmp(&one.p99_ms));
+        endpoints
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::telemetry::metrics::{Phase, QueueGauges, WorkerGauges};
+
+    fn gauges() -> Gauges {
+        Gauges {
+            started: SystemTime::now(),
+            workers: WorkerGauges { busy: 3, ..WorkerGauges::default() },
+            queue: QueueGauges::default(),
+            pool: None,
+        }
+    }
+
+    fn spans(database_ms: u64) -> Spans {
+        let mut spans = Spans::default();
+        spans.set(Phase::Database, Duration::from_millis(database_ms));
+        spans
+    }
+
+    #[test]
+    fn a_second_is_what_came_since_the_last_look() {
+        let metrics = Metrics::default();
+        let endpoint = metrics.endpoint("GET", "/a");
+        metrics.received();
+        metrics.finished_by_worker(&endpoint, "", 200, &spans(500));
+        let began = Instant::now();
+        let mut history = History::begin(&metrics, began);
+        for (ms, status) in [(10, 200), (10, 404), (10, 500)] {
+            metrics.received();
+            metrics.finished_by_worker(&endpoint, "", status, &spans(ms));
+        }
+        metrics.received();
+        metrics.refused(Reason::QueueFull);
+        endpoint.responded(503);
+        history.add(&metrics, &gauges(), began + Duration::from_secs(1));
+        let seconds = history.seconds();
+        let [second] = seconds.as_slice() else { panic!("one second") };
+        assert_eq!((second.requests, second.good, second.errors, second.refused), (4, 2, 1, 1));
+        assert!((second.phases_ms.database - 10.0).abs() < 0.01, "{second:?}");
+        assert!((8.0..=10.0).contains(&second.p99_ms), "{second:?}");
+        assert_eq!(second.busy, 3);
+        assert!(history.overloaded());
+        for later in 2..=100 {
+            history.add(&metrics, &gauges(), began + Duration::from_secs(later));
+        }
+        assert_eq!(history.seconds().len(), SECONDS);
+        assert_eq!(history.seconds()[59].requests, 0);
+        assert!(!history.overloaded());
+        assert!(history.endpoints(&metrics, began + Duration::from_secs(100)).is_empty(), "long ago");
+    }
+
+    #[test]
+    fn the_slowest_endpoint_comes_first() {
+        let metrics = Metrics::default();
+        let began = Instant::now();
+        let history = History::begin(&metrics, began);
+        for (route, ms) in [("/fast", 1), ("/slow", 100), ("/middle", 10)] {
+            metrics.finished_by_worker(&metrics.endpoint("GET", route), "", 200, &spans(ms));
+        }
+        let endpoints = history.endpoints(&metrics, began + Duration::from_secs(2));
+        let routes: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.route.as_str()).collect();
+        assert_eq!(routes, ["/slow", "/middle", "/fast"]);
+        assert!((endpoints[0].per_s - 0.5).abs() < 1e-9);
+        assert!((endpoints[0].mean_ms - 100.0).abs() < 0.01);
+    }
+}

@@ -1,0 +1,249 @@
+//! Who looks at a server while it runs: once a second, and whenever somebody asks.
+//!
+//! A thread of its own, so that nobody's request pays for it. It is handed everything that it looks at, and changes none of it.
+//! What it says is in `stats.rs`.
+
+mod history;
+mod report;
+mod stats;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
+
+use self::history::History;
+use self::report::{Report, Seen};
+pub use self::stats::{
+    Connections, EndpointStats, ErrorStats, Phases, PoolStats, QueueStats, Second, State, Stats, Thread,
+    Totals,
+};
+use crate::base::queue::Queue;
+use crate::database::Database;
+use crate::exchange::job::Job;
+use crate::telemetry::activity::{Activity, Doing};
+use crate::telemetry::journal::Journal;
+use crate::telemetry::metrics::{Exposition, Gauges, Metrics, PoolGauges, QueueGauges, WorkerGauges};
+use crate::telemetry::sparing;
+
+/// How often it looks.
+pub const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What there is to look at.
+pub struct Observed {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The queue.
+    pub queue: Queue<Job>,
+    /// The database, if there is one.
+    pub database: Option<Database>,
+    /// What is said of requests.
+    pub journal: Journal,
+    /// What each worker does now, by its name.
+    pub activities: Box<dyn Fn() -> Vec<(String, Activity)> + Send + Sync>,
+}
+
+/// Who looks. Cheap to clone.
+#[derive(Clone)]
+pub struct Observer(Arc<Shared>);
+
+struct Shared {
+    observed: Observed,
+    started: SystemTime,
+    since: Instant,
+    draining: AtomicBool,
+    history: Mutex<History>,
+    report: Mutex<Report>,
+}
+
+/// The thread that looks once a second; dropping it ends the thread.
+#[derive(Debug)]
+pub struct Watch {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Observer {
+    /// One that looks for the first time.
+    pub fn new(observed: Observed) -> Self {
+        let history = Mutex::new(History::begin(&observed.metrics, Instant::now()));
+        let (started, since, draining) = (SystemTime::now(), Instant::now(), AtomicBool::new(false));
+        Self(Arc::new(Shared { observed, started, since, draining, history, report: Mutex::default() }))
+    }
+
+    /// The server has begun to stop.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Relaxed);
+    }
+
+    /// Whether it has.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Relaxed)
+    }
+
+    /// Has it look once a second.
+    ///
+    /// # Errors
+    /// When the system has no more threads to give.
+    pub fn watch(&self) -> io::Result<Watch> {
+        let (end, ended) = crossbeam_channel::bounded(0);
+        let observer = self.clone();
+        let look = move || {
+            while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                observer.look();
+            }
+        };
+        let thread = thread::Builder::new().name("observer".into()).spawn(look)?;
+        Ok(Watch { end: Some(end), thread: Some(thread) })
+    }
+
+    /// Another second has passed.
+    pub fn look(&self) {
+        let gauges = self.gauges();
+        let Observed { metrics, database, journal, .. } = &self.0.observed;
+        let now = Instant::now();
+        self.history().add(metrics, &gauges, now);
+        sparing::tell_the_rest();
+        let seen = Seen {
+            metrics,
+            pool: database.as_ref().map(|database| &**database.metrics()),
+            gauges: &gauges,
+            lost: journal.lost(),
+            threads: &|| self.threads(),
+        };
+        for (level, line) in self.0.report.lock().unwrap_or_else(PoisonError::into_inner).add(&seen, now) {
+            log::log!(level, "{line}");
+        }
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.observed.metrics
+    }
+
+    /// The metrics for Prometheus: `OpenMetrics`, or the older text.
+    pub fn exposition(&self, open_metrics: bool) -> String {
+        let Observed { metrics, database, .. } = &self.0.observed;
+        let pool = database.as_ref().map(|database| Arc::clone(database.metrics()));
+        Exposition { metrics: Arc::clone(metrics), pool, gauges: self.gauges() }.text(open_metrics)
+    }
+
+    /// How full everything is at this moment.
+    pub fn gauges(&self) -> Gauges {
+        let now = Instant::now();
+        let queue = self.0.observed.queue.gauges();
+        let looks = self.activities();
+        let stuck = looks.iter().filter(|(_, activity)| activity.look(now).is_overdue).count();
+        Gauges {
+            started: self.0.started,
+            workers: WorkerGauges {
+                max: queue.workers,
+                count: queue.present,
+                busy: queue.running,
+                busy_max: queue.busy_max,
+                idle: queue.present.saturating_sub(queue.running),
+                stuck,
+            },
+            queue: QueueGauges { length: queue.length, max_length: queue.max_length, oldest: queue.oldest },
+            pool: self.0.observed.database.as_ref().map(pool_gauges),
+        }
+    }
+
+    /// What each worker does.
+    pub fn threads(&self) -> Vec<Thread> {
+        let (now, endpoints) = (Instant::now(), self.0.observed.metrics.endpoints());
+        let threads = self.activities().into_iter().map(|(name, activity)| {
+            let look = activity.look(now);
+            let busy = look.doing != Doing::Idle;
+            let endpoint = endpoints.get(look.endpoint as usize).filter(|_| busy);
+            Thread {
+                name,
+                state: look.doing.name(),
+                for_ms: stats::milliseconds(look.for_so_long),
+                method: endpoint.map(|endpoint| endpoint.method.clone()),
+                route: endpoint.map(|endpoint| endpoint.route.clone()),
+                request_ms: busy.then(|| stats::milliseconds(look.with_request)),
+                stuck: look.is_overdue,
+            }
+        });
+        threads.collect()
+    }
+
+    /// Everything that a person wants to see.
+    pub fn stats(&self) -> Stats {
+        let gauges = self.gauges();
+        let Observed { metrics, database, .. } = &self.0.observed;
+        let pool = gauges.pool.zip(database.as_ref());
+        let history = self.history();
+        Stats {
+            wharf: env!("CARGO_PKG_VERSION"),
+            started_at_s: stats::since_1970(self.0.started),
+            uptime_s: stats::rounded(self.0.since.elapsed().as_secs_f64()),
+            state: self.state(&gauges, &history),
+            totals: Totals::of(metrics),
+            workers: gauges.workers,
+            threads: self.threads(),
+            queue: QueueStats::of(gauges.queue),
+            pool: pool.map(|(gauges, database)| PoolStats::of(gauges, database.metrics())),
+            connections: Connections::of(metrics),
+            seconds: history.seconds(),
+            endpoints: history.endpoints(metrics, Instant::now()),
+            errors: ErrorStats::all_of(metrics),
+        }
+    }
+
+    fn state(&self, gauges: &Gauges, history: &History) -> State {
+        if self.is_draining() {
+            State::Draining
+        } else if gauges.pool.is_some_and(|pool| pool.is_down) {
+            State::DatabaseDown
+        } else if gauges.queue.length >= gauges.queue.max_length || history.overloaded() {
+            State::Saturated
+        } else {
+            State::Ready
+        }
+    }
+
+    fn activities(&self) -> Vec<(String, Activity)> {
+        (self.0.observed.activities)()
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.0.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pool_gauges(database: &Database) -> PoolGauges {
+    let gauges = database.gauges();
+    PoolGauges {
+        max: gauges.maximum,
+        min: gauges.minimum_idle,
+        open: gauges.open,
+        active: gauges.active,
+        idle: gauges.idle,
+        pending: gauges.waiting,
+        is_down: gauges.is_down,
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer").field("started", &self.0.started).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
+            // One that is told while another unwinds would abort the process.
+            if !thread::panicking() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The demo data, embedded in the binary: fills a SQLite file or a PostgreSQL schema with it.
+//!
+//! Main thread, before anything is served; `cli` calls it. Knows no configuration, no pool and no server.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::Duration;
+
+use rusqlite::{OpenFlags, TransactionBehavior, params_from_iter};
+
+/// The schemas differ only in names of types; the files say why.
+const SQLITE_SCHEMA: &str = include_str!("../../../config/demo/sqlite.sql");
+const POSTGRES_SCHEMA: &str = include_str!("../../../config/demo/postgres.sql");
+
+/// Every table, those that others refer to first, with its rows as CSV: a header line of column names, an empty field is null.
+/// Both databases convert the texts by the columns' types, so the same file serves both.
+const TABLES: [(&str, &str); 6] = [
+    ("airlines", include_str!("../../../config/demo/airlines.csv")),
+    ("airports", include_str!("../../../config/demo/airports.csv")),
+    ("planes", include_str!("../../../config/demo/planes.csv")),
+    ("flights", include_str!("../../../config/demo/flights.csv")),
+    ("account", include_str!("../../../config/demo/account.csv")),
+    ("note", "id,flight_id,author,body,done\n"),
+];
+
+/// How long a fill waits for whoever writes to the same SQLite file: far longer than a request may take to do so.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the demo data could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The SQLite file is there already.
+    #[error("{} exists already; remove it to have it filled again", .0.display())]
+    FileExists(PathBuf),
+    /// The PostgreSQL schema has some of the tables already.
+    #[error("the database already has {}; ask for them to be replaced if their rows may go", .0.join(", "))]
+    TablesExist(Vec<String>),
+    /// The SQLite file could not be written.
+    #[error("cannot write {}", .path.display())]
+    File {
+        /// The file to be made.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// SQLite refused.
+    #[error("SQLite did not take the demo data")]
+    Sqlite(#[from] rusqlite::Error),
+    /// PostgreSQL refused, or the connection broke.
+    #[error("PostgreSQL did not take the demo data")]
+    Postgres(#[from] postgres::Error),
+    /// PostgreSQL stopped taking rows.
+    #[error("PostgreSQL did not take the rows of {table}")]
+    Copy {
+        /// Whose rows.
+        table: &'static str,
+        /// What the connection said.
+        source: io::Error,
+    },
+    /// An embedded file is not the CSV that it should be.
+    #[error("the embedded demo data is damaged")]
+    Csv(#[from] csv::Error),
+}
+
+/// Creates the SQLite file `path` with the demo's tables and rows.
+///
+/// It is written beside its place and moved there when it is complete and on disk, so `path` never names half a database.
+///
+/// # Errors
+/// [`Error::FileExists`] when there is something at `path`; otherwise what SQLite or the file system said.
+pub fn fill_sqlite(path: &Path) -> Result<(), Error> {
+    let file_error = |source| Error::File { path: path.to_owned(), source };
+    if path.try_exists().map_err(file_error)? {
+        return Err(Error::FileExists(path.to_owned()));
+    }
+    let mut partial = path.as_os_str().to_owned();
+    // Two processes that start at once write a file each; the last one moved is as good as the first.
+    partial.push(format!(".{}.partial", process::id()));
+    let partial = PathBuf::from(partial);
+    // Truncates what a crashed process of the same id left.
+    let file = File::create(&partial).map_err(file_error)?;
+    let filled = write_sqlite(&partial)
+        .and_then(|()| file.sync_all().and_then(|()| fs::rename(&partial, path)).map_err(file_error));
+    if filled.is_err() {
+        // What went wrong is the news; a partial file that cannot be removed either only takes space.
+        let _ = fs::remove_file(&partial);
+    }
+    filled
+}
+
+/// Drops the demo's tables from the SQLite file `path`, which exists, and creates them anew, in one transaction. All else in
+/// the file stays.
+///
+/// # Errors
+/// What SQLite said; nothing has changed then.
+pub fn replace_sqlite(path: &Path) -> Result<(), Error> {
+    // Not created: a name that is wrong by now must not become an empty file.
+    let mut database = rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    database.busy_timeout(LOCK_PATIENCE)?;
+    let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for (table, _) in TABLES.iter().rev() {
+        transaction.execute_batch(&format!("drop table if exists {table}"))?;
+    }
+    write_tables(&transaction)?;
+    Ok(transaction.commit()?)
+}
+
+/// Creates the demo's tables and rows in the first schema of the connection's `search_path`, in one transaction.
+///
+/// # Errors
+/// [`Error::TablesExist`] when some of the tables are there and `replace` is false; otherwise what PostgreSQL said.
+/// In either case nothing has changed.
+pub fn fill_postgres(client: &mut postgres::Client, replace: bool) -> Result<(), Error> {
+    let mut transaction = client.transaction()?;
+    let existing = existing_tables(&mut transaction)?;
+    if !existing.is_empty() && !replace {
+        return Err(Error::TablesExist(existing));
+    }
+    for table in existing.iter().rev() {
+        transaction.batch_execute(&format!("drop table {table}"))?;
+    }
+    // The data's timestamps are in UTC, without saying so: that is how SQLite writes them.
+    transaction.batch_execute("set local time zone 'UTC'")?;
+    transaction.batch_execute(POSTGRES_SCHEMA)?;
+    for (table, csv) in TABLES {
+        let (columns, _) = csv.split_once('\n').unwrap_or((csv, ""));
+        let mut copy =
+            transaction.copy_in(&format!("copy {table} ({columns}) from stdin (format csv, header)"))?;
+        copy.write_all(csv.as_bytes()).map_err(|source| Error::Copy { table, source })?;
+        copy.finish()?;
+    }
+    transaction.batch_execute("analyze airlines, airports, planes, flights, account, note")?;
+    Ok(transaction.commit()?)
+}
+
+/// A whole database in the file `path`, which is empty. A crash makes the file worthless anyway, so nothing is journalled.
+fn write_sqlite(path: &Path) -> Result<(), Error> {
+    let mut database = rusqlite::Connection::open(path)?;
+    database.pragma_update(None, "journal_mode", "off")?;
+    database.pragma_update(None, "synchronous", "off")?;
+    let transaction = database.transaction()?;
+    write_tables(&transaction)?;
+    Ok(transaction.commit()?)
+}
+
+fn write_tables(database: &rusqlite::Connection) -> Result<(), Error> {
+    database.execute_batch(SQLITE_SCHEMA)?;
+    for (table, csv) in TABLES {
+        insert_rows(database, table, csv)?;
+    }
+    Ok(database.execute_batch("analyze")?)
+}
+
+fn insert_rows(database: &rusqlite::Connection, table: &str, csv: &str) -> Result<(), Error> {
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let columns: Vec<&str> = reader.headers()?.iter().collect();
+    let places = vec!["?"; columns.len()].join(",");
+    let mut insert =
+        database.prepare(&format!("insert into {table} ({}) values ({places})", columns.join(",")))?;
+    let mut row = csv::StringRecord::new();
+    while reader.read_record(&mut row)? {
+        let fields = row.iter().map(|field| (!field.is_empty()).then_some(field));
+        insert.execute(params_from_iter(fields))?;
+    }
+    Ok(())
+}
+
+/// The demo's tables that the connection's first schema has, in the order of [`TABLES`].
+fn existing_tables(client: &mut postgres::Transaction<'_>) -> Result<Vec<String>, Error> {
+    let names: Vec<&str> = TABLES.iter().map(|(table, _)| *table).collect();
+    let rows = client.query(
+        "select name from unnest($1::text[]) with ordinality as demo (name, place)
+         where exists (select from pg_tables where tablename = name and schemaname = current_schema())
+         order by place",
+        &[&names],
+    )?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

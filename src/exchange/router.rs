@@ -1,0 +1,299 @@
+//! Method and path → what answers. Poller thread; built once, read only.
+//!
+//! Paths are matchit's: `/flights/{id}`, `{name}` for one segment, `{*rest}` for all that follows.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, StatusCode};
+
+use crate::base::queue::{LaneSpec, Priority};
+use crate::handler::{Asking, BodyUse, Handler};
+use crate::http::{Request, Response, problem};
+use crate::telemetry::metrics::{Endpoint, Metrics};
+
+/// What a route leads to.
+#[derive(Clone)]
+pub enum Target {
+    /// Answered on the poller: the function must not block.
+    Immediate(Arc<dyn Fn(&Request) -> Response + Send + Sync>),
+    /// Answered by a worker.
+    Handler(Answerer),
+}
+
+/// A handler, and what it wants of its requests: asked once, so that the poller runs none of its code.
+#[derive(Clone)]
+pub struct Answerer {
+    /// What answers.
+    pub handler: Arc<dyn Handler>,
+    /// See [`Handler::deadline`].
+    pub deadline: Option<Duration>,
+    /// See [`Handler::body_use`].
+    pub body_use: BodyUse,
+    /// See [`Handler::max_body_bytes`].
+    pub max_body_bytes: Option<usize>,
+    /// See [`Handler::max_concurrency`].
+    pub max_concurrency: Option<usize>,
+    /// See [`Handler::priority`].
+    pub priority: Priority,
+    /// See [`Handler::hides_query`].
+    pub hides_query: bool,
+    /// See [`Handler::asks`].
+    pub asks: Option<Asking>,
+    /// Which of [`Router::lanes`] its requests wait in.
+    pub lane: usize,
+}
+
+impl Target {
+    /// A handler's target.
+    pub fn of(handler: impl Handler) -> Self {
+        Self::Handler(Answerer {
+            deadline: handler.deadline(),
+            body_use: handler.body_use(),
+            max_body_bytes: handler.max_body_bytes(),
+            max_concurrency: handler.max_concurrency().map(|max| max.max(1)),
+            priority: handler.priority(),
+            hides_query: handler.hides_query(),
+            asks: handler.asks(),
+            lane: 0,
+            handler: Arc::new(handler),
+        })
+    }
+}
+
+/// Every route of a server: a tree for each method, so that `GET /a/{id}` and `DELETE /a/{name}` may stand side by side.
+pub struct Router {
+    metrics: Arc<Metrics>,
+    methods: Vec<(Method, matchit::Router<Route>)>,
+    lanes: Vec<LaneSpec>,
+}
+
+struct Route {
+    /// The names of `{name}`, in their order; `None` for a path without.
+    names: Option<Arc<[Box<str>]>>,
+    target: Target,
+    endpoint: Arc<Endpoint>,
+}
+
+/// A route that matches, and where the path's values stand in the request's head.
+type Found<'a> = (&'a Route, Vec<Range<usize>>);
+
+/// A route was not added: it is there already, it cannot stand beside another, or its path is malformed.
+#[derive(Debug, thiserror::Error)]
+#[error("{method} {path}: {reason}")]
+pub struct RouteError {
+    /// The route's method.
+    method: Method,
+    /// Its path.
+    path: String,
+    /// What matchit says of it.
+    reason: matchit::InsertError,
+}
+
+impl Router {
+    /// A router without routes, which are counted by these metrics.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, methods: Vec::new(), lanes: Vec::new() }
+    }
+
+    /// Adds a route.
+    ///
+    /// # Errors
+    /// See [`RouteError`].
+    pub fn add(&mut self, method: Method, path: &str, mut target: Target) -> Result<(), RouteError> {
+        if let Target::Handler(answerer) = &mut target {
+            let name = answerer.max_concurrency.map(|_| format!("{method} {path}"));
+            let (priority, max_concurrency) = (answerer.priority, answerer.max_concurrency);
+            answerer.lane = self.lane(LaneSpec { name, priority, max_concurrency });
+        }
+        let names: Arc<[Box<str>]> = parameter_names(path).map(Box::from).collect();
+        let endpoint = self.metrics.endpoint(method.as_str(), path);
+        endpoint.hide_query(matches!(&target, Target::Handler(answerer) if answerer.hides_query));
+        let route = Route { names: (!names.is_empty()).then_some(names), target, endpoint };
+        let index = self.methods.iter().position(|(known, _)| *known == method).unwrap_or_else(|| {
+            self.methods.push((method.clone(), matchit::Router::new()));
+            self.methods.len() - 1
+        });
+        let inserted = self.methods[index].1.insert(path, route);
+        inserted.map_err(|reason| RouteError { method, path: path.to_owned(), reason })
+    }
+
+    /// The lanes of the queue that the routes need.
+    pub fn lanes(&self) -> &[LaneSpec] {
+        &self.lanes
+    }
+
+    fn lane(&mut self, spec: LaneSpec) -> usize {
+        self.lanes.iter().position(|lane| *lane == spec).unwrap_or_else(|| {
+            self.lanes.push(spec);
+            self.lanes.len() - 1
+        })
+    }
+
+    /// Finds what answers the request, and what is counted of it, and writes the path's values into it.
+    ///
+    /// # Errors
+    /// The answer, where no route does: 404, 405 or 501, or `Allow` for `OPTIONS`.
+    pub fn route(&self, request: &mut Request) -> Result<(&Target, &Arc<Endpoint>), Response> {
+        let (route, values) = self.find(request).ok_or_else(|| self.refusal(request))?;
+        request.path_values = values;
+        request.path_names.clone_from(&route.names);
+        Ok((&route.target, &route.endpoint))
+    }
+
+    /// What is counted of the endpoint that a request comes to, if it comes to one.
+    pub fn endpoint(&self, request: &Request) -> Option<&Arc<Endpoint>> {
+        self.find(request).map(|(route, _)| &route.endpoint)
+    }
+
+    /// Finds what will answer a request of which only the head is known.
+    ///
+    /// # Errors
+    /// As [`Router::route`].
+    pub fn target(&self, request: &Request) -> Result<&Target, Response> {
+        self.find(request).map(|(route, _)| &route.target).ok_or_else(|| self.refusal(request))
+    }
+
+    /// The route for the request's method; `HEAD` is answered as `GET` (RFC 9110 section 9.3.2).
+    fn find(&self, request: &Request) -> Option<Found<'_>> {
+        let of = |wanted: &Method| {
+            let (_, tree) = self.methods.iter().find(|(known, _)| known == wanted)?;
+            let text = request.path();
+            let found = tree.at(text).ok()?;
+            let offset = |value: &str| {
+                let at = request.path.start + (value.as_ptr() as usize - text.as_ptr() as usize);
+                at..at + value.len()
+            };
+            Some((found.value, found.params.iter().map(|(_, value)| offset(value)).collect()))
+        };
+        match *request.method() {
+            Method::HEAD => of(&Method::HEAD).or_else(|| of(&Method::GET)),
+            ref method => of(method),
+        }
+    }
+
+    fn refusal(&self, request: &Request) -> Response {
+        let method = request.method();
+        if request.path() == "*" {
+            return Response::empty(StatusCode::NO_CONTENT);
+        }
+        if !is_standard(method) {
+            return problem(StatusCode::NOT_IMPLEMENTED, "the method is none that HTTP defines", &[]);
+        }
+        let Some(allow) = self.allow(request.path()) else {
+            return problem(StatusCode::NOT_FOUND, "no endpoint has this path", &[]);
+        };
+        let response = if *method == Method::OPTIONS {
+            Response::empty(StatusCode::NO_CONTENT)
+        } else {
+            let detail = "the path is known, but not with this method; see Allow";
+            problem(StatusCode::METHOD_NOT_ALLOWED, detail, &[])
+        };
+        response.with_header(http::header::ALLOW, allow)
+    }
+
+    /// The methods that the path has, with those that come by themselves; `None` for a path that has none.
+    fn allow(&self, path: &str) -> Option<HeaderValue> {
+        let with_path = self.methods.iter().filter(|(_, tree)| tree.at(path).is_ok());
+        let mut names: Vec<&str> = with_path.map(|(method, _)| method.as_str()).collect();
+        if names.is_empty() {
+            return None;
+        }
+        for (implied, present) in [("HEAD", names.contains(&"GET")), ("OPTIONS", true)] {
+            if present && !names.contains(&implied) {
+                names.push(implied);
+            }
+        }
+        // Methods are tokens, so their list is a header value.
+        HeaderValue::from_str(&names.join(", ")).ok()
+    }
+}
+
+fn is_standard(method: &Method) -> bool {
+    use Method as M;
+    [M::GET, M::HEAD, M::POST, M::PUT, M::DELETE, M::PATCH, M::OPTIONS, M::TRACE, M::CONNECT].contains(method)
+}
+
+/// The names of `{name}` and `{*name}` in a route's path.
+fn parameter_names(path: &str) -> impl Iterator<Item = &str> {
+    path.split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'))
+        .map(|(name, _)| name.trim_start_matches('*'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Limits, parse_head};
+
+    fn router() -> Router {
+        let mut router = Router::new(Arc::default());
+        for (method, path) in [
+            (Method::GET, "/a/{id}"),
+            (Method::POST, "/a/{id}"),
+            (Method::DELETE, "/b"),
+            (Method::GET, "/f/{*rest}"),
+        ] {
+            let named = format!("{method} {path}");
+            let target = Target::Immediate(Arc::new(move |_| Response::text(named.clone())));
+            router.add(method, path, target).expect("a new route");
+        }
+        router
+    }
+
+    fn request(method: &str, path: &str) -> Request {
+        let limits = Limits { max_head_bytes: 1000, max_target_bytes: 1000, max_headers: 9 };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+        parse_head(head.as_bytes(), &limits).expect("a request").request
+    }
+
+    fn ask(method: &str, path: &str) -> (u16, String) {
+        let mut request = request(method, path);
+        let response = match router().route(&mut request) {
+            Ok((Target::Immediate(answer), _)) => answer(&request),
+            Ok((Target::Handler(_), _)) => panic!("no handler was added"),
+            Err(response) => response,
+        };
+        let allow = response.headers().get("allow").map(|value| value.to_str().expect("ASCII").to_owned());
+        let body = String::from_utf8(response.body().to_vec()).expect("text");
+        (response.status().as_u16(), allow.unwrap_or(body))
+    }
+
+    #[test]
+    fn method_and_path_find_their_target() {
+        assert_eq!(ask("GET", "/a/7?x=/b"), (200, "GET /a/{id}".into()));
+        assert_eq!(ask("POST", "/a/7"), (200, "POST /a/{id}".into()));
+        assert_eq!(ask("HEAD", "/a/7"), (200, "GET /a/{id}".into()), "HEAD is answered as GET");
+        assert_eq!(ask("GET", "/f/x/y"), (200, "GET /f/{*rest}".into()));
+    }
+
+    #[test]
+    fn what_has_no_target_is_told_why() {
+        assert_eq!(ask("GET", "/nothing").0, 404);
+        assert_eq!(ask("PUT", "/a/7"), (405, "GET, POST, HEAD, OPTIONS".into()));
+        assert_eq!(ask("HEAD", "/b"), (405, "DELETE, OPTIONS".into()));
+        assert_eq!(ask("OPTIONS", "/b"), (204, "DELETE, OPTIONS".into()));
+        assert_eq!(ask("OPTIONS", "*").0, 204);
+        assert_eq!(ask("BREW", "/a/7").0, 501);
+    }
+
+    #[test]
+    fn path_values_are_found_by_name() {
+        let (router, mut request) = (router(), request("GET", "/a/x%20y"));
+        assert!(router.route(&mut request).is_ok());
+        assert_eq!(request.path_value("id"), Some("x%20y"));
+        assert_eq!(request.path_value("other"), None);
+    }
+
+    #[test]
+    fn routes_that_collide_are_refused() {
+        let target = || Target::Immediate(Arc::new(|_: &Request| Response::text("")));
+        let mut router = router();
+        assert!(router.add(Method::GET, "/a/{id}", target()).is_err());
+        assert!(router.add(Method::GET, "/a/{other}", target()).is_err());
+        assert!(router.add(Method::GET, "/x/{id", target()).is_err());
+        assert!(router.add(Method::DELETE, "/a/{other}", target()).is_ok(), "another method, another name");
+    }
+}

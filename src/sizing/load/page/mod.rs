@@ -1,0 +1,114 @@
+//! A report as an HTML page: what was asked, whether the run is to be believed, and the figures with their charts.
+//!
+//! The thread that calls `run`.
+
+mod figures;
+mod phases;
+mod tables;
+mod timeline;
+
+use super::report::{Report, Verdict};
+use crate::base::chart::{Cell, Page, Tile, Unit};
+
+impl Report {
+    /// The report as one HTML page that needs nothing else.
+    pub fn page(&self) -> String {
+        // Many names make no title; the table of targets has them.
+        let title = match self.targets.len() {
+            0 => self.all.target.clone(),
+            count => format!("{count} targets"),
+        };
+        let mut page = Page::new("wharf load", &title);
+        self.head(&mut page);
+        page.section("Key figures");
+        page.table(&tables::rates(self));
+        page.table(&tables::times(self));
+        let moments = timeline::moments(&self.seconds);
+        page.section("Over time");
+        page.figure(&figures::latency_over_time(self, &moments));
+        page.figure(&figures::rates_over_time(&moments));
+        page.section("Latency");
+        page.figure(&figures::spectrum(self));
+        phases::show(self, &moments, &mut page);
+        page.section("Outcomes");
+        page.table(&tables::outcomes(&self.all));
+        if !self.targets.is_empty() {
+            page.section("Targets");
+            page.table(&tables::each_target(&self.targets));
+        }
+        page.finish(&format!(
+            "Made by wharf {}. The generator used {} s of processor time.",
+            self.wharf, self.generator_processor_s
+        ))
+    }
+
+    fn is_closed(&self) -> bool {
+        self.connections.is_some()
+    }
+
+    fn head(&self, page: &mut Page) {
+        page.lead(&format!("{} loop", self.kind), &self.pace_and_threads());
+        page.paragraph(if self.is_closed() {
+            "Each client waits for its answer before it asks again. That finds what a server can do, but a server that stalls is \
+             not asked meanwhile, so that its stalls are hardly seen."
+        } else {
+            "Each request goes out when it is due, whether or not those before it are answered, and its latency counts from then: \
+             a server that stalls is seen as its users see it."
+        });
+        if let Some(why) = &self.not_held {
+            page.warning(
+                "The schedule was not held, so this run did not measure what it was to measure:",
+                &format!("{why}."),
+            );
+        }
+        if self.stopped {
+            page.warning("Stopped", &format!("after {} s, before the plan's end.", self.length_s));
+        }
+        for verdict in &self.objectives {
+            let word = if verdict.met { "met" } else { "missed" };
+            page.verdict(verdict.met, &format!("{}: {word}", verdict.objective), &measured(verdict));
+        }
+        page.tiles(&self.tiles());
+    }
+
+    fn tiles(&self) -> Vec<Tile> {
+        let all = &self.all;
+        let tile = |name: &str, unit, value, note: String| Tile { name: name.to_owned(), unit, value, note };
+        let asked = if self.is_closed() {
+            format!("of {} sent", Unit::PerSecond.text(all.sent_per_s))
+        } else {
+            format!("of {} offered", Unit::PerSecond.text(all.offered_per_s))
+        };
+        let errors = all.scheduled.saturating_sub(all.good);
+        vec![
+            tile("good answers", Unit::PerSecond, all.good_per_s, asked),
+            tile(
+                "errors",
+                Unit::Percent,
+                all.errors_percent,
+                format!("{} of {}", Unit::Count.text(real(errors)), Unit::Count.text(real(all.scheduled))),
+            ),
+            tile("p50", Unit::Milliseconds, all.latency_ms.p50, "half waited less".to_owned()),
+            tile("p99", Unit::Milliseconds, all.latency_ms.p99, "1 in 100 waited longer".to_owned()),
+            tile("p99.9", Unit::Milliseconds, all.latency_ms.p99_9, "1 in 1,000 waited longer".to_owned()),
+            tile("max", Unit::Milliseconds, all.latency_ms.max, "the longest wait".to_owned()),
+        ]
+    }
+}
+
+fn measured(verdict: &Verdict) -> String {
+    match verdict.measured {
+        Some(measured) => format!("It was {}\u{a0}{}.", Unit::Count.text(measured), verdict.unit),
+        None => "Nothing was answered.".to_owned(),
+    }
+}
+
+/// A number, or none where there was nothing to measure.
+fn known(value: f64) -> Cell {
+    if value.is_finite() { Cell::Number(value) } else { Cell::Nothing }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no run has 2^53 requests")]
+fn real(count: u64) -> f64 {
+    count as f64
+}

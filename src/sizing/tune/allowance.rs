@@ -1,0 +1,113 @@
+//! How many connections the database allows this service.
+//!
+//! Main thread, before the run.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::formulas::Connections;
+use crate::base::deadline::Deadline;
+use crate::config::Sql;
+use crate::database::{Access, Database, Error, Kind, RowWriter, Shape};
+
+/// One statement on system tables.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Its row is a few numbers.
+const BYTES_MAX: usize = 4096;
+
+/// `reserved_connections` is there from PostgreSQL 16 on. What is counted is everybody's sessions, which any role may see here,
+/// and the one that asks is not somebody else's.
+const SQL: &str = "\
+    select current_setting('max_connections')::int as max, \
+           current_setting('superuser_reserved_connections')::int as superuser_reserved, \
+           coalesce(current_setting('reserved_connections', true)::int, 0) as reserved, \
+           (select sum(numbackends)::int - 1 from pg_stat_database) as others, \
+           (select rolconnlimit from pg_roles where rolname = current_user) as role_limit, \
+           (select datconnlimit from pg_database where datname = current_database()) as database_limit";
+
+/// The most connections that one instance may open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// How many.
+    pub connections: usize,
+    /// How it comes to that.
+    pub because: String,
+}
+
+impl Allowance {
+    /// Asks the database, on its one connection. `None`: it has no limit of its own.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub fn ask(database: &Database, instances: NonZeroUsize) -> Result<Option<Self>, Error> {
+        if database.kind() != Kind::Postgres {
+            return Ok(None);
+        }
+        let deadline = Deadline::after(PATIENCE);
+        let statement = database.statement(&Sql::without_parameters(SQL), &[]);
+        let mut row = Vec::new();
+        let mut writer = RowWriter::new(&mut row, Shape::Objects, BYTES_MAX, 1);
+        database.checkout(deadline)?.run(&statement, &[], Access::ReadOnly, deadline, &mut writer)?;
+        let row: Value = serde_json::from_slice(&row).unwrap_or_default();
+        Ok(Some(Self::of(&row, instances)))
+    }
+
+    fn of(row: &Value, instances: NonZeroUsize) -> Self {
+        let number = |name: &str| row[name].as_i64().and_then(|number| usize::try_from(number).ok());
+        let count = |name| number(name).unwrap_or_default();
+        let limits = Connections {
+            max: count("max"),
+            superuser_reserved: count("superuser_reserved"),
+            reserved: count("reserved"),
+            others: count("others"),
+        };
+        let mut because = format!(
+            "max_connections {}, of which {} are reserved and {} others'",
+            limits.max,
+            limits.superuser_reserved + limits.reserved,
+            limits.others
+        );
+        let mut connections = limits.for_each_of(instances).map_or(0, NonZeroUsize::get);
+        // −1 is no limit, and no count.
+        for (name, whose) in [("role_limit", "role"), ("database_limit", "database")] {
+            if let Some(limit) = number(name).filter(|limit| *limit / instances < connections) {
+                connections = limit / instances;
+                because = format!("the {whose}'s connection limit is {limit}");
+            }
+        }
+        if instances.get() > 1 {
+            because = format!("{because}, for {instances} instances");
+        }
+        Self { connections, because }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(row: &Value, instances: usize) -> (usize, String) {
+        let allowance = Allowance::of(row, NonZeroUsize::new(instances).expect("some"));
+        (allowance.connections, allowance.because)
+    }
+
+    #[test]
+    fn what_is_reserved_and_others_sessions_are_not_ours() {
+        let mut row = json!({ "max": 100, "superuser_reserved": 3, "reserved": 2, "others": 15,
+                              "role_limit": -1, "database_limit": -1 });
+        assert_eq!(
+            of(&row, 1),
+            (80, "max_connections 100, of which 5 are reserved and 15 others'".to_owned())
+        );
+        assert_eq!(of(&row, 3).0, 26);
+        row["role_limit"] = json!(12);
+        assert_eq!(of(&row, 2), (6, "the role's connection limit is 12, for 2 instances".to_owned()));
+        row["others"] = json!(95);
+        assert_eq!(of(&row, 1).0, 0);
+    }
+}

@@ -1,0 +1,157 @@
+//! What a run has found, as an HTML page: the recommendation first, then what it rests on.
+//!
+//! Main thread.
+
+mod proof;
+mod sweep;
+
+use super::report::{Report, SizeReport, SweepReport};
+use crate::base::chart::{Cell, Column, Page, Table, Tile, Unit};
+use crate::sizing::load::Objective;
+
+impl Report {
+    /// The report as one HTML page that needs nothing else.
+    pub fn page(&self) -> String {
+        let mut page = Page::new(&format!("wharf tune · {}", self.database), &self.title());
+        self.head(&mut page);
+        let bounds = self.bounds();
+        page.section("Connections");
+        sweep::show(&self.pool, "connections", &bounds, &mut page);
+        page.paragraph(&format!("Up to {} were tried: {}.", self.largest, self.largest_because));
+        page.section("Workers");
+        sweep::show(&self.workers, "workers", &bounds, &mut page);
+        page.section("Under more load than it can serve");
+        proof::show(self, &mut page);
+        page.section("Beside what others advise");
+        page.table(&self.advice());
+        page.finish(&format!(
+            "Made by wharf {} in {} on a machine with {} cores.",
+            self.wharf,
+            Unit::Seconds.text(self.took_s.round()),
+            self.cores
+        ))
+    }
+
+    fn title(&self) -> String {
+        match (self.stands, self.pool.size, self.workers.size) {
+            (true, Some(pool), Some(workers)) => format!("Take {pool} connections and {workers} workers"),
+            (true, Some(pool), None) => format!("Take {pool} connections"),
+            _ => "No sizes to recommend".to_owned(),
+        }
+    }
+
+    fn head(&self, page: &mut Page) {
+        page.verdict(
+            self.stands,
+            if self.stands { "It stands:" } else { "It does not stand:" },
+            self.verdict(),
+        );
+        if self.stands {
+            page.paragraph("In the configuration's file:");
+        } else {
+            page.paragraph("What it ran with under overload, which is no recommendation:");
+        }
+        page.code(&self.lines());
+        page.paragraph(&sentence(&self.pool.words));
+        page.paragraph(&sentence(&self.workers.words));
+        page.tiles(&self.tiles());
+        if !self.objectives.is_empty() {
+            page.paragraph(&format!("Each size was held to {}.", self.objectives.join(", ")));
+        }
+    }
+
+    /// The settings as lines of TOML, under the heads of their tables.
+    fn lines(&self) -> String {
+        let mut lines = String::new();
+        let mut last = "";
+        for setting in &self.recommended {
+            let (table, key) = setting.key.split_once('.').unwrap_or(("", setting.key));
+            if table != last {
+                let before = if last.is_empty() { "" } else { "\n" };
+                lines.extend([before, "[", table, "]\n"]);
+                last = table;
+            }
+            let note = if setting.differs { "" } else { "  # as it is" };
+            lines.extend([key, " = ", &setting.value.to_string(), note, "\n"]);
+        }
+        lines
+    }
+
+    fn tiles(&self) -> Vec<Tile> {
+        let tile = |name: &str, unit, value, note: &str| Tile {
+            name: name.to_owned(),
+            unit,
+            value,
+            note: note.to_owned(),
+        };
+        let chosen = self.pool.chosen();
+        let mut tiles = Vec::new();
+        for (name, sweep) in [("connections", &self.pool), ("workers", &self.workers)] {
+            let note = match sweep.band {
+                Some((low, high)) if low != high => format!("the knee is among {low} to {high}"),
+                _ => String::new(),
+            };
+            tiles.extend(sweep.size.map(|size| tile(name, Unit::Count, real(size), &note)));
+        }
+        tiles.push(tile(
+            "capacity",
+            Unit::PerSecond,
+            self.capacity_per_s,
+            "good answers, when nothing is refused",
+        ));
+        if let Some(SizeReport { p50_ms, p99_ms, .. }) = chosen {
+            tiles.push(tile("p50 at capacity", Unit::Milliseconds, *p50_ms, "half waited less"));
+            tiles.push(tile("p99 at capacity", Unit::Milliseconds, *p99_ms, "1 in 100 waited longer"));
+        }
+        tiles
+    }
+
+    /// The objectives that bound a latency, with their milliseconds.
+    fn bounds(&self) -> Vec<(String, f64)> {
+        let bound = |text: &String| {
+            let objective: Objective = text.parse().ok()?;
+            Some((text.clone(), objective.latency_max()?.as_secs_f64() * 1e3))
+        };
+        self.objectives.iter().filter_map(bound).collect()
+    }
+
+    fn advice(&self) -> Table {
+        let measured = self.pool.size.map(|size| {
+            vec![
+                Cell::text("measured here"),
+                Cell::Count(size as u64),
+                Cell::text("what this page recommends or would"),
+            ]
+        });
+        let others = self.formulas.iter().map(|formula| {
+            vec![Cell::text(formula.name), Cell::Number(formula.connections), Cell::text(&formula.words)]
+        });
+        Table {
+            caption: "Connections by measurement and by formula".to_owned(),
+            columns: vec![Column::text("by"), Column::number("connections"), Column::text("because")],
+            rows: measured.into_iter().chain(others).collect(),
+        }
+    }
+}
+
+impl SweepReport {
+    /// What the recommended size came to.
+    fn chosen(&self) -> Option<&SizeReport> {
+        self.sizes.iter().find(|size| Some(size.size) == self.size)
+    }
+}
+
+/// With a capital at its begin and a full stop at its end.
+fn sentence(words: &str) -> String {
+    let mut letters = words.chars();
+    let first: String = letters.next().map(|first| first.to_uppercase().collect()).unwrap_or_default();
+    format!("{first}{}{}", letters.as_str(), if words.ends_with('.') { "" } else { "." })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no pool has 2^53 connections")]
+fn real(count: usize) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests;

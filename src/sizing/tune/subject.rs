@@ -1,0 +1,188 @@
+//! The server that is tuned, in this process, and the load on it.
+//!
+//! Main thread. It serves the user's endpoints on the user's database through the same `server` as `wharf serve`, on a port of
+//! its own; sizes are changed by the reload that a running server has.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Error;
+use crate::config::{self, AdminListen, Config};
+use crate::database::Database;
+use crate::server::{Running, Server};
+use crate::sizing::load::{self, Arrivals, Pace, Plan, Rate, Report, Stages};
+use crate::sizing::{Traffic, TrafficError};
+
+/// How long the pool may take to have as many connections as it is to have.
+const OPENING: Duration = Duration::from_secs(10);
+
+/// From one look at the pool to the next.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// How long a request waits for its answer: past the default deadline, so that the server's own answer is seen.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// After a change of sizes, until the new threads and connections have all been used.
+const WARM_UP: Duration = Duration::from_millis(250);
+
+/// What a change of sizes takes, with warming up.
+pub(super) const RESIZING: Duration = Duration::from_millis(350);
+
+/// The first load, which fills caches.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Of that, so many percent may fail: what is sampled may be gone when it is asked for.
+const FAILING_MAX: f64 = 1.0;
+
+/// A wait that is never reached: while sizes are swept, nothing but the sizes is to bound anything.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Sizes that a server runs with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sizes {
+    /// `database.maximum_pool_size`.
+    pub pool: usize,
+    /// `server.workers`.
+    pub workers: usize,
+    /// `[queue]`.
+    pub queue: config::Queue,
+}
+
+/// A server under test.
+pub(super) struct Subject<'s> {
+    running: Running,
+    database: Option<Database>,
+    config: Config,
+    targets: Vec<load::Target>,
+    stop: &'s AtomicBool,
+}
+
+/// A queue that refuses nobody.
+pub(super) fn endless(queue: &config::Queue) -> config::Queue {
+    let mut queue = queue.clone();
+    (queue.max_length, queue.max_wait, queue.target, queue.interval) = (1_000_000, NEVER, NEVER, NEVER);
+    queue
+}
+
+impl<'s> Subject<'s> {
+    /// Starts the server with these sizes, and draws what it is asked.
+    pub(super) fn start(
+        config: &Config,
+        sizes: &Sizes,
+        traffic: impl FnOnce(SocketAddr, Option<&Database>) -> Result<Traffic, TrafficError>,
+        stop: &'s AtomicBool,
+    ) -> Result<Self, Error> {
+        let config = with_sizes(&bare(config), sizes);
+        let server = Server::new(config.clone())?;
+        let database = server.database().cloned();
+        let running = server.start()?;
+        let targets = traffic(running.address(), database.as_ref())?.targets;
+        let subject = Self { running, database, config, targets, stop };
+        subject.wait_for_pool(sizes.pool)?;
+        Ok(subject)
+    }
+
+    /// Goes on with other sizes, and uses them until all of them are warm.
+    pub(super) fn resize(&mut self, sizes: &Sizes) -> Result<(), Error> {
+        let config = with_sizes(&self.config, sizes);
+        self.running.reload(config.clone())?;
+        self.config = config;
+        self.wait_for_pool(sizes.pool)?;
+        self.saturate(clients(sizes), WARM_UP).map(drop)
+    }
+
+    fn wait_for_pool(&self, size: usize) -> Result<(), Error> {
+        let Some(database) = &self.database else { return Ok(()) };
+        let until = Instant::now() + OPENING;
+        loop {
+            let open = usize::try_from(database.gauges().open).unwrap_or(usize::MAX);
+            if open == size {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(Error::Pool { wanted: size, open });
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Fills caches, and finds out whether requests succeed at all.
+    pub(super) fn warm_up(&self, sizes: &Sizes) -> Result<(), Error> {
+        let report = self.saturate(clients(sizes), FIRST)?;
+        let percent = report.all.errors_percent;
+        if percent > FAILING_MAX {
+            let statuses = report.all.statuses.iter().map(|(status, count)| format!("{count} × {status}"));
+            let failures = report.all.failures.iter().map(|(kind, count)| format!("{count} × {kind}"));
+            return Err(Error::Failing {
+                percent,
+                statuses: statuses.chain(failures).collect::<Vec<_>>().join(", "),
+            });
+        }
+        Ok(())
+    }
+
+    /// So many clients, each asking again as soon as it is answered.
+    pub(super) fn saturate(&self, clients: usize, duration: Duration) -> Result<Report, Error> {
+        self.run(Pace::Closed { connections: clients, duration })
+    }
+
+    /// Requests at this rate, whatever becomes of them.
+    pub(super) fn offer(&self, per_second: f64, duration: Duration) -> Result<Report, Error> {
+        let rate = Rate::new(per_second).ok_or(Error::Stopped)?;
+        let stages = Stages::constant(rate, duration);
+        self.run(Pace::Open { stages, arrivals: Arrivals::Constant })
+    }
+
+    fn run(&self, pace: Pace) -> Result<Report, Error> {
+        let plan = Plan {
+            targets: self.targets.clone(),
+            pace,
+            timeout: PATIENCE,
+            max_connections: None,
+            late_after: Duration::from_millis(10),
+            threads: 1,
+        };
+        let report = load::run(&plan, self.stop, |_| {})?;
+        if report.stopped { Err(Error::Stopped) } else { Ok(report) }
+    }
+
+    /// Ends the server.
+    pub(super) fn stop(self) {
+        self.running.drain();
+    }
+}
+
+/// Half as many clients again as there are workers, so that no worker waits for a client.
+pub(super) fn clients(sizes: &Sizes) -> usize {
+    sizes.workers + (sizes.workers / 2).max(2)
+}
+
+fn with_sizes(config: &Config, sizes: &Sizes) -> Config {
+    let mut config = config.clone();
+    config.database.maximum_pool_size = sizes.pool;
+    config.database.minimum_idle = Some(sizes.pool);
+    config.server.workers = Some(sizes.workers);
+    config.queue = sizes.queue.clone();
+    config
+}
+
+/// The configuration without what stands between a client on this machine and the server: where it listens, who watches, TLS, what proxies
+/// say, and the limits on one client's address, from which all of the load comes.
+fn bare(config: &Config) -> Config {
+    let defaults = Config::default();
+    let mut config = config.clone();
+    config.server.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
+    config.server.reuse_port = false;
+    config.admin.listen = Some(AdminListen::Off);
+    config.server.pid_file = None;
+    config.log = defaults.log;
+    config.server.deadline_header = None;
+    config.tls = defaults.tls;
+    config.proxy = defaults.proxy;
+    config.http.max_connections_per_address = None;
+    config.http.max_accept_rate = None;
+    config.http.max_requests_per_connection = None;
+    config
+}

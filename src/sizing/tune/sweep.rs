@@ -1,0 +1,287 @@
+//! A whole run: connections first, then workers for them, then the queue, then the proof.
+//!
+//! Main thread.
+
+use std::time::{Duration, Instant};
+
+use super::formulas::queue_length;
+use super::subject::{RESIZING, Sizes, Subject, clients, endless};
+use super::{
+    CannotTell, Error, Limits, Measurement, Measurements, Next, Outcome, Planner, Progress, Request, Stage,
+    Stop, decide,
+};
+use crate::config;
+use crate::sizing::load::{Objective, Report};
+
+/// The parts of the time that the sweeps may take; the proof has the rest, which it does not always need.
+const POOL_SHARE: f64 = 0.55;
+const WORKERS_SHARE: f64 = 0.15;
+
+/// One measurement is long enough for a p99, and a sweep has many.
+const EACH: std::ops::RangeInclusive<Duration> = Duration::from_millis(400)..=Duration::from_secs(3);
+
+/// How many rounds a sweep should be able to pay for; the first ones find the sizes that matter.
+const ROUNDS: u32 = 8;
+
+/// Workers beyond so many for each connection only wait for one.
+const WORKERS_FOR_EACH: usize = 4;
+
+/// Load in the proof, in percent of the capacity.
+pub(super) const LEVELS: [u32; 5] = [70, 90, 110, 150, 1000];
+
+/// What must be left of the capacity, or of what is offered, at each level. At ten times the load the generator and the refusals
+/// took a tenth of two cores that a database needed whole; a server that breaks down is left with a tenth of it.
+pub(super) const HOLDS: f64 = 0.85;
+
+/// How often the proof is made, each time with a shorter queue, while there is time.
+const ATTEMPTS: usize = 3;
+
+/// Levels that the time which is left should pay for.
+const LEVELS_MAX: u32 = 12;
+
+/// A queue that holds fewer is full when two requests come at once.
+const LENGTH_MIN: usize = 16;
+
+/// A shorter wait than this is one thread's turn of the processor.
+const TARGET_MIN: Duration = Duration::from_millis(5);
+
+/// What one sweep has shown.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// The sizes that could be measured.
+    pub limits: Limits,
+    /// All that was measured.
+    pub measurements: Measurements,
+    /// What follows from it.
+    pub outcome: Outcome,
+    /// Why nothing more was measured.
+    pub stop: Stop,
+}
+
+/// One level of the proof.
+#[derive(Clone, Copy, Debug)]
+pub struct Level {
+    /// Of the capacity.
+    pub percent: u32,
+    /// Requests a second that were to come.
+    pub offered: f64,
+    /// Good answers a second.
+    pub good: f64,
+    /// 503, a second.
+    pub refused: f64,
+    /// Of what was served.
+    pub p99: Duration,
+    /// Of the refusals; `None` without one.
+    pub refusal_p99: Option<Duration>,
+    /// The generator kept its schedule; if not, less was offered.
+    pub kept: bool,
+    /// Whether it shows what it is to show.
+    pub holds: bool,
+}
+
+/// All that a run has found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Tuned {
+    /// Of the pool, with a worker for each connection.
+    pub pool: Sweep,
+    /// Of the workers, with the pool that was chosen.
+    pub workers: Sweep,
+    /// The sizes that the proof was made with.
+    pub sizes: Sizes,
+    /// Good answers a second at those sizes, when nothing is refused.
+    pub capacity: f64,
+    /// The proof, at each of its levels.
+    pub proof: Vec<Level>,
+    /// How often the queue was made shorter before that.
+    pub tightened: usize,
+}
+
+impl Tuned {
+    /// Whether what was found may be recommended: a size was found, and the proof holds.
+    pub fn stands(&self) -> bool {
+        let found = |sweep: &Sweep| sweep.size().is_some();
+        found(&self.pool) && self.proof.iter().all(|level| level.holds)
+    }
+}
+
+impl Sweep {
+    /// The size to take, if the measurements say.
+    pub fn size(&self) -> Option<usize> {
+        match &self.outcome {
+            Outcome::Knee(knee) | Outcome::Flat(knee) | Outcome::AtLargest(knee) => Some(knee.size),
+            Outcome::NoneMeets { .. } | Outcome::CannotTell(_) => None,
+        }
+    }
+}
+
+/// One run.
+pub(super) struct Run<'r> {
+    pub(super) request: &'r Request,
+    pub(super) queue: config::Queue,
+    pub(super) subject: Subject<'r>,
+    pub(super) observe: &'r mut dyn FnMut(&Progress),
+}
+
+impl Run<'_> {
+    pub(super) fn whole(mut self) -> Result<Tuned, Error> {
+        let began = Instant::now();
+        let budget = self.request.time;
+        let pool_limits = Limits::up_to(self.request.largest);
+        let endless = endless(&self.queue);
+        let at_pool = |size| Sizes { pool: size, workers: size, queue: endless.clone() };
+        let pool = self.sweep(Stage::Pool, pool_limits, budget.mul_f64(POOL_SHARE), at_pool)?;
+        // Where the measurements do not say, the rest is measured at the size that would be chosen if they did.
+        let chosen = pool.size().or_else(|| likeliest(&pool)).unwrap_or(pool_limits.largest);
+        let limits = Limits { smallest: chosen, largest: chosen * WORKERS_FOR_EACH, ..pool_limits };
+        let at_workers = |size| Sizes { pool: chosen, workers: size, queue: endless.clone() };
+        let workers = self.sweep(Stage::Workers, limits, budget.mul_f64(WORKERS_SHARE), at_workers)?;
+        let mut sizes =
+            Sizes { pool: chosen, workers: workers.size().unwrap_or(chosen), queue: self.queue.clone() };
+        let left = || budget.saturating_sub(began.elapsed());
+        // For the capacity, each level, and once more if the queue is to be shorter.
+        let length = (left() / LEVELS_MAX).clamp(*EACH.start(), *EACH.end());
+        self.subject.resize(&Sizes { queue: endless, ..sizes.clone() })?;
+        let saturated = self.subject.saturate(clients(&sizes), length)?;
+        let capacity = saturated.all.good_per_s;
+        sizes.queue = self.bounded(capacity, saturated.all.latency_ms.p99);
+        let mut tightened = 0;
+        let proof = loop {
+            let proving = Instant::now();
+            let proof = self.prove(&sizes, capacity, length)?;
+            let is_over = tightened + 1 == ATTEMPTS || left() < proving.elapsed();
+            if proof.iter().all(|level| level.holds) || is_over || sizes.queue.target <= TARGET_MIN {
+                break proof;
+            }
+            sizes.queue = shorter(&sizes.queue, capacity, sizes.workers);
+            tightened += 1;
+        };
+        self.subject.stop();
+        Ok(Tuned { pool, workers, sizes, capacity, proof, tightened })
+    }
+
+    fn sweep(
+        &mut self,
+        stage: Stage,
+        limits: Limits,
+        budget: Duration,
+        sizes: impl Fn(usize) -> Sizes,
+    ) -> Result<Sweep, Error> {
+        let began = Instant::now();
+        // As many measurements as the doublings take, in so many rounds.
+        let first = usize::BITS - (limits.largest / limits.smallest).leading_zeros() + 1;
+        let each = (budget / (first * ROUNDS)).saturating_sub(RESIZING).clamp(*EACH.start(), *EACH.end());
+        let mut planner = Planner::new(limits, each + RESIZING, self.request.seed);
+        let mut measurements = Measurements::default();
+        loop {
+            let left = budget.saturating_sub(began.elapsed());
+            let (size, round) = match planner.next(&measurements, left) {
+                Next::Measure { size, round } => (size, round),
+                Next::Done(stop) => {
+                    let outcome = decide(&measurements, limits);
+                    return Ok(Sweep { limits, measurements, outcome, stop });
+                }
+            };
+            let sizes = sizes(size);
+            self.subject.resize(&sizes)?;
+            let measurement = self.measurement(size, round, self.subject.saturate(clients(&sizes), each)?);
+            measurements.push(measurement);
+            (self.observe)(&Progress::Measured {
+                stage,
+                measurement,
+                left: budget.saturating_sub(began.elapsed()),
+            });
+        }
+    }
+
+    fn measurement(&self, size: usize, round: usize, mut report: Report) -> Measurement {
+        let mut meets_objective = true;
+        for objective in &self.request.objectives {
+            meets_objective &= report.judge(objective);
+        }
+        let all = &report.all;
+        Measurement {
+            size,
+            round,
+            throughput: all.good_per_s,
+            p50: milliseconds(all.latency_ms.p50),
+            p99: milliseconds(all.latency_ms.p99),
+            meets_objective,
+        }
+    }
+
+    /// The queue for the wait that the objective leaves, or for the one that the configuration has.
+    fn bounded(&self, capacity: f64, p99_ms: f64) -> config::Queue {
+        let mut queue = self.queue.clone();
+        let allowed = self.request.objectives.iter().filter_map(Objective::latency_max).min();
+        if let Some(allowed) = allowed {
+            let left = allowed.saturating_sub(milliseconds(p99_ms));
+            queue.target = queue.target.min(left).max(TARGET_MIN);
+        }
+        queue.max_length = length_for(&queue, capacity);
+        queue
+    }
+
+    fn prove(&mut self, sizes: &Sizes, capacity: f64, length: Duration) -> Result<Vec<Level>, Error> {
+        self.subject.resize(sizes)?;
+        let mut proof = Vec::new();
+        for percent in LEVELS {
+            let offered = capacity * f64::from(percent) / 100.0;
+            let report = self.subject.offer(offered, length)?;
+            let level = level(percent, offered, capacity, &report);
+            (self.observe)(&Progress::Proved(level));
+            proof.push(level);
+        }
+        Ok(proof)
+    }
+}
+
+fn level(percent: u32, offered: f64, capacity: f64, report: &Report) -> Level {
+    let all = &report.all;
+    let kept = report.not_held.is_none();
+    let due = if percent < 100 { offered } else { capacity };
+    Level {
+        percent,
+        offered,
+        good: all.good_per_s,
+        refused: if report.length_s > 0.0 { real(all.refused) / report.length_s } else { 0.0 },
+        p99: milliseconds(all.latency_ms.p99),
+        refusal_p99: (all.refused > 0).then(|| milliseconds(all.refusal_ms.p99)),
+        kept,
+        // Around its capacity a server may do a little less than when its clients wait for it; past it, it may not fall.
+        holds: all.good_per_s >= HOLDS * due,
+    }
+}
+
+/// As many as come in the longest wait that a burst may make: whoever came after them would be refused by that.
+fn length_for(queue: &config::Queue, capacity: f64) -> usize {
+    queue_length(capacity, queue.interval.max(queue.target)).max(LENGTH_MIN)
+}
+
+/// Half the wait.
+fn shorter(queue: &config::Queue, capacity: f64, workers: usize) -> config::Queue {
+    let mut queue = queue.clone();
+    queue.target = (queue.target / 2).max(TARGET_MIN);
+    queue.interval = (queue.interval / 2).max(queue.target);
+    queue.max_length = length_for(&queue, capacity).max(workers);
+    queue
+}
+
+/// The fastest of the sizes that the knee may be among, or of all.
+fn likeliest(sweep: &Sweep) -> Option<usize> {
+    let may_be = |size: usize| match &sweep.outcome {
+        Outcome::CannotTell(CannotTell::TooNoisy { band, .. }) => band.contains(&size),
+        _ => true,
+    };
+    let sizes = sweep.measurements.sizes().iter().filter(|size| may_be(size.size));
+    sizes.max_by(|one, other| one.throughput.total_cmp(&other.throughput)).map(|size| size.size)
+}
+
+fn milliseconds(number: f64) -> Duration {
+    Duration::try_from_secs_f64(number / 1000.0).unwrap_or_default()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no run has so many requests")]
+fn real(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,40 @@
+//! Traces where nothing is built in that sends them.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+
+use super::{Course, Outcome, Surroundings};
+use crate::config;
+use crate::http::Request;
+use crate::telemetry::metrics::{Endpoint, Metrics};
+
+/// Tells nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Traces;
+
+impl Traces {
+    /// Does nothing.
+    ///
+    /// # Errors
+    /// When the configuration asks for more than that.
+    pub fn start(config: &config::Tracing, _: Surroundings, _: &Arc<Metrics>) -> io::Result<Self> {
+        match config.otlp_endpoint {
+            Some(_) => Err(io::Error::other("this program was built without wharf's cargo feature otlp")),
+            None => Ok(Self),
+        }
+    }
+
+    /// Whether the request is told of: none is.
+    pub fn wants(&self, _: &Request) -> bool {
+        false
+    }
+
+    /// Does nothing.
+    pub fn tell(&self, _: &Request, _: Option<&Arc<Endpoint>>, _: impl FnOnce() -> (Course, Outcome)) {}
+
+    /// Does nothing.
+    pub fn close(&self, _: &Receiver<Infallible>) {}
+}
