@@ -16,7 +16,7 @@ use wharf::deadline::Deadline;
 use wharf::http::{
     Decoder, Form, Limits, Outline, Request, Response, Scan, encode_head, parse_head, scan_head,
 };
-use wharf::identity::Identities;
+use wharf::request_id::Identities;
 use wharf::journal::{Entry, Journal, Opened};
 use wharf::metrics::{Endpoint, Metrics, PHASES, Spans};
 use wharf::queue::{self, LaneSpec, Priority, Queue};
