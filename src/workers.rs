@@ -23,7 +23,7 @@ use rustix::thread::{Pid, gettid};
 
 use self::pipeline::Asked;
 use crate::base::deadline::Deadline;
-use crate::base::queue::{Done, Others, Queue};
+use crate::base::queue::{Batch, Queue, Ticket};
 use crate::base::turns::wait_for_turn;
 use crate::database::Database;
 use crate::exchange::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
@@ -179,13 +179,13 @@ impl Shared {
         let activity = Activity::default();
         self.present().insert(number, Worker { activity: activity.clone(), thread: gettid() });
         let mut done = None;
-        let (mut others, mut asked) = (Others::none(), Asked::default());
+        let (mut others, mut asked) = (Batch::none(), Asked::default());
         loop {
             others.max = self.pipelined_max.load(Relaxed) - 1;
             if let Some(database) = &self.database {
                 database.tidy(|| self.queue.is_empty());
             }
-            let next = self.queue.next_and_others(done, &mut others, self.together());
+            let next = self.queue.next_batch(done, &mut others, self.together());
             let Some((job, mut begun)) = next else { break };
             if others.jobs.is_empty() {
                 self.answer(job, &begun, &activity);
@@ -201,7 +201,7 @@ impl Shared {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, mut job: Job, begun: &Done, activity: &Activity) {
+    fn answer(&self, mut job: Job, begun: &Ticket, activity: &Activity) {
         activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
         if self.traces.wants(&job.request) {
             activity.record();
@@ -224,7 +224,7 @@ impl Shared {
         job: &Job,
         mut response: Response,
         refused: Option<Reason>,
-        begun: &Done,
+        begun: &Ticket,
         activity: &Activity,
     ) {
         response.name_request(job.request.id());
@@ -434,7 +434,7 @@ struct Account {
 
 impl Account {
     /// The answer is made: what its phases took so far.
-    fn of(job: &Job, begun: &Done, activity: &Activity, status: u16) -> Self {
+    fn of(job: &Job, begun: &Ticket, activity: &Activity, status: u16) -> Self {
         let made = Instant::now();
         let spent = activity.spent();
         let mut spans = Spans::default();
@@ -468,7 +468,7 @@ impl Account {
 
 /// As traces tell of it.
 impl Account {
-    fn course(&self, job: &Job, begun: &Done, activity: &Activity) -> Course {
+    fn course(&self, job: &Job, begun: &Ticket, activity: &Activity) -> Course {
         let waits = activity.take_waits();
         Course {
             since: job.since,

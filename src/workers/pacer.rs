@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, bounded, select};
 use rustix::thread::Pid;
 
 use super::Shared;
-use crate::base::queue::Look;
+use crate::base::queue::Usage;
 use crate::telemetry::activity::Doing;
 
 /// How often it is looked what workers wait for.
@@ -71,8 +71,8 @@ const OWN_LONG: u128 = 50;
 /// Until the workers have ended.
 pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
     let queue = &shared.queue;
-    let look = queue.look();
-    let mut pacer = Pacer::new(num_cpus::get(), look, Measure::of(shared, &look));
+    let usage = queue.usage();
+    let mut pacer = Pacer::new(num_cpus::get(), usage, Measure::of(shared, &usage));
     let (tell, told) = bounded(1);
     loop {
         if let Some(crowd) = pacer.watch() {
@@ -84,17 +84,17 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
             recv(told) -> _ => pacer.is_watching(),
             default(if pacer.may_stall() { left.min(STALL) } else { left }) => false,
         };
-        let look = queue.look();
+        let usage = queue.usage();
         if begins {
-            pacer.begin(look, Measure::of(shared, &look), shared.asked_most());
+            pacer.begin(usage, Measure::of(shared, &usage), shared.asked_most());
         } else {
-            pacer.see(look, || shared.asked_most());
+            pacer.see(usage, || shared.asked_most());
             if pacer.due() <= Instant::now() {
-                pacer.judge(Measure::of(shared, &look), shared.asked_most());
+                pacer.judge(Measure::of(shared, &usage), shared.asked_most());
             }
         }
-        if pacer.look.busy_max != look.busy_max {
-            queue.set_busy_max(pacer.look.busy_max);
+        if pacer.usage.busy_max != usage.busy_max {
+            queue.set_busy_max(pacer.usage.busy_max);
         }
     }
 }
@@ -103,13 +103,13 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
 struct Pacer {
     cores: usize,
     /// The last one; says how many may have a job.
-    look: Look,
+    usage: Usage,
     /// As it was when that was decided.
     since: Measure,
     /// What the cores had done before that, where there was a load already.
     earlier: Option<Cores>,
     /// Whether a job was left waiting since.
-    held_back: bool,
+    was_held_back: bool,
     is_early: bool,
     trust: Trust,
     begun: Begun,
@@ -118,9 +118,9 @@ struct Pacer {
 }
 
 impl Pacer {
-    fn new(cores: usize, look: Look, since: Measure) -> Self {
+    fn new(cores: usize, usage: Usage, since: Measure) -> Self {
         let (trust, begun, known) = (Trust::Past, Begun::Long, BTreeMap::new());
-        Self { cores, look, since, earlier: None, held_back: false, is_early: true, trust, begun, known }
+        Self { cores, usage, since, earlier: None, was_held_back: false, is_early: true, trust, begun, known }
     }
 
     /// When it is to be decided again.
@@ -130,16 +130,16 @@ impl Pacer {
             _ if self.is_early => (EARLY, INTERVAL_EACH),
             _ => (INTERVAL, INTERVAL_EACH),
         };
-        self.since.at + interval.max(each * u32::try_from(self.look.workers).unwrap_or(u32::MAX))
+        self.since.at + interval.max(each * u32::try_from(self.usage.workers).unwrap_or(u32::MAX))
     }
 
     /// Of how many that have a job it is to be told, from now on.
     fn watch(&mut self) -> Option<usize> {
-        if self.look.is_paced() && self.trust == Trust::Past {
+        if self.usage.is_paced() && self.trust == Trust::Past {
             self.trust = Trust::Watched;
             return Some(usize::MAX);
         }
-        if !self.look.is_paced() && self.begun == Begun::No {
+        if !self.usage.is_paced() && self.begun == Begun::No {
             self.begun = Begun::Watched;
             return Some(LEAST_PER_CORE * self.cores);
         }
@@ -147,22 +147,22 @@ impl Pacer {
     }
 
     fn is_watching(&self) -> bool {
-        if self.look.is_paced() { self.trust == Trust::Watched } else { self.begun == Begun::Watched }
+        if self.usage.is_paced() { self.trust == Trust::Watched } else { self.begun == Begun::Watched }
     }
 
     /// Whether jobs may wait for others that never end.
     fn may_stall(&self) -> bool {
-        self.look.is_paced() && (self.trust == Trust::Sure || self.look.holds_back)
+        self.usage.is_paced() && (self.trust == Trust::Sure || self.usage.is_held_back)
     }
 
     /// A load begins, most of it this endpoint's. Where that came to fewer the last time, it will again; where it came to all, it begins
     /// as the last load ended, because to wait for a moment costs less than who is starved where all begin at once.
-    fn begin(&mut self, look: Look, now: Measure, endpoint: Option<u32>) {
-        self.held_back |= look.held_back;
-        self.look = look;
-        self.look.busy_max = self.or_known_fewer(self.look.busy_max, endpoint);
+    fn begin(&mut self, usage: Usage, now: Measure, endpoint: Option<u32>) {
+        self.was_held_back |= usage.was_held_back;
+        self.usage = usage;
+        self.usage.busy_max = self.or_known_fewer(self.usage.busy_max, endpoint);
         (self.since, self.earlier) = (now, None);
-        if self.look.is_paced() {
+        if self.usage.is_paced() {
             (self.is_early, self.trust, self.begun) = (true, Trust::Tried, Begun::Long);
         } else {
             self.begun = Begun::Now;
@@ -170,14 +170,14 @@ impl Pacer {
     }
 
     /// Some time has passed.
-    fn see(&mut self, look: Look, endpoint: impl FnOnce() -> Option<u32>) {
-        let before = std::mem::replace(&mut self.look, look);
-        self.held_back |= look.held_back;
-        if before.holds_back && look.holds_back && before.taken == look.taken {
-            self.look.busy_max = more(&look, self.trust);
+    fn see(&mut self, usage: Usage, endpoint: impl FnOnce() -> Option<u32>) {
+        let before = std::mem::replace(&mut self.usage, usage);
+        self.was_held_back |= usage.was_held_back;
+        if before.is_held_back && usage.is_held_back && before.taken == usage.taken {
+            self.usage.busy_max = more(&usage, self.trust);
             self.note(endpoint());
         }
-        if look.busy == self.since.busy {
+        if usage.busy == self.since.busy {
             // Nobody has had a job, and what the cores do is not looked at.
             (self.since.at, self.since.cores, self.earlier) = (Instant::now(), None, None);
             self.trust = self.trust.doubted();
@@ -189,23 +189,23 @@ impl Pacer {
 
     /// Decides by what was done up to now, most of it this endpoint's.
     fn judge(&mut self, now: Measure, endpoint: Option<u32>) {
-        let (was, was_paced) = (self.look.busy_max, self.look.is_paced());
+        let (was, was_paced) = (self.usage.busy_max, self.usage.is_paced());
         let least = now.least_since(&self.since) * self.cores;
         let cores_then = if was_paced || !self.is_early { self.since.cores } else { self.earlier };
         let waiting = now.waiting_since(&self.since, cores_then, self.cores);
-        self.look.busy_max = match next(&self.look, waiting, self.held_back, least, self.trust) {
+        self.usage.busy_max = match next(&self.usage, waiting, self.was_held_back, least, self.trust) {
             fewer if fewer < was && !was_paced => self.or_known_fewer(fewer, endpoint),
             more if more > was && self.is_early && self.trust == Trust::Sure => was,
             next => next,
         };
         // That all may have one still tells nothing, where few have.
-        if was_paced || self.look.is_paced() {
+        if was_paced || self.usage.is_paced() {
             self.note(endpoint);
         }
-        self.is_early = self.look.busy_max < was || !self.look.is_paced();
-        self.trust = if self.held_back || !was_paced { Trust::Sure } else { self.trust.doubted() };
+        self.is_early = self.usage.busy_max < was || !self.usage.is_paced();
+        self.trust = if self.was_held_back || !was_paced { Trust::Sure } else { self.trust.doubted() };
         self.earlier = self.since.cores;
-        (self.since, self.held_back, self.begun) = (now, false, Begun::Long);
+        (self.since, self.was_held_back, self.begun) = (now, false, Begun::Long);
     }
 
     /// So many, or as many as this endpoint came to the last time, if those are fewer.
@@ -215,7 +215,7 @@ impl Pacer {
     }
 
     fn note(&mut self, endpoint: Option<u32>) {
-        self.known.extend(endpoint.map(|endpoint| (endpoint, self.look.busy_max)));
+        self.known.extend(endpoint.map(|endpoint| (endpoint, self.usage.busy_max)));
     }
 }
 
@@ -224,16 +224,16 @@ impl Shared {
     fn asked_most(&self) -> Option<u32> {
         let (now, mut jobs) = (Instant::now(), BTreeMap::new());
         for worker in self.present().values() {
-            let look = worker.activity.look(now);
-            if look.doing != Doing::Idle {
-                *jobs.entry(look.endpoint).or_insert(0) += 1;
+            let usage = worker.activity.look(now);
+            if usage.doing != Doing::Idle {
+                *jobs.entry(usage.endpoint).or_insert(0) += 1;
             }
         }
         jobs.into_iter().max_by_key(|&(_, jobs)| jobs).map(|(endpoint, _)| endpoint)
     }
 }
 
-impl Look {
+impl Usage {
     /// Whether fewer may have a job than there are.
     fn is_paced(&self) -> bool {
         self.busy_max < self.workers
@@ -241,20 +241,20 @@ impl Look {
 }
 
 /// How many may have a job, when those that had one waited for a core for this percentage of the time.
-fn next(look: &Look, waiting: u128, held_back: bool, least: usize, trust: Trust) -> usize {
+fn next(usage: &Usage, waiting: u128, was_held_back: bool, least: usize, trust: Trust) -> usize {
     if waiting >= MUCH {
-        let now = look.busy_max.min(look.workers);
+        let now = usage.busy_max.min(usage.workers);
         (now / 2).max(least)
-    } else if held_back && waiting < LITTLE {
-        more(look, trust)
+    } else if was_held_back && waiting < LITTLE {
+        more(usage, trust)
     } else {
-        look.busy_max
+        usage.busy_max
     }
 }
 
 /// How many more may have a job: all, where the others were kept from it by what was found under another load.
-fn more(look: &Look, trust: Trust) -> usize {
-    if trust == Trust::Sure { look.busy_max.saturating_mul(2) } else { usize::MAX }
+fn more(usage: &Usage, trust: Trust) -> usize {
+    if trust == Trust::Sure { usage.busy_max.saturating_mul(2) } else { usize::MAX }
 }
 
 /// Whether there is a load that all workers are given to.
@@ -293,9 +293,9 @@ struct Measure {
     at: Instant,
     /// For how long they had a job.
     busy: Duration,
-    /// How many they have taken, and of these, how many beside another.
+    /// How many they have taken, and of these, how many in a batch behind another.
     taken: u64,
-    beside: u64,
+    batched: u64,
     /// What the cores have done, where that is known.
     cores: Option<Cores>,
     /// By each worker's number. Empty where the system does not tell.
@@ -310,19 +310,19 @@ struct OnCore {
 }
 
 impl Measure {
-    fn of(shared: &Shared, look: &Look) -> Self {
+    fn of(shared: &Shared, usage: &Usage) -> Self {
         let threads: Vec<_> =
             shared.present().iter().map(|(number, worker)| (*number, worker.thread)).collect();
         let each =
             threads.into_iter().filter_map(|(number, thread)| Some((number, OnCore::of(thread)?))).collect();
-        let Look { busy, taken, beside, .. } = *look;
-        Self { at: Instant::now(), busy, taken, beside, cores: Cores::now(), each }
+        let Usage { busy, taken, batched, .. } = *usage;
+        Self { at: Instant::now(), busy, taken, batched, cores: Cores::now(), each }
     }
 
     /// How many may always have a job, for each core.
     fn least_since(&self, before: &Self) -> usize {
-        let (taken, beside) = (self.taken - before.taken, self.beside - before.beside);
-        if 4 * beside > taken { LEAST_PER_CORE_TOGETHER } else { LEAST_PER_CORE }
+        let (taken, batched) = (self.taken - before.taken, self.batched - before.batched);
+        if 4 * batched > taken { LEAST_PER_CORE_TOGETHER } else { LEAST_PER_CORE }
     }
 
     /// For what percentage of the time that workers had jobs they, or others because of them, waited for a core that they had. For
@@ -383,24 +383,28 @@ impl OnCore {
 mod tests {
     use super::*;
 
-    fn look(workers: usize, busy_max: usize) -> Look {
-        let (busy, taken, beside) = (Duration::ZERO, 0, 0);
-        Look { busy, taken, beside, held_back: false, holds_back: false, workers, busy_max }
+    fn usage(workers: usize, busy_max: usize) -> Usage {
+        let (busy, taken, batched) = (Duration::ZERO, 0, 0);
+        Usage { busy, taken, batched, was_held_back: false, is_held_back: false, workers, busy_max }
     }
 
     #[test]
     fn fewer_have_a_job_while_they_wait_for_a_core_but_never_fewer_than_the_least() {
         let mut sizes = vec![usize::MAX];
         while sizes.len() < 5 {
-            sizes.push(next(&look(40, sizes[sizes.len() - 1]), 70, true, 6, Trust::Sure));
+            sizes.push(next(&usage(40, sizes[sizes.len() - 1]), 70, true, 6, Trust::Sure));
         }
         assert_eq!(sizes[1..], [20, 10, 6, 6]);
-        assert_eq!(next(&look(4, usize::MAX), 90, false, 6, Trust::Sure), 6, "four workers are not too many");
+        assert_eq!(
+            next(&usage(4, usize::MAX), 90, false, 6, Trust::Sure),
+            6,
+            "four workers are not too many"
+        );
     }
 
     #[test]
     fn more_have_a_job_as_soon_as_they_wait_for_something_else() {
-        let next = |waiting, held_back, trust| next(&look(100, 6), waiting, held_back, 6, trust);
+        let next = |waiting, was_held_back, trust| next(&usage(100, 6), waiting, was_held_back, 6, trust);
         assert_eq!(next(10, true, Trust::Sure), 12);
         assert_eq!(next(10, true, Trust::Tried), usize::MAX, "it was another load that they waited in");
         assert_eq!(next(20, true, Trust::Sure), 6, "neither much nor little");
@@ -410,32 +414,32 @@ mod tests {
     /// Sixteen workers on two cores, and what they have done by now.
     struct Loaded {
         pacer: Pacer,
-        look: Look,
+        usage: Usage,
         at: Instant,
         each: OnCore,
     }
 
     impl Loaded {
         fn new() -> Self {
-            let (look, at) = (look(16, usize::MAX), Instant::now());
+            let (usage, at) = (usage(16, usize::MAX), Instant::now());
             let each = OnCore { ran: Duration::ZERO, waited: Duration::ZERO };
-            let pacer = Pacer::new(2, look, Self::measure(&look, at, each));
-            Self { pacer, look, at, each }
+            let pacer = Pacer::new(2, usage, Self::measure(&usage, at, each));
+            Self { pacer, usage, at, each }
         }
 
-        fn measure(look: &Look, at: Instant, each: OnCore) -> Measure {
-            let Look { busy, taken, beside, .. } = *look;
-            Measure { at, busy, taken, beside, cores: None, each: BTreeMap::from([(1, each)]) }
+        fn measure(usage: &Usage, at: Instant, each: OnCore) -> Measure {
+            let Usage { busy, taken, batched, .. } = *usage;
+            Measure { at, busy, taken, batched, cores: None, each: BTreeMap::from([(1, each)]) }
         }
 
         /// Nobody asks for a while, and then somebody does for this endpoint. So many may have a job then.
         fn begin(&mut self, endpoint: u32) -> usize {
-            self.look = Look { busy_max: self.pacer.look.busy_max, held_back: false, ..self.look };
-            self.pacer.judge(Self::measure(&self.look, self.at, self.each), None);
-            self.pacer.see(self.look, || None);
+            self.usage = Usage { busy_max: self.pacer.usage.busy_max, was_held_back: false, ..self.usage };
+            self.pacer.judge(Self::measure(&self.usage, self.at, self.each), None);
+            self.pacer.see(self.usage, || None);
             assert!(self.pacer.watch().is_some() && self.pacer.is_watching());
-            self.pacer.begin(self.look, Self::measure(&self.look, self.at, self.each), Some(endpoint));
-            self.pacer.look.busy_max
+            self.pacer.begin(self.usage, Self::measure(&self.usage, self.at, self.each), Some(endpoint));
+            self.pacer.usage.busy_max
         }
 
         /// A tenth of a second is asked for this endpoint, in which workers wait for a core for so many percent of the time.
@@ -444,13 +448,13 @@ mod tests {
             self.at += tenth;
             self.each.ran += tenth;
             self.each.waited += 16 * tenth * waiting / 100;
-            let busy_max = self.pacer.look.busy_max;
-            let held_back = busy_max < self.look.workers;
-            let (busy, taken) = (self.look.busy + 16 * tenth, self.look.taken + 10_000);
-            self.look = Look { busy, taken, held_back, busy_max, ..self.look };
-            self.pacer.see(self.look, || Some(endpoint));
-            self.pacer.judge(Self::measure(&self.look, self.at, self.each), Some(endpoint));
-            self.pacer.look.busy_max
+            let busy_max = self.pacer.usage.busy_max;
+            let was_held_back = busy_max < self.usage.workers;
+            let (busy, taken) = (self.usage.busy + 16 * tenth, self.usage.taken + 10_000);
+            self.usage = Usage { busy, taken, was_held_back, busy_max, ..self.usage };
+            self.pacer.see(self.usage, || Some(endpoint));
+            self.pacer.judge(Self::measure(&self.usage, self.at, self.each), Some(endpoint));
+            self.pacer.usage.busy_max
         }
     }
 
@@ -481,10 +485,10 @@ mod tests {
         loaded.begin(1);
         loaded.go_on(1, 80);
         assert_eq!(loaded.begin(1), 8);
-        let stuck = Look { holds_back: true, held_back: true, busy_max: 8, ..loaded.look };
+        let stuck = Usage { is_held_back: true, was_held_back: true, busy_max: 8, ..loaded.usage };
         for busy_max in [8, usize::MAX] {
             loaded.pacer.see(stuck, || Some(1));
-            assert_eq!(loaded.pacer.look.busy_max, busy_max);
+            assert_eq!(loaded.pacer.usage.busy_max, busy_max);
         }
         assert_eq!(loaded.begin(1), usize::MAX, "it is remembered");
     }
@@ -501,7 +505,14 @@ mod tests {
         let measure_of = |taken, at, busy, ran, waited, idle| {
             let [busy, ran, waited] = [busy, ran, waited].map(Duration::from_millis);
             let cores = Some(Cores { all: if idle == 0 { 0 } else { 400 }, idle });
-            Measure { at, busy, taken, beside: 0, cores, each: BTreeMap::from([(1, OnCore { ran, waited })]) }
+            Measure {
+                at,
+                busy,
+                taken,
+                batched: 0,
+                cores,
+                each: BTreeMap::from([(1, OnCore { ran, waited })]),
+            }
         };
         let measure = |at, busy, ran, waited, idle| measure_of(1_000_000, at, busy, ran, waited, idle);
         let (before, later) = (measure_of(0, at, 0, 0, 0, 0), at + Duration::from_secs(1));

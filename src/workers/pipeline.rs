@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Admitted, Shared, admit, final_response, guarded};
-use crate::base::queue::Done;
+use crate::base::queue::Ticket;
 use crate::database::postgres::{Fetched, Question};
 use crate::database::{self, Connection};
 use crate::exchange::job::Job;
@@ -49,7 +49,7 @@ impl Shared {
         first: Job,
         others: &mut Vec<(Job, bool)>,
         Asked(all): &mut Asked,
-        begun: &mut Done,
+        begun: &mut Ticket,
         activity: &Activity,
     ) {
         let mut questions = Vec::with_capacity(1 + others.len());
@@ -93,7 +93,7 @@ impl Shared {
         all: &mut VecDeque<(Job, Arc<dyn Asks>)>,
         questions: &Arc<[Question]>,
         mut connection: Connection,
-        begun: &mut Done,
+        begun: &mut Ticket,
         activity: &Activity,
     ) {
         let pool = activity.spent().pool;
@@ -161,11 +161,11 @@ impl Shared {
         }
     }
 
-    /// Others are to run all of them, each by itself, in this order and before whatever else waits.
-    fn give_back(&self, all: &mut VecDeque<(Job, Arc<dyn Asks>)>, begun: &mut Done) {
+    /// Batch are to run all of them, each by itself, in this order and before whatever else waits.
+    fn give_back(&self, all: &mut VecDeque<(Job, Arc<dyn Asks>)>, begun: &mut Ticket) {
         for (mut job, _) in all.drain(..).rev() {
             job.again = true;
-            self.queue.give_back(begun, job.lane, job);
+            self.queue.return_job(begun, job.lane, job);
         }
     }
 }

@@ -39,7 +39,7 @@ fn run(
     let epoch = Instant::now();
     let mut state = queue.lock();
     let mut arrivals: BinaryHeap<Reverse<Duration>> = first.iter().copied().map(Reverse).collect();
-    let mut busy: Vec<(Duration, Done)> = Vec::new();
+    let mut busy: Vec<(Duration, Ticket)> = Vec::new();
     let mut outcome = Outcome { served: 0, refused: 0, refused_late: 0, waits: Vec::new() };
     loop {
         let ends = busy.iter().map(|(end, _)| *end).min();
@@ -59,9 +59,9 @@ fn run(
             }
         }
         while busy.len() < workers
-            && let Some(head) = state.pick()
+            && let Some(head) = state.first()
         {
-            let wait = (epoch + now).saturating_duration_since(state.jobs[head].since);
+            let wait = (epoch + now).saturating_duration_since(state.jobs.get(head).since);
             let ((), done) = state.take(epoch + now).expect("it was picked");
             if done.is_stale() {
                 outcome.refused_late += 1;

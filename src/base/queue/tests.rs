@@ -1,0 +1,375 @@
+//! The queue by its rules, one worker at a time and with workers on threads of their own.
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use std::thread;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const LIMITS: Limits =
+    Limits { max_length: 2, target: Duration::from_millis(50), interval: Duration::from_millis(100) };
+
+fn shared(priority: Priority) -> LaneSpec {
+    LaneSpec { name: None, priority, max_concurrency: None }
+}
+
+fn bounded(name: &str, max: usize) -> LaneSpec {
+    LaneSpec { name: Some(name.to_owned()), priority: Priority::Normal, max_concurrency: Some(max) }
+}
+
+/// A queue whose one worker is this thread.
+fn queue(specs: &[LaneSpec]) -> Queue<u32> {
+    let queue = Queue::new(LIMITS, 1);
+    queue.add_worker();
+    assert_eq!(queue.lanes(specs), (0..specs.len()).collect::<Vec<_>>());
+    queue
+}
+
+#[test]
+fn a_full_queue_hands_the_job_back() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.push(0, 1).expect("a free worker");
+    let (_, done) = queue.next(None).expect("a job");
+    let key = queue.push(0, 2).expect("room");
+    queue.push(0, 3).expect("room");
+    let refused = queue.push(0, 4).expect_err("full");
+    assert_eq!((refused.job, refused.refusal), (4, Refusal::Full));
+    assert_eq!(queue.withdraw(key), Some(2));
+    assert_eq!(queue.withdraw(key), None);
+    queue.push(0, 5).expect("its place is free");
+    let (job, done) = queue.next(Some(done)).expect("a job");
+    assert_eq!(job, 3);
+    assert_eq!(queue.next(Some(done)).map(|(job, _)| job), Some(5));
+}
+
+#[test]
+fn the_first_burst_is_bounded_until_a_job_tells_what_it_takes() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.reconfigure(Limits { max_length: 999, target: PATIENCE, interval: PATIENCE });
+    queue.push(0, 0).expect("a free worker");
+    let (_, done) = queue.next(None).expect("a job");
+    for job in 1..=32 {
+        queue.push(0, job).expect("room");
+    }
+    assert_eq!(queue.push(0, 33).expect_err("enough of what is not known").refusal, Refusal::Shed);
+    queue.next(Some(done)).expect("a job");
+    for job in 33..99 {
+        queue.push(0, job).expect("it took no time");
+    }
+}
+
+#[test]
+fn what_was_accepted_is_still_served_after_the_end() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.push(0, 1).expect("room");
+    queue.close();
+    assert_eq!(queue.push(0, 2).expect_err("closed").refusal, Refusal::Full);
+    let (job, done) = queue.next(None).expect("a job");
+    assert_eq!(job, 1);
+    assert!(queue.next(Some(done)).is_none());
+}
+
+#[test]
+fn the_higher_priority_goes_first_and_within_it_the_oldest() {
+    let queue =
+        queue(&[shared(Priority::Low), shared(Priority::Normal), shared(Priority::High), bounded("b", 9)]);
+    queue.reconfigure(Limits { max_length: 9, ..LIMITS });
+    for (lane, job) in [(0, 1), (3, 2), (1, 3), (2, 4), (1, 5), (2, 6)] {
+        queue.push(lane, job).expect("room");
+    }
+    let mut done = None;
+    let mut order = Vec::new();
+    while !queue.is_empty() {
+        let (job, next) = queue.next(done).expect("a job");
+        order.push(job);
+        done = Some(next);
+    }
+    assert_eq!(order, [4, 6, 2, 3, 5, 1]);
+}
+
+#[test]
+fn a_bounded_lane_leaves_the_other_workers_to_the_others() {
+    let queue = queue(&[bounded("slow", 1), shared(Priority::Normal)]);
+    queue.set_workers(2);
+    queue.reconfigure(Limits { max_length: 9, ..LIMITS });
+    for (lane, job) in [(0, 1), (0, 2), (1, 3)] {
+        queue.push(lane, job).expect("room");
+    }
+    let (job, slow) = queue.next(None).expect("a job");
+    assert_eq!(job, 1);
+    let (job, _fast) = queue.next(None).expect("a job");
+    assert_eq!(job, 3, "the second slow one waits");
+    let (job, _) = queue.next(Some(slow)).expect("a job");
+    assert_eq!(job, 2);
+}
+
+#[test]
+fn a_lane_keeps_what_it_has_when_it_is_configured_anew() {
+    let queue = queue(&[bounded("slow", 1)]);
+    queue.push(0, 1).expect("room");
+    let (_, done) = queue.next(None).expect("a job");
+    queue.push(0, 2).expect("room");
+    assert_eq!(queue.lanes(&[shared(Priority::Normal), bounded("slow", 2)]), [1, 0]);
+    assert_eq!(queue.next(Some(done)).map(|(job, _)| job), Some(2));
+}
+
+#[test]
+fn a_worker_takes_the_next_jobs_that_can_be_done_together_in_their_order_and_no_more_than_it_may() {
+    let queue = queue(&[shared(Priority::Normal), shared(Priority::High), bounded("few", 1)]);
+    queue.reconfigure(Limits { max_length: 99, ..LIMITS });
+    for (lane, job) in [(0, 2), (2, 4), (2, 6), (1, 8), (0, 10), (0, 11), (0, 12)] {
+        queue.push(lane, job).expect("room");
+    }
+    let is_even = |job: &u32| job.is_multiple_of(2);
+    let mut others = Batch { max: 2, jobs: Vec::new() };
+    let mut take = |done| {
+        others.jobs.clear();
+        let (first, done) = queue.next_batch(done, &mut others, is_even).expect("a job");
+        let jobs: Vec<u32> = std::iter::once(first).chain(others.jobs.iter().map(|(job, _)| *job)).collect();
+        (jobs, done)
+    };
+    let (jobs, done) = take(None);
+    assert_eq!(jobs, [8, 2, 4], "no more than it may");
+    let (jobs, done) = take(Some(done));
+    assert_eq!(jobs, [6, 10], "its lane has a place again, and 11 is done by itself");
+    let look = queue.usage();
+    assert_eq!((look.taken, look.batched), (5, 3));
+    let (jobs, done) = take(Some(done));
+    assert_eq!(jobs, [11]);
+    let (jobs, _) = take(Some(done));
+    assert_eq!(jobs, [12]);
+}
+
+#[test]
+fn a_worker_leaves_the_others_that_are_free_their_share() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.reconfigure(Limits { max_length: 99, ..LIMITS });
+    queue.set_workers(3);
+    let mut team = Team::new(queue);
+    (0..2).for_each(|_| team.add());
+    for job in 0..7 {
+        team.queue.push(0, job).expect("room");
+    }
+    let mut others = Batch { max: 99, jobs: Vec::new() };
+    let (job, _) = team.queue.next_batch(None, &mut others, |_| true).expect("a job");
+    assert_eq!((job, &others.jobs[..]), (0, &[(1, false), (2, false)][..]), "a third of the seven");
+    // Where both are awake already, either may be the first to say what it took.
+    let taken = team.take();
+    assert!([(1, 3), (0, 4)].contains(&taken), "{taken:?}");
+    (0..4).for_each(|_| team.go_on());
+    team.end();
+}
+
+#[test]
+fn what_is_given_back_goes_before_all_others_of_its_priority() {
+    let queue = queue(&[shared(Priority::Normal), bounded("other", 1)]);
+    queue.reconfigure(Limits { max_length: 9, ..LIMITS });
+    let key = queue.push(0, 1).expect("room");
+    let mut others = Batch { max: 9, jobs: Vec::new() };
+    queue.push(1, 2).expect("room");
+    let (job, mut done) = queue.next_batch(None, &mut others, |_| true).expect("a job");
+    assert_eq!((job, &others.jobs[..]), (1, &[(2, false)][..]));
+    queue.push(0, 3).expect("room");
+    queue.return_job(&mut done, 1, 2);
+    queue.return_job(&mut done, 0, 1);
+    assert_eq!(queue.withdraw(key), None, "it is another's now");
+    // Also by another worker, before this one is done: of the second lane only one may run at a time.
+    let mut next = None;
+    for expected in [1, 2, 3] {
+        let (job, done) = queue.next(next).expect("a job");
+        assert_eq!(job, expected);
+        next = Some(done);
+    }
+    queue.lock().finish(&done, Instant::now());
+    queue.lock().finish(&next.expect("three"), Instant::now());
+    assert!(queue.lock().running == 0 && queue.lock().lanes.iter().all(|lane| lane.running == 0));
+}
+
+#[test]
+fn workers_above_the_number_end() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.push(0, 1).expect("room");
+    queue.set_workers(0);
+    assert!(queue.next(None).is_none());
+    queue.add_worker();
+    queue.set_workers(1);
+    assert_eq!(queue.next(None).map(|(job, _)| job), Some(1));
+}
+
+/// Workers on threads of their own, which say their name and their job and take the next when they are told to.
+struct Team {
+    queue: Queue<u32>,
+    threads: Vec<thread::JoinHandle<()>>,
+    taken: Receiver<(usize, u32)>,
+    says: Sender<(usize, u32)>,
+    next: Receiver<()>,
+    go_on: Sender<()>,
+}
+
+impl Team {
+    fn new(queue: Queue<u32>) -> Self {
+        let ((says, taken), (go_on, next)) = (unbounded(), unbounded());
+        Self { queue, threads: Vec::new(), taken, says, next, go_on }
+    }
+
+    /// One more, which waits for a job when this returns, unless there is one.
+    fn add(&mut self) {
+        let (queue, says, next) = (self.queue.clone(), self.says.clone(), self.next.clone());
+        let name = self.threads.len();
+        queue.add_worker();
+        self.threads.push(thread::spawn(move || {
+            let mut done = None;
+            while let Some((job, begun)) = queue.next(done) {
+                says.send((name, job)).expect("the test waits");
+                next.recv_timeout(PATIENCE).expect("the test goes on");
+                done = Some(begun);
+            }
+        }));
+        while self.queue.lock().parked.len() <= name && self.queue.is_empty() {
+            thread::yield_now();
+        }
+    }
+
+    fn take(&self) -> (usize, u32) {
+        self.taken.recv_timeout(PATIENCE).expect("a worker takes a job")
+    }
+
+    fn go_on(&self) {
+        self.go_on.send(()).expect("a worker waits");
+    }
+
+    fn end(self) {
+        self.queue.close();
+        self.threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    }
+}
+
+#[test]
+fn who_came_last_is_woken_first() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.set_workers(3);
+    queue.remove_worker();
+    let mut team = Team::new(queue);
+    (0..3).for_each(|_| team.add());
+    for (job, name) in [(1, 2), (2, 1), (3, 0)] {
+        team.queue.push(0, job).expect("a free worker");
+        team.queue.wake();
+        assert_eq!(team.take(), (name, job));
+    }
+    (0..3).for_each(|_| team.go_on());
+    team.end();
+}
+
+#[test]
+fn a_job_beyond_what_workers_may_have_waits_for_one_that_is_done_or_until_more_may() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.set_workers(2);
+    queue.remove_worker();
+    queue.set_busy_max(1);
+    let mut team = Team::new(queue);
+    (0..2).for_each(|_| team.add());
+    for job in [1, 2, 3] {
+        team.queue.push(0, job).expect("room");
+    }
+    team.queue.wake();
+    assert_eq!(team.take(), (1, 1));
+    let look = team.queue.usage();
+    assert!(look.was_held_back && look.is_held_back);
+    assert_eq!((look.taken, team.queue.gauges().busy_max), (1, 1));
+    team.go_on();
+    assert_eq!(team.take(), (1, 2), "it takes the next without a wake-up");
+    team.queue.set_busy_max(2);
+    assert_eq!(team.take(), (0, 3));
+    let look = team.queue.usage();
+    assert!(look.was_held_back && !look.is_held_back && look.busy > Duration::ZERO);
+    assert!(!team.queue.usage().was_held_back);
+    (0..2).for_each(|_| team.go_on());
+    team.end();
+}
+
+#[test]
+fn workers_beyond_those_that_may_have_a_job_take_no_more() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.reconfigure(Limits { max_length: 9, ..LIMITS });
+    queue.set_workers(2);
+    queue.remove_worker();
+    let mut team = Team::new(queue);
+    (0..2).for_each(|_| team.add());
+    for job in [1, 2, 3, 4] {
+        team.queue.push(0, job).expect("room");
+    }
+    team.queue.wake();
+    let mut taken = [team.take().1, team.take().1];
+    taken.sort_unstable();
+    assert_eq!(taken, [1, 2]);
+    team.queue.set_busy_max(1);
+    team.go_on();
+    while !team.queue.usage().is_held_back {
+        thread::yield_now();
+    }
+    assert!(team.taken.is_empty());
+    team.go_on();
+    assert_eq!(team.take().1, 3);
+    team.queue.set_busy_max(2);
+    assert_eq!(team.take().1, 4);
+    (0..2).for_each(|_| team.go_on());
+    team.end();
+}
+
+#[test]
+fn who_watches_is_told_once_of_a_crowd_or_of_a_job_that_is_held_back() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.set_workers(2);
+    queue.remove_worker();
+    let (tell, told) = crossbeam_channel::bounded(1);
+    queue.watch(1, tell.clone());
+    let mut team = Team::new(queue);
+    (0..2).for_each(|_| team.add());
+    let give = |team: &Team, job| {
+        team.queue.push(0, job).expect("room");
+        team.queue.wake();
+    };
+    give(&team, 1);
+    team.take();
+    assert!(told.is_empty(), "one is no crowd");
+    give(&team, 2);
+    team.take();
+    told.recv_timeout(PATIENCE).expect("two are");
+    (0..2).for_each(|_| team.go_on());
+    while team.queue.lock().running > 0 {
+        thread::yield_now();
+    }
+    team.queue.watch(usize::MAX, tell);
+    team.queue.set_busy_max(1);
+    give(&team, 3);
+    team.take();
+    assert!(told.is_empty(), "nobody watches for a crowd any more");
+    give(&team, 4);
+    told.recv_timeout(PATIENCE).expect("the fourth is held back");
+    team.go_on();
+    team.take();
+    team.go_on();
+    assert!(told.is_empty(), "it is told once");
+    team.end();
+}
+
+#[test]
+fn workers_that_wait_behind_a_bounded_lane_end_with_the_queue() {
+    let queue = queue(&[bounded("slow", 1)]);
+    queue.set_workers(2);
+    queue.remove_worker();
+    for job in [1, 2] {
+        queue.push(0, job).expect("room");
+    }
+    let mut team = Team::new(queue);
+    (0..2).for_each(|_| team.add());
+    let (_, job) = team.take();
+    assert_eq!(job, 1);
+    team.queue.close();
+    team.go_on();
+    assert_eq!(team.take().1, 2);
+    team.go_on();
+    team.end();
+}
