@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, StatusCode};
 use super::keys::{THREADS, WAIT};
 use super::param::{Declared, is_name};
 use super::read::{Node, Reader, Table, suggestion};
+use super::route::Route;
 use super::setting::Setting;
 use super::sql::Statement;
 use super::{Action, Endpoint, Otherwise, Priority, Returns, Span, Sql, Step};
@@ -45,16 +46,6 @@ const PRIORITIES: [(&str, Priority); 3] =
 
 const RETURNS: [(&str, Returns); 4] =
     [("one", Returns::One), ("many", Returns::Many), ("value", Returns::Value), ("none", Returns::None)];
-
-/// `route = "GET /flights/{id}"`.
-pub(super) struct Route {
-    pub(super) method: Method,
-    pub(super) path: String,
-    /// The names between braces.
-    pub(super) names: Vec<String>,
-    /// Where the route stands.
-    pub(super) span: Span,
-}
 
 impl Reader<'_> {
     /// All endpoints, in the order of the file.

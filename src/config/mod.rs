@@ -14,6 +14,7 @@ mod otlp;
 mod param;
 mod problem;
 mod read;
+mod route;
 mod setting;
 mod shown;
 pub mod sql;

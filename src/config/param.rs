@@ -6,8 +6,8 @@ use http::{HeaderName, Method};
 use toml::de::DeValue;
 
 use super::checks::less;
-use super::endpoint::Route;
 use super::read::{Node, Reader, Table, suggestion};
+use super::route::Route;
 use super::setting::Setting;
 use super::{Checks, Param, Place, Span};
 use crate::base::value::{Scalar, Type, Value};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-use super::Refusal;
+use super::refusal::Refusal;
 
 /// Where the rest of a request's body comes from.
 pub trait Source: Send + Sync + fmt::Debug {

@@ -2,7 +2,8 @@
 //!
 //! Poller thread. Chunk extensions and trailers are read and dropped, both within a bound.
 
-use super::parse::{Refusal, bad, is_token};
+use super::parse::is_token;
+use super::refusal::{Refusal, bad};
 
 /// Reads one chunked body.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use http::{Method, Version};
 
-use super::Request;
+use super::request::{Logged, Request};
 
 /// A request's line and the two headers that web servers have always logged.
 #[derive(Clone, Copy, Debug)]
@@ -121,24 +121,6 @@ impl KeptOutline {
             referer: referer.as_ref().map(part),
             user_agent: user_agent.as_ref().map(part),
             client: self.client,
-        }
-    }
-}
-
-/// Where the headers stand that are logged, the last of each.
-#[derive(Debug, Default)]
-pub(crate) struct Logged {
-    referer: Option<Range<usize>>,
-    user_agent: Option<Range<usize>>,
-}
-
-impl Logged {
-    /// Another header, whose value stands there.
-    pub(super) fn see(&mut self, name: &[u8], value: &Range<usize>) {
-        match name.len() {
-            7 if name.eq_ignore_ascii_case(b"referer") => self.referer = Some(value.clone()),
-            10 if name.eq_ignore_ascii_case(b"user-agent") => self.user_agent = Some(value.clone()),
-            _ => {}
         }
     }
 }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::outline::Logged;
 use super::{BodyReader, Form, Source};
 use crate::base::request_id::{Identities, Identity, Trace};
 
@@ -167,5 +166,23 @@ impl Request {
     /// Target and header names are ASCII: the parser refused everything else.
     fn text(&self, range: &Range<usize>) -> &str {
         std::str::from_utf8(&self.head[range.clone()]).unwrap_or_default()
+    }
+}
+
+/// The positions of the logged headers in the head; of repeated headers, the last one.
+#[derive(Debug, Default)]
+pub(crate) struct Logged {
+    pub(super) referer: Option<Range<usize>>,
+    pub(super) user_agent: Option<Range<usize>>,
+}
+
+impl Logged {
+    /// Remembers the position of a value, if the header is a logged one.
+    pub(super) fn see(&mut self, name: &[u8], value: &Range<usize>) {
+        match name.len() {
+            7 if name.eq_ignore_ascii_case(b"referer") => self.referer = Some(value.clone()),
+            10 if name.eq_ignore_ascii_case(b"user-agent") => self.user_agent = Some(value.clone()),
+            _ => {}
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use http::{Method, StatusCode};
 
-use super::parse::{Limits, Refusal, bad, refuse};
+use super::refusal::{Limits, Refusal, bad, refuse};
 
 /// What a target says; the ranges are of the head.
 pub(super) struct Target {

@@ -14,6 +14,7 @@ mod descriptors;
 mod generator;
 mod hdr_log;
 mod mix;
+mod numbers;
 mod objective;
 mod outcomes;
 mod pacer;

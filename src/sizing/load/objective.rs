@@ -98,7 +98,7 @@ impl Objective {
             Measure::Mean => times(outcomes.latency.mean()),
             Measure::Max => times(outcomes.latency.max()),
             Measure::Errors => (outcomes.finished() > 0).then(|| outcomes.error_share() * 100.0),
-            Measure::Rate => Some(super::report::a_second(outcomes.good_in_time, length)),
+            Measure::Rate => Some(super::numbers::a_second(outcomes.good_in_time, length)),
         }
     }
 

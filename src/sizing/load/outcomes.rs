@@ -5,7 +5,7 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use super::report::share;
+use super::numbers::share;
 use super::server_timing::ServerTiming;
 use super::times::{Times, Timings};
 

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::report::milliseconds;
+use super::numbers::milliseconds;
 use super::times::{Times, Timings};
 
 /// Times in milliseconds.

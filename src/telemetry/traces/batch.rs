@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::{Method, Version};
 
-use super::on::Served;
 use super::protobuf::Message;
+use super::served::Served;
 use super::{Course, Outcome, Surroundings};
 use crate::base::request_id::Trace;
 use crate::telemetry::activity::{Doing, Wait};

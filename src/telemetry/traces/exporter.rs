@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::Surroundings;
 use super::batch::{Batch, Clock};
 use super::collector::{Collector, Failure};
-use super::on::{LAST_PATIENCE, Served};
+use super::served::Served;
 use crate::config;
 use crate::telemetry::metrics::Metrics;
 
@@ -32,6 +32,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// How often the log says that something is wrong.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// How long a server that stops waits for the last of them to be sent.
+pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where requests come from.
 pub(super) struct Inbox {

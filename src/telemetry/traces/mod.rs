@@ -16,6 +16,8 @@ mod off;
 mod on;
 #[cfg(feature = "otlp")]
 mod protobuf;
+#[cfg(feature = "otlp")]
+mod served;
 
 use std::time::Instant;
 

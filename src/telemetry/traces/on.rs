@@ -4,16 +4,14 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
-use http::{Method, Version};
 
-use super::exporter::{self, Inbox};
+use super::exporter::{self, Inbox, LAST_PATIENCE};
+use super::served::Served;
 use super::{Course, Outcome, Surroundings};
-use crate::base::request_id::Identity;
 use crate::config;
 use crate::http::Request;
 use crate::telemetry::metrics::{Endpoint, Metrics};
@@ -26,9 +24,6 @@ const ENOUGH: usize = QUEUE / 4;
 
 /// How much of what a client says stands in a span: whole paths of people, and not a whole head of somebody else.
 const TEXT_MAX: usize = 1024;
-
-/// How long a server that stops waits for the last of them to be sent.
-pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who tells of requests. Cheap to clone; the default tells nobody.
 #[derive(Clone, Debug, Default)]
@@ -43,22 +38,6 @@ struct Shared {
     /// Disconnected once it has ended.
     ended: Receiver<Infallible>,
     metrics: Arc<Metrics>,
-}
-
-/// A request as it is told of.
-#[derive(Debug)]
-pub(super) struct Served {
-    pub(super) identity: Identity,
-    pub(super) method: Method,
-    pub(super) version: Version,
-    pub(super) path: String,
-    pub(super) host: Option<String>,
-    pub(super) user_agent: Option<String>,
-    pub(super) client: Option<IpAddr>,
-    /// `None`: it came to none.
-    pub(super) endpoint: Option<Arc<Endpoint>>,
-    pub(super) course: Course,
-    pub(super) outcome: Outcome,
 }
 
 impl Traces {
@@ -136,15 +115,6 @@ impl Shared {
             }
             Err(refused) => self.metrics.spans_dropped(refused.into_inner().spans()),
         }
-    }
-}
-
-impl Served {
-    /// How many spans it makes.
-    pub(super) fn spans(&self) -> u64 {
-        let Course { began, made, waits, .. } = &self.course;
-        let phases = 1 + u64::from(began.is_some()) + 2 * u64::from(made.is_some());
-        phases + waits.kept.len() as u64 + u64::from(waits.missed)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::sending::Outgoing;
+use super::outgoing::Outgoing;
 use super::{Connection, Core, Next, Stage};
 use crate::connector::native::output::{Flushed, Unsent};
 use crate::connector::native::wire::Wire;

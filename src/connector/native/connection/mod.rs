@@ -8,6 +8,7 @@
 mod departure;
 mod feeding;
 mod input;
+mod outgoing;
 mod sending;
 
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -21,7 +22,8 @@ use http::StatusCode;
 pub(super) use self::departure::End;
 use self::feeding::Feeding;
 use self::input::{Body, Incoming};
-use self::sending::{Flushing, Outgoing};
+use self::outgoing::Outgoing;
+use self::sending::Flushing;
 use super::files::Files;
 use super::gate::Place;
 use super::link::{Left, Link, Turn};

@@ -6,9 +6,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::feeding::Feeding;
+use super::outgoing::Outgoing;
 use super::{Connection, Core, Next, Stage};
 use crate::base::request_id::Identity;
-use crate::connector::native::output::{Flushed, Outbox, Unsent};
+use crate::connector::native::output::{Flushed, Unsent};
 use crate::http::{Body, Form, Response, encode_head};
 
 /// A client that has taken this much more of its answer has its whole `http.write_timeout` again.
@@ -24,11 +25,6 @@ pub(super) struct Flushing {
     since: Instant,
     /// A piece of the file is being read.
     pub(super) asked: bool,
-}
-
-pub(super) enum Outgoing {
-    Unsent(Unsent),
-    Stream(Arc<Outbox>),
 }
 
 impl Flushing {

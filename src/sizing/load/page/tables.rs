@@ -1,7 +1,8 @@
 //! The tables of every run.
 
+use super::super::numbers::share;
 use super::super::percentiles::Percentiles;
-use super::super::report::{Report, TargetReport, share};
+use super::super::report::{Report, TargetReport};
 use crate::base::chart::{Cell, Column, Table};
 
 pub(super) fn rates(report: &Report) -> Table {

@@ -1,0 +1,25 @@
+//! Rates, shares and times as the report writes them.
+
+use std::time::Duration;
+
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    rounded(time.as_secs_f64() * 1e3)
+}
+
+/// To a thousandth: more would be noise.
+pub(super) fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+pub(super) fn a_second(count: u64, length: Duration) -> f64 {
+    if length.is_zero() { 0.0 } else { as_float(count) / length.as_secs_f64() }
+}
+
+pub(super) fn share(part: u64, all: u64) -> f64 {
+    if all == 0 { 0.0 } else { as_float(part) / as_float(all) }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "no run has 2^53 requests")]
+fn as_float(count: u64) -> f64 {
+    count as f64
+}
