@@ -5,13 +5,16 @@
 //! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs` and
 //! `feeding.rs`, what a client's end means in `departure.rs`.
 
+mod account;
+mod core;
+mod deadlines;
 mod departure;
 mod feeding;
 mod input;
 mod outgoing;
 mod sending;
 
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,28 +22,27 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
+use self::account::{Asked, Recalled};
+pub(super) use self::core::Core;
+use self::core::DRAIN_IDLE;
 pub(super) use self::departure::End;
 use self::feeding::Feeding;
 use self::input::{Body, Incoming};
 use self::outgoing::Outgoing;
 use self::sending::Flushing;
-use super::files::Files;
+use super::Id;
 use super::gate::Place;
 use super::link::{Left, Link, Turn};
 use super::output::Unsent;
 use super::timers::Timer;
 use super::tls::Session;
 use super::wire::Wire;
-use super::{Id, Mailbox};
-use crate::base::deadline::Deadline;
 use crate::base::queue::Key;
-use crate::base::request_id::{Identities, Identity};
-use crate::connector::Settings;
-use crate::exchange::job::{Admission, Client, Service, Work, waited_too_long};
-use crate::handler::{outcome_unknown, unavailable};
-use crate::http::{Form, KeptOutline, Request, Response, client_address, problem};
-use crate::telemetry::journal::Entry;
-use crate::telemetry::metrics::{CLIENT_LEFT, Closing, Endpoint, Metrics, Reason, Standing};
+use crate::base::request_id::Identity;
+use crate::exchange::job::{Admission, Client, Service, Work};
+use crate::handler::unavailable;
+use crate::http::{Form, Request, Response};
+use crate::telemetry::metrics::{CLIENT_LEFT, Closing, Reason, Standing};
 use crate::telemetry::sparing::sparingly;
 
 /// How long a connection that we closed is still read from while nothing comes, so that its client sees the answer and no
@@ -50,50 +52,11 @@ const LINGER: Duration = Duration::from_secs(1);
 /// And how long when the client goes on sending, as nginx's `lingering_time`.
 const LINGER_MAX: Duration = Duration::from_secs(30);
 
-/// A worker ends its statement at the deadline and answers by itself; when it has not done so by this much later, the
-/// answer is given here.
-const GRACE: Duration = Duration::from_millis(50);
-
-/// While draining: a client that was answered less than this ago may have its next request on the way and gets it
-/// answered; one that was idle for longer is closed at once.
-const DRAIN_IDLE: Duration = Duration::from_millis(500);
-
 /// While draining: how long a client may still take for its PROXY header or its handshake.
 const DRAIN_BEGIN: Duration = Duration::from_secs(1);
 
 /// A client that has not said anything yet keeps its place for this long when places are short: its request is on the way.
 const UNUSED: Duration = Duration::from_secs(1);
-
-/// The poller wakes workers when it has read what there is to read, so that requests which came together can be answered together,
-/// but after so many of them in any case: reading them takes about 50 µs.
-const QUEUED_MAX: usize = 16;
-
-/// What every connection of one poller uses.
-pub(super) struct Core {
-    pub(super) mailbox: Arc<Mailbox>,
-    pub(super) settings: Arc<Settings>,
-    service: Arc<dyn Service>,
-    /// Those of the settings, for this thread.
-    identities: Arc<Identities>,
-    pub(super) metrics: Arc<Metrics>,
-    files: Arc<Files>,
-    /// When the poller last woke up.
-    pub(super) now: Instant,
-    /// No event at hand came before that: what came earlier was seen earlier.
-    pub(super) events_since: Instant,
-    /// Connections that have more to read, after the others have had their turn.
-    pub(super) again: Vec<Id>,
-    /// Where reads go.
-    scratch: Vec<u8>,
-    /// What a session made of them; empty between two connections.
-    plain: Vec<u8>,
-    /// A piece of a chunked body that streams; empty between two connections.
-    decoded: Vec<u8>,
-    /// Answers that were not sent yet; empty between two connections.
-    answers: Vec<u8>,
-    /// How many requests were queued since workers were woken.
-    queued: usize,
-}
 
 pub(super) struct Connection {
     link: Arc<Link>,
@@ -170,38 +133,6 @@ enum Stage {
     Lingering { until: Instant },
 }
 
-/// What the access log says of a request that is answered here.
-#[derive(Default)]
-struct Asked {
-    /// When its head had come; `None` where there is nothing to be said of it.
-    at: Option<Instant>,
-    /// The last one's where there is none.
-    outline: KeptOutline,
-}
-
-/// The endpoint that the last request came to, if it is known. Most often the next one comes to the same, and to hold and release
-/// it for each is to write where all threads do; so it is held.
-#[derive(Default)]
-struct Recalled {
-    held: Option<Arc<Endpoint>>,
-    is_known: bool,
-}
-
-impl Recalled {
-    fn know(&mut self, endpoint: Option<&Arc<Endpoint>>) {
-        self.is_known = endpoint.is_some();
-        if let Some(endpoint) = endpoint
-            && !self.held.as_ref().is_some_and(|held| Arc::ptr_eq(held, endpoint))
-        {
-            self.held = Some(Arc::clone(endpoint));
-        }
-    }
-
-    fn known(&self) -> Option<&Arc<Endpoint>> {
-        self.held.as_ref().filter(|_| self.is_known)
-    }
-}
-
 /// One of the handshakes in progress, counted.
 struct Counted(Arc<AtomicUsize>);
 
@@ -220,76 +151,6 @@ pub(super) enum Next {
     Close,
     /// Forget it, and let the client see that what it got is not complete.
     Reset,
-}
-
-impl Core {
-    pub(super) fn new(
-        mailbox: Arc<Mailbox>,
-        settings: Arc<Settings>,
-        service: Arc<dyn Service>,
-        metrics: Arc<Metrics>,
-        files: Arc<Files>,
-    ) -> Self {
-        Self {
-            mailbox,
-            identities: Arc::new(settings.identities.for_another_thread()),
-            settings,
-            service,
-            metrics,
-            files,
-            now: Instant::now(),
-            events_since: Instant::now(),
-            again: Vec::new(),
-            scratch: vec![0; input::READ_BYTES],
-            plain: Vec::new(),
-            decoded: Vec::new(),
-            answers: Vec::new(),
-            queued: 0,
-        }
-    }
-
-    /// One more request waits for a worker.
-    fn note_queued(&mut self) {
-        self.queued += 1;
-        if self.queued >= QUEUED_MAX {
-            self.wake_workers();
-        }
-    }
-
-    /// Those that were queued are all that come for the moment.
-    pub(super) fn wake_workers(&mut self) {
-        if self.queued > 0 {
-            self.queued = 0;
-            self.service.wake();
-        }
-    }
-
-    /// Goes on with other settings and another service; returns the service before.
-    pub(super) fn reload(&mut self, settings: Arc<Settings>, service: Arc<dyn Service>) -> Arc<dyn Service> {
-        self.identities = Arc::new(settings.identities.for_another_thread());
-        self.settings = settings;
-        std::mem::replace(&mut self.service, service)
-    }
-
-    /// A request is refused of which no endpoint is known.
-    fn refuse(&self, reason: Reason, status: StatusCode) {
-        self.metrics.received();
-        self.metrics.refused(reason);
-        self.metrics.unmatched().responded(status.as_u16());
-    }
-
-    /// When the service is to be asked again, having been asked now.
-    pub(super) fn tick(&self) -> Option<Instant> {
-        self.service.tick(self.now)
-    }
-
-    fn is_draining(&self) -> bool {
-        self.mailbox.is_draining()
-    }
-
-    fn idle_allowance(&self) -> Duration {
-        if self.is_draining() { DRAIN_IDLE } else { self.settings.idle_timeout }
-    }
 }
 
 impl Connection {
@@ -565,157 +426,6 @@ impl Connection {
         if self.incoming.is_some() { self.read(core) } else { self.overhear(core) }
     }
 
-    /// The stage's time may be over.
-    pub(super) fn ring(&mut self, core: &mut Core) -> Next {
-        if core.now < self.due {
-            return Next::Wait;
-        }
-        match &self.stage {
-            Stage::Idle => self.ring_idle(core),
-            Stage::Head => {
-                let detail = "the head did not come in time (http.head_timeout)";
-                self.refuse_slow(core, Reason::HeadTimeout, detail)
-            }
-            Stage::Body(_) => self.ring_body(core),
-            &Stage::Away { form, start_by, deadline } => self.ring_away(core, form, start_by, deadline),
-            Stage::Feeding(_) => self.feed_on(core),
-            // It is the disk that is waited for, and not the client.
-            Stage::Flushing(flushing) if flushing.asked => {
-                self.due = core.now + core.settings.write_timeout;
-                Next::Wait
-            }
-            Stage::Flushing(_) => {
-                core.metrics.closed(Closing::WriteTimeout);
-                Next::Reset
-            }
-            Stage::Handshake { .. } => {
-                core.metrics.closed(Closing::Handshake);
-                Next::Close
-            }
-            Stage::Proxied => {
-                core.metrics.closed(Closing::ProxyHeader);
-                Next::Close
-            }
-            Stage::Holding(_) | Stage::Lingering { .. } => Next::Close,
-        }
-    }
-
-    /// Nothing has come for long enough; unless it has, and its event was not seen yet.
-    fn ring_idle(&mut self, core: &mut Core) -> Next {
-        let next = self.proceed(core);
-        if next == Next::Wait && matches!(self.stage, Stage::Idle) && core.now >= self.due {
-            if !core.is_draining() {
-                core.metrics.closed(Closing::Idle);
-            }
-            self.linger(core);
-        }
-        next
-    }
-
-    /// A request did not come in time.
-    fn refuse_slow(&mut self, core: &mut Core, reason: Reason, detail: &str) -> Next {
-        core.refuse(reason, StatusCode::REQUEST_TIMEOUT);
-        let form = self.form_of_refusal(&self.input);
-        self.answer_and_close(core, problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form, reason)
-    }
-
-    /// A request has been away until its time to start, until its deadline, or until its body should have brought more.
-    fn ring_away(&mut self, core: &mut Core, form: Form, start_by: Instant, deadline: Instant) -> Next {
-        match self.link.turn() {
-            Turn::Poller => return self.proceed(core),
-            Turn::Queued if core.now >= start_by && self.take_from_queue(core) => {
-                let (response, reason) = waited_too_long(Deadline::at(deadline, Duration::ZERO));
-                self.count_answer(core, response.status().as_u16());
-                core.metrics.refused(reason);
-                return self.answer_instead(core, response, form, reason);
-            }
-            Turn::Running | Turn::Streaming
-                if core.now >= deadline + GRACE && self.link.presence().has_left() =>
-            {
-                return Next::Close;
-            }
-            Turn::Running if core.now >= deadline + GRACE && self.link.take_back(Turn::Running) => {
-                let response = self.late_answer(core);
-                let form = Form { keep_alive: false, ..form };
-                return self.answer_instead(core, response, form, Reason::Deadline);
-            }
-            // Its head says 200 already: only the end of the connection can say otherwise.
-            Turn::Streaming if core.now >= deadline + GRACE && self.link.take_back(Turn::Streaming) => {
-                let status = self.late_answer(core).status().as_u16();
-                self.note_end(core, status, 0, Some(Reason::Deadline));
-                return Next::Reset;
-            }
-            Turn::Queued | Turn::Running | Turn::Streaming => self.check_incoming(core),
-            // Writing waits for no client, so the worker is about to be done.
-            Turn::Writing => {
-                self.due = core.now + Duration::from_millis(1);
-                return Next::Wait;
-            }
-        }
-        self.set_away_due(core);
-        Next::Wait
-    }
-
-    /// The answer in place of a worker's that has not come by the deadline, counted. The worker commits nothing from now on.
-    fn late_answer(&self, core: &Core) -> Response {
-        let response = if self.link.presence().answer_instead() {
-            let id = self.identity.as_ref().map_or("", Identity::id);
-            sparingly!(
-                log::Level::Error,
-                "requests with an unknown outcome",
-                "request {id}: it was still with its worker at its deadline, and may have been committed"
-            );
-            outcome_unknown().to_response()
-        } else {
-            problem(StatusCode::GATEWAY_TIMEOUT, "the request took longer than its deadline", &[])
-        };
-        core.metrics.refused(Reason::Deadline);
-        self.count_answer(core, response.status().as_u16());
-        response
-    }
-
-    /// Counts an answer that is given here to a request that was away, or would have been.
-    fn count_answer(&self, core: &Core, status: u16) {
-        let id = self.identity.as_ref().map_or("", Identity::id);
-        self.endpoint.known().unwrap_or_else(|| core.metrics.unmatched()).responded_to(id, status);
-    }
-
-    /// The access log's line for an answer that is given here.
-    fn note_answer(&mut self, core: &Core, response: &Response, form: Form, reason: Option<Reason>) {
-        self.note_end(core, response.status().as_u16(), form.body_length(response), reason);
-    }
-
-    /// The access log's line for a request that ends here.
-    fn note_end(&mut self, core: &Core, status: u16, bytes: u64, reason: Option<Reason>) {
-        if !core.settings.journal.has_access() {
-            return;
-        }
-        let (asked_at, ended) = (self.asked.at.take(), Instant::now());
-        let (outline, peer) =
-            (asked_at.map(|_| self.asked.outline.outline()), self.peer.map(|peer| peer.ip()));
-        core.settings.journal.ended(&Entry {
-            outline,
-            client: outline.and_then(|outline| outline.client()).or(peer),
-            identity: self.identity.as_ref(),
-            status,
-            bytes,
-            ended,
-            total: asked_at.map_or(Duration::ZERO, |at| ended - at),
-            spans: None,
-            endpoint: self.endpoint.known().map(|endpoint| &**endpoint).filter(|_| asked_at.is_some()),
-            reason,
-        });
-    }
-
-    /// A head was read: what the access log will say of it, whoever answers.
-    fn note_head(&mut self, core: &Core, request: &Request) {
-        if core.settings.journal.has_access() {
-            let client = self.client_of(core, request);
-            self.asked.outline.keep(request, client);
-            self.asked.at = Some(core.now);
-        }
-    }
-
     /// Takes the request back that no worker has begun, out of the queue as well. Returns whether it was still there.
     fn take_from_queue(&self, core: &Core) -> bool {
         let taken = self.link.take_back(Turn::Queued);
@@ -723,16 +433,6 @@ impl Connection {
             core.service.withdraw(place);
         }
         taken
-    }
-
-    /// When a connection whose request is away is to be looked at again.
-    fn set_away_due(&mut self, core: &Core) {
-        let Stage::Away { start_by, deadline, .. } = self.stage else { return };
-        let answered = if self.link.turn() == Turn::Queued { start_by } else { deadline + GRACE };
-        let body = self.incoming.as_ref().and_then(|incoming| incoming.window.end());
-        // A worker that answers tells nobody, so its connection may be idle from now on.
-        let idle = core.now + core.idle_allowance();
-        self.due = body.map_or(idle, |body| body.min(idle)).min(answered);
     }
 
     /// Answers for the worker, and goes on with what came meanwhile.
@@ -834,15 +534,6 @@ impl Connection {
                 }
             }
         }
-    }
-
-    /// Who the client is: whom a trusted proxy names, or whoever is at the other end.
-    fn client_of(&self, core: &Core, request: &Request) -> Option<IpAddr> {
-        let (peer, proxy) = (self.peer.map(|peer| peer.ip()), &core.settings.proxy);
-        if proxy.trusted.is_empty() {
-            return peer;
-        }
-        client_address(request, peer, &proxy.trusted, proxy.header)
     }
 
     /// Gives the connection to a worker, together with its request.

@@ -1,0 +1,146 @@
+//! The time limits of a connection and of its request. Poller thread.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use super::{Connection, Core, Next, Stage};
+use crate::base::deadline::Deadline;
+use crate::base::request_id::Identity;
+use crate::connector::native::link::Turn;
+use crate::exchange::job::waited_too_long;
+use crate::handler::outcome_unknown;
+use crate::http::{Form, Response, problem};
+use crate::telemetry::metrics::{Closing, Reason};
+use crate::telemetry::sparing::sparingly;
+
+/// A worker ends its statement at the deadline and answers by itself; when it has not done so by this much later, the
+/// answer is given here.
+const GRACE: Duration = Duration::from_millis(50);
+
+impl Connection {
+    /// The stage's time may be over.
+    pub(in crate::connector::native) fn ring(&mut self, core: &mut Core) -> Next {
+        if core.now < self.due {
+            return Next::Wait;
+        }
+        match &self.stage {
+            Stage::Idle => self.ring_idle(core),
+            Stage::Head => {
+                let detail = "the head did not come in time (http.head_timeout)";
+                self.refuse_slow(core, Reason::HeadTimeout, detail)
+            }
+            Stage::Body(_) => self.ring_body(core),
+            &Stage::Away { form, start_by, deadline } => self.ring_away(core, form, start_by, deadline),
+            Stage::Feeding(_) => self.feed_on(core),
+            // It is the disk that is waited for, and not the client.
+            Stage::Flushing(flushing) if flushing.asked => {
+                self.due = core.now + core.settings.write_timeout;
+                Next::Wait
+            }
+            Stage::Flushing(_) => {
+                core.metrics.closed(Closing::WriteTimeout);
+                Next::Reset
+            }
+            Stage::Handshake { .. } => {
+                core.metrics.closed(Closing::Handshake);
+                Next::Close
+            }
+            Stage::Proxied => {
+                core.metrics.closed(Closing::ProxyHeader);
+                Next::Close
+            }
+            Stage::Holding(_) | Stage::Lingering { .. } => Next::Close,
+        }
+    }
+
+    /// Nothing has come for long enough; unless it has, and its event was not seen yet.
+    pub(super) fn ring_idle(&mut self, core: &mut Core) -> Next {
+        let next = self.proceed(core);
+        if next == Next::Wait && matches!(self.stage, Stage::Idle) && core.now >= self.due {
+            if !core.is_draining() {
+                core.metrics.closed(Closing::Idle);
+            }
+            self.linger(core);
+        }
+        next
+    }
+
+    /// A request did not come in time.
+    pub(super) fn refuse_slow(&mut self, core: &mut Core, reason: Reason, detail: &str) -> Next {
+        core.refuse(reason, StatusCode::REQUEST_TIMEOUT);
+        let form = self.form_of_refusal(&self.input);
+        self.answer_and_close(core, problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form, reason)
+    }
+
+    /// A request has been away until its time to start, until its deadline, or until its body should have brought more.
+    pub(super) fn ring_away(
+        &mut self,
+        core: &mut Core,
+        form: Form,
+        start_by: Instant,
+        deadline: Instant,
+    ) -> Next {
+        match self.link.turn() {
+            Turn::Poller => return self.proceed(core),
+            Turn::Queued if core.now >= start_by && self.take_from_queue(core) => {
+                let (response, reason) = waited_too_long(Deadline::at(deadline, Duration::ZERO));
+                self.count_answer(core, response.status().as_u16());
+                core.metrics.refused(reason);
+                return self.answer_instead(core, response, form, reason);
+            }
+            Turn::Running | Turn::Streaming
+                if core.now >= deadline + GRACE && self.link.presence().has_left() =>
+            {
+                return Next::Close;
+            }
+            Turn::Running if core.now >= deadline + GRACE && self.link.take_back(Turn::Running) => {
+                let response = self.late_answer(core);
+                let form = Form { keep_alive: false, ..form };
+                return self.answer_instead(core, response, form, Reason::Deadline);
+            }
+            // Its head says 200 already: only the end of the connection can say otherwise.
+            Turn::Streaming if core.now >= deadline + GRACE && self.link.take_back(Turn::Streaming) => {
+                let status = self.late_answer(core).status().as_u16();
+                self.note_end(core, status, 0, Some(Reason::Deadline));
+                return Next::Reset;
+            }
+            Turn::Queued | Turn::Running | Turn::Streaming => self.check_incoming(core),
+            // Writing waits for no client, so the worker is about to be done.
+            Turn::Writing => {
+                self.due = core.now + Duration::from_millis(1);
+                return Next::Wait;
+            }
+        }
+        self.set_away_due(core);
+        Next::Wait
+    }
+
+    /// The answer in place of a worker's that has not come by the deadline, counted. The worker commits nothing from now on.
+    pub(super) fn late_answer(&self, core: &Core) -> Response {
+        let response = if self.link.presence().answer_instead() {
+            let id = self.identity.as_ref().map_or("", Identity::id);
+            sparingly!(
+                log::Level::Error,
+                "requests with an unknown outcome",
+                "request {id}: it was still with its worker at its deadline, and may have been committed"
+            );
+            outcome_unknown().to_response()
+        } else {
+            problem(StatusCode::GATEWAY_TIMEOUT, "the request took longer than its deadline", &[])
+        };
+        core.metrics.refused(Reason::Deadline);
+        self.count_answer(core, response.status().as_u16());
+        response
+    }
+
+    /// When a connection whose request is away is to be looked at again.
+    pub(super) fn set_away_due(&mut self, core: &Core) {
+        let Stage::Away { start_by, deadline, .. } = self.stage else { return };
+        let answered = if self.link.turn() == Turn::Queued { start_by } else { deadline + GRACE };
+        let body = self.incoming.as_ref().and_then(|incoming| incoming.window.end());
+        // A worker that answers tells nobody, so its connection may be idle from now on.
+        let idle = core.now + core.idle_allowance();
+        self.due = body.map_or(idle, |body| body.min(idle)).min(answered);
+    }
+}
