@@ -3,6 +3,7 @@
 //! Holds the one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else. Knows no socket and
 //! no route.
 
+mod account;
 mod pacer;
 mod pipeline;
 
@@ -21,6 +22,7 @@ use http::{StatusCode, Version};
 use log::Level;
 use rustix::thread::{Pid, gettid};
 
+use self::account::{Account, BodyEnd};
 use self::pipeline::Asked;
 use crate::base::deadline::Deadline;
 use crate::base::queue::{Batch, Queue, Ticket};
@@ -28,12 +30,12 @@ use crate::base::turns::wait_for_turn;
 use crate::database::Database;
 use crate::exchange::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
 use crate::handler::{Context, Error, FAILED};
-use crate::http::{BodyWriter, Outline, Request, Response, Sink, Timing, WriteBody, problem};
+use crate::http::{BodyWriter, Outline, Request, Response, Sink, WriteBody, problem};
 use crate::telemetry::activity::{Activity, Doing};
 use crate::telemetry::journal::{Entry, Journal};
-use crate::telemetry::metrics::{CLIENT_LEFT, Metrics, Phase, Reason, Spans};
+use crate::telemetry::metrics::{CLIENT_LEFT, Metrics, Reason};
 use crate::telemetry::sparing::sparingly;
-use crate::telemetry::traces::{Course, Outcome, Traces};
+use crate::telemetry::traces::Traces;
 
 /// The running request threads.
 pub struct Workers {
@@ -419,102 +421,6 @@ impl Sink for Counted<'_> {
         self.sink.send(bytes)?;
         self.bytes.set(self.bytes.get() + bytes.len() as u64);
         Ok(())
-    }
-}
-
-/// What a request is counted as, and where its time went.
-struct Account {
-    status: u16,
-    spans: Spans,
-    /// When the answer was made.
-    made: Instant,
-    /// When it was handed over.
-    ended: Instant,
-}
-
-impl Account {
-    /// The answer is made: what its phases took so far.
-    fn of(job: &Job, begun: &Ticket, activity: &Activity, status: u16) -> Self {
-        let made = Instant::now();
-        let spent = activity.spent();
-        let mut spans = Spans::default();
-        spans.set(Phase::Queue, begun.began().saturating_duration_since(job.since));
-        spans.set(Phase::Pool, spent.pool);
-        spans.set(Phase::Database, spent.database);
-        let with_worker = made.saturating_duration_since(begun.began());
-        spans.set(Phase::Render, with_worker.saturating_sub(spent.pool + spent.database));
-        activity.turn_to(Doing::Write, made);
-        Self { status, spans, made, ended: made }
-    }
-
-    /// What is known before the answer's head goes out.
-    fn timing(&self) -> Timing {
-        let of = |phase| self.spans.of(phase);
-        Timing::new(of(Phase::Queue), of(Phase::Pool), of(Phase::Database), of(Phase::Render))
-    }
-
-    /// The answer is handed over. A streamed one was made while it was written.
-    fn written(&mut self, activity: &Activity) {
-        let (now, spent) = (Instant::now(), activity.spent());
-        activity.turn_to(Doing::Idle, now);
-        self.ended = now;
-        let since = (spent.pool + spent.database)
-            .saturating_sub(self.spans.of(Phase::Pool) + self.spans.of(Phase::Database));
-        self.spans.set(Phase::Write, (now - self.made).saturating_sub(since));
-        self.spans.set(Phase::Pool, spent.pool);
-        self.spans.set(Phase::Database, spent.database);
-    }
-}
-
-/// As traces tell of it.
-impl Account {
-    fn course(&self, job: &Job, begun: &Ticket, activity: &Activity) -> Course {
-        let waits = activity.take_waits();
-        Course {
-            since: job.since,
-            began: Some(begun.began()),
-            made: Some(self.made),
-            ended: self.ended,
-            waits,
-        }
-    }
-
-    fn outcome(&self, job: &Job, delivery: Delivery, refused: Option<Reason>, end: &BodyEnd) -> Outcome {
-        match (delivery, refused, end) {
-            (Delivery::TooLate, ..) if job.presence.was_answered_unknown() => {
-                Outcome::refused(StatusCode::INTERNAL_SERVER_ERROR.as_u16(), Reason::Deadline.name())
-            }
-            (Delivery::TooLate, ..) if !job.presence.has_left() => {
-                Outcome::refused(StatusCode::GATEWAY_TIMEOUT.as_u16(), Reason::Deadline.name())
-            }
-            (Delivery::TooLate | Delivery::ClientLeft, ..) | (_, None, BodyEnd::ClientLeft) => {
-                Outcome::client_left()
-            }
-            (Delivery::Sent, Some(reason), _) | (_, None, &BodyEnd::Refused(reason)) => {
-                Outcome::refused(self.status, reason.name())
-            }
-            (Delivery::Sent, None, BodyEnd::Good) => Outcome::answered(self.status),
-        }
-    }
-}
-
-/// How a request's body that streams came to its end, or has not yet.
-enum BodyEnd {
-    Good,
-    Refused(Reason),
-    ClientLeft,
-}
-
-impl BodyEnd {
-    fn of(job: &Job) -> Self {
-        let source = job.request.source.as_ref();
-        match source.and_then(|source| source.refusal()) {
-            Some(refusal) => Self::Refused(refusal.fault.into()),
-            None if job.presence.has_left() || source.is_some_and(|source| source.has_left()) => {
-                Self::ClientLeft
-            }
-            None => Self::Good,
-        }
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod descriptors;
 mod listener;
 pub mod native;
 pub mod tiny_http;
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -12,9 +13,9 @@ use std::time::Duration;
 
 pub(crate) use listener::SocketFile;
 pub use listener::{Address, Listener};
-pub use native::tls::TlsError;
+pub use tls::TlsError;
 
-use self::native::tls::Identity;
+use self::tls::Identity;
 use crate::base::request_id::Identities;
 use crate::config::{self, Config};
 use crate::exchange::job::Service;
@@ -156,7 +157,7 @@ fn identities(config: &Config) -> Identities {
 
 fn tls(tls: &config::Tls) -> Result<Option<Tls>, TlsError> {
     let (Some(certificate), Some(key)) = (tls.certificate.clone(), tls.key.clone()) else { return Ok(None) };
-    let identity = Identity::load(native::tls::Files {
+    let identity = Identity::load(tls::Files {
         certificate,
         key,
         client_ca: tls.client_ca.clone(),

@@ -12,7 +12,6 @@ mod output;
 mod pipe;
 mod poller;
 mod timers;
-pub(crate) mod tls;
 mod wire;
 
 use std::convert::Infallible;

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Write};
 
 use socket2::Socket;
 
-use super::tls::Session;
+use crate::connector::tls::Session;
 
 /// Where bytes for one client go.
 pub(super) struct Wire<'a> {

@@ -10,7 +10,7 @@ use http::StatusCode;
 use super::{Connection, Core, Next, Stage};
 use crate::connector::native::link::Link;
 use crate::connector::native::pipe::Pipe;
-use crate::connector::native::tls::{Session, TlsError};
+use crate::connector::tls::{Session, TlsError};
 use crate::exchange::job::{BodyPlan, Service};
 use crate::handler::BodyUse;
 use crate::http::{

@@ -172,7 +172,7 @@ impl Read for Nothing {
 
 #[cfg(test)]
 #[allow(dead_code, reason = "the integration tests use the rest of it")]
-#[path = "../../../tests/support/tls.rs"]
+#[path = "../../tests/support/tls.rs"]
 mod certificates;
 
 #[cfg(test)]
