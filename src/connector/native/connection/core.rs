@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::input;
 use crate::base::request_id::Identities;
 use crate::connector::Settings;
 use crate::connector::native::files::Files;
 use crate::connector::native::{Id, Mailbox};
 use crate::exchange::job::Service;
 use crate::telemetry::metrics::{Metrics, Reason};
+
+/// One read takes at most this much, so that one client cannot hold up the others for long.
+pub(super) const READ_BYTES: usize = 64 * 1024;
 
 /// While draining: a client that was answered less than this ago may have its next request on the way and gets it
 /// answered; one that was idle for longer is closed at once.
@@ -66,7 +68,7 @@ impl Core {
             now: Instant::now(),
             events_since: Instant::now(),
             again: Vec::new(),
-            scratch: vec![0; input::READ_BYTES],
+            scratch: vec![0; READ_BYTES],
             plain: Vec::new(),
             decoded: Vec::new(),
             answers: Vec::new(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::core::READ_BYTES;
 use super::{Connection, Core, Next, Stage};
 use crate::connector::native::link::Link;
 use crate::connector::native::pipe::Pipe;
@@ -19,9 +20,6 @@ use crate::http::{
 };
 use crate::telemetry::metrics::{Closing, Reason};
 use crate::telemetry::sparing::sparingly;
-
-/// One read takes at most this much, so that one client cannot hold up the others for long.
-pub(super) const READ_BYTES: usize = 64 * 1024;
 
 /// Answers to pipelined requests are sent together up to this size.
 const ANSWERS_BYTES: usize = 64 * 1024;
