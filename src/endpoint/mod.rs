@@ -5,8 +5,6 @@
 mod bind;
 mod check;
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread;
@@ -344,12 +342,9 @@ impl Asks for SqlEndpoint {
     }
 }
 
-/// How long to wait after so many attempts.
+/// The pause after this many attempts: random, so that colliding transactions do not meet again, and doubled each time.
 fn pause_after(attempts: u32) -> Duration {
-    let (shortest, longest) = PAUSE_US.into_inner();
-    // Each state has keys of its own; nothing more is asked of this lot.
-    let lot = RandomState::new().hash_one(attempts) % (longest - shortest + 1);
-    Duration::from_micros((shortest + lot) << (attempts - 1))
+    Duration::from_micros(fastrand::u64(PAUSE_US) << (attempts - 1))
 }
 
 /// Safe methods (RFC 9110 section 9.2.1) run read-only.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::io::Errno;
 use socket2::Socket;
 
 use super::gate::{Gate, LONGEST_AWAIT};
@@ -287,9 +288,7 @@ impl Accepting {
     }
 }
 
-/// EMFILE and ENFILE, for which `ErrorKind` has no name.
+/// `ErrorKind` has no names for these two: the process, or the system, has no descriptor left.
 fn is_out_of_descriptors(error: &io::Error) -> bool {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
