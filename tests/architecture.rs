@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+#[path = "architecture/documents.rs"]
+mod documents;
+
 use wharf::config::{Config, Endpoint, Environment, Flags, Source};
 
 fn root() -> &'static Path {
@@ -11,21 +14,6 @@ fn root() -> &'static Path {
 
 fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
-#[test]
-fn documents_link_to_files_that_exist() {
-    let documents = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"];
-    let docs = ["docs/tiny_http.md", "docs/conformance.md", "docs/performance.md"];
-    for name in documents.into_iter().chain(docs) {
-        // A link is relative to the document that it stands in.
-        let folder = root().join(Path::new(name).parent().expect("a file has a folder"));
-        for rest in read(name).split("](").skip(1) {
-            let target = rest.split([')', '#']).next().unwrap_or_default();
-            let local = !target.starts_with("http") && !target.is_empty();
-            assert!(!local || folder.join(target).exists(), "{name} links to {target}");
-        }
-    }
 }
 
 #[test]
