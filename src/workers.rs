@@ -17,16 +17,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use crate::base::system::{ThreadId, this_thread, wait_for_turn};
 use crossbeam_channel::{Receiver, Sender};
 use http::{StatusCode, Version};
 use log::Level;
-use rustix::thread::{Pid, gettid};
 
 use self::account::{Account, BodyEnd};
 use self::pipeline::Asked;
 use crate::base::deadline::Deadline;
 use crate::base::queue::{Batch, Queue, Ticket};
-use crate::base::turns::wait_for_turn;
 use crate::database::Database;
 use crate::exchange::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
 use crate::handler::{Context, Error, FAILED};
@@ -70,7 +69,7 @@ struct Shared {
 
 struct Worker {
     activity: Activity,
-    thread: Pid,
+    thread: ThreadId,
 }
 
 impl Workers {
@@ -179,7 +178,7 @@ impl Shared {
     fn serve(&self, number: usize) {
         wait_for_turn();
         let activity = Activity::default();
-        self.present().insert(number, Worker { activity: activity.clone(), thread: gettid() });
+        self.present().insert(number, Worker { activity: activity.clone(), thread: this_thread() });
         let mut done = None;
         let (mut others, mut asked) = (Batch::none(), Asked::default());
         loop {

@@ -6,5 +6,5 @@ pub mod deadline;
 pub mod presence;
 pub mod queue;
 pub mod request_id;
-pub(crate) mod turns;
+pub(crate) mod system;
 pub mod value;

@@ -6,30 +6,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::base::system;
 use crate::config::Listen;
 
 /// How many clients may wait in the kernel until they are accepted. The kernel takes less where `net.core.somaxconn` says so.
 const BACKLOG: i32 = 1024;
-
-/// Drops what asks for a connection, a SYN without ACK, and takes everything else: classic BPF, as the kernel's
-/// `networking/filter.rst` has it. A TCP socket's filter sees a packet from its TCP header on, whose byte 13 are the flags.
-const NO_NEWCOMERS: [SockFilter; 5] = {
-    const LOAD_BYTE: u16 = 0x30;
-    const AND: u16 = 0x54;
-    const JUMP_IF_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    const SYN: u32 = 0x02;
-    const ACK: u32 = 0x10;
-    [
-        SockFilter::new(LOAD_BYTE, 0, 0, 13),
-        SockFilter::new(AND, 0, 0, SYN | ACK),
-        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
-        SockFilter::new(RETURN, 0, 0, 0),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-    ]
-};
 
 /// A socket that clients can connect to from now on.
 #[derive(Debug)]
@@ -122,7 +105,7 @@ impl Listener {
     /// When the system has no such filters. Then it goes on as before.
     pub(crate) fn turn_away(&self) -> io::Result<()> {
         match self.address {
-            Address::Tcp(_) if !self.inherited => self.socket.attach_filter(&NO_NEWCOMERS),
+            Address::Tcp(_) if !self.inherited => system::refuse_newcomers(&self.socket),
             // A Unix socket's file is gone already, and what systemd passed is systemd's to close.
             _ => Ok(()),
         }
@@ -185,7 +168,7 @@ fn inherited() -> io::Result<Socket> {
             )
         })?;
     let socket = Socket::from(descriptor.into_std());
-    if !socket.is_listener()? || socket.r#type()? != Type::STREAM {
+    if !system::is_listener(&socket)? || socket.r#type()? != Type::STREAM {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "systemd has passed no listening stream socket",

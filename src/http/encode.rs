@@ -7,10 +7,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, StatusCode};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{Response, Timing};
 use crate::base::request_id::Identity;
+use crate::base::system;
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -120,7 +120,7 @@ fn date() -> [u8; DATE_LEN] {
     thread_local! {
         static CACHED: Cell<(u64, [u8; DATE_LEN])> = const { Cell::new((0, [b' '; DATE_LEN])) };
     }
-    let second = u64::try_from(clock_gettime(ClockId::RealtimeCoarse).tv_sec).unwrap_or_default();
+    let second = system::coarse_seconds();
     CACHED.with(|cached| {
         let (known, mut text) = cached.get();
         if known != second {

@@ -12,14 +12,13 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
-use rustix::thread::Pid;
 
 use super::Shared;
 use crate::base::queue::Usage;
+use crate::base::system::{self, CoreTicks, ThreadTimes};
 use crate::telemetry::activity::Doing;
 
 /// How often it is looked what workers wait for.
@@ -107,7 +106,7 @@ struct Pacer {
     /// As it was when that was decided.
     since: Measure,
     /// What the cores had done before that, where there was a load already.
-    earlier: Option<Cores>,
+    earlier: Option<CoreTicks>,
     /// Whether a job was left waiting since.
     was_held_back: bool,
     is_early: bool,
@@ -297,26 +296,21 @@ struct Measure {
     taken: u64,
     batched: u64,
     /// What the cores have done, where that is known.
-    cores: Option<Cores>,
+    cores: Option<CoreTicks>,
     /// By each worker's number. Empty where the system does not tell.
-    each: BTreeMap<usize, OnCore>,
-}
-
-/// For how long a thread ran, and for how long it could have run and had no core.
-#[derive(Clone, Copy)]
-struct OnCore {
-    ran: Duration,
-    waited: Duration,
+    each: BTreeMap<usize, ThreadTimes>,
 }
 
 impl Measure {
     fn of(shared: &Shared, usage: &Usage) -> Self {
         let threads: Vec<_> =
             shared.present().iter().map(|(number, worker)| (*number, worker.thread)).collect();
-        let each =
-            threads.into_iter().filter_map(|(number, thread)| Some((number, OnCore::of(thread)?))).collect();
+        let each = threads
+            .into_iter()
+            .filter_map(|(number, thread)| Some((number, system::thread_times(thread)?)))
+            .collect();
         let Usage { busy, taken, batched, .. } = *usage;
-        Self { at: Instant::now(), busy, taken, batched, cores: Cores::now(), each }
+        Self { at: Instant::now(), busy, taken, batched, cores: system::core_ticks(), each }
     }
 
     /// How many may always have a job, for each core.
@@ -327,7 +321,7 @@ impl Measure {
 
     /// For what percentage of the time that workers had jobs they, or others because of them, waited for a core that they had. For
     /// others, cores that are hardly idle tell, since `cores_then`: their ticks are coarse, so that may be longer.
-    fn waiting_since(&self, before: &Self, cores_then: Option<Cores>, cores: usize) -> u128 {
+    fn waiting_since(&self, before: &Self, cores_then: Option<CoreTicks>, cores: usize) -> u128 {
         let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
         for (number, now) in &self.each {
             if let Some(then) = before.each.get(number) {
@@ -349,33 +343,6 @@ impl Measure {
             }
         }
         waited.as_nanos() * 100 / busy
-    }
-}
-
-/// The time of all cores, in the kernel's ticks, and how much of it none of them had anything to run.
-#[derive(Clone, Copy)]
-struct Cores {
-    all: u128,
-    idle: u128,
-}
-
-impl Cores {
-    /// As Linux has it in the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and
-    /// two that are parts of the first. None of it ever goes back, but for what waits for a disk.
-    fn now() -> Option<Self> {
-        let stat = fs::read_to_string("/proc/stat").ok()?;
-        let ticks = stat.lines().next()?.split_whitespace().skip(1).take(8);
-        let ticks: Vec<u128> = ticks.map(|ticks| ticks.parse().ok()).collect::<Option<_>>()?;
-        Some(Self { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)? })
-    }
-}
-
-impl OnCore {
-    /// As Linux has it in `/proc/<pid>/schedstat` (Documentation/scheduler/sched-stats.rst).
-    fn of(thread: Pid) -> Option<Self> {
-        let figures = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
-        let mut figures = figures.split(' ').map(|figure| figure.parse().ok().map(Duration::from_nanos));
-        Some(Self { ran: figures.next()??, waited: figures.next()?? })
     }
 }
 
@@ -416,18 +383,18 @@ mod tests {
         pacer: Pacer,
         usage: Usage,
         at: Instant,
-        each: OnCore,
+        each: ThreadTimes,
     }
 
     impl Loaded {
         fn new() -> Self {
             let (usage, at) = (usage(16, usize::MAX), Instant::now());
-            let each = OnCore { ran: Duration::ZERO, waited: Duration::ZERO };
+            let each = ThreadTimes { ran: Duration::ZERO, waited: Duration::ZERO };
             let pacer = Pacer::new(2, usage, Self::measure(&usage, at, each));
             Self { pacer, usage, at, each }
         }
 
-        fn measure(usage: &Usage, at: Instant, each: OnCore) -> Measure {
+        fn measure(usage: &Usage, at: Instant, each: ThreadTimes) -> Measure {
             let Usage { busy, taken, batched, .. } = *usage;
             Measure { at, busy, taken, batched, cores: None, each: BTreeMap::from([(1, each)]) }
         }
@@ -495,8 +462,8 @@ mod tests {
 
     #[test]
     fn the_system_says_for_how_long_a_thread_ran() {
-        let began = OnCore::of(rustix::thread::gettid()).expect("Linux").ran;
-        while OnCore::of(rustix::thread::gettid()).expect("Linux").ran == began {}
+        let began = system::thread_times(system::this_thread()).expect("Linux").ran;
+        while system::thread_times(system::this_thread()).expect("Linux").ran == began {}
     }
 
     #[test]
@@ -504,14 +471,14 @@ mod tests {
         let at = Instant::now();
         let measure_of = |taken, at, busy, ran, waited, idle| {
             let [busy, ran, waited] = [busy, ran, waited].map(Duration::from_millis);
-            let cores = Some(Cores { all: if idle == 0 { 0 } else { 400 }, idle });
+            let cores = Some(CoreTicks { all: if idle == 0 { 0 } else { 400 }, idle });
             Measure {
                 at,
                 busy,
                 taken,
                 batched: 0,
                 cores,
-                each: BTreeMap::from([(1, OnCore { ran, waited })]),
+                each: BTreeMap::from([(1, ThreadTimes { ran, waited })]),
             }
         };
         let measure = |at, busy, ran, waited, idle| measure_of(1_000_000, at, busy, ran, waited, idle);

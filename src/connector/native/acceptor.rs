@@ -20,6 +20,7 @@ use socket2::Socket;
 
 use super::gate::{Gate, LONGEST_AWAIT};
 use super::{Mailbox, Message, Newcomer, WAKE};
+use crate::base::system;
 use crate::connector::Listener;
 use crate::handler::unavailable;
 use crate::http::{Form, encode_head};
@@ -92,7 +93,7 @@ impl Acceptor {
     ) -> io::Result<Self> {
         let socket = listener.socket();
         socket.set_nonblocking(true)?;
-        if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT_BYTES) {
+        if let Err(error) = system::limit_unsent(socket, UNSENT_BYTES) {
             log::debug!("the kernel may hold megabytes for a client that reads slowly: {error}");
         }
         let poll = Poll::new()?;

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustix::time::{ClockId, clock_gettime};
 use socket2::Socket;
 
 use super::output::{Flushed, Outbox, Taken, Unsent};
@@ -20,6 +19,7 @@ use super::wire::Wire;
 use super::{Id, Mailbox, Message};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
+use crate::base::system;
 use crate::exchange::job::{Claim, Client, Delivery, Stream};
 use crate::http::{Body, Request, Response, Sink, encode_head};
 use crate::telemetry::sparing::sparingly;
@@ -148,7 +148,7 @@ impl Epoch {
 }
 
 fn coarse() -> Duration {
-    clock_gettime(ClockId::MonotonicCoarse).try_into().unwrap_or_default()
+    system::coarse_monotonic()
 }
 
 /// What a worker could not finish.

@@ -32,7 +32,7 @@ pub(super) use acceptor::REFUSED_AT_ONCE;
 
 use self::link::Epoch;
 use super::{Connector, Drained, Listener, Settings, Stopper};
-use crate::base::turns::wait_for_turn;
+use crate::base::system::wait_for_turn;
 use crate::exchange::job::Service;
 use crate::telemetry::metrics::{Metrics, Reason};
 

@@ -23,6 +23,7 @@ use super::channel::{Channel, Handshake, Shared, Slot, process_named_by};
 use super::socket::{Socket, Stream};
 use super::url::{Target, explain};
 use crate::base::deadline::Deadline;
+use crate::base::system;
 
 /// How long a server may take to act on a cancel request, and so to close its connection. It is less than a cancelled statement has to
 /// end, so that a server that does neither leaves time to hear of the statement.
@@ -278,7 +279,7 @@ impl Server {
             let socket = RawSocket::new(self.address.domain(), Type::STREAM, None)?;
             if self.address.domain() != Domain::UNIX {
                 socket.set_tcp_nodelay(true)?;
-                socket.set_tcp_user_timeout(config.get_tcp_user_timeout().copied())?;
+                system::set_user_timeout(&socket, config.get_tcp_user_timeout().copied())?;
                 if config.get_keepalives() {
                     socket.set_tcp_keepalive(&keepalive(config))?;
                 }

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postgres_protocol::message::frontend;
-use rustix::time::{ClockId, clock_gettime};
 use tokio_postgres::types::Type;
 
 use super::super::Access;
 use super::statements::{Prepared, first_word};
 use super::wire::{Kind, Wire, unsendable};
+use crate::base::system;
 use crate::database::Error;
 
 /// How old an answer of the planner may become, in seconds: a view or a policy may be another by then.
@@ -86,7 +86,7 @@ pub(super) fn writes_rows(sql: &str) -> bool {
 }
 
 fn seconds() -> u64 {
-    u64::try_from(clock_gettime(ClockId::MonotonicCoarse).tv_sec).unwrap_or_default()
+    system::coarse_monotonic().as_secs()
 }
 
 /// The effects of a pool's statements, by their texts.

@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake};
 use std::time::{Duration, Instant};
 
+use crate::base::system;
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, recv, send};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What one call reads at most: a result of usual size as a whole, and little enough to have one for each session.
@@ -79,7 +81,7 @@ impl Socket {
 
     /// Sends what there is room for, and returns how much that was. The next [wait](Self::wait) is for room where it was not all.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        match retry_on_intr(|| send(&self.raw, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)) {
+        match retry_on_intr(|| send(&self.raw, bytes, system::SEND)) {
             Ok(sent) => {
                 self.inbox().blocked = sent < bytes.len();
                 Ok(sent)

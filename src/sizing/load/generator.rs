@@ -18,7 +18,6 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use super::Plan;
-use super::alarm::Alarm;
 use super::answer::Answer;
 use super::connection::{Asking, Buffers, Connection, Step};
 use super::mix::{Choice, Mix};
@@ -26,6 +25,7 @@ use super::outcomes::{Answered, Failure};
 use super::pacer::Pacer;
 use super::part::Part;
 use super::recorder::Recorder;
+use crate::base::system::Alarm;
 
 /// Events that one wait takes.
 const EVENTS: usize = 1024;

@@ -7,7 +7,6 @@
 //!
 //! The generator has threads of its own; the thread that called [`run`] adds up and shows. Knows no server but by its answers.
 
-mod alarm;
 mod answer;
 mod connection;
 mod descriptors;

@@ -2,8 +2,9 @@
 //!
 //! The thread of whoever asks. From `/proc`; where there is none, there are fewer figures.
 
-use std::fs;
 use std::time::Duration;
+
+use crate::base::system;
 
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -23,14 +24,12 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn look() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let open_files = fs::read_dir("/proc/self/fd").ok().map(Iterator::count);
+        let status = system::process_status().unwrap_or_default();
         Self {
             processor: clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default(),
             resident: number(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024),
             threads: number(&status, "Threads:"),
-            // The one that reads the directory goes with it.
-            open_files: open_files.and_then(|count| u64::try_from(count).ok()?.checked_sub(1)),
+            open_files: system::open_descriptors(),
             max_files: getrlimit(Resource::Nofile).current,
         }
     }

@@ -1,0 +1,159 @@
+//! The system is Linux.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::net::SendFlags;
+use rustix::process::getpriority_process;
+pub(crate) use rustix::thread::{Pid as ThreadId, gettid as this_thread};
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
+use socket2::{SockFilter, Socket};
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
+
+use super::{CoreTicks, ThreadTimes};
+
+/// The default niceness of a process, as `thread_priority` counts it.
+const NICE_0: u8 = 48;
+
+/// Sends without waiting. A closed connection is an error and no signal.
+pub(crate) const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+/// Drops packets that ask for a connection (a SYN without ACK), and accepts all others. This is classic BPF, as the kernel's
+/// `networking/filter.rst` describes it. A TCP socket's filter sees a packet from its TCP header on; byte 13 holds the flags.
+const NO_NEWCOMERS: [SockFilter; 5] = {
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
+};
+
+/// Wakes a poll when the next request of a load is due. epoll by itself counts in milliseconds.
+pub(crate) struct Alarm {
+    timer: OwnedFd,
+    /// The time for which it is set, if it is.
+    set_for: Option<Instant>,
+}
+
+impl Alarm {
+    pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        registry.register(&mut SourceFd(&timer.as_raw_fd()), token, Interest::READABLE)?;
+        Ok(Self { timer, set_for: None })
+    }
+
+    /// Makes an event at that time, and none at a time that was set before. Setting the timer also makes it ready for its next
+    /// event, so it is never read.
+    pub(crate) fn set(&mut self, time: Instant, now: Instant) -> io::Result<()> {
+        if self.set_for == Some(time) {
+            return Ok(());
+        }
+        // Zero would switch it off.
+        let left = time.saturating_duration_since(now).max(Duration::from_nanos(1));
+        let seconds = left.as_secs().try_into().unwrap_or(i64::MAX);
+        let left = Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: left };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+        self.set_for = Some(time);
+        Ok(())
+    }
+}
+
+/// From now on this thread preempts no other thread when it wakes up (`SCHED_BATCH`, sched(7)).
+///
+/// Linux lets a thread that often sleeps preempt the running one. So a poller would stop a worker at each request, and a worker
+/// its database at each answer. With this policy, on busy cores, a poller reads several requests at a time, and a worker several
+/// answers. On an idle core a thread still runs at once.
+pub(crate) fn wait_for_turn() {
+    // Setting the policy would also set the niceness, so a process that was given another one is left alone.
+    if getpriority_process(None) != Ok(0) {
+        return;
+    }
+    let nice_0 = ThreadPriorityValue::try_from(NICE_0).map(ThreadPriority::Crossplatform);
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
+    let set = nice_0.and_then(|nice_0| {
+        set_thread_priority_and_policy(thread_native_id(), nice_0, policy)
+            .map_err(|error| format!("{error:?}"))
+    });
+    if let Err(error) = set {
+        log::debug!("a thread preempts others at each wake-up: it cannot be scheduled as a batch: {error}");
+    }
+}
+
+/// Makes the kernel drop attempts to connect, so that a listener can be closed with an empty backlog. The client's system tries
+/// again after a second, and then finds another listener of the port, or none.
+pub(crate) fn refuse_newcomers(listener: &Socket) -> io::Result<()> {
+    listener.attach_filter(&NO_NEWCOMERS)
+}
+
+/// Whether a socket listens.
+pub(crate) fn is_listener(socket: &Socket) -> io::Result<bool> {
+    socket.is_listener()
+}
+
+/// Limits the bytes that the kernel holds for a slow client before it says that the socket is writable.
+pub(crate) fn limit_unsent(socket: &Socket, bytes: u32) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(bytes)
+}
+
+/// Limits how long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`).
+pub(crate) fn set_user_timeout(socket: &Socket, timeout: Option<Duration>) -> io::Result<()> {
+    socket.set_tcp_user_timeout(timeout)
+}
+
+/// The monotonic clock, some milliseconds late, at the least cost.
+pub(crate) fn coarse_monotonic() -> Duration {
+    clock_gettime(ClockId::MonotonicCoarse).try_into().unwrap_or_default()
+}
+
+/// Seconds since 1970, some milliseconds late, at the least cost.
+pub(crate) fn coarse_seconds() -> u64 {
+    u64::try_from(clock_gettime(ClockId::RealtimeCoarse).tv_sec).unwrap_or_default()
+}
+
+/// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and two that are parts of the first.
+/// No figure ever decreases, except the time that waits for a disk.
+pub(crate) fn core_ticks() -> Option<CoreTicks> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let ticks = stat.lines().next()?.split_whitespace().skip(1).take(8);
+    let ticks: Vec<u128> = ticks.map(|ticks| ticks.parse().ok()).collect::<Option<_>>()?;
+    Some(CoreTicks { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)? })
+}
+
+/// The times of a thread of this process (`schedstat`, Documentation/scheduler/sched-stats.rst).
+pub(crate) fn thread_times(thread: ThreadId) -> Option<ThreadTimes> {
+    let figures = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
+    let mut figures = figures.split(' ').map(|figure| figure.parse().ok().map(Duration::from_nanos));
+    Some(ThreadTimes { ran: figures.next()??, waited: figures.next()?? })
+}
+
+/// `/proc/self/status`.
+pub(crate) fn process_status() -> Option<String> {
+    fs::read_to_string("/proc/self/status").ok()
+}
+
+/// The number of descriptors that this process has open.
+pub(crate) fn open_descriptors() -> Option<u64> {
+    let listed = fs::read_dir("/proc/self/fd").ok()?.count();
+    // The descriptor that reads the directory is closed again.
+    u64::try_from(listed).ok()?.checked_sub(1)
+}
