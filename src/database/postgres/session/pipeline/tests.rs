@@ -150,7 +150,7 @@ fn questions(count: i32) -> Arc<[Question]> {
 }
 
 /// The statement is prepared, and answered once, with what the script says first.
-fn with_statement(script: Script) -> Box<Session> {
+fn with_statement(script: Script) -> Session {
     let mut session = script.session();
     session.effects.of("select 2 * $1").learn(true);
     assert_eq!(session.read("select 2 * $1", &[&1_i32]).expect("an answer").len(), 1);
