@@ -68,7 +68,7 @@ impl Kind {
     }
 }
 
-/// What a statement may do.
+/// The rights of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// The database refuses to write.
@@ -196,7 +196,7 @@ impl Database {
     }
 
     /// Opens a connection beside any pool, to `url`, with the same settings as a new connection of the pool. This needs no thread, so
-    /// the process can do it when it has none left. The connection must open by `open_by` and keeps `deadline` for what runs on it.
+    /// the process can do it when it has none left. The connection must open by `open_by` and keeps `deadline` for its statements.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -379,7 +379,7 @@ impl Connection {
         self.lent.share(questions)
     }
 
-    /// Whether `database.statement_comment` asks for what [`name_request`](Self::name_request) is told.
+    /// Whether `database.statement_comment` asks statements to [name their request](Self::name_request).
     pub fn names_requests(&self) -> bool {
         self.lent.names_requests()
     }

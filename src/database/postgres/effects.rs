@@ -1,4 +1,4 @@
-//! What is known of the effects of statements on their session.
+//! The effects of statements on their session, as far as they are known.
 //!
 //! Owns [`SessionEffect`], one for each statement of a pool. A session keeps settings, roles, locks, temporary tables, cursors and more
 //! from one request to the next, and any function may change them. The planner tells which statements cannot: those that it could run

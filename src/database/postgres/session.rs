@@ -390,7 +390,7 @@ impl driver::Session for Session {
         }
     }
 
-    /// Whatever happened, the next request finds the session clean, or closed.
+    /// The next request finds the session clean, or closed.
     fn finish(&mut self) {
         if let Err(error) = self.roll_back() {
             log::warn!("{error}, while rolling back; the connection is closed");
