@@ -1,34 +1,45 @@
 //! The database as a worker sees it: a pool, a borrowed connection, statements, and rows written as JSON.
 //!
-//! Every call blocks the worker that makes it, and none blocks past the request's deadline by more than the half second
-//! that a cancelled statement is given to end. Knows nothing of HTTP but the status that an error becomes.
+//! Every call blocks the worker that makes it, at most until the request's deadline and half a second more, in which a cancelled
+//! statement ends. Knows nothing of HTTP but the status of an error. This file owns [`Database`] and [`Connection`], which the rest of
+//! the crate uses, and the table of databases; the database behind them is a [`driver::Driver`].
 
 mod comment;
 mod disclosure;
+mod driver;
 mod error;
 mod json;
 mod pool;
 pub mod postgres;
+mod question;
 mod rows;
 mod settings;
 pub mod sqlite;
+mod statement;
 
-use std::borrow::Cow;
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+pub(crate) use driver::{Fetched, RoundTrip};
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub use pool::Gauges;
+pub(crate) use question::{Answer, Form, Question};
 pub use rows::{RowWriter, Shape};
+pub use statement::{Column, Description, Statement};
 
 use self::comment::Comment;
+use self::driver::{Borrower, Driver, Provider};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::value::{Type, Value};
 use crate::config::{self, StatementComment};
 use crate::telemetry::activity::{Activity, Doing};
 use crate::telemetry::metrics::{self, Unserved};
+
+/// The databases, found by how a URL begins. Another database is one more line, and one more [`Kind`].
+const PROVIDERS: [Provider; 2] = [sqlite::PROVIDER, postgres::PROVIDER];
 
 /// Which database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,16 +51,24 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What OpenTelemetry calls it.
+    /// OpenTelemetry's name for it.
     pub fn system(self) -> &'static str {
         match self {
             Self::Postgres => "postgresql",
             Self::Sqlite => "sqlite",
         }
     }
+
+    /// Its name in a message.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "PostgreSQL",
+            Self::Sqlite => "SQLite",
+        }
+    }
 }
 
-/// What a statement may do.
+/// The rights of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// The database refuses to write.
@@ -63,17 +82,9 @@ pub enum Access {
 pub struct Database(Arc<Inner>);
 
 struct Inner {
-    pool: AnyPool,
+    pool: pool::Pool<Box<dyn Driver>>,
     display_url: String,
-    name: String,
     metrics: Arc<metrics::Pool>,
-    /// What the URL has the database call its sessions, whatever `application_name` says.
-    own_name: Option<String>,
-}
-
-enum AnyPool {
-    Postgres(pool::Pool<postgres::Driver>),
-    Sqlite(pool::Pool<sqlite::Driver>),
 }
 
 impl Database {
@@ -84,28 +95,23 @@ impl Database {
     /// when trying again is no use, else after 5 s.
     pub fn open(settings: &config::Database, url: &str) -> Result<Self, Error> {
         let metrics = Arc::<metrics::Pool>::default();
-        let mut own_name = None;
-        let (pool, display_url, name) = if let Some(file) = url.strip_prefix("sqlite:") {
-            let driver = sqlite::Driver::new(file, settings)?;
-            (AnyPool::Sqlite(pool::Pool::open(driver, settings, &metrics)?), url.to_owned(), file.to_owned())
-        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            let driver = postgres::Driver::new(url, settings)?;
-            own_name = driver.own_name().map(str::to_owned);
-            let name = driver.database_name().to_owned();
-            let pool = pool::Pool::open(driver, settings, &metrics)?;
-            (AnyPool::Postgres(pool), postgres::display_url(url), name)
-        } else {
-            return Err(Error::Url("expected sqlite:FILE or postgres://user@host/database".to_owned()));
-        };
-        Ok(Self(Arc::new(Inner { pool, display_url, name, metrics, own_name })))
+        let driver = driver_of(settings, url)?;
+        let pool = pool::Pool::open(driver, settings, &metrics)?;
+        Ok(Self(Arc::new(Inner { pool, display_url: display_url(url), metrics })))
+    }
+
+    fn driver(&self) -> &dyn Driver {
+        &**self.0.pool.driver()
     }
 
     /// Which database it is.
     pub fn kind(&self) -> Kind {
-        match self.0.pool {
-            AnyPool::Postgres(_) => Kind::Postgres,
-            AnyPool::Sqlite(_) => Kind::Sqlite,
-        }
+        self.driver().kind()
+    }
+
+    /// Whether the statements of several requests can share a round trip.
+    pub(crate) fn shares_round_trips(&self) -> bool {
+        self.driver().shares_round_trips()
     }
 
     /// The URL without its password.
@@ -115,7 +121,7 @@ impl Database {
 
     /// PostgreSQL's name of it, or SQLite's file.
     pub fn name(&self) -> &str {
-        &self.0.name
+        self.driver().database_name()
     }
 
     /// The statement in this database's notation; `params` are those that `sql.slots` index.
@@ -123,16 +129,12 @@ impl Database {
     /// # Panics
     /// When a slot indexes no parameter; `config` makes none such.
     pub fn statement(&self, sql: &config::Sql, params: &[config::Param]) -> Statement {
-        let sign = match self.kind() {
-            Kind::Postgres => '$',
-            Kind::Sqlite => '?',
-        };
-        Statement::new(sql, params, sign)
+        Statement::new(sql, params, self.driver().parameter_sign())
     }
 
-    /// The same with a comment at its end, where `settings` say so and the database is PostgreSQL: whose statement it is, by
-    /// `application_name` and `origin`, in which each key is a word that sqlcommenter has or could have. A statement that has a
-    /// comment already keeps that one alone, as sqlcommenter asks.
+    /// The same with a comment at its end, where `settings` ask for one and the database takes one. The comment names the application
+    /// by `application_name`, and adds `origin`, in which each key is a word that sqlcommenter has or could have. A statement that has
+    /// a comment already keeps that one alone, as sqlcommenter asks.
     ///
     /// # Panics
     /// As [`statement`](Self::statement).
@@ -144,14 +146,16 @@ impl Database {
         params: &[config::Param],
     ) -> Statement {
         let mut statement = self.statement(sql, params);
-        let said = |wanted: &str| origin.iter().find(|(key, _)| *key == wanted);
-        statement.name = said("statement").map_or_else(String::new, |(_, name)| (*name).to_owned());
-        let wanted = self.kind() == Kind::Postgres && settings.statement_comment != StatementComment::Off;
+        if let Some((_, name)) = origin.iter().find(|(key, _)| *key == "statement") {
+            statement = statement.named(name);
+        }
+        let driver = self.driver();
+        let wanted = driver.takes_comments() && settings.statement_comment != StatementComment::Off;
         if !wanted || sql.has_comment() {
             return statement;
         }
-        let application = self.0.own_name.as_ref().unwrap_or(&settings.application_name);
-        let application = [("application", application.as_str())];
+        let application = driver.application_name().unwrap_or(&settings.application_name);
+        let application = [("application", application)];
         statement.with_comment(Comment::new(application.into_iter().chain(origin.iter().copied())))
     }
 
@@ -164,8 +168,7 @@ impl Database {
         self.checkout_for(&Presence::default(), &Activity::default(), deadline)
     }
 
-    /// The same on behalf of a client who may leave: then the wait and whatever runs end early. `activity`: whose waits they
-    /// are.
+    /// The same on behalf of a client that may leave: then the wait and whatever runs end early. The waits are put down to `activity`.
     ///
     /// # Errors
     /// As [`checkout`](Self::checkout); [`Error::ClientLeft`].
@@ -178,29 +181,22 @@ impl Database {
         let metrics = &self.0.metrics;
         let began = Instant::now();
         let waiting = activity.wait_since(Doing::Pool, began);
-        let lent = match &self.0.pool {
-            AnyPool::Postgres(pool) => pool.checkout(client, deadline, began).map(Lent::Postgres),
-            AnyPool::Sqlite(pool) => pool.checkout(client, deadline, began).map(Lent::Sqlite),
-        };
+        let lent = self.0.pool.checkout(client, deadline, began);
         let ended = Instant::now();
         metrics.acquire.record(ended - began);
         let lent = waiting.until(ended).end(lent, Error::kind);
         let mut lent = lent.inspect_err(|error| metrics.unserved(unserved(error)))?;
-        match &mut lent {
-            Lent::Postgres(session) => session.borrow(client, activity, metrics, deadline),
-            Lent::Sqlite(session) => session.borrow(client, deadline),
-        }
-        // It may have left while it waited.
+        lent.borrow(&Borrower { client, activity, metrics, deadline });
+        // The client may have left meanwhile.
         if client.has_left() {
             metrics.unserved(Unserved::ClientLeft);
             return Err(Error::ClientLeft);
         }
-        Ok(Connection { lent, activity: activity.clone(), metrics: Arc::clone(metrics) })
+        Ok(Connection { lent, activity: activity.clone() })
     }
 
-    /// Opens a connection of no pool, to `url`, with what a new connection of the pool would get by these settings. It needs no
-    /// thread, so the process can do this when it has none left. The connection must open by `open_by` and keeps `deadline` for
-    /// what runs on it.
+    /// Opens a connection beside any pool, to `url`, with the same settings as a new connection of the pool. This needs no thread, so
+    /// the process can do it when it has none left. The connection must open by `open_by` and keeps `deadline` for its statements.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -210,58 +206,36 @@ impl Database {
         open_by: Deadline,
         deadline: Deadline,
     ) -> Result<Connection, Error> {
-        let (metrics, activity) = (Arc::<metrics::Pool>::default(), Activity::default());
-        let lent = if let Some(file) = url.strip_prefix("sqlite:") {
-            let mut session = pool::Driver::open(&sqlite::Driver::new(file, settings)?, open_by)?;
-            session.borrow(&Presence::default(), deadline);
-            Lent::Sqlite(pool::Lent::alone(session))
-        } else {
-            let mut session = pool::Driver::open(&postgres::Driver::new(url, settings)?, open_by)?;
-            session.borrow(&Presence::default(), &activity, &metrics, deadline);
-            Lent::Postgres(pool::Lent::alone(session))
-        };
-        Ok(Connection { lent, activity, metrics })
+        let mut session = driver_of(settings, url)?.open(open_by)?;
+        let (client, activity, metrics) = (Presence::default(), Activity::default(), Arc::default());
+        session.borrow(&Borrower { client: &client, activity: &activity, metrics: &metrics, deadline });
+        Ok(Connection { lent: pool::Lent::alone(session), activity })
     }
 
-    /// What is counted of the pool.
+    /// The counters of the pool.
     pub fn metrics(&self) -> &Arc<metrics::Pool> {
         &self.0.metrics
     }
 
     /// Takes over the pool's sizes and times while connections are in use; what `url` says stays.
     pub fn reconfigure(&self, settings: &config::Database) {
-        match &self.0.pool {
-            AnyPool::Postgres(pool) => pool.reconfigure(settings),
-            AnyPool::Sqlite(pool) => pool.reconfigure(settings),
-        }
+        self.0.pool.reconfigure(settings);
     }
 
-    /// Has connections that nobody uses cleaned of what their last requests have left, if the caller has nothing else to do. Waits for
-    /// nothing.
+    /// Cleans the unused connections of what their last requests have left, if the caller has nothing else to do. Waits for nothing.
     pub(crate) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
-        match &self.0.pool {
-            AnyPool::Postgres(pool) => pool.tidy(is_idle),
-            // A connection that was changed is closed.
-            AnyPool::Sqlite(_) => {}
-        }
+        self.0.pool.tidy(is_idle);
     }
 
-    /// Makes each connection prepare its statements anew. wharf notices most changes of the schema by itself; a column that became
-    /// wider, and that no statement returns, is one that it does not notice.
+    /// Makes each connection prepare its statements anew. wharf notices most changes of the schema by itself. It does not notice that a
+    /// column became wider, if no statement returns that column.
     pub fn forget_statements(&self) {
-        match &self.0.pool {
-            AnyPool::Postgres(pool) => pool.driver().forget_statements(),
-            // SQLite notices every change by itself.
-            AnyPool::Sqlite(_) => {}
-        }
+        self.driver().forget_statements();
     }
 
     /// The pool at this moment.
     pub fn gauges(&self) -> Gauges {
-        match &self.0.pool {
-            AnyPool::Postgres(pool) => pool.gauges(),
-            AnyPool::Sqlite(pool) => pool.gauges(),
-        }
+        self.0.pool.gauges()
     }
 }
 
@@ -290,175 +264,28 @@ impl std::fmt::Debug for Database {
     }
 }
 
-/// A database's URL as it may be shown: without its password.
+fn provider_of(url: &str) -> Option<&'static Provider> {
+    const { &PROVIDERS }.iter().find(|provider| provider.schemes.iter().any(|scheme| url.starts_with(scheme)))
+}
+
+fn driver_of(settings: &config::Database, url: &str) -> Result<Box<dyn Driver>, Error> {
+    let Some(provider) = provider_of(url) else {
+        let forms: Vec<_> = PROVIDERS.iter().map(|provider| provider.url_form).collect();
+        return Err(Error::Url(format!("expected {}", forms.join(" or "))));
+    };
+    (provider.driver)(url, settings)
+}
+
+/// A database's URL without its password, fit to be shown. Of a URL of no known database nothing is shown.
 pub fn display_url(url: &str) -> String {
-    if url.starts_with("sqlite:") { url.to_owned() } else { postgres::display_url(url) }
-}
-
-/// An endpoint's statement in one database's notation: `$1` or `?1` for each distinct parameter.
-#[derive(Clone, Debug)]
-pub struct Statement {
-    /// What it is called; empty: nothing.
-    name: String,
-    text: String,
-    /// How much of it is the user's.
-    own: usize,
-    /// What stands behind that.
-    comment: Comment,
-    bound: Vec<Bound>,
-    marks: Vec<Mark>,
-}
-
-/// What `$n` stands for, n counted from 1.
-#[derive(Clone, Debug)]
-struct Bound {
-    /// Into the endpoint's parameters, and so into its values.
-    index: usize,
-    name: String,
-    /// What the client calls it.
-    wire_name: String,
-    kind: Type,
-    /// Its value is shown to nobody.
-    is_hidden: bool,
-}
-
-impl Bound {
-    fn new(index: usize, param: &config::Param) -> Self {
-        let config::Param { name, wire_name, kind, .. } = param;
-        let (name, wire_name, is_hidden) = (name.clone(), wire_name.clone(), param.is_hidden());
-        Self { index, name, wire_name, kind: *kind, is_hidden }
-    }
-
-    /// Its value cannot go where the statement has it.
-    fn refuse(&self, expected: String, received: String) -> Error {
-        let received = (!self.is_hidden).then_some(received);
-        Error::BadValue { param: self.wire_name.clone(), expected, received }
-    }
-}
-
-/// Where a parameter stands: the byte after it in [`Statement::text`], and in the text as written.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    text: usize,
-    written: usize,
-}
-
-impl Statement {
-    fn new(sql: &config::Sql, params: &[config::Param], sign: char) -> Self {
-        let (mut text, mut written) = (String::new(), 0);
-        let (mut bound, mut marks) = (Vec::<Bound>::new(), Vec::new());
-        for (piece, slot) in sql.pieces.iter().zip(&sql.slots) {
-            let param = &params[*slot];
-            let known = bound.iter().position(|bound| bound.index == *slot);
-            let number = known.unwrap_or(bound.len()) + 1;
-            if known.is_none() {
-                bound.push(Bound::new(*slot, param));
-            }
-            text.push_str(piece);
-            text.push(sign);
-            text.push_str(&number.to_string());
-            written += piece.len() + ":".len() + param.name.len();
-            marks.push(Mark { text: text.len(), written });
-        }
-        text.push_str(sql.pieces.last().map_or("", String::as_str));
-        Self { name: String::new(), own: text.len(), text, comment: Comment::default(), bound, marks }
-    }
-
-    fn with_comment(mut self, comment: Comment) -> Self {
-        self.own = comment::end(&self.text);
-        self.text.truncate(self.own);
-        comment.write(&Comment::default(), &mut self.text);
-        Self { comment, ..self }
-    }
-
-    /// The text with `request` in its comment; `None` where the one has no comment or the other says nothing.
-    fn text_for(&self, request: &Comment) -> Option<String> {
-        if request.is_empty() || self.comment.is_empty() {
-            return None;
-        }
-        let mut text = String::with_capacity(self.text.len() + 256);
-        text.push_str(&self.text[..self.own]);
-        self.comment.write(request, &mut text);
-        Some(text)
-    }
-
-    /// The error, pointing into the user's own text: what the database misses at the end, it misses behind the comment.
-    fn before_comment(&self, mut error: Error) -> Error {
-        if let Error::Refused(refusal) = &mut error
-            && let Some(offset) = &mut refusal.offset
-        {
-            *offset = self.own.min(*offset);
-        }
-        error
-    }
-
-    /// What it is called in a trace: its name, or what it does.
-    fn name(&self) -> Cow<'static, str> {
-        if self.name.is_empty() { command(&self.text) } else { Cow::Owned(self.name.clone()) }
-    }
-
-    /// The text that the database sees, unless its comment names a request too.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// Name and declared type of the parameter that the database knows as `$number`, counted from 1.
-    pub fn parameter(&self, number: usize) -> Option<(&str, Type)> {
-        self.bound.get(number.checked_sub(1)?).map(|bound| (bound.name.as_str(), bound.kind))
-    }
-
-    /// The byte in the statement as the user wrote it (with its `:name`s) that byte `offset` of [`Statement::text`]
-    /// comes from; [`Error::offset`] is such a byte.
-    pub fn written_offset(&self, offset: usize) -> usize {
-        let before = self.marks.iter().take_while(|mark| mark.text <= offset).last();
-        before.map_or(offset, |mark| mark.written + (offset - mark.text))
-    }
-}
-
-/// What a statement does, by its first word: all that its text says for certain without being understood.
-fn command(sql: &str) -> Cow<'static, str> {
-    const LONGEST: usize = 32;
-    let word = sql.trim_start();
-    let end = word.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(word.len());
-    match &word[..end] {
-        "" => "statement".into(),
-        word if word.len() > LONGEST => "statement".into(),
-        word => word.to_ascii_uppercase().into(),
-    }
-}
-
-/// What the database says about a statement before it runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Description {
-    /// The columns that its rows have, in order.
-    pub columns: Vec<Column>,
-    /// What will not work, each a sentence for the user: columns without a JSON form, parameters declared as something
-    /// else than the database takes them for.
-    pub problems: Vec<String>,
-}
-
-/// A column of a statement's rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Column {
-    /// Its name.
-    pub name: String,
-    /// The database's name of its type; empty where SQLite has none (an expression).
-    pub type_name: String,
+    provider_of(url).map_or_else(|| "…".to_owned(), |provider| (provider.display_url)(url))
 }
 
 /// A borrowed connection. Dropping it is the checkin: an open transaction is rolled back first, and a connection that is
 /// not known to be clean is closed.
 pub struct Connection {
-    lent: Lent,
+    lent: pool::Lent<Box<dyn Driver>>,
     activity: Activity,
-    metrics: Arc<metrics::Pool>,
-}
-
-enum Lent {
-    Postgres(pool::Lent<postgres::Driver>),
-    Sqlite(pool::Lent<sqlite::Driver>),
 }
 
 impl Connection {
@@ -468,22 +295,22 @@ impl Connection {
     /// [`Error::Refused`] when the database does not understand it.
     pub fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
         let _waiting = self.activity.wait_for(Doing::Database);
-        match &mut self.lent {
-            Lent::Postgres(session) => session.describe(statement),
-            Lent::Sqlite(session) => session.describe(statement),
-        }
+        self.lent.describe(statement)
     }
 
     /// The database's message about the first privilege that its user lacks for the statement, which is not run. `None`: the user
-    /// lacks none that can be seen before the statement runs. SQLite has no privileges.
+    /// lacks none that can be seen before the statement runs, or the database has no privileges.
     ///
     /// # Errors
     /// When the database does not answer.
     pub fn missing_privilege(&mut self, statement: &Statement) -> Result<Option<String>, Error> {
-        match &mut self.lent {
-            Lent::Postgres(session) => session.missing_privilege(statement),
-            Lent::Sqlite(_) => Ok(None),
-        }
+        self.lent.missing_privilege(statement)
+    }
+
+    /// The database's type for a parameter of type `declared`, if `error` says that the statement leaves the type of a parameter
+    /// open. A cast to it then helps.
+    pub(crate) fn cast_against(&self, error: &Error, declared: Type) -> Option<String> {
+        self.lent.cast_against(error, declared)
     }
 
     /// Begins a transaction.
@@ -492,17 +319,8 @@ impl Connection {
     /// [`Error::Usage`] when one is open already.
     pub fn begin(&mut self, access: Access, deadline: Deadline) -> Result<(), Error> {
         let waiting = self.activity.wait_for(Doing::Database);
-        match &mut self.lent {
-            // It goes with the first statement.
-            Lent::Postgres(session) => {
-                session.start(deadline);
-                session.begin(access)
-            }
-            Lent::Sqlite(session) => {
-                session.start(deadline);
-                waiting.on(|| "BEGIN".into()).end(session.begin(access), Error::kind)
-            }
-        }
+        let begun = self.lent.begin(access, deadline);
+        if self.lent.defers_begin() { begun } else { waiting.on(|| "BEGIN".into()).end(begun, Error::kind) }
     }
 
     /// Commits the open transaction.
@@ -511,16 +329,7 @@ impl Connection {
     /// Whatever the database reports; also when a statement in the transaction failed, which was then rolled back.
     pub fn commit(&mut self, deadline: Deadline) -> Result<(), Error> {
         let waiting = self.activity.wait_for(Doing::Database).on(|| "COMMIT".into());
-        let committed = match &mut self.lent {
-            Lent::Postgres(session) => {
-                session.start(deadline);
-                session.commit()
-            }
-            Lent::Sqlite(session) => {
-                session.start(deadline);
-                session.commit()
-            }
-        };
+        let committed = self.lent.commit(deadline);
         waiting.end(committed, Error::kind)
     }
 
@@ -530,10 +339,7 @@ impl Connection {
     /// When the database cannot be reached; the connection is then closed at checkin, which rolls back as well.
     pub fn rollback(&mut self) -> Result<(), Error> {
         let waiting = self.activity.wait_for(Doing::Database).on(|| "ROLLBACK".into());
-        let rolled_back = match &mut self.lent {
-            Lent::Postgres(session) => session.rollback(),
-            Lent::Sqlite(session) => session.rollback(),
-        };
+        let rolled_back = self.lent.rollback();
         waiting.end(rolled_back, Error::kind)
     }
 
@@ -555,46 +361,35 @@ impl Connection {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
         let waiting = self.activity.wait_for(Doing::Database).on(|| statement.name());
-        let ran = match &mut self.lent {
-            Lent::Postgres(session) => {
-                session.start(deadline);
-                session.run(statement, values, access, rows)
-            }
-            Lent::Sqlite(session) => {
-                session.start(deadline);
-                let ran = session.run(statement, values, access, rows);
-                ran.inspect_err(|error| note_cancelled(error, &self.metrics))
-            }
-        };
+        let ran = self.lent.run(statement, values, access, deadline, rows);
         waiting.end(ran, Error::kind)
     }
 
     /// Whether a statement that has run on this connection can share a round trip with others: it is known to change nothing of the
-    /// session that those behind it would see.
+    /// session.
     pub(crate) fn can_share(&self, sql: &str) -> bool {
-        match &self.lent {
-            Lent::Postgres(session) => session.can_share(sql),
-            Lent::Sqlite(_) => false,
-        }
+        self.lent.can_share(sql)
     }
 
-    /// Whether `database.statement_comment` asks for what [`name_request`](Self::name_request) is told.
+    /// Sends several statements together.
+    ///
+    /// # Errors
+    /// When the database answers one statement at a time ([`Database::shares_round_trips`]), or nothing was sent.
+    pub(crate) fn share(&mut self, questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
+        self.lent.share(questions)
+    }
+
+    /// Whether `database.statement_comment` asks statements to [name their request](Self::name_request).
     pub fn names_requests(&self) -> bool {
-        match &self.lent {
-            Lent::Postgres(session) => session.names_requests(),
-            Lent::Sqlite(_) => false,
-        }
+        self.lent.names_requests()
     }
 
-    /// Says for which request the connection is borrowed, by its id and its place in a trace (W3C's `traceparent`; either may
-    /// be empty). With `database.statement_comment = "request"` and PostgreSQL, the comments of
-    /// [statements that have one](Database::statement_of), and one behind what handlers in Rust run, say it until the checkin;
-    /// otherwise it changes nothing.
+    /// Names the request that the connection is borrowed for, by its id and its place in a trace (W3C's `traceparent`; either may
+    /// be empty). With `database.statement_comment = "request"`, and on a database that takes comments, they say it until the checkin:
+    /// the comments of [statements that have one](Database::statement_of), and a comment behind the statements of handlers in Rust.
+    /// Otherwise this changes nothing.
     pub fn name_request(&mut self, request_id: &str, traceparent: &str) {
-        match &mut self.lent {
-            Lent::Postgres(session) => session.name_request(request_id, traceparent),
-            Lent::Sqlite(_) => {}
-        }
+        self.lent.name_request(request_id, traceparent);
     }
 
     /// The PostgreSQL session, for handlers in Rust.
@@ -602,10 +397,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Usage`] when the database is another one.
     pub fn postgres(&mut self) -> Result<&mut postgres::Session, Error> {
-        match &mut self.lent {
-            Lent::Postgres(session) => Ok(&mut **session),
-            Lent::Sqlite(_) => Err(Error::Usage("the database is SQLite, not PostgreSQL".to_owned())),
-        }
+        self.session_of(Kind::Postgres)
     }
 
     /// The SQLite connection, for handlers in Rust, open for writing. Statements on it end with an interrupt when the
@@ -617,54 +409,21 @@ impl Connection {
     /// # Errors
     /// [`Error::Usage`] when the database is another one; when SQLite refuses to switch from reading to writing.
     pub fn sqlite(&mut self) -> Result<&mut rusqlite::Connection, Error> {
-        match &mut self.lent {
-            Lent::Postgres(_) => Err(Error::Usage("the database is PostgreSQL, not SQLite".to_owned())),
-            Lent::Sqlite(session) => session.raw(),
-        }
+        self.session_of::<sqlite::Session>(Kind::Sqlite)?.raw()
+    }
+
+    /// The session itself, which is one of the database `wanted`.
+    fn session_of<S: driver::Session>(&mut self, wanted: Kind) -> Result<&mut S, Error> {
+        let kind = self.lent.kind();
+        let session: &mut dyn Any = &mut **self.lent;
+        session
+            .downcast_mut()
+            .ok_or_else(|| Error::Usage(format!("the database is {}, not {}", kind.name(), wanted.name())))
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        match &mut self.lent {
-            Lent::Postgres(session) => session.finish(),
-            Lent::Sqlite(session) => session.finish(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn param(name: &str) -> config::Param {
-        config::Param::new(name, config::Place::Query, Type::One(crate::base::value::Scalar::Int))
-    }
-
-    #[test]
-    fn each_distinct_parameter_has_one_number() {
-        let pieces = ["select ", " + ", " - ", ""].map(str::to_owned).to_vec();
-        let sql = config::Sql { pieces, slots: vec![1, 0, 1] };
-        let statement = Statement::new(&sql, &[param("a"), param("long")], '$');
-        assert_eq!(statement.text(), "select $1 + $2 - $1");
-        assert_eq!(statement.bound.iter().map(|bound| bound.index).collect::<Vec<_>>(), [1, 0]);
-        let written = "select :long + :a - :long";
-        let of = |text: &str, from: &str| from.find(text).unwrap();
-        assert_eq!(statement.written_offset(of("+", statement.text())), of("+", written));
-        assert_eq!(statement.written_offset(of("-", statement.text())), of("-", written));
-        assert_eq!(statement.written_offset(3), 3);
-    }
-
-    #[test]
-    fn a_comment_stands_behind_the_statement_and_before_no_semicolon() {
-        let sql = config::Sql { pieces: vec!["select ".to_owned(), " + \n;; ".to_owned()], slots: vec![0] };
-        let plain = Statement::new(&sql, &[param("a")], '$');
-        let statement = plain.clone().with_comment(Comment::new([("route", "/;")]));
-        assert_eq!(statement.text(), "select $1 + /*route='%2F%3B'*/");
-        let request = Comment::new([("request_id", "7")]);
-        let named = statement.text_for(&request);
-        assert_eq!(named.as_deref(), Some("select $1 + /*request_id='7',route='%2F%3B'*/"));
-        assert_eq!(statement.text_for(&Comment::default()), None);
-        assert_eq!(plain.text_for(&request), None, "it has a comment of its own, or is no endpoint's");
+        self.lent.finish();
     }
 }

@@ -1,7 +1,8 @@
-//! SQLite: one connection of the pool, in this process.
+//! SQLite: how its connections are opened, and one of them.
 //!
-//! Runs on the worker that borrowed it, SQLite's own work included. Answers are written as `postgres` writes them: the
-//! storage class decides, and the column's declared type where SQLite has no type of its own (BOOLEAN, JSON, TIMESTAMP).
+//! Owns everything that is SQLite's: its URL, its connections, their transactions and limits, and its values as JSON. Runs on the
+//! worker that borrowed the connection, SQLite's own work included. Answers are written as `postgres` writes them: the storage class
+//! decides, and the column's declared type where SQLite has no type of its own (BOOLEAN, JSON, TIMESTAMP).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,11 +16,13 @@ use rusqlite::{Connection, Error as SqliteError, OpenFlags};
 
 use super::json::{self, write_base64, write_bytes_as_text, write_f64, write_int, write_string};
 use super::settings::Settings;
-use super::{Access, Category, Column, Description, Error, Refusal, RowWriter, Statement, pool};
+use super::{Access, Category, Column, Description, Error, Kind, Refusal, RowWriter, Statement};
+use super::{driver, note_cancelled, pool};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::value::Value;
 use crate::config;
+use crate::telemetry::metrics;
 use crate::telemetry::sparing::sparingly;
 
 /// Instructions of SQLite's virtual machine between two looks at the clock: some 10 µs of work.
@@ -35,44 +38,67 @@ const LOCK_PAUSES_MS: [u64; 7] = [1, 2, 5, 10, 15, 20, 25];
 /// Makes SQLite compare its copy of the schema with the file. It returns one row.
 const READ_SCHEMA: &str = "select count(*) from sqlite_schema where false";
 
+/// SQLite in the table of databases.
+pub(super) const PROVIDER: driver::Provider = driver::Provider {
+    schemes: &[SCHEME],
+    url_form: "sqlite:FILE",
+    driver: |url, settings| Ok(Box::new(Driver::new(url, settings)?)),
+    display_url: str::to_owned,
+};
+
+const SCHEME: &str = "sqlite:";
+
 /// Opens connections to one file.
-pub(super) struct Driver {
+struct Driver {
+    /// The file as the URL has it.
+    name: String,
     file: PathBuf,
     settings: Arc<Settings>,
 }
 
 impl Driver {
-    pub(super) fn new(file: &str, configured: &config::Database) -> Result<Self, Error> {
-        if file.is_empty() {
+    fn new(url: &str, configured: &config::Database) -> Result<Self, Error> {
+        let name = url.strip_prefix(SCHEME).unwrap_or(url);
+        if name.is_empty() {
             return Err(Error::Url("sqlite: needs a file, as in sqlite:flights.db".to_owned()));
         }
-        if file.starts_with(":memory:") {
+        if name.starts_with(":memory:") {
             let reason = "sqlite::memory: cannot be served: each connection of the pool would see a database of its own";
             return Err(Error::Url(reason.to_owned()));
         }
-        if file.starts_with("//") && !file.starts_with("///") {
+        if name.starts_with("//") && !name.starts_with("///") {
             return Err(Error::Url(format!(
                 "write sqlite:FILE, as in sqlite:{}",
-                file.trim_start_matches('/')
+                name.trim_start_matches('/')
             )));
         }
-        let file = PathBuf::from(file);
+        let file = PathBuf::from(name);
         let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
         match directory.filter(|directory| !directory.is_dir()) {
             Some(missing) => Err(Error::Url(format!("{}: no such directory", missing.display()))),
-            None => Ok(Self { file, settings: Arc::new(Settings::new(configured)) }),
+            None => Ok(Self { name: name.to_owned(), file, settings: Arc::new(Settings::new(configured)) }),
         }
     }
 }
 
-impl pool::Driver for Driver {
-    type Session = Session;
+impl driver::Driver for Driver {
+    fn kind(&self) -> Kind {
+        Kind::Sqlite
+    }
+
+    fn database_name(&self) -> &str {
+        &self.name
+    }
+
+    fn parameter_sign(&self) -> char {
+        '?'
+    }
 
     fn reconfigure(&self, configured: &config::Database) -> bool {
         self.settings.set(configured)
     }
 
-    fn open(&self, deadline: Deadline) -> Result<Session, Error> {
+    fn open(&self, deadline: Deadline) -> Result<Box<dyn driver::Session>, Error> {
         let failed =
             |reason| Error::Open { target: self.file.display().to_string(), reason, transient: false };
         let mut session = Session::open(&self.file, Arc::clone(&self.settings), deadline)
@@ -82,7 +108,7 @@ impl pool::Driver for Driver {
             initialized.map_err(|error| failed(format!("connection_init_sql: {error}")))?;
         }
         session.watch().map_err(|error| failed(error.to_string()))?;
-        Ok(session)
+        Ok(Box::new(session))
     }
 }
 
@@ -100,6 +126,8 @@ pub(super) struct Session {
     /// A statement was prepared that changes the connection beyond its transaction. See [`Session::watch`].
     touched: Arc<AtomicBool>,
     broken: bool,
+    /// The counters of the pool.
+    metrics: Arc<metrics::Pool>,
 }
 
 /// How long what runs may take and for whom, for SQLite's handlers.
@@ -244,6 +272,7 @@ impl Session {
             in_transaction: false,
             touched: Arc::default(),
             broken: false,
+            metrics: Arc::default(),
         })
     }
 
@@ -259,19 +288,8 @@ impl Session {
         }))
     }
 
-    /// The checkout's part: for whom it is borrowed and until when.
-    pub(super) fn borrow(&mut self, client: &Presence, deadline: Deadline) {
-        self.clock.set_client(client.clone());
-        self.clock.set(deadline, None);
-        let max = self.settings.max_prepared_statements();
-        if self.statements_max != max {
-            self.connection.set_prepared_statement_cache_capacity(max);
-            self.statements_max = max;
-        }
-    }
-
     /// The deadline for the statement that runs now, waiting for the write lock included.
-    pub(super) fn start(&mut self, deadline: Deadline) {
+    fn start(&mut self, deadline: Deadline) {
         self.clock.set(deadline, self.settings.statement_timeout());
     }
 
@@ -282,58 +300,7 @@ impl Session {
         Ok(&mut self.connection)
     }
 
-    pub(super) fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
-        let refused = |error| refused(error, &statement.text);
-        // SQLite prepares by the schema that the connection read last. Only a step notices that the schema has changed.
-        self.connection.query_row(READ_SCHEMA, [], |_| Ok(())).map_err(refused)?;
-        let prepared = self.connection.prepare(&statement.text).map_err(refused)?;
-        let columns = prepared.columns();
-        let columns = columns.map(|column| Column {
-            name: column.name().to_owned(),
-            type_name: column.decl_type().unwrap_or_default().to_owned(),
-        });
-        let columns = columns.collect();
-        let touches = self.touched.swap(false, Ordering::Relaxed);
-        let problems = touches.then(|| TOUCHES.to_owned()).into_iter().collect();
-        Ok(Description { columns, problems })
-    }
-
-    pub(super) fn begin(&mut self, access: Access) -> Result<(), Error> {
-        if !self.connection.is_autocommit() {
-            return Err(Error::Usage("a transaction is open already".to_owned()));
-        }
-        self.switch_to(access)?;
-        // A writer takes its lock at once: one that first reads and then writes could not wait for it any more.
-        self.command(match access {
-            Access::ReadOnly => "BEGIN",
-            Access::ReadWrite => "BEGIN IMMEDIATE",
-        })?;
-        self.in_transaction = true;
-        Ok(())
-    }
-
-    pub(super) fn commit(&mut self) -> Result<(), Error> {
-        if self.connection.is_autocommit() {
-            return Err(Error::Usage("no transaction is open, or an error in it rolled it back".to_owned()));
-        }
-        self.command("COMMIT")?;
-        self.in_transaction = false;
-        Ok(())
-    }
-
-    pub(super) fn rollback(&mut self) -> Result<(), Error> {
-        self.in_transaction = false;
-        if self.connection.is_autocommit() {
-            return Ok(());
-        }
-        // Rolling back touches memory and the log's index only; a deadline that has passed must not interrupt it.
-        let limits = self.clock.stop();
-        let rolled_back = self.command("ROLLBACK").inspect_err(|_| self.broken = true);
-        self.clock.resume(limits);
-        rolled_back
-    }
-
-    pub(super) fn run(
+    fn run_in_time(
         &mut self,
         statement: &Statement,
         values: &[Value],
@@ -436,19 +403,6 @@ impl Session {
         }
     }
 
-    /// The checkin's part: no transaction stays open.
-    pub(super) fn finish(&mut self) {
-        if let Err(error) = self.rollback() {
-            sparingly!(
-                log::Level::Warn,
-                "connections closed in a rollback",
-                "{error}, while rolling back; the connection is closed"
-            );
-        }
-        drop(self.clock.stop());
-        self.broken |= self.touched.load(Ordering::Relaxed);
-    }
-
     fn switch_to(&mut self, access: Access) -> Result<(), Error> {
         if self.access != access {
             let read_only = access == Access::ReadOnly;
@@ -466,6 +420,101 @@ impl Session {
         self.clock.take_committing();
         let done = self.connection.execute_batch(sql).map_err(|error| refused(error, sql));
         self.note(done)
+    }
+}
+
+impl driver::Session for Session {
+    fn kind(&self) -> Kind {
+        Kind::Sqlite
+    }
+
+    fn borrow(&mut self, borrower: &driver::Borrower<'_>) {
+        self.metrics.clone_from(borrower.metrics);
+        self.clock.set_client(borrower.client.clone());
+        self.clock.set(borrower.deadline, None);
+        let max = self.settings.max_prepared_statements();
+        if self.statements_max != max {
+            self.connection.set_prepared_statement_cache_capacity(max);
+            self.statements_max = max;
+        }
+    }
+
+    fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
+        let refused = |error| refused(error, &statement.text);
+        // SQLite prepares by the schema that the connection read last. Only a step notices that the schema has changed.
+        self.connection.query_row(READ_SCHEMA, [], |_| Ok(())).map_err(refused)?;
+        let prepared = self.connection.prepare(&statement.text).map_err(refused)?;
+        let columns = prepared.columns();
+        let columns = columns.map(|column| Column {
+            name: column.name().to_owned(),
+            type_name: column.decl_type().unwrap_or_default().to_owned(),
+        });
+        let columns = columns.collect();
+        let touches = self.touched.swap(false, Ordering::Relaxed);
+        let problems = touches.then(|| TOUCHES.to_owned()).into_iter().collect();
+        Ok(Description { columns, problems })
+    }
+
+    fn begin(&mut self, access: Access, deadline: Deadline) -> Result<(), Error> {
+        self.start(deadline);
+        if !self.connection.is_autocommit() {
+            return Err(Error::Usage("a transaction is open already".to_owned()));
+        }
+        self.switch_to(access)?;
+        // A writer takes its lock at once: one that first reads and then writes could not wait for it any more.
+        self.command(match access {
+            Access::ReadOnly => "BEGIN",
+            Access::ReadWrite => "BEGIN IMMEDIATE",
+        })?;
+        self.in_transaction = true;
+        Ok(())
+    }
+
+    fn commit(&mut self, deadline: Deadline) -> Result<(), Error> {
+        self.start(deadline);
+        if self.connection.is_autocommit() {
+            return Err(Error::Usage("no transaction is open, or an error in it rolled it back".to_owned()));
+        }
+        self.command("COMMIT")?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    fn rollback(&mut self) -> Result<(), Error> {
+        self.in_transaction = false;
+        if self.connection.is_autocommit() {
+            return Ok(());
+        }
+        // Rolling back touches memory and the log's index only; a deadline that has passed must not interrupt it.
+        let limits = self.clock.stop();
+        let rolled_back = self.command("ROLLBACK").inspect_err(|_| self.broken = true);
+        self.clock.resume(limits);
+        rolled_back
+    }
+
+    fn run(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        access: Access,
+        deadline: Deadline,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<u64, Error> {
+        self.start(deadline);
+        let ran = self.run_in_time(statement, values, access, rows);
+        ran.inspect_err(|error| note_cancelled(error, &self.metrics))
+    }
+
+    fn finish(&mut self) {
+        if let Err(error) = driver::Session::rollback(self) {
+            sparingly!(
+                log::Level::Warn,
+                "connections closed in a rollback",
+                "{error}, while rolling back; the connection is closed"
+            );
+        }
+        drop(self.clock.stop());
+        self.broken |= self.touched.load(Ordering::Relaxed);
     }
 }
 

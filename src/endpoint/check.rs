@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::base::deadline::Deadline;
 use crate::config::{Action, Endpoint, Problem, Source, Span, Sql};
-use crate::database::postgres::type_to_cast;
 use crate::database::{Connection, Database, Error, Statement};
 
 /// Preparing a statement is quick; a database that takes longer than this for all of them is not ready to serve.
@@ -103,28 +102,26 @@ fn check_statement(
         }
         // It says nothing of the statement, and the next one would fare no better.
         Err(error @ (Error::Deadline | Error::Lost(_))) => Err(error),
-        Err(error) => Ok(vec![(error.offset(), message(&error, statement))]),
+        Err(error) => Ok(vec![(error.offset(), message(&error, statement, connection))]),
     }
 }
 
-fn message(error: &Error, statement: &Statement) -> String {
-    /// `ambiguous_parameter` and `indeterminate_datatype`: nothing before `is null` says what a parameter is, which is the
-    /// first trap on PostgreSQL.
-    const UNTYPED: [&str; 2] = ["42P08", "42P18"];
+fn message(error: &Error, statement: &Statement, connection: &Connection) -> String {
     let said = error.in_full();
     let number = said
         .split('$')
         .nth(1)
         .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
-    match number.and_then(|number| statement.parameter(number)) {
-        Some((name, kind)) if error.code().is_some_and(|code| UNTYPED.contains(&code)) => {
-            let cast = type_to_cast(kind);
-            format!(
-                "the database refuses this statement: {said}; compare :{name} with a column before `:{name} is null`, or \
-                 write cast(:{name} as {cast})"
-            )
-        }
-        _ => format!("the database refuses this statement: {said}"),
+    let untyped = number.and_then(|number| {
+        let (name, kind) = statement.parameter(number)?;
+        Some((name, connection.cast_against(error, kind)?))
+    });
+    match untyped {
+        Some((name, cast)) => format!(
+            "the database refuses this statement: {said}; compare :{name} with a column before `:{name} is null`, or \
+             write cast(:{name} as {cast})"
+        ),
+        None => format!("the database refuses this statement: {said}"),
     }
 }
 

@@ -17,8 +17,9 @@ pub use check::{check, check_by, check_on, check_samples};
 
 use crate::base::value::Value;
 use crate::config::{self, Action, Config, Otherwise, Returns};
-use crate::database::postgres::{Answer, Form, Question};
-use crate::database::{self, Access, Connection, Database, Kind, RowWriter, Shape, Statement};
+use crate::database::{
+    self, Access, Answer, Connection, Database, Form, Question, RowWriter, Shape, Statement,
+};
 use crate::exchange::router::Target;
 use crate::handler::{Asking, Asks, Context, Error, Handler, Mean, Priority};
 use crate::http::{Request, Response};
@@ -135,7 +136,7 @@ impl SqlEndpoint {
             takes: Mean::default(),
         };
         let only_reads = new.access == Access::ReadOnly && !new.is_transaction();
-        new.asks = only_reads && database.kind() == Kind::Postgres;
+        new.asks = only_reads && database.shares_round_trips();
         Some(new)
     }
 
@@ -327,7 +328,7 @@ impl Asks for SqlEndpoint {
             opening: self.opening(),
         };
         let values = bind::values(&self.params, request)?;
-        Ok(Question::of_endpoint(&self.steps[0].statement, values, form))
+        Ok(Question::Endpoint { statement: Arc::clone(&self.steps[0].statement), values, form })
     }
 
     fn note(&self, question: &Question, took: Duration, context: &Context<'_>) {

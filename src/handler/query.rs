@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::{Context, Error, Handler};
-use crate::database::postgres::{Answer, Parameter, Question, Row, ToSql};
+use crate::database::postgres::{Parameter, Row, ToSql};
+use crate::database::{Answer, Question};
 use crate::http::{Request, Response};
 
 /// A new statement's weight in the mean of what they take, as 1 over this: enough that the mean of those among which one in fifty is
@@ -90,7 +91,8 @@ where
     }
 
     fn question(&self, request: &Request) -> Result<Question, Error> {
-        Ok(Question::of_handler(&self.sql, (self.bind)(request)?.into_parameters()))
+        let parameters = (self.bind)(request)?.into_parameters();
+        Ok(Question::Handler { sql: Arc::clone(&self.sql), parameters })
     }
 
     fn note(&self, _: &Question, took: Duration, _: &Context<'_>) {

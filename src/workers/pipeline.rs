@@ -16,8 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::{Admitted, Shared, admit, final_response, guarded};
 use crate::base::queue::Ticket;
-use crate::database::postgres::{Fetched, Question};
-use crate::database::{self, Connection};
+use crate::database::{self, Connection, Fetched, Question};
 use crate::exchange::job::Job;
 use crate::handler::{Asking, Asks, Error};
 use crate::telemetry::activity::{Activity, Doing, Spent};
@@ -100,9 +99,9 @@ impl Shared {
         let sent = Instant::now();
         activity.turn_to(Doing::Database, sent);
         // Parameters are handlers' code, and may panic.
-        let sending = guarded(|| connection.postgres().and_then(|session| session.pipeline(questions)));
-        let mut pipeline = match sending.and_then(|sent| sent.map_err(Error::from)) {
-            Ok(pipeline) => pipeline,
+        let sending = guarded(|| connection.share(questions));
+        let mut round_trip = match sending.and_then(|sent| sent.map_err(Error::from)) {
+            Ok(round_trip) => round_trip,
             Err(error) => {
                 log::debug!("{} requests are not asked together: {error:?}", all.len());
                 return self.give_back(all, begun);
@@ -118,10 +117,10 @@ impl Shared {
             activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
             activity.turn_to(Doing::Database, before);
             let patience = (!all.is_empty()).then_some((before, PATIENCE));
-            let mut fetched = pipeline.fetch(&job.presence, job.deadline, patience);
+            let mut fetched = round_trip.fetch(&job.presence, job.deadline, patience);
             if let Some(Fetched::Slow) = fetched {
                 self.give_back(all, begun);
-                fetched = pipeline.fetch(&job.presence, job.deadline, None);
+                fetched = round_trip.fetch(&job.presence, job.deadline, None);
             }
             let now = Instant::now();
             activity.spend(Spent { pool, database: now - sent });
@@ -152,7 +151,7 @@ impl Shared {
                 Some(response) => self.deliver(job, response, None, begun, activity),
             }
         }
-        drop(pipeline);
+        drop(round_trip);
         drop(connection);
         self.give_back(all, begun);
         self.give_back(&mut failed, begun);

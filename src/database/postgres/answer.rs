@@ -1,6 +1,7 @@
-//! The answer to one statement, as it comes.
+//! Reads the answer to one run of a statement.
 //!
-//! An answer that has come in part is kept, and read further when more of it is there. Runs on the thread that makes a call.
+//! Owns [`AnswerReader`], which keeps its place in an answer that has come in part, and [`RowTaker`], which gets the rows. Runs on the
+//! thread that makes a call.
 
 use std::str;
 use std::sync::Arc;
@@ -10,19 +11,23 @@ use postgres_protocol::message::backend::{
     NO_DATA_TAG, PARSE_COMPLETE_TAG, READY_FOR_QUERY_TAG, ROW_DESCRIPTION_TAG,
 };
 
-use super::refusal::{is_fatal, refused};
-use super::row::Fields;
-use super::statements::{Described, Prepared};
+use super::fields::Fields;
+use super::prepared::{DescribedColumn, Prepared};
+use super::refusal::ServerError;
 use super::wire::{Failure, Wait, Wire};
 use crate::database::Error;
 
-/// Takes an answer's rows.
-pub(super) trait Reader {
-    /// Another row, whose fields are as many as the statement has columns.
+/// Takes the rows of an answer.
+pub(super) trait RowTaker {
+    /// Takes another row. It has as many fields as the statement has columns.
     fn row(&mut self, prepared: &Arc<Prepared>, fields: &[u8]) -> Result<(), Error>;
 
-    /// The statement was parsed anew, and these are its columns now: how its rows are to be read.
-    fn described(&mut self, prepared: &Arc<Prepared>, columns: &[Described]) -> Result<Arc<Prepared>, Error> {
+    /// Takes the columns of a statement that was sent as text and parsed for this run. Returns the statement to read its rows by.
+    fn described(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        columns: &[DescribedColumn],
+    ) -> Result<Arc<Prepared>, Error> {
         if prepared.has(columns) {
             return Ok(Arc::clone(prepared));
         }
@@ -30,16 +35,16 @@ pub(super) trait Reader {
     }
 }
 
-/// How far an answer has come.
+/// The place in an answer that is being read.
 #[derive(Default)]
-pub(super) struct Answer {
+pub(super) struct AnswerReader {
     stage: Stage,
-    /// Its statement was parsed for it, and is described before its rows.
+    /// The statement was parsed for this run, and is described before the rows.
     is_parsed: bool,
     refusal: Option<Error>,
-    /// How many rows the server says that there were, or that were changed.
+    /// The number of rows that were returned or changed, by the server's word.
     count: u64,
-    /// Where its statement was parsed anew and has other columns than it was prepared with.
+    /// The statement with its columns as they were described in this answer.
     columns: Option<Arc<Prepared>>,
 }
 
@@ -49,20 +54,20 @@ enum Stage {
     Awaited,
     /// Rows may come.
     Begun,
-    /// Only its end is to come.
+    /// Only the end is to come.
     Complete,
 }
 
-impl Answer {
-    /// Reads it to its end. Returns how many rows the server says that there were, or that were changed. `sql`: what the position of
-    /// an error counts in.
+impl AnswerReader {
+    /// Reads the answer to its end. Returns the number of rows that were returned or changed, by the server's word. The position of an
+    /// error counts in `sql`.
     pub(super) fn read(
         &mut self,
         wire: &mut Wire,
         wait: &mut Wait<'_>,
         prepared: &Arc<Prepared>,
         sql: &str,
-        reader: &mut impl Reader,
+        taker: &mut impl RowTaker,
     ) -> Result<u64, Failure> {
         loop {
             let message = wire.message(wait)?;
@@ -75,31 +80,29 @@ impl Answer {
                     wire.note_begun();
                 }
                 (ROW_DESCRIPTION_TAG, Stage::Begun) if self.is_parsed && self.columns.is_none() => {
-                    let columns = Described::columns(body).map_err(Failure::Lost)?;
-                    self.columns = Some(reader.described(prepared, &columns)?);
+                    let columns = DescribedColumn::columns(body).map_err(Failure::Lost)?;
+                    self.columns = Some(taker.described(prepared, &columns)?);
                 }
                 (DATA_ROW_TAG, Stage::Begun) => {
                     let prepared = self.columns.as_ref().unwrap_or(prepared);
                     let Some(fields) = fields_of(body, prepared.columns.len()) else {
                         return Err(Failure::Lost(Error::Lost("it sent a row of other columns".to_owned())));
                     };
-                    reader.row(prepared, fields)?;
+                    taker.row(prepared, fields)?;
                 }
                 (COMMAND_COMPLETE_TAG | EMPTY_QUERY_RESPONSE_TAG, Stage::Begun) => {
                     (self.stage, self.count) = (Stage::Complete, count_of(body));
                 }
-                // Also behind the last row, where it is its transaction that cannot end.
+                // An error may come behind the last row too, if the transaction cannot end.
                 (ERROR_RESPONSE_TAG, stage) => {
-                    let (refusal, fatal) = (refused(body, sql), is_fatal(body));
-                    if fatal {
-                        // Nothing comes behind it.
-                        wire.close();
+                    let ServerError { error, ends_session } = wire.error(&message, sql);
+                    if ends_session {
                         return Err(match stage {
-                            Stage::Complete => Failure::Lost(refusal),
-                            Stage::Awaited | Stage::Begun => Failure::Known(refusal),
+                            Stage::Complete => Failure::Lost(error),
+                            Stage::Awaited | Stage::Begun => Failure::Known(error),
                         });
                     }
-                    (self.refusal, self.stage) = (Some(refusal), Stage::Complete);
+                    (self.refusal, self.stage) = (Some(error), Stage::Complete);
                 }
                 (READY_FOR_QUERY_TAG, Stage::Complete) => {
                     return self.refusal.take().map_or(Ok(self.count), |refusal| Err(refusal.into()));
@@ -110,7 +113,7 @@ impl Answer {
     }
 }
 
-/// The fields of a row that has so many.
+/// The fields of a row, if there are so many.
 fn fields_of(body: &[u8], count: usize) -> Option<&[u8]> {
     let (said, fields) = body.split_first_chunk()?;
     let mut rest = Fields(fields);
@@ -118,7 +121,7 @@ fn fields_of(body: &[u8], count: usize) -> Option<&[u8]> {
     (usize::from(u16::from_be_bytes(*said)) == count && met == count && rest.0.is_empty()).then_some(fields)
 }
 
-/// The number stands behind the command's name: `SELECT 5`, `INSERT 0 5`.
+/// The number behind the command's name: `SELECT 5`, `INSERT 0 5`.
 fn count_of(body: &[u8]) -> u64 {
     let words = body.strip_suffix(b"\0").and_then(|words| words.rsplit(|byte| *byte == b' ').next());
     words.and_then(|number| str::from_utf8(number).ok()?.parse().ok()).unwrap_or_default()

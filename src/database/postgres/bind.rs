@@ -9,8 +9,9 @@ use std::fmt::Write as _;
 use bytes::{BufMut as _, BytesMut};
 use tokio_postgres::types::{Format, IsNull, Kind, ToSql, Type, to_sql_checked};
 
-use super::super::{Bound, Error};
 use crate::base::value::{Scalar, Type as Declared, Value};
+use crate::database::Error;
+use crate::database::statement::Bound;
 
 /// A value on its way into a statement.
 #[derive(Debug)]

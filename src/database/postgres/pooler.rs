@@ -1,24 +1,25 @@
 //! Whether a pooler stands before the database, and lends its sessions by the transaction.
 //!
-//! Such a pooler gives each transaction whatever session is free, so what one client sets or prepares on a session, another one
-//! meets. Nothing here is made for that yet, so it is found out before anything is set.
+//! Such a pooler gives each transaction any free session, so another client meets the settings and prepared statements that one client
+//! made. wharf is not made for that, so it looks for such a pooler before it sets anything. Owns that test. Runs on the thread that opens
+//! a session.
 
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Config;
 
-use super::effects::SETTINGS;
+use super::cleaning::SETTINGS;
 use super::simple;
 use super::wire::{Failure, Limit, Wire};
 use crate::database::Error;
 
-/// How long a second session may take to open and to answer. One that waits for longer has no free session to get.
+/// The time in which a second session must open and answer. If it takes longer, the pooler has no free session.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often the first session is looked at: a pooler with several free sessions may have given it the same one by chance.
+/// The number of looks at the first session: a pooler with several free sessions may give it the same one by chance.
 const LOOKS: usize = 3;
 
-/// What to do about it.
+/// The advice in the error.
 pub(super) const ADVICE: &str = "a pooler between here and the database gives each transaction another of its sessions \
     (transaction or statement pooling), so that one client's settings and prepared statements would be met by others; let the \
     pooler give each client a session of its own (PgBouncer: pool_mode = session, with at least database.maximum_pool_size \
@@ -26,8 +27,8 @@ pub(super) const ADVICE: &str = "a pooler between here and the database gives ea
 
 const PROCESS: &str = "select pg_catalog.pg_backend_pid()";
 
-/// Gives a session its settings if the server is the one that it was opened on, which calls itself `process`. Otherwise returns what
-/// the server behind the pooler calls itself, and has set nothing.
+/// Gives a session its settings if it still talks to the server process that opened it, which is `process`. Otherwise it sets nothing
+/// and returns the process of the server behind the pooler.
 pub(super) fn set_if_direct(
     wire: &mut Wire,
     process: Option<i32>,
@@ -43,7 +44,7 @@ pub(super) fn set_if_direct(
     Ok(if set.is_some() { None } else { pid.clone() })
 }
 
-/// Whether the pooler gives a session's next transaction to another session of the server than `process`, or that one to others.
+/// Whether the pooler gives a session's next transaction to another server process than `process`, or that process to other clients.
 pub(super) fn shares(
     wire: &mut Wire,
     process: &str,
@@ -51,7 +52,7 @@ pub(super) fn shares(
     limit: &Limit,
     patience: Duration,
 ) -> Result<bool, Error> {
-    // While this one holds a session of the server, nobody else has it. Where it gets none, there is none to be had.
+    // While the second session holds a session of the server, nobody else has it. If it gets none, none is free.
     let mut other = open().ok();
     if let Some(other) = &mut other {
         let mut ask = |sql| {
@@ -79,6 +80,6 @@ pub(super) fn settings(config: &Config) -> String {
     format!("{SETTINGS}; set client_encoding to 'UTF8'; set application_name to '{name}'")
 }
 
-fn is(rows: &[simple::Texts], process: &str) -> bool {
+fn is(rows: &[simple::TextRow], process: &str) -> bool {
     rows.first().and_then(|row| row.first()).is_some_and(|value| value.as_deref() == Some(process))
 }

@@ -1,6 +1,6 @@
-//! What the server says of an error.
+//! Errors as the server tells them.
 //!
-//! Pure. The fields are those of the manual, 55.8.
+//! Owns [`ServerError`], the one place that reads an error message and tells whether it ends the session. Pure. The fields are those of the manual, 55.8.
 
 use std::borrow::Cow;
 
@@ -13,13 +13,24 @@ pub(super) fn field(body: &[u8], name: u8) -> Cow<'_, str> {
     found.map(|(_, value)| String::from_utf8_lossy(value)).unwrap_or_default()
 }
 
-/// Whether the server ends the session with this error. `V` is never translated, and younger than `S`.
-pub(super) fn is_fatal(body: &[u8]) -> bool {
-    [b'V', b'S'].iter().any(|name| matches!(&*field(body, *name), "FATAL" | "PANIC"))
+/// An error message of the server.
+pub(super) struct ServerError {
+    pub(super) error: Error,
+    /// Whether the server ends the session with it. Nothing comes behind it then.
+    pub(super) ends_session: bool,
 }
 
-/// An error message; `sql` is what its position counts in.
-pub(super) fn refused(body: &[u8], sql: &str) -> Error {
+impl ServerError {
+    /// Reads the body of a message. The position in it counts in `sql`.
+    pub(super) fn read(body: &[u8], sql: &str) -> Self {
+        // `V` is never translated. Old servers have `S` alone.
+        let ends_session = [b'V', b'S'].iter().any(|name| matches!(&*field(body, *name), "FATAL" | "PANIC"));
+        Self { error: error_of(body, sql), ends_session }
+    }
+}
+
+/// The error; `sql` is what its position counts in.
+fn error_of(body: &[u8], sql: &str) -> Error {
     /// The part of the server that runs a function's `raise`.
     const RAISE: &str = "exec_stmt_raise";
     let said = |name| Some(field(body, name).into_owned()).filter(|value| !value.is_empty());
@@ -46,7 +57,7 @@ pub(super) fn refused(body: &[u8], sql: &str) -> Error {
     Error::Refused(Box::new(refusal))
 }
 
-/// The byte at which a character stands, counted from 1.
+/// The byte of a character, which is counted from 1.
 fn offset_of(character: usize, sql: &str) -> Option<usize> {
     let before = character.checked_sub(1)?;
     Some(sql.char_indices().nth(before).map_or(sql.len(), |(byte, _)| byte))
@@ -59,8 +70,9 @@ mod tests {
     #[test]
     fn a_refusal_has_all_that_the_server_said() {
         let body = "SFEHLER\0VERROR\0C23505\0Mdoppelt\0Ddetail\0Hhint\0P9\0nkey\0\0".as_bytes();
-        assert!(!is_fatal(body));
-        let Error::Refused(refusal) = refused(body, "select 'ü' x") else { panic!("it is one") };
+        let ServerError { error, ends_session } = ServerError::read(body, "select 'ü' x");
+        assert!(!ends_session);
+        let Error::Refused(refusal) = error else { panic!("it is one") };
         assert_eq!((refusal.category, &*refusal.code), (Category::Conflict, "23505"));
         assert_eq!((&*refusal.message, refusal.detail.as_deref()), ("doppelt", Some("detail")));
         assert_eq!(refusal.hint.as_deref(), Some("hint"));

@@ -1,27 +1,35 @@
-//! A row as a handler in Rust reads it.
+//! Rows and parameters as a handler in Rust reads and writes them.
+//!
+//! Owns [`Row`] and the ways to name its columns. Pure; any thread.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use tokio_postgres::types::{FromSql, WrongType};
+use tokio_postgres::types::{FromSql, ToSql, WrongType};
 
-use super::statements::{Column, Prepared};
+use super::fields::Fields;
+use super::prepared::{Column, Prepared};
 use crate::database::Error;
+
+/// Parameters as a handler in Rust writes them: `&[&id, &name]`.
+pub type Parameters<'a> = [&'a (dyn ToSql + Sync)];
+
+/// A parameter that a [`handler::query`](crate::handler::query) hands over.
+pub type Parameter = Box<dyn ToSql + Sync + Send>;
 
 /// One row of a statement's answer.
 pub struct Row {
     prepared: Arc<Prepared>,
-    /// Where each field begins, in four bytes, and behind that the fields.
+    /// The offset of each field, in four bytes, and behind the offsets the fields.
     bytes: Box<[u8]>,
 }
 
 const OFFSET: usize = size_of::<u32>();
 
-/// What names a column: its index from 0, or its name, in which the case of letters counts only where several differ in
-/// nothing else.
+/// The index of a column, from 0, or its name. The case of letters in a name counts only if several columns differ in nothing else.
 pub trait RowIndex: fmt::Display {
-    /// Where that column is.
+    /// The index of that column.
     fn find(&self, columns: &[Column]) -> Option<usize>;
 }
 
@@ -45,12 +53,12 @@ impl<T: RowIndex + ?Sized> RowIndex for &T {
 }
 
 impl Row {
-    /// Of a message's fields, each of which has its length before it, and which are as many as the statement has columns.
+    /// A row of the fields in a message. Each has its length before it, and there are as many as the statement has columns.
     pub(super) fn new(prepared: &Arc<Prepared>, fields: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(OFFSET * prepared.columns.len() + fields.len());
         let mut rest = Fields(fields);
         for _ in &prepared.columns {
-            // A message is shorter than what four bytes can count.
+            // A message is always shorter than four bytes can count.
             let offset = u32::try_from(fields.len() - rest.0.len()).unwrap_or(u32::MAX);
             bytes.extend_from_slice(&offset.to_ne_bytes());
             rest.next();
@@ -111,23 +119,5 @@ impl Row {
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Row").field("columns", &self.columns()).finish_non_exhaustive()
-    }
-}
-
-/// The fields of a message one after the other; `None` is null. Ends early where they are not what they say.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Option<&'a [u8]>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (length, rest) = self.0.split_first_chunk()?;
-        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
-            self.0 = rest;
-            return Some(None);
-        };
-        let (field, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some(Some(field))
     }
 }

@@ -1,6 +1,7 @@
 //! The types that a database has made itself: enums, domains, composites, ranges and arrays of them.
 //!
-//! PostgreSQL's own types are known by their numbers. The others are asked for when a statement has one, once for each session.
+//! Owns [`Types`]. PostgreSQL's own types are known by their numbers. The session asks for each of the others once, when a statement
+//! first has it. Runs on the worker that borrowed the session.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,16 +9,16 @@ use std::sync::Arc;
 use postgres_protocol::message::frontend;
 use tokio_postgres::types::{Field, FromSql, Kind, Oid, Type};
 
-use super::answer::{Answer, Reader};
-use super::row::Fields;
-use super::statements::Prepared;
+use super::answer::{AnswerReader, RowTaker};
+use super::fields::Fields;
+use super::prepared::{Column, DescribedColumn, Prepared};
 use super::wire::{Failure, Wait, Wire, unsendable};
 use crate::database::Error;
 
-/// How deep a type may be made of others. PostgreSQL refuses circles.
+/// The greatest depth of a type that is made of others. PostgreSQL refuses circles.
 const DEPTH_MAX: usize = 64;
 
-/// All that is known of a type, as `pg_type` has it. Every name has its schema, whatever `search_path` is.
+/// Asks `pg_type` for all about some types. Every name has its schema, because `search_path` may be anything.
 const QUERY: &str = "select t.oid, t.typname::text, t.typtype::text, t.typelem, t.typbasetype, \
     coalesce(r.rngsubtype, 0::pg_catalog.oid), n.nspname::text, \
     array(select e.enumlabel::text from pg_catalog.pg_enum e where e.enumtypid = t.oid order by e.enumsortorder), \
@@ -35,7 +36,7 @@ const QUERY: &str = "select t.oid, t.typname::text, t.typtype::text, t.typelem, 
 pub(super) struct Types(HashMap<Oid, Type>);
 
 impl Types {
-    /// Another statement may see other types: one was altered.
+    /// Forgets all of them, because a type was altered.
     pub(super) fn forget(&mut self) {
         self.0.clear();
     }
@@ -44,7 +45,19 @@ impl Types {
         Type::from_oid(oid).or_else(|| self.0.get(&oid).cloned())
     }
 
-    /// Asks for those that are not known yet: a round trip for each level of what they are made of.
+    /// The columns of a description, if their types are known.
+    pub(super) fn columns(&self, described: &[DescribedColumn]) -> Result<Vec<Column>, Error> {
+        let columns = described.iter().map(|column| match self.known(column.kind) {
+            Some(kind) => Ok(Column::new(column.name.clone(), kind)),
+            None => Err(Error::UnsupportedType {
+                column: column.name.clone(),
+                type_name: format!("number {}, which is new", column.kind),
+            }),
+        });
+        columns.collect()
+    }
+
+    /// Asks for the types that are not known yet. Each level of parts takes a round trip.
     pub(super) fn learn(
         &mut self,
         oids: impl Iterator<Item = Oid>,
@@ -53,10 +66,10 @@ impl Types {
     ) -> Result<(), Failure> {
         let unknown = |oid: &Oid| *oid != 0 && self.known(*oid).is_none();
         let wanted: Vec<Oid> = oids.filter(unknown).collect();
-        let (mut next, mut met) = (wanted.clone(), HashMap::<Oid, Described>::new());
+        let (mut next, mut met) = (wanted.clone(), HashMap::<Oid, TypeRow>::new());
         while !next.is_empty() {
             let described = ask(&next, wire, wait)?;
-            let parts = described.iter().flat_map(Described::parts).filter(unknown).collect::<Vec<_>>();
+            let parts = described.iter().flat_map(TypeRow::parts).filter(unknown).collect::<Vec<_>>();
             met.extend(described.into_iter().map(|one| (one.oid, one)));
             next = parts;
             next.retain(|oid| !met.contains_key(oid));
@@ -68,7 +81,7 @@ impl Types {
         Ok(())
     }
 
-    fn make(&self, oid: Oid, met: &HashMap<Oid, Described>, depth: usize) -> Result<Type, Error> {
+    fn make(&self, oid: Oid, met: &HashMap<Oid, TypeRow>, depth: usize) -> Result<Type, Error> {
         if let Some(known) = self.known(oid) {
             return Ok(known);
         }
@@ -95,7 +108,7 @@ impl Types {
 }
 
 /// A row of the answer.
-struct Described {
+struct TypeRow {
     oid: Oid,
     name: String,
     kind: String,
@@ -108,7 +121,7 @@ struct Described {
     field_types: Vec<Oid>,
 }
 
-impl Described {
+impl TypeRow {
     fn of(fields: &[u8]) -> Option<Self> {
         let mut fields = Fields(fields);
         Some(Self {
@@ -125,7 +138,7 @@ impl Described {
         })
     }
 
-    /// The types that it is made of.
+    /// The types of its parts.
     fn parts(&self) -> impl Iterator<Item = Oid> + '_ {
         [self.element, self.base, self.subtype].into_iter().chain(self.field_types.iter().copied())
     }
@@ -137,17 +150,17 @@ fn next<'a, T: FromSql<'a>>(fields: &mut Fields<'a>, kind: &Type) -> Option<T> {
 
 /// The rows of the answer.
 #[derive(Default)]
-struct Rows(Vec<Described>);
+struct Rows(Vec<TypeRow>);
 
-impl Reader for Rows {
+impl RowTaker for Rows {
     fn row(&mut self, _: &Arc<Prepared>, fields: &[u8]) -> Result<(), Error> {
-        let described = Described::of(fields);
+        let described = TypeRow::of(fields);
         self.0.push(described.ok_or_else(|| Error::Lost("it described a type in another form".to_owned()))?);
         Ok(())
     }
 }
 
-fn ask(oids: &[Oid], wire: &mut Wire, wait: &mut Wait<'_>) -> Result<Vec<Described>, Failure> {
+fn ask(oids: &[Oid], wire: &mut Wire, wait: &mut Wait<'_>) -> Result<Vec<TypeRow>, Failure> {
     /// The number of columns of [`QUERY`].
     const COLUMNS: usize = 10;
     let list: Vec<String> = oids.iter().map(Oid::to_string).collect();
@@ -165,6 +178,6 @@ fn ask(oids: &[Oid], wire: &mut Wire, wait: &mut Wait<'_>) -> Result<Vec<Describ
     wire.add_sync();
     wire.send(wait)?;
     let mut rows = Rows::default();
-    Answer::default().read(wire, wait, &Arc::new(Prepared::of_columns(COLUMNS)), QUERY, &mut rows)?;
+    AnswerReader::default().read(wire, wait, &Arc::new(Prepared::of_columns(COLUMNS)), QUERY, &mut rows)?;
     Ok(rows.0)
 }

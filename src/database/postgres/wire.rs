@@ -1,7 +1,7 @@
 //! The conversation with a PostgreSQL server: messages out, messages in, and the bound on waiting for them.
 //!
-//! Everything is asked in batches: messages are put together, sent at once, and answered in their order, each part of a batch with
-//! its own `ReadyForQuery`. Runs on the thread that makes a call; knows nothing of statements.
+//! Owns [`Wire`], [`Limit`], [`Wait`] and [`Failure`]. Messages are put together in a batch, sent at once, and answered in their order.
+//! Each part of a batch ends with its own `ReadyForQuery`. Runs on the thread that makes a call; knows nothing of statements.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,59 +13,57 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use postgres_protocol::message::backend::{
-    COMMAND_COMPLETE_TAG, DATA_ROW_TAG, ERROR_RESPONSE_TAG, Header, NOTICE_RESPONSE_TAG,
-    NOTIFICATION_RESPONSE_TAG, PARAMETER_STATUS_TAG, READY_FOR_QUERY_TAG,
+    Header, NOTICE_RESPONSE_TAG, NOTIFICATION_RESPONSE_TAG, PARAMETER_STATUS_TAG, READY_FOR_QUERY_TAG,
 };
 use postgres_protocol::message::frontend;
 use tokio_postgres::{CancelToken, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::super::{Access, Error};
 use super::channel::Channel;
 use super::connect::{self, Opened, Server};
-use super::effects::{Effects, HAS_LEFTOVERS, PARALLEL};
-use super::refusal::{field, is_fatal, refused};
-use super::row::Fields;
+use super::errand::{Errand, ErrandKind, Finding, Step};
+use super::refusal::{ServerError, field};
 use super::url::Target;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
+use crate::database::{Access, Error};
 
-/// How long past the deadline a cancelled statement may take to end, the cancel request included; after that the
-/// connection is given up. The client waits for its 504 meanwhile, so it is short; a server in order needs a few ms.
+/// The time past the deadline in which a cancelled statement may end, the cancel request included. After that the connection is given
+/// up. The client waits for its 504 meanwhile, so it is short; a server in order needs a few ms.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
 
-/// How long rows that nobody wants any more may take to arrive before the statement is cancelled.
+/// The time in which unwanted rows may arrive before the statement is cancelled.
 const SETTLE_GRACE: Duration = Duration::from_millis(50);
 
-/// Room that is kept from one batch to the next.
+/// The size of the buffers that are kept from one batch to the next.
 const KEPT_BYTES: usize = 64 * 1024;
 
 /// A tag, and a length of four bytes.
 const HEADER_BYTES: usize = 5;
 
-/// How long work for one client may take.
+/// The limits of work for one client.
 #[derive(Clone, Debug)]
 pub(super) struct Limit {
     /// The work ends when the client leaves.
     pub(super) client: Presence,
-    /// The request's.
+    /// The request's deadline.
     pub(super) deadline: Deadline,
     /// `database.statement_timeout`.
     pub(super) statement: Option<Duration>,
 }
 
 impl Limit {
-    /// The deadline alone, for nobody in particular.
+    /// The deadline alone, for no client.
     pub(super) fn until(deadline: Deadline) -> Self {
         Self { client: Presence::default(), deadline, statement: None }
     }
 
-    /// By when a statement that begins now ends.
+    /// The end of a statement that begins now.
     fn end(&self) -> Deadline {
         self.statement.map_or(self.deadline, |timeout| self.deadline.within(timeout))
     }
 
-    /// Why nothing may begin any more.
+    /// The reason why nothing may begin any more, if there is one.
     fn is_over(&self, now: Instant) -> Option<Error> {
         if self.client.has_left() {
             Some(Error::ClientLeft)
@@ -75,16 +73,16 @@ impl Limit {
     }
 }
 
-/// Why there is no whole answer.
+/// The reason for an answer that is not whole.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The server has answered, and refused; or what was asked was never sent, or nobody wants the rest of the answer.
+    /// The server has refused, or nothing was sent, or nobody wants the rest of the answer.
     Known(Error),
-    /// The connection ended, or nothing on it can be understood any more: what became of the statement is not known.
+    /// The connection ended, or nothing on it can be understood any more. The fate of the statement is not known.
     Lost(Error),
-    /// Nothing of it was sent, or nothing was run of what was sent.
+    /// The server has run nothing of it, or has not got all of it.
     NotRun(Error),
-    /// The answer has not come within the patience of those who wait behind it. It can be read later.
+    /// The answer has not come within the patience of the clients behind it. It can be read later.
     Slow,
 }
 
@@ -94,15 +92,15 @@ impl From<Error> for Failure {
     }
 }
 
-/// A wait for answers: for whom, and until when.
+/// A wait for answers, with its limits.
 pub(super) struct Wait<'a> {
     limit: &'a Limit,
     end: Deadline,
-    /// Others wait behind it, and have no more patience from then on.
+    /// The end of the patience of the clients behind it.
     patience: Option<Instant>,
     /// The client's departure ends the wait.
     watched: bool,
-    /// What was begun is cancelled, and why. Its end is still waited for.
+    /// The reason for which the statement was cancelled. Its end is still waited for.
     cancelled: Option<Error>,
 }
 
@@ -124,35 +122,7 @@ impl Drop for Wait<'_> {
     }
 }
 
-/// Messages whose answers nobody waits for.
-struct Errand {
-    kind: Kind,
-    /// How many times the server has still to say for it that it is ready.
-    parts: usize,
-    /// The first error.
-    refused: Option<Error>,
-}
-
-/// What an errand is for.
-pub(super) enum Kind {
-    /// The session is cleaned. An error of its own says that statements are left that were prepared by SQL.
-    Clean,
-    /// The plan of a statement is looked at: whether it could run in parallel, and so has no effect on the session.
-    Look {
-        /// Of which statement.
-        effects: Arc<Effects>,
-        /// Which line of the plan comes next.
-        line: usize,
-        /// Whether the plan says so, as far as it has come.
-        harmless: bool,
-    },
-    /// A command that stands before a statement.
-    Command,
-    /// The BEGIN of a transaction, in the statement's own part.
-    Begin,
-}
-
-/// A message that has come: its tag, and where its body is.
+/// A message from the server: its tag, and the place of its body.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) tag: u8,
@@ -172,31 +142,31 @@ pub(super) struct Wire {
     tls: MakeRustlsConnect,
     /// The server's major version; 0 where it is not known.
     pub(super) version: u32,
-    /// Not known to be in order: to be closed, not used.
+    /// The connection is not known to be in order. It must be closed, not used.
     broken: bool,
-    /// The batch that is put together, and how many times the server will say at its parts' ends that it is ready.
+    /// The batch that is put together, and the number of its parts. The server will say at the end of each that it is ready.
     batch: BytesMut,
     parts: usize,
-    /// What has come and is not used, from `at` on.
-    come: Vec<u8>,
-    at: usize,
-    /// How many times the server has still to say that it is ready.
+    /// The bytes that the server has sent. Those before `read` were used.
+    received: Vec<u8>,
+    read: usize,
+    /// The number of `ReadyForQuery` messages that the server still has to send.
     owed: usize,
-    /// Whether it was in a transaction when it last said so.
+    /// Whether the server was in a transaction when it last said so.
     is_in_transaction: bool,
-    /// Whether it has begun to run something of the last batch.
+    /// Whether the server has begun to run something of the last batch.
     has_begun: bool,
     /// Errands whose answers come before the answers to the batch, and the errands of the batch that is put together.
     errands: VecDeque<Errand>,
     new_errands: Vec<Errand>,
-    /// What the server reports of the session's transactions, if it does.
+    /// The access of the session's transactions, if the server reports it.
     access: Option<Access>,
-    /// Why a command was refused that stood before a statement.
+    /// The reason for which the command before a statement was refused.
     refusal: Option<Error>,
-    /// Somebody has prepared statements by SQL, and they are still there.
+    /// Statements that were prepared by SQL are still there.
     leftovers: bool,
     /// A pooler stands between here and the server.
-    pub(super) is_pooled: bool,
+    pub(super) has_pooler: bool,
 }
 
 impl Wire {
@@ -223,8 +193,8 @@ impl Wire {
             broken: false,
             batch: BytesMut::new(),
             parts: 0,
-            come: Vec::new(),
-            at: 0,
+            received: Vec::new(),
+            read: 0,
             owed: 0,
             is_in_transaction: false,
             has_begun: false,
@@ -233,7 +203,7 @@ impl Wire {
             access,
             refusal: None,
             leftovers: false,
-            is_pooled: false,
+            has_pooler: false,
         };
         Ok((wire, process))
     }
@@ -248,7 +218,7 @@ impl Wire {
         self.broken = true;
     }
 
-    /// What the session's transactions may do unless they say it themselves, where the server reports it.
+    /// The access of the session's transactions unless they say it themselves, if the server reports it.
     pub(super) fn reported_access(&self) -> Option<Access> {
         self.access
     }
@@ -258,12 +228,12 @@ impl Wire {
         self.owed_answers() == 0
     }
 
-    /// How many times the server has still to say that it is ready, but for errands.
+    /// The number of `ReadyForQuery` messages that the server still has to send, but for errands.
     fn owed_answers(&self) -> usize {
         self.owed - self.errands.iter().map(|errand| errand.parts).sum::<usize>()
     }
 
-    /// Whether nothing is on its way that nobody waits for.
+    /// Whether no errand is on its way.
     pub(super) fn has_no_errands(&self) -> bool {
         self.errands.is_empty() && !self.leftovers
     }
@@ -273,28 +243,28 @@ impl Wire {
         self.is_in_transaction
     }
 
-    /// The server has begun to run a statement of the last batch.
+    /// Notes that the server has begun to run a statement of the last batch.
     pub(super) fn note_begun(&mut self) {
         self.has_begun = true;
     }
 
-    /// Whether the server has begun to run a statement of the last batch: then it may have done some of it, also where that failed.
+    /// Whether the server has begun to run a statement of the last batch. It may have done some of it then, even if that failed.
     pub(super) fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// Gives back what a large message took.
+    /// Gives back the memory of a large message.
     pub(super) fn shrink(&mut self) {
-        if self.come.capacity() > KEPT_BYTES && self.at == self.come.len() {
-            (self.come, self.at) = (Vec::new(), 0);
+        if self.received.capacity() > KEPT_BYTES && self.read == self.received.len() {
+            (self.received, self.read) = (Vec::new(), 0);
         }
         if self.batch.capacity() > KEPT_BYTES {
             self.batch = BytesMut::new();
         }
     }
 
-    /// Whether a session that was cleaned still has something of those who had it before. Then the cleaning's transaction has failed,
-    /// and nothing that was sent behind it was run.
+    /// Whether a cleaned session still has statements of an earlier borrower. Then the cleaning's transaction has failed, and nothing was
+    /// run that was sent behind it.
     pub(super) fn has_leftovers(&self) -> bool {
         self.leftovers
     }
@@ -304,12 +274,12 @@ impl Wire {
         self.leftovers = false;
     }
 
-    /// Why the command was refused that stood before the statement that was answered.
+    /// The reason for which the command before the answered statement was refused, if it was.
     pub(super) fn take_refusal(&mut self) -> Option<Error> {
         self.refusal.take()
     }
 
-    /// Begins a batch. Whatever was put together and not sent is forgotten.
+    /// Begins a batch. Messages that were put together and not sent are forgotten.
     pub(super) fn begin_batch(&mut self) {
         self.batch.clear();
         self.new_errands.clear();
@@ -320,12 +290,12 @@ impl Wire {
         self.parts = 0;
     }
 
-    /// The batch, to put messages behind what it has.
+    /// The batch, to add messages to.
     pub(super) fn batch(&mut self) -> &mut BytesMut {
         &mut self.batch
     }
 
-    /// Runs what puts messages into the batch. Where that fails, they are taken out again.
+    /// Calls `put`, which adds messages to the batch. If it fails, they are taken out again.
     pub(super) fn try_put(&mut self, put: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
         let (length, parts) = (self.batch.len(), self.parts);
         put(self).inspect_err(|_| {
@@ -334,7 +304,7 @@ impl Wire {
         })
     }
 
-    /// Ends a part of the batch: what comes behind it is another transaction, unless one was begun.
+    /// Ends a part of the batch. The next part is another transaction, unless one was begun.
     pub(super) fn add_sync(&mut self) {
         frontend::sync(&mut self.batch);
         self.parts += 1;
@@ -347,13 +317,12 @@ impl Wire {
         Ok(())
     }
 
-    /// Those parts of the batch that were added last are an errand's: nobody waits for their answers, which are taken note of when
-    /// they come.
-    pub(super) fn add_errand(&mut self, kind: Kind, parts: usize) {
-        self.new_errands.push(Errand { kind, parts, refused: None });
+    /// Makes the last parts of the batch an errand: nobody waits for their answers, which are noted when they come.
+    pub(super) fn add_errand(&mut self, kind: ErrandKind, parts: usize) {
+        self.new_errands.push(Errand::new(kind, parts));
     }
 
-    /// Adds a BEGIN to the part of the statement behind it. Where the BEGIN fails, the server does not run the statement.
+    /// Adds a BEGIN to the part of the statement behind it. If BEGIN fails, the server does not run the statement.
     pub(super) fn add_begin(&mut self, sql: &str) -> Result<(), Error> {
         let no_values = std::iter::empty::<()>();
         let nothing = |(), _: &mut BytesMut| Ok(postgres_protocol::IsNull::Yes);
@@ -361,12 +330,12 @@ impl Wire {
         frontend::bind("", "", [], no_values, nothing, [], &mut self.batch)
             .map_err(|_| Error::Usage("a command without values was refused".to_owned()))?;
         frontend::execute("", 0, &mut self.batch).map_err(unsendable)?;
-        self.add_errand(Kind::Begin, 0);
+        self.add_errand(ErrandKind::Begin, 0);
         Ok(())
     }
 
-    /// A wait within the limit, if there is time for one. `patience`: how long those who wait behind it do so, from a moment that has
-    /// just passed.
+    /// A wait within the limit, if there is time for one. `patience`: the patience of the clients behind it, counted from a moment that
+    /// has just passed.
     pub(super) fn begin<'a>(
         &self,
         limit: &'a Limit,
@@ -383,7 +352,7 @@ impl Wire {
         Ok(Wait { limit, end: limit.end(), patience, watched: false, cancelled: None })
     }
 
-    /// Sends the batch. Where there is no room, it waits, and reads what comes meanwhile.
+    /// Sends the batch. If the socket has no room, it waits, and reads messages meanwhile.
     pub(super) fn send(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
         if self.batch.is_empty() {
             return Ok(());
@@ -391,7 +360,7 @@ impl Wire {
         let batch = mem::take(&mut self.batch);
         let sent = self.send_all(&batch, wait);
         self.batch = batch;
-        // A part of it is of no use, and nothing is known of what the server makes of it.
+        // A part of a batch is of no use, and nobody knows what the server makes of it.
         self.broken |= sent.is_err();
         self.owed += mem::take(&mut self.parts);
         self.errands.extend(self.new_errands.drain(..));
@@ -402,7 +371,7 @@ impl Wire {
         let whole = bytes.len();
         loop {
             let sent = self.channel.send(bytes).map_err(|error| match lost(error) {
-                // The server has nothing of it. Of what is encrypted it may have a part.
+                // The server has nothing of it. Of an encrypted batch it may have a part.
                 Failure::Lost(error) if bytes.len() == whole && !self.channel.is_encrypted() => {
                     Failure::NotRun(error)
                 }
@@ -414,12 +383,12 @@ impl Wire {
             }
             if sent == 0 || bytes.is_empty() {
                 self.wait_for_socket(wait)?;
-                self.channel.take(&mut self.come).map_err(lost)?;
+                self.channel.take(&mut self.received).map_err(lost)?;
             }
         }
     }
 
-    /// Sends the batch without waiting. The connection is given up where there is no room for it.
+    /// Sends the batch without waiting. If the socket has no room for it, the connection is given up.
     pub(super) fn send_at_once(&mut self) {
         let sent = self.channel.send(&self.batch).is_ok_and(|sent| sent == self.batch.len());
         self.broken |= !sent || !self.channel.flush().unwrap_or(false);
@@ -430,7 +399,7 @@ impl Wire {
     /// The next message that belongs to an answer.
     pub(super) fn message(&mut self, wait: &mut Wait<'_>) -> Result<Message, Failure> {
         loop {
-            if let Some(message) = self.next_come()? {
+            if let Some(message) = self.next_received()? {
                 return Ok(message);
             }
             if !self.take()? {
@@ -439,10 +408,10 @@ impl Wire {
         }
     }
 
-    /// The same of what has come already, without waiting.
+    /// The next message, if it has come already. Waits for nothing.
     pub(super) fn message_at_hand(&mut self) -> Result<Option<Message>, Failure> {
         loop {
-            if let Some(message) = self.next_come()? {
+            if let Some(message) = self.next_received()? {
                 return Ok(Some(message));
             }
             if !self.take()? && (self.channel.socket().is_silent() || !self.take()?) {
@@ -452,19 +421,26 @@ impl Wire {
     }
 
     pub(super) fn body(&self, message: &Message) -> &[u8] {
-        &self.come[message.body.clone()]
+        &self.received[message.body.clone()]
     }
 
-    fn next_come(&mut self) -> Result<Option<Message>, Failure> {
+    /// Reads an error message, whose position counts in `sql`. If the server ends the session with it, the connection is given up.
+    pub(super) fn error(&mut self, message: &Message, sql: &str) -> ServerError {
+        let error = ServerError::read(self.body(message), sql);
+        self.broken |= error.ends_session;
+        error
+    }
+
+    fn next_received(&mut self) -> Result<Option<Message>, Failure> {
         loop {
-            let rest = &self.come[self.at..];
+            let rest = &self.received[self.read..];
             let header = Header::parse(rest).map_err(lost)?;
             let Some(header) = header.filter(|header| rest.len() >= length(*header)) else { return Ok(None) };
-            let body = self.at + HEADER_BYTES..self.at + length(header);
-            self.at = body.end;
+            let body = self.read + HEADER_BYTES..self.read + length(header);
+            self.read = body.end;
             match header.tag() {
                 NOTICE_RESPONSE_TAG => {
-                    let notice = &self.come[body];
+                    let notice = &self.received[body];
                     // Its message is a function's, which may have put values into it.
                     log::debug!(
                         "the database sent a notice: {} {}",
@@ -478,7 +454,7 @@ impl Wire {
                 tag => {
                     if tag == READY_FOR_QUERY_TAG {
                         self.owed -= 1;
-                        self.is_in_transaction = self.come[body.clone()] != *b"I";
+                        self.is_in_transaction = self.received[body.clone()] != *b"I";
                     }
                     if self.errands.is_empty() || !self.note_errand(tag, body.clone())? {
                         return Ok(Some(Message { tag, body }));
@@ -488,82 +464,58 @@ impl Wire {
         }
     }
 
-    /// A message is an errand's. Returns whether it is of no use to anybody else.
+    /// Gives a message to the errand at the front. Returns whether it is of no use to anybody else.
     fn note_errand(&mut self, tag: u8, body: Range<usize>) -> Result<bool, Failure> {
-        let (Some(errand), body) = (self.errands.front_mut(), &self.come[body]) else { return Ok(false) };
-        if let Kind::Begin = errand.kind {
-            let is_over = matches!(tag, ERROR_RESPONSE_TAG | COMMAND_COMPLETE_TAG);
-            if tag == ERROR_RESPONSE_TAG {
-                // It is the statement's answer as well.
-                self.refusal = Some(refused(body, ""));
-            }
-            if is_over {
-                self.errands.pop_front();
-            }
-            return Ok(tag != ERROR_RESPONSE_TAG);
+        let Some(errand) = self.errands.front_mut() else { return Ok(false) };
+        let step = errand.read(tag, &self.received[body]);
+        if let Step::Over(_) | Step::BeginRefused(_) = step {
+            self.errands.pop_front();
         }
-        match tag {
-            ERROR_RESPONSE_TAG => {
-                if is_fatal(body) {
-                    self.broken = true;
-                    return Err(refused(body, "").into());
-                }
-                errand.refused.get_or_insert_with(|| refused(body, ""));
+        match step {
+            Step::More | Step::Over(Finding::Nothing) => {}
+            Step::Fatal(error) => {
+                self.broken = true;
+                return Err(error.into());
             }
-            DATA_ROW_TAG => {
-                let field = first_field(body).unwrap_or_default();
-                if let Kind::Look { line, harmless, .. } = &mut errand.kind {
-                    *harmless &= PARALLEL.get(*line).is_none_or(|wanted| field == wanted.as_bytes());
-                    *line += 1;
-                }
+            Step::BeginRefused(error) => {
+                self.refusal = Some(error);
+                return Ok(false);
             }
-            READY_FOR_QUERY_TAG => errand.parts -= 1,
-            _ => {}
-        }
-        if errand.parts > 0 {
-            return Ok(true);
-        }
-        let Some(Errand { kind, refused, .. }) = self.errands.pop_front() else { return Ok(true) };
-        match (kind, refused) {
-            (Kind::Clean, Some(error)) if error.code() == Some(HAS_LEFTOVERS) => self.leftovers = true,
-            (Kind::Clean, Some(error)) => {
+            Step::Over(Finding::Leftovers) => self.leftovers = true,
+            Step::Over(Finding::NotClean(error)) => {
                 self.broken = true;
                 // The cleaning's transaction has failed, and so has all that was sent behind it.
                 let error = Error::Lost(format!("it could not be cleaned after the request before: {error}"));
                 return Err(Failure::NotRun(error));
             }
-            (Kind::Clean, None) => {}
-            (Kind::Look { effects, line, harmless }, refused) => {
-                effects.learn(harmless && line >= PARALLEL.len() && refused.is_none());
-            }
-            (Kind::Command | Kind::Begin, refused) => self.refusal = refused,
+            Step::Over(Finding::Command(refusal)) => self.refusal = refusal,
         }
         Ok(true)
     }
 
     fn note_setting(&mut self, body: Range<usize>) {
-        let mut words = self.come[body].split(|byte| *byte == 0);
+        let mut words = self.received[body].split(|byte| *byte == 0);
         if words.next() == Some(b"default_transaction_read_only") {
             let value = String::from_utf8_lossy(words.next().unwrap_or_default());
             self.access = Some(connect::access_of(&value));
         }
     }
 
-    /// Takes what the socket has. Returns whether that was anything.
+    /// Takes the bytes that the socket has. Returns whether there were any.
     fn take(&mut self) -> Result<bool, Failure> {
-        self.come.drain(..self.at);
-        self.at = 0;
-        if self.come.is_empty() && self.come.capacity() > KEPT_BYTES {
-            self.come = Vec::new();
+        self.received.drain(..self.read);
+        self.read = 0;
+        if self.received.is_empty() && self.received.capacity() > KEPT_BYTES {
+            self.received = Vec::new();
         }
-        self.channel.take(&mut self.come).map_err(|error| {
+        self.channel.take(&mut self.received).map_err(|error| {
             self.broken = true;
             lost(error)
         })
     }
 
-    /// Waits until the socket has something, or has room. What lasts past its limit is cancelled, and then waited for a little
-    /// longer: the server may have been quicker.
+    /// Waits until the socket has something, or has room. A statement past its limit is cancelled, and the wait goes on a little: the
+    /// server may have been quicker.
     fn wait_for_socket(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
         if !wait.watched && wait.cancelled.is_none() {
             wait.limit.client.wake_when_left(&self.interruption);
@@ -576,7 +528,7 @@ impl Wire {
             if !self.channel.socket().is_interrupted() {
                 return Ok(());
             }
-            // Nothing more can be read, whatever came before.
+            // Nothing more can be read after an interruption.
             return Err(self.abandon_for_departure(wait));
         }
         if wait.cancelled.is_some() {
@@ -608,8 +560,7 @@ impl Wire {
         Failure::Lost(Error::ClientLeft)
     }
 
-    /// What a wait has come to. `commits`: what was sent may have been committed by itself. If then its answer does not come, nobody
-    /// knows whether it was.
+    /// The result of a wait. `commits`: the server may have committed the statement. If its answer does not come, the outcome is unknown.
     pub(super) fn conclude<T>(
         &mut self,
         mut wait: Wait<'_>,
@@ -619,7 +570,7 @@ impl Wire {
         self.broken |= matches!(done, Err(Failure::Lost(_) | Failure::NotRun(_)));
         match (wait.cancelled.take(), done) {
             (None, Ok(done)) => Ok(done),
-            // What was committed in spite of the cancel is an answer.
+            // A commit in spite of the cancel is an answer.
             (Some(_), Ok(done)) if commits => Ok(done),
             // A client that has left is told nothing, and the server's own error says that nothing was committed.
             (Some(why @ Error::ClientLeft), _) | (Some(why), Err(Failure::NotRun(_))) => Err(why),
@@ -638,7 +589,7 @@ impl Wire {
         }
     }
 
-    /// The server sends what is not expected: nothing that comes behind it can be understood.
+    /// The failure of a message that was not expected. Nothing behind it can be understood.
     pub(super) fn unexpected(&mut self, tag: u8) -> Failure {
         self.broken = true;
         Failure::Lost(Error::Lost(format!("it sent a message that was not expected, {:?}", char::from(tag))))
@@ -655,12 +606,12 @@ impl Wire {
         answered.is_ok()
     }
 
-    /// After an answer was left before the server had sent everything: reads the rest, or gives up.
+    /// Reads the rest of an answer that was left before its end, or gives the connection up.
     pub(super) fn settle(&mut self) {
         if self.is_broken() || self.is_settled() {
             return;
         }
-        // The patience ends before the time does, so that the cancel is sent here, and not waited for.
+        // The patience ends before the time does, so that the cancel is sent here and its end is not waited for.
         let limit = Limit::until(Deadline::after(2 * SETTLE_GRACE));
         let settled = match self.begin(&limit, Some((Instant::now(), SETTLE_GRACE))) {
             Ok(mut wait) => self.skip(&mut wait).is_ok(),
@@ -676,7 +627,7 @@ impl Wire {
         self.skip_to(0, wait)
     }
 
-    /// Reads until the server has to say no more than so many times that it is ready, but for errands.
+    /// Reads until the server owes no more than so many `ReadyForQuery` messages, but for errands.
     pub(super) fn skip_to(&mut self, owed: usize, wait: &mut Wait<'_>) -> Result<(), Failure> {
         while self.owed_answers() > owed {
             self.message(wait)?;
@@ -684,7 +635,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Ends what the server does now. Which statement the cancel will hit cannot be known, so the connection goes too.
+    /// Cancels the running statement. The cancel may hit a later one, so the connection is given up too.
     pub(super) fn give_up(&mut self) {
         self.broken = true;
         self.send_cancel(Deadline::after(CANCEL_GRACE));
@@ -695,12 +646,7 @@ impl Wire {
     }
 }
 
-/// The first field of a row.
-fn first_field(body: &[u8]) -> Option<&[u8]> {
-    Fields(body.get(2..)?).next()?
-}
-
-/// A whole message's: the length that it says counts itself, and not the tag before it.
+/// The length of a whole message. The length in the header counts itself, but not the tag before it.
 fn length(header: Header) -> usize {
     1 + usize::try_from(header.len()).unwrap_or_default()
 }
@@ -713,7 +659,7 @@ fn lost(error: io::Error) -> Failure {
     }))
 }
 
-/// What cannot be put into a message, as a text with a zero byte.
+/// The error of a value that cannot be put into a message, such as a text with a zero byte.
 #[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
 pub(super) fn unsendable(error: io::Error) -> Error {
     Error::Usage(format!("error encoding message: {error}"))

@@ -5,10 +5,13 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use super::super::{Driver, Untidy};
+use super::super::Untidy;
 use super::*;
 use crate::config;
-use crate::database::pool::Driver as _;
+use crate::database::driver::{Borrower, Session as _};
+use crate::database::pool::Session as _;
+use crate::database::postgres::driver::Driver;
+use crate::database::postgres::row::Parameter;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const INT4: i32 = 23;
@@ -62,7 +65,7 @@ impl Script {
     }
 
     /// A session on a server that answers so.
-    fn session(self) -> Box<Session> {
+    fn session(self) -> Session {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it listens").port();
         // It ends with the process: cancel requests may come as late as that.
@@ -74,8 +77,10 @@ impl Script {
         });
         let url = format!("postgres://user@127.0.0.1:{port}/name?sslmode=disable");
         let driver = Driver::new(&url, &config::Database::default()).expect("a good URL");
-        let mut session = driver.open(Deadline::after(PATIENCE)).expect("it lets everybody in");
-        session.borrow(&Presence::default(), &<_>::default(), &Arc::default(), Deadline::after(PATIENCE));
+        let mut session = driver.open_session(Deadline::after(PATIENCE)).expect("it lets everybody in");
+        let (client, activity, metrics) = (Presence::default(), <_>::default(), Arc::default());
+        let deadline = Deadline::after(PATIENCE);
+        session.borrow(&Borrower { client: &client, activity: &activity, metrics: &metrics, deadline });
         session
     }
 
@@ -136,11 +141,16 @@ impl Script {
 
 fn questions(count: i32) -> Arc<[Question]> {
     let sql: Arc<str> = "select 2 * $1".into();
-    (0..count).map(|number| Question::of_handler(&sql, vec![Box::new(number) as Parameter])).collect()
+    (0..count)
+        .map(|number| Question::Handler {
+            sql: Arc::clone(&sql),
+            parameters: vec![Box::new(number) as Parameter],
+        })
+        .collect()
 }
 
 /// The statement is prepared, and answered once, with what the script says first.
-fn with_statement(script: Script) -> Box<Session> {
+fn with_statement(script: Script) -> Session {
     let mut session = script.session();
     session.effects.of("select 2 * $1").learn(true);
     assert_eq!(session.read("select 2 * $1", &[&1_i32]).expect("an answer").len(), 1);
@@ -244,7 +254,7 @@ fn what_cannot_be_sent_is_refused_before_anything_is() {
     let mut session = with_statement(Script::of([number(0), number(7)]));
     let sql: Arc<str> = "select 2 * $1".into();
     for parameters in [vec![], vec![Box::new("text") as Parameter]] {
-        let questions: Arc<[Question]> = Arc::new([Question::of_handler(&sql, parameters)]);
+        let questions: Arc<[Question]> = Arc::new([Question::Handler { sql: Arc::clone(&sql), parameters }]);
         let mut pipeline = session.pipeline(&questions).expect("there is nothing to send");
         assert!(matches!(fetch(&mut pipeline), Err(Error::Usage(_))));
     }

@@ -5,7 +5,8 @@
 //! that it calls, and runs nothing. Sequences of defaults are asked for by their names, which the plan has. The inside of functions,
 //! triggers, CALL and row-level policies are beyond it.
 
-use super::{Effect, Session};
+use super::Session;
+use super::outcome::Commits;
 use crate::database::{Access, Error, Statement};
 
 /// The name of the statement that is asked about.
@@ -23,10 +24,7 @@ impl Session {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub(in crate::database) fn missing_privilege(
-        &mut self,
-        statement: &Statement,
-    ) -> Result<Option<String>, Error> {
+    pub(super) fn find_missing_privilege(&mut self, statement: &Statement) -> Result<Option<String>, Error> {
         let limit = self.limit.clone();
         match self.command(&format!("prepare {NAME} as {}", statement.text), &limit, false) {
             Ok(()) => {}
@@ -34,9 +32,9 @@ impl Session {
             Err(Error::Refused(_)) => return Ok(None),
             Err(error) => return Err(error),
         }
-        self.begin(Access::ReadOnly)?;
+        self.begin_transaction(Access::ReadOnly)?;
         let asked = self.plan(statement.bound.len()).and_then(|plan| self.missing_sequence(&plan));
-        self.rollback()?;
+        self.roll_back()?;
         self.command(&format!("deallocate {NAME}"), &limit, false)?;
         match asked {
             Ok(missing) => Ok(missing),
@@ -59,7 +57,7 @@ impl Session {
         let nulls = vec!["null"; parameters].join(", ");
         let values = if parameters == 0 { String::new() } else { format!("({nulls})") };
         let explain = format!("explain (verbose, costs off) execute {NAME}{values}");
-        let lines = self.rows(&explain, &[], Access::ReadOnly, Effect::Reads)?;
+        let lines = self.rows(&explain, &[], Access::ReadOnly, Commits::Nothing)?;
         Ok(lines.iter().map(|line| line.get::<_, String>(0) + "\n").collect())
     }
 
@@ -69,7 +67,7 @@ impl Session {
             // Within the quotes of the plan each quote is written twice, as it is here.
             let may = "select has_sequence_privilege($1::text, 'usage, update')";
             let name = name.0.replace("''", "'");
-            let rows = self.rows(may, &[&name], Access::ReadOnly, Effect::Reads)?;
+            let rows = self.rows(may, &[&name], Access::ReadOnly, Commits::Nothing)?;
             if rows.first().is_some_and(|row| !row.get::<_, bool>(0)) {
                 return Ok(Some(format!("permission denied for sequence {name}")));
             }

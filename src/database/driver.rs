@@ -1,0 +1,213 @@
+//! The interface of a database: what one database implements, and the rest of the crate calls.
+//!
+//! Owns the traits [`Driver`], [`Session`] and [`RoundTrip`], and the row of a [`Provider`] in the table of databases. A driver opens
+//! sessions; a session runs statements; a round trip answers several statements that were sent together, where a database can do
+//! that. The pool holds boxed sessions, so each call costs one jump through a table.
+//!
+//! Must not know any database by its name: `mod.rs` has the table.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::question::{Answer, Question};
+use super::statement::{Description, Statement};
+use super::{Access, Error, Kind, RowWriter, pool};
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+use crate::base::value::{Type, Value};
+use crate::config;
+use crate::telemetry::activity::Activity;
+use crate::telemetry::metrics;
+
+/// One database in the table of databases.
+pub(super) struct Provider {
+    /// The beginnings of its URLs.
+    pub(super) schemes: &'static [&'static str],
+    /// The form of its URLs, for messages.
+    pub(super) url_form: &'static str,
+    /// Reads a URL. Connects to nothing.
+    pub(super) driver: fn(&str, &config::Database) -> Result<Box<dyn Driver>, Error>,
+    /// The URL without its password.
+    pub(super) display_url: fn(&str) -> String,
+}
+
+/// Opens sessions on one database.
+pub(super) trait Driver: Send + Sync + 'static {
+    /// Which database it is.
+    fn kind(&self) -> Kind;
+
+    /// The name of the database, or its file.
+    fn database_name(&self) -> &str;
+
+    /// The application name in the URL, which goes before `database.application_name`.
+    fn application_name(&self) -> Option<&str> {
+        None
+    }
+
+    /// The sign before the number of a parameter in a statement: `$` in `$1`.
+    fn parameter_sign(&self) -> char;
+
+    /// Whether a comment behind each statement is of use, because somebody can see which statements the database runs.
+    fn takes_comments(&self) -> bool {
+        false
+    }
+
+    /// Whether its sessions have [`Session::share`].
+    fn shares_round_trips(&self) -> bool {
+        false
+    }
+
+    /// Takes over the settings of sessions. Returns whether the pool must close the sessions that are open already.
+    fn reconfigure(&self, settings: &config::Database) -> bool;
+
+    /// Opens a session by `deadline`.
+    fn open(&self, deadline: Deadline) -> Result<Box<dyn Session>, Error>;
+
+    /// Makes each session prepare its statements anew from its next checkout on. A database that notices every change of the schema
+    /// has nothing to do.
+    fn forget_statements(&self) {}
+}
+
+/// The borrower of a session.
+pub(super) struct Borrower<'a> {
+    /// The client that waits for the answer. Its departure ends what runs.
+    pub(super) client: &'a Presence,
+    /// The account to which the waits for the database are put down.
+    pub(super) activity: &'a Activity,
+    /// The counters of the pool.
+    pub(super) metrics: &'a Arc<metrics::Pool>,
+    /// The end of what runs.
+    pub(super) deadline: Deadline,
+}
+
+/// An open session. Each method blocks the worker that calls it, at most until the deadline and the time for a cancel.
+pub(super) trait Session: pool::Session + Any {
+    /// Which database it is of.
+    fn kind(&self) -> Kind;
+
+    /// Called at checkout.
+    fn borrow(&mut self, borrower: &Borrower<'_>);
+
+    /// Prepares a statement, and does not run it.
+    fn describe(&mut self, statement: &Statement) -> Result<Description, Error>;
+
+    /// The database's message about the first privilege that its user lacks for the statement, which is not run. `None`: the user
+    /// lacks none that can be seen, or the database has no privileges.
+    fn missing_privilege(&mut self, _statement: &Statement) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
+    /// The database's type for a parameter of type `declared`, if `error` says that the statement leaves the type of a parameter
+    /// open. A cast to it then helps.
+    fn cast_against(&self, _error: &Error, _declared: Type) -> Option<String> {
+        None
+    }
+
+    /// Begins a transaction.
+    fn begin(&mut self, access: Access, deadline: Deadline) -> Result<(), Error>;
+
+    /// Whether [`begin`](Self::begin) only takes note, because BEGIN goes to the database with the first statement.
+    fn defers_begin(&self) -> bool {
+        false
+    }
+
+    /// Commits the open transaction.
+    fn commit(&mut self, deadline: Deadline) -> Result<(), Error>;
+
+    /// Rolls the open transaction back, if there is one.
+    fn rollback(&mut self) -> Result<(), Error>;
+
+    /// Runs a statement and writes its rows. Returns the number of rows.
+    fn run(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        access: Access,
+        deadline: Deadline,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<u64, Error>;
+
+    /// Whether a statement that has run on this session can share a round trip with others: it is known to change nothing of the
+    /// session.
+    fn can_share(&self, _sql: &str) -> bool {
+        false
+    }
+
+    /// Sends several statements together. Only a database whose driver says
+    /// [`shares_round_trips`](Driver::shares_round_trips) offers this.
+    fn share(&mut self, _questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
+        Err(Error::Usage("this database answers one statement at a time".to_owned()))
+    }
+
+    /// Whether statements name the request that they run for.
+    fn names_requests(&self) -> bool {
+        false
+    }
+
+    /// Names the request that the session is borrowed for, until the checkin.
+    fn name_request(&mut self, _request_id: &str, _traceparent: &str) {}
+
+    /// Called at checkin: rolls back what is open, and makes the session fit for the next borrower or broken.
+    fn finish(&mut self);
+}
+
+/// Statements that were sent together. Their answers are fetched in the same order.
+pub(crate) trait RoundTrip {
+    /// Waits for the next answer, which is for `client`, until `deadline`. `None`: there are no more.
+    ///
+    /// `patience`: how long the clients behind this one wait, counted from a moment that has just passed. After that the answer is
+    /// [`Fetched::Slow`], and can be fetched again.
+    fn fetch(
+        &mut self,
+        client: &Presence,
+        deadline: Deadline,
+        patience: Option<(Instant, Duration)>,
+    ) -> Option<Fetched>;
+}
+
+/// The result of fetching an answer.
+pub(crate) enum Fetched {
+    /// The next answer.
+    Answer(Result<Answer, Error>),
+    /// The answer has not come, and the patience of the others is over.
+    Slow,
+}
+
+impl pool::Driver for Box<dyn Driver> {
+    type Session = Box<dyn Session>;
+
+    fn reconfigure(&self, settings: &config::Database) -> bool {
+        (**self).reconfigure(settings)
+    }
+
+    fn open(&self, deadline: Deadline) -> Result<Box<dyn Session>, Error> {
+        (**self).open(deadline)
+    }
+}
+
+impl pool::Session for Box<dyn Session> {
+    fn is_alive(&mut self) -> bool {
+        (**self).is_alive()
+    }
+
+    fn validate(&mut self, deadline: Deadline) -> bool {
+        (**self).validate(deadline)
+    }
+
+    fn is_broken(&self) -> bool {
+        (**self).is_broken()
+    }
+
+    fn is_untidy(&self) -> bool {
+        (**self).is_untidy()
+    }
+
+    fn tidy(&mut self) {
+        (**self).tidy();
+    }
+
+    fn is_clean(&mut self) -> bool {
+        (**self).is_clean()
+    }
+}

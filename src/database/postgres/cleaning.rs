@@ -1,0 +1,127 @@
+//! The cleaning of a session, and the questions to the planner that can make a later cleaning needless.
+//!
+//! Owns [`Untidy`], the work between two borrowers of a session, and the SQL of it. Nobody waits for the answers:
+//! [`errand`](super::errand) takes note of them when they come. Runs on the worker that borrowed the session, or on an idle one.
+
+use std::sync::Arc;
+
+use postgres_protocol::message::frontend;
+use tokio_postgres::types::Type;
+
+use super::errand::ErrandKind;
+use super::prepared::Prepared;
+use super::wire::{Wire, unsendable};
+use crate::database::{Access, Error};
+
+/// Work that a session needs before another request has it.
+#[derive(Default)]
+pub(super) struct Untidy {
+    /// A statement may have changed the session, so it must be cleaned.
+    pub(super) is_touched: bool,
+    /// A statement may have prepared others by SQL, so the cleaning must look for them. A write of rows prepares none, unless a trigger
+    /// makes up its SQL. The search takes a third of the cleaning's time.
+    pub(super) may_have_leftovers: bool,
+    /// The statements that the planner is to be asked about.
+    pub(super) plan_questions: Vec<(Box<str>, Arc<Prepared>)>,
+}
+
+impl Untidy {
+    /// Puts the work into the batch. The planner is asked on a clean session. It runs functions as well, so the session is cleaned again
+    /// after that.
+    pub(super) fn put(&self, cleaning: &str, wire: &mut Wire) -> Result<(), Error> {
+        if self.is_touched {
+            put_cleaning(cleaning, wire)?;
+        }
+        for (sql, prepared) in &self.plan_questions {
+            put_plan_question(sql, prepared, wire)?;
+        }
+        if !self.plan_questions.is_empty() {
+            put_cleaning(cleaning, wire)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is any work.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.is_touched && self.plan_questions.is_empty()
+    }
+
+    /// Adds the work of a later borrow.
+    pub(super) fn add(&mut self, later: Self) {
+        self.is_touched |= later.is_touched;
+        self.may_have_leftovers |= later.may_have_leftovers;
+        self.plan_questions.extend(later.plan_questions);
+    }
+
+    /// Adds a question to the planner about a statement, if that is due.
+    pub(super) fn ask_planner(&mut self, sql: &str, prepared: &Arc<Prepared>) {
+        /// Questions for one checkin. All messages have to fit into the socket's buffer.
+        const MAX: usize = 8;
+        let is_there =
+            self.plan_questions.iter().any(|(_, known)| Arc::ptr_eq(&known.effect, &prepared.effect));
+        if !is_there && self.plan_questions.len() < MAX && prepared.effect.is_due() {
+            self.plan_questions.push((sql.into(), Arc::clone(prepared)));
+        }
+    }
+}
+
+/// The settings of every session. Poolers refuse them in a startup packet.
+pub(super) const SETTINGS: &str = "set timezone to 'UTC'";
+
+/// SQL that makes a session as it was when it was opened, but keeps its prepared statements: a part of `DISCARD ALL`. It is one
+/// transaction. If any of it fails, the transaction stays failed, so the server runs nothing on a session that is not clean.
+pub(super) fn cleaning(
+    access: Access,
+    looks_for_leftovers: bool,
+    settings: &str,
+    init_sql: Option<&str>,
+) -> String {
+    let look = if looks_for_leftovers {
+        "select 1 / (not exists(select from pg_catalog.pg_prepared_statement() where from_sql))::int; "
+    } else {
+        ""
+    };
+    let access = match access {
+        Access::ReadOnly => "read only",
+        Access::ReadWrite => "read write",
+    };
+    let init_sql = init_sql.unwrap_or_default();
+    format!(
+        "begin; close all; set session authorization default; reset role; reset all; unlisten *; \
+         select pg_catalog.pg_advisory_unlock_all(); discard temp; discard sequences; \
+         set session characteristics as transaction {access}; {settings}; \
+         {look}{init_sql}\n; commit"
+    )
+}
+
+/// Puts the [cleaning] into the batch. Nobody waits for its answer.
+fn put_cleaning(cleaning: &str, wire: &mut Wire) -> Result<(), Error> {
+    wire.add_query(cleaning)?;
+    wire.add_errand(ErrandKind::Clean, 1);
+    Ok(())
+}
+
+/// Puts the question to the planner into the batch. It prepares the statement under another name, and deallocates it, so that the
+/// session does not keep this plan. Nobody waits for the answer.
+fn put_plan_question(sql: &str, prepared: &Prepared, wire: &mut Wire) -> Result<(), Error> {
+    /// The parts of the batch that are added below.
+    const PARTS: usize = 5;
+    const NAME: &str = "wharf_look";
+    let parallel = if wire.version >= 16 { "debug_parallel_query" } else { "force_parallel_mode" };
+    wire.add_query(&format!(
+        "begin read only; set local {parallel} = on; set local max_parallel_workers_per_gather = 2; \
+         set local parallel_setup_cost = 1e300; set local plan_cache_mode = force_generic_plan; \
+         set local lock_timeout = '5ms'; set local statement_timeout = '100ms'"
+    ))?;
+    frontend::parse(NAME, sql, prepared.params.iter().map(Type::oid), wire.batch()).map_err(unsendable)?;
+    wire.add_sync();
+    let values = vec!["null"; prepared.params.len()].join(", ");
+    let values = if values.is_empty() { values } else { format!("({values})") };
+    wire.add_query(&format!("explain (costs off) execute {NAME}{values}"))?;
+    wire.add_query("rollback")?;
+    frontend::close(b'S', NAME, wire.batch()).map_err(unsendable)?;
+    wire.add_sync();
+    let effect = Arc::clone(&prepared.effect);
+    wire.add_errand(ErrandKind::Plan { effect, line: 0, is_harmless: true }, PARTS);
+    Ok(())
+}

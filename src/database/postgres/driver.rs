@@ -1,0 +1,165 @@
+//! Opens sessions on a PostgreSQL server.
+//!
+//! Owns [`Driver`]: the server behind a URL, and what its sessions share. A new session gets its settings here, unless a pooler would
+//! lend it to others as well. Runs on the pool's threads; the URL is read on the main thread.
+
+use std::sync::Arc;
+
+use super::effects::SessionEffects;
+use super::session::Session;
+use super::wire::{Limit, Wire};
+use super::{cleaning, pooler, simple, url};
+use crate::base::deadline::Deadline;
+use crate::config;
+use crate::database::driver::{self, Provider};
+use crate::database::settings::Settings;
+use crate::database::{Category, Error, Kind};
+
+/// PostgreSQL in the table of databases.
+pub(in crate::database) const PROVIDER: Provider = Provider {
+    schemes: &["postgres://", "postgresql://"],
+    url_form: "postgres://user@host/database",
+    driver: |url, settings| Ok(Box::new(Driver::new(url, settings)?)),
+    display_url: url::display,
+};
+
+/// A connection outside of any pool, by the plain `postgres` crate: for loading data and other work before a server starts. TLS is as
+/// the URL says.
+///
+/// # Errors
+/// [`Error::Url`] and [`Error::Open`], as for a pool.
+pub fn client(url: &str) -> Result<::postgres::Client, Error> {
+    let driver = Driver::new(url, &config::Database::default())?;
+    let mut failure = String::new();
+    for mode in driver.target.tls.attempts() {
+        let mut config = ::postgres::Config::from(driver.config());
+        match config.ssl_mode(*mode).connect(driver.tls.clone()) {
+            Ok(client) => return Ok(client),
+            Err(error) => failure = url::explain(&error),
+        }
+    }
+    Err(Error::Open { target: driver.target.name, reason: failure, transient: false })
+}
+
+/// Opens sessions on one server.
+pub(super) struct Driver {
+    target: url::Target,
+    tls: tokio_postgres_rustls::MakeRustlsConnect,
+    settings: Arc<Settings>,
+    effects: Arc<SessionEffects>,
+}
+
+impl Driver {
+    pub(super) fn new(url: &str, configured: &config::Database) -> Result<Self, Error> {
+        let target = url::Target::parse(url)?;
+        let tls = target.tls.connector().map_err(Error::Url)?;
+        Ok(Self { target, tls, settings: Arc::new(Settings::new(configured)), effects: Arc::default() })
+    }
+
+    /// Opens a session by `deadline`.
+    pub(super) fn open_session(&self, deadline: Deadline) -> Result<Session, Error> {
+        let (mut wire, process) = self.open_wire(deadline)?;
+        let initial_settings = self.initialize(&mut wire, process, deadline)?;
+        Ok(Session::new(wire, &self.settings, &self.effects, initial_settings, Limit::until(deadline)))
+    }
+
+    /// The connection parameters of a new session.
+    fn config(&self) -> tokio_postgres::Config {
+        let mut config = self.target.config.clone();
+        if self.target.config.get_application_name().is_none() {
+            config.application_name(self.settings.application_name());
+        }
+        config
+    }
+
+    fn open_wire(&self, deadline: Deadline) -> Result<(Wire, Option<i32>), Error> {
+        Wire::open(&self.target, &self.config(), &self.tls, deadline)
+    }
+
+    /// The error of a session that opened and cannot be used.
+    fn unusable(&self, reason: String, transient: bool) -> Error {
+        Error::Open { target: self.target.name.clone(), reason, transient }
+    }
+
+    /// Gives a new session its settings, unless a pooler would lend it to others as well. Returns SQL that sets them again.
+    fn initialize(
+        &self,
+        wire: &mut Wire,
+        process: Option<i32>,
+        deadline: Deadline,
+    ) -> Result<Box<str>, Error> {
+        let limit = Limit::until(deadline);
+        let failed = |what: &str, error: &Error| {
+            self.unusable(format!("{what}: {}", error.in_full()), may_pass(error))
+        };
+        let set =
+            pooler::set_if_direct(wire, process, &limit).map_err(|error| failed("a new session", &error))?;
+        let mut settings = Box::<str>::from(cleaning::SETTINGS);
+        if let Some(server_process) = set {
+            let patience = pooler::PATIENCE.min(deadline.left() / 3);
+            let open = || Ok(self.open_wire(deadline.within(patience))?.0);
+            match pooler::shares(wire, &server_process, open, &limit, patience) {
+                Ok(false) => {}
+                Ok(true) => return Err(self.unusable(pooler::ADVICE.to_owned(), false)),
+                Err(error) => return Err(failed("a new session", &error)),
+            }
+            settings = pooler::settings(&self.config()).into();
+            simple::run(wire, &settings, &limit).map_err(|error| failed("a new session", &error))?;
+            wire.has_pooler = true;
+        }
+        if let Some(sql) = self.settings.init_sql() {
+            simple::run(wire, &sql, &limit).map_err(|error| failed("connection_init_sql", &error))?;
+        }
+        Ok(settings)
+    }
+}
+
+/// Whether opening a session may succeed a moment later.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Refused(refusal) => {
+            matches!(refusal.category, Category::Down | Category::Busy | Category::Exhausted)
+        }
+        _ => true,
+    }
+}
+
+impl driver::Driver for Driver {
+    fn kind(&self) -> Kind {
+        Kind::Postgres
+    }
+
+    /// The database that is called like the user, if the URL names none.
+    fn database_name(&self) -> &str {
+        let config = &self.target.config;
+        config.get_dbname().or(config.get_user()).unwrap_or_default()
+    }
+
+    fn application_name(&self) -> Option<&str> {
+        self.target.config.get_application_name()
+    }
+
+    fn parameter_sign(&self) -> char {
+        '$'
+    }
+
+    fn takes_comments(&self) -> bool {
+        true
+    }
+
+    fn shares_round_trips(&self) -> bool {
+        true
+    }
+
+    fn reconfigure(&self, configured: &config::Database) -> bool {
+        self.settings.set(configured)
+    }
+
+    fn open(&self, deadline: Deadline) -> Result<Box<dyn driver::Session>, Error> {
+        Ok(Box::new(self.open_session(deadline)?))
+    }
+
+    fn forget_statements(&self) {
+        self.settings.note_schema_change();
+    }
+}

@@ -1,0 +1,117 @@
+//! Which statements commit something by themselves, and what their errors say about it.
+//!
+//! Owns [`Commits`], and tells the client's [`Presence`] of the beginning and the end of each commit. Pure otherwise.
+
+use crate::base::presence::Presence;
+use crate::database::postgres::text::first_word;
+use crate::database::{Access, Error};
+
+/// The commits of a statement outside a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commits {
+    /// It commits nothing.
+    Nothing,
+    /// The server commits it as a whole. If it fails, nothing was committed.
+    Whole,
+    /// The server commits its parts one by one. If it fails, earlier parts may be committed.
+    InParts,
+}
+
+impl Commits {
+    /// The commits of a query, by its first word alone: a `select` is taken to read, whatever its functions do.
+    pub(super) fn of_query(sql: &str) -> Self {
+        const READ: [&str; 5] = ["select", "values", "table", "show", "explain"];
+        let word = first_word(sql);
+        let reads = READ.iter().any(|read| word.eq_ignore_ascii_case(read));
+        if reads { Self::Nothing } else { Self::of_write(sql) }
+    }
+
+    /// The commits of a statement that may write. A procedure and a `do` block may commit halfway, and so may some commands of
+    /// administrators, as `create index concurrently` does.
+    pub(super) fn of_write(sql: &str) -> Self {
+        const WHOLE: [&str; 8] = ["delete", "insert", "merge", "select", "table", "update", "values", "with"];
+        let word = first_word(sql);
+        let is_whole = WHOLE.iter().any(|whole| word.eq_ignore_ascii_case(whole));
+        if is_whole { Self::Whole } else { Self::InParts }
+    }
+
+    pub(super) fn of_access(access: Access, sql: &str) -> Self {
+        match access {
+            Access::ReadOnly => Self::Nothing,
+            Access::ReadWrite => Self::of_write(sql),
+        }
+    }
+
+    /// The commits of the same statement run so many times: each run is committed by itself.
+    pub(super) fn times(self, runs: usize) -> Self {
+        if self == Self::Whole && runs > 1 { Self::InParts } else { self }
+    }
+
+    /// Whether there may be one.
+    pub(super) fn may_happen(self) -> bool {
+        self != Self::Nothing
+    }
+
+    /// Whether nothing was committed by a statement that failed with this error.
+    pub(super) fn is_undone(self, error: &Error) -> bool {
+        let refused = match error {
+            // An error of the connection may come from a pooler that lost its server during the statement.
+            Error::Refused(refusal) => !refusal.is_of_connection(),
+            // The server itself has ended a cancelled statement. The other errors were found before anything was sent.
+            Error::Deadline | Error::StatementTimeout | Error::Usage(_) | Error::BadValue { .. } => true,
+            _ => false,
+        };
+        refused && self != Self::InParts
+    }
+}
+
+/// Announces a commit. Fails if the client was told already that nothing was done.
+pub(super) fn begin_commit(client: &Presence) -> Result<(), Error> {
+    if client.begin_commit() { Ok(()) } else { Err(Error::Deadline) }
+}
+
+/// Announces the end of a commit that [`begin_commit`] announced. Without an answer from the database the outcome stays open.
+pub(super) fn end_commit<T>(client: &Presence, done: &Result<T, Error>, commits: Commits) {
+    match done {
+        Ok(_) => client.end_commit(true),
+        Err(error) if commits.is_undone(error) => client.end_commit(false),
+        Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::{Category, Refusal};
+
+    fn refused(code: &str) -> Error {
+        Error::Refused(Box::new(Refusal::new(Category::of_sqlstate(code), code, "")))
+    }
+
+    #[test]
+    fn a_query_is_taken_to_read_by_its_first_word() {
+        for (sql, commits) in [
+            ("select 1", Commits::Nothing),
+            ("-- all\n VALUES (1)", Commits::Nothing),
+            ("insert into t values (1) returning a", Commits::Whole),
+            ("with x as (delete from t returning a) select a from x", Commits::Whole),
+            ("call halves()", Commits::InParts),
+        ] {
+            assert_eq!(Commits::of_query(sql), commits, "{sql}");
+        }
+    }
+
+    #[test]
+    fn only_the_servers_own_word_about_a_whole_statement_says_that_it_was_undone() {
+        for (commits, error, undone) in [
+            (Commits::Whole, refused("23505"), true),
+            (Commits::Whole, Error::Deadline, true),
+            (Commits::Whole, refused("08P01"), false),
+            (Commits::Whole, Error::Lost(String::new()), false),
+            (Commits::Whole.times(2), refused("23505"), false),
+            (Commits::of_write("call p()"), Error::Deadline, false),
+        ] {
+            assert_eq!(commits.is_undone(&error), undone, "{commits:?}: {error:?}");
+        }
+    }
+}
