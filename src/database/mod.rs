@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+pub use crate::resource::Gauges;
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
-pub use pool::Gauges;
 pub use rows::{RowWriter, Shape};
 
 use self::comment::Comment;
