@@ -19,7 +19,6 @@ use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use self::line::Turn;
@@ -263,14 +262,6 @@ impl<D: Driver> Drop for Lent<D> {
 /// Whether the server shows that the session is alive.
 fn is_there(session: &mut impl Session, deadline: Deadline) -> bool {
     session.is_alive() && session.validate(deadline)
-}
-
-/// Counts an opening.
-fn count_opening<S, E>(metrics: &metrics::Pool, opened: &Result<S, E>, took: Duration) {
-    match opened {
-        Ok(_) => metrics.creation.record(took),
-        Err(_) => _ = metrics.creation_failures.fetch_add(1, Relaxed),
-    }
 }
 
 #[cfg(test)]

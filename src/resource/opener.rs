@@ -14,6 +14,7 @@
 //! longest, and has a connection opened for each thread that waits. Its test is a round trip outside of any timeout.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use r2d2::{ManageConnection, NopErrorHandler, PooledConnection};
 use scheduled_thread_pool::ScheduledThreadPool;
 
 use super::stock::Stock;
-use super::{Driver, Session, count_opening};
+use super::{Driver, Session};
 
 /// How many sessions can be opened at once: r2d2's default.
 const OPENERS: u32 = 3;
@@ -120,13 +121,17 @@ impl<D: Driver> Opener<D> {
             let order = self.stock.wait_for_order().ok_or(Refusal::Closed)?;
             let began = order.began();
             let opened = self.driver.open(order.deadline());
-            count_opening(self.stock.metrics(), &opened, began.elapsed());
+            let metrics = self.stock.metrics();
             match opened {
                 Ok(session) => {
+                    metrics.creation.record(began.elapsed());
                     order.fill();
                     return Ok(Opened { session, began });
                 }
-                Err(error) => order.fail(error.to_string()),
+                Err(error) => {
+                    metrics.creation_failures.fetch_add(1, Relaxed);
+                    order.fail(error.to_string());
+                }
             }
         }
     }
