@@ -17,7 +17,7 @@ pub(super) enum Turn {
     Last,
 }
 
-/// What ends a wait.
+/// The end of a wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Handed<T> {
     Thing(T),
@@ -105,7 +105,7 @@ impl<T> Waiter<T> {
     }
 
     /// Sleeps until the waiter is handed something. `None`: `until` has come, or `is_over` holds. Only the thread that joined may
-    /// call this. Whoever makes `is_over` true wakes the waiter.
+    /// call this. A thread that makes `is_over` true wakes the waiter.
     pub(super) fn wait(&self, until: Instant, is_over: impl Fn() -> bool) -> Option<Handed<T>> {
         loop {
             if let Some(handed) = self.take() {

@@ -36,7 +36,7 @@ pub(crate) trait Driver: Send + Sync + 'static {
     /// Why a session could not be opened.
     type Error: fmt::Display;
 
-    /// What the log calls the server: `database`. The table of the configuration file that has the pool's settings is called so too.
+    /// The server's name in the log, and the name of the configuration's table with the pool's settings: `database`.
     const SERVER: &'static str;
 
     /// Opens a session by `deadline`. Must not panic: r2d2 would count the session as being opened for ever.
@@ -107,7 +107,7 @@ pub struct Gauges {
     pub idle: u32,
     /// Workers that wait for one.
     pub waiting: u32,
-    /// There is none, and none can be opened.
+    /// No connection exists, and none can be opened.
     pub is_down: bool,
     /// `minimum_idle`.
     pub minimum_idle: u32,

@@ -48,10 +48,10 @@ pub(super) struct Opened<S> {
     began: Instant,
 }
 
-/// What r2d2 calls.
+/// The opener as r2d2 calls it.
 pub(super) struct Manager<D: Driver>(Arc<Opener<D>>);
 
-/// What r2d2 is told instead of a session.
+/// The answer to r2d2 instead of a session.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("the pool is closed")]

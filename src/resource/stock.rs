@@ -1,6 +1,6 @@
 //! The sessions that the pool has, and the threads that wait for one. Nothing else changes either.
 //!
-//! Any thread. One lock guards all of it. Whoever holds the lock waits for nothing, wakes nobody, logs nothing and closes no session.
+//! Any thread. One lock guards all of it. Under the lock nothing waits, no thread is woken, no line is logged and no session is closed.
 //! Knows neither r2d2 nor what a session is: dropping a `T` closes it.
 
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ pub(super) struct Stock<T> {
     demand: Condvar,
     /// Signalled when the keeper has something to do.
     keeper: Condvar,
-    /// A session came back that is to be tidied.
+    /// A session that came back needs tidying.
     has_untidy: AtomicBool,
 }
 
@@ -94,10 +94,10 @@ pub(super) struct Loan<T> {
     since: Instant,
 }
 
-/// What a loan has shown of its session.
+/// The end of a loan, as the session's owner is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Nothing.
+    /// The session is as it was.
     Unused,
     /// A request has used it. `untidy`: work was left, see [`Session::is_untidy`](super::Session::is_untidy).
     Used { untidy: bool },
@@ -109,7 +109,7 @@ pub(super) enum Fate {
     Spent,
 }
 
-/// What is known of a session that was just checked out.
+/// Whether a session that was just checked out can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     Trusted,
@@ -509,7 +509,7 @@ impl<T> State<T> {
         if turn == Turn::Last && self.line.len() >= self.settings.maximum_pending {
             return Err(Unavailable::Crowded { gauges: self.gauges() });
         }
-        // Opening one is worth it once it would have been quicker. Where there is none, there is nothing to wait for.
+        // One more session is worth its cost once opening it would have been quicker than the wait. In an empty pool it is at once.
         let patient_until = if self.open == 0 { since } else { since + self.open_cost };
         Ok(self.line.join(turn, patient_until))
     }

@@ -179,7 +179,7 @@ fn no_opening_delays_a_hand_over_or_a_validation() {
     wait_until("the pool is not filled", || pool.gauges().open == 4);
 }
 
-/// As many as r2d2 has threads.
+/// The number of r2d2's threads.
 const OPENINGS_AT_ONCE: u32 = 3;
 
 #[test]

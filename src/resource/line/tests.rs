@@ -8,7 +8,7 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// What can be done to a line.
+/// A call of the line's owner.
 #[derive(Clone, Copy, Debug)]
 enum Call {
     JoinFirst,
@@ -115,7 +115,7 @@ fn a_wait_ends_by_a_hand_over_by_its_time_or_when_it_is_over() {
     });
 }
 
-/// What a pool has under its lock: things that nobody waits for, or waiters.
+/// An owner's state: things that nobody waits for, or waiters.
 #[derive(Default)]
 struct Pool {
     things: Vec<usize>,

@@ -219,7 +219,7 @@ fn the_old_and_the_surplus_retire_and_the_minimum_stays() {
     let now = Instant::now();
     assert_eq!(retire(settings(5), now), [0], "one is more than the maximum");
     let two = Settings { minimum_idle: 2, ..settings(5) };
-    assert_eq!(retire(two.clone(), now), [], "none was idle for long");
+    assert_eq!(retire(two.clone(), now), [0; 0], "none was idle for long");
     let idle_for_long = Settings { idle_timeout: Duration::ZERO, ..two };
     assert_eq!(retire(idle_for_long, now), [1, 2, 3], "the minimum stays");
     assert_eq!(retire(settings(5), now + MINUTE), [4, 5], "all are old");
