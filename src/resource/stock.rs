@@ -487,8 +487,8 @@ impl<T> State<T> {
     /// have to be asked first whether it is alive.
     fn take_idle(&mut self, thread: ThreadId, now: Instant) -> Option<Box<Entry<T>>> {
         let latest = self.idle.len().saturating_sub(LOOKED_AT);
-        let is_own = |entry: &Box<Entry<T>>| entry.borrower == Some(thread) && !self.is_in_doubt(entry, now);
-        let entry = match self.idle[latest..].iter().rposition(is_own) {
+        let is_own = |entry: &Entry<T>| entry.borrower == Some(thread) && !self.is_in_doubt(entry, now);
+        let entry = match self.idle[latest..].iter().rposition(|entry| is_own(entry)) {
             Some(place) => self.idle.remove(latest + place),
             None => self.idle.pop()?,
         };

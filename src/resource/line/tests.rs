@@ -101,7 +101,10 @@ fn a_wait_ends_by_a_hand_over_by_its_time_or_when_it_is_over() {
     assert_eq!(waiter.wait(Instant::now() + Duration::from_millis(1), || false), None, "its time is up");
     assert_eq!(waiter.wait(Instant::now() + LONG, || true), None, "it is over");
     thread::scope(|scope| {
-        scope.spawn(|| line.lock().expect("no panic").hand(7).ok().expect("one waits").wake());
+        scope.spawn(|| {
+            let handed = line.lock().expect("no panic").hand(7);
+            handed.unwrap_or_else(|_| panic!("one waits")).wake();
+        });
         assert_eq!(waiter.wait(Instant::now() + LONG, || false), Some(Handed::Thing(7)));
     });
     let (waiter, is_over) = (join(), AtomicBool::new(false));

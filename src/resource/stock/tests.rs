@@ -213,7 +213,9 @@ fn the_old_and_the_surplus_retire_and_the_minimum_stays() {
         stock.reconfigure(settings, false);
         let mut retired = stock.retired(now);
         let numbers: Vec<i32> = retired.iter().map(|loan| **loan).collect();
-        retired.iter_mut().for_each(|loan| loan.end(Fate::Spent, now));
+        for loan in &mut retired {
+            loan.end(Fate::Spent, now);
+        }
         numbers
     };
     let now = Instant::now();
