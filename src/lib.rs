@@ -14,6 +14,7 @@ pub mod endpoint;
 mod exchange;
 pub mod handler;
 pub mod http;
+mod resource;
 pub mod server;
 pub mod sizing;
 mod telemetry;

@@ -16,7 +16,7 @@ import sys
 STAGES = [
     ("wait for, read and parse the request", r"wharf/(connector/native/(connection(?!/sending)|poller)|http/(parse|target|request)|identity)|httparse/"),
     ("route and queue it, wake a worker", r"wharf/(router|queue|job|presence|server|workers)|matchit/"),
-    ("check a connection out and in", r"wharf/database/(pool|mod|settings)|(r2d2|scheduled-thread-pool)/"),
+    ("check a connection out and in", r"wharf/(resource/|database/(pool|mod|settings))|(r2d2|scheduled-thread-pool)/"),
     ("ask PostgreSQL", r"wharf/(database/(postgres(?!/json)|comment)|endpoint/bind|value)|(tokio(-postgres|-util)?|postgres-(protocol|types)|futures-\w+)/"),
     ("render the answer", r"wharf/(database/(rows|json|postgres/json)|endpoint|http/(encode|response|timing))|itoa/"),
     ("write it", r"wharf/connector/native/(?!wire|link.* read$)"),

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::{Gauges, disclosure};
+use super::disclosure;
+use crate::resource::Gauges;
 
 /// Why the database did not do what was asked. `Display` is for logs and shows no value that a client may have sent;
 /// [`Error::in_full`] shows those too. `Debug` is as `Display`. A client sees only [`Error::public_detail`].

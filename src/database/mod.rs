@@ -22,9 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+pub use crate::resource::Gauges;
 pub(crate) use driver::{Fetched, RoundTrip};
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
-pub use pool::Gauges;
 pub(crate) use question::{Answer, Form, Question};
 pub use rows::{RowWriter, Shape};
 pub use statement::{Column, Description, Statement};

@@ -1,0 +1,185 @@
+//! The pool of database sessions: what [`resource::Pool`](crate::resource::Pool) needs to know of a database.
+//!
+//! Workers check out and in. Knows the configuration and the database's errors, and no driver but through [`Driver`].
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Error;
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+use crate::config;
+use crate::resource::{self, Settings, Unavailable};
+use crate::telemetry::metrics;
+
+pub(super) use crate::resource::Session;
+
+/// Between two tries to reach a database that is not there yet: often enough to start promptly, seldom enough not to fill
+/// the database's log.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// One kind of database: how to open a session on it.
+pub(super) trait Driver: Send + Sync + 'static {
+    /// One open session.
+    type Session: Session;
+
+    /// Takes over the settings of sessions: new sessions have them at once, others when they are borrowed next. Returns whether
+    /// the pool must close the sessions that are open already.
+    fn reconfigure(&self, settings: &config::Database) -> bool;
+
+    /// Opens a session by `deadline`.
+    fn open(&self, deadline: Deadline) -> Result<Self::Session, Error>;
+}
+
+/// A database's driver, as a pool of any resource knows it.
+struct Opening<D>(D);
+
+impl<D: Driver> resource::Driver for Opening<D> {
+    type Session = D::Session;
+    type Error = Error;
+
+    const SERVER: &'static str = "database";
+
+    fn open(&self, deadline: Deadline) -> Result<D::Session, Error> {
+        self.0.open(deadline)
+    }
+}
+
+/// A session on loan. Dropping it is the checkin.
+pub(super) struct Lent<D: Driver>(Loan<D>);
+
+enum Loan<D: Driver> {
+    Pooled(resource::Lent<Opening<D>>),
+    /// A session of no pool, which ends with its loan.
+    Alone(D::Session),
+}
+
+pub(super) struct Pool<D: Driver>(resource::Pool<Opening<D>>);
+
+impl<D: Driver> Pool<D> {
+    /// Opens the first connection here, so that a wrong password or host is an error at once, and the others of
+    /// `minimum_idle` in parallel behind it.
+    pub(super) fn open(
+        driver: D,
+        configured: &config::Database,
+        metrics: &Arc<metrics::Pool>,
+    ) -> Result<Self, Error> {
+        let began = Instant::now();
+        let first = open_first(&driver, configured)?;
+        metrics.creation.record(began.elapsed());
+        let pool = resource::Pool::start(Opening(driver), settings(configured), first, began, metrics);
+        pool.map(Self).map_err(|error| {
+            Error::Usage(format!("the pool's housekeeping thread cannot be started: {error}"))
+        })
+    }
+
+    /// Borrows a session. See [`resource::Pool::checkout`].
+    pub(super) fn checkout(
+        &self,
+        client: &Presence,
+        deadline: Deadline,
+        started: Instant,
+    ) -> Result<Lent<D>, Error> {
+        let lent = self.0.checkout(client, deadline, started)?;
+        Ok(Lent(Loan::Pooled(lent)))
+    }
+
+    /// Takes over what may change while connections are in use: sizes and times.
+    pub(super) fn reconfigure(&self, configured: &config::Database) {
+        let renew = self.driver().reconfigure(configured);
+        self.0.reconfigure(settings(configured), renew);
+    }
+
+    /// Has the sessions that nobody uses tidied up, if the caller has nothing else to do. Waits for nothing.
+    pub(super) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
+        self.0.tidy(is_idle);
+    }
+
+    pub(super) fn driver(&self) -> &D {
+        &self.0.driver().0
+    }
+
+    pub(super) fn gauges(&self) -> resource::Gauges {
+        self.0.gauges()
+    }
+}
+
+impl<D: Driver> Lent<D> {
+    /// A session that was opened beside the pool. It needs none of the pool's threads.
+    pub(super) fn alone(session: D::Session) -> Self {
+        Self(Loan::Alone(session))
+    }
+}
+
+impl<D: Driver> Deref for Lent<D> {
+    type Target = D::Session;
+
+    fn deref(&self) -> &D::Session {
+        match &self.0 {
+            Loan::Pooled(session) => session,
+            Loan::Alone(session) => session,
+        }
+    }
+}
+
+impl<D: Driver> DerefMut for Lent<D> {
+    fn deref_mut(&mut self) -> &mut D::Session {
+        match &mut self.0 {
+            Loan::Pooled(session) => session,
+            Loan::Alone(session) => session,
+        }
+    }
+}
+
+impl From<Unavailable> for Error {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::Deadline => Self::Deadline,
+            Unavailable::ClientLeft => Self::ClientLeft,
+            Unavailable::Timeout { waited, gauges, last_failure } => {
+                Self::NoConnection { waited, gauges, last_error: last_failure }
+            }
+            Unavailable::Down { reason } => Self::Down { reason },
+            Unavailable::Crowded { gauges } => Self::Crowded { gauges },
+        }
+    }
+}
+
+fn settings(configured: &config::Database) -> Settings {
+    let maximum = u32::try_from(configured.maximum_pool_size).unwrap_or(u32::MAX).max(1);
+    let idle = configured.minimum_idle.unwrap_or(configured.maximum_pool_size);
+    Settings {
+        maximum,
+        minimum_idle: u32::try_from(idle).map_or(maximum, |idle| idle.min(maximum)),
+        maximum_pending: configured.maximum_pending.unwrap_or(usize::MAX),
+        connection_timeout: configured.connection_timeout.max(Duration::from_millis(1)),
+        validation_timeout: configured.validation_timeout,
+        alive_bypass_window: configured.alive_bypass_window,
+        idle_timeout: configured.idle_timeout,
+        keepalive_time: configured.keepalive_time,
+        max_lifetime: configured.max_lifetime,
+        leak_detection_threshold: configured.leak_detection_threshold,
+    }
+}
+
+fn open_first<D: Driver>(driver: &D, settings: &config::Database) -> Result<D::Session, Error> {
+    let deadline = Deadline::after(settings.initialization_fail_timeout);
+    let mut earlier = None;
+    loop {
+        // Also the only try has its time.
+        let attempt = deadline.max(Deadline::after(settings.connection_timeout));
+        match driver.open(attempt) {
+            Err(error @ Error::Open { transient: true, .. }) if deadline.left() > RETRY_INTERVAL => {
+                earlier = Some(error);
+                thread::sleep(RETRY_INTERVAL);
+            }
+            // A last try that the deadline cut short knows no reason; the one before it does.
+            Err(error @ Error::Open { transient: true, .. }) if deadline.has_passed() => {
+                return Err(earlier.unwrap_or(error));
+            }
+            other => return other,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The pool's housekeeping: what happens to sessions that nobody uses.
+//!
+//! A thread of its own, which waits for no server: a session that is to answer a question gets a thread for as long as that
+//! takes. So a silent server delays nothing but the answer itself.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::opener::Held;
+use super::stock::{Fate, Loan, Stock};
+use super::{Driver, Session, is_there};
+use crate::base::deadline::Deadline;
+use crate::telemetry::sparing::sparingly;
+
+pub(super) fn start<D: Driver>(stock: &Arc<Stock<Held<D>>>) -> io::Result<()> {
+    let stock = Arc::clone(stock);
+    thread::Builder::new().name("pool-keeper".into()).spawn(move || run(&stock)).map(drop)
+}
+
+fn run<D: Driver>(stock: &Arc<Stock<Held<D>>>) {
+    let mut round = Instant::now();
+    while let Some(call) = stock.wait_for_round(round) {
+        for mut loan in stock.suspects() {
+            if !loan.is_alive() {
+                loan.end(Fate::Dead, Instant::now());
+            }
+        }
+        let now = Instant::now();
+        if call.is_due {
+            round = now;
+            stock.report_leaks(now);
+        }
+        // In every round, because the maximum may have changed.
+        for mut loan in stock.retired(now) {
+            loan.end(Fate::Spent, now);
+        }
+        let (silent, patience) = stock.silent(now);
+        for loan in silent {
+            ask(loan, patience);
+        }
+    }
+}
+
+/// Asks on a thread of its own. A thread that the system refuses leaves the session for the next round.
+fn ask<D: Driver>(mut loan: Loan<Held<D>>, patience: Duration) {
+    let server = loan.server();
+    let answer = move || {
+        let fate = if is_there(&mut **loan, Deadline::after(patience)) { Fate::Seen } else { Fate::Dead };
+        if fate == Fate::Dead {
+            sparingly!(
+                log::Level::Info,
+                "idle connections found dead",
+                "an idle {server} connection was found dead"
+            );
+        }
+        loan.end(fate, Instant::now());
+    };
+    if let Err(error) = thread::Builder::new().name("pool-validator".into()).spawn(answer) {
+        sparingly!(
+            log::Level::Warn,
+            "idle connections that no thread could ask",
+            "no thread to ask an idle {server} connection whether it is alive: {error}"
+        );
+    }
+}

@@ -1,0 +1,268 @@
+//! A bounded pool of sessions on another server, lent to one thread at a time until a deadline. It behaves as HikariCP does.
+//!
+//! | file | what it does | thread |
+//! |---|---|---|
+//! | `stock.rs` | owns the sessions and decides about each of them | any |
+//! | `line.rs` | keeps the threads that wait for a session in their order | worker |
+//! | `opener.rs` | opens sessions, with r2d2 | r2d2's |
+//! | `keeper.rs` | ends, checks and reports sessions | keeper |
+//!
+//! Knows no SQL and no configuration file. A session is opened and judged through [`Driver`] and [`Session`].
+
+mod failure;
+mod keeper;
+mod line;
+mod opener;
+mod stock;
+
+use std::fmt;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::line::Turn;
+use self::opener::{Held, Opener};
+use self::stock::{Condition, Fate, Loan, Stock};
+use crate::base::deadline::Deadline;
+use crate::base::presence::Presence;
+use crate::telemetry::metrics;
+
+/// One kind of server: how to open a session on it. A manager written for r2d2 becomes one with a deadline and a [`Session`].
+pub(crate) trait Driver: Send + Sync + 'static {
+    /// One open session.
+    type Session: Session;
+
+    /// Why a session could not be opened.
+    type Error: fmt::Display;
+
+    /// The server's name in the log, and the name of the configuration's table with the pool's settings: `database`.
+    const SERVER: &'static str;
+
+    /// Opens a session by `deadline`. Must not panic: r2d2 would count the session as being opened for ever.
+    fn open(&self, deadline: Deadline) -> Result<Self::Session, Self::Error>;
+}
+
+/// An open session, as the pool sees it.
+pub(crate) trait Session: Send + 'static {
+    /// Whether the session still has its server, as far as that shows without a question.
+    fn is_alive(&mut self) -> bool;
+
+    /// Whether the server answers a question by `deadline`.
+    fn validate(&mut self, deadline: Deadline) -> bool;
+
+    /// Called at checkin: whether the session cannot be lent again.
+    fn is_broken(&self) -> bool;
+
+    /// Called at checkin: whether the session has work that can wait for its next borrower or for an idle worker.
+    fn is_untidy(&self) -> bool {
+        false
+    }
+
+    /// Sends that work, and waits for nothing.
+    fn tidy(&mut self) {}
+
+    /// Called at checkout: whether nothing is left of earlier borrowers, as far as that is known without waiting.
+    fn is_clean(&mut self) -> bool {
+        true
+    }
+}
+
+/// Sizes and times. HikariCP's properties of the same names say more.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Sessions at most. Not zero.
+    pub(crate) maximum: u32,
+    /// Sessions that are kept open when nobody needs them. At most `maximum`.
+    pub(crate) minimum_idle: u32,
+    /// Threads that may wait at once.
+    pub(crate) maximum_pending: usize,
+    /// How long a thread waits for a session, and how long an opening may take.
+    pub(crate) connection_timeout: Duration,
+    /// How long the server may take to answer a question.
+    pub(crate) validation_timeout: Duration,
+    /// A session that was used within this time is lent without a question.
+    pub(crate) alive_bypass_window: Duration,
+    /// How long a session above `minimum_idle` may stay unused.
+    pub(crate) idle_timeout: Duration,
+    /// A session that was silent for this long is asked whether it is alive. Zero: never.
+    pub(crate) keepalive_time: Duration,
+    /// How old a session may become.
+    pub(crate) max_lifetime: Duration,
+    /// A session that is lent for longer is reported in the log. Zero: never.
+    pub(crate) leak_detection_threshold: Duration,
+}
+
+/// The pool at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Gauges {
+    /// `maximum_pool_size`.
+    pub maximum: u32,
+    /// Connections that exist.
+    pub open: u32,
+    /// Lent to a worker.
+    pub active: u32,
+    /// Open and not lent.
+    pub idle: u32,
+    /// Workers that wait for one.
+    pub waiting: u32,
+    /// No connection exists, and none can be opened.
+    pub is_down: bool,
+    /// `minimum_idle`.
+    pub minimum_idle: u32,
+}
+
+impl fmt::Display for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { maximum, open, active, idle, waiting, .. } = self;
+        write!(f, "total={open}, active={active}, idle={idle}, waiting={waiting}, maximum={maximum}")
+    }
+}
+
+/// Why a checkout failed.
+#[derive(Debug)]
+pub(crate) enum Unavailable {
+    /// The request's deadline passed.
+    Deadline,
+    /// The request's client left.
+    ClientLeft,
+    /// No session became free within `connection_timeout`.
+    Timeout {
+        waited: Duration,
+        gauges: Gauges,
+        /// Why the last opening failed, if none has succeeded since.
+        last_failure: Option<String>,
+    },
+    /// There is no session, and the last opening failed for this reason.
+    Down { reason: String },
+    /// `maximum_pending` threads wait already.
+    Crowded { gauges: Gauges },
+}
+
+/// The pool. The sessions end with it.
+pub(crate) struct Pool<D: Driver> {
+    stock: Arc<Stock<Held<D>>>,
+    opener: Arc<Opener<D>>,
+}
+
+/// A session on loan. Dropping it is the checkin.
+pub(crate) struct Lent<D: Driver>(Loan<Held<D>>);
+
+impl<D: Driver> Pool<D> {
+    /// The pool with its first session, whose opening began at `began`. The others are opened behind the caller's back.
+    ///
+    /// # Errors
+    /// When the keeper's thread cannot be started.
+    ///
+    /// # Panics
+    /// When the system refuses one of r2d2's threads.
+    pub(crate) fn start(
+        driver: D,
+        settings: Settings,
+        first: D::Session,
+        began: Instant,
+        metrics: &Arc<metrics::Pool>,
+    ) -> io::Result<Self> {
+        let maximum = settings.maximum;
+        let stock = Arc::new(Stock::new(D::SERVER, settings, began, Arc::clone(metrics)));
+        let opener = Opener::new(driver, Arc::clone(&stock), first, began);
+        let pool = Self { stock, opener };
+        pool.opener.make_room(maximum);
+        // r2d2's thread brings the first session. The first request is not to wait for that thread.
+        pool.stock.wait_for_first();
+        keeper::start(&pool.stock)?;
+        Ok(pool)
+    }
+
+    /// Borrows a session. Waits behind the threads that wait already, until `deadline` and at most `connection_timeout` from
+    /// `started`, which is now.
+    pub(crate) fn checkout(
+        &self,
+        client: &Presence,
+        deadline: Deadline,
+        started: Instant,
+    ) -> Result<Lent<D>, Unavailable> {
+        if deadline.instant() <= started {
+            return Err(Unavailable::Deadline);
+        }
+        if client.has_left() {
+            return Err(Unavailable::ClientLeft);
+        }
+        let mut turn = Turn::Last;
+        loop {
+            let (mut loan, condition) = self.stock.checkout(client, deadline, started, turn)?;
+            match condition {
+                Condition::Useless => loan.end(Fate::Spent, Instant::now()),
+                Condition::Trusted if loan.is_clean() => return Ok(Lent(loan)),
+                Condition::InDoubt { ask_until } if loan.is_clean() && is_there(&mut **loan, ask_until) => {
+                    return Ok(Lent(loan));
+                }
+                Condition::Trusted | Condition::InDoubt { .. } => loan.end(Fate::Dead, Instant::now()),
+            }
+            // This thread was the next in the line, and still is.
+            turn = Turn::First;
+        }
+    }
+
+    /// Takes over other sizes and times while sessions are in use. `renew`: sessions whose opening began before now are not lent
+    /// any more.
+    pub(crate) fn reconfigure(&self, settings: Settings, renew: bool) {
+        self.opener.make_room(settings.maximum);
+        self.stock.reconfigure(settings, renew);
+    }
+
+    /// Tidies the sessions that nobody uses, if the caller has nothing else to do. Waits for nothing.
+    pub(crate) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
+        self.stock.tidy(is_idle, |session| session.tidy());
+    }
+
+    pub(crate) fn driver(&self) -> &D {
+        self.opener.driver()
+    }
+
+    pub(crate) fn gauges(&self) -> Gauges {
+        self.stock.gauges()
+    }
+}
+
+impl<D: Driver> Drop for Pool<D> {
+    fn drop(&mut self) {
+        self.stock.close();
+        self.opener.close();
+    }
+}
+
+impl<D: Driver> Deref for Lent<D> {
+    type Target = D::Session;
+
+    fn deref(&self) -> &D::Session {
+        &self.0
+    }
+}
+
+impl<D: Driver> DerefMut for Lent<D> {
+    fn deref_mut(&mut self) -> &mut D::Session {
+        &mut self.0
+    }
+}
+
+impl<D: Driver> Drop for Lent<D> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.0.metrics().usage.record(now.saturating_duration_since(self.0.since()));
+        let fate = match (self.is_broken(), self.is_untidy()) {
+            (true, _) => Fate::Dead,
+            (false, untidy) => Fate::Used { untidy },
+        };
+        self.0.end(fate, now);
+    }
+}
+
+/// Whether the server shows that the session is alive.
+fn is_there(session: &mut impl Session, deadline: Deadline) -> bool {
+    session.is_alive() && session.validate(deadline)
+}
+
+#[cfg(test)]
+mod tests;
