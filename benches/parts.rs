@@ -16,10 +16,10 @@ use wharf::deadline::Deadline;
 use wharf::http::{
     Decoder, Form, Limits, Outline, Request, Response, Scan, encode_head, parse_head, scan_head,
 };
-use wharf::request_id::Identities;
 use wharf::journal::{Entry, Journal, Opened};
 use wharf::metrics::{Endpoint, Metrics, PHASES, Spans};
 use wharf::queue::{self, LaneSpec, Priority, Queue};
+use wharf::request_id::Identities;
 use wharf::value::{Scalar, Type, Value};
 
 const LIMITS: Limits = Limits { max_head_bytes: 16 << 10, max_target_bytes: 8 << 10, max_headers: 100 };

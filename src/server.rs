@@ -35,7 +35,7 @@ use crate::database::{self, Database};
 use crate::endpoint;
 use crate::exchange::job::{Admission, BodyPlan, Job, Service, Work, waited_too_long, would_wait_too_long};
 use crate::exchange::router::{RouteError, Router, Target};
-use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
+use crate::handler::{BodyUse, Context, Error, FAILED, Handler, unavailable};
 use crate::http::{OriginRules, Request, Response, cross_origin};
 use crate::telemetry::journal::{Journal, Opened};
 use crate::telemetry::metrics::{Endpoint, Metrics, Reason};
@@ -180,22 +180,56 @@ impl Server {
         self.database.as_ref()
     }
 
-    /// Adds a handler for one method and path; it runs on a worker.
+    /// Adds a handler for one method and path; it runs on a worker. It may have a [policy](Handler::with), or be one
+    /// [statement](crate::handler::query()).
     #[must_use]
     pub fn route(self, method: Method, path: &str, handler: impl Handler) -> Self {
         self.add(method, path, Target::of(handler))
     }
 
-    /// Adds a handler for `GET`, and for `HEAD` with it.
+    /// Adds a function for `GET`, and for `HEAD` with it; it runs on a worker. A closure needs no types of its arguments.
     #[must_use]
-    pub fn get(self, path: &str, handler: impl Handler) -> Self {
-        self.route(Method::GET, path, handler)
+    pub fn get<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::GET, path, function)
     }
 
-    /// Adds a handler for `POST`.
+    /// Adds a function for `POST`; it runs on a worker. A closure needs no types of its arguments.
     #[must_use]
-    pub fn post(self, path: &str, handler: impl Handler) -> Self {
-        self.route(Method::POST, path, handler)
+    pub fn post<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::POST, path, function)
+    }
+
+    /// Adds a function for `PUT`; it runs on a worker. A closure needs no types of its arguments.
+    #[must_use]
+    pub fn put<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::PUT, path, function)
+    }
+
+    /// Adds a function for `PATCH`; it runs on a worker. A closure needs no types of its arguments.
+    #[must_use]
+    pub fn patch<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::PATCH, path, function)
+    }
+
+    /// Adds a function for `DELETE`; it runs on a worker. A closure needs no types of its arguments.
+    #[must_use]
+    pub fn delete<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::DELETE, path, function)
     }
 
     /// Adds a function for `GET` that never blocks: it runs on the poller, without a worker and without waiting, also
@@ -566,7 +600,7 @@ impl Service for Stages {
                 Admission::Answered(answered, Some(Arc::clone(endpoint)))
             }
             Ok((Target::Handler(answerer), endpoint)) => {
-                let mut allowance = answerer.deadline.unwrap_or(self.deadline);
+                let mut allowance = answerer.policy.deadline.unwrap_or(self.deadline);
                 if let Some(name) = &self.deadline_header {
                     match allowance_asked(&request, name) {
                         Ok(asked) => allowance = asked.map_or(allowance, |asked| asked.min(allowance)),
@@ -579,11 +613,11 @@ impl Service for Stages {
                 let deadline = Deadline::at(now, allowance);
                 let start_by = deadline.min(Deadline::at(now, self.max_wait));
                 let (handler, lane) = (Arc::clone(&answerer.handler), self.lanes[answerer.lane]);
-                let (endpoint, asks) = (Arc::clone(endpoint), answerer.asks.clone());
+                let (endpoint, batched) = (Arc::clone(endpoint), answerer.batched.clone());
                 Admission::Work(Work {
                     request,
                     handler,
-                    asks,
+                    batched,
                     endpoint,
                     since: now,
                     lane,
@@ -641,7 +675,7 @@ impl Service for Stages {
             Err(response) => return BodyPlan::Unwanted(response),
             Ok(_) if !self.origins.admit(request) => return BodyPlan::Refused,
             Ok(Target::Immediate(_)) => (BodyUse::Whole, None),
-            Ok(Target::Handler(answerer)) => (answerer.body_use, answerer.max_body_bytes),
+            Ok(Target::Handler(answerer)) => (answerer.policy.body_use(), answerer.policy.max_body_bytes),
         };
         BodyPlan::Wanted { body_use, max_bytes: max_bytes.unwrap_or(self.max_body_bytes) }
     }

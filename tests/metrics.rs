@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use serde_json::Value;
 use support::{Client, Database, Gate, PATIENCE, Postgres, ask, gate, wait_until};
 use wharf::config::{Config, Environment, Flags, Source};
@@ -130,7 +131,7 @@ fn serve(database: &Database, gate: Gate, change: impl FnOnce(&mut Config)) -> R
     change(&mut config);
     let panics = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { panic!("on purpose") };
     let server = Server::new(config).expect("the database is there");
-    server.get("/gate", gate).get("/panic", panics).start().expect("a free port")
+    server.route(Method::GET, "/gate", gate).get("/panic", panics).start().expect("a free port")
 }
 
 /// A client may have its answer before that is counted.

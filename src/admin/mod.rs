@@ -125,7 +125,7 @@ impl Service for Admin {
                 Admission::Work(Work {
                     request,
                     handler,
-                    asks: None,
+                    batched: None,
                     endpoint,
                     since,
                     lane,

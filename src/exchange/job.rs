@@ -11,7 +11,7 @@ use http::StatusCode;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::queue::Key;
-use crate::handler::{Asking, BodyUse, Error, Handler, unavailable};
+use crate::handler::{Batched, BodyUse, Error, Handler, unavailable};
 use crate::http::{Refusal, Request, Response, Sink, problem};
 use crate::telemetry::metrics::{Endpoint, Reason};
 
@@ -22,7 +22,7 @@ pub struct Job {
     /// What answers it.
     pub handler: Arc<dyn Handler>,
     /// What answers it together with others, where that is possible.
-    pub asks: Option<Asking>,
+    pub batched: Option<Batched>,
     /// What is counted of its endpoint.
     pub endpoint: Arc<Endpoint>,
     /// When it had come whole, or as far as its handler wants it.
@@ -178,8 +178,8 @@ pub struct Work {
     pub request: Request,
     /// See [`Job::handler`].
     pub handler: Arc<dyn Handler>,
-    /// See [`Job::asks`].
-    pub asks: Option<Asking>,
+    /// See [`Job::batched`].
+    pub batched: Option<Batched>,
     /// See [`Job::endpoint`].
     pub endpoint: Arc<Endpoint>,
     /// See [`Job::since`].
@@ -195,13 +195,13 @@ pub struct Work {
 impl Work {
     /// The job that it is for this client, whose `presence` goes on to the request with it, as the request of this ticket.
     pub fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: &Presence) -> Job {
-        let Self { request, handler, asks, endpoint, since, lane, start_by, deadline } = self;
+        let Self { request, handler, batched, endpoint, since, lane, start_by, deadline } = self;
         // Not when a worker claims the job: the poller may answer between the claim and what the worker does next.
         let presence = presence.begin_request(request.method().is_safe());
         Job {
             request,
             handler,
-            asks,
+            batched,
             endpoint,
             since,
             lane,

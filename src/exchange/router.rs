@@ -4,12 +4,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode};
 
-use crate::base::queue::{LaneSpec, Priority};
-use crate::handler::{Asking, BodyUse, Handler};
+use crate::base::queue::LaneSpec;
+use crate::handler::{Batched, Handler, Policy};
 use crate::http::{Request, Response, problem};
 use crate::telemetry::metrics::{Endpoint, Metrics};
 
@@ -22,25 +21,15 @@ pub enum Target {
     Handler(Answerer),
 }
 
-/// A handler, and what it wants of its requests: asked once, so that the poller runs none of its code.
+/// A handler, and the rules of its route: asked once, so that the poller runs none of its code.
 #[derive(Clone)]
 pub struct Answerer {
     /// What answers.
     pub handler: Arc<dyn Handler>,
-    /// See [`Handler::deadline`].
-    pub deadline: Option<Duration>,
-    /// See [`Handler::body_use`].
-    pub body_use: BodyUse,
-    /// See [`Handler::max_body_bytes`].
-    pub max_body_bytes: Option<usize>,
-    /// See [`Handler::max_concurrency`].
-    pub max_concurrency: Option<usize>,
-    /// See [`Handler::priority`].
-    pub priority: Priority,
-    /// See [`Handler::hides_query`].
-    pub hides_query: bool,
-    /// See [`Handler::asks`].
-    pub asks: Option<Asking>,
+    /// See [`Handler::policy`].
+    pub policy: Policy,
+    /// See [`Handler::batched`].
+    pub batched: Option<Batched>,
     /// Which of [`Router::lanes`] its requests wait in.
     pub lane: usize,
 }
@@ -48,17 +37,8 @@ pub struct Answerer {
 impl Target {
     /// A handler's target.
     pub fn of(handler: impl Handler) -> Self {
-        Self::Handler(Answerer {
-            deadline: handler.deadline(),
-            body_use: handler.body_use(),
-            max_body_bytes: handler.max_body_bytes(),
-            max_concurrency: handler.max_concurrency().map(|max| max.max(1)),
-            priority: handler.priority(),
-            hides_query: handler.hides_query(),
-            asks: handler.asks(),
-            lane: 0,
-            handler: Arc::new(handler),
-        })
+        let (policy, batched) = (handler.policy(), handler.batched());
+        Self::Handler(Answerer { handler: Arc::new(handler), policy, batched, lane: 0 })
     }
 }
 
@@ -103,13 +83,13 @@ impl Router {
     /// See [`RouteError`].
     pub fn add(&mut self, method: Method, path: &str, mut target: Target) -> Result<(), RouteError> {
         if let Target::Handler(answerer) = &mut target {
-            let name = answerer.max_concurrency.map(|_| format!("{method} {path}"));
-            let (priority, max_concurrency) = (answerer.priority, answerer.max_concurrency);
+            let (priority, max_concurrency) = (answerer.policy.rank(), answerer.policy.max_concurrency);
+            let name = max_concurrency.map(|_| format!("{method} {path}"));
             answerer.lane = self.lane(LaneSpec { name, priority, max_concurrency });
         }
         let names: Arc<[Box<str>]> = parameter_names(path).map(Box::from).collect();
         let endpoint = self.metrics.endpoint(method.as_str(), path);
-        endpoint.hide_query(matches!(&target, Target::Handler(answerer) if answerer.hides_query));
+        endpoint.hide_query(matches!(&target, Target::Handler(answerer) if answerer.policy.hides_query()));
         let route = Route { names: (!names.is_empty()).then_some(names), target, endpoint };
         let index = self.methods.iter().position(|(known, _)| *known == method).unwrap_or_else(|| {
             self.methods.push((method.clone(), matchit::Router::new()));

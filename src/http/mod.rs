@@ -18,6 +18,7 @@ mod response;
 mod target;
 mod timing;
 
+pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 pub use body::{BodyReader, BodyWriter, Sink, Source};
 pub use chunked::Decoder;
 pub(crate) use encode::is_ours;

@@ -162,7 +162,9 @@ fn late_committer(
 ) -> impl Handler {
     move |_: &Request, context: &mut Context<'_>| -> Result<Response, Error> {
         let written = write(&pool, &mut context.database()?, way, || gate.pass());
-        ended.send(written.as_ref().copied().map_err(|error| format!("{error:?}")))?;
+        ended
+            .send(written.as_ref().copied().map_err(|error| format!("{error:?}")))
+            .map_err(Error::internal)?;
         written.map(|()| Response::text("written"))
     }
 }
