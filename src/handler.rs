@@ -5,21 +5,21 @@
 mod error;
 mod policy;
 mod query;
+mod test_context;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-
-use http::StatusCode;
 
 pub use self::error::Error;
 pub(crate) use self::error::{FAILED, outcome_unknown, unavailable};
 pub use self::policy::{BodyUse, Policy, Priority};
 pub use self::query::{Batched, Parameters, Query, query};
 pub(crate) use self::query::{BatchedStatement, Mean};
+pub use self::test_context::TestContext;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::request_id::{Identity, Trace};
-use crate::database::{Connection, Database};
+use crate::database::{self, Connection, Database};
 use crate::http::{Request, Response};
 use crate::telemetry::activity::Activity;
 use crate::telemetry::journal::{Journal, Ran};
@@ -181,10 +181,8 @@ impl Context<'_> {
     /// # Errors
     /// When none is free in time, or the database is down (both 503), or the server has no database (500), or the client
     /// has left.
-    pub fn database(&self) -> Result<Connection, Error> {
-        let database = self.database.ok_or_else(|| {
-            Error::new(StatusCode::INTERNAL_SERVER_ERROR, "no database").because("database.url is not set")
-        })?;
+    pub fn database(&self) -> Result<Connection, database::Error> {
+        let database = self.database.ok_or(database::Error::NotConfigured)?;
         let mut connection = database.checkout_for(self.client, self.activity, self.deadline)?;
         if connection.names_requests() {
             connection.name_request(self.request_id(), &self.traceparent().unwrap_or_default());

@@ -4,6 +4,7 @@
 //! Main thread, but for `Stages`, which the connector's thread calls.
 
 mod admin;
+mod client;
 mod reload;
 
 use std::convert::Infallible;
@@ -13,14 +14,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::admin::{Listening, SetLogLevel, Told};
+pub use self::client::Client;
 use crossbeam_channel::{Receiver, Sender};
 use http::{HeaderName, Method, StatusCode};
 use log::LevelFilter;
+pub use reload::{Candidate, Reload, ReloadError, Reloaded, log_reload};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
-
-use self::admin::{Listening, SetLogLevel, Told};
-pub use reload::{Candidate, Reload, ReloadError, Reloaded, log_reload};
 
 use crate::admin::observer::{Observed, Observer, Watch};
 use crate::base::deadline::Deadline;
@@ -274,24 +275,16 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let router = router(config, self.database.as_ref(), &self.routes, &metrics)?;
         let mut settings = Settings::new(config)?;
-        let opened = Opened::new(&config.log).map_err(|cause| StartError::AccessFile {
-            path: config.log.access_file.clone().unwrap_or_default(),
-            cause,
-        })?;
+        let opened = self.open_log()?;
         let journal = Journal::default();
         settings.journal = journal.clone();
         let mut listener = Listener::bind(&config.server.listen, config.server.reuse_port)
             .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let admin_listener = Listening::bind(config)?;
-        let queue = Queue::new(queue_limits(&config.queue), config.workers());
         journal.reconfigure(journal.prepare(&config.log, opened)?);
-        let traces = traces(config, self.database.as_ref(), &metrics)?;
-        let (database, counted) = (self.database.clone(), Arc::clone(&metrics));
-        let noted = (journal.clone(), traces.clone());
-        let workers = Workers::start(config.workers(), queue.clone(), database, counted, noted)?;
-        workers.tell_timing(config.server.server_timing);
-        workers.pipeline(config.database.pipelined_max());
+        let behind = Behind::start(config, self.database.as_ref(), router, &metrics, &journal)?;
+        let Behind { queue, workers, traces, service } = behind;
         let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),
@@ -301,17 +294,15 @@ impl Server {
         });
         let watch = observer.watch()?;
         let (told, errands) = Told::new(config, &observer, self.database.as_ref(), self.on_log_level);
-        let stages = Stages::new(config, router, queue.clone(), Arc::clone(&metrics), traces.clone());
-        let stages: Arc<dyn Service> = Arc::new(stages);
         settings.max_connections = descriptors::fitting(config);
         // First, so that whoever finds the server finds out about it as well.
         let start = |listener| Listening::start(listener, &config.admin, &told, settings.max_connections);
         let admin = admin_listener.map(start).transpose()?;
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
-            Speaker::Native => Box::new(Native::start("", listener, settings, &stages, &metrics)?),
+            Speaker::Native => Box::new(Native::start("", listener, settings, &service, &metrics)?),
             Speaker::TinyHttp => {
-                Box::new(TinyHttp::start(listener, &settings, stages, Arc::clone(&metrics))?)
+                Box::new(TinyHttp::start(listener, &settings, service, Arc::clone(&metrics))?)
             }
         };
         log::info!("serving on {address}: {}; at most {}", config.sizes(), config.limits());
@@ -337,6 +328,19 @@ impl Server {
         })
     }
 
+    fn open_log(&self) -> Result<Opened, StartError> {
+        let path = || self.config.log.access_file.clone().unwrap_or_default();
+        Opened::new(&self.config.log).map_err(|cause| StartError::AccessFile { path: path(), cause })
+    }
+
+    /// Starts what is behind the connector, for tests: requests come from the [`Client`] and no address is bound.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn client(self) -> Result<Client, StartError> {
+        Client::start(&self)
+    }
+
     /// Starts, serves until SIGTERM or SIGINT, and drains; a second signal stops at once.
     ///
     /// # Errors
@@ -355,6 +359,34 @@ impl Server {
         let heard = running.hear(signals)?;
         started(&running);
         Ok(running.run_until(&heard))
+    }
+}
+
+/// The stages behind a connector, which work.
+struct Behind {
+    queue: Queue<Job>,
+    workers: Workers,
+    traces: Traces,
+    service: Arc<dyn Service>,
+}
+
+impl Behind {
+    fn start(
+        config: &Config,
+        database: Option<&Database>,
+        router: Router,
+        metrics: &Arc<Metrics>,
+        journal: &Journal,
+    ) -> Result<Self, StartError> {
+        let queue = Queue::new(queue_limits(&config.queue), config.workers());
+        let traces = traces(config, database, metrics)?;
+        let noted = (journal.clone(), traces.clone());
+        let counted = Arc::clone(metrics);
+        let workers = Workers::start(config.workers(), queue.clone(), database.cloned(), counted, noted)?;
+        workers.tell_timing(config.server.server_timing);
+        workers.pipeline(config.database.pipelined_max());
+        let stages = Stages::new(config, router, queue.clone(), Arc::clone(metrics), traces.clone());
+        Ok(Self { queue, workers, traces, service: Arc::new(stages) })
     }
 }
 

@@ -2,6 +2,7 @@
 //! answers come back through a [`Client`](crate::exchange::job::Client).
 
 pub(crate) mod descriptors;
+pub(crate) mod direct;
 mod listener;
 pub mod native;
 pub mod tiny_http;
@@ -20,6 +21,10 @@ use crate::config::{self, Config};
 use crate::exchange::job::Service;
 use crate::http::Limits;
 use crate::telemetry::journal::Journal;
+
+/// A worker ends its statement at the deadline and answers by itself; when it has not done so by this much later, its connector
+/// answers.
+pub(crate) const GRACE: Duration = Duration::from_millis(50);
 
 /// A running connector.
 pub trait Connector: Send + Sync {

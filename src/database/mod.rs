@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+/// SQLite's driver, whose connection [`Connection::sqlite`] lends.
+pub use ::rusqlite;
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub use pool::Gauges;
 pub use rows::{RowWriter, Shape};

@@ -80,7 +80,7 @@ impl Shared {
                 let first = all.pop_front();
                 self.give_back(all, begun);
                 if let Some((job, _)) = first {
-                    let refusal = self.attempt(&job, || Err(error)).unwrap_or_else(|refusal| refusal);
+                    let refusal = self.attempt(&job, || Err(error.into())).unwrap_or_else(|refusal| refusal);
                     self.deliver(&job, refusal, None, begun, activity);
                 }
             }

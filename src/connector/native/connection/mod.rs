@@ -33,7 +33,7 @@ use super::{Id, Mailbox};
 use crate::base::deadline::Deadline;
 use crate::base::queue::Key;
 use crate::base::request_id::{Identities, Identity};
-use crate::connector::Settings;
+use crate::connector::{GRACE, Settings};
 use crate::exchange::job::{Admission, Client, Service, Work, waited_too_long};
 use crate::handler::{outcome_unknown, unavailable};
 use crate::http::{Form, KeptOutline, Request, Response, client_address, problem};
@@ -47,10 +47,6 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// And how long when the client goes on sending, as nginx's `lingering_time`.
 const LINGER_MAX: Duration = Duration::from_secs(30);
-
-/// A worker ends its statement at the deadline and answers by itself; when it has not done so by this much later, the
-/// answer is given here.
-const GRACE: Duration = Duration::from_millis(50);
 
 /// While draining: a client that was answered less than this ago may have its next request on the way and gets it
 /// answered; one that was idle for longer is closed at once.
@@ -813,9 +809,10 @@ impl Connection {
                 self.note_answer(core, &response, form, None);
                 self.answered(core, response, form);
             }
-            Admission::Refused(response, reason, endpoint) => {
+            Admission::Refused(mut response, reason, endpoint) => {
                 core.metrics.refused(reason);
                 self.endpoint.know(Some(&endpoint));
+                response.name_request(self.identity.as_ref().map_or("", Identity::id));
                 self.note_answer(core, &response, form, Some(reason));
                 self.answered(core, response, form);
             }
