@@ -17,6 +17,7 @@ use self::Target::{
     Url,
 };
 
+use super::app::App;
 use super::listen::ListenError;
 use super::otlp;
 use super::setting::{Setting, show_bytes, show_time};
@@ -174,6 +175,7 @@ impl Default for Config {
                 max_pipelined_requests: 16,
             },
             endpoints: Vec::new(),
+            app: App::default(),
         }
     }
 }
@@ -240,8 +242,20 @@ fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str
 
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config { server, log, tracing, admin, queue, http, access, proxy, tls, database, endpoints: _ } =
-        config;
+    let Config {
+        server,
+        log,
+        tracing,
+        admin,
+        queue,
+        http,
+        access,
+        proxy,
+        tls,
+        database,
+        endpoints: _,
+        app: _,
+    } = config;
     let sections = [
         ("server", server_keys(server)),
         ("log", log_keys(log)),

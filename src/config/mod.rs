@@ -4,6 +4,7 @@
 //! types only when every key, type and range is right; after that nothing checks again. Reject, never repair.
 //! Every field's unit, default and range is in `config/reference.toml`, which a test holds equal to these defaults.
 
+mod app;
 mod changes;
 mod checks;
 mod consistency;
@@ -67,6 +68,8 @@ pub struct Config {
     pub database: Database,
     /// `[endpoint.NAME]`, in the order of the file.
     pub endpoints: Vec<Endpoint>,
+    /// `[app]`; see [`Config::app`].
+    app: app::App,
 }
 
 /// `[server]`.
