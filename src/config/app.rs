@@ -105,33 +105,29 @@ impl Section {
         value
     }
 
-    /// The key whose name or value is at a place, and where to point: a table as a whole is its name.
+    /// The key of which something is at a place, and where to point: a table as a whole is its name.
     fn place(&self, value: &Spanned<DeValue<'_>>, at: Option<Range<usize>>) -> (String, Span) {
-        let (mut key, mut span, mut value) = ("app".to_owned(), self.name, value);
-        let Some(at) = at else { return (key, span) };
-        loop {
-            let within = |place: &Range<usize>| place.start <= at.start && at.end <= place.end;
-            let next = match value.get_ref() {
-                DeValue::Table(table) => table.iter().find_map(|(name, value)| {
-                    let is_name = within(&name.span());
-                    let found = is_name || within(&value.span());
-                    found.then(|| (format!("{key}.{}", name.get_ref()), name.span(), value, is_name))
-                }),
-                DeValue::Array(items) => items.iter().enumerate().find_map(|(index, item)| {
-                    let found = within(&item.span());
-                    found.then(|| (format!("{key}[{}]", index + 1), item.span(), item, false))
-                }),
-                _ => None,
-            };
-            let Some((next_key, name, next_value, is_name)) = next else { return (key, span) };
-            let is_table = matches!(next_value.get_ref(), DeValue::Table(_));
-            span = if is_name || is_table { name.into() } else { next_value.span().into() };
-            key = next_key;
-            if is_name {
-                return (key, span);
+        let found = at.and_then(|at| find(value, "app", &at));
+        found.unwrap_or_else(|| ("app".to_owned(), self.name))
+    }
+}
+
+/// The key below this one whose name or value stands exactly there. The place of a table may be its head alone, so that it tells
+/// nothing of what is in it.
+fn find(value: &Spanned<DeValue<'_>>, key: &str, at: &Range<usize>) -> Option<(String, Span)> {
+    match value.get_ref() {
+        DeValue::Table(table) => table.iter().find_map(|(name, value)| {
+            let (key, place) = (format!("{key}.{}", name.get_ref()), name.span());
+            if place == *at || value.span() == *at && value.get_ref().is_table() {
+                return Some((key, place.into()));
             }
-            value = next_value;
-        }
+            if value.span() == *at { Some((key, value.span().into())) } else { find(value, &key, at) }
+        }),
+        DeValue::Array(items) => items.iter().enumerate().find_map(|(index, item)| {
+            let key = format!("{key}[{}]", index + 1);
+            if item.span() == *at { Some((key, item.span().into())) } else { find(item, &key, at) }
+        }),
+        _ => None,
     }
 }
 
