@@ -18,7 +18,7 @@ pub(crate) use self::query::{BatchedStatement, Mean};
 pub use self::test_context::TestContext;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
-use crate::base::request_id::{Identity, Trace};
+use crate::base::request_id::{RequestId, Trace};
 use crate::database::{self, Connection, Database};
 use crate::http::{Request, Response};
 use crate::telemetry::activity::Activity;
@@ -128,7 +128,7 @@ pub struct Context<'a> {
     pub(crate) database: Option<&'a Database>,
     pub(crate) client: &'a Presence,
     pub(crate) activity: &'a Activity,
-    pub(crate) identity: Option<&'a Identity>,
+    pub(crate) request_id: Option<&'a RequestId>,
     pub(crate) journal: &'a Journal,
 }
 
@@ -146,7 +146,7 @@ impl Context<'_> {
 
     /// The request's id; see [`Request::id`].
     pub fn request_id(&self) -> &str {
-        self.identity.map_or("", Identity::id)
+        self.request_id.map_or("", RequestId::id)
     }
 
     /// What a request that the handler makes of another service says in `traceparent`, so that it belongs to the same trace;
@@ -161,12 +161,12 @@ impl Context<'_> {
     }
 
     fn trace(&self) -> Option<&Trace> {
-        self.identity?.trace()
+        self.request_id?.trace()
     }
 
     /// A statement has run, or failed. `name`: what it is called; `values`: what it was run with, as far as that may be shown.
     pub(crate) fn note_statement(&self, name: &str, took: Duration, values: &dyn Fn() -> String) {
-        self.journal.ran(&Ran { name, took, values, identity: self.identity });
+        self.journal.ran(&Ran { name, took, values, request_id: self.request_id });
     }
 
     /// The statements run once more, after a collision with another transaction.

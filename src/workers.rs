@@ -239,7 +239,7 @@ impl Shared {
             (job.client.answer(job.ticket, &job.request, response), end, bytes)
         };
         account.written(activity);
-        self.journal.worked(&job.endpoint, &account.spans, job.request.identity.as_ref(), || {
+        self.journal.worked(&job.endpoint, &account.spans, job.request.request_id.as_ref(), || {
             Outline::of(&job.request)
         });
         let outcome = || account.outcome(job, delivery, refused, &end);
@@ -280,7 +280,7 @@ impl Shared {
         self.journal.ended(&Entry {
             outline: Some(outline),
             client: outline.client(),
-            identity: job.request.identity.as_ref(),
+            request_id: job.request.request_id.as_ref(),
             status,
             bytes,
             ended: account.ended,
@@ -349,7 +349,7 @@ impl Shared {
             database: self.database.as_ref(),
             client: &job.presence,
             activity,
-            identity: job.request.identity.as_ref(),
+            request_id: job.request.request_id.as_ref(),
             journal: &self.journal,
         }
     }

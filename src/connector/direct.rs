@@ -14,7 +14,7 @@ use http::StatusCode;
 use super::{GRACE, Settings};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
-use crate::base::request_id::{Identities, Identity};
+use crate::base::request_id::{RequestId, RequestIds};
 use crate::exchange::job::{Admission, BodyPlan, Claim, Client, Delivery, Service, Stream, waited_too_long};
 use crate::handler::outcome_unknown;
 use crate::http::{
@@ -26,7 +26,7 @@ use crate::telemetry::metrics::{Metrics, Reason};
 pub(crate) struct Direct {
     limits: Limits,
     max_body_bytes: usize,
-    identities: Arc<Identities>,
+    request_ids: Arc<RequestIds>,
     service: Arc<dyn Service>,
     metrics: Arc<Metrics>,
 }
@@ -63,7 +63,7 @@ impl Direct {
         Self {
             limits: settings.limits,
             max_body_bytes: settings.max_body_bytes,
-            identities: Arc::clone(&settings.identities),
+            request_ids: Arc::clone(&settings.request_ids),
             service,
             metrics,
         }
@@ -76,24 +76,24 @@ impl Direct {
     pub(crate) fn send(&self, request: RequestBuilder) -> io::Result<http::Response<Bytes>> {
         self.metrics.received();
         let read = request.read(&self.limits).map(|mut request| {
-            request.identify(&self.identities);
+            request.read_id(&self.request_ids);
             request
         });
-        let known = read.as_ref().ok().and_then(|request| request.identity.clone());
-        let identity = known.unwrap_or_else(|| self.identities.unread());
+        let known = read.as_ref().ok().and_then(|request| request.request_id.clone());
+        let request_id = known.unwrap_or_else(|| self.request_ids.unread());
         let request = match read.and_then(|request| self.with_bounded_body(request)) {
             Ok(request) => request,
             Err(refusal) => {
                 self.metrics.refused(refusal.fault.into());
                 self.metrics.unmatched().responded(refusal.status.as_u16());
-                return answer_here(problem(refusal.status, refusal.detail, &[]), Form::CLOSE, &identity);
+                return answer_here(problem(refusal.status, refusal.detail, &[]), Form::CLOSE, &request_id);
             }
         };
         let form = request.form();
         let refusal = match self.service.accept(request) {
             Admission::Answered(response, _) => {
                 self.metrics.answered();
-                return answer_here(response, form, &identity);
+                return answer_here(response, form, &request_id);
             }
             Admission::Refused(response, reason, _) => (reason, response),
             Admission::Work(work) => {
@@ -117,7 +117,7 @@ impl Direct {
                                 (late_answer(&presence), Reason::Deadline)
                             }
                         };
-                        endpoint.responded_to(identity.id(), response.status().as_u16());
+                        endpoint.responded_to(request_id.id(), response.status().as_u16());
                         if let Turn::Streaming = late {
                             // Its head says 200 already: a client sees the connection end.
                             self.metrics.refused(reason);
@@ -129,7 +129,7 @@ impl Direct {
             }
         };
         self.metrics.refused(refusal.0);
-        answer_here(refusal.1, form, &identity)
+        answer_here(refusal.1, form, &request_id)
     }
 
     /// The request, unless its body is longer than it may be.
@@ -153,15 +153,19 @@ fn late_answer(presence: &Presence) -> Response {
 }
 
 /// An answer that no worker has made.
-fn answer_here(mut response: Response, form: Form, identity: &Identity) -> io::Result<http::Response<Bytes>> {
-    response.name_request(identity.id());
-    Answer::of(response, form, Some(identity))?.read()
+fn answer_here(
+    mut response: Response,
+    form: Form,
+    request_id: &RequestId,
+) -> io::Result<http::Response<Bytes>> {
+    response.name_request(request_id.id());
+    Answer::of(response, form, Some(request_id))?.read()
 }
 
 impl Answer {
-    fn of(response: Response, form: Form, identity: Option<&Identity>) -> io::Result<Self> {
+    fn of(response: Response, form: Form, request_id: Option<&RequestId>) -> io::Result<Self> {
         let mut head = Vec::new();
-        let has_body = encode_head(&response, form.of(&response), identity, &mut head);
+        let has_body = encode_head(&response, form.of(&response), request_id, &mut head);
         let mut body = Vec::new();
         if has_body {
             match response.body {
@@ -250,7 +254,7 @@ impl Client for Exchange {
     }
 
     fn answer(&self, _: u64, request: &Request, response: Response) -> Delivery {
-        let answer = Answer::of(response, request.form(), request.identity.as_ref());
+        let answer = Answer::of(response, request.form(), request.request_id.as_ref());
         self.finish(answer.unwrap_or_else(|error| {
             log::warn!("request {}: the file cannot be read: {error}", request.id());
             Answer { head: Vec::new(), body: Vec::new(), is_chunked: false, is_complete: false }
@@ -271,7 +275,7 @@ impl Client for Exchange {
         *turn = Turn::Streaming;
         drop(turn);
         let mut head = Vec::new();
-        encode_head(response, request.form().of(response), request.identity.as_ref(), &mut head);
+        encode_head(response, request.form().of(response), request.request_id.as_ref(), &mut head);
         Some(Box::new(OpenStream {
             exchange: self,
             head,

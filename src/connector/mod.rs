@@ -16,7 +16,7 @@ pub use listener::{Address, Listener};
 pub use native::tls::TlsError;
 
 use self::native::tls::Identity;
-use crate::base::request_id::Identities;
+use crate::base::request_id::RequestIds;
 use crate::config::{self, Config};
 use crate::exchange::job::Service;
 use crate::http::Limits;
@@ -88,7 +88,7 @@ pub struct Settings {
     /// What proxies may say of clients.
     pub proxy: config::Proxy,
     /// How requests are told apart.
-    pub identities: Arc<Identities>,
+    pub request_ids: Arc<RequestIds>,
     /// What is said of requests; whoever starts the connector has it.
     pub journal: Journal,
     /// `None`: plain HTTP.
@@ -145,7 +145,7 @@ impl Settings {
             write_timeout: http.write_timeout,
             selectors: config.selectors(),
             proxy: config.proxy.clone(),
-            identities: Arc::new(identities(config)),
+            request_ids: Arc::new(request_ids(config)),
             journal: Journal::default(),
             tls,
         }
@@ -153,10 +153,10 @@ impl Settings {
 }
 
 /// Where nobody here records traces, whoever is asked next by default is not kept from it.
-fn identities(config: &Config) -> Identities {
+fn request_ids(config: &Config) -> RequestIds {
     let tracing = &config.tracing;
     let sample = if tracing.otlp_endpoint.is_some() { tracing.sample } else { 100 };
-    Identities::new(config.server.request_id_header.clone(), tracing.propagate).sampling(sample)
+    RequestIds::new(config.server.request_id_header.clone(), tracing.propagate).sampling(sample)
 }
 
 fn tls(tls: &config::Tls) -> Result<Option<Tls>, TlsError> {

@@ -64,7 +64,7 @@ impl TestContext {
             database: self.database.as_ref(),
             client: &self.client,
             activity: &self.activity,
-            identity: None,
+            request_id: None,
             journal: &self.journal,
         }
     }

@@ -152,7 +152,7 @@ impl Response {
         if let Body::Bytes(body) = &self.body
             && let Some(members) = body.strip_suffix(b"}")
         {
-            // An id has neither quotes nor backslashes, whoever has made it (`identity`).
+            // An id has neither quotes nor backslashes, whoever has made it (`request_id`).
             self.body = Body::Bytes([members, b",\"request_id\":\"", id.as_bytes(), b"\"}"].concat().into());
         }
     }

@@ -16,7 +16,7 @@ use log::Level;
 
 use self::line::Line;
 use self::writer::{Target, Writer};
-use crate::base::request_id::{Identity, Trace};
+use crate::base::request_id::{RequestId, Trace};
 use crate::config::{Access, Log};
 use crate::http::Outline;
 use crate::telemetry::metrics::{Endpoint, PHASES, Phase, Reason, Spans};
@@ -49,7 +49,7 @@ pub struct Entry<'a> {
     /// Who asked, as far as that is known.
     pub client: Option<IpAddr>,
     /// Who the request is.
-    pub identity: Option<&'a Identity>,
+    pub request_id: Option<&'a RequestId>,
     /// The answer's status, or 499.
     pub status: u16,
     /// Bytes of the answer's body.
@@ -174,7 +174,7 @@ impl Journal {
         &self,
         endpoint: &Endpoint,
         spans: &Spans,
-        identity: Option<&Identity>,
+        request_id: Option<&RequestId>,
         outline: impl Fn() -> Outline<'a>,
     ) {
         let total = spans.total();
@@ -192,10 +192,10 @@ impl Journal {
             Level::Warn,
             "slow requests",
             "slow request {}: {method} {route} took {} ({split}){}{asked}{}",
-            identity.map_or("", Identity::id),
+            request_id.map_or("", RequestId::id),
             seconds(total),
             if asked.is_empty() { "" } else { ": " },
-            trace(identity),
+            trace(request_id),
         );
     }
 
@@ -204,7 +204,7 @@ impl Journal {
         if !is_slow(statement.took, &self.0.slow_statement_ns) {
             return;
         }
-        let Ran { name, took, values, identity } = statement;
+        let Ran { name, took, values, request_id } = statement;
         let values = Some(values).filter(|_| self.shows_values()).map(|values| values());
         let values = values.filter(|values| !values.is_empty());
         let values = values.map_or_else(String::new, |values| format!(", with {values}"));
@@ -212,9 +212,9 @@ impl Journal {
             Level::Warn,
             "slow statements",
             "slow statement of request {}: {name} took {}{values}{}",
-            identity.map_or("", Identity::id),
+            request_id.map_or("", RequestId::id),
             seconds(*took),
-            trace(*identity),
+            trace(*request_id),
         );
     }
 }
@@ -228,7 +228,7 @@ pub(crate) struct Ran<'a> {
     /// What the endpoint's parameters had, those left out that are shown to nobody.
     pub(crate) values: &'a dyn Fn() -> String,
     /// Whose statement it was.
-    pub(crate) identity: Option<&'a Identity>,
+    pub(crate) request_id: Option<&'a RequestId>,
 }
 
 fn is_slow(took: Duration, limit_ns: &AtomicU64) -> bool {
@@ -241,8 +241,8 @@ fn seconds(time: Duration) -> String {
 }
 
 /// Where to look for it in a tracing system.
-fn trace(identity: Option<&Identity>) -> String {
-    let trace = identity.and_then(Identity::trace).map(Trace::id);
+fn trace(request_id: Option<&RequestId>) -> String {
+    let trace = request_id.and_then(RequestId::trace).map(Trace::id);
     trace.map(|id| format!(", trace {id:032x}")).unwrap_or_default()
 }
 

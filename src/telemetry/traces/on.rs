@@ -13,7 +13,7 @@ use http::{Method, Version};
 
 use super::exporter::{self, Inbox};
 use super::{Course, Outcome, Surroundings};
-use crate::base::request_id::Identity;
+use crate::base::request_id::RequestId;
 use crate::config;
 use crate::http::Request;
 use crate::telemetry::metrics::{Endpoint, Metrics};
@@ -48,7 +48,7 @@ struct Shared {
 /// A request as it is told of.
 #[derive(Debug)]
 pub(super) struct Served {
-    pub(super) identity: Identity,
+    pub(super) request_id: RequestId,
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) path: String,
@@ -96,10 +96,10 @@ impl Traces {
         if !self.wants(request) {
             return;
         }
-        let (Some(shared), Some(identity)) = (&self.0, &request.identity) else { return };
+        let (Some(shared), Some(request_id)) = (&self.0, &request.request_id) else { return };
         let (course, outcome) = what();
         shared.take(Box::new(Served {
-            identity: identity.clone(),
+            request_id: request_id.clone(),
             method: request.method().clone(),
             version: request.version(),
             path: cut(request.path()),

@@ -32,7 +32,7 @@ use super::wire::Wire;
 use super::{Id, Mailbox};
 use crate::base::deadline::Deadline;
 use crate::base::queue::Key;
-use crate::base::request_id::{Identities, Identity};
+use crate::base::request_id::{RequestId, RequestIds};
 use crate::connector::{GRACE, Settings};
 use crate::exchange::job::{Admission, Client, Service, Work, waited_too_long};
 use crate::handler::{outcome_unknown, unavailable};
@@ -68,7 +68,7 @@ pub(super) struct Core {
     pub(super) settings: Arc<Settings>,
     service: Arc<dyn Service>,
     /// Those of the settings, for this thread.
-    identities: Arc<Identities>,
+    request_ids: Arc<RequestIds>,
     pub(super) metrics: Arc<Metrics>,
     files: Arc<Files>,
     /// When the poller last woke up.
@@ -121,7 +121,7 @@ pub(super) struct Connection {
     place_in_queue: Option<Key>,
     endpoint: Recalled,
     /// Who the request is that was read last; `None` while the head of another is read.
-    identity: Option<Identity>,
+    request_id: Option<RequestId>,
     /// What it asked, where the access log is to say it.
     asked: Asked,
     /// How many requests were read.
@@ -226,7 +226,7 @@ impl Core {
     ) -> Self {
         Self {
             mailbox,
-            identities: Arc::new(settings.identities.for_another_thread()),
+            request_ids: Arc::new(settings.request_ids.for_another_thread()),
             settings,
             service,
             metrics,
@@ -260,7 +260,7 @@ impl Core {
 
     /// Goes on with other settings and another service; returns the service before.
     pub(super) fn reload(&mut self, settings: Arc<Settings>, service: Arc<dyn Service>) -> Arc<dyn Service> {
-        self.identities = Arc::new(settings.identities.for_another_thread());
+        self.request_ids = Arc::new(settings.request_ids.for_another_thread());
         self.settings = settings;
         std::mem::replace(&mut self.service, service)
     }
@@ -313,7 +313,7 @@ impl Connection {
             ticket: 0,
             place_in_queue: None,
             endpoint: Recalled::default(),
-            identity: None,
+            request_id: None,
             asked: Asked::default(),
             served: 0,
             incoming: None,
@@ -653,7 +653,7 @@ impl Connection {
     /// The answer in place of a worker's that has not come by the deadline, counted. The worker commits nothing from now on.
     fn late_answer(&self, core: &Core) -> Response {
         let response = if self.link.presence().answer_instead() {
-            let id = self.identity.as_ref().map_or("", Identity::id);
+            let id = self.request_id.as_ref().map_or("", RequestId::id);
             sparingly!(
                 log::Level::Error,
                 "requests with an unknown outcome",
@@ -670,7 +670,7 @@ impl Connection {
 
     /// Counts an answer that is given here to a request that was away, or would have been.
     fn count_answer(&self, core: &Core, status: u16) {
-        let id = self.identity.as_ref().map_or("", Identity::id);
+        let id = self.request_id.as_ref().map_or("", RequestId::id);
         self.endpoint.known().unwrap_or_else(|| core.metrics.unmatched()).responded_to(id, status);
     }
 
@@ -690,7 +690,7 @@ impl Connection {
         core.settings.journal.ended(&Entry {
             outline,
             client: outline.and_then(|outline| outline.client()).or(peer),
-            identity: self.identity.as_ref(),
+            request_id: self.request_id.as_ref(),
             status,
             bytes,
             ended,
@@ -737,10 +737,10 @@ impl Connection {
         mut form: Form,
         reason: Reason,
     ) -> Next {
-        response.name_request(self.identity.as_ref().map_or("", Identity::id));
+        response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
         form.keep_alive &= !core.is_draining() && self.incoming.is_none();
         self.incoming = None;
-        core.encode(&response, form, self.identity.as_ref());
+        core.encode(&response, form, self.request_id.as_ref());
         self.note_answer(core, &response, form, Some(reason));
         self.after_answer(core, form);
         let next = self.send_answers(core);
@@ -754,9 +754,9 @@ impl Connection {
 
     /// Answers what will not be read on, or was not read at all.
     fn answer_unread(&mut self, core: &mut Core, mut response: Response, form: Form, reason: Option<Reason>) {
-        let identity = self.identity.get_or_insert_with(|| core.identities.unread());
-        response.name_request(identity.id());
-        core.encode(&response, form, Some(identity));
+        let request_id = self.request_id.get_or_insert_with(|| core.request_ids.unread());
+        response.name_request(request_id.id());
+        core.encode(&response, form, Some(request_id));
         self.note_answer(core, &response, form, reason);
         self.after_answer(core, form);
     }
@@ -805,14 +805,14 @@ impl Connection {
             Admission::Answered(mut response, endpoint) => {
                 core.metrics.answered();
                 self.endpoint.know(endpoint.as_ref());
-                response.name_request(self.identity.as_ref().map_or("", Identity::id));
+                response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
                 self.note_answer(core, &response, form, None);
                 self.answered(core, response, form);
             }
             Admission::Refused(mut response, reason, endpoint) => {
                 core.metrics.refused(reason);
                 self.endpoint.know(Some(&endpoint));
-                response.name_request(self.identity.as_ref().map_or("", Identity::id));
+                response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
                 self.note_answer(core, &response, form, Some(reason));
                 self.answered(core, response, form);
             }
@@ -860,7 +860,7 @@ impl Connection {
                 core.note_queued();
             }
             Err((reason, mut response)) => {
-                response.name_request(self.identity.as_ref().map_or("", Identity::id));
+                response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
                 // Nobody else has the job, so it is in its turn still.
                 self.link.take_back(Turn::Queued);
                 self.incoming = None;
