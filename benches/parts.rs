@@ -9,17 +9,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wharf::activity::{Activity, Doing};
 use wharf::config;
 use wharf::database::{Access, Database, RowWriter, Shape};
 use wharf::deadline::Deadline;
 use wharf::http::{
     Decoder, Form, Limits, Outline, Request, Response, Scan, encode_head, parse_head, scan_head,
 };
-use wharf::journal::{Entry, Journal, Opened};
+use wharf::internal::activity::{Activity, Doing};
+use wharf::internal::journal::{Entry, Journal, Opened};
+use wharf::internal::queue::{self, LaneSpec, Priority, Queue};
+use wharf::internal::request_id::RequestIds;
 use wharf::metrics::{Endpoint, Metrics, PHASES, Spans};
-use wharf::queue::{self, LaneSpec, Priority, Queue};
-use wharf::request_id::RequestIds;
 use wharf::value::{Scalar, Type, Value};
 
 const LIMITS: Limits = Limits { max_head_bytes: 16 << 10, max_target_bytes: 8 << 10, max_headers: 100 };

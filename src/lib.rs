@@ -3,25 +3,31 @@
 //! Handlers are plain functions from request and context to response or error; a [`server::Server`] puts them behind a
 //! connector, a bounded queue, a bounded pool of request threads and a pool of database connections.
 
-pub mod admin;
+mod admin;
 mod base;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
-pub mod connector;
+mod connector;
 pub mod database;
-pub mod endpoint;
+mod endpoint;
 mod exchange;
 pub mod handler;
 pub mod http;
 pub mod server;
-pub mod sizing;
+mod sizing;
 mod telemetry;
-pub mod workers;
+mod workers;
 
-pub use base::{deadline, presence, queue, request_id, value};
-#[doc(hidden)]
-pub use cli::demo::tables as demo;
-pub use exchange::{job, router};
+pub use base::{deadline, value};
 pub use sizing::{load, tune};
-pub use telemetry::{activity, journal, metrics, sparing, traces};
+pub use telemetry::metrics;
+
+/// Parts that the benchmarks and tests of this repository reach into. It is no API: any version may change or remove it.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::base::{presence, queue, request_id};
+    pub use crate::cli::demo::tables as demo;
+    pub use crate::sizing::{Selection, traffic};
+    pub use crate::telemetry::{activity, journal};
+}

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use self::admin::{Listening, SetLogLevel, Told};
 pub use self::client::Client;
+pub use crate::connector::{Address, Drained, TlsError};
+pub use crate::exchange::router::RouteError;
 use crossbeam_channel::{Receiver, Sender};
 use http::{HeaderName, Method, StatusCode};
 use log::LevelFilter;
@@ -29,13 +31,11 @@ use crate::base::queue::{Key, Limits, Queue, Refusal};
 use crate::config::{self, Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
-use crate::connector::{
-    Address, Connector, Drained, Listener, Settings, SocketFile, Stopper, Tls, TlsError, descriptors,
-};
+use crate::connector::{Connector, Listener, Settings, SocketFile, Stopper, Tls, descriptors};
 use crate::database::{self, Database};
 use crate::endpoint;
 use crate::exchange::job::{Admission, BodyPlan, Job, Service, Work, waited_too_long, would_wait_too_long};
-use crate::exchange::router::{RouteError, Router, Target};
+use crate::exchange::router::{Router, Target};
 use crate::handler::{BodyUse, Context, Error, FAILED, Handler, unavailable};
 use crate::http::{OriginRules, Request, Response, cross_origin};
 use crate::telemetry::journal::{Journal, Opened};

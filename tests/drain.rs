@@ -13,9 +13,9 @@ use http::Method;
 use socket2::{Domain, Socket, Type};
 use support::{Client, Keeper, PATIENCE, Wharf, gate, wait_until};
 use wharf::config::Config;
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 /// More than a socket's buffers take at once.

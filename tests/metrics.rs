@@ -14,9 +14,9 @@ use http::Method;
 use serde_json::Value;
 use support::{Client, Database, Gate, PATIENCE, Postgres, ask, gate, wait_until};
 use wharf::config::{Config, Environment, Flags, Source};
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 /// Debian's python3-prometheus-client: the reference implementations of both formats. Prints the families as JSON.

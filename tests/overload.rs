@@ -12,10 +12,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use http::Method;
 use support::{Answer, Client, Gate, PATIENCE, ask, assert_problem, gate};
 use wharf::config::{Config, Connector};
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::metrics::Reason;
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];

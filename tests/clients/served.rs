@@ -11,10 +11,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use wharf::config::Config;
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error, Handler, Policy};
 use wharf::http::{Request, Response};
 use wharf::metrics::Metrics;
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 use super::known;

@@ -6,11 +6,11 @@ use crossbeam_channel::{Sender, unbounded};
 use http::{Method, StatusCode};
 use tempfile::TempDir;
 use wharf::config;
-use wharf::connector::Drained;
 use wharf::database::{self, Access, RowWriter, Shape};
 use wharf::deadline::Deadline;
 use wharf::handler::{Context, Error, Handler};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 use super::support::{

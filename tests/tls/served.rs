@@ -11,10 +11,10 @@ use http::{Method, StatusCode};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 use wharf::config::Config;
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error, Handler, Policy};
 use wharf::http::{Request, Response};
 use wharf::metrics::{Closing, Metrics};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 use super::known;
