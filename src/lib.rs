@@ -28,6 +28,6 @@ pub use telemetry::metrics;
 pub mod internal {
     pub use crate::base::{presence, queue, request_id};
     pub use crate::cli::demo::tables as demo;
-    pub use crate::sizing::{Selection, traffic};
+    pub use crate::sizing::{Selection, Traffic, TrafficError, traffic};
     pub use crate::telemetry::{activity, journal};
 }

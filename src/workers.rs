@@ -36,7 +36,7 @@ use crate::telemetry::sparing::sparingly;
 use crate::telemetry::traces::{Course, Outcome, Traces};
 
 /// The running request threads.
-pub struct Workers {
+pub(crate) struct Workers {
     shared: Arc<Shared>,
     team: Mutex<Team>,
     /// Disconnected once the last worker has ended.
@@ -76,7 +76,7 @@ impl Workers {
     ///
     /// # Errors
     /// When the system has no more threads to give.
-    pub fn start(
+    pub(crate) fn start(
         count: usize,
         queue: Queue<Job>,
         database: Option<Database>,
@@ -98,18 +98,18 @@ impl Workers {
     }
 
     /// How many there are to be.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.team.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 
     /// Whether answers say where their request's time went; see `server.server_timing`. Not unless told.
-    pub fn tell_timing(&self, tell: bool) {
+    pub(crate) fn tell_timing(&self, tell: bool) {
         self.shared.server_timing.store(tell, Relaxed);
     }
 
     /// How many requests may be asked of the database together, one at least; see `database.max_pipelined_requests`. One unless
     /// told.
-    pub fn pipeline(&self, max: usize) {
+    pub(crate) fn pipeline(&self, max: usize) {
         self.shared.pipelined_max.store(max.max(1), Relaxed);
     }
 
@@ -117,7 +117,7 @@ impl Workers {
     ///
     /// # Errors
     /// When the system has no more threads to give; then there are as many as before.
-    pub fn resize(&self, count: usize) -> io::Result<()> {
+    pub(crate) fn resize(&self, count: usize) -> io::Result<()> {
         let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = &self.shared.queue;
         queue.set_workers(count);
@@ -142,7 +142,7 @@ impl Workers {
     }
 
     /// For whoever looks: what each worker does now, by its name.
-    pub fn activities(&self) -> impl Fn() -> Vec<(String, Activity)> + Send + Sync + use<> {
+    pub(crate) fn activities(&self) -> impl Fn() -> Vec<(String, Activity)> + Send + Sync + use<> {
         let shared = Arc::clone(&self.shared);
         move || {
             let present = shared.present();
@@ -152,7 +152,7 @@ impl Workers {
 
     /// Waits until every job is done, or until the deadline, or until `stop` is disconnected: a handler that ignores its own
     /// deadline cannot be ended. The queue must be closed. Returns whether all workers have ended.
-    pub fn join(self, deadline: Deadline, stop: &Receiver<Infallible>) -> bool {
+    pub(crate) fn join(self, deadline: Deadline, stop: &Receiver<Infallible>) -> bool {
         drop(self.team);
         crossbeam_channel::select! {
             recv(self.ended) -> _ => true,

@@ -6,7 +6,7 @@
 mod access;
 mod dashboard;
 mod events;
-pub mod observer;
+pub(crate) mod observer;
 mod readiness;
 mod routes;
 
@@ -31,10 +31,10 @@ use crate::handler::{BodyUse, Error};
 use crate::http::{Request, Response, problem};
 use crate::telemetry::metrics::Reason;
 
-pub use self::readiness::Load;
+pub(crate) use self::readiness::Load;
 
 /// What the server says of itself. Nothing of it blocks.
-pub trait Source: Send + Sync + 'static {
+pub(crate) trait Source: Send + Sync + 'static {
     /// `/metrics`: `OpenMetrics`, or Prometheus's older text.
     fn metrics(&self, open_metrics: bool) -> Bytes;
 
@@ -70,10 +70,10 @@ pub trait Source: Send + Sync + 'static {
 const RELOADING: Duration = Duration::from_secs(30);
 
 /// What a body may have: `level=debug` and a little more.
-pub const MAX_BODY_BYTES: usize = 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 1024;
 
 /// The service behind the admin listener.
-pub struct Admin {
+pub(crate) struct Admin {
     source: Arc<dyn Source>,
     router: Router,
     access: Arc<Access>,
@@ -85,7 +85,7 @@ impl Admin {
     ///
     /// # Errors
     /// None that a route of ours could have.
-    pub fn new(
+    pub(crate) fn new(
         config: &config::Admin,
         max_viewers: usize,
         source: Arc<dyn Source>,
@@ -98,7 +98,7 @@ impl Admin {
     }
 
     /// Goes by another configuration, but for its token.
-    pub fn reconfigure(&self, config: &config::Admin) {
+    pub(crate) fn reconfigure(&self, config: &config::Admin) {
         self.readiness.reconfigure(config);
     }
 }

@@ -4,15 +4,16 @@
 pub(crate) mod descriptors;
 pub(crate) mod direct;
 mod listener;
-pub mod native;
-pub mod tiny_http;
+pub(crate) mod native;
+pub(crate) mod tiny_http;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+pub use listener::Address;
+pub(crate) use listener::Listener;
 pub(crate) use listener::SocketFile;
-pub use listener::{Address, Listener};
 pub use native::tls::TlsError;
 
 use self::native::tls::Identity;
@@ -27,7 +28,7 @@ use crate::telemetry::journal::Journal;
 pub(crate) const GRACE: Duration = Duration::from_millis(50);
 
 /// A running connector.
-pub trait Connector: Send + Sync {
+pub(crate) trait Connector: Send + Sync {
     /// Stops accepting; requests in flight and those already on their way are still answered, each connection is closed
     /// after its answer, idle ones at once. Returns when no connection is left, or when `patience` is over: then what is
     /// left is cut off.
@@ -43,7 +44,7 @@ pub trait Connector: Send + Sync {
 }
 
 /// Cuts off every connection when called.
-pub type Stopper = Box<dyn Fn() + Send + Sync>;
+pub(crate) type Stopper = Box<dyn Fn() + Send + Sync>;
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub enum Drained {
 
 /// What a connector needs to know of the configuration. See the keys of the same names.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The limits on heads.
     pub limits: Limits,
     /// Where an endpoint has no limit of its own.
@@ -97,7 +98,7 @@ pub struct Settings {
 
 /// TLS on every connection.
 #[derive(Clone, Debug)]
-pub struct Tls {
+pub(crate) struct Tls {
     pub(crate) identity: Arc<Identity>,
     pub(crate) handshake_timeout: Duration,
     pub(crate) max_handshakes: usize,

@@ -38,7 +38,7 @@ const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cann
 const MOST_SKIPPED: usize = 1 << 30;
 
 /// The running connector.
-pub struct TinyHttp {
+pub(crate) struct TinyHttp {
     server: Arc<tiny_http::Server>,
     receiver: JoinHandle<()>,
     in_flight: Arc<InFlight>,
@@ -96,7 +96,7 @@ impl TinyHttp {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start(
+    pub(crate) fn start(
         listener: Listener,
         settings: &Settings,
         service: Arc<dyn Service>,

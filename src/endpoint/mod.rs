@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
-pub use check::{check, check_by, check_on, check_samples};
+pub(crate) use check::{check, check_on, check_samples};
 
 use crate::base::value::Value;
 use crate::config::{self, Action, Config, Otherwise, Returns};
@@ -35,7 +35,7 @@ const PAUSE_US: RangeInclusive<u64> = 1000..=5000;
 
 /// What the configuration's endpoints do, ready for the router. Without a database there are only those with a fixed
 /// body; the configuration is refused before that can surprise anybody.
-pub fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, String, Target)> {
+pub(crate) fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, String, Target)> {
     let targets = config.endpoints.iter().filter_map(|endpoint| {
         let target = match &endpoint.action {
             Action::Fixed { body, content_type } => fixed(endpoint.status, body, content_type),

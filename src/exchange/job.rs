@@ -107,7 +107,7 @@ pub(crate) fn would_wait_too_long() -> Error {
 }
 
 /// What a connector does with a whole request: the stages behind it.
-pub trait Service: Send + Sync {
+pub(crate) trait Service: Send + Sync {
     /// Routes the request. Never blocks.
     fn accept(&self, request: Request) -> Admission;
 
@@ -144,7 +144,7 @@ pub trait Service: Send + Sync {
 
 /// What is to become of a body.
 #[derive(Debug)]
-pub enum BodyPlan {
+pub(crate) enum BodyPlan {
     /// It goes to an endpoint that takes it in this way, if it is no longer than `max_bytes`.
     Wanted {
         /// Whole or as a stream.
@@ -163,7 +163,7 @@ pub enum BodyPlan {
     clippy::large_enum_variant,
     reason = "it is taken apart at once, and a box would be one for each request"
 )]
-pub enum Admission {
+pub(crate) enum Admission {
     /// It is answered on the spot, by this endpoint if it came to one.
     Answered(Response, Option<Arc<Endpoint>>),
     /// The request is refused on the spot. It came to this endpoint.
@@ -173,7 +173,7 @@ pub enum Admission {
 }
 
 /// A request that needs a worker.
-pub struct Work {
+pub(crate) struct Work {
     /// See [`Job::request`].
     pub request: Request,
     /// See [`Job::handler`].
@@ -194,7 +194,7 @@ pub struct Work {
 
 impl Work {
     /// The job that it is for this client, whose `presence` goes on to the request with it, as the request of this ticket.
-    pub fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: &Presence) -> Job {
+    pub(crate) fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: &Presence) -> Job {
         let Self { request, handler, batched, endpoint, since, lane, start_by, deadline } = self;
         // Not when a worker claims the job: the poller may answer between the claim and what the worker does next.
         let presence = presence.begin_request(request.method().is_safe());

@@ -14,7 +14,7 @@ use crate::telemetry::metrics::{Endpoint, Metrics};
 
 /// What a route leads to.
 #[derive(Clone)]
-pub enum Target {
+pub(crate) enum Target {
     /// Answered on the poller: the function must not block.
     Immediate(Arc<dyn Fn(&Request) -> Response + Send + Sync>),
     /// Answered by a worker.
@@ -23,7 +23,7 @@ pub enum Target {
 
 /// A handler, and the rules of its route: asked once, so that the poller runs none of its code.
 #[derive(Clone)]
-pub struct Answerer {
+pub(crate) struct Answerer {
     /// What answers.
     pub handler: Arc<dyn Handler>,
     /// See [`Handler::policy`].
@@ -36,14 +36,14 @@ pub struct Answerer {
 
 impl Target {
     /// A handler's target.
-    pub fn of(handler: impl Handler) -> Self {
+    pub(crate) fn of(handler: impl Handler) -> Self {
         let (policy, batched) = (handler.policy(), handler.batched());
         Self::Handler(Answerer { handler: Arc::new(handler), policy, batched, lane: 0 })
     }
 }
 
 /// Every route of a server: a tree for each method, so that `GET /a/{id}` and `DELETE /a/{name}` may stand side by side.
-pub struct Router {
+pub(crate) struct Router {
     metrics: Arc<Metrics>,
     methods: Vec<(Method, matchit::Router<Route>)>,
     lanes: Vec<LaneSpec>,
@@ -73,7 +73,7 @@ pub struct RouteError {
 
 impl Router {
     /// A router without routes, which are counted by these metrics.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, methods: Vec::new(), lanes: Vec::new() }
     }
 
@@ -81,7 +81,7 @@ impl Router {
     ///
     /// # Errors
     /// See [`RouteError`].
-    pub fn add(&mut self, method: Method, path: &str, mut target: Target) -> Result<(), RouteError> {
+    pub(crate) fn add(&mut self, method: Method, path: &str, mut target: Target) -> Result<(), RouteError> {
         if let Target::Handler(answerer) = &mut target {
             let (priority, max_concurrency) = (answerer.policy.rank(), answerer.policy.max_concurrency);
             let name = max_concurrency.map(|_| format!("{method} {path}"));
@@ -100,7 +100,7 @@ impl Router {
     }
 
     /// The lanes of the queue that the routes need.
-    pub fn lanes(&self) -> &[LaneSpec] {
+    pub(crate) fn lanes(&self) -> &[LaneSpec] {
         &self.lanes
     }
 
@@ -115,7 +115,7 @@ impl Router {
     ///
     /// # Errors
     /// The answer, where no route does: 404, 405 or 501, or `Allow` for `OPTIONS`.
-    pub fn route(&self, request: &mut Request) -> Result<(&Target, &Arc<Endpoint>), Response> {
+    pub(crate) fn route(&self, request: &mut Request) -> Result<(&Target, &Arc<Endpoint>), Response> {
         let (route, values) = self.find(request).ok_or_else(|| self.refusal(request))?;
         request.path_values = values;
         request.path_names.clone_from(&route.names);
@@ -123,7 +123,7 @@ impl Router {
     }
 
     /// What is counted of the endpoint that a request comes to, if it comes to one.
-    pub fn endpoint(&self, request: &Request) -> Option<&Arc<Endpoint>> {
+    pub(crate) fn endpoint(&self, request: &Request) -> Option<&Arc<Endpoint>> {
         self.find(request).map(|(route, _)| &route.endpoint)
     }
 
@@ -131,7 +131,7 @@ impl Router {
     ///
     /// # Errors
     /// As [`Router::route`].
-    pub fn target(&self, request: &Request) -> Result<&Target, Response> {
+    pub(crate) fn target(&self, request: &Request) -> Result<&Target, Response> {
         self.find(request).map(|(route, _)| &route.target).ok_or_else(|| self.refusal(request))
     }
 
