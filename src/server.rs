@@ -14,14 +14,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::admin::{Listening, SetLogLevel, Told};
+use self::admin::{AdminView, Listening, SetLogLevel};
 pub use self::client::Client;
 pub use crate::connector::{Address, Drained, TlsError};
 pub use crate::exchange::router::RouteError;
 use crossbeam_channel::{Receiver, Sender};
 use http::{HeaderName, Method, StatusCode};
 use log::LevelFilter;
-pub use reload::{Candidate, Reload, ReloadError, Reloaded, log_reload};
+pub use reload::{NewConfig, Reload, ReloadError, Reloaded, log_reload};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
 
@@ -118,7 +118,7 @@ pub struct Running {
     connector: Box<dyn Connector>,
     /// `None`: nobody watches.
     admin: Option<Listening>,
-    told: Arc<Told>,
+    admin_view: Arc<AdminView>,
     /// Who asked the admin listener for a reload.
     errands: Receiver<Job>,
     queue: Queue<Job>,
@@ -293,10 +293,12 @@ impl Server {
             journal: journal.clone(),
         });
         let watch = observer.watch()?;
-        let (told, errands) = Told::new(config, &observer, self.database.as_ref(), self.on_log_level);
+        let (admin_view, errands) =
+            AdminView::new(config, &observer, self.database.as_ref(), self.on_log_level);
         settings.max_connections = descriptors::fitting(config);
         // First, so that whoever finds the server finds out about it as well.
-        let start = |listener| Listening::start(listener, &config.admin, &told, settings.max_connections);
+        let start =
+            |listener| Listening::start(listener, &config.admin, &admin_view, settings.max_connections);
         let admin = admin_listener.map(start).transpose()?;
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
@@ -312,7 +314,7 @@ impl Server {
             tls,
             connector,
             admin,
-            told,
+            admin_view,
             errands,
             queue,
             workers,
@@ -457,7 +459,7 @@ impl Running {
         let stop = self.connector.stopper();
         let watch = move || watch(signals, &sender, &stop, going_on);
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;
-        self.told.listen();
+        self.admin_view.listen();
         Ok(Heard { signals: received, stopped })
     }
 
@@ -483,7 +485,7 @@ impl Running {
         let reuses_port = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.reuse_port;
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
-        self.told.drain();
+        self.admin_view.drain();
         let mut admin = self.admin;
         // Another server has the port as well, and is the one to be asked from now on.
         if reuses_port {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 use support::{Client, Wharf, ask, assert_nothing_is_left, assert_says, gate, wait_until};
-use wharf::config::{Access, Config, Connector};
+use wharf::config::{AccessLog, Config, Connector};
 use wharf::handler::{Context, Error, Handler as _, Policy};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
@@ -149,7 +149,7 @@ fn each_problem_has_the_id_of_its_request_whoever_answers() {
 fn logging_to(file: &Path) -> Config {
     let mut config = Config::default();
     config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
-    (config.log.access, config.log.access_file) = (Access::Json, Some(file.to_owned()));
+    (config.log.access, config.log.access_file) = (AccessLog::Json, Some(file.to_owned()));
     config
 }
 

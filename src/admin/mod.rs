@@ -19,7 +19,7 @@ use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method};
 use log::LevelFilter;
 
-use self::access::Access;
+use self::access::AdminAccess;
 use self::events::Events;
 use self::readiness::Readiness;
 use crate::base::deadline::Deadline;
@@ -76,7 +76,7 @@ pub(crate) const MAX_BODY_BYTES: usize = 1024;
 pub(crate) struct Admin {
     source: Arc<dyn Source>,
     router: Router,
-    access: Arc<Access>,
+    access: Arc<AdminAccess>,
     readiness: Arc<Readiness>,
 }
 
@@ -90,7 +90,7 @@ impl Admin {
         max_viewers: usize,
         source: Arc<dyn Source>,
     ) -> Result<Self, RouteError> {
-        let access = Arc::new(Access::new(config.token.clone()));
+        let access = Arc::new(AdminAccess::new(config.token.clone()));
         let readiness = Arc::new(Readiness::new(config));
         let events = Arc::new(Events::new(Arc::clone(&source), max_viewers));
         let router = routes::router(&source, &access, &readiness, &events)?;

@@ -22,7 +22,7 @@ use super::listen::ListenError;
 use super::otlp;
 use super::setting::{Setting, show_bytes, show_time};
 use super::{
-    Access, AccessRules, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http,
+    AccessLog, AccessRules, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http,
     Listen, Log, Proxy, Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
 };
 use crate::http::{Networks, NetworksError, Origins, OriginsError};
@@ -69,7 +69,7 @@ impl Default for Config {
             // What somebody must know, and nothing about single requests.
             log: Log {
                 level: LevelFilter::Info,
-                access: Access::Off,
+                access: AccessLog::Off,
                 access_file: None,
                 // They may be secrets.
                 parameters: false,
@@ -306,7 +306,7 @@ fn log_keys(log: &mut Log) -> Vec<Named<'_>> {
         ("debug", LevelFilter::Debug),
         ("trace", LevelFilter::Trace),
     ];
-    let forms = &[("off", Access::Off), ("combined", Access::Combined), ("json", Access::Json)];
+    let forms = &[("off", AccessLog::Off), ("combined", AccessLog::Combined), ("json", AccessLog::Json)];
     vec![
         ("level", Live, choice(&mut log.level, levels)),
         ("access", Live, choice(&mut log.access, forms)),

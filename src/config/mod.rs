@@ -109,7 +109,7 @@ pub struct Log {
     /// its own.
     pub level: LevelFilter,
     /// `access`: whether each request has a line, and in which form.
-    pub access: Access,
+    pub access: AccessLog,
     /// `access_file`: where those lines go. `None`: to the log, as all others.
     pub access_file: Option<PathBuf>,
     /// `parameters`: whether lines may show the values of parameters.
@@ -123,7 +123,7 @@ pub struct Log {
 /// Whether each request has a line in the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Access {
+pub enum AccessLog {
     /// `"off"`: none has.
     Off,
     /// `"combined"`: in the form of Apache and nginx, with what is ours behind it.

@@ -17,7 +17,7 @@ use log::Level;
 use self::line::Line;
 use self::writer::{Target, Writer};
 use crate::base::request_id::{RequestId, Trace};
-use crate::config::{Access, Log};
+use crate::config::{AccessLog, Log};
 use crate::http::Outline;
 use crate::telemetry::metrics::{Endpoint, PHASES, Phase, Reason, Spans};
 use crate::telemetry::sparing::sparingly;
@@ -31,7 +31,7 @@ pub struct Journal(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// An [`Access`].
+    /// An [`AccessLog`].
     access: AtomicU8,
     /// Whether values of parameters may be shown.
     parameters: AtomicBool,
@@ -76,7 +76,7 @@ impl Opened {
     /// # Errors
     /// What the system says.
     pub fn new(settings: &Log) -> io::Result<Self> {
-        let file = settings.access_file.as_deref().filter(|_| settings.access != Access::Off);
+        let file = settings.access_file.as_deref().filter(|_| settings.access != AccessLog::Off);
         file.map_or(Ok(Target::Log), Target::open).map(Self)
     }
 }
@@ -92,7 +92,7 @@ impl Default for Journal {
     /// Says nothing.
     fn default() -> Self {
         Self(Arc::new(Shared {
-            access: AtomicU8::new(Access::Off as u8),
+            access: AtomicU8::new(AccessLog::Off as u8),
             parameters: AtomicBool::default(),
             slow_request_ns: AtomicU64::default(),
             slow_statement_ns: AtomicU64::default(),
@@ -107,7 +107,7 @@ impl Journal {
     /// # Errors
     /// When the system has no thread.
     pub fn prepare(&self, settings: &Log, Opened(target): Opened) -> io::Result<Prepared> {
-        if settings.access != Access::Off {
+        if settings.access != AccessLog::Off {
             self.0.writer.start()?;
         }
         Ok(Prepared { settings: settings.clone(), target })
@@ -116,7 +116,7 @@ impl Journal {
     /// Goes by the prepared settings from now on.
     pub fn reconfigure(&self, Prepared { settings, target }: Prepared) {
         let shared = &*self.0;
-        if settings.access != Access::Off {
+        if settings.access != AccessLog::Off {
             shared.writer.write_to(target);
         }
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -133,7 +133,7 @@ impl Journal {
 
     /// Writes what there is, and nothing more.
     pub fn close(&self) {
-        self.0.access.store(Access::Off as u8, Relaxed);
+        self.0.access.store(AccessLog::Off as u8, Relaxed);
         self.0.writer.close();
     }
 
@@ -149,7 +149,7 @@ impl Journal {
 
     /// Whether each request has a line, for which its outline is to be kept.
     pub fn has_access(&self) -> bool {
-        self.0.access.load(Relaxed) != Access::Off as u8
+        self.0.access.load(Relaxed) != AccessLog::Off as u8
     }
 
     /// Whether a line may show the query of a request of this endpoint.
@@ -160,12 +160,12 @@ impl Journal {
     /// A request has come to its end.
     pub fn ended(&self, entry: &Entry<'_>) {
         let access = self.0.access.load(Relaxed);
-        if access == Access::Off as u8 {
+        if access == AccessLog::Off as u8 {
             return;
         }
         let line = Line { entry, parameters: self.shows_query(entry.endpoint) };
         self.0.writer.add(|out, clock| {
-            if access == Access::Json as u8 { line.json(out, clock) } else { line.combined(out, clock) }
+            if access == AccessLog::Json as u8 { line.json(out, clock) } else { line.combined(out, clock) }
         });
     }
 
