@@ -183,7 +183,7 @@ impl AccessLog {
 
     fn new(path: &std::path::Path, ended: &Ended) -> Self {
         let mut settings = config::Config::default().log;
-        (settings.access, settings.access_file) = (config::Access::Json, Some(path.to_owned()));
+        (settings.access, settings.access_file) = (config::AccessLog::Json, Some(path.to_owned()));
         let journal = Journal::default();
         let opened = Opened::new(&settings).expect("a new file");
         journal.reconfigure(journal.prepare(&settings, opened).expect("a thread"));
