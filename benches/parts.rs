@@ -9,17 +9,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wharf::activity::{Activity, Doing};
 use wharf::config;
 use wharf::database::{Access, Database, RowWriter, Shape};
 use wharf::deadline::Deadline;
 use wharf::http::{
     Decoder, Form, Limits, Outline, Request, Response, Scan, encode_head, parse_head, scan_head,
 };
-use wharf::journal::{Entry, Journal, Opened};
+use wharf::internal::activity::{Activity, Doing};
+use wharf::internal::journal::{Entry, Journal, Opened};
+use wharf::internal::queue::{self, LaneSpec, Priority, Queue};
+use wharf::internal::request_id::RequestIds;
 use wharf::metrics::{Endpoint, Metrics, PHASES, Spans};
-use wharf::queue::{self, LaneSpec, Priority, Queue};
-use wharf::request_id::Identities;
 use wharf::value::{Scalar, Type, Value};
 
 const LIMITS: Limits = Limits { max_head_bytes: 16 << 10, max_target_bytes: 8 << 10, max_headers: 100 };
@@ -142,10 +142,10 @@ struct Ended {
 }
 
 impl Ended {
-    fn new(metrics: &Metrics, identities: &Arc<Identities>) -> Self {
+    fn new(metrics: &Metrics, request_ids: &Arc<RequestIds>) -> Self {
         let head = b"GET /db HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: wrk/4.2.0\r\n\r\n";
         let mut request = parse_head(head, &LIMITS).expect("a good head").request;
-        request.identify(identities);
+        request.read_id(request_ids);
         let mut spans = Spans::default();
         for ((phase, _), us) in PHASES.into_iter().zip([35, 2, 270, 11, 14]) {
             spans.set(phase, Duration::from_micros(us));
@@ -158,7 +158,7 @@ impl Ended {
         journal.ended(&Entry {
             outline: Some(outline),
             client: Some([127, 0, 0, 1].into()),
-            identity: self.request.identity(),
+            request_id: self.request.request_id(),
             status: 200,
             bytes: 31,
             ended: Instant::now(),
@@ -183,7 +183,7 @@ impl AccessLog {
 
     fn new(path: &std::path::Path, ended: &Ended) -> Self {
         let mut settings = config::Config::default().log;
-        (settings.access, settings.access_file) = (config::Access::Json, Some(path.to_owned()));
+        (settings.access, settings.access_file) = (config::AccessLog::Json, Some(path.to_owned()));
         let journal = Journal::default();
         let opened = Opened::new(&settings).expect("a new file");
         journal.reconfigure(journal.prepare(&settings, opened).expect("a thread"));
@@ -223,20 +223,20 @@ impl AccessLog {
 
 /// What it costs a request to be watched, but for the clock's being read.
 fn watched(c: &mut Criterion) {
-    let identities = Identities::new(Some(http::HeaderName::from_static("x-request-id")), true);
-    let (metrics, identities) = (Metrics::default(), Arc::new(identities));
-    let mut ended = Ended::new(&metrics, &identities);
-    c.bench_function("watched: an identity is made", |b| {
-        b.iter(|| ended.request.identify(&identities));
+    let request_ids = RequestIds::new(Some(http::HeaderName::from_static("x-request-id")), true);
+    let (metrics, request_ids) = (Metrics::default(), Arc::new(request_ids));
+    let mut ended = Ended::new(&metrics, &request_ids);
+    c.bench_function("watched: an request_id is made", |b| {
+        b.iter(|| ended.request.read_id(&request_ids));
     });
     let response = Response::json(r#"{"id":7,"randomNumber":1234}"#);
     let form = Form { keep_alive: true, ..Form::CLOSE };
     let mut out = Vec::new();
-    for (name, identity) in [("nothing", None), ("the identity", ended.request.identity())] {
+    for (name, request_id) in [("nothing", None), ("the request_id", ended.request.request_id())] {
         c.bench_function(&format!("watched: a head with {name} is written"), |b| {
             b.iter(|| {
                 out.clear();
-                encode_head(black_box(&response), form, identity, &mut out)
+                encode_head(black_box(&response), form, request_id, &mut out)
             });
         });
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use http::Method;
 use wharf::config::Config;
-use wharf::handler::{Context, Error, streaming};
+use wharf::handler::{Context, Error, Handler as _, Policy};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
 
@@ -71,7 +71,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(address) = std::env::args().nth(1) {
         config.server.listen = address.parse::<SocketAddr>()?.into();
     }
-    let upload = streaming(upload).max_body_bytes(MAX_UPLOAD_BYTES).deadline(MAX_UPLOAD_TIME);
+    let upload = upload.with(Policy::streaming().max_body_bytes(MAX_UPLOAD_BYTES).deadline(MAX_UPLOAD_TIME));
     let server = Server::new(config)?;
     let server = server.route(Method::PUT, "/upload", upload).get("/file", file).get("/numbers", numbers);
     let running = server.start()?;

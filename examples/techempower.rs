@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use http::Method;
 use http::StatusCode;
 use wharf::config::{AdminListen, Config};
 use wharf::database::postgres::{Row, ToSql};
@@ -88,7 +89,7 @@ fn main() -> anyhow::Result<()> {
     let server = match file {
         Some(_) => server.get("/db", db_of_sqlite),
         None => server
-            .get("/db", handler::query(WORLD, |_| Ok((random_id(),)), db))
+            .route(Method::GET, "/db", handler::query(WORLD, |_| Ok((random_id(),)), db))
             .get("/queries", queries)
             .get("/slow", slow),
     };

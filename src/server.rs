@@ -4,6 +4,7 @@
 //! Main thread, but for `Stages`, which the connector's thread calls.
 
 mod admin;
+mod client;
 mod reload;
 
 use std::convert::Infallible;
@@ -13,14 +14,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::admin::{AdminView, Listening, SetLogLevel};
+pub use self::client::Client;
+pub use crate::connector::{Address, Drained, TlsError};
+pub use crate::exchange::router::RouteError;
 use crossbeam_channel::{Receiver, Sender};
 use http::{HeaderName, Method, StatusCode};
 use log::LevelFilter;
+pub use reload::{NewConfig, Reload, ReloadError, Reloaded, log_reload};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
-
-use self::admin::{Listening, SetLogLevel, Told};
-pub use reload::{Candidate, Reload, ReloadError, Reloaded, log_reload};
 
 use crate::admin::observer::{Observed, Observer, Watch};
 use crate::base::deadline::Deadline;
@@ -28,14 +31,12 @@ use crate::base::queue::{Key, Limits, Queue, Refusal};
 use crate::config::{self, Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
-use crate::connector::{
-    Address, Connector, Drained, Listener, Settings, SocketFile, Stopper, Tls, TlsError, descriptors,
-};
+use crate::connector::{Connector, Listener, Settings, SocketFile, Stopper, Tls, descriptors};
 use crate::database::{self, Database};
 use crate::endpoint;
 use crate::exchange::job::{Admission, BodyPlan, Job, Service, Work, waited_too_long, would_wait_too_long};
-use crate::exchange::router::{RouteError, Router, Target};
-use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
+use crate::exchange::router::{Router, Target};
+use crate::handler::{BodyUse, Context, Error, FAILED, Handler, unavailable};
 use crate::http::{OriginRules, Request, Response, cross_origin};
 use crate::telemetry::journal::{Journal, Opened};
 use crate::telemetry::metrics::{Endpoint, Metrics, Reason};
@@ -117,7 +118,7 @@ pub struct Running {
     connector: Box<dyn Connector>,
     /// `None`: nobody watches.
     admin: Option<Listening>,
-    told: Arc<Told>,
+    admin_view: Arc<AdminView>,
     /// Who asked the admin listener for a reload.
     errands: Receiver<Job>,
     queue: Queue<Job>,
@@ -180,22 +181,56 @@ impl Server {
         self.database.as_ref()
     }
 
-    /// Adds a handler for one method and path; it runs on a worker.
+    /// Adds a handler for one method and path; it runs on a worker. It may have a [policy](Handler::with), or be one
+    /// [statement](crate::handler::query()).
     #[must_use]
     pub fn route(self, method: Method, path: &str, handler: impl Handler) -> Self {
         self.add(method, path, Target::of(handler))
     }
 
-    /// Adds a handler for `GET`, and for `HEAD` with it.
+    /// Adds a function for `GET`, and for `HEAD` with it; it runs on a worker. A closure needs no types of its arguments.
     #[must_use]
-    pub fn get(self, path: &str, handler: impl Handler) -> Self {
-        self.route(Method::GET, path, handler)
+    pub fn get<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::GET, path, function)
     }
 
-    /// Adds a handler for `POST`.
+    /// Adds a function for `POST`; it runs on a worker. A closure needs no types of its arguments.
     #[must_use]
-    pub fn post(self, path: &str, handler: impl Handler) -> Self {
-        self.route(Method::POST, path, handler)
+    pub fn post<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::POST, path, function)
+    }
+
+    /// Adds a function for `PUT`; it runs on a worker. A closure needs no types of its arguments.
+    #[must_use]
+    pub fn put<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::PUT, path, function)
+    }
+
+    /// Adds a function for `PATCH`; it runs on a worker. A closure needs no types of its arguments.
+    #[must_use]
+    pub fn patch<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::PATCH, path, function)
+    }
+
+    /// Adds a function for `DELETE`; it runs on a worker. A closure needs no types of its arguments.
+    #[must_use]
+    pub fn delete<F>(self, path: &str, function: F) -> Self
+    where
+        F: Fn(&Request, &mut Context<'_>) -> Result<Response, Error> + Send + Sync + 'static,
+    {
+        self.route(Method::DELETE, path, function)
     }
 
     /// Adds a function for `GET` that never blocks: it runs on the poller, without a worker and without waiting, also
@@ -240,24 +275,16 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let router = router(config, self.database.as_ref(), &self.routes, &metrics)?;
         let mut settings = Settings::new(config)?;
-        let opened = Opened::new(&config.log).map_err(|cause| StartError::AccessFile {
-            path: config.log.access_file.clone().unwrap_or_default(),
-            cause,
-        })?;
+        let opened = self.open_log()?;
         let journal = Journal::default();
         settings.journal = journal.clone();
         let mut listener = Listener::bind(&config.server.listen, config.server.reuse_port)
             .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let admin_listener = Listening::bind(config)?;
-        let queue = Queue::new(queue_limits(&config.queue), config.workers());
         journal.reconfigure(journal.prepare(&config.log, opened)?);
-        let traces = traces(config, self.database.as_ref(), &metrics)?;
-        let (database, counted) = (self.database.clone(), Arc::clone(&metrics));
-        let noted = (journal.clone(), traces.clone());
-        let workers = Workers::start(config.workers(), queue.clone(), database, counted, noted)?;
-        workers.tell_timing(config.server.server_timing);
-        workers.pipeline(config.database.pipelined_max());
+        let behind = Behind::start(config, self.database.as_ref(), router, &metrics, &journal)?;
+        let Behind { queue, workers, traces, service } = behind;
         let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),
@@ -266,18 +293,18 @@ impl Server {
             journal: journal.clone(),
         });
         let watch = observer.watch()?;
-        let (told, errands) = Told::new(config, &observer, self.database.as_ref(), self.on_log_level);
-        let stages = Stages::new(config, router, queue.clone(), Arc::clone(&metrics), traces.clone());
-        let stages: Arc<dyn Service> = Arc::new(stages);
+        let (admin_view, errands) =
+            AdminView::new(config, &observer, self.database.as_ref(), self.on_log_level);
         settings.max_connections = descriptors::fitting(config);
         // First, so that whoever finds the server finds out about it as well.
-        let start = |listener| Listening::start(listener, &config.admin, &told, settings.max_connections);
+        let start =
+            |listener| Listening::start(listener, &config.admin, &admin_view, settings.max_connections);
         let admin = admin_listener.map(start).transpose()?;
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
-            Speaker::Native => Box::new(Native::start("", listener, settings, &stages, &metrics)?),
+            Speaker::Native => Box::new(Native::start("", listener, settings, &service, &metrics)?),
             Speaker::TinyHttp => {
-                Box::new(TinyHttp::start(listener, &settings, stages, Arc::clone(&metrics))?)
+                Box::new(TinyHttp::start(listener, &settings, service, Arc::clone(&metrics))?)
             }
         };
         log::info!("serving on {address}: {}; at most {}", config.sizes(), config.limits());
@@ -287,7 +314,7 @@ impl Server {
             tls,
             connector,
             admin,
-            told,
+            admin_view,
             errands,
             queue,
             workers,
@@ -301,6 +328,19 @@ impl Server {
             config: Mutex::new(self.config),
             on_reload: Mutex::new(self.on_reload),
         })
+    }
+
+    fn open_log(&self) -> Result<Opened, StartError> {
+        let path = || self.config.log.access_file.clone().unwrap_or_default();
+        Opened::new(&self.config.log).map_err(|cause| StartError::AccessFile { path: path(), cause })
+    }
+
+    /// Starts what is behind the connector, for tests: requests come from the [`Client`] and no address is bound.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn client(self) -> Result<Client, StartError> {
+        Client::start(&self)
     }
 
     /// Starts, serves until SIGTERM or SIGINT, and drains; a second signal stops at once.
@@ -321,6 +361,34 @@ impl Server {
         let heard = running.hear(signals)?;
         started(&running);
         Ok(running.run_until(&heard))
+    }
+}
+
+/// The stages behind a connector, which work.
+struct Behind {
+    queue: Queue<Job>,
+    workers: Workers,
+    traces: Traces,
+    service: Arc<dyn Service>,
+}
+
+impl Behind {
+    fn start(
+        config: &Config,
+        database: Option<&Database>,
+        router: Router,
+        metrics: &Arc<Metrics>,
+        journal: &Journal,
+    ) -> Result<Self, StartError> {
+        let queue = Queue::new(queue_limits(&config.queue), config.workers());
+        let traces = traces(config, database, metrics)?;
+        let noted = (journal.clone(), traces.clone());
+        let counted = Arc::clone(metrics);
+        let workers = Workers::start(config.workers(), queue.clone(), database.cloned(), counted, noted)?;
+        workers.tell_timing(config.server.server_timing);
+        workers.pipeline(config.database.pipelined_max());
+        let stages = Stages::new(config, router, queue.clone(), Arc::clone(metrics), traces.clone());
+        Ok(Self { queue, workers, traces, service: Arc::new(stages) })
     }
 }
 
@@ -391,7 +459,7 @@ impl Running {
         let stop = self.connector.stopper();
         let watch = move || watch(signals, &sender, &stop, going_on);
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;
-        self.told.listen();
+        self.admin_view.listen();
         Ok(Heard { signals: received, stopped })
     }
 
@@ -417,7 +485,7 @@ impl Running {
         let reuses_port = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.reuse_port;
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
-        self.told.drain();
+        self.admin_view.drain();
         let mut admin = self.admin;
         // Another server has the port as well, and is the one to be asked from now on.
         if reuses_port {
@@ -566,7 +634,7 @@ impl Service for Stages {
                 Admission::Answered(answered, Some(Arc::clone(endpoint)))
             }
             Ok((Target::Handler(answerer), endpoint)) => {
-                let mut allowance = answerer.deadline.unwrap_or(self.deadline);
+                let mut allowance = answerer.policy.deadline.unwrap_or(self.deadline);
                 if let Some(name) = &self.deadline_header {
                     match allowance_asked(&request, name) {
                         Ok(asked) => allowance = asked.map_or(allowance, |asked| asked.min(allowance)),
@@ -579,11 +647,11 @@ impl Service for Stages {
                 let deadline = Deadline::at(now, allowance);
                 let start_by = deadline.min(Deadline::at(now, self.max_wait));
                 let (handler, lane) = (Arc::clone(&answerer.handler), self.lanes[answerer.lane]);
-                let (endpoint, asks) = (Arc::clone(endpoint), answerer.asks.clone());
+                let (endpoint, batched) = (Arc::clone(endpoint), answerer.batched.clone());
                 Admission::Work(Work {
                     request,
                     handler,
-                    asks,
+                    batched,
                     endpoint,
                     since: now,
                     lane,
@@ -641,7 +709,7 @@ impl Service for Stages {
             Err(response) => return BodyPlan::Unwanted(response),
             Ok(_) if !self.origins.admit(request) => return BodyPlan::Refused,
             Ok(Target::Immediate(_)) => (BodyUse::Whole, None),
-            Ok(Target::Handler(answerer)) => (answerer.body_use, answerer.max_body_bytes),
+            Ok(Target::Handler(answerer)) => (answerer.policy.body_use(), answerer.policy.max_body_bytes),
         };
         BodyPlan::Wanted { body_use, max_bytes: max_bytes.unwrap_or(self.max_body_bytes) }
     }

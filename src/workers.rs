@@ -37,7 +37,7 @@ use crate::telemetry::sparing::sparingly;
 use crate::telemetry::traces::Traces;
 
 /// The running request threads.
-pub struct Workers {
+pub(crate) struct Workers {
     shared: Arc<Shared>,
     team: Mutex<Team>,
     /// Disconnected once the last worker has ended.
@@ -77,7 +77,7 @@ impl Workers {
     ///
     /// # Errors
     /// When the system has no more threads to give.
-    pub fn start(
+    pub(crate) fn start(
         count: usize,
         queue: Queue<Job>,
         database: Option<Database>,
@@ -99,18 +99,18 @@ impl Workers {
     }
 
     /// How many there are to be.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.team.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 
     /// Whether answers say where their request's time went; see `server.server_timing`. Not unless told.
-    pub fn tell_timing(&self, tell: bool) {
+    pub(crate) fn tell_timing(&self, tell: bool) {
         self.shared.server_timing.store(tell, Relaxed);
     }
 
     /// How many requests may be asked of the database together, one at least; see `database.max_pipelined_requests`. One unless
     /// told.
-    pub fn pipeline(&self, max: usize) {
+    pub(crate) fn pipeline(&self, max: usize) {
         self.shared.pipelined_max.store(max.max(1), Relaxed);
     }
 
@@ -118,7 +118,7 @@ impl Workers {
     ///
     /// # Errors
     /// When the system has no more threads to give; then there are as many as before.
-    pub fn resize(&self, count: usize) -> io::Result<()> {
+    pub(crate) fn resize(&self, count: usize) -> io::Result<()> {
         let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = &self.shared.queue;
         queue.set_workers(count);
@@ -143,7 +143,7 @@ impl Workers {
     }
 
     /// For whoever looks: what each worker does now, by its name.
-    pub fn activities(&self) -> impl Fn() -> Vec<(String, Activity)> + Send + Sync + use<> {
+    pub(crate) fn activities(&self) -> impl Fn() -> Vec<(String, Activity)> + Send + Sync + use<> {
         let shared = Arc::clone(&self.shared);
         move || {
             let present = shared.present();
@@ -153,7 +153,7 @@ impl Workers {
 
     /// Waits until every job is done, or until the deadline, or until `stop` is disconnected: a handler that ignores its own
     /// deadline cannot be ended. The queue must be closed. Returns whether all workers have ended.
-    pub fn join(self, deadline: Deadline, stop: &Receiver<Infallible>) -> bool {
+    pub(crate) fn join(self, deadline: Deadline, stop: &Receiver<Infallible>) -> bool {
         drop(self.team);
         crossbeam_channel::select! {
             recv(self.ended) -> _ => true,
@@ -240,7 +240,7 @@ impl Shared {
             (job.client.answer(job.ticket, &job.request, response), end, bytes)
         };
         account.written(activity);
-        self.journal.worked(&job.endpoint, &account.spans, job.request.identity.as_ref(), || {
+        self.journal.worked(&job.endpoint, &account.spans, job.request.request_id.as_ref(), || {
             Outline::of(&job.request)
         });
         let outcome = || account.outcome(job, delivery, refused, &end);
@@ -281,7 +281,7 @@ impl Shared {
         self.journal.ended(&Entry {
             outline: Some(outline),
             client: outline.client(),
-            identity: job.request.identity.as_ref(),
+            request_id: job.request.request_id.as_ref(),
             status,
             bytes,
             ended: account.ended,
@@ -350,7 +350,7 @@ impl Shared {
             database: self.database.as_ref(),
             client: &job.presence,
             activity,
-            identity: job.request.identity.as_ref(),
+            request_id: job.request.request_id.as_ref(),
             journal: &self.journal,
         }
     }

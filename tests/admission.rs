@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use support::{Client, Gate, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until};
 use wharf::config::{Config, Connector};
-use wharf::handler::{Context, Error, Handler, Priority, streaming};
+use wharf::handler::{Context, Error, Handler, Policy, Priority};
 use wharf::http::{Request, Response};
 use wharf::metrics::Reason;
 use wharf::server::{Running, Server};
@@ -18,27 +19,6 @@ const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
 
 fn quick(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     Ok(Response::text("quick"))
-}
-
-/// A handler with its place among the others.
-struct Placed<H> {
-    handler: H,
-    max_concurrency: Option<usize>,
-    priority: Priority,
-}
-
-impl<H: Handler> Handler for Placed<H> {
-    fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
-        self.handler.handle(request, context)
-    }
-
-    fn max_concurrency(&self) -> Option<usize> {
-        self.max_concurrency
-    }
-
-    fn priority(&self) -> Priority {
-        self.priority
-    }
 }
 
 fn server(workers: usize, change: impl FnOnce(&mut Config)) -> Server {
@@ -53,7 +33,7 @@ fn server(workers: usize, change: impl FnOnce(&mut Config)) -> Server {
 
 /// A server with one worker behind a gate.
 fn gated(gate: Gate, change: impl FnOnce(&mut Config)) -> Running {
-    server(1, change).get("/gate", gate).get("/quick", quick).start().expect("a free port")
+    server(1, change).route(Method::GET, "/gate", gate).get("/quick", quick).start().expect("a free port")
 }
 
 /// Until so many requests wait for a worker. That they were read says less: each poller reads its own, and one may be overtaken
@@ -103,9 +83,10 @@ fn who_would_wait_too_long_is_refused_at_once_and_told_when_the_queue_has_draine
 fn a_slow_handler_cannot_take_the_last_worker() {
     for connector in BOTH {
         let (handler, keeper) = gate();
-        let slow = Placed { handler, max_concurrency: Some(1), priority: Priority::High };
+        let slow = handler.with(Policy::new().max_concurrency(1).priority(Priority::High));
         let server = server(2, |config| config.server.connector = connector);
-        let server = server.get("/slow", slow).get("/quick", quick).start().expect("a free port");
+        let server =
+            server.route(Method::GET, "/slow", slow).get("/quick", quick).start().expect("a free port");
         let mut slow = vec![ask(&server, "/slow")];
         keeper.wait_for_one();
         for waiting in 1..5 {
@@ -129,7 +110,7 @@ fn a_slow_handler_cannot_take_the_last_worker() {
 fn the_higher_priority_goes_first() {
     let (handler, keeper) = gate();
     let order = Arc::<Mutex<Vec<&str>>>::default();
-    let mut server = server(1, |_| {}).get("/gate", handler);
+    let mut server = server(1, |_| {}).route(Method::GET, "/gate", handler);
     for (path, priority) in
         [("/low", Priority::Low), ("/normal", Priority::Normal), ("/high", Priority::High)]
     {
@@ -138,7 +119,7 @@ fn the_higher_priority_goes_first() {
             order.lock().expect("nobody panics with it").push(path);
             Ok(Response::text("done"))
         };
-        server = server.get(path, Placed { handler, max_concurrency: None, priority });
+        server = server.route(Method::GET, path, handler.with(Policy::new().priority(priority)));
     }
     let server = server.start().expect("a free port");
     let mut running = ask(&server, "/gate");
@@ -206,9 +187,13 @@ fn a_request_that_waited_too_long_gives_its_place_in_the_queue_back() {
 fn a_deadline_that_passes_in_the_queue_answers_504() {
     for connector in BOTH {
         let (handler, keeper) = gate();
-        let hurried = streaming(quick).deadline(Duration::from_millis(30));
+        let hurried = quick.with(Policy::streaming().deadline(Duration::from_millis(30)));
         let server = server(1, |config| config.server.connector = connector);
-        let server = server.get("/gate", handler).get("/hurried", hurried).start().expect("a free port");
+        let server = server
+            .route(Method::GET, "/gate", handler)
+            .route(Method::GET, "/hurried", hurried)
+            .start()
+            .expect("a free port");
         let mut running = ask(&server, "/gate");
         keeper.wait_for_one();
         let mut client = ask(&server, "/hurried");
@@ -299,8 +284,11 @@ fn workers_that_only_wait_for_a_core_get_no_more_jobs_until_others_wait_for_some
         }
         Ok::<_, Error>(Response::text("spun"))
     };
-    let server =
-        server(workers, |_| {}).get("/gate", handler).get("/spin", spin).start().expect("a free port");
+    let server = server(workers, |_| {})
+        .route(Method::GET, "/gate", handler)
+        .get("/spin", spin)
+        .start()
+        .expect("a free port");
     let busy_max = || server.observer().gauges().workers.busy_max;
     assert_eq!(busy_max(), workers);
     let mut spinning: Vec<Client> = (0..workers).map(|_| ask(&server, "/spin")).collect();

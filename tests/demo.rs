@@ -8,7 +8,7 @@ use std::path::Path;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 use rusqlite::types::ValueRef;
 use support::Postgres;
-use wharf::demo::{self, Error};
+use wharf::internal::demo::{self, Error};
 
 /// Each filled table, its columns as both databases print the CSV's texts, and its rows.
 const TABLES: [(&str, &str, usize); 5] = [

@@ -7,13 +7,14 @@ use std::io::Read as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http::Method;
 use socket2::SockRef;
 use support::{
     Answer, Authority, Client, Database, PATIENCE, Postgres, ask, assert_nothing_is_left, gate, wait_until,
 };
 use wharf::config::{AdminListen, Config, Environment, Flags, Source};
 use wharf::database;
-use wharf::handler::{Context, Error, streaming};
+use wharf::handler::{Context, Error, Handler as _, Policy};
 use wharf::http::{Request, Response};
 use wharf::metrics::Metrics;
 use wharf::server::{Running, Server};
@@ -262,7 +263,7 @@ fn an_end_right_behind_what_is_not_read_yet_is_no_departure() {
     let database = Postgres::database();
     for signer in [None, Some(&authority)] {
         let (gate, keeper) = gate();
-        let server = server_with(&database, signer).get("/gate", gate);
+        let server = server_with(&database, signer).route(Method::GET, "/gate", gate);
         let server = server.start().expect("a free port");
         let mut client = connect(&server, signer);
         client.request("GET", "/gate", &[], "");
@@ -409,7 +410,10 @@ fn a_statement_ends_though_its_handler_has_not_read_the_body() {
     };
     for leave in [drop, reset] {
         let server = server(&database.url(), ENDPOINTS, |config| config.http.buffer_body_bytes = 1024);
-        let server = server.post("/upload", streaming(sleep_first)).start().expect("a free port");
+        let server = server
+            .route(Method::POST, "/upload", sleep_first.with(Policy::streaming()))
+            .start()
+            .expect("a free port");
         let mut client = Client::connect(server.address());
         client.send("POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n");
         client.send(vec![b'x'; 100_000]);

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use socket2::{Domain, Socket, Type};
 use support::{Client, Keeper, PATIENCE, Wharf, gate, wait_until};
 use wharf::config::Config;
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 /// More than a socket's buffers take at once.
@@ -37,7 +38,7 @@ fn serve(selectors: usize, change: impl FnOnce(&mut Config)) -> (Running, Keeper
         Ok(Response::text(vec![b'x'; LARGE]))
     };
     let server = Server::new(config).expect("no database to open");
-    let server = server.get("/quick", quick).get("/large", large).get("/gate", gate);
+    let server = server.get("/quick", quick).get("/large", large).route(Method::GET, "/gate", gate);
     let server = server.get_immediate("/immediate", |_| Response::text("immediate"));
     (server.start().expect("a free port"), keeper)
 }

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use support::{Client, PATIENCE, ask, wait_until};
 use wharf::config::Config;
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 const LARGE: usize = 20 << 20;
@@ -37,12 +37,12 @@ fn serve(change: impl FnOnce(&mut Config)) -> (Running, Gate) {
     change(&mut config);
     let ((reached, begun), (open, passage)) = (unbounded(), unbounded());
     let gate = move |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
-        reached.send(())?;
-        passage.recv_timeout(PATIENCE)?;
+        reached.send(()).map_err(Error::internal)?;
+        passage.recv_timeout(PATIENCE).map_err(Error::internal)?;
         Ok(Response::text("through"))
     };
     let unprintable =
-        |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { Err(Unprintable.into()) };
+        |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { Err(Error::internal(Unprintable)) };
     let quick = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { Ok(Response::text("quick")) };
     let server = Server::new(config).expect("no database to open");
     let server = server.get("/gate", gate).get("/quick", quick).get("/unprintable", unprintable);

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
 use fastrand::Rng;
+use http::Method;
 use support::{Client, Keeper, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until};
 use wharf::config::Config;
-use wharf::handler::{Context, Error, streaming};
+use wharf::handler::{Context, Error, Handler as _, Policy};
 use wharf::http::{Request, Response};
 use wharf::metrics::{Closing, Reason};
 use wharf::server::{Running, Server};
@@ -43,8 +44,8 @@ fn serve(change: impl FnOnce(&mut Config)) -> (Running, Keeper) {
         Ok(Response::text(vec![b'x'; LARGE]))
     };
     let server = Server::new(config).expect("no database to open");
-    let server = server.get("/gate", gate).get("/quick", quick).get("/large", large);
-    let server = server.post("/echo", echo).post("/count", streaming(count));
+    let server = server.route(Method::GET, "/gate", gate).get("/quick", quick).get("/large", large);
+    let server = server.post("/echo", echo).route(Method::POST, "/count", count.with(Policy::streaming()));
     let server = server.get_immediate("/immediate", |_| Response::text("immediate"));
     let server = server.get_immediate("/block", move |_| blocking.pass().expect("the test lets it through"));
     (server.start().expect("a free port"), keeper)

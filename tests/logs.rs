@@ -13,10 +13,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use http::Method;
 use serde_json::Value;
 use support::{Client, Wharf, ask, assert_nothing_is_left, assert_says, gate, wait_until};
-use wharf::config::{Access, Config, Connector};
-use wharf::handler::{Context, Error, streaming};
+use wharf::config::{AccessLog, Config, Connector};
+use wharf::handler::{Context, Error, Handler as _, Policy};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
 
@@ -148,7 +149,7 @@ fn each_problem_has_the_id_of_its_request_whoever_answers() {
 fn logging_to(file: &Path) -> Config {
     let mut config = Config::default();
     config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
-    (config.log.access, config.log.access_file) = (Access::Json, Some(file.to_owned()));
+    (config.log.access, config.log.access_file) = (AccessLog::Json, Some(file.to_owned()));
     config
 }
 
@@ -170,9 +171,10 @@ fn every_request_has_a_line_whoever_ends_it() {
     };
     let quick = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { Ok(Response::text("quick")) };
     let server = Server::new(config).expect("no database to open");
-    let server = server.get("/gate", handler).get("/quick", quick).post("/quick", quick);
-    let server =
-        server.get("/stream", streaming(stream)).get_immediate("/now/{x}", |_| Response::text("now"));
+    let server = server.route(Method::GET, "/gate", handler).get("/quick", quick).post("/quick", quick);
+    let server = server
+        .route(Method::GET, "/stream", stream.with(Policy::streaming()))
+        .get_immediate("/now/{x}", |_| Response::text("now"));
     let server = server.start().expect("a free port");
     let mut expected = Vec::new();
     let mut client = Client::connect(server.address());

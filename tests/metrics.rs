@@ -10,12 +10,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use serde_json::Value;
 use support::{Client, Database, Gate, PATIENCE, Postgres, ask, gate, wait_until};
 use wharf::config::{Config, Environment, Flags, Source};
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 /// Debian's python3-prometheus-client: the reference implementations of both formats. Prints the families as JSON.
@@ -130,7 +131,7 @@ fn serve(database: &Database, gate: Gate, change: impl FnOnce(&mut Config)) -> R
     change(&mut config);
     let panics = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { panic!("on purpose") };
     let server = Server::new(config).expect("the database is there");
-    server.get("/gate", gate).get("/panic", panics).start().expect("a free port")
+    server.route(Method::GET, "/gate", gate).get("/panic", panics).start().expect("a free port")
 }
 
 /// A client may have its answer before that is counted.

@@ -20,9 +20,9 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Code;
 use prost::Message as _;
 use support::{Authority, Client, Database, Gate, PATIENCE, Postgres, Wharf, ask, gate, wait_until};
 use wharf::config::{Config, Environment, Flags, Source};
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use http::Method;
 use support::{Answer, Client, Database, Forwarder, Gate, PATIENCE, Postgres, Then, gate, wait_until};
 use wharf::config::{self, Config, Environment, Flags, Source};
-use wharf::connector::Drained;
 use wharf::database::{self, Access, RowWriter, Shape};
 use wharf::deadline::Deadline;
 use wharf::handler::{Context, Error, Handler};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 /// Every request's, in seconds.

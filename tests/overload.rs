@@ -9,12 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use http::Method;
 use support::{Answer, Client, Gate, PATIENCE, ask, assert_problem, gate};
 use wharf::config::{Config, Connector};
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::metrics::Reason;
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
@@ -33,7 +34,7 @@ fn serve(gate: Gate, change: impl FnOnce(&mut Config)) -> Running {
     let panics = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { panic!("on purpose") };
     let server = Server::new(config).expect("no database to open");
     let immediate = |_: &Request| Response::text("immediate");
-    let server = server.get("/gate", gate).get("/quick", quick).get("/panic", panics);
+    let server = server.route(Method::GET, "/gate", gate).get("/quick", quick).get("/panic", panics);
     server.get_immediate("/immediate", immediate).start().expect("a free port")
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use http::Method;
 use postgres::types::{IsNull, to_sql_checked};
 use support::{
     Answer, Authority, Client, Database, Keeper, PATIENCE, Postgres, ask, assert_nothing_is_left,
@@ -167,10 +168,14 @@ impl Gated {
         let pool = Arc::clone(server.database().expect("it has one").metrics());
         let write = "insert into item values ($1, 'sly') returning id";
         let server = server
-            .get("/gate", handler)
-            .get("/double", handler::query("select 2 * $1::int4", number, doubled))
-            .get("/sulky", handler::query("select 2 * $1::int4", sulky, doubled))
-            .get("/sly", handler::query(write, |_| Ok((99_i32,)), |_, _| Ok(Response::text("written"))))
+            .route(Method::GET, "/gate", handler)
+            .route(Method::GET, "/double", handler::query("select 2 * $1::int4", number, doubled))
+            .route(Method::GET, "/sulky", handler::query("select 2 * $1::int4", sulky, doubled))
+            .route(
+                Method::GET,
+                "/sly",
+                handler::query(write, |_| Ok((99_i32,)), |_, _| Ok(Response::text("written"))),
+            )
             .start()
             .expect("a free port");
         Self { server, keeper, workers, pool, database, _alone: alone }

@@ -9,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{PATIENCE, Postgres, wait_until};
-use wharf::activity::Activity;
 use wharf::config;
 use wharf::database::{Connection, Database, Error};
 use wharf::deadline::Deadline;
-use wharf::presence::Presence;
+use wharf::internal::activity::Activity;
+use wharf::internal::presence::Presence;
 
 const MS: Duration = Duration::from_millis(1);
 

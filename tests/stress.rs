@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use support::{Client, PATIENCE};
 use wharf::config::Config;
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 const CLIENTS: u64 = 12;

@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
+use http::Method;
 use serde_json::Value;
 use support::{Answer, Client, PATIENCE, Wharf, ask, assert_nothing_is_left, assert_problem, gate};
 use wharf::config::{Config, Connector};
-use wharf::handler::{Context, Error, Handler, streaming};
+use wharf::handler::{Context, Error, Handler, Policy};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
 
@@ -38,14 +39,18 @@ fn serve(handler: impl Handler, change: impl FnOnce(&mut Config)) -> Running {
         Err(std::io::Error::other("on purpose").into())
     };
     let own = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
-        Ok(Response::text("own").with_header(ID.parse()?, "of the handler".parse()?))
+        Ok(Response::text("own").with_header(
+            ID.parse().map_err(Error::internal)?,
+            "of the handler".parse().map_err(Error::internal)?,
+        ))
     };
     let stream = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
         Ok(Response::stream("text/plain", |writer| Ok(std::io::Write::write_all(writer, b"streamed")?)))
     };
     let server = Server::new(config).expect("no database to open");
-    let server = server.get("/gate", handler).get("/who", who).post("/who", who).get("/fails", fails);
-    let server = server.get("/own", own).get("/stream", streaming(stream));
+    let server =
+        server.route(Method::GET, "/gate", handler).get("/who", who).post("/who", who).get("/fails", fails);
+    let server = server.get("/own", own).route(Method::GET, "/stream", stream.with(Policy::streaming()));
     server.get_immediate("/immediate", |_| Response::text("immediate")).start().expect("a free port")
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use support::{Postgres, Wharf, assert_says, wait_until};
 use wharf::config::{Config, Environment, Flags, Source};
 use wharf::database::Database;
-use wharf::sizing::{Selection, traffic};
+use wharf::internal::{Selection, traffic};
 use wharf::tune::{Outcome, Request, tune};
 
 /// So many may be in the function at once, each for about so many seconds; who comes while all are there waits for a place.

@@ -20,13 +20,13 @@ const BY_PASSWORD: [&str; 4] = ["/", "/stats", "/threads", "/events"];
 
 /// Whom to answer.
 #[derive(Debug)]
-pub(super) struct Access {
+pub(super) struct AdminAccess {
     token: Option<String>,
     /// They allow no other site.
     origins: OriginRules,
 }
 
-impl Access {
+impl AdminAccess {
     pub(super) fn new(token: Option<String>) -> Self {
         Self { token, origins: OriginRules::default() }
     }
@@ -121,14 +121,14 @@ mod tests {
         parse_head(head.as_bytes(), &limits).expect("a request").request
     }
 
-    fn status(access: &Access, line: &str, headers: &str) -> u16 {
+    fn status(access: &AdminAccess, line: &str, headers: &str) -> u16 {
         let admitted = access.admit(&request(line, headers));
         admitted.map_or_else(|refusal| refusal.status().as_u16(), |()| 200)
     }
 
     #[test]
     fn without_a_token_only_a_host_that_is_ours_is_answered() {
-        let access = Access::new(None);
+        let access = AdminAccess::new(None);
         for (host, expected) in [
             ("127.0.0.1:8081", 200),
             ("[::1]:8081", 200),
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_token_is_wanted_whole() {
-        let access = Access::new(Some("only-for-tests".to_owned()));
+        let access = AdminAccess::new(Some("only-for-tests".to_owned()));
         let get = |headers: &str| status(&access, "GET /metrics", &format!("Host: any.example\r\n{headers}"));
         assert_eq!(get("Authorization: Bearer only-for-tests\r\n"), 200);
         assert_eq!(get("authorization: bearer  only-for-tests \r\n"), 200);
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_browser_shows_it_as_a_password_where_its_page_asks() {
-        let access = Access::new(Some("only-for-tests".to_owned()));
+        let access = AdminAccess::new(Some("only-for-tests".to_owned()));
         let password = |credentials: &str| {
             format!("Host: h\r\nAuthorization: Basic {}\r\n", BASE64_STANDARD.encode(credentials))
         };
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_another_sites_page_asks_for_is_refused() {
-        let access = Access::new(None);
+        let access = AdminAccess::new(None);
         for (headers, expected) in [
             ("", 200),
             ("Sec-Fetch-Site: same-origin\r\n", 200),

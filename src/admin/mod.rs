@@ -6,7 +6,7 @@
 mod access;
 mod dashboard;
 mod events;
-pub mod observer;
+pub(crate) mod observer;
 mod readiness;
 mod routes;
 
@@ -19,7 +19,7 @@ use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method};
 use log::LevelFilter;
 
-use self::access::Access;
+use self::access::AdminAccess;
 use self::events::Events;
 use self::readiness::Readiness;
 use crate::base::deadline::Deadline;
@@ -31,10 +31,10 @@ use crate::handler::{BodyUse, Error};
 use crate::http::{Request, Response, problem};
 use crate::telemetry::metrics::Reason;
 
-pub use self::readiness::Load;
+pub(crate) use self::readiness::Load;
 
 /// What the server says of itself. Nothing of it blocks.
-pub trait Source: Send + Sync + 'static {
+pub(crate) trait Source: Send + Sync + 'static {
     /// `/metrics`: `OpenMetrics`, or Prometheus's older text.
     fn metrics(&self, open_metrics: bool) -> Bytes;
 
@@ -70,13 +70,13 @@ pub trait Source: Send + Sync + 'static {
 const RELOADING: Duration = Duration::from_secs(30);
 
 /// What a body may have: `level=debug` and a little more.
-pub const MAX_BODY_BYTES: usize = 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 1024;
 
 /// The service behind the admin listener.
-pub struct Admin {
+pub(crate) struct Admin {
     source: Arc<dyn Source>,
     router: Router,
-    access: Arc<Access>,
+    access: Arc<AdminAccess>,
     readiness: Arc<Readiness>,
 }
 
@@ -85,12 +85,12 @@ impl Admin {
     ///
     /// # Errors
     /// None that a route of ours could have.
-    pub fn new(
+    pub(crate) fn new(
         config: &config::Admin,
         max_viewers: usize,
         source: Arc<dyn Source>,
     ) -> Result<Self, RouteError> {
-        let access = Arc::new(Access::new(config.token.clone()));
+        let access = Arc::new(AdminAccess::new(config.token.clone()));
         let readiness = Arc::new(Readiness::new(config));
         let events = Arc::new(Events::new(Arc::clone(&source), max_viewers));
         let router = routes::router(&source, &access, &readiness, &events)?;
@@ -98,7 +98,7 @@ impl Admin {
     }
 
     /// Goes by another configuration, but for its token.
-    pub fn reconfigure(&self, config: &config::Admin) {
+    pub(crate) fn reconfigure(&self, config: &config::Admin) {
         self.readiness.reconfigure(config);
     }
 }
@@ -125,7 +125,7 @@ impl Service for Admin {
                 Admission::Work(Work {
                     request,
                     handler,
-                    asks: None,
+                    batched: None,
                     endpoint,
                     since,
                     lane,

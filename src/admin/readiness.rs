@@ -9,7 +9,7 @@ use crate::config;
 
 /// What the server counts at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub(crate) struct Load {
     /// Requests that were read.
     pub requests: u64,
     /// Of these, how many were refused because there were too many of them.

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use log::LevelFilter;
 use serde_json::json;
 
-use super::access::Access;
+use super::access::AdminAccess;
 use super::dashboard::Dashboard;
 use super::events::Events;
 use super::readiness::Readiness;
@@ -21,7 +21,7 @@ const OPEN_METRICS: &[u8] = b"application/openmetrics-text";
 
 pub(super) fn router(
     source: &Arc<dyn Source>,
-    access: &Arc<Access>,
+    access: &Arc<AdminAccess>,
     readiness: &Arc<Readiness>,
     events: &Arc<Events>,
 ) -> Result<Router, RouteError> {

@@ -19,7 +19,7 @@ const FORK: u32 = 48;
 
 /// How requests are told apart, and what of that clients see.
 #[derive(Debug)]
-pub struct Identities {
+pub struct RequestIds {
     /// In which header a request's id comes and goes; `None`: in none.
     header: Option<HeaderName>,
     /// Whether requests belong to traces.
@@ -31,7 +31,7 @@ pub struct Identities {
     forks: Arc<AtomicU64>,
 }
 
-impl Identities {
+impl RequestIds {
     /// Ids that come and go in this header, if in any; `traces`: each request continues its client's trace or begins one.
     pub fn new(header: Option<HeaderName>, traces: bool) -> Self {
         let random = RandomState::new();
@@ -55,17 +55,17 @@ impl Identities {
         Self { header, traces, sample, keys, next: AtomicU64::new(start), forks }
     }
 
-    /// Whether header lines whose name is so long can say anything of a request's identity.
+    /// Whether header lines whose name is so long can say anything of a request's id.
     pub(crate) fn looks_at(&self, name_length: usize) -> bool {
         self.header.as_ref().is_some_and(|header| header.as_str().len() == name_length)
             || self.traces && (name_length == TRACEPARENT.len() || name_length == TRACESTATE.len())
     }
 
     /// Who a request with these header lines is.
-    pub(crate) fn identify<'r>(
+    pub(crate) fn read_id<'r>(
         self: &Arc<Self>,
         lines: impl Iterator<Item = (&'r [u8], &'r [u8])>,
-    ) -> Identity {
+    ) -> RequestId {
         let mut id = Once::default();
         let mut parent = Once::default();
         let mut state = None::<String>;
@@ -91,12 +91,12 @@ impl Identities {
             None => Trace::begin(self.sample),
         });
         let told = AtomicBool::new(trace.as_ref().is_some_and(|trace| trace.parent.is_some()));
-        Identity { of: Arc::clone(self), id, trace, told }
+        RequestId { of: Arc::clone(self), id, trace, told }
     }
 
     /// Who a request is of which nothing was read.
-    pub(crate) fn unread(self: &Arc<Self>) -> Identity {
-        Identity { of: Arc::clone(self), id: self.make(), trace: None, told: AtomicBool::default() }
+    pub(crate) fn unread(self: &Arc<Self>) -> RequestId {
+        RequestId { of: Arc::clone(self), id: self.make(), trace: None, told: AtomicBool::default() }
     }
 
     /// A number that no other request of this process has, and that another process is as unlikely to have as any. Each step
@@ -150,8 +150,8 @@ pub(crate) fn hex(number: u64) -> [u8; 16] {
 }
 
 /// One request's id and its place in a trace. Cheap to clone.
-pub struct Identity {
-    of: Arc<Identities>,
+pub struct RequestId {
+    of: Arc<RequestIds>,
     id: Id,
     trace: Option<Trace>,
     /// Whether anybody else may know of the trace.
@@ -164,7 +164,7 @@ enum Id {
     Given(Arc<str>),
 }
 
-impl Identity {
+impl RequestId {
     /// The id: the client's, or sixteen hexadecimal digits.
     pub fn id(&self) -> &str {
         match &self.id {
@@ -198,7 +198,7 @@ impl Identity {
     }
 }
 
-impl Clone for Identity {
+impl Clone for RequestId {
     /// Does not learn of it when the other one's trace is asked for, so it takes that for known.
     fn clone(&self) -> Self {
         let (id, trace) = (self.id.clone(), self.trace.clone());
@@ -206,9 +206,9 @@ impl Clone for Identity {
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity")
+        f.debug_struct("RequestId")
             .field("id", &self.id())
             .field("trace", &self.known_trace())
             .finish_non_exhaustive()
@@ -342,52 +342,52 @@ mod tests {
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-    fn identities() -> Arc<Identities> {
-        Arc::new(Identities::new(Some(HeaderName::from_static("x-request-id")), true))
+    fn request_ids() -> Arc<RequestIds> {
+        Arc::new(RequestIds::new(Some(HeaderName::from_static("x-request-id")), true))
     }
 
-    fn identify(lines: &[(&str, &str)]) -> Identity {
-        identities().identify(lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+    fn read_id(lines: &[(&str, &str)]) -> RequestId {
+        request_ids().read_id(lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
     }
 
     #[test]
     fn a_clients_id_is_taken_where_it_is_plain_and_alone() {
         let longest = "x".repeat(ID_MAX);
         for id in ["1", "a-b_c:d/e=~!", &longest] {
-            assert_eq!(identify(&[("X-Request-ID", id)]).id(), id);
+            assert_eq!(read_id(&[("X-Request-ID", id)]).id(), id);
         }
         let too_long = "x".repeat(ID_MAX + 1);
         for id in ["", "a b", "a\"b", "a'b", "a,b", "a;b", "a\\b", "a\tb", "\u{e9}", "a\u{7f}", &too_long] {
-            let made = identify(&[("x-request-id", id)]);
+            let made = read_id(&[("x-request-id", id)]);
             assert!(made.id().len() == 16 && made.id() != id, "{id:?} became {made:?}");
         }
-        assert_eq!(identify(&[("x-request-id", "a"), ("x-request-id", "a")]).id().len(), 16);
+        assert_eq!(read_id(&[("x-request-id", "a"), ("x-request-id", "a")]).id().len(), 16);
     }
 
     #[test]
     fn ids_that_are_made_differ_on_every_thread_and_do_not_count_up() {
-        let first = identities();
+        let first = request_ids();
         let second = Arc::new(first.for_another_thread());
         let third = Arc::new(second.for_another_thread());
         let mut seen = HashSet::new();
         let mut high = HashSet::new();
         for _ in 0..1000 {
-            for identities in [&first, &second, &third] {
-                let id = identities.unread().id().to_owned();
+            for request_ids in [&first, &second, &third] {
+                let id = request_ids.unread().id().to_owned();
                 assert!(id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.len() == 16, "{id}");
                 high.insert(id[..4].to_owned());
                 assert!(seen.insert(id), "an id came twice");
             }
         }
         assert!(high.len() > 2000, "only {} beginnings among 3000 ids", high.len());
-        assert!(!seen.contains(identities().unread().id()), "another process has other ids");
+        assert!(!seen.contains(request_ids().unread().id()), "another process has other ids");
     }
 
     #[test]
     fn a_trace_goes_on_with_its_id_and_flags_and_a_span_of_its_own() {
-        let identity =
-            identify(&[("Traceparent", PARENT), ("tracestate", "a=1"), ("TraceState", "b=2 , c=3")]);
-        let trace = identity.trace().expect("traces are on");
+        let request_id =
+            read_id(&[("Traceparent", PARENT), ("tracestate", "a=1"), ("TraceState", "b=2 , c=3")]);
+        let trace = request_id.trace().expect("traces are on");
         assert_eq!(trace.id(), 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
         assert_eq!(trace.parent(), Some(0x00f0_67aa_0ba9_02b7));
         assert!(trace.is_sampled() && trace.span() != 0 && Some(trace.span()) != trace.parent());
@@ -397,7 +397,7 @@ mod tests {
             "{text}"
         );
         assert_eq!(trace.tracestate(), Some("a=1,b=2 , c=3"));
-        let unsampled = identify(&[("traceparent", &PARENT.replace("-01", "-fc"))]);
+        let unsampled = read_id(&[("traceparent", &PARENT.replace("-01", "-fc"))]);
         assert!(
             unsampled.trace().expect("on").traceparent().ends_with("-00"),
             "unknown flags are not passed on"
@@ -406,15 +406,15 @@ mod tests {
 
     #[test]
     fn a_trace_is_known_where_it_is_the_clients_or_somebody_has_asked_for_it() {
-        let identity = identify(&[]);
-        assert_eq!(identity.known_trace(), None);
-        let trace = identity.clone().known_trace().cloned();
+        let request_id = read_id(&[]);
+        assert_eq!(request_id.known_trace(), None);
+        let trace = request_id.clone().known_trace().cloned();
         assert!(
-            trace.is_some() && trace.as_ref() == identity.trace(),
+            trace.is_some() && trace.as_ref() == request_id.trace(),
             "it may be the other one that is asked"
         );
-        assert_eq!(identity.known_trace(), trace.as_ref());
-        assert!(identify(&[("traceparent", PARENT)]).known_trace().is_some());
+        assert_eq!(request_id.known_trace(), trace.as_ref());
+        assert!(read_id(&[("traceparent", PARENT)]).known_trace().is_some());
     }
 
     #[test]
@@ -439,27 +439,27 @@ mod tests {
             &format!("{}x", PARENT.replacen("00-", "01-", 1)),
         ];
         for value in wrong {
-            let identity = identify(&[("traceparent", value), ("tracestate", "a=1")]);
-            let trace = identity.trace().expect("traces are on");
+            let request_id = read_id(&[("traceparent", value), ("tracestate", "a=1")]);
+            let trace = request_id.trace().expect("traces are on");
             assert_eq!((trace.parent(), trace.tracestate()), (None, None), "{value:?} is no traceparent");
             assert!(trace.is_sampled() && trace.id() != 0);
         }
-        let twice = identify(&[("traceparent", PARENT), ("traceparent", PARENT)]);
+        let twice = read_id(&[("traceparent", PARENT), ("traceparent", PARENT)]);
         assert_eq!(twice.trace().expect("traces are on").parent(), None);
     }
 
     #[test]
     fn so_many_of_the_traces_that_begin_here_are_recorded_and_none_that_its_client_does_not_record() {
         for (percent, few, many) in [(0, 0, 0), (10, 50, 150), (100, 1000, 1000)] {
-            let identities = Arc::new(Identities::new(None, true).sampling(percent).for_another_thread());
-            let unparented = || identities.identify([].into_iter());
-            let is_sampled = |identity: &Identity| identity.trace().expect("traces are on").is_sampled();
+            let request_ids = Arc::new(RequestIds::new(None, true).sampling(percent).for_another_thread());
+            let unparented = || request_ids.read_id([].into_iter());
+            let is_sampled = |request_id: &RequestId| request_id.trace().expect("traces are on").is_sampled();
             let sampled = (0..1000).filter(|_| is_sampled(&unparented())).count();
             assert!((few..=many).contains(&sampled), "{sampled} of 1000 at {percent} %");
             for (flags, is) in [("-00", false), ("-01", true)] {
                 let parent = PARENT.replace("-01", flags);
                 let lines = [(&b"traceparent"[..], parent.as_bytes())];
-                assert_eq!(is_sampled(&identities.identify(lines.into_iter())), is);
+                assert_eq!(is_sampled(&request_ids.read_id(lines.into_iter())), is);
             }
         }
     }
@@ -468,8 +468,8 @@ mod tests {
     fn a_later_version_is_read_as_far_as_it_is_known() {
         let later = PARENT.replacen("00-", "cc-", 1).replace("-01", "-03");
         for value in [later.clone(), format!("{later}-what-the-future-brings")] {
-            let identity = identify(&[("traceparent", &value)]);
-            let trace = identity.trace().expect("traces are on");
+            let request_id = read_id(&[("traceparent", &value)]);
+            let trace = request_id.trace().expect("traces are on");
             assert_eq!(trace.parent(), Some(0x00f0_67aa_0ba9_02b7));
             assert!(trace.traceparent().starts_with("00-") && trace.traceparent().ends_with("-01"));
         }
@@ -477,10 +477,10 @@ mod tests {
 
     #[test]
     fn nothing_is_looked_at_where_nothing_is_asked_for() {
-        let off = Arc::new(Identities::new(None, false));
+        let off = Arc::new(RequestIds::new(None, false));
         assert!((0..200).all(|length| !off.looks_at(length)));
         let lines = [(&b"x-request-id"[..], &b"a"[..]), (b"traceparent", PARENT.as_bytes())];
-        let identity = off.identify(lines.into_iter());
-        assert!(identity.id().len() == 16 && identity.trace().is_none() && identity.header().is_none());
+        let request_id = off.read_id(lines.into_iter());
+        assert!(request_id.id().len() == 16 && request_id.trace().is_none() && request_id.header().is_none());
     }
 }

@@ -7,7 +7,7 @@ use crate::base::value::{Scalar, Type, Value};
 use crate::config::{Action, Config, Endpoint, Place, Problems, Source};
 use crate::connector::{Address, Drained};
 use crate::endpoint;
-use crate::server::{Candidate, Reload, ReloadError, Reloaded, Running, Server, log_reload};
+use crate::server::{NewConfig, Reload, ReloadError, Reloaded, Running, Server, log_reload};
 use http::Method;
 use log::LevelFilter;
 
@@ -73,14 +73,14 @@ struct Rereading {
 }
 
 impl Reload for Rereading {
-    fn read(&mut self) -> Result<Candidate, String> {
+    fn read(&mut self) -> Result<NewConfig, String> {
         self.began = pid_file::now();
         let loaded = self.common.load_again(&self.source).map_err(|error| format!("{error:#}"))?;
         if !loaded.problems.list().is_empty() {
             return Err(loaded.problems.to_string());
         }
         self.level = loaded.config.log.level;
-        Ok(Candidate::read_from(loaded.source, loaded.config))
+        Ok(NewConfig::read_from(loaded.source, loaded.config))
     }
 
     fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {

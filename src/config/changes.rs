@@ -11,9 +11,9 @@ use super::{Action, Config, Endpoint, Span, Traffic};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change {
-    /// In full: `server.workers`.
+    /// In full: `server.workers`; or `app`, for the whole section.
     pub key: String,
-    /// Before and now, as text. `None`: it may hold a password.
+    /// Before and now, as text. `None`: it may hold a password, as all of `app` may.
     pub values: Option<(String, String)>,
     /// A server that runs goes on with the value before.
     pub needs_restart: bool,
@@ -59,7 +59,9 @@ impl Config {
             values: (!now.is_secret()).then(|| (before.value(), now.value())),
             needs_restart: now.needs_restart(),
         });
-        let keys = keys.collect();
+        // Nothing of the server depends on it; a program that reads it again may.
+        let app = Change { key: "app".to_owned(), values: None, needs_restart: false };
+        let keys = keys.chain((!self.has_app_of(new)).then_some(app)).collect();
         let (before, now) = (&self.endpoints, &new.endpoints);
         let names = |of: &[Endpoint], keep: &dyn Fn(&Endpoint) -> bool| {
             of.iter().filter(|endpoint| keep(endpoint)).map(|endpoint| endpoint.name.clone()).collect()

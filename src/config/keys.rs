@@ -17,11 +17,12 @@ use self::Target::{
     Url,
 };
 
+use super::app::App;
 use super::listen::ListenError;
 use super::otlp;
 use super::setting::{Setting, show_bytes, show_time};
 use super::{
-    Access, AccessRules, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http,
+    AccessLog, AccessRules, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http,
     Listen, Log, Proxy, Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
 };
 use crate::http::{Networks, NetworksError, Origins, OriginsError};
@@ -68,7 +69,7 @@ impl Default for Config {
             // What somebody must know, and nothing about single requests.
             log: Log {
                 level: LevelFilter::Info,
-                access: Access::Off,
+                access: AccessLog::Off,
                 access_file: None,
                 // They may be secrets.
                 parameters: false,
@@ -174,6 +175,7 @@ impl Default for Config {
                 max_pipelined_requests: 16,
             },
             endpoints: Vec::new(),
+            app: App::default(),
         }
     }
 }
@@ -240,8 +242,20 @@ fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str
 
 /// Every key, in the order of `config/reference.toml`.
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
-    let Config { server, log, tracing, admin, queue, http, access, proxy, tls, database, endpoints: _ } =
-        config;
+    let Config {
+        server,
+        log,
+        tracing,
+        admin,
+        queue,
+        http,
+        access,
+        proxy,
+        tls,
+        database,
+        endpoints: _,
+        app: _,
+    } = config;
     let sections = [
         ("server", server_keys(server)),
         ("log", log_keys(log)),
@@ -292,7 +306,7 @@ fn log_keys(log: &mut Log) -> Vec<Named<'_>> {
         ("debug", LevelFilter::Debug),
         ("trace", LevelFilter::Trace),
     ];
-    let forms = &[("off", Access::Off), ("combined", Access::Combined), ("json", Access::Json)];
+    let forms = &[("off", AccessLog::Off), ("combined", AccessLog::Combined), ("json", AccessLog::Json)];
     vec![
         ("level", Live, choice(&mut log.level, levels)),
         ("access", Live, choice(&mut log.access, forms)),

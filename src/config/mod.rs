@@ -4,6 +4,7 @@
 //! types only when every key, type and range is right; after that nothing checks again. Reject, never repair.
 //! Every field's unit, default and range is in `config/reference.toml`, which a test holds equal to these defaults.
 
+mod app;
 mod changes;
 mod checks;
 mod consistency;
@@ -68,6 +69,8 @@ pub struct Config {
     pub database: Database,
     /// `[endpoint.NAME]`, in the order of the file.
     pub endpoints: Vec<Endpoint>,
+    /// `[app]`; see [`Config::app`].
+    app: app::App,
 }
 
 /// `[server]`.
@@ -107,7 +110,7 @@ pub struct Log {
     /// its own.
     pub level: LevelFilter,
     /// `access`: whether each request has a line, and in which form.
-    pub access: Access,
+    pub access: AccessLog,
     /// `access_file`: where those lines go. `None`: to the log, as all others.
     pub access_file: Option<PathBuf>,
     /// `parameters`: whether lines may show the values of parameters.
@@ -121,7 +124,7 @@ pub struct Log {
 /// Whether each request has a line in the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Access {
+pub enum AccessLog {
     /// `"off"`: none has.
     Off,
     /// `"combined"`: in the form of Apache and nginx, with what is ours behind it.

@@ -15,8 +15,13 @@ use super::problem::{Problem, Problems};
 use super::setting::{Environment, Setting, expand};
 use super::{Action, Config, Source, Span};
 
-const SECTIONS: [&str; 11] =
-    ["server", "log", "tracing", "admin", "queue", "http", "access", "proxy", "tls", "database", "endpoint"];
+const SECTIONS: [&str; 12] = [
+    "server", "log", "tracing", "admin", "queue", "http", "access", "proxy", "tls", "database", "endpoint",
+    "app",
+];
+
+/// The sections whose keys are not in `keys`.
+const WITHOUT_KEYS: [&str; 2] = ["endpoint", "app"];
 
 /// Variables that are ours without being keys.
 const OTHER_VARIABLES: [&str; 2] = ["WHARF_CONFIG", "WHARF_LOG"];
@@ -179,6 +184,10 @@ impl From<std::ops::Range<usize>> for Span {
 }
 
 impl Reader<'_> {
+    pub(super) fn environment(&self) -> &Environment {
+        self.environment
+    }
+
     pub(super) fn report(
         &mut self,
         span: impl Into<Option<Span>>,
@@ -264,13 +273,14 @@ impl Reader<'_> {
         self.sections(&root, keys::keys(&mut config), flags);
         self.consistency(&root, &config);
         config.endpoints = self.endpoints(&root);
+        config.app = self.app(&root);
         self.database_for_endpoints(&config);
         config
     }
 
-    /// Everything outside `[endpoint]`. For each key the later source wins.
+    /// Everything outside `[endpoint]` and `[app]`. For each key the later source wins.
     fn sections(&mut self, root: &Table<'_>, mut keys: Vec<Key<'_>>, flags: &Flags) {
-        for section in SECTIONS.into_iter().filter(|section| *section != "endpoint") {
+        for section in SECTIONS.into_iter().filter(|section| !WITHOUT_KEYS.contains(section)) {
             let Some(table) = root.node(section).and_then(|node| self.table(&node)) else {
                 continue;
             };

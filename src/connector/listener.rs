@@ -16,7 +16,7 @@ const BACKLOG: i32 = 1024;
 
 /// A socket that clients can connect to from now on.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     socket: Socket,
     address: Address,
     file: Option<SocketFile>,
@@ -62,7 +62,7 @@ impl Listener {
     ///
     /// # Errors
     /// What the system says, or that systemd has passed no socket.
-    pub fn bind(listen: &Listen, reuse_port: bool) -> io::Result<Self> {
+    pub(crate) fn bind(listen: &Listen, reuse_port: bool) -> io::Result<Self> {
         let socket = match listen {
             Listen::Tcp(address) => tcp(*address, reuse_port)?,
             Listen::Unix(path) => unix(path)?,
@@ -77,7 +77,7 @@ impl Listener {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> &Address {
+    pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 

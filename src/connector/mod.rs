@@ -2,28 +2,34 @@
 //! answers come back through a [`Client`](crate::exchange::job::Client).
 
 pub(crate) mod descriptors;
+pub(crate) mod direct;
 mod listener;
-pub mod native;
-pub mod tiny_http;
+pub(crate) mod native;
+pub(crate) mod tiny_http;
 mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+pub use listener::Address;
+pub(crate) use listener::Listener;
 pub(crate) use listener::SocketFile;
-pub use listener::{Address, Listener};
 pub use tls::TlsError;
 
 use self::tls::Identity;
-use crate::base::request_id::Identities;
+use crate::base::request_id::RequestIds;
 use crate::config::{self, Config};
 use crate::exchange::job::Service;
 use crate::http::Limits;
 use crate::telemetry::journal::Journal;
 
+/// A worker ends its statement at the deadline and answers by itself; when it has not done so by this much later, its connector
+/// answers.
+pub(crate) const GRACE: Duration = Duration::from_millis(50);
+
 /// A running connector.
-pub trait Connector: Send + Sync {
+pub(crate) trait Connector: Send + Sync {
     /// Stops accepting; requests in flight and those already on their way are still answered, each connection is closed
     /// after its answer, idle ones at once. Returns when no connection is left, or when `patience` is over: then what is
     /// left is cut off.
@@ -39,7 +45,7 @@ pub trait Connector: Send + Sync {
 }
 
 /// Cuts off every connection when called.
-pub type Stopper = Box<dyn Fn() + Send + Sync>;
+pub(crate) type Stopper = Box<dyn Fn() + Send + Sync>;
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +58,7 @@ pub enum Drained {
 
 /// What a connector needs to know of the configuration. See the keys of the same names.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The limits on heads.
     pub limits: Limits,
     /// Where an endpoint has no limit of its own.
@@ -84,7 +90,7 @@ pub struct Settings {
     /// What proxies may say of clients.
     pub proxy: config::Proxy,
     /// How requests are told apart.
-    pub identities: Arc<Identities>,
+    pub request_ids: Arc<RequestIds>,
     /// What is said of requests; whoever starts the connector has it.
     pub journal: Journal,
     /// `None`: plain HTTP.
@@ -93,7 +99,7 @@ pub struct Settings {
 
 /// TLS on every connection.
 #[derive(Clone, Debug)]
-pub struct Tls {
+pub(crate) struct Tls {
     pub(crate) identity: Arc<Identity>,
     pub(crate) handshake_timeout: Duration,
     pub(crate) max_handshakes: usize,
@@ -141,7 +147,7 @@ impl Settings {
             write_timeout: http.write_timeout,
             selectors: config.selectors(),
             proxy: config.proxy.clone(),
-            identities: Arc::new(identities(config)),
+            request_ids: Arc::new(request_ids(config)),
             journal: Journal::default(),
             tls,
         }
@@ -149,10 +155,10 @@ impl Settings {
 }
 
 /// Where nobody here records traces, whoever is asked next by default is not kept from it.
-fn identities(config: &Config) -> Identities {
+fn request_ids(config: &Config) -> RequestIds {
     let tracing = &config.tracing;
     let sample = if tracing.otlp_endpoint.is_some() { tracing.sample } else { 100 };
-    Identities::new(config.server.request_id_header.clone(), tracing.propagate).sampling(sample)
+    RequestIds::new(config.server.request_id_header.clone(), tracing.propagate).sampling(sample)
 }
 
 fn tls(tls: &config::Tls) -> Result<Option<Tls>, TlsError> {

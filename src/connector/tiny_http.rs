@@ -18,7 +18,7 @@ use http::StatusCode;
 use super::{Connector, Drained, Listener, Settings, Stopper};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
-use crate::base::request_id::{Identities, Identity};
+use crate::base::request_id::{RequestId, RequestIds};
 use crate::exchange::job::{Admission, BodyPlan, Claim, Client, Delivery, Service, Stream};
 use crate::handler::{BodyUse, unavailable};
 use crate::http::{
@@ -38,7 +38,7 @@ const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cann
 const MOST_SKIPPED: usize = 1 << 30;
 
 /// The running connector.
-pub struct TinyHttp {
+pub(crate) struct TinyHttp {
     server: Arc<tiny_http::Server>,
     receiver: JoinHandle<()>,
     in_flight: Arc<InFlight>,
@@ -49,7 +49,7 @@ pub struct TinyHttp {
 #[derive(Clone)]
 struct Behind {
     limits: Limits,
-    identities: Arc<Identities>,
+    request_ids: Arc<RequestIds>,
     journal: Journal,
     service: Arc<dyn Service>,
 }
@@ -67,7 +67,7 @@ struct InFlight {
 struct Exchange {
     /// Taken by who answers.
     request: Mutex<Option<tiny_http::Request>>,
-    identity: Identity,
+    request_id: RequestId,
     journal: Journal,
     /// What the access log says of it, where there is one and no worker answers.
     asked: Option<Asked>,
@@ -86,8 +86,8 @@ struct Asked {
 
 impl Behind {
     fn new(settings: &Settings, service: Arc<dyn Service>) -> Self {
-        let (identities, journal) = (Arc::clone(&settings.identities), settings.journal.clone());
-        Self { limits: settings.limits, identities, journal, service }
+        let (request_ids, journal) = (Arc::clone(&settings.request_ids), settings.journal.clone());
+        Self { limits: settings.limits, request_ids, journal, service }
     }
 }
 
@@ -96,7 +96,7 @@ impl TinyHttp {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start(
+    pub(crate) fn start(
         listener: Listener,
         settings: &Settings,
         service: Arc<dyn Service>,
@@ -188,15 +188,15 @@ impl fmt::Debug for Exchange {
 
 impl Exchange {
     fn begin(request: tiny_http::Request, behind: &Behind, in_flight: &Arc<InFlight>, metrics: &Metrics) {
-        let Behind { limits, identities, journal, service } = behind;
+        let Behind { limits, request_ids, journal, service } = behind;
         in_flight.add();
         metrics.received();
         let read = read_head(&request, limits).map(|mut read| {
-            read.identify(identities);
+            read.read_id(request_ids);
             read
         });
-        let identity = read.as_ref().ok().and_then(|read| read.identity.clone());
-        let identity = identity.unwrap_or_else(|| identities.unread());
+        let request_id = read.as_ref().ok().and_then(|read| read.request_id.clone());
+        let request_id = request_id.unwrap_or_else(|| request_ids.unread());
         let asked = read.as_ref().ok().filter(|_| journal.has_access()).map(|read| Asked {
             at: Instant::now(),
             form: read.form(),
@@ -226,7 +226,7 @@ impl Exchange {
         let in_flight = Arc::clone(in_flight);
         let exchange = Arc::new(Self {
             request: Mutex::new(Some(request)),
-            identity,
+            request_id,
             journal: journal.clone(),
             asked,
             body_use,
@@ -270,14 +270,14 @@ impl Exchange {
     /// Sends an answer that no worker made, on a thread of its own: tiny_http waits for earlier answers on the connection,
     /// for the client to take this one, and for a body that nobody has read, and other clients' requests are not to.
     fn send_beside(self: Arc<Self>, mut response: Response, reason: Option<Reason>) {
-        response.name_request(self.identity.id());
+        response.name_request(self.request_id.id());
         self.note_end(&response, reason);
         let exchange = Arc::clone(&self);
         let spawned = thread::Builder::new().name("answer".into()).spawn(move || exchange.send(response));
         if let Err(error) = spawned {
             sparingly!(log::Level::Error, "answers without a thread", "no thread sends an answer: {error}");
             let mut refusal = unavailable("the server is out of threads").to_response();
-            refusal.name_request(self.identity.id());
+            refusal.name_request(self.request_id.id());
             self.send(refusal);
         }
     }
@@ -289,7 +289,7 @@ impl Exchange {
         self.journal.ended(&Entry {
             outline,
             client: outline.and_then(|outline| outline.client()),
-            identity: Some(&self.identity),
+            request_id: Some(&self.request_id),
             status: response.status().as_u16(),
             bytes: asked.map_or(Form::CLOSE, |asked| asked.form).body_length(response),
             ended,
@@ -310,7 +310,7 @@ impl Exchange {
             phases.write(&mut timing);
         }
         let timing = response.timing.map(|_| (Timing::HEADER, &*timing));
-        let id = self.identity.header().map(|name| (name.as_str(), self.identity.id()));
+        let id = self.request_id.header().map(|name| (name.as_str(), self.request_id.id()));
         let headers = headers
             .filter(|(name, _)| id.is_none_or(|(ours, _)| ours != *name))
             .map(|(name, value)| (name, value.as_bytes()))
@@ -381,7 +381,7 @@ impl Client for Exchange {
         let mut form = request.form().of(response);
         form.keep_alive = false;
         let mut head = Vec::with_capacity(256);
-        encode_head(response, form, Some(&self.identity), &mut head);
+        encode_head(response, form, Some(&self.request_id), &mut head);
         let stream = OpenStream {
             writer: RefCell::new(writer),
             chunked: !form.http_10,

@@ -16,6 +16,9 @@ use crate::resource::Gauges;
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The server has no database.
+    #[error("database.url is not set")]
+    NotConfigured,
     /// The database's URL cannot be used.
     #[error("database url: {0}")]
     Url(String),
@@ -315,6 +318,7 @@ impl Error {
             Self::BadValue { .. } => "bad_value",
             Self::UnsupportedType { .. } | Self::Malformed { .. } => "unreadable_row",
             Self::RowCount { .. } => "row_count",
+            Self::NotConfigured => "not_configured",
             Self::Usage(_) => "usage",
         };
         word.into()
@@ -359,6 +363,7 @@ impl Error {
     /// The same without any value that a client has sent, for requests that carry a secret.
     pub fn public_detail_without_values(&self) -> Cow<'_, str> {
         match self {
+            Self::NotConfigured => "no database".into(),
             Self::Open { .. } | Self::Down { .. } | Self::Lost(_) => "the database is not available".into(),
             Self::Crowded { .. } => {
                 "too many requests wait for a database connection (database.maximum_pending)".into()

@@ -22,6 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+/// SQLite's driver, whose connection [`Connection::sqlite`] lends.
+pub use ::rusqlite;
+
 pub use crate::resource::Gauges;
 pub(crate) use driver::{Fetched, RoundTrip};
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};

@@ -10,29 +10,18 @@ use crate::database::{Connection, Database, Error, Statement};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Prepares every statement and returns what is wrong with each, with its place in the file.
-pub fn check(source: &Source, endpoints: &[Endpoint], database: &Database) -> Vec<Problem> {
-    check_by(Deadline::after(PATIENCE), source, endpoints, database)
+pub(crate) fn check(source: &Source, endpoints: &[Endpoint], database: &Database) -> Vec<Problem> {
+    let connection = database.checkout(Deadline::after(PATIENCE));
+    connection
+        .and_then(|mut connection| check_on(&mut connection, source, endpoints, database))
         .unwrap_or_else(|error| vec![Problem::new(None, "database.url", error.to_string())])
-}
-
-/// The same by a deadline.
-///
-/// # Errors
-/// When the database does not answer, or not in time.
-pub fn check_by(
-    deadline: Deadline,
-    source: &Source,
-    endpoints: &[Endpoint],
-    database: &Database,
-) -> Result<Vec<Problem>, Error> {
-    check_on(&mut database.checkout(deadline)?, source, endpoints, database)
 }
 
 /// The same on a connection to the database.
 ///
 /// # Errors
-/// As [`check_by`].
-pub fn check_on(
+/// When the database does not answer, or not in time.
+pub(crate) fn check_on(
     connection: &mut Connection,
     source: &Source,
     endpoints: &[Endpoint],
@@ -54,7 +43,7 @@ pub fn check_on(
 }
 
 /// Prepares the samples, of which a server makes no use, and returns what is wrong with each.
-pub fn check_samples(source: &Source, endpoints: &[Endpoint], database: &Database) -> Vec<Problem> {
+pub(crate) fn check_samples(source: &Source, endpoints: &[Endpoint], database: &Database) -> Vec<Problem> {
     samples(source, endpoints, database)
         .unwrap_or_else(|error| vec![Problem::new(None, "database.url", error.to_string())])
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
-pub use check::{check, check_by, check_on, check_samples};
+pub(crate) use check::{check, check_on, check_samples};
 
 use crate::base::value::Value;
 use crate::config::{self, Action, Config, Otherwise, Returns};
@@ -21,7 +21,7 @@ use crate::database::{
     self, Access, Answer, Connection, Database, Form, Question, RowWriter, Shape, Statement,
 };
 use crate::exchange::router::Target;
-use crate::handler::{Asking, Asks, Context, Error, Handler, Mean, Priority};
+use crate::handler::{Batched, BatchedStatement, Context, Error, Handler, Mean, Policy};
 use crate::http::{Request, Response};
 
 /// How often a request's statements are run before a collision with another transaction becomes its answer. What still
@@ -34,7 +34,7 @@ const PAUSE_US: RangeInclusive<u64> = 1000..=5000;
 
 /// What the configuration's endpoints do, ready for the router. Without a database there are only those with a fixed
 /// body; the configuration is refused before that can surprise anybody.
-pub fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, String, Target)> {
+pub(crate) fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, String, Target)> {
     let targets = config.endpoints.iter().filter_map(|endpoint| {
         let target = match &endpoint.action {
             Action::Fixed { body, content_type } => fixed(endpoint.status, body, content_type),
@@ -64,12 +64,10 @@ struct SqlEndpoint {
     returns: Returns,
     status: StatusCode,
     access: Access,
-    deadline: Option<Duration>,
-    max_concurrency: Option<usize>,
-    priority: Priority,
+    policy: Policy,
     max_response_bytes: usize,
     /// Whether it can be asked together with others.
-    asks: bool,
+    is_batched: bool,
     /// What a statement of it takes.
     takes: Mean,
 }
@@ -128,15 +126,13 @@ impl SqlEndpoint {
             returns: *returns,
             status: endpoint.status,
             access: access(&endpoint.method),
-            deadline: endpoint.deadline,
-            max_concurrency: endpoint.max_concurrency,
-            priority: endpoint.priority,
+            policy: policy(endpoint, params),
             max_response_bytes: config.http.max_response_bytes,
-            asks: false,
+            is_batched: false,
             takes: Mean::default(),
         };
         let only_reads = new.access == Access::ReadOnly && !new.is_transaction();
-        new.asks = only_reads && database.shares_round_trips();
+        new.is_batched = only_reads && database.shares_round_trips();
         Some(new)
     }
 
@@ -161,7 +157,7 @@ impl SqlEndpoint {
             let ran = connection.run(&step.statement, values, self.access, deadline, &mut rows);
             let took = began.elapsed();
             context.note_statement(&step.key, took, &|| self.shown(values));
-            self.takes.note_if(self.asks && connection.can_share(step.statement.text()), took);
+            self.takes.note_if(self.is_batched && connection.can_share(step.statement.text()), took);
             let count = ran.map_err(|error| Failure::Database(error, Some(step.key.clone())))?;
             step.expect(count).map_err(Failure::Unexpected)?;
             if last {
@@ -294,28 +290,16 @@ impl Handler for Arc<SqlEndpoint> {
         Ok(self.response(body))
     }
 
-    fn hides_query(&self) -> bool {
-        self.params.iter().any(|param| param.secret && param.place == config::Place::Query)
+    fn policy(&self) -> Policy {
+        self.policy.clone()
     }
 
-    fn asks(&self) -> Option<Asking> {
-        self.asks.then(|| Asking(Arc::clone(self) as _))
-    }
-
-    fn deadline(&self) -> Option<Duration> {
-        self.deadline
-    }
-
-    fn max_concurrency(&self) -> Option<usize> {
-        self.max_concurrency
-    }
-
-    fn priority(&self) -> Priority {
-        self.priority
+    fn batched(&self) -> Option<Batched> {
+        self.is_batched.then(|| Batched(Arc::clone(self) as _))
     }
 }
 
-impl Asks for SqlEndpoint {
+impl BatchedStatement for SqlEndpoint {
     fn takes(&self) -> Option<Duration> {
         self.takes.mean()
     }
@@ -341,6 +325,14 @@ impl Asks for SqlEndpoint {
         self.expect_result(rows)?;
         Ok(self.response(body))
     }
+}
+
+/// The rules of an endpoint, as the configuration says them.
+fn policy(endpoint: &config::Endpoint, params: &[config::Param]) -> Policy {
+    let hides_query = params.iter().any(|param| param.secret && param.place == config::Place::Query);
+    let policy = Policy::new().priority(endpoint.priority).hide_query(hides_query);
+    let policy = endpoint.deadline.into_iter().fold(policy, Policy::deadline);
+    endpoint.max_concurrency.into_iter().fold(policy, Policy::max_concurrency)
 }
 
 /// The pause after this many attempts: random, so that colliding transactions do not meet again, and doubled each time.

@@ -11,7 +11,7 @@ use http::StatusCode;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::queue::Key;
-use crate::handler::{Asking, BodyUse, Error, Handler, unavailable};
+use crate::handler::{Batched, BodyUse, Error, Handler, unavailable};
 use crate::http::{Refusal, Request, Response, Sink, problem};
 use crate::telemetry::metrics::{Endpoint, Reason};
 
@@ -22,7 +22,7 @@ pub struct Job {
     /// What answers it.
     pub handler: Arc<dyn Handler>,
     /// What answers it together with others, where that is possible.
-    pub asks: Option<Asking>,
+    pub batched: Option<Batched>,
     /// What is counted of its endpoint.
     pub endpoint: Arc<Endpoint>,
     /// When it had come whole, or as far as its handler wants it.
@@ -107,7 +107,7 @@ pub(crate) fn would_wait_too_long() -> Error {
 }
 
 /// What a connector does with a whole request: the stages behind it.
-pub trait Service: Send + Sync {
+pub(crate) trait Service: Send + Sync {
     /// Routes the request. Never blocks.
     fn accept(&self, request: Request) -> Admission;
 
@@ -144,7 +144,7 @@ pub trait Service: Send + Sync {
 
 /// What is to become of a body.
 #[derive(Debug)]
-pub enum BodyPlan {
+pub(crate) enum BodyPlan {
     /// It goes to an endpoint that takes it in this way, if it is no longer than `max_bytes`.
     Wanted {
         /// Whole or as a stream.
@@ -163,7 +163,7 @@ pub enum BodyPlan {
     clippy::large_enum_variant,
     reason = "it is taken apart at once, and a box would be one for each request"
 )]
-pub enum Admission {
+pub(crate) enum Admission {
     /// It is answered on the spot, by this endpoint if it came to one.
     Answered(Response, Option<Arc<Endpoint>>),
     /// The request is refused on the spot. It came to this endpoint.
@@ -173,13 +173,13 @@ pub enum Admission {
 }
 
 /// A request that needs a worker.
-pub struct Work {
+pub(crate) struct Work {
     /// See [`Job::request`].
     pub request: Request,
     /// See [`Job::handler`].
     pub handler: Arc<dyn Handler>,
-    /// See [`Job::asks`].
-    pub asks: Option<Asking>,
+    /// See [`Job::batched`].
+    pub batched: Option<Batched>,
     /// See [`Job::endpoint`].
     pub endpoint: Arc<Endpoint>,
     /// See [`Job::since`].
@@ -194,14 +194,14 @@ pub struct Work {
 
 impl Work {
     /// The job that it is for this client, whose `presence` goes on to the request with it, as the request of this ticket.
-    pub fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: &Presence) -> Job {
-        let Self { request, handler, asks, endpoint, since, lane, start_by, deadline } = self;
+    pub(crate) fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: &Presence) -> Job {
+        let Self { request, handler, batched, endpoint, since, lane, start_by, deadline } = self;
         // Not when a worker claims the job: the poller may answer between the claim and what the worker does next.
         let presence = presence.begin_request(request.method().is_safe());
         Job {
             request,
             handler,
-            asks,
+            batched,
             endpoint,
             since,
             lane,

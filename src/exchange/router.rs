@@ -4,66 +4,46 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode};
 
-use crate::base::queue::{LaneSpec, Priority};
-use crate::handler::{Asking, BodyUse, Handler};
+use crate::base::queue::LaneSpec;
+use crate::handler::{Batched, Handler, Policy};
 use crate::http::{Request, Response, problem};
 use crate::telemetry::metrics::{Endpoint, Metrics};
 
 /// What a route leads to.
 #[derive(Clone)]
-pub enum Target {
+pub(crate) enum Target {
     /// Answered on the poller: the function must not block.
     Immediate(Arc<dyn Fn(&Request) -> Response + Send + Sync>),
     /// Answered by a worker.
     Handler(Answerer),
 }
 
-/// A handler, and what it wants of its requests: asked once, so that the poller runs none of its code.
+/// A handler, and the rules of its route: asked once, so that the poller runs none of its code.
 #[derive(Clone)]
-pub struct Answerer {
+pub(crate) struct Answerer {
     /// What answers.
     pub handler: Arc<dyn Handler>,
-    /// See [`Handler::deadline`].
-    pub deadline: Option<Duration>,
-    /// See [`Handler::body_use`].
-    pub body_use: BodyUse,
-    /// See [`Handler::max_body_bytes`].
-    pub max_body_bytes: Option<usize>,
-    /// See [`Handler::max_concurrency`].
-    pub max_concurrency: Option<usize>,
-    /// See [`Handler::priority`].
-    pub priority: Priority,
-    /// See [`Handler::hides_query`].
-    pub hides_query: bool,
-    /// See [`Handler::asks`].
-    pub asks: Option<Asking>,
+    /// See [`Handler::policy`].
+    pub policy: Policy,
+    /// See [`Handler::batched`].
+    pub batched: Option<Batched>,
     /// Which of [`Router::lanes`] its requests wait in.
     pub lane: usize,
 }
 
 impl Target {
     /// A handler's target.
-    pub fn of(handler: impl Handler) -> Self {
-        Self::Handler(Answerer {
-            deadline: handler.deadline(),
-            body_use: handler.body_use(),
-            max_body_bytes: handler.max_body_bytes(),
-            max_concurrency: handler.max_concurrency().map(|max| max.max(1)),
-            priority: handler.priority(),
-            hides_query: handler.hides_query(),
-            asks: handler.asks(),
-            lane: 0,
-            handler: Arc::new(handler),
-        })
+    pub(crate) fn of(handler: impl Handler) -> Self {
+        let (policy, batched) = (handler.policy(), handler.batched());
+        Self::Handler(Answerer { handler: Arc::new(handler), policy, batched, lane: 0 })
     }
 }
 
 /// Every route of a server: a tree for each method, so that `GET /a/{id}` and `DELETE /a/{name}` may stand side by side.
-pub struct Router {
+pub(crate) struct Router {
     metrics: Arc<Metrics>,
     methods: Vec<(Method, matchit::Router<Route>)>,
     lanes: Vec<LaneSpec>,
@@ -93,7 +73,7 @@ pub struct RouteError {
 
 impl Router {
     /// A router without routes, which are counted by these metrics.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, methods: Vec::new(), lanes: Vec::new() }
     }
 
@@ -101,15 +81,15 @@ impl Router {
     ///
     /// # Errors
     /// See [`RouteError`].
-    pub fn add(&mut self, method: Method, path: &str, mut target: Target) -> Result<(), RouteError> {
+    pub(crate) fn add(&mut self, method: Method, path: &str, mut target: Target) -> Result<(), RouteError> {
         if let Target::Handler(answerer) = &mut target {
-            let name = answerer.max_concurrency.map(|_| format!("{method} {path}"));
-            let (priority, max_concurrency) = (answerer.priority, answerer.max_concurrency);
+            let (priority, max_concurrency) = (answerer.policy.rank(), answerer.policy.max_concurrency);
+            let name = max_concurrency.map(|_| format!("{method} {path}"));
             answerer.lane = self.lane(LaneSpec { name, priority, max_concurrency });
         }
         let names: Arc<[Box<str>]> = parameter_names(path).map(Box::from).collect();
         let endpoint = self.metrics.endpoint(method.as_str(), path);
-        endpoint.hide_query(matches!(&target, Target::Handler(answerer) if answerer.hides_query));
+        endpoint.hide_query(matches!(&target, Target::Handler(answerer) if answerer.policy.hides_query()));
         let route = Route { names: (!names.is_empty()).then_some(names), target, endpoint };
         let index = self.methods.iter().position(|(known, _)| *known == method).unwrap_or_else(|| {
             self.methods.push((method.clone(), matchit::Router::new()));
@@ -120,7 +100,7 @@ impl Router {
     }
 
     /// The lanes of the queue that the routes need.
-    pub fn lanes(&self) -> &[LaneSpec] {
+    pub(crate) fn lanes(&self) -> &[LaneSpec] {
         &self.lanes
     }
 
@@ -135,7 +115,7 @@ impl Router {
     ///
     /// # Errors
     /// The answer, where no route does: 404, 405 or 501, or `Allow` for `OPTIONS`.
-    pub fn route(&self, request: &mut Request) -> Result<(&Target, &Arc<Endpoint>), Response> {
+    pub(crate) fn route(&self, request: &mut Request) -> Result<(&Target, &Arc<Endpoint>), Response> {
         let (route, values) = self.find(request).ok_or_else(|| self.refusal(request))?;
         request.path_values = values;
         request.path_names.clone_from(&route.names);
@@ -143,7 +123,7 @@ impl Router {
     }
 
     /// What is counted of the endpoint that a request comes to, if it comes to one.
-    pub fn endpoint(&self, request: &Request) -> Option<&Arc<Endpoint>> {
+    pub(crate) fn endpoint(&self, request: &Request) -> Option<&Arc<Endpoint>> {
         self.find(request).map(|(route, _)| &route.endpoint)
     }
 
@@ -151,7 +131,7 @@ impl Router {
     ///
     /// # Errors
     /// As [`Router::route`].
-    pub fn target(&self, request: &Request) -> Result<&Target, Response> {
+    pub(crate) fn target(&self, request: &Request) -> Result<&Target, Response> {
         self.find(request).map(|(route, _)| &route.target).ok_or_else(|| self.refusal(request))
     }
 

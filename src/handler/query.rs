@@ -24,7 +24,7 @@ const WEIGHT: u64 = 64;
 /// configuration that are one `sql`.
 ///
 /// ```no_run
-/// # use wharf::{handler, http::{Request, Response}, server::Server};
+/// # use wharf::{handler, http::{Method, Request, Response}, server::Server};
 /// # fn main() -> anyhow::Result<()> {
 /// # let config = wharf::config::Config::default();
 /// let flights = handler::query(
@@ -32,7 +32,7 @@ const WEIGHT: u64 = 64;
 ///     |request: &Request| Ok((request.query_value("carrier").unwrap_or_default(),)),
 ///     |_, rows| Ok(Response::text(rows.iter().map(|row| row.get::<_, String>(0)).collect::<String>())),
 /// );
-/// Server::new(config)?.get("/flights", flights).run()?;
+/// Server::new(config)?.route(Method::GET, "/flights", flights).run()?;
 /// # Ok(())
 /// # }
 /// ```
@@ -75,12 +75,12 @@ where
         answer(request, &rows?)
     }
 
-    fn asks(&self) -> Option<Asking> {
-        Some(Asking(Arc::clone(&self.0) as _))
+    fn batched(&self) -> Option<Batched> {
+        Some(Batched(Arc::clone(&self.0) as _))
     }
 }
 
-impl<P, B, A> Asks for Parts<B, A>
+impl<P, B, A> BatchedStatement for Parts<B, A>
 where
     P: Parameters,
     B: Fn(&Request) -> Result<P, Error> + Send + Sync + 'static,
@@ -107,16 +107,16 @@ where
 /// How requests are answered that are one statement each, which can be sent together with others. Only [`query`] and the endpoints
 /// of the configuration make one; a handler around another one may pass it on, if it does nothing else.
 #[derive(Clone)]
-pub struct Asking(pub(crate) Arc<dyn Asks>);
+pub struct Batched(pub(crate) Arc<dyn BatchedStatement>);
 
-impl std::fmt::Debug for Asking {
+impl std::fmt::Debug for Batched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Asking").field("takes", &self.0.takes()).finish_non_exhaustive()
+        f.debug_struct("Batched").field("takes", &self.0.takes()).finish_non_exhaustive()
     }
 }
 
-/// See [`Asking`].
-pub(crate) trait Asks: Send + Sync {
+/// See [`Batched`].
+pub(crate) trait BatchedStatement: Send + Sync {
     /// What its statement takes in the mean; `None`: it cannot share a round trip, or it is not known yet whether it can.
     fn takes(&self) -> Option<Duration>;
 

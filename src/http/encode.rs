@@ -9,7 +9,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TE, TRAILER, 
 use http::{HeaderName, StatusCode};
 
 use super::{Response, Timing};
-use crate::base::request_id::Identity;
+use crate::base::request_id::RequestId;
 use crate::base::system;
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
@@ -65,8 +65,13 @@ pub(crate) fn is_ours(name: &HeaderName) -> bool {
 }
 
 /// Appends the head of `response` to `out`, with the id of its request where clients are told of it. Returns whether the body is to follow; see [`Form::has_body`].
-pub fn encode_head(response: &Response, form: Form, identity: Option<&Identity>, out: &mut Vec<u8>) -> bool {
-    let id = identity.and_then(|identity| Some((identity.header()?, identity.id_bytes())));
+pub fn encode_head(
+    response: &Response,
+    form: Form,
+    request_id: Option<&RequestId>,
+    out: &mut Vec<u8>,
+) -> bool {
+    let id = request_id.and_then(|request_id| Some((request_id.header()?, request_id.id_bytes())));
     let status = response.status();
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());

@@ -4,6 +4,7 @@
 //! the rules of RFC 9110 and RFC 9112 are ours, and strict: what a proxy in front of us might read differently is refused.
 
 mod body;
+mod builder;
 mod chunked;
 mod encode;
 mod feed;
@@ -19,7 +20,9 @@ mod response;
 mod target;
 mod timing;
 
+pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 pub use body::{BodyReader, BodyWriter, Sink, Source};
+pub use builder::RequestBuilder;
 pub use chunked::Decoder;
 pub(crate) use encode::is_ours;
 pub use encode::{CONTINUE, Form, encode_head};
@@ -35,6 +38,6 @@ pub use proxy::{ProxyError, ProxyHeader, read_proxy_header};
 pub use refusal::{Fault, Limits, Refusal};
 pub use request::Request;
 pub(crate) use response::{Body, FileBody};
-pub use response::{Response, WriteBody};
+pub use response::{MediaType, Response, WriteBody};
 pub use timing::Timing;
 pub(crate) use timing::{Template, decimals, microseconds, milliseconds};

@@ -170,7 +170,7 @@ fn parse_with<'a>(
         peer: None,
         client: None,
         client_certificate: None,
-        identity: None,
+        request_id: None,
         path_names: None,
         path_values: Vec::new(),
     };

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::{BodyReader, Form, Source};
-use crate::base::request_id::{Identities, Identity, Trace};
+use super::{BodyReader, Form, RequestBuilder, Source};
+use crate::base::request_id::{RequestId, RequestIds, Trace};
 
 /// A request: complete with its body, or with as much of it as the handler will read. `Debug` shows which request it is, and not
 /// what stands in its query, its headers and its body.
@@ -33,7 +33,7 @@ pub struct Request {
     pub(crate) client: Option<IpAddr>,
     pub(crate) client_certificate: Option<Bytes>,
     /// Said by the connector that has read it.
-    pub(crate) identity: Option<Identity>,
+    pub(crate) request_id: Option<RequestId>,
     pub(crate) path_names: Option<Arc<[Box<str>]>>,
     pub(crate) path_values: Vec<Range<usize>>,
 }
@@ -47,6 +47,20 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
+    /// A request that no client has sent, for tests of handlers: `GET /` unless told otherwise.
+    ///
+    /// ```
+    /// use wharf::http::{Method, Request};
+    ///
+    /// let request = Request::builder().method(Method::PUT).target("/greet/Ada?loud=yes").path_value("name", "Ada").build()?;
+    /// assert_eq!(request.path_value("name"), Some("Ada"));
+    /// assert_eq!(request.query_value("loud").as_deref(), Some("yes"));
+    /// # Ok::<(), wharf::http::Refusal>(())
+    /// ```
+    pub fn builder() -> RequestBuilder {
+        RequestBuilder::new()
+    }
+
     /// The method.
     pub fn method(&self) -> &Method {
         &self.method
@@ -115,24 +129,24 @@ impl Request {
     /// where that is 1 to 128 visible ASCII characters without quotes, commas, semicolons and backslashes, or else sixteen hexadecimal
     /// digits.
     pub fn id(&self) -> &str {
-        self.identity.as_ref().map_or("", Identity::id)
+        self.request_id.as_ref().map_or("", RequestId::id)
     }
 
     /// Its place in a trace, the client's or one that begins here; `None` where `tracing.propagate` is false.
     pub fn trace(&self) -> Option<&Trace> {
-        self.identity.as_ref()?.trace()
+        self.request_id.as_ref()?.trace()
     }
 
-    /// Who it is, if its connector has said so.
-    pub fn identity(&self) -> Option<&Identity> {
-        self.identity.as_ref()
+    /// Its id with its trace, if its connector has read them.
+    pub fn request_id(&self) -> Option<&RequestId> {
+        self.request_id.as_ref()
     }
 
-    /// Finds out who the request is.
-    pub fn identify(&mut self, identities: &Arc<Identities>) {
-        let lines = self.fields.iter().filter(|(name, _)| identities.looks_at(name.len()));
+    /// Reads the id and the trace, or makes them.
+    pub fn read_id(&mut self, request_ids: &Arc<RequestIds>) {
+        let lines = self.fields.iter().filter(|(name, _)| request_ids.looks_at(name.len()));
         let lines = lines.map(|(name, value)| (&self.head[name.clone()], &self.head[value.clone()]));
-        self.identity = Some(identities.identify(lines));
+        self.request_id = Some(request_ids.read_id(lines));
     }
 
     /// The certificate that the client showed and that `tls.client_ca` vouches for, in DER.

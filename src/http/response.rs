@@ -23,6 +23,27 @@ pub struct Response {
     is_unnamed_problem: bool,
 }
 
+/// What a body is, such as `text/html; charset=utf-8`.
+///
+/// A text of the program is one by itself. A text that is only known later, such as one from a database, is checked as a
+/// [`HeaderValue`] first: `HeaderValue::try_from(text)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaType(HeaderValue);
+
+impl From<&'static str> for MediaType {
+    /// # Panics
+    /// When the text has other than visible ASCII characters and spaces.
+    fn from(text: &'static str) -> Self {
+        Self(HeaderValue::from_static(text))
+    }
+}
+
+impl From<HeaderValue> for MediaType {
+    fn from(value: HeaderValue) -> Self {
+        Self(value)
+    }
+}
+
 /// What comes after the head.
 pub(crate) enum Body {
     Bytes(Bytes),
@@ -52,9 +73,9 @@ impl Response {
     }
 
     /// A response with a body of the given media type.
-    pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+    pub fn new(status: StatusCode, content_type: impl Into<MediaType>, body: impl Into<Bytes>) -> Self {
         Self {
-            content_type: Some(HeaderValue::from_static(content_type)),
+            content_type: Some(content_type.into().0),
             body: Body::Bytes(body.into()),
             ..Self::empty(status)
         }
@@ -74,7 +95,7 @@ impl Response {
     ///
     /// # Errors
     /// When the system does not tell the file's length.
-    pub fn file(content_type: &'static str, file: fs::File) -> io::Result<Self> {
+    pub fn file(content_type: impl Into<MediaType>, file: fs::File) -> io::Result<Self> {
         let length = file.metadata()?.len();
         let body = Body::File(FileBody { file, length });
         Ok(Self { body, ..Self::new(StatusCode::OK, content_type, Bytes::new()) })
@@ -84,7 +105,7 @@ impl Response {
     /// `http.response_buffer_bytes` are on their way, up to the request's deadline. The worker is busy until `write`
     /// returns.
     pub fn stream(
-        content_type: &'static str,
+        content_type: impl Into<MediaType>,
         write: impl FnOnce(&mut BodyWriter<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
         + Send
         + 'static,
@@ -131,7 +152,7 @@ impl Response {
         if let Body::Bytes(body) = &self.body
             && let Some(members) = body.strip_suffix(b"}")
         {
-            // An id has neither quotes nor backslashes, whoever has made it (`identity`).
+            // An id has neither quotes nor backslashes, whoever has made it (`request_id`).
             self.body = Body::Bytes([members, b",\"request_id\":\"", id.as_bytes(), b"\"}"].concat().into());
         }
     }

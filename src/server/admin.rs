@@ -51,7 +51,7 @@ pub(super) struct Listening {
 }
 
 /// What the admin listener is told of the server; there also where there is none.
-pub(super) struct Told {
+pub(super) struct AdminView {
     observer: Observer,
     database: Option<Database>,
     /// The pool is to have connections also while nobody asks for one.
@@ -72,7 +72,7 @@ struct Errands {
     busy: AtomicBool,
 }
 
-impl Told {
+impl AdminView {
     /// What there is to see at the start; and where the thread that reloads finds what it is to do.
     pub(super) fn new(
         config: &Config,
@@ -82,7 +82,7 @@ impl Told {
     ) -> (Arc<Self>, Receiver<Job>) {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         let errands = Errands { sender, heard: AtomicBool::new(false), busy: AtomicBool::new(false) };
-        let told = Self {
+        let admin_view = Self {
             observer: observer.clone(),
             database: database.cloned(),
             keeps_connections: AtomicBool::new(true),
@@ -90,8 +90,8 @@ impl Told {
             errands,
             set_log_level,
         };
-        told.take(config);
-        (Arc::new(told), receiver)
+        admin_view.take(config);
+        (Arc::new(admin_view), receiver)
     }
 
     /// This configuration is in force.
@@ -120,7 +120,7 @@ impl Told {
     }
 }
 
-impl Source for Told {
+impl Source for AdminView {
     fn metrics(&self, open_metrics: bool) -> Bytes {
         self.observer.exposition(open_metrics).into()
     }
@@ -194,7 +194,7 @@ impl Listening {
     pub(super) fn start(
         listener: Listener,
         config: &config::Admin,
-        told: &Arc<Told>,
+        admin_view: &Arc<AdminView>,
         connections: usize,
     ) -> Result<Self, StartError> {
         let Address::Tcp(address) = *listener.address() else {
@@ -203,7 +203,7 @@ impl Listening {
         let settings = settings(connections);
         // A quarter is left to those who ask and go.
         let max_viewers = settings.max_connections - settings.max_connections / 4;
-        let service = Arc::new(Admin::new(config, max_viewers, Arc::clone(told) as _)?);
+        let service = Arc::new(Admin::new(config, max_viewers, Arc::clone(admin_view) as _)?);
         let metrics = Arc::new(Metrics::default());
         let shared: Arc<dyn Service> = Arc::clone(&service) as _;
         let connector = Box::new(Native::start("admin-", listener, settings, &shared, &metrics)?);
@@ -257,7 +257,7 @@ impl super::Running {
 
     /// Tells the configuration in force to the admin listener.
     pub(super) fn tell_admin(&self, config: &Config) {
-        self.told.take(config);
+        self.admin_view.take(config);
         if let Some(admin) = &self.admin {
             admin.service.reconfigure(&config.admin);
         }

@@ -28,19 +28,19 @@ const OPENING: Duration = Duration::from_secs(2);
 
 /// A configuration to go on with.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub struct NewConfig {
     config: Config,
     source: Option<Source>,
 }
 
-impl Candidate {
+impl NewConfig {
     /// One that was read from this text, into which messages point.
     pub fn read_from(source: Source, config: Config) -> Self {
         Self { config, source: Some(source) }
     }
 }
 
-impl From<Config> for Candidate {
+impl From<Config> for NewConfig {
     fn from(config: Config) -> Self {
         Self { config, source: None }
     }
@@ -53,7 +53,7 @@ pub trait Reload: Send + 'static {
     ///
     /// # Errors
     /// Why there is none, for the log.
-    fn read(&mut self) -> Result<Candidate, String>;
+    fn read(&mut self) -> Result<NewConfig, String>;
 
     /// What became of it. Unless it is told otherwise, the log says so.
     fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {
@@ -65,8 +65,8 @@ impl<F> Reload for F
 where
     F: FnMut() -> Result<Config, String> + Send + 'static,
 {
-    fn read(&mut self) -> Result<Candidate, String> {
-        self().map(Candidate::from)
+    fn read(&mut self) -> Result<NewConfig, String> {
+        self().map(NewConfig::from)
     }
 }
 
@@ -129,8 +129,8 @@ impl Running {
     ///
     /// # Errors
     /// What is wrong with the configuration; then nothing has changed.
-    pub fn reload(&self, new: impl Into<Candidate>) -> Result<Reloaded, ReloadError> {
-        let Candidate { config: new, source } = new.into();
+    pub fn reload(&self, new: impl Into<NewConfig>) -> Result<Reloaded, ReloadError> {
+        let NewConfig { config: new, source } = new.into();
         let mut running = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = running.changes_to(&new);
         self.refuse_relied_on(&changes)?;
@@ -238,9 +238,9 @@ impl Running {
 
     /// SIGHUP has come, or somebody asks for the same.
     pub(super) fn read_again(&self) -> Result<Reloaded, ReloadError> {
-        self.told.set_busy(true);
+        self.admin_view.set_busy(true);
         let outcome = self.read_and_reload();
-        self.told.set_busy(false);
+        self.admin_view.set_busy(false);
         outcome
     }
 

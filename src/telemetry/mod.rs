@@ -3,5 +3,5 @@
 pub mod activity;
 pub mod journal;
 pub mod metrics;
-pub mod sparing;
-pub mod traces;
+pub(crate) mod sparing;
+pub(crate) mod traces;

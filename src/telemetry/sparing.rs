@@ -14,7 +14,7 @@ const SECOND: u32 = 32;
 
 /// One place in the source that logs, and how often it has of late.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// What its lines say.
     what: &'static str,
     level: Level,
@@ -32,13 +32,13 @@ static PLACES: Mutex<Vec<&'static Place>> = Mutex::new(Vec::new());
 
 impl Place {
     /// At most `most` lines a second. `what`: what they say, as in "12 more …".
-    pub const fn new(level: Level, most: u64, what: &'static str) -> Self {
+    pub(crate) const fn new(level: Level, most: u64, what: &'static str) -> Self {
         let (state, held_back) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { what, level, most, state, held_back, known: AtomicBool::new(false) }
     }
 
     /// Whether a line may be logged now. What may not is counted.
-    pub fn admits(&'static self) -> bool {
+    pub(crate) fn admits(&'static self) -> bool {
         let admitted = self.admits_in(second());
         if !admitted && !self.known.swap(true, Relaxed) {
             PLACES.lock().unwrap_or_else(PoisonError::into_inner).push(self);
@@ -66,7 +66,7 @@ fn second() -> u64 {
 }
 
 /// Says how many lines were held back since it was asked last. The observer asks once a second.
-pub fn tell_the_rest() {
+pub(crate) fn tell_the_rest() {
     let places = PLACES.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for place in places {
         let count = place.held_back.swap(0, Relaxed);

@@ -18,7 +18,7 @@ use super::{Admitted, Shared, admit, final_response, guarded};
 use crate::base::queue::Ticket;
 use crate::database::{self, Connection, Fetched, Question};
 use crate::exchange::job::Job;
-use crate::handler::{Asking, Asks, Error};
+use crate::handler::{Batched, BatchedStatement, Error};
 use crate::telemetry::activity::{Activity, Doing, Spent};
 
 /// What those that are sent together may take, all in all, by what their statements take in the mean. It is several times what the way
@@ -35,7 +35,7 @@ impl Shared {
         move |job| {
             // Who is told of in a trace is told exactly, and a body that streams has not come yet.
             let can = job.request.source.is_none() && !self.traces.wants(&job.request);
-            let takes = job.asks.as_ref().filter(|_| can).and_then(|asking| asking.0.takes());
+            let takes = job.batched.as_ref().filter(|_| can).and_then(|batched| batched.0.takes());
             let after = takes.and_then(|takes| left.checked_sub(takes));
             left = after.unwrap_or_default();
             after.is_some()
@@ -54,15 +54,15 @@ impl Shared {
         let mut questions = Vec::with_capacity(1 + others.len());
         for (mut job, is_stale) in iter::once((first, begun.is_stale())).chain(others.drain(..)) {
             activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
-            let (response, reason) = match (admit(&mut job, begun.began(), is_stale), job.asks.take()) {
+            let (response, reason) = match (admit(&mut job, begun.began(), is_stale), job.batched.take()) {
                 (Admitted::Gone, _) => continue,
                 (Admitted::Refused(response, reason), _) => (response, Some(reason)),
                 (Admitted::Granted, None) => (self.run(&job, activity), None),
-                (Admitted::Granted, Some(Asking(asks))) => {
-                    match self.attempt(&job, || asks.question(&job.request)) {
+                (Admitted::Granted, Some(Batched(statement))) => {
+                    match self.attempt(&job, || statement.question(&job.request)) {
                         Ok(question) => {
                             questions.push(question);
-                            all.push_back((job, asks));
+                            all.push_back((job, statement));
                             continue;
                         }
                         Err(response) => (response, None),
@@ -79,7 +79,7 @@ impl Shared {
                 let first = all.pop_front();
                 self.give_back(all, begun);
                 if let Some((job, _)) = first {
-                    let refusal = self.attempt(&job, || Err(error)).unwrap_or_else(|refusal| refusal);
+                    let refusal = self.attempt(&job, || Err(error.into())).unwrap_or_else(|refusal| refusal);
                     self.deliver(&job, refusal, None, begun, activity);
                 }
             }
@@ -89,7 +89,7 @@ impl Shared {
 
     fn ask_together(
         &self,
-        all: &mut VecDeque<(Job, Arc<dyn Asks>)>,
+        all: &mut VecDeque<(Job, Arc<dyn BatchedStatement>)>,
         questions: &Arc<[Question]>,
         mut connection: Connection,
         begun: &mut Ticket,
@@ -113,7 +113,7 @@ impl Shared {
         let (mut before, mut failed, mut last) = (sent, VecDeque::new(), None);
         for question in &**questions {
             let Some(asked) = all.pop_front() else { break };
-            let (job, asks) = &asked;
+            let (job, statement) = &asked;
             activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
             activity.turn_to(Doing::Database, before);
             let patience = (!all.is_empty()).then_some((before, PATIENCE));
@@ -131,9 +131,9 @@ impl Shared {
                 break;
             };
             let response = self.attempt(job, || {
-                asks.note(question, took, &self.context(job, activity));
+                statement.note(question, took, &self.context(job, activity));
                 match answer {
-                    Ok(answer) => asks.answer(&job.request, answer).and_then(final_response).map(Some),
+                    Ok(answer) => statement.answer(&job.request, answer).and_then(final_response).map(Some),
                     Err(error) if is_final(&error) => Err(error.into()),
                     Err(error) => {
                         log::debug!("{}: is asked again by itself: {error}", job.request.path());
@@ -160,8 +160,8 @@ impl Shared {
         }
     }
 
-    /// Batch are to run all of them, each by itself, in this order and before whatever else waits.
-    fn give_back(&self, all: &mut VecDeque<(Job, Arc<dyn Asks>)>, begun: &mut Ticket) {
+    /// Other workers are to run all of them, each by itself, in this order and before whatever else waits.
+    fn give_back(&self, all: &mut VecDeque<(Job, Arc<dyn BatchedStatement>)>, begun: &mut Ticket) {
         for (mut job, _) in all.drain(..).rev() {
             job.again = true;
             self.queue.return_job(begun, job.lane, job);
@@ -171,7 +171,7 @@ impl Shared {
 
 /// The jobs whose statements are sent together. A worker keeps the room for them.
 #[derive(Default)]
-pub(super) struct Asked(VecDeque<(Job, Arc<dyn Asks>)>);
+pub(super) struct Asked(VecDeque<(Job, Arc<dyn BatchedStatement>)>);
 
 /// Whether a request that comes to this error comes to it whenever it is run, or has no time to be run again.
 fn is_final(error: &database::Error) -> bool {

@@ -3,8 +3,8 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use wharf::connector::Drained;
 use wharf::metrics::Reason;
+use wharf::server::Drained;
 
 use super::support::{Client, PATIENCE, Wharf, ask, assert_problem, assert_says, wait_until};
 use super::{HELLO, get, request, serve};

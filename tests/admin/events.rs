@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use wharf::connector::Drained;
+use wharf::server::Drained;
 
 use super::support::{Client, Wharf, ask, assert_problem, wait_until};
 use super::{HELLO, get, request, serve};

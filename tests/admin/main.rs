@@ -11,6 +11,7 @@ mod ready;
 
 use std::net::SocketAddr;
 
+use http::Method;
 use support::{Answer, Client, Gate, Keeper, Wharf, gate};
 use wharf::config::Config;
 use wharf::server::{Running, Server};
@@ -49,7 +50,7 @@ fn serve(change: impl FnOnce(&mut Config)) -> (Running, SocketAddr, Keeper) {
     config.server.workers = Some(1);
     change(&mut config);
     let server = Server::new(config).expect("no database to open");
-    let running = server.get("/gate", Gate::clone(&gate)).start().expect("free ports");
+    let running = server.route(Method::GET, "/gate", Gate::clone(&gate)).start().expect("free ports");
     let admin = running.admin_address().expect("there is one until told otherwise");
     (running, admin, keeper)
 }

@@ -11,10 +11,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use wharf::config::Config;
-use wharf::connector::Drained;
-use wharf::handler::{Context, Error, Handler, streaming};
+use wharf::handler::{Context, Error, Handler, Policy};
 use wharf::http::{Request, Response};
 use wharf::metrics::Metrics;
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 use super::known;
@@ -72,12 +72,17 @@ impl Served {
         let of_immediate = peers.clone();
         let (gate, opened) = unbounded();
         let server = Server::new(config).expect("no database to open");
-        let server = server.get("/path/{*rest}", kept(path)).get("/nothing", kept(nothing));
-        let known = streaming(is_known).max_body_bytes(KNOWN_LIMIT).deadline(PATIENCE * 4);
-        let server = server.post("/echo", kept(echo)).route(Method::PUT, "/known", known);
-        let server = server.get("/idle", kept(|_: &Request| Response::text("idle")));
+        let server = server.route(Method::GET, "/path/{*rest}", kept(path)).route(
+            Method::GET,
+            "/nothing",
+            kept(nothing),
+        );
+        let known = is_known.with(Policy::streaming().max_body_bytes(KNOWN_LIMIT).deadline(PATIENCE * 4));
+        let server = server.route(Method::POST, "/echo", kept(echo)).route(Method::PUT, "/known", known);
+        let server = server.route(Method::GET, "/idle", kept(|_: &Request| Response::text("idle")));
         let server = server.get("/client", client);
-        let server = server.get("/large", kept(large)).get("/gate", gated(opened));
+        let server =
+            server.route(Method::GET, "/large", kept(large)).route(Method::GET, "/gate", gated(opened));
         let server = server.get_immediate("/immediate", move |request| {
             of_immediate.keep(request);
             Response::text("immediate")
@@ -167,7 +172,7 @@ impl Peers {
 
 fn gated(opened: Receiver<()>) -> impl Handler {
     move |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
-        opened.recv_timeout(PATIENCE)?;
+        opened.recv_timeout(PATIENCE).map_err(Error::internal)?;
         Ok(Response::text("through"))
     }
 }

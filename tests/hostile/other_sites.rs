@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use http::Method;
 use wharf::config::{Config, Connector, Environment, Flags, Source};
-use wharf::handler::{Context, Error, streaming};
+use wharf::handler::{Context, Error, Handler as _, Policy, function};
 use wharf::http::{Request, Response};
 use wharf::metrics::Reason;
 use wharf::server::{Running, Server};
@@ -69,12 +70,14 @@ impl Served {
                 whole.fetch_add(1, Relaxed);
                 Ok(Response::text("rust"))
             });
-        let server = server.post(
+        let server = server.route(
+            Method::POST,
             "/stream",
-            streaming(move |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
+            function(move |_, _| {
                 pieces.fetch_add(1, Relaxed);
                 Ok(Response::text("stream"))
-            }),
+            })
+            .with(Policy::streaming()),
         );
         Self { server: server.start().expect("a free port"), handled, directory }
     }

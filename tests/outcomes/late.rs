@@ -6,11 +6,11 @@ use crossbeam_channel::{Sender, unbounded};
 use http::{Method, StatusCode};
 use tempfile::TempDir;
 use wharf::config;
-use wharf::connector::Drained;
 use wharf::database::{self, Access, RowWriter, Shape};
 use wharf::deadline::Deadline;
 use wharf::handler::{Context, Error, Handler};
 use wharf::http::{Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 use super::support::{
@@ -162,7 +162,9 @@ fn late_committer(
 ) -> impl Handler {
     move |_: &Request, context: &mut Context<'_>| -> Result<Response, Error> {
         let written = write(&pool, &mut context.database()?, way, || gate.pass());
-        ended.send(written.as_ref().copied().map_err(|error| format!("{error:?}")))?;
+        ended
+            .send(written.as_ref().copied().map_err(|error| format!("{error:?}")))
+            .map_err(Error::internal)?;
         written.map(|()| Response::text("written"))
     }
 }

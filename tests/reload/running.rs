@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http::Method;
 use postgres::NoTls;
 use wharf::config::{Config, Connector, Environment, Flags, Source};
 use wharf::handler::{Context, Error};
@@ -37,7 +38,7 @@ fn with_routes(config: Config, gate: Gate) -> Running {
         Ok(Response::text(request.body().clone()))
     };
     let server = Server::new(config).unwrap_or_else(|error| panic!("{error}"));
-    let server = server.get("/rust", rust).post("/echo", echo).get("/gate", gate);
+    let server = server.get("/rust", rust).post("/echo", echo).route(Method::GET, "/gate", gate);
     let server = server.get_immediate("/immediate", |_| Response::text("immediate"));
     server.start().unwrap_or_else(|error| panic!("{error}"))
 }

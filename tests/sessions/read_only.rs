@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use wharf::config::{self, Sql};
 use wharf::database::{self, Access, Connection, RowWriter, Shape};
 use wharf::deadline::Deadline;
@@ -59,7 +60,8 @@ fn serve(database: &Database) -> Running {
         let sql = format!("select {name}()");
         endpoints += &steps("GET", &format!("{name}_steps"), &[&sql, "select sneak()"]);
     }
-    let mut server = server(&database.url(), "", &endpoints).get("/run", run_command).get(
+    let mut server = server(&database.url(), "", &endpoints).get("/run", run_command).route(
+        Method::GET,
         "/handler/sneak",
         handler::query(
             "insert into t values ('sly') returning 1",
@@ -70,7 +72,7 @@ fn serve(database: &Database) -> Running {
     for name in undoing() {
         let sql = format!("select {name}()");
         let undo = handler::query(sql, |_| Ok(()), |_, _| Ok(Response::text("undone")));
-        server = server.get(&format!("/handler/{name}"), undo);
+        server = server.route(Method::GET, &format!("/handler/{name}"), undo);
     }
     server.start().expect("a free port")
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Instant;
 
+use http::Method;
 use wharf::handler;
 use wharf::http::Response;
 use wharf::metrics::Pool;
@@ -58,7 +59,11 @@ fn serve(database: &Database, key: u32, gate: Gate) -> (Running, Arc<Pool>) {
         |_| Ok(()),
         |_, rows| Ok(Response::text(format!("\"{}\"", rows[0].get::<_, String>(0)))),
     );
-    let server = server.get("/gate", gate).get("/handler/leave", leave).get("/handler/look", looks);
+    let server = server.route(Method::GET, "/gate", gate).route(Method::GET, "/handler/leave", leave).route(
+        Method::GET,
+        "/handler/look",
+        looks,
+    );
     (server.start().expect("a free port"), pool)
 }
 

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::unbounded;
+use http::Method;
 use http::StatusCode;
-use wharf::handler::streaming;
+use wharf::handler::{Handler as _, Policy};
 use wharf::http::BodyWriter;
 
 use super::*;
@@ -26,7 +27,7 @@ fn write_body(writer: &mut BodyWriter<'_>, length: usize) -> Written {
 
 /// Streams as many bytes as the query says.
 fn stream(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
-    let length: usize = request.query().parse()?;
+    let length: usize = request.query().parse().map_err(Error::internal)?;
     Ok(Response::stream("application/octet-stream", move |writer| write_body(writer, length)))
 }
 
@@ -163,7 +164,11 @@ fn a_stream_whose_client_reads_nothing_waits_when_buffers_are_full_and_then_unti
         }))
     };
     let server = server(|config| config.http.response_buffer_bytes = BUFFER);
-    let server = start(server.get("/endless", streaming(endless).deadline(milliseconds(DEADLINE))));
+    let server = start(server.route(
+        Method::GET,
+        "/endless",
+        endless.with(Policy::streaming().deadline(milliseconds(DEADLINE))),
+    ));
     let began = Instant::now();
     let client = ask(&server, "/endless");
     assert_eq!(errors.recv_timeout(PATIENCE), Ok(ErrorKind::TimedOut));
@@ -219,7 +224,11 @@ fn a_handler_that_does_not_care_that_writing_failed_leaves_no_answer_that_looks_
             Ok(())
         }))
     };
-    let server = start(server(|_| {}).get("/careless", streaming(careless).deadline(milliseconds(200))));
+    let server = start(server(|_| {}).route(
+        Method::GET,
+        "/careless",
+        careless.with(Policy::streaming().deadline(milliseconds(200))),
+    ));
     for version in ["1.0", "1.1"] {
         let mut client = Client::connect(server.address());
         client.send(format!("GET /careless HTTP/{version}\r\nHost: h\r\n\r\n"));

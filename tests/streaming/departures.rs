@@ -3,7 +3,8 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 
 use crossbeam_channel::unbounded;
-use wharf::handler::streaming;
+use http::Method;
+use wharf::handler::{Handler as _, Policy};
 
 use super::tunnel::Encryption;
 use super::*;
@@ -27,7 +28,8 @@ fn a_client_whose_session_breaks_holds_no_worker_that_is_about_to_answer_it() {
         encryption.ask_for(config);
         config.server.deadline = 3 * PATIENCE;
     });
-    let server = start(server.post("/endless", streaming(endless).max_body_bytes(MIB)));
+    let server =
+        start(server.route(Method::POST, "/endless", endless.with(Policy::streaming().max_body_bytes(MIB))));
     let (mut session, mut socket) = encryption.session(server.address());
     session.writer().write_all(upload_head("/endless", Some(MIB)).as_bytes()).expect("rustls takes 64 KiB");
     session.complete_io(&mut socket).expect("the server reads");
@@ -55,7 +57,7 @@ fn a_session_that_is_closed_right_behind_a_full_buffer_is_seen_to_have_ended() {
         pass(&gate);
         let mut read = Vec::new();
         let error = request.reader().read_to_end(&mut read).expect_err("it does not come whole");
-        told.send((Seen::all(&read), error.kind()))?;
+        told.send((Seen::all(&read), error.kind())).map_err(Error::internal)?;
         Err(error.into())
     };
     let encryption = Encryption::new();
@@ -63,7 +65,7 @@ fn a_session_that_is_closed_right_behind_a_full_buffer_is_seen_to_have_ended() {
         encryption.ask_for(config);
         config.http.buffer_body_bytes = KIB;
     });
-    let server = start(server.post("/upload", streaming(upload)));
+    let server = start(server.route(Method::POST, "/upload", upload.with(Policy::streaming())));
     let (mut session, mut socket) = encryption.session(server.address());
     let wire = [upload_head("/upload", Some(MIB)).into_bytes(), body(2 * KIB)].concat();
     session.writer().write_all(&wire).expect("rustls takes 64 KiB");
@@ -87,7 +89,7 @@ fn a_server_that_stops_leaves_no_worker_waiting_for_clients() {
     let reading = told.clone();
     let upload = move |request: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
         let error = request.reader().read_to_end(&mut Vec::new()).expect_err("it does not come whole");
-        reading.send(error.kind())?;
+        reading.send(error.kind()).map_err(Error::internal)?;
         Err(error.into())
     };
     let endless = move |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
@@ -107,7 +109,9 @@ fn a_server_that_stops_leaves_no_worker_waiting_for_clients() {
         config.server.deadline = 3 * PATIENCE;
         config.server.drain_timeout = milliseconds(200);
     });
-    let server = start(server.post("/upload", streaming(upload)).get("/endless", endless));
+    let server = start(
+        server.route(Method::POST, "/upload", upload.with(Policy::streaming())).get("/endless", endless),
+    );
     let mut uploading = Client::connect(server.address());
     uploading.send(upload_head("/upload", Some(MIB)));
     uploading.send(body(100 * KIB));

@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use support::{Client, Gate, PATIENCE, ask, gate, wait_until};
 use wharf::config::{Config, Connector};
-use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Decoder, Request, Response};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];

@@ -4,7 +4,8 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::Shutdown;
 
 use fastrand::Rng;
-use wharf::handler::streaming;
+use http::Method;
+use wharf::handler::{Handler as _, Policy};
 
 use super::tunnel::Encryption;
 use super::*;
@@ -26,7 +27,7 @@ fn hasty(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
 }
 
 fn numbers(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
-    let length: usize = request.query().parse()?;
+    let length: usize = request.query().parse().map_err(Error::internal)?;
     Ok(Response::stream("application/octet-stream", move |writer| Ok(writer.write_all(&body(length))?)))
 }
 
@@ -47,9 +48,11 @@ fn serve(change: impl FnOnce(&mut Config)) -> Running {
         config.http.response_buffer_bytes = 16 * KIB;
         change(config);
     });
-    let server = server.post("/measure", streaming(measure).max_body_bytes(1 << 30));
-    let server = server.post("/echo", streaming(echo).max_body_bytes(1 << 30));
-    let server = server.post("/hasty", streaming(hasty).max_body_bytes(1 << 30));
+    let server =
+        server.route(Method::POST, "/measure", measure.with(Policy::streaming().max_body_bytes(1 << 30)));
+    let server = server.route(Method::POST, "/echo", echo.with(Policy::streaming().max_body_bytes(1 << 30)));
+    let server =
+        server.route(Method::POST, "/hasty", hasty.with(Policy::streaming().max_body_bytes(1 << 30)));
     start(server.get("/numbers", numbers).get("/file", of_worker).get_immediate("/at-once", of_poller))
 }
 

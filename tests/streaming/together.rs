@@ -2,7 +2,8 @@
 
 use std::io::Write as _;
 
-use wharf::handler::streaming;
+use http::Method;
+use wharf::handler::{Handler as _, Policy};
 
 use super::*;
 
@@ -19,7 +20,11 @@ fn echo(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
 
 #[test]
 fn a_handler_may_answer_with_a_body_while_it_comes() {
-    let server = start(server(|_| {}).post("/echo", streaming(echo).max_body_bytes(1 << 30)));
+    let server = start(server(|_| {}).route(
+        Method::POST,
+        "/echo",
+        echo.with(Policy::streaming().max_body_bytes(1 << 30)),
+    ));
     for length in [10, 100_000, LARGE] {
         for chunk in [None, Some(5000)] {
             let mut client = Client::connect(server.address());
@@ -52,7 +57,11 @@ fn a_drain_lets_uploads_streams_and_files_finish_and_closes_their_connections() 
         Ok(Response::file("application/octet-stream", file.try_clone()?)?)
     };
     let server = server(|config| config.server.workers = Some(3)).get("/slow", slow).get("/file", large);
-    let server = start(server.post("/measure", streaming(measure).max_body_bytes(1 << 30)));
+    let server = start(server.route(
+        Method::POST,
+        "/measure",
+        measure.with(Policy::streaming().max_body_bytes(1 << 30)),
+    ));
     let address = server.address();
     let mut file = ask(&server, "/file");
     let mut upload = Client::connect(address);

@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::time::Instant;
 
 use crossbeam_channel::unbounded;
-use wharf::handler::streaming;
+use http::Method;
+use wharf::handler::{Handler as _, Policy};
 use wharf::metrics::Reason;
 
 use super::*;
@@ -13,7 +14,7 @@ const LARGE: usize = 8 * MIB;
 
 /// A server that measures what is posted to `/measure`.
 fn measuring(change: impl FnOnce(&mut Config)) -> Server {
-    server(change).post("/measure", streaming(measure).max_body_bytes(1 << 30))
+    server(change).route(Method::POST, "/measure", measure.with(Policy::streaming().max_body_bytes(1 << 30)))
 }
 
 fn assert_refused(client: &mut Client, status: u16, detail: &str) {
@@ -59,7 +60,11 @@ fn while_the_handler_does_not_read_its_client_can_send_no_more_than_buffers_hold
         pass(&gate);
         measure(request, context)
     };
-    let server = start(server(|_| {}).post("/late", streaming(late).max_body_bytes(1 << 30)));
+    let server = start(server(|_| {}).route(
+        Method::POST,
+        "/late",
+        late.with(Policy::streaming().max_body_bytes(1 << 30)),
+    ));
     let most = socket_bytes() + MIB;
     let length = most + LARGE;
     let mut client = Client::connect(server.address());
@@ -97,7 +102,7 @@ fn a_body_that_fits_into_the_buffer_is_whole_when_the_handler_begins() {
             config.server.connector = connector;
             config.http.buffer_body_bytes = BUFFER;
         });
-        start(server.post("/both", streaming(both)))
+        start(server.route(Method::POST, "/both", both.with(Policy::streaming())))
     };
     let server = serve(Connector::Native);
     for length in [1, 100, BUFFER - 1, BUFFER] {
@@ -137,7 +142,8 @@ fn a_client_that_stalls_is_told_408_and_one_whose_handler_stalls_is_not_blamed()
         config.http.min_body_rate = MIB;
         config.http.buffer_body_bytes = KIB;
     });
-    let server = start(server.post("/late", streaming(late).max_body_bytes(1 << 30)));
+    let server =
+        start(server.route(Method::POST, "/late", late.with(Policy::streaming().max_body_bytes(1 << 30))));
     let length = socket_bytes() + 8 * MIB;
     let mut patient = Client::connect(server.address());
     patient.send(upload_head("/late", Some(length)));
@@ -167,8 +173,8 @@ fn a_client_that_stalls_is_told_408_and_one_whose_handler_stalls_is_not_blamed()
 
 #[test]
 fn a_deadline_that_passes_while_the_handler_reads_is_told_504_and_the_worker_is_free() {
-    let measured = streaming(measure).deadline(milliseconds(100));
-    let server = start(server(|_| {}).post("/short", measured));
+    let measured = measure.with(Policy::streaming().deadline(milliseconds(100)));
+    let server = start(server(|_| {}).route(Method::POST, "/short", measured));
     for framing in [Some(200 * KIB), None] {
         let mut client = begin_upload(&server, "/short", framing);
         assert_refused(&mut client, 504, "deadline");
@@ -182,11 +188,12 @@ fn a_client_that_leaves_in_mid_upload_frees_the_worker_and_is_counted_as_abandon
     let (told, errors) = unbounded();
     let telling = move |request: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
         let error = request.reader().read_to_end(&mut Vec::new()).expect_err("it does not come whole");
-        told.send(error.kind())?;
+        told.send(error.kind()).map_err(Error::internal)?;
         Err(error.into())
     };
     for leaves_for_good in [true, false] {
-        let server = start(server(|_| {}).post("/telling", streaming(telling.clone())));
+        let server =
+            start(server(|_| {}).route(Method::POST, "/telling", telling.clone().with(Policy::streaming())));
         for framing in [Some(200 * KIB), None] {
             let mut client = begin_upload(&server, "/telling", framing);
             client.finish_sending();
@@ -213,7 +220,8 @@ fn with_tiny_http_a_body_that_breaks_off_is_not_taken_for_whole_either() {
         Ok(Response::text(request.body().clone()))
     };
     let server = server(|config| config.server.connector = Connector::TinyHttp).post("/whole", whole);
-    let server = start(server.post("/measure", streaming(measure).max_body_bytes(MIB)));
+    let server =
+        start(server.route(Method::POST, "/measure", measure.with(Policy::streaming().max_body_bytes(MIB))));
     for path in ["/measure", "/whole"] {
         let mut client = begin_upload(&server, path, Some(200 * KIB));
         client.finish_sending();
@@ -239,8 +247,10 @@ fn with_tiny_http_a_body_that_breaks_off_is_not_taken_for_whole_either() {
 #[test]
 fn with_tiny_http_an_answer_that_needs_no_worker_holds_up_nobody() {
     let (gate, keeper) = gate();
-    let server = server(|config| config.server.connector = Connector::TinyHttp).get("/gate", gate);
-    let server = start(server.post("/measure", streaming(measure).max_body_bytes(MIB)));
+    let server =
+        server(|config| config.server.connector = Connector::TinyHttp).route(Method::GET, "/gate", gate);
+    let server =
+        start(server.route(Method::POST, "/measure", measure.with(Policy::streaming().max_body_bytes(MIB))));
     // An answer that must wait for the one before it.
     let mut waiting = ask(&server, "/gate");
     keeper.wait_for_one();
@@ -271,7 +281,11 @@ fn with_tiny_http_an_answer_that_needs_no_worker_holds_up_nobody() {
 
 #[test]
 fn what_is_wrong_in_mid_stream_is_told_and_ends_the_connection() {
-    let server = start(server(|_| {}).post("/measure", streaming(measure).max_body_bytes(MIB)));
+    let server = start(server(|_| {}).route(
+        Method::POST,
+        "/measure",
+        measure.with(Policy::streaming().max_body_bytes(MIB)),
+    ));
     let good = format!("{:x}\r\n", 200 * KIB).into_bytes();
     let good = [good, body(200 * KIB)].concat();
     let mut client = Client::connect(server.address());
@@ -298,7 +312,8 @@ fn the_handlers_own_limit_counts_and_is_looked_at_before_a_worker_is_taken() {
         Ok(Response::text("through"))
     };
     let server = server(|config| config.http.max_body_bytes = KIB).get("/gate", blocked);
-    let server = start(server.post("/measure", streaming(measure).max_body_bytes(MIB)));
+    let server =
+        start(server.route(Method::POST, "/measure", measure.with(Policy::streaming().max_body_bytes(MIB))));
     let mut running = ask(&server, "/gate");
     keeper.wait_for_one();
     let mut client = Client::connect(server.address());
@@ -320,7 +335,11 @@ fn an_answer_without_reading_the_body_reaches_a_client_that_is_still_sending() {
         let hasty =
             |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> { Ok(Response::text("enough")) };
         let server = server(|config| config.server.connector = connector);
-        let server = start(server.post("/hasty", streaming(hasty).max_body_bytes(1 << 30)));
+        let server = start(server.route(
+            Method::POST,
+            "/hasty",
+            hasty.with(Policy::streaming().max_body_bytes(1 << 30)),
+        ));
         let length = socket_bytes() + LARGE;
         let mut client = Client::connect(server.address());
         client.send(upload_head("/hasty", Some(length)));

@@ -44,8 +44,8 @@ impl Gate {
 
     /// Waits to be let through, on whatever thread.
     pub(crate) fn pass(&self) -> Result<Response, Error> {
-        self.begun.send(())?;
-        self.open.recv_timeout(PATIENCE)?;
+        self.begun.send(()).map_err(Error::internal)?;
+        self.open.recv_timeout(PATIENCE).map_err(Error::internal)?;
         Ok(Response::text("through"))
     }
 }

@@ -75,5 +75,5 @@ pub(crate) fn assert_nothing_is_left(server: ::wharf::server::Running) {
     let metrics = server.metrics();
     wait_until("connections stay open", || metrics.open_connections() == 0);
     wait_until("a request came to no end, or to two", || metrics.requests() == metrics.finished());
-    assert_eq!(server.drain(), ::wharf::connector::Drained::Complete);
+    assert_eq!(server.drain(), ::wharf::server::Drained::Complete);
 }

@@ -11,10 +11,10 @@ use http::{Method, StatusCode};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 use wharf::config::Config;
-use wharf::connector::Drained;
-use wharf::handler::{Context, Error, Handler, streaming};
+use wharf::handler::{Context, Error, Handler, Policy};
 use wharf::http::{Request, Response};
 use wharf::metrics::{Closing, Metrics};
+use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 use super::known;
@@ -78,8 +78,8 @@ impl Served {
         let ((reached, begun), (gate, opened)) = (unbounded(), unbounded());
         let (gated, gated_known) = gated(reached, opened);
         let running = routes(Server::new(config).expect("no database to open"))
-            .get("/gate", gated)
-            .route(Method::PUT, "/gated-known", streaming(gated_known).max_body_bytes(LARGE))
+            .route(Method::GET, "/gate", gated)
+            .route(Method::PUT, "/gated-known", gated_known.with(Policy::streaming().max_body_bytes(LARGE)))
             .start()
             .expect("a free port");
         Self { authority, running, begun, gate }
@@ -184,17 +184,18 @@ pub(crate) fn wait_until(holds: impl Fn() -> bool, state: impl Fn() -> String) {
 fn routes(server: Server) -> Server {
     let large = || Response::new(StatusCode::OK, "application/octet-stream", known::bytes(LARGE));
     server
-        .get("/path/{*rest}", plain(path))
-        .post("/echo", plain(|request| Response::text(request.body().clone())))
-        .get("/large", plain(move |_| large()))
-        .get("/bytes", plain(some_bytes))
+        .route(Method::GET, "/path/{*rest}", plain(path))
+        .route(Method::POST, "/echo", plain(|request| Response::text(request.body().clone())))
+        .route(Method::GET, "/large", plain(move |_| large()))
+        .route(Method::GET, "/bytes", plain(some_bytes))
         .get_immediate("/large-immediate", move |_| large())
-        .get("/large-stream", plain(large_stream))
+        .route(Method::GET, "/large-stream", plain(large_stream))
         .get("/large-file", large_file)
-        .route(Method::PUT, "/known", streaming(is_known).max_body_bytes(usize::MAX))
-        .post("/echo-stream", streaming(echo_stream).max_body_bytes(LARGE))
-        .get("/peer", plain(|request| Response::text(format!("{:?}", request.peer()))))
-        .get(
+        .route(Method::PUT, "/known", is_known.with(Policy::streaming().max_body_bytes(usize::MAX)))
+        .route(Method::POST, "/echo-stream", echo_stream.with(Policy::streaming().max_body_bytes(LARGE)))
+        .route(Method::GET, "/peer", plain(|request| Response::text(format!("{:?}", request.peer()))))
+        .route(
+            Method::GET,
             "/certificate",
             plain(|request| Response::text(request.client_certificate().unwrap_or(b"").to_vec())),
         )
@@ -209,8 +210,8 @@ fn plain(answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> impl 
 /// Two handlers behind one gate.
 fn gated(reached: Sender<()>, opened: Receiver<()>) -> (impl Handler, impl Handler) {
     let pass = Arc::new(move || -> Result<(), Error> {
-        reached.send(())?;
-        Ok(opened.recv_timeout(PATIENCE)?)
+        reached.send(()).map_err(Error::internal)?;
+        Ok(opened.recv_timeout(PATIENCE).map_err(Error::internal)?)
     });
     let same = Arc::clone(&pass);
     let through = move |_: &Request, _: &mut Context<'_>| pass().map(|()| Response::text("through"));

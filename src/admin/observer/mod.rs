@@ -18,10 +18,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use self::history::History;
 use self::report::{Report, Seen};
-pub use self::stats::{
-    Connections, EndpointStats, ErrorStats, Phases, PoolStats, QueueStats, Second, State, Stats, Thread,
-    Totals,
-};
+pub(crate) use self::stats::{Connections, ErrorStats, PoolStats, QueueStats, State, Stats, Thread, Totals};
 use crate::base::queue::Queue;
 use crate::database::Database;
 use crate::exchange::job::Job;
@@ -31,7 +28,7 @@ use crate::telemetry::metrics::{Exposition, Gauges, Metrics, PoolGauges, QueueGa
 use crate::telemetry::sparing;
 
 /// How often it looks.
-pub const INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What there is to look at.
 pub struct Observed {

@@ -334,7 +334,7 @@ impl Client for Link {
         let mut form = request.form().of(&response);
         form.keep_alive &= !self.mailbox.is_draining();
         let mut head = Vec::with_capacity(HEAD_BYTES + response.body().len().min(JOINED_BYTES));
-        let with_body = encode_head(&response, form, request.identity.as_ref(), &mut head);
+        let with_body = encode_head(&response, form, request.request_id.as_ref(), &mut head);
         let body = match response.body {
             Body::Bytes(bytes) if with_body && bytes.len() <= JOINED_BYTES => {
                 head.extend_from_slice(&bytes);
@@ -385,7 +385,7 @@ impl Client for Link {
             outbox.give_up();
         }
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        encode_head(response, form, request.identity.as_ref(), &mut head);
+        encode_head(response, form, request.request_id.as_ref(), &mut head);
         let limit = self.mailbox.response_buffer_bytes.load(Ordering::Relaxed);
         let failed = Cell::new(false);
         let stream = OpenStream { link: self, ticket, outbox, close, limit, deadline, failed };

@@ -127,7 +127,7 @@ impl Mailbox {
 
 /// The running connector.
 #[derive(Debug)]
-pub struct Native {
+pub(crate) struct Native {
     mailboxes: Vec<Arc<Mailbox>>,
     gate: Arc<gate::Gate>,
     acceptor: acceptor::Acceptor,
@@ -139,7 +139,7 @@ impl Native {
     ///
     /// # Errors
     /// When the system refuses an epoll instance, an eventfd or a thread.
-    pub fn start(
+    pub(crate) fn start(
         prefix: &str,
         listener: Listener,
         settings: Settings,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 
 use super::{Entry, SHORT};
-use crate::base::request_id::{Identity, Trace, hex};
+use crate::base::request_id::{RequestId, Trace, hex};
 use crate::http::{Outline, Template, decimals, microseconds, milliseconds};
 use crate::telemetry::metrics::{Phase, Reason};
 
@@ -32,7 +32,7 @@ pub(super) struct Line<'a> {
 impl Line<'_> {
     /// The combined form that Apache and nginx have, and behind it what is ours: times in milliseconds.
     pub(super) fn combined(&self, out: &mut Vec<u8>, clock: &mut Clock) {
-        let Entry { outline, client, identity, status, bytes, ended, total, spans, endpoint, reason } =
+        let Entry { outline, client, request_id, status, bytes, ended, total, spans, endpoint, reason } =
             *self.entry;
         match client {
             Some(client) => address(client, out),
@@ -55,8 +55,8 @@ impl Line<'_> {
                 None => out.push(b'-'),
             }
         }
-        write(out, format_args!(" id={} trace=", identity.map_or("-", Identity::id)));
-        match identity.and_then(Identity::known_trace) {
+        write(out, format_args!(" id={} trace=", request_id.map_or("-", RequestId::id)));
+        match request_id.and_then(RequestId::known_trace) {
             Some(trace) => trace_id(trace, out),
             None => out.push(b'-'),
         }
@@ -67,7 +67,7 @@ impl Line<'_> {
 
     /// An object. What there is none of is left out.
     pub(super) fn json(&self, out: &mut Vec<u8>, clock: &mut Clock) {
-        let Entry { outline, client, identity, status, bytes, ended, total, spans, endpoint, reason } =
+        let Entry { outline, client, request_id, status, bytes, ended, total, spans, endpoint, reason } =
             *self.entry;
         out.extend_from_slice(b"{\"time\":\"");
         clock.tell(JSON, ended, |time, ms| {
@@ -98,8 +98,8 @@ impl Line<'_> {
             }
             None => TOTAL.write([microseconds(total)], out),
         }
-        plain(out, b",\"request_id\":", identity.map(Identity::id_bytes));
-        if let Some(trace) = identity.and_then(Identity::known_trace) {
+        plain(out, b",\"request_id\":", request_id.map(RequestId::id_bytes));
+        if let Some(trace) = request_id.and_then(RequestId::known_trace) {
             out.extend_from_slice(b",\"trace_id\":");
             in_quotes(out, |out| trace_id(trace, out));
         }
@@ -266,7 +266,7 @@ mod tests {
         let entry = Entry {
             outline: Some(Outline::of(&request)),
             client: Some([192, 0, 2, 7].into()),
-            identity: None,
+            request_id: None,
             status: 503,
             bytes: 12,
             ended: Instant::now(),
@@ -315,7 +315,7 @@ mod tests {
         let entry = Entry {
             outline: None,
             client: None,
-            identity: None,
+            request_id: None,
             status: 400,
             bytes: 0,
             ended: Instant::now(),

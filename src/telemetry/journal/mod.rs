@@ -16,8 +16,8 @@ use log::Level;
 
 use self::line::Line;
 use self::writer::{Target, Writer};
-use crate::base::request_id::{Identity, Trace};
-use crate::config::{Access, Log};
+use crate::base::request_id::{RequestId, Trace};
+use crate::config::{AccessLog, Log};
 use crate::http::Outline;
 use crate::telemetry::metrics::{Endpoint, PHASES, Phase, Reason, Spans};
 use crate::telemetry::sparing::sparingly;
@@ -31,7 +31,7 @@ pub struct Journal(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// An [`Access`].
+    /// An [`AccessLog`].
     access: AtomicU8,
     /// Whether values of parameters may be shown.
     parameters: AtomicBool,
@@ -49,7 +49,7 @@ pub struct Entry<'a> {
     /// Who asked, as far as that is known.
     pub client: Option<IpAddr>,
     /// Who the request is.
-    pub identity: Option<&'a Identity>,
+    pub request_id: Option<&'a RequestId>,
     /// The answer's status, or 499.
     pub status: u16,
     /// Bytes of the answer's body.
@@ -76,7 +76,7 @@ impl Opened {
     /// # Errors
     /// What the system says.
     pub fn new(settings: &Log) -> io::Result<Self> {
-        let file = settings.access_file.as_deref().filter(|_| settings.access != Access::Off);
+        let file = settings.access_file.as_deref().filter(|_| settings.access != AccessLog::Off);
         file.map_or(Ok(Target::Log), Target::open).map(Self)
     }
 }
@@ -92,7 +92,7 @@ impl Default for Journal {
     /// Says nothing.
     fn default() -> Self {
         Self(Arc::new(Shared {
-            access: AtomicU8::new(Access::Off as u8),
+            access: AtomicU8::new(AccessLog::Off as u8),
             parameters: AtomicBool::default(),
             slow_request_ns: AtomicU64::default(),
             slow_statement_ns: AtomicU64::default(),
@@ -107,7 +107,7 @@ impl Journal {
     /// # Errors
     /// When the system has no thread.
     pub fn prepare(&self, settings: &Log, Opened(target): Opened) -> io::Result<Prepared> {
-        if settings.access != Access::Off {
+        if settings.access != AccessLog::Off {
             self.0.writer.start()?;
         }
         Ok(Prepared { settings: settings.clone(), target })
@@ -116,7 +116,7 @@ impl Journal {
     /// Goes by the prepared settings from now on.
     pub fn reconfigure(&self, Prepared { settings, target }: Prepared) {
         let shared = &*self.0;
-        if settings.access != Access::Off {
+        if settings.access != AccessLog::Off {
             shared.writer.write_to(target);
         }
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -133,7 +133,7 @@ impl Journal {
 
     /// Writes what there is, and nothing more.
     pub fn close(&self) {
-        self.0.access.store(Access::Off as u8, Relaxed);
+        self.0.access.store(AccessLog::Off as u8, Relaxed);
         self.0.writer.close();
     }
 
@@ -149,7 +149,7 @@ impl Journal {
 
     /// Whether each request has a line, for which its outline is to be kept.
     pub fn has_access(&self) -> bool {
-        self.0.access.load(Relaxed) != Access::Off as u8
+        self.0.access.load(Relaxed) != AccessLog::Off as u8
     }
 
     /// Whether a line may show the query of a request of this endpoint.
@@ -160,12 +160,12 @@ impl Journal {
     /// A request has come to its end.
     pub fn ended(&self, entry: &Entry<'_>) {
         let access = self.0.access.load(Relaxed);
-        if access == Access::Off as u8 {
+        if access == AccessLog::Off as u8 {
             return;
         }
         let line = Line { entry, parameters: self.shows_query(entry.endpoint) };
         self.0.writer.add(|out, clock| {
-            if access == Access::Json as u8 { line.json(out, clock) } else { line.combined(out, clock) }
+            if access == AccessLog::Json as u8 { line.json(out, clock) } else { line.combined(out, clock) }
         });
     }
 
@@ -174,7 +174,7 @@ impl Journal {
         &self,
         endpoint: &Endpoint,
         spans: &Spans,
-        identity: Option<&Identity>,
+        request_id: Option<&RequestId>,
         outline: impl Fn() -> Outline<'a>,
     ) {
         let total = spans.total();
@@ -192,10 +192,10 @@ impl Journal {
             Level::Warn,
             "slow requests",
             "slow request {}: {method} {route} took {} ({split}){}{asked}{}",
-            identity.map_or("", Identity::id),
+            request_id.map_or("", RequestId::id),
             seconds(total),
             if asked.is_empty() { "" } else { ": " },
-            trace(identity),
+            trace(request_id),
         );
     }
 
@@ -204,7 +204,7 @@ impl Journal {
         if !is_slow(statement.took, &self.0.slow_statement_ns) {
             return;
         }
-        let Ran { name, took, values, identity } = statement;
+        let Ran { name, took, values, request_id } = statement;
         let values = Some(values).filter(|_| self.shows_values()).map(|values| values());
         let values = values.filter(|values| !values.is_empty());
         let values = values.map_or_else(String::new, |values| format!(", with {values}"));
@@ -212,9 +212,9 @@ impl Journal {
             Level::Warn,
             "slow statements",
             "slow statement of request {}: {name} took {}{values}{}",
-            identity.map_or("", Identity::id),
+            request_id.map_or("", RequestId::id),
             seconds(*took),
-            trace(*identity),
+            trace(*request_id),
         );
     }
 }
@@ -228,7 +228,7 @@ pub(crate) struct Ran<'a> {
     /// What the endpoint's parameters had, those left out that are shown to nobody.
     pub(crate) values: &'a dyn Fn() -> String,
     /// Whose statement it was.
-    pub(crate) identity: Option<&'a Identity>,
+    pub(crate) request_id: Option<&'a RequestId>,
 }
 
 fn is_slow(took: Duration, limit_ns: &AtomicU64) -> bool {
@@ -241,8 +241,8 @@ fn seconds(time: Duration) -> String {
 }
 
 /// Where to look for it in a tracing system.
-fn trace(identity: Option<&Identity>) -> String {
-    let trace = identity.and_then(Identity::trace).map(Trace::id);
+fn trace(request_id: Option<&RequestId>) -> String {
+    let trace = request_id.and_then(RequestId::trace).map(Trace::id);
     trace.map(|id| format!(", trace {id:032x}")).unwrap_or_default()
 }
 

@@ -129,7 +129,7 @@ impl Batch {
 
     /// Adds a request's spans. Returns how many of them there was no room for.
     pub(super) fn add(&mut self, served: &Served, clock: Clock) -> u64 {
-        let Some(trace) = served.identity.trace() else { return served.spans() };
+        let Some(trace) = served.request_id.trace() else { return served.spans() };
         let missed = u64::from(served.course.waits.missed);
         self.spans += served.spans() - missed;
         self.request(served, trace, clock);
@@ -263,7 +263,7 @@ fn about(to: &mut Message, served: &Served, scheme: &str) {
     if let Some(agent) = &served.user_agent {
         text(to, span::ATTRIBUTES, "user_agent.original", agent);
     }
-    text(to, span::ATTRIBUTES, "wharf.request_id", served.identity.id());
+    text(to, span::ATTRIBUTES, "wharf.request_id", served.request_id.id());
 }
 
 /// What became of it. Of a server's spans only those have failed whose failure is the server's: a 404 is an answer.

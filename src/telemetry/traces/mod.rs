@@ -22,15 +22,16 @@ mod served;
 use std::time::Instant;
 
 #[cfg(not(feature = "otlp"))]
-pub use off::Traces;
+pub(crate) use off::Traces;
 #[cfg(feature = "otlp")]
-pub use on::Traces;
+pub(crate) use on::Traces;
 
 use crate::telemetry::activity::Waits;
 
 /// What of the server every trace says.
 #[derive(Clone, Debug, Default)]
-pub struct Surroundings {
+#[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only the exporter reads it"))]
+pub(crate) struct Surroundings {
     /// Whether clients speak TLS.
     pub is_encrypted: bool,
     /// What OpenTelemetry calls the database.
@@ -41,7 +42,8 @@ pub struct Surroundings {
 
 /// When a request came to which point.
 #[derive(Debug)]
-pub struct Course {
+#[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only the exporter reads it"))]
+pub(crate) struct Course {
     /// It had come whole.
     pub since: Instant,
     /// A worker took it; `None`: none did.
@@ -56,14 +58,14 @@ pub struct Course {
 
 impl Course {
     /// That of a request that no worker took.
-    pub fn without_worker(since: Instant) -> Self {
+    pub(crate) fn without_worker(since: Instant) -> Self {
         Self { since, began: None, made: None, ended: Instant::now(), waits: Waits::default() }
     }
 }
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The answer's status; `None`: nobody was there to get one.
     pub status: Option<u16>,
     /// The limit that it met, or what else kept it from its answer.
@@ -72,17 +74,17 @@ pub struct Outcome {
 
 impl Outcome {
     /// It has its answer.
-    pub fn answered(status: u16) -> Self {
+    pub(crate) fn answered(status: u16) -> Self {
         Self { status: Some(status), failure: None }
     }
 
     /// It was refused.
-    pub fn refused(status: u16, reason: &'static str) -> Self {
+    pub(crate) fn refused(status: u16, reason: &'static str) -> Self {
         Self { status: Some(status), failure: Some(reason) }
     }
 
     /// Its client was gone before.
-    pub fn client_left() -> Self {
+    pub(crate) fn client_left() -> Self {
         Self { status: None, failure: Some("client_left") }
     }
 }

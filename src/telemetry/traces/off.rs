@@ -13,14 +13,14 @@ use crate::telemetry::metrics::{Endpoint, Metrics};
 
 /// Tells nobody.
 #[derive(Clone, Debug, Default)]
-pub struct Traces;
+pub(crate) struct Traces;
 
 impl Traces {
     /// Does nothing.
     ///
     /// # Errors
     /// When the configuration asks for more than that.
-    pub fn start(config: &config::Tracing, _: Surroundings, _: &Arc<Metrics>) -> io::Result<Self> {
+    pub(crate) fn start(config: &config::Tracing, _: Surroundings, _: &Arc<Metrics>) -> io::Result<Self> {
         match config.otlp_endpoint {
             Some(_) => Err(io::Error::other("this program was built without wharf's cargo feature otlp")),
             None => Ok(Self),
@@ -28,13 +28,14 @@ impl Traces {
     }
 
     /// Whether the request is told of: none is.
-    pub fn wants(&self, _: &Request) -> bool {
+    pub(crate) fn wants(&self, _: &Request) -> bool {
         false
     }
 
     /// Does nothing.
-    pub fn tell(&self, _: &Request, _: Option<&Arc<Endpoint>>, _: impl FnOnce() -> (Course, Outcome)) {}
+    pub(crate) fn tell(&self, _: &Request, _: Option<&Arc<Endpoint>>, _: impl FnOnce() -> (Course, Outcome)) {
+    }
 
     /// Does nothing.
-    pub fn close(&self, _: &Receiver<Infallible>) {}
+    pub(crate) fn close(&self, _: &Receiver<Infallible>) {}
 }

@@ -27,7 +27,7 @@ const TEXT_MAX: usize = 1024;
 
 /// Who tells of requests. Cheap to clone; the default tells nobody.
 #[derive(Clone, Debug, Default)]
-pub struct Traces(Option<Arc<Shared>>);
+pub(crate) struct Traces(Option<Arc<Shared>>);
 
 #[derive(Debug)]
 struct Shared {
@@ -45,7 +45,7 @@ impl Traces {
     ///
     /// # Errors
     /// What is wrong with that, or when the system has no more threads to give.
-    pub fn start(
+    pub(crate) fn start(
         config: &config::Tracing,
         surroundings: Surroundings,
         metrics: &Arc<Metrics>,
@@ -61,12 +61,12 @@ impl Traces {
     }
 
     /// Whether the request is told of.
-    pub fn wants(&self, request: &Request) -> bool {
+    pub(crate) fn wants(&self, request: &Request) -> bool {
         self.0.is_some() && request.trace().is_some_and(crate::base::request_id::Trace::is_sampled)
     }
 
     /// Tells of a request, if it is wanted.
-    pub fn tell(
+    pub(crate) fn tell(
         &self,
         request: &Request,
         endpoint: Option<&Arc<Endpoint>>,
@@ -75,10 +75,10 @@ impl Traces {
         if !self.wants(request) {
             return;
         }
-        let (Some(shared), Some(identity)) = (&self.0, &request.identity) else { return };
+        let (Some(shared), Some(request_id)) = (&self.0, &request.request_id) else { return };
         let (course, outcome) = what();
         shared.take(Box::new(Served {
-            identity: identity.clone(),
+            request_id: request_id.clone(),
             method: request.method().clone(),
             version: request.version(),
             path: cut(request.path()),
@@ -93,7 +93,7 @@ impl Traces {
 
     /// Sends what there is, and nothing any more after that. Waits for that only so long, and no longer than until `stop` is
     /// disconnected.
-    pub fn close(&self, stop: &Receiver<Infallible>) {
+    pub(crate) fn close(&self, stop: &Receiver<Infallible>) {
         let Some(shared) = &self.0 else { return };
         drop(shared.open.lock().unwrap_or_else(PoisonError::into_inner).take());
         crossbeam_channel::select! {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use http::{Method, Version};
 
 use super::{Course, Outcome};
-use crate::base::request_id::Identity;
+use crate::base::request_id::RequestId;
 use crate::telemetry::metrics::Endpoint;
 
 /// A request as it is told of.
 #[derive(Debug)]
 pub(super) struct Served {
-    pub(super) identity: Identity,
+    pub(super) request_id: RequestId,
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) path: String,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Connection, Core};
-use crate::base::request_id::Identity;
+use crate::base::request_id::RequestId;
 use crate::http::{Form, KeptOutline, Request, Response, client_address};
 use crate::telemetry::journal::Entry;
 use crate::telemetry::metrics::{Endpoint, Reason};
@@ -45,7 +45,7 @@ impl Recalled {
 impl Connection {
     /// Counts an answer that is given here to a request that was away, or would have been.
     pub(super) fn count_answer(&self, core: &Core, status: u16) {
-        let id = self.identity.as_ref().map_or("", Identity::id);
+        let id = self.request_id.as_ref().map_or("", RequestId::id);
         self.endpoint.known().unwrap_or_else(|| core.metrics.unmatched()).responded_to(id, status);
     }
 
@@ -71,7 +71,7 @@ impl Connection {
         core.settings.journal.ended(&Entry {
             outline,
             client: outline.and_then(|outline| outline.client()).or(peer),
-            identity: self.identity.as_ref(),
+            request_id: self.request_id.as_ref(),
             status,
             bytes,
             ended,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::base::request_id::Identities;
+use crate::base::request_id::RequestIds;
 use crate::connector::Settings;
 use crate::connector::native::files::Files;
 use crate::connector::native::{Id, Mailbox};
@@ -29,7 +29,7 @@ pub(in crate::connector::native) struct Core {
     pub(in crate::connector::native) settings: Arc<Settings>,
     pub(super) service: Arc<dyn Service>,
     /// Those of the settings, for this thread.
-    pub(super) identities: Arc<Identities>,
+    pub(super) request_ids: Arc<RequestIds>,
     pub(in crate::connector::native) metrics: Arc<Metrics>,
     pub(super) files: Arc<Files>,
     /// When the poller last woke up.
@@ -60,7 +60,7 @@ impl Core {
     ) -> Self {
         Self {
             mailbox,
-            identities: Arc::new(settings.identities.for_another_thread()),
+            request_ids: Arc::new(settings.request_ids.for_another_thread()),
             settings,
             service,
             metrics,
@@ -98,7 +98,7 @@ impl Core {
         settings: Arc<Settings>,
         service: Arc<dyn Service>,
     ) -> Arc<dyn Service> {
-        self.identities = Arc::new(settings.identities.for_another_thread());
+        self.request_ids = Arc::new(settings.request_ids.for_another_thread());
         self.settings = settings;
         std::mem::replace(&mut self.service, service)
     }

@@ -6,17 +6,14 @@ use http::StatusCode;
 
 use super::{Connection, Core, Next, Stage};
 use crate::base::deadline::Deadline;
-use crate::base::request_id::Identity;
+use crate::base::request_id::RequestId;
+use crate::connector::GRACE;
 use crate::connector::native::link::Turn;
 use crate::exchange::job::waited_too_long;
 use crate::handler::outcome_unknown;
 use crate::http::{Form, Response, problem};
 use crate::telemetry::metrics::{Closing, Reason};
 use crate::telemetry::sparing::sparingly;
-
-/// A worker ends its statement at the deadline and answers by itself; when it has not done so by this much later, the
-/// answer is given here.
-const GRACE: Duration = Duration::from_millis(50);
 
 impl Connection {
     /// The stage's time may be over.
@@ -119,7 +116,7 @@ impl Connection {
     /// The answer in place of a worker's that has not come by the deadline, counted. The worker commits nothing from now on.
     pub(super) fn late_answer(&self, core: &Core) -> Response {
         let response = if self.link.presence().answer_instead() {
-            let id = self.identity.as_ref().map_or("", Identity::id);
+            let id = self.request_id.as_ref().map_or("", RequestId::id);
             sparingly!(
                 log::Level::Error,
                 "requests with an unknown outcome",

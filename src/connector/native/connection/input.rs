@@ -452,7 +452,7 @@ impl Connection {
                 return Ok(None);
             }
         }
-        (self.identity, self.asked.at, self.endpoint.is_known) = (None, None, false);
+        (self.request_id, self.asked.at, self.endpoint.is_known) = (None, None, false);
         let end = match scan_head(bytes, self.scanned, &core.settings.limits)? {
             Scan::Complete(end) => end,
             Scan::Incomplete => {
@@ -465,8 +465,8 @@ impl Connection {
         };
         self.scanned = 0;
         let mut head = parse_head(&bytes[..end], &core.settings.limits)?;
-        head.request.identify(&core.identities);
-        self.identity.clone_from(&head.request.identity);
+        head.request.read_id(&core.request_ids);
+        self.request_id.clone_from(&head.request.request_id);
         self.note_head(core, &head.request);
         if head.body == BodyLength::Known(0) {
             self.accept(core, head.request, more || end < bytes.len());

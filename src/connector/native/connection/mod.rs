@@ -37,7 +37,7 @@ use super::output::Unsent;
 use super::timers::Timer;
 use super::wire::Wire;
 use crate::base::queue::Key;
-use crate::base::request_id::Identity;
+use crate::base::request_id::RequestId;
 use crate::connector::tls::Session;
 use crate::exchange::job::{Admission, Client, Service, Work};
 use crate::handler::unavailable;
@@ -90,7 +90,7 @@ pub(super) struct Connection {
     place_in_queue: Option<Key>,
     endpoint: Recalled,
     /// Who the request is that was read last; `None` while the head of another is read.
-    identity: Option<Identity>,
+    request_id: Option<RequestId>,
     /// What it asked, where the access log is to say it.
     asked: Asked,
     /// How many requests were read.
@@ -180,7 +180,7 @@ impl Connection {
             ticket: 0,
             place_in_queue: None,
             endpoint: Recalled::default(),
-            identity: None,
+            request_id: None,
             asked: Asked::default(),
             served: 0,
             incoming: None,
@@ -443,10 +443,10 @@ impl Connection {
         mut form: Form,
         reason: Reason,
     ) -> Next {
-        response.name_request(self.identity.as_ref().map_or("", Identity::id));
+        response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
         form.keep_alive &= !core.is_draining() && self.incoming.is_none();
         self.incoming = None;
-        core.encode(&response, form, self.identity.as_ref());
+        core.encode(&response, form, self.request_id.as_ref());
         self.note_answer(core, &response, form, Some(reason));
         self.after_answer(core, form);
         let next = self.send_answers(core);
@@ -460,9 +460,9 @@ impl Connection {
 
     /// Answers what will not be read on, or was not read at all.
     fn answer_unread(&mut self, core: &mut Core, mut response: Response, form: Form, reason: Option<Reason>) {
-        let identity = self.identity.get_or_insert_with(|| core.identities.unread());
-        response.name_request(identity.id());
-        core.encode(&response, form, Some(identity));
+        let request_id = self.request_id.get_or_insert_with(|| core.request_ids.unread());
+        response.name_request(request_id.id());
+        core.encode(&response, form, Some(request_id));
         self.note_answer(core, &response, form, reason);
         self.after_answer(core, form);
     }
@@ -511,13 +511,14 @@ impl Connection {
             Admission::Answered(mut response, endpoint) => {
                 core.metrics.answered();
                 self.endpoint.know(endpoint.as_ref());
-                response.name_request(self.identity.as_ref().map_or("", Identity::id));
+                response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
                 self.note_answer(core, &response, form, None);
                 self.answered(core, response, form);
             }
-            Admission::Refused(response, reason, endpoint) => {
+            Admission::Refused(mut response, reason, endpoint) => {
                 core.metrics.refused(reason);
                 self.endpoint.know(Some(&endpoint));
+                response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
                 self.note_answer(core, &response, form, Some(reason));
                 self.answered(core, response, form);
             }
@@ -556,7 +557,7 @@ impl Connection {
                 core.note_queued();
             }
             Err((reason, mut response)) => {
-                response.name_request(self.identity.as_ref().map_or("", Identity::id));
+                response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
                 // Nobody else has the job, so it is in its turn still.
                 self.link.take_back(Turn::Queued);
                 self.incoming = None;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::feeding::Feeding;
 use super::outgoing::Outgoing;
 use super::{Connection, Core, Next, Stage};
-use crate::base::request_id::Identity;
+use crate::base::request_id::RequestId;
 use crate::connector::native::output::{Flushed, Unsent};
 use crate::http::{Body, Form, Response, encode_head};
 
@@ -42,8 +42,8 @@ impl Flushing {
 
 impl Core {
     /// Appends a response that is in memory to the answers.
-    pub(super) fn encode(&mut self, response: &Response, form: Form, identity: Option<&Identity>) {
-        if encode_head(response, form, identity, &mut self.answers) {
+    pub(super) fn encode(&mut self, response: &Response, form: Form, request_id: Option<&RequestId>) {
+        if encode_head(response, form, request_id, &mut self.answers) {
             self.answers.extend_from_slice(response.body());
         }
     }
@@ -53,7 +53,7 @@ impl Connection {
     /// Answers on the poller.
     pub(super) fn answered(&mut self, core: &mut Core, mut response: Response, form: Form) {
         if let Body::File(_) = response.body {
-            let with_body = encode_head(&response, form, self.identity.as_ref(), &mut core.answers);
+            let with_body = encode_head(&response, form, self.request_id.as_ref(), &mut core.answers);
             self.after_answer(core, form);
             if with_body {
                 let body = std::mem::replace(&mut response.body, Body::Bytes(Bytes::new()));
@@ -64,14 +64,14 @@ impl Connection {
         }
         if let Body::Feed(feed) = &response.body {
             let form = form.of(&response);
-            let with_body = encode_head(&response, form, self.identity.as_ref(), &mut core.answers);
+            let with_body = encode_head(&response, form, self.request_id.as_ref(), &mut core.answers);
             self.after_answer(core, form);
             if with_body {
                 self.stage = Feeding::stage(Arc::clone(feed), !form.http_10);
             }
             return;
         }
-        core.encode(&response, form, self.identity.as_ref());
+        core.encode(&response, form, self.request_id.as_ref());
         self.after_answer(core, form);
     }
 

@@ -1,0 +1,329 @@
+//! Why a handler did not answer, and the answer that its client gets instead.
+//!
+//! Worker thread.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode};
+
+use crate::database;
+use crate::http::{Refusal, Response, problem};
+
+/// What a client is told of a fault that is not its own.
+pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";
+
+/// The answer to a request of which something may have been committed, and which its worker has not answered by the deadline.
+pub(crate) fn outcome_unknown() -> Error {
+    database::Error::OutcomeUnknown { cause: Box::new(database::Error::Deadline) }.into()
+}
+
+/// 503 with `Retry-After`: the server refuses what it could do at another time.
+pub(crate) fn unavailable(detail: &str) -> Error {
+    Error::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY)
+}
+
+/// What a refused client is asked to wait: long enough for a queue to empty, short enough not to be noticed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The type of the problem that tells a client that nobody knows whether its request took effect (RFC 9457 section 3.1.1).
+const OUTCOME_UNKNOWN: &str = "urn:wharf:problem:outcome-unknown";
+
+/// Why a handler did not answer: a status and a detail for the client, and a cause for the log.
+///
+/// These become one through `?`:
+///
+/// - [`database::Error`](crate::database::Error), with the status that fits: 503 where the database is down, 409 where a row is there
+///   already;
+/// - [`io::Error`], with the status that the client is to be told of its own body, or else 500;
+/// - the errors of `rusqlite` and `postgres` and [`fmt::Error`], as 500;
+/// - an error of your own that says what it becomes.
+///
+/// ```
+/// use wharf::handler::{Context, Error};
+/// use wharf::http::{Request, Response, StatusCode};
+///
+/// enum ShopError {
+///     SoldOut,
+///     NoSuchItem(String),
+/// }
+///
+/// impl From<ShopError> for Error {
+///     fn from(error: ShopError) -> Self {
+///         match error {
+///             ShopError::SoldOut => Self::new(StatusCode::CONFLICT, "the item is sold out"),
+///             ShopError::NoSuchItem(name) => {
+///                 Self::new(StatusCode::NOT_FOUND, format!("there is no item {name}"))
+///             }
+///         }
+///     }
+/// }
+///
+/// fn price_of(item: &str) -> Result<u32, ShopError> {
+///     match item {
+///         "tea" => Ok(4),
+///         "coffee" => Err(ShopError::SoldOut),
+///         other => Err(ShopError::NoSuchItem(other.to_owned())),
+///     }
+/// }
+///
+/// fn price(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
+///     let price = price_of(request.path_value("item").unwrap_or_default())?;
+///     Ok(Response::json(price.to_string()))
+/// }
+/// ```
+///
+/// Every other error is an error of the compiler, so that nothing becomes a 500 unseen. Where 500 is right, say so:
+/// `.map_err(Error::internal)?`.
+///
+/// `Debug` and `Display` are what a log has. They show no value that [`bad_parameter`](Self::bad_parameter) names, and none that a database's
+/// message does.
+pub struct Error {
+    status: StatusCode,
+    detail: String,
+    /// The detail without values of the client, where it has any.
+    without_values: Option<String>,
+    /// Where it happened, for the log.
+    place: Option<String>,
+    members: Vec<(&'static str, String)>,
+    retry_after: Option<Duration>,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// See [`Error::is_not_done`].
+    is_not_done: bool,
+}
+
+impl Error {
+    /// An error with a status and a detail, both for the client.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let (without_values, place) = (None, None);
+        Self {
+            status,
+            detail: detail.into(),
+            without_values,
+            place,
+            members: Vec::new(),
+            retry_after: None,
+            cause: None,
+            is_not_done: false,
+        }
+    }
+
+    /// 500 for a fault that is the server's. The cause goes to the log only.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED).because(cause)
+    }
+
+    /// 400: a parameter is missing or not what it should be.
+    pub fn bad_parameter(name: &str, expected: &str, received: &str) -> Self {
+        let secret = Self::bad_secret(name, expected);
+        let detail = format!("{}, received {received}", secret.detail);
+        let without_values = Some(secret.detail);
+        Self { detail, without_values, ..secret }.with_member("received", received)
+    }
+
+    /// The same of a parameter whose value is shown to nobody, not even to who has sent it.
+    pub fn bad_secret(name: &str, expected: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, format!("parameter {name}: expected {expected}"))
+            .with_member("parameter", name)
+            .with_member("expected", expected)
+    }
+
+    /// Adds the cause, for the log.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// Adds a member to the problem that the client gets (RFC 9457 section 3.2).
+    #[must_use]
+    pub fn with_member(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.members.push((name, value.into()));
+        self
+    }
+
+    /// Tells the client when to try again, in whole seconds, at least one.
+    #[must_use]
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
+        self
+    }
+
+    /// Database error → answer: the one place that decides it.
+    fn from_database(error: database::Error) -> Self {
+        if let database::Error::BadValue { param, expected, received } = &error {
+            return match received {
+                Some(received) => Self::bad_parameter(param, expected, received),
+                None => Self::bad_secret(param, expected),
+            };
+        }
+        let mut answer = Self::new(error.status(), error.public_detail());
+        answer.without_values = Some(error.public_detail_without_values().into_owned());
+        let answer = match (&error, answer.status) {
+            (database::Error::OutcomeUnknown { .. }, _) => {
+                answer.with_member("type", OUTCOME_UNKNOWN).with_member("title", "Outcome unknown")
+            }
+            (database::Error::Refused(refusal), _) if refusal.is_for_client() => answer.of_rule(refusal),
+            (_, StatusCode::SERVICE_UNAVAILABLE) => answer.retry_after(RETRY),
+            _ => answer,
+        };
+        let is_not_done =
+            matches!(answer.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
+        Self { is_not_done, ..answer.because(error) }
+    }
+
+    /// Whether wharf made this error from a database's error that says "nothing was done, come again". An error that a handler
+    /// makes itself says what the handler wants.
+    pub(crate) fn is_not_done(&self) -> bool {
+        self.is_not_done
+    }
+
+    /// The same fault of a request that may have committed something before.
+    pub(crate) fn into_outcome_unknown(self) -> Self {
+        let unknown = Self { place: self.place, ..outcome_unknown() };
+        match self.cause {
+            Some(cause) => unknown.because(format!("after something of it may have been committed: {cause}")),
+            None => unknown,
+        }
+    }
+
+    /// What the author of a business rule says beside its message, under PostgREST's names.
+    fn of_rule(self, refusal: &database::Refusal) -> Self {
+        let answer = self.with_member("code", refusal.code.as_str());
+        let answer = match answer.status {
+            StatusCode::SERVICE_UNAVAILABLE => answer.retry_after(RETRY),
+            _ => answer,
+        };
+        let more = [("details", &refusal.detail), ("hint", &refusal.hint)];
+        more.into_iter().fold(answer, |answer, (name, text)| match text {
+            Some(text) => answer.with_member(name, text.as_str()),
+            None => answer,
+        })
+    }
+
+    /// Shows nobody any value: the request has a secret, which the database's message may name.
+    #[must_use]
+    pub(crate) fn hiding_values(mut self) -> Self {
+        if let Some(detail) = &self.without_values {
+            self.detail.clone_from(detail);
+        }
+        // In place of the cause stands what may be said of it.
+        self.cause = self.cause.map(|cause| match cause.downcast::<database::Error>() {
+            Ok(error) => Box::new(Hidden(*error)) as _,
+            Err(other) => other,
+        });
+        self
+    }
+
+    /// Adds where it happened, for the log.
+    #[must_use]
+    pub(crate) fn at(mut self, place: String) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// Whether the database's user may not do what was asked, and no function has refused it.
+    pub(crate) fn lacks_privilege(&self) -> bool {
+        let Some(cause) = self.cause.as_deref() else { return false };
+        let error = cause.downcast_ref().or_else(|| cause.downcast_ref().map(|Hidden(error)| error));
+        error.is_some_and(database::Error::lacks_privilege)
+    }
+
+    /// What a log has of it. `shows_values`: as `log.parameters` says.
+    pub(crate) fn told(&self, shows_values: bool) -> String {
+        let detail = self.without_values.as_ref().filter(|_| !shows_values).unwrap_or(&self.detail);
+        let cause = self.cause.as_ref().map(|cause| match cause.downcast_ref::<database::Error>() {
+            Some(error) if shows_values => error.in_full().into_owned(),
+            _ => cause.to_string(),
+        });
+        let because: Vec<&str> = self.place.iter().chain(&cause).map(String::as_str).collect();
+        let because = if because.is_empty() { String::new() } else { format!(" ({})", because.join(": ")) };
+        format!("{}: {detail}{because}", self.status)
+    }
+
+    /// The status that the client gets.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The cause, for the log.
+    pub fn cause(&self) -> Option<&(dyn std::error::Error + Send + Sync)> {
+        self.cause.as_deref()
+    }
+
+    /// The answer for the client.
+    pub fn to_response(&self) -> Response {
+        let members: Vec<_> = self.members.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let response = problem(self.status, &self.detail, &members);
+        match self.retry_after {
+            Some(pause) => response.with_header(
+                http::header::RETRY_AFTER,
+                HeaderValue::from((pause.as_secs() + u64::from(pause.subsec_nanos() > 0)).max(1)),
+            ),
+            None => response,
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told(false))
+    }
+}
+
+/// As `Debug`: without values of the client.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told(false))
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// A database's error of which nobody is told a value, also where logs show others.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Hidden(database::Error);
+
+impl From<database::Error> for Error {
+    fn from(error: database::Error) -> Self {
+        Self::from_database(error)
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match body_refusal(&error) {
+            Some(refusal) => Self::new(refusal.status, refusal.detail).because(error),
+            None => Self::internal(error),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<postgres::Error> for Error {
+    fn from(error: postgres::Error) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<fmt::Error> for Error {
+    fn from(error: fmt::Error) -> Self {
+        Self::internal(error)
+    }
+}
+
+/// What a client is to be told of its own body, out of the error that reading it gave.
+fn body_refusal(error: &io::Error) -> Option<Refusal> {
+    error.get_ref()?.downcast_ref::<Refusal>().copied()
+}

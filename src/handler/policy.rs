@@ -1,0 +1,133 @@
+//! The rules that a route's requests are served by.
+
+use std::time::Duration;
+
+pub use crate::base::queue::Priority;
+
+/// The rules that a route's requests are served by, beside what answers them. Endpoints of the configuration and handlers in Rust
+/// have the same ones; a rule that nobody has set is the server's.
+///
+/// ```
+/// use std::time::Duration;
+/// use wharf::handler::{Policy, Priority};
+///
+/// let report = Policy::new()
+///     .deadline(Duration::from_secs(30))
+///     .max_concurrency(2)
+///     .priority(Priority::Low);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Policy {
+    pub(crate) deadline: Option<Duration>,
+    body: Option<BodyUse>,
+    pub(crate) max_body_bytes: Option<usize>,
+    pub(crate) max_concurrency: Option<usize>,
+    priority: Option<Priority>,
+    hides_query: Option<bool>,
+}
+
+/// How a handler takes a request's body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BodyUse {
+    /// In memory and whole: no worker waits for a client that sends it slowly.
+    #[default]
+    Whole,
+    /// As a stream, where it is longer than `http.buffer_body_bytes`: memory for no more than that, however long it is,
+    /// and a worker for as long as it comes.
+    Stream,
+}
+
+impl Policy {
+    /// The server's rules.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The rules of a handler that takes request bodies as a stream; see [`Request::reader`](crate::http::Request::reader).
+    ///
+    /// A body up to `http.buffer_body_bytes` has come whole when the handler begins. Of a longer body the beginning has come, and
+    /// the rest is read as it comes.
+    pub fn streaming() -> Self {
+        Self::new().body(BodyUse::Stream)
+    }
+
+    /// The time for a whole request, its body and its answer included, in place of `server.deadline`.
+    #[must_use]
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// How the handler takes a request's body. Whole, unless told.
+    #[must_use]
+    pub fn body(self, body: BodyUse) -> Self {
+        Self { body: Some(body), ..self }
+    }
+
+    /// How long a body may be, in bytes, in place of `http.max_body_bytes`.
+    #[must_use]
+    pub fn max_body_bytes(self, bytes: usize) -> Self {
+        Self { max_body_bytes: Some(bytes), ..self }
+    }
+
+    /// How many of the route's requests may be with workers at once, one at least. The others wait by themselves, so that the route
+    /// cannot take the last worker from other routes. Unless told, as many as there are workers.
+    #[must_use]
+    pub fn max_concurrency(self, requests: usize) -> Self {
+        Self { max_concurrency: Some(requests.max(1)), ..self }
+    }
+
+    /// The order in which requests that wait for a worker get one. [`Priority::Normal`], unless told.
+    #[must_use]
+    pub fn priority(self, priority: Priority) -> Self {
+        Self { priority: Some(priority), ..self }
+    }
+
+    /// Whether a request's query may hold a secret, so that no log shows it. It may not, unless told.
+    #[must_use]
+    pub fn hide_query(self, hides: bool) -> Self {
+        Self { hides_query: Some(hides), ..self }
+    }
+
+    /// These rules, and those of `other` where these say nothing.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            deadline: self.deadline.or(other.deadline),
+            body: self.body.or(other.body),
+            max_body_bytes: self.max_body_bytes.or(other.max_body_bytes),
+            max_concurrency: self.max_concurrency.or(other.max_concurrency),
+            priority: self.priority.or(other.priority),
+            hides_query: self.hides_query.or(other.hides_query),
+        }
+    }
+
+    pub(crate) fn body_use(&self) -> BodyUse {
+        self.body.unwrap_or_default()
+    }
+
+    pub(crate) fn rank(&self) -> Priority {
+        self.priority.unwrap_or_default()
+    }
+
+    pub(crate) fn hides_query(&self) -> bool {
+        self.hides_query.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_says_what_the_one_beneath_leaves_open() {
+        let second = Duration::from_secs(1);
+        let beneath = Policy::streaming().deadline(second).priority(Priority::High).hide_query(true);
+        let policy = Policy::new().deadline(2 * second).hide_query(false).max_concurrency(0).or(beneath);
+        assert_eq!(policy.deadline, Some(2 * second));
+        assert_eq!((policy.body_use(), policy.rank()), (BodyUse::Stream, Priority::High));
+        assert_eq!((policy.max_concurrency, policy.max_body_bytes), (Some(1), None));
+        assert!(!policy.hides_query());
+        assert_eq!(Policy::new().or(Policy::new()), Policy::default());
+    }
+}

@@ -1,0 +1,117 @@
+//! A server without a socket, for tests of routes and handlers.
+//!
+//! The test's thread sends a request and waits; workers answer.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Behind, Server, StartError, router};
+use crate::base::deadline::Deadline;
+use crate::base::queue::Queue;
+use crate::connector::Settings;
+use crate::connector::direct::Direct;
+use crate::exchange::job::Job;
+use crate::http::{Request, RequestBuilder};
+use crate::telemetry::journal::Journal;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
+use crate::workers::Workers;
+
+/// Sends requests to a [`Server`] in the same process, for tests: no address is bound, and nothing is sent to an admin listener.
+///
+/// A request passes the same parser, limits, router, queue, policy and deadline as one that comes by a socket, and a worker of the
+/// server's own answers it. So 404, 405, 400, 413, 415 and 504 are the answers that a client would have had, and endpoints of the
+/// configuration answer as well. A body is whole when its handler begins, also where the handler streams. The access log has lines of
+/// requests that workers have answered.
+///
+/// Several threads may send at once. Dropping it ends the workers, once they have done their jobs or after
+/// `server.drain_timeout`.
+///
+/// ```
+/// use wharf::config::Config;
+/// use wharf::http::{Method, Request, Response};
+/// use wharf::server::Server;
+///
+/// let server = Server::new(Config::default())?
+///     .get("/greet/{name}", |request, _| {
+///         Ok(Response::text(format!("Hello, {}!", request.path_value("name").unwrap_or("stranger"))))
+///     });
+/// let client = server.client()?;
+/// let answer = client.get("/greet/Ada")?;
+/// assert_eq!(answer.status(), 200);
+/// assert_eq!(&answer.body()[..], b"Hello, Ada!");
+///
+/// let answer = client.send(Request::builder().method(Method::DELETE).target("/greet/Ada"))?;
+/// assert_eq!(answer.status(), 405);
+/// assert_eq!(answer.headers()["allow"], "GET, HEAD, OPTIONS");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Client {
+    direct: Direct,
+    queue: Queue<Job>,
+    /// `None` once they have ended.
+    workers: Option<Workers>,
+    metrics: Arc<Metrics>,
+    journal: Journal,
+    traces: Traces,
+    drain_timeout: Duration,
+}
+
+impl Client {
+    pub(super) fn start(server: &Server) -> Result<Self, StartError> {
+        let config = &server.config;
+        let (metrics, journal) = (Arc::new(Metrics::default()), Journal::default());
+        let router = router(config, server.database.as_ref(), &server.routes, &metrics)?;
+        journal.reconfigure(journal.prepare(&config.log, server.open_log()?)?);
+        let behind = Behind::start(config, server.database.as_ref(), router, &metrics, &journal)?;
+        let Behind { queue, workers, traces, service } = behind;
+        let direct = Direct::new(&Settings::beside(config, None), service, Arc::clone(&metrics));
+        let drain_timeout = config.server.drain_timeout;
+        Ok(Self { direct, queue, workers: Some(workers), metrics, journal, traces, drain_timeout })
+    }
+
+    /// Sends `GET` for a target, which is a path and may have a query.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn get(&self, target: &str) -> io::Result<http::Response<Bytes>> {
+        self.send(Request::builder().target(target))
+    }
+
+    /// Sends a request and waits for the answer, which has come at the request's deadline at the latest.
+    ///
+    /// # Errors
+    /// When the body of the answer breaks off, as a client sees it by the end of the connection.
+    pub fn send(&self, request: RequestBuilder) -> io::Result<http::Response<Bytes>> {
+        self.direct.send(request)
+    }
+
+    /// What was counted so far.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(workers) = self.workers.take() {
+            let patience = Deadline::after(self.drain_timeout);
+            if !workers.join(patience, &crossbeam_channel::never()) {
+                log::warn!("a handler did not end by its deadline");
+            }
+        }
+        self.journal.close();
+        self.traces.close(&crossbeam_channel::never());
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("metrics", &self.metrics.to_string()).finish_non_exhaustive()
+    }
+}
