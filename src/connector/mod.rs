@@ -35,10 +35,16 @@ pub trait Connector: Send + Sync {
 
     /// What ends a running [`Connector::drain`] at once, from any thread.
     fn stopper(&self) -> Stopper;
+
+    /// What asks whether the connector's threads still run, from any thread.
+    fn pulse(&self) -> Pulse;
 }
 
 /// Cuts off every connection when called.
 pub type Stopper = Box<dyn Fn() + Send + Sync>;
+
+/// Asks whether every thread of a connector runs and answers within this time. The error says which does not.
+pub type Pulse = Box<dyn Fn(Duration) -> Result<(), &'static str> + Send + Sync>;
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

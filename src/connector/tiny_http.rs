@@ -8,14 +8,14 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Connector, Drained, Listener, Settings, Stopper};
+use super::{Connector, Drained, Listener, Pulse, Settings, Stopper};
 use crate::deadline::Deadline;
 use crate::handler::{BodyUse, unavailable};
 use crate::http::{
@@ -43,6 +43,8 @@ pub struct TinyHttp {
     receiver: JoinHandle<()>,
     in_flight: Arc<InFlight>,
     behind: Arc<RwLock<Behind>>,
+    /// Nobody holds it once the receiver has ended.
+    life: Weak<()>,
 }
 
 /// What new requests are read by and given to; changed by a reload.
@@ -107,7 +109,11 @@ impl TinyHttp {
         let in_flight = Arc::<InFlight>::default();
         let behind = Arc::new(RwLock::new(Behind::new(settings, service)));
         let (incoming, flying, current) = (Arc::clone(&server), Arc::clone(&in_flight), Arc::clone(&behind));
+        let held = Arc::new(());
+        let life = Arc::downgrade(&held);
         let receive = move || {
+            // Dropped with the thread, however it ends.
+            let _held = held;
             while !flying.draining.load(Ordering::Acquire) {
                 match incoming.recv() {
                     Ok(request) => {
@@ -124,7 +130,7 @@ impl TinyHttp {
             }
         };
         let receiver = thread::Builder::new().name("tiny_http".into()).spawn(receive)?;
-        Ok(Self { server, receiver, in_flight, behind })
+        Ok(Self { server, receiver, in_flight, behind, life })
     }
 }
 
@@ -153,6 +159,13 @@ impl Connector for TinyHttp {
             let _count = in_flight.count.lock().unwrap_or_else(PoisonError::into_inner);
             in_flight.stopped.store(true, Ordering::Release);
             in_flight.changed.notify_all();
+        })
+    }
+
+    fn pulse(&self) -> Pulse {
+        let receiver = self.life.clone();
+        Box::new(move |_| {
+            if receiver.strong_count() == 0 { Err("tiny_http's receiver has ended") } else { Ok(()) }
         })
     }
 }

@@ -1,0 +1,6 @@
+//! How people get wharf and run it: the service manager's notifications, the Debian package, the crate, the container.
+
+mod support;
+
+#[path = "packaging/notified.rs"]
+mod notified;
