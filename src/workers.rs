@@ -189,8 +189,7 @@ impl Shared {
         wait_for_turn();
         let activity = Activity::default();
         let life = Arc::new(());
-        let worker =
-            Worker { activity: activity.clone(), thread: gettid(), life: Arc::downgrade(&life) };
+        let worker = Worker { activity: activity.clone(), thread: gettid(), life: Arc::downgrade(&life) };
         self.present().insert(number, worker);
         let mut done = None;
         let (mut others, mut asked) = (Others::none(), Asked::default());

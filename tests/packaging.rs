@@ -2,5 +2,9 @@
 
 mod support;
 
+#[path = "packaging/debian.rs"]
+mod debian;
 #[path = "packaging/notified.rs"]
 mod notified;
+#[path = "packaging/root.rs"]
+mod root;

@@ -164,9 +164,11 @@ impl Connector for TinyHttp {
 
     fn pulse(&self) -> Pulse {
         let receiver = self.life.clone();
-        Box::new(move |_| {
-            if receiver.strong_count() == 0 { Err("tiny_http's receiver has ended") } else { Ok(()) }
-        })
+        Box::new(
+            move |_| {
+                if receiver.strong_count() == 0 { Err("tiny_http's receiver has ended") } else { Ok(()) }
+            },
+        )
     }
 }
 

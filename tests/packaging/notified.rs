@@ -117,7 +117,8 @@ fn ready_is_said_once_clients_are_served() {
 #[test]
 fn nothing_is_said_where_the_database_refuses_a_statement() {
     let manager = Manager::new();
-    let config = "database.url = 'sqlite:x.db'\n[endpoint.x]\nroute = 'GET /x'\nsql = 'select * from nowhere'\n";
+    let config =
+        "database.url = 'sqlite:x.db'\n[endpoint.x]\nroute = 'GET /x'\nsql = 'select * from nowhere'\n";
     let arguments = ["serve", "--config", "wharf.toml", "--listen", "127.0.0.1:0"];
     let exit = Wharf::run(config, &arguments, &[("NOTIFY_SOCKET", manager.path())]);
     assert_says(&exit, 2, &["nowhere"]);
