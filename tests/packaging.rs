@@ -6,5 +6,7 @@ mod support;
 mod debian;
 #[path = "packaging/notified.rs"]
 mod notified;
+#[path = "packaging/published.rs"]
+mod published;
 #[path = "packaging/root.rs"]
 mod root;
