@@ -250,8 +250,12 @@ impl Server {
         })?;
         let journal = Journal::default();
         settings.journal = journal.clone();
-        let mut listener = Listener::bind(&config.server.listen, config.server.reuse_port)
-            .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
+        let mut listener = Listener::bind_for(
+            &config.server.listen,
+            config.server.reuse_port,
+            config.server.socket_access(),
+        )
+        .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let admin_listener = Listening::bind(config)?;
         let queue = Queue::new(queue_limits(&config.queue), config.workers());

@@ -4,6 +4,7 @@
 pub(crate) mod descriptors;
 mod listener;
 pub mod native;
+mod socket_access;
 pub mod tiny_http;
 
 use std::sync::Arc;
