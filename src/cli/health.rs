@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// Where the server listens: ADDRESS:PORT or unix:PATH, with https:// before it where it speaks TLS
     ///
     /// Not given: where the configuration says, with TLS and the PROXY protocol as it says: 127.0.0.1:8080 and neither, unless
-    /// told otherwise. WHARF_LISTEN counts as it does for `wharf serve`.
+    /// told otherwise. `WHARF_LISTEN` counts as it does for `wharf serve`.
     ///
     /// The certificate is not verified: the question is whether the server answers, not who it is. One that wants a
     /// certificate of its clients answers by saying so, and one that trusts no proxy at this address by closing the connection.

@@ -112,8 +112,6 @@ impl TinyHttp {
         let held = Arc::new(());
         let life = Arc::downgrade(&held);
         let receive = move || {
-            // Dropped with the thread, however it ends.
-            let _held = held;
             while !flying.draining.load(Ordering::Acquire) {
                 match incoming.recv() {
                     Ok(request) => {
@@ -124,10 +122,12 @@ impl TinyHttp {
                     Err(error) if flying.draining.load(Ordering::Acquire) => log::debug!("draining: {error}"),
                     Err(error) => {
                         log::error!("tiny_http accepts no more connections: {error}");
-                        return;
+                        break;
                     }
                 }
             }
+            // A panic drops it too.
+            drop(held);
         };
         let receiver = thread::Builder::new().name("tiny_http".into()).spawn(receive)?;
         Ok(Self { server, receiver, in_flight, behind, life })

@@ -41,7 +41,7 @@ pub(super) fn reloading() {
     // systemd compares the time with that of its own request, and takes a message without it for no answer to that.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => {
-            tell(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")])
+            tell(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")]);
         }
         Err(error) => log::warn!("NOTIFY_SOCKET: no time for RELOADING=1: {error}"),
     }

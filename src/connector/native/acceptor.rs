@@ -114,9 +114,9 @@ impl Acceptor {
         let held = Arc::new(());
         let life = Arc::downgrade(&held);
         let run = move || {
-            // Dropped with the thread, however it ends.
-            let _held = held;
             accepting.run();
+            // A panic drops it too.
+            drop(held);
         };
         let thread = thread::Builder::new().name(name).spawn(run)?;
         Ok(Self { thread, gate, stopped, life })

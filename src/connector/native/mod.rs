@@ -245,7 +245,9 @@ impl Connector for Native {
         Box::new(move |patience| {
             let until = Instant::now() + patience;
             let (here, answers) = crossbeam_channel::bounded(mailboxes.len());
-            mailboxes.iter().for_each(|mailbox| mailbox.post(Message::Pulse(here.clone())));
+            for mailbox in &mailboxes {
+                mailbox.post(Message::Pulse(here.clone()));
+            }
             drop(here);
             if !mailboxes.iter().all(|_| answers.recv_deadline(until).is_ok()) {
                 return Err("a poller does not answer");
