@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 struct Way {
     place: Place,
     encrypted: bool,
-    /// What each connection is to begin with.
+    /// Whether a connection begins with a PROXY header.
     proxied: Proxied,
 }
 

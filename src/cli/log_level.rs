@@ -29,7 +29,7 @@ struct Line<'a> {
     target: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
-    /// What the access log says of a request, if that is JSON too.
+    /// The access log's line of a request, if that is JSON too.
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<&'a RawValue>,
 }

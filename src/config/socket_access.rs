@@ -1,4 +1,4 @@
-//! Who may connect to a Unix socket, as the file says it: permissions, owner and group of the socket's file.
+//! Permissions, owner and group of a Unix socket's file, as the configuration says them. They decide who may connect.
 //!
 //! Main thread. Knows how it is written, not whether there is such a user.
 
@@ -17,7 +17,7 @@ pub struct Mode(pub(crate) u32);
 #[error("{0:?} is not {accepted}", accepted = Mode::ACCEPTED)]
 pub struct ModeError(String);
 
-/// What a Unix socket's file is to be like.
+/// The permissions, owner and group that a Unix socket's file gets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SocketAccess<'c> {
     /// `server.unix_mode`. `None`: what the process's umask leaves of 0777.
@@ -50,7 +50,7 @@ impl fmt::Display for Mode {
 }
 
 impl Server {
-    /// What the file of its Unix socket is to be like.
+    /// The permissions, owner and group of its Unix socket's file.
     pub(crate) fn socket_access(&self) -> SocketAccess<'_> {
         SocketAccess {
             mode: self.unix_mode,

@@ -1,5 +1,5 @@
-//! What the program that started the server hears of its state, by `sd_notify`(3): systemd, or another that sets `NOTIFY_SOCKET`.
-//! Without that variable nothing is said and no thread is started.
+//! Tells the service manager of the server's state by `sd_notify`(3): systemd, or another program that sets `NOTIFY_SOCKET`. Without
+//! that variable the server says nothing and starts no thread.
 //!
 //! Main thread; the watchdog's own thread where `WATCHDOG_USEC` is set as well.
 
@@ -21,8 +21,8 @@ const ENDING: Duration = Duration::from_secs(5);
 /// The watchdog is told twice within its period, as `sd_watchdog_enabled`(3) recommends.
 const TOLD_PER_PERIOD: u32 = 2;
 
-/// How often a server that does not answer is asked again within a period, and so how long it has for its answer. Both the wait
-/// before the first question and one late answer leave time for another question.
+/// A server that does not answer is asked again after an eighth of the period, and has as long for its answer. So a late answer
+/// leaves time for more questions before the period is over.
 const TRIES_PER_PERIOD: u32 = 8;
 
 /// The thread that tells the watchdog that the server works. Dropping it ends the thread.

@@ -30,7 +30,7 @@ fn words(text: &str) -> Vec<String> {
     serde_json::from_str(&text[text.find('[').expect("it is an array")..]).expect("it is an array of words")
 }
 
-/// What the health check runs, in the server's directory, with the variables that the image sets for this one.
+/// The health check's command, run in the server's directory, with the variables that the image sets for this one.
 fn checked(directory: &TempDir, config: &str, environment: &[(&str, &str)]) -> Exit {
     let words = words(&all("HEALTHCHECK")[0]);
     let (program, arguments) = words.split_first().expect("it has a program");

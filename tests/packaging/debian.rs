@@ -64,7 +64,7 @@ fn service(unit: &str) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// The service as the unit starts it: its directories, its user, its command, but for the sandbox.
+/// The service with the unit's directories, user and command, and without its sandbox, which only systemd makes.
 struct Service<'r> {
     root: &'r Root,
     child: Child,
@@ -188,7 +188,7 @@ fn systemd_finds_nothing_wrong_with_the_unit_and_calls_it_well_protected() {
     let judged =
         root.good(&format!("systemd-analyze security --offline=true --threshold=20 --no-pager {UNIT}"));
     assert!(judged.contains("Overall exposure level for wharf.service"), "{judged}");
-    // What the unit relies on to be told of start, reload and stop.
+    // By these the unit hears of start, reload and stop.
     let settings = service(&root.good(&format!("cat {UNIT}")));
     for (name, value) in [("Type", "notify"), ("WatchdogSec", "30s"), ("User", "wharf")] {
         assert_eq!(settings[name], value);

@@ -1,4 +1,4 @@
-//! What systemd hears of a server: the real binary with a `NOTIFY_SOCKET` of the test's own.
+//! The messages of a server to systemd: the real binary with a `NOTIFY_SOCKET` of the test's own.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};

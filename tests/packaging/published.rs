@@ -1,4 +1,4 @@
-//! What `cargo install wharf` gets: the crate as `cargo package` packs it.
+//! The crate as `cargo package` packs it, which `cargo install wharf` gets.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ const LARGEST: u64 = 2 * 1024 * 1024;
 
 fn cargo(directory: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO"));
-    // What says whose test this is: ring's build script looks at it, and would be run anew now and by the build after this one.
+    // Variables that name this test: ring's build script looks at them, and would run anew now and in the build after this one.
     let of_this_test = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
     for (name, _) in std::env::vars_os() {
         if of_this_test.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {

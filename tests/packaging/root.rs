@@ -26,7 +26,7 @@ pub(crate) struct Root {
     shared: tempfile::TempDir,
 }
 
-/// What a command in the copy has said, and whether it went well.
+/// The output of a command in the copy, and whether it went well.
 pub(crate) struct Said {
     pub(crate) good: bool,
     pub(crate) text: String,
@@ -78,7 +78,7 @@ impl Root {
         Said { good: output.status.success(), text: String::from_utf8_lossy(&text).into_owned() }
     }
 
-    /// What a command says that has to go well.
+    /// The output of a command that has to go well.
     pub(crate) fn good(&self, line: &str) -> String {
         let said = self.run(line);
         assert!(said.good, "{line}:\n{}", said.text);

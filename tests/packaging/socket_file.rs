@@ -1,4 +1,4 @@
-//! Who may connect to a Unix socket: `server.unix_mode`, `server.unix_owner` and `server.unix_group`.
+//! Permissions, owner and group of a Unix socket: `server.unix_mode`, `server.unix_owner` and `server.unix_group`.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
