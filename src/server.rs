@@ -6,6 +6,7 @@
 mod admin;
 mod client;
 mod reload;
+mod supervisor;
 
 use std::convert::Infallible;
 use std::io;
@@ -25,6 +26,7 @@ pub use reload::{NewConfig, Reload, ReloadError, Reloaded, log_reload};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
 
+use self::supervisor::Watchdog;
 use crate::admin::observer::{Observed, Observer, Watch};
 use crate::base::deadline::Deadline;
 use crate::base::queue::{Key, Limits, Queue, Refusal};
@@ -143,6 +145,8 @@ struct Heard {
     signals: Receiver<i32>,
     /// Disconnected at the second signal that ends the server.
     stopped: Receiver<Infallible>,
+    /// Kept for its drop, which ends the watchdog's thread.
+    watchdog: Option<Watchdog>,
 }
 
 /// The longest that a refused client is told to wait: nobody knows what will be then.
@@ -278,8 +282,12 @@ impl Server {
         let opened = self.open_log()?;
         let journal = Journal::default();
         settings.journal = journal.clone();
-        let mut listener = Listener::bind(&config.server.listen, config.server.reuse_port)
-            .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
+        let mut listener = Listener::bind_for(
+            &config.server.listen,
+            config.server.reuse_port,
+            config.server.socket_access(),
+        )
+        .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let admin_listener = Listening::bind(config)?;
         journal.reconfigure(journal.prepare(&config.log, opened)?);
@@ -360,7 +368,7 @@ impl Server {
         let running = self.start()?;
         let heard = running.hear(signals)?;
         started(&running);
-        Ok(running.run_until(&heard))
+        Ok(running.run_until(heard))
     }
 }
 
@@ -449,7 +457,7 @@ impl Running {
     /// When the system does not let signals be handled.
     pub fn run_until_signal(self) -> Result<Drained, StartError> {
         let heard = self.hear(watched_signals()?)?;
-        Ok(self.run_until(&heard))
+        Ok(self.run_until(heard))
     }
 
     /// From now on signals come to this thread, and with them what the admin listener is asked.
@@ -460,10 +468,12 @@ impl Running {
         let watch = move || watch(signals, &sender, &stop, going_on);
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;
         self.admin_view.listen();
-        Ok(Heard { signals: received, stopped })
+        let watchdog = Watchdog::start(|| self.pulse())?;
+        Ok(Heard { signals: received, stopped, watchdog })
     }
 
-    fn run_until(self, heard: &Heard) -> Drained {
+    fn run_until(self, heard: Heard) -> Drained {
+        supervisor::ready(&self.address);
         loop {
             crossbeam_channel::select! {
                 // Signals that come meanwhile are one more signal afterwards.
@@ -472,6 +482,9 @@ impl Running {
             }
         }
         log::info!("draining: requests in flight are answered, for at most {:?}", self.drain_timeout());
+        // No poller answers the watchdog once it has ended.
+        drop(heard.watchdog);
+        supervisor::stopping(self.drain_timeout());
         self.drain_unless(&heard.stopped)
     }
 
@@ -507,6 +520,20 @@ impl Running {
         self.errands.try_iter().for_each(Self::turn_away);
         admin.into_iter().for_each(Listening::end);
         drained
+    }
+
+    /// Asks for the watchdog whether the server works: every thread of the connector and every worker runs, and not every worker
+    /// is with a request whose deadline has passed.
+    fn pulse(&self) -> supervisor::Pulse {
+        let (connector, workers, observer) =
+            (self.connector.pulse(), self.workers.pulse(), self.observer.clone());
+        Box::new(move |patience| {
+            connector(patience)?;
+            workers()?;
+            let workers = observer.gauges().workers;
+            let all_stuck = workers.stuck > 0 && workers.stuck >= workers.count;
+            if all_stuck { Err("every worker is past its request's deadline") } else { Ok(()) }
+        })
     }
 
     fn drain_timeout(&self) -> Duration {

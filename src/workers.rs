@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Instant;
 
@@ -70,6 +70,8 @@ struct Shared {
 struct Worker {
     activity: Activity,
     thread: ThreadId,
+    /// Upgradable while the thread lives.
+    life: Weak<()>,
 }
 
 impl Workers {
@@ -151,6 +153,15 @@ impl Workers {
         }
     }
 
+    /// For whoever looks: whether no worker has ended in another way than by itself, such as by a panic outside of a handler.
+    pub(crate) fn pulse(&self) -> impl Fn() -> Result<(), &'static str> + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || {
+            let has_ended = |worker: &Worker| worker.life.strong_count() == 0;
+            if shared.present().values().any(has_ended) { Err("a worker has ended") } else { Ok(()) }
+        }
+    }
+
     /// Waits until every job is done, or until the deadline, or until `stop` is disconnected: a handler that ignores its own
     /// deadline cannot be ended. The queue must be closed. Returns whether all workers have ended.
     pub(crate) fn join(self, deadline: Deadline, stop: &Receiver<Infallible>) -> bool {
@@ -178,7 +189,10 @@ impl Shared {
     fn serve(&self, number: usize) {
         wait_for_turn();
         let activity = Activity::default();
-        self.present().insert(number, Worker { activity: activity.clone(), thread: this_thread() });
+        let life = Arc::new(());
+        let worker =
+            Worker { activity: activity.clone(), thread: this_thread(), life: Arc::downgrade(&life) };
+        self.present().insert(number, worker);
         let mut done = None;
         let (mut others, mut asked) = (Batch::none(), Asked::default());
         loop {

@@ -2,15 +2,16 @@
 # tables of what came out. They source it, with their name in $script.
 #
 # PROFILE=dev takes the binaries of `cargo build`, as scripts/test has them, and leaves out peers that are not built: it shows that
-# a script works, and its numbers say nothing.
+# a script works, and its numbers say nothing. PROFILE=profiling has the lines of the source for perf, and is a release otherwise.
 
 export DB_POOL=${DB_POOL:-16} PGHOST=127.0.0.1 PGUSER=postgres PGDATABASE=postgres
 target=${CARGO_TARGET_DIR:-target}
 profile=${PROFILE:-release}
 case $profile in
 release) built=$target/release release=(--release) ;;
+profiling) built=$target/profiling release=(--profile profiling) ;;
 dev) built=$target/debug release=() ;;
-*) echo "$script: PROFILE is release or dev, not $profile" >&2; exit 2 ;;
+*) echo "$script: PROFILE is release, profiling or dev, not $profile" >&2; exit 2 ;;
 esac
 wharf=$built/wharf
 scratch=$(mktemp -d)
@@ -115,7 +116,7 @@ measure() { # NAME PATH CONNECTIONS
 # a server does not serve `leaves_out NAME LABEL` says.
 compare() { # TEST …, the servers' names in $names
     local name round each label path connections
-    if [ "$profile" = release ]; then
+    if [ "$profile" != dev ]; then
         for name in "${names[@]}"; do wrk -t2 -c64 -d2s "http://127.0.0.1:${port[$name]}/db" >/dev/null; done
     fi
     for round in $(seq "$rounds"); do
@@ -138,5 +139,5 @@ compare() { # TEST …, the servers' names in $names
 heading() { # WHAT
     echo "# $1$(date -u +%F), $(nproc) cores ($(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo))"
     echo
-    [ "$profile" = release ] || { echo "Built without optimization, to show that the script works; the numbers say nothing."; echo; }
+    [ "$profile" != dev ] || { echo "Built without optimization, to show that the script works; the numbers say nothing."; echo; }
 }

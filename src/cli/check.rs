@@ -61,7 +61,7 @@ pub(super) fn check(loaded: Loaded) -> Checked {
 struct Unchecked(Result<String, String>);
 
 /// Whether something is wrong already with a setting whose key begins with one of these.
-fn is_wrong(found: &[Problem], starts: &[&str]) -> bool {
+pub(super) fn is_wrong(found: &[Problem], starts: &[&str]) -> bool {
     found.iter().any(|problem| starts.iter().any(|start| problem.key.starts_with(start)))
 }
 

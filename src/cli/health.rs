@@ -3,52 +3,148 @@
 mod unverified;
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use crate::config::{Config, Flags, Listen, Problem, Problems};
 
-use super::FAILED;
+use super::check::is_wrong;
 use super::client::{PATIENCE, at_address, reachable, resolved};
+use super::{CONFIG_HELP, FAILED, USAGE, environment};
+
+/// Version 2 of the PROXY protocol, section 2.2, LOCAL: the connection is for nobody else, as a proxy's own health checks are.
+const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Where the server listens: ADDRESS:PORT or unix:PATH, with https:// before it where it speaks TLS
     ///
+    /// Not given: where the configuration says, with TLS and the PROXY protocol as it says: 127.0.0.1:8080 and neither, unless
+    /// told otherwise. `WHARF_LISTEN` counts as it does for `wharf serve`.
+    ///
     /// The certificate is not verified: the question is whether the server answers, not who it is. One that wants a
-    /// certificate of its clients answers by saying so.
-    #[arg(default_value = "127.0.0.1:8080", env = "WHARF_LISTEN", value_name = "ADDR")]
-    address: String,
+    /// certificate of its clients answers by saying so, and one that trusts no proxy at this address by closing the connection.
+    #[arg(value_name = "ADDR", conflicts_with = "config")]
+    address: Option<String>,
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
+    config: Option<PathBuf>,
+    /// Begin with a header of the PROXY protocol, where ADDR expects it
+    #[arg(long, requires = "address")]
+    proxy_protocol: bool,
+}
+
+/// How to ask.
+struct Way {
+    place: Place,
+    encrypted: bool,
+    /// Whether a connection begins with a PROXY header.
+    proxied: Proxied,
+}
+
+enum Place {
+    At(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proxied {
+    No,
+    Yes,
+    /// Yes, and not by us: we are no trusted proxy.
+    Untrusted,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let address = &arguments.address;
+    let (way, shown) = match &arguments.address {
+        Some(address) => (told(address, arguments.proxy_protocol)?, address.clone()),
+        None => match configured(arguments.config.as_deref())? {
+            Ok(found) => found,
+            Err(problems) => {
+                eprintln!("{problems}");
+                return Ok(ExitCode::from(USAGE));
+            }
+        },
+    };
+    let answered = match &way.place {
+        Place::Unix(path) => at_path(path).and_then(|stream| ask(stream, &way, "localhost")),
+        Place::At(target) => at_address(*target).and_then(|stream| ask(stream, &way, &target.to_string())),
+    };
+    match answered {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("wharf: {shown}: {error:#}");
+            Ok(ExitCode::from(FAILED))
+        }
+    }
+}
+
+/// As the arguments say.
+fn told(address: &str, proxy_protocol: bool) -> anyhow::Result<Way> {
     anyhow::ensure!(
         address != "systemd",
         "systemd has the socket; say where it listens: ADDRESS:PORT or unix:PATH"
     );
     let (place, encrypted) = match address.strip_prefix("https://") {
         Some(place) => (place, true),
-        None => (address.as_str(), false),
+        None => (address, false),
     };
-    let answered = if let Some(path) = place.strip_prefix("unix:") {
-        at_path(path).and_then(|stream| ask(stream, encrypted, "localhost"))
-    } else {
-        let target = reachable(resolved(place)?);
-        at_address(target).and_then(|stream| ask(stream, encrypted, &target.to_string()))
+    let place = match place.strip_prefix("unix:") {
+        Some(path) => Place::Unix(path.into()),
+        None => Place::At(reachable(resolved(place)?)),
     };
-    match answered {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => {
-            eprintln!("wharf: {address}: {error:#}");
-            Ok(ExitCode::from(FAILED))
-        }
+    let proxied = if proxy_protocol { Proxied::Yes } else { Proxied::No };
+    Ok(Way { place, encrypted, proxied })
+}
+
+/// As the configuration says, whatever else may be wrong with it: the server that runs has read an earlier one.
+fn configured(file: Option<&Path>) -> anyhow::Result<Result<(Way, String), Problems>> {
+    let environment = environment();
+    let source = Config::locate(file, &environment)?;
+    let (config, problems) = Config::examine(source.clone(), &environment, &Flags::default());
+    // A file that is no TOML has problems without a key.
+    let matters = |problem: &&Problem| {
+        let keys = [
+            "server.listen",
+            "WHARF_SERVER_LISTEN",
+            "WHARF_LISTEN",
+            "tls",
+            "WHARF_TLS",
+            "proxy",
+            "WHARF_PROXY",
+        ];
+        problem.key.is_empty() || is_wrong(&[(*problem).clone()], &keys)
+    };
+    let in_the_way: Vec<Problem> = problems.list().iter().filter(matters).cloned().collect();
+    if !in_the_way.is_empty() {
+        return Ok(Err(Problems::new(source, in_the_way)));
     }
+    let listen = &config.server.listen;
+    let place = match listen {
+        Listen::Inherited => anyhow::bail!(
+            "server.listen: systemd has the socket; say where it listens: ADDRESS:PORT or unix:PATH"
+        ),
+        Listen::Tcp(address) if address.port() == 0 => {
+            anyhow::bail!("server.listen: {address} is any free port; say which it is: ADDRESS:PORT")
+        }
+        Listen::Tcp(address) => Place::At(reachable(*address)),
+        Listen::Unix(path) => Place::Unix(path.clone()),
+    };
+    // A server that is asked at an address of its own sees the request come from there.
+    let ours = if let Place::At(address) = place { Some(address.ip()) } else { None };
+    let proxied = match (config.proxy.protocol, config.proxy.trusted.contain(ours)) {
+        (false, _) => Proxied::No,
+        (true, true) => Proxied::Yes,
+        (true, false) => Proxied::Untrusted,
+    };
+    Ok(Ok((Way { place, encrypted: config.tls.certificate.is_some(), proxied }, listen.to_string())))
 }
 
 /// mio's stream connects without blocking: the standard library's would wait for ever while the backlog is full.
-fn at_path(path: &str) -> anyhow::Result<UnixStream> {
+fn at_path(path: &Path) -> anyhow::Result<UnixStream> {
     let stream = mio::net::UnixStream::connect(path).context("cannot connect")?;
     let stream = UnixStream::from(OwnedFd::from(stream));
     stream.set_nonblocking(false)?;
@@ -57,18 +153,34 @@ fn at_path(path: &str) -> anyhow::Result<UnixStream> {
     Ok(stream)
 }
 
-fn ask(stream: impl Read + Write, encrypted: bool, host: &str) -> anyhow::Result<()> {
-    if encrypted {
+fn ask(mut stream: impl Read + Write, way: &Way, host: &str) -> anyhow::Result<()> {
+    match way.proxied {
+        Proxied::No => {}
+        Proxied::Yes => stream.write_all(LOCAL)?,
+        Proxied::Untrusted => return is_closed(stream),
+    }
+    if way.encrypted {
         unverified::ask(stream, |stream| ask_plain(stream, host))
     } else {
         ask_plain(stream, host)
     }
 }
 
+/// A poller closes whoever is no trusted proxy, so that it works.
+fn is_closed(mut stream: impl Read) -> anyhow::Result<()> {
+    let length = stream.read(&mut [0]).context("no answer")?;
+    anyhow::ensure!(
+        length == 0,
+        "answers where proxy.protocol and proxy.trusted have it close the connection"
+    );
+    Ok(())
+}
+
 /// `OPTIONS *` asks the server itself, and none of its endpoints (RFC 9110 section 9.3.7).
 fn ask_plain(mut stream: impl Read + Write, host: &str) -> anyhow::Result<()> {
     let request = format!("OPTIONS * HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
+    // Through TLS this waits for the handshake.
+    stream.write_all(request.as_bytes()).context("no answer")?;
     let mut start = [0; 12];
     stream.read_exact(&mut start).context("no answer")?;
     anyhow::ensure!(start.starts_with(b"HTTP/1.1 2"), "answered {:?}", String::from_utf8_lossy(&start));

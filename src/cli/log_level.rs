@@ -1,9 +1,15 @@
-//! How much the log says: `WHARF_LOG`, or else what the configuration says, which may change while the server runs. And how much
-//! of what other crates log it has at all.
+//! How much the log says: `WHARF_LOG`, or else what the configuration says, which may change while the server runs. How much
+//! of what other crates log it has at all. And whether its lines are text or JSON.
 //!
 //! Main thread; `change` the admin listener's. Any thread logs.
 
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use crate::config::LogFormat;
 
 /// Its value may have levels for single modules, which `log.level` has not.
 const VARIABLE: &str = "WHARF_LOG";
@@ -12,15 +18,32 @@ const VARIABLE: &str = "WHARF_LOG";
 /// logs headers with keys.
 const TELLING: [&str; 5] = ["postgres", "postgres_protocol", "tokio_postgres", "ureq", "ureq_proto"];
 
+/// Whether lines are JSON. The `log` crate has one logger for the process and gives it back to nobody, so its settings are global too.
+static IN_JSON: AtomicBool = AtomicBool::new(false);
+
+/// A line of the log as an object.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: &'a str,
+    level: &'a str,
+    target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    /// The access log's line of a request, if that is JSON too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<&'a RawValue>,
+}
+
 /// Starts the log, before there is a configuration. What the logger itself lets through cannot change later, so without the
 /// variable it lets everything through, and the level of the `log` crate decides.
 pub(crate) fn start_log() {
-    let filter = env_logger::Env::new().filter_or(VARIABLE, "trace");
-    let inner = env_logger::Builder::from_env(filter).format_target(false).build();
-    let filter = inner.filter();
+    let builder = || env_logger::Builder::from_env(env_logger::Env::new().filter_or(VARIABLE, "trace"));
+    let text = builder().format_target(false).build();
+    let json = builder().format(write_json).build();
+    let filter = text.filter();
     let named = std::env::var(VARIABLE).as_deref().map(named).unwrap_or_default();
     // The program starts one log only.
-    if log::set_boxed_logger(Box::new(Discreet { inner, named })).is_ok() {
+    if log::set_boxed_logger(Box::new(Discreet { text, json, named })).is_ok() {
         log::set_max_level(filter);
     }
     set(LevelFilter::Info);
@@ -30,7 +53,9 @@ pub(crate) fn start_log() {
 /// passwords. It takes such lines only of crates that `WHARF_LOG` names, and never of the [`TELLING`] ones. So with
 /// `log.parameters = false` no level and no variable puts a value into the log.
 struct Discreet {
-    inner: env_logger::Logger,
+    text: env_logger::Logger,
+    /// The same for lines that are objects.
+    json: env_logger::Logger,
     /// The crates that the variable names.
     named: Vec<String>,
 }
@@ -46,18 +71,40 @@ impl Discreet {
 
 impl Log for Discreet {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.takes(metadata) && self.inner.enabled(metadata)
+        self.takes(metadata) && self.text.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.takes(record.metadata()) {
-            self.inner.log(record);
+            let inner = if IN_JSON.load(Relaxed) { &self.json } else { &self.text };
+            inner.log(record);
         }
     }
 
     fn flush(&self) {
-        self.inner.flush();
+        self.text.flush();
+        self.json.flush();
     }
+}
+
+/// Writes lines in this form from now on.
+pub(super) fn set_format(format: LogFormat) {
+    IN_JSON.store(format == LogFormat::Json, Relaxed);
+}
+
+fn write_json(out: &mut env_logger::fmt::Formatter, record: &Record<'_>) -> io::Result<()> {
+    let (time, message) = (out.timestamp_millis().to_string(), record.args().to_string());
+    let is_access = record.target() == "wharf::access";
+    let request = is_access.then(|| serde_json::from_str::<&RawValue>(&message).ok()).flatten();
+    let line = Line {
+        time: &time,
+        level: record.level().as_str(),
+        target: record.target(),
+        message: request.is_none().then_some(&message),
+        request,
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    writeln!(out)
 }
 
 /// The crates that directives such as `info,rustls=debug` name.
@@ -96,7 +143,8 @@ mod tests {
     #[test]
     fn other_crates_are_heard_where_they_are_named_and_have_no_values_to_tell() {
         let log = |directives: &str| Discreet {
-            inner: env_logger::Builder::new().parse_filters(directives).build(),
+            text: env_logger::Builder::new().parse_filters(directives).build(),
+            json: env_logger::Builder::new().parse_filters(directives).build(),
             named: named(directives),
         };
         let hears = |directives: &str, target: &str, level: Level| {

@@ -5,23 +5,28 @@
 mod asked;
 mod check;
 mod client;
+mod completions;
 #[doc(hidden)]
 pub mod demo;
 mod health;
 mod load;
 pub(crate) mod log_level;
+mod man;
 mod pid_file;
 mod reload;
 mod serve;
 mod sparkline;
 mod top;
 mod tune;
+mod version;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::config::{Config, Environment, Flags, Problems, Source};
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 /// A check or an objective failed.
@@ -94,6 +99,12 @@ enum Command {
     Top(top::Arguments),
     /// Ask a running server whether it answers; exits 0 if so
     Health(health::Arguments),
+    /// Print version, commit, features and the version of SQLite
+    Version,
+    /// Print the script that lets a shell complete arguments
+    Completions(completions::Arguments),
+    /// Write the manual's pages into a directory
+    Man(man::Arguments),
 }
 
 /// What `serve` and `check` have in common. Flags override environment variables, which override the file.
@@ -119,6 +130,9 @@ impl Arguments {
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Top(arguments) => top::run(arguments),
             Command::Health(arguments) => health::run(&arguments),
+            Command::Version => version::run(),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
         }
     }
 }
@@ -154,6 +168,11 @@ impl Common {
         let (config, problems) = Config::examine(source.clone(), environment, &flags);
         Loaded { source, config, problems }
     }
+}
+
+/// On standard output, or why it cannot be written there: `print!` would panic at the end of a pipe.
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")
 }
 
 fn environment() -> Environment {

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use crate::base::value::{Scalar, Type, Value};
-use crate::config::{Action, Config, Endpoint, Place, Problems, Source};
+use crate::config::{Action, Config, Endpoint, LogFormat, Place, Problems, Source};
 use crate::connector::{Address, Drained};
 use crate::endpoint;
 use crate::server::{NewConfig, Reload, ReloadError, Reloaded, Running, Server, log_reload};
@@ -23,12 +23,13 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     }
     let config = loaded.config;
     log_level::set(config.log.level);
+    log_level::set_format(config.log.format);
     // Before anything else is touched, and removed at the end.
     let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let filled = demo::fill_if_missing(&config)?;
     let (name, endpoints) = (loaded.source.name(), config.endpoints.clone());
     let summary = Summary::new(&config, name, filled);
-    let level = config.log.level;
+    let (level, format) = (config.log.level, config.log.format);
     let server = Server::new(config)?;
     let check = |database| endpoint::check(&loaded.source, &endpoints, database);
     let found = server.database().map_or_else(Vec::new, check);
@@ -37,7 +38,7 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(USAGE));
     }
     let word = pid_file.as_ref().map(|file| file.word(whole_name(&loaded.source)));
-    let rereading = Rereading { common, source: loaded.source, word: word.clone(), level, began: 0 };
+    let rereading = Rereading { common, source: loaded.source, word: word.clone(), level, format, began: 0 };
     let started = |running: &Running| {
         if let (Some(file), Some(word)) = (&pid_file, &word) {
             // First what is found by the other.
@@ -68,6 +69,8 @@ struct Rereading {
     word: Option<Word>,
     /// What the configuration says that was read last.
     level: LevelFilter,
+    /// The same.
+    format: LogFormat,
     /// When that was.
     began: u128,
 }
@@ -79,7 +82,7 @@ impl Reload for Rereading {
         if !loaded.problems.list().is_empty() {
             return Err(loaded.problems.to_string());
         }
-        self.level = loaded.config.log.level;
+        (self.level, self.format) = (loaded.config.log.level, loaded.config.log.format);
         Ok(NewConfig::read_from(loaded.source, loaded.config))
     }
 
@@ -93,6 +96,9 @@ impl Reload for Rereading {
                 text.push_str(HELD);
                 log::warn!("reload: {}", HELD.trim_start());
             }
+        }
+        if outcome.is_ok() {
+            log_level::set_format(self.format);
         }
         log_reload(outcome);
         if outcome.is_ok() {

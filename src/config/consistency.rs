@@ -78,7 +78,16 @@ fn admin(admin: &Admin) -> Vec<Conflict> {
 fn server(server: &Server) -> Vec<Conflict> {
     let ours = server.request_id_header.iter().filter(|name| is_ours(name));
     let key = "server.request_id_header";
-    ours.map(|name| Conflict::new(key, key, format!("{:?} says something else", name.as_str()))).collect()
+    let header = ours.map(|name| Conflict::new(key, key, format!("{:?} says something else", name.as_str())));
+    let given = [
+        ("server.unix_mode", server.unix_mode.is_some()),
+        ("server.unix_owner", server.unix_owner.is_some()),
+        ("server.unix_group", server.unix_group.is_some()),
+    ];
+    let has_file = matches!(server.listen, Listen::Unix(_));
+    let without = given.into_iter().filter(|(_, given)| *given && !has_file);
+    let why = " = \"unix:PATH\": there is no file otherwise";
+    header.chain(without.map(|(key, _)| Conflict::needs(key, "server.listen", why))).collect()
 }
 
 fn tracing(tracing: &Tracing) -> Vec<Conflict> {

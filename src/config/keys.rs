@@ -13,17 +13,18 @@ use log::LevelFilter;
 
 use self::Effect::{Live, Restart};
 use self::Target::{
-    Bytes, Collector, Count, Fields, File, Flag, Header, Name, Optional, Secret, Statement, Time, Trusted,
-    Url,
+    Account, Bytes, Collector, Count, Fields, File, Flag, Header, Name, Optional, Secret, Statement, Time,
+    Trusted, Url,
 };
 
 use super::app::App;
 use super::listen::ListenError;
 use super::otlp;
 use super::setting::{Setting, show_bytes, show_time};
+use super::socket_access::account;
 use super::{
     AccessLog, AccessRules, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http,
-    Listen, Log, Proxy, Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
+    Listen, Log, LogFormat, Mode, Proxy, Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
 };
 use crate::http::{Networks, NetworksError, Origins, OriginsError};
 
@@ -49,6 +50,10 @@ impl Default for Config {
         Self {
             server: Server {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into(),
+                // Whoever may connect to a socket in a directory of one's own is the directory's matter.
+                unix_mode: None,
+                unix_owner: None,
+                unix_group: None,
                 // A second wharf that is started by mistake must fail with "address in use", not take half of the clients.
                 reuse_port: false,
                 connector: Connector::Native,
@@ -69,6 +74,8 @@ impl Default for Config {
             // What somebody must know, and nothing about single requests.
             log: Log {
                 level: LevelFilter::Info,
+                // A new user reads the log.
+                format: LogFormat::Text,
                 access: AccessLog::Off,
                 access_file: None,
                 // They may be secrets.
@@ -202,6 +209,10 @@ enum Target<'c> {
     Listen(&'c mut Listen),
     /// `admin.listen`.
     AdminListen(&'c mut Option<AdminListen>),
+    /// `server.unix_mode`.
+    Mode(&'c mut Option<Mode>),
+    /// A user or a group.
+    Account(&'c mut Option<String>),
     /// What nobody else may know.
     Secret(&'c mut Option<String>),
     /// One of several words, and which it was when the table was made.
@@ -277,6 +288,9 @@ type Named<'c> = (&'static str, Effect, Target<'c>);
 fn server_keys(server: &mut Server) -> Vec<Named<'_>> {
     vec![
         ("listen", Restart, Target::Listen(&mut server.listen)),
+        ("unix_mode", Restart, Target::Mode(&mut server.unix_mode)),
+        ("unix_owner", Restart, Account(&mut server.unix_owner)),
+        ("unix_group", Restart, Account(&mut server.unix_group)),
         ("reuse_port", Restart, Flag(&mut server.reuse_port)),
         (
             "connector",
@@ -309,6 +323,7 @@ fn log_keys(log: &mut Log) -> Vec<Named<'_>> {
     let forms = &[("off", AccessLog::Off), ("combined", AccessLog::Combined), ("json", AccessLog::Json)];
     vec![
         ("level", Live, choice(&mut log.level, levels)),
+        ("format", Live, choice(&mut log.format, &[("text", LogFormat::Text), ("json", LogFormat::Json)])),
         ("access", Live, choice(&mut log.access, forms)),
         ("access_file", Live, File(&mut log.access_file, "a file")),
         ("parameters", Live, Flag(&mut log.parameters)),
@@ -472,6 +487,8 @@ impl Key<'_> {
         match &mut self.target {
             Target::Listen(field) => **field = setting.parse(ListenError::ACCEPTED)?,
             Target::AdminListen(field) => **field = Some(setting.parse(AdminListen::ACCEPTED)?),
+            Target::Mode(field) => **field = Some(setting.parse(Mode::ACCEPTED)?),
+            Account(field) => **field = Some(account(setting)?),
             Target::Choice(set, _) => set(setting)?,
             Secret(field) => **field = Some(secret(setting)?),
             Url(field) => **field = Some(url(setting)?),
@@ -508,10 +525,10 @@ impl Key<'_> {
         match &self.target {
             Target::Listen(field) => field.to_string(),
             Target::AdminListen(field) => field.map_or_else(absent, |listen| listen.to_string()),
+            Target::Mode(field) => field.map_or_else(absent, |mode| format!("\"{mode}\"")),
             Target::Choice(_, word) => (*word).to_owned(),
-            Url(field) | Statement(field) | Secret(field) | Collector(field) | Fields(field) => {
-                field.as_ref().map_or_else(absent, |text| format!("{text:?}"))
-            }
+            Account(field) | Url(field) | Statement(field) | Secret(field) | Collector(field)
+            | Fields(field) => field.as_ref().map_or_else(absent, |text| format!("{text:?}")),
             Name(field) => format!("{field:?}"),
             Flag(field) => field.to_string(),
             Header(field) => format!("{:?}", field.as_ref().map_or("", HeaderName::as_str)),
@@ -531,7 +548,8 @@ impl Key<'_> {
         match &self.target {
             Url(field) => field.as_ref().map(|text| quoted(&url(text))),
             Statement(field) | Secret(field) | Fields(field) => field.as_ref().map(|_| quoted(REDACTED)),
-            Collector(field) => field.as_ref().map(|text| quoted(text)),
+            Collector(field) | Account(field) => field.as_ref().map(|text| quoted(text)),
+            Target::Mode(field) => field.map(|mode| quoted(&mode.to_string())),
             Target::AdminListen(field) => field.map(|listen| quoted(&listen.to_string())),
             Header(field) => field.as_ref().map(|name| quoted(name.as_str())),
             Optional(field, _) => field.map(|count| count.to_string()),
@@ -554,7 +572,9 @@ impl Key<'_> {
                 let _ = set(Setting::Text((*word).to_owned()));
             }
             (Target::AdminListen(to), Target::AdminListen(from)) => **to = **from,
-            (Url(to), Url(from))
+            (Target::Mode(to), Target::Mode(from)) => **to = **from,
+            (Account(to), Account(from))
+            | (Url(to), Url(from))
             | (Statement(to), Statement(from))
             | (Secret(to), Secret(from))
             | (Collector(to), Collector(from))
@@ -687,6 +707,8 @@ pub(super) mod tests {
         match &mut key.target {
             Target::Listen(_) => text("unix:other.sock"),
             Target::AdminListen(_) => text("off"),
+            Target::Mode(_) => text("0600"),
+            Account(_) => text("somebody"),
             Secret(_) => text("another-token"),
             Collector(_) => text("https://other:4318"),
             Fields(_) => text("other=1"),
@@ -766,6 +788,8 @@ pub(super) mod tests {
                         | Collector(_)
                         | Fields(_)
                         | Target::AdminListen(_)
+                        | Target::Mode(_)
+                        | Account(_)
                 ),
                 "{}",
                 key.path()

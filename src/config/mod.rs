@@ -18,6 +18,7 @@ mod read;
 mod route;
 mod setting;
 mod shown;
+mod socket_access;
 pub mod sql;
 mod summary;
 mod traffic;
@@ -36,6 +37,7 @@ pub use otlp::otlp_headers;
 pub use problem::{Problem, Problems};
 pub use read::{Flags, LocateError};
 pub use setting::{Environment, parse_time};
+pub use socket_access::{Mode, ModeError, SocketAccess};
 
 pub use crate::http::{ForwardedBy, Networks, Origins};
 
@@ -79,6 +81,12 @@ pub struct Config {
 pub struct Server {
     /// `listen`: where clients connect.
     pub listen: Listen,
+    /// `unix_mode`: the permissions of a Unix socket's file. `None`: what the umask leaves.
+    pub unix_mode: Option<Mode>,
+    /// `unix_owner`: whose file it is, by name or number. `None`: the process's user's.
+    pub unix_owner: Option<String>,
+    /// `unix_group`: its group. `None`: the process's.
+    pub unix_group: Option<String>,
     /// `reuse_port`: `SO_REUSEPORT`, so that a second wharf may listen on the same port while the first drains.
     pub reuse_port: bool,
     /// `connector`: who speaks HTTP.
@@ -109,6 +117,8 @@ pub struct Log {
     /// `level`: the least important message that `wharf serve` logs. Nothing to a server in another program, whose logger is
     /// its own.
     pub level: LevelFilter,
+    /// `format`: how `wharf serve` writes each line. Nothing to a server in another program either.
+    pub format: LogFormat,
     /// `access`: whether each request has a line, and in which form.
     pub access: AccessLog,
     /// `access_file`: where those lines go. `None`: to the log, as all others.
@@ -119,6 +129,15 @@ pub struct Log {
     pub slow_request: Duration,
     /// `slow_statement`: statements of endpoints that take longer have a line. Zero: none has.
     pub slow_statement: Duration,
+}
+
+/// How each line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `"text"`: for people.
+    Text,
+    /// `"json"`: an object a line.
+    Json,
 }
 
 /// Whether each request has a line in the access log.

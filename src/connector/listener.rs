@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::socket_access;
 use crate::base::system;
-use crate::config::Listen;
+use crate::config::{Listen, SocketAccess};
 
 /// How many clients may wait in the kernel until they are accepted. The kernel takes less where `net.core.somaxconn` says so.
 const BACKLOG: i32 = 1024;
@@ -63,9 +64,17 @@ impl Listener {
     /// # Errors
     /// What the system says, or that systemd has passed no socket.
     pub(crate) fn bind(listen: &Listen, reuse_port: bool) -> io::Result<Self> {
+        Self::bind_for(listen, reuse_port, SocketAccess::default())
+    }
+
+    /// Binds; `access` says which accounts may connect to a Unix socket.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), and an owner or a group that cannot be set.
+    pub(crate) fn bind_for(listen: &Listen, reuse_port: bool, access: SocketAccess<'_>) -> io::Result<Self> {
         let socket = match listen {
             Listen::Tcp(address) => tcp(*address, reuse_port)?,
-            Listen::Unix(path) => unix(path)?,
+            Listen::Unix(path) => unix(path, access)?,
             Listen::Inherited => inherited()?,
         };
         let local = socket.local_addr()?;
@@ -134,13 +143,20 @@ fn tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn unix(path: &Path) -> io::Result<Socket> {
+fn unix(path: &Path, access: SocketAccess<'_>) -> io::Result<Socket> {
+    // Before there is a file.
+    let access = socket_access::Resolved::new(access)?;
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     if is_abandoned(path, &address)? {
         std::fs::remove_file(path)?;
     }
     socket.bind(&address)?;
+    if let Err(error) = access.apply(path) {
+        std::fs::remove_file(path)?;
+        return Err(error);
+    }
+    // Nobody can connect before this, whatever the file was like until now.
     socket.listen(BACKLOG)?;
     Ok(socket)
 }

@@ -5,6 +5,7 @@ pub(crate) mod descriptors;
 pub(crate) mod direct;
 mod listener;
 pub(crate) mod native;
+mod socket_access;
 pub(crate) mod tiny_http;
 mod tls;
 
@@ -42,10 +43,16 @@ pub(crate) trait Connector: Send + Sync {
 
     /// What ends a running [`Connector::drain`] at once, from any thread.
     fn stopper(&self) -> Stopper;
+
+    /// What asks whether the connector's threads still run, from any thread.
+    fn pulse(&self) -> Pulse;
 }
 
 /// Cuts off every connection when called.
 pub(crate) type Stopper = Box<dyn Fn() + Send + Sync>;
+
+/// Asks whether every thread of a connector runs and answers within this time. The error says which does not.
+pub(crate) type Pulse = Box<dyn Fn(Duration) -> Result<(), &'static str> + Send + Sync>;
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

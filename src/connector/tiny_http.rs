@@ -8,14 +8,14 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Connector, Drained, Listener, Settings, Stopper};
+use super::{Connector, Drained, Listener, Pulse, Settings, Stopper};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::request_id::{RequestId, RequestIds};
@@ -43,6 +43,8 @@ pub(crate) struct TinyHttp {
     receiver: JoinHandle<()>,
     in_flight: Arc<InFlight>,
     behind: Arc<RwLock<Behind>>,
+    /// Nobody holds it once the receiver has ended.
+    life: Weak<()>,
 }
 
 /// What new requests are read by and given to; changed by a reload.
@@ -107,6 +109,8 @@ impl TinyHttp {
         let in_flight = Arc::<InFlight>::default();
         let behind = Arc::new(RwLock::new(Behind::new(settings, service)));
         let (incoming, flying, current) = (Arc::clone(&server), Arc::clone(&in_flight), Arc::clone(&behind));
+        let held = Arc::new(());
+        let life = Arc::downgrade(&held);
         let receive = move || {
             while !flying.draining.load(Ordering::Acquire) {
                 match incoming.recv() {
@@ -118,13 +122,15 @@ impl TinyHttp {
                     Err(error) if flying.draining.load(Ordering::Acquire) => log::debug!("draining: {error}"),
                     Err(error) => {
                         log::error!("tiny_http accepts no more connections: {error}");
-                        return;
+                        break;
                     }
                 }
             }
+            // A panic drops it too.
+            drop(held);
         };
         let receiver = thread::Builder::new().name("tiny_http".into()).spawn(receive)?;
-        Ok(Self { server, receiver, in_flight, behind })
+        Ok(Self { server, receiver, in_flight, behind, life })
     }
 }
 
@@ -154,6 +160,15 @@ impl Connector for TinyHttp {
             in_flight.stopped.store(true, Ordering::Release);
             in_flight.changed.notify_all();
         })
+    }
+
+    fn pulse(&self) -> Pulse {
+        let receiver = self.life.clone();
+        Box::new(
+            move |_| {
+                if receiver.strong_count() == 0 { Err("tiny_http's receiver has ended") } else { Ok(()) }
+            },
+        )
     }
 }
 

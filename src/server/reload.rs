@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::{Running, Stages, queue_limits, router};
+use super::{Running, Stages, queue_limits, router, supervisor};
 use crate::base::deadline::Deadline;
 use crate::config::{self, Action, Changes, Config, Problems, Source};
 use crate::connector::{Settings, TlsError, descriptors};
@@ -239,7 +239,9 @@ impl Running {
     /// SIGHUP has come, or somebody asks for the same.
     pub(super) fn read_again(&self) -> Result<Reloaded, ReloadError> {
         self.admin_view.set_busy(true);
+        supervisor::reloading();
         let outcome = self.read_and_reload();
+        supervisor::reloaded(&self.address, outcome.is_ok());
         self.admin_view.set_busy(false);
         outcome
     }

@@ -209,7 +209,8 @@ fn health_asks_through_tls_whoever_it_is() {
             let encrypted = format!("https://{}", wharf.address());
             let exit = health(&encrypted);
             assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""), "{more}");
-            let exit = Wharf::run("", &["health"], &[("WHARF_LISTEN", &encrypted)]);
+            let address = wharf.address().to_string();
+            let exit = Wharf::run(&config(&identity, &more), &["health"], &[("WHARF_LISTEN", &address)]);
             assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""), "{more}");
             let exit = health(&wharf.address().to_string());
             assert_eq!(exit.code, Some(1), "it was asked without TLS");

@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub(super) struct Acceptor {
     thread: JoinHandle<()>,
     gate: Arc<Gate>,
     stopped: Arc<AtomicBool>,
+    /// Nobody holds it once the thread has ended.
+    life: Weak<()>,
 }
 
 struct Accepting {
@@ -111,8 +113,20 @@ impl Acceptor {
             encrypted,
             reserve: reserve(),
         };
-        let thread = thread::Builder::new().name(name).spawn(move || accepting.run())?;
-        Ok(Self { thread, gate, stopped })
+        let held = Arc::new(());
+        let life = Arc::downgrade(&held);
+        let run = move || {
+            accepting.run();
+            // A panic drops it too.
+            drop(held);
+        };
+        let thread = thread::Builder::new().name(name).spawn(run)?;
+        Ok(Self { thread, gate, stopped, life })
+    }
+
+    /// Nobody holds it once the thread has ended.
+    pub(super) fn life(&self) -> Weak<()> {
+        self.life.clone()
     }
 
     /// Accepts who is in the backlog already and closes the listener: new clients are refused by the kernel from then on.

@@ -31,7 +31,7 @@ use socket2::Socket;
 pub(super) use acceptor::REFUSED_AT_ONCE;
 
 use self::link::Epoch;
-use super::{Connector, Drained, Listener, Settings, Stopper};
+use super::{Connector, Drained, Listener, Pulse, Settings, Stopper};
 use crate::base::system::wait_for_turn;
 use crate::exchange::job::Service;
 use crate::telemetry::metrics::{Metrics, Reason};
@@ -60,6 +60,8 @@ enum Message {
     Crowded,
     /// Go on with this.
     Reload(Reload),
+    /// Somebody wants to know whether the poller still runs.
+    Pulse(Sender<()>),
     /// Close idle connections, answer the others with `Connection: close`, end when none is left.
     Drain { until: Instant },
     /// While draining: the poller that hands on newcomers for whom it has no room hands on no more.
@@ -235,5 +237,21 @@ impl Connector for Native {
     fn stopper(&self) -> Stopper {
         let mailboxes = self.mailboxes.clone();
         Box::new(move || mailboxes.iter().for_each(|mailbox| mailbox.post(Message::Stop)))
+    }
+
+    fn pulse(&self) -> Pulse {
+        let (mailboxes, acceptor) = (self.mailboxes.clone(), self.acceptor.life());
+        Box::new(move |patience| {
+            let until = Instant::now() + patience;
+            let (here, answers) = crossbeam_channel::bounded(mailboxes.len());
+            for mailbox in &mailboxes {
+                mailbox.post(Message::Pulse(here.clone()));
+            }
+            drop(here);
+            if !mailboxes.iter().all(|_| answers.recv_deadline(until).is_ok()) {
+                return Err("a poller does not answer");
+            }
+            if acceptor.strong_count() == 0 { Err("the acceptor has ended") } else { Ok(()) }
+        })
     }
 }

@@ -210,6 +210,8 @@ impl Poller {
             }),
             Message::Crowded => self.forget_refused(),
             Message::Reload(reload) => self.reload(reload),
+            // There is a place for each poller's word; whoever asked may have left.
+            Message::Pulse(here) => drop(here.try_send(())),
             Message::Drain { until } => {
                 self.drain_until = Some(until);
                 self.next.post(Message::Last);

@@ -1,0 +1,99 @@
+//! Tells the service manager of the server's state by `sd_notify`(3): systemd, or another program that sets `NOTIFY_SOCKET`. Without
+//! that variable the server says nothing and starts no thread.
+//!
+//! Main thread; the watchdog's own thread where `WATCHDOG_USEC` is set as well.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use sd_notify::NotifyState;
+
+/// Asks whether every thread that serves still does, for at most this long. The error says which does not.
+pub(super) type Pulse = Box<dyn Fn(Duration) -> Result<(), &'static str> + Send>;
+
+/// The time between the end of a drain and the end of the process: log files are written and threads are joined.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// The watchdog is told twice within its period, as `sd_watchdog_enabled`(3) recommends.
+const TOLD_PER_PERIOD: u32 = 2;
+
+/// A server that does not answer is asked again after an eighth of the period, and has as long for its answer. So a late answer
+/// leaves time for more questions before the period is over.
+const TRIES_PER_PERIOD: u32 = 8;
+
+/// The thread that tells the watchdog that the server works. Dropping it ends the thread.
+pub(super) struct Watchdog {
+    /// Disconnected when the thread is to end.
+    _end: Sender<Infallible>,
+}
+
+/// The server answers whoever connects from now on.
+pub(super) fn ready(place: &impl Display) {
+    tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving on {place}"))]);
+}
+
+/// A reload begins.
+pub(super) fn reloading() {
+    // systemd compares the time with that of its own request, and takes a message without it for no answer to that.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => {
+            tell(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")]);
+        }
+        Err(error) => log::warn!("NOTIFY_SOCKET: no time for RELOADING=1: {error}"),
+    }
+}
+
+/// A reload has ended.
+pub(super) fn reloaded(place: &impl Display, good: bool) {
+    let refused = if good { "" } else { "; the last reload changed nothing, and the log says why" };
+    tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving on {place}{refused}"))]);
+}
+
+/// A drain begins that takes `patience` at most. The time that a unit has to stop is extended by that.
+pub(super) fn stopping(patience: Duration) {
+    // `server.drain_timeout` is an hour at most, which fits.
+    let micros = u32::try_from((patience + ENDING).as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::ExtendTimeoutUsec(micros),
+        NotifyState::Status("answering the requests in flight"),
+    ]);
+}
+
+impl Watchdog {
+    /// Starts the thread, where somebody waits for its word.
+    pub(super) fn start(pulse: impl FnOnce() -> Pulse) -> io::Result<Option<Self>> {
+        let period = sd_notify::watchdog_enabled().filter(|period| !period.is_zero());
+        let Some(period) = period.filter(|_| std::env::var_os("NOTIFY_SOCKET").is_some()) else {
+            return Ok(None);
+        };
+        let (end, ended) = crossbeam_channel::bounded(0);
+        let pulse = pulse();
+        thread::Builder::new().name("watchdog".into()).spawn(move || watch(&pulse, period, &ended))?;
+        Ok(Some(Self { _end: end }))
+    }
+}
+
+fn watch(pulse: &Pulse, period: Duration, ended: &Receiver<Infallible>) {
+    let (patience, mut wait, mut was_well) = (period / TRIES_PER_PERIOD, Duration::ZERO, true);
+    while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        let found = pulse(patience);
+        match found {
+            Ok(()) => tell(&[NotifyState::Watchdog]),
+            Err(what) if was_well => log::error!("the watchdog is not told that all is well: {what}"),
+            Err(_) => {}
+        }
+        was_well = found.is_ok();
+        wait = if was_well { period / TOLD_PER_PERIOD } else { patience };
+    }
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::warn!("NOTIFY_SOCKET: {error}");
+    }
+}
