@@ -74,14 +74,13 @@ impl Source {
                     let name = child.ident.to_string();
                     let below = [module.clone(), vec![name.clone()]].concat();
                     let folder = folder.join(&name);
-                    match child.content.clone() {
-                        Some((_, items)) => self.add(items, &folder, below),
-                        None => {
-                            let beside = folder.with_extension("rs");
-                            let inside = folder.join("mod.rs");
-                            let file: PathBuf = if beside.exists() { beside } else { inside };
-                            self.read_file(&file, &folder, below);
-                        }
+                    if let Some((_, items)) = child.content.clone() {
+                        self.add(items, &folder, below);
+                    } else {
+                        let beside = folder.with_extension("rs");
+                        let inside = folder.join("mod.rs");
+                        let file: PathBuf = if beside.exists() { beside } else { inside };
+                        self.read_file(&file, &folder, below);
                     }
                     kept.push(Item::Mod(child));
                 }
@@ -209,7 +208,7 @@ impl Source {
             })),
             Item::Struct(item) => {
                 add("struct", item.generics.to_token_stream());
-                self.list_fields(&item.fields, path, into);
+                Self::list_fields(&item.fields, path, into);
             }
             Item::Enum(item) => {
                 add("enum", item.generics.to_token_stream());
@@ -241,7 +240,7 @@ impl Source {
         seen.insert(defined.clone(), path.to_owned());
     }
 
-    fn list_fields(&self, fields: &Fields, path: &str, into: &mut BTreeSet<String>) {
+    fn list_fields(fields: &Fields, path: &str, into: &mut BTreeSet<String>) {
         for (index, field) in fields.iter().enumerate().filter(|(_, field)| is_pub(&field.vis)) {
             let name = field.ident.as_ref().map_or_else(|| index.to_string(), ToString::to_string);
             into.insert(format!("field {path}.{name}: {}", tidy(&field.ty.to_token_stream())));

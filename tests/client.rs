@@ -87,7 +87,7 @@ fn server(change: impl FnOnce(&mut Config)) -> (Server, TempDir) {
         .delete("/delete", |_, _| Err(Error::new(StatusCode::GONE, "it is gone")))
         .get("/panic", |_, _| panic!("on purpose"))
         .get("/stream", |_, _| {
-            Ok(Response::stream("text/plain", |body| Ok(body.write_all(&[b'x'; 50_000])?)))
+            Ok(Response::stream("text/plain", |body| Ok(body.write_all(&vec![b'x'; 50_000])?)))
         })
         .get_immediate("/now", |_| Response::text("now"))
         .route(
@@ -151,10 +151,13 @@ fn over_a_socket(address: SocketAddr, head: &str, body: &[u8]) -> Seen {
     seen(parsed.code.expect("a status"), &map, &body)
 }
 
+/// Method, target, a header, the body and the status that is expected.
+type Case<'a> = (&'a str, &'a str, Option<(&'a str, &'a str)>, Vec<u8>, u16);
+
 #[test]
 fn an_answer_is_the_one_of_a_socket() {
     let json = ("Content-Type", "application/json");
-    let cases: Vec<(&str, &str, Option<(&str, &str)>, Vec<u8>, u16)> = vec![
+    let cases: Vec<Case> = vec![
         ("GET", "/notes/1", None, vec![], 200),
         ("HEAD", "/notes/1", None, vec![], 200),
         ("GET", "/notes/2", None, vec![], 404),

@@ -110,7 +110,9 @@ impl Direct {
                         let (response, reason) = match late {
                             Turn::Answered(answer) => return answer.read(),
                             Turn::Queued => {
-                                place.into_iter().for_each(|place| self.service.withdraw(place));
+                                if let Some(place) = place {
+                                    self.service.withdraw(place);
+                                }
                                 waited_too_long(deadline)
                             }
                             Turn::Running | Turn::Streaming | Turn::GivenUp => {
@@ -189,12 +191,12 @@ impl Answer {
         let mut body = self.body;
         if self.is_chunked {
             let mut decoder = Decoder::default();
-            let mut decoded = Vec::with_capacity(body.len());
-            decoder.decode(&body, &mut decoded, usize::MAX).map_err(io::Error::other)?;
+            let mut bytes = Vec::with_capacity(body.len());
+            decoder.decode(&body, &mut bytes, usize::MAX).map_err(io::Error::other)?;
             if !decoder.is_done() {
                 return Err(broken_off());
             }
-            body = decoded;
+            body = bytes;
         }
         let lines = memchr::memchr_iter(b'\n', &self.head).count();
         let mut headers = vec![httparse::EMPTY_HEADER; lines];

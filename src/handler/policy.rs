@@ -91,14 +91,16 @@ impl Policy {
 
     /// These rules, and those of `other` where these say nothing.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "rules to come are texts and functions")]
     pub fn or(self, other: Self) -> Self {
+        let Self { deadline, body, max_body_bytes, max_concurrency, priority, hides_query } = other;
         Self {
-            deadline: self.deadline.or(other.deadline),
-            body: self.body.or(other.body),
-            max_body_bytes: self.max_body_bytes.or(other.max_body_bytes),
-            max_concurrency: self.max_concurrency.or(other.max_concurrency),
-            priority: self.priority.or(other.priority),
-            hides_query: self.hides_query.or(other.hides_query),
+            deadline: self.deadline.or(deadline),
+            body: self.body.or(body),
+            max_body_bytes: self.max_body_bytes.or(max_body_bytes),
+            max_concurrency: self.max_concurrency.or(max_concurrency),
+            priority: self.priority.or(priority),
+            hides_query: self.hides_query.or(hides_query),
         }
     }
 

@@ -25,6 +25,22 @@ pub struct RequestBuilder {
     body: Bytes,
 }
 
+impl Request {
+    /// A request that no client has sent, for tests of handlers: `GET /` unless told otherwise.
+    ///
+    /// ```
+    /// use wharf::http::{Method, Request};
+    ///
+    /// let request = Request::builder().method(Method::PUT).target("/greet/Ada?loud=yes").path_value("name", "Ada").build()?;
+    /// assert_eq!(request.path_value("name"), Some("Ada"));
+    /// assert_eq!(request.query_value("loud").as_deref(), Some("yes"));
+    /// # Ok::<(), wharf::http::Refusal>(())
+    /// ```
+    pub fn builder() -> RequestBuilder {
+        RequestBuilder::new()
+    }
+}
+
 /// Longer than any request that a test makes by mistake.
 const HEAD_BYTES_MAX: usize = 1 << 20;
 

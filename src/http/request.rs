@@ -11,11 +11,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::{BodyReader, Form, RequestBuilder, Source};
+use super::{BodyReader, Form, Source};
 use crate::base::request_id::{RequestId, RequestIds, Trace};
 
 /// A request: complete with its body, or with as much of it as the handler will read. `Debug` shows which request it is, and not
 /// what stands in its query, its headers and its body.
+#[expect(clippy::struct_field_names, reason = "the id has its name everywhere")]
 pub struct Request {
     pub(crate) method: Method,
     pub(crate) version: Version,
@@ -47,20 +48,6 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    /// A request that no client has sent, for tests of handlers: `GET /` unless told otherwise.
-    ///
-    /// ```
-    /// use wharf::http::{Method, Request};
-    ///
-    /// let request = Request::builder().method(Method::PUT).target("/greet/Ada?loud=yes").path_value("name", "Ada").build()?;
-    /// assert_eq!(request.path_value("name"), Some("Ada"));
-    /// assert_eq!(request.query_value("loud").as_deref(), Some("yes"));
-    /// # Ok::<(), wharf::http::Refusal>(())
-    /// ```
-    pub fn builder() -> RequestBuilder {
-        RequestBuilder::new()
-    }
-
     /// The method.
     pub fn method(&self) -> &Method {
         &self.method

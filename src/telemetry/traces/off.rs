@@ -15,6 +15,7 @@ use crate::telemetry::metrics::{Endpoint, Metrics};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Traces;
 
+#[expect(clippy::unused_self, reason = "the methods are those of the feature otlp")]
 impl Traces {
     /// Does nothing.
     ///
