@@ -115,7 +115,7 @@ impl Poller {
             for event in &events {
                 let Token(index) = event.token();
                 let (end, readable) = (End::of(event), event.is_readable());
-                self.with(index, |connection, core| match connection.note(core, end, readable) {
+                self.with(index, |connection, core| match connection.note_event(core, end, readable) {
                     Next::Wait => Self::proceed_or_assist(connection, core),
                     next => next,
                 });
@@ -128,7 +128,7 @@ impl Poller {
             while let Some(id) = self.timers.pop(self.core.now) {
                 if let Some(connection) = self.connections.get_mut(id.index) {
                     connection.timer.spend();
-                    self.with(id.index, Connection::ring);
+                    self.with(id.index, Connection::handle_timeout);
                 }
             }
             self.core.wake_workers();
@@ -314,7 +314,7 @@ impl Poller {
                 if same {
                     self.core.metrics.closed(Closing::Evicted);
                     if let Some(connection) = self.connections.get_mut(id.index) {
-                        connection.take_leave();
+                        connection.close_session();
                     }
                     self.forget(id.index, false);
                 }
