@@ -93,7 +93,7 @@ impl Account {
     }
 }
 
-/// How the body of a request ended that its handler reads as it comes. `Good` also before its end.
+/// How a streamed request body ended. `Good` also stands for a body that has not ended or does not stream.
 pub(super) enum BodyEnd {
     Good,
     Refused(Reason),

@@ -105,7 +105,7 @@ impl Shared {
         let mut pipeline = match sending.and_then(|sent| sent.map_err(Error::from)) {
             Ok(pipeline) => pipeline,
             Err(error) => {
-                log::debug!("{} requests are not asked together: {error:?}", all.len());
+                log::debug!("a batch of {} requests was not sent: {error:?}", all.len());
                 return self.give_back(all, begun);
             }
         };
@@ -138,7 +138,7 @@ impl Shared {
                     Ok(answer) => asks.answer(&job.request, answer).and_then(final_response).map(Some),
                     Err(error) if is_final(&error) => Err(error.into()),
                     Err(error) => {
-                        log::debug!("{}: is asked again by itself: {error}", job.request.path());
+                        log::debug!("{}: runs again by itself: {error}", job.request.path());
                         Ok(None)
                     }
                 }

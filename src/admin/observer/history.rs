@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_is_what_came_since_the_last_look() {
+    fn a_second_counts_what_came_since_the_last_reading() {
         let metrics = Metrics::default();
         let endpoint = metrics.endpoint("GET", "/a");
         metrics.received();

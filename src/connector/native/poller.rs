@@ -196,7 +196,7 @@ impl Poller {
         }
         let descriptor = closed.link().socket().as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&descriptor)) {
-            sparingly!(log::Level::Error, "such connections", "a connection cannot be unwatched: {error}");
+            sparingly!(log::Level::Error, "connections that cannot be unwatched", "a connection cannot be unwatched: {error}");
         }
         self.timers.disarm(closed.timer, closed.id());
     }
@@ -263,7 +263,7 @@ impl Poller {
             Err(error) => {
                 sparingly!(
                     log::Level::Error,
-                    "clients without a session",
+                    "clients without a TLS session",
                     "no TLS session can be made: {error}"
                 );
                 return;

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_gets_every_piece_and_who_does_not_goes_without_some() {
+    fn a_client_that_reads_gets_every_piece_and_one_that_does_not_misses_some() {
         const LENGTH: usize = 256 * 1024;
         let (native, address, _) = start(LENGTH, |_| {});
         let mut behind = view(address);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_nothing_is_closed_after_the_write_timeout_and_who_is_idle_is_not() {
+    fn a_client_that_takes_nothing_is_closed_after_the_write_timeout_and_an_idle_one_is_not() {
         let (native, address, metrics) = start(256 * 1024, |config| {
             config.http.write_timeout = Duration::from_millis(300);
             config.http.idle_timeout = Duration::from_millis(50);

@@ -646,7 +646,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_stands_still_while_the_handler_is_waited_for() {
+    fn a_window_stands_still_while_the_handler_has_no_room() {
         let (mut window, began) = window();
         window.set_paused(true, began + 2 * SECOND);
         window.set_paused(true, began + 3 * SECOND);
@@ -660,7 +660,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rate_is_never_too_slow() {
+    fn without_a_minimum_rate_no_body_is_too_slow() {
         let began = Instant::now();
         let mut window = Window::new(began, 0);
         assert_eq!(window.end(), None);

@@ -21,7 +21,7 @@ pub(super) struct Flushing {
     pub(super) then: Stage,
     /// Bytes sent since the client's time last began.
     moved: usize,
-    /// When that was.
+    /// When flushing began.
     since: Instant,
     /// Whether a piece of the file is being read.
     pub(super) piece_requested: bool,
@@ -33,7 +33,7 @@ impl Flushing {
     }
 
     pub(super) fn add_piece(&mut self, piece: Bytes) {
-        self.logged = false;
+        self.piece_requested = false;
         if let Outgoing::Unsent(unsent) = &mut self.outgoing {
             unsent.add_piece(piece);
         }
@@ -150,7 +150,7 @@ impl Connection {
         }
     }
 
-    /// All answers are sent, so the stage after them begins, and its time too: sending has used some of it.
+    /// All answers are sent, so the next stage begins. Its time begins now: sending has used some of the time set before.
     fn settle(&mut self, core: &mut Core) -> Next {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Holding(work) => {

@@ -148,7 +148,7 @@ impl Walk<'_> {
             able.push(Self::commit);
         }
         if self.poller != Poller::Gone {
-            able.push(Self::handle_timeout);
+            able.push(Self::step_poller);
         }
         if able.is_empty() {
             return false;
@@ -236,7 +236,7 @@ impl Walk<'_> {
         });
     }
 
-    fn handle_timeout(&mut self) {
+    fn step_poller(&mut self) {
         self.poller = match self.poller {
             Poller::Look => match self.word.turn() {
                 turn @ Turn::Queued => Poller::TakeBack(turn),
