@@ -58,8 +58,8 @@ const LEAST_PER_CORE_BATCHED: usize = 1;
 const WAITING_HIGH: u128 = 25;
 const WAITING_LOW: u128 = 15;
 
-/// Cores are short when less than this percentage of their time is idle. Workers that need not wait then make other threads
-/// wait: a database on the same machine, when the workers are woken before it has done its part.
+/// Cores are short when less than this percentage of their time is idle. Workers that do not wait themselves then make other
+/// threads wait: a database on the same machine, when the workers are woken before it has done its part.
 const IDLE_LOW: u128 = 5;
 
 /// The fewest ticks of the kernel, each ten milliseconds of a core, that show how idle the cores are.
@@ -120,7 +120,7 @@ struct Pacer {
     is_early: bool,
     freshness: Freshness,
     load: LoadState,
-    /// The limit that each endpoint's jobs last came to, for endpoints that had one.
+    /// The limit that each endpoint's jobs last came to, which may be none. Endpoints that were never paced are missing.
     known_limits: BTreeMap<u32, usize>,
 }
 

@@ -196,7 +196,11 @@ impl Poller {
         }
         let descriptor = closed.link().socket().as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&descriptor)) {
-            sparingly!(log::Level::Error, "connections that cannot be unwatched", "a connection cannot be unwatched: {error}");
+            sparingly!(
+                log::Level::Error,
+                "connections that cannot be unwatched",
+                "a connection cannot be unwatched: {error}"
+            );
         }
         self.timers.disarm(closed.timer, closed.id());
     }

@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(timers.pop(after(25)), None, "the later one was replaced");
     }
 
-    /// A regression: each time that moved earlier left an entry behind until it was due, about one a second per busy connection.
+    /// What broke: each due time that moved earlier left an entry until it was due, about one a second per busy connection.
     #[test]
     fn a_connection_has_one_entry_however_often_its_time_moves() {
         let (mut timers, mut timer) = (Timers::default(), Timer::default());
