@@ -1,9 +1,9 @@
 //! Decides how many workers may have a job at once: all of them, except those that would only wait for a core.
 //!
 //! Workers that wait for a database cost nothing, and more of them do more. But where requests take as little time as the
-//! cores allow, another worker makes every job take longer and lets none end sooner: threads wait for a core instead of jobs
-//! for a thread. Each job then costs a wake-up and two changes of thread. A worker that is done and takes the next job saves
-//! these.
+//! cores allow, another worker makes every job take longer and lets none end sooner. Threads then wait for a core instead of
+//! jobs for a thread, and each job costs a wake-up and two changes of thread. A worker that is done and takes the next job
+//! saves these.
 //!
 //! Linux tells how long a thread was ready to run without running, and whether a core was idle. The pacer lowers the limit
 //! while workers wait for a core for much of the time that they have jobs, or while the cores are hardly ever idle. A load
@@ -313,7 +313,7 @@ impl Freshness {
     }
 }
 
-/// What the workers and the cores have done up to one moment.
+/// The work of workers and cores up to one moment.
 struct Measurement {
     at: Instant,
     /// How long workers had jobs, added up.
@@ -387,7 +387,7 @@ struct Cores {
 
 impl Cores {
     /// Reads the first line of Linux's `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and two that are
-    /// parts of the first. None of them ever goes back, except iowait, the time of waiting for a disk.
+    /// parts of the first. No figure ever goes back, except iowait, the time of waiting for a disk.
     fn now() -> Option<Self> {
         let stat = fs::read_to_string("/proc/stat").ok()?;
         let ticks = stat.lines().next()?.split_whitespace().skip(1).take(8);
