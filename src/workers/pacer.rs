@@ -80,15 +80,15 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
     let queue = &shared.queue;
     let usage = queue.usage();
     let mut pacer = Pacer::new(num_cpus::get(), usage, Measurement::of(shared, &usage));
-    let (watcher, watched) = bounded(1);
+    let (notify, notified) = bounded(1);
     loop {
         if let Some(crowd) = pacer.watch() {
-            queue.watch(crowd, watcher.clone());
+            queue.watch(crowd, notify.clone());
         }
         let left = pacer.due().saturating_duration_since(Instant::now());
         let begins = select! {
             recv(ended) -> _ => return,
-            recv(watched) -> _ => pacer.is_watching(),
+            recv(notified) -> _ => pacer.is_watching(),
             default(if pacer.may_stall() { left.min(STALL) } else { left }) => false,
         };
         let usage = queue.usage();
