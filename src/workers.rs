@@ -1,7 +1,7 @@
 //! The bounded pool of request threads. Each takes a job, runs its handler, writes the answer and takes the next.
 //!
-//! This file holds the crate's one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else. It knows
-//! no socket and no route.
+//! This file holds the crate's one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else.
+//! It knows no socket and no route.
 
 mod account;
 mod pacer;
@@ -109,8 +109,8 @@ impl Workers {
         self.shared.server_timing.store(tell, Relaxed);
     }
 
-    /// Sets how many requests may be asked of the database together, at least one; see `database.max_pipelined_requests`. One
-    /// at the start.
+    /// Sets how many requests may be asked of the database together, at least one; see
+    /// `database.max_pipelined_requests`. One at the start.
     pub fn pipeline(&self, max: usize) {
         self.shared.pipelined_max.store(max.max(1), Relaxed);
     }
@@ -152,8 +152,8 @@ impl Workers {
         }
     }
 
-    /// Waits until every job is done, the deadline passes, or `stop` is disconnected: a handler that ignores its own deadline
-    /// cannot be ended. The queue must be closed. Returns whether all workers have ended.
+    /// Waits until every job is done, the deadline passes, or `stop` is disconnected: a handler that ignores its own
+    /// deadline cannot be ended. The queue must be closed. Returns whether all workers have ended.
     pub fn join(self, deadline: Deadline, stop: &Receiver<Infallible>) -> bool {
         drop(self.team);
         crossbeam_channel::select! {
@@ -250,8 +250,8 @@ impl Shared {
         if job.presence.take_cancelled() {
             self.metrics.cancelled();
         }
-        // Each request is counted once: the connector has counted one whose answer came too late. A body that did not end well
-        // is the client's fault, whatever the handler made of it.
+        // Each request is counted once: the connector has counted one whose answer came too late. A body that did not
+        // end well is the client's fault, whatever the handler made of it.
         let count = |status, reason| {
             self.note_end(job, &account, status, bytes, reason);
             self.metrics.finished_by_worker(&job.endpoint, job.request.id(), status, &account.spans);
@@ -293,7 +293,8 @@ impl Shared {
         });
     }
 
-    /// Writes a streamed answer's body, while the handler may still be reading the request's. Returns the bytes sent as well.
+    /// Writes a streamed answer's body, while the handler may still be reading the request's. Returns the bytes sent as
+    /// well.
     fn stream(&self, job: &Job, mut response: Response) -> (Delivery, BodyEnd, u64) {
         if let Some(database) = &self.database {
             // The stream may keep this worker for long, so idle sessions are cleaned first.
@@ -424,8 +425,8 @@ impl Sink for Counted<'_> {
     }
 }
 
-/// Refuses a 1xx status from a handler. A request gets only this one answer (RFC 9110 section 15.2): after 1xx, its client
-/// would take the next request's answer for this one's.
+/// Refuses a 1xx status from a handler. A request gets only this one answer (RFC 9110 section 15.2): after 1xx, its
+/// client would take the next request's answer for this one's.
 pub(crate) fn final_response(response: Response) -> Result<Response, Error> {
     if response.status().is_informational() {
         let cause = format!("the handler answered {}, which is no final status", response.status());
@@ -446,8 +447,8 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
     })
 }
 
-/// The error as the client may be told it. A database that says "try again" means its last statement. That is not true of a
-/// request that may have committed something earlier.
+/// The error as the client may be told it. A database that says "try again" means its last statement. That is not true
+/// of a request that may have committed something earlier.
 fn known_outcome(job: &Job, error: Error) -> Error {
     if error.is_not_done() && job.presence.may_have_committed() {
         error.into_outcome_unknown()
@@ -457,8 +458,8 @@ fn known_outcome(job: &Job, error: Error) -> Error {
 }
 
 /// Logs an error with the details that only the log may have, and makes the client's answer of the rest. Both carry the
-/// request's id, the answer when it is sent, so that one leads to the other. `shows_values`: whether the log may hold clients'
-/// values.
+/// request's id, the answer when it is sent, so that one leads to the other. `shows_values`: whether the log may hold
+/// clients' values.
 pub(crate) fn answer_error(request: &Request, error: &Error, shows_values: bool) -> Response {
     let (id, method, path) = (request.id(), request.method(), request.path());
     let told = || error.told(shows_values);

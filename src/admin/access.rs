@@ -1,9 +1,10 @@
-//! Decides which requests the admin listener answers. With a token in the configuration, a request must carry it. Without one,
-//! a request must come from this machine, and not because a web page led a browser here.
+//! Decides which requests the admin listener answers. With a token in the configuration, a request must carry it.
+//! Without one, a request must come from this machine, and not because a web page led a browser here.
 //!
-//! A page of another site can make a browser send requests to loopback. It cannot read the answers, unless its own name leads
-//! to loopback as well (DNS rebinding). In that case the request's `Host` is that name. The page can also send a form by POST,
-//! with the password that the browser knows. In that case `Sec-Fetch-Site` or `Origin` says which site the form is from.
+//! A page of another site can make a browser send requests to loopback. It cannot read the answers, unless its own name
+//! leads to loopback as well (DNS rebinding). In that case the request's `Host` is that name. The page can also send a
+//! form by POST, with the password that the browser knows. In that case `Sec-Fetch-Site` or `Origin` says which site
+//! the form is from.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

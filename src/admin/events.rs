@@ -1,5 +1,5 @@
-//! `/events`: the figures of each second as server-sent events (WHATWG HTML, section 9.2). They are made once for all viewers,
-//! and only while there is a viewer. Poller thread of the admin listener.
+//! `/events`: the figures of each second as server-sent events (WHATWG HTML, section 9.2). They are made once for all
+//! viewers, and only while there is a viewer. Poller thread of the admin listener.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

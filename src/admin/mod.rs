@@ -1,7 +1,9 @@
-//! The admin listener's answers: health, figures, the server's current work, and an operator's requests to change something.
+//! The admin listener's answers: health, figures, the server's current work, and an operator's requests to change
+//! something.
 //!
-//! Runs on the admin listener's own poller thread, never on a clients' one. Nothing here waits for a worker, for the queue, or
-//! for a lock that is held for long. The figures come from a [`Source`]; this part knows neither queue nor pool.
+//! Runs on the admin listener's own poller thread, never on a clients' one. Nothing here waits for a worker, for the
+//! queue, or for a lock that is held for long. The figures come from a [`Source`]; this part knows neither queue nor
+//! pool.
 
 mod access;
 mod dashboard;
@@ -33,7 +35,8 @@ use crate::telemetry::metrics::Reason;
 
 pub use self::readiness::Load;
 
-/// The server's figures and settings, as the admin listener shows them. No method blocks, and the reload runs elsewhere.
+/// The server's figures and settings, as the admin listener shows them. No method blocks, and the reload runs
+/// elsewhere.
 pub trait Source: Send + Sync + 'static {
     /// `/metrics`: `OpenMetrics`, or Prometheus's older text.
     fn metrics(&self, open_metrics: bool) -> Bytes;

@@ -1,5 +1,5 @@
-//! Decides whether the server wants traffic. It wants none while it drains, while no session with the database works, or while
-//! it refuses most requests. Poller thread of the admin listener.
+//! Decides whether the server wants traffic. It wants none while it drains, while no session with the database works,
+//! or while it refuses most requests. Poller thread of the admin listener.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -5,15 +5,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::native::REFUSED_AT_ONCE;
 use crate::config::Config;
 
-/// Descriptors for neither clients nor the database: standard streams, pollers, the log, the files of answers, the admin
-/// listener and some of its clients.
+/// Descriptors for neither clients nor the database: standard streams, pollers, the log, the files of answers, the
+/// admin listener and some of its clients.
 const OTHERS: usize = 48;
 
 /// The most descriptors of one database session: SQLite opens the file, its log and its shared memory.
 const DATABASE_CONNECTION: usize = 3;
 
-/// As many of `http.max_connections` as can be open at once. Raises the process's own limit as far as it may (its soft limit to
-/// its hard one, as Go's runtime does), and warns if that is not enough.
+/// As many of `http.max_connections` as can be open at once. Raises the process's own limit as far as it may (its soft
+/// limit to its hard one, as Go's runtime does), and warns if that is not enough.
 pub(crate) fn fitting(config: &Config) -> usize {
     let wanted = config.http.max_connections;
     let pool = config.database.url.as_ref().map_or(0, |_| config.database.maximum_pool_size);

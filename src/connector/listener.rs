@@ -13,8 +13,9 @@ use crate::config::Listen;
 /// How many clients may wait in the kernel until they are accepted. A lower `net.core.somaxconn` lowers it.
 const BACKLOG: i32 = 1024;
 
-/// A filter that drops requests for a connection (a SYN without ACK) and takes everything else: classic BPF, after the kernel's
-/// `networking/filter.rst`. A TCP socket's filter sees a packet from its TCP header on. Byte 13 of that holds the flags.
+/// A filter that drops requests for a connection (a SYN without ACK) and takes everything else: classic BPF, after the
+/// kernel's `networking/filter.rst`. A TCP socket's filter sees a packet from its TCP header on. Byte 13 of that holds
+/// the flags.
 const NO_NEWCOMERS: [SockFilter; 5] = {
     const LOAD_BYTE: u16 = 0x30;
     const AND: u16 = 0x54;
@@ -55,8 +56,8 @@ impl SocketFile {
         Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
     }
 
-    /// Removes the file if it is still this process's own. Call it before the listener closes: after that the file looks
-    /// abandoned, so another process may bind the path and would lose its file.
+    /// Removes the file if it is still this process's own. Call it before the listener closes: after that the file
+    /// looks abandoned, so another process may bind the path and would lose its file.
     pub(crate) fn remove(&self) -> io::Result<()> {
         let found = std::fs::symlink_metadata(&self.path)?;
         let ours = found.dev() == self.device && found.ino() == self.inode;
@@ -74,8 +75,8 @@ pub enum Address {
 }
 
 impl Listener {
-    /// Binds the configured address. The file of a Unix socket is replaced if no process listens on it any more. Any other file
-    /// is left alone. `reuse_port` lets other processes listen on the same TCP port (`SO_REUSEPORT`).
+    /// Binds the configured address. The file of a Unix socket is replaced if no process listens on it any more. Any
+    /// other file is left alone. `reuse_port` lets other processes listen on the same TCP port (`SO_REUSEPORT`).
     ///
     /// # Errors
     /// When the system refuses, or systemd has passed no socket.
@@ -115,8 +116,8 @@ impl Listener {
         !self.inherited
     }
 
-    /// Drops new attempts to connect, so that the listener can be closed with an empty backlog. A client that tries is not told:
-    /// its system tries again after a second, and then finds another listener on the port, or none.
+    /// Drops new attempts to connect, so that the listener can be closed with an empty backlog. A client that tries is
+    /// not told: its system tries again after a second, and then finds another listener on the port, or none.
     ///
     /// # Errors
     /// When the system has no such filters. Then clients can connect as before.

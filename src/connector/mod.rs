@@ -1,5 +1,5 @@
-//! Connectors speak HTTP to the clients. There are two of them with one contract: whole requests go into a [`Service`], and
-//! answers come back through a [`Client`](crate::exchange::job::Client).
+//! Connectors speak HTTP to the clients. There are two of them with one contract: whole requests go into a [`Service`],
+//! and answers come back through a [`Client`](crate::exchange::job::Client).
 
 pub(crate) mod descriptors;
 mod listener;
@@ -24,14 +24,14 @@ use crate::telemetry::journal::Journal;
 
 /// A running connector.
 pub trait Connector: Send + Sync {
-    /// Stops accepting. Requests in flight, and those on their way, are still answered. Each connection is closed after its
-    /// answer, an idle one at once. Returns when no connection is left, or when `patience` is over. Connections that are left
-    /// then are cut off.
+    /// Stops accepting. Requests in flight, and those on their way, are still answered. Each connection is closed after
+    /// its answer, an idle one at once. Returns when no connection is left, or when `patience` is over. Connections
+    /// that are left then are cut off.
     fn drain(self: Box<Self>, patience: Duration) -> Drained;
 
-    /// Uses other settings and another service for everything that begins from now on. A request in progress keeps those that
-    /// it began with, and no connection is cut off. Returns when every poller has changed over, or after a second if one is held
-    /// up. That poller changes over as soon as it can.
+    /// Uses other settings and another service for everything that begins from now on. A request in progress keeps
+    /// those that it began with, and no connection is cut off. Returns when every poller has changed over, or after a
+    /// second if one is held up. That poller changes over as soon as it can.
     fn reload(&self, settings: Settings, service: Arc<dyn Service>);
 
     /// Returns a function that ends a running [`Connector::drain`] at once, from any thread.
@@ -109,7 +109,8 @@ impl Settings {
         Ok(Self::with_tls(config, tls(&config.tls)?))
     }
 
-    /// The settings of a configuration with the TLS that is in use: its certificate and its count of handshakes are kept.
+    /// The settings of a configuration with the TLS that is in use: its certificate and its count of handshakes are
+    /// kept.
     pub(crate) fn beside(config: &Config, tls: Option<&Tls>) -> Self {
         let tls = tls.map(|tls| Tls {
             handshake_timeout: config.tls.handshake_timeout,

@@ -1,9 +1,9 @@
-//! The simple connector. The crate tiny_http 0.12 speaks HTTP; queue, workers and handlers are the same as for the native
-//! connector. It is here because it is small.
+//! The simple connector. The crate tiny_http 0.12 speaks HTTP; queue, workers and handlers are the same as for the
+//! native connector. It is here because it is small.
 //!
-//! tiny_http uses a thread per connection, without a limit on connections and without timeouts for clients. The worker reads a
-//! request's body, so a slow client holds a worker. The worker writes the answer, so a slow reader holds one too. A handler that
-//! ignores its deadline is waited for. `docs/tiny_http.md` has the whole list.
+//! tiny_http uses a thread per connection, without a limit on connections and without timeouts for clients. The worker
+//! reads a request's body, so a slow client holds a worker. The worker writes the answer, so a slow reader holds one
+//! too. A handler that ignores its deadline is waited for. `docs/tiny_http.md` has the whole list.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -33,9 +33,9 @@ use crate::telemetry::sparing::sparingly;
 /// The refusal for wrong chunks. tiny_http does not say what is wrong with them.
 const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read");
 
-/// The longest body that tiny_http may have to skip. When a request is dropped, tiny_http skips the rest of its body and
-/// reserves memory for all of that rest at once. A process that does not get that memory is aborted. So a refused request that
-/// announces more is never dropped, which costs its connection and a thread.
+/// The longest body that tiny_http may have to skip. When a request is dropped, tiny_http skips the rest of its body
+/// and reserves memory for all of that rest at once. A process that does not get that memory is aborted. So a refused
+/// request that announces more is never dropped, which costs its connection and a thread.
 const MOST_SKIPPED: usize = 1 << 30;
 
 /// The running connector.
@@ -115,7 +115,8 @@ impl TinyHttp {
                         let intake = current.read().unwrap_or_else(PoisonError::into_inner).clone();
                         Exchange::begin(request, &intake, &flying, &metrics);
                     }
-                    // `unblock` ends a wait with an error as well. After any other error, tiny_http never accepts again.
+                    // `unblock` ends a wait with an error as well. After any other error, tiny_http never accepts
+                    // again.
                     Err(error) if flying.draining.load(Ordering::Acquire) => log::debug!("draining: {error}"),
                     Err(error) => {
                         log::error!("tiny_http accepts no more connections: {error}");
@@ -268,8 +269,8 @@ impl Exchange {
         }
     }
 
-    /// Sends an answer of no worker, on a thread of its own. tiny_http waits for earlier answers on the connection, for the client
-    /// to take this one, and for a body that is not read. Requests of other clients must not wait for that.
+    /// Sends an answer of no worker, on a thread of its own. tiny_http waits for earlier answers on the connection, for
+    /// the client to take this one, and for a body that is not read. Requests of other clients must not wait for that.
     fn send_without_worker(self: Arc<Self>, mut response: Response, reason: Option<Reason>) {
         response.name_request(self.identity.id());
         self.note_end(&response, reason);
@@ -369,8 +370,8 @@ impl Client for Exchange {
         self.send(response)
     }
 
-    /// Writes head and chunks as the native connector does, and asks the client to close the connection after them. tiny_http
-    /// itself closes it for HTTP/1.0 only.
+    /// Writes head and chunks as the native connector does, and asks the client to close the connection after them.
+    /// tiny_http itself closes it for HTTP/1.0 only.
     fn open(
         self: Arc<Self>,
         _: u64,
@@ -421,7 +422,8 @@ impl Sink for OpenStream {
 
 impl Stream for OpenStream {
     fn finish(self: Box<Self>, complete: bool) -> Delivery {
-        // The connection cannot be closed from here. These bytes are no chunk, so the client sees that the answer is cut.
+        // The connection cannot be closed from here. These bytes are no chunk, so the client sees that the answer is
+        // cut.
         if self.chunked && !self.broken.get() && (self.late.get() || !complete) {
             drop(self.write(b"!\r\n"));
         }

@@ -1,7 +1,7 @@
 //! TLS by rustls for one connection: encrypted bytes in, plain bytes out, and back.
 //!
-//! Poller thread. The session has no socket and never waits: the caller hands in the received bytes and the writer to send to.
-//! Of HTTP it knows only how a request begins, to recognise one that came without TLS.
+//! Poller thread. The session has no socket and never waits: the caller hands in the received bytes and the writer to
+//! send to. Of HTTP it knows only how a request begins, to recognise one that came without TLS.
 
 mod identity;
 
@@ -12,8 +12,8 @@ use rustls::{Error as SessionError, ServerConnection};
 
 pub(crate) use identity::{Files, Identity};
 
-/// How many encrypted bytes a session holds before the socket takes them, which bounds the cost of a client that reads slowly.
-/// Four full records, so that one system call sends as much as it does without TLS.
+/// How many encrypted bytes a session holds before the socket takes them, which bounds the cost of a client that reads
+/// slowly. Four full records, so that one system call sends as much as it does without TLS.
 const OUTGOING_BYTES: usize = 64 * 1024;
 
 /// Why TLS failed, for the server or for one client. No error holds a secret.
@@ -38,7 +38,8 @@ pub enum TlsError {
     /// The settings contradict each other.
     #[error("{0}")]
     Rules(&'static str),
-    /// The client sent an HTTP request without TLS. The session has nothing to send, and the caller may answer in plain text.
+    /// The client sent an HTTP request without TLS. The session has nothing to send, and the caller may answer in plain
+    /// text.
     #[error("the client sent a request without TLS")]
     PlainHttp,
     /// The client does not speak TLS as the settings want it, or has reported that the server does not.
@@ -65,8 +66,8 @@ impl Session {
         Self(Box::new(State { connection, begun: false, ended: false }))
     }
 
-    /// Takes all bytes that came from the socket, and appends the decrypted ones to `plain`. After success or failure there may
-    /// be bytes to [`Session::flush`]: the handshake's next part, or an alert.
+    /// Takes all bytes that came from the socket, and appends the decrypted ones to `plain`. After success or failure
+    /// there may be bytes to [`Session::flush`]: the handshake's next part, or an alert.
     ///
     /// # Errors
     /// When the client does not speak TLS, or breaks its rules. `plain` has the bytes that were good until then.
@@ -90,18 +91,19 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the client has ended its sending side (`close_notify`). It may still read. TCP's end without it may be a cut.
+    /// Whether the client has ended its sending side (`close_notify`). It may still read. TCP's end without it may be a
+    /// cut.
     pub(crate) fn has_ended(&self) -> bool {
         self.0.ended
     }
 
-    /// Encrypts the beginning of `parts`, 64 KiB at most, and writes as much as the socket takes. [`Session::flush`] writes the
-    /// rest. Returns how many plain bytes were taken. Takes none while earlier ones have not left. Must not be called after
-    /// [`Session::close`].
+    /// Encrypts the beginning of `parts`, 64 KiB at most, and writes as much as the socket takes. [`Session::flush`]
+    /// writes the rest. Returns how many plain bytes were taken. Takes none while earlier ones have not left. Must not
+    /// be called after [`Session::close`].
     ///
     /// # Errors
-    /// `WouldBlock` while the socket has not taken the earlier encrypted bytes, or while the handshake goes on. Any other error
-    /// is the socket's own, or says that the session has failed.
+    /// `WouldBlock` while the socket has not taken the earlier encrypted bytes, or while the handshake goes on. Any
+    /// other error is the socket's own, or says that the session has failed.
     pub(crate) fn send(&mut self, parts: &[IoSlice<'_>], socket: &mut impl Write) -> io::Result<usize> {
         if !self.flush(socket)? || self.is_handshaking() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -134,8 +136,8 @@ impl Session {
         self.0.connection.is_handshaking()
     }
 
-    /// Ends the sending side (`close_notify`, RFC 8446 section 6.1). The next [`Session::flush`] sends that. After an alert this
-    /// sends nothing.
+    /// Ends the sending side (`close_notify`, RFC 8446 section 6.1). The next [`Session::flush`] sends that. After an
+    /// alert this sends nothing.
     pub(crate) fn close(&mut self) {
         self.0.connection.send_close_notify();
     }
@@ -146,7 +148,8 @@ impl Session {
     }
 }
 
-/// Whether the bytes are a method and the space after it, as far as they have come. A handshake begins with 22, which is no letter.
+/// Whether the bytes are a method and the space after it, as far as they have come. A handshake begins with 22, which
+/// is no letter.
 fn begins_like_a_request(bytes: &[u8]) -> bool {
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     method > 0 && bytes.get(method).is_none_or(|after| *after == b' ')
@@ -221,7 +224,8 @@ mod tests {
         }
     }
 
-    /// A session and its client, with the bytes on their way. Bytes arrive in pieces of the sizes that `pieces` returns.
+    /// A session and its client, with the bytes on their way. Bytes arrive in pieces of the sizes that `pieces`
+    /// returns.
     struct Wire<P> {
         session: Session,
         client: ClientConnection,

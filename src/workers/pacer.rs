@@ -1,17 +1,18 @@
 //! Decides how many workers may have a job at once: all of them, except those that would only wait for a core.
 //!
-//! Workers that wait for a database cost nothing, and more of them do more. But where requests take as little time as the
-//! cores allow, another worker makes every job take longer and lets none end sooner. Threads then wait for a core instead of
-//! jobs for a thread, and each job costs a wake-up and two changes of thread. A worker that is done and takes the next job
-//! saves these.
+//! Workers that wait for a database cost nothing, and more of them do more. But where requests take as little time as
+//! the cores allow, another worker makes every job take longer and lets none end sooner. Threads then wait for a core
+//! instead of jobs for a thread, and each job costs a wake-up and two changes of thread. A worker that is done and
+//! takes the next job saves these.
 //!
-//! Linux tells how long a thread was ready to run without running, and whether a core was idle. The pacer lowers the limit
-//! while workers wait for a core for much of the time that they have jobs, or while the cores are hardly ever idle. A load
-//! begins with the limit that the last load ended with, or with that of the same endpoint's last load if it is lower. When
-//! the load turns out to be of another kind, all workers may have a job at once.
+//! Linux tells how long a thread was ready to run without running, and whether a core was idle. The pacer lowers the
+//! limit while workers wait for a core for much of the time that they have jobs, or while the cores are hardly ever
+//! idle. A load begins with the limit that the last load ended with, or with that of the same endpoint's last load if
+//! it is lower. When the load turns out to be of another kind, all workers may have a job at once.
 //!
-//! The pacer has a thread of its own. It wakes for a moment ten times a second, and forty times a second while the limit may
-//! have to change. While jobs are held back, it asks the queue two hundred times a second whether workers still take jobs.
+//! The pacer has a thread of its own. It wakes for a moment ten times a second, and forty times a second while the
+//! limit may have to change. While jobs are held back, it asks the queue two hundred times a second whether workers
+//! still take jobs.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -28,50 +29,50 @@ use crate::telemetry::activity::Doing;
 /// How often the pacer measures what workers wait for, and decides.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// The interval while every worker may have a job, and after the limit was lowered. A load that begins then would keep all
-/// later jobs waiting, so the pacer decides sooner. A decision after this interval can only lower the limit, or lift a limit
-/// that was found under another load.
+/// The interval while every worker may have a job, and after the limit was lowered. A load that begins then would keep
+/// all later jobs waiting, so the pacer decides sooner. A decision after this interval can only lower the limit, or
+/// lift a limit that was found under another load.
 const EARLY: Duration = Duration::from_millis(25);
 
-/// The interval once a load has begun that occupies more workers than may always have a job. If cores are short, the waits
-/// for them show within this time.
+/// The interval once a load has begun that occupies more workers than may always have a job. If cores are short, the
+/// waits for them show within this time.
 const FIRST: Duration = Duration::from_millis(5);
 
 /// Reading the figures of one worker takes 5 µs, so the intervals are longer with thousands of workers.
 const INTERVAL_EACH: Duration = Duration::from_millis(1);
 const FIRST_EACH: Duration = Duration::from_micros(250);
 
-/// While jobs are held back, a worker must take a job at least this often, or the limit is raised. Otherwise the jobs that
-/// are held back might wait for jobs that never end.
+/// While jobs are held back, a worker must take a job at least this often, or the limit is raised. Otherwise the jobs
+/// that are held back might wait for jobs that never end.
 const STALL: Duration = Duration::from_millis(5);
 
 /// Workers per core that may always have a job: one runs, and the databases work for the others.
 const LEAST_PER_CORE: usize = 3;
 
-/// The same while more than a quarter of the jobs are asked of the database behind another in a batch: a worker that waits
-/// for one answer then writes another meanwhile.
+/// The same while more than a quarter of the jobs are asked of the database behind another in a batch: a worker that
+/// waits for one answer then writes another meanwhile.
 const LEAST_PER_CORE_BATCHED: usize = 1;
 
-/// Percent of the time with a job that a worker waits for a core: from `WAITING_HIGH` the limit falls, below `WAITING_LOW` it
-/// may rise. Where cores are short the figure is 30 to 90. Elsewhere it is up to 19 for the shortest jobs, which take hardly
-/// longer than a wake-up, and under 1 for jobs that wait for a database of 20 ms.
+/// Percent of the time with a job that a worker waits for a core: from `WAITING_HIGH` the limit falls, below
+/// `WAITING_LOW` it may rise. Where cores are short the figure is 30 to 90. Elsewhere it is up to 19 for the shortest
+/// jobs, which take hardly longer than a wake-up, and under 1 for jobs that wait for a database of 20 ms.
 const WAITING_HIGH: u128 = 25;
 const WAITING_LOW: u128 = 15;
 
-/// Cores are short when less than this percentage of their time is idle. Workers that do not wait themselves then make other
-/// threads wait: a database on the same machine, when the workers are woken before it has done its part.
+/// Cores are short when less than this percentage of their time is idle. Workers that do not wait themselves then make
+/// other threads wait: a database on the same machine, when the workers are woken before it has done its part.
 const IDLE_LOW: u128 = 5;
 
 /// The fewest ticks of the kernel, each ten milliseconds of a core, that show how idle the cores are.
 const TICKS_MIN: u128 = 4;
 
-/// Percent of the cores that workers must take for their waits to be of their own making. Where other programs take the cores,
-/// fewer workers would do less and wait as long.
+/// Percent of the cores that workers must take for their waits to be of their own making. Where other programs take the
+/// cores, fewer workers would do less and wait as long.
 const OWN_MIN: u128 = 10;
 
-/// The same where a job takes at least `LONG` of a worker's time on a core: half of the cores. A change of threads is a small
-/// part of such a job, so fewer workers do no more. And most sessions of the database then have nothing to do, and the
-/// database lets some of the others wait for long.
+/// The same where a job takes at least `LONG` of a worker's time on a core: half of the cores. A change of threads is a
+/// small part of such a job, so fewer workers do no more. And most sessions of the database then have nothing to do,
+/// and the database lets some of the others wait for long.
 const LONG: Duration = Duration::from_micros(30);
 const OWN_MIN_LONG: u128 = 50;
 
@@ -120,7 +121,8 @@ struct Pacer {
     is_early: bool,
     freshness: Freshness,
     load: LoadState,
-    /// The limit that each endpoint's jobs last came to, which may be none. Endpoints that were never paced are missing.
+    /// The limit that each endpoint's jobs last came to, which may be none. Endpoints that were never paced are
+    /// missing.
     known_limits: BTreeMap<u32, usize>,
 }
 
@@ -150,8 +152,8 @@ impl Pacer {
         self.since.at + interval.max(each * u32::try_from(self.usage.workers).unwrap_or(u32::MAX))
     }
 
-    /// Starts to watch for the next load if nobody watches yet. Returns the number of busy workers past which the queue is to
-    /// send a message.
+    /// Starts to watch for the next load if nobody watches yet. Returns the number of busy workers past which the queue
+    /// is to send a message.
     fn watch(&mut self) -> Option<usize> {
         if self.usage.is_paced() && self.freshness == Freshness::Stale {
             self.freshness = Freshness::Watched;
@@ -177,9 +179,9 @@ impl Pacer {
         self.usage.is_paced() && (self.freshness == Freshness::Current || self.usage.is_held_back)
     }
 
-    /// A load begins, and most of its jobs are this endpoint's. If that endpoint's last limit was lower than the last load's, it
-    /// applies again. If it was higher, the last load's limit stays at first: a short wait costs less than starting all workers
-    /// at once, which starves clients.
+    /// A load begins, and most of its jobs are this endpoint's. If that endpoint's last limit was lower than the last
+    /// load's, it applies again. If it was higher, the last load's limit stays at first: a short wait costs less than
+    /// starting all workers at once, which starves clients.
     fn begin(&mut self, usage: Usage, now: Measurement, endpoint: Option<u32>) {
         self.was_held_back |= usage.was_held_back;
         self.usage = usage;
@@ -192,7 +194,8 @@ impl Pacer {
         }
     }
 
-    /// Takes the queue's usage of this moment. Lifts the limit if the held-back jobs stall, and notes when nobody is busy.
+    /// Takes the queue's usage of this moment. Lifts the limit if the held-back jobs stall, and notes when nobody is
+    /// busy.
     fn observe(&mut self, usage: Usage, endpoint: impl FnOnce() -> Option<u32>) {
         let before = std::mem::replace(&mut self.usage, usage);
         self.was_held_back |= usage.was_held_back;
@@ -350,9 +353,9 @@ impl Measurement {
         if 4 * batched > taken { LEAST_PER_CORE_BATCHED } else { LEAST_PER_CORE }
     }
 
-    /// Percent of the workers' time with jobs for which a core was missing, to workers or to other threads because of workers.
-    /// For other threads, cores that are hardly idle are the sign. The kernel counts idle time in coarse ticks, so it is taken
-    /// since `cores_then`, which may be earlier.
+    /// Percent of the workers' time with jobs for which a core was missing, to workers or to other threads because of
+    /// workers. For other threads, cores that are hardly idle are the sign. The kernel counts idle time in coarse
+    /// ticks, so it is taken since `cores_then`, which may be earlier.
     fn waiting_since(&self, before: &Self, cores_then: Option<Cores>, cores: usize) -> u128 {
         let (mut ran, mut waited) = (Duration::ZERO, Duration::ZERO);
         for (number, now) in &self.each {
@@ -386,8 +389,8 @@ struct Cores {
 }
 
 impl Cores {
-    /// Reads the first line of Linux's `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and two that are
-    /// parts of the first. No figure ever goes back, except iowait, the time of waiting for a disk.
+    /// Reads the first line of Linux's `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and two
+    /// that are parts of the first. No figure ever goes back, except iowait, the time of waiting for a disk.
     fn now() -> Option<Self> {
         let stat = fs::read_to_string("/proc/stat").ok()?;
         let ticks = stat.lines().next()?.split_whitespace().skip(1).take(8);
@@ -469,8 +472,8 @@ mod tests {
             self.pacer.usage.busy_max
         }
 
-        /// A tenth of a second passes under a load of this endpoint. Workers wait for a core for so many percent of it. Returns the
-        /// limit then.
+        /// A tenth of a second passes under a load of this endpoint. Workers wait for a core for so many percent of it.
+        /// Returns the limit then.
         fn go_on(&mut self, endpoint: u32, waiting: u32) -> usize {
             let tenth = Duration::from_millis(100);
             self.at += tenth;

@@ -1,13 +1,13 @@
-//! Batches: one worker answers several requests together. Each of them asks the database one statement that only reads, and
-//! all statements go in one round trip.
+//! Batches: one worker answers several requests together. Each of them asks the database one statement that only reads,
+//! and all statements go in one round trip.
 //!
-//! While every worker is busy, requests wait in the queue. Most of a request's cost is then its way to the database: a system
-//! call to send, one to wait, the change of thread to the database and back. A batch pays for one way, and each request is
-//! answered as soon as its own answer is there.
+//! While every worker is busy, requests wait in the queue. Most of a request's cost is then its way to the database: a
+//! system call to send, one to wait, the change of thread to the database and back. A batch pays for one way, and each
+//! request is answered as soon as its own answer is there.
 //!
 //! A request that fails in a batch goes back to the queue, and a free worker runs it by itself in the regular way: its
-//! statement has only read. So one place reports failures, and no request waits for long behind a statement that turns out to
-//! be slow.
+//! statement has only read. So one place reports failures, and no request waits for long behind a statement that turns
+//! out to be slow.
 
 use std::collections::VecDeque;
 use std::iter;
@@ -23,15 +23,17 @@ use crate::exchange::job::Job;
 use crate::handler::{Asking, Asks, Error};
 use crate::telemetry::activity::{Activity, Doing, Spent};
 
-/// How long the statements of a batch may take together, by their mean times. The limit is several times the cost of the way
-/// that a batch saves. It is also short enough that no request waits for long that another worker could have run.
+/// How long the statements of a batch may take together, by their mean times. The limit is several times the cost of
+/// the way that a batch saves. It is also short enough that no request waits for long that another worker could have
+/// run.
 const BUDGET: Duration = Duration::from_millis(1);
 
 /// How long the rest of a batch waits for an answer that does not come. Then other workers run the rest.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 impl Shared {
-    /// Returns the rule by which jobs join a batch, one after another: whether this job's statement can be sent with those before.
+    /// Returns the rule by which jobs join a batch, one after another: whether this job's statement can be sent with
+    /// those before.
     pub(super) fn together(&self) -> impl FnMut(&Job) -> bool {
         let mut left = BUDGET;
         move |job| {

@@ -3,7 +3,8 @@
 const SECONDS = 60;
 const PHASES = [["queue", "gold"], ["pool", "purple"], ["database", "blue"], ["render", "green"], ["write", "grey"]];
 
-// Each series: name, colour, style, and the function that takes its value from a second. Columns are stacked in this order.
+// Each series: name, colour, style, and the function that takes its value from a second. Columns are stacked in this
+// order.
 const rate = (name) => (second) => second[name] / (second.length_s || 1);
 const answeredOnly = (name) => (second) => (second.p99_ms > 0 ? second[name] : null);
 const CHARTS = [
@@ -169,7 +170,8 @@ function cursor(second, { last, stacked, height, x }) {
   return draw("path", { class: "cursor", d: `M${middle} ${MARGIN.top}V${height - MARGIN.bottom}` });
 }
 
-// Describes the chart in words for people who cannot see it. A screen reader reads it on request, and not at each change.
+// Describes the chart in words for people who cannot see it. A screen reader reads it on request, and not at each
+// change.
 function describe(chart, values, shownValue) {
   const parts = chart.series.map(([name], index) => {
     const all = values.map((row) => row[index]).filter((value) => value != null);

@@ -1,7 +1,7 @@
 //! The dashboard: a page that draws the figures of `/events` each second, and sends no other request.
 //!
-//! The page is made once, when the admin listener starts. Its policy allows exactly this style and this script, so nothing that
-//! the page shows can run.
+//! The page is made once, when the admin listener starts. Its policy allows exactly this style and this script, so
+//! nothing that the page shows can run.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -45,7 +45,8 @@ impl Dashboard {
             source(SCRIPT),
             source(&style)
         );
-        // Base64 and the text above are visible ASCII. Even without its script, the page would say where the figures are.
+        // Base64 and the text above are visible ASCII. Even without its script, the page would say where the figures
+        // are.
         let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
         Self { page: page.into(), policy }
     }

@@ -107,7 +107,8 @@ function showTables(stats, before) {
   }), JSON.stringify([refused, before && before.totals.refused]));
 }
 
-// Shows one cell for each item, and keeps the cells from second to second. A letter and a shape repeat what the colour says.
+// Shows one cell for each item, and keeps the cells from second to second. A letter and a shape repeat what the colour
+// says.
 function showCells(list, cells) {
   while (list.children.length > cells.length) list.lastChild.remove();
   while (list.children.length < cells.length) {

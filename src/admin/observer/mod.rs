@@ -1,7 +1,7 @@
 //! The observer reads the figures of a running server once a second, and on request.
 //!
-//! It has a thread of its own, so that it costs no request any time. It only reads the parts that it is given, and changes none
-//! of them. `stats.rs` defines what it reports.
+//! It has a thread of its own, so that it costs no request any time. It only reads the parts that it is given, and
+//! changes none of them. `stats.rs` defines what it reports.
 
 mod history;
 mod report;

@@ -1,8 +1,9 @@
-//! The log lines about the last second, if there is anything to report: how many requests were refused, and how the server's
-//! state has changed. Observer's thread.
+//! The log lines about the last second, if there is anything to report: how many requests were refused, and how the
+//! server's state has changed. Observer's thread.
 //!
-//! A flood of refusals becomes one line a second with its count. A state is reported when it has lasted for a while. Its end is
-//! reported when the calm has lasted longer, so that a server at its limit does not change its state every second.
+//! A flood of refusals becomes one line a second with its count. A state is reported when it has lasted for a while.
+//! Its end is reported when the calm has lasted longer, so that a server at its limit does not change its state every
+//! second.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,8 @@ const STUCK_AFTER: u32 = 2;
 /// The most stuck workers that one line names. They have much in common, and the line must stay readable.
 const NAMED: usize = 5;
 
-/// Refusals that the server causes, because of load or too many clients. Other refusals are the client's fault and are only
-/// counted.
+/// Refusals that the server causes, because of load or too many clients. Other refusals are the client's fault and are
+/// only counted.
 const REFUSALS: [Reason; 8] = [
     Reason::ConnectionLimit,
     Reason::AddressLimit,
@@ -183,7 +184,8 @@ fn with_its_request(thread: &Thread) -> String {
     format!("{} has {method} {route} for {seconds:.1} s ({})", thread.name, thread.state)
 }
 
-/// The sum of the counts, as a number of requests, and a list of the nonzero ones, the largest first. `None` if the sum is zero.
+/// The sum of the counts, as a number of requests, and a list of the nonzero ones, the largest first. `None` if the sum
+/// is zero.
 fn counted(counts: &[(&str, u64)]) -> Option<(String, String)> {
     let mut counts: Vec<_> = counts.iter().filter(|(_, count)| *count > 0).collect();
     counts.sort_by_key(|(_, count)| u64::MAX - count);

@@ -1,8 +1,8 @@
 //! The acceptor thread. It hands each new socket to a poller, and only shutdown ends it.
 //!
-//! After an error it waits 50 ms, doubling to 1.6 s, as Tomcat's acceptor does. The clients stay in the kernel's backlog
-//! meanwhile. The acceptor keeps one spare file descriptor. When the process has no other left, the acceptor gives up the
-//! spare one, so that clients are still refused with an answer.
+//! After an error it waits 50 ms, doubling to 1.6 s, as Tomcat's acceptor does. The clients stay in the kernel's
+//! backlog meanwhile. The acceptor keeps one spare file descriptor. When the process has no other left, the acceptor
+//! gives up the spare one, so that clients are still refused with an answer.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -33,19 +33,20 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(1600);
 pub(in crate::connector) const REFUSED_AT_ONCE: usize = 64;
 
 /// How much of an answer the kernel buffers beyond the bytes in flight (`TCP_NOTSENT_LOWAT` in tcp(7)). Without it, the
-/// kernel buffers megabytes for each client that reads slowly. A client that reads fast is not slowed down: the limit does not
-/// count bytes in flight. It is set on the listener, whose sockets inherit it. Unix sockets have no such option.
+/// kernel buffers megabytes for each client that reads slowly. A client that reads fast is not slowed down: the limit
+/// does not count bytes in flight. It is set on the listener, whose sockets inherit it. Unix sockets have no such
+/// option.
 const UNSENT_BYTES: u32 = 128 * 1024;
 
 /// How much of a request is read from a client that is only refused: any head, and most bodies.
 const SKIPPED_BYTES: usize = 64 * 1024;
 
-/// How long the acceptor waits, before it closes the listener, for handshakes that have begun. The time covers the way to a
-/// machine nearby and no more: a client that begins a handshake meanwhile waits for a second.
+/// How long the acceptor waits, before it closes the listener, for handshakes that have begun. The time covers the way
+/// to a machine nearby and no more: a client that begins a handshake meanwhile waits for a second.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(10);
 
-/// How long the acceptor accepts from the backlog when the server stops. A full backlog takes some milliseconds. Where the
-/// system cannot keep new clients from coming, this limit keeps them from delaying the stop.
+/// How long the acceptor accepts from the backlog when the server stops. A full backlog takes some milliseconds. Where
+/// the system cannot keep new clients from coming, this limit keeps them from delaying the stop.
 const LAST_CLIENTS: Duration = Duration::from_secs(1);
 
 /// The running acceptor.
@@ -169,8 +170,8 @@ impl Accepting {
         until.filter(|until| now < *until).unwrap_or(now + LONGEST_AWAIT)
     }
 
-    /// Prevents resets when the listener closes: clients that have connected, or are about to, are still accepted. If another
-    /// process listens on the same socket, these clients wait for that process instead.
+    /// Prevents resets when the listener closes: clients that have connected, or are about to, are still accepted. If
+    /// another process listens on the same socket, these clients wait for that process instead.
     fn accept_the_last(&mut self, events: &mut Events) {
         if !self.listener.closes_for_all() {
             return;
@@ -194,7 +195,8 @@ impl Accepting {
         self.accept_while(|accepting| !accepting.stopped.load(Ordering::Acquire))
     }
 
-    /// Accepts until it is to stop or the backlog is empty. A rest would raise no event: the listener is edge-triggered.
+    /// Accepts until it is to stop or the backlog is empty. A rest would raise no event: the listener is
+    /// edge-triggered.
     fn accept_while(&mut self, goes_on: impl Fn(&Self) -> bool) -> Rest {
         if self.reserve.is_none() {
             self.reserve = reserve();
@@ -226,7 +228,8 @@ impl Accepting {
         Rest::Idle
     }
 
-    /// Whether the allowed number of clients is being refused already. At shutdown, waiting clients are refused beyond it.
+    /// Whether the allowed number of clients is being refused already. At shutdown, waiting clients are refused beyond
+    /// it.
     fn is_crowded(&self) -> bool {
         if self.stopped.load(Ordering::Acquire) || self.gate.excess() < REFUSED_AT_ONCE {
             return false;
@@ -247,8 +250,8 @@ impl Accepting {
         self.pollers[self.next].post(Message::Accepted(Newcomer { socket, peer, place, refuse, hops }));
     }
 
-    /// Accepts one client with the spare descriptor, only to refuse it. Without a free descriptor the system does not report an
-    /// empty backlog, so this call also finds out whether the backlog is empty.
+    /// Accepts one client with the spare descriptor, only to refuse it. Without a free descriptor the system does not
+    /// report an empty backlog, so this call also finds out whether the backlog is empty.
     fn refuse_with_reserve(&mut self, error: io::Error) -> io::Result<()> {
         if self.reserve.take().is_none() {
             return Err(error);
@@ -275,8 +278,8 @@ impl Accepting {
             socket.write_all(&answer)?;
         }
         socket.shutdown(Shutdown::Write)?;
-        // Bytes that came and are not read would turn the end into a reset. The limit keeps a client that sends without end from
-        // holding up the others.
+        // Bytes that came and are not read would turn the end into a reset. The limit keeps a client that sends without
+        // end from holding up the others.
         let mut scratch = [0; 4096];
         let mut left = SKIPPED_BYTES;
         while left > 0 {

@@ -1,5 +1,5 @@
-//! The thread that reads files for answers. A disk may be slow, so no poller waits for it. No worker reads a file for a client
-//! that takes the answer slowly. The thread starts with the first file that does not leave at once.
+//! The thread that reads files for answers. A disk may be slow, so no poller waits for it. No worker reads a file for a
+//! client that takes the answer slowly. The thread starts with the first file that does not leave at once.
 //!
 //! Each connection asks for at most one piece at a time, so the connections bound the number of waiting requests.
 

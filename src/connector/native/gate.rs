@@ -1,7 +1,7 @@
 //! The gate limits the number of connections, in all and per address, and how fast new ones come.
 //!
-//! The acceptor asks the gate for each newcomer. A connection keeps its place until it is dropped, on whatever thread. A
-//! refused connection takes none of the limited places, however long it stays to read its refusal.
+//! The acceptor asks the gate for each newcomer. A connection keeps its place until it is dropped, on whatever thread.
+//! A refused connection takes none of the limited places, however long it stays to read its refusal.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -128,7 +128,8 @@ impl Gate {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many of the connections came in over the limit. A connection that came in under a higher limit does not count.
+    /// How many of the connections came in over the limit. A connection that came in under a higher limit does not
+    /// count.
     pub(super) fn excess(&self) -> usize {
         let allowed = self.max_connections().max(self.admitted.load(Ordering::Acquire));
         self.metrics.open_connections().saturating_sub(allowed)
@@ -167,7 +168,8 @@ impl Gate {
     /// Notes that the acceptor stops until a place is free.
     pub(super) fn await_place(&self) {
         self.awaited.store(true, Ordering::SeqCst);
-        // A leaving connection first lowers the count and then reads this flag. The acceptor does it the other way round.
+        // A leaving connection first lowers the count and then reads this flag. The acceptor does it the other way
+        // round.
         fence(Ordering::SeqCst);
     }
 
@@ -241,7 +243,8 @@ impl Drop for Place {
     }
 }
 
-/// The address that is counted. All of an IPv6 network of 2^64 addresses counts as one, because one client has them (RFC 6177).
+/// The address that is counted. All of an IPv6 network of 2^64 addresses counts as one, because one client has them
+/// (RFC 6177).
 fn accountable(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),

@@ -1,9 +1,9 @@
 //! One client's socket, as the poller and a worker share it.
 //!
-//! The poller owns the connection until it queues a request. Then a worker claims the connection, answers, and hands it back.
-//! The return needs no system call unless there is something left for the poller to do. One atomic word says whose turn it is,
-//! and whether readiness came while it was not the poller's turn. So the socket is registered once, edge-triggered, and never
-//! again.
+//! The poller owns the connection until it queues a request. Then a worker claims the connection, answers, and hands it
+//! back. The return needs no system call unless there is something left for the poller to do. One atomic word says
+//! whose turn it is, and whether readiness came while it was not the poller's turn. So the socket is registered once,
+//! edge-triggered, and never again.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -37,13 +37,14 @@ pub(super) enum Turn {
     Running = 2,
     /// A worker, which writes the answer.
     Writing = 3,
-    /// A worker, which writes the answer piece by piece, while the poller sends the pieces that the socket did not take.
+    /// A worker, which writes the answer piece by piece, while the poller sends the pieces that the socket did not
+    /// take.
     Streaming = 4,
 }
 
 const TURN: u64 = 0b111;
-/// Set when the poller has something to do as soon as it is its turn: readiness that came meanwhile, pipelined bytes, or an
-/// answer that the socket did not take whole.
+/// Set when the poller has something to do as soon as it is its turn: readiness that came meanwhile, pipelined bytes,
+/// or an answer that the socket did not take whole.
 const ATTEND: u64 = 0b1000;
 /// The position of the ticket of the request in progress, above the flags.
 const TICKET: u32 = 4;
@@ -114,7 +115,8 @@ pub(super) struct Link {
     socket: Socket,
     id: Id,
     word: Word,
-    /// The work that a worker leaves to the poller. It is locked only when there is some, so the lock is hardly contended.
+    /// The work that a worker leaves to the poller. It is locked only when there is some, so the lock is hardly
+    /// contended.
     left: Mutex<Option<Left>>,
     /// When a worker last answered, in milliseconds since `mailbox.epoch`. An idle connection has been idle since then.
     answered_at: AtomicU64,
@@ -125,7 +127,8 @@ pub(super) struct Link {
     presence: Presence,
 }
 
-/// A moment from which later ones are counted, by the clock that is cheapest to read. That clock may be some milliseconds late.
+/// A moment from which later ones are counted, by the clock that is cheapest to read. That clock may be some
+/// milliseconds late.
 #[derive(Debug)]
 pub(super) struct Epoch {
     at: Instant,
@@ -215,8 +218,8 @@ impl Link {
         drop(self.socket.shutdown(how));
     }
 
-    /// Resets the connection, so that the client sees that its answer is not complete. Works also while a job in the queue
-    /// holds the socket.
+    /// Resets the connection, so that the client sees that its answer is not complete. Works also while a job in the
+    /// queue holds the socket.
     pub(super) fn reset(&self) {
         // As above. A socket of another family than TCP just ends.
         if rustix::net::connect_unspec(&self.socket).is_err() {
@@ -228,12 +231,14 @@ impl Link {
         self.word.turn()
     }
 
-    /// Poller: notes that readiness came. Returns whether the poller may act now. If not, it gets a message when it may.
+    /// Poller: notes that readiness came. Returns whether the poller may act now. If not, it gets a message when it
+    /// may.
     pub(super) fn attend(&self) -> bool {
         self.word.attend()
     }
 
-    /// Poller: gives the connection away with the request of this ticket. `attend`: the poller has more to do afterwards.
+    /// Poller: gives the connection away with the request of this ticket. `attend`: the poller has more to do
+    /// afterwards.
     pub(super) fn give(&self, ticket: u64, attend: bool) {
         self.word.give(ticket, attend);
     }
@@ -292,7 +297,8 @@ impl Link {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Worker: sends what the socket takes of an answer, and of a file at most a few pieces. Returns whether all is sent.
+    /// Worker: sends what the socket takes of an answer, and of a file at most a few pieces. Returns whether all is
+    /// sent.
     fn send(&self, unsent: &mut Unsent) -> Result<bool, Failure> {
         let mut moved = 0;
         let sent = self.send_pieces(unsent, &mut moved);
@@ -375,7 +381,8 @@ impl Client for Link {
         form.keep_alive &= !self.mailbox.is_draining();
         let outbox = Arc::<Outbox>::default();
         let close = !form.keep_alive;
-        // Before the word moves: a poller that gives the connection up finds either no stream yet or the outbox to give up.
+        // Before the word moves: a poller that gives the connection up finds either no stream yet or the outbox to give
+        // up.
         *self.lock_left() = Some(Left::Stream { outbox: Arc::clone(&outbox), close });
         if !self.advance(ticket, Turn::Running, Turn::Streaming) {
             // The poller has closed the connection, or is about to.

@@ -1,7 +1,7 @@
 //! The native connector. A connection costs memory, never a thread.
 //!
-//! An acceptor thread accepts. Poller threads own every connection that is idle, reading or flushing. Workers write their
-//! answers themselves. This file starts and ends the threads and defines the messages between them.
+//! An acceptor thread accepts. Poller threads own every connection that is idle, reading or flushing. Workers write
+//! their answers themselves. This file starts and ends the threads and defines the messages between them.
 
 mod acceptor;
 mod connection;
@@ -39,8 +39,8 @@ use crate::telemetry::metrics::{Metrics, Reason};
 /// The token of the waker that wakes a thread. Connections have the tokens from 0 up.
 const WAKE: Token = Token(usize::MAX);
 
-/// A connection's index in its poller, and how many connections that poller had before. So a message about a closed connection
-/// cannot reach its successor.
+/// A connection's index in its poller, and how many connections that poller had before. So a message about a closed
+/// connection cannot reach its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Id {
     index: usize,
@@ -113,8 +113,8 @@ struct Mailbox {
 
 impl Mailbox {
     fn post(&self, message: Message) {
-        // The receiver lives as long as the poller runs, and after that the message has no use. A wake-up fails only while
-        // the eventfd's counter is full, and a full counter wakes the poller as well.
+        // The receiver lives as long as the poller runs, and after that the message has no use. A wake-up fails only
+        // while the eventfd's counter is full, and a full counter wakes the poller as well.
         if self.sender.send(message).is_ok() {
             drop(self.waker.wake());
         }
@@ -175,7 +175,8 @@ impl Native {
             );
             let next = Arc::clone(&mailboxes[(index + 1) % mailboxes.len()]);
             let poller = poller::Poller::new(poll, receiver, next, core);
-            // The admin listener's poller does not wait: an operator who asks a server without a core to spare is told at once.
+            // The admin listener's poller does not wait: an operator who asks a server without a core to spare is told
+            // at once.
             let is_in_no_hurry = prefix.is_empty();
             let run = move || {
                 if is_in_no_hurry {

@@ -1,7 +1,7 @@
 //! Answers on their way out: the parts that the socket has not taken yet.
 //!
-//! Used by the poller or the worker that has the connection's turn. Only a streamed answer is used by both at a time, under its
-//! lock: the worker writes it, and the poller flushes it.
+//! Used by the poller or the worker that has the connection's turn. Only a streamed answer is used by both at a time,
+//! under its lock: the worker writes it, and the poller flushes it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -15,7 +15,8 @@ use super::wire::Wire;
 use crate::base::deadline::Deadline;
 use crate::http::{Body, FileBody};
 
-/// The size of the pieces in which a file is read: large enough for cheap reads, small enough to hold one for each client.
+/// The size of the pieces in which a file is read: large enough for cheap reads, small enough to hold one for each
+/// client.
 pub(super) const PIECE_BYTES: usize = 128 * 1024;
 
 /// An answer of known length, and how much of it is sent.
@@ -189,8 +190,8 @@ pub(super) enum Taken {
 }
 
 impl Outbox {
-    /// Worker: takes bytes, at most as many as may wait, and waits until there is room for some. Returns how many it took.
-    /// `direct`: the socket, if the worker may write to it.
+    /// Worker: takes bytes, at most as many as may wait, and waits until there is room for some. Returns how many it
+    /// took. `direct`: the socket, if the worker may write to it.
     pub(super) fn put(
         &self,
         bytes: &[u8],
@@ -236,7 +237,8 @@ impl Outbox {
         Ok((sent + kept, if tell { Taken::Tell } else { Taken::Quietly }))
     }
 
-    /// Poller: sends as much as the wire takes, and adds the number of sent bytes to `moved`. Returns whether all is sent.
+    /// Poller: sends as much as the wire takes, and adds the number of sent bytes to `moved`. Returns whether all is
+    /// sent.
     pub(super) fn flush(&self, wire: &mut Wire<'_>, moved: &mut usize) -> io::Result<Flushed> {
         let mut waiting = self.lock();
         let flushed = waiting.flush(wire);

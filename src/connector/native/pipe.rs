@@ -1,7 +1,8 @@
-//! A streamed request body on its way. The poller reads it from the socket and puts it into the pipe; the worker's handler
-//! reads it from there.
+//! A streamed request body on its way. The poller reads it from the socket and puts it into the pipe; the worker's
+//! handler reads it from there.
 //!
-//! The pipe holds little more than its limit. While it is full, the poller reads nothing, and TCP slows the client down.
+//! The pipe holds little more than its limit. While it is full, the poller reads nothing, and TCP slows the client
+//! down.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};

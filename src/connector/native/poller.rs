@@ -1,7 +1,7 @@
 //! The poller thread. It owns every connection that is idle, reading or flushing, and never blocks.
 //!
-//! This file turns events, messages and timers into calls on the one connection that each of them concerns. `connection/` says
-//! what a connection does then. It knows neither queue nor router.
+//! This file turns events, messages and timers into calls on the one connection that each of them concerns.
+//! `connection/` says what a connection does then. It knows neither queue nor router.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,16 +26,16 @@ use crate::telemetry::sparing::sparingly;
 /// How many spare connections one search looks for. A search goes through all connections, so it pays to find several.
 const SPARE_AT_ONCE: usize = 64;
 
-/// After a search that found none, newcomers are refused for this time without another search. Otherwise clients that come
-/// and go at the limit would cause a search through all connections each.
+/// After a search that found none, newcomers are refused for this time without another search. Otherwise clients that
+/// come and go at the limit would cause a search through all connections each.
 const SPARE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often connections are counted by their stage. A second is fresh enough for the gauges' readers. Counting 10,000
 /// connections takes half a millisecond.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// If a poll took less time than this, its events may be as old as the poll before. The poll did not wait for them, or the
-/// thread did not run as soon as they came.
+/// If a poll took less time than this, its events may be as old as the poll before. The poll did not wait for them, or
+/// the thread did not run as soon as they came.
 const WAITED: Duration = Duration::from_millis(25);
 
 pub(super) struct Poller {
@@ -51,7 +51,8 @@ pub(super) struct Poller {
     spare: Vec<(Instant, Id)>,
     /// No search takes place until then, because the last one found none.
     none_spare_until: Instant,
-    /// The refused connections, each with the time of its refusal. The key is the generation, which is the order of arrival.
+    /// The refused connections, each with the time of its refusal. The key is the generation, which is the order of
+    /// arrival.
     refused: BTreeMap<u64, (Id, Instant)>,
     /// When the service's next tick is due.
     tick_at: Option<Instant>,
@@ -105,7 +106,8 @@ impl Poller {
             let earlier = std::mem::replace(&mut self.core.now, Instant::now());
             // A poll that waited for long returns as soon as an event comes.
             self.core.events_since = if self.core.now - asked < WAITED { earlier } else { self.core.now };
-            // These connections had their turn and have more to read. A connection with still more afterwards comes again.
+            // These connections had their turn and have more to read. A connection with still more afterwards comes
+            // again.
             for id in std::mem::take(&mut self.core.again) {
                 if let Some(connection) = self.connections.get_mut(id.index) {
                     connection.again = false;
@@ -187,8 +189,8 @@ impl Poller {
         let mut closed = self.connections.remove(index);
         self.refused.remove(&closed.id().generation);
         closed.abandon(&self.core);
-        // A worker or a job in the queue may hold the link, and with it the descriptor, for a while. So dropping the connection
-        // neither tells the client nor takes the socket out of epoll.
+        // A worker or a job in the queue may hold the link, and with it the descriptor, for a while. So dropping the
+        // connection neither tells the client nor takes the socket out of epoll.
         if reset {
             closed.link().reset();
         } else {
@@ -297,8 +299,8 @@ impl Poller {
         self.with(index, |connection, core| connection.begin(core, refuse));
     }
 
-    /// Closes idle connections, those idle for longest first, until there is a place for the newcomer. Returns whether there is
-    /// one.
+    /// Closes idle connections, those idle for longest first, until there is a place for the newcomer. Returns whether
+    /// there is one.
     fn make_room(&mut self, place: &mut Place) -> bool {
         let now = self.core.now;
         for look in [false, true] {

@@ -1,8 +1,8 @@
 //! When to look at which connection again. Poller thread.
 //!
 //! Each connection has one entry. With every request its due time moves later, and the entry stays where it is. The
-//! connection is then looked at once too early, and its entry is made anew. Only an earlier due time moves the entry. So a busy
-//! connection changes the set about once per timeout, and not once per request.
+//! connection is then looked at once too early, and its entry is made anew. Only an earlier due time moves the entry.
+//! So a busy connection changes the set about once per timeout, and not once per request.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -77,7 +77,8 @@ mod tests {
         assert_eq!(timers.pop(after(25)), None, "the later one was replaced");
     }
 
-    /// What broke: each due time that moved earlier left an entry until it was due, about one a second per busy connection.
+    /// What broke: each due time that moved earlier left an entry until it was due, about one a second per busy
+    /// connection.
     #[test]
     fn a_connection_has_one_entry_however_often_its_time_moves() {
         let (mut timers, mut timer) = (Timers::default(), Timer::default());

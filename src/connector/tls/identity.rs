@@ -1,7 +1,7 @@
 //! The certificate, the key and the rules for clients that TLS sessions are made from, read from files.
 //!
-//! The main thread reads them at the start, and the reloading thread later. The poller takes sessions. Knows no socket and no
-//! configuration file.
+//! The main thread reads them at the start, and the reloading thread later. The poller takes sessions. Knows no socket
+//! and no configuration file.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,8 +17,8 @@ use rustls::{Error as SessionError, RootCertStore, ServerConfig, ServerConnectio
 use super::{Session, TlsError};
 use crate::config::{ClientAuth, TlsVersion};
 
-/// The protocols that the server speaks. A client without ALPN gets them as well. A client that offers only others, such as
-/// `h2`, is refused in the handshake (RFC 7301 section 3.2). `curl --http1.0` offers only the second.
+/// The protocols that the server speaks. A client without ALPN gets them as well. A client that offers only others,
+/// such as `h2`, is refused in the handshake (RFC 7301 section 3.2). `curl --http1.0` offers only the second.
 const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
 
 /// The files and rules of the configuration that sessions are made from.
@@ -38,9 +38,9 @@ pub(crate) struct Files {
 
 /// The server's certificate and its rules for clients, from which each connection's session is made.
 ///
-/// A client can resume a session as rustls allows by default. The server keeps the last 256 sessions in memory and gives each
-/// TLS 1.3 client two tickets. A reload forgets them all, so that no session outlives the rules that it was made by. There is no
-/// early data, because an attacker could send it again (RFC 8446 section 8).
+/// A client can resume a session as rustls allows by default. The server keeps the last 256 sessions in memory and
+/// gives each TLS 1.3 client two tickets. A reload forgets them all, so that no session outlives the rules that it was
+/// made by. There is no early data, because an attacker could send it again (RFC 8446 section 8).
 #[derive(Debug)]
 pub(crate) struct Identity {
     current: RwLock<Arc<ServerConfig>>,

@@ -19,8 +19,8 @@ pub(super) struct LoggedRequest {
     pub(super) outline: KeptOutline,
 }
 
-/// The endpoint of the last request, if it is known. The next request most often has the same one. Holding and releasing it
-/// for each request would write to memory that all threads write to, so the connection keeps it.
+/// The endpoint of the last request, if it is known. The next request most often has the same one. Holding and
+/// releasing it for each request would write to memory that all threads write to, so the connection keeps it.
 #[derive(Default)]
 pub(super) struct Recalled {
     pub(super) held: Option<Arc<Endpoint>>,

@@ -15,12 +15,12 @@ use crate::telemetry::metrics::{Metrics, Reason};
 /// The most bytes that one read takes, so that one client cannot hold up the others for long.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
-/// While draining: a client that had an answer less than this ago may have its next request on the way, and gets it answered.
-/// A connection that was idle for longer is closed at once.
+/// While draining: a client that had an answer less than this ago may have its next request on the way, and gets it
+/// answered. A connection that was idle for longer is closed at once.
 pub(super) const DRAIN_IDLE: Duration = Duration::from_millis(500);
 
-/// The poller wakes workers when it has read everything, so that requests that came together can be answered together. After
-/// this many requests it wakes them in any case: reading them takes about 50 µs.
+/// The poller wakes workers when it has read everything, so that requests that came together can be answered together.
+/// After this many requests it wakes them in any case: reading them takes about 50 µs.
 pub(super) const QUEUED_MAX: usize = 16;
 
 /// The state that all connections of one poller use.

@@ -14,8 +14,8 @@ use crate::http::{Form, Response, problem};
 use crate::telemetry::metrics::{Closing, Reason};
 use crate::telemetry::sparing::sparingly;
 
-/// A worker ends its statement at the deadline and answers by itself. If it has not answered this much later, the poller
-/// answers.
+/// A worker ends its statement at the deadline and answers by itself. If it has not answered this much later, the
+/// poller answers.
 const GRACE: Duration = Duration::from_millis(50);
 
 impl Connection {
@@ -75,8 +75,8 @@ impl Connection {
         self.answer_and_close(core, problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form, reason)
     }
 
-    /// Acts on a request in the queue or with a worker: its time to start has passed, or its deadline, or the time in which its
-    /// body should have brought more.
+    /// Acts on a request in the queue or with a worker: its time to start has passed, or its deadline, or the time in
+    /// which its body should have brought more.
     pub(super) fn handle_away_timeout(
         &mut self,
         core: &mut Core,
@@ -119,8 +119,8 @@ impl Connection {
         Next::Wait
     }
 
-    /// Makes and counts the poller's answer for a worker that has not answered by the deadline. From now on the worker commits
-    /// nothing.
+    /// Makes and counts the poller's answer for a worker that has not answered by the deadline. From now on the worker
+    /// commits nothing.
     pub(super) fn late_answer(&self, core: &Core) -> Response {
         let response = if self.link.presence().answer_instead() {
             let id = self.identity.as_ref().map_or("", Identity::id);

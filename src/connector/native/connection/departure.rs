@@ -1,9 +1,11 @@
-//! Decides whether the client has left when its end comes while its request is in the queue or with a worker. Poller thread.
+//! Decides whether the client has left when its end comes while its request is in the queue or with a worker. Poller
+//! thread.
 //!
-//! TCP sends the same packet for a client that closes its socket and for one that closes only its sending half and waits for
-//! the answer, as `printf … | nc -N` does. nginx (`ngx_http_test_reading`) and Go (`startBackgroundRead`) take every end for a
-//! departure, so the second client gets no answer. Here the time decides: a client that closes its half does so right after its
-//! last byte, and a client that gives up does so later. A reset, and the close of a Unix socket, leave no doubt.
+//! TCP sends the same packet for a client that closes its socket and for one that closes only its sending half and
+//! waits for the answer, as `printf … | nc -N` does. nginx (`ngx_http_test_reading`) and Go (`startBackgroundRead`)
+//! take every end for a departure, so the second client gets no answer. Here the time decides: a client that closes its
+//! half does so right after its last byte, and a client that gives up does so later. A reset, and the close of a Unix
+//! socket, leave no doubt.
 
 use std::time::Duration;
 
@@ -13,12 +15,12 @@ use rustix::io::ioctl_fionread;
 use super::{Connection, Core, Next, Stage};
 use crate::connector::native::link::Turn;
 
-/// An end within this time after the client's last bytes belongs to them, and is no departure. Two segments of one sender may
-/// come this far apart, and no client gives up so soon.
+/// An end within this time after the client's last bytes belongs to them, and is no departure. Two segments of one
+/// sender may come this far apart, and no client gives up so soon.
 const HALF_CLOSE: Duration = Duration::from_millis(10);
 
-/// With TLS the end itself comes as bytes (`close_notify`). It has at most this many: a record of an alert, with AES-GCM in
-/// TLS 1.2 (RFC 5246 sections 6.2 and 7.2, RFC 5288 section 3).
+/// With TLS the end itself comes as bytes (`close_notify`). It has at most this many: a record of an alert, with
+/// AES-GCM in TLS 1.2 (RFC 5246 sections 6.2 and 7.2, RFC 5288 section 3).
 const CLOSE_NOTIFY_BYTES: u64 = 5 + 8 + 2 + 16;
 
 /// The part of an event that concerns the client's end.
@@ -58,8 +60,8 @@ impl Connection {
         Next::Wait
     }
 
-    /// Notes when the client last sent something. While a request is with a worker, bytes may stay unread, and an end makes a
-    /// socket readable as well. So the bytes that have come are counted.
+    /// Notes when the client last sent something. While a request is with a worker, bytes may stay unread, and an end
+    /// makes a socket readable as well. So the bytes that have come are counted.
     fn note_arrivals(&mut self, core: &Core, end: End) {
         if matches!(self.stage, Stage::Away { .. }) && self.link.turn() != Turn::Poller {
             let arrived = self.arrived_bytes();
@@ -78,8 +80,8 @@ impl Connection {
         self.read_bytes + ioctl_fionread(self.link.socket()).unwrap_or(0)
     }
 
-    /// Reads once while the request is with a worker, because with TLS the client's end is part of its bytes. The bytes wait
-    /// here for their turn.
+    /// Reads once while the request is with a worker, because with TLS the client's end is part of its bytes. The bytes
+    /// wait here for their turn.
     pub(super) fn read_while_away(&mut self, core: &mut Core) -> Next {
         let is_away = matches!(self.stage, Stage::Away { .. });
         if self.session.is_none() || !is_away || !self.input.is_empty() || self.has_ended_sending() {
@@ -107,8 +109,8 @@ impl Connection {
         core.events_since > self.heard + HALF_CLOSE
     }
 
-    /// The client has left. A queued request is dropped. A worker that has the request is told, and the connection keeps its
-    /// place until that worker is done. So no more handlers run than connections are allowed.
+    /// The client has left. A queued request is dropped. A worker that has the request is told, and the connection
+    /// keeps its place until that worker is done. So no more handlers run than connections are allowed.
     fn depart(&self) -> Next {
         let is_away = matches!(self.stage, Stage::Away { .. });
         match self.link.turn() {

@@ -1,8 +1,8 @@
-//! A feed: an answer that goes on for as long as its client stays, a piece at a time. Poller thread. The connection's timer
-//! asks for each piece.
+//! A feed: an answer that goes on for as long as its client stays, a piece at a time. Poller thread. The connection's
+//! timer asks for each piece.
 //!
-//! If a client has not taken one piece when the next is due, it does not get the next one. So a client costs the memory of a
-//! single piece, however slow it is.
+//! If a client has not taken one piece when the next is due, it does not get the next one. So a client costs the memory
+//! of a single piece, however slow it is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

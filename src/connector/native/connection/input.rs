@@ -24,8 +24,8 @@ use crate::telemetry::sparing::sparingly;
 /// Answers to pipelined requests are sent together up to this size.
 const ANSWERS_BYTES: usize = 64 * 1024;
 
-/// The window over which a body's rate is measured, long enough for a lost packet to be sent again. Kestrel has the same as the
-/// grace period of its minimum data rate.
+/// The window over which a body's rate is measured, long enough for a lost packet to be sent again. Kestrel has the
+/// same as the grace period of its minimum data rate.
 const WINDOW: Duration = Duration::from_secs(5);
 
 /// A request whose body is still coming, and whose handler does not run yet.
@@ -71,8 +71,8 @@ enum Rest {
     Chunked(Decoder),
 }
 
-/// The time in which a body must bring a number of bytes. It stands still while the handler has no room for more. Jetty's
-/// minimum data rate counts that time too, so it blames a slow handler on its client (its issue 4014).
+/// The time in which a body must bring a number of bytes. It stands still while the handler has no room for more.
+/// Jetty's minimum data rate counts that time too, so it blames a slow handler on its client (its issue 4014).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     began: Instant,
@@ -140,7 +140,8 @@ impl Rest {
 }
 
 impl Incoming {
-    /// Whether to read more of the body now. If not, the client's time stands still, and the handler's reads end the pause.
+    /// Whether to read more of the body now. If not, the client's time stands still, and the handler's reads end the
+    /// pause.
     fn has_room(&mut self, now: Instant) -> bool {
         let room = self.pipe.has_room();
         self.window.set_paused(!room, now);
@@ -195,8 +196,8 @@ impl Connection {
                 Ok(None) => Next::Wait,
             };
             core.scratch = scratch;
-            // A short read has emptied the socket: the next byte makes a new edge (epoll(7), question 9). An end that came
-            // together with the bytes makes no new edge.
+            // A short read has emptied the socket: the next byte makes a new edge (epoll(7), question 9). An end that
+            // came together with the bytes makes no new edge.
             let full = matches!(read, Ok(Some(READ_BYTES)));
             let more = full || (self.ended && matches!(read, Ok(Some(1..))));
             if next != Next::Wait || !more {
@@ -243,8 +244,8 @@ impl Connection {
         self.session.as_ref().is_some_and(Session::has_ended)
     }
 
-    /// The client sends nothing more. A handler that reads its body gets an error. Otherwise the connection closes. With TLS it
-    /// first sends its own end, because some clients wait for it.
+    /// The client sends nothing more. A handler that reads its body gets an error. Otherwise the connection closes.
+    /// With TLS it first sends its own end, because some clients wait for it.
     fn end_of_input(&mut self, core: &Core) -> Next {
         if let Some(incoming) = self.incoming.take() {
             incoming.pipe.leave();
@@ -409,8 +410,8 @@ impl Connection {
         next
     }
 
-    /// Takes requests out of `bytes` until one is given away or none is complete. Sends the answers made meanwhile. Returns how
-    /// many bytes were used.
+    /// Takes requests out of `bytes` until one is given away or none is complete. Sends the answers made meanwhile.
+    /// Returns how many bytes were used.
     fn consume(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> (Next, usize) {
         let mut used = 0;
         loop {
@@ -602,8 +603,8 @@ impl Connection {
         }
     }
 
-    /// The form of a refusal for a request that cannot be read on and that begins with these bytes. A refused `HEAD` has no
-    /// content either (RFC 9110 section 9.3.2).
+    /// The form of a refusal for a request that cannot be read on and that begins with these bytes. A refused `HEAD`
+    /// has no content either (RFC 9110 section 9.3.2).
     pub(super) fn form_of_refusal(&self, bytes: &[u8]) -> Form {
         let head_only = match &self.stage {
             Stage::Body(body) => body.request.form().head_only,

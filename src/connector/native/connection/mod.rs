@@ -1,9 +1,9 @@
 //! One client's connection: its stages, and how each of them reacts to events, timers and messages.
 //!
-//! Poller thread. A connection reads a request whole, or as far as its handler wants it. Then the request is either answered
-//! here or given to a worker. Until the worker is done, the connection reads nothing but the rest of that request's body. So a
-//! client that pipelines has at most one request in progress, and one read. Reading is in `input.rs`, sending in `sending.rs`
-//! and `feeding.rs`. `departure.rs` decides what a client's end means.
+//! Poller thread. A connection reads a request whole, or as far as its handler wants it. Then the request is either
+//! answered here or given to a worker. Until the worker is done, the connection reads nothing but the rest of that
+//! request's body. So a client that pipelines has at most one request in progress, and one read. Reading is in
+//! `input.rs`, sending in `sending.rs` and `feeding.rs`. `departure.rs` decides what a client's end means.
 
 mod account;
 mod core;
@@ -45,8 +45,8 @@ use crate::http::{Form, Request, Response};
 use crate::telemetry::metrics::{CLIENT_LEFT, Closing, Reason, Standing};
 use crate::telemetry::sparing::sparingly;
 
-/// How long a connection that the server closed is still read from while nothing comes, so that its client sees the answer and
-/// no reset (RFC 9112 section 9.6).
+/// How long a connection that the server closed is still read from while nothing comes, so that its client sees the
+/// answer and no reset (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The same while the client goes on sending, as nginx's `lingering_time`.
@@ -293,15 +293,16 @@ impl Connection {
         }
     }
 
-    /// Whether the connection is still spare since then, and no request is in the socket. See [`spare_since`](Self::spare_since).
+    /// Whether the connection is still spare since then, and no request is in the socket. See
+    /// [`spare_since`](Self::spare_since).
     pub(super) fn is_spare_since(&self, since: Instant, now: Instant) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let lingers = matches!(self.stage, Stage::Lingering { .. });
         self.spare_since(now) == Some(since) && (lingers || self.link.socket().peek(&mut byte).is_err())
     }
 
-    /// Refuses a client, because the server has all the connections that it may have. A client that expects a handshake could not
-    /// read an answer.
+    /// Refuses a client, because the server has all the connections that it may have. A client that expects a handshake
+    /// could not read an answer.
     fn refuse_client(&mut self, core: &mut Core, reason: Reason) -> Next {
         core.refuse(reason, StatusCode::SERVICE_UNAVAILABLE);
         if self.session.is_some() {
@@ -318,8 +319,8 @@ impl Connection {
         self.answer_and_close(core, unavailable(detail).to_response(), Form::CLOSE, reason)
     }
 
-    /// Gives up the connection, and with it a request that no worker has begun to answer. A worker that answered it later would
-    /// leave a rest and wait for the poller to send it, which no poller would do.
+    /// Gives up the connection, and with it a request that no worker has begun to answer. A worker that answered it
+    /// later would leave a rest and wait for the poller to send it, which no poller would do.
     pub(super) fn abandon(&mut self, core: &Core) {
         let then = if let Stage::Flushing(flushing) = &self.stage { &flushing.then } else { &self.stage };
         let is_unanswered = match then {
@@ -343,7 +344,8 @@ impl Connection {
 
     /// The server stops. An idle connection ends, now or soon. The others end with the answer that they wait for.
     pub(super) fn drain(&mut self, core: &mut Core) -> Next {
-        // A worker that does not know of the drain yet returns the connection open. The poller must notice that at once.
+        // A worker that does not know of the drain yet returns the connection open. The poller must notice that at
+        // once.
         if self.link.attend() {
             self.notice_return(core);
         }
@@ -360,8 +362,9 @@ impl Connection {
         Next::Wait
     }
 
-    /// Applies new settings and a new service. An idle connection waits for its next request as long as the new settings say. A
-    /// request in progress goes on as it began. If its body is not whole, it keeps the service that was asked about the body.
+    /// Applies new settings and a new service. An idle connection waits for its next request as long as the new
+    /// settings say. A request in progress goes on as it began. If its body is not whole, it keeps the service that was
+    /// asked about the body.
     pub(super) fn reload(&mut self, core: &mut Core, before: &Arc<dyn Service>) -> Next {
         match &mut self.stage {
             Stage::Body(body) => body.keep(before),
@@ -427,7 +430,8 @@ impl Connection {
         if self.incoming.is_some() { self.read(core) } else { self.read_while_away(core) }
     }
 
-    /// Takes back a request that no worker has begun, and removes it from the queue. Returns whether it was still there.
+    /// Takes back a request that no worker has begun, and removes it from the queue. Returns whether it was still
+    /// there.
     fn take_from_queue(&self, core: &Core) -> bool {
         let taken = self.link.take_back(Turn::Queued);
         if taken && let Some(place) = self.place_in_queue {
@@ -481,8 +485,8 @@ impl Connection {
         }
     }
 
-    /// Answers a request here, or gives it to a worker. The request is complete, or as complete as its handler wants it. `more`:
-    /// the next request may be there already.
+    /// Answers a request here, or gives it to a worker. The request is complete, or as complete as its handler wants
+    /// it. `more`: the next request may be there already.
     fn accept(&mut self, core: &mut Core, request: Request, more: bool) {
         self.accept_by(None, core, request, more);
     }

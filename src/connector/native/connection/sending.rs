@@ -150,7 +150,8 @@ impl Connection {
         }
     }
 
-    /// All answers are sent, so the next stage begins. Its time begins now: sending has used some of the time set before.
+    /// All answers are sent, so the next stage begins. Its time begins now: sending has used some of the time set
+    /// before.
     fn settle(&mut self, core: &mut Core) -> Next {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Holding(work) => {
