@@ -1,7 +1,7 @@
 //! The bounded pool of request threads. Each takes a job, runs its handler, writes the answer and takes the next.
 //!
-//! Holds the one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else. Knows no socket and
-//! no route.
+//! This file holds the crate's one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else.
+//! It knows no socket and no route.
 
 mod account;
 mod pacer;
@@ -46,24 +46,24 @@ pub(crate) struct Workers {
 
 struct Team {
     count: usize,
-    /// How many were ever started, for their names.
+    /// How many workers were ever started, which numbers their names.
     started: usize,
-    /// Each worker has a clone.
+    /// Each worker holds a clone, so that `ended` is disconnected with the last one.
     running: Sender<Infallible>,
 }
 
-/// What every worker shares.
+/// The state that all workers share.
 struct Shared {
     queue: Queue<Job>,
     database: Option<Database>,
     metrics: Arc<Metrics>,
     journal: Journal,
     traces: Traces,
-    /// Whether answers say where their request's time went.
+    /// Whether answers carry `Server-Timing`.
     server_timing: AtomicBool,
-    /// How many requests may be asked of the database together.
+    /// The most requests that one batch may ask of the database.
     pipelined_max: AtomicUsize,
-    /// Each worker that there is, by its number.
+    /// The running workers by their numbers.
     present: Mutex<BTreeMap<usize, Worker>>,
 }
 
@@ -100,26 +100,26 @@ impl Workers {
         Ok(workers)
     }
 
-    /// How many there are to be.
+    /// How many workers there are to be.
     pub(crate) fn count(&self) -> usize {
         self.team.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 
-    /// Whether answers say where their request's time went; see `server.server_timing`. Not unless told.
+    /// Sets whether answers say where their request's time went; see `server.server_timing`. Off at the start.
     pub(crate) fn tell_timing(&self, tell: bool) {
         self.shared.server_timing.store(tell, Relaxed);
     }
 
-    /// How many requests may be asked of the database together, one at least; see `database.max_pipelined_requests`. One unless
-    /// told.
+    /// Sets how many requests may be asked of the database together, at least one; see
+    /// `database.max_pipelined_requests`. One at the start.
     pub(crate) fn pipeline(&self, max: usize) {
         self.shared.pipelined_max.store(max.max(1), Relaxed);
     }
 
-    /// Changes how many there are: new ones start, or as many end once they have done their job.
+    /// Changes the number of workers. New ones start, or surplus ones end when their job is done.
     ///
     /// # Errors
-    /// When the system has no more threads to give; then there are as many as before.
+    /// When the system has no more threads to give. Then as many workers are kept as before.
     pub(crate) fn resize(&self, count: usize) -> io::Result<()> {
         let mut team = self.team.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = &self.shared.queue;
@@ -144,7 +144,7 @@ impl Workers {
         Ok(())
     }
 
-    /// For whoever looks: what each worker does now, by its name.
+    /// Returns a function that lists the current activity of each worker, with its thread's name.
     pub(crate) fn activities(&self) -> impl Fn() -> Vec<(String, Activity)> + Send + Sync + use<> {
         let shared = Arc::clone(&self.shared);
         move || {
@@ -162,7 +162,7 @@ impl Workers {
         }
     }
 
-    /// Waits until every job is done, or until the deadline, or until `stop` is disconnected: a handler that ignores its own
+    /// Waits until every job is done, the deadline passes, or `stop` is disconnected: a handler that ignores its own
     /// deadline cannot be ended. The queue must be closed. Returns whether all workers have ended.
     pub(crate) fn join(self, deadline: Deadline, stop: &Receiver<Infallible>) -> bool {
         drop(self.team);
@@ -180,7 +180,7 @@ impl std::fmt::Debug for Workers {
     }
 }
 
-/// A worker's thread.
+/// The name of a worker's thread.
 fn name(number: usize) -> String {
     format!("worker-{number}")
 }
@@ -233,7 +233,7 @@ impl Shared {
         }
     }
 
-    /// The answer goes to its client, and the request is counted and noted.
+    /// Sends the answer to its client, and counts and records the request.
     fn deliver(
         &self,
         job: &Job,
@@ -249,7 +249,7 @@ impl Shared {
         let (delivery, end, bytes) = if streams {
             self.stream(job, response)
         } else {
-            // Asked before the answer leaves: a client that has it may go.
+            // Taken before the answer leaves: once a client has its answer, it may leave.
             let (end, bytes) = (BodyEnd::of(job), job.request.form().body_length(&response));
             (job.client.answer(job.ticket, &job.request, response), end, bytes)
         };
@@ -263,8 +263,8 @@ impl Shared {
         if job.presence.take_cancelled() {
             self.metrics.cancelled();
         }
-        // Each request is counted once: one that came too late was counted by the connector. A body that came to no
-        // good end is the client's fault, whatever the handler made of it.
+        // Each request is counted once: the connector has counted one whose answer came too late. A body that did not
+        // end well is the client's fault, whatever the handler made of it.
         let count = |status, reason| {
             self.note_end(job, &account, status, bytes, reason);
             self.metrics.finished_by_worker(&job.endpoint, job.request.id(), status, &account.spans);
@@ -286,7 +286,7 @@ impl Shared {
         }
     }
 
-    /// A line for the access log, if there is one.
+    /// Writes the access log's line, if there is an access log.
     fn note_end(&self, job: &Job, account: &Account, status: u16, bytes: u64, reason: Option<Reason>) {
         if !self.journal.has_access() {
             return;
@@ -306,10 +306,11 @@ impl Shared {
         });
     }
 
-    /// Lets a streamed response write its body, which may still be reading the request's. Returns its bytes as well.
+    /// Writes a streamed answer's body, while the handler may still be reading the request's. Returns the bytes sent as
+    /// well.
     fn stream(&self, job: &Job, mut response: Response) -> (Delivery, BodyEnd, u64) {
         if let Some(database) = &self.database {
-            // It may take long until this worker is done.
+            // The stream may keep this worker for long, so idle sessions are cleaned first.
             database.tidy(|| true);
         }
         let client = Arc::clone(&job.client);
@@ -331,7 +332,7 @@ impl Shared {
         });
         match written {
             Ok(Ok(())) => true,
-            // It stands in the log only: the client has its head.
+            // The error goes to the log only: the client has the answer's head already.
             Ok(Err(error)) => {
                 let (method, path) = (job.request.method(), job.request.path());
                 let id = job.request.id();
@@ -369,9 +370,9 @@ impl Shared {
         }
     }
 
-    /// Runs a handler's code; an error and a panic become the answer.
+    /// Runs a handler's code. An error or a panic becomes the answer.
     fn attempt<T>(&self, job: &Job, make: impl FnOnce() -> Result<T, Error>) -> Result<T, Response> {
-        // The error's cause is the handler's as well: printing it may panic.
+        // The error's cause is the handler's code as well, and printing it may panic.
         let run = || {
             make().map_err(|error| {
                 if job.presence.has_left() {
@@ -392,15 +393,15 @@ impl Shared {
     }
 }
 
-/// Whether a worker is to do a job that it has taken.
+/// Whether a worker may run a job that it has taken.
 #[expect(
     clippy::large_enum_variant,
-    reason = "it is taken apart at once, and a box would be one for each refusal"
+    reason = "the value is taken apart at once, and a box would cost an allocation for each refusal"
 )]
 enum Admitted {
-    /// Somebody has answered it, or its client has left.
+    /// The job has its answer already, or its client has left.
     Gone,
-    /// It is answered with this instead.
+    /// This answer goes out in place of the handler's.
     Refused(Response, Reason),
     Granted,
 }
@@ -423,7 +424,7 @@ fn admit(job: &mut Job, began: Instant, is_stale: bool) -> Admitted {
     }
 }
 
-/// A body on its way out, and how many bytes of it were taken.
+/// The way of a streamed body to its client, with the number of bytes that were taken.
 struct Counted<'a> {
     sink: &'a dyn Sink,
     bytes: Cell<u64>,
@@ -437,8 +438,8 @@ impl Sink for Counted<'_> {
     }
 }
 
-/// A handler's answer is the only one that its request gets (RFC 9110 section 15.2): a client that is told 1xx would take
-/// the next request's answer for this one's.
+/// Refuses a 1xx status from a handler. A request gets only this one answer (RFC 9110 section 15.2): after 1xx, its
+/// client would take the next request's answer for this one's.
 pub(crate) fn final_response(response: Response) -> Result<Response, Error> {
     if response.status().is_informational() {
         let cause = format!("the handler answered {}, which is no final status", response.status());
@@ -447,9 +448,9 @@ pub(crate) fn final_response(response: Response) -> Result<Response, Error> {
     Ok(response)
 }
 
-/// Runs code that is not ours; a panic in it becomes an error.
+/// Runs code from outside the crate. A panic in it becomes an error.
 ///
-/// The code's own state may be left broken by that, which is its author's to decide, as in any pool of threads.
+/// A panic may leave that code's own state broken. Its author has to deal with that, as in any pool of threads.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let literal = panic.downcast_ref::<&str>().copied();
@@ -459,8 +460,8 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
     })
 }
 
-/// The error as its client may be told it. A database's "come again" speaks of the last statement, and is not true of a request
-/// that may have committed something before.
+/// The error as the client may be told it. A database that says "try again" means its last statement. That is not true
+/// of a request that may have committed something earlier.
 fn known_outcome(job: &Job, error: Error) -> Error {
     if error.is_not_done() && job.presence.may_have_committed() {
         error.into_outcome_unknown()
@@ -469,13 +470,14 @@ fn known_outcome(job: &Job, error: Error) -> Error {
     }
 }
 
-/// Logs an error with what is for the log only, and makes the client's answer of the rest. Both have the request's id, the answer
-/// when it is sent, so that one leads to the other. `shows_values`: whether the log may have values of clients.
+/// Logs an error with the details that only the log may have, and makes the client's answer of the rest. Both carry the
+/// request's id, the answer when it is sent, so that one leads to the other. `shows_values`: whether the log may hold
+/// clients' values.
 pub(crate) fn answer_error(request: &Request, error: &Error, shows_values: bool) -> Response {
     let (id, method, path) = (request.id(), request.method(), request.path());
     let told = || error.told(shows_values);
     if error.lacks_privilege() {
-        // No client can mend it, and the answer says too little for whoever can.
+        // No client can mend this, and the answer says too little for an operator who can.
         sparingly!(
             Level::Error,
             "requests for which the database's user lacks a privilege",
@@ -490,7 +492,7 @@ pub(crate) fn answer_error(request: &Request, error: &Error, shows_values: bool)
     }
     let expected = matches!(error.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
     if expected {
-        // What is short is counted, and said by the observer; one shows whose it is.
+        // The observer reports the counts and their causes; this line shows one request as an example.
         sparingly!(
             Level::Warn,
             1 of "requests answered 503 or 504",

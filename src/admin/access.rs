@@ -1,8 +1,10 @@
-//! Who may ask: whoever has the token, or where there is none, whoever is on this machine and is not led there by a web page.
+//! Decides which requests the admin listener answers. With a token in the configuration, a request must carry it.
+//! Without one, a request must come from this machine, and not because a web page led a browser here.
 //!
-//! A page of another site can have a browser send requests to loopback. It cannot read the answers, unless its own name leads
-//! to loopback as well (DNS rebinding); then the request's `Host` is that name. It can have a form sent by POST, with the
-//! password that the browser knows; then the browser says in `Sec-Fetch-Site` or `Origin` where the form is from.
+//! A page of another site can make a browser send requests to loopback. It cannot read the answers, unless its own name
+//! leads to loopback as well (DNS rebinding). In that case the request's `Host` is that name. The page can also send a
+//! form by POST, with the password that the browser knows. In that case `Sec-Fetch-Site` or `Origin` says which site
+//! the form is from.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -12,17 +14,17 @@ use std::net::IpAddr;
 
 use crate::http::{OriginRules, Request, Response, cross_origin, problem};
 
-/// What an orchestrator asks, which has no token.
+/// Paths for orchestrators, which have no token.
 const OPEN: [&str; 2] = ["/live", "/ready"];
 
-/// What a page in a browser asks, which can send a password and no header of its own.
+/// Paths for a page in a browser, which can send a password but no header of its own.
 const BY_PASSWORD: [&str; 4] = ["/", "/stats", "/threads", "/events"];
 
-/// Whom to answer.
+/// The rules for answering a request.
 #[derive(Debug)]
 pub(super) struct AdminAccess {
     token: Option<String>,
-    /// They allow no other site.
+    /// The default rules allow no other site.
     origins: OriginRules,
 }
 
@@ -31,10 +33,10 @@ impl AdminAccess {
         Self { token, origins: OriginRules::default() }
     }
 
-    /// Whether the request is to be answered.
+    /// Decides whether to answer the request.
     ///
     /// # Errors
-    /// The answer to it, if not.
+    /// The refusal to send instead.
     pub(super) fn admit(&self, request: &Request) -> Result<(), Response> {
         let is_open = OPEN.contains(&request.path()) || request.path() == "*";
         if !is_open && !self.knows(request) {
@@ -47,7 +49,7 @@ impl AdminAccess {
         }
     }
 
-    /// Whether it comes from somebody who may know everything.
+    /// Whether the sender may know everything.
     pub(super) fn knows(&self, request: &Request) -> bool {
         match &self.token {
             Some(token) => shown(request).is_some_and(|shown| is_same(&shown, token.as_bytes())),
@@ -62,7 +64,7 @@ impl AdminAccess {
         }
         let detail = "this needs admin.token: Authorization: Bearer TOKEN";
         let response = problem(StatusCode::UNAUTHORIZED, detail, &[]);
-        // One way in a line: Chromium takes none of several (RFC 9110 section 11.6.1 allows both).
+        // One scheme per line: Chromium accepts no line with several (RFC 9110 section 11.6.1 allows both).
         let response = if BY_PASSWORD.contains(&request.path()) {
             response.with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"wharf\""))
         } else {
@@ -72,7 +74,7 @@ impl AdminAccess {
     }
 }
 
-/// The token that came with the request: `Bearer TOKEN` (RFC 6750), or where a browser asks the password of `Basic` (RFC 7617).
+/// The token of the request: `Bearer TOKEN` (RFC 6750), or for a browser's pages the password of `Basic` (RFC 7617).
 fn shown(request: &Request) -> Option<Vec<u8>> {
     let value = request.header("authorization")?;
     let space = value.iter().position(|byte| *byte == b' ')?;
@@ -88,7 +90,7 @@ fn shown(request: &Request) -> Option<Vec<u8>> {
     Some(pair[colon + 1..].to_vec())
 }
 
-/// Takes a time that depends on what came and not on how much of it is right.
+/// Compares in a time that depends on the length of the shown token, and not on how much of it is right.
 fn is_same(shown: &[u8], token: &[u8]) -> bool {
     let different = shown.len() ^ token.len();
     let different = shown
@@ -98,10 +100,10 @@ fn is_same(shown: &[u8], token: &[u8]) -> bool {
     std::hint::black_box(different) == 0
 }
 
-/// Whether the request's `Host` is no name that somebody else could lead here: an address, or `localhost` (RFC 6761).
+/// Whether the request's `Host` is one that no other site can point here: an address, or `localhost` (RFC 6761).
 fn is_own_host(request: &Request) -> bool {
     let Some(host) = request.header("host").and_then(|host| std::str::from_utf8(host).ok()) else {
-        // HTTP/1.0 without one: no browser.
+        // HTTP/1.0 without `Host`, so the client is no browser.
         return true;
     };
     let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(address, _)| address);
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_only_a_host_that_is_ours_is_answered() {
+    fn without_a_token_only_requests_for_a_local_host_are_answered() {
         let access = AdminAccess::new(None);
         for (host, expected) in [
             ("127.0.0.1:8081", 200),
@@ -144,12 +146,12 @@ mod tests {
         assert_eq!(
             status(&access, "GET /ready", "Host: evil.example\r\n"),
             200,
-            "an orchestrator's name for it"
+            "an orchestrator may use another name"
         );
     }
 
     #[test]
-    fn the_token_is_wanted_whole() {
+    fn only_the_whole_token_is_accepted() {
         let access = AdminAccess::new(Some("only-for-tests".to_owned()));
         let get = |headers: &str| status(&access, "GET /metrics", &format!("Host: any.example\r\n{headers}"));
         assert_eq!(get("Authorization: Bearer only-for-tests\r\n"), 200);
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_shows_it_as_a_password_where_its_page_asks() {
+    fn a_browser_may_send_the_token_as_a_password_for_its_pages() {
         let access = AdminAccess::new(Some("only-for-tests".to_owned()));
         let password = |credentials: &str| {
             format!("Host: h\r\nAuthorization: Basic {}\r\n", BASE64_STANDARD.encode(credentials))
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_sites_page_asks_for_is_refused() {
+    fn requests_from_a_page_of_another_site_are_refused() {
         let access = AdminAccess::new(None);
         for (headers, expected) in [
             ("", 200),

@@ -1,5 +1,5 @@
-//! `/events`: the figures of each second as server-sent events (WHATWG HTML, section 9.2), made once for all who look, and only
-//! while somebody looks. Poller thread of the admin listener.
+//! `/events`: the figures of each second as server-sent events (WHATWG HTML, section 9.2). They are made once for all
+//! viewers, and only while there is a viewer. Poller thread of the admin listener.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,14 +8,14 @@ use super::Source;
 use crate::handler::unavailable;
 use crate::http::{Feed, Piece, Response};
 
-/// From one event to the next: what a reader can follow.
+/// The time between two events, slow enough for a person to follow.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Events {
     source: Arc<dyn Source>,
-    /// Fewer than the listener takes, so that who asks for health still gets in.
+    /// Fewer than the listener's connections, so that requests for health still get in.
     max_viewers: usize,
-    /// The event of this second, and until when it is.
+    /// The current event, and when the next one replaces it.
     current: Mutex<Option<(Piece, Instant)>>,
 }
 
@@ -24,11 +24,11 @@ impl Events {
         Self { source, max_viewers, current: Mutex::default() }
     }
 
-    /// The answer for one more viewer, if there may be one.
+    /// The answer for one more viewer, or a refusal if there are enough.
     pub(super) fn answer(self: &Arc<Self>) -> Response {
-        // Each viewer's connection has a count of the feed; one is the route's.
+        // Each viewer's connection holds one reference to the feed, and the route holds one.
         if Arc::strong_count(self) > self.max_viewers {
-            return unavailable("as many look at the events as may").to_response();
+            return unavailable("/events has as many viewers as it may have").to_response();
         }
         Response::feed("text/event-stream", Arc::clone(self) as _)
     }

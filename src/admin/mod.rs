@@ -1,7 +1,9 @@
-//! What the admin listener answers: health, figures, what the server does now, and what an operator may ask of it.
+//! The admin listener's answers: health, figures, the server's current work, and an operator's requests to change
+//! something.
 //!
-//! Poller thread of the admin listener, which is none of the clients': nothing here waits for a worker, the queue or a lock
-//! that is held for long. What it says comes from a [`Source`]; it knows neither queue nor pool.
+//! Runs on the admin listener's own poller thread, never on a clients' one. Nothing here waits for a worker, for the
+//! queue, or for a lock that is held for long. The figures come from a [`Source`]; this part knows neither queue nor
+//! pool.
 
 mod access;
 mod dashboard;
@@ -33,7 +35,8 @@ use crate::telemetry::metrics::Reason;
 
 pub(crate) use self::readiness::Load;
 
-/// What the server says of itself. Nothing of it blocks.
+/// The server's figures and settings, as the admin listener shows them. No method blocks, and the reload runs
+/// elsewhere.
 pub(crate) trait Source: Send + Sync + 'static {
     /// `/metrics`: `OpenMetrics`, or Prometheus's older text.
     fn metrics(&self, open_metrics: bool) -> Bytes;
@@ -47,29 +50,29 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// `/config`: TOML without passwords.
     fn config(&self) -> Bytes;
 
-    /// What decides about `/ready`, beside draining.
+    /// The figures that decide on `/ready`, besides draining.
     fn load(&self) -> Load;
 
     /// Whether the server has begun to stop.
     fn is_draining(&self) -> bool;
 
-    /// Has somebody else read the configuration again and answer the job.
+    /// Has another thread read the configuration again and answer the job.
     ///
     /// # Errors
-    /// Why nobody does.
+    /// When no thread can do so.
     fn reload(&self, job: Job) -> Result<(), Error>;
 
-    /// Changes what the log says, until the next reload. Returns what it was.
+    /// Sets the log's level until the next reload. Returns the level before.
     ///
     /// # Errors
-    /// Why that is not to be changed.
+    /// Why the level cannot be changed.
     fn set_log_level(&self, level: LevelFilter) -> Result<LevelFilter, String>;
 }
 
-/// How long a reload may take, as long as `wharf reload` waits.
+/// How long a reload may take. `wharf reload` waits as long.
 const RELOADING: Duration = Duration::from_secs(30);
 
-/// What a body may have: `level=debug` and a little more.
+/// The most bytes of a request's body: `level=debug` and a little more.
 pub(crate) const MAX_BODY_BYTES: usize = 1024;
 
 /// The service behind the admin listener.
@@ -81,10 +84,10 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// What a configuration asks for. `max_viewers`: how many may look at `/events` at once.
+    /// The service for a configuration. `max_viewers`: how many clients may have `/events` open at once.
     ///
     /// # Errors
-    /// None that a route of ours could have.
+    /// None in practice: only a wrong route fails, and the routes are fixed.
     pub(crate) fn new(
         config: &config::Admin,
         max_viewers: usize,
@@ -97,7 +100,7 @@ impl Admin {
         Ok(Self { source, router, access, readiness })
     }
 
-    /// Goes by another configuration, but for its token.
+    /// Applies another configuration, except its token.
     pub(crate) fn reconfigure(&self, config: &config::Admin) {
         self.readiness.reconfigure(config);
     }
@@ -141,10 +144,10 @@ impl Service for Admin {
         self.source.reload(job).map(|()| None).map_err(refused)
     }
 
-    /// Whoever reloads waits for nobody.
+    /// Has nothing to wake: the reloading thread gets its job directly.
     fn wake(&self) {}
 
-    /// And finds out by itself.
+    /// Has nothing to withdraw: the reloading thread finds out by itself that its job is gone.
     fn withdraw(&self, _: Key) {}
 
     fn plan(&self, request: &Request) -> BodyPlan {
@@ -158,11 +161,11 @@ impl Service for Admin {
     }
 
     fn tick(&self, now: Instant) -> Option<Instant> {
-        Some(self.readiness.note(now, self.source.load()))
+        Some(self.readiness.add_sample(now, self.source.load()))
     }
 }
 
-/// No answer is worth keeping, and none is to be taken for something else than it says.
+/// Keeps the answer out of caches, and keeps browsers from guessing another type for it.
 fn with_headers(response: Response) -> Response {
     response
         .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))

@@ -1,4 +1,4 @@
-//! What stands behind each path. Poller thread of the admin listener.
+//! The admin listener's paths and their answers. Poller thread of the admin listener.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,7 +25,7 @@ pub(super) fn router(
     readiness: &Arc<Readiness>,
     events: &Arc<Events>,
 ) -> Result<Router, RouteError> {
-    // Who asks here is counted apart from the server's clients, and nobody looks at that.
+    // These requests get counters of their own, which are never read, so that they do not count as clients'.
     let mut router = Router::new(Arc::default());
     let mut get = |path: &str, answer: Box<dyn Fn(&Request) -> Response + Send + Sync>| {
         router.add(Method::GET, path, Target::Immediate(answer.into()))
@@ -48,11 +48,11 @@ pub(super) fn router(
     let of = Arc::clone(source);
     let level = Target::Immediate(Arc::new(move |request: &Request| set_log_level(&*of, request)));
     router.add(Method::POST, "/log-level", level)?;
-    router.add(Method::POST, "/reload", Target::of(elsewhere))?;
+    router.add(Method::POST, "/reload", Target::of(reload_without_worker))?;
     Ok(router)
 }
 
-/// `OpenMetrics` for who asks for it, as Prometheus does.
+/// Answers with `OpenMetrics` if the client accepts it, as Prometheus does.
 fn metrics(source: &dyn Source, request: &Request) -> Response {
     let accepts =
         |value: &[u8]| value.windows(OPEN_METRICS.len()).any(|part| part.eq_ignore_ascii_case(OPEN_METRICS));
@@ -62,7 +62,7 @@ fn metrics(source: &dyn Source, request: &Request) -> Response {
     Response::new(StatusCode::OK, if open { open_type } else { older_type }, source.metrics(open))
 }
 
-/// Who may not know everything is told the reasons' names.
+/// Answers with the names of the reasons, and with their texts if the client may know everything.
 fn ready(source: &dyn Source, readiness: &Readiness, details: bool) -> Response {
     let reasons = readiness.reasons(source.is_draining(), Instant::now(), source.load());
     let names: Vec<_> = reasons.iter().map(|(name, _)| *name).collect();
@@ -76,7 +76,7 @@ fn ready(source: &dyn Source, readiness: &Readiness, details: bool) -> Response 
 
 fn set_log_level(source: &dyn Source, request: &Request) -> Response {
     let expected = "level: expected one of off, error, warn, info, debug, trace";
-    let Some(level) = level_asked(request) else { return bad_request(expected) };
+    let Some(level) = requested_level(request) else { return bad_request(expected) };
     let Ok(level) = level.parse::<LevelFilter>() else {
         return bad_request(&format!("{expected}, received {level:?}"));
     };
@@ -90,13 +90,13 @@ fn set_log_level(source: &dyn Source, request: &Request) -> Response {
     }
 }
 
-/// As `log.level` has it.
+/// The level as `log.level` spells it.
 fn word(level: LevelFilter) -> String {
     level.as_str().to_ascii_lowercase()
 }
 
-/// In the query, or in the body as JSON or as a form.
-fn level_asked(request: &Request) -> Option<String> {
+/// The level of the request, from its query, or from its body as JSON or as a form.
+fn requested_level(request: &Request) -> Option<String> {
     if let Some(level) = request.query_value("level") {
         return Some(level);
     }
@@ -107,7 +107,7 @@ fn level_asked(request: &Request) -> Option<String> {
     pairs.find(|(name, _)| name == "level").map(|(_, value)| value.into_owned())
 }
 
-/// Stands for the thread that reloads, which answers by itself.
-fn elsewhere(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
+/// The handler of `/reload`, which never runs: the thread that reloads answers by itself.
+fn reload_without_worker(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "no worker reloads"))
 }

@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use crate::config::{Config, Flags, Listen, Problem, Problems};
+use anyhow::Context as _;
 
 use super::check::is_wrong;
 use super::client::{PATIENCE, at_address, reachable, resolved};

@@ -6,10 +6,10 @@
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::config::LogFormat;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use crate::config::LogFormat;
 
 /// Its value may have levels for single modules, which `log.level` has not.
 const VARIABLE: &str = "WHARF_LOG";

@@ -5,21 +5,21 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::native::REFUSED_AT_ONCE;
 use crate::config::Config;
 
-/// What is neither a client's nor the database's: standard streams, pollers, the log, the files that answers are read from, the
-/// admin listener and some who ask it.
+/// Descriptors for neither clients nor the database: standard streams, pollers, the log, the files of answers, the
+/// admin listener and some of its clients.
 const OTHERS: usize = 48;
 
-/// What one database connection opens at most: SQLite has the file, its log and its shared memory.
+/// The most descriptors of one database session: SQLite opens the file, its log and its shared memory.
 const DATABASE_CONNECTION: usize = 3;
 
-/// As many of `http.max_connections` as can be open at once. Raises the process's own limit as far as it may (its soft limit
-/// to its hard one, as Go's runtime does), and warns when that is not enough.
+/// As many of `http.max_connections` as can be open at once. Raises the process's own limit as far as it may (its soft
+/// limit to its hard one, as Go's runtime does), and warns if that is not enough.
 pub(crate) fn fitting(config: &Config) -> usize {
     let wanted = config.http.max_connections;
     let pool = config.database.url.as_ref().map_or(0, |_| config.database.maximum_pool_size);
     let reserved = OTHERS + REFUSED_AT_ONCE + DATABASE_CONNECTION * pool;
     let Some(limit) = raised_limit() else { return wanted };
-    // A tiny limit is shared in halves, so that there is a server at all.
+    // Of a tiny limit, clients get at least half, so that the server can serve at all.
     let fitting = limit.saturating_sub(reserved).max(limit / 2).max(1);
     if fitting < wanted {
         log::warn!(
@@ -30,7 +30,7 @@ pub(crate) fn fitting(config: &Config) -> usize {
     wanted.min(fitting)
 }
 
-/// `None`: there is no limit.
+/// The limit of open files, raised as far as possible. `None`: there is no limit.
 fn raised_limit() -> Option<usize> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let current = current?;

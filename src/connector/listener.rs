@@ -1,4 +1,4 @@
-//! Where clients connect: a TCP address, a Unix socket, or what systemd passes on. Main thread.
+//! The socket on which clients connect: a TCP address, a Unix socket, or one that systemd passes on. Main thread.
 
 use std::fmt;
 use std::io;
@@ -12,20 +12,20 @@ use super::socket_access;
 use crate::base::system;
 use crate::config::{Listen, SocketAccess};
 
-/// How many clients may wait in the kernel until they are accepted. The kernel takes less where `net.core.somaxconn` says so.
+/// How many clients may wait in the kernel until they are accepted. A lower `net.core.somaxconn` lowers it.
 const BACKLOG: i32 = 1024;
 
-/// A socket that clients can connect to from now on.
+/// A socket that clients can connect to.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: Socket,
     address: Address,
     file: Option<SocketFile>,
-    /// Somebody else listens on the same socket and goes on doing so.
+    /// Whether another process has the same socket and goes on listening.
     inherited: bool,
 }
 
-/// The file of a Unix socket that we made, and not another that has taken its place since.
+/// The file of a Unix socket that this process made. Device and inode tell it from a later file at the same path.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -39,8 +39,8 @@ impl SocketFile {
         Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
     }
 
-    /// Removes it, if it still is ours. Before the listener closes: afterwards it looks abandoned, and whoever binds the path
-    /// then would lose its own.
+    /// Removes the file if it is still this process's own. Call it before the listener closes: after that the file
+    /// looks abandoned, so another process may bind the path and would lose its file.
     pub(crate) fn remove(&self) -> io::Result<()> {
         let found = std::fs::symlink_metadata(&self.path)?;
         let ours = found.dev() == self.device && found.ino() == self.inode;
@@ -48,21 +48,21 @@ impl SocketFile {
     }
 }
 
-/// Where a listener listens.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// With the port that the system chose, where 0 was asked for.
+    /// A TCP address. If port 0 was asked for, it has the port that the system chose.
     Tcp(SocketAddr),
     /// A socket in the file system; `None` for one without a name.
     Unix(Option<PathBuf>),
 }
 
 impl Listener {
-    /// Binds where the configuration says. The file of a Unix socket that nobody listens on any more is replaced, any other
-    /// is not touched. `reuse_port` lets other processes listen on the same TCP port (`SO_REUSEPORT`).
+    /// Binds the configured address. The file of a Unix socket is replaced if no process listens on it any more. Any
+    /// other file is left alone. `reuse_port` lets other processes listen on the same TCP port (`SO_REUSEPORT`).
     ///
     /// # Errors
-    /// What the system says, or that systemd has passed no socket.
+    /// When the system refuses, or systemd has passed no socket.
     pub(crate) fn bind(listen: &Listen, reuse_port: bool) -> io::Result<Self> {
         Self::bind_for(listen, reuse_port, SocketAccess::default())
     }
@@ -85,7 +85,7 @@ impl Listener {
         Ok(Self { socket, address, file, inherited: *listen == Listen::Inherited })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
@@ -102,20 +102,20 @@ impl Listener {
         self.socket
     }
 
-    /// Whether closing it resets those who have connected and are not accepted yet.
+    /// Whether closing it resets clients that have connected and are not accepted yet.
     pub(crate) fn closes_for_all(&self) -> bool {
         !self.inherited
     }
 
-    /// Lets nobody begin to connect any more, so that it can be closed with nobody in its backlog. Whoever tries is not told
-    /// so: its system tries again after a second, and finds another listener of the port then, or none.
+    /// Drops new attempts to connect, so that the listener can be closed with an empty backlog. A client that tries is
+    /// not told: its system tries again after a second, and then finds another listener on the port, or none.
     ///
     /// # Errors
-    /// When the system has no such filters. Then it goes on as before.
+    /// When the system has no such filters. Then clients can connect as before.
     pub(crate) fn turn_away(&self) -> io::Result<()> {
         match self.address {
             Address::Tcp(_) if !self.inherited => system::refuse_newcomers(&self.socket),
-            // A Unix socket's file is gone already, and what systemd passed is systemd's to close.
+            // A Unix socket's file is gone already, and a socket from systemd is systemd's to close.
             _ => Ok(()),
         }
     }
@@ -133,7 +133,7 @@ impl fmt::Display for Address {
 
 fn tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // As std does: a restart need not wait for the last connections' TIME_WAIT to pass.
+    // As std does: a restart need not wait until the last connections' TIME_WAIT has passed.
     socket.set_reuse_address(true)?;
     if reuse_port {
         socket.set_reuse_port(true)?;
@@ -161,20 +161,20 @@ fn unix(path: &Path, access: SocketAccess<'_>) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Whether a socket's file was left behind by a process that ended without removing it.
+/// Whether the process of a socket's file has ended without removing the file.
 fn is_abandoned(path: &Path, address: &SockAddr) -> io::Result<bool> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if !is_socket {
         return Ok(false);
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A listener whose backlog is full would let it wait.
+    // Without this, a listener with a full backlog would make the attempt wait.
     probe.set_nonblocking(true)?;
     let refused = probe.connect(address).err().map(|error| error.kind());
     Ok(refused == Some(io::ErrorKind::ConnectionRefused))
 }
 
-/// The first socket that systemd passes (`sd_listen_fds`(3)): `ListenStream=` of the unit's socket.
+/// The first socket that systemd passes (`sd_listen_fds`(3)): the unit's `ListenStream=`.
 fn inherited() -> io::Result<Socket> {
     let (_, descriptor) =
         sd_listen_fds::get().map_err(io::Error::other)?.into_iter().next().ok_or_else(|| {

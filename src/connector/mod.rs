@@ -1,5 +1,5 @@
-//! Who speaks HTTP to the clients. Two connectors, one contract: whole requests go into a [`Service`],
-//! answers come back through a [`Client`](crate::exchange::job::Client).
+//! Connectors speak HTTP to the clients. There are two of them with one contract: whole requests go into a [`Service`],
+//! and answers come back through a [`Client`](crate::exchange::job::Client).
 
 pub(crate) mod descriptors;
 pub(crate) mod direct;
@@ -31,17 +31,17 @@ pub(crate) const GRACE: Duration = Duration::from_millis(50);
 
 /// A running connector.
 pub(crate) trait Connector: Send + Sync {
-    /// Stops accepting; requests in flight and those already on their way are still answered, each connection is closed
-    /// after its answer, idle ones at once. Returns when no connection is left, or when `patience` is over: then what is
-    /// left is cut off.
+    /// Stops accepting. Requests in flight, and those on their way, are still answered. Each connection is closed after
+    /// its answer, an idle one at once. Returns when no connection is left, or when `patience` is over. Connections
+    /// that are left then are cut off.
     fn drain(self: Box<Self>, patience: Duration) -> Drained;
 
-    /// Goes on with other settings and another service, for whatever begins from now on. A request in progress keeps those
-    /// that it began with, and no connection is cut off. Returns when every poller has heard of it, or a second later where
-    /// one is held up; that one hears of it as soon as it can.
+    /// Uses other settings and another service for everything that begins from now on. A request in progress keeps
+    /// those that it began with, and no connection is cut off. Returns when every poller has changed over, or after a
+    /// second if one is held up. That poller changes over as soon as it can.
     fn reload(&self, settings: Settings, service: Arc<dyn Service>);
 
-    /// What ends a running [`Connector::drain`] at once, from any thread.
+    /// Returns a function that ends a running [`Connector::drain`] at once, from any thread.
     fn stopper(&self) -> Stopper;
 
     /// What asks whether the connector's threads still run, from any thread.
@@ -63,26 +63,26 @@ pub enum Drained {
     CutOff(usize),
 }
 
-/// What a connector needs to know of the configuration. See the keys of the same names.
+/// The part of the configuration that a connector needs. See the keys of the same names.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// The limits on heads.
     pub limits: Limits,
-    /// Where an endpoint has no limit of its own.
+    /// The limit for endpoints without one of their own.
     pub max_body_bytes: usize,
-    /// Of a body that streams.
+    /// How much of a streamed request body is buffered.
     pub buffer_body_bytes: usize,
     /// Bytes a second; 0: no limit.
     pub min_body_rate: usize,
-    /// Of an answer that streams.
+    /// How much of a streamed answer is buffered.
     pub response_buffer_bytes: usize,
-    /// What of `http.max_connections` the process has descriptors for.
+    /// As many of `http.max_connections` as the process has descriptors for.
     pub max_connections: usize,
-    /// Of one address.
+    /// The most connections of one address.
     pub max_connections_per_address: Option<usize>,
-    /// New ones in a second.
+    /// The most new connections in a second.
     pub max_accept_rate: Option<usize>,
-    /// Then the connection ends.
+    /// After this many requests the connection ends.
     pub max_requests_per_connection: Option<usize>,
     /// See `http.head_timeout`.
     pub head_timeout: Duration,
@@ -92,13 +92,13 @@ pub(crate) struct Settings {
     pub idle_timeout: Duration,
     /// See `http.write_timeout`.
     pub write_timeout: Duration,
-    /// How many pollers.
+    /// The number of pollers.
     pub selectors: usize,
-    /// What proxies may say of clients.
+    /// Which proxies are trusted, and how they name a client.
     pub proxy: config::Proxy,
-    /// How requests are told apart.
+    /// Makes the ids of requests.
     pub request_ids: Arc<RequestIds>,
-    /// What is said of requests; whoever starts the connector has it.
+    /// The log of requests. The code that starts the connector sets it.
     pub journal: Journal,
     /// `None`: plain HTTP.
     pub tls: Option<Tls>,
@@ -114,15 +114,16 @@ pub(crate) struct Tls {
 }
 
 impl Settings {
-    /// The settings of a configuration; reads the certificate's files.
+    /// The settings of a configuration. Reads the certificate's files.
     ///
     /// # Errors
-    /// What is wrong with those files.
+    /// When one of those files cannot be used.
     pub(crate) fn new(config: &Config) -> Result<Self, TlsError> {
         Ok(Self::with_tls(config, tls(&config.tls)?))
     }
 
-    /// The settings of a configuration beside the TLS that there is: it keeps the certificate and counts on.
+    /// The settings of a configuration with the TLS that is in use: its certificate and its count of handshakes are
+    /// kept.
     pub(crate) fn beside(config: &Config, tls: Option<&Tls>) -> Self {
         let tls = tls.map(|tls| Tls {
             handshake_timeout: config.tls.handshake_timeout,
@@ -161,7 +162,7 @@ impl Settings {
     }
 }
 
-/// Where nobody here records traces, whoever is asked next by default is not kept from it.
+/// A server that records no traces samples every request, so that it does not keep the next service from recording.
 fn request_ids(config: &Config) -> RequestIds {
     let tracing = &config.tracing;
     let sample = if tracing.otlp_endpoint.is_some() { tracing.sample } else { 100 };

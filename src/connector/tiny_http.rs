@@ -1,8 +1,9 @@
-//! The simple connector: tiny_http 0.12 speaks HTTP, the same queue, workers and handlers stand behind it.
+//! The simple connector. The crate tiny_http 0.12 speaks HTTP; queue, workers and handlers are the same as for the
+//! native connector. It is here because it is small.
 //!
-//! tiny_http spends a thread per connection and puts no limit on them, nor a timeout on anything a client does. A
-//! request's body is read by the worker, so a slow client holds one; an answer is written by the worker, so a slow reader
-//! does too; a handler that ignores its deadline is waited for. `docs/tiny_http.md` has the list. It is here because it is small.
+//! tiny_http uses a thread per connection, without a limit on connections and without timeouts for clients. The worker
+//! reads a request's body, so a slow client holds a worker. The worker writes the answer, so a slow reader holds one
+//! too. A handler that ignores its deadline is waited for. `docs/tiny_http.md` has the whole list.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -29,12 +30,12 @@ use crate::telemetry::journal::{Entry, Journal};
 use crate::telemetry::metrics::{Endpoint, Metrics, Reason};
 use crate::telemetry::sparing::sparingly;
 
-/// tiny_http says no more of what is wrong with chunks.
+/// The refusal for wrong chunks. tiny_http does not say what is wrong with them.
 const UNREADABLE: Refusal = Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read");
 
-/// What is left of a body tiny_http skips when its request is dropped, and reserves memory for all of that at once: a process
-/// that does not get so much is aborted. So a request that nobody wants and that announces more is never dropped, which
-/// costs its connection and a thread.
+/// The longest body that tiny_http may have to skip. When a request is dropped, tiny_http skips the rest of its body
+/// and reserves memory for all of that rest at once. A process that does not get that memory is aborted. So a refused
+/// request that announces more is never dropped, which costs its connection and a thread.
 const MOST_SKIPPED: usize = 1 << 30;
 
 /// The running connector.
@@ -42,21 +43,21 @@ pub(crate) struct TinyHttp {
     server: Arc<tiny_http::Server>,
     receiver: JoinHandle<()>,
     in_flight: Arc<InFlight>,
-    behind: Arc<RwLock<Behind>>,
+    intake: Arc<RwLock<Intake>>,
     /// Nobody holds it once the receiver has ended.
     life: Weak<()>,
 }
 
-/// What new requests are read by and given to; changed by a reload.
+/// The settings and the service for new requests. A reload changes them.
 #[derive(Clone)]
-struct Behind {
+struct Intake {
     limits: Limits,
     request_ids: Arc<RequestIds>,
     journal: Journal,
     service: Arc<dyn Service>,
 }
 
-/// Requests that were read and not answered yet.
+/// The number of requests that were read and not answered yet.
 #[derive(Debug, Default)]
 struct InFlight {
     count: Mutex<usize>,
@@ -65,28 +66,28 @@ struct InFlight {
     stopped: AtomicBool,
 }
 
-/// One request, from tiny_http's side.
+/// One request, on tiny_http's side.
 struct Exchange {
-    /// Taken by who answers.
+    /// Taken by the thread that answers.
     request: Mutex<Option<tiny_http::Request>>,
     request_id: RequestId,
     journal: Journal,
-    /// What the access log says of it, where there is one and no worker answers.
-    asked: Option<Asked>,
+    /// The access log's data about the request, if there is an access log. Used when no worker answers.
+    logged: Option<LoggedRequest>,
     body_use: BodyUse,
     max_body_bytes: usize,
     in_flight: Arc<InFlight>,
 }
 
-/// A request whose head was read.
-struct Asked {
+/// A request whose head was read, as the access log needs it.
+struct LoggedRequest {
     at: Instant,
     form: Form,
     outline: KeptOutline,
     endpoint: Option<Arc<Endpoint>>,
 }
 
-impl Behind {
+impl Intake {
     fn new(settings: &Settings, service: Arc<dyn Service>) -> Self {
         let (request_ids, journal) = (Arc::clone(&settings.request_ids), settings.journal.clone());
         Self { limits: settings.limits, request_ids, journal, service }
@@ -94,7 +95,7 @@ impl Behind {
 }
 
 impl TinyHttp {
-    /// Starts the thread that receives requests, on a listener that is bound already.
+    /// Starts the thread that receives requests on a bound listener.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -107,18 +108,19 @@ impl TinyHttp {
         let listener = std::net::TcpListener::from(listener.into_socket());
         let server = Arc::new(tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?);
         let in_flight = Arc::<InFlight>::default();
-        let behind = Arc::new(RwLock::new(Behind::new(settings, service)));
-        let (incoming, flying, current) = (Arc::clone(&server), Arc::clone(&in_flight), Arc::clone(&behind));
+        let intake = Arc::new(RwLock::new(Intake::new(settings, service)));
+        let (incoming, flying, current) = (Arc::clone(&server), Arc::clone(&in_flight), Arc::clone(&intake));
         let held = Arc::new(());
         let life = Arc::downgrade(&held);
         let receive = move || {
             while !flying.draining.load(Ordering::Acquire) {
                 match incoming.recv() {
                     Ok(request) => {
-                        let behind = current.read().unwrap_or_else(PoisonError::into_inner).clone();
-                        Exchange::begin(request, &behind, &flying, &metrics);
+                        let intake = current.read().unwrap_or_else(PoisonError::into_inner).clone();
+                        Exchange::begin(request, &intake, &flying, &metrics);
                     }
-                    // `unblock` ends a wait like this; what else does has ended tiny_http's accepting for ever.
+                    // `unblock` ends a wait with an error as well. After any other error, tiny_http never accepts
+                    // again.
                     Err(error) if flying.draining.load(Ordering::Acquire) => log::debug!("draining: {error}"),
                     Err(error) => {
                         log::error!("tiny_http accepts no more connections: {error}");
@@ -130,7 +132,7 @@ impl TinyHttp {
             drop(held);
         };
         let receiver = thread::Builder::new().name("tiny_http".into()).spawn(receive)?;
-        Ok(Self { server, receiver, in_flight, behind, life })
+        Ok(Self { server, receiver, in_flight, intake, life })
     }
 }
 
@@ -149,13 +151,13 @@ impl Connector for TinyHttp {
     }
 
     fn reload(&self, settings: Settings, service: Arc<dyn Service>) {
-        *self.behind.write().unwrap_or_else(PoisonError::into_inner) = Behind::new(&settings, service);
+        *self.intake.write().unwrap_or_else(PoisonError::into_inner) = Intake::new(&settings, service);
     }
 
     fn stopper(&self) -> Stopper {
         let in_flight = Arc::clone(&self.in_flight);
         Box::new(move || {
-            // Under the lock, so that it does not come between a waiter's look and its wait.
+            // Taking the lock keeps this change from falling between another thread's check and its wait.
             let _count = in_flight.count.lock().unwrap_or_else(PoisonError::into_inner);
             in_flight.stopped.store(true, Ordering::Release);
             in_flight.changed.notify_all();
@@ -182,7 +184,7 @@ impl InFlight {
         self.changed.notify_all();
     }
 
-    /// Waits until no request is left, the time is over or the server is stopped; returns how many are left.
+    /// Waits until no request is left, the time is over or the server is stopped. Returns how many are left.
     fn wait_for_none(&self, until: Instant) -> usize {
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -202,8 +204,8 @@ impl fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    fn begin(request: tiny_http::Request, behind: &Behind, in_flight: &Arc<InFlight>, metrics: &Metrics) {
-        let Behind { limits, request_ids, journal, service } = behind;
+    fn begin(request: tiny_http::Request, intake: &Intake, in_flight: &Arc<InFlight>, metrics: &Metrics) {
+        let Intake { limits, request_ids, journal, service } = intake;
         in_flight.add();
         metrics.received();
         let read = read_head(&request, limits).map(|mut read| {
@@ -212,7 +214,7 @@ impl Exchange {
         });
         let request_id = read.as_ref().ok().and_then(|read| read.request_id.clone());
         let request_id = request_id.unwrap_or_else(|| request_ids.unread());
-        let asked = read.as_ref().ok().filter(|_| journal.has_access()).map(|read| Asked {
+        let logged = read.as_ref().ok().filter(|_| journal.has_access()).map(|read| LoggedRequest {
             at: Instant::now(),
             form: read.form(),
             outline: KeptOutline::of(read, read.peer().map(|peer| peer.ip())),
@@ -243,7 +245,7 @@ impl Exchange {
             request: Mutex::new(Some(request)),
             request_id,
             journal: journal.clone(),
-            asked,
+            logged,
             body_use,
             max_body_bytes,
             in_flight,
@@ -254,37 +256,37 @@ impl Exchange {
                 metrics.refused(refusal.fault.into());
                 metrics.unmatched().responded(refusal.status.as_u16());
                 let response = problem(refusal.status, refusal.detail, &[]);
-                exchange.send_beside(response, Some(refusal.fault.into()));
+                exchange.send_without_worker(response, Some(refusal.fault.into()));
                 return;
             }
         };
         match admission {
             Admission::Answered(response, _) => {
                 metrics.answered();
-                exchange.send_beside(response, None);
+                exchange.send_without_worker(response, None);
             }
             Admission::Refused(response, reason, _) => {
                 metrics.refused(reason);
-                exchange.send_beside(response, Some(reason));
+                exchange.send_without_worker(response, Some(reason));
             }
             Admission::Work(work) => {
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
-                // tiny_http does not tell when a client leaves, but what was committed for it is to be known.
+                // tiny_http does not report that a client has left. The presence is needed to know what was committed.
                 let job = work.job_of(client, 1, &Presence::tracked());
                 match service.enqueue(job) {
                     Ok(_) => service.wake(),
                     Err((reason, response)) => {
                         metrics.refused(reason);
-                        exchange.send_beside(response, Some(reason));
+                        exchange.send_without_worker(response, Some(reason));
                     }
                 }
             }
         }
     }
 
-    /// Sends an answer that no worker made, on a thread of its own: tiny_http waits for earlier answers on the connection,
-    /// for the client to take this one, and for a body that nobody has read, and other clients' requests are not to.
-    fn send_beside(self: Arc<Self>, mut response: Response, reason: Option<Reason>) {
+    /// Sends an answer of no worker, on a thread of its own. tiny_http waits for earlier answers on the connection, for
+    /// the client to take this one, and for a body that is not read. Requests of other clients must not wait for that.
+    fn send_without_worker(self: Arc<Self>, mut response: Response, reason: Option<Reason>) {
         response.name_request(self.request_id.id());
         self.note_end(&response, reason);
         let exchange = Arc::clone(&self);
@@ -297,20 +299,20 @@ impl Exchange {
         }
     }
 
-    /// The access log's line for an answer that no worker made.
+    /// Writes the access log's line for an answer of no worker.
     fn note_end(&self, response: &Response, reason: Option<Reason>) {
-        let (asked, ended) = (self.asked.as_ref(), Instant::now());
-        let outline = asked.map(|asked| asked.outline.outline());
+        let (logged, ended) = (self.logged.as_ref(), Instant::now());
+        let outline = logged.map(|logged| logged.outline.outline());
         self.journal.ended(&Entry {
             outline,
             client: outline.and_then(|outline| outline.client()),
             request_id: Some(&self.request_id),
             status: response.status().as_u16(),
-            bytes: asked.map_or(Form::CLOSE, |asked| asked.form).body_length(response),
+            bytes: logged.map_or(Form::CLOSE, |logged| logged.form).body_length(response),
             ended,
-            total: asked.map_or(Duration::ZERO, |asked| ended - asked.at),
+            total: logged.map_or(Duration::ZERO, |logged| ended - logged.at),
             spans: None,
-            endpoint: asked.and_then(|asked| asked.endpoint.as_deref()),
+            endpoint: logged.and_then(|logged| logged.endpoint.as_deref()),
             reason,
         });
     }
@@ -331,7 +333,7 @@ impl Exchange {
             .map(|(name, value)| (name, value.as_bytes()))
             .chain(id.map(|(name, id)| (name, id.as_bytes())))
             .chain(timing)
-            // tiny_http knows ASCII values only.
+            // tiny_http takes only ASCII values.
             .filter_map(|(name, value)| tiny_http::Header::from_bytes(name, value).ok())
             .collect();
         let status = tiny_http::StatusCode(response.status().as_u16());
@@ -352,7 +354,7 @@ impl Exchange {
 }
 
 impl Client for Exchange {
-    /// Reads the body: tiny_http leaves it in the socket.
+    /// Reads the body, which tiny_http leaves in the socket.
     fn claim(self: Arc<Self>, _: u64, request: &mut Request) -> Claim {
         if self.body_use == BodyUse::Stream {
             request.source = Some(Arc::new(Incoming { exchange: self, read: Mutex::default() }));
@@ -364,7 +366,7 @@ impl Client for Exchange {
         let limit = self.max_body_bytes;
         match incoming.as_reader().take(limit as u64 + 1).read_to_end(&mut body) {
             Ok(read) if read > limit => Claim::Unreadable(Refusal::BODY_TOO_LARGE),
-            // tiny_http takes the connection's end for the body's.
+            // tiny_http takes the end of the connection for the end of the body.
             Ok(read) if length.is_some_and(|length| read < length) => {
                 Claim::Unreadable(Refusal::BODY_INCOMPLETE)
             }
@@ -383,8 +385,8 @@ impl Client for Exchange {
         self.send(response)
     }
 
-    /// The head and every chunk are written as the native connector writes them, and the client is to end the connection
-    /// after them: tiny_http does so for HTTP/1.0 only.
+    /// Writes head and chunks as the native connector does, and asks the client to close the connection after them.
+    /// tiny_http itself closes it for HTTP/1.0 only.
     fn open(
         self: Arc<Self>,
         _: u64,
@@ -405,13 +407,13 @@ impl Client for Exchange {
             deadline,
             in_flight: Arc::clone(&self.in_flight),
         };
-        // A client that has left is found out again by the first piece, and by the end.
+        // If the client has left, the first piece finds it out again, and so does the end.
         drop(stream.send(&head));
         Some(Box::new(stream))
     }
 }
 
-/// A streamed answer. What the client does not take holds the worker: tiny_http's sockets wait.
+/// A streamed answer. A client that takes nothing holds the worker, because tiny_http's sockets block.
 struct OpenStream {
     writer: RefCell<Box<dyn Write + Send>>,
     chunked: bool,
@@ -435,7 +437,8 @@ impl Sink for OpenStream {
 
 impl Stream for OpenStream {
     fn finish(self: Box<Self>, complete: bool) -> Delivery {
-        // The connection cannot be ended from here, so the client is given something that is no chunk.
+        // The connection cannot be closed from here. These bytes are no chunk, so the client sees that the answer is
+        // cut.
         if self.chunked && !self.broken.get() && (self.late.get() || !complete) {
             drop(self.write(b"!\r\n"));
         }
@@ -451,7 +454,7 @@ impl OpenStream {
     }
 }
 
-/// A body that a handler reads as it comes.
+/// A body that the handler reads as it comes.
 #[derive(Debug)]
 struct Incoming {
     exchange: Arc<Exchange>,
@@ -474,7 +477,7 @@ impl Source for Incoming {
         let mut progress = self.progress();
         let refusal = match read {
             Ok(0) if into.is_empty() => return Ok(0),
-            // tiny_http takes the connection's end for the body's.
+            // tiny_http takes the end of the connection for the end of the body.
             Ok(0) if length.is_some_and(|length| progress.bytes < length) => {
                 progress.left = true;
                 return Err(io::Error::new(io::ErrorKind::ConnectionAborted, Refusal::BODY_INCOMPLETE));
@@ -517,7 +520,7 @@ impl Incoming {
     }
 }
 
-/// Reads the head by our own rules, from tiny_http's lines put together again.
+/// Reads the head by this crate's own rules. For that, tiny_http's lines are put together again.
 fn read_head(request: &tiny_http::Request, limits: &Limits) -> Result<Request, Refusal> {
     let tiny_http::HTTPVersion(major, minor) = *request.http_version();
     let mut head = format!("{} {} HTTP/{major}.{minor}\r\n", request.method(), request.url());

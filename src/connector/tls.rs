@@ -1,7 +1,7 @@
 //! TLS by rustls for one connection: encrypted bytes in, plain bytes out, and back.
 //!
-//! Poller thread. Nothing here has a socket or waits: bytes are handed in, and what is to be sent is written to whatever
-//! the caller hands in. Of HTTP it knows only how a request begins that came without TLS.
+//! Poller thread. The session has no socket and never waits: the caller hands in the received bytes and the writer to
+//! send to. Of HTTP it knows only how a request begins, to recognise one that came without TLS.
 
 mod identity;
 
@@ -12,22 +12,22 @@ use rustls::{Error as SessionError, ServerConnection};
 
 pub(crate) use identity::{Files, Identity};
 
-/// How much a session encrypts before the socket has taken it: a client that reads slowly costs this much and no more.
-/// Four full records, so that one system call sends as much as it does without TLS.
+/// How many encrypted bytes a session holds before the socket takes them, which bounds the cost of a client that reads
+/// slowly. Four full records, so that one system call sends as much as it does without TLS.
 const OUTGOING_BYTES: usize = 64 * 1024;
 
-/// Why there is no TLS, for the server or for one client. None of it is secret.
+/// Why TLS failed, for the server or for one client. No error holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be used.
     #[error("{}: {reason}", file.display())]
     File {
-        /// Which.
+        /// The file.
         file: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// Certificate and key are a pair of two pairs.
+    /// The key belongs to another certificate.
     #[error("{}: is not the key of the certificate in {}", key.display(), certificate.display())]
     KeyMismatch {
         /// The certificate's file.
@@ -35,27 +35,28 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
-    /// The rules contradict each other.
+    /// The settings contradict each other.
     #[error("{0}")]
     Rules(&'static str),
-    /// The client sent an HTTP request without TLS. The session has nothing to send: the caller may answer it in plain text.
+    /// The client sent an HTTP request without TLS. The session has nothing to send, and the caller may answer in plain
+    /// text.
     #[error("the client sent a request without TLS")]
     PlainHttp,
-    /// The client does not speak TLS as the rules want it, or has said that we do not.
+    /// The client does not speak TLS as the settings want it, or has reported that the server does not.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
-/// One connection's TLS. In a box, so that a connection without TLS pays a pointer.
+/// One connection's TLS. It is boxed, so that a connection without TLS only holds an empty pointer.
 #[derive(Debug)]
 pub(crate) struct Session(Box<State>);
 
 #[derive(Debug)]
 struct State {
     connection: ServerConnection,
-    /// The client has sent something.
+    /// Whether the client has sent something.
     begun: bool,
-    /// The client has said that it sends no more.
+    /// Whether the client has ended its sending side.
     ended: bool,
 }
 
@@ -65,11 +66,11 @@ impl Session {
         Self(Box::new(State { connection, begun: false, ended: false }))
     }
 
-    /// Takes all that came from the socket and appends what it says to `plain`. There may be something to
-    /// [`Session::flush`] afterwards, whether it succeeds or fails: the handshake's next part, or an alert.
+    /// Takes all bytes that came from the socket, and appends the decrypted ones to `plain`. After success or failure
+    /// there may be bytes to [`Session::flush`]: the handshake's next part, or an alert.
     ///
     /// # Errors
-    /// When the client does not speak TLS, or not as it should; what was good until then is in `plain`.
+    /// When the client does not speak TLS, or breaks its rules. `plain` has the bytes that were good until then.
     pub(crate) fn receive(&mut self, encrypted: &[u8], plain: &mut Vec<u8>) -> Result<(), TlsError> {
         let State { connection, begun, ended } = &mut *self.0;
         if !*begun && begins_like_a_request(encrypted) {
@@ -77,32 +78,32 @@ impl Session {
         }
         *begun |= !encrypted.is_empty();
         let mut rest = encrypted;
-        // What comes after close_notify is ignored (RFC 8446 section 6.1).
+        // Bytes after close_notify are ignored (RFC 8446 section 6.1).
         while !rest.is_empty() && !*ended {
-            // Fails only when a handshake's pieces are more than rustls keeps of it, 64 KiB.
+            // Fails only when the pieces of a handshake exceed the 64 KiB that rustls keeps.
             connection.read_tls(&mut rest).map_err(|full| SessionError::General(full.to_string()))?;
             let outcome = connection.process_new_packets();
             take_plain(connection, plain);
             *ended = outcome?.peer_has_closed();
         }
-        // Large records have grown rustls' buffer to 32 KiB. It gives back all but 4 KiB when it is about to read again.
+        // Large records have grown rustls' buffer to 32 KiB. It shrinks to 4 KiB when it is about to read again.
         drop(connection.read_tls(&mut Nothing));
         Ok(())
     }
 
-    /// Whether the client has said that it sends no more (`close_notify`); it may still read. TCP's end without it may be a
+    /// Whether the client has ended its sending side (`close_notify`). It may still read. TCP's end without it may be a
     /// cut.
     pub(crate) fn has_ended(&self) -> bool {
         self.0.ended
     }
 
-    /// Encrypts the beginning of `parts`, 64 KiB at most, and writes what the socket takes of it; the rest is for
-    /// [`Session::flush`]. Returns how many plain bytes were taken, and takes none while earlier ones have not left.
-    /// Nothing may follow [`Session::close`].
+    /// Encrypts the beginning of `parts`, 64 KiB at most, and writes as much as the socket takes. [`Session::flush`]
+    /// writes the rest. Returns how many plain bytes were taken. Takes none while earlier ones have not left. Must not
+    /// be called after [`Session::close`].
     ///
     /// # Errors
-    /// `WouldBlock` when the socket has not taken yet what was encrypted before, or while the handshake is going on; any
-    /// other is the socket's own or says that the session has failed.
+    /// `WouldBlock` while the socket has not taken the earlier encrypted bytes, or while the handshake goes on. Any
+    /// other error is the socket's own, or says that the session has failed.
     pub(crate) fn send(&mut self, parts: &[IoSlice<'_>], socket: &mut impl Write) -> io::Result<usize> {
         if !self.flush(socket)? || self.is_handshaking() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -112,10 +113,10 @@ impl Session {
         Ok(taken)
     }
 
-    /// Writes what is encrypted already, until all has left or the socket takes no more. Returns whether all has left.
+    /// Writes the encrypted bytes until all have left or the socket takes no more. Returns whether all have left.
     ///
     /// # Errors
-    /// The socket's own.
+    /// Those of the socket.
     pub(crate) fn flush(&mut self, socket: &mut impl Write) -> io::Result<bool> {
         let connection = &mut self.0.connection;
         while connection.wants_write() {
@@ -130,24 +131,25 @@ impl Session {
         Ok(true)
     }
 
-    /// Whether plain bytes cannot go either way yet.
+    /// Whether the handshake still goes on, so that no plain bytes can be exchanged.
     pub(crate) fn is_handshaking(&self) -> bool {
         self.0.connection.is_handshaking()
     }
 
-    /// Says to the client that nothing more is sent (`close_notify`, RFC 8446 section 6.1), with the next
-    /// [`Session::flush`]. After an alert there is nothing to say.
+    /// Ends the sending side (`close_notify`, RFC 8446 section 6.1). The next [`Session::flush`] sends that. After an
+    /// alert this sends nothing.
     pub(crate) fn close(&mut self) {
         self.0.connection.send_close_notify();
     }
 
-    /// The client's own certificate as DER, when it has shown one. It has verified then.
+    /// The client's own certificate as DER, if it has shown one. The certificate has been verified.
     pub(crate) fn client_certificate(&self) -> Option<&[u8]> {
         self.0.connection.peer_certificates()?.first().map(AsRef::as_ref)
     }
 }
 
-/// What a method and the space after it look like, as far as they are there. A handshake begins with 22, which is no letter.
+/// Whether the bytes are a method and the space after it, as far as they have come. A handshake begins with 22, which
+/// is no letter.
 fn begins_like_a_request(bytes: &[u8]) -> bool {
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     method > 0 && bytes.get(method).is_none_or(|after| *after == b' ')
@@ -161,7 +163,7 @@ fn take_plain(connection: &mut ServerConnection, plain: &mut Vec<u8>) {
     }
 }
 
-/// A socket without bytes.
+/// A socket that has no bytes to read.
 struct Nothing;
 
 impl Read for Nothing {
@@ -222,12 +224,13 @@ mod tests {
         }
     }
 
-    /// A session and its client, and what each has to say to the other. Bytes come to each in pieces as `pieces` says.
+    /// A session and its client, with the bytes on their way. Bytes arrive in pieces of the sizes that `pieces`
+    /// returns.
     struct Wire<P> {
         session: Session,
         client: ClientConnection,
         pieces: P,
-        /// What the session has said in plain bytes, and the client.
+        /// The plain bytes that the session has received, and those that the client has.
         heard: Vec<u8>,
         answered: Vec<u8>,
     }
@@ -240,7 +243,7 @@ mod tests {
             Self { session, client, pieces, heard: Vec::new(), answered: Vec::new() }
         }
 
-        /// What the client wants to send now.
+        /// The bytes that the client wants to send now.
         fn client_bytes(&mut self) -> Vec<u8> {
             let mut bytes = Vec::new();
             while self.client.wants_write() {
@@ -249,7 +252,7 @@ mod tests {
             bytes
         }
 
-        /// Carries everything both ways until neither has anything to say.
+        /// Carries bytes both ways until neither side has any to send.
         fn settle(&mut self) -> Result<(), TlsError> {
             loop {
                 let bytes = self.client_bytes();
@@ -276,13 +279,13 @@ mod tests {
             while !bytes.is_empty() {
                 self.client.read_tls(&mut bytes).expect("a slice can be read");
                 self.client.process_new_packets()?;
-                // It says WouldBlock or the end after the last byte.
+                // Once all bytes are read, it returns WouldBlock or the end.
                 let _ = self.client.reader().read_to_end(&mut self.answered);
             }
             Ok(())
         }
 
-        /// A handshake that the session refuses: why, and the alert that the client sees.
+        /// Runs a handshake that the session refuses. Returns the reason, and the alert that the client sees.
         fn refused(&mut self) -> (TlsError, AlertDescription) {
             let reason = self.settle().expect_err("the session refuses the client");
             let mut socket = Socket::wide();
@@ -305,14 +308,14 @@ mod tests {
         usize::MAX
     }
 
-    /// An authority and a server of its own.
+    /// An authority, and a server with a certificate of that authority.
     fn server() -> (Authority, Identity) {
         let authority = Authority::new("the authority");
         let identity = Identity::load(files(&authority.server(&["localhost"]))).expect("the files are good");
         (authority, identity)
     }
 
-    /// The same, which asks its clients for certificates.
+    /// The same with a server that asks its clients for certificates.
     fn asking_server(client_auth: ClientAuth) -> (Authority, Identity) {
         let authority = Authority::new("the authority");
         let files = files(&authority.server(&["localhost"]));
@@ -321,7 +324,7 @@ mod tests {
         (authority, identity)
     }
 
-    /// After the handshake, which is done with whole flights.
+    /// A connection after its handshake, which ran in whole flights.
     fn connected(identity: &Identity, config: &Arc<ClientConfig>) -> Wire<fn() -> usize> {
         let mut wire = Wire::new(identity, config, whole as fn() -> usize);
         wire.settle().expect("the session takes the client");
@@ -330,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_costs_a_connection_without_tls_a_pointer_and_may_change_threads() {
+    fn a_session_costs_a_connection_without_tls_one_pointer_and_may_change_threads() {
         fn may_change_threads<T: Send>() {}
         may_change_threads::<Session>();
         assert_eq!(size_of::<Option<Session>>(), size_of::<usize>());
@@ -457,7 +460,7 @@ mod tests {
             assert!(!wire.session.has_ended());
             wire.client.send_close_notify();
             let mut bytes = wire.client_bytes();
-            // It is ignored, and is no TLS. rustls reads 4 KiB at a time.
+            // These bytes are ignored, although they are no TLS. rustls reads 4 KiB at a time.
             bytes.extend([b'x'; 10_000]);
             wire.deliver(&bytes).expect("the client speaks TLS");
             assert!(wire.session.has_ended());
@@ -469,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_told_of_the_servers_end() {
+    fn the_client_sees_the_servers_end() {
         let (authority, identity) = server();
         let mut wire = connected(&identity, &authority.trusting(None));
         wire.send(b"last words");
@@ -483,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_handshake_gets_an_alert() {
+    fn bytes_that_are_no_handshake_get_an_alert() {
         let (_authority, identity) = server();
         let garbage: [&[u8]; 4] = [
             b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00",
@@ -534,7 +537,7 @@ mod tests {
         let (_authority, identity) = server();
         let mut session = identity.session().expect("the configuration is good");
         let mut plain = Vec::new();
-        // A ClientHello of almost 64 KiB, a byte in each record.
+        // A ClientHello of almost 64 KiB, with one byte in each record.
         let hello = [&[1, 0, 0xff, 0xf0][..], &vec![0; 0xfff0]].concat();
         let crumbs: Vec<u8> = hello.iter().flat_map(|byte| [22, 3, 1, 0, 1, *byte]).collect();
         let refused_at = crumbs.chunks(1000).position(|piece| session.receive(piece, &mut plain).is_err());
@@ -542,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_record_ends_a_session_after_what_was_good() {
+    fn a_broken_record_ends_a_session_after_the_good_ones() {
         let (authority, identity) = server();
         let mut wire = connected(&identity, &authority.trusting(None));
         wire.client.writer().write_all(b"good").expect("rustls takes 64 KiB");

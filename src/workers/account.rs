@@ -1,4 +1,4 @@
-//! The account of one request: its status, and the time that each phase took. Worker thread.
+//! One request's account: its status, and the time that each phase took. Runs on the worker's thread.
 
 use std::time::Instant;
 
@@ -17,12 +17,12 @@ pub(super) struct Account {
     pub(super) spans: Spans,
     /// When the answer was made.
     pub(super) made: Instant,
-    /// When it was handed over.
+    /// When the answer was handed over.
     pub(super) ended: Instant,
 }
 
 impl Account {
-    /// The answer is made: what its phases took so far.
+    /// Opens the account when the answer is made, with the time of each phase so far.
     pub(super) fn of(job: &Job, begun: &Ticket, activity: &Activity, status: u16) -> Self {
         let made = Instant::now();
         let spent = activity.spent();
@@ -36,13 +36,13 @@ impl Account {
         Self { status, spans, made, ended: made }
     }
 
-    /// What is known before the answer's head goes out.
+    /// The phases' times that are known before the answer's head goes out.
     pub(super) fn timing(&self) -> Timing {
         let of = |phase| self.spans.of(phase);
         Timing::new(of(Phase::Queue), of(Phase::Pool), of(Phase::Database), of(Phase::Render))
     }
 
-    /// The answer is handed over. A streamed one was made while it was written.
+    /// Closes the account when the answer is handed over. A streamed answer was made while it was written.
     pub(super) fn written(&mut self, activity: &Activity) {
         let (now, spent) = (Instant::now(), activity.spent());
         activity.turn_to(Doing::Idle, now);
@@ -55,7 +55,7 @@ impl Account {
     }
 }
 
-/// As traces tell of it.
+/// The account in the form of a trace.
 impl Account {
     pub(super) fn course(&self, job: &Job, begun: &Ticket, activity: &Activity) -> Course {
         let waits = activity.take_waits();
@@ -93,7 +93,7 @@ impl Account {
     }
 }
 
-/// How a request's body that streams came to its end, or has not yet.
+/// How a streamed request body ended. `Good` also stands for a body that has not ended or does not stream.
 pub(super) enum BodyEnd {
     Good,
     Refused(Reason),

@@ -1,12 +1,13 @@
-//! Requests that one worker answers together: each asks the database one statement that only reads, and all of them go in one round
-//! trip.
+//! Batches: one worker answers several requests together. Each of them asks the database one statement that only reads,
+//! and all statements go in one round trip.
 //!
-//! Where every worker is busy, requests wait for one to be done. What each of them then costs is mostly the way: a system call to
-//! send, one to wait, the change of thread to the database and back. Together they cost one way, and each is answered as soon as
-//! its own answer is there.
+//! While every worker is busy, requests wait in the queue. Most of a request's cost is then its way to the database: a
+//! system call to send, one to wait, the change of thread to the database and back. A batch pays for one way, and each
+//! request is answered as soon as its own answer is there.
 //!
-//! Whatever does not go well is run again, by itself and in the regular way, by whoever is free: the statements have only read. So
-//! a failure is told by the one place that tells it, and nobody waits for long behind a statement that turns out to be slow.
+//! A request that fails in a batch goes back to the queue, and a free worker runs it by itself in the regular way: its
+//! statement has only read. So one place reports failures, and no request waits for long behind a statement that turns
+//! out to be slow.
 
 use std::collections::VecDeque;
 use std::iter;
@@ -21,19 +22,21 @@ use crate::exchange::job::Job;
 use crate::handler::{Batched, BatchedStatement, Error};
 use crate::telemetry::activity::{Activity, Doing, Spent};
 
-/// What those that are sent together may take, all in all, by what their statements take in the mean. It is several times what the way
-/// takes that they save, and little enough that none waits for long that could have been run by another worker.
+/// How long the statements of a batch may take together, by their mean times. The limit is several times the cost of
+/// the way that a batch saves. It is also short enough that no request waits for long that another worker could have
+/// run.
 const BUDGET: Duration = Duration::from_millis(1);
 
-/// For how long the others wait for an answer that does not come; then other workers run them.
+/// How long the rest of a batch waits for an answer that does not come. Then other workers run the rest.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 impl Shared {
-    /// Says of one job after another whether its statement can be sent with those before it.
+    /// Returns the rule by which jobs join a batch, one after another: whether this job's statement can be sent with
+    /// those before.
     pub(super) fn together(&self) -> impl FnMut(&Job) -> bool {
         let mut left = BUDGET;
         move |job| {
-            // Who is told of in a trace is told exactly, and a body that streams has not come yet.
+            // A trace needs this request's own times, and the rest of a body that streams has not come yet.
             let can = job.request.source.is_none() && !self.traces.wants(&job.request);
             let takes = job.batched.as_ref().filter(|_| can).and_then(|batched| batched.0.takes());
             let after = takes.and_then(|takes| left.checked_sub(takes));
@@ -42,7 +45,7 @@ impl Shared {
         }
     }
 
-    /// Answers the first job and the others, each of which is marked when it is stale.
+    /// Answers the first job and the others. Each of the others comes with a mark that says whether it is stale.
     pub(super) fn answer_together(
         &self,
         first: Job,
@@ -98,12 +101,12 @@ impl Shared {
         let pool = activity.spent().pool;
         let sent = Instant::now();
         activity.turn_to(Doing::Database, sent);
-        // Parameters are handlers' code, and may panic.
+        // A handler's code makes the parameters, and it may panic.
         let sending = guarded(|| connection.share(questions));
         let mut round_trip = match sending.and_then(|sent| sent.map_err(Error::from)) {
             Ok(round_trip) => round_trip,
             Err(error) => {
-                log::debug!("{} requests are not asked together: {error:?}", all.len());
+                log::debug!("a batch of {} requests was not sent: {error:?}", all.len());
                 return self.give_back(all, begun);
             }
         };
@@ -136,14 +139,14 @@ impl Shared {
                     Ok(answer) => statement.answer(&job.request, answer).and_then(final_response).map(Some),
                     Err(error) if is_final(&error) => Err(error.into()),
                     Err(error) => {
-                        log::debug!("{}: is asked again by itself: {error}", job.request.path());
+                        log::debug!("{}: runs again by itself: {error}", job.request.path());
                         Ok(None)
                     }
                 }
             });
             match response.unwrap_or_else(Some) {
                 None => failed.push_back(asked),
-                // The last one needs no connection any more, and what streams may wait for its client.
+                // The last answer needs the database's session no more, and a streamed answer may wait for its client.
                 Some(response) if all.is_empty() || response.length().is_none() => {
                     last = Some((asked, response));
                     break;
@@ -160,7 +163,7 @@ impl Shared {
         }
     }
 
-    /// Other workers are to run all of them, each by itself, in this order and before whatever else waits.
+    /// Returns the jobs to the front of the queue, in this order. Each of them is run by itself.
     fn give_back(&self, all: &mut VecDeque<(Job, Arc<dyn BatchedStatement>)>, begun: &mut Ticket) {
         for (mut job, _) in all.drain(..).rev() {
             job.again = true;
@@ -169,11 +172,11 @@ impl Shared {
     }
 }
 
-/// The jobs whose statements are sent together. A worker keeps the room for them.
+/// The jobs whose statements were sent together. A worker keeps it, to use its memory again.
 #[derive(Default)]
 pub(super) struct Asked(VecDeque<(Job, Arc<dyn BatchedStatement>)>);
 
-/// Whether a request that comes to this error comes to it whenever it is run, or has no time to be run again.
+/// Whether running the request again would be of no use: the error would come again, or there is no time left.
 fn is_final(error: &database::Error) -> bool {
     use database::Error::{ClientLeft, Deadline, ResponseTooLarge, StatementTimeout};
     matches!(error, ClientLeft | Deadline | ResponseTooLarge { .. } | StatementTimeout)

@@ -1,9 +1,10 @@
-// Drawings of the last minute.
+// Charts of the last minute.
 
 const SECONDS = 60;
 const PHASES = [["queue", "gold"], ["pool", "purple"], ["database", "blue"], ["render", "green"], ["write", "grey"]];
 
-// Each series: name, colour, how it is drawn, what a second's value is. Columns lie on each other in this order.
+// Each series: name, colour, style, and the function that takes its value from a second. Columns are stacked in this
+// order.
 const rate = (name) => (second) => second[name] / (second.length_s || 1);
 const answeredOnly = (name) => (second) => (second.p99_ms > 0 ? second[name] : null);
 const CHARTS = [
@@ -71,7 +72,7 @@ for (const chart of CHARTS) {
   });
 }
 
-// The next of 1, 2 and 5 times a power of ten.
+// The next larger one of 1, 2 and 5 times a power of ten.
 function step(atLeast) {
   const power = 10 ** Math.floor(Math.log10(atLeast));
   return [1, 2, 5, 10].map((factor) => factor * power).find((value) => value >= atLeast * 0.999999);
@@ -105,14 +106,14 @@ function showChart(chart, seconds) {
   }
 }
 
-// Where things stand: it is drawn as large as it is shown, so that text keeps its size.
+// The positions of a chart's parts. The chart is drawn in the size in which it is shown, so that text keeps its size.
 function frameOf({ svg, series, unit }, seconds, values) {
   const width = Math.max(220, svg.clientWidth), height = Math.max(120, svg.clientHeight);
   const stacked = stacks(series[0][2]);
   const top = (row) => (stacked ? row.reduce((sum, value) => sum + value, 0) : Math.max(...row.map((value) => value || 0)));
   const highest = Math.max(...values.map(top), unit === "ms" ? 0.1 : 1);
   const every = step(highest / 3), ceiling = Math.ceil(highest / every - 1e-9) * every;
-  // To a tenth of a pixel.
+  // Rounds to a tenth of a pixel.
   const at = (place) => Math.round(place * 10) / 10;
   return {
     width, height, stacked, unit, every, ceiling,
@@ -135,7 +136,7 @@ function axes({ width, height, unit, every, ceiling, x, y }) {
   return parts;
 }
 
-// Columns on those of the series before, or a line that breaks where there is no value.
+// Columns on top of the earlier series' columns, or a line with gaps where there is no value.
 function marks([, tone, style], index, seconds, values, { last, stacked, x, y }) {
   let d = "", pen = "M";
   seconds.forEach((second, number) => {
@@ -148,7 +149,7 @@ function marks([, tone, style], index, seconds, values, { last, stacked, x, y })
     } else if (value == null) {
       pen = "M";
     } else {
-      // One by itself between others without a value is a dot.
+      // A single value between gaps becomes a dot.
       const point = `${x(ago)} ${y(value)}`;
       d += pen === "M" ? `M${point}L${point}` : `L${point}`;
       pen = "L";
@@ -157,7 +158,7 @@ function marks([, tone, style], index, seconds, values, { last, stacked, x, y })
   return draw("g", { class: tone }, draw("path", { class: stacked ? style : `line ${style}`, d }));
 }
 
-// Which second the legend speaks of: the one that is pointed at, else the latest; -1 where there is none.
+// The second whose values the legend shows: the one under the pointer, else the latest; -1 if there is none.
 function chosen({ pointed }, seconds, last) {
   if (pointed === undefined || !seconds.length) return seconds.length - 1;
   const distance = (second) => Math.abs(last - second.at_s + second.length_s / 2 - pointed);
@@ -169,7 +170,8 @@ function cursor(second, { last, stacked, height, x }) {
   return draw("path", { class: "cursor", d: `M${middle} ${MARGIN.top}V${height - MARGIN.bottom}` });
 }
 
-// What the drawing shows, for those who cannot see it. It is read when it is asked for, never spoken by itself.
+// Describes the chart in words for people who cannot see it. A screen reader reads it on request, and not at each
+// change.
 function describe(chart, values, shownValue) {
   const parts = chart.series.map(([name], index) => {
     const all = values.map((row) => row[index]).filter((value) => value != null);

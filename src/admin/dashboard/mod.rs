@@ -1,6 +1,7 @@
-//! The dashboard: a page that draws what `/events` says each second, and asks nobody for anything else.
+//! The dashboard: a page that draws the figures of `/events` each second, and sends no other request.
 //!
-//! Made once, when the admin listener starts. Its policy lets exactly this style and this script run, whatever the page may show.
+//! The page is made once, when the admin listener starts. Its policy allows exactly this style and this script, so
+//! nothing that the page shows can run.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -15,7 +16,7 @@ use crate::http::Response;
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
 
-/// One script, so that its parts see each other and nobody else sees them.
+/// One script, so that its parts share their names with each other and with no other script.
 const SCRIPT: &str = concat!(
     "\"use strict\";\n(() => {\n",
     include_str!("words.js"),
@@ -37,14 +38,15 @@ impl Dashboard {
         let page = PAGE
             .replace("<!--style-->", &format!("<style>{style}</style>"))
             .replace("<!--script-->", &format!("<script>{SCRIPT}</script>"));
-        // It asks for what its own server has, and nobody puts it into a page of theirs.
+        // The page connects only to its own server, and no other page may embed it.
         let policy = format!(
             "default-src 'none'; connect-src 'self'; img-src data:; script-src {}; style-src {}; \
              frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
             source(SCRIPT),
             source(&style)
         );
-        // Base64 and the text above are visible ASCII; without a script the page would still say where the figures are.
+        // Base64 and the text above are visible ASCII. Even without its script, the page would say where the figures
+        // are.
         let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
         Self { page: page.into(), policy }
     }
@@ -56,9 +58,9 @@ impl Dashboard {
     }
 }
 
-/// What a policy calls a style or a script by (W3C CSP Level 3, section 2.3.1).
+/// The name of a style or a script in a policy (W3C CSP Level 3, section 2.3.1).
 fn source(text: &str) -> String {
-    // SHA-256 of the library that does TLS, which has it for this suite. What has no hash does not run.
+    // SHA-256 comes from the TLS library, which has it for this suite. A script without a hash would not run.
     let hash = TLS13_AES_128_GCM_SHA256.tls13().map(|suite| suite.common.hash_provider.hash(text.as_bytes()));
     hash.map_or_else(|| "'none'".to_owned(), |hash| format!("'sha256-{}'", BASE64_STANDARD.encode(hash)))
 }
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_names_what_the_page_brings() {
+    fn the_policy_allows_exactly_the_pages_style_and_script() {
         let (page, policy) = (page(), Dashboard::new().policy);
         let policy = policy.to_str().expect("it is ASCII");
         assert!(!page.contains("<!--"), "everything is in its place");
@@ -84,12 +86,12 @@ mod tests {
             assert!(policy.contains(&source), "{source}");
         }
         assert!(!policy.contains("unsafe"), "{policy}");
-        // Of nothing, as everybody computes it.
+        // The well-known hash of the empty string.
         assert_eq!(source(""), "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='");
     }
 
     #[test]
-    fn everything_that_has_a_name_is_in_the_page() {
+    fn every_reason_state_and_phase_is_in_the_page() {
         let names = REASONS.map(|(_, name)| name).into_iter().chain(CENSUS.map(|(_, name)| name));
         for name in names {
             assert!(SCRIPT.contains(&format!("{name}: \"")), "{name}");

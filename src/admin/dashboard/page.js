@@ -1,10 +1,10 @@
-// Draws each event of /events, and says when none comes.
+// Draws each event of /events, and shows when no event comes.
 
-// An event comes each second; after so many without one the connection is taken for lost.
+// An event comes each second. After this long without one, the connection counts as lost.
 const SILENCE_MS = 5000;
 const AGAIN_MS = 2000;
 
-// What is spoken when it changes.
+// The state and the notices, which a screen reader says when they change.
 
 let away;
 let noticed = "";
@@ -15,7 +15,7 @@ function showState(stats) {
   const title = `${away ? "disconnected" : word} · wharf ${location.host}`;
   if (document.title !== title) document.title = title;
   const notices = [];
-  if (away) notices.push(["bad", "✗", "Disconnected.", "The figures are the last that came; this page goes on trying."]);
+  if (away) notices.push(["bad", "✗", "Disconnected.", "These are the last figures that came. The page keeps trying to connect."]);
   if (!away && text) notices.push([kind, sign, `${word[0].toUpperCase()}${word.slice(1)}.`, text]);
   if (JSON.stringify(notices) === noticed) return;
   noticed = JSON.stringify(notices);
@@ -29,7 +29,7 @@ function showLink(state, text) {
   say(id("link"), text);
 }
 
-// Once a second.
+// Runs once a second.
 
 let shown;
 let latest;
@@ -47,7 +47,7 @@ function show(stats) {
   showTables(stats, before);
   shown = stats;
   for (const chart of CHARTS) showChart(chart, stats.seconds);
-  // By which a test knows which figures are there.
+  // Tells a test which figures are shown.
   const last = stats.seconds[stats.seconds.length - 1];
   Object.assign(document.documentElement.dataset, { uptime: stats.uptime_s, second: last ? last.at_s : "" });
 }
@@ -89,7 +89,7 @@ function lose() {
   away = away || Date.now();
   showLink("away", "disconnected");
   showState(shown);
-  // A browser gives up by itself where the answer is an error, as it is while the server starts.
+  // A browser stops trying when the answer is an error, as it may be while the server starts.
   if (events.readyState === EventSource.CLOSED) {
     events.close();
     setTimeout(connect, AGAIN_MS);

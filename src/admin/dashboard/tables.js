@@ -1,11 +1,11 @@
-// Tables, and what is shown as a row of cells.
+// Tables, and rows of cells.
 
 const WORKERS = [
   ["database", "D", "waits for the database"], ["pool", "P", "waits for a connection"], ["handler", "H", "runs its handler"],
   ["write", "W", "writes an answer"], ["stuck", "!", "past its deadline"], ["idle", "·", "idle"],
 ];
 const POOL = [["active", "A", "lent"], ["free", "I", "idle"], ["closed", "–", "not open"]];
-// In the order in which a connection goes through them.
+// The order in which a connection goes through these states.
 const CONNECTIONS = {
   idle: "grey", beginning: "green", reading: "purple", queued: "gold", running: "blue", writing: "orange", closing: "grey",
 };
@@ -18,7 +18,7 @@ const REFUSALS = {
   deadline: "took longer than its deadline", cross_origin: "of another site's page",
 };
 
-// A table that scrolls by itself, also with the keyboard. A cell is text, or a node.
+// A table that scrolls separately from the page, also by keyboard. A cell is text or a node.
 function table(parent, caption, columns, nothing) {
   const body = make("tbody");
   const heads = columns.map(([name, kind]) => make("th", { scope: "col", class: kind || "" }, name));
@@ -107,7 +107,8 @@ function showTables(stats, before) {
   }), JSON.stringify([refused, before && before.totals.refused]));
 }
 
-// One cell for each, kept from second to second; a letter and a shape say what the colour says.
+// Shows one cell for each item, and keeps the cells from second to second. A letter and a shape repeat what the colour
+// says.
 function showCells(list, cells) {
   while (list.children.length > cells.length) list.lastChild.remove();
   while (list.children.length < cells.length) {

@@ -1,10 +1,10 @@
-// Words, numbers and elements. All that is shown is text, never markup.
+// Words, numbers and elements. Everything is shown as text, never as markup.
 
 const STATES = {
   ready: ["ready", "good"],
-  saturated: ["saturated", "warning", "⚠", "More comes than can be answered; the rest is refused at once."],
+  saturated: ["saturated", "warning", "⚠", "More requests come than the server can answer. It refuses the rest at once."],
   database_down: ["database down", "bad", "✗", "No connection to the database works, and none can be opened."],
-  draining: ["draining", "warning", "⚠", "The server stops: it answers what it has and takes nothing new."],
+  draining: ["draining", "warning", "⚠", "The server stops. It answers its running requests and takes no new ones."],
 };
 
 const id = (name) => document.getElementById(name);
@@ -23,7 +23,7 @@ function draw(tag, attributes, ...children) {
   return element;
 }
 
-// Only what has changed is written, so that a selection stays and nothing is spoken twice.
+// Writes only changed text, so that a selection stays and a screen reader says nothing twice.
 function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -72,7 +72,7 @@ const UNITS = {
   state: (value) => (STATES[value] || [value])[0],
 };
 
-// Every element with data-figure shows what stands at that path of the figures.
+// Every element with data-figure shows the figure at that path.
 
 const figures = [...document.querySelectorAll("[data-figure]")];
 const plurals = [...document.querySelectorAll("[data-plural]")];

@@ -1,4 +1,4 @@
-//! What is kept of the past: a minute of seconds, and of each endpoint what it had counted half a minute to a minute ago.
+//! The past: the figures of the last 60 seconds, and each endpoint's counts of half a minute to a minute ago.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,46 +6,46 @@ use std::time::{Duration, Instant};
 use super::stats::{EndpointStats, Phases, Second, milliseconds, rounded, spent};
 use crate::telemetry::metrics::{Counts, Gauges, Metrics, Reason, Spans};
 
-/// Seconds that are kept.
+/// The number of seconds that are kept.
 const SECONDS: usize = 60;
 
-/// How old the younger of the two looks back at endpoints becomes before it is the older one.
-const GENERATION: Duration = Duration::from_secs(30);
+/// The age at which the younger of an endpoint's two earlier readings replaces the older one.
+const ENDPOINT_READING_AGE: Duration = Duration::from_secs(30);
 
 pub(super) struct History {
     began: Instant,
-    last: Look,
-    /// In the last second some were refused for want of a worker.
+    last: Reading,
+    /// Whether requests of the last second were refused because of load.
     overloaded: bool,
     seconds: VecDeque<Second>,
-    older: Generation,
-    younger: Generation,
+    older: EndpointReading,
+    younger: EndpointReading,
 }
 
-/// What was counted by then, of all endpoints together.
-struct Look {
+/// The counts up to one moment, of all endpoints together.
+struct Reading {
     at: Instant,
     requests: u64,
     good: u64,
     errors: u64,
-    /// Of the refused, those for want of a worker.
+    /// The requests that were refused because of load.
     crowded: u64,
     refused: u64,
     durations: Counts,
     spans: Spans,
 }
 
-/// What each endpoint had counted by then, by its id.
+/// The counts of each endpoint up to one moment. An endpoint's id is its index.
 #[derive(Clone)]
-struct Generation {
+struct EndpointReading {
     at: Instant,
     endpoints: Vec<(Counts, Spans)>,
 }
 
-impl Look {
+impl Reading {
     fn at(now: Instant, metrics: &Metrics) -> Self {
         let crowded = metrics.refused_for_overload();
-        let mut look = Self {
+        let mut reading = Self {
             at: now,
             requests: metrics.requests(),
             good: 0,
@@ -56,19 +56,19 @@ impl Look {
             spans: Spans::default(),
         };
         for endpoint in metrics.endpoints() {
-            look.durations.add(&endpoint.durations());
-            look.spans = look.spans.plus(&spent(&endpoint));
+            reading.durations.add(&endpoint.durations());
+            reading.spans = reading.spans.plus(&spent(&endpoint));
             for (status, count) in endpoint.statuses() {
-                *(if status < 500 { &mut look.good } else { &mut look.errors }) += count;
+                *(if status < 500 { &mut reading.good } else { &mut reading.errors }) += count;
             }
         }
-        // Those are counted as what they are.
-        look.errors = look.errors.saturating_sub(look.refused);
-        look
+        // Refused requests are counted separately, not as errors.
+        reading.errors = reading.errors.saturating_sub(reading.refused);
+        reading
     }
 }
 
-impl Generation {
+impl EndpointReading {
     fn at(now: Instant, metrics: &Metrics) -> Self {
         let endpoints = metrics.endpoints();
         let endpoints = endpoints.iter().map(|endpoint| (endpoint.durations(), spent(endpoint)));
@@ -78,21 +78,21 @@ impl Generation {
 
 impl History {
     pub(super) fn begin(metrics: &Metrics, now: Instant) -> Self {
-        let generation = Generation::at(now, metrics);
+        let reading = EndpointReading::at(now, metrics);
         Self {
             began: now,
-            last: Look::at(now, metrics),
+            last: Reading::at(now, metrics),
             overloaded: false,
             seconds: VecDeque::with_capacity(SECONDS),
-            older: generation.clone(),
-            younger: generation,
+            older: reading.clone(),
+            younger: reading,
         }
     }
 
-    /// Another second has passed, about.
+    /// Adds a second, whose exact length is measured.
     pub(super) fn add(&mut self, metrics: &Metrics, gauges: &Gauges, now: Instant) {
-        let look = Look::at(now, metrics);
-        let before = std::mem::replace(&mut self.last, look);
+        let reading = Reading::at(now, metrics);
+        let before = std::mem::replace(&mut self.last, reading);
         self.overloaded = self.last.crowded > before.crowded;
         let durations = self.last.durations.since(&before.durations);
         let percentile = |percent| milliseconds(durations.percentile(percent));
@@ -114,13 +114,13 @@ impl History {
             queued: gauges.queue.length,
             active: gauges.pool.map_or(0, |pool| pool.active),
         });
-        if now.saturating_duration_since(self.younger.at) >= GENERATION {
-            let younger = std::mem::replace(&mut self.younger, Generation::at(now, metrics));
+        if now.saturating_duration_since(self.younger.at) >= ENDPOINT_READING_AGE {
+            let younger = std::mem::replace(&mut self.younger, EndpointReading::at(now, metrics));
             self.older = younger;
         }
     }
 
-    /// Whether in the last second some were refused for want of a worker.
+    /// Whether requests of the last second were refused because of load.
     pub(super) fn overloaded(&self) -> bool {
         self.overloaded
     }
@@ -129,7 +129,7 @@ impl History {
         self.seconds.iter().copied().collect()
     }
 
-    /// Each endpoint that a worker has answered for of late, the slowest first.
+    /// Each endpoint that a worker has answered for since the older reading, the slowest first.
     pub(super) fn endpoints(&self, metrics: &Metrics, now: Instant) -> Vec<EndpointStats> {
         let seconds = now.saturating_duration_since(self.older.at).as_secs_f64().max(1e-3);
         let none = (Counts::default(), Spans::default());
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_is_what_came_since_the_last_look() {
+    fn a_second_counts_what_came_since_the_last_reading() {
         let metrics = Metrics::default();
         let endpoint = metrics.endpoint("GET", "/a");
         metrics.received();

@@ -1,7 +1,7 @@
-//! Who looks at a server while it runs: once a second, and whenever somebody asks.
+//! The observer reads the figures of a running server once a second, and on request.
 //!
-//! A thread of its own, so that nobody's request pays for it. It is handed everything that it looks at, and changes none of it.
-//! What it says is in `stats.rs`.
+//! It has a thread of its own, so that it costs no request any time. It only reads the parts that it is given, and
+//! changes none of them. `stats.rs` defines what it reports.
 
 mod history;
 mod report;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 
 use self::history::History;
-use self::report::{Report, Seen};
+use self::report::{Figures, Report};
 pub(crate) use self::stats::{Connections, ErrorStats, PoolStats, QueueStats, State, Stats, Thread, Totals};
 use crate::base::queue::Queue;
 use crate::database::Database;
@@ -27,24 +27,24 @@ use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::{Exposition, Gauges, Metrics, PoolGauges, QueueGauges, WorkerGauges};
 use crate::telemetry::sparing;
 
-/// How often it looks.
+/// How often the observer reads the figures.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What there is to look at.
+/// The parts that the observer reads.
 pub struct Observed {
-    /// What is counted.
+    /// The counters.
     pub metrics: Arc<Metrics>,
     /// The queue.
     pub queue: Queue<Job>,
     /// The database, if there is one.
     pub database: Option<Database>,
-    /// What is said of requests.
+    /// The log of requests.
     pub journal: Journal,
-    /// What each worker does now, by its name.
+    /// Lists the current activity of each worker, with its name.
     pub activities: Box<dyn Fn() -> Vec<(String, Activity)> + Send + Sync>,
 }
 
-/// Who looks. Cheap to clone.
+/// Reads and reports the figures. Cheap to clone.
 #[derive(Clone)]
 pub struct Observer(Arc<Shared>);
 
@@ -57,7 +57,7 @@ struct Shared {
     report: Mutex<Report>,
 }
 
-/// The thread that looks once a second; dropping it ends the thread.
+/// The thread that reads the figures once a second. Dropping this ends the thread.
 #[derive(Debug)]
 pub struct Watch {
     end: Option<Sender<()>>,
@@ -65,24 +65,24 @@ pub struct Watch {
 }
 
 impl Observer {
-    /// One that looks for the first time.
+    /// An observer whose history begins now.
     pub fn new(observed: Observed) -> Self {
         let history = Mutex::new(History::begin(&observed.metrics, Instant::now()));
         let (started, since, draining) = (SystemTime::now(), Instant::now(), AtomicBool::new(false));
         Self(Arc::new(Shared { observed, started, since, draining, history, report: Mutex::default() }))
     }
 
-    /// The server has begun to stop.
+    /// Notes that the server has begun to stop.
     pub fn drain(&self) {
         self.0.draining.store(true, Relaxed);
     }
 
-    /// Whether it has.
+    /// Whether the server has begun to stop.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Relaxed)
     }
 
-    /// Has it look once a second.
+    /// Starts the thread that reads the figures once a second.
     ///
     /// # Errors
     /// When the system has no more threads to give.
@@ -98,26 +98,26 @@ impl Observer {
         Ok(Watch { end: Some(end), thread: Some(thread) })
     }
 
-    /// Another second has passed.
+    /// Adds another second to the history, and writes the lines that it gives reason for to the log.
     pub fn look(&self) {
         let gauges = self.gauges();
         let Observed { metrics, database, journal, .. } = &self.0.observed;
         let now = Instant::now();
         self.history().add(metrics, &gauges, now);
         sparing::tell_the_rest();
-        let seen = Seen {
+        let figures = Figures {
             metrics,
             pool: database.as_ref().map(|database| &**database.metrics()),
             gauges: &gauges,
             lost: journal.lost(),
             threads: &|| self.threads(),
         };
-        for (level, line) in self.0.report.lock().unwrap_or_else(PoisonError::into_inner).add(&seen, now) {
+        for (level, line) in self.0.report.lock().unwrap_or_else(PoisonError::into_inner).add(&figures, now) {
             log::log!(level, "{line}");
         }
     }
 
-    /// What is counted.
+    /// The counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.observed.metrics
     }
@@ -129,7 +129,7 @@ impl Observer {
         Exposition { metrics: Arc::clone(metrics), pool, gauges: self.gauges() }.text(open_metrics)
     }
 
-    /// How full everything is at this moment.
+    /// The gauges at this moment.
     pub fn gauges(&self) -> Gauges {
         let now = Instant::now();
         let queue = self.0.observed.queue.gauges();
@@ -150,7 +150,7 @@ impl Observer {
         }
     }
 
-    /// What each worker does.
+    /// The current activity of each worker.
     pub fn threads(&self) -> Vec<Thread> {
         let (now, endpoints) = (Instant::now(), self.0.observed.metrics.endpoints());
         let threads = self.activities().into_iter().map(|(name, activity)| {
@@ -170,7 +170,7 @@ impl Observer {
         threads.collect()
     }
 
-    /// Everything that a person wants to see.
+    /// All figures for `/stats` and `/events`.
     pub fn stats(&self) -> Stats {
         let gauges = self.gauges();
         let Observed { metrics, database, .. } = &self.0.observed;
@@ -237,7 +237,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
-            // One that is told while another unwinds would abort the process.
+            // To resume a panic during another one would abort the process.
             if !thread::panicking() {
                 std::panic::resume_unwind(panic);
             }

@@ -1,8 +1,9 @@
-//! What the log says of the last second, where there is anything to say: how many were refused, and what has become of the
-//! server. Observer's thread.
+//! The log lines about the last second, if there is anything to report: how many requests were refused, and how the
+//! server's state has changed. Observer's thread.
 //!
-//! A flood of refusals is one line a second with its count. A state is said when it has lasted, and that it is over when that
-//! has lasted longer, so that a server at its limit does not go in and out of it with each look.
+//! A flood of refusals becomes one line a second with its count. A state is reported when it has lasted for a while.
+//! Its end is reported when the calm has lasted longer, so that a server at its limit does not change its state every
+//! second.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +12,18 @@ use log::Level;
 use super::Thread;
 use crate::telemetry::metrics::{Gauges, Metrics, Pool, REASONS, Reason, UNSERVED, Unserved};
 
-/// So many looks in a row make a server saturated, and so many it is so no longer.
+/// After this many seconds in a row, the server counts as saturated, or as calm again.
 const SATURATED_AFTER: u32 = 3;
 const CALM_AFTER: u32 = 5;
 
-/// A worker past its deadline is about to end by itself; at a second look it has not.
+/// A worker that has just passed its deadline is about to stop by itself. In the next second it counts as stuck.
 const STUCK_AFTER: u32 = 2;
 
-/// So many of them are named: they have much in common, and a line is to be read.
+/// The most stuck workers that one line names. They have much in common, and the line must stay readable.
 const NAMED: usize = 5;
 
-/// Refusals of the server's own: there is too much to do, or too many came. Others are their client's fault, which cannot be
-/// helped and is counted.
+/// Refusals that the server causes, because of load or too many clients. Other refusals are the client's fault and are
+/// only counted.
 const REFUSALS: [Reason; 8] = [
     Reason::ConnectionLimit,
     Reason::AddressLimit,
@@ -34,21 +35,21 @@ const REFUSALS: [Reason; 8] = [
     Reason::Deadline,
 ];
 
-/// Checkouts that failed for want of a connection.
-const WANT: [Unserved; 3] = [Unserved::Timeout, Unserved::Down, Unserved::Crowded];
+/// Failed checkouts because no session was free.
+const NO_SESSION: [Unserved; 3] = [Unserved::Timeout, Unserved::Down, Unserved::Crowded];
 
-/// What there is to see.
-pub(super) struct Seen<'a> {
+/// The figures that a report is made from.
+pub(super) struct Figures<'a> {
     pub(super) metrics: &'a Metrics,
     pub(super) pool: Option<&'a Pool>,
     pub(super) gauges: &'a Gauges,
     /// Lines of the access log that were lost.
     pub(super) lost: u64,
-    /// What each worker does.
+    /// Lists the current activity of each worker.
     pub(super) threads: &'a dyn Fn() -> Vec<Thread>,
 }
 
-/// What was said so far.
+/// The counts and states that were reported last.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     refused: [u64; REASONS.len()],
@@ -58,25 +59,25 @@ pub(super) struct Report {
     stuck: State,
 }
 
-/// What a server is in for a while.
+/// Whether the server is in a certain state.
 #[derive(Debug, Default)]
 struct State {
-    /// Since when it is said to be in it.
+    /// Since when the state is reported; `None` while it is not.
     since: Option<Instant>,
-    /// How many looks in a row say something else.
+    /// How many seconds in a row contradict that.
     against: u32,
 }
 
-/// What has become of a state.
+/// A change of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+enum StateChange {
     Begins,
     Ends(Duration),
 }
 
 impl State {
-    /// Another look. `begin` and `end`: how many in a row change it.
-    fn look(&mut self, is_so: bool, now: Instant, begin: u32, end: u32) -> Option<Turn> {
+    /// Adds a second. `begin` and `end`: how many seconds in a row begin and end the state.
+    fn add(&mut self, is_so: bool, now: Instant, begin: u32, end: u32) -> Option<StateChange> {
         if is_so == self.since.is_some() {
             self.against = 0;
             return None;
@@ -87,21 +88,21 @@ impl State {
         }
         self.against = 0;
         if let Some(since) = self.since.take() {
-            return Some(Turn::Ends(now - since));
+            return Some(StateChange::Ends(now - since));
         }
         self.since = Some(now);
-        Some(Turn::Begins)
+        Some(StateChange::Begins)
     }
 }
 
 type Lines = Vec<(Level, String)>;
 
 impl Report {
-    /// Another second has passed: what is to be said of it.
-    pub(super) fn add(&mut self, seen: &Seen<'_>, now: Instant) -> Lines {
+    /// Adds a second. Returns the lines for the log.
+    pub(super) fn add(&mut self, figures: &Figures<'_>, now: Instant) -> Lines {
         let mut lines = Lines::new();
         let refused = REFUSALS.map(|reason| {
-            let count = seen.metrics.refused_for(reason);
+            let count = figures.metrics.refused_for(reason);
             let before = std::mem::replace(&mut self.refused[reason as usize], count);
             (reason, count.saturating_sub(before))
         });
@@ -109,21 +110,21 @@ impl Report {
         if let Some(counts) = counted(&names) {
             lines.push((Level::Warn, format!("refused {} in the last second: {}", counts.0, counts.1)));
         }
-        lines.extend(self.unserved(seen.pool));
-        if seen.lost > self.lost {
-            let lost = grouped(seen.lost - self.lost);
+        lines.extend(self.unserved(figures.pool));
+        if figures.lost > self.lost {
+            let lost = grouped(figures.lost - self.lost);
             lines.push((Level::Warn, format!("{lost} lines of the access log were lost")));
-            self.lost = seen.lost;
+            self.lost = figures.lost;
         }
         let overload = refused.iter().filter(|(reason, _)| Reason::OVERLOAD.contains(reason));
         let overload = overload.map(|(_, count)| count).sum();
-        lines.extend(self.saturation(seen.gauges, overload, now));
-        lines.extend(self.stuck(seen, now));
+        lines.extend(self.saturation(figures.gauges, overload, now));
+        lines.extend(self.stuck(figures, now));
         lines
     }
 
     fn unserved(&mut self, pool: Option<&Pool>) -> Option<(Level, String)> {
-        let counts = WANT.map(|how| {
+        let counts = NO_SESSION.map(|how| {
             let count = pool?.unserved_for(how);
             let before = std::mem::replace(&mut self.unserved[how as usize], count);
             Some((UNSERVED[how as usize].1, count.saturating_sub(before)))
@@ -132,12 +133,12 @@ impl Report {
         Some((Level::Warn, format!("no database connection for {sum} in the last second: {each}")))
     }
 
-    /// All workers have something to do and somebody waits, or is not even let wait.
+    /// The server is saturated when all workers are busy and jobs wait, or when it refuses requests because of load.
     fn saturation(&mut self, gauges: &Gauges, refused: u64, now: Instant) -> Option<(Level, String)> {
         let (workers, queue) = (&gauges.workers, &gauges.queue);
         let is_so = refused > 0 || (workers.busy >= workers.count.min(workers.busy_max) && queue.length > 0);
-        match self.saturated.look(is_so, now, SATURATED_AFTER, CALM_AFTER)? {
-            Turn::Begins => {
+        match self.saturated.add(is_so, now, SATURATED_AFTER, CALM_AFTER)? {
+            StateChange::Begins => {
                 let pool = gauges.pool.as_ref();
                 let pool = pool.map(|pool| format!("; {} of {} connections lent", pool.active, pool.max));
                 let paced =
@@ -152,38 +153,39 @@ impl Report {
                 );
                 Some((Level::Warn, line))
             }
-            Turn::Ends(after) => {
+            StateChange::Ends(after) => {
                 Some((Level::Info, format!("no longer saturated, after {} s", after.as_secs())))
             }
         }
     }
 
-    fn stuck(&mut self, seen: &Seen<'_>, now: Instant) -> Option<(Level, String)> {
-        let is_so = seen.gauges.workers.stuck > 0;
-        match self.stuck.look(is_so, now, STUCK_AFTER, 1)? {
-            Turn::Begins => {
-                let stuck = (seen.threads)().into_iter().filter(|thread| thread.stuck).take(NAMED);
+    fn stuck(&mut self, figures: &Figures<'_>, now: Instant) -> Option<(Level, String)> {
+        let is_so = figures.gauges.workers.stuck > 0;
+        match self.stuck.add(is_so, now, STUCK_AFTER, 1)? {
+            StateChange::Begins => {
+                let stuck = (figures.threads)().into_iter().filter(|thread| thread.stuck).take(NAMED);
                 let each: Vec<_> = stuck.map(|thread| with_its_request(&thread)).collect();
                 let (count, of, each) =
-                    (seen.gauges.workers.stuck, seen.gauges.workers.count, each.join(", "));
+                    (figures.gauges.workers.stuck, figures.gauges.workers.count, each.join(", "));
                 let line = format!("past their request's deadline: {count} of {of} workers; {each}");
                 Some((Level::Warn, line))
             }
-            Turn::Ends(_) => {
+            StateChange::Ends(_) => {
                 Some((Level::Info, "no worker is past its request's deadline any more".to_owned()))
             }
         }
     }
 }
 
-/// `worker-3 has GET /slow for 12.3 s (handler)`.
+/// For example `worker-3 has GET /slow for 12.3 s (handler)`.
 fn with_its_request(thread: &Thread) -> String {
     let [method, route] = [&thread.method, &thread.route].map(|name| name.as_deref().unwrap_or("?"));
     let seconds = thread.request_ms.unwrap_or(0.0) / 1e3;
     format!("{} has {method} {route} for {seconds:.1} s ({})", thread.name, thread.state)
 }
 
-/// So many requests, all together of those that there are, and each with its name, the largest first. `None`: there is none.
+/// The sum of the counts, as a number of requests, and a list of the nonzero ones, the largest first. `None` if the sum
+/// is zero.
 fn counted(counts: &[(&str, u64)]) -> Option<(String, String)> {
     let mut counts: Vec<_> = counts.iter().filter(|(_, count)| *count > 0).collect();
     counts.sort_by_key(|(_, count)| u64::MAX - count);
@@ -193,7 +195,7 @@ fn counted(counts: &[(&str, u64)]) -> Option<(String, String)> {
     (sum > 0).then(|| (requests, each.join(", ")))
 }
 
-/// `1,234`.
+/// Groups the digits, as in `1,234`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -242,13 +244,13 @@ mod tests {
         }
     }
 
-    /// What is said at each of these looks, a second apart.
-    fn said(report: &mut Report, metrics: &Metrics, looks: &[Gauges]) -> Vec<String> {
+    /// The lines of reports over these gauges, a second apart.
+    fn lines_of(report: &mut Report, metrics: &Metrics, looks: &[Gauges]) -> Vec<String> {
         let now = Instant::now();
         let looks = looks.iter().enumerate().flat_map(|(second, gauges)| {
             let threads = || vec![thread(), Thread { stuck: false, ..thread() }];
-            let seen = Seen { metrics, pool: None, gauges, lost: 0, threads: &threads };
-            report.add(&seen, now + Duration::from_secs(second as u64))
+            let figures = Figures { metrics, pool: None, gauges, lost: 0, threads: &threads };
+            report.add(&figures, now + Duration::from_secs(second as u64))
         });
         looks.map(|(_, line)| line).collect()
     }
@@ -257,14 +259,14 @@ mod tests {
     fn a_flood_is_one_line_with_its_counts() {
         let (metrics, pool, mut report) = (Metrics::default(), Pool::default(), Report::default());
         let mut lines = |lost| {
-            let seen = Seen {
+            let figures = Figures {
                 metrics: &metrics,
                 pool: Some(&pool),
                 gauges: &gauges(1, 0, 0),
                 lost,
                 threads: &Vec::new,
             };
-            report.add(&seen, Instant::now()).into_iter().map(|(_, line)| line).collect::<Vec<_>>()
+            report.add(&figures, Instant::now()).into_iter().map(|(_, line)| line).collect::<Vec<_>>()
         };
         assert_eq!(lines(0), [""; 0]);
         (0..1200).for_each(|_| metrics.refused(Reason::QueueFull));
@@ -274,45 +276,45 @@ mod tests {
         let refused = "refused 1,234 requests in the last second: queue_full 1,200, shed 34";
         let unserved = "no database connection for 5 requests in the last second: down 5";
         assert_eq!(lines(2_000_000), [refused, unserved, "2,000,000 lines of the access log were lost"]);
-        assert_eq!(lines(2_000_000), [""; 0], "nothing new is nothing to say");
+        assert_eq!(lines(2_000_000), [""; 0], "without news there is no line");
         metrics.refused(Reason::Deadline);
         assert_eq!(lines(2_000_000), ["refused 1 request in the last second: deadline 1"]);
     }
 
     #[test]
-    fn a_server_is_saturated_when_it_lasts_and_no_longer_when_that_lasts() {
+    fn saturation_is_reported_when_it_lasts_and_so_is_its_end() {
         let (metrics, mut report) = (Metrics::default(), Report::default());
         let (full, free) = (|| gauges(4, 3, 0), || gauges(4, 0, 0));
-        assert_eq!(said(&mut report, &metrics, &[full(), full(), free(), full(), full()]), [""; 0]);
+        assert_eq!(lines_of(&mut report, &metrics, &[full(), full(), free(), full(), full()]), [""; 0]);
         let line =
             "saturated for 3 s: 4 of 4 workers busy, 3 waiting, the oldest for 70ms; 2 of 2 connections lent";
-        assert_eq!(said(&mut report, &metrics, &[full()]), [line]);
+        assert_eq!(lines_of(&mut report, &metrics, &[full()]), [line]);
         let looks = [free(), free(), free(), free(), full(), full(), free(), free(), free(), free()];
-        assert_eq!(said(&mut report, &metrics, &looks), [""; 0]);
-        let over = said(&mut report, &metrics, &[free()]);
+        assert_eq!(lines_of(&mut report, &metrics, &looks), [""; 0]);
+        let over = lines_of(&mut report, &metrics, &[free()]);
         assert!(over.len() == 1 && over[0].starts_with("no longer saturated, after "), "{over:?}");
     }
 
     #[test]
-    fn who_is_refused_makes_a_server_saturated_as_well() {
+    fn refused_requests_make_a_server_saturated_as_well() {
         let (metrics, mut report) = (Metrics::default(), Report::default());
         let mut lines = Vec::new();
         for _ in 0..3 {
             metrics.refused(Reason::Shed);
-            lines.extend(said(&mut report, &metrics, &[gauges(4, 0, 0)]));
+            lines.extend(lines_of(&mut report, &metrics, &[gauges(4, 0, 0)]));
         }
         assert_eq!(lines.iter().filter(|line| line.starts_with("saturated for 3 s")).count(), 1, "{lines:?}");
     }
 
     #[test]
-    fn workers_that_do_not_end_are_named_once() {
+    fn stuck_workers_are_named_once() {
         let (metrics, mut report) = (Metrics::default(), Report::default());
         let (stuck, free) = (|| gauges(2, 0, 1), || gauges(2, 0, 0));
         let line =
             "past their request's deadline: 1 of 4 workers; worker-3 has GET /slow for 12.3 s (handler)";
-        assert_eq!(said(&mut report, &metrics, &[stuck(), free(), stuck(), stuck(), stuck()]), [line]);
+        assert_eq!(lines_of(&mut report, &metrics, &[stuck(), free(), stuck(), stuck(), stuck()]), [line]);
         let over = "no worker is past its request's deadline any more";
-        assert_eq!(said(&mut report, &metrics, &[free(), free()]), [over]);
+        assert_eq!(lines_of(&mut report, &metrics, &[free(), free()]), [over]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What is said of a server that runs, for people and for JSON. Times are milliseconds; names have their unit last.
+//! The report on a running server, for people and as JSON. Times are in milliseconds; a name ends with its unit.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use crate::telemetry::metrics::{
     WorkerGauges,
 };
 
-/// Everything at one moment.
+/// All figures of one moment.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
@@ -19,11 +19,11 @@ pub struct Stats {
     pub wharf: &'static str,
     /// When it started, in seconds since 1970.
     pub started_at_s: f64,
-    /// For how long it has run.
+    /// How long it has run.
     pub uptime_s: f64,
-    /// How it is.
+    /// The state of the server.
     pub state: State,
-    /// What was counted since then.
+    /// The counts since the start.
     pub totals: Totals,
     /// The request threads.
     pub workers: WorkerGauges,
@@ -37,44 +37,44 @@ pub struct Stats {
     pub connections: Connections,
     /// The last minute, second by second, the latest last.
     pub seconds: Vec<Second>,
-    /// Each endpoint that was asked in the last half to whole minute, the slowest first.
+    /// Each endpoint with answers in the last half to whole minute, the slowest first.
     pub endpoints: Vec<EndpointStats>,
-    /// Answers with a status from 500 by endpoint and status, the latest first; the latest 20 kinds.
+    /// Answers with a status from 500 by endpoint and status, the latest 20 kinds, the latest first.
     pub errors: Vec<ErrorStats>,
 }
 
-/// How a server is, in one word: the worst of what is true.
+/// The state of a server in one word. If several states apply, the worst one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum State {
-    /// It answers whatever comes.
+    /// It answers every request.
     Ready,
-    /// The queue is full, or in the last second it refused requests for want of a worker.
+    /// The queue is full, or requests of the last second were refused because of load.
     Saturated,
-    /// It has no connection to the database, and none can be opened.
+    /// It has no session with the database, and cannot open one.
     DatabaseDown,
     /// It stops.
     Draining,
 }
 
-/// What was counted since the server started.
+/// Counts since the server started.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Totals {
     /// Requests read.
     pub requests: u64,
-    /// Of these, those that are not answered yet.
+    /// How many of these are not answered yet.
     pub in_flight: u64,
-    /// Answers of endpoints, of whatever status.
+    /// Answers of endpoints, with any status.
     pub answered: u64,
     /// Requests whose client left before the answer.
     pub abandoned: u64,
-    /// Requests that were refused, by why. Only those that there are.
+    /// Refused requests by reason. Reasons without any are left out.
     pub refused: BTreeMap<&'static str, u64>,
-    /// Connections that the server ended, by why. Only those that there are.
+    /// Connections that the server ended, by reason. Reasons without any are left out.
     pub connections_closed: BTreeMap<&'static str, u64>,
-    /// Answers by status, of all endpoints and of none.
+    /// Answers by status, of all endpoints and of requests without one.
     pub statuses: BTreeMap<u16, u64>,
     /// Handlers that panicked.
     pub panics: u64,
@@ -84,21 +84,21 @@ pub struct Totals {
     pub sent_bytes: u64,
 }
 
-/// What one request thread does.
+/// The current activity of one worker.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Thread {
-    /// Its name, as the system has it.
+    /// The name of its thread.
     pub name: String,
     /// `idle`, `handler`, `pool`, `database` or `write`.
     pub state: &'static str,
-    /// For how long it has been that.
+    /// How long it has done that.
     pub for_ms: f64,
-    /// The endpoint whose request it has.
+    /// The method of the endpoint whose request it has.
     pub method: Option<String>,
-    /// The same.
+    /// The path of that endpoint.
     pub route: Option<String>,
-    /// For how long it has had it.
+    /// How long it has had that request.
     pub request_ms: Option<f64>,
     /// Whether that request's deadline has passed.
     pub stuck: bool,
@@ -110,9 +110,9 @@ pub struct Thread {
 pub struct QueueStats {
     /// Requests that wait.
     pub length: usize,
-    /// How many may.
+    /// How many may wait.
     pub max_length: usize,
-    /// For how long the oldest has waited.
+    /// How long the oldest has waited.
     pub oldest_ms: f64,
 }
 
@@ -120,24 +120,24 @@ pub struct QueueStats {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// How full it is.
+    /// The pool's gauges.
     #[serde(flatten)]
     pub gauges: PoolGauges,
-    /// Checkouts that failed, by why. Only those that there are.
+    /// Failed checkouts by reason. Reasons without any are left out.
     pub acquire_failures: BTreeMap<&'static str, u64>,
-    /// Connections that could not be opened.
+    /// Sessions that could not be opened.
     pub creation_failures: u64,
-    /// Connections that were closed.
+    /// Sessions that were closed.
     pub closed: u64,
-    /// Connections that were lent for too long.
+    /// Sessions that were not returned in time.
     pub leaks: u64,
     /// Statements that were cancelled.
     pub cancelled: u64,
-    /// Times that statements ran again after a collision.
+    /// How often statements ran again after a collision.
     pub retries: u64,
     /// Round trips that several requests shared.
     pub pipelines: u64,
-    /// And the requests that did.
+    /// The requests that shared them.
     pub pipelined_requests: u64,
 }
 
@@ -145,15 +145,15 @@ pub struct PoolStats {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Connections {
-    /// How many there are.
+    /// How many are open.
     pub open: usize,
-    /// How many there ever were.
+    /// How many were accepted since the start.
     pub accepted: u64,
-    /// Where they stand, as they were counted last.
+    /// How many are in each state, by the last count.
     pub states: BTreeMap<&'static str, usize>,
 }
 
-/// A second of the past.
+/// One second of the past.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Second {
@@ -167,35 +167,35 @@ pub struct Second {
     pub good: u64,
     /// Answers of endpoints with a status from 500.
     pub errors: u64,
-    /// Requests refused for want of a worker or of time: `queue_full`, `queue_wait`, `shed`, `deadline`.
+    /// Requests refused because of load or time: `queue_full`, `queue_wait`, `shed`, `deadline`.
     pub refused: u64,
-    /// What workers answered in it: half of them within this.
+    /// Half of the workers' answers in it took at most this long.
     pub p50_ms: f64,
-    /// Nine of ten of them.
+    /// Nine of ten took at most this long.
     pub p90_ms: f64,
-    /// All but one of a hundred of them.
+    /// 99 of 100 took at most this long.
     pub p99_ms: f64,
-    /// Where their time went on average.
+    /// The mean time of a request in each phase.
     pub phases_ms: Phases,
     /// Workers with a request at its end.
     pub busy: usize,
-    /// Requests that waited for one at its end.
+    /// Requests in the queue at its end.
     pub queued: usize,
-    /// Database connections lent at its end.
+    /// Sessions that requests had at its end.
     pub active: u32,
 }
 
-/// How long requests were in each phase on average.
+/// The mean time of requests in each phase.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Phases {
     /// Waiting for a worker.
     pub queue: f64,
-    /// Waiting for a database connection.
+    /// Waiting for a database session.
     pub pool: f64,
     /// Running statements.
     pub database: f64,
-    /// In the handler otherwise.
+    /// Other time in the handler.
     pub render: f64,
     /// Writing the answer.
     pub write: f64,
@@ -209,35 +209,35 @@ pub struct EndpointStats {
     pub method: String,
     /// Its path as it is configured.
     pub route: String,
-    /// Requests that workers answered, a second.
+    /// Answers of workers, per second.
     pub per_s: f64,
-    /// Half of them within this.
+    /// Half of them took at most this long.
     pub p50_ms: f64,
-    /// All but one of a hundred.
+    /// 99 of 100 took at most this long.
     pub p99_ms: f64,
-    /// On average.
+    /// The mean of their times.
     pub mean_ms: f64,
-    /// Where their time went on average.
+    /// The mean time of a request in each phase.
     pub phases_ms: Phases,
     /// Answers by status since the server started.
     pub statuses: BTreeMap<u16, u64>,
 }
 
-/// A kind of answer with a status from 500.
+/// One kind of answers with a status from 500.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ErrorStats {
     /// When the latest was, in seconds since 1970.
     pub at_s: f64,
-    /// The endpoint's method; empty for requests that came to none.
+    /// The endpoint's method; empty for requests without an endpoint.
     pub method: String,
-    /// Its path as it is configured; `unmatched` for requests that came to none.
+    /// Its path as it is configured; `unmatched` for requests without an endpoint.
     pub route: String,
     /// The status.
     pub status: u16,
-    /// How many there were since the kind is in this list.
+    /// How many there were since this kind entered the list.
     pub count: u64,
-    /// The latest request's id, as its answer and the log have it; none where its head was not read.
+    /// The latest request's id, as its answer and the log show it; none if the request's head was not read.
     pub request_id: Option<String>,
 }
 
@@ -281,7 +281,7 @@ impl Totals {
     }
 }
 
-/// Those that there are.
+/// The counts that are not zero.
 fn some<const N: usize>(counts: [(&'static str, u64); N]) -> BTreeMap<&'static str, u64> {
     counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
@@ -320,7 +320,7 @@ impl Connections {
 }
 
 impl Phases {
-    /// The mean of so many requests that were in the phases for these times together.
+    /// The mean times of this many requests, from the sums of their times.
     pub(super) fn mean(spans: &Spans, requests: u64) -> Self {
         let of = |at: usize| {
             let count = u32::try_from(requests).unwrap_or(u32::MAX).max(1);
@@ -330,7 +330,7 @@ impl Phases {
     }
 }
 
-/// What an endpoint's requests spent in each phase, all together.
+/// The sum of an endpoint's requests' times in each phase.
 pub(super) fn spent(endpoint: &Endpoint) -> Spans {
     let mut spans = Spans::default();
     for (phase, _) in PHASES {
@@ -347,7 +347,7 @@ pub(super) fn milliseconds(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1e3)
 }
 
-/// To a thousandth: more would be noise.
+/// Rounds to a thousandth. More digits would be noise.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }

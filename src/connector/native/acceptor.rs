@@ -1,8 +1,8 @@
-//! The thread that accepts. It hands each new socket to a poller and nothing but shutdown ends it.
+//! The acceptor thread. It hands each new socket to a poller, and only shutdown ends it.
 //!
-//! On an error it waits 50 ms, doubling to 1.6 s, as Tomcat's acceptor does: the clients stay in the kernel's backlog
-//! meanwhile. Without a file descriptor left it gives up one that it keeps for this, so that clients are still refused
-//! with an answer.
+//! After an error it waits 50 ms, doubling to 1.6 s, as Tomcat's acceptor does. The clients stay in the kernel's
+//! backlog meanwhile. The acceptor keeps one spare file descriptor. When the process has no other left, the acceptor
+//! gives up the spare one, so that clients are still refused with an answer.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -30,23 +30,24 @@ use crate::telemetry::sparing::sparingly;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1600);
 
-/// How many clients over the limit are told so at the same time; the ones after them wait in the backlog.
+/// How many clients over the limit are refused with an answer at the same time. Further clients wait in the backlog.
 pub(in crate::connector) const REFUSED_AT_ONCE: usize = 64;
 
-/// What the kernel takes of an answer beyond what is on its way. Without it, it takes megabytes for each client that reads
-/// slowly; what it has in flight to one that reads fast is not touched by it (`TCP_NOTSENT_LOWAT` in tcp(7)). Set on the
-/// listener, whose sockets inherit it; a Unix socket has no such thing.
+/// How much of an answer the kernel buffers beyond the bytes in flight (`TCP_NOTSENT_LOWAT` in tcp(7)). Without it, the
+/// kernel buffers megabytes for each client that reads slowly. A client that reads fast is not slowed down: the limit
+/// does not count bytes in flight. It is set on the listener, whose sockets inherit it. Unix sockets have no such
+/// option.
 const UNSENT_BYTES: u32 = 128 * 1024;
 
-/// How much of a request is read of a client that is only told to leave: any head, and most bodies.
+/// How much of a request is read from a client that is only refused: any head, and most bodies.
 const SKIPPED_BYTES: usize = 64 * 1024;
 
-/// How long handshakes that have begun may take until the listener closes. Not longer than the way to another machine
-/// nearby: whoever begins one meanwhile waits for a second.
+/// How long the acceptor waits, before it closes the listener, for handshakes that have begun. The time covers the way
+/// to a machine nearby and no more: a client that begins a handshake meanwhile waits for a second.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(10);
 
-/// How long it may take to accept those who wait when the server stops. A full backlog takes some milliseconds; where the
-/// system does not keep others from coming, they shall not keep the server from stopping.
+/// How long the acceptor accepts from the backlog when the server stops. A full backlog takes some milliseconds. Where
+/// the system cannot keep new clients from coming, this limit keeps them from delaying the stop.
 const LAST_CLIENTS: Duration = Duration::from_secs(1);
 
 /// The running acceptor.
@@ -62,25 +63,25 @@ pub(super) struct Acceptor {
 struct Accepting {
     listener: Listener,
     poll: Poll,
-    /// Each newcomer goes to the next of these.
+    /// Each newcomer goes to the next poller of this list.
     pollers: Vec<Arc<Mailbox>>,
     next: usize,
     gate: Arc<Gate>,
     stopped: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
-    /// Whether a client could read a refusal that comes before any handshake.
+    /// Whether a client can read a refusal that comes before any handshake.
     encrypted: bool,
-    /// A descriptor to give up when there is no other. `None` while there is none to be had.
+    /// The spare descriptor, given up when the process has no other. `None` while none is to be had.
     reserve: Option<File>,
 }
 
-/// Why accepting stops for a while.
+/// The reason to stop accepting for a while.
 enum Rest {
     /// The backlog is empty.
     Idle,
-    /// The limit is reached and enough are being told so: until one has left.
+    /// The limit is reached, and enough clients are being refused. Lasts until one of them has left.
     Crowded,
-    /// The system does not let us.
+    /// The system refuses to accept.
     Failed(io::Error),
 }
 
@@ -129,7 +130,7 @@ impl Acceptor {
         self.life.clone()
     }
 
-    /// Accepts who is in the backlog already and closes the listener: new clients are refused by the kernel from then on.
+    /// Accepts the clients in the backlog and closes the listener. From then on the kernel refuses new clients.
     pub(super) fn stop(self) {
         self.stopped.store(true, Ordering::Release);
         self.gate.wake();
@@ -159,7 +160,7 @@ impl Accepting {
             if self.stopped.load(Ordering::Acquire) {
                 return self.accept_the_last(&mut events);
             }
-            // Clients that knock during a pause neither end it nor make it longer; they are accepted after it.
+            // Clients that come during a pause neither end it nor make it longer. They are accepted after it.
             if pause.is_some() && resume.is_some_and(|resume| Instant::now() < resume) {
                 continue;
             }
@@ -175,7 +176,7 @@ impl Accepting {
         }
     }
 
-    /// Until when to wait for somebody to leave. Who has been told for long enough goes then.
+    /// Until when to wait for a client to leave. Refused clients that had time to read their answer are closed then.
     fn wait_in_the_crowd(&self, until: Option<Instant>) -> Instant {
         let now = Instant::now();
         if until.is_some_and(|until| now >= until) {
@@ -184,14 +185,14 @@ impl Accepting {
         until.filter(|until| now < *until).unwrap_or(now + LONGEST_AWAIT)
     }
 
-    /// Who has connected, or is about to have, before the listener closes would otherwise see a reset. Where somebody else
-    /// listens on the same socket they wait for that one.
+    /// Prevents resets when the listener closes: clients that have connected, or are about to, are still accepted. If
+    /// another process listens on the same socket, these clients wait for that process instead.
     fn accept_the_last(&mut self, events: &mut Events) {
         if !self.listener.closes_for_all() {
             return;
         }
         if let Err(error) = self.listener.turn_away() {
-            log::debug!("who connects at this moment may be reset: {error}");
+            log::debug!("clients that connect at this moment may be reset: {error}");
         }
         let began = Instant::now();
         loop {
@@ -200,7 +201,7 @@ impl Accepting {
             if left.is_zero() {
                 return;
             }
-            // An error ends the waiting early, and nothing else.
+            // An error only ends this wait early.
             drop(self.poll.poll(events, Some(left)));
         }
     }
@@ -209,7 +210,8 @@ impl Accepting {
         self.accept_while(|accepting| !accepting.stopped.load(Ordering::Acquire))
     }
 
-    /// Accepts until the backlog is empty, because the listener is edge-triggered, or until it is to stop.
+    /// Accepts until it is to stop or the backlog is empty. A rest would raise no event: the listener is
+    /// edge-triggered.
     fn accept_while(&mut self, goes_on: impl Fn(&Self) -> bool) -> Rest {
         if self.reserve.is_none() {
             self.reserve = reserve();
@@ -229,7 +231,7 @@ impl Accepting {
             match accepted {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Rest::Idle,
-                // The client has left while it waited, or a signal came: neither is a reason to wait.
+                // The client left while it waited, or a signal came. Neither is a reason to pause.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -241,13 +243,14 @@ impl Accepting {
         Rest::Idle
     }
 
-    /// Whether as many clients as may be are being refused already. Who still waits when the server stops is told so, too.
+    /// Whether the allowed number of clients is being refused already. At shutdown, waiting clients are refused beyond
+    /// it.
     fn is_crowded(&self) -> bool {
         if self.stopped.load(Ordering::Acquire) || self.gate.excess() < REFUSED_AT_ONCE {
             return false;
         }
         self.gate.await_place();
-        // One may have left before it could know that it is awaited.
+        // A place may have become free before the gate knew that the acceptor waits.
         self.gate.excess() >= REFUSED_AT_ONCE
     }
 
@@ -262,8 +265,8 @@ impl Accepting {
         self.pollers[self.next].post(Message::Accepted(Newcomer { socket, peer, place, refuse, hops }));
     }
 
-    /// Accepts one client with the descriptor kept for it, only to refuse it. Without one the system does not even say that
-    /// the backlog is empty, so this finds that out as well.
+    /// Accepts one client with the spare descriptor, only to refuse it. Without a free descriptor the system does not
+    /// report an empty backlog, so this call also finds out whether the backlog is empty.
     fn refuse_with_reserve(&mut self, error: io::Error) -> io::Result<()> {
         if self.reserve.take().is_none() {
             return Err(error);
@@ -271,10 +274,10 @@ impl Accepting {
         let accepted = self.listener.socket().accept().map(|(socket, _)| {
             self.metrics.received();
             self.metrics.refused(Reason::Descriptors);
-            // Whether it reaches the client is the client's luck: nothing more can be done without a descriptor.
+            // The refusal may not reach the client. Without a descriptor, nothing more can be done.
             drop(self.say_unavailable(&socket));
         });
-        // The client's is free again, unless another thread was faster.
+        // The client's descriptor is free again, unless another thread has taken it.
         self.reserve = reserve();
         accepted
     }
@@ -290,7 +293,8 @@ impl Accepting {
             socket.write_all(&answer)?;
         }
         socket.shutdown(Shutdown::Write)?;
-        // What came already and is not read would make the end a reset. Who sends without end shall not keep the others.
+        // Bytes that came and are not read would turn the end into a reset. The limit keeps a client that sends without
+        // end from holding up the others.
         let mut scratch = [0; 4096];
         let mut left = SKIPPED_BYTES;
         while left > 0 {
@@ -303,7 +307,7 @@ impl Accepting {
     }
 }
 
-/// `ErrorKind` has no names for these two: the process, or the system, has no descriptor left.
+/// Whether the process, or the system, has no descriptor left. `ErrorKind` has no names for these two errors.
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

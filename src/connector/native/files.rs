@@ -1,7 +1,7 @@
-//! The thread that reads files for answers: a disk may be slow, and no poller and no worker waits for it on behalf of a
-//! client that reads slowly. It starts with the first file that does not leave at once.
+//! The thread that reads files for answers. A disk may be slow, so no poller waits for it. No worker reads a file for a
+//! client that takes the answer slowly. The thread starts with the first file that does not leave at once.
 //!
-//! Each connection has at most one piece asked for, so what waits here is bounded by the connections.
+//! Each connection asks for at most one piece at a time, so the connections bound the number of waiting requests.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -13,21 +13,21 @@ use crossbeam_channel::{Receiver, Sender};
 use super::output::Piece;
 use super::{Id, Mailbox, Message};
 
-/// Where pollers ask for pieces.
+/// Takes the pollers' requests for pieces of files.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    sender: OnceLock<Sender<Asked>>,
+    sender: OnceLock<Sender<PieceRequest>>,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct PieceRequest {
     piece: Piece,
     id: Id,
     mailbox: Arc<Mailbox>,
 }
 
 impl Files {
-    /// Has the piece read; the poller gets it as a [`Message::Piece`].
+    /// Has the piece read. The poller gets it as a [`Message::Piece`].
     pub(super) fn ask(&self, piece: Piece, id: Id, mailbox: &Arc<Mailbox>) {
         let sender = self.sender.get_or_init(|| {
             let (sender, receiver) = crossbeam_channel::unbounded();
@@ -37,17 +37,17 @@ impl Files {
             }
             sender
         });
-        let asked = Asked { piece, id, mailbox: Arc::clone(mailbox) };
-        if let Err(failed) = sender.send(asked) {
-            let Asked { id, mailbox, .. } = failed.0;
+        let request = PieceRequest { piece, id, mailbox: Arc::clone(mailbox) };
+        if let Err(failed) = sender.send(request) {
+            let PieceRequest { id, mailbox, .. } = failed.0;
             mailbox.post(Message::Piece(id, Err(io::Error::other("no thread reads files"))));
         }
     }
 }
 
-/// Until the last poller has ended.
-fn read_all(receiver: &Receiver<Asked>) {
-    for Asked { piece, id, mailbox } in receiver {
+/// Reads pieces until the last poller has ended.
+fn read_all(receiver: &Receiver<PieceRequest>) {
+    for PieceRequest { piece, id, mailbox } in receiver {
         let read: io::Result<Bytes> = piece.read();
         mailbox.post(Message::Piece(id, read));
     }

@@ -1,7 +1,7 @@
-//! Who may come in: how many connections there are, in all and of one address, and how fast new ones come.
+//! The gate limits the number of connections, in all and per address, and how fast new ones come.
 //!
-//! The acceptor asks; a connection holds its place until it is dropped, on whatever thread. One that is refused has none of
-//! those that are limited, however long it stays to read that it was.
+//! The acceptor asks the gate for each newcomer. A connection keeps its place until it is dropped, on whatever thread.
+//! A refused connection takes none of the limited places, however long it stays to read its refusal.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,21 +21,21 @@ pub(super) struct Gate {
     max_connections: AtomicUsize,
     /// Connections that are not refused.
     admitted: AtomicUsize,
-    /// Taken by the acceptor for each newcomer, and by a reload.
+    /// Locked by the acceptor for each newcomer, and by a reload.
     rules: Mutex<Rules>,
-    /// Connections by address; also while there is no limit, because a reload may bring one.
+    /// Connections by address. They are counted also while there is no limit, because a reload may set one.
     addresses: Mutex<HashMap<IpAddr, usize>>,
-    /// The acceptor waits for a place.
+    /// Whether the acceptor waits for a place.
     awaited: AtomicBool,
-    /// Brings the acceptor then.
+    /// Wakes the acceptor when it waits for a place.
     waker: OnceLock<Waker>,
 }
 
-/// What newcomers are asked.
+/// The limits that apply to newcomers, except the number of all connections.
 #[derive(Debug)]
 struct Rules {
     max_per_address: Option<usize>,
-    /// Proxies: their connections are many clients', so no address of theirs is counted.
+    /// Trusted proxies. A proxy's connections belong to many clients, so they are not counted by its address.
     trusted: Networks,
     rate: Option<Rate>,
 }
@@ -44,9 +44,9 @@ struct Rules {
 #[derive(Debug)]
 pub(super) struct Place {
     gate: Arc<Gate>,
-    /// It is one of `http.max_connections`.
+    /// Whether it is one of `http.max_connections`.
     admitted: bool,
-    /// Where it is counted by its address.
+    /// The address under which it is counted, if it is.
     address: Option<IpAddr>,
 }
 
@@ -103,11 +103,11 @@ impl Gate {
         }
     }
 
-    /// Takes other limits. Whoever is in stays, also where there are more than there may be now.
+    /// Applies other limits. Connections that are open stay, even if there are more of them than the new limits allow.
     pub(super) fn reload(&self, settings: &Settings) {
         let mut fresh = Rules::new(settings);
         let mut rules = self.rules();
-        // A bucket that nobody changed is not filled for that.
+        // A rate that stays the same keeps its bucket, because a new bucket would be full.
         if let (Some(rate), Some(before)) = (&mut fresh.rate, rules.rate.take())
             && rate.is(&before)
         {
@@ -116,7 +116,7 @@ impl Gate {
         *rules = fresh;
         drop(rules);
         self.max_connections.store(settings.max_connections, Ordering::Relaxed);
-        // It may wait for a place, and there may be some.
+        // The acceptor may wait for a place, and the new limits may have some.
         self.wake();
     }
 
@@ -128,13 +128,14 @@ impl Gate {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many connections there are beyond the limit. Those that came in while it was higher are not.
+    /// How many of the connections came in over the limit. A connection that came in under a higher limit does not
+    /// count.
     pub(super) fn excess(&self) -> usize {
         let allowed = self.max_connections().max(self.admitted.load(Ordering::Acquire));
         self.metrics.open_connections().saturating_sub(allowed)
     }
 
-    /// Gives a newcomer its place, and says why it is not to be served, if so.
+    /// Gives a newcomer its place, and the reason to refuse it, if there is one.
     pub(super) fn enter(self: &Arc<Self>, peer: Option<IpAddr>) -> (Place, Option<Reason>) {
         self.metrics.connected();
         let mut place = Place { gate: Arc::clone(self), admitted: false, address: None };
@@ -158,20 +159,21 @@ impl Gate {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What wakes the acceptor when a place is free again after [`await_place`](Self::await_place).
+    /// Sets the waker that wakes the acceptor when a place is free after [`await_place`](Self::await_place).
     pub(super) fn wake_by(&self, waker: Waker) {
-        // Set once, by the acceptor.
+        // The acceptor calls this once.
         let _ = self.waker.set(waker);
     }
 
-    /// The acceptor stops until a place is free.
+    /// Notes that the acceptor stops until a place is free.
     pub(super) fn await_place(&self) {
         self.awaited.store(true, Ordering::SeqCst);
-        // Whoever leaves counts itself out first and looks at this then; whoever waits does it the other way round.
+        // A leaving connection first lowers the count and then reads this flag. The acceptor does it the other way
+        // round.
         fence(Ordering::SeqCst);
     }
 
-    /// Wakes the acceptor, for whatever reason.
+    /// Wakes the acceptor, for any reason.
     pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.get()
             && let Err(error) = waker.wake()
@@ -182,7 +184,7 @@ impl Gate {
 }
 
 impl Place {
-    /// Makes it one of `http.max_connections`, if there is one left.
+    /// Counts this connection among `http.max_connections`, if one is left.
     pub(super) fn admit(&mut self) -> bool {
         let max = self.gate.max_connections();
         let next = |admitted| (admitted < max).then_some(admitted + 1);
@@ -191,7 +193,7 @@ impl Place {
         self.admitted
     }
 
-    /// Its connection is refused: it takes nobody's place while it stays.
+    /// Gives the place up, because the connection is refused: it takes no client's place while it stays.
     pub(super) fn refuse(&mut self) {
         if let Some(address) = self.address.take() {
             let mut addresses = self.gate.addresses();
@@ -207,7 +209,7 @@ impl Place {
         }
     }
 
-    /// Counts its address. Returns whether that may have one more.
+    /// Counts the connection under its address. Returns whether the address may have one more.
     fn count(&mut self, peer: Option<IpAddr>) -> bool {
         let Some(peer) = peer else { return true };
         let rules = self.gate.rules();
@@ -241,7 +243,8 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one address: whoever has an IPv6 address has the 2^64 beside it (RFC 6177).
+/// The address that is counted. All of an IPv6 network of 2^64 addresses counts as one, because one client has them
+/// (RFC 6177).
 fn accountable(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
@@ -249,7 +252,7 @@ fn accountable(address: IpAddr) -> IpAddr {
     }
 }
 
-/// How long newcomers wait for those that were refused before them, until these have to go.
+/// How long newcomers wait for refused connections to leave. Then those are closed.
 pub(super) const LONGEST_AWAIT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! One client's socket, as far as the poller and a worker share it.
+//! One client's socket, as the poller and a worker share it.
 //!
-//! The poller owns the connection until it queues a request; then a worker claims it, answers, and hands it back without
-//! a system call unless there is something left for the poller to do. One atomic word says whose turn it is, and that
-//! readiness came while it was not the poller's: the socket is registered once, edge-triggered, and never again.
+//! The poller owns the connection until it queues a request. Then a worker claims the connection, answers, and hands it
+//! back. The return needs no system call unless there is something left for the poller to do. One atomic word says
+//! whose turn it is, and whether readiness came while it was not the poller's turn. So the socket is registered once,
+//! edge-triggered, and never again.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -24,39 +25,40 @@ use crate::exchange::job::{Claim, Client, Delivery, Stream};
 use crate::http::{Body, Request, Response, Sink, encode_head};
 use crate::telemetry::sparing::sparingly;
 
-/// Whose turn it is.
+/// The owner of the connection at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(super) enum Turn {
-    /// The poller's: idle, reading or flushing.
+    /// The poller: the connection is idle, reading or flushing.
     Poller = 0,
-    /// A request is in the queue.
+    /// The queue: its request waits there.
     Queued = 1,
-    /// A worker runs it.
+    /// A worker, which runs the request.
     Running = 2,
-    /// A worker writes the answer.
+    /// A worker, which writes the answer.
     Writing = 3,
-    /// A worker writes the answer piece by piece, and the poller sends what it leaves.
+    /// A worker, which writes the answer piece by piece, while the poller sends the pieces that the socket did not
+    /// take.
     Streaming = 4,
 }
 
 const TURN: u64 = 0b111;
-/// The poller has something to do as soon as it is its turn: readiness that came meanwhile, pipelined bytes, an answer
-/// that the socket did not take whole.
+/// Set when the poller has something to do as soon as it is its turn: readiness that came meanwhile, pipelined bytes,
+/// or an answer that the socket did not take whole.
 const ATTEND: u64 = 0b1000;
-/// The ticket of the request in progress stands above the flags.
+/// The position of the ticket of the request in progress, above the flags.
 const TICKET: u32 = 4;
 
-/// How many pieces of a file a worker sends before it leaves the rest to the poller, however fast the client takes them.
+/// How many pieces of a file a worker sends, however fast the client takes them. The poller sends the rest.
 const PIECES_BY_WORKER: usize = 4;
 
-/// What most heads fit into.
+/// Most heads are no longer than this.
 const HEAD_BYTES: usize = 256;
 
 /// A body up to this size is copied behind its head: one piece costs the kernel less than two.
 const JOINED_BYTES: usize = 4 * 1024;
 
-/// Whose turn it is, with which request, and whether the poller has something to do afterwards: one atomic word.
+/// One atomic word: whose turn it is, for which request, and whether the poller has something to do afterwards.
 #[derive(Debug, Default)]
 struct Word(AtomicU64);
 
@@ -93,7 +95,7 @@ impl Word {
         taken.is_ok()
     }
 
-    /// Worker: from one turn to the next, if the request of this ticket still is in it.
+    /// Worker: moves from one turn to the next, if the request of this ticket still has the first one.
     fn advance(&self, ticket: u64, from: Turn, to: Turn) -> bool {
         let moved = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
             let same = state >> TICKET == ticket && state & TURN == from as u64;
@@ -102,7 +104,7 @@ impl Word {
         moved.is_ok()
     }
 
-    /// Worker: the connection is the poller's again. Returns whether the poller has something to do.
+    /// Worker: gives the turn back to the poller. Returns whether the poller has something to do.
     fn hand_back(&self) -> bool {
         self.0.fetch_and(!(TURN | ATTEND), Ordering::AcqRel) & ATTEND != 0
     }
@@ -113,18 +115,20 @@ pub(super) struct Link {
     socket: Socket,
     id: Id,
     word: Word,
-    /// What a worker leaves to the poller; looked at only when it says so, so hardly contended.
+    /// The work that a worker leaves to the poller. It is locked only when there is some, so the lock is hardly
+    /// contended.
     left: Mutex<Option<Left>>,
-    /// Milliseconds since `mailbox.epoch` of the last answer by a worker: since when a connection is idle.
+    /// When a worker last answered, in milliseconds since `mailbox.epoch`. An idle connection has been idle since then.
     answered_at: AtomicU64,
-    /// Whether a worker may write to the socket: not where a session encrypts, which is the poller's.
+    /// Whether a worker may write to the socket. Not with TLS: the session that encrypts belongs to the poller.
     direct: bool,
     mailbox: Arc<Mailbox>,
-    /// The client's, for whoever waits on its behalf.
+    /// Whether the client is still there, for code that works or waits on its behalf.
     presence: Presence,
 }
 
-/// A moment that others are told from by the clock that takes least to read; so they are some milliseconds late.
+/// A moment from which later ones are counted, by the clock that is cheapest to read. That clock may be some
+/// milliseconds late.
 #[derive(Debug)]
 pub(super) struct Epoch {
     at: Instant,
@@ -136,12 +140,12 @@ impl Epoch {
         Self { at: Instant::now(), coarse: coarse() }
     }
 
-    /// So many milliseconds have passed since.
+    /// The milliseconds since this moment.
     fn elapsed_ms(&self) -> u64 {
         u64::try_from(coarse().saturating_sub(self.coarse).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The moment that is so many milliseconds later.
+    /// The moment that is this many milliseconds later.
     fn at(&self, ms: u64) -> Instant {
         self.at + Duration::from_millis(ms)
     }
@@ -151,23 +155,23 @@ fn coarse() -> Duration {
     system::coarse_monotonic()
 }
 
-/// What a worker could not finish.
+/// The work that a worker leaves to the poller.
 #[derive(Debug)]
 pub(super) enum Left {
     /// An answer that the socket did not take whole.
     Unsent(Unsent),
     /// A streamed answer: in progress, or ended with bytes that the socket did not take.
     Stream {
-        /// The bytes.
+        /// The bytes that are not sent.
         outbox: Arc<Outbox>,
         /// Whether the connection closes after them.
         close: bool,
     },
-    /// Nothing, but the connection is to be closed in peace.
+    /// No bytes, but the connection is to be closed so that the client sees the whole answer.
     Close,
     /// The client has left.
     Broken,
-    /// The answer is not complete, and nothing but a reset tells its client.
+    /// The answer is not complete, and only a reset can tell the client.
     Cut,
 }
 
@@ -197,7 +201,7 @@ impl Link {
         &self.presence
     }
 
-    /// Reads once. `None`: nothing there now.
+    /// Reads once. Returns `None` if there is nothing to read now.
     pub(super) fn read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match (&self.socket).read(into) {
@@ -210,14 +214,14 @@ impl Link {
     }
 
     pub(super) fn shutdown(&self, how: Shutdown) {
-        // It fails only when the client is gone already, which is what was wanted.
+        // Only fails if the client is gone already.
         drop(self.socket.shutdown(how));
     }
 
-    /// Ends the connection so that the client sees that what it got is not complete, also where a job in the queue still
-    /// holds the socket.
+    /// Resets the connection, so that the client sees that its answer is not complete. Works also while a job in the
+    /// queue holds the socket.
     pub(super) fn reset(&self) {
-        // As above; a socket of another family than TCP just ends.
+        // As above. A socket of another family than TCP just ends.
         if rustix::net::connect_unspec(&self.socket).is_err() {
             self.shutdown(Shutdown::Both);
         }
@@ -227,27 +231,29 @@ impl Link {
         self.word.turn()
     }
 
-    /// Poller: readiness came. Whether it may act on it now; if not, it is told when it may.
+    /// Poller: notes that readiness came. Returns whether the poller may act now. If not, it gets a message when it
+    /// may.
     pub(super) fn attend(&self) -> bool {
         self.word.attend()
     }
 
-    /// Poller: gives the connection away with the request of this ticket. `attend`: there is more to do afterwards.
+    /// Poller: gives the connection away with the request of this ticket. `attend`: the poller has more to do
+    /// afterwards.
     pub(super) fn give(&self, ticket: u64, attend: bool) {
         self.word.give(ticket, attend);
     }
 
-    /// Poller: takes the connection back if it is still in the given turn.
+    /// Poller: takes the connection back if it still is in the given turn.
     pub(super) fn take_back(&self, from: Turn) -> bool {
         self.word.take_back(from)
     }
 
-    /// Poller: what a worker left to do.
+    /// Poller: takes the work that a worker left.
     pub(super) fn take_left(&self) -> Option<Left> {
         self.lock_left().take()
     }
 
-    /// Poller: whether a worker left something to do.
+    /// Poller: whether a worker left some work.
     pub(super) fn has_left(&self) -> bool {
         self.lock_left().is_some()
     }
@@ -260,22 +266,22 @@ impl Link {
         }
     }
 
-    /// Since when the connection is idle, if a worker answered last.
+    /// Since when the connection is idle, if a worker gave the last answer.
     pub(super) fn answered_at(&self) -> Instant {
         self.mailbox.epoch.at(self.answered_at.load(Ordering::Relaxed))
     }
 
-    /// Worker: brings the poller, whoever's turn it is.
+    /// Worker: sends the poller a message, in any turn.
     pub(super) fn tell_poller(&self) {
         self.mailbox.post(Message::Returned(self.id));
     }
 
-    /// Worker: from one turn to the next, if the request of this ticket still is in it.
+    /// Worker: moves from one turn to the next, if the request of this ticket still has the first one.
     fn advance(&self, ticket: u64, from: Turn, to: Turn) -> bool {
         self.word.advance(ticket, from, to)
     }
 
-    /// Worker: the connection is the poller's again.
+    /// Worker: gives the connection back to the poller.
     fn hand_back(&self, left: Option<Left>) {
         let attend = left.is_some();
         if attend {
@@ -291,7 +297,8 @@ impl Link {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Worker: sends what the socket takes of an answer, and of a file a few pieces. Returns whether that was all.
+    /// Worker: sends what the socket takes of an answer, and of a file at most a few pieces. Returns whether all is
+    /// sent.
     fn send(&self, unsent: &mut Unsent) -> Result<bool, Failure> {
         let mut moved = 0;
         let sent = self.send_pieces(unsent, &mut moved);
@@ -374,10 +381,11 @@ impl Client for Link {
         form.keep_alive &= !self.mailbox.is_draining();
         let outbox = Arc::<Outbox>::default();
         let close = !form.keep_alive;
-        // Before the word moves: a poller that gives the connection up finds either nothing begun or what to give up.
+        // Before the word moves: a poller that gives the connection up finds either no stream yet or the outbox to give
+        // up.
         *self.lock_left() = Some(Left::Stream { outbox: Arc::clone(&outbox), close });
         if !self.advance(ticket, Turn::Running, Turn::Streaming) {
-            // The connection is closed, or is about to be.
+            // The poller has closed the connection, or is about to.
             self.take_left();
             return None;
         }
@@ -389,13 +397,13 @@ impl Client for Link {
         let limit = self.mailbox.response_buffer_bytes.load(Ordering::Relaxed);
         let failed = Cell::new(false);
         let stream = OpenStream { link: self, ticket, outbox, close, limit, deadline, failed };
-        // A client that has left is found out again by the first piece, and by the end.
+        // If the client has left, the first piece finds it out again, and so does the end.
         drop(stream.send(&head));
         Some(Box::new(stream))
     }
 }
 
-/// Why an answer was not sent.
+/// Why an answer could not be sent.
 enum Failure {
     /// The file that is its body cannot be read.
     File(io::Error),
@@ -403,7 +411,7 @@ enum Failure {
     Client,
 }
 
-/// A worker's end of a streamed answer.
+/// A worker's side of a streamed answer.
 struct OpenStream {
     link: Arc<Link>,
     ticket: u64,
@@ -411,7 +419,7 @@ struct OpenStream {
     close: bool,
     limit: usize,
     deadline: Deadline,
-    /// Something was not sent: the answer is not complete, also where its handler does not care.
+    /// Whether something could not be sent. Then the answer is not complete, even if its handler ignores the error.
     failed: Cell<bool>,
 }
 
@@ -440,7 +448,7 @@ impl Stream for OpenStream {
         let Self { link, outbox, close, failed, .. } = *self;
         let complete = complete && !failed.get();
         let broken = outbox.is_broken();
-        // The stream stands in `left` since it was opened.
+        // `left` has held the stream since it was opened.
         link.take_left();
         let left = match (broken, complete) {
             (true, _) => Some(Left::Broken),

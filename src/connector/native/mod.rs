@@ -1,7 +1,7 @@
-//! Our own connector: connections cost memory, never a thread.
+//! The native connector. A connection costs memory, never a thread.
 //!
-//! An acceptor thread accepts; poller threads own every connection that is idle, reading or flushing; workers write their
-//! answers themselves. This file starts and ends the threads and holds what they say to each other.
+//! An acceptor thread accepts. Poller threads own every connection that is idle, reading or flushing. Workers write
+//! their answers themselves. This file starts and ends the threads and defines the messages between them.
 
 mod acceptor;
 mod connection;
@@ -36,10 +36,10 @@ use crate::base::system::wait_for_turn;
 use crate::exchange::job::Service;
 use crate::telemetry::metrics::{Metrics, Reason};
 
-/// The token by which a thread is woken; connections have theirs from 0 up.
+/// The token of the waker that wakes a thread. Connections have the tokens from 0 up.
 const WAKE: Token = Token(usize::MAX);
 
-/// Which connection: its place in the poller, and how often that place was used before, so that news of a closed
+/// A connection's index in its poller, and how many connections that poller had before. So a message about a closed
 /// connection cannot reach its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Id {
@@ -47,34 +47,34 @@ struct Id {
     generation: u64,
 }
 
-/// What other threads tell a poller.
+/// A message to a poller from another thread.
 #[derive(Debug)]
 enum Message {
     /// A new client.
     Accepted(Newcomer),
-    /// The poller has something to do: a worker has answered, or it has room for more of a body.
+    /// The connection has something for the poller to do: a worker has answered, or there is room for more of a body.
     Returned(Id),
     /// The next piece of the file that is a connection's answer.
     Piece(Id, io::Result<Bytes>),
-    /// Newcomers wait because so many stay who were refused: those that had the time to read it go.
+    /// Newcomers wait because too many refused connections stay. Those that had time to read their refusal are closed.
     Crowded,
-    /// Go on with this.
+    /// Use these settings and this service from now on.
     Reload(Reload),
     /// Somebody wants to know whether the poller still runs.
     Pulse(Sender<()>),
-    /// Close idle connections, answer the others with `Connection: close`, end when none is left.
+    /// Close idle connections, answer the others with `Connection: close`, and end when no connection is left.
     Drain { until: Instant },
-    /// While draining: the poller that hands on newcomers for whom it has no room hands on no more.
+    /// While draining: the poller that passes on newcomers without room for them passes on no more.
     Last,
     /// End now.
     Stop,
 }
 
-/// What a poller goes on with after a reload.
+/// The settings and the service that a poller uses after a reload.
 struct Reload {
     settings: Arc<Settings>,
     service: Arc<dyn Service>,
-    /// Dropped when it does.
+    /// Dropped once the poller uses them.
     done: Sender<Infallible>,
 }
 
@@ -84,7 +84,7 @@ impl fmt::Debug for Reload {
     }
 }
 
-/// How long a reload waits for a poller that is held up, by a function of somebody's that answers on it.
+/// How long a reload waits for a poller that is held up by an embedder's function answering on it.
 const LONGEST_RELOAD: Duration = Duration::from_secs(1);
 
 /// A client that was accepted.
@@ -94,29 +94,29 @@ struct Newcomer {
     /// `None` on a Unix socket.
     peer: Option<SocketAddr>,
     place: gate::Place,
-    /// Why it gets 503.
+    /// The reason to answer this client with 503, if there is one.
     refuse: Option<Reason>,
     /// How many pollers have not been asked yet for an idle connection that could make room.
     hops: usize,
 }
 
-/// Where a poller is told things.
+/// A poller's mailbox, where other threads leave messages for it.
 #[derive(Debug)]
 struct Mailbox {
     sender: Sender<Message>,
     waker: Waker,
     draining: AtomicBool,
     epoch: Epoch,
-    /// See `http.response_buffer_bytes`; here for the workers.
+    /// See `http.response_buffer_bytes`; kept here for the workers.
     response_buffer_bytes: AtomicUsize,
-    /// Here for the workers as well.
+    /// Kept here for the workers as well.
     metrics: Arc<Metrics>,
 }
 
 impl Mailbox {
     fn post(&self, message: Message) {
-        // The receiver lives as long as the poller runs, and after that nobody needs to know. A failed wake-up is a
-        // full eventfd counter, which wakes as well.
+        // The receiver lives as long as the poller runs, and after that the message has no use. A wake-up fails only
+        // while the eventfd's counter is full, and a full counter wakes the poller as well.
         if self.sender.send(message).is_ok() {
             drop(self.waker.wake());
         }
@@ -137,7 +137,7 @@ pub(crate) struct Native {
 }
 
 impl Native {
-    /// Starts the acceptor and the pollers on a listener that is bound already. `prefix` stands before their threads' names.
+    /// Starts the acceptor and the pollers on a bound listener. `prefix` comes before the names of their threads.
     ///
     /// # Errors
     /// When the system refuses an epoll instance, an eventfd or a thread.
@@ -177,7 +177,8 @@ impl Native {
             );
             let next = Arc::clone(&mailboxes[(index + 1) % mailboxes.len()]);
             let poller = poller::Poller::new(poll, receiver, next, core);
-            // Whoever asks how a server does that has no core to spare is to be told at once.
+            // The admin listener's poller does not wait: an operator who asks a server without a core to spare is told
+            // at once.
             let is_in_no_hurry = prefix.is_empty();
             let run = move || {
                 if is_in_no_hurry {
@@ -202,7 +203,7 @@ impl Native {
 
 impl Connector for Native {
     fn drain(self: Box<Self>, patience: Duration) -> Drained {
-        // First, so that whoever sees a connection refused can rely on it that answers say `Connection: close` from now on.
+        // This comes first: once a client sees its connection refused, all answers say `Connection: close`.
         for mailbox in &self.mailboxes {
             mailbox.draining.store(true, Ordering::Relaxed);
         }
@@ -228,7 +229,7 @@ impl Connector for Native {
             mailbox.post(Message::Reload(Reload { settings, service, done: done.clone() }));
         }
         drop(done);
-        // It ends with an error either way: nobody sends anything.
+        // The wait ends with an error in any case, because no thread sends anything on this channel.
         if all_done.recv_timeout(LONGEST_RELOAD) == Err(RecvTimeoutError::Timeout) {
             log::warn!("a poller is held up and goes on with the new configuration later");
         }

@@ -1,7 +1,7 @@
-//! Answers on their way out: what of them the socket did not take yet.
+//! Answers on their way out: the parts that the socket has not taken yet.
 //!
-//! Poller and worker; whoever has the connection's turn. Only a streamed answer is written by one and flushed by the other
-//! at the same time, under its lock.
+//! Used by the poller or the worker that has the connection's turn. Only a streamed answer is used by both at a time,
+//! under its lock: the worker writes it, and the poller flushes it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -15,15 +15,16 @@ use super::wire::Wire;
 use crate::base::deadline::Deadline;
 use crate::http::{Body, FileBody};
 
-/// A file is read in pieces of this size: enough for a read to be cheap, little enough to hold one for each client.
+/// The size of the pieces in which a file is read: large enough for cheap reads, small enough to hold one for each
+/// client.
 pub(super) const PIECE_BYTES: usize = 128 * 1024;
 
-/// An answer whose length is known, and how much of it is sent.
+/// An answer of known length, and how much of it is sent.
 #[derive(Debug)]
 pub(super) struct Unsent {
     head: Vec<u8>,
     body: Payload,
-    /// Of the head and the piece of body behind it.
+    /// Bytes sent of the head and the piece of body behind it.
     sent: usize,
     /// Whether the connection closes after it.
     pub(super) close: bool,
@@ -40,20 +41,20 @@ enum Payload {
 struct FileRest {
     file: Arc<fs::File>,
     piece: Bytes,
-    /// Where the next piece begins.
+    /// The offset of the next piece.
     at: u64,
-    /// Bytes from there on.
+    /// Bytes from that offset on.
     left: u64,
 }
 
-/// What came of flushing.
+/// The result of flushing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flushed {
     /// Everything is sent.
     All,
     /// The socket takes no more now.
     Blocked,
-    /// The next piece of the file is to be read first.
+    /// The next piece of the file must be read first.
     NeedsPiece,
 }
 
@@ -66,7 +67,7 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// Reads it; waits for the disk.
+    /// Reads the piece. Waits for the disk.
     ///
     /// # Errors
     /// When it cannot be read, or the file has become shorter since its length was announced.
@@ -82,7 +83,7 @@ impl Unsent {
         Self { head, body: Payload::Bytes(body), sent: 0, close }
     }
 
-    /// A stream has no place here: it is written, not sent. Neither has a feed.
+    /// Takes an answer of known length. Streams and feeds have a way of their own.
     pub(super) fn of(head: Vec<u8>, body: Body, close: bool) -> Self {
         match body {
             Body::Bytes(bytes) => Self::new(head, bytes, close),
@@ -94,13 +95,13 @@ impl Unsent {
         }
     }
 
-    /// The buffer of what was sent, to be used again.
+    /// The buffer of the sent bytes, to be used again.
     pub(super) fn into_buffer(mut self) -> Vec<u8> {
         self.head.clear();
         self.head
     }
 
-    /// What of the bytes in memory is not sent.
+    /// The unsent bytes that are in memory.
     pub(super) fn rest(&self) -> Vec<u8> {
         let Payload::Bytes(body) = &self.body else { return Vec::new() };
         let sent_of_body = self.sent.saturating_sub(self.head.len());
@@ -114,7 +115,7 @@ impl Unsent {
         (length > 0).then(|| Piece { file: Arc::clone(&rest.file), at: rest.at, length })
     }
 
-    /// Puts the piece that was asked for behind what is still to be sent.
+    /// Appends the piece of the file that was read.
     pub(super) fn add_piece(&mut self, piece: Bytes) {
         if let Payload::File(rest) = &mut self.body {
             let unsent_head = self.head.split_off(self.sent.min(self.head.len()));
@@ -126,7 +127,7 @@ impl Unsent {
         }
     }
 
-    /// Sends what the wire takes; `moved` grows by what that was.
+    /// Sends as much as the wire takes, and adds the number of sent bytes to `moved`.
     pub(super) fn flush(&mut self, wire: &mut Wire<'_>, moved: &mut usize) -> io::Result<Flushed> {
         loop {
             let (piece, left) = match &self.body {
@@ -152,7 +153,7 @@ impl Unsent {
     }
 }
 
-/// What of a streamed answer is written and not sent. The worker writes, the poller flushes.
+/// The part of a streamed answer that is written and not sent. The worker writes, the poller flushes.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     state: Mutex<Waiting>,
@@ -179,18 +180,18 @@ impl Waiting {
     }
 }
 
-/// What is to be done after a part of a stream was taken.
+/// What the worker has to do after a part of a stream was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// Nothing: it is sent, or the socket's readiness brings the poller.
+    /// Nothing: the part is sent, or the socket's readiness will bring the poller.
     Quietly,
-    /// The poller must be told: nothing else would bring it.
+    /// Send a message to the poller, which would not come by itself.
     Tell,
 }
 
 impl Outbox {
-    /// Worker: takes bytes, at most as many as there may wait. Returns how many; waits until there is room for some.
-    /// `direct`: the socket, where the worker may write to it.
+    /// Worker: takes bytes, at most as many as may wait, and waits until there is room for some. Returns how many it
+    /// took. `direct`: the socket, if the worker may write to it.
     pub(super) fn put(
         &self,
         bytes: &[u8],
@@ -236,7 +237,8 @@ impl Outbox {
         Ok((sent + kept, if tell { Taken::Tell } else { Taken::Quietly }))
     }
 
-    /// Poller: sends what the wire takes. Returns whether that was all; `moved` grows by what was sent.
+    /// Poller: sends as much as the wire takes, and adds the number of sent bytes to `moved`. Returns whether all is
+    /// sent.
     pub(super) fn flush(&self, wire: &mut Wire<'_>, moved: &mut usize) -> io::Result<Flushed> {
         let mut waiting = self.lock();
         let flushed = waiting.flush(wire);
@@ -248,7 +250,7 @@ impl Outbox {
         Ok(if empty && wire.flush()? { Flushed::All } else { Flushed::Blocked })
     }
 
-    /// The client has left, or its time is up: whoever writes is told so.
+    /// Ends the stream, because the client has left or its time is up. The worker gets an error at its next write.
     pub(super) fn give_up(&self) {
         self.lock().broken = true;
         self.room.notify_one();

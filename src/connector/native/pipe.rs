@@ -1,6 +1,8 @@
-//! A request's body on its way from the poller, which reads it from the socket, to the worker, whose handler reads it here.
+//! A streamed request body on its way. The poller reads it from the socket and puts it into the pipe; the worker's
+//! handler reads it from there.
 //!
-//! It holds little more than its limit: while it is full the poller reads nothing, and TCP tells the client.
+//! The pipe holds little more than its limit. While it is full, the poller reads nothing, and TCP slows the client
+//! down.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -17,7 +19,7 @@ pub(super) struct Pipe {
     state: Mutex<State>,
     filled: Condvar,
     limit: usize,
-    /// Known once the request is routed, which is before anybody reads.
+    /// Set once the request is routed, before any handler reads.
     deadline: OnceLock<Deadline>,
     link: Arc<Link>,
 }
@@ -26,14 +28,14 @@ pub(super) struct Pipe {
 struct State {
     bytes: VecDeque<u8>,
     end: End,
-    /// The poller has stopped reading, and is to be told when there is room.
+    /// Whether the poller has stopped reading and wants to be told when there is room.
     paused: bool,
 }
 
-/// How the body ends after what is in the pipe.
+/// How the body ends behind the bytes in the pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// Not yet.
+    /// It has not ended.
     Coming,
     /// It is complete.
     Complete,
@@ -41,7 +43,7 @@ enum End {
     Refused(Refusal),
     /// The client has left.
     Left,
-    /// The connection has no more to do with it: the request is answered.
+    /// The request is answered, and the connection puts nothing more into the pipe.
     Dropped,
 }
 
@@ -52,9 +54,9 @@ impl Pipe {
         Self { state: Mutex::new(state), filled: Condvar::new(), limit, deadline: OnceLock::new(), link }
     }
 
-    /// Poller: until when the handler may wait for the client.
+    /// Poller: sets how long the handler may wait for the client.
     pub(super) fn limit_to(&self, deadline: Deadline) {
-        // Set once, by who routes the request.
+        // Set once, where the request is routed.
         let _ = self.deadline.set(deadline);
     }
 
@@ -66,29 +68,29 @@ impl Pipe {
         }
     }
 
-    /// Poller: whether to read on. If not, it is told when to.
+    /// Poller: whether to read on. If not, the poller gets a message when there is room.
     pub(super) fn has_room(&self) -> bool {
         let mut state = self.lock();
         state.paused = state.bytes.len() >= self.limit;
         !state.paused
     }
 
-    /// Poller: the body is complete.
+    /// Poller: ends the body as complete.
     pub(super) fn complete(&self) {
         self.end(End::Complete);
     }
 
-    /// Poller: the body will not be complete, by its client's fault.
+    /// Poller: ends the body as incomplete, by the client's fault.
     pub(super) fn refuse(&self, refusal: Refusal) {
         self.end(End::Refused(refusal));
     }
 
-    /// Poller: the client has left.
+    /// Poller: ends the body because the client has left.
     pub(super) fn leave(&self) {
         self.end(End::Left);
     }
 
-    /// Poller: nothing more is put into it, whether it has come to an end or not.
+    /// Poller: puts nothing more into the pipe, whether the body has ended or not.
     pub(super) fn abandon(&self) {
         self.end(End::Dropped);
     }

@@ -1,7 +1,7 @@
-//! The readiness thread: it owns every connection that is idle, reading or flushing, and never blocks.
+//! The poller thread. It owns every connection that is idle, reading or flushing, and never blocks.
 //!
-//! This file turns events, messages and timers into calls on the one connection that each concerns; what a connection
-//! does then is in `connection/`. It knows neither queue nor router.
+//! This file turns events, messages and timers into calls on the one connection that each of them concerns.
+//! `connection/` says what a connection does then. It knows neither queue nor router.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,19 +23,19 @@ use super::{Id, Mailbox, Message, Newcomer, Reload};
 use crate::telemetry::metrics::{Closing, Reason, Sheet};
 use crate::telemetry::sparing::sparingly;
 
-/// How many spare connections are looked for at a time. Looking goes through all of them, so it pays to find a few.
+/// How many spare connections one search looks for. A search goes through all connections, so it pays to find several.
 const SPARE_AT_ONCE: usize = 64;
 
-/// When none was found, newcomers within this time are refused without another look: clients that come and go at the limit
-/// would have every connection looked at for each of them.
+/// After a search that found none, newcomers are refused for this time without another search. Otherwise clients that
+/// come and go at the limit would cause a search through all connections each.
 const SPARE_PAUSE: Duration = Duration::from_millis(10);
 
-/// How often connections are counted by where they stand: often enough for whoever looks, and to look at 10,000 of them takes
-/// half a millisecond.
+/// How often connections are counted by their stage. A second is fresh enough for the gauges' readers. Counting 10,000
+/// connections takes half a millisecond.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a poll that took less brings may have come at any time since the one before: it did not wait for it, or this thread
-/// was not run at once when it came.
+/// If a poll took less time than this, its events may be as old as the poll before. The poll did not wait for them, or
+/// the thread did not run as soon as they came.
 const WAITED: Duration = Duration::from_millis(25);
 
 pub(super) struct Poller {
@@ -47,21 +47,22 @@ pub(super) struct Poller {
     connections: Slab<Connection>,
     timers: Timers,
     generation: u64,
-    /// Connections that were spare when last looked for, the longest last.
+    /// The spare connections that the last search found; the one that was idle longest is last.
     spare: Vec<(Instant, Id)>,
-    /// Until when not to look again, because none was found.
+    /// No search takes place until then, because the last one found none.
     none_spare_until: Instant,
-    /// Connections that were refused, by generation, which is the order in which they came: which and since when.
+    /// The refused connections, each with the time of its refusal. The key is the generation, which is the order of
+    /// arrival.
     refused: BTreeMap<u64, (Id, Instant)>,
-    /// When the service is to be asked what there is to do.
+    /// When the service's next tick is due.
     tick_at: Option<Instant>,
     drain_until: Option<Instant>,
-    /// Where connections stand, and when to count that again.
+    /// How many connections are in each stage, and when to count again.
     census: Sheet,
     census_at: Instant,
-    /// It has not been counted since the last connection has gone.
+    /// Whether a connection has gone since the last count.
     census_stale: bool,
-    /// No newcomer comes any more.
+    /// Whether the last newcomer has come.
     last_came: bool,
     stopped: bool,
 }
@@ -103,9 +104,10 @@ impl Poller {
                 continue;
             }
             let earlier = std::mem::replace(&mut self.core.now, Instant::now());
-            // Whoever has waited for long sees an event when it comes.
+            // A poll that waited for long returns as soon as an event comes.
             self.core.events_since = if self.core.now - asked < WAITED { earlier } else { self.core.now };
-            // Those that had their turn and have more to read; whoever has more still is there again afterwards.
+            // These connections had their turn and have more to read. A connection with still more afterwards comes
+            // again.
             for id in std::mem::take(&mut self.core.again) {
                 if let Some(connection) = self.connections.get_mut(id.index) {
                     connection.again = false;
@@ -115,12 +117,12 @@ impl Poller {
             for event in &events {
                 let Token(index) = event.token();
                 let (end, readable) = (End::of(event), event.is_readable());
-                self.with(index, |connection, core| match connection.note(core, end, readable) {
+                self.with(index, |connection, core| match connection.note_event(core, end, readable) {
                     Next::Wait => Self::proceed_or_assist(connection, core),
                     next => next,
                 });
             }
-            // Those that are there now, for the same reason.
+            // Only the messages that are there now, for the same reason.
             for _ in 0..self.receiver.len() {
                 let Ok(message) = self.receiver.try_recv() else { break };
                 self.receive(message);
@@ -128,7 +130,7 @@ impl Poller {
             while let Some(id) = self.timers.pop(self.core.now) {
                 if let Some(connection) = self.connections.get_mut(id.index) {
                     connection.timer.spend();
-                    self.with(id.index, Connection::ring);
+                    self.with(id.index, Connection::handle_timeout);
                 }
             }
             self.core.wake_workers();
@@ -142,7 +144,7 @@ impl Poller {
         let owed = self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count();
         for (_, connection) in &mut self.connections {
             connection.abandon(&self.core);
-            // Workers may still hold some of the sockets, so they would not be closed by being forgotten.
+            // Workers may still hold some of the sockets, so dropping the connections would not close them.
             connection.link().shutdown(Shutdown::Both);
         }
         owed
@@ -170,7 +172,7 @@ impl Poller {
         self.timers.next(now).into_iter().chain(drain).chain(due).min()
     }
 
-    /// Lets one connection act and carries out what follows from it.
+    /// Lets one connection act, and carries out the result.
     fn with(&mut self, index: usize, act: impl FnOnce(&mut Connection, &mut Core) -> Next) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         match act(connection, &mut self.core) {
@@ -187,8 +189,8 @@ impl Poller {
         let mut closed = self.connections.remove(index);
         self.refused.remove(&closed.id().generation);
         closed.abandon(&self.core);
-        // A worker or a job in the queue may hold the link, and with it the descriptor, for a while: forgetting the
-        // connection neither tells the client nor ends the watching.
+        // A worker or a job in the queue may hold the link, and with it the descriptor, for a while. So dropping the
+        // connection neither tells the client nor takes the socket out of epoll.
         if reset {
             closed.link().reset();
         } else {
@@ -196,7 +198,11 @@ impl Poller {
         }
         let descriptor = closed.link().socket().as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&descriptor)) {
-            sparingly!(log::Level::Error, "such connections", "a connection cannot be unwatched: {error}");
+            sparingly!(
+                log::Level::Error,
+                "connections that cannot be unwatched",
+                "a connection cannot be unwatched: {error}"
+            );
         }
         self.timers.disarm(closed.timer, closed.id());
     }
@@ -237,7 +243,7 @@ impl Poller {
         drop(done);
     }
 
-    /// A connection has something to do, if it is still the same one.
+    /// Lets a connection act on a message, if it is still the same connection.
     fn attend(&mut self, id: Id) {
         self.with(id.index, |connection, core| {
             if connection.id() == id { Self::proceed_or_assist(connection, core) } else { Next::Wait }
@@ -253,7 +259,7 @@ impl Poller {
             if self.make_room(&mut newcomer.place) {
                 newcomer.refuse = None;
             } else if newcomer.hops > 1 && self.drain_until.is_none() {
-                // Not while draining: the other poller was told that nobody comes any more.
+                // Not while draining: the other poller has been told that no newcomer comes any more.
                 newcomer.hops -= 1;
                 self.next.post(Message::Accepted(newcomer));
                 return;
@@ -265,7 +271,7 @@ impl Poller {
             Err(error) => {
                 sparingly!(
                     log::Level::Error,
-                    "clients without a session",
+                    "clients without a TLS session",
                     "no TLS session can be made: {error}"
                 );
                 return;
@@ -295,7 +301,7 @@ impl Poller {
         self.with(index, |connection, core| connection.begin(core, refuse));
     }
 
-    /// Closes connections, those that were idle for longest first, until there is a place for the newcomer. Returns whether
+    /// Closes idle connections, those idle for longest first, until there is a place for the newcomer. Returns whether
     /// there is one.
     fn make_room(&mut self, place: &mut Place) -> bool {
         let now = self.core.now;
@@ -304,7 +310,7 @@ impl Poller {
                 self.look_for_spare();
             }
             loop {
-                // Somebody may have left since the acceptor asked, or come since one was closed here.
+                // A client may have left since the acceptor asked, or taken a place that was made here.
                 if place.admit() {
                     return true;
                 }
@@ -316,7 +322,7 @@ impl Poller {
                 if same {
                     self.core.metrics.closed(Closing::Evicted);
                     if let Some(connection) = self.connections.get_mut(id.index) {
-                        connection.take_leave();
+                        connection.close_session();
                     }
                     self.forget(id.index, false);
                 }
@@ -332,7 +338,7 @@ impl Poller {
         }
         let found = self.connections.iter().filter_map(|(_, connection)| {
             let (since, id) = (connection.spare_since(now)?, connection.id());
-            // Who was refused has no place to give.
+            // A refused connection has no place to give.
             (!self.refused.contains_key(&id.generation)).then_some((since, id))
         });
         self.spare = found.collect();
@@ -344,7 +350,7 @@ impl Poller {
         }
     }
 
-    /// Closes the connections that were refused for long enough.
+    /// Closes the refused connections that had time to read their refusal.
     fn forget_refused(&mut self) {
         while let Some((_, (id, since))) = self.refused.first_key_value()
             && self.core.now.saturating_duration_since(*since) >= LONGEST_AWAIT

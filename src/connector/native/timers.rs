@@ -1,8 +1,8 @@
 //! When to look at which connection again. Poller thread.
 //!
-//! One entry a connection, and a lazy one: a connection whose time moves later, as it does with every request, leaves its
-//! entry where it is and is looked at once too often; only a time that moves earlier moves the entry. So a busy
-//! connection touches the set about once per timeout, not once per request.
+//! Each connection has one entry. With every request its due time moves later, and the entry stays where it is. The
+//! connection is then looked at once too early, and its entry is made anew. Only an earlier due time moves the entry.
+//! So a busy connection changes the set about once per timeout, and not once per request.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,15 +15,15 @@ pub(super) struct Timers {
     entries: BTreeSet<(Instant, Id)>,
 }
 
-/// One connection's time; kept with the connection.
+/// One connection's due time, kept with the connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Timer {
-    /// The entry that stands for this connection.
+    /// The time in the set's entry for this connection.
     armed: Option<Instant>,
 }
 
 impl Timers {
-    /// Sees to it that the connection is looked at by `due`.
+    /// Makes sure that the connection is looked at by `due`.
     pub(super) fn arm(&mut self, timer: &mut Timer, id: Id, due: Instant) {
         if timer.armed.is_none_or(|armed| due < armed) {
             self.disarm(*timer, id);
@@ -32,7 +32,7 @@ impl Timers {
         }
     }
 
-    /// Forgets the connection.
+    /// Removes the connection's entry.
     pub(super) fn disarm(&mut self, timer: Timer, id: Id) {
         if let Some(armed) = timer.armed {
             self.entries.remove(&(armed, id));
@@ -52,7 +52,7 @@ impl Timers {
 }
 
 impl Timer {
-    /// The entry was taken; the connection must be armed anew.
+    /// Notes that the entry was taken. The connection must be armed anew.
     pub(super) fn spend(&mut self) {
         self.armed = None;
     }
@@ -77,7 +77,8 @@ mod tests {
         assert_eq!(timers.pop(after(25)), None, "the later one was replaced");
     }
 
-    /// Each time that moved earlier left an entry behind until that was due: about one a second and busy connection.
+    /// What broke: each due time that moved earlier left an entry until it was due, about one a second per busy
+    /// connection.
     #[test]
     fn a_connection_has_one_entry_however_often_its_time_moves() {
         let (mut timers, mut timer) = (Timers::default(), Timer::default());

@@ -1,4 +1,4 @@
-//! A client's socket as bytes go out to it: as they are, or through the session that encrypts them. Never blocks.
+//! A client's socket for outgoing bytes: plain, or through the TLS session that encrypts them. Never blocks.
 
 use std::io::{self, IoSlice, Write};
 
@@ -6,7 +6,7 @@ use socket2::Socket;
 
 use crate::connector::tls::Session;
 
-/// Where bytes for one client go.
+/// The destination of one client's bytes.
 pub(super) struct Wire<'a> {
     socket: &'a Socket,
     session: Option<&'a mut Session>,
@@ -17,18 +17,18 @@ impl<'a> Wire<'a> {
         Self { socket, session }
     }
 
-    /// A socket without a session; a worker may write to such a one.
+    /// A socket without a TLS session. A worker may write to it.
     pub(super) fn plain(socket: &'a Socket) -> Self {
         Self { socket, session: None }
     }
 
-    /// Sends what is taken of the parts now. `None`: nothing is.
+    /// Sends as much of the parts as the socket takes now. Returns `None` if it takes nothing.
     pub(super) fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
         loop {
             let sent = match &mut self.session {
                 Some(session) => session.send(parts, &mut self.socket),
                 None => match parts {
-                    // What is in one piece costs the kernel less.
+                    // One piece costs the kernel less than a list of one.
                     [one, rest @ ..] if rest.iter().all(|part| part.is_empty()) => self.socket.write(one),
                     _ => self.socket.write_vectored(parts),
                 },
@@ -43,7 +43,7 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Whether nothing that was sent is still in the session.
+    /// Sends the bytes that the session still holds. Returns whether all have left.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         match &mut self.session {
             Some(session) => session.flush(&mut self.socket),

@@ -1,7 +1,7 @@
-//! What TLS sessions are made from: certificate, key, and whom the server lets in, read from files.
+//! The certificate, the key and the rules for clients that TLS sessions are made from, read from files.
 //!
-//! Main thread at the start, whichever reloads later; the poller takes sessions. Knows no socket and no configuration
-//! file.
+//! The main thread reads them at the start, and the reloading thread later. The poller takes sessions. Knows no socket
+//! and no configuration file.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,14 +17,14 @@ use rustls::{Error as SessionError, RootCertStore, ServerConfig, ServerConnectio
 use super::{Session, TlsError};
 use crate::config::{ClientAuth, TlsVersion};
 
-/// What is spoken, and what a client without ALPN gets as well: one that offers only others, such as `h2`, is refused in the
-/// handshake (RFC 7301 section 3.2). `curl --http1.0` offers nothing but the second.
+/// The protocols that the server speaks. A client without ALPN gets them as well. A client that offers only others,
+/// such as `h2`, is refused in the handshake (RFC 7301 section 3.2). `curl --http1.0` offers only the second.
 const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
 
-/// The files and rules that sessions are made from, out of the configuration.
+/// The files and rules of the configuration that sessions are made from.
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
-    /// PEM: the server's certificate, then those that lead from it to the authority.
+    /// PEM: the server's certificate, then the ones that lead from it to the authority.
     pub(crate) certificate: PathBuf,
     /// PEM: the key to the first certificate; PKCS#8, PKCS#1 or SEC1, not encrypted.
     pub(crate) key: PathBuf,
@@ -36,18 +36,18 @@ pub(crate) struct Files {
     pub(crate) min_version: TlsVersion,
 }
 
-/// Who the server is and whom it lets in: what every connection's session is made from.
+/// The server's certificate and its rules for clients, from which each connection's session is made.
 ///
-/// A client can resume a session as rustls allows by default: the server keeps the last 256 in memory, gives each TLS 1.3
-/// client two tickets, and forgets all on a reload, so that none outlives the rules that it was made by. There is no early
-/// data: somebody else could send it again (RFC 8446 section 8).
+/// A client can resume a session as rustls allows by default. The server keeps the last 256 sessions in memory and
+/// gives each TLS 1.3 client two tickets. A reload forgets them all, so that no session outlives the rules that it was
+/// made by. There is no early data, because an attacker could send it again (RFC 8446 section 8).
 #[derive(Debug)]
 pub(crate) struct Identity {
     current: RwLock<Arc<ServerConfig>>,
     files: Files,
 }
 
-/// What was read again, and is not used yet.
+/// Files that were read again and are not used yet.
 #[derive(Debug)]
 pub(crate) struct Fresh(Arc<ServerConfig>);
 
@@ -55,7 +55,7 @@ impl Identity {
     /// Reads the files.
     ///
     /// # Errors
-    /// Says which file is wrong, and what is wrong with it.
+    /// Names the file that cannot be used, and the reason.
     pub(crate) fn load(files: Files) -> Result<Self, TlsError> {
         let current = RwLock::new(Arc::new(files.read()?));
         Ok(Self { current, files })
@@ -64,13 +64,13 @@ impl Identity {
     /// Reads the files again, for the sessions that begin from now on.
     ///
     /// # Errors
-    /// As [`Identity::load`]; then nothing has changed.
+    /// As [`Identity::load`]. Then nothing has changed.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
         self.take(self.read_again()?);
         Ok(())
     }
 
-    /// What the files say now, to be [taken](Self::take) later.
+    /// Reads the files as they are now, to be [used](Self::take) later.
     ///
     /// # Errors
     /// As [`Identity::load`].
@@ -78,7 +78,7 @@ impl Identity {
         Ok(Fresh(Arc::new(self.files.read()?)))
     }
 
-    /// Makes the sessions that begin from now on from this.
+    /// Makes later sessions from these files.
     pub(crate) fn take(&self, fresh: Fresh) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh.0;
     }
@@ -140,7 +140,7 @@ impl Files {
         builder.build().map(Some).map_err(|error| wrong(file, error.to_string()))
     }
 
-    /// rustls has refused certificate and key.
+    /// The error for a certificate and a key that rustls has refused.
     fn not_a_pair(&self, error: &SessionError) -> TlsError {
         match error {
             SessionError::InconsistentKeys(_) => {
@@ -161,12 +161,12 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
-/// A file in which `wanted` was looked for.
+/// The error for a file that should hold a `wanted`.
 fn unusable(file: &Path, error: &pem::Error, wanted: &str) -> TlsError {
     let reason = match error {
         pem::Error::Io(error) => error.to_string(),
         pem::Error::NoItemsFound => format!("holds no {wanted} in PEM form"),
-        // Their texts have the line as numbers.
+        // The texts of these errors show the line as a list of numbers.
         pem::Error::MissingSectionEnd { .. } => "ends before its -----END line".to_owned(),
         pem::Error::IllegalSectionStart { .. } => "has a -----BEGIN line that is not one".to_owned(),
         error => error.to_string(),
@@ -183,7 +183,7 @@ pub(super) mod tests {
     use super::super::certificates::{Authority, Identity as Pair};
     use super::*;
 
-    /// A server that lets everybody in.
+    /// A server that admits all clients.
     pub(in super::super) fn files(pair: &Pair) -> Files {
         Files {
             certificate: pair.certificate.clone(),
@@ -195,7 +195,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn each_wrong_file_is_named_with_what_is_wrong() {
+    fn each_wrong_file_is_named_with_the_reason() {
         let authority = Authority::new("the authority");
         let pair = authority.server(&["localhost"]);
         let write = |name: &str, text: &str| {

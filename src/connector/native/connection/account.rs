@@ -1,4 +1,4 @@
-//! What is counted and logged of a request that the poller answers. Poller thread.
+//! Counts and log lines for a request that the poller answers. Poller thread.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use crate::http::{Form, KeptOutline, Request, Response, client_address};
 use crate::telemetry::journal::Entry;
 use crate::telemetry::metrics::{Endpoint, Reason};
 
-/// What the access log says of a request that is answered here.
+/// What the access log needs to know of a request that the poller answers.
 #[derive(Default)]
-pub(super) struct Asked {
-    /// When its head had come; `None` where there is nothing to be said of it.
+pub(super) struct LoggedRequest {
+    /// When its head had come; `None` if there is nothing to log.
     pub(super) at: Option<Instant>,
-    /// The last one's where there is none.
+    /// The outline of the request; the previous request's if this one has none.
     pub(super) outline: KeptOutline,
 }
 
-/// The endpoint that the last request came to, if it is known. Most often the next one comes to the same, and to hold and release
-/// it for each is to write where all threads do; so it is held.
+/// The endpoint of the last request, if it is known. The next request most often has the same one. Holding and
+/// releasing it for each request would write to memory that all threads write to, so the connection keeps it.
 #[derive(Default)]
 pub(super) struct Recalled {
     pub(super) held: Option<Arc<Endpoint>>,
@@ -43,13 +43,13 @@ impl Recalled {
 }
 
 impl Connection {
-    /// Counts an answer that is given here to a request that was away, or would have been.
+    /// Counts an answer that the poller gives to a request that was given to a worker, or would have been.
     pub(super) fn count_answer(&self, core: &Core, status: u16) {
         let id = self.request_id.as_ref().map_or("", RequestId::id);
         self.endpoint.known().unwrap_or_else(|| core.metrics.unmatched()).responded_to(id, status);
     }
 
-    /// The access log's line for an answer that is given here.
+    /// Writes the access log's line for an answer of the poller.
     pub(super) fn note_answer(
         &mut self,
         core: &Core,
@@ -60,14 +60,14 @@ impl Connection {
         self.note_end(core, response.status().as_u16(), form.body_length(response), reason);
     }
 
-    /// The access log's line for a request that ends here.
+    /// Writes the access log's line for a request that ends on the poller.
     pub(super) fn note_end(&mut self, core: &Core, status: u16, bytes: u64, reason: Option<Reason>) {
         if !core.settings.journal.has_access() {
             return;
         }
-        let (asked_at, ended) = (self.asked.at.take(), Instant::now());
+        let (asked_at, ended) = (self.logged.at.take(), Instant::now());
         let (outline, peer) =
-            (asked_at.map(|_| self.asked.outline.outline()), self.peer.map(|peer| peer.ip()));
+            (asked_at.map(|_| self.logged.outline.outline()), self.peer.map(|peer| peer.ip()));
         core.settings.journal.ended(&Entry {
             outline,
             client: outline.and_then(|outline| outline.client()).or(peer),
@@ -82,16 +82,16 @@ impl Connection {
         });
     }
 
-    /// A head was read: what the access log will say of it, whoever answers.
+    /// Keeps what the access log will say of a request whose head was read, in case the poller answers it.
     pub(super) fn note_head(&mut self, core: &Core, request: &Request) {
         if core.settings.journal.has_access() {
             let client = self.client_of(core, request);
-            self.asked.outline.keep(request, client);
-            self.asked.at = Some(core.now);
+            self.logged.outline.keep(request, client);
+            self.logged.at = Some(core.now);
         }
     }
 
-    /// Who the client is: whom a trusted proxy names, or whoever is at the other end.
+    /// The client's address: the one that a trusted proxy names, or the peer's.
     pub(super) fn client_of(&self, core: &Core, request: &Request) -> Option<IpAddr> {
         let (peer, proxy) = (self.peer.map(|peer| peer.ip()), &core.settings.proxy);
         if proxy.trusted.is_empty() {

@@ -1,4 +1,4 @@
-//! The things that all connections of one poller share. Poller thread.
+//! The state that all connections of one poller share. Poller thread.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,41 +12,41 @@ use crate::connector::native::{Id, Mailbox};
 use crate::exchange::job::Service;
 use crate::telemetry::metrics::{Metrics, Reason};
 
-/// One read takes at most this much, so that one client cannot hold up the others for long.
+/// The most bytes that one read takes, so that one client cannot hold up the others for long.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
-/// While draining: a client that was answered less than this ago may have its next request on the way and gets it
-/// answered; one that was idle for longer is closed at once.
+/// While draining: a client that had an answer less than this ago may have its next request on the way, and gets it
+/// answered. A connection that was idle for longer is closed at once.
 pub(super) const DRAIN_IDLE: Duration = Duration::from_millis(500);
 
-/// The poller wakes workers when it has read what there is to read, so that requests which came together can be answered together,
-/// but after so many of them in any case: reading them takes about 50 µs.
+/// The poller wakes workers when it has read everything, so that requests that came together can be answered together.
+/// After this many requests it wakes them in any case: reading them takes about 50 µs.
 pub(super) const QUEUED_MAX: usize = 16;
 
-/// What every connection of one poller uses.
+/// The state that all connections of one poller use.
 pub(in crate::connector::native) struct Core {
     pub(in crate::connector::native) mailbox: Arc<Mailbox>,
     pub(in crate::connector::native) settings: Arc<Settings>,
     pub(super) service: Arc<dyn Service>,
-    /// Those of the settings, for this thread.
+    /// The settings' identities, for this thread.
     pub(super) request_ids: Arc<RequestIds>,
     pub(in crate::connector::native) metrics: Arc<Metrics>,
     pub(super) files: Arc<Files>,
     /// When the poller last woke up.
     pub(in crate::connector::native) now: Instant,
-    /// No event at hand came before that: what came earlier was seen earlier.
+    /// No event of the current poll came before this time. The poll before would have seen it.
     pub(in crate::connector::native) events_since: Instant,
-    /// Connections that have more to read, after the others have had their turn.
+    /// Connections that have more to read. They continue once the others have had their turn.
     pub(in crate::connector::native) again: Vec<Id>,
-    /// Where reads go.
+    /// The buffer that reads fill.
     pub(super) scratch: Vec<u8>,
-    /// What a session made of them; empty between two connections.
+    /// The bytes that a TLS session made of them; empty between two connections.
     pub(super) plain: Vec<u8>,
     /// A piece of a chunked body that streams; empty between two connections.
     pub(super) decoded: Vec<u8>,
-    /// Answers that were not sent yet; empty between two connections.
+    /// Answers that are not sent yet; empty between two connections.
     pub(super) answers: Vec<u8>,
-    /// How many requests were queued since workers were woken.
+    /// How many requests were queued since workers were last woken.
     pub(super) queued: usize,
 }
 
@@ -76,7 +76,7 @@ impl Core {
         }
     }
 
-    /// One more request waits for a worker.
+    /// Notes that one more request waits for a worker.
     pub(super) fn note_queued(&mut self) {
         self.queued += 1;
         if self.queued >= QUEUED_MAX {
@@ -84,7 +84,7 @@ impl Core {
         }
     }
 
-    /// Those that were queued are all that come for the moment.
+    /// Wakes workers for the queued requests, because no more come at the moment.
     pub(in crate::connector::native) fn wake_workers(&mut self) {
         if self.queued > 0 {
             self.queued = 0;
@@ -92,7 +92,7 @@ impl Core {
         }
     }
 
-    /// Goes on with other settings and another service; returns the service before.
+    /// Uses other settings and another service from now on. Returns the previous service.
     pub(in crate::connector::native) fn reload(
         &mut self,
         settings: Arc<Settings>,
@@ -103,14 +103,14 @@ impl Core {
         std::mem::replace(&mut self.service, service)
     }
 
-    /// A request is refused of which no endpoint is known.
+    /// Counts the refusal of a request whose endpoint is not known.
     pub(super) fn refuse(&self, reason: Reason, status: StatusCode) {
         self.metrics.received();
         self.metrics.refused(reason);
         self.metrics.unmatched().responded(status.as_u16());
     }
 
-    /// When the service is to be asked again, having been asked now.
+    /// Lets the service do its periodic work. Returns when to do so again.
     pub(in crate::connector::native) fn tick(&self) -> Option<Instant> {
         self.service.tick(self.now)
     }

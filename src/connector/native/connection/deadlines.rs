@@ -16,22 +16,24 @@ use crate::telemetry::metrics::{Closing, Reason};
 use crate::telemetry::sparing::sparingly;
 
 impl Connection {
-    /// The stage's time may be over.
-    pub(in crate::connector::native) fn ring(&mut self, core: &mut Core) -> Next {
+    /// Acts if the stage's time is over.
+    pub(in crate::connector::native) fn handle_timeout(&mut self, core: &mut Core) -> Next {
         if core.now < self.due {
             return Next::Wait;
         }
         match &self.stage {
-            Stage::Idle => self.ring_idle(core),
+            Stage::Idle => self.handle_idle_timeout(core),
             Stage::Head => {
                 let detail = "the head did not come in time (http.head_timeout)";
                 self.refuse_slow(core, Reason::HeadTimeout, detail)
             }
-            Stage::Body(_) => self.ring_body(core),
-            &Stage::Away { form, start_by, deadline } => self.ring_away(core, form, start_by, deadline),
+            Stage::Body(_) => self.handle_body_timeout(core),
+            &Stage::Away { form, start_by, deadline } => {
+                self.handle_away_timeout(core, form, start_by, deadline)
+            }
             Stage::Feeding(_) => self.feed_on(core),
-            // It is the disk that is waited for, and not the client.
-            Stage::Flushing(flushing) if flushing.asked => {
+            // The disk is slow, and not the client.
+            Stage::Flushing(flushing) if flushing.piece_requested => {
                 self.due = core.now + core.settings.write_timeout;
                 Next::Wait
             }
@@ -51,8 +53,8 @@ impl Connection {
         }
     }
 
-    /// Nothing has come for long enough; unless it has, and its event was not seen yet.
-    pub(super) fn ring_idle(&mut self, core: &mut Core) -> Next {
+    /// Closes the idle connection, unless something has come and its event was not seen yet.
+    pub(super) fn handle_idle_timeout(&mut self, core: &mut Core) -> Next {
         let next = self.proceed(core);
         if next == Next::Wait && matches!(self.stage, Stage::Idle) && core.now >= self.due {
             if !core.is_draining() {
@@ -63,15 +65,16 @@ impl Connection {
         next
     }
 
-    /// A request did not come in time.
+    /// Refuses a request that did not come in time.
     pub(super) fn refuse_slow(&mut self, core: &mut Core, reason: Reason, detail: &str) -> Next {
         core.refuse(reason, StatusCode::REQUEST_TIMEOUT);
         let form = self.form_of_refusal(&self.input);
         self.answer_and_close(core, problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form, reason)
     }
 
-    /// A request has been away until its time to start, until its deadline, or until its body should have brought more.
-    pub(super) fn ring_away(
+    /// Acts on a request in the queue or with a worker: its time to start has passed, or its deadline, or the time in
+    /// which its body should have brought more.
+    pub(super) fn handle_away_timeout(
         &mut self,
         core: &mut Core,
         form: Form,
@@ -96,14 +99,14 @@ impl Connection {
                 let form = Form { keep_alive: false, ..form };
                 return self.answer_instead(core, response, form, Reason::Deadline);
             }
-            // Its head says 200 already: only the end of the connection can say otherwise.
+            // The answer's head says 200 already, so only the end of the connection can report the failure.
             Turn::Streaming if core.now >= deadline + GRACE && self.link.take_back(Turn::Streaming) => {
                 let status = self.late_answer(core).status().as_u16();
                 self.note_end(core, status, 0, Some(Reason::Deadline));
                 return Next::Reset;
             }
             Turn::Queued | Turn::Running | Turn::Streaming => self.check_incoming(core),
-            // Writing waits for no client, so the worker is about to be done.
+            // The worker writes without waiting for the client, so it will soon be done.
             Turn::Writing => {
                 self.due = core.now + Duration::from_millis(1);
                 return Next::Wait;
@@ -113,7 +116,8 @@ impl Connection {
         Next::Wait
     }
 
-    /// The answer in place of a worker's that has not come by the deadline, counted. The worker commits nothing from now on.
+    /// Makes and counts the poller's answer for a worker that has not answered by the deadline. From now on the worker
+    /// commits nothing.
     pub(super) fn late_answer(&self, core: &Core) -> Response {
         let response = if self.link.presence().answer_instead() {
             let id = self.request_id.as_ref().map_or("", RequestId::id);
@@ -131,12 +135,12 @@ impl Connection {
         response
     }
 
-    /// When a connection whose request is away is to be looked at again.
+    /// Sets when to look again at a connection whose request is in the queue or with a worker.
     pub(super) fn set_away_due(&mut self, core: &Core) {
         let Stage::Away { start_by, deadline, .. } = self.stage else { return };
         let answered = if self.link.turn() == Turn::Queued { start_by } else { deadline + GRACE };
         let body = self.incoming.as_ref().and_then(|incoming| incoming.window.end());
-        // A worker that answers tells nobody, so its connection may be idle from now on.
+        // A worker that answers does not tell the poller, so the connection may be idle from now on.
         let idle = core.now + core.idle_allowance();
         self.due = body.map_or(idle, |body| body.min(idle)).min(answered);
     }

@@ -1,8 +1,8 @@
-//! Feeds: an answer that goes on for as long as its client stays, a piece at a time. Poller thread; the connection's timer
-//! asks for each piece.
+//! A feed: an answer that goes on for as long as its client stays, a piece at a time. Poller thread. The connection's
+//! timer asks for each piece.
 //!
-//! A client that has not taken one piece when the next is there goes without that one, so that it costs the memory of a
-//! single piece however slow it is.
+//! If a client has not taken one piece when the next is due, it does not get the next one. So a client costs the memory
+//! of a single piece, however slow it is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ use crate::connector::native::wire::Wire;
 use crate::http::{Feed, LAST_CHUNK};
 use crate::telemetry::metrics::Closing;
 
-/// A feed and how far its client is with it.
+/// A feed and its client's progress.
 pub(super) struct Feeding {
     feed: Arc<dyn Feed>,
     chunked: bool,
-    /// The piece that is not sent whole, and since when.
+    /// The piece that is not sent whole, and when it was begun.
     unsent: Option<(Unsent, Instant)>,
-    /// When there is another piece.
+    /// When the next piece is due.
     next_at: Instant,
 }
 
@@ -33,13 +33,13 @@ impl Feeding {
 }
 
 impl Connection {
-    /// The head is sent.
+    /// Begins the feed once the head is sent.
     pub(super) fn begin_feeding(&mut self, core: &mut Core, feeding: Box<Feeding>) -> Next {
         self.stage = Stage::Feeding(feeding);
         if core.is_draining() { self.end_feeding(core) } else { self.feed_on(core) }
     }
 
-    /// The next piece is there, or the client has had its time to take the one before.
+    /// Sends the next piece, or ends the connection if the client did not take the last one in time.
     pub(super) fn feed_on(&mut self, core: &mut Core) -> Next {
         let Stage::Feeding(feeding) = &mut self.stage else { return Next::Wait };
         if let Some((_, since)) = &feeding.unsent
@@ -49,7 +49,7 @@ impl Connection {
             return Next::Reset;
         }
         let (piece, next_at) = feeding.feed.next(core.now);
-        // The timer must move, or the poller would do nothing else.
+        // Without a later time, the timer would fire at once, again and again.
         feeding.next_at = next_at.max(core.now + Duration::from_millis(1));
         self.due = feeding.next_at;
         if feeding.unsent.is_none() {
@@ -76,7 +76,7 @@ impl Connection {
         }
     }
 
-    /// The server stops: the feed ends behind the piece in progress.
+    /// Ends the feed behind the piece in progress, because the server stops.
     pub(super) fn end_feeding(&mut self, core: &mut Core) -> Next {
         let Stage::Feeding(feeding) = &mut self.stage else { return Next::Wait };
         let mut last = feeding.unsent.take().map_or_else(Vec::new, |(unsent, _)| unsent.rest());
@@ -105,7 +105,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// A piece of this many bytes, all of them its number modulo 256, every so often.
+    /// A feed whose pieces have this many bytes. Each byte of a piece is the piece's number modulo 256.
     struct Numbers {
         length: usize,
         every: Duration,
@@ -123,7 +123,7 @@ mod tests {
         }
     }
 
-    /// Answers everything with the feed.
+    /// Answers every request with the feed.
     struct Feeds(Arc<Numbers>);
 
     impl Service for Feeds {
@@ -159,7 +159,7 @@ mod tests {
         (Box::new(native.expect("threads")), address, metrics)
     }
 
-    /// A client behind the head of its feed, which ends without chunks.
+    /// A client that has read the head of its feed. The feed ends without chunks.
     fn view(address: SocketAddr) -> TcpStream {
         let mut client = TcpStream::connect(address).expect("the server accepts");
         client.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
@@ -185,13 +185,13 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_gets_every_piece_and_who_does_not_goes_without_some() {
+    fn a_client_that_reads_gets_every_piece_and_one_that_does_not_misses_some() {
         const LENGTH: usize = 256 * 1024;
         let (native, address, _) = start(LENGTH, |_| {});
         let mut behind = view(address);
         let mut reader = view(address);
         let seen = pieces(&mut reader, LENGTH, 100);
-        // Its sockets are full long ago: it finds what fitted into them, and then what is made now.
+        // The client's sockets were full long ago. It reads the pieces that fitted into them, and then recent ones.
         let missed = pieces(&mut behind, LENGTH, 60);
         let steps =
             |seen: &[u8]| seen.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect::<Vec<_>>();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_nothing_is_closed_after_the_write_timeout_and_who_is_idle_is_not() {
+    fn a_client_that_takes_nothing_is_closed_after_the_write_timeout_and_an_idle_one_is_not() {
         let (native, address, metrics) = start(256 * 1024, |config| {
             config.http.write_timeout = Duration::from_millis(300);
             config.http.idle_timeout = Duration::from_millis(50);
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(metrics.closed_for(Closing::Idle), 0);
         pieces(&mut reader, 256 * 1024, 3);
         assert_eq!(metrics.open_connections(), 1, "the other goes on");
-        // A drain ends it behind a whole piece, so that nothing looks cut off.
+        // A drain ends the feed behind a whole piece, so that it does not look cut off.
         let draining = std::thread::spawn(move || native.drain(PATIENCE));
         let mut rest = Vec::new();
         reader.read_to_end(&mut rest).expect("the end comes without a reset");

@@ -1,4 +1,4 @@
-//! Reading: from the socket's bytes to a PROXY header, a session, a head, a body. Poller thread.
+//! Reading: turns the socket's bytes into a PROXY header, a TLS session, a head, a body. Poller thread.
 
 use std::io;
 use std::sync::Arc;
@@ -24,27 +24,27 @@ use crate::telemetry::sparing::sparingly;
 /// Answers to pipelined requests are sent together up to this size.
 const ANSWERS_BYTES: usize = 64 * 1024;
 
-/// A body's rate is measured over windows of this length, as Kestrel's grace period for its minimum data rate: long enough
-/// for a packet that got lost.
+/// The window over which a body's rate is measured, long enough for a lost packet to be sent again. Kestrel has the
+/// same as the grace period of its minimum data rate.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// A request whose body is still coming before anybody wants it.
+/// A request whose body is still coming, and whose handler does not run yet.
 pub(super) struct Body {
     request: Request,
     bytes: Vec<u8>,
     rest: Rest,
-    /// Its handler begins before it is whole.
+    /// Whether its handler begins before the body is whole.
     streams: bool,
     max_bytes: usize,
-    /// By when it must be whole, if it must.
+    /// The time by which the body must be whole, if there is one.
     until: Option<Instant>,
     window: Window,
-    /// What was asked about it, where a reload has come since.
+    /// The service that was asked about this body, if a reload has replaced it since.
     service: Option<Arc<dyn Service>>,
 }
 
 impl Body {
-    /// A reload has replaced this service.
+    /// Keeps the service that a reload has replaced.
     pub(super) fn keep(&mut self, service: &Arc<dyn Service>) {
         self.service.get_or_insert_with(|| Arc::clone(service));
     }
@@ -59,7 +59,7 @@ pub(super) struct Incoming {
 }
 
 impl Drop for Incoming {
-    /// Whoever still reads is not to wait for what will not come.
+    /// A handler that still reads must not wait for bytes that will not come.
     fn drop(&mut self) {
         self.pipe.abandon();
     }
@@ -71,14 +71,14 @@ enum Rest {
     Chunked(Decoder),
 }
 
-/// The time in which a body must bring a number of bytes. It stands still while the handler, and not the client, is waited
-/// for: Jetty's minimum data rate counts both, so that a slow handler is blamed on its client (its issue 4014).
+/// The time in which a body must bring a number of bytes. It stands still while the handler has no room for more.
+/// Jetty's minimum data rate counts that time too, so it blames a slow handler on its client (its issue 4014).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     began: Instant,
     bytes: usize,
     paused: Option<Instant>,
-    /// Bytes in a whole window. 0: as slow as it likes.
+    /// The bytes that a whole window must bring. 0: no minimum.
     least: usize,
 }
 
@@ -88,7 +88,7 @@ impl Window {
         Self { began: now, bytes: 0, paused: None, least: bytes_a_second.saturating_mul(seconds) }
     }
 
-    /// When to look at it; `None` while it stands still or there is nothing to look for.
+    /// When the window ends; `None` while it stands still or has no minimum.
     pub(super) fn end(&self) -> Option<Instant> {
         (self.paused.is_none() && self.least > 0).then(|| self.began + WINDOW)
     }
@@ -104,7 +104,7 @@ impl Window {
         }
     }
 
-    /// Whether the client has been too slow in a window that is over; the next one begins.
+    /// Whether the client was too slow in a window that is over. Then the next window begins.
     fn is_too_slow(&mut self, now: Instant) -> bool {
         if self.end().is_none_or(|end| now < end) {
             return false;
@@ -122,7 +122,7 @@ const TOO_SLOW: Refusal = Refusal {
 };
 
 impl Rest {
-    /// Takes what belongs to the body out of `bytes`. Returns how much that was, and whether the body is complete.
+    /// Takes the body's part out of `bytes`. Returns how many bytes that was, and whether the body is complete.
     fn take(&mut self, bytes: &[u8], into: &mut Vec<u8>, max_bytes: usize) -> Result<(usize, bool), Refusal> {
         match self {
             Self::Known(left) => {
@@ -140,14 +140,15 @@ impl Rest {
 }
 
 impl Incoming {
-    /// Whether more of it is read now. If not, the client is not waited for, and the handler says when it is.
+    /// Whether to read more of the body now. If not, the client's time stands still, and the handler's reads end the
+    /// pause.
     fn has_room(&mut self, now: Instant) -> bool {
         let room = self.pipe.has_room();
         self.window.set_paused(!room, now);
         room
     }
 
-    /// Takes what there is of the body; returns how much that was, and whether it is complete.
+    /// Takes the body's part out of `bytes`. Returns how many bytes that was, and whether the body is complete.
     fn take(&mut self, core: &mut Core, bytes: &[u8]) -> Result<(usize, bool), Refusal> {
         let mut decoded = std::mem::take(&mut core.decoded);
         let taken = match &mut self.rest {
@@ -180,10 +181,10 @@ impl Connection {
             || matches!(self.stage, Stage::Lingering { .. } | Stage::Proxied | Stage::Handshake { .. })
     }
 
-    /// Reads until the socket has no more, the stage wants no more, or it is the others' turn.
+    /// Reads until the socket is empty, the stage wants no more, or the other connections are due.
     pub(super) fn read(&mut self, core: &mut Core) -> Next {
         while self.wants_bytes(core) {
-            if self.has_said_its_end() {
+            if self.has_ended_sending() {
                 let next = self.end_of_input(core);
                 return self.away_due(core, next);
             }
@@ -195,15 +196,15 @@ impl Connection {
                 Ok(None) => Next::Wait,
             };
             core.scratch = scratch;
-            // A short read has emptied the socket: the next byte makes a new edge (epoll(7), question 9). The end makes
-            // none if it came together with the bytes.
+            // A short read has emptied the socket: the next byte makes a new edge (epoll(7), question 9). An end that
+            // came together with the bytes makes no new edge.
             let full = matches!(read, Ok(Some(READ_BYTES)));
             let more = full || (self.ended && matches!(read, Ok(Some(1..))));
             if next != Next::Wait || !more {
                 return self.away_due(core, next);
             }
             if full {
-                // A client that sends as fast as it is read has its next turn after the others. No edge will tell.
+                // A client that sends as fast as it is read goes on after the others. No edge will come for it.
                 if !std::mem::replace(&mut self.again, true) {
                     core.again.push(self.id());
                 }
@@ -213,7 +214,7 @@ impl Connection {
         self.away_due(core, Next::Wait)
     }
 
-    /// Reads once, and counts what that was. `None`: nothing there now.
+    /// Reads once, and counts the bytes. Returns `None` if there is nothing to read now.
     pub(super) fn take(&mut self, core: &Core, into: &mut [u8]) -> io::Result<Option<usize>> {
         let read = self.link.read(into)?;
         if let Some(bytes @ 1..) = read {
@@ -223,7 +224,7 @@ impl Connection {
         Ok(read)
     }
 
-    /// The window of a body that streams has moved with what was read.
+    /// Sets the due time anew if a body streams, because its window has moved with the bytes that were read.
     fn away_due(&mut self, core: &Core, next: Next) -> Next {
         if self.incoming.is_some() {
             self.set_away_due(core);
@@ -231,31 +232,31 @@ impl Connection {
         next
     }
 
-    /// Says through TLS that nothing more is sent. Returns whether the socket had room for it, or nobody is there.
-    pub(in super::super) fn take_leave(&mut self) -> bool {
+    /// Sends TLS's end (`close_notify`). Returns whether it has left, or there is no client to send it to.
+    pub(in super::super) fn close_session(&mut self) -> bool {
         let Self { session: Some(session), link, .. } = self else { return true };
         session.close();
         session.flush(&mut link.socket()).unwrap_or(true)
     }
 
-    /// Whether the client has said through TLS that it sends nothing more. No read says so again.
-    pub(super) fn has_said_its_end(&self) -> bool {
+    /// Whether the client has ended its sending side through TLS. No read reports that again.
+    pub(super) fn has_ended_sending(&self) -> bool {
         self.session.as_ref().is_some_and(Session::has_ended)
     }
 
-    /// The client sends nothing more. A worker that reads its body is told; otherwise only the client, in its own words: some
-    /// wait for them.
+    /// The client sends nothing more. A handler that reads its body gets an error. Otherwise the connection closes.
+    /// With TLS it first sends its own end, because some clients wait for it.
     fn end_of_input(&mut self, core: &Core) -> Next {
         if let Some(incoming) = self.incoming.take() {
             incoming.pipe.leave();
             self.set_away_due(core);
             return Next::Wait;
         }
-        self.take_leave();
+        self.close_session();
         Next::Close
     }
 
-    /// Bytes from the socket. `more`: it may hold more.
+    /// Uses bytes from the socket. `more`: the socket may hold more.
     pub(super) fn arrived(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
         match &self.stage {
             Stage::Lingering { until } => {
@@ -263,12 +264,12 @@ impl Connection {
                 Next::Wait
             }
             Stage::Proxied => self.read_proxied(core, bytes, more),
-            _ => self.arrived_at_last(core, bytes, more),
+            _ => self.receive_from_client(core, bytes, more),
         }
     }
 
-    /// Bytes of the client's own, after what a proxy said of it.
-    fn arrived_at_last(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
+    /// Uses the client's own bytes, which come after a PROXY header if there is one.
+    fn receive_from_client(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
         if self.session.is_some() {
             self.decrypt(core, bytes, more)
         } else {
@@ -291,7 +292,7 @@ impl Connection {
                 if next != Next::Wait || used == all.len() {
                     return next;
                 }
-                self.arrived_at_last(core, &all[used..], more)
+                self.receive_from_client(core, &all[used..], more)
             }
             Err(error) => {
                 sparingly!(log::Level::Warn, "wrong PROXY headers", "{}: {error}", self.name());
@@ -301,12 +302,12 @@ impl Connection {
         }
     }
 
-    /// Takes encrypted bytes, and uses what they say.
+    /// Takes encrypted bytes, and uses the plain bytes that they hold.
     fn decrypt(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
         let Self { session: Some(session), link, .. } = self else { return Next::Close };
         let mut plain = std::mem::take(&mut core.plain);
         let received = session.receive(bytes, &mut plain);
-        // The handshake's answers, or the alert that says what was wrong. What does not leave now, the next edge sends.
+        // Sends the handshake's next part, or an alert. A rest that does not leave now is sent with the next edge.
         let sent = session.flush(&mut link.socket());
         let established = !session.is_handshaking();
         let next = match (received, sent) {
@@ -318,10 +319,10 @@ impl Connection {
                     self.certificate = session.client_certificate().map(Bytes::copy_from_slice);
                     self.await_first_request(core);
                 }
-                // The end of the handshake says nothing either, and is no half of anything.
+                // The end of the handshake holds no plain bytes either, but it is no part of an incomplete record.
                 self.half_read = was_established && plain.is_empty();
                 let next = if plain.is_empty() { Next::Wait } else { self.received(core, &plain, more) };
-                if next == Next::Wait && self.has_said_its_end() && self.wants_bytes(core) {
+                if next == Next::Wait && self.has_ended_sending() && self.wants_bytes(core) {
                     self.end_of_input(core)
                 } else {
                     next
@@ -333,7 +334,7 @@ impl Connection {
         next
     }
 
-    /// The handshake is over. Only now the client can say what it wants, so its time for that begins here.
+    /// The handshake is over. The client can send its request only now, so the time for it begins here.
     fn await_first_request(&mut self, core: &Core) {
         self.stage = Stage::Idle;
         self.idle_since = core.now;
@@ -343,12 +344,12 @@ impl Connection {
 
     fn refuse_session(&mut self, core: &mut Core, error: &TlsError) -> Next {
         log::debug!("{}: {error}", self.name());
-        // What is wrong may be a record behind a good handshake, read together with its end.
+        // A wrong record behind a good handshake may have been read together with its end. That is no failed handshake.
         if self.session.as_ref().is_some_and(Session::is_handshaking) {
             core.metrics.closed(Closing::Handshake);
         }
         if let TlsError::PlainHttp = error {
-            // Whoever speaks plain HTTP here reads plain HTTP as well.
+            // A client that speaks plain HTTP here can read an answer in plain HTTP.
             self.session = None;
             let detail = "this is an HTTPS port, and the request came in plain HTTP";
             self.refuse(core, Refusal::new(StatusCode::BAD_REQUEST, detail), Form::CLOSE);
@@ -357,7 +358,7 @@ impl Connection {
         Next::Close
     }
 
-    /// Uses new bytes, from where they are if no others wait. `more`: the socket may hold more.
+    /// Uses new bytes, without a copy if no earlier ones wait. `more`: the socket may hold more.
     fn received(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Next {
         if self.incoming.is_some() {
             let used = self.feed(core, bytes);
@@ -376,7 +377,7 @@ impl Connection {
         self.consume_kept(core, input, more)
     }
 
-    /// Gives bytes of a body to the handler that reads it. Returns how many belonged to it.
+    /// Gives bytes of a body to the handler that reads it. Returns how many of the bytes belong to the body.
     fn feed(&mut self, core: &mut Core, bytes: &[u8]) -> usize {
         let Some(incoming) = &mut self.incoming else { return 0 };
         match incoming.take(core, bytes) {
@@ -386,7 +387,7 @@ impl Connection {
                     self.incoming = None;
                     self.set_away_due(core);
                 } else {
-                    // Perhaps this has filled it, and nothing else comes to show that it has.
+                    // These bytes may have filled the pipe, and no later call would pause the window.
                     incoming.has_room(core.now);
                 }
                 used
@@ -409,7 +410,7 @@ impl Connection {
         next
     }
 
-    /// Takes requests out of `bytes` until one is given away or none is complete, and sends the answers made meanwhile.
+    /// Takes requests out of `bytes` until one is given away or none is complete. Sends the answers made meanwhile.
     /// Returns how many bytes were used.
     fn consume(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> (Next, usize) {
         let mut used = 0;
@@ -441,10 +442,10 @@ impl Connection {
         }
     }
 
-    /// Takes a head. `None`: it is not complete.
+    /// Takes a head. Returns `None` if the head is not complete.
     fn consume_head(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Result<Option<usize>, Refusal> {
         if let Stage::Idle = self.stage {
-            // An empty line or two before a request is left over from clients of old (RFC 9112 section 2.2).
+            // Very old clients send an empty line or two before a request (RFC 9112 section 2.2).
             if let [b'\r', b'\n', ..] = bytes {
                 return Ok(Some(2));
             }
@@ -452,7 +453,7 @@ impl Connection {
                 return Ok(None);
             }
         }
-        (self.request_id, self.asked.at, self.endpoint.is_known) = (None, None, false);
+        (self.request_id, self.logged.at, self.endpoint.is_known) = (None, None, false);
         let end = match scan_head(bytes, self.scanned, &core.settings.limits)? {
             Scan::Complete(end) => end,
             Scan::Incomplete => {
@@ -476,13 +477,13 @@ impl Connection {
         Ok(Some(end))
     }
 
-    /// The first bytes of a head are there.
+    /// Begins to read a head, when its first bytes have come.
     pub(super) fn enter_head(&mut self, core: &Core) {
         self.stage = Stage::Head;
         self.due = core.now + core.settings.head_timeout;
     }
 
-    /// The head says that a body follows. `none_yet`: the client has not begun to send it.
+    /// Begins to read the body that the head announces. `none_yet`: no byte of it has come.
     fn expect_body(&mut self, core: &mut Core, mut head: Head, none_yet: bool) -> Result<(), Refusal> {
         head.request.peer = self.peer;
         if core.settings.journal.has_access() {
@@ -499,13 +500,13 @@ impl Connection {
                 self.answer_unread(core, response, form, None);
                 return Ok(());
             }
-            // Its body is not read, so the connection ends with the answer.
+            // The body is not read, so the connection ends with the answer.
             BodyPlan::Refused => {
                 head.request.keep_alive = false;
                 self.accept(core, head.request, true);
                 return Ok(());
             }
-            // It is on its way, and must be out of it before the next request.
+            // The client is sending the body, which must be read before the next request.
             BodyPlan::Unwanted(_) => (BodyUse::Whole, core.settings.max_body_bytes),
         };
         let rest = match head.body {
@@ -531,7 +532,7 @@ impl Connection {
         Ok(())
     }
 
-    /// A body is read; answers that were sent before have not spent from its time.
+    /// Begins to read a body, and its time. Sending earlier answers has used none of that time.
     pub(super) fn enter_body(&mut self, core: &Core, mut body: Box<Body>) {
         body.until = body.until.map(|_| core.now + core.settings.body_timeout);
         (body.window.began, body.window.bytes) = (core.now, 0);
@@ -542,16 +543,16 @@ impl Connection {
     fn set_body_due(&mut self, core: &Core) {
         let Stage::Body(body) = &self.stage else { return };
         let ends = [body.until, body.window.end()];
-        // A body without any limit on its time is looked at now and then for nothing.
+        // Without any limit on a body's time, this timer fires now and then without an effect.
         self.due = ends.into_iter().flatten().min().unwrap_or(core.now + core.settings.idle_timeout);
     }
 
-    /// Takes what there is of a body.
+    /// Takes the next bytes of a body.
     fn consume_body(&mut self, core: &mut Core, bytes: &[u8], more: bool) -> Result<Option<usize>, Refusal> {
         let Stage::Body(body) = &mut self.stage else { return Ok(None) };
         let (taken, complete) = body.rest.take(bytes, &mut body.bytes, body.max_bytes)?;
         body.window.bytes += taken;
-        // More than the buffer, and not as much: one that fits may have come all but for the end of its chunks.
+        // Exactly as much as the buffer is not enough: only the end of the chunks may be missing to a body that fits.
         let enough = body.streams && body.bytes.len() > core.settings.buffer_body_bytes;
         if (complete || enough)
             && let Stage::Body(body) = std::mem::replace(&mut self.stage, Stage::Idle)
@@ -562,7 +563,7 @@ impl Connection {
         Ok(Some(taken))
     }
 
-    /// A request goes on its way with its body, or with the beginning of it and a pipe for the rest.
+    /// Passes on a request with its body, or with the beginning of the body and a pipe for the rest.
     fn accept_with_body(&mut self, core: &mut Core, body: Body, complete: bool, more: bool) {
         let Body { mut request, bytes, rest, max_bytes, window, service, .. } = body;
         if complete {
@@ -578,8 +579,8 @@ impl Connection {
         self.accept_by(service.as_ref(), core, request, more);
     }
 
-    /// A body that nobody reads yet may have taken too long.
-    pub(super) fn ring_body(&mut self, core: &mut Core) -> Next {
+    /// Refuses a request whose handler does not run yet, if its body has taken too long.
+    pub(super) fn handle_body_timeout(&mut self, core: &mut Core) -> Next {
         let Stage::Body(body) = &mut self.stage else { return Next::Wait };
         if body.until.is_some_and(|until| core.now >= until) {
             let detail = "the body did not come in time (http.body_timeout)";
@@ -592,7 +593,7 @@ impl Connection {
         Next::Wait
     }
 
-    /// A body that a handler reads may come too slowly.
+    /// Refuses the rest of a body that a handler reads, if the body comes too slowly.
     pub(super) fn check_incoming(&mut self, core: &Core) {
         if let Some(incoming) = &mut self.incoming
             && incoming.window.is_too_slow(core.now)
@@ -602,8 +603,8 @@ impl Connection {
         }
     }
 
-    /// The form of an answer to what cannot be read on, and begins with these bytes: a refused `HEAD` has no content either
-    /// (RFC 9110 section 9.3.2).
+    /// The form of a refusal for a request that cannot be read on and that begins with these bytes. A refused `HEAD`
+    /// has no content either (RFC 9110 section 9.3.2).
     pub(super) fn form_of_refusal(&self, bytes: &[u8]) -> Form {
         let head_only = match &self.stage {
             Stage::Body(body) => body.request.form().head_only,
@@ -612,7 +613,7 @@ impl Connection {
         Form { head_only, ..Form::CLOSE }
     }
 
-    /// Answers what cannot be read, and reads nothing more.
+    /// Refuses a request that cannot be read, and reads nothing more.
     fn refuse(&mut self, core: &mut Core, refusal: Refusal, form: Form) {
         core.refuse(refusal.fault.into(), refusal.status);
         log::debug!("{}: {refusal}", self.name());
@@ -627,7 +628,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A window that wants 5000 bytes, and when it began.
+    /// A window that must bring 5000 bytes, and when it began.
     fn window() -> (Window, Instant) {
         let began = Instant::now();
         (Window::new(began, 1000), began)
@@ -646,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_stands_still_while_the_handler_is_waited_for() {
+    fn a_window_stands_still_while_the_handler_has_no_room() {
         let (mut window, began) = window();
         window.set_paused(true, began + 2 * SECOND);
         window.set_paused(true, began + 3 * SECOND);
@@ -660,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rate_is_never_too_slow() {
+    fn without_a_minimum_rate_no_body_is_too_slow() {
         let began = Instant::now();
         let mut window = Window::new(began, 0);
         assert_eq!(window.end(), None);

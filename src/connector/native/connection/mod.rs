@@ -1,9 +1,9 @@
-//! One client's connection: the stages it goes through, and what each does with time, turns and news.
+//! One client's connection: its stages, and how each of them reacts to events, timers and messages.
 //!
-//! Poller thread. A request is read whole, or as far as its handler wants it; then it is either answered here or given to a
-//! worker. Until the worker is done the connection reads nothing but the rest of that request's body, which bounds what a
-//! pipelining client can have in progress to one request and one read. Reading is in `input.rs`, sending in `sending.rs` and
-//! `feeding.rs`, what a client's end means in `departure.rs`.
+//! Poller thread. A connection reads a request whole, or as far as its handler wants it. Then the request is either
+//! answered here or given to a worker. Until the worker is done, the connection reads nothing but the rest of that
+//! request's body. So a client that pipelines has at most one request in progress, and one read. Reading is in
+//! `input.rs`, sending in `sending.rs` and `feeding.rs`. `departure.rs` decides what a client's end means.
 
 mod account;
 mod core;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
-use self::account::{Asked, Recalled};
+use self::account::{LoggedRequest, Recalled};
 pub(super) use self::core::Core;
 use self::core::DRAIN_IDLE;
 pub(super) use self::departure::End;
@@ -45,66 +45,66 @@ use crate::http::{Form, Request, Response};
 use crate::telemetry::metrics::{CLIENT_LEFT, Closing, Reason, Standing};
 use crate::telemetry::sparing::sparingly;
 
-/// How long a connection that we closed is still read from while nothing comes, so that its client sees the answer and no
-/// reset (RFC 9112 section 9.6).
+/// How long a connection that the server closed is still read from while nothing comes, so that its client sees the
+/// answer and no reset (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 
-/// And how long when the client goes on sending, as nginx's `lingering_time`.
+/// The same while the client goes on sending, as nginx's `lingering_time`.
 const LINGER_MAX: Duration = Duration::from_secs(30);
 
 /// While draining: how long a client may still take for its PROXY header or its handshake.
 const DRAIN_BEGIN: Duration = Duration::from_secs(1);
 
-/// A client that has not said anything yet keeps its place for this long when places are short: its request is on the way.
+/// How long a client that has not sent anything keeps its place when places are short: its request is on the way.
 const UNUSED: Duration = Duration::from_secs(1);
 
 pub(super) struct Connection {
     link: Arc<Link>,
-    /// Kept for its drop.
+    /// Held for its drop, which gives the place back.
     _place: Place,
-    /// Who is at the other end, or who a trusted proxy says it speaks for. `None` on a Unix socket.
+    /// The client's address: the peer's, or the one that a trusted proxy names. `None` on a Unix socket.
     peer: Option<SocketAddr>,
     session: Option<Session>,
-    /// What the client showed in the handshake.
+    /// The certificate that the client showed in the handshake.
     certificate: Option<Bytes>,
     stage: Stage,
-    /// Bytes that were read and not used yet. Without capacity while the connection is idle.
+    /// Bytes that were read and not used yet. The buffer has no capacity while the connection is idle.
     input: Vec<u8>,
-    /// How much of the head in progress was searched for its end.
+    /// How many bytes of the head in progress were searched for its end.
     scanned: usize,
-    /// The client has closed its side, so that reading comes to an end without another edge.
+    /// Whether the client has closed its side. Then reading comes to an end without another edge.
     ended: bool,
-    /// When something last came of the client, or its request was given to a worker.
+    /// When the client last sent something, or its request was given to a worker.
     heard: Instant,
-    /// How many bytes had come, read or not, when that was last looked at.
+    /// How many bytes had come, read or not, when they were last counted.
     heard_bytes: u64,
-    /// How many were read.
+    /// How many bytes were read.
     read_bytes: u64,
-    /// The session has taken the beginning of something that it cannot read yet.
+    /// Whether the session holds the beginning of a record that it cannot decrypt yet.
     half_read: bool,
-    /// It stands in [`Core::again`].
+    /// Whether it is in [`Core::again`].
     pub(super) again: bool,
-    /// Which request of a worker is in progress, counted from 1.
+    /// The number of the request that a worker has or had last, from 1.
     ticket: u64,
-    /// Where that request waits for a worker, or did.
+    /// The place in the queue of that request, which may have left it.
     place_in_queue: Option<Key>,
     endpoint: Recalled,
-    /// Who the request is that was read last; `None` while the head of another is read.
+    /// The identity of the request that was read last; `None` while another head is read.
     request_id: Option<RequestId>,
-    /// What it asked, where the access log is to say it.
-    asked: Asked,
+    /// The access log's data about that request, if there is an access log.
+    logged: LoggedRequest,
     /// How many requests were read.
     served: usize,
     /// The rest of the body of the request that is in progress.
     incoming: Option<Box<Incoming>>,
     /// Since when the connection is idle.
     idle_since: Instant,
-    /// When the stage has lasted too long.
+    /// When the stage's time is over.
     due: Instant,
     pub(super) timer: Timer,
 }
 
-/// What a connection is at.
+/// The stages of a connection.
 enum Stage {
     /// Waits for a PROXY header.
     Proxied,
@@ -118,22 +118,22 @@ enum Stage {
     Body(Box<Body>),
     /// Holds a request back until earlier answers are sent.
     Holding(Box<Work>),
-    /// A request is in the queue or with a worker.
+    /// Its request is in the queue or with a worker.
     Away {
-        /// The form of an answer that is given here.
+        /// The form of an answer that the poller gives.
         form: Form,
         start_by: Instant,
         deadline: Instant,
     },
-    /// Writes what the socket did not take at once.
+    /// Writes the rest of an answer that the socket did not take at once.
     Flushing(Box<Flushing>),
-    /// Sends the pieces of a feed as they come.
+    /// Sends a feed's pieces as they come.
     Feeding(Box<Feeding>),
-    /// Nothing more will be answered; reads until the client closes as well.
+    /// Gives no answer any more, and reads until the client closes as well.
     Lingering { until: Instant },
 }
 
-/// One of the handshakes in progress, counted.
+/// Counts one handshake in progress.
 struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -142,19 +142,19 @@ impl Drop for Counted {
     }
 }
 
-/// What the poller is to do with a connection after a step.
+/// What the poller does with a connection after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Wait for an event, a worker or the stage's end.
     Wait,
-    /// Forget it.
+    /// Close it.
     Close,
-    /// Forget it, and let the client see that what it got is not complete.
+    /// Reset it, so that the client sees that its answer is not complete.
     Reset,
 }
 
 impl Connection {
-    /// A connection with the stage that its settings ask for first.
+    /// A connection in the first stage that its settings ask for.
     pub(super) fn new(
         link: Arc<Link>,
         place: Place,
@@ -181,7 +181,7 @@ impl Connection {
             place_in_queue: None,
             endpoint: Recalled::default(),
             request_id: None,
-            asked: Asked::default(),
+            logged: LoggedRequest::default(),
             served: 0,
             incoming: None,
             idle_since: core.now,
@@ -190,7 +190,7 @@ impl Connection {
         }
     }
 
-    /// What comes before the first request.
+    /// Enters the stage before the first request.
     pub(super) fn begin(&mut self, core: &mut Core, refuse: Option<Reason>) -> Next {
         if let Some(reason) = refuse {
             return self.refuse_client(core, reason);
@@ -208,7 +208,7 @@ impl Connection {
         self.begin_session(core)
     }
 
-    /// The TLS handshake, or else requests.
+    /// Begins the TLS handshake, or else waits for requests.
     fn begin_session(&mut self, core: &mut Core) -> Next {
         if let (Some(tls), Some(_)) = (&core.settings.tls, &self.session) {
             let counted = Counted(Arc::clone(&tls.in_progress));
@@ -224,7 +224,7 @@ impl Connection {
         if core.is_draining() { self.drain(core) } else { Next::Wait }
     }
 
-    /// Where it stands.
+    /// The stage as the gauges count it.
     pub(super) fn standing(&self) -> Standing {
         match self.stage {
             Stage::Proxied | Stage::Handshake { .. } => Standing::Beginning,
@@ -253,7 +253,7 @@ impl Connection {
         self.due
     }
 
-    /// Who it is, for the log.
+    /// The client's name for the log.
     fn name(&self) -> String {
         self.peer.map_or_else(|| "a client on the Unix socket".to_owned(), |peer| peer.to_string())
     }
@@ -278,7 +278,7 @@ impl Connection {
         !answered && !silent && !self.link.presence().has_left()
     }
 
-    /// Since when the connection could be closed without anybody missing it. `None`: it could not.
+    /// Since when the connection could be closed without a loss for its client. `None`: it could not.
     pub(super) fn spare_since(&self, now: Instant) -> Option<Instant> {
         if self.half_read || !self.input.is_empty() {
             return None;
@@ -293,14 +293,16 @@ impl Connection {
         }
     }
 
-    /// Whether it still is what [`spare_since`](Self::spare_since) said, and no request is in the socket.
+    /// Whether the connection is still spare since then, and no request is in the socket. See
+    /// [`spare_since`](Self::spare_since).
     pub(super) fn is_spare_since(&self, since: Instant, now: Instant) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let lingers = matches!(self.stage, Stage::Lingering { .. });
         self.spare_since(now) == Some(since) && (lingers || self.link.socket().peek(&mut byte).is_err())
     }
 
-    /// The server has as many clients as it takes. Whoever expects a handshake could not read an answer.
+    /// Refuses a client, because the server has all the connections that it may have. A client that expects a handshake
+    /// could not read an answer.
     fn refuse_client(&mut self, core: &mut Core, reason: Reason) -> Next {
         core.refuse(reason, StatusCode::SERVICE_UNAVAILABLE);
         if self.session.is_some() {
@@ -317,8 +319,8 @@ impl Connection {
         self.answer_and_close(core, unavailable(detail).to_response(), Form::CLOSE, reason)
     }
 
-    /// The connection is about to be forgotten, and with it a request that no worker has begun to answer: whoever does
-    /// later could not see that nobody sends what it leaves, and would wait for that.
+    /// Gives up the connection, and with it a request that no worker has begun to answer. A worker that answered it
+    /// later would leave a rest and wait for the poller to send it, which no poller would do.
     pub(super) fn abandon(&mut self, core: &Core) {
         let then = if let Stage::Flushing(flushing) = &self.stage { &flushing.then } else { &self.stage };
         let is_unanswered = match then {
@@ -340,9 +342,10 @@ impl Connection {
         }
     }
 
-    /// The server stops: an idle connection ends, now or soon; the others end with the answer they wait for.
+    /// The server stops. An idle connection ends, now or soon. The others end with the answer that they wait for.
     pub(super) fn drain(&mut self, core: &mut Core) -> Next {
-        // A worker that has not heard of it yet gives the connection back open: that is to be noticed at once.
+        // A worker that does not know of the drain yet returns the connection open. The poller must notice that at
+        // once.
         if self.link.attend() {
             self.notice_return(core);
         }
@@ -359,8 +362,9 @@ impl Connection {
         Next::Wait
     }
 
-    /// The settings are new, and so is the service. What waits for its next request waits for as long as they say; a request
-    /// in progress goes on as it began, one whose body is not whole with the service that was asked about that body.
+    /// Applies new settings and a new service. An idle connection waits for its next request as long as the new
+    /// settings say. A request in progress goes on as it began. If its body is not whole, it keeps the service that was
+    /// asked about the body.
     pub(super) fn reload(&mut self, core: &mut Core, before: &Arc<dyn Service>) -> Next {
         match &mut self.stage {
             Stage::Body(body) => body.keep(before),
@@ -369,7 +373,7 @@ impl Connection {
                     body.keep(before);
                 }
             }
-            // One that has not said anything yet has its time for that.
+            // A connection without any request yet keeps the time that it has for its first.
             Stage::Idle if self.served > 0 && !core.is_draining() => {
                 self.due = self.idle_since + core.idle_allowance();
             }
@@ -379,7 +383,7 @@ impl Connection {
         Next::Wait
     }
 
-    /// There is something to do: bytes, room to write, or a worker's answer.
+    /// Acts on what there is to do: bytes to read, room to write, or a worker's answer.
     pub(super) fn proceed(&mut self, core: &mut Core) -> Next {
         if self.session.is_some() && self.wire().flush().is_err() {
             return Next::Close;
@@ -415,18 +419,19 @@ impl Connection {
         self.read(core)
     }
 
-    /// There is something to do while it is a worker's turn: room for a streamed answer, or bytes of a body.
+    /// Acts during a worker's turn: sends more of a streamed answer, or reads more of a body.
     pub(super) fn assist(&mut self, core: &mut Core) -> Next {
         if self.link.turn() == Turn::Streaming
             && let Some(outbox) = self.link.outbox()
         {
-            // A failure is in the outbox, where the worker finds it and ends the connection.
+            // The outbox keeps a failure. The worker finds it there and ends the connection.
             drop(outbox.flush(&mut self.wire(), &mut 0));
         }
-        if self.incoming.is_some() { self.read(core) } else { self.overhear(core) }
+        if self.incoming.is_some() { self.read(core) } else { self.read_while_away(core) }
     }
 
-    /// Takes the request back that no worker has begun, out of the queue as well. Returns whether it was still there.
+    /// Takes back a request that no worker has begun, and removes it from the queue. Returns whether it was still
+    /// there.
     fn take_from_queue(&self, core: &Core) -> bool {
         let taken = self.link.take_back(Turn::Queued);
         if taken && let Some(place) = self.place_in_queue {
@@ -435,7 +440,7 @@ impl Connection {
         taken
     }
 
-    /// Answers for the worker, and goes on with what came meanwhile.
+    /// Answers in the worker's place, and goes on with the bytes that came meanwhile.
     fn answer_instead(
         &mut self,
         core: &mut Core,
@@ -458,7 +463,7 @@ impl Connection {
         self.send_answers(core)
     }
 
-    /// Answers what will not be read on, or was not read at all.
+    /// Answers a request that is not read to its end, or not at all.
     fn answer_unread(&mut self, core: &mut Core, mut response: Response, form: Form, reason: Option<Reason>) {
         let request_id = self.request_id.get_or_insert_with(|| core.request_ids.unread());
         response.name_request(request_id.id());
@@ -467,7 +472,7 @@ impl Connection {
         self.after_answer(core, form);
     }
 
-    /// If a worker has answered and left nothing to do, the connection is idle again since then.
+    /// Makes the connection idle if a worker has answered and left nothing to do. It has been idle since that answer.
     fn notice_return(&mut self, core: &Core) {
         if matches!(self.stage, Stage::Away { .. })
             && self.link.turn() == Turn::Poller
@@ -480,13 +485,13 @@ impl Connection {
         }
     }
 
-    /// A request is complete, or as complete as its handler wants it: it is answered here, or given to a worker. `more`: the
-    /// next one may be there already.
+    /// Answers a request here, or gives it to a worker. The request is complete, or as complete as its handler wants
+    /// it. `more`: the next request may be there already.
     fn accept(&mut self, core: &mut Core, request: Request, more: bool) {
         self.accept_by(None, core, request, more);
     }
 
-    /// The same, by a service that was asked about its body before a reload.
+    /// The same, by the service that was asked about the body before a reload.
     fn accept_by(
         &mut self,
         before: Option<&Arc<dyn Service>>,
@@ -527,7 +532,7 @@ impl Connection {
                 if let Some(incoming) = &self.incoming {
                     incoming.pipe.limit_to(work.deadline);
                 }
-                // Answers go out in the order of their requests, so earlier ones leave first.
+                // Answers leave in the order of their requests, so earlier ones must be sent first.
                 if core.answers.is_empty() {
                     self.give(core, work, more);
                 } else {
@@ -543,7 +548,7 @@ impl Connection {
         self.ticket += 1;
         let more = more || self.ended || self.incoming.is_some();
         self.heard = core.now;
-        // Without more, the last read has emptied the socket.
+        // Without `more`, the last read has emptied the socket.
         self.heard_bytes = if more { self.arrived_bytes() } else { self.read_bytes };
         self.link.give(self.ticket, more);
         let (start_by, deadline) = (work.start_by.instant(), work.deadline.instant());
@@ -558,7 +563,7 @@ impl Connection {
             }
             Err((reason, mut response)) => {
                 response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
-                // Nobody else has the job, so it is in its turn still.
+                // The job was not queued, so no other thread has moved the turn.
                 self.link.take_back(Turn::Queued);
                 self.incoming = None;
                 core.metrics.refused(reason);
@@ -569,7 +574,7 @@ impl Connection {
         }
     }
 
-    /// A piece of the file that is being sent has been read.
+    /// Takes a piece of the file that is being sent, once it was read.
     pub(super) fn add_piece(&mut self, core: &mut Core, piece: std::io::Result<Bytes>) -> Next {
         match (&mut self.stage, piece) {
             (Stage::Flushing(flushing), Ok(piece)) => {
@@ -590,13 +595,13 @@ impl Connection {
         }
     }
 
-    /// Nothing more is sent; what still comes is read and dropped until the client closes as well.
+    /// Sends nothing more. Bytes that still come are read and dropped until the client closes as well.
     fn linger(&mut self, core: &Core) {
         self.input = Vec::new();
-        // A body that was not read to its end would be read no further than its pipe has room.
+        // The rest of an unread body would only be read as far as its pipe has room.
         self.incoming = None;
-        if !self.take_leave() {
-            // The answer has filled the socket. Without this behind it, its end would pass for a cut.
+        if !self.close_session() {
+            // The answer has filled the socket. Without TLS's end behind it, the client would take the close for a cut.
             self.flush_later(core, Outgoing::Unsent(Unsent::new(Vec::new(), Bytes::new(), true)), true);
             return;
         }

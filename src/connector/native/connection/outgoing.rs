@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::connector::native::output::{Outbox, Unsent};
 
-/// In memory, or as a worker makes them.
+/// An answer in memory, or one that a worker is making.
 pub(super) enum Outgoing {
     Unsent(Unsent),
     Stream(Arc<Outbox>),

@@ -1,4 +1,4 @@
-//! Sending: answers made on the poller, and what a worker or a file left to be sent. Poller thread.
+//! Sending: the poller's own answers, and the parts that a worker or a file left. Poller thread.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,28 +12,28 @@ use crate::base::request_id::RequestId;
 use crate::connector::native::output::{Flushed, Unsent};
 use crate::http::{Body, Form, Response, encode_head};
 
-/// A client that has taken this much more of its answer has its whole `http.write_timeout` again.
+/// Whenever a client has taken this many more bytes of its answer, it has its whole `http.write_timeout` again.
 const QUANTUM: usize = 64 * 1024;
 
-/// An answer on its way, and what comes after it.
+/// An answer on its way, and the stage after it.
 pub(super) struct Flushing {
     outgoing: Outgoing,
     pub(super) then: Stage,
-    /// Bytes since the client last had its time anew.
+    /// Bytes sent since the client's time last began.
     moved: usize,
-    /// When it began.
+    /// When flushing began.
     since: Instant,
-    /// A piece of the file is being read.
-    pub(super) asked: bool,
+    /// Whether a piece of the file is being read.
+    pub(super) piece_requested: bool,
 }
 
 impl Flushing {
     fn stage(outgoing: Outgoing, then: Stage, since: Instant) -> Stage {
-        Stage::Flushing(Box::new(Self { outgoing, then, moved: 0, since, asked: false }))
+        Stage::Flushing(Box::new(Self { outgoing, then, moved: 0, since, piece_requested: false }))
     }
 
     pub(super) fn add_piece(&mut self, piece: Bytes) {
-        self.asked = false;
+        self.piece_requested = false;
         if let Outgoing::Unsent(unsent) = &mut self.outgoing {
             unsent.add_piece(piece);
         }
@@ -41,7 +41,7 @@ impl Flushing {
 }
 
 impl Core {
-    /// Appends a response that is in memory to the answers.
+    /// Appends a response that is in memory to the unsent answers.
     pub(super) fn encode(&mut self, response: &Response, form: Form, request_id: Option<&RequestId>) {
         if encode_head(response, form, request_id, &mut self.answers) {
             self.answers.extend_from_slice(response.body());
@@ -50,7 +50,7 @@ impl Core {
 }
 
 impl Connection {
-    /// Answers on the poller.
+    /// Answers a request on the poller.
     pub(super) fn answered(&mut self, core: &mut Core, mut response: Response, form: Form) {
         if let Body::File(_) = response.body {
             let with_body = encode_head(&response, form, self.request_id.as_ref(), &mut core.answers);
@@ -75,12 +75,12 @@ impl Connection {
         self.after_answer(core, form);
     }
 
-    /// What comes after an answer: the next request, or the end.
+    /// Enters the stage after an answer: the next request, or the end.
     pub(super) fn after_answer(&mut self, core: &Core, form: Form) {
         self.stage = if form.keep_alive { Stage::Idle } else { Stage::Lingering { until: core.now } };
     }
 
-    /// Something is left to send; the stage after it follows by itself.
+    /// Sends the rest of an answer later, and enters the next stage after that.
     pub(super) fn flush_later(&mut self, core: &Core, outgoing: Outgoing, close: bool) {
         self.incoming = None;
         let then = if close { Stage::Lingering { until: core.now } } else { Stage::Idle };
@@ -88,7 +88,7 @@ impl Connection {
         self.due = core.now + core.settings.write_timeout;
     }
 
-    /// Sends the answers made so far; the stage that was reached comes after them.
+    /// Sends the answers made so far, and then enters the stage that was set.
     pub(super) fn send_answers(&mut self, core: &mut Core) -> Next {
         if core.answers.is_empty() {
             return if let Stage::Flushing(_) = self.stage { self.flush(core) } else { Next::Wait };
@@ -112,7 +112,7 @@ impl Connection {
         }
     }
 
-    /// Goes on sending; the stage after it is entered when all is sent. A feed goes on by itself.
+    /// Goes on sending. The next stage begins when all is sent. A feed goes on by itself.
     pub(super) fn flush(&mut self, core: &mut Core) -> Next {
         let Self { stage: Stage::Flushing(flushing), link, session, .. } = self else {
             return self.flush_feed(core);
@@ -124,7 +124,7 @@ impl Connection {
             Outgoing::Stream(outbox) => outbox.flush(&mut wire, &mut flushing.moved),
         };
         if let Outgoing::Unsent(_) = flushing.outgoing {
-            // What is in an outbox was counted when it came there.
+            // The bytes of an outbox were counted when they were put there.
             core.metrics.sent_bytes(flushing.moved - before);
         }
         if flushing.moved >= QUANTUM {
@@ -135,8 +135,8 @@ impl Connection {
             Ok(Flushed::Blocked) => Next::Wait,
             Ok(Flushed::NeedsPiece) => {
                 let Outgoing::Unsent(unsent) = &flushing.outgoing else { return Next::Wait };
-                if let Some(piece) = unsent.next_piece().filter(|_| !flushing.asked) {
-                    flushing.asked = true;
+                if let Some(piece) = unsent.next_piece().filter(|_| !flushing.piece_requested) {
+                    flushing.piece_requested = true;
                     core.files.ask(piece, link.id(), &core.mailbox);
                 }
                 Next::Wait
@@ -150,11 +150,12 @@ impl Connection {
         }
     }
 
-    /// All answers are sent: the stage that came after them begins. Its time begins here: sending has spent from its own.
+    /// All answers are sent, so the next stage begins. Its time begins now: sending has used some of the time set
+    /// before.
     fn settle(&mut self, core: &mut Core) -> Next {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Holding(work) => {
-                // More may have been read behind it: the worker's return is to be noticed.
+                // More may have been read behind it, so the worker's return must be noticed.
                 self.give(core, *work, true);
                 return self.send_answers(core);
             }
@@ -163,7 +164,7 @@ impl Connection {
             Stage::Head => self.enter_head(core),
             Stage::Body(body) => self.enter_body(core, body),
             Stage::Feeding(feeding) => return self.begin_feeding(core, feeding),
-            // It has its own time, or none.
+            // This stage has its own time, or none.
             stage => self.stage = stage,
         }
         Next::Wait

@@ -113,7 +113,7 @@ enum Poller {
 
 /// One way through the walk.
 struct Walk<'a> {
-    /// The rule that nobody keeps.
+    /// The rule that is left out.
     without: Option<Rule>,
     choices: &'a mut Choices,
     word: Word,
@@ -148,7 +148,7 @@ impl Walk<'_> {
             able.push(Self::commit);
         }
         if self.poller != Poller::Gone {
-            able.push(Self::ring);
+            able.push(Self::step_poller);
         }
         if able.is_empty() {
             return false;
@@ -236,7 +236,7 @@ impl Walk<'_> {
         });
     }
 
-    fn ring(&mut self) {
+    fn step_poller(&mut self) {
         self.poller = match self.poller {
             Poller::Look => match self.word.turn() {
                 turn @ Turn::Queued => Poller::TakeBack(turn),
@@ -246,7 +246,7 @@ impl Walk<'_> {
                     Poller::TakeBack(turn)
                 }
                 Turn::Poller => Poller::Next,
-                // It looks again, and finds the same until the worker is done.
+                // The poller looks again, with the same result until the worker is done.
                 Turn::Writing | Turn::Streaming => Poller::Look,
             },
             Poller::TakeBack(from) if !self.word.take_back(from) => Poller::Look,
@@ -335,7 +335,7 @@ fn walk(without: Option<Rule>, statements: usize) -> Result<usize, String> {
 }
 
 #[test]
-fn whoever_answers_and_whenever_tells_the_truth() {
+fn the_client_is_told_the_truth_by_poller_and_worker_in_every_order() {
     for (statements, at_least) in [(1, 500), (2, 10_000)] {
         let ways = walk(None, statements).unwrap_or_else(|lie| panic!("{statements} statements: {lie}"));
         assert!(ways > at_least, "{statements} statements have {ways} ways only");
