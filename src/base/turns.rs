@@ -1,6 +1,6 @@
-//! How the system shares its cores out between pollers, workers and who works for them: a database on the same machine.
+//! How the system shares its cores between pollers, workers and a database on the same machine.
 //!
-//! On the thread that it is about.
+//! Runs on the thread whose scheduling it changes.
 
 use rustix::process::getpriority_process;
 use thread_priority::{
@@ -8,17 +8,17 @@ use thread_priority::{
     set_thread_priority_and_policy, thread_native_id,
 };
 
-/// The niceness that a process has unless somebody gave it another, in the words of `thread_priority`.
+/// The default niceness of a process, on the scale of `thread_priority`.
 const NICE_0: u8 = 48;
 
-/// From now on this thread does not interrupt another to run. Linux calls it `SCHED_BATCH` (sched(7)).
+/// From now on this thread does not preempt another thread when it wakes. Linux calls it `SCHED_BATCH` (sched(7)).
 ///
-/// Who sleeps until something comes goes first when it does, and stops whoever has the core: a poller a worker for each request, a
-/// worker the database for each of several answers that it is about to give. Where all cores are at work a poller now reads several
-/// requests at a time instead, once a worker waits, and a worker several answers, once its database does; where one is idle both run
-/// at once, as before.
+/// Otherwise a waking thread preempts the running one: a poller stops a worker for each request, and a worker stops the
+/// database for each of several answers. With this policy, busy cores batch work: a poller reads several requests
+/// before a worker runs, and a worker reads several answers of the database. If a core is idle, both run at once, as
+/// before.
 pub(crate) fn wait_for_turn() {
-    // To set it anew would undo another niceness.
+    // Setting the priority again would undo another niceness.
     if getpriority_process(None) != Ok(0) {
         return;
     }
