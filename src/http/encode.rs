@@ -114,7 +114,7 @@ fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// An IMF-fixdate is 29 bytes for every year that a clock shows.
+/// An IMF-fixdate has 29 bytes for every year that a clock can show.
 const DATE_LEN: usize = 29;
 
 /// The current date, formatted once a second by each thread. It may be some milliseconds late, because the coarse clock

@@ -26,8 +26,8 @@ impl Timing {
     }
 }
 
-/// A text with times in milliseconds, each to the microsecond. Most times are below ten milliseconds. Then a line takes
-/// one copy of the text, and digits at known places.
+/// A text with times in milliseconds, each to the microsecond. Most times are below ten milliseconds. Then
+/// writing is one copy of the text, with digits set at known places.
 pub(crate) struct Template<const LENGTH: usize, const TIMES: usize> {
     text: [u8; LENGTH],
     /// The place of each time in the text.

@@ -84,7 +84,7 @@ pub const WAITS_MAX: usize = 128;
 pub struct Wait {
     /// For a session or for the database.
     pub doing: Doing,
-    /// The name of the statement, or of what it does. Empty for a session.
+    /// The name of the statement, or what the statement does. Empty for a session.
     pub name: Cow<'static, str>,
     /// When the wait began.
     pub since: Instant,

@@ -113,7 +113,7 @@ impl Line<'_> {
         [method, &target, outline.protocol().as_bytes()].join(&b' ')
     }
 
-    /// The `Referer`. Its query may be that of an endpoint whose queries are hidden.
+    /// The `Referer`, without its query unless values may be shown, because it may be a URL of this server.
     fn referer<'o>(&self, outline: Outline<'o>) -> Option<&'o [u8]> {
         let referer = outline.referer()?;
         let end = if self.parameters { None } else { memchr::memchr2(b'?', b'#', referer) };

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// How many kinds are kept: what fits on a screen.
+/// The number of kinds that are kept, which fits on a screen.
 const KINDS: usize = 20;
 
 /// The latest failures, by endpoint and status.

@@ -42,7 +42,7 @@ pub struct Pool {
     pub acquire: Histogram,
     /// How long sessions were borrowed.
     pub usage: Histogram,
-    /// How long opening a session took, if opening came to an end.
+    /// How long opening a session took, if it succeeded.
     pub creation: Histogram,
     /// Openings that failed.
     pub creation_failures: AtomicU64,
