@@ -1,6 +1,6 @@
-//! What a configuration says other than the one before it, and what of that has to wait for a restart.
+//! The differences between two configurations, and which of them have to wait for a restart.
 //!
-//! Whichever thread reloads. Goes by the table of keys, so that no key is forgotten.
+//! The thread that reloads. It uses the table of keys, so that no key is forgotten.
 
 use std::fmt;
 

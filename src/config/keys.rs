@@ -327,7 +327,7 @@ fn tracing_keys(tracing: &mut Tracing) -> Vec<Named<'_>> {
 fn admin_keys(admin: &mut Admin) -> Vec<Named<'_>> {
     vec![
         ("listen", Restart, Target::AdminListen(&mut admin.listen)),
-        // Live only together with `listen`, which may need a token.
+        // Changes only together with `listen`, which may need a token.
         ("token", Restart, Secret(&mut admin.token)),
         ("ready_window", Live, Time(&mut admin.ready_window, WINDOW)),
         ("ready_max_refused", Live, Count(&mut admin.ready_max_refused, 1..=100)),

@@ -138,13 +138,13 @@ pub enum Access {
 pub struct Tracing {
     /// `propagate`: whether each request continues the trace in its client's `traceparent`, or else begins one.
     pub propagate: bool,
-    /// `otlp_endpoint`: the collector that traces are sent to, without `/v1/traces`. `None`: none are.
+    /// `otlp_endpoint`: the collector that receives traces, without `/v1/traces`. `None`: no traces are sent.
     pub otlp_endpoint: Option<String>,
-    /// `otlp_headers`: what requests to it say beside, as `name=value` with commas between; see [`otlp_headers`].
+    /// `otlp_headers`: additional headers for the collector, as `name=value` separated by commas; see [`otlp_headers`].
     pub otlp_headers: Option<String>,
-    /// `service_name`: what the server is called in traces.
+    /// `service_name`: the server's name in traces.
     pub service_name: String,
-    /// `sample`: how many percent of the traces that begin here are sent.
+    /// `sample`: the percentage of traces that are sent, among those that begin here.
     pub sample: usize,
 }
 
@@ -154,11 +154,11 @@ pub struct Tracing {
 pub struct Admin {
     /// `listen`: where operators connect. `None`: on loopback; see [`Config::admin_listen`].
     pub listen: Option<AdminListen>,
-    /// `token`: what they must show. `None`: nothing, and then they connect on loopback.
+    /// `token`: the secret that operators must send. `None`: no secret, and then they connect on loopback.
     pub token: Option<String>,
-    /// `ready_window`: of how long `/ready` counts the requests that were refused.
+    /// `ready_window`: the period in which `/ready` counts refused requests.
     pub ready_window: Duration,
-    /// `ready_max_refused`: how many percent of them may be.
+    /// `ready_max_refused`: the percentage of requests that may be refused.
     pub ready_max_refused: usize,
 }
 

@@ -402,7 +402,7 @@ fn kind_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// `; did you mean "workers"?`. If no name is near, the list of names, provided it is short enough to read.
+/// `; did you mean "workers"?`. If no name is near, it is the list of names, provided that is short enough to read.
 pub(super) fn suggestion(name: &str, known: &[&str]) -> String {
     const LISTED_MAX: usize = 14;
     let near = |known: &&&str| {
