@@ -13,7 +13,6 @@ impl Checks {
     /// as UTC.
     ///
     /// # Errors
-    ///
     /// The first check that fails.
     pub fn verify(&self, value: &Value) -> Result<(), Mismatch> {
         let Value::Array(_, items) = value else {
@@ -62,7 +61,6 @@ impl Checks {
     /// The pattern, anchored so that the whole text must match.
     ///
     /// # Errors
-    ///
     /// The regex-lite crate cannot read the regular expression.
     pub(super) fn whole(pattern: &str) -> Result<regex_lite::Regex, String> {
         // The pattern is compiled alone first. Otherwise `a)|(b` would become valid inside of the anchors' parentheses.

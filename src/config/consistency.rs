@@ -127,7 +127,7 @@ fn tls(tls: &Tls) -> Vec<Conflict> {
     .collect()
 }
 
-/// The features that the simple connector does not have.
+/// The conflicts with features that the simple connector does not have.
 fn tiny_http(config: &Config) -> Vec<Conflict> {
     let unix = matches!(config.server.listen, Listen::Unix(_));
     [

@@ -60,7 +60,7 @@ impl Default for Config {
                 deadline_header: None,
                 // The name that nginx, Envoy and most services use.
                 request_id_header: Some(HeaderName::from_static("x-request-id")),
-                // Strangers need not know how busy the server is.
+                // Strangers need not know how the server is doing.
                 server_timing: false,
                 // Jetty's stop timeout, and the time that Kubernetes grants before it kills a process.
                 drain_timeout: Duration::from_secs(30),
@@ -144,7 +144,7 @@ impl Default for Config {
             tls: Tls {
                 certificate: None,
                 key: None,
-                // RFC 9325: 1.2 is the lowest sound version. Only 1.3 would refuse clients from before 2018.
+                // RFC 9325: 1.2 is the lowest sound version. With 1.3 as the lowest, clients from before 2018 would be refused.
                 min_version: TlsVersion::V12,
                 client_ca: None,
                 client_auth: ClientAuth::Nothing,

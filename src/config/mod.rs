@@ -323,7 +323,7 @@ pub struct Database {
     /// `minimum_idle`: the number of sessions to keep open. `None`: `maximum_pool_size` (HikariCP advises a fixed
     /// pool).
     pub minimum_idle: Option<usize>,
-    /// `maximum_pending`: how many requests may wait for a session at once. `None`: as many as there are workers.
+    /// `maximum_pending`: how many requests may wait for a session at once. `None`: only the number of workers limits it.
     pub maximum_pending: Option<usize>,
     /// `connection_timeout`: how long a request may wait for a session.
     pub connection_timeout: Duration,
@@ -335,7 +335,7 @@ pub struct Database {
     pub initialization_fail_timeout: Duration,
     /// `idle_timeout`: how long a session above `minimum_idle` may stay unused.
     pub idle_timeout: Duration,
-    /// `keepalive_time`: after so long without use, the pool checks whether a session is alive. Zero: never.
+    /// `keepalive_time`: after so long without use, the pool checks whether an idle session is alive. Zero: never.
     pub keepalive_time: Duration,
     /// `max_lifetime`: the greatest age of a session.
     pub max_lifetime: Duration,
@@ -585,11 +585,11 @@ pub struct Checks {
     pub min: Option<Value>,
     /// `max`: the largest number, date or timestamp accepted.
     pub max: Option<Value>,
-    /// `min_len`: the least characters of a text or bytes of bytes.
+    /// `min_len`: the smallest length, in characters of a text or in bytes.
     pub min_len: Option<usize>,
-    /// `max_len`: the most characters of a text or bytes of bytes.
+    /// `max_len`: the greatest length, in characters of a text or in bytes.
     pub max_len: Option<usize>,
-    /// `max_items`: the most items of an array.
+    /// `max_items`: the greatest number of items of an array.
     pub max_items: Option<usize>,
     /// `pattern`: a pattern for the whole text. Its source is kept for messages.
     pub pattern: Option<regex_lite::Regex>,
@@ -640,8 +640,8 @@ impl Config {
         self.server.workers.unwrap_or_else(fitting)
     }
 
-    /// The number of pollers: `server.selectors`, or one for each core. More than eight would hand over more requests a
-    /// second than any database can answer.
+    /// The number of pollers: `server.selectors`, or one for each core. More than eight would hand over more
+    /// connections a second than any database has answers for.
     pub fn selectors(&self) -> usize {
         self.server.selectors.unwrap_or_else(|| num_cpus::get().min(8))
     }

@@ -400,7 +400,7 @@ mod tests {
         }
     }
 
-    /// Asserts that each message starts with the expected problem of its declaration.
+    /// Asserts that the problem of each declaration starts with the message beside it.
     fn refuses<const N: usize>(cases: [(&str, &str); N]) {
         for (declaration, message) in cases {
             let text = format!(

@@ -48,7 +48,6 @@ impl Config {
     /// binary, which serves the demo.
     ///
     /// # Errors
-    ///
     /// The file that was given or found cannot be read. No other file is tried instead.
     pub fn locate(flag: Option<&Path>, environment: &Environment) -> Result<Source, LocateError> {
         let named = flag.map(Path::to_owned).or(environment.get("WHARF_CONFIG").map(PathBuf::from));
@@ -67,7 +66,6 @@ impl Config {
     /// overrides the defaults.
     ///
     /// # Errors
-    ///
     /// All problems in one list.
     pub fn read(source: Source, environment: &Environment, flags: &Flags) -> Result<Self, Problems> {
         let (config, problems) = Self::examine(source, environment, flags);

@@ -37,7 +37,6 @@ impl Statement {
     /// Lexes one statement.
     ///
     /// # Errors
-    ///
     /// A string, quoted name or comment does not end. There is no statement, or more than one. The statement controls
     /// transactions, changes the session beyond its transaction, or has positional parameters.
     pub fn parse(text: &str) -> Result<Self, SqlError> {

@@ -16,7 +16,6 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// Reads some bytes of the body. Returns 0 at its end. Waits for the client, but not past the request's deadline.
     ///
     /// # Errors
-    ///
     /// The error contains a [`Refusal`] if there is somebody to tell. The client sends too slowly (408) or too much
     /// (413), the body is malformed or incomplete (400), or the deadline has passed (504).
     fn read(&self, into: &mut [u8]) -> io::Result<usize>;
@@ -55,7 +54,6 @@ pub trait Sink {
     /// Takes all of `bytes`. Waits for a client that reads slowly, but not past the request's deadline.
     ///
     /// # Errors
-    ///
     /// The client has left, or the deadline has passed.
     fn send(&self, bytes: &[u8]) -> io::Result<()>;
 }

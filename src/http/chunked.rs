@@ -64,7 +64,6 @@ impl Decoder {
     /// Decodes from `input` into `body`. Returns how many bytes were used: all of them, unless the body ended before.
     ///
     /// # Errors
-    ///
     /// 400 for a malformed chunked body, 413 for a body longer than `max_body_bytes`.
     pub fn decode(
         &mut self,

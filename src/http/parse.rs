@@ -49,7 +49,6 @@ pub(super) fn is_token(byte: u8) -> bool {
 /// byte at a time costs no more than others. Leading empty lines must be gone (RFC 9112 section 2.2).
 ///
 /// # Errors
-///
 /// A head longer than the limits, or a bare LF. RFC 9112 lets a lenient reader take a bare LF for a line's end, and
 /// proxies disagree on it.
 pub fn scan_head(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Scan, Refusal> {
@@ -86,7 +85,6 @@ fn too_large(start: &[u8]) -> Refusal {
 /// Reads a head that [`scan_head`] found to be complete.
 ///
 /// # Errors
-///
 /// Everything that RFC 9112 forbids, and everything that leaves the body's length in doubt.
 pub fn parse_head(head: &[u8], limits: &Limits) -> Result<Head, Refusal> {
     const INLINE: usize = 32;
@@ -438,7 +436,7 @@ mod tests {
         }
 
         #[test]
-        fn how_bytes_were_split_does_not_matter(split in 0_usize..48) {
+        fn the_split_of_the_bytes_does_not_matter(split in 0_usize..48) {
             let head = b"GET /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
             let end = head.len() - 3;
             proptest::prop_assert_eq!(scan_head(&head[..split], 0, &LIMITS), Ok(Scan::Incomplete));

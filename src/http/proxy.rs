@@ -50,7 +50,6 @@ const BINARY_START_BYTES: usize = SIGNATURE.len() + 4;
 /// has its own.
 ///
 /// # Errors
-///
 /// The bytes are not a header, or the header is longer than 107 bytes (version 1) or 2 KiB (version 2).
 pub fn read_proxy_header(bytes: &[u8]) -> Result<ProxyHeader, ProxyError> {
     // The first byte tells the two versions apart.
@@ -457,7 +456,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn how_bytes_were_split_does_not_matter(bytes in beginnings()) {
+        fn the_split_of_the_bytes_does_not_matter(bytes in beginnings()) {
             let whole = read_proxy_header(&bytes);
             let mut decided = false;
             for end in 0..=bytes.len() {

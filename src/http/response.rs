@@ -74,7 +74,6 @@ impl Response {
     /// worker meanwhile.
     ///
     /// # Errors
-    ///
     /// The system does not tell the file's length.
     pub fn file(content_type: &'static str, file: fs::File) -> io::Result<Self> {
         let length = file.metadata()?.len();

@@ -74,7 +74,6 @@ impl Opened {
     /// Opens the access log of these settings, so that a failure is known before anything changes.
     ///
     /// # Errors
-    ///
     /// The system's error.
     pub fn new(settings: &Log) -> io::Result<Self> {
         let file = settings.access_file.as_deref().filter(|_| settings.access != Access::Off);
@@ -106,7 +105,6 @@ impl Journal {
     /// Starts the writing thread if these settings need one. Nothing else changes.
     ///
     /// # Errors
-    ///
     /// The system cannot start a thread.
     pub fn prepare(&self, settings: &Log, Opened(target): Opened) -> io::Result<Prepared> {
         if settings.access != Access::Off {

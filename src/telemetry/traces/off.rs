@@ -19,7 +19,6 @@ impl Traces {
     /// Does nothing.
     ///
     /// # Errors
-    ///
     /// The configuration asks for traces to be sent.
     pub fn start(config: &config::Tracing, _: Surroundings, _: &Arc<Metrics>) -> io::Result<Self> {
         match config.otlp_endpoint {

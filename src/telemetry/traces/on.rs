@@ -46,7 +46,6 @@ impl Traces {
     /// Starts the exporter if the configuration names a collector.
     ///
     /// # Errors
-    ///
     /// The collector's configuration is wrong, or the system cannot start a thread.
     pub fn start(
         config: &config::Tracing,
