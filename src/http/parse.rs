@@ -152,7 +152,7 @@ fn parse_with<'a>(
     let mut logged = Logged::default();
     let fields = parsed.headers.iter().map(|header| {
         let (name, value) = (header.name.as_bytes(), offset(header.value));
-        logged.see(name, &value);
+        logged.note(name, &value);
         (offset(name), value)
     });
     let fields = fields.collect();

@@ -180,7 +180,7 @@ pub(crate) struct Logged {
 
 impl Logged {
     /// Remembers the position of a value, if the header is a logged one.
-    pub(super) fn see(&mut self, name: &[u8], value: &Range<usize>) {
+    pub(super) fn note(&mut self, name: &[u8], value: &Range<usize>) {
         match name.len() {
             7 if name.eq_ignore_ascii_case(b"referer") => self.referer = Some(value.clone()),
             10 if name.eq_ignore_ascii_case(b"user-agent") => self.user_agent = Some(value.clone()),

@@ -1,5 +1,5 @@
-//! Horizontal bars, each made of several parts. They suit a few things with long names, because a phone has room for
-//! the names.
+//! Horizontal bars, each made of several parts. They suit a few things with long names, which have room even at a
+//! phone's width.
 
 use std::fmt::Write as _;
 

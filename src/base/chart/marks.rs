@@ -19,7 +19,7 @@ impl Frame {
             Place((to - from).max(1.0))
         );
         let wide = bold_width(&span.name, self.font);
-        // A name that is wider than its span starts at the left end of the span.
+        // A name that is too wide for the drawing starts at the left end of the drawing.
         let first = self.left + wide / 2.0 + 2.0;
         let at = f64::midpoint(from, to).clamp(first, (self.right - wide / 2.0).max(first));
         let _ = write!(

@@ -15,7 +15,7 @@ pub(crate) struct Axis {
     pub(crate) extent: Extent,
     /// The places and the labels of the ticks. Empty for ticks at round numbers.
     pub(crate) ticks: Vec<(f64, String)>,
-    /// A range that the axis covers even where nothing is drawn.
+    /// A value that the axis always reaches, even if nothing is drawn there.
     pub(crate) reach: Option<f64>,
 }
 

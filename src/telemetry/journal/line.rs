@@ -39,7 +39,7 @@ impl Line<'_> {
             None => out.push(b'-'),
         }
         out.extend_from_slice(b" - - [");
-        clock.tell(COMBINED, ended, |time, _| out.extend_from_slice(time));
+        clock.with_time(COMBINED, ended, |time, _| out.extend_from_slice(time));
         out.extend_from_slice(b"] ");
         quoted(out, outline.map(|outline| self.request_line(outline)).as_deref());
         write(out, format_args!(" {status} {bytes} "));
@@ -70,7 +70,7 @@ impl Line<'_> {
         let Entry { outline, client, identity, status, bytes, ended, total, spans, endpoint, reason } =
             *self.entry;
         out.extend_from_slice(b"{\"time\":\"");
-        clock.tell(JSON, ended, |time, ms| {
+        clock.with_time(JSON, ended, |time, ms| {
             out.extend_from_slice(time);
             out.extend_from_slice(&decimals(ms.into()));
             out.extend_from_slice(b"Z\"");
@@ -207,16 +207,16 @@ pub(super) struct Clock(Option<Second>);
 
 impl Clock {
     /// Hands over that moment, formatted up to the second, and its milliseconds.
-    fn tell(&mut self, shape: &'static str, at: Instant, tell: impl FnOnce(&[u8], u32)) {
+    fn with_time(&mut self, shape: &'static str, at: Instant, write: impl FnOnce(&[u8], u32)) {
         let Self(known) = self;
         if !known.as_ref().is_some_and(|second| second.has(at, shape)) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
             *known = Second::of(at, now.saturating_sub(at.elapsed()), shape);
         }
         match known {
-            Some(second) => tell(second.text.as_bytes(), (at - second.begins).subsec_millis()),
+            Some(second) => write(second.text.as_bytes(), (at - second.begins).subsec_millis()),
             // `Instant`'s clock started less than a second ago.
-            None => tell(formatted(shape, 0).as_bytes(), 0),
+            None => write(formatted(shape, 0).as_bytes(), 0),
         }
     }
 }
@@ -354,7 +354,7 @@ mod tests {
         let now = Instant::now();
         let (mut clock, mut told) = (Clock::default(), Vec::new());
         for shape in [JSON, JSON, COMBINED, JSON] {
-            clock.tell(shape, now, |text, ms| told.push((text.to_vec(), ms)));
+            clock.with_time(shape, now, |text, ms| told.push((text.to_vec(), ms)));
         }
         let after = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
         assert!(told[0] == told[1] && told[0] != told[2] && told[0] == told[3], "{told:?}");

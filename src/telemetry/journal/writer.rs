@@ -103,7 +103,7 @@ struct Shared {
     something: Condvar,
     /// The buffers of all threads. Locked before any single buffer, and never together with `state`.
     buffers: Mutex<Vec<Arc<Buffer>>>,
-    /// The number of bytes that all buffers together may still reserve.
+    /// The number of bytes that all buffers together have reserved.
     room: AtomicUsize,
     /// A thread has lines, and the writing thread was woken.
     gathering: AtomicBool,
@@ -151,11 +151,11 @@ impl Writer {
 
     /// Makes the thread write to another target from now on.
     pub(super) fn write_to(&self, target: Target) {
-        self.shared.tell(|state| state.next = Some(target));
+        self.shared.change(|state| state.next = Some(target));
     }
 
     pub(super) fn reopen(&self) {
-        self.shared.tell(|state| state.reopen = true);
+        self.shared.change(|state| state.reopen = true);
     }
 
     pub(super) fn lost(&self) -> u64 {
@@ -179,7 +179,7 @@ impl Writer {
     pub(super) fn close(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(ended) = running else { return };
-        self.shared.tell(|state| state.closed = true);
+        self.shared.change(|state| state.closed = true);
         // Nothing is sent on this channel, so it always ends with an error.
         let _ = ended.recv_timeout(LAST_WRITE);
     }
@@ -205,7 +205,7 @@ impl Shared {
         drop(lines);
         // The writing thread clears `gathering` before it locks a buffer. So a line that it misses wakes it again.
         if !self.gathering.load(Relaxed) && !self.gathering.swap(true, Relaxed) {
-            self.tell(|_| ());
+            self.change(|_| ());
         }
     }
 
@@ -219,7 +219,7 @@ impl Shared {
             if let Ok(before) = self.room.fetch_update(Relaxed, Relaxed, add) {
                 lines.room += wanted;
                 if before < GATHERED && before + wanted >= GATHERED {
-                    self.tell(|_| ());
+                    self.change(|_| ());
                 }
                 return true;
             }
@@ -274,7 +274,8 @@ impl Shared {
         }
     }
 
-    fn tell(&self, what: impl FnOnce(&mut State)) {
+    /// Changes the state, and wakes the writing thread to look at it.
+    fn change(&self, what: impl FnOnce(&mut State)) {
         what(&mut self.lock());
         self.something.notify_one();
     }
@@ -288,8 +289,8 @@ impl Shared {
     }
 }
 
-/// Empties a buffer. It keeps room for as much as it had, but not for a whole burst. Freeing the memory at each write
-/// would cost more than making the lines.
+/// Empties a buffer. It keeps room for as much as it had, but not for a whole burst. Getting freed memory again
+/// for each write would cost more than making the lines.
 fn empty(lines: &mut Vec<u8>, least: usize) {
     let kept = lines.len().max(least);
     lines.clear();

@@ -135,7 +135,7 @@ impl Exposition {
         family.encode_info(&version)?;
         let started = self.gauges.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         out.gauge("wharf_start_time", "When the server started, since 1970", Some(&Unit::Seconds), started)?;
-        let Process { processor, resident, threads, open_files, max_files } = Process::look();
+        let Process { processor, resident, threads, open_files, max_files } = Process::read();
         let mut cpu =
             out.metric("process_cpu", "Processor time", Some(&Unit::Seconds), MetricType::Counter)?;
         cpu.encode_counter::<NoLabelSet, _, f64>(&processor.as_secs_f64(), None)?;

@@ -22,7 +22,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn look() -> Self {
+    pub(super) fn read() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let open_files = fs::read_dir("/proc/self/fd").ok().map(Iterator::count);
         Self {
@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn a_process_reports_its_resources() {
         let file = fs::File::open("/proc/self/status").expect("Linux");
-        let process = Process::look();
+        let process = Process::read();
         assert!(process.processor > Duration::ZERO);
         assert!(process.resident.is_some_and(|bytes| bytes > 1 << 20), "{process:?}");
         assert!(
