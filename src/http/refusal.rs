@@ -23,7 +23,7 @@ pub struct Refusal {
     pub status: StatusCode,
     /// The answer's `detail`.
     pub detail: &'static str,
-    /// What the refusal is counted as.
+    /// The fault that the refusal is counted as.
     pub fault: Fault,
 }
 

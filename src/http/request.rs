@@ -62,7 +62,7 @@ impl Request {
         self.text(&self.path)
     }
 
-    /// The query as it was sent, without the `?`; empty where there is none.
+    /// The query as it was sent, without the `?`. Empty if the target has no query.
     pub fn query(&self) -> &str {
         self.query.as_ref().map_or("", |range| self.text(range))
     }

@@ -1,4 +1,4 @@
-//! What a worker does now, and where the time of its request goes.
+//! The current activity of each worker, and the time that its request spends in each.
 //!
 //! The worker writes and other threads read, with relaxed atomics and without a lock. A worker keeps one activity for
 //! all its requests. It lends the activity to the sessions that it borrows, so that they note their waits. Single waits

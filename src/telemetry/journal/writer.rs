@@ -93,7 +93,7 @@ impl Target {
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    /// Disconnected when the writing thread has ended. `None` while there is none.
+    /// Disconnected when the writing thread has ended. `None` while no thread runs.
     running: Mutex<Option<Receiver<Infallible>>>,
 }
 
