@@ -1,11 +1,11 @@
-//! One absolute time by which a request must be answered, and what is left of it.
+//! The absolute time by which a request must be answered, and the time that is left until then.
 //!
-//! Runs on any thread. Queue wait, pool checkout, every statement and the response write spend from the same deadline;
-//! nobody starts a timeout of their own.
+//! Runs on any thread. Queue wait, pool checkout, every statement and the write of the answer spend from the same
+//! deadline. No part starts a timeout of its own.
 
 use std::time::{Duration, Instant};
 
-/// The absolute time by which one request has its answer. Copied freely; never extended.
+/// The absolute time by which one request must be answered. Copied freely, never extended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
@@ -21,22 +21,23 @@ impl Deadline {
         Self(start.checked_add(allowance).unwrap_or_else(|| start + YEAR))
     }
 
-    /// The point in time itself.
+    /// The deadline as a moment.
     pub fn instant(self) -> Instant {
         self.0
     }
 
-    /// What is left; zero once it has passed.
+    /// The time that is left. Zero after the deadline.
     pub fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// Whether the time is up.
+    /// Whether the deadline has passed.
     pub fn has_passed(self) -> bool {
         Instant::now() >= self.0
     }
 
-    /// The earlier of this deadline and `allowance` from now: a stage with a limit of its own still ends in time.
+    /// The earlier of this deadline and `allowance` from now. A stage with its own limit thus never outlasts the
+    /// request.
     #[must_use]
     pub fn within(self, allowance: Duration) -> Self {
         self.min(Self::after(allowance))
@@ -55,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_a_deadline_that_has_passed() {
+    fn no_time_is_left_after_the_deadline() {
         let passed = Deadline::after(Duration::ZERO);
         assert!(passed.has_passed());
         assert_eq!(passed.left(), Duration::ZERO);

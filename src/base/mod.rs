@@ -1,5 +1,5 @@
-//! What every other module may use: time, values, the queue, and what the system offers. Knows nothing of HTTP, of databases or of
-//! the configuration.
+//! The parts that every other module may use: time, values, the queue and the scheduling of threads. They know nothing
+//! of HTTP, databases or the configuration.
 
 pub(crate) mod chart;
 pub mod deadline;

@@ -1,7 +1,8 @@
-//! Whether a request's client is still there, for whoever blocks on its behalf; and what the client may be told of the request.
+//! Whether a request's client is still connected, for the worker that waits on its behalf. Also what the server may
+//! tell the client about the outcome.
 //!
-//! The connector notes that a client has left; the worker that waits for a connection or a statement is woken by it. Whether
-//! something of the request may have been committed stands in `presence/outcome.rs`. Any thread.
+//! The connector notes a departure and wakes the worker that waits for a session or a statement. `presence/outcome.rs`
+//! keeps whether the request may have committed something. Any thread.
 
 mod outcome;
 
@@ -11,11 +12,11 @@ use std::task::Waker;
 
 use self::outcome::Outcome;
 
-/// A client's presence. Clones speak of the same client; for [`Presence::default`], nobody can leave.
+/// The presence of a client. Clones refer to the same client. The client of [`Presence::default`] never leaves.
 #[derive(Clone, Debug, Default)]
 pub struct Presence {
     state: Option<Arc<State>>,
-    /// Which of the client's requests this is of; see [`Outcome::begin_request`].
+    /// The number of the client's request that this presence belongs to; see [`Outcome::begin_request`].
     request: u64,
     /// See [`Presence::is_safe`].
     is_unsafe: bool,
@@ -24,11 +25,12 @@ pub struct Presence {
 #[derive(Debug, Default)]
 struct State {
     left: AtomicBool,
-    /// A statement was cancelled because of it.
+    /// A statement was cancelled because the client left.
     cancelled: AtomicBool,
-    /// Of the current request.
+    /// The outcome of the current request.
     outcome: Outcome,
-    /// Of the one worker that waits on the client's behalf. Called under the lock: who has taken it back is not woken any more.
+    /// Wakes the one worker that waits on the client's behalf. It is called under the lock, so a worker that has
+    /// removed its waker is not woken any more.
     waiting: Mutex<Option<Waker>>,
 }
 
@@ -39,17 +41,17 @@ impl State {
 }
 
 impl Presence {
-    /// Whether it is of a client who may leave.
+    /// Whether the client may leave.
     pub(crate) fn is_tracked(&self) -> bool {
         self.state.is_some()
     }
 
-    /// Of a client who may leave.
+    /// The presence of a client that may leave.
     pub fn tracked() -> Self {
         Self { state: Some(Arc::default()), ..Self::default() }
     }
 
-    /// The client has left, for good; whoever waits for it is woken.
+    /// Notes that the client has left for good, and wakes the worker that waits.
     pub fn leave(&self) {
         if let Some(state) = &self.state {
             state.left.store(true, Ordering::Release);
@@ -65,24 +67,24 @@ impl Presence {
         self.state.as_ref().is_some_and(|state| state.left.load(Ordering::Acquire))
     }
 
-    /// Has `waker` called when the client leaves, in place of the one before; it must not block. Whoever calls this looks at
-    /// [`has_left`](Self::has_left) afterwards: it may have left before.
+    /// Sets the waker to call when the client leaves; it replaces the one before and must not block. The caller checks
+    /// [`has_left`](Self::has_left) afterwards, because the client may have left before this call.
     pub fn wake_when_left(&self, waker: &Waker) {
         if let Some(state) = &self.state {
             *state.waiting() = Some(waker.clone());
         }
     }
 
-    /// Whoever waited does so no more, and is not woken once this has returned. A waker that stays would keep what it wakes for
-    /// as long as the client is connected.
+    /// Removes the waker. It is not called after this function has returned. A waker that stayed would keep its
+    /// thread's data alive as long as the client is connected.
     pub fn wake_nobody(&self) {
         if let Some(state) = &self.state {
             *state.waiting() = None;
         }
     }
 
-    /// The client's next request: nothing is known of it yet. `safe_method`: it asks by a method that changes nothing (RFC 9110
-    /// section 9.2.1). For the connector, before any worker can have the request.
+    /// Begins the client's next request, whose outcome is still open. `safe_method`: its method changes nothing (RFC
+    /// 9110 section 9.2.1). The connector calls this before any worker can have the request.
     pub(crate) fn begin_request(&self, safe_method: bool) -> Self {
         let request = self.state.as_ref().map_or(0, |state| state.outcome.begin_request());
         Self { state: self.state.clone(), request, is_unsafe: !safe_method }
@@ -93,23 +95,25 @@ impl Presence {
         !self.is_unsafe
     }
 
-    /// For the worker, right before it sends a commit, or a statement that commits by itself. `false`: the connector has answered
-    /// in the worker's place. Then the worker sends nothing, and fails as at its deadline.
+    /// The worker calls this right before it sends a commit, or a statement that commits by itself. `false`: the
+    /// connector has already answered in the worker's place. Then the worker sends nothing, and fails as it does at its
+    /// deadline.
     #[must_use]
     pub(crate) fn begin_commit(&self) -> bool {
         self.state.as_ref().is_none_or(|state| state.outcome.begin_commit(self.request))
     }
 
-    /// For the worker, when the database has answered the commit that [`begin_commit`](Self::begin_commit) announced: it has
-    /// committed, or nothing of it. A worker that does not know which of them leaves the outcome open.
+    /// The worker calls this when the database has answered the commit that [`begin_commit`](Self::begin_commit)
+    /// announced. `committed`: the database has committed; otherwise nothing was committed. A worker that does not know
+    /// the answer does not call it, and the outcome stays open.
     pub(crate) fn end_commit(&self, committed: bool) {
         if let Some(state) = &self.state {
             state.outcome.end_commit(self.request, committed);
         }
     }
 
-    /// For the connector, after it has taken the request back from its worker: the worker commits nothing from now on. Returns
-    /// whether the worker may have committed something before. Then the outcome is unknown.
+    /// The connector calls this after it has taken the request back from its worker. The worker commits nothing from
+    /// then on. Returns whether the worker may have committed something before; then the outcome is unknown.
     pub(crate) fn answer_instead(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.outcome.answer_instead())
     }
@@ -124,14 +128,14 @@ impl Presence {
         self.state.as_ref().is_some_and(|state| state.outcome.was_answered_unknown(self.request))
     }
 
-    /// A statement was cancelled because the client left.
+    /// Notes that a statement was cancelled because the client left.
     pub(crate) fn note_cancelled(&self) {
         if let Some(state) = &self.state {
             state.cancelled.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether a statement was cancelled because the client left. Says so once.
+    /// Whether a statement was cancelled because the client left. Returns `true` only once.
     pub(crate) fn take_cancelled(&self) -> bool {
         self.state.as_ref().is_some_and(|state| {
             state.cancelled.load(Ordering::Relaxed) && state.cancelled.swap(false, Ordering::Relaxed)
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_client_is_woken_when_it_leaves() {
+    fn a_waiting_worker_is_woken_when_its_client_leaves() {
         let (presence, count) = (Presence::tracked(), Arc::<Count>::default());
         presence.wake_when_left(&Waker::from(Arc::clone(&count)));
         assert!(!presence.has_left());
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_no_more_is_not_kept() {
+    fn a_removed_waker_is_neither_kept_nor_called() {
         let (presence, count) = (Presence::tracked(), Arc::<Count>::default());
         presence.wake_when_left(&Waker::from(Arc::clone(&count)));
         presence.wake_nobody();
@@ -176,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_statement_is_told_once() {
+    fn a_cancelled_statement_is_reported_once() {
         let presence = Presence::tracked();
         assert!(!presence.take_cancelled());
         presence.clone().note_cancelled();
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn for_a_client_that_is_not_tracked_everything_may_be_sent_and_nothing_is_known() {
+    fn without_a_tracked_client_all_may_be_sent_and_nothing_is_known() {
         let presence = Presence::default();
         assert!(presence.is_safe() && presence.begin_commit());
         presence.end_commit(true);
@@ -193,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_not_tracked_stays() {
+    fn an_untracked_client_never_leaves() {
         let presence = Presence::default();
         presence.leave();
         assert!(!presence.has_left());

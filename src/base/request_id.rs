@@ -1,7 +1,7 @@
-//! Who a request is: its id, and its place in a trace (W3C Trace Context).
+//! The identity of a request: its id and its place in a trace (W3C Trace Context).
 //!
-//! Any thread; no lock, and nothing is allocated for an id that is made here. What a client says of either is taken from anybody,
-//! because it is looked at closely and proves nothing: it names a request in answers and logs, and grants nothing.
+//! Any thread, without locks. An id that is made here needs no allocation. The server takes an id or a trace from any
+//! client, because it checks their form and they grant nothing: they only name a request in answers and logs.
 
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -11,20 +11,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use http::HeaderName;
 
-/// The longest id that is taken from a client: more than anything that proxies make, little enough for a log.
+/// The longest id that a client may send: longer than any id that proxies make, short enough for a log.
 const ID_MAX: usize = 128;
 
-/// Each thread makes ids from a number of its own on; more than any of them will ever make lie between two of those.
+/// Each thread counts ids from its own starting number. The distance between two threads is larger than any thread will
+/// ever count.
 const FORK: u32 = 48;
 
-/// How requests are told apart, and what of that clients see.
+/// How requests are identified, and how much of that clients see.
 #[derive(Debug)]
 pub struct RequestIds {
-    /// In which header a request's id comes and goes; `None`: in none.
+    /// The header with a request's id, in the request and in the answer. `None` if no header has it.
     header: Option<HeaderName>,
     /// Whether requests belong to traces.
     traces: bool,
-    /// How many percent of those that begin here are recorded.
+    /// The percentage of traces that are recorded, among those that begin here.
     sample: usize,
     keys: [u64; 3],
     next: AtomicU64,
@@ -32,7 +33,7 @@ pub struct RequestIds {
 }
 
 impl RequestIds {
-    /// Ids that come and go in this header, if in any; `traces`: each request continues its client's trace or begins one.
+    /// Ids come and go in `header`, if there is one. `traces`: each request continues its client's trace or begins one.
     pub fn new(header: Option<HeaderName>, traces: bool) -> Self {
         let random = RandomState::new();
         let keys = [0, 1, 2].map(|number: u8| random.hash_one(number));
@@ -40,13 +41,14 @@ impl RequestIds {
         Self { header, traces, sample: 100, keys, next, forks }
     }
 
-    /// Of the traces that begin here so many percent are recorded, instead of all; a client's are as it says.
+    /// Records this percentage of the traces that begin here, instead of all. A client's trace is recorded if the
+    /// client says so.
     #[must_use]
     pub fn sampling(self, percent: usize) -> Self {
         Self { sample: percent, ..self }
     }
 
-    /// The same for another thread, so that no two wait for each other's counter; their ids differ all the same.
+    /// The same rules for another thread, so that threads do not share a counter. Their ids still differ.
     #[must_use]
     pub fn for_another_thread(&self) -> Self {
         let start = self.forks.fetch_add(1, Relaxed) << FORK;
@@ -55,13 +57,13 @@ impl RequestIds {
         Self { header, traces, sample, keys, next: AtomicU64::new(start), forks }
     }
 
-    /// Whether header lines whose name is so long can say anything of a request's id.
+    /// Whether a header with a name of this length can matter to a request's identity.
     pub(crate) fn looks_at(&self, name_length: usize) -> bool {
         self.header.as_ref().is_some_and(|header| header.as_str().len() == name_length)
             || self.traces && (name_length == TRACEPARENT.len() || name_length == TRACESTATE.len())
     }
 
-    /// Who a request with these header lines is.
+    /// The identity of a request with these header lines.
     pub(crate) fn read_id<'r>(
         self: &Arc<Self>,
         lines: impl Iterator<Item = (&'r [u8], &'r [u8])>,
@@ -94,13 +96,13 @@ impl RequestIds {
         RequestId { of: Arc::clone(self), id, trace, told }
     }
 
-    /// Who a request is of which nothing was read.
+    /// The identity of a request that could not be read.
     pub(crate) fn unread(self: &Arc<Self>) -> RequestId {
         RequestId { of: Arc::clone(self), id: self.make(), trace: None, told: AtomicBool::default() }
     }
 
-    /// A number that no other request of this process has, and that another process is as unlikely to have as any. Each step
-    /// is one to one, so that what goes in twice is all that could come out twice.
+    /// A number that no other request of this process has, and that another process is very unlikely to make. Each step
+    /// is one to one, so only equal inputs could give equal numbers.
     fn make(&self) -> Id {
         let [one, two, three] = self.keys;
         let mut number = self.next.fetch_add(1, Relaxed) ^ one;
@@ -111,7 +113,7 @@ impl RequestIds {
     }
 }
 
-/// Something that may be there once only: of two nobody knows which is meant.
+/// A value that may come only once. If there are two, neither can be trusted.
 #[derive(Default)]
 struct Once<'r> {
     first: Option<&'r [u8]>,
@@ -128,7 +130,7 @@ impl<'r> Once<'r> {
     }
 }
 
-/// Visible ASCII without what ends a value somewhere, or is to be escaped: in a log's line, in a list, in a parameter.
+/// Visible ASCII without the characters that end or escape a value in a log line, a list or a parameter.
 fn is_id(id: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_graphic() && !b"\"',;\\".contains(byte);
     (1..=ID_MAX).contains(&id.len()) && id.iter().all(is_plain)
@@ -138,7 +140,7 @@ fn is_printable(value: &[u8]) -> bool {
     value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
 }
 
-/// The sixteen digits of a number.
+/// The sixteen hexadecimal digits of a number.
 pub(crate) fn hex(number: u64) -> [u8; 16] {
     let mut digits = [0; 16];
     let mut left = number;
@@ -154,7 +156,7 @@ pub struct RequestId {
     of: Arc<RequestIds>,
     id: Id,
     trace: Option<Trace>,
-    /// Whether anybody else may know of the trace.
+    /// Whether anybody else may know the trace.
     told: AtomicBool,
 }
 
@@ -173,7 +175,7 @@ impl RequestId {
         }
     }
 
-    /// The same as bytes.
+    /// The id as bytes.
     pub(crate) fn id_bytes(&self) -> &[u8] {
         match &self.id {
             Id::Made(digits) => digits,
@@ -187,19 +189,19 @@ impl RequestId {
         self.trace.as_ref()
     }
 
-    /// The same, where it says something to anybody: it is the client's, or has been asked for.
+    /// The trace if anybody else may know it: it is the client's, or somebody has asked for it.
     pub(crate) fn known_trace(&self) -> Option<&Trace> {
         self.trace.as_ref().filter(|_| self.told.load(Relaxed))
     }
 
-    /// The header in which the answer says the id.
+    /// The header of the answer that has the id.
     pub(crate) fn header(&self) -> Option<&HeaderName> {
         self.of.header.as_ref()
     }
 }
 
 impl Clone for RequestId {
-    /// Does not learn of it when the other one's trace is asked for, so it takes that for known.
+    /// A clone does not learn when the original is asked for its trace, so it assumes that the trace is known.
     fn clone(&self) -> Self {
         let (id, trace) = (self.id.clone(), self.trace.clone());
         Self { of: Arc::clone(&self.of), id, trace, told: AtomicBool::new(true) }
@@ -215,17 +217,17 @@ impl fmt::Debug for RequestId {
     }
 }
 
-/// The header by which a trace goes on from one service to the next.
+/// The header that carries a trace from one service to the next.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// The header beside it, for what tracing systems have to say of their own.
+/// The header beside it, with the tracing systems' own data.
 pub const TRACESTATE: &str = "tracestate";
 
-/// Somebody records the trace. What else level 2 knows says that the trace's id was drawn by lot.
+/// The flag that somebody records the trace. The only other flag of level 2 says that the trace's id is random.
 const SAMPLED: u8 = 1;
 const KNOWN_FLAGS: u8 = 0b11;
 
-/// The bits of a trace's id that decide by lot.
+/// The bits of a trace's id that decide whether it is recorded.
 const RANDOM: u128 = (1 << 56) - 1;
 
 /// A request's place in a trace.
@@ -233,15 +235,15 @@ const RANDOM: u128 = (1 << 56) - 1;
 pub struct Trace {
     /// The trace's id, never zero.
     id: u128,
-    /// Whose part the request is; `None`: the trace begins with it.
+    /// The id of the span that the request is a part of. `None`: the trace begins with the request.
     parent: Option<u64>,
-    /// The request itself, never zero.
+    /// The request's own id, never zero.
     span: u64,
     flags: u8,
     state: Option<Arc<str>>,
 }
 
-/// What a `traceparent` says.
+/// The content of a `traceparent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Parent {
     trace: u128,
@@ -250,8 +252,8 @@ struct Parent {
 }
 
 impl Parent {
-    /// Reads `00-TRACE-SPAN-FLAGS` (<https://www.w3.org/TR/trace-context/#traceparent-header>). A later version is read as far
-    /// as this one goes, and of its flags only what this one has had from the beginning.
+    /// Reads `00-TRACE-SPAN-FLAGS` (<https://www.w3.org/TR/trace-context/#traceparent-header>). Of a later version it
+    /// reads the fields of this version, and only the flag that was there from the beginning.
     fn read(value: &[u8]) -> Option<Self> {
         const LENGTH: usize = 55;
         let (known, more) = value.split_at_checked(LENGTH)?;
@@ -270,7 +272,7 @@ impl Parent {
     }
 }
 
-/// At most 32 hexadecimal digits; capital ones are none here.
+/// At most 32 hexadecimal digits, in lower case only.
 fn digits(text: &[u8]) -> Option<u128> {
     text.iter().try_fold(0, |number: u128, byte| {
         let digit = match byte {
@@ -283,9 +285,10 @@ fn digits(text: &[u8]) -> Option<u128> {
 }
 
 impl Trace {
-    /// A new one, of which so many percent are recorded: those whose id is low by the 56 bits that level 2 wants to be random.
+    /// Begins a trace. `percent` of the new traces are recorded: those with a low number in the 56 bits that level 2
+    /// wants to be random.
     fn begin(percent: usize) -> Self {
-        // Drawn in halves: a range of 128 bits takes a division.
+        // Drawn in two halves, because a range of 128 bits needs a division.
         let id = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(1..));
         let is_sampled = (id & RANDOM) * 100 < (RANDOM + 1) * percent as u128;
         let flags = if is_sampled { SAMPLED } else { 0 };
@@ -307,7 +310,7 @@ impl Trace {
         self.id
     }
 
-    /// The id of what the request is a part of; `None` where the trace begins here.
+    /// The id of the span that the request is a part of. `None` where the trace begins here.
     pub fn parent(&self) -> Option<u64> {
         self.parent
     }
@@ -317,18 +320,18 @@ impl Trace {
         self.span
     }
 
-    /// Whether somebody records it.
+    /// Whether somebody records the trace.
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
     }
 
-    /// The value of `traceparent` in what the request asks of others.
+    /// The value of `traceparent` for requests that this request sends to other services.
     pub fn traceparent(&self) -> String {
         let Self { id, span, flags, .. } = self;
         format!("00-{id:032x}-{span:016x}-{flags:02x}")
     }
 
-    /// The value of `tracestate` beside it, if there is one.
+    /// The value of `tracestate` for the same requests, if there is one.
     pub fn tracestate(&self) -> Option<&str> {
         self.state.as_deref()
     }
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_id_is_taken_where_it_is_plain_and_alone() {
+    fn a_clients_id_is_taken_if_it_is_plain_and_sent_once() {
         let longest = "x".repeat(ID_MAX);
         for id in ["1", "a-b_c:d/e=~!", &longest] {
             assert_eq!(read_id(&[("X-Request-ID", id)]).id(), id);
@@ -365,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_are_made_differ_on_every_thread_and_do_not_count_up() {
+    fn ids_differ_between_threads_and_do_not_count_up() {
         let first = request_ids();
         let second = Arc::new(first.for_another_thread());
         let third = Arc::new(second.for_another_thread());
@@ -384,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_on_with_its_id_and_flags_and_a_span_of_its_own() {
+    fn a_trace_continues_with_its_id_its_flags_and_a_new_span() {
         let request_id =
             read_id(&[("Traceparent", PARENT), ("tracestate", "a=1"), ("TraceState", "b=2 , c=3")]);
         let trace = request_id.trace().expect("traces are on");
@@ -405,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_is_known_where_it_is_the_clients_or_somebody_has_asked_for_it() {
+    fn a_trace_is_known_if_the_client_sent_it_or_somebody_asked_for_it() {
         let request_id = read_id(&[]);
         assert_eq!(request_id.known_trace(), None);
         let trace = request_id.clone().known_trace().cloned();
@@ -418,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_traceparent_begins_a_trace() {
+    fn a_malformed_traceparent_begins_a_new_trace() {
         let zeros = [
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
@@ -449,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_of_the_traces_that_begin_here_are_recorded_and_none_that_its_client_does_not_record() {
+    fn the_percentage_applies_to_new_traces_and_a_clients_choice_is_kept() {
         for (percent, few, many) in [(0, 0, 0), (10, 50, 150), (100, 1000, 1000)] {
             let request_ids = Arc::new(RequestIds::new(None, true).sampling(percent).for_another_thread());
             let unparented = || request_ids.read_id([].into_iter());
@@ -465,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_read_as_far_as_it_is_known() {
+    fn a_later_traceparent_version_is_read_as_far_as_it_is_known() {
         let later = PARENT.replacen("00-", "cc-", 1).replace("-01", "-03");
         for value in [later.clone(), format!("{later}-what-the-future-brings")] {
             let request_id = read_id(&[("traceparent", &value)]);
@@ -476,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_looked_at_where_nothing_is_asked_for() {
+    fn without_ids_and_traces_no_header_is_read() {
         let off = Arc::new(RequestIds::new(None, false));
         assert!((0..200).all(|length| !off.looks_at(length)));
         let lines = [(&b"x-request-id"[..], &b"a"[..]), (b"traceparent", PARENT.as_bytes())];

@@ -1,7 +1,7 @@
-//! A parameter's value: what a client sent, checked against the type that the configuration declares.
+//! A parameter's value, checked against the type that the configuration declares.
 //!
-//! Pure values, any thread. Knows no HTTP and no database: `config` keeps defaults as values, `endpoint` makes them from
-//! requests, `database` binds them.
+//! Pure values, any thread. Knows no HTTP and no database: `config` keeps defaults as values, `endpoint` makes values
+//! from requests, `database` binds them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,12 +10,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::value::RawValue;
 
-/// What a parameter may be declared as (`type = "int"`, `type = "int[]"`).
+/// The declared type of a parameter (`type = "int"`, `type = "int[]"`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
     /// A single value.
     One(Scalar),
-    /// An array of values (`"int[]"`): repeated in a query or form (`?id=1&id=2`), an array in JSON.
+    /// An array of values (`"int[]"`). A query or a form repeats the name (`?id=1&id=2`), JSON has an array.
     Many(Scalar),
 }
 
@@ -42,11 +42,11 @@ pub enum Scalar {
     Bytes,
 }
 
-/// One value, ready to bind. The variants from `Uuid` to `Json` hold their canonical text. `Debug` shows the kind of value and
-/// not the value, which may be a secret.
+/// One value, ready to bind. The variants from `Uuid` to `Json` hold their canonical text. `Debug` shows only the kind
+/// of the value, because the value may be a secret.
 #[derive(Clone, PartialEq)]
 pub enum Value {
-    /// SQL's null: an optional parameter that was not sent.
+    /// SQL's null, for an optional parameter that was not sent.
     Null,
     /// See [`Scalar::Bool`].
     Bool(bool),
@@ -60,23 +60,23 @@ pub enum Value {
     Uuid(String),
     /// `YYYY-MM-DD`.
     Date(String),
-    /// With an offset: in UTC, `2013-01-01T10:00:00Z`; without: `2013-01-01T10:00:00`.
+    /// In UTC if it came with an offset (`2013-01-01T10:00:00Z`), otherwise as it is (`2013-01-01T10:00:00`).
     Timestamp(String),
     /// The document as the client wrote it.
     Json(String),
-    /// Decoded.
+    /// The decoded bytes.
     Bytes(Vec<u8>),
     /// Values of one scalar type, never nested.
     Array(Scalar, Vec<Value>),
 }
 
-/// What came does not fit what was declared. A client reads this in its 400; `Debug` does not show what came.
+/// A value that does not fit its declared type. A client reads this in its 400. `Debug` does not show the value.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}, received {received}")]
 pub struct Mismatch {
-    /// What is accepted, in words: `an integer`.
+    /// The accepted form in words, such as `an integer`.
     pub expected: String,
-    /// What came, quoted, cut after [`Mismatch::RECEIVED_CHARS_MAX`] characters.
+    /// The received text, quoted and cut after [`Mismatch::RECEIVED_CHARS_MAX`] characters.
     pub received: String,
 }
 
@@ -90,19 +90,19 @@ impl Mismatch {
     /// Enough to recognise a value, too little to turn an error message into a megabyte.
     pub const RECEIVED_CHARS_MAX: usize = 60;
 
-    /// A mismatch of the text `received`, as the client wrote it.
+    /// A mismatch of the text `received`.
     pub fn new(expected: impl Into<String>, received: &str) -> Self {
         Self { expected: expected.into(), received: format!("{:?}", cut(received)) }
     }
 
-    /// A mismatch of a JSON value, shown as JSON, so that `5` and `"5"` differ.
+    /// A mismatch of a JSON value. It is shown as JSON, so that `5` and `"5"` differ.
     pub fn of_json(expected: impl Into<String>, received: &RawValue) -> Self {
         Self { expected: expected.into(), received: cut(received.get()).into_owned() }
     }
 }
 
 impl Type {
-    /// The type written as `int` or `int[]`.
+    /// Reads a type such as `int` or `int[]`.
     pub fn parse(text: &str) -> Option<Self> {
         match text.strip_suffix("[]") {
             Some(item) => Scalar::parse(item).map(Self::Many),
@@ -141,12 +141,12 @@ impl Scalar {
         Self::Bytes,
     ];
 
-    /// The type written as `int`.
+    /// Reads a type such as `int`.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|scalar| scalar.name() == text)
     }
 
-    /// Its name in the configuration.
+    /// The name of the type in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Int => "int",
@@ -161,7 +161,7 @@ impl Scalar {
         }
     }
 
-    /// What a client has to send, in words.
+    /// The form that a client has to send, in words.
     pub fn expected(self) -> &'static str {
         match self {
             Self::Int => "a 64-bit integer",
@@ -202,7 +202,7 @@ impl fmt::Debug for Value {
 }
 
 impl Value {
-    /// The value of a text out of a path, a query, a header or a form.
+    /// Reads a value from the text in a path, a query, a header or a form.
     ///
     /// # Errors
     /// The text is not a `scalar`; see [`Scalar::expected`].
@@ -221,8 +221,8 @@ impl Value {
         value.ok_or_else(|| Mismatch::new(scalar.expected(), text))
     }
 
-    /// The value of a member of a JSON body. Numbers and booleans must be JSON's own, everything else but `json` a JSON
-    /// string. `null` is a value only to `json`: whether a member may be absent is the caller's question.
+    /// Reads a value from a member of a JSON body. Numbers and booleans must be JSON's own, other types except `json` a
+    /// JSON string. `null` is a value only for `json`: the caller decides whether a member may be absent.
     ///
     /// # Errors
     /// The member is not a `kind`, or one of its items is not.
@@ -238,8 +238,8 @@ impl Value {
         }
     }
 
-    /// The text that a client sends for it in a path, a query, a header or a form, where each item of an array is sent by
-    /// itself. Null, which nobody can send there, is empty.
+    /// The text of the value in a path, a query, a header or a form. There each item of an array is sent by itself.
+    /// Null cannot be sent there, so its text is empty.
     pub fn to_text(&self) -> String {
         match self {
             Self::Null => String::new(),
@@ -256,14 +256,14 @@ impl Value {
         }
     }
 
-    /// The member of a JSON body that a client sends for it.
+    /// The value as a member of a JSON body.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Null => serde_json::Value::Null,
             Self::Bool(flag) => (*flag).into(),
             Self::Int(number) => (*number).into(),
             Self::Float(number) => (*number).into(),
-            // It was read as a document.
+            // The text was read as JSON before, so it is JSON.
             Self::Json(document) => serde_json::from_str(document).unwrap_or_default(),
             Self::Array(_, items) => items.iter().map(Self::to_json).collect(),
             text => text.to_text().into(),
@@ -273,7 +273,8 @@ impl Value {
     fn one_from_json(scalar: Scalar, member: &RawValue) -> Result<Self, Mismatch> {
         let raw = member.get();
         let text = match scalar {
-            // The text of a JSON number or boolean is what `parse` reads; a JSON string starts with a quote, which it refuses.
+            // `parse` reads the text of a JSON number or boolean. A JSON string starts with a quote, which `parse`
+            // refuses.
             Scalar::Int | Scalar::Float | Scalar::Bool => Some(Cow::Borrowed(raw)),
             Scalar::Json => return Ok(Self::Json(raw.to_owned())),
             _ => serde_json::from_str::<String>(raw).ok().map(Cow::Owned),
@@ -295,13 +296,13 @@ fn cut(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Canonical digits only: one number, one spelling, so that caches and logs agree on it.
+/// Accepts canonical digits only. Each number has one spelling, so that caches and logs agree on it.
 fn int(text: &str) -> Option<i64> {
     let number = text.parse().ok()?;
     (itoa::Buffer::new().format(number) == text).then_some(number)
 }
 
-/// Rust also reads `inf`, `NaN` and `+1`; a decimal number starts with a digit, `-` or `.`.
+/// Rust also reads `inf`, `NaN` and `+1`. Here a number starts with a digit, `-` or `.`.
 fn float(text: &str) -> Option<f64> {
     let number: f64 = text.parse().ok()?;
     (number.is_finite() && !text.starts_with('+')).then_some(number)
@@ -315,14 +316,15 @@ fn uuid(text: &str) -> Option<String> {
     (text.len() == 36 && text.bytes().enumerate().all(fits)).then(|| text.to_ascii_lowercase())
 }
 
-/// Years 1 to 9999, which is what RFC 3339 can write and every database can store.
+/// Years 1 to 9999: RFC 3339 can write them and every database can store them.
 fn date(text: &str) -> Option<String> {
     let date: jiff::civil::Date = text.parse().ok()?;
-    // jiff reads more than the one form (`20130131`, a date with a time): only what it would write itself is accepted.
+    // jiff also reads other forms (`20130131`, a date with a time). Only the form that jiff writes is accepted.
     (date.year() > 0 && date.to_string() == text).then(|| text.to_owned())
 }
 
-/// RFC 3339, the offset optional. jiff reads more (seconds of 60, hours alone, zone names), so the form is checked first.
+/// RFC 3339 with an optional offset. jiff reads more (seconds of 60, hours alone, zone names), so the form is checked
+/// first.
 fn timestamp(text: &str) -> Option<String> {
     let (clock, rest) = text.split_at_checked(19)?;
     let form = b"dddd-dd-ddTdd:dd:dd";
@@ -346,7 +348,7 @@ fn timestamp(text: &str) -> Option<String> {
         [b'Z' | b'z'] | [b'+' | b'-', b'0'..=b'9', b'0'..=b'9', b':', b'0'..=b'9', b'0'..=b'9'] => {
             let instant: jiff::Timestamp = text.parse().ok()?;
             let utc = instant.to_string();
-            // An offset may move the first or the last day out of the years that four digits can write.
+            // With its offset, a time on the first or the last day may fall outside of the four-digit years.
             (utc.as_bytes()[..4].iter().all(u8::is_ascii_digit) && !utc.starts_with("0000")).then_some(utc)
         }
         _ => None,
@@ -513,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_read_as_the_same_value() {
+    fn a_sent_value_is_read_as_the_same_value() {
         for (scalar, text) in [
             (Scalar::Int, "-7"),
             (Scalar::Float, "1e-7"),

@@ -1,35 +1,35 @@
-//! What a configuration says other than the one before it, and what of that has to wait for a restart.
+//! The differences between two configurations, and which of them have to wait for a restart.
 //!
-//! Whichever thread reloads. Goes by the table of keys, so that no key is forgotten.
+//! The thread that reloads. It uses the table of keys, so that no key is forgotten.
 
 use std::fmt;
 
 use super::keys::keys;
 use super::{Action, Config, Endpoint, Span, Traffic};
 
-/// A key outside `[endpoint]` that has another value.
+/// A key outside `[endpoint]` whose value has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change {
-    /// In full: `server.workers`; or `app`, for the whole section.
+    /// The full key, such as `server.workers`.
     pub key: String,
-    /// Before and now, as text. `None`: it may hold a password, as all of `app` may.
+    /// The old and the new value, as text. `None` if the key may hold a password.
     pub values: Option<(String, String)>,
-    /// A server that runs goes on with the value before.
+    /// A running server keeps the old value.
     pub needs_restart: bool,
 }
 
-/// All that is other than before.
+/// All differences between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changes {
     /// Keys outside `[endpoint]`, in the order of `config/reference.toml`.
     pub keys: Vec<Change>,
-    /// NAMEs of `[endpoint.NAME]` that were not there, in the order of the file.
+    /// NAMEs of `[endpoint.NAME]` that are new, in the order of the file.
     pub added: Vec<String>,
-    /// Those that do something else.
+    /// NAMEs of endpoints that do something else now.
     pub changed: Vec<String>,
-    /// Those that are gone.
+    /// NAMEs of endpoints that were removed.
     pub removed: Vec<String>,
 }
 
@@ -43,14 +43,14 @@ impl fmt::Display for Change {
 }
 
 impl Changes {
-    /// Whether there is none.
+    /// Whether there are no changes.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
 impl Config {
-    /// What `new` says other than this. Where an endpoint stands in its file makes no difference.
+    /// The changes from this configuration to `new`. The place of an endpoint in its file makes no difference.
     pub fn changes_to(&self, new: &Self) -> Changes {
         let (mut before, mut now) = (self.clone(), new.clone());
         let pairs = keys(&mut before).into_iter().zip(keys(&mut now));
@@ -76,7 +76,7 @@ impl Config {
         }
     }
 
-    /// This configuration, but for the keys that need a restart: those have the values of `running`.
+    /// This configuration, with the values of `running` for the keys that need a restart.
     #[must_use]
     pub fn until_restart(mut self, running: &Self) -> Self {
         let mut running = running.clone();
@@ -93,7 +93,7 @@ fn named<'e>(endpoints: &'e [Endpoint], name: &str) -> Option<&'e Endpoint> {
     endpoints.iter().find(|endpoint| endpoint.name == name)
 }
 
-/// An endpoint without its place in the file, and without what a server makes no use of.
+/// An endpoint without its place in the file and without the parts that a server does not use.
 fn unplaced(endpoint: &Endpoint) -> Endpoint {
     let mut endpoint = Endpoint { span: Span::default(), traffic: Traffic::default(), ..endpoint.clone() };
     if let Action::Sql { steps, .. } = &mut endpoint.action {
@@ -112,7 +112,7 @@ mod tests {
 
     const REFERENCE: &str = include_str!("../../config/reference.toml");
 
-    /// The keys that need a restart, as the reference lists them.
+    /// The keys that need a restart, according to the reference.
     fn listed() -> Vec<&'static str> {
         let (_, list) = REFERENCE.split_once("what needs a restart: ").expect("the reference has the list");
         let (list, _) = list.split_once(". ").expect("the list has an end");
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_is_seen_to_change_and_waits_for_a_restart_only_where_it_must() {
+    fn each_change_of_a_key_is_seen_and_waits_for_a_restart_only_if_needed() {
         let before = Config::default();
         let (count, restart) = (keys(&mut before.clone()).len(), listed());
         assert!(
@@ -141,14 +141,14 @@ mod tests {
             assert_eq!((change.key.as_str(), change.needs_restart), (&*path, restart.contains(&&*path)));
             let kept = new.clone().until_restart(&before);
             assert_eq!(kept, if change.needs_restart { before.clone() } else { new.clone() }, "{path}");
-            // And back again, to what has no value.
+            // And back to the state without a value.
             let kept = before.clone().until_restart(&new);
             assert_eq!(kept, if change.needs_restart { new } else { before.clone() }, "{path}");
         }
     }
 
     #[test]
-    fn a_change_says_what_was_and_what_is_but_no_password() {
+    fn a_change_shows_both_values_but_no_password() {
         let change = |before: &str, now: &str| read(before).changes_to(&read(now)).keys[0].to_string();
         assert_eq!(change("server.workers = 2", ""), "server.workers: not given, before 2");
         assert_eq!(change("", "http.idle_timeout = '1s'"), "http.idle_timeout: 1s, before 60s");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_compared_by_what_they_do_and_not_by_where_they_stand() {
+    fn endpoints_are_compared_by_their_action_and_not_by_their_place() {
         let one = "[endpoint.a]\nroute = 'GET /a'\nsql = 'select 1'\n";
         let other = "[endpoint.b]\nroute = 'GET /b'\nbody = 'b'\n";
         let changes = |before: &str, now: &str| read(before).changes_to(&read(now));

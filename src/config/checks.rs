@@ -1,14 +1,16 @@
-//! What a parameter's value must satisfy beyond its type.
+//! The checks on a parameter's value beyond its type.
 //!
-//! Any thread: `config` verifies defaults with it at startup, `endpoint` verifies what clients send.
+//! Any thread. `config` verifies defaults at startup, and `endpoint` verifies values from clients.
 
 use super::Checks;
 use crate::base::value::{Mismatch, Value};
 
 impl Checks {
-    /// Whether the value passes; the items of an array each. Null passes: whether a parameter may be missing is no check.
+    /// Verifies the value, or each item of an array. Null passes, because no check decides whether a parameter may be
+    /// missing.
     ///
-    /// Dates and timestamps compare by their canonical text, and so by time; a timestamp without an offset counts as UTC.
+    /// Dates and timestamps are compared by their canonical text, and so by time. A timestamp without an offset counts
+    /// as UTC.
     ///
     /// # Errors
     /// The first check that fails.
@@ -30,7 +32,7 @@ impl Checks {
         }
     }
 
-    /// What was expected instead of the value.
+    /// The description of the accepted values, if the value fails a check.
     fn failed(&self, value: &Value) -> Option<String> {
         if *value == Value::Null {
             return None;
@@ -56,12 +58,12 @@ impl Checks {
         }
     }
 
-    /// The pattern that the whole text must match.
+    /// The pattern, anchored so that the whole text must match.
     ///
     /// # Errors
-    /// It is not a regular expression, as the regex-lite crate reads it.
+    /// The regex-lite crate cannot read the regular expression.
     pub(super) fn whole(pattern: &str) -> Result<regex_lite::Regex, String> {
-        // By itself first, so that `a)|(b` does not become valid between the parentheses that anchor it.
+        // The pattern is compiled alone first. Otherwise `a)|(b` would become valid inside of the anchors' parentheses.
         let invalid = |error: regex_lite::Error| format!("not a regular expression: {error}");
         regex_lite::Regex::new(pattern).map_err(invalid)?;
         regex_lite::Regex::new(&format!("^(?:{pattern})$")).map_err(invalid)
@@ -74,7 +76,7 @@ fn written(pattern: &regex_lite::Regex) -> &str {
     pattern.strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$")).unwrap_or(pattern)
 }
 
-/// Characters of a text, bytes of bytes.
+/// The number of characters of a text, or of bytes.
 fn length(value: &Value) -> usize {
     match value {
         Value::Text(text) => text.chars().count(),
@@ -83,7 +85,7 @@ fn length(value: &Value) -> usize {
     }
 }
 
-/// Whether `a` comes before `b`. Values that have no order between them do not.
+/// Whether `a` comes before `b`. `false` for values without an order.
 pub(super) fn less(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Int(a), Value::Int(b)) => a < b,

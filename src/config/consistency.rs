@@ -1,7 +1,7 @@
-//! What single ranges cannot say: keys that exclude or need each other.
+//! Rules between keys: keys that exclude each other or need each other.
 //!
-//! Main thread. What could only be served as something other than what the file asks for is a problem here; the more so where
-//! it would be served with less protection.
+//! Main thread. If the server could only do something other than the file asks for, that is a problem here. This
+//! matters most if the server would run with less protection.
 
 use super::read::{Reader, Table};
 use super::{
@@ -9,11 +9,11 @@ use super::{
 };
 use crate::http::is_ours;
 
-/// One rule that does not hold.
+/// A broken rule.
 struct Conflict {
-    /// The key that asks for something.
+    /// The key that cannot be satisfied.
     key: &'static str,
-    /// The key that does not let it have that.
+    /// The key that prevents it.
     other: &'static str,
     message: String,
 }
@@ -23,15 +23,15 @@ impl Conflict {
         Self { key, other, message: message.into() }
     }
 
-    /// `key` without what it needs, which `other` says.
+    /// `key` lacks something that it needs. `other` is the key that would give it.
     fn needs(key: &'static str, other: &'static str, why: &str) -> Self {
         Self::new(key, other, format!("needs {other}{why}"))
     }
 }
 
 impl Reader<'_> {
-    /// Reports the rules that do not hold, but not where a key has its default because what was given is not a value: that
-    /// is reported already, and what follows from it would be a guess.
+    /// Reports broken rules. It skips rules about a key whose given value was refused, because that is reported already
+    /// and the key's default would lead to guesses.
     pub(super) fn consistency(&mut self, root: &Table<'_>, config: &Config) {
         let rules = [
             sizes(config),
@@ -136,7 +136,7 @@ fn tls(tls: &Tls) -> Vec<Conflict> {
     .collect()
 }
 
-/// What the simple connector cannot do.
+/// The conflicts with features that the simple connector does not have.
 fn tiny_http(config: &Config) -> Vec<Conflict> {
     let unix = matches!(config.server.listen, Listen::Unix(_));
     [
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_wharf_that_can_send_traces_is_told_where_to() {
+    fn a_collector_is_accepted_only_if_traces_can_be_sent() {
         let text = "tracing.otlp_endpoint = 'http://127.0.0.1:4318'";
         if cfg!(feature = "otlp") {
             assert_eq!(read(text).tracing.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4318"));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_need_each_other_may_stand_together() {
+    fn keys_that_need_each_other_are_accepted_together() {
         let config = read(
             "proxy = { trusted = ['10.0.0.0/8'], protocol = true, header = 'x-forwarded-for' }\n\
              tls = { certificate = 'a', key = 'b', min_version = '1.3', client_ca = 'c', client_auth = 'required' }",

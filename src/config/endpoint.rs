@@ -1,6 +1,6 @@
-//! `[endpoint.NAME]`: the route and what it does, a fixed body or SQL.
+//! `[endpoint.NAME]`: the route and its action, a fixed body or SQL.
 //!
-//! Main thread. Knows no database: whether a statement is right, `wharf check` asks the database itself.
+//! Main thread. Knows no database: `wharf check` asks the database whether a statement is right.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -128,7 +128,7 @@ impl Reader<'_> {
             return Some(if sql && empty { StatusCode::NO_CONTENT } else { StatusCode::OK });
         };
         let status = self.convert(&node, |setting| status_in(setting, &range))?;
-        // RFC 9110 15.3.5, 15.3.6 and 15.4.5: these answers end with their head.
+        // Answers with these statuses end after their head (RFC 9110 15.3.5, 15.3.6 and 15.4.5).
         if [204, 205, 304].contains(&status.as_u16()) && !empty {
             self.report(node.span, node.key, format!("{} has no body, but there is one", status.as_u16()));
             return None;
@@ -206,7 +206,7 @@ impl Reader<'_> {
         tables.into_iter().collect()
     }
 
-    /// A statement with what is expected of it, out of a step or of an endpoint with a single `sql`.
+    /// Reads a statement with its expectations, from a step or from an endpoint with a single `sql`.
     fn step(
         &mut self,
         table: &Table<'_>,
@@ -292,10 +292,10 @@ impl Reader<'_> {
     }
 }
 
-/// The routes so far, as the router will see them.
+/// The routes so far, as the router matches them.
 #[derive(Default)]
 struct Taken {
-    /// A tree a method: `GET /a/{id}` and `DELETE /a/{name}` are both welcome.
+    /// A tree for each method, because `GET /a/{id}` and `DELETE /a/{name}` may both exist.
     trees: HashMap<Method, matchit::Router<()>>,
     /// The endpoint of each method and path.
     names: HashMap<(Method, String), String>,
@@ -337,17 +337,18 @@ fn parse_route(route: &str) -> Result<(Method, String, Vec<String>), String> {
     Ok((method, path.to_owned(), names))
 }
 
-/// TOML's bare keys, so that `endpoint.NAME.key` in a message reads as it is written.
+/// The bytes of TOML's bare keys, so that `endpoint.NAME.key` in a message looks as in the file.
 fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
-/// RFC 3986's characters of a path, and the braces. No `%`: the path is matched as it is written, and so are requests'.
+/// The characters of a path in RFC 3986, and the braces. `%` is not allowed, because paths and requests are matched as
+/// they are written.
 fn is_path(char: char) -> bool {
     char.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@{}".contains(char)
 }
 
-/// The names in `{name}` and `{*name}`, which takes the rest of the path.
+/// The names in `{name}` and in `{*name}`, which matches the rest of the path.
 fn path_names(path: &str) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
     let mut rest = path;
@@ -474,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_follows_from_the_method() {
+    fn defaults_follow_from_the_method() {
         let config = read(
             "
             endpoint.a = { route = 'GET /a', sql = 'select 1' }

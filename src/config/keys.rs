@@ -1,7 +1,7 @@
-//! Every key outside `[endpoint]` in one table, with the field that it sets, its range, and its default.
+//! A table of all keys outside `[endpoint]`, with the field that each sets, its range and its default.
 //!
-//! Main thread. The file's reader, the names of the environment variables, what a reload has changed and the test of
-//! `config/reference.toml` all go by this table, so a key that is added here is known everywhere.
+//! Main thread. The file's reader, the names of the environment variables, the changes of a reload and the test of
+//! `config/reference.toml` all use this table. So a key that is added here is known everywhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -28,24 +28,24 @@ use super::{
 };
 use crate::http::{Networks, NetworksError, Origins, OriginsError};
 
-/// Workers and connections: past this many a single machine only switches between them.
+/// Workers and sessions. A single machine with more than this only switches between them.
 pub(super) const THREADS: RangeInclusive<usize> = 1..=10_000;
 const HOUR: Duration = Duration::from_secs(3600);
-/// What somebody waits for. Zero would refuse everything.
+/// Times that somebody waits for. Zero would refuse everything.
 pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
-/// How long a connection may live: below a second the pool would do nothing but open connections.
+/// Lifetimes of sessions. Below a second the pool would do nothing but open sessions.
 const AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
-/// The same, where zero turns something off.
+/// The same range, with zero to turn the feature off.
 const AGE_OR_NEVER: RangeInclusive<Duration> = Duration::ZERO..=*AGE.end();
-/// Counts are looked at once a second, and one is kept for each.
+/// Figures are read once a second, and one is kept for each second.
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
-/// Clients' connections, at once or new in a second: a million is about what the memory and ports of one machine hold.
+/// Clients' connections, open at once or new in a second. The memory and ports of one machine hold about a million.
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 
 impl Default for Config {
-    /// What holds where the file says nothing: no endpoints and no database.
+    /// The values that apply if the file says nothing: no endpoints and no database.
     fn default() -> Self {
         Self {
             server: Server {
@@ -54,38 +54,39 @@ impl Default for Config {
                 unix_mode: None,
                 unix_owner: None,
                 unix_group: None,
-                // A second wharf that is started by mistake must fail with "address in use", not take half of the clients.
+                // A second wharf that is started by mistake must fail with "address in use" instead of taking half of
+                // the clients.
                 reuse_port: false,
                 connector: Connector::Native,
                 selectors: None,
                 workers: None,
-                // Longer than any query that a client should wait for, shorter than the 30 s after which most clients and
-                // proxies give up, so that the answer still finds someone.
+                // Longer than any query that a client should wait for. Shorter than the 30 s after which most clients
+                // and proxies give up, so that the answer still finds its client.
                 deadline: Duration::from_secs(10),
                 deadline_header: None,
-                // What nginx, Envoy and most services call it.
+                // The name that nginx, Envoy and most services use.
                 request_id_header: Some(HeaderName::from_static("x-request-id")),
                 // Strangers need not know how the server is doing.
                 server_timing: false,
-                // Jetty's stop timeout, and what Kubernetes grants before it kills.
+                // Jetty's stop timeout, and the time that Kubernetes grants before it kills a process.
                 drain_timeout: Duration::from_secs(30),
                 pid_file: None,
             },
-            // What somebody must know, and nothing about single requests.
+            // Everything that an operator must know, and nothing about single requests.
             log: Log {
                 level: LevelFilter::Info,
                 // A new user reads the log.
                 format: LogFormat::Text,
                 access: AccessLog::Off,
                 access_file: None,
-                // They may be secrets.
+                // Parameters may be secrets.
                 parameters: false,
-                // What a person notices, and a tenth of the deadline.
+                // A time that people notice, and a tenth of the deadline.
                 slow_request: Duration::from_secs(1),
                 slow_statement: Duration::from_millis(500),
             },
-            // Whoever is asked on a request's behalf belongs to its trace, whether or not wharf itself is recorded.
-            // And who says where traces go wants to see the first.
+            // Services that a request asks belong to its trace, whether or not wharf itself is recorded. An operator
+            // who configures a collector wants to see the first traces.
             tracing: Tracing {
                 propagate: true,
                 otlp_endpoint: None,
@@ -96,61 +97,69 @@ impl Default for Config {
             admin: Admin {
                 listen: None,
                 token: None,
-                // Long enough for a burst not to count, short enough for an orchestrator that asks every few seconds.
+                // Long enough that a burst does not count, short enough for an orchestrator that asks every few
+                // seconds.
                 ready_window: Duration::from_secs(10),
-                // Who refuses less than half still does more good with traffic than without.
+                // A server that refuses less than half of its requests still does more good with traffic than without.
                 ready_max_refused: 50,
             },
             queue: Queue {
-                // About ten seconds of work for ten workers at 10 ms a request: past it, `max_wait` refuses anyway.
+                // About ten seconds of work for ten workers at 10 ms a request. `max_wait` refuses longer waits anyway.
                 max_length: 1024,
                 max_wait: Duration::from_secs(1),
-                // A wait that users do not notice beside a statement of 20 ms; Facebook's 5 ms would refuse a few hundred clients
-                // who each wait for their answer, which is no overload.
+                // Users do not notice this wait beside a statement of 20 ms. Facebook's 5 ms would refuse requests of a
+                // few hundred clients that each wait for their answer, which is no overload.
                 target: Duration::from_millis(50),
-                // CoDel's and Facebook's: a few round trips or statements, so that a burst is not taken for overload.
+                // The value of CoDel and Facebook: a few round trips or statements, so that a burst does not count as
+                // overload.
                 interval: Duration::from_millis(100),
             },
             http: Http {
                 max_connections: 10_000,
-                // One address may be many clients, behind NAT or a proxy that is not known here.
+                // One address may be many clients, behind NAT or an unknown proxy.
                 max_connections_per_address: None,
-                // Accepting is cheap; what stays is bounded by `max_connections`.
+                // Accepting is cheap, and `max_connections` limits the connections that stay.
                 max_accept_rate: None,
-                // nginx closes after 1000 to give memory back; here a connection keeps nothing of its requests.
+                // nginx closes after 1000 requests to give memory back. Here a connection keeps nothing of its
+                // requests.
                 max_requests_per_connection: None,
-                // Jetty's and nginx's heads are 8 KiB; half of ours is left to cookies when the target takes its whole 8 KiB.
+                // Heads in Jetty and nginx are 8 KiB. Here half of the head is left for cookies if the target takes its
+                // whole 8 KiB.
                 max_head_bytes: 16 * KIB,
                 max_headers: 100,
                 max_target_bytes: 8 * KIB,
                 max_body_bytes: MIB,
-                // Most forms and JSON documents fit whole, and `max_connections` uploads at once are still below 1 GiB.
+                // Most forms and JSON documents fit as a whole, and `max_connections` uploads at once still need less
+                // than 1 GiB.
                 buffer_body_bytes: 64 * KIB,
-                // Kestrel's MinRequestBodyDataRate, with its grace of 5 s.
+                // Kestrel's MinRequestBodyDataRate, which has a grace period of 5 s.
                 min_body_rate: 240,
                 max_response_bytes: 16 * MIB,
-                // What is under way to a client 20 ms away at 100 Mbit/s: less would hold its handler up between acks.
+                // The bytes in flight to a client 20 ms away at 100 Mbit/s. A smaller buffer would delay its handler
+                // between acknowledgements.
                 response_buffer_bytes: 256 * KIB,
                 head_timeout: Duration::from_secs(10),
                 body_timeout: Duration::from_secs(30),
                 idle_timeout: Duration::from_secs(60),
-                // Jetty's connector idle timeout, which bounds its writes. With 64 KiB: at least 2 KiB/s, a modem's pace.
+                // Jetty's idle timeout of a connector, which limits its writes. With 64 KiB this means at least 2
+                // KiB/s, the speed of a modem.
                 write_timeout: Duration::from_secs(30),
             },
-            // A page of any site could write otherwise.
+            // Otherwise a page of any site could write.
             access: AccessRules { origins: Origins::default() },
-            // Whoever connects could claim any address otherwise.
+            // Otherwise any client could claim any address.
             proxy: Proxy { trusted: Networks::default(), protocol: false, header: ForwardedBy::Nothing },
             tls: Tls {
                 certificate: None,
                 key: None,
-                // RFC 9325: 1.2 is the least that is still sound, and 1.3 alone would refuse clients of before 2018.
+                // RFC 9325: 1.2 is the lowest sound version. With 1.3 as the lowest, clients from before 2018 would be refused.
                 min_version: TlsVersion::V12,
                 client_ca: None,
                 client_auth: ClientAuth::Nothing,
-                // Kestrel's HandshakeTimeout, and as long as a head may take.
+                // Kestrel's HandshakeTimeout, and the same time that a head may take.
                 handshake_timeout: Duration::from_secs(10),
-                // A handshake is about a millisecond of one core: whoever comes after a thousand would wait for over a second.
+                // A handshake takes about a millisecond of one core, so a client behind a thousand others would wait
+                // for over a second.
                 max_handshakes: 1000,
             },
             database: Database {
@@ -158,15 +167,17 @@ impl Default for Config {
                 demo: false,
                 maximum_pool_size: 10,
                 minimum_idle: None,
-                // HikariCP waits 30 s, so that under overload every thread stands in line for requests whose clients have left.
-                // Workers are as many as connections, so a wait this long means that the database is in trouble.
+                // HikariCP waits for 30 s. Under overload every thread then waits on behalf of clients that have left.
+                // There are as many workers as sessions, so a wait of this length means that the database is in
+                // trouble.
                 connection_timeout: Duration::from_secs(1),
-                // Only workers wait, so they are the limit already.
+                // Only workers wait, so their number is the limit already.
                 maximum_pending: None,
-                // HikariCP's 5 s are more than `connection_timeout`; a database in order answers within milliseconds.
+                // HikariCP's 5 s are longer than `connection_timeout`. A healthy database answers within milliseconds.
                 validation_timeout: Duration::from_millis(500),
                 alive_bypass_window: Duration::from_millis(500),
-                // HikariCP tries once; a database that starts beside us in another container needs a little longer.
+                // HikariCP tries once. A database that starts in another container at the same time needs a little
+                // longer.
                 initialization_fail_timeout: Duration::from_secs(5),
                 idle_timeout: Duration::from_secs(600),
                 keepalive_time: Duration::from_secs(120),
@@ -174,10 +185,10 @@ impl Default for Config {
                 leak_detection_threshold: Duration::ZERO,
                 connection_init_sql: None,
                 application_name: "wharf".to_owned(),
-                // Who looks at a slow database asks first whose statement it is.
+                // The first question about a slow database is where its statement comes from.
                 statement_comment: StatementComment::Endpoint,
                 statement_timeout: Duration::ZERO,
-                // pgjdbc's preparedStatementCacheQueries.
+                // The value of pgjdbc's preparedStatementCacheQueries.
                 max_prepared_statements: 256,
                 max_pipelined_requests: 16,
             },
@@ -195,12 +206,12 @@ pub(super) struct Key<'c> {
     target: Target<'c>,
 }
 
-/// When another value takes effect on a server that runs.
+/// When a new value takes effect on a running server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
-    /// At a reload.
+    /// After a reload.
     Live,
-    /// When the server is started anew.
+    /// After a restart.
     Restart,
 }
 
@@ -213,26 +224,26 @@ enum Target<'c> {
     Mode(&'c mut Option<Mode>),
     /// A user or a group.
     Account(&'c mut Option<String>),
-    /// What nobody else may know.
+    /// A text that nobody else may know.
     Secret(&'c mut Option<String>),
-    /// One of several words, and which it was when the table was made.
+    /// One of several words, and the word at the time when the table was made.
     Choice(Set<'c>, &'static str),
     Url(&'c mut Option<String>),
     /// `tracing.otlp_endpoint`.
     Collector(&'c mut Option<String>),
-    /// `tracing.otlp_headers`, which nobody else may know.
+    /// `tracing.otlp_headers`, which may hold a secret.
     Fields(&'c mut Option<String>),
     Flag(&'c mut bool),
     /// A header's name.
     Header(&'c mut Option<HeaderName>),
     /// A statement of SQL.
     Statement(&'c mut Option<String>),
-    /// What a database calls a connection.
+    /// The name of the sessions in the database.
     Name(&'c mut String),
     Count(&'c mut usize, RangeInclusive<usize>),
-    /// A count that has no default: while it is not given it follows from something else, or there is no limit.
+    /// A count without a default. Without a value it follows from something else, or there is no limit.
     Optional(&'c mut Option<usize>, RangeInclusive<usize>),
-    /// The path of a file, and what it is called in a message.
+    /// The path of a file, and the file's description in messages.
     File(&'c mut Option<PathBuf>, &'static str),
     /// `access.origins`.
     Origins(&'c mut Origins),
@@ -242,10 +253,10 @@ enum Target<'c> {
     Time(&'c mut Duration, RangeInclusive<Duration>),
 }
 
-/// Sets a field whose type the table does not name.
+/// Sets a field whose type does not appear in the table.
 type Set<'c> = Box<dyn FnMut(Setting) -> Result<(), String> + 'c>;
 
-/// A field that takes one of several words.
+/// A field that accepts one of several words.
 fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str, T)]) -> Target<'c> {
     let word = choices.iter().find(|(_, value)| value == field).map_or("", |(word, _)| word);
     Target::Choice(Box::new(move |setting| setting.choice(choices).map(|value| *field = value)), word)
@@ -345,7 +356,7 @@ fn tracing_keys(tracing: &mut Tracing) -> Vec<Named<'_>> {
 fn admin_keys(admin: &mut Admin) -> Vec<Named<'_>> {
     vec![
         ("listen", Restart, Target::AdminListen(&mut admin.listen)),
-        // Together with `listen`, which a token may be needed for.
+        // Changes only together with `listen`, which may need a token.
         ("token", Restart, Secret(&mut admin.token)),
         ("ready_window", Live, Time(&mut admin.ready_window, WINDOW)),
         ("ready_max_refused", Live, Count(&mut admin.ready_max_refused, 1..=100)),
@@ -454,7 +465,7 @@ fn database_keys(database: &mut Database) -> Vec<Named<'_>> {
     ]
 }
 
-/// Whether a key of this name may hold a password, in whichever section.
+/// Whether a key with this name may hold a password, in any section.
 pub(super) fn is_secret(name: &str) -> bool {
     keys(&mut Config::default()).iter().any(|key| key.is_secret() && key.name == name)
 }
@@ -465,7 +476,8 @@ impl Key<'_> {
         format!("{}.{}", self.section, self.name)
     }
 
-    /// The environment variables that set it: `WHARF_SERVER_WORKERS`, and a short name for what every container sets.
+    /// The environment variables that set the key: `WHARF_SERVER_WORKERS`, and a short name for variables that every
+    /// container sets.
     pub(super) fn variables(&self) -> Vec<String> {
         let mut names = vec![format!("WHARF_{}_{}", self.section, self.name).to_uppercase()];
         match self.target {
@@ -476,13 +488,13 @@ impl Key<'_> {
         names
     }
 
-    /// The variable of OpenTelemetry's that sets it where nothing of ours does.
+    /// OpenTelemetry's variable for the key, which applies if no source of wharf's own sets it.
     pub(super) fn standard_variable(&self) -> Option<&'static str> {
         let known = otlp::VARIABLES.iter().find(|(name, _)| self.section == "tracing" && *name == self.name);
         known.map(|(_, variable)| *variable)
     }
 
-    /// Sets the field; the error is what came and what is accepted.
+    /// Sets the field. The error says what came and what is accepted.
     pub(super) fn set(&mut self, setting: Setting) -> Result<(), String> {
         match &mut self.target {
             Target::Listen(field) => **field = setting.parse(ListenError::ACCEPTED)?,
@@ -509,17 +521,17 @@ impl Key<'_> {
         Ok(())
     }
 
-    /// Whether another value takes effect only when the server is started anew.
+    /// Whether a new value takes effect only after a restart.
     pub(super) fn needs_restart(&self) -> bool {
         self.effect == Restart
     }
 
-    /// Whether its value may hold a password, and is not to be shown.
+    /// Whether the value may hold a password and must not be shown.
     pub(super) fn is_secret(&self) -> bool {
         matches!(self.target, Url(_) | Statement(_) | Secret(_) | Fields(_))
     }
 
-    /// The value as text, which no other value has.
+    /// The value as text. Different values have different texts.
     pub(super) fn value(&self) -> String {
         let absent = || "not given".to_owned();
         match &self.target {
@@ -542,7 +554,8 @@ impl Key<'_> {
         }
     }
 
-    /// The value as the file has it, with what may hold a password left out; `url` shows one without. `None`: not given.
+    /// The value in the form of the file, without a possible password. `url` shows a URL without its password. `None`:
+    /// the key has no value.
     pub(super) fn shown(&self, url: &dyn Fn(&str) -> String) -> Option<String> {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         match &self.target {
@@ -563,12 +576,12 @@ impl Key<'_> {
         }
     }
 
-    /// Takes the value of the same key in another configuration.
+    /// Takes over the value of the same key in another configuration.
     pub(super) fn copy(&mut self, other: &Self) {
         match (&mut self.target, &other.target) {
             (Target::Listen(to), Target::Listen(from)) => (*to).clone_from(from),
             (Target::Choice(set, _), Target::Choice(_, word)) => {
-                // Its own word is one of its words.
+                // The word of the other configuration is one of the accepted words.
                 let _ = set(Setting::Text((*word).to_owned()));
             }
             (Target::AdminListen(to), Target::AdminListen(from)) => **to = **from,
@@ -595,13 +608,13 @@ impl Key<'_> {
     }
 }
 
-/// What stands where a value may hold a password.
+/// Replaces a value that may hold a password.
 pub(super) const REDACTED: &str = "[redacted]";
 
-/// The shortest token: eight characters by lot are 47 bits, and each guess costs a request.
+/// The shortest token. Eight random characters are 47 bits, and each guess costs a request.
 const TOKEN_MIN: usize = 8;
 
-/// What fits into `Authorization` as it is. The message does not repeat what came.
+/// Reads a token that fits into `Authorization` unchanged. The message does not repeat the value.
 fn secret(setting: Setting) -> Result<String, String> {
     let accepted =
         || format!("expected at least {TOKEN_MIN} letters, digits and signs of ASCII, and no space");
@@ -610,7 +623,7 @@ fn secret(setting: Setting) -> Result<String, String> {
     if fits { Ok(text) } else { Err(accepted()) }
 }
 
-/// An empty text says that there is to be none.
+/// Reads a header's name. An empty text means no header.
 fn header(setting: Setting) -> Result<Option<HeaderName>, String> {
     let name = setting.text()?;
     if name.is_empty() {
@@ -622,13 +635,14 @@ fn header(setting: Setting) -> Result<Option<HeaderName>, String> {
 fn statement(setting: Setting) -> Result<String, String> {
     let sql = setting.text()?;
     if sql.trim().is_empty() || sql.contains('\0') {
-        // It is not repeated, because it may set a password.
+        // The message does not repeat the statement, because it may set a password.
         return Err("expected a statement, received none, or one with a NUL".to_owned());
     }
     Ok(sql)
 }
 
-/// What PostgreSQL would change by itself, it cuts at 63 bytes and replaces all but printable ASCII, is refused.
+/// Reads a session's name. PostgreSQL would cut it at 63 bytes and replace all but printable ASCII, so names that it
+/// would change are refused.
 fn name(setting: Setting) -> Result<String, String> {
     let accepted = "expected 1 to 63 printable ASCII characters";
     let name = setting.text().map_err(|_| accepted.to_owned())?;
@@ -636,7 +650,7 @@ fn name(setting: Setting) -> Result<String, String> {
     if is_name { Ok(name) } else { Err(format!("{accepted}, received {name:?}")) }
 }
 
-/// Each entry by itself, so that a message names the one that is wrong.
+/// Reads each entry by itself, so that a message names the wrong one.
 fn origins(setting: Setting) -> Result<Origins, String> {
     let entries = setting.texts("origins such as [\"https://shop.example\"]")?;
     for entry in &entries {
@@ -645,7 +659,7 @@ fn origins(setting: Setting) -> Result<Origins, String> {
     entries.join(", ").parse().map_err(|error: OriginsError| error.to_string())
 }
 
-/// Each entry by itself, so that a message names the one that is wrong.
+/// Reads each entry by itself, so that a message names the wrong one.
 fn trusted(setting: Setting) -> Result<Networks, String> {
     let entries = setting.texts(TRUSTED)?;
     for entry in &entries {
@@ -654,10 +668,11 @@ fn trusted(setting: Setting) -> Result<Networks, String> {
     entries.join(", ").parse().map_err(|error: NetworksError| error.to_string())
 }
 
-/// What `proxy.trusted` looks like.
+/// The form of `proxy.trusted`.
 const TRUSTED: &str = "networks and addresses such as [\"10.0.0.0/8\", \"::1\", \"unix\"]";
 
-/// Only the scheme is checked here; the driver reads the rest. The message never repeats what came: it may hold a password.
+/// Reads a URL. Only its scheme is checked here, and the driver reads the rest. The message never repeats the value,
+/// which may hold a password.
 fn url(setting: Setting) -> Result<String, String> {
     let accepted = || "expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"".to_owned();
     let url = setting.text().map_err(|_| accepted())?;
@@ -665,10 +680,11 @@ fn url(setting: Setting) -> Result<String, String> {
     if rest.is_some_and(|rest| !rest.is_empty()) { Ok(url) } else { Err(accepted()) }
 }
 
-/// What `tls` opens.
+/// The files that `tls` opens.
 const PEM: &str = "a PEM file";
 
-/// The text of a PEM file in place of its path is the slip to expect of a variable, so this message does not repeat it either.
+/// Reads a path. A likely mistake in a variable is the text of a PEM file instead of its path, so this message does not
+/// repeat the value either.
 fn file(setting: Setting, what: &str) -> Result<PathBuf, String> {
     let accepted = || format!("expected the path of {what}");
     let path = setting.text().map_err(|_| accepted())?;
@@ -683,7 +699,7 @@ pub(super) mod tests {
 
     const REFERENCE: &str = include_str!("../../config/reference.toml");
 
-    /// The comments right above the line that shows `key`, whether it is set there or commented out.
+    /// The comments right above the line with `key`, whether the key is set there or commented out.
     fn documentation(section: &str, key: &str) -> String {
         let section = REFERENCE.split(&format!("\n[{section}]\n")).nth(1).expect("the section is there");
         let mut comments = String::new();
@@ -700,7 +716,7 @@ pub(super) mod tests {
         panic!("{key} is not in the reference");
     }
 
-    /// A value of the key that is not its default.
+    /// A value of the key other than its default.
     pub(in super::super) fn other_value(key: &mut Key<'_>) -> Setting {
         let current = key.value();
         let text = |text: &str| Setting::Text(text.to_owned());
@@ -735,7 +751,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The texts that a key's documentation must have: its range or its words.
+    /// The texts that the documentation of a key must contain: its range or its words.
     fn accepted(target: &mut Target<'_>) -> Vec<String> {
         let (least, most) = match target {
             Target::Choice(set, _) => {
@@ -773,7 +789,7 @@ pub(super) mod tests {
         let mut expected = Config::default();
         expected.database.url = Some("sqlite:x".into());
         assert_eq!(read, expected);
-        // What the file leaves out has its default without being shown: so each is set, or there is no value to show.
+        // A key that the file leaves out is not compared with its default. So each key is set, or has no value to show.
         for key in keys(&mut Config::default()) {
             let set = REFERENCE.contains(&format!("\n{} = ", key.name));
             assert!(

@@ -1,6 +1,7 @@
-//! Where clients and operators connect, as text and back: an address with its port, `unix:PATH`, `systemd`, `off`.
+//! The places where clients and operators connect, read from text and shown as text: an address with its port,
+//! `unix:PATH`, `systemd`, `off`.
 //!
-//! Main thread. Knows how it is written, not how it is bound.
+//! Main thread. Knows how a place is written, not how it is bound.
 
 use std::fmt;
 use std::net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr};
@@ -8,10 +9,10 @@ use std::str::FromStr;
 
 use super::{AdminListen, Config, Listen};
 
-/// What a Unix socket's address holds, but for the NUL that ends it (`sun_path` in unix(7)).
+/// The longest path in a Unix socket's address, without the NUL at its end (`sun_path` in unix(7)).
 const PATH_MAX: usize = 107;
 
-/// A text that says no place to listen on.
+/// The text is not a place to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not {accepted}", accepted = Self::ACCEPTED)]
 pub struct ListenError(String);
@@ -47,7 +48,7 @@ impl fmt::Display for Listen {
     }
 }
 
-/// Where the admin listener is while nothing says so.
+/// The default place of the admin listener.
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 
 impl AdminListen {
@@ -72,7 +73,7 @@ impl fmt::Display for AdminListen {
 }
 
 impl Config {
-    /// Where operators connect; `None`: nowhere. Who asks for any port for the clients gets any port for both.
+    /// Where operators connect. `None`: nowhere. If clients get any free port, operators get any free port too.
     pub fn admin_listen(&self) -> Option<SocketAddr> {
         match (self.admin.listen, &self.server.listen) {
             (Some(AdminListen::Off), _) => None,
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_reads_back_what_it_shows() {
+    fn every_form_is_read_back_from_its_text() {
         let longest = format!("unix:/{}", "x".repeat(PATH_MAX - 1));
         let address = SocketAddr::from(([127, 0, 0, 1], 8080));
         for (text, listen) in [
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_admin_listener_is_on_loopback_until_told_otherwise() {
+    fn the_admin_listener_is_on_loopback_by_default() {
         let mut config = Config::default();
         let shown = |config: &Config| config.admin_listen().map(|address| address.to_string());
         assert_eq!(shown(&config).as_deref(), Some("127.0.0.1:8081"));
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn another_text_is_refused_with_what_is_accepted() {
+    fn any_other_text_is_refused_with_the_accepted_forms() {
         let too_long = format!("unix:/{}", "x".repeat(PATH_MAX));
         let texts =
             ["", "8080", "localhost:80", "127.0.0.1", "unix", "unix:", "unix:a\0b", "Systemd", &too_long];

@@ -1,8 +1,9 @@
-//! The validated configuration: what every other module is handed.
+//! The validated configuration, which every other module receives.
 //!
-//! Main thread, before anything is bound. Two stages, as ripgrep does it: the file as written ([`Config::read`]) becomes these
-//! types only when every key, type and range is right; after that nothing checks again. Reject, never repair.
-//! Every field's unit, default and range is in `config/reference.toml`, which a test holds equal to these defaults.
+//! Main thread, before anything is bound. There are two stages, as in ripgrep. The file as written ([`Config::read`])
+//! becomes these types only if every key, type and range is right. After that nothing is checked again. Values are
+//! rejected, never repaired. `config/reference.toml` has the unit, default and range of every field, and a test
+//! compares it with these defaults.
 
 mod app;
 mod changes;
@@ -45,29 +46,29 @@ pub use crate::base::queue::Priority;
 
 use crate::base::value::{Type, Value};
 
-/// Everything that one `wharf` process needs to know.
+/// The whole configuration of one `wharf` process.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
-    /// `[server]`: where to listen, how many request threads, how long a request may take.
+    /// `[server]`: where to listen, the number of workers, and the deadline of a request.
     pub server: Server,
-    /// `[log]`: what the log says.
+    /// `[log]`: the content of the log.
     pub log: Log,
-    /// `[tracing]`: what becomes of clients' traces.
+    /// `[tracing]`: what the server does with clients' traces.
     pub tracing: Tracing,
-    /// `[admin]`: where operators look and ask.
+    /// `[admin]`: the listener for operators.
     pub admin: Admin,
-    /// `[queue]`: how many parsed requests may wait for a worker, and for how long.
+    /// `[queue]`: how many requests may wait for a worker, and for how long.
     pub queue: Queue,
-    /// `[http]`: the limits on what a client may send and how long it may take.
+    /// `[http]`: limits on the size and the duration of clients' requests.
     pub http: Http,
-    /// `[access]`: who may ask for what.
+    /// `[access]`: which requests are allowed.
     pub access: AccessRules,
-    /// `[proxy]`: what proxies in front may say of the client.
+    /// `[proxy]`: what proxies in front may say about the client.
     pub proxy: Proxy,
     /// `[tls]`: HTTPS instead of HTTP.
     pub tls: Tls,
-    /// `[database]`: which database, and its connection pool.
+    /// `[database]`: the database and its pool.
     pub database: Database,
     /// `[endpoint.NAME]`, in the order of the file.
     pub endpoints: Vec<Endpoint>,
@@ -89,24 +90,25 @@ pub struct Server {
     pub unix_group: Option<String>,
     /// `reuse_port`: `SO_REUSEPORT`, so that a second wharf may listen on the same port while the first drains.
     pub reuse_port: bool,
-    /// `connector`: who speaks HTTP.
+    /// `connector`: the implementation of HTTP.
     pub connector: Connector,
-    /// `selectors`: poller threads. `None`: one for each core, at most 8.
+    /// `selectors`: the number of pollers. `None`: one for each core, at most 8.
     pub selectors: Option<usize>,
-    /// `workers`: request threads. `None`: as many as `database.maximum_pool_size`, because a request thread that has no
-    /// connection to run on can only wait.
+    /// `workers`: the number of workers. `None`: as many as `database.maximum_pool_size`, because a worker without a
+    /// session can only wait.
     pub workers: Option<usize>,
-    /// `deadline`: the time from a request's last byte to its answer; queue, checkout and statements spend from it.
+    /// `deadline`: the time from a request's last byte to its answer. Queue, checkout and statements spend from it.
     pub deadline: Duration,
-    /// `deadline_header`: the request header by which a client may ask for less time than that.
+    /// `deadline_header`: the request header by which a client may ask for a shorter deadline.
     pub deadline_header: Option<HeaderName>,
-    /// `request_id_header`: the header in which a request's id comes and goes. `None`: in none.
+    /// `request_id_header`: the header with a request's id, in the request and in the answer. `None`: no header.
     pub request_id_header: Option<HeaderName>,
-    /// `server_timing`: whether answers of workers say where their request's time went.
+    /// `server_timing`: whether workers' answers say how long their request took in each phase.
     pub server_timing: bool,
-    /// `drain_timeout`: how long a stopping server lets requests in flight finish.
+    /// `drain_timeout`: how long a stopping server lets running requests finish.
     pub drain_timeout: Duration,
-    /// `pid_file`: where `wharf serve` writes its process id. `None`: nowhere. Nothing to a server in another program.
+    /// `pid_file`: where `wharf serve` writes its process id. `None`: nowhere. A server inside another program ignores
+    /// it.
     pub pid_file: Option<PathBuf>,
 }
 
@@ -114,20 +116,20 @@ pub struct Server {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Log {
-    /// `level`: the least important message that `wharf serve` logs. Nothing to a server in another program, whose logger is
-    /// its own.
+    /// `level`: the least important messages that `wharf serve` logs. A server inside another program ignores it and
+    /// uses that program's logger.
     pub level: LevelFilter,
     /// `format`: how `wharf serve` writes each line. Nothing to a server in another program either.
     pub format: LogFormat,
     /// `access`: whether each request has a line, and in which form.
     pub access: AccessLog,
-    /// `access_file`: where those lines go. `None`: to the log, as all others.
+    /// `access_file`: the destination of these lines. `None`: the log, with all other lines.
     pub access_file: Option<PathBuf>,
     /// `parameters`: whether lines may show the values of parameters.
     pub parameters: bool,
-    /// `slow_request`: requests that take longer have a line. Zero: none has.
+    /// `slow_request`: requests that take longer have a line. Zero: no request has one.
     pub slow_request: Duration,
-    /// `slow_statement`: statements of endpoints that take longer have a line. Zero: none has.
+    /// `slow_statement`: statements of endpoints that take longer have a line. Zero: no statement has one.
     pub slow_statement: Duration,
 }
 
@@ -144,11 +146,11 @@ pub enum LogFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum AccessLog {
-    /// `"off"`: none has.
+    /// `"off"`: no lines.
     Off,
-    /// `"combined"`: in the form of Apache and nginx, with what is ours behind it.
+    /// `"combined"`: the form of Apache and nginx, followed by wharf's own fields.
     Combined,
-    /// `"json"`: an object.
+    /// `"json"`: a JSON object.
     Json,
 }
 
@@ -156,15 +158,15 @@ pub enum AccessLog {
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Tracing {
-    /// `propagate`: whether each request continues the trace that its client's `traceparent` names, or else begins one.
+    /// `propagate`: whether each request continues the trace in its client's `traceparent`, or else begins one.
     pub propagate: bool,
-    /// `otlp_endpoint`: the collector that traces are sent to, without `/v1/traces`. `None`: none are.
+    /// `otlp_endpoint`: the collector that receives traces, without `/v1/traces`. `None`: no traces are sent.
     pub otlp_endpoint: Option<String>,
-    /// `otlp_headers`: what requests to it say beside, as `name=value` with commas between; see [`otlp_headers`].
+    /// `otlp_headers`: additional headers for the collector, as `name=value` separated by commas; see [`otlp_headers`].
     pub otlp_headers: Option<String>,
-    /// `service_name`: what the server is called in traces.
+    /// `service_name`: the server's name in traces.
     pub service_name: String,
-    /// `sample`: how many percent of the traces that begin here are sent.
+    /// `sample`: the percentage of traces that are sent, among those that begin here.
     pub sample: usize,
 }
 
@@ -174,11 +176,11 @@ pub struct Tracing {
 pub struct Admin {
     /// `listen`: where operators connect. `None`: on loopback; see [`Config::admin_listen`].
     pub listen: Option<AdminListen>,
-    /// `token`: what they must show. `None`: nothing, and then they connect on loopback.
+    /// `token`: the secret that operators must send. `None`: no secret, and then they connect on loopback.
     pub token: Option<String>,
-    /// `ready_window`: of how long `/ready` counts the requests that were refused.
+    /// `ready_window`: the period in which `/ready` counts refused requests.
     pub ready_window: Duration,
-    /// `ready_max_refused`: how many percent of them may be.
+    /// `ready_max_refused`: the percentage of requests that may be refused.
     pub ready_max_refused: usize,
 }
 
@@ -191,23 +193,23 @@ pub enum AdminListen {
     At(SocketAddr),
 }
 
-/// Where clients connect. As text, which it is read from and shown as: `127.0.0.1:8080`, `unix:/run/wharf.sock`, `systemd`.
+/// Where clients connect. Read from and shown as text: `127.0.0.1:8080`, `unix:/run/wharf.sock`, `systemd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// Address and port; port 0 takes a free one.
     Tcp(SocketAddr),
-    /// A Unix socket of this path, which is 1 to 107 bytes.
+    /// A Unix socket with this path of 1 to 107 bytes.
     Unix(PathBuf),
     /// The socket that systemd passes (`LISTEN_FDS`).
     Inherited,
 }
 
-/// Who speaks HTTP to the clients.
+/// The implementation of HTTP for clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connector {
-    /// Our own poller: connections cost memory, never a thread.
+    /// wharf's own pollers: a connection costs memory, but no thread.
     Native,
-    /// `tiny_http`: a thread per connection; the simple build.
+    /// `tiny_http`: a thread for each connection; the simple build.
     TinyHttp,
 }
 
@@ -215,13 +217,14 @@ pub enum Connector {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Queue {
-    /// `max_length`: requests that may wait for a worker; the next one is refused with 503.
+    /// `max_length`: how many requests may wait for a worker. The next request is refused with 503.
     pub max_length: usize,
-    /// `max_wait`: how long one may wait before it is refused with 503.
+    /// `max_wait`: how long a request may wait before it is refused with 503.
     pub max_wait: Duration,
-    /// `target`: the wait that may last; while waits stay above it, only so many requests are let in as can be taken within it.
+    /// `target`: the wait that may last. While waits stay above it, only requests that can be taken within it are
+    /// admitted.
     pub target: Duration,
-    /// `interval`: for how long waits may stay above `target` before that; and the longest wait that a burst may make.
+    /// `interval`: how long waits may stay above `target` before that, and the longest wait that a burst may cause.
     pub interval: Duration,
 }
 
@@ -229,35 +232,37 @@ pub struct Queue {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Http {
-    /// `max_connections`: clients' sockets at once.
+    /// `max_connections`: the number of clients' connections at once.
     pub max_connections: usize,
-    /// `max_connections_per_address`: of one client, whose IPv6 address counts by its /64; trusted proxies are not counted.
-    /// `None`: no limit of its own.
+    /// `max_connections_per_address`: the limit for one client. An IPv6 address counts by its /64. Trusted proxies are
+    /// not counted. `None`: no separate limit.
     pub max_connections_per_address: Option<usize>,
     /// `max_accept_rate`: new connections a second. `None`: no limit.
     pub max_accept_rate: Option<usize>,
-    /// `max_requests_per_connection`: after so many the answer says `Connection: close`. `None`: no limit.
+    /// `max_requests_per_connection`: the answer to the last of so many requests says `Connection: close`. `None`: no
+    /// limit.
     pub max_requests_per_connection: Option<usize>,
     /// `max_head_bytes`: request line and headers together.
     pub max_head_bytes: usize,
-    /// `max_headers`: how many header lines.
+    /// `max_headers`: the number of header lines.
     pub max_headers: usize,
     /// `max_target_bytes`: the request target (path and query).
     pub max_target_bytes: usize,
     /// `max_body_bytes`: a request's body, after chunked decoding.
     pub max_body_bytes: usize,
-    /// `buffer_body_bytes`: how much of a body is read before a handler that streams begins, and is buffered at a time.
+    /// `buffer_body_bytes`: how much of a body is read before a handler that streams begins, and how much is buffered
+    /// at a time.
     pub buffer_body_bytes: usize,
-    /// `min_body_rate`: the least that a body must bring, in bytes a second of the client's own time; 0: no limit.
+    /// `min_body_rate`: the slowest accepted body, in bytes a second of the client's own time. 0: no limit.
     pub min_body_rate: usize,
-    /// `max_response_bytes`: what one SQL endpoint may answer.
+    /// `max_response_bytes`: the longest answer of an SQL endpoint.
     pub max_response_bytes: usize,
     /// `response_buffer_bytes`: how much of a streamed answer may wait for its client before its handler waits.
     pub response_buffer_bytes: usize,
-    /// `head_timeout`: from a request's first byte to the end of its head, absolute, not per read.
+    /// `head_timeout`: the time from a request's first byte to the end of its head. It is absolute, not per read.
     pub head_timeout: Duration,
-    /// `body_timeout`: from the end of the head to the end of a body that is buffered whole. Bodies that stream have
-    /// `min_body_rate` and their deadline.
+    /// `body_timeout`: the time from the end of the head to the end of a body that is buffered whole. `min_body_rate`
+    /// and the deadline limit bodies that stream.
     pub body_timeout: Duration,
     /// `idle_timeout`: how long a keep-alive connection may wait for its next request.
     pub idle_timeout: Duration,
@@ -265,47 +270,48 @@ pub struct Http {
     pub write_timeout: Duration,
 }
 
-/// `[access]`: who may ask for what.
+/// `[access]`: which requests are allowed.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct AccessRules {
-    /// `origins`: the other sites whose pages may have a browser send requests that write.
+    /// `origins`: the other sites whose pages may make a browser send requests that write.
     pub origins: Origins,
 }
 
-/// `[proxy]`: what proxies in front may say of the client.
+/// `[proxy]`: what proxies in front may say about the client.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Proxy {
-    /// `trusted`: the networks, addresses and `unix` whose word is taken. Empty: nobody's.
+    /// `trusted`: the networks, addresses and `unix` that are trusted. Empty: no peer is trusted.
     pub trusted: Networks,
     /// `protocol`: expect a PROXY protocol header, version 1 or 2, at the beginning of each connection.
     pub protocol: bool,
-    /// `header`: which header names the client.
+    /// `header`: the header that names the client.
     pub header: ForwardedBy,
 }
 
-/// `[tls]`: HTTPS instead of HTTP, where a certificate is given.
+/// `[tls]`: HTTPS instead of HTTP, if a certificate is given.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Tls {
-    /// `certificate`: file with the PEM chain. `None`: plain HTTP.
+    /// `certificate`: the file with the PEM chain. `None`: plain HTTP.
     pub certificate: Option<PathBuf>,
-    /// `key`: file with the PEM private key; there exactly when `certificate` is.
+    /// `key`: the file with the PEM private key, given if and only if `certificate` is.
     pub key: Option<PathBuf>,
-    /// `min_version`: what a client must speak at least.
+    /// `min_version`: the lowest version that a client may use.
     pub min_version: TlsVersion,
-    /// `client_ca`: PEM file of the authorities for client certificates; there exactly when `client_auth` asks for them.
+    /// `client_ca`: the PEM file of the authorities for client certificates, given if and only if `client_auth` asks
+    /// for them.
     pub client_ca: Option<PathBuf>,
     /// `client_auth`: whether clients show certificates.
     pub client_auth: ClientAuth,
     /// `handshake_timeout`: how long a client may take for its handshake.
     pub handshake_timeout: Duration,
-    /// `max_handshakes`: handshakes in progress at once; a newcomer above it is closed.
+    /// `max_handshakes`: how many handshakes may run at once. A further connection is closed.
     pub max_handshakes: usize,
 }
 
-/// A version of TLS, in the order of their age.
+/// A version of TLS, from old to new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
     /// `"1.2"`: RFC 5246.
@@ -317,61 +323,63 @@ pub enum TlsVersion {
 /// Whether clients show certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// `"none"`: they are not asked.
+    /// `"none"`: clients are not asked for one.
     Nothing,
-    /// `"optional"`: they are asked; who has none is served all the same, who has a wrong one is not.
+    /// `"optional"`: clients are asked for one. A client without a certificate is served, a client with a wrong one is
+    /// not.
     Optional,
-    /// `"required"`: who has none is not served.
+    /// `"required"`: a client without a certificate is not served.
     Required,
 }
 
-/// `[database]`. Names, units and defaults follow HikariCP where it has them.
+/// `[database]`. Names, units and defaults follow HikariCP for the keys that it has too.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Database {
-    /// `url`: `sqlite:FILE` or `postgres://…`. `None`: no database (only endpoints with a fixed `body`).
+    /// `url`: `sqlite:FILE` or `postgres://…`. `None`: no database, so only endpoints with a fixed `body`.
     pub url: Option<String>,
-    /// `demo`: create and fill the SQLite file with the demo data when it does not exist yet.
+    /// `demo`: create the SQLite file with the demo data if it does not exist yet.
     pub demo: bool,
-    /// `maximum_pool_size`: connections at most.
+    /// `maximum_pool_size`: the largest number of sessions.
     pub maximum_pool_size: usize,
-    /// `minimum_idle`: connections kept open. `None`: as many as `maximum_pool_size` (HikariCP's advice: a fixed pool).
+    /// `minimum_idle`: the number of sessions to keep open. `None`: `maximum_pool_size` (HikariCP advises a fixed
+    /// pool).
     pub minimum_idle: Option<usize>,
-    /// `maximum_pending`: requests that may wait for a connection at once. `None`: no limit but that of workers.
+    /// `maximum_pending`: how many requests may wait for a session at once. `None`: only the number of workers limits it.
     pub maximum_pending: Option<usize>,
-    /// `connection_timeout`: how long a request may wait for a connection.
+    /// `connection_timeout`: how long a request may wait for a session.
     pub connection_timeout: Duration,
-    /// `validation_timeout`: how long the database may take to show that a connection is alive.
+    /// `validation_timeout`: how long the database may take to show that a session is alive.
     pub validation_timeout: Duration,
-    /// `alive_bypass_window`: within this time after its last use a connection is lent without asking the database.
+    /// `alive_bypass_window`: for so long after its last use, a session is lent without asking the database.
     pub alive_bypass_window: Duration,
-    /// `initialization_fail_timeout`: how long a start tries to reach a database that is not there yet.
+    /// `initialization_fail_timeout`: how long the server tries at startup to reach a database that is not there yet.
     pub initialization_fail_timeout: Duration,
-    /// `idle_timeout`: how long a connection above `minimum_idle` may sit unused.
+    /// `idle_timeout`: how long a session above `minimum_idle` may stay unused.
     pub idle_timeout: Duration,
-    /// `keepalive_time`: after this long without use an idle connection is asked whether it is alive. Zero: never.
+    /// `keepalive_time`: after so long without use, the pool checks whether an idle session is alive. Zero: never.
     pub keepalive_time: Duration,
-    /// `max_lifetime`: how old a connection may get.
+    /// `max_lifetime`: the greatest age of a session.
     pub max_lifetime: Duration,
-    /// `leak_detection_threshold`: a connection that is borrowed for longer is reported in the log. Zero: never.
+    /// `leak_detection_threshold`: a session that is borrowed for longer is reported in the log. Zero: never.
     pub leak_detection_threshold: Duration,
-    /// `connection_init_sql`: what runs on each new connection before it is used.
+    /// `connection_init_sql`: the SQL that runs on each new session before its first use.
     pub connection_init_sql: Option<String>,
-    /// `application_name`: what PostgreSQL's `pg_stat_activity` calls the connections, unless the URL says it.
+    /// `application_name`: the name of the sessions in PostgreSQL's `pg_stat_activity`, unless the URL has one.
     pub application_name: String,
-    /// `statement_comment`: what an endpoint's statements tell PostgreSQL of where they come from.
+    /// `statement_comment`: what endpoints' statements say about their origin, for PostgreSQL.
     pub statement_comment: StatementComment,
-    /// `statement_timeout`: how long one statement may take, within its request's deadline. Zero: until that.
+    /// `statement_timeout`: how long one statement may take, within its request's deadline. Zero: until the deadline.
     pub statement_timeout: Duration,
-    /// `max_prepared_statements`: how many a connection keeps prepared.
+    /// `max_prepared_statements`: how many statements a session keeps prepared.
     pub max_prepared_statements: usize,
-    /// `max_pipelined_requests`: how many requests may share a round trip to PostgreSQL. 1: each has its own.
+    /// `max_pipelined_requests`: how many requests may share a round trip to PostgreSQL. 1: each request has its own.
     pub max_pipelined_requests: usize,
 }
 
 impl Database {
-    /// How many requests may be asked together. A text that names its request is another one each time, which the server would
-    /// parse and plan in everybody's line.
+    /// How many requests may share a round trip. If the comment names the request, each statement has a new text. The
+    /// server would have to parse and plan it while the other requests of the round trip wait.
     pub fn pipelined_max(&self) -> usize {
         match self.statement_comment {
             StatementComment::Request => 1,
@@ -380,120 +388,120 @@ impl Database {
     }
 }
 
-/// What an endpoint's statements say in a comment at their end.
+/// The content of the comment at the end of an endpoint's statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatementComment {
-    /// `"off"`: nothing.
+    /// `"off"`: no comment.
     Off,
     /// `"endpoint"`: the application, the method, the route and the statement's name.
     Endpoint,
-    /// `"request"`: the request's id and its place in a trace too.
+    /// `"request"`: additionally the request's id and its place in a trace.
     Request,
 }
 
-/// What holds where the file says nothing.
+/// The values that apply if the file says nothing.
 impl Default for Database {
     fn default() -> Self {
         Config::default().database
     }
 }
 
-/// One endpoint: a route and what it does.
+/// One endpoint: a route and its action.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Endpoint {
     /// NAME of `[endpoint.NAME]`.
     pub name: String,
-    /// `description`: one line for whoever reads the list of endpoints.
+    /// `description`: one line for readers of the list of endpoints.
     pub description: Option<String>,
     /// The method of `route = "GET /flights/{id}"`.
     pub method: Method,
     /// The path of the route, with `{name}` for its path parameters.
     pub path: String,
-    /// `status`: of the answer when all went well; 200, or 204 for `returns = "none"`.
+    /// `status`: the status of a successful answer. 200, or 204 for `returns = "none"`.
     pub status: StatusCode,
     /// `deadline`: overrides `server.deadline`.
     pub deadline: Option<Duration>,
-    /// `max_concurrency`: how many of its requests may be with workers at once. `None`: as many as there are workers.
+    /// `max_concurrency`: how many of its requests workers may have at once. `None`: as many as there are workers.
     pub max_concurrency: Option<usize>,
-    /// `priority`: who goes first when requests wait for a worker.
+    /// `priority`: the order of requests that wait for a worker.
     pub priority: Priority,
-    /// What the endpoint does.
+    /// The action of the endpoint.
     pub action: Action,
-    /// `load`: what `wharf load` and `wharf tune` ask of it.
+    /// `load`: the requests that `wharf load` and `wharf tune` send to it.
     pub traffic: Traffic,
-    /// Where `[endpoint.NAME]` stands, for messages.
+    /// The place of `[endpoint.NAME]`, for messages.
     pub span: Span,
 }
 
-/// `[endpoint.NAME.load]`: what `wharf load` and `wharf tune` ask of an endpoint. Nothing to a server.
+/// `[endpoint.NAME.load]`: the requests that `wharf load` and `wharf tune` send to an endpoint. A server ignores it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// `weight`: its share of the requests, in proportion to the other endpoints' weights. 0: it is left out.
+    /// `weight`: its share of the requests, in proportion to the other endpoints' weights. 0: no requests.
     pub weight: u32,
-    /// `sample`: a statement whose rows give parameters, by the names of its columns.
+    /// `sample`: a statement whose rows give values to the parameters with the names of its columns.
     pub sample: Option<Sample>,
-    /// `params`: where else values come from, each with the index into the endpoint's parameters.
+    /// `params`: the other sources of values, each with the index into the endpoint's parameters.
     pub origins: Vec<(usize, Origin)>,
-    /// Where `[endpoint.NAME.load]` stands, or else the endpoint, for messages.
+    /// The place of `[endpoint.NAME.load]`, or else of the endpoint, for messages.
     pub span: Span,
 }
 
 /// `sample = "select id from flights"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// The statement; it has no parameters and only reads.
+    /// The statement. It has no parameters and only reads.
     pub sql: String,
-    /// Where its text stands in the file, for messages.
+    /// The place of its text in the file, for messages.
     pub span: Span,
 }
 
-/// Where the values of a parameter come from, drawn by lot.
+/// The source of a parameter's values, which are drawn at random.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
     /// `range = [1, 1000]`, both ends included.
     Range(RangeInclusive<i64>),
     /// `one_of = ["AA", "UA"]`.
     OneOf(Vec<Value>),
-    /// `csv = "airports.csv"`, a file whose first line names its columns.
+    /// `csv = "airports.csv"`, a file with the names of its columns in the first line.
     Csv {
-        /// From the working directory, unless absolute.
+        /// Relative to the working directory, unless absolute.
         file: PathBuf,
-        /// `column`: the parameter's name unless given.
+        /// `column`: by default the parameter's name.
         column: String,
     },
 }
 
-/// What an endpoint does.
+/// The action of an endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// `body` and `content_type`: answered on the poller, without a worker or the database.
+    /// `body` and `content_type`: a poller answers, without a worker or the database.
     Fixed {
         /// The whole body.
         body: String,
-        /// Its media type; `text/plain; charset=utf-8` unless given.
+        /// Its media type, by default `text/plain; charset=utf-8`.
         content_type: String,
     },
     /// `sql`, or several `[[endpoint.NAME.step]]` in one transaction.
     Sql {
         /// `params`, in the order of the file.
         params: Vec<Param>,
-        /// At least one; more than one run in one transaction.
+        /// At least one step. Several steps run in one transaction.
         steps: Vec<Step>,
-        /// `returns`: what the last step's rows become.
+        /// `returns`: the form of the last step's rows in the answer.
         returns: Returns,
     },
 }
 
-/// What an endpoint's rows become.
+/// The form of an endpoint's rows in the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Returns {
-    /// `"one"`: one row as an object; no row: 404.
+    /// `"one"`: one row as an object. Without a row: 404.
     One,
     /// `"many"`: an array of objects.
     Many,
-    /// `"value"`: the first column of the one row, by itself; no row: 404.
+    /// `"value"`: the first column of one row, without an object. Without a row: 404.
     Value,
     /// `"none"`: no body.
     None,
@@ -503,39 +511,40 @@ pub enum Returns {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Step {
-    /// What it is called in logs, in traces and by the database: like its endpoint, or `NAME.step[1]`, counted from 1, where it
-    /// stands under `step`.
+    /// The statement's name in logs, in traces and in the database. It is the endpoint's name, or `NAME.step[1]`,
+    /// counted from 1, for a statement under `step`.
     pub name: String,
     /// The statement, split at its `:name` places.
     pub sql: Sql,
-    /// `expect_rows`: exactly this many rows returned or changed; otherwise everything is rolled back.
+    /// `expect_rows`: the exact number of rows to be returned or changed. With another number everything is rolled
+    /// back.
     pub expect_rows: Option<u64>,
-    /// `otherwise`: what the client gets when `expect_rows` does not hold.
+    /// `otherwise`: the client's answer if `expect_rows` does not hold.
     pub otherwise: Otherwise,
-    /// Where the statement's text stands in the file, for messages.
+    /// The place of the statement's text in the file, for messages.
     pub span: Span,
 }
 
 /// `otherwise = { status = 409, detail = "…" }`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Otherwise {
-    /// 409 unless given.
+    /// By default 409.
     pub status: StatusCode,
     /// The problem's `detail`.
     pub detail: String,
 }
 
-/// A statement's text as pieces; between piece `i` and piece `i + 1` stands the value of `slots[i]`.
+/// A statement's text in pieces. The value of `slots[i]` stands between piece `i` and piece `i + 1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sql {
-    /// The text around the `:name` places: always one more than `slots`.
+    /// The text around the `:name` places. There is always one more piece than slots.
     pub pieces: Vec<String>,
-    /// For each place the index into the endpoint's `params`.
+    /// The index into the endpoint's `params` for each place.
     pub slots: Vec<usize>,
 }
 
 impl Sql {
-    /// A statement that has none.
+    /// A statement without parameters.
     pub fn without_parameters(text: &str) -> Self {
         Self { pieces: vec![text.to_owned()], slots: Vec::new() }
     }
@@ -547,35 +556,36 @@ impl Sql {
 pub struct Param {
     /// Its name, as in `:name`.
     pub name: String,
-    /// `in`: where the client puts it.
+    /// `in`: where the client sends it.
     pub place: Place,
-    /// The name it has there: itself, or `as = "X-Request-Name"`.
+    /// The client's name for it: the same name, or the one in `as = "X-Request-Name"`.
     pub wire_name: String,
     /// `type`.
     pub kind: Type,
     /// `secret`: no log and no error shows its value.
     pub secret: bool,
-    /// What is bound when the client does not send it. `None`: it is required (400).
+    /// The value to bind if the client does not send one. `None`: the parameter is required (400).
     pub default: Option<Value>,
     /// The checks on a value that was sent.
     pub checks: Checks,
 }
 
 impl Param {
-    /// A required parameter that is called the same everywhere, with no checks but its type.
+    /// A required parameter with one name everywhere and no checks but its type.
     pub fn new(name: &str, place: Place, kind: Type) -> Self {
         let name = name.to_owned();
         let (secret, checks) = (false, Checks::default());
         Self { wire_name: name.clone(), name, place, kind, secret, default: None, checks }
     }
 
-    /// Whether its value is shown to nobody: a secret, or a header, which carries credentials more often than not.
+    /// Whether its value is never shown. This holds for secrets, and for headers, which carry credentials more often
+    /// than not.
     pub fn is_hidden(&self) -> bool {
         self.secret || self.place == Place::Header
     }
 }
 
-/// Where a parameter comes from.
+/// Where the client sends a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// `{name}` in the route.
@@ -584,28 +594,28 @@ pub enum Place {
     Query,
     /// A header.
     Header,
-    /// A member of the JSON object that is the body.
+    /// A member of the JSON object in the body.
     Body,
     /// A field of an `application/x-www-form-urlencoded` body.
     Form,
 }
 
-/// What a value must satisfy beyond its type; an array's items each.
+/// The checks on a value beyond its type, or on each item of an array.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
     /// `min`: the smallest number, date or timestamp accepted.
     pub min: Option<Value>,
-    /// `max`: the largest.
+    /// `max`: the largest number, date or timestamp accepted.
     pub max: Option<Value>,
-    /// `min_len`: characters of a text, bytes of bytes.
+    /// `min_len`: the smallest length, in characters of a text or in bytes.
     pub min_len: Option<usize>,
-    /// `max_len`.
+    /// `max_len`: the greatest length, in characters of a text or in bytes.
     pub max_len: Option<usize>,
-    /// `max_items`: of an array.
+    /// `max_items`: the greatest number of items of an array.
     pub max_items: Option<usize>,
-    /// `pattern`: the whole text must match; the source is kept for messages.
+    /// `pattern`: a pattern for the whole text. Its source is kept for messages.
     pub pattern: Option<regex_lite::Regex>,
-    /// `one_of`: the values accepted.
+    /// `one_of`: the accepted values.
     pub one_of: Vec<Value>,
 }
 
@@ -631,18 +641,18 @@ pub struct Span {
     pub end: usize,
 }
 
-/// The configuration file as text: what messages point into.
+/// The text of the configuration file, which messages refer to.
 #[derive(Clone)]
 pub struct Source {
-    /// Where it came from. `None`: the configuration embedded in the binary.
+    /// The path of the file. `None`: the configuration embedded in the binary.
     pub path: Option<PathBuf>,
-    /// All of it.
+    /// The whole text.
     pub text: String,
 }
 
 impl Config {
-    /// How many request threads there are: `server.workers`, or as many as connections, or without a database a few per
-    /// core, since what such handlers wait for is not known here.
+    /// The number of workers: `server.workers`, or as many as sessions. Without a database it is a few for each core,
+    /// because the configuration cannot know what handlers wait for.
     pub fn workers(&self) -> usize {
         const PER_CORE: usize = 4;
         let fitting = || match self.database.url {
@@ -652,8 +662,8 @@ impl Config {
         self.server.workers.unwrap_or_else(fitting)
     }
 
-    /// How many pollers there are: `server.selectors`, or one for each core. Past eight they would hand over more connections
-    /// a second than any database has answers for.
+    /// The number of pollers: `server.selectors`, or one for each core. More than eight would hand over more
+    /// connections a second than any database has answers for.
     pub fn selectors(&self) -> usize {
         self.server.selectors.unwrap_or_else(|| num_cpus::get().min(8))
     }

@@ -1,4 +1,4 @@
-//! Where traces go: the collector's address and what it is told beside, as the file has them and as OpenTelemetry's variables do.
+//! The collector's address and its headers, as the file and OpenTelemetry's variables have them.
 //!
 //! Main thread. No message repeats a header's value, which may be a key.
 
@@ -7,36 +7,36 @@ use percent_encoding::percent_decode_str;
 
 use super::setting::Setting;
 
-/// The variables that OpenTelemetry has for keys of `[tracing]`
-/// (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>). Only a server that sends traces looks at them.
+/// OpenTelemetry's variables for keys of `[tracing]` (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>).
+/// Only a server that sends traces reads them.
 pub(super) const VARIABLES: [(&str, &str); 3] = [
     ("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ("otlp_headers", "OTEL_EXPORTER_OTLP_HEADERS"),
     ("service_name", "OTEL_SERVICE_NAME"),
 ];
 
-/// The collector's address without a slash at its end.
+/// The collector's address, without a slash at its end.
 pub(super) fn endpoint(setting: Setting) -> Result<String, String> {
     let accepted = "expected a collector's address such as \"http://127.0.0.1:4318\", without a path of its own for traces";
     let text = setting.text().map_err(|_| accepted.to_owned())?;
     let url = text.trim_end_matches('/');
     let uri = url.parse::<http::Uri>().ok();
     let speaks_http = uri.as_ref().is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
-    // A password in it would be shown; that is what headers are for.
+    // A password in the address would be shown. Headers are the place for it.
     let authority = uri.as_ref().and_then(http::Uri::authority);
     let is_plain = authority.is_some_and(|at| !at.as_str().contains('@') && !at.host().is_empty());
     let is_base = uri.as_ref().is_some_and(|uri| uri.query().is_none()) && !url.ends_with("/v1/traces");
     if speaks_http && is_plain && is_base {
         Ok(url.to_owned())
     } else if text.contains(['@', '?']) {
-        // What stands before the one or behind the other may be a password.
+        // The message does not repeat the text, because parts of it may be a password.
         Err(accepted.to_owned())
     } else {
         Err(format!("{accepted}, received {text:?}"))
     }
 }
 
-/// What `otlp_headers` says, checked.
+/// The text of `otlp_headers`, checked.
 pub(super) fn fields(setting: Setting) -> Result<String, String> {
     let accepted =
         "expected headers such as \"api-key=KEY\", with commas between, values percent-encoded where needed";
@@ -48,8 +48,8 @@ pub(super) fn fields(setting: Setting) -> Result<String, String> {
     }
 }
 
-/// The headers of `name=value,name=value`, values percent-decoded, as OpenTelemetry's variable has them. `None`: it is something
-/// else.
+/// The headers of `name=value,name=value` with percent-decoded values, as in OpenTelemetry's variable. `None`: the text
+/// is malformed.
 pub fn otlp_headers(text: &str) -> Option<Vec<(HeaderName, HeaderValue)>> {
     let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
     let header = |pair: &str| {

@@ -1,4 +1,4 @@
-//! `[endpoint.NAME] params`: each parameter's place, type, default and checks.
+//! `[endpoint.NAME] params`: the place, type, default and checks of each parameter.
 //!
 //! Main thread. Knows nothing of the statements that use the parameters.
 
@@ -28,7 +28,7 @@ const KEYS: [&str; 13] = [
     "one_of",
 ];
 
-/// Which types each check is for.
+/// The types that each check applies to.
 const CHECKS: [(&str, &[Scalar]); 6] = {
     use Scalar::{Bytes, Date, Float, Int, Text, Timestamp, Uuid};
     const ORDERED: &[Scalar] = &[Int, Float, Date, Timestamp];
@@ -50,8 +50,8 @@ const PLACES: [(&str, Place); 5] = [
     ("form", Place::Form),
 ];
 
-/// A name that was declared. Its parameter is `None` when something about it was reported; the name still counts, so that the
-/// statements that use it are not reported as well.
+/// A declared name. Its parameter is `None` if the declaration has a reported problem. The name still counts, so that
+/// statements with the name are not reported as well.
 pub(super) struct Declared<'a> {
     pub(super) name: &'a str,
     pub(super) span: Span,
@@ -95,7 +95,7 @@ impl Reader<'_> {
         let kind = kind.and_then(|kind| self.convert(&kind, parse_type));
         let place = self.place(&table, node.name, route);
         let secret = self.take(&table, "secret", Setting::flag);
-        // Each is read whatever is wrong with the others, so that all problems are reported.
+        // Each part is read even if another is wrong, so that all problems are reported.
         let checks = self.checks(&table, kind);
         let kind = kind?;
         let default = self.default(&table, kind, place.as_ref().map(|(place, _)| *place), checks.as_ref());
@@ -110,7 +110,7 @@ impl Reader<'_> {
         Some(Param { name: node.name.to_owned(), place, wire_name, kind, secret, default, checks: checks? })
     }
 
-    /// `in` and `as`: where the client puts the parameter, and under which name.
+    /// Reads `in` and `as`: where the client sends the parameter, and under which name.
     fn place(&mut self, table: &Table<'_>, name: &str, route: Option<&Route>) -> Option<(Place, String)> {
         let given = self.take(table, "in", |setting| setting.choice(&PLACES));
         let header = given == Some(Place::Header);
@@ -124,7 +124,7 @@ impl Reader<'_> {
         let place = given.unwrap_or(if in_route { Place::Path } else { Place::Query });
         let wrong = match (place, route) {
             (Place::Path, Some(_)) if !in_route => format!("the route has no `{{{wire_name}}}`"),
-            // RFC 9110 gives a body no meaning in these (9.3.1, 9.3.5), and proxies drop it.
+            // RFC 9110 gives a body no meaning in these methods (9.3.1, 9.3.5), and proxies drop it.
             (Place::Body | Place::Form, Some(Route { method, .. }))
                 if [Method::GET, Method::DELETE].contains(method) =>
             {
@@ -146,7 +146,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The checks, of which each is read that fits the type: one that is wrong hides no other. Without a type only those are
+    /// Reads every check that fits the type, so that a wrong check hides no other. Without a type it reads only checks
     /// that need none.
     fn checks(&mut self, table: &Table<'_>, kind: Option<Type>) -> Option<Checks> {
         let mut foreign = Vec::new();
@@ -217,7 +217,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `default`, or null for `optional = true`. `None`: required, or reported.
+    /// Reads `default`, or null for `optional = true`. `None`: the parameter is required, or a problem was reported.
     fn default(
         &mut self,
         table: &Table<'_>,
@@ -244,7 +244,7 @@ impl Reader<'_> {
         Some(value)
     }
 
-    /// A value as a default or a list has it.
+    /// Reads a value in a default or a list.
     pub(super) fn value(&mut self, node: &Node<'_>, kind: Type) -> Option<Value> {
         let Type::Many(scalar) = kind else {
             return self.scalar(node, kind.scalar());
@@ -253,12 +253,12 @@ impl Reader<'_> {
             self.report(node.span, &node.key, format!("expected an array of {scalar}"));
             return None;
         };
-        // Every item is read before any is missed, so that all of their problems are reported.
+        // Every item is read before the first failure counts, so that all problems are reported.
         let values: Vec<_> = items.iter().map(|item| self.scalar(item, scalar)).collect();
         Some(Value::Array(scalar, values.into_iter().collect::<Option<_>>()?))
     }
 
-    /// A value in TOML's own notation where it has one, otherwise as a client would write it.
+    /// Reads a value in TOML's own notation if TOML has one, otherwise in the form that a client would send.
     fn scalar(&mut self, node: &Node<'_>, scalar: Scalar) -> Option<Value> {
         let parse = |text: &str| Value::parse(scalar, text).map_err(|mismatch| mismatch.to_string());
         if let DeValue::Datetime(time) = node.value {
@@ -303,7 +303,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Every `{name}` of the route is somebody's.
+    /// Reports each `{name}` of the route that no parameter declares.
     fn route_is_declared(&mut self, endpoint: &Table<'_>, route: &Route, declared: &[Declared<'_>]) {
         for name in &route.names {
             let reads = |param: &Param| param.place == Place::Path && param.wire_name == *name;
@@ -338,7 +338,7 @@ fn types() -> String {
     format!("expected {}, or one of these with `[]`", Scalar::ALL.map(Scalar::name).join(", "))
 }
 
-/// What the SQL lexer takes for a parameter's name.
+/// Whether the SQL lexer reads the text as a parameter's name.
 pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_and_bounds_are_written_in_toml_or_as_a_client_writes_them() {
+    fn defaults_and_bounds_are_read_in_toml_or_in_the_clients_form() {
         let date = Value::Date("2013-01-31".into());
         for (declaration, default) in [
             ("'int'", None),
@@ -400,7 +400,7 @@ mod tests {
         }
     }
 
-    /// The problem of a declaration starts with each message.
+    /// Asserts that the problem of each declaration starts with the message beside it.
     fn refuses<const N: usize>(cases: [(&str, &str); N]) {
         for (declaration, message) in cases {
             let text = format!(
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn one_mistake_hides_no_other() {
+    fn one_mistake_does_not_hide_another() {
         for (declaration, expected) in [
             ("{ type = 'int', pattern = 'x', min = 'a' }", &[".pattern: does not apply", ".min: "][..]),
             ("{ type = 'int', in = 'cookie', min = 'a', default = 'b' }", &[".in: ", ".min: ", ".default: "]),
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_or_place_is_said() {
+    fn a_wrong_type_or_place_is_reported() {
         refuses([
             ("1", ": expected a table, not an integer"),
             ("{}", ".type: missing; expected int, float, text, bool"),
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_default_or_check_is_said() {
+    fn a_wrong_default_or_check_is_reported() {
         refuses([
             ("{ type = 'int', as = 'id', default = 1 }", ".default: a path parameter is always there"),
             ("{ type = 'int', optional = true, default = 1 }", ".default: `optional` means null"),

@@ -1,21 +1,22 @@
-//! What is wrong with a configuration, and how it is shown: file, line, column, key, what came, what is accepted, and the
+//! The problems of a configuration and their display: file, line, column, key, what came, what is accepted, and the
 //! line itself with a caret under the place.
 //!
-//! Main thread. Knows positions and texts, not what the keys mean: `wharf check` makes problems of its own from spans.
+//! Main thread. Knows positions and texts, but not the meaning of keys: `wharf check` makes its own problems from
+//! spans.
 
 use std::fmt;
 use std::iter;
 
 use super::{Source, Span, keys};
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where in the file. `None`: it came from an environment variable or a flag, which `key` names.
+    /// The place in the file. `None`: the value came from an environment variable or a flag, which `key` names.
     pub span: Option<Span>,
-    /// The key in full, `endpoint.flight.params.id.type`; empty for the file as a whole.
+    /// The full key, such as `endpoint.flight.params.id.type`. Empty for the file as a whole.
     pub key: String,
-    /// What came and what is accepted.
+    /// The message: what came and what is accepted.
     pub message: String,
 }
 
@@ -26,7 +27,7 @@ impl Problem {
     }
 }
 
-/// Everything that is wrong, with the text that it is shown in.
+/// All problems, with the text of the file that they are in.
 #[derive(Clone, Debug)]
 pub struct Problems {
     source: Source,
@@ -34,13 +35,13 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// The problems in the order of the file; those without a place come first.
+    /// The problems in the order of the file. Problems without a place come first.
     pub fn new(source: Source, mut list: Vec<Problem>) -> Self {
         list.sort_by_key(|problem| problem.span.map(|span| (span.start, span.end)));
         Self { source, list }
     }
 
-    /// One by one, in the order of the file.
+    /// Each problem, in the order of the file.
     pub fn list(&self) -> &[Problem] {
         &self.list
     }
@@ -70,7 +71,7 @@ impl fmt::Display for Problems {
 }
 
 impl Source {
-    /// How messages call it.
+    /// The name of the file in messages.
     pub fn name(&self) -> String {
         match &self.path {
             Some(path) => path.display().to_string(),
@@ -78,22 +79,22 @@ impl Source {
         }
     }
 
-    /// Line and column of a byte offset, both from 1, the column in characters.
+    /// The line and the column of a byte offset. Both count from 1, and the column counts characters.
     pub fn position(&self, offset: usize) -> (usize, usize) {
         let before = self.before(offset);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
-    /// The place in the file of a byte `offset` inside the string that stands at `span`, which `length` bytes there fill.
-    /// Where the string has escapes before it, so that the offsets differ, the whole string's place.
+    /// The place in the file of the byte at `offset` in the string at `span`, which fills `length` bytes there. If
+    /// escapes before it make the offsets differ, it is the place of the whole string.
     pub fn inside(&self, span: Span, offset: usize, length: usize) -> Span {
         let raw = self.text.get(span.start..span.end).unwrap_or_default();
         let Some(quote) = raw.chars().next().filter(|quote| matches!(quote, '"' | '\'')) else {
             return span;
         };
         let triple = String::from_iter([quote; 3]);
-        // The newline right after three quotes is not part of the string.
+        // The newline right after three quotes does not belong to the string.
         let content = match raw.strip_prefix(&triple) {
             Some(rest) => rest.strip_prefix("\r\n").or(rest.strip_prefix('\n')).unwrap_or(rest),
             None => &raw[1..],
@@ -107,8 +108,8 @@ impl Source {
         Span { start, end: start + length }
     }
 
-    /// The first line of the span with carets under it, as rustc shows it. Of a long line there is a part around the place, and
-    /// of a line that may hold a password nothing behind its `=`.
+    /// Shows the first line of the span with carets under it, as rustc does. Of a long line it shows the part around
+    /// the place. Of a line that may hold a password it shows nothing behind its `=`.
     fn show(&self, f: &mut fmt::Formatter<'_>, span: Span) -> fmt::Result {
         let (number, column) = self.position(span.start);
         let line = self.text.lines().nth(number - 1).unwrap_or_default();
@@ -124,7 +125,7 @@ impl Source {
         let part = whole.get(from..to).unwrap_or_default();
         let cut = |is_cut: bool| if is_cut { "…" } else { "" };
         let (before, after) = (cut(from > 0), cut(to < whole.len()));
-        // Tabs stay tabs, so that the caret stands under its place however wide the terminal shows them.
+        // Tabs stay tabs, so that the caret stands under its place for every width of a tab.
         let indent: String = before
             .chars()
             .chain(part.iter().copied())
@@ -138,7 +139,7 @@ impl Source {
         writeln!(f, "{margin} |\n{number} | {before}{part}{after}\n{margin} | {indent}{carets}")
     }
 
-    /// The text before `offset`, or before the character that `offset` falls into.
+    /// The text before `offset`, or before the character that contains `offset`.
     fn before(&self, offset: usize) -> &str {
         let offset = offset.min(self.text.len());
         let start = (0..=offset).rev().find(|&at| self.text.is_char_boundary(at)).unwrap_or(0);
@@ -146,14 +147,15 @@ impl Source {
     }
 }
 
-/// So much of a line fits beside its number on a terminal.
+/// The number of a line's characters that fit beside its number on a terminal.
 const LINE_CHARS_MAX: usize = 100;
 
-/// And so much of that may stand before the place.
+/// The number of these characters that may stand before the place.
 const CHARS_BEFORE_MAX: usize = 40;
 
-/// How much of a line is shown: up to a text that is the value of a key that may hold a password, or of the place itself, whose
-/// name may be a misspelt one of these, or up to a user in a URL. `end`: the character behind the place.
+/// The part of a line that may be shown. It ends before the value of a key that may hold a password, or before a user
+/// in a URL. It also ends before the value at the place itself, whose key may be a misspelt one of these. `end`: the
+/// character behind the place.
 fn without_secret(line: &str, end: usize) -> &str {
     let end = line.char_indices().nth(end).map_or(line.len(), |(at, _)| at);
     let quotes = ['"', '\''];
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn no_password_stands_in_an_excerpt() {
+    fn no_excerpt_contains_a_password() {
         for (text, place, shown) in [
             ("url = \"postgres://a:hunter2@h/d\"", "\"postgres://a:hunter2@h/d\"", "url = …\n  |       ^"),
             ("database.url = 'hunter2'", "'hunter2'", "database.url = …\n"),
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_inside_a_string_has_its_place_unless_escapes_move_it() {
+    fn an_offset_in_a_string_has_a_place_unless_escapes_move_it() {
         for (text, offset, expected) in [
             ("s = 'a :b'", 2, ":b"),
             ("s = \"a :b\"", 2, ":b"),

@@ -1,7 +1,8 @@
-//! The configuration as written (file, environment variables, flags) becomes a [`Config`], or the list of all its problems.
+//! Turns the written configuration (file, environment variables, flags) into a [`Config`], or into the list of all its
+//! problems.
 //!
-//! Main thread. Knows TOML and where each thing stands; what the keys mean is in `keys`, `endpoint` and `param`. Of a file
-//! that is not TOML only the syntax errors are reported, because what follows from them would be guesses.
+//! Main thread. Knows TOML and the place of each value. The meaning of keys is in `keys`, `endpoint` and `param`. For a
+//! file that is not TOML only syntax errors are reported, because further problems would be guesses.
 
 use std::fs;
 use std::io;
@@ -23,10 +24,10 @@ const SECTIONS: [&str; 12] = [
 /// The sections whose keys are not in `keys`.
 const WITHOUT_KEYS: [&str; 2] = ["endpoint", "app"];
 
-/// Variables that are ours without being keys.
+/// Variables of wharf that are not keys.
 const OTHER_VARIABLES: [&str; 2] = ["WHARF_CONFIG", "WHARF_LOG"];
 
-/// The command line's overrides, as written.
+/// The values of flags, as written.
 #[derive(Clone, Default)]
 pub struct Flags {
     /// `--listen ADDR`.
@@ -39,19 +40,20 @@ pub struct Flags {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the configuration {}: {error}", path.display())]
 pub struct LocateError {
-    /// The file that was named, or found.
+    /// The file that was given or found.
     pub path: PathBuf,
-    /// Why.
+    /// The system's error.
     #[source]
     pub error: io::Error,
 }
 
 impl Config {
-    /// Finds the configuration and reads its text: `--config` (handed in as `flag`), else `WHARF_CONFIG`, else
-    /// `./wharf.toml`, else `./config/wharf.toml`, else the one embedded in the binary, which serves the demo.
+    /// Finds the configuration and reads its text. It is the file of `--config` (in `flag`), of `WHARF_CONFIG`,
+    /// `./wharf.toml`, or `./config/wharf.toml`, in this order. Without any, it is the configuration embedded in the
+    /// binary, which serves the demo.
     ///
     /// # Errors
-    /// The file that was named or found cannot be read; nothing else is tried in its place.
+    /// The file that was given or found cannot be read. No other file is tried instead.
     pub fn locate(flag: Option<&Path>, environment: &Environment) -> Result<Source, LocateError> {
         let named = flag.map(Path::to_owned).or(environment.get("WHARF_CONFIG").map(PathBuf::from));
         let found =
@@ -65,17 +67,18 @@ impl Config {
         }
     }
 
-    /// The validated configuration: flags before environment variables before the file before the defaults.
+    /// The validated configuration. Flags override environment variables, these override the file, and the file
+    /// overrides the defaults.
     ///
     /// # Errors
-    /// Everything that is wrong, in one list.
+    /// All problems in one list.
     pub fn read(source: Source, environment: &Environment, flags: &Flags) -> Result<Self, Problems> {
         let (config, problems) = Self::examine(source, environment, flags);
         if problems.list().is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    /// As [`Config::read`], but also what could be read of a configuration that has problems: what is wrong has its default,
-    /// an endpoint that is wrong may be missing. For finding more problems, not for serving.
+    /// Like [`Config::read`], but also returns the readable part of a configuration with problems. A wrong value is
+    /// replaced by its default, and a wrong endpoint may be missing. Use it to find more problems, not to serve.
     pub fn examine(source: Source, environment: &Environment, flags: &Flags) -> (Self, Problems) {
         let mut reader = Reader { source: &source, environment, problems: Vec::new() };
         let config = reader.config(flags);
@@ -84,7 +87,7 @@ impl Config {
     }
 }
 
-/// Collects problems while it reads. A method that returns `None` has reported why, or there was nothing to read.
+/// Collects problems while it reads. A method that returns `None` has reported a problem, or there was nothing to read.
 pub(super) struct Reader<'s> {
     pub(super) source: &'s Source,
     environment: &'s Environment,
@@ -94,11 +97,11 @@ pub(super) struct Reader<'s> {
 /// A table of the file.
 #[derive(Clone)]
 pub(super) struct Table<'a> {
-    /// Its key in full; empty for the whole file.
+    /// Its full key. Empty for the whole file.
     pub(super) key: String,
-    /// Where its name stands.
+    /// The place of its name.
     pub(super) span: Span,
-    /// `None`: a short form that stands for an empty table.
+    /// `None`: a short form that means an empty table.
     entries: Option<&'a DeTable<'a>>,
 }
 
@@ -109,15 +112,15 @@ pub(super) struct Node<'a> {
     pub(super) name: &'a str,
     /// Its key in full.
     pub(super) key: String,
-    /// Where the name stands.
+    /// The place of the name.
     pub(super) name_span: Span,
-    /// Where the value stands.
+    /// The place of the value.
     pub(super) span: Span,
     pub(super) value: &'a DeValue<'a>,
 }
 
 impl<'a> Table<'a> {
-    /// The table that a short form, such as `id = "int"`, leaves out.
+    /// The empty table of a short form, such as `id = "int"`.
     pub(super) fn empty(node: &Node<'a>) -> Self {
         Self { key: node.key.clone(), span: node.name_span, entries: None }
     }
@@ -131,14 +134,14 @@ impl<'a> Table<'a> {
         Some(self.child(name, value))
     }
 
-    /// Where the value of `section.name` stands. `None`: it is not in the file.
+    /// The place of the value of `section.name`. `None`: the value is not in the file.
     pub(super) fn place(&self, key: &str) -> Option<Span> {
         let (section, name) = key.split_once('.')?;
         let entries = self.node(section)?.value.as_table()?;
         entries.get(name).map(|value| value.span().into())
     }
 
-    /// All of them, in the order of the file.
+    /// All entries, in the order of the file.
     pub(super) fn nodes(&self) -> Vec<Node<'a>> {
         let entries = self.entries.into_iter().flatten();
         let mut nodes: Vec<_> = entries.map(|(name, value)| self.child(name, value)).collect();
@@ -146,7 +149,7 @@ impl<'a> Table<'a> {
         nodes
     }
 
-    /// The full key of an entry, also of one that is not there.
+    /// The full key of an entry, whether or not the entry exists.
     pub(super) fn key_of(&self, name: &str) -> String {
         if self.key.is_empty() { name.to_owned() } else { format!("{}.{name}", self.key) }
     }
@@ -163,7 +166,7 @@ impl<'a> Table<'a> {
 }
 
 impl Node<'_> {
-    /// The items of an array, each under its number from 1: `endpoint.transfer.step[2]`.
+    /// The items of an array, each with its number from 1 in its key: `endpoint.transfer.step[2]`.
     pub(super) fn items(&self) -> Option<Vec<Self>> {
         let items = self.value.as_array()?.iter().enumerate();
         let items = items.map(|(index, item)| Self {
@@ -207,7 +210,7 @@ impl Reader<'_> {
         Some(Table { key: node.key.clone(), span: node.name_span, entries: Some(entries?) })
     }
 
-    /// Reports the keys of the table that are not known.
+    /// Reports the unknown keys of a table.
     pub(super) fn only(&mut self, table: &Table<'_>, known: &[&str]) {
         for node in table.nodes() {
             if !known.contains(&node.name) {
@@ -217,7 +220,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A key's value, converted; reports a conversion's error at the value.
+    /// Converts the value of a key, and reports an error at the value.
     pub(super) fn take<T>(
         &mut self,
         table: &Table<'_>,
@@ -228,7 +231,7 @@ impl Reader<'_> {
         self.convert(&node, convert)
     }
 
-    /// A node's value, converted; its text with `${NAME}` replaced.
+    /// Converts the value of a node, with `${NAME}` in its text replaced.
     pub(super) fn convert<T>(
         &mut self,
         node: &Node<'_>,
@@ -243,7 +246,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A key's text exactly as written: `${` means nothing in SQL, a body or a pattern.
+    /// The text of a key exactly as written: `${` has no meaning in SQL, a body or a pattern.
     pub(super) fn verbatim(&mut self, table: &Table<'_>, name: &str) -> Option<(String, Span)> {
         let node = table.node(name)?;
         if let DeValue::String(text) = node.value {
@@ -253,7 +256,7 @@ impl Reader<'_> {
         None
     }
 
-    /// Whether a value was given for the key that is not one, so that the key has its default only for want of another.
+    /// Whether the key's given value was refused, so that the key has its default only for that reason.
     pub(super) fn refused(&self, key: &str) -> bool {
         let variable = format!("WHARF_{}", key.replace('.', "_")).to_uppercase();
         self.problems.iter().any(|problem| problem.key == key || problem.key == variable)
@@ -278,7 +281,7 @@ impl Reader<'_> {
         config
     }
 
-    /// Everything outside `[endpoint]` and `[app]`. For each key the later source wins.
+    /// Reads everything outside `[endpoint]`. For each key the later source wins.
     fn sections(&mut self, root: &Table<'_>, mut keys: Vec<Key<'_>>, flags: &Flags) {
         for section in SECTIONS.into_iter().filter(|section| !WITHOUT_KEYS.contains(section)) {
             let Some(table) = root.node(section).and_then(|node| self.table(&node)) else {
@@ -320,8 +323,8 @@ impl Reader<'_> {
         }
     }
 
-    /// A variable that others than us look at as well says what nothing of ours does. An empty one says nothing, and a server
-    /// that cannot send traces looks at none.
+    /// Reads a variable that other programs read too. It applies only if no source of wharf's own sets the key. An
+    /// empty variable does not count, and a server that cannot send traces reads none.
     fn standard_variable(&mut self, root: &Table<'_>, key: &mut Key<'_>) {
         let ours = root.place(&key.path()).is_some()
             || key.variables().iter().any(|name| self.environment.contains_key(name));
@@ -334,8 +337,9 @@ impl Reader<'_> {
         }
     }
 
-    /// A slip in a variable's name must not start a server with the default in its place. Variables that the file uses are
-    /// known, and so are those that Kubernetes sets in every container for a Service called `wharf`.
+    /// Reports unknown variables, because a misspelt name must not start a server with the default value. Variables
+    /// that the file uses are known. So are the variables that Kubernetes sets in every container for a Service called
+    /// `wharf`.
     fn unknown_variables(&mut self, keys: &[Key<'_>]) {
         let names: Vec<_> = keys.iter().flat_map(Key::variables).collect();
         let known: Vec<_> = names.iter().map(String::as_str).chain(OTHER_VARIABLES).collect();
@@ -367,7 +371,7 @@ impl Reader<'_> {
     }
 }
 
-/// A value of the file as a setting; `${NAME}` is replaced in its text, or in an array's texts.
+/// Converts a value of the file to a setting. `${NAME}` is replaced in its text, or in the texts of an array.
 fn setting(value: &DeValue<'_>, environment: &Environment) -> Result<Setting, String> {
     match value {
         DeValue::String(text) => Ok(match expand(text, environment)? {
@@ -406,7 +410,7 @@ fn kind_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// `; did you mean "workers"?`, or what there is when nothing is near and the list is short enough to read.
+/// `; did you mean "workers"?`. If no name is near, it is the list of names, provided that is short enough to read.
 pub(super) fn suggestion(name: &str, known: &[&str]) -> String {
     const LISTED_MAX: usize = 14;
     let near = |known: &&&str| {
@@ -448,18 +452,18 @@ pub(super) mod tests {
         problems.into_iter().map(line).collect()
     }
 
-    /// The configuration of a text that has no problems.
+    /// The configuration of a text without problems.
     pub(in super::super) fn read(text: &str) -> Config {
         sound(try_read(text, &[], &with_database()))
     }
 
-    /// A text's problems, each as `key: message`.
+    /// The problems of a text, each as `key: message`.
     pub(in super::super) fn problems(text: &str) -> Vec<String> {
         lines(try_read(text, &[], &with_database()))
     }
 
     #[test]
-    fn opentelemetrys_variables_say_what_nothing_of_ours_does() {
+    fn opentelemetrys_variables_apply_to_keys_without_another_source() {
         let set = |names: &[(&str, &str)]| {
             let pairs = names.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
             pairs.collect::<Environment>()
@@ -497,7 +501,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn flags_come_before_variables_before_the_file_before_the_defaults() {
+    fn flags_override_variables_then_the_file_then_the_defaults() {
         let file = "server.listen = '127.0.0.1:1'\ndatabase.url = 'sqlite:file'";
         let short = [("WHARF_LISTEN", "127.0.0.1:2"), ("WHARF_DATABASE", "sqlite:variable")];
         let flags = Flags { listen: Some("127.0.0.1:3".into()), database: Some("postgres://flag".into()) };
@@ -623,7 +627,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn each_key_for_clients_refuses_what_it_cannot_be() {
+    fn each_key_for_clients_refuses_wrong_values() {
         for (text, message) in [
             ("server.listen = 'unix:'", "server.listen: \"unix:\" is not an IP address and a port"),
             ("server.listen = 8080", "server.listen: expected an IP address and a port"),
@@ -698,7 +702,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn all_problems_come_in_one_run_each_at_its_place() {
+    fn one_run_reports_all_problems_each_at_its_place() {
         let text = r#"[server]
 worker = 4
 
@@ -732,7 +736,7 @@ test.toml:9:26: endpoint.flight.sql: `:day` is not declared; add it to `params` 
     }
 
     #[test]
-    fn a_file_that_is_named_is_the_only_one_tried() {
+    fn a_given_file_is_the_only_one_tried() {
         let directory = tempfile::tempdir().expect("a directory for the test");
         let flag = directory.path().join("flag.toml");
         let variable = directory.path().join("variable.toml");

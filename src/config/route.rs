@@ -1,4 +1,4 @@
-//! The route of an endpoint, as its parameters need it.
+//! The route of an endpoint, for the reader of its parameters.
 
 use http::Method;
 
@@ -8,8 +8,8 @@ use super::Span;
 pub(super) struct Route {
     pub(super) method: Method,
     pub(super) path: String,
-    /// The names between braces.
+    /// The names in braces.
     pub(super) names: Vec<String>,
-    /// Where the route stands.
+    /// The place of the route in the file.
     pub(super) span: Span,
 }

@@ -1,5 +1,5 @@
-//! A single setting as it was written, in the file, in an environment variable or as a flag, and what it may become: a number
-//! in a range, a time, a size, a switch.
+//! A single setting as written in the file, an environment variable or a flag, and its conversions to a number in a
+//! range, a time, a size or a switch.
 //!
 //! Main thread. Knows units and ranges, not keys.
 
@@ -9,20 +9,20 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The environment variables by name, handed in by the caller: the library reads no global state.
+/// The environment variables by name. The caller hands them in, because the library reads no global state.
 pub type Environment = BTreeMap<String, String>;
 
-/// One value as written. Conversions say in their error what came and what is accepted.
+/// One value as written. The error of a conversion says what came and what is accepted.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Setting {
     Text(String),
-    /// A text in which `${NAME}` was replaced, a variable or a flag: it may also stand for a number or a switch.
+    /// A text in which `${NAME}` was replaced, a variable or a flag. It may also mean a number or a switch.
     Expanded(String),
     Integer(i64),
     Float(f64),
     Flag(bool),
     List(Vec<Setting>),
-    /// What no setting is: a date or a table, by that name.
+    /// A value that is never a setting: a date or a table. The text names it.
     Other(&'static str),
 }
 
@@ -34,7 +34,7 @@ impl Setting {
         }
     }
 
-    /// A word out of a list.
+    /// One word of a list.
     pub(super) fn choice<T: Copy>(self, choices: &[(&str, T)]) -> Result<T, String> {
         let words = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
         let text = self.text().map_err(|_| format!("expected one of {words}"))?;
@@ -90,8 +90,8 @@ impl Setting {
         range.contains(&bytes).then_some(bytes).ok_or_else(out)
     }
 
-    /// Several texts: an array, or one text with commas between them, which is what a variable can hold. None of them is
-    /// empty, but there may be none: a variable says so with an empty text.
+    /// Several texts: an array, or one text with commas, which is all that a variable can hold. No text is empty, but
+    /// the list may be: a variable says so with an empty text.
     pub(super) fn texts(self, accepted: &str) -> Result<Vec<String>, String> {
         let items = match self {
             Self::List(items) => items,
@@ -108,13 +108,13 @@ impl Setting {
         items.into_iter().map(text).collect()
     }
 
-    /// Anything that reads itself from text.
+    /// Any type that can be read from text.
     pub(super) fn parse<T: FromStr>(self, accepted: &str) -> Result<T, String> {
         let text = self.text().map_err(|_| format!("expected {accepted}"))?;
         text.parse().map_err(|_| format!("{text:?} is not {accepted}"))
     }
 
-    /// The message of a setting that is something else than `accepted`.
+    /// The message for a setting other than `accepted`.
     pub(super) fn is_not(&self, accepted: &str) -> String {
         match self {
             Self::List(_) | Self::Other(_) => format!("expected {accepted}, not {}", self.shown()),
@@ -122,7 +122,7 @@ impl Setting {
         }
     }
 
-    /// What came, for a message.
+    /// The value, for a message.
     fn shown(&self) -> String {
         match self {
             Self::Text(text) | Self::Expanded(text) => format!("{text:?}"),
@@ -135,8 +135,8 @@ impl Setting {
     }
 }
 
-/// Replaces `${NAME}` and `${NAME:-default}` from the environment; `$${` stands for `${`. The default also stands in for an
-/// empty variable, as in a shell. `None`: there was nothing to replace.
+/// Replaces `${NAME}` and `${NAME:-default}` with values from the environment. `$${` means a literal `${`. As in a
+/// shell, the default also replaces an empty variable. `None`: there was nothing to replace.
 pub(super) fn expand(text: &str, environment: &Environment) -> Result<Option<String>, String> {
     let mut expanded = String::new();
     let mut rest = text;
@@ -176,7 +176,7 @@ const TIMES: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), (
 
 const SIZES: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// A time as a setting has it: `500ms`, `30s`, `5m`, `1h`. `None`: it is none.
+/// Reads a time such as `500ms`, `30s`, `5m` or `1h`. `None`: the text is no time.
 pub fn parse_time(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let (_, factor) = TIMES.into_iter().find(|(name, _)| *name == unit)?;
@@ -193,7 +193,7 @@ fn split_unit(text: &str) -> Option<(&str, &str)> {
     text.find(|char: char| !char.is_ascii_digit()).map(|at| text.split_at(at))
 }
 
-/// A time in the largest unit that shows it whole.
+/// A time in the largest unit that needs no fraction.
 pub(super) fn show_time(time: Duration) -> String {
     let ms = time.as_millis();
     let whole = |(_, factor): &(&str, u64)| ms > 0 && ms.is_multiple_of(u128::from(*factor));
@@ -201,7 +201,7 @@ pub(super) fn show_time(time: Duration) -> String {
     format!("{}{unit}", ms / u128::from(factor))
 }
 
-/// A size in the largest unit that shows it whole.
+/// A size in the largest unit that needs no fraction.
 pub(super) fn show_bytes(bytes: usize) -> String {
     let whole = |(_, factor): &(&str, usize)| bytes > 0 && bytes.is_multiple_of(*factor);
     let (unit, factor) = SIZES.into_iter().find(whole).unwrap_or(("B", 1));

@@ -1,6 +1,6 @@
-//! The configuration in force as text, for whoever looks at a server that runs. Whichever thread reloads.
+//! The configuration in force as text, for operators of a running server.
 //!
-//! Goes by the table of keys, so that no key is forgotten and none is shown that may hold a password.
+//! The thread that reloads. It uses the table of keys, so that no key is forgotten and no possible password is shown.
 
 use std::fmt::{self, Write as _};
 
@@ -9,7 +9,8 @@ use super::setting::show_time;
 use super::{Admin, Config, Database, Endpoint, Flags, Source, Tracing};
 
 impl Config {
-    /// TOML with every key that has a value, and every endpoint's route. `url` shows a database's URL without its password.
+    /// TOML with every key that has a value, and the route of every endpoint. `url` shows a database's URL without its
+    /// password.
     pub fn shown(&self, url: impl Fn(&str) -> String) -> String {
         let mut text = String::from("# The configuration in force.\n");
         let mut config = self.clone();
@@ -31,7 +32,8 @@ impl Config {
     }
 }
 
-/// `Debug` shows what [`Config::shown`] does, so that no panic and no log of a program that uses the crate has a password.
+/// `Debug` shows the same as [`Config::shown`], so that no panic and no log of a program with this crate shows a
+/// password.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown(hidden))
@@ -56,14 +58,14 @@ impl fmt::Debug for Admin {
     }
 }
 
-/// The text of a file may have passwords in it.
+/// The text of a file may contain passwords.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-/// The database's URL may have a password in it.
+/// The database's URL may contain a password.
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flags").field("listen", &self.listen).finish_non_exhaustive()
@@ -85,7 +87,7 @@ fn hidden(_: &str) -> String {
     "…".to_owned()
 }
 
-/// What an endpoint runs or answers may be long, and is in the file.
+/// Shows the route only. The SQL or the answer of an endpoint may be long, and is in the file.
 fn show_endpoint(text: &mut String, endpoint: &Endpoint) {
     let Endpoint { name, method, path, deadline, max_concurrency, .. } = endpoint;
     push(text, format_args!("\n[endpoint.{name}]\nroute = \"{method} {path}\"\n"));
@@ -98,7 +100,7 @@ fn show_endpoint(text: &mut String, endpoint: &Endpoint) {
 }
 
 fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
-    // A String takes all.
+    // Writing to a String cannot fail.
     let _ = text.write_fmt(what);
 }
 
@@ -111,7 +113,7 @@ mod tests {
     use super::super::setting::Setting;
     use super::*;
 
-    /// Every key has another value than its default.
+    /// A configuration in which every key differs from its default.
     fn full() -> Config {
         let mut config = Config::default();
         for key in &mut keys(&mut config) {
@@ -126,17 +128,17 @@ mod tests {
     }
 
     fn secret(section: &str) -> Setting {
-        // The one text that is a URL, a statement and a token.
+        // The only text that is accepted as a URL, a statement and a token.
         Setting::Text(format!("postgres://{section}:hunter2@h/d"))
     }
 
     #[test]
-    fn what_is_shown_is_what_was_read_but_for_what_may_hold_a_password() {
+    fn the_shown_text_is_what_was_read_without_passwords() {
         let full = full();
         let text = full.shown(|_| "postgres://user@h/d".to_owned());
         assert!(!text.contains("hunter2"), "{text}");
         assert_eq!(text.matches(REDACTED).count(), 3, "{text}");
-        // What contradicts itself, as when everything is said, is read all the same.
+        // Keys contradict each other if all are set, but they are read all the same.
         let source = Source { path: None, text };
         let (again, problems) = Config::examine(source, &Environment::new(), &Flags::default());
         assert!(problems.list().iter().all(|problem| problem.message.contains("need")), "{problems}");

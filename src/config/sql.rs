@@ -1,11 +1,11 @@
-//! The SQL lexer: finds the `:name` places of a statement and what kind of statement it is.
+//! The SQL lexer: finds the `:name` places of a statement and the kind of the statement.
 //!
-//! Main thread, at startup. Knows the lexical rules that PostgreSQL and SQLite share, not their grammar: whether a statement
-//! makes sense is the database's to say, when `wharf check` prepares it. Comments nest, as in PostgreSQL.
+//! Main thread, at startup. Knows the lexical rules that PostgreSQL and SQLite share, not their grammar. The database
+//! decides whether a statement makes sense, when `wharf check` prepares it. Comments nest, as in PostgreSQL.
 //!
-//! A colon is a parameter when a name follows (`[A-Za-z_][A-Za-z0-9_]*`), outside strings, quoted names, comments and dollar
-//! quotes, and unless it belongs to `::`. Inside `[…]` a colon that directly follows a name, a number, `]`, `)` or a quote is
-//! an array slice: in `a[:i]` and `a[1 : :n]` there are parameters, in `a[1:n]` there is none.
+//! A colon begins a parameter if a name follows (`[A-Za-z_][A-Za-z0-9_]*`). Colons in strings, quoted names, comments
+//! and dollar quotes do not count, and neither does `::`. Inside `[…]`, a colon right after a name, a number, `]`, `)`
+//! or a quote is an array slice. So `a[:i]` and `a[1 : :n]` have parameters, but `a[1:n]` has none.
 
 use std::ops::Range;
 
@@ -14,22 +14,22 @@ use super::Sql;
 /// One statement, lexed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// The text around the `:name` places: always one more than `names`.
+    /// The text around the `:name` places. There is always one more piece than names.
     pub pieces: Vec<String>,
     /// The name at each place and the byte offset of its colon.
     pub names: Vec<(String, usize)>,
-    /// Whether it changes data, or locks it to change it: then a read-only transaction refuses it. A function that writes
-    /// cannot be seen here; the database refuses it when it runs.
+    /// Whether it changes data, or locks data to change it, so that a read-only transaction refuses it. A function that
+    /// writes cannot be detected here. The database refuses such a call when it runs.
     pub writes: bool,
 }
 
-/// Why a text is not one statement, and where.
+/// Why a text is not one statement, and at which place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SqlError {
-    /// Byte offset into the statement's text.
+    /// The byte offset in the statement's text.
     pub offset: usize,
-    /// What is wrong, and what to do instead.
+    /// The problem, and what to write instead.
     pub message: String,
 }
 
@@ -37,8 +37,8 @@ impl Statement {
     /// Lexes one statement.
     ///
     /// # Errors
-    /// A string, quoted name or comment does not end; there is no statement, or more than one; it controls transactions; it
-    /// changes the session beyond its transaction; it has positional parameters.
+    /// A string, quoted name or comment does not end. There is no statement, or more than one. The statement controls
+    /// transactions, changes the session beyond its transaction, or has positional parameters.
     pub fn parse(text: &str) -> Result<Self, SqlError> {
         let tokens = Lexer::new(text).tokens()?;
         refuse_numbers(&tokens)?;
@@ -64,8 +64,8 @@ impl Statement {
 }
 
 impl Sql {
-    /// Whether there is a comment anywhere in it; it may have `$1` in place of `:name`. A text that is no SQL counts as if
-    /// there were: nobody knows what its end belongs to.
+    /// Whether a text has a comment anywhere. The text may have `$1` in place of `:name`. A text that is not SQL counts
+    /// as having one, because its end may belong to a comment.
     pub fn has_comment(&self) -> bool {
         let text = self.pieces.join(":p");
         let mut lexer = Lexer::new(&text);
@@ -73,7 +73,7 @@ impl Sql {
     }
 }
 
-/// `$1` would clash with the numbers that binding hands out.
+/// Refuses `$1`, which would clash with the numbers that binding assigns.
 fn refuse_numbers(tokens: &[Token]) -> Result<(), SqlError> {
     match tokens.iter().find(|token| token.kind == Kind::Number) {
         Some(number) => {
@@ -84,7 +84,8 @@ fn refuse_numbers(tokens: &[Token]) -> Result<(), SqlError> {
     }
 }
 
-/// Transactions belong to the endpoint: one that ends early would leave a pooled connection, and its next user, without one.
+/// Refuses transaction control. The endpoint controls its transactions: a statement that ended one early would leave
+/// the session, and its next borrower, without a transaction.
 fn refuse_transaction_control(text: &str, first: &Token) -> Result<(), SqlError> {
     const CONTROL: [&str; 8] =
         ["abort", "begin", "commit", "end", "release", "rollback", "savepoint", "start"];
@@ -96,8 +97,8 @@ fn refuse_transaction_control(text: &str, first: &Token) -> Result<(), SqlError>
     Ok(())
 }
 
-/// What a statement leaves on its connection would be met by the next request that borrows it. What a function leaves cannot be seen
-/// here; the connection is cleaned of that when it comes back.
+/// Refuses a statement that changes the session, because the next request that borrows the session would see the
+/// change. Changes by a function cannot be detected here. The cleaning removes those when the session comes back.
 fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(), SqlError> {
     const COMMANDS: [(&[&str], &str); 8] = [
         (
@@ -160,7 +161,7 @@ fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(
     Ok(())
 }
 
-/// The last word of a call whose tokens begin with its parenthesis.
+/// The last word of a call. `tokens` begin with the call's parenthesis.
 fn last_argument<'t>(text: &'t str, tokens: &[Token]) -> Option<&'t str> {
     let mut depth = 0;
     let end = tokens.iter().position(|token| {
@@ -190,8 +191,8 @@ fn error(offset: usize, message: impl Into<String>) -> SqlError {
     SqlError { offset, message: message.into() }
 }
 
-/// The first words of all commands of PostgreSQL and SQLite that do more than read. A word that is none of these may be misspelt,
-/// and then only the database says so.
+/// The first words of all commands of PostgreSQL and SQLite that do more than read. A misspelt word is not in the list,
+/// and then only the database reports it.
 const WRITE: [&str; 41] = [
     "alter",
     "analyze",
@@ -236,7 +237,8 @@ const WRITE: [&str; 41] = [
     "vacuum",
 ];
 
-/// Judged by words alone: the statement's first, `insert` and its kin where a statement may start, and `for update`.
+/// Decides by words alone: the statement's first word, `insert` and similar words where a statement may start, and `for
+/// update`.
 fn writes(text: &str, first: &Token, tokens: &[Token]) -> bool {
     let is = |at: usize, words: &[&str]| {
         tokens.get(at).is_some_and(|token| {
@@ -244,8 +246,9 @@ fn writes(text: &str, first: &Token, tokens: &[Token]) -> bool {
             token.kind == Kind::Word && words.iter().any(|wanted| word.eq_ignore_ascii_case(wanted))
         })
     };
-    // A statement starts at the start, in a parenthesis (`with x as (insert …)`) or after one (`with x as (…) insert …`).
-    // What follows its keyword is a word or a quoted name; that tells `(delete)`, a column, from `(delete from …)`.
+    // A statement starts at the beginning, in a parenthesis (`with x as (insert …)`) or after one (`with x as (…)
+    // insert …`). A word or a quoted name follows its keyword. That distinguishes the column in `(delete)` from
+    // `(delete from …)`.
     let starts = |at: usize| {
         (at == 0 || matches!(tokens[at - 1].kind, Kind::Open | Kind::Close))
             && tokens.get(at + 1).is_some_and(|next| matches!(next.kind, Kind::Word | Kind::Quoted))
@@ -273,7 +276,7 @@ enum Kind {
     /// A string or a quoted name.
     Quoted,
     Parameter,
-    /// `$1`
+    /// A positional parameter such as `$1`.
     Number,
     Open,
     Close,
@@ -284,9 +287,9 @@ enum Kind {
 struct Lexer<'t> {
     text: &'t str,
     at: usize,
-    /// How many `[` are open: only there is a colon a slice.
+    /// The number of open `[`. Only inside of them can a colon be a slice.
     brackets: usize,
-    /// There was one before `at`.
+    /// There was a comment before `at`.
     has_comment: bool,
 }
 
@@ -306,7 +309,7 @@ impl<'t> Lexer<'t> {
         Ok(tokens)
     }
 
-    /// Consumes one token that starts with `byte`; spaces and comments are none.
+    /// Reads one token that starts with `byte`. Spaces and comments are no tokens.
     fn token(&mut self, byte: u8) -> Result<Option<Kind>, SqlError> {
         match (byte, self.peek(1)) {
             (b'-', Some(b'-')) => self.line_comment(),
@@ -383,14 +386,15 @@ impl<'t> Lexer<'t> {
         }
     }
 
-    /// From the opening quote past the closing one; a doubled quote is one inside, and so is one after a backslash in `E'…'`.
+    /// Reads from the opening quote past the closing one. A doubled quote belongs to the text, and so does a quote
+    /// after a backslash in `E'…'`.
     fn quoted(&mut self, what: &str, quote: u8, backslashes: bool) -> Result<Kind, SqlError> {
         let start = self.at;
         self.at += 1;
         while let Some(byte) = self.peek(0) {
             let escaped =
                 if byte == quote { self.peek(1) == Some(quote) } else { backslashes && byte == b'\\' };
-            // An escape at the very end leaves `at` past the text: there, too, nothing closes the quote.
+            // An escape at the very end moves `at` past the text. Nothing closes the quote there either.
             self.at += if escaped { 2 } else { 1 };
             if byte == quote && !escaped {
                 return Ok(Kind::Quoted);
@@ -399,7 +403,7 @@ impl<'t> Lexer<'t> {
         Err(error(start, format!("this {what} does not end; `{}` is missing", char::from(quote))))
     }
 
-    /// `$$…$$`, `$tag$…$tag$` and `$1`. A lone `$` is an operator's.
+    /// Reads `$$…$$`, `$tag$…$tag$` and `$1`. A single `$` belongs to an operator.
     fn dollar(&mut self, next: Option<u8>) -> Result<Kind, SqlError> {
         let start = self.at;
         self.at += 1;
@@ -431,7 +435,7 @@ impl<'t> Lexer<'t> {
     }
 }
 
-/// The bytes of names, keywords and numbers; every non-ASCII character may be part of a name.
+/// The bytes of names, keywords and numbers. Every non-ASCII character may be part of a name.
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
 }
@@ -493,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_end_is_an_error_where_it_starts() {
+    fn an_open_string_or_comment_is_an_error_where_it_starts() {
         for (sql, offset) in [
             ("select 'a", 7),
             ("select 'a''", 7),
@@ -512,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn one_statement_and_no_transaction_control() {
+    fn one_statement_is_accepted_without_transaction_control() {
         assert!(refusal("select 1; select 2").1.contains("[[endpoint.NAME.step]]"));
         assert_eq!(refusal("select 1; select 2").0, 10);
         assert!(names("select ';' -- ;\n;; /* ; */ ;").is_empty());
@@ -527,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_are_seen_at_the_start_in_a_parenthesis_and_after_one() {
+    fn writes_are_found_at_the_start_in_a_parenthesis_and_after_one() {
         for sql in [
             "insert into t values (1)",
             "UPDATE t set a = 1",
@@ -561,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_on_the_connection_is_refused_with_what_to_write_instead() {
+    fn changes_to_the_session_are_refused_with_an_alternative() {
         for (sql, word) in [
             ("set role x", "set local"),
             ("-- y\n SET search_path to z", "connection_init_sql"),
@@ -597,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_is_seen_where_the_database_sees_one() {
+    fn comments_are_found_where_the_database_finds_them() {
         let has_comment = |sql: &str| {
             let pieces = Statement::parse(sql).unwrap_or_else(|error| panic!("{sql}: {error}")).pieces;
             Sql { slots: vec![0; pieces.len() - 1], pieces }.has_comment()
@@ -617,7 +621,7 @@ mod tests {
         assert!(Sql::without_parameters("select 'x").has_comment(), "its end is in the string");
     }
 
-    /// Fragments that mean something to the lexer, so that random texts reach its corners.
+    /// Fragments with a meaning for the lexer, so that random texts reach its special cases.
     fn nasty() -> impl Strategy<Value = String> {
         let fragment = prop::sample::select(vec![
             "'", "''", "\"", "`", "E'", "\\", "--", "\n", "/*", "*/", "$$", "$a$", "$1", "::", ":", ":=",

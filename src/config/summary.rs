@@ -1,4 +1,4 @@
-//! What a configuration comes to, for who starts a server: its sizes and its limits in force, a line each.
+//! A summary of the configuration at the start of a server: its sizes and its limits in force, in one line each.
 
 use super::Config;
 use super::setting::{show_bytes, show_time};

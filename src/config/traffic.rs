@@ -1,6 +1,6 @@
-//! `[endpoint.NAME.load]`: what `wharf load` and `wharf tune` ask of an endpoint.
+//! `[endpoint.NAME.load]`: the requests that `wharf load` and `wharf tune` send to an endpoint.
 //!
-//! Main thread. A server makes no use of it.
+//! Main thread. A server does not use it.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::base::value::{Scalar, Type, Value};
 
 const KEYS: [&str; 3] = ["weight", "sample", "params"];
 
-/// Shares of the traffic: a thousandth is the smallest that a run of seconds can show.
+/// Shares of the traffic. A run of seconds cannot show less than a thousandth.
 const WEIGHTS: RangeInclusive<u32> = 0..=1000;
 
 impl Default for Traffic {
@@ -23,7 +23,7 @@ impl Default for Traffic {
 }
 
 impl Reader<'_> {
-    /// The `load` of an endpoint, whose action has been read.
+    /// Reads the `load` of an endpoint whose action was read already.
     pub(super) fn traffic(&mut self, endpoint: &Table<'_>, action: Option<&Action>) -> Traffic {
         let mut traffic = Traffic { span: endpoint.span, ..Traffic::default() };
         let Some(table) = endpoint.node("load").and_then(|node| self.table(&node)) else {
@@ -195,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_says_nothing_has_its_share() {
+    fn an_endpoint_without_load_has_a_normal_share() {
         let config = read("[endpoint.a]\nroute = 'GET /'\nbody = ''");
         assert_eq!((config.endpoints[0].traffic.weight, &config.endpoints[0].traffic.sample), (1, &None));
     }
 
     #[test]
-    fn what_cannot_be_asked_is_a_problem() {
+    fn requests_that_cannot_be_made_are_problems() {
         for (load, expected) in [
             ("weight = 1001", "endpoint.a.load.weight: 1001 is out of range; expected 0 to 1000"),
             ("rate = 1", "endpoint.a.load.rate: unknown key"),

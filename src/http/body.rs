@@ -1,6 +1,7 @@
-//! Bodies that are not bytes in memory: a request's that is still coming, an answer's that is written piece by piece.
+//! Bodies that are not in memory as a whole: a request's body that is still coming, and an answer's body that is
+//! written piece by piece.
 //!
-//! Worker thread, on this side; who brings and takes the bytes is the connector's business.
+//! The worker's side. The connector brings the bytes and takes them.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -10,27 +11,27 @@ use bytes::{Buf, Bytes};
 
 use super::refusal::Refusal;
 
-/// Where the rest of a request's body comes from.
+/// The source of the rest of a request's body.
 pub trait Source: Send + Sync + fmt::Debug {
-    /// Reads some of it; 0 at its end. Waits for the client, but not past the request's deadline.
+    /// Reads some bytes of the body. Returns 0 at its end. Waits for the client, but not past the request's deadline.
     ///
     /// # Errors
-    /// [`Refusal`] inside of the error, for whom there is to tell: the client sends too slowly (408), too much (413), no
-    /// proper body or not all of it (400), or the deadline has passed (504).
+    /// The error contains a [`Refusal`] if there is somebody to tell. The client sends too slowly (408) or too much
+    /// (413), the body is malformed or incomplete (400), or the deadline has passed (504).
     fn read(&self, into: &mut [u8]) -> io::Result<usize>;
 
-    /// Whether all of it has come from the client, be it read or not.
+    /// Whether the whole body has come from the client, whether or not it was read.
     fn is_complete(&self) -> bool;
 
-    /// Why it was refused, if it was.
+    /// The refusal, if the body was refused.
     fn refusal(&self) -> Option<Refusal>;
 
-    /// Whether its client has left before it was complete.
+    /// Whether the client left before the body was complete.
     fn has_left(&self) -> bool;
 }
 
-/// A request's body as a stream; see [`Request::reader`](super::Request::reader). It borrows nothing, so that a streamed
-/// answer can be written out of it.
+/// A request's body as a stream; see [`Request::reader`](super::Request::reader). It borrows nothing, so an answer can
+/// be streamed while the body is read.
 #[derive(Debug)]
 pub struct BodyReader {
     pub(super) bytes: Bytes,
@@ -48,7 +49,7 @@ impl Read for BodyReader {
     }
 }
 
-/// Where an answer's pieces go.
+/// The destination of an answer's pieces.
 pub trait Sink {
     /// Takes all of `bytes`. Waits for a client that reads slowly, but not past the request's deadline.
     ///
@@ -57,32 +58,33 @@ pub trait Sink {
     fn send(&self, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// What a streamed answer is written to; see [`Response::stream`](super::Response::stream).
+/// The writer of a streamed answer; see [`Response::stream`](super::Response::stream).
 ///
-/// Collects up to 16 KiB before it sends anything, so that many small writes make few chunks; [`Write::flush`] sends
-/// what there is.
+/// It collects up to 16 KiB before it sends a chunk, so that many small writes make few chunks. [`Write::flush`] sends
+/// the collected bytes at once.
 pub struct BodyWriter<'a> {
     sink: &'a dyn Sink,
-    /// Room for the line with the chunk's size, then what was written.
+    /// Room for the line with the chunk's size, then the written bytes.
     buffer: Vec<u8>,
     chunked: bool,
 }
 
-/// A chunk's bytes at most: what one write to a socket is likely to take.
+/// The most bytes in a chunk: one write to a socket is likely to take as many.
 const CHUNK_BYTES: usize = 16 * 1024;
 
 /// `4000\r\n`, the longest line before a chunk of that many bytes.
 const SIZE_LINE_BYTES: usize = 6;
 
 impl<'a> BodyWriter<'a> {
-    /// Writes to `sink`; in the chunked coding (RFC 9112 section 7.1) unless the connection's end is the body's.
+    /// A writer to `sink`. It uses the chunked coding (RFC 9112 section 7.1) unless the end of the connection ends the
+    /// body.
     pub(crate) fn new(sink: &'a dyn Sink, chunked: bool) -> Self {
         let mut buffer = Vec::with_capacity(SIZE_LINE_BYTES + CHUNK_BYTES + 2);
         buffer.resize(SIZE_LINE_BYTES, 0);
         Self { sink, buffer, chunked }
     }
 
-    /// Sends what is left and the body's end.
+    /// Sends the collected bytes and the end of the body.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush()?;
         if self.chunked { self.sink.send(b"0\r\n\r\n") } else { Ok(()) }
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_what_is_decoded() {
+    fn decoding_gives_back_the_written_bytes() {
         let body: Vec<u8> = (0..100_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let pieces: Vec<&[u8]> = body.chunks(7001).collect();
         let wire = written(&pieces, true).concat();

@@ -1,6 +1,6 @@
-//! The chunked transfer coding, decoded as its bytes arrive (RFC 9112 section 7.1).
+//! Decodes the chunked transfer coding while its bytes arrive (RFC 9112 section 7.1).
 //!
-//! Poller thread. Chunk extensions and trailers are read and dropped, both within a bound.
+//! Poller thread. Chunk extensions and trailers are read and dropped, both within a limit.
 
 use super::parse::is_token;
 use super::refusal::{Refusal, bad};
@@ -9,15 +9,17 @@ use super::refusal::{Refusal, bad};
 #[derive(Debug, Default)]
 pub struct Decoder {
     state: State,
-    /// Bytes of the current chunk still to come.
+    /// Bytes of the current chunk that have not come yet.
     left: usize,
     /// Bytes of the body so far.
     total: usize,
-    /// Bytes of extensions, trailers and leading zeros so far: what does not become body must not be endless either.
+    /// Bytes of extensions, trailers and leading zeros so far. They do not become body, so they need a limit of their
+    /// own.
     overhead: usize,
 }
 
-/// Extensions, trailers and leading zeros together; Go's net/http bounds them alike after its CVE-2023-39326.
+/// The limit for extensions, trailers and leading zeros together. Go's net/http has the same limit since its
+/// CVE-2023-39326.
 const MAX_OVERHEAD_BYTES: usize = 16 * 1024;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,9 +29,9 @@ enum State {
     Size,
     /// After at least one digit.
     SizeDigits,
-    /// In white space after which only another extension may come.
+    /// In white space that only another extension may follow.
     Space,
-    /// After the semicolon before an extension's name.
+    /// After a semicolon, before the extension's name.
     Semicolon,
     Name,
     /// In white space after an extension's name.
@@ -59,10 +61,10 @@ impl Decoder {
         self.state == State::Done
     }
 
-    /// Decodes from `input` into `body` and returns how many bytes were used: all, unless the body ended before.
+    /// Decodes from `input` into `body`. Returns how many bytes were used: all of them, unless the body ended before.
     ///
     /// # Errors
-    /// 400 for what is no chunked body, 413 when it would be longer than `max_body_bytes`.
+    /// 400 for a malformed chunked body, 413 for a body longer than `max_body_bytes`.
     pub fn decode(
         &mut self,
         input: &[u8],
@@ -152,7 +154,7 @@ impl Decoder {
     }
 
     fn add_digit(&mut self, byte: u8) -> Result<(), Refusal> {
-        // to_digit cannot fail on a hex digit; 0 stands for the impossible.
+        // `to_digit` cannot fail for a hexadecimal digit, so the 0 is never used.
         let digit = (byte as char).to_digit(16).unwrap_or(0) as usize;
         let left = self.left.checked_mul(16).and_then(|left| left.checked_add(digit));
         self.left = left.ok_or_else(|| bad("a chunk's size is too large a number"))?;
@@ -160,7 +162,8 @@ impl Decoder {
     }
 }
 
-/// What may stand in a field's value (RFC 9110 section 5.5) and, escaped or not, between quotes (section 5.6.4).
+/// The bytes that may stand in a field's value (RFC 9110 section 5.5) and, escaped or not, between quotes (section
+/// 5.6.4).
 fn is_text(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_become_the_body_and_what_follows_is_left() {
+    fn chunks_become_the_body_and_the_next_request_is_left() {
         let wire = b"5;ext=\"x\"\r\nhello\r\nA\r\n, world...\r\n0\r\nX-T: 1\r\n\r\nGET /";
         assert_eq!(decode(&[wire]), Ok((b"hello, world...".to_vec(), true, wire.len() - 5)));
     }
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn how_bytes_were_split_does_not_matter() {
+    fn the_split_of_the_bytes_does_not_matter() {
         let wire = b"5\r\nhello\r\n0;a\r\nX: y\r\n\r\n";
         let bytes: Vec<&[u8]> = wire.chunks(1).collect();
         assert_eq!(decode(&bytes), decode(&[wire]));
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_and_trailers_have_an_end() {
+    fn extensions_and_trailers_have_a_limit() {
         for (begin, endless) in
             [(&b"5;"[..], b'a'), (b"5", b' '), (b"0\r\n", b'a'), (b"0\r\nx:", b'a'), (b"", b'0')]
         {

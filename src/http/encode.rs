@@ -1,6 +1,6 @@
-//! A response's head as bytes (RFC 9112 section 4), and the `Date` that goes into it.
+//! Encodes the head of an answer as bytes (RFC 9112 section 4), with its `Date`.
 //!
-//! Any thread. The body follows as it is and is not copied here.
+//! Any thread. The body follows the head and is not copied here.
 
 use std::cell::Cell;
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,10 +15,10 @@ use crate::base::system;
 /// The interim answer to `Expect: 100-continue` (RFC 9110 section 10.1.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What of a request decides the form of its answer.
+/// The properties of a request that decide the form of its answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
-    /// The request was `HEAD`: the answer has a body's length, but no body.
+    /// The request was `HEAD`: the answer states the length of its body but has none.
     pub head_only: bool,
     /// An HTTP/1.0 client must be told when the connection stays open.
     pub http_10: bool,
@@ -27,44 +27,46 @@ pub struct Form {
 }
 
 impl Form {
-    /// The form of an answer to something that could not be read as a request.
+    /// The form of an answer to a request that could not be read.
     pub const CLOSE: Self = Self { head_only: false, http_10: false, keep_alive: false };
 
-    /// The form for this response: a stream to an HTTP/1.0 client, which knows no chunks, ends with its connection.
+    /// The form for this response. An HTTP/1.0 client does not know chunks, so the end of the connection ends a stream.
     #[must_use]
     pub fn of(self, response: &Response) -> Self {
         let endless = response.length().is_none() && self.http_10 && !self.head_only;
         Self { keep_alive: self.keep_alive && !endless, ..self }
     }
 
-    /// How many bytes of this response's body are sent, as far as that is known before.
+    /// How many bytes of the body are sent, as far as that is known before.
     pub fn body_length(self, response: &Response) -> u64 {
         if self.has_body(response) { response.length().unwrap_or(0) } else { 0 }
     }
 
-    /// Whether this response's body is sent: not for `HEAD`, 204 and 304.
+    /// Whether the body is sent. It is not for `HEAD`, 204 and 304.
     pub fn has_body(self, response: &Response) -> bool {
         !self.head_only && !has_no_content(response.status())
     }
 }
 
-/// What says where a message ends and what becomes of the connection is the server's to write (RFC 9110 section 7.6.1).
+/// Headers that say where a message ends and whether the connection stays open. Only the server writes them (RFC 9110
+/// section 7.6.1).
 const OURS: [HeaderName; 7] = [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE, TE, TRAILER, UPGRADE];
 const KEEP_ALIVE: &str = "keep-alive";
 const PROXY_CONNECTION: &str = "proxy-connection";
 
-/// Whether responses of this status have neither a body nor a length (RFC 9110 section 6.4.1).
+/// Whether responses with this status have neither a body nor a length (RFC 9110 section 6.4.1).
 fn has_no_content(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
-/// Whether this is the server's to write in every answer, so that it can be the name of nothing else.
+/// Whether the server itself writes this header in answers, so that its name can serve for nothing else.
 pub(crate) fn is_ours(name: &HeaderName) -> bool {
     let others = [KEEP_ALIVE, PROXY_CONNECTION, Timing::HEADER, CONTENT_TYPE.as_str()];
     OURS.contains(name) || others.contains(&name.as_str())
 }
 
-/// Appends the head of `response` to `out`, with the id of its request where clients are told of it. Returns whether the body is to follow; see [`Form::has_body`].
+/// Appends the head of `response` to `out`, with the id of its request if clients see ids. Returns whether the body
+/// follows; see [`Form::has_body`].
 pub fn encode_head(
     response: &Response,
     form: Form,
@@ -117,10 +119,11 @@ fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// An IMF-fixdate is 29 bytes for every year that a clock shows.
+/// An IMF-fixdate has 29 bytes for every year that a clock can show.
 const DATE_LEN: usize = 29;
 
-/// Now, formatted once a second and thread. Some milliseconds late, by the clock that takes least to read.
+/// The current date, formatted once a second by each thread. It may be some milliseconds late, because the coarse clock
+/// is the cheapest to read.
 fn date() -> [u8; DATE_LEN] {
     thread_local! {
         static CACHED: Cell<(u64, [u8; DATE_LEN])> = const { Cell::new((0, [b' '; DATE_LEN])) };
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn framing_is_not_the_handlers_to_set() {
+    fn handlers_cannot_set_framing_headers() {
         let mut response = Response::text("hi").with_header(CONTENT_LENGTH, 99.into());
         for name in ["transfer-encoding", "connection", "keep-alive", "upgrade", "trailer"] {
             response = response.with_header(HeaderName::from_static(name), HeaderValue::from_static("close"));

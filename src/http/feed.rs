@@ -1,29 +1,30 @@
-//! A body without an end: pieces that come by time, the same for everybody who reads it.
+//! A body without an end: its pieces come over time and are the same for every reader.
 //!
-//! Poller thread. No worker writes it, so a reader costs a connection and no thread.
+//! Poller thread. No worker writes it, so a reader costs a connection but no thread.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
-/// What is sent piece by piece for as long as its client stays.
+/// The pieces of a body that is sent for as long as its client stays.
 pub trait Feed: Send + Sync {
-    /// The piece to send now, and when there is another. Never blocks. Who asks twice within that time gets the same piece.
+    /// Returns the piece to send now, and the time of the next piece. Never blocks. Until that time every call returns
+    /// the same piece.
     fn next(&self, now: Instant) -> (Piece, Instant);
 }
 
-/// A part of a feed, ready to be sent: made once, however many read it.
+/// A part of a feed, ready to be sent. It is made once for all readers.
 #[derive(Clone, Debug)]
 pub struct Piece {
     chunk: Bytes,
     plain: Bytes,
 }
 
-/// What ends a body of chunks (RFC 9112 section 7.1).
+/// The end of a chunked body (RFC 9112 section 7.1).
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl Piece {
-    /// A piece of these bytes, of which there must be some: an empty chunk would end the body.
+    /// A piece of these bytes. It must not be empty, because an empty chunk would end the body.
     pub fn new(bytes: &[u8]) -> Self {
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         let start = chunk.len();
@@ -34,7 +35,7 @@ impl Piece {
         Self { plain: chunk.slice(start..end), chunk }
     }
 
-    /// As a chunk, or as it is for a client that knows no chunks.
+    /// The piece as a chunk, or as plain bytes for a client that does not know chunks.
     pub(crate) fn bytes(&self, chunked: bool) -> Bytes {
         if chunked { self.chunk.clone() } else { self.plain.clone() }
     }

@@ -1,7 +1,7 @@
-//! Who the client is, behind proxies: which peers are trusted, and what the headers of those say.
+//! Finds the client behind proxies: which peers are trusted, and what their headers say.
 //!
-//! Any thread. A header is read from the right, where the trusted proxy wrote, and never further than its writers are
-//! trusted; what is left of that anybody may have sent.
+//! Any thread. A header is read from the right, where the trusted proxy wrote, and only as far as its writers are
+//! trusted. Anybody may have sent the part to the left of that.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,32 +12,33 @@ use ipnet::IpNet;
 use super::Request;
 use super::proxy::decimal;
 
-/// The networks whose word about the client is taken. Written `10.0.0.0/8, 192.168.1.7, fd00::/8, unix`: an address
-/// alone is a network of one, `unix` stands for peers on a Unix socket, nothing at all for no network.
+/// The networks whose peers may name the client. Written as `10.0.0.0/8, 192.168.1.7, fd00::/8, unix`. An address alone
+/// is a network of one address. `unix` means peers on a Unix socket. An empty text means no network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks {
     networks: Vec<IpNet>,
     unix: bool,
 }
 
-/// A text that is no list of [`Networks`].
+/// Why a text is not a list of [`Networks`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetworksError {
-    /// An entry of the list is something else.
+    /// An entry of the list is neither an address, a network nor `unix`.
     #[error("expected an address (192.168.1.7), a network (10.0.0.0/8, fd00::/8) or unix, received {0:?}")]
     Unknown(String),
-    /// The number after the slash.
+    /// The number after the slash is wrong.
     #[error("{network}: expected a prefix of 0 to {most} bits, received {received:?}")]
     Prefix {
         /// The network as it was written.
         network: String,
-        /// The bits of its family's addresses.
+        /// The number of bits of an address in that family.
         most: u8,
-        /// What follows its slash.
+        /// The text after the slash.
         received: String,
     },
-    /// An address with bits set beyond its prefix: which of the two is wrong is not ours to guess.
+    /// An address with bits set beyond its prefix. Either the address or the prefix is wrong, and the server does not
+    /// guess which.
     #[error("{network}: did you mean {meant}? The address has bits set beyond its prefix")]
     BeyondPrefix {
         /// The network as it was written.
@@ -45,7 +46,7 @@ pub enum NetworksError {
         /// The network that the address is in.
         meant: String,
     },
-    /// An IPv4-mapped address, which nothing would ever match.
+    /// An IPv4-mapped address, which no peer would ever match.
     #[error("{network}: did you mean {meant}? IPv4-mapped addresses are treated as IPv4")]
     Mapped {
         /// The network as it was written.
@@ -55,26 +56,26 @@ pub enum NetworksError {
     },
 }
 
-/// Which header tells the client's address.
+/// The header with the client's address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardedBy {
-    /// None: the peer is the client.
+    /// No header: the peer is the client.
     #[default]
     Nothing,
-    /// `Forwarded` (RFC 7239), of which `for` is read.
+    /// `Forwarded` (RFC 7239). Only its `for` is read.
     Forwarded,
-    /// `X-Forwarded-For`, a list of addresses by custom.
+    /// `X-Forwarded-For`, a list of addresses by convention.
     XForwardedFor,
 }
 
 impl Networks {
-    /// Whether nobody is trusted.
+    /// Whether no peer is trusted.
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty() && !self.unix
     }
 
-    /// Whether the peer is in one of the networks; `None` is a peer on a Unix socket. An IPv4-mapped IPv6 address counts
-    /// as the IPv4 address, since that is how a socket for both families shows IPv4 peers.
+    /// Whether the peer is in one of the networks. `None` is a peer on a Unix socket. An IPv4-mapped IPv6 address
+    /// counts as the IPv4 address, because a socket for both families shows IPv4 peers in that form.
     pub fn contain(&self, peer: Option<IpAddr>) -> bool {
         let Some(address) = peer.map(|address| address.to_canonical()) else { return self.unix };
         self.networks.iter().any(|network| network.contains(&address))
@@ -107,13 +108,14 @@ impl fmt::Display for Networks {
     }
 }
 
-/// The client's address. Where the peer is trusted and sent the header, that is the first address from the right which is
-/// no trusted proxy's, or the leftmost when all of them are; a peer that is not trusted may write what it likes, and is
-/// the client itself. `None` is a peer on a Unix socket that says nothing of its client.
+/// The client's address. If the peer is trusted and sent the header, the client is the first address from the right
+/// that no trusted proxy has. If trusted proxies have all of them, the leftmost address is the client. A peer that is
+/// not trusted may write anything, so it is the client itself. `None` is a peer on a Unix socket that does not name its
+/// client.
 ///
-/// Each proxy appends the address that it saw, so an address is worth as much as those to its right. An entry that is no
-/// address (`unknown`, `_hidden`, malformed) ends the way, and the address before it counts. Several lines of the header
-/// are one list (RFC 9110 section 5.3). IPv4-mapped addresses are answered as IPv4.
+/// Each proxy appends the address that it saw, so an address can be trusted as far as those to its right. An entry that
+/// is no address (`unknown`, `_hidden`, malformed) ends the search, and the entry to its right counts. Several lines of
+/// the header are one list (RFC 9110 section 5.3). IPv4-mapped addresses are returned as IPv4.
 pub fn client_address(
     request: &Request,
     peer: Option<IpAddr>,
@@ -145,7 +147,8 @@ pub fn client_address(
     client
 }
 
-/// One entry of the list. The address is read by the standard library, because ipnet lets its numbers begin with zeros.
+/// Reads one entry of the list. The standard library reads the address, because ipnet accepts numbers with leading
+/// zeros.
 fn read_network(entry: &str) -> Result<IpNet, NetworksError> {
     let network = || entry.to_owned();
     let (address, prefix) = entry.split_once('/').map_or((entry, None), |(a, p)| (a, Some(p)));
@@ -166,7 +169,7 @@ fn read_network(entry: &str) -> Result<IpNet, NetworksError> {
     Ok(read)
 }
 
-/// The IPv4 network that a network of IPv4-mapped addresses stands for.
+/// The IPv4 network that a network of IPv4-mapped addresses contains.
 fn unmapped(network: IpNet) -> Option<IpNet> {
     let IpNet::V6(network) = network else { return None };
     let address = network.addr().to_ipv4_mapped()?;
@@ -174,7 +177,7 @@ fn unmapped(network: IpNet) -> Option<IpNet> {
     IpNet::new(address.into(), bits).ok().map(|network| network.trunc())
 }
 
-/// As it is written in a list.
+/// The network in the form of a list entry.
 fn show(network: &IpNet) -> String {
     if network.prefix_len() == network.max_prefix_len() {
         network.addr().to_string()
@@ -183,10 +186,11 @@ fn show(network: &IpNet) -> String {
     }
 }
 
-/// The elements of a list from the right, without the empty ones, which RFC 9110 section 5.6.1 has ignored.
+/// The elements of a list from the right, without the empty ones, which RFC 9110 section 5.6.1 tells recipients to
+/// ignore.
 ///
-/// Read from the left, a quote that a client opened could swallow what a proxy appended; from the right, the proxy's own
-/// element is read first, and its quotes are pairs.
+/// Read from the left, a quote that a client opened could swallow a proxy's addition. Read from the right, the proxy's
+/// own element comes first, and its quotes are in pairs.
 pub(super) fn elements_from_right(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut left = Some(line);
     let elements = std::iter::from_fn(move || {
@@ -197,7 +201,7 @@ pub(super) fn elements_from_right(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     elements.filter(|element| !element.is_empty())
 }
 
-/// What is left and right of the last comma outside of quotes.
+/// The parts to the left and the right of the last comma outside of quotes.
 fn split_last(list: &[u8]) -> (Option<&[u8]>, &[u8]) {
     let mut quoted = false;
     for at in (0..list.len()).rev() {
@@ -210,13 +214,13 @@ fn split_last(list: &[u8]) -> (Option<&[u8]>, &[u8]) {
     (None, list)
 }
 
-/// Whether the byte after these is a quoted pair's second: an odd number of backslashes is before it.
+/// Whether the byte after these is the second byte of a quoted pair: an odd number of backslashes precedes it.
 fn ends_in_escape(before: &[u8]) -> bool {
     before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
-/// The value of a parameter, such as `for`, in an element of `Forwarded` (RFC 7239 section 4); `None` when there is not exactly
-/// one, or anything in the element is malformed. Spaces around the semicolons are let pass.
+/// The value of a parameter, such as `for`, in an element of `Forwarded` (RFC 7239 section 4). `None` unless the
+/// parameter comes exactly once and the whole element is well-formed. Spaces around semicolons are accepted.
 pub(super) fn read_parameter(element: &[u8], wanted: &[u8]) -> Option<Vec<u8>> {
     let mut found = None;
     let mut rest = element;
@@ -238,8 +242,8 @@ pub(super) fn read_parameter(element: &[u8], wanted: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// A value, without its quotes and escapes, and what follows it. Colons and brackets need quotes, but are read without
-/// them too: proxies forget, and nothing else could be meant.
+/// Reads a value without its quotes and escapes, and returns the rest as well. Colons and brackets need quotes, but are
+/// read without them too: some proxies forget them, and the meaning is clear.
 fn read_value(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let Some(quoted) = bytes.strip_prefix(b"\"") else {
         let is_value = |&byte: &u8| is_token(byte) || b":[]".contains(&byte);
@@ -256,13 +260,13 @@ fn read_value(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-/// RFC 9110 section 5.6.2.
+/// The characters of a token (RFC 9110 section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The address of a node: IPv4, or IPv6 in brackets, either with a port (RFC 7239 section 6); and IPv6 without brackets,
-/// as `X-Forwarded-For` has it.
+/// The address of a node: IPv4, or IPv6 in brackets, either with a port (RFC 7239 section 6). IPv6 without brackets is
+/// accepted too, because `X-Forwarded-For` has it.
 fn read_node(node: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(node).ok()?;
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -304,7 +308,7 @@ mod tests {
         text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
-    /// A request with these lines of the header, where the value can stand in one.
+    /// A request with these lines of the header, if a request can contain the value.
     fn request(name: &str, values: &[&[u8]]) -> Option<Request> {
         let mut head = b"GET / HTTP/1.1\r\nHost: h\r\n".to_vec();
         for value in values {
@@ -314,7 +318,7 @@ mod tests {
         parse_head(&head, &LIMITS).ok().map(|head| head.request)
     }
 
-    /// The client behind [`PROXY`], where that and its private networks are trusted.
+    /// The client behind [`PROXY`], if that and its private networks are trusted.
     fn client(by: ForwardedBy, values: &[&str]) -> Option<IpAddr> {
         let name = if by == ForwardedBy::Forwarded { "Forwarded" } else { "X-FORWARDED-for" };
         let values: Vec<_> = values.iter().map(|value| value.as_bytes()).collect();
@@ -331,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_contain_what_they_say() {
+    fn networks_contain_their_addresses() {
         let all = networks("10.0.0.0/8, 192.168.1.7,::1 ,fd00::/8");
         for inside in ["10.0.0.0", "10.255.255.255", "192.168.1.7", "::1", "fd12::1", "::ffff:10.1.2.3"] {
             assert!(all.contain(address(inside)), "{inside}");
@@ -346,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_of_one_family_is_nobody_of_the_other() {
+    fn a_network_of_one_family_contains_no_address_of_the_other() {
         assert!(networks("0.0.0.0/0").contain(address("::ffff:1.2.3.4")));
         assert!(!networks("0.0.0.0/0").contain(address("2001:db8::1")));
         assert!(networks("::/0").contain(address("2001:db8::1")));
@@ -362,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_is_no_network() {
+    fn an_empty_text_is_no_network() {
         for none in ["", "  "] {
             assert_eq!(networks(none), Networks::default());
         }
@@ -384,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused_with_what_is_accepted() {
+    fn a_malformed_network_is_refused_with_the_accepted_form() {
         let unknown = "expected an address (192.168.1.7), a network (10.0.0.0/8, fd00::/8) or unix, received";
         let beyond = "? The address has bits set beyond its prefix";
         let mapped = "? IPv4-mapped addresses are treated as IPv4";
@@ -419,18 +423,18 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_first_from_the_right_who_is_not_trusted() {
+    fn the_client_is_the_first_untrusted_address_from_the_right() {
         for (values, expected) in [
             (&["192.0.2.1"][..], "192.0.2.1"),
             (&["198.51.100.7, 192.0.2.1"], "192.0.2.1"),
             (&["198.51.100.7, 192.0.2.1, 10.0.0.2,10.0.0.3"], "192.0.2.1"),
             (&["192.0.2.1 ,\tfd00::7"], "192.0.2.1"),
-            // All of them are trusted: the leftmost is as far as anybody knows.
+            // All addresses are trusted, so the leftmost is the best guess.
             (&["10.0.0.4, 10.0.0.3"], "10.0.0.4"),
             // Several lines are one list, in their order.
             (&["198.51.100.7", "192.0.2.1, 10.0.0.3", "10.0.0.2"], "192.0.2.1"),
             (&["192.0.2.1", "10.0.0.3"], "192.0.2.1"),
-            // Empty elements are none.
+            // Empty elements are skipped.
             (&["192.0.2.1,, ,", "", ","], "192.0.2.1"),
             (&[""], PROXY),
             (&[], PROXY),
@@ -454,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_ends_the_way() {
+    fn an_entry_without_an_address_ends_the_search() {
         let malformed = [
             r"unknown|_hidden|unix:|localhost|192.0.2|192.0.2.256|0192.0.2.1|192.0.2.1 192.0.2.2|192.0.2.1;|é",
             r"192.0.2.1:|192.0.2.1:x|192.0.2.1:123456|192.0.2.1:_|192.0.2.1:_%|192.0.2.1:+1",
@@ -487,7 +491,7 @@ mod tests {
             (&["for=\"192\\.0.2.1\", for=10.0.0.2;secret=\"\\\\\""], "192.0.2.1"),
             // Empty pairs and elements, and spaces around semicolons.
             (&[";for=192.0.2.1 ; ;proto=http;, ,"], "192.0.2.1"),
-            // What quotes were forgotten around.
+            // Values whose quotes were forgotten.
             (&["for=[2001:db8::1]:4711"], "2001:db8::1"),
             (&["for=192.0.2.1:4711;host=a:80"], "192.0.2.1"),
             (&["for=\"::ffff:192.0.2.1\""], "192.0.2.1"),
@@ -497,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_element_of_forwarded_ends_the_way() {
+    fn a_malformed_element_of_forwarded_ends_the_search() {
         let malformed = [
             r#"192.0.2.1|for|for=|for=""|for =192.0.2.1|for= 192.0.2.1|proto=https|;|=192.0.2.1|för=192.0.2.1"#,
             r"for=192.0.2.1;for=192.0.2.1|for=192.0.2.1;FOR=192.0.2.2|for=192.0.2.1;proto|for=192.0.2.1;proto=",
@@ -512,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_not_trusted_speaks_for_nobody() {
+    fn an_untrusted_peer_is_the_client_itself() {
         for (name, by, value) in [
             ("X-Forwarded-For", ForwardedBy::XForwardedFor, &b"10.0.0.7"[..]),
             ("Forwarded", ForwardedBy::Forwarded, b"for=10.0.0.7"),
@@ -529,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_header_that_was_asked_for_counts() {
+    fn only_the_configured_header_counts() {
         let head =
             b"GET / HTTP/1.1\r\nHost: h\r\nForwarded: for=192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\n\r\n";
         let request = parse_head(head, &LIMITS).expect("a request").request;
@@ -546,7 +550,7 @@ mod tests {
         assert_eq!(ForwardedBy::default(), ForwardedBy::Nothing);
     }
 
-    /// Bytes that a client could send to make a list be read wrongly.
+    /// Bytes that a client could send to have a list read wrongly.
     fn spoofing() -> impl Strategy<Value = Vec<u8>> {
         let piece = proptest::sample::select(vec![
             &b"for=6.6.6.6"[..],
@@ -592,7 +596,7 @@ mod tests {
                 } else {
                     request(name, &[&[&sent[..], b", ", appended.as_bytes()].concat()])
                 };
-                // DEL is the one byte of these that no header may have.
+                // DEL is the only one of these bytes that a header may not contain.
                 let Some(request) = request else { prop_assert!(sent.contains(&0x7f)); continue };
                 let client = client_address(&request, address(PROXY), &networks("10.0.0.0/8"), by);
                 prop_assert_eq!(client, address("9.9.9.9"));

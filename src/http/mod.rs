@@ -1,7 +1,8 @@
-//! HTTP/1.1 as pure bytes and values: parsing requests, encoding responses. No I/O, no clock but for `Date`.
+//! HTTP/1.1 as pure bytes and values: parses requests and encodes answers. No I/O, and no clock except for `Date`.
 //!
-//! Any thread. The `http` crate's `Method`, `StatusCode` and `HeaderMap` are the vocabulary; `httparse` is the tokenizer;
-//! the rules of RFC 9110 and RFC 9112 are ours, and strict: what a proxy in front of us might read differently is refused.
+//! Any thread. `Method`, `StatusCode` and `HeaderMap` come from the `http` crate, and `httparse` finds the tokens. The
+//! rules of RFC 9110 and RFC 9112 are this module's own, and strict: a request that a proxy might read differently is
+//! refused.
 
 mod body;
 mod builder;

@@ -1,4 +1,4 @@
-//! Tells requests of another site's pages from all others, and refuses them where they may write.
+//! Finds requests that another site's page has sent, and refuses them if they may write.
 //!
 //! Poller thread, pure. The page of any site can make a browser send a form, bytes or a beacon to this server. The page cannot
 //! read the answer, but the server does what the request asks for: it comes from the browser's place in the network, with the
@@ -15,18 +15,19 @@ use super::forwarded::{elements_from_right as elements, read_parameter};
 use super::target::is_authority;
 use super::{ForwardedBy, Networks, Request, Response, problem};
 
-/// Origins as browsers write them, such as `https://shop.example, http://localhost:3000`. Nothing at all for no origin.
+/// Origins as browsers write them, such as `https://shop.example, http://localhost:3000`. An empty text means no
+/// origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<Box<str>>);
 
-/// A text that is no list of [`Origins`].
+/// Why a text is not a list of [`Origins`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OriginsError {
-    /// An entry of the list is something else.
+    /// An entry of the list is not an origin.
     #[error("expected an origin such as https://shop.example or http://localhost:3000, received {0:?}")]
     Unknown(String),
-    /// No browser writes the origin so, and it would never match.
+    /// No browser writes the origin in this form, so it would never match.
     #[error(
         "{origin}: did you mean {meant}? Browsers write an origin in lower case, without a path and without its scheme's port"
     )]
@@ -61,7 +62,7 @@ impl fmt::Display for Origins {
     }
 }
 
-/// Reads one origin. An origin that no browser writes in this form is an error, as it would never match.
+/// Reads one origin. An origin in a form that no browser writes is an error, because it would never match.
 fn read_origin(entry: &str) -> Result<Box<str>, OriginsError> {
     let unknown = || OriginsError::Unknown(entry.to_owned());
     let (scheme, rest) = entry.split_once("://").ok_or_else(unknown)?;
@@ -90,22 +91,22 @@ fn without_port_of<'a>(scheme: &str, authority: &'a str) -> &'a str {
     authority.strip_suffix(port).unwrap_or(authority)
 }
 
-/// The sites whose pages may write here, and how this server knows its own host.
+/// The sites whose pages may write here, and how this server recognises its own host.
 #[derive(Clone, Debug, Default)]
 pub struct OriginRules {
     /// The other sites whose pages may write.
     pub allowed: Origins,
-    /// Whether the server speaks TLS. Then a page with an `http` origin is another site's.
+    /// Whether the server speaks TLS. If it does, a page with an `http` origin belongs to another site.
     pub is_encrypted: bool,
-    /// The peers whose word about the request's own host and scheme is taken.
+    /// The peers that may say which host and scheme the client used.
     pub trusted: Networks,
-    /// Which of their headers are read.
+    /// Which of their headers is read.
     pub forwarded_by: ForwardedBy,
 }
 
 impl OriginRules {
-    /// Whether the request may be answered. It may if it only reads, if no browser sent it, or if its page is this server's
-    /// own or an allowed site's.
+    /// Whether the request may be answered. It may if it only reads, if no browser sent it, or if its page belongs to
+    /// this server or to an allowed site.
     pub fn admit(&self, request: &Request) -> bool {
         if is_safe(&request.method) {
             return true;
@@ -123,10 +124,10 @@ impl OriginRules {
             }
         }
         match site {
-            // `none` means that the user began the request, such as by sending a form again.
+            // `none` means that the user began the request, for example by sending a form again.
             Some(b"same-origin" | b"none") => true,
             Some(_) => origin.is_some_and(|origin| self.allowed.contain(origin)),
-            // Programs send no `Sec-Fetch-Site`, nor do browsers of before 2023 and browsers on plain HTTP.
+            // Programs send no `Sec-Fetch-Site`. Browsers before 2023 and browsers on plain HTTP do not send it either.
             None => origin.is_none_or(|origin| self.allowed.contain(origin) || self.is_own(origin, request)),
         }
     }
@@ -135,7 +136,7 @@ impl OriginRules {
     fn is_own(&self, origin: &[u8], request: &Request) -> bool {
         let origin = std::str::from_utf8(origin).ok().and_then(|origin| origin.split_once("://"));
         let Some((scheme @ ("http" | "https"), authority)) = origin else { return false };
-        // Without TLS here, a proxy in front may speak TLS. `Host` does not show it, so both schemes count.
+        // Without TLS here, a proxy in front may speak TLS. `Host` does not show that, so both schemes count.
         if self.is_encrypted && scheme != "https" {
             return false;
         }
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_says_of_the_page_decides() {
+    fn the_browsers_word_on_the_pages_site_decides() {
         for (headers, admitted) in [
             ("Host: h", true),
             ("Host: h|Sec-Fetch-Site: same-origin", true),
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn without_that_the_origin_is_compared_with_the_host() {
+    fn without_sec_fetch_site_the_origin_is_compared_with_the_host() {
         for (headers, admitted) in [
             ("Host: h|Origin: http://h", true),
             ("Host: H.Example|ORIGIN: http://h.example", true),
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn who_only_reads_is_always_admitted_and_every_other_method_may_write() {
+    fn reading_methods_are_always_admitted_and_every_other_may_write() {
         let headers = "Host: h\r\nSec-Fetch-Site: cross-site\r\nOrigin: https://evil.example\r\n";
         for (method, admitted) in [
             ("GET", true),
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_says_which_host_it_was() {
+    fn a_trusted_proxy_names_the_clients_host() {
         let from = |by: ForwardedBy, peer: &str, headers: &str| {
             let rules = OriginRules {
                 trusted: "10.0.0.0/8".parse().expect("a network"),

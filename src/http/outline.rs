@@ -1,4 +1,4 @@
-//! What of a request a log says.
+//! The parts of a request that a log shows.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -46,7 +46,7 @@ impl<'a> Outline<'a> {
         if self.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" }
     }
 
-    /// The path as it was sent, with its query or without.
+    /// The path as it was sent, with or without its query.
     pub fn target(&self, with_query: bool) -> Cow<'a, [u8]> {
         match self.query.filter(|_| with_query) {
             Some(query) => [self.path, query].join(&b'?').into(),
@@ -54,29 +54,29 @@ impl<'a> Outline<'a> {
         }
     }
 
-    /// Where the client says that it comes from.
+    /// The client's `Referer`.
     pub fn referer(&self) -> Option<&'a [u8]> {
         self.referer
     }
 
-    /// What the client says that it is.
+    /// The client's `User-Agent`.
     pub fn user_agent(&self) -> Option<&'a [u8]> {
         self.user_agent
     }
 
-    /// Who the client is, as far as that is known.
+    /// The client's address, if it is known.
     pub fn client(&self) -> Option<IpAddr> {
         self.client
     }
 }
 
-/// An outline that is kept beside the request, for whoever ends it while another has it. It is a copy: to share the head would cost
-/// both threads more.
+/// An outline that is kept beside the request, for the thread that ends the request while another thread has it. It is
+/// a copy, because sharing the head would cost both threads more.
 #[derive(Debug, Default)]
 pub(crate) struct KeptOutline {
     method: Method,
     version: Version,
-    /// Path, query, Referer and User-Agent, one behind the other.
+    /// Path, query, Referer and User-Agent, one after the other.
     text: Vec<u8>,
     path: Range<usize>,
     query: Option<Range<usize>>,
@@ -92,7 +92,7 @@ impl KeptOutline {
         kept
     }
 
-    /// The outline of another request, in the same room.
+    /// The outline of another request, in the same memory.
     pub(crate) fn keep(&mut self, request: &Request, client: Option<IpAddr>) {
         let Self { text, .. } = self;
         text.clear();
@@ -109,7 +109,7 @@ impl KeptOutline {
         (self.method, self.version, self.client) = (request.method.clone(), request.version, client);
     }
 
-    /// What is kept.
+    /// The outline that was kept.
     pub(crate) fn outline(&self) -> Outline<'_> {
         let part = |range: &Range<usize>| &self.text[range.clone()];
         let Logged { referer, user_agent } = &self.logged;

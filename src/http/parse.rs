@@ -1,6 +1,6 @@
-//! A request's head: where it ends, what it says, how long its body is.
+//! Reads a request's head: its end, its meaning, and the length of the body.
 //!
-//! Poller thread. `httparse` finds the tokens; what they may mean together is decided here.
+//! Poller thread. `httparse` finds the tokens. This file decides which combinations are allowed.
 
 use std::sync::Arc;
 
@@ -11,27 +11,27 @@ use super::refusal::{Fault, Limits, Refusal, bad, refuse};
 use super::request::{Logged, Request};
 use super::target::{Path, Target, is_authority};
 
-/// How long the body is (RFC 9112 section 6.3).
+/// The length of the body (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLength {
-    /// `Content-Length`, or none: 0.
+    /// `Content-Length`. Without one, the length is 0.
     Known(usize),
     /// `Transfer-Encoding: chunked`.
     Chunked,
 }
 
-/// A head that was read whole.
+/// A complete head.
 #[derive(Debug)]
 pub struct Head {
-    /// The request, its body still empty.
+    /// The request, with an empty body.
     pub request: Request,
-    /// What follows it.
+    /// The length of the body that follows.
     pub body: BodyLength,
     /// The client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
 }
 
-/// What [`scan_head`] found.
+/// The result of [`scan_head`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scan {
     /// The head ends before this offset.
@@ -40,22 +40,22 @@ pub enum Scan {
     Incomplete,
 }
 
-/// Whether this may stand in a token: a method, a field's name (RFC 9110 section 5.6.2).
+/// Whether this byte may stand in a token: a method or a field's name (RFC 9110 section 5.6.2).
 pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Looks for the empty line that ends a head, in the bytes from `scanned` on only, so that a client which sends a byte at
-/// a time costs no more than one that sends them together. Leading empty lines must be gone (RFC 9112 section 2.2).
+/// Looks for the empty line that ends a head. It looks only at the bytes from `scanned` on, so a client that sends one
+/// byte at a time costs no more than others. Leading empty lines must be gone (RFC 9112 section 2.2).
 ///
 /// # Errors
-/// A bare LF, which RFC 9112 lets a lenient reader take for a line's end and which proxies disagree on, and a head
-/// longer than the limits.
+/// A head longer than the limits, or a bare LF. RFC 9112 lets a lenient reader take a bare LF for a line's end, and
+/// proxies disagree on it.
 pub fn scan_head(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Scan, Refusal> {
     if bytes.first().is_some_and(|&first| !is_token(first)) {
         return Err(bad("the request line does not begin with a method"));
     }
-    // What lies beyond the limit is not looked at, so that it cannot matter whether it has come already.
+    // Bytes beyond the limit are ignored, so it does not matter whether they have come already.
     let within = &bytes[..bytes.len().min(limits.max_head_bytes)];
     for found in memchr::memchr_iter(b'\n', within.get(scanned..).unwrap_or_default()) {
         let at = scanned + found;
@@ -69,7 +69,7 @@ pub fn scan_head(bytes: &[u8], scanned: usize, limits: &Limits) -> Result<Scan, 
     if within.len() == limits.max_head_bytes { Err(too_large(within)) } else { Ok(Scan::Incomplete) }
 }
 
-/// Why a head that begins like this is too large.
+/// The refusal of a head that begins like this and is too large.
 fn too_large(start: &[u8]) -> Refusal {
     match memchr::memchr2(b' ', b'\n', start) {
         None => refuse(StatusCode::NOT_IMPLEMENTED, "the method is longer than any that HTTP defines"),
@@ -85,7 +85,7 @@ fn too_large(start: &[u8]) -> Refusal {
 /// Reads a head that [`scan_head`] found to be complete.
 ///
 /// # Errors
-/// Everything that RFC 9112 forbids or that leaves the body's length in doubt.
+/// Everything that RFC 9112 forbids, and everything that leaves the body's length in doubt.
 pub fn parse_head(head: &[u8], limits: &Limits) -> Result<Head, Refusal> {
     const INLINE: usize = 32;
     let mut few = [httparse::EMPTY_HEADER; INLINE];
@@ -139,7 +139,7 @@ fn parse_with<'a>(
     let framing = read_framing(parsed.headers, version)?;
     match framing.host {
         None if version == Version::HTTP_11 => return Err(bad("an HTTP/1.1 request has exactly one Host")),
-        // An absolute target has its own host, and this one is ignored (RFC 9112 section 3.2.2).
+        // An absolute target has its own host, so this one is ignored (RFC 9112 section 3.2.2).
         Some([] | [b':', ..]) if !target.is_absolute => {
             return Err(bad("Host is empty, and the target names no host"));
         }
@@ -152,7 +152,7 @@ fn parse_with<'a>(
     let mut logged = Logged::default();
     let fields = parsed.headers.iter().map(|header| {
         let (name, value) = (header.name.as_bytes(), offset(header.value));
-        logged.see(name, &value);
+        logged.note(name, &value);
         (offset(name), value)
     });
     let fields = fields.collect();
@@ -189,7 +189,7 @@ fn syntax(error: httparse::Error, head: &[u8]) -> Refusal {
     }
 }
 
-/// Where the version stands, if the request line has the three parts that it must have.
+/// The place of the version, if the request line has its three parts.
 fn version_at(head: &[u8]) -> Option<usize> {
     let line = head.split(|&b| b == b'\r').next()?;
     let mut parts = line.split(|&b| b == b' ').skip(2);
@@ -198,8 +198,8 @@ fn version_at(head: &[u8]) -> Option<usize> {
     known.then_some(line.len() - version.len())
 }
 
-/// Where the minor version stands, if it is a later one of HTTP/1: such a message is to be read as the highest minor
-/// version that is known (RFC 9110 section 2.5).
+/// The place of the minor version, if it is a later one of HTTP/1. Such a message is read as the highest known minor
+/// version (RFC 9110 section 2.5).
 fn later_minor(head: &[u8]) -> Option<usize> {
     let at = version_at(head)?;
     matches!(head[at..], [_, _, _, _, _, b'1', _, b'2'..=b'9', ..]).then_some(at + 7)
@@ -212,7 +212,7 @@ struct Framing<'a> {
     host: Option<&'a [u8]>,
 }
 
-/// The header lines that say where this request ends and what becomes of the connection.
+/// Reads the header lines that say where this request ends and whether the connection stays open.
 fn read_framing<'a>(headers: &[httparse::Header<'a>], version: Version) -> Result<Framing<'a>, Refusal> {
     let mut framing = Framing {
         body: BodyLength::Known(0),
@@ -268,8 +268,8 @@ fn read_framing<'a>(headers: &[httparse::Header<'a>], version: Version) -> Resul
     Ok(framing)
 }
 
-/// A `Content-Length`: digits and nothing else, so neither `+5` nor `5, 5` (RFC 9110 section 8.6). One that no number
-/// holds is too large for every endpoint.
+/// Reads a `Content-Length`. It may have digits only, so neither `+5` nor `5, 5` (RFC 9110 section 8.6). A length that
+/// is too large for a number is too large for every endpoint.
 fn parse_length(value: &[u8]) -> Result<usize, Refusal> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(bad("Content-Length is not a number"));
@@ -278,14 +278,14 @@ fn parse_length(value: &[u8]) -> Result<usize, Refusal> {
     text.parse().map_err(|_| Refusal::BODY_TOO_LARGE)
 }
 
-/// What the transfer codings so far are, of all `Transfer-Encoding` lines together.
+/// The transfer codings so far, of all `Transfer-Encoding` lines together.
 #[derive(Clone, Copy)]
 enum Coding {
-    /// `chunked` alone, which is the one that is understood.
+    /// Only `chunked`, which is the only coding that the server understands.
     Chunked,
-    /// Others, and then `chunked`.
+    /// Other codings, and then `chunked`.
     OthersAndChunked,
-    /// Others, and no `chunked` yet.
+    /// Other codings, and no `chunked` yet.
     Others,
 }
 
@@ -305,8 +305,8 @@ fn read_codings(value: &[u8], mut coding: Option<Coding>) -> Result<Coding, Refu
 }
 
 impl Coding {
-    /// Where the body does not end in chunks, nobody can say where it ends: that is 400 and not 501 (RFC 9112 sections 6.1
-    /// and 6.3).
+    /// If the body is not chunked in the end, nobody can say where it ends. The status is then 400 and not 501 (RFC
+    /// 9112 sections 6.1 and 6.3).
     fn body(self) -> Result<BodyLength, Refusal> {
         match self {
             Self::Chunked => Ok(BodyLength::Chunked),
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_close_and_stay_as_the_versions_say() {
+    fn connections_close_or_stay_open_as_the_version_says() {
         let keep = |head: &str| parse(head).expect("valid").request.keep_alive;
         assert!(!keep("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n"));
         assert!(!keep("GET / HTTP/1.0\r\n\r\n"));
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_proxies_could_read_differently_is_refused() {
+    fn requests_that_proxies_could_read_differently_are_refused() {
         for (head, expected) in [
             ("GET / HTTP/1.1\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_answered_by_their_own_status() {
+    fn each_limit_has_its_own_status() {
         let long = "a".repeat(2000);
         assert_eq!(status(&format!("GET /{long}")), 414);
         assert_eq!(status(&long), 501);
@@ -436,7 +436,7 @@ mod tests {
         }
 
         #[test]
-        fn how_bytes_were_split_does_not_matter(split in 0_usize..48) {
+        fn the_split_of_the_bytes_does_not_matter(split in 0_usize..48) {
             let head = b"GET /a?b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
             let end = head.len() - 3;
             proptest::prop_assert_eq!(scan_head(&head[..split], 0, &LIMITS), Ok(Scan::Incomplete));

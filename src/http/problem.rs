@@ -1,13 +1,13 @@
-//! Errors as `application/problem+json` (RFC 9457): one place that makes their body.
+//! Errors as `application/problem+json` (RFC 9457). Only this file makes their body.
 
 use http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::Response;
 
-/// A problem of the generic type: `title` is the status's phrase, `detail` says what was wrong with this request. `more`
-/// are extension members (RFC 9457 section 3.2); a `type` among them makes it another problem, and a `title` replaces the phrase.
-/// Whoever sends it adds the id of its request.
+/// A problem of the generic type. `title` is the status's phrase, and `detail` says what was wrong with this request.
+/// `more` has extension members (RFC 9457 section 3.2). A `type` among them makes it another problem, and a `title`
+/// replaces the phrase. The sender of the answer adds the id of the request.
 pub fn problem(status: StatusCode, detail: &str, more: &[(&str, &str)]) -> Response {
     let mut members = Map::new();
     members.insert("title".into(), status.canonical_reason().unwrap_or("Error").into());

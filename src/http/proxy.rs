@@ -1,28 +1,28 @@
-//! The PROXY protocol, versions 1 and 2: what a proxy says about its client before the client's first byte.
+//! The PROXY protocol, versions 1 and 2: a proxy names its client before the client's first byte.
 //!
-//! Poller thread. Section numbers are those of the specification,
-//! [proxy-protocol.txt](https://github.com/haproxy/haproxy/blob/master/doc/proxy-protocol.txt). Whether a connection
-//! begins like this is for the configuration to say, never for us to guess (section 2), and so is whom to believe.
+//! Poller thread. Section numbers refer to the specification,
+//! [proxy-protocol.txt](https://github.com/haproxy/haproxy/blob/master/doc/proxy-protocol.txt). The configuration says
+//! whether a connection begins with a header and which peers are trusted. The server never guesses (section 2).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// What the beginning of a connection says.
+/// The result of reading the beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeader {
-    /// More bytes are needed; never more than 2 KiB in all.
+    /// More bytes are needed, but never more than 2 KiB in all.
     Incomplete,
-    /// The header was read whole.
+    /// The header is complete.
     Complete {
-        /// Its length in bytes: the client's own bytes begin there.
+        /// Its length in bytes. The client's own bytes begin there.
         used: usize,
-        /// The client that the proxy speaks for, as it was written: an IPv4-mapped address stays one. `None` for LOCAL,
-        /// UNKNOWN, UNSPEC and Unix sockets: the connection's own address counts.
+        /// The client that the proxy names, as written: an IPv4-mapped address stays one. `None` for LOCAL, UNKNOWN,
+        /// UNSPEC and Unix sockets; then the connection's own address counts.
         source: Option<SocketAddr>,
     },
 }
 
-/// What the connection begins with is no PROXY header. It has to be closed (section 2.1).
+/// The connection begins with something other than a PROXY header. It must be closed (section 2.1).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("PROXY protocol: expected {expected}, received {received}")]
 pub struct ProxyError {
@@ -30,28 +30,29 @@ pub struct ProxyError {
     received: String,
 }
 
-/// The longest version 1 header with its CRLF, which section 2.1 gives.
+/// The longest version 1 header with its CRLF, as section 2.1 says.
 const MAX_LINE_BYTES: usize = 107;
 
-/// The longest version 2 header. Section 2 promises 536 bytes; clouds put identifiers and certificates' names behind the
-/// addresses, and four times that is still little for a poller to keep.
+/// The longest version 2 header. Section 2 promises 536 bytes, but clouds put identifiers and certificates' names
+/// behind the addresses. Four times that is still little memory for a poller.
 const MAX_BINARY_BYTES: usize = 2 * 1024;
 
 const LINE_START: &[u8] = b"PROXY ";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, command, family and length; what follows is as long as the length says.
+/// Signature, command, family and length. The length says how many bytes follow.
 const BINARY_START_BYTES: usize = SIGNATURE.len() + 4;
 
-/// Reads the header from the beginning of a connection. The answer to more bytes is the same once it is not
-/// [`ProxyHeader::Incomplete`], so it does not matter how they were split.
+/// Reads the header from the beginning of a connection. Further bytes change only [`ProxyHeader::Incomplete`], so the
+/// split of the bytes does not matter.
 ///
-/// Of version 2 only the source is read. What follows the addresses (TLVs, section 2.2) is skipped, a checksum
-/// (`PP2_TYPE_CRC32C`) too: section 2.2.3 asks only those to verify it who support it, and TCP has its own.
+/// Only the source of a version 2 header is read. The TLVs after the addresses (section 2.2) are skipped. That includes
+/// a checksum (`PP2_TYPE_CRC32C`): section 2.2.3 requires its verification only from receivers that support it, and TCP
+/// has its own.
 ///
 /// # Errors
-/// The bytes are not a header, or a longer one than is accepted: 107 bytes of version 1, 2 KiB of version 2.
+/// The bytes are not a header, or the header is longer than 107 bytes (version 1) or 2 KiB (version 2).
 pub fn read_proxy_header(bytes: &[u8]) -> Result<ProxyHeader, ProxyError> {
-    // The two differ in their first byte, so that decides which one is meant.
+    // The first byte tells the two versions apart.
     let start = if bytes.first() == SIGNATURE.first() { SIGNATURE } else { LINE_START };
     let same = bytes.iter().zip(start).take_while(|(byte, wanted)| byte == wanted).count();
     if same == start.len() {
@@ -67,19 +68,19 @@ fn error(expected: &'static str, received: impl Into<String>) -> ProxyError {
     ProxyError { expected, received: received.into() }
 }
 
-/// As a log can show it.
+/// The bytes in a form that a log can show.
 fn quote(bytes: &[u8]) -> String {
     format!("`{}`", bytes.escape_ascii())
 }
 
-/// Version 1 (section 2.1). The line is looked at only once its CRLF is there, as the section asks.
+/// Reads version 1 (section 2.1). The line is looked at only when its CRLF is there, as the section asks.
 fn read_line(bytes: &[u8]) -> Result<ProxyHeader, ProxyError> {
     let within = &bytes[..bytes.len().min(MAX_LINE_BYTES)];
     let Some(end) = memchr::memchr2(b'\r', b'\n', within) else {
         return unended(within);
     };
-    // A CR or LF by itself ends no line, and is refused even where UNKNOWN lets everything pass: who takes it for an end
-    // would read another line than who does not.
+    // A CR or LF alone ends no line. It is refused even after UNKNOWN, which allows everything else, because readers
+    // disagree on whether it ends the line.
     match within[end..] {
         [b'\r', b'\n', ..] => Ok(ProxyHeader::Complete { used: end + 2, source: read_words(&bytes[..end])? }),
         [b'\r'] => unended(within),
@@ -94,7 +95,7 @@ fn unended(line: &[u8]) -> Result<ProxyHeader, ProxyError> {
     Err(error("CRLF within 107 bytes", quote(line)))
 }
 
-/// The source that a line tells.
+/// The source that a line names.
 fn read_words(line: &[u8]) -> Result<Option<SocketAddr>, ProxyError> {
     let mut words = line[LINE_START.len()..].split(|&byte| byte == b' ');
     match words.next() {
@@ -109,7 +110,7 @@ fn read_words(line: &[u8]) -> Result<Option<SocketAddr>, ProxyError> {
     }
 }
 
-/// Source, destination, source port, destination port, and nothing after them.
+/// Reads source, destination, source port and destination port, with nothing after them.
 fn read_addresses<'a>(
     mut words: impl Iterator<Item = &'a [u8]>,
     address: impl Fn(&str) -> Option<IpAddr>,
@@ -135,23 +136,24 @@ fn read_word<T>(
     std::str::from_utf8(word).ok().and_then(read).ok_or_else(|| error(expected, quote(word)))
 }
 
-/// The standard library's reading is the specification's: four decimal numbers without leading zeros.
+/// The standard library reads what the specification asks for: four decimal numbers without leading zeros.
 fn ipv4(word: &str) -> Option<IpAddr> {
     Ipv4Addr::from_str(word).ok().map(IpAddr::V4)
 }
 
-/// Without a zone. It accepts dotted quads at the end, as `inet_ntop` writes mapped addresses.
+/// An IPv6 address without a zone. It may end with a dotted quad, because `inet_ntop` writes mapped addresses like
+/// that.
 fn ipv6(word: &str) -> Option<IpAddr> {
     Ipv6Addr::from_str(word).ok().map(IpAddr::V6)
 }
 
-/// A decimal number as it is written by those who write each number in one way only: no sign, no leading zeros.
+/// A decimal number in its only canonical form: no sign, no leading zeros.
 pub(super) fn decimal<T: FromStr>(word: &str) -> Option<T> {
     let canonical = word.bytes().all(|byte| byte.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
     if canonical { word.parse().ok() } else { None }
 }
 
-/// Version 2 (section 2.2), each byte judged as soon as it is there.
+/// Reads version 2 (section 2.2). Each byte is checked as soon as it is there.
 fn read_binary(bytes: &[u8]) -> Result<ProxyHeader, ProxyError> {
     let (_, rest) = bytes.split_at(SIGNATURE.len());
     let Some(&command) = rest.first() else { return Ok(ProxyHeader::Incomplete) };
@@ -161,7 +163,7 @@ fn read_binary(bytes: &[u8]) -> Result<ProxyHeader, ProxyError> {
         _ => return Err(error("version 2 with LOCAL (0x20) or PROXY (0x21)", format!("{command:#04x}"))),
     };
     let Some(&family) = rest.get(1) else { return Ok(ProxyHeader::Incomplete) };
-    // With LOCAL the family is ignored, whatever it is, and the block is only skipped.
+    // With LOCAL any family is ignored, and the block is only skipped.
     let least = if local { 0 } else { address_bytes(family)? };
     let Some(length) = rest.get(2..).and_then(<[u8]>::first_chunk) else {
         return Ok(ProxyHeader::Incomplete);
@@ -180,13 +182,13 @@ fn read_binary(bytes: &[u8]) -> Result<ProxyHeader, ProxyError> {
     Ok(ProxyHeader::Complete { used, source })
 }
 
-/// How long the addresses of a family and protocol are, source and destination with their ports.
+/// The length of a family's addresses: source and destination with their ports.
 fn address_bytes(family: u8) -> Result<usize, ProxyError> {
     match family {
         0x11 | 0x12 => Ok(12),
         0x21 | 0x22 => Ok(36),
         0x31 | 0x32 => Ok(216),
-        // UNSPEC as the family, the protocol, or both: what the block holds is ignored.
+        // UNSPEC as the family, the protocol or both: the block is ignored.
         0x00..=0x02 | 0x10 | 0x20 | 0x30 => Ok(0),
         _ => {
             let expected = "a family of 0 (UNSPEC) to 3 (Unix) and a protocol of 0 (UNSPEC) to 2 (DGRAM)";
@@ -195,7 +197,7 @@ fn address_bytes(family: u8) -> Result<usize, ProxyError> {
     }
 }
 
-/// The source out of a block that is as long as [`address_bytes`] says, or longer; `None` where it tells no IP address.
+/// The source in a block that is at least as long as [`address_bytes`] says. `None` if the block has no IP address.
 fn read_block(family: u8, block: &[u8]) -> Option<SocketAddr> {
     match family {
         0x11 | 0x12 => {
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_reads_what_is_canonical() {
+    fn version_1_reads_the_canonical_form() {
         for (line, source) in [
             (&b"PROXY TCP4 0.0.0.0 0.0.0.0 0 0\r\n"[..], address("0.0.0.0:0")),
             (b"PROXY TCP6 2001:db8::1 ::1 4711 80\r\n", address("[2001:db8::1]:4711")),
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_refuses_everything_else_and_says_what_came() {
+    fn version_1_refuses_every_other_form_and_shows_it() {
         for (line, expected, received) in [
             (&b"PROXY  TCP4 1.2.3.4 1.2.3.4 1 2\r\n"[..], "TCP4, TCP6 or UNKNOWN", "``"),
             (b"PROXY tcp4 1.2.3.4 1.2.3.4 1 2\r\n", "TCP4, TCP6 or UNKNOWN", "`tcp4`"),
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_tells_the_source_of_streams_and_datagrams() {
+    fn version_2_names_the_source_of_streams_and_datagrams() {
         for family in [0x11, 0x12] {
             assert_eq!(complete(&binary(0x21, family, &IPV4_BLOCK)), (28, address(SOURCE)));
         }
@@ -368,8 +370,8 @@ mod tests {
     }
 
     #[test]
-    fn version_2_skips_what_follows_the_addresses_and_leaves_the_request() {
-        // A checksum that is wrong, a NOOP, and what is no TLV at all.
+    fn version_2_skips_the_tlvs_and_leaves_the_request() {
+        // A wrong checksum, a NOOP, and bytes that are no TLV.
         let block = [&IPV4_BLOCK[..], b"\x03\0\x04\0\0\0\0", b"\x04\0\x01a", b"\x01\xff\xff"].concat();
         let wire = [&binary(0x21, 0x11, &block), &b"GET / HTTP/1.1\r\n"[..]].concat();
         assert_eq!(complete(&wire), (16 + block.len(), address(SOURCE)));
@@ -380,7 +382,7 @@ mod tests {
         for (command, family, block) in [
             (0x20, 0x00, &b""[..]),
             (0x20, 0x11, &IPV4_BLOCK),
-            // LOCAL ignores the family, be it unknown or its block too short.
+            // LOCAL ignores the family, even if it is unknown or its block is too short.
             (0x20, 0x11, b""),
             (0x20, 0xff, b"\x04\0\0"),
             (0x21, 0x00, b""),
@@ -396,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_refuses_what_it_does_not_know_as_soon_as_it_came() {
+    fn version_2_refuses_an_unknown_byte_as_soon_as_it_comes() {
         for command in [0x00, 0x10, 0x11, 0x22, 0x2f, 0x31, 0xff] {
             let message = refused(&[SIGNATURE, &[command]].concat());
             let expected = "expected version 2 with LOCAL (0x20) or PROXY (0x21)";
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_has_a_limit_and_it_is_the_headers_length() {
+    fn version_2_limits_the_length_of_the_whole_header() {
         let longest = binary(0x20, 0, &[0; MAX_BINARY_BYTES - 16]);
         assert_eq!(complete(&longest), (MAX_BINARY_BYTES, None));
         let message = refused(&[SIGNATURE, &[0x21, 0x11, 0x07, 0xf1]].concat());
@@ -427,7 +429,7 @@ mod tests {
         assert!(refused(&[SIGNATURE, &[0x20, 0, 0xff, 0xff]].concat()).ends_with("one of 65551 bytes"));
     }
 
-    /// Headers, some of them with one byte changed, cut or left out, and bytes after them.
+    /// Headers, some of them with one byte changed, cut off or left out, and bytes after them.
     fn beginnings() -> impl Strategy<Value = Vec<u8>> {
         let header = prop_oneof![
             Just(b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n".to_vec()),
@@ -454,7 +456,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn how_bytes_were_split_does_not_matter(bytes in beginnings()) {
+        fn the_split_of_the_bytes_does_not_matter(bytes in beginnings()) {
             let whole = read_proxy_header(&bytes);
             let mut decided = false;
             for end in 0..=bytes.len() {

@@ -1,8 +1,9 @@
-//! The limits of a request, and the refusal of a request that cannot be read on. Error → status for everything that is read.
+//! The limits of a request, and the refusal of a request that cannot be read on. All errors of reading get their status
+//! here.
 
 use http::StatusCode;
 
-/// How much of a head is accepted.
+/// The limits of a head.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Request line and headers together, in bytes (431, or 414 while still in the request line).
@@ -13,8 +14,8 @@ pub struct Limits {
     pub max_headers: usize,
 }
 
-/// Why a request cannot be read on. The connection is closed after the answer, because where the next request would
-/// begin is not known any more.
+/// Why a request cannot be read on. The connection is closed after the answer, because the beginning of the next
+/// request is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {detail}")]
 pub struct Refusal {
@@ -22,26 +23,26 @@ pub struct Refusal {
     pub status: StatusCode,
     /// The answer's `detail`.
     pub detail: &'static str,
-    /// What to count it as.
+    /// The fault that the refusal is counted as.
     pub fault: Fault,
 }
 
-/// What is wrong with a request that cannot be read on.
+/// The fault of a request that cannot be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is no HTTP, or none that is spoken here.
+    /// The request is not HTTP, or in a form of HTTP that the server does not accept.
     Malformed,
-    /// More than [`Limits::max_head_bytes`].
+    /// The head is longer than [`Limits::max_head_bytes`].
     HeadBytes,
-    /// More than [`Limits::max_headers`].
+    /// The head has more lines than [`Limits::max_headers`].
     HeaderCount,
-    /// More than [`Limits::max_target_bytes`].
+    /// The target is longer than [`Limits::max_target_bytes`].
     TargetBytes,
-    /// A longer body than its endpoint takes.
+    /// The body is longer than its endpoint accepts.
     BodyBytes,
-    /// It did not come in time.
+    /// The body did not come in time.
     BodyTimeout,
-    /// It came too slowly.
+    /// The body came too slowly.
     BodyRate,
 }
 
@@ -50,11 +51,11 @@ impl Refusal {
     pub(crate) const BODY_TOO_LARGE: Self =
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than http.max_body_bytes");
 
-    /// 400, for a client that has closed only the side it sends on; from others nothing is read any more.
+    /// 400, for a client that has closed only its sending side. From a client that has left, nothing is read any more.
     pub(crate) const BODY_INCOMPLETE: Self =
         Self::new(StatusCode::BAD_REQUEST, "the client has left before its body was complete");
 
-    /// A refusal whose status says what it is to be counted as.
+    /// A refusal whose status decides what it is counted as.
     pub(crate) const fn new(status: StatusCode, detail: &'static str) -> Self {
         let fault = match status.as_u16() {
             408 => Fault::BodyTimeout,

@@ -1,7 +1,7 @@
 //! A whole request: its head as it came, and its body.
 //!
-//! Made by a connector, read by handlers. Headers stay where they arrived and are found by looking, because most handlers
-//! ask for none or one.
+//! A connector makes it and handlers read it. Headers stay where they arrived and are searched for, because most
+//! handlers need none or one.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,26 +14,26 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use super::{BodyReader, Form, Source};
 use crate::base::request_id::{RequestId, RequestIds, Trace};
 
-/// A request: complete with its body, or with as much of it as the handler will read. `Debug` shows which request it is, and not
-/// what stands in its query, its headers and its body.
+/// A request with its body, or with the part of the body that has come for a handler that streams. `Debug` shows which
+/// request it is, but not its query, its headers and its body.
 #[expect(clippy::struct_field_names, reason = "the id has its name everywhere")]
 pub struct Request {
     pub(crate) method: Method,
     pub(crate) version: Version,
-    /// The bytes that the ranges below point into.
+    /// The bytes that the ranges below refer to.
     pub(crate) head: Arc<[u8]>,
     pub(crate) path: Range<usize>,
     pub(crate) query: Option<Range<usize>>,
     pub(crate) fields: Vec<(Range<usize>, Range<usize>)>,
     pub(crate) logged: Logged,
     pub(crate) body: Bytes,
-    /// The body of a handler that streams, where it is too long to be read before.
+    /// The rest of a body that is too long to be read before the handler runs.
     pub(crate) source: Option<Arc<dyn Source>>,
     pub(crate) keep_alive: bool,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) client: Option<IpAddr>,
     pub(crate) client_certificate: Option<Bytes>,
-    /// Said by the connector that has read it.
+    /// Set by the connector that has read the request.
     pub(crate) request_id: Option<RequestId>,
     pub(crate) path_names: Option<Arc<[Box<str>]>>,
     pub(crate) path_values: Vec<Range<usize>>,
@@ -63,12 +63,12 @@ impl Request {
         self.text(&self.path)
     }
 
-    /// The query as it was sent, without the `?`; empty where there is none.
+    /// The query as it was sent, without the `?`. Empty if the target has no query.
     pub fn query(&self) -> &str {
         self.query.as_ref().map_or("", |range| self.text(range))
     }
 
-    /// The first value of a header, by its name in any case.
+    /// The first value of a header. The case of its name does not matter.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.header_lines().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
@@ -78,7 +78,7 @@ impl Request {
         self.fields.iter().map(|(name, value)| (self.text(name), &self.head[value.clone()]))
     }
 
-    /// The headers as the `http` crate's map, made anew by each call.
+    /// The headers as a map of the `http` crate. Each call makes a new map.
     pub fn header_map(&self) -> HeaderMap {
         let pairs = self.header_lines().filter_map(|(name, value)| {
             Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value).ok()?))
@@ -90,46 +90,48 @@ impl Request {
         map
     }
 
-    /// The body, after chunked decoding. Empty where [`reader`](Self::reader) has it: a handler that
-    /// [streams](crate::handler::streaming) reads it there.
+    /// The body, after chunked decoding. It is empty if the body must be read with [`reader`](Self::reader), for a
+    /// handler that [streams](crate::handler::streaming).
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The body as a stream. Of a body that came whole each call begins at its start; one that is still coming can be read
-    /// only once, and each read waits for the client up to the request's deadline.
+    /// The body as a stream. If the whole body has come, each call begins at its start. A body that is still coming can
+    /// be read only once, and each read waits for the client up to the request's deadline.
     pub fn reader(&self) -> BodyReader {
         BodyReader { bytes: self.body.clone(), source: self.source.clone() }
     }
 
-    /// Who is at the other end of the connection, or whom its PROXY header names; `None` on a Unix socket.
+    /// The address of the other end of the connection, or the one in its PROXY header. `None` on a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    /// The client's address: behind proxies that `proxy.trusted` lists the one that `proxy.header` tells, else the peer's.
+    /// The client's address. Behind proxies in `proxy.trusted` it is the address in `proxy.header`, otherwise the
+    /// peer's.
     pub fn client(&self) -> Option<IpAddr> {
         self.client
     }
 
-    /// The request's id, which the answer and the log have as well: the one that its client sent in `server.request_id_header`,
-    /// where that is 1 to 128 visible ASCII characters without quotes, commas, semicolons and backslashes, or else sixteen hexadecimal
-    /// digits.
+    /// The request's id, which the answer and the log have as well. It is the client's from `server.request_id_header`
+    /// if that is 1 to 128 visible ASCII characters without quotes, commas, semicolons and backslashes. Otherwise it is
+    /// sixteen hexadecimal digits.
     pub fn id(&self) -> &str {
         self.request_id.as_ref().map_or("", RequestId::id)
     }
 
-    /// Its place in a trace, the client's or one that begins here; `None` where `tracing.propagate` is false.
+    /// The request's place in a trace, which the client began or which begins here. `None` if `tracing.propagate` is
+    /// false.
     pub fn trace(&self) -> Option<&Trace> {
         self.request_id.as_ref()?.trace()
     }
 
-    /// Its id with its trace, if its connector has read them.
+    /// The identity of the request, if the connector has set it.
     pub fn request_id(&self) -> Option<&RequestId> {
         self.request_id.as_ref()
     }
 
-    /// Reads the id and the trace, or makes them.
+    /// Sets the identity of the request from its headers.
     pub fn read_id(&mut self, request_ids: &Arc<RequestIds>) {
         let lines = self.fields.iter().filter(|(name, _)| request_ids.looks_at(name.len()));
         let lines = lines.map(|(name, value)| (&self.head[name.clone()], &self.head[value.clone()]));
@@ -154,8 +156,8 @@ impl Request {
             .map(|(_, value)| value.into_owned())
     }
 
-    /// The form that its answer has. The connection cannot stay open while its body has not come to an end: where the next
-    /// request begins is not known then.
+    /// The form of the answer. The connection cannot stay open before the body has ended, because the beginning of the
+    /// next request is unknown until then.
     pub fn form(&self) -> Form {
         Form {
             head_only: self.method == Method::HEAD,
@@ -164,7 +166,7 @@ impl Request {
         }
     }
 
-    /// Target and header names are ASCII: the parser refused everything else.
+    /// Target and header names are ASCII, because the parser refuses everything else.
     fn text(&self, range: &Range<usize>) -> &str {
         std::str::from_utf8(&self.head[range.clone()]).unwrap_or_default()
     }
@@ -179,7 +181,7 @@ pub(crate) struct Logged {
 
 impl Logged {
     /// Remembers the position of a value, if the header is a logged one.
-    pub(super) fn see(&mut self, name: &[u8], value: &Range<usize>) {
+    pub(super) fn note(&mut self, name: &[u8], value: &Range<usize>) {
         match name.len() {
             7 if name.eq_ignore_ascii_case(b"referer") => self.referer = Some(value.clone()),
             10 if name.eq_ignore_ascii_case(b"user-agent") => self.user_agent = Some(value.clone()),

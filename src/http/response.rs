@@ -10,16 +10,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{BodyWriter, Feed, Timing};
 
-/// What a handler answers. `Content-Length`, `Transfer-Encoding`, `Date` and `Connection` are the server's to write.
+/// The answer of a handler. The server itself writes `Content-Length`, `Transfer-Encoding`, `Date` and `Connection`.
 pub struct Response {
     status: StatusCode,
-    /// Beside the map, because nearly every response has just this one header and a map would be allocated for it.
+    /// Kept outside of the map: nearly every response has only this header, and a map would need an allocation.
     content_type: Option<HeaderValue>,
     headers: HeaderMap,
     pub(crate) body: Body,
-    /// What `Server-Timing` is to say.
+    /// The content of `Server-Timing`.
     pub(crate) timing: Option<Timing>,
-    /// The body is a problem that does not name its request yet.
+    /// The body is a problem without the id of its request.
     is_unnamed_problem: bool,
 }
 
@@ -44,7 +44,7 @@ impl From<HeaderValue> for MediaType {
     }
 }
 
-/// What comes after the head.
+/// The part after the head.
 pub(crate) enum Body {
     Bytes(Bytes),
     File(FileBody),
@@ -52,12 +52,12 @@ pub(crate) enum Body {
     Feed(Arc<dyn Feed>),
 }
 
-/// Writes a streamed body, piece by piece. An error ends the connection, so that the client sees that the body is not
-/// complete.
+/// Writes a streamed body piece by piece. An error ends the connection, so that the client sees that the body is
+/// incomplete.
 pub type WriteBody =
     Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + Send>;
 
-/// A file that is a body, from its start, and its length when it was opened.
+/// A file that is sent as a body from its start, with its length at the time of opening.
 #[derive(Debug)]
 pub(crate) struct FileBody {
     pub(crate) file: fs::File,
@@ -91,17 +91,18 @@ impl Response {
         Self::new(StatusCode::OK, "text/plain; charset=utf-8", body)
     }
 
-    /// 200 with the whole of a file, however large: it is read as its client takes it, and holds no worker meanwhile.
+    /// 200 with the whole of a file, however large. The file is read as fast as the client takes it, and holds no
+    /// worker meanwhile.
     ///
     /// # Errors
-    /// When the system does not tell the file's length.
+    /// The system does not tell the file's length.
     pub fn file(content_type: impl Into<MediaType>, file: fs::File) -> io::Result<Self> {
         let length = file.metadata()?.len();
         let body = Body::File(FileBody { file, length });
         Ok(Self { body, ..Self::new(StatusCode::OK, content_type, Bytes::new()) })
     }
 
-    /// 200 with what `write` writes, sent as it is written. A client that reads slowly makes `write` wait once
+    /// 200 with the output of `write`, sent while it is written. If the client reads slowly, `write` waits once
     /// `http.response_buffer_bytes` are on their way, up to the request's deadline. The worker is busy until `write`
     /// returns.
     pub fn stream(
@@ -114,13 +115,14 @@ impl Response {
         Self { body, ..Self::new(StatusCode::OK, content_type, Bytes::new()) }
     }
 
-    /// 200 with what a feed brings, for as long as the client stays. Only a poller can send it, and only in plain HTTP.
+    /// 200 with the pieces of a feed, for as long as the client stays. Only a poller can send it, and only in plain
+    /// HTTP.
     pub(crate) fn feed(content_type: &'static str, feed: Arc<dyn Feed>) -> Self {
         Self { body: Body::Feed(feed), ..Self::new(StatusCode::OK, content_type, Bytes::new()) }
     }
 
-    /// Adds a header. `Content-Type` replaces the one the response has; those that are the server's are dropped when the
-    /// response is encoded. A [`HeaderValue`] cannot hold a line break, so no response can be split.
+    /// Adds a header. `Content-Type` replaces the response's own. Headers that only the server writes are dropped when
+    /// the response is encoded. A [`HeaderValue`] cannot hold a line break, so no response can be split.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if name == http::header::CONTENT_TYPE {
@@ -139,12 +141,13 @@ impl Response {
         self
     }
 
-    /// The body is a JSON object to which [`name_request`](Self::name_request) is to add a member.
+    /// Marks the body as a JSON object to which [`name_request`](Self::name_request) adds a member.
     pub(super) fn unnamed_problem(self) -> Self {
         Self { is_unnamed_problem: true, ..self }
     }
 
-    /// Adds the request's id to a problem, as `request_id`. Whoever sends an answer says it before it counts the answer's bytes.
+    /// Adds the request's id to a problem, as `request_id`. The sender of an answer calls this before it counts the
+    /// answer's bytes.
     pub(crate) fn name_request(&mut self, id: &str) {
         if id.is_empty() || !std::mem::take(&mut self.is_unnamed_problem) {
             return;
@@ -152,7 +155,7 @@ impl Response {
         if let Body::Bytes(body) = &self.body
             && let Some(members) = body.strip_suffix(b"}")
         {
-            // An id has neither quotes nor backslashes, whoever has made it (`request_id`).
+            // Every id is without quotes and backslashes (see `identity`).
             self.body = Body::Bytes([members, b",\"request_id\":\"", id.as_bytes(), b"\"}"].concat().into());
         }
     }
@@ -179,12 +182,12 @@ impl Response {
         &self.headers
     }
 
-    /// The body, as far as it is in memory: of a file or a stream nothing.
+    /// The body in memory. It is empty for a file or a stream.
     pub fn body(&self) -> &[u8] {
         if let Body::Bytes(bytes) = &self.body { bytes } else { &[] }
     }
 
-    /// The body's length in bytes; `None` for one that nobody knows yet.
+    /// The body's length in bytes. `None` if it is not known before the body ends.
     pub fn length(&self) -> Option<u64> {
         match &self.body {
             Body::Bytes(bytes) => Some(bytes.len() as u64),
@@ -193,7 +196,7 @@ impl Response {
         }
     }
 
-    /// Takes what writes the body out of a streamed response.
+    /// Takes the writer of the body out of a streamed response.
     pub(crate) fn take_stream(&mut self) -> Option<WriteBody> {
         if !matches!(self.body, Body::Stream(_)) {
             return None;

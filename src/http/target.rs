@@ -1,4 +1,4 @@
-//! The request target in its four forms (RFC 9112 section 3.2), and the host that it or `Host` names.
+//! The request target in its four forms (RFC 9112 section 3.2), and the host in the target or in `Host`.
 //!
 //! Poller thread, called by `parse.rs`.
 
@@ -9,19 +9,20 @@ use http::{Method, StatusCode};
 
 use super::refusal::{Limits, Refusal, bad, refuse};
 
-/// What a target says; the ranges are of the head.
+/// The parts of a target. The ranges refer to the head.
 pub(super) struct Target {
     pub(super) path: Path,
     pub(super) query: Option<Range<usize>>,
-    /// It names a host by itself.
+    /// The target itself names a host.
     pub(super) is_absolute: bool,
 }
 
-/// Where the path is.
+/// The place of the path.
 pub(super) enum Path {
-    /// In the head.
+    /// The path is in the head.
     Written(Range<usize>),
-    /// Nowhere: an empty path is `/`, and for OPTIONS it is `*`, the whole server (RFC 9110 section 4.2.3).
+    /// The path is not written. An empty path means `/`, and for OPTIONS `*`, the whole server (RFC 9110 section
+    /// 4.2.3).
     Implied(u8),
 }
 
@@ -59,7 +60,7 @@ impl Target {
     }
 }
 
-/// CONNECT has a host and a port for its target (RFC 9110 section 9.3.6).
+/// The target of CONNECT is a host and a port (RFC 9110 section 9.3.6).
 fn refuse_connect(target: &str) -> Refusal {
     let (host, port) = target.rsplit_once(':').unwrap_or_default();
     if host.is_empty() || port.is_empty() || !is_authority(target.as_bytes()) {
@@ -68,7 +69,7 @@ fn refuse_connect(target: &str) -> Refusal {
     refuse(StatusCode::NOT_IMPLEMENTED, "CONNECT is for proxies")
 }
 
-/// The bytes of `http://authority` in an absolute target. An http URI has a host (RFC 9110 section 4.2.1).
+/// The length of `http://authority` in an absolute target. An http URI must have a host (RFC 9110 section 4.2.1).
 fn origin_len(target: &str) -> Option<usize> {
     let scheme = if target.get(..7)?.eq_ignore_ascii_case("http://") {
         7
@@ -83,7 +84,7 @@ fn origin_len(target: &str) -> Option<usize> {
     names_host.then_some(end)
 }
 
-/// Whether this is `host[:port]` (RFC 9110 section 7.2): no user, no path, no second host.
+/// Whether this is `host[:port]` (RFC 9110 section 7.2), without a user, a path or a second host.
 pub(super) fn is_authority(text: &[u8]) -> bool {
     let host_len = match text {
         [b'[', rest @ ..] => memchr::memchr(b']', rest).map_or(text.len(), |end| end + 2),
@@ -99,8 +100,8 @@ pub(super) fn is_authority(text: &[u8]) -> bool {
     is_host && matches!(port, [] | [b':', ..]) && port.iter().skip(1).all(u8::is_ascii_digit)
 }
 
-/// Whether these bytes may be a host's name (RFC 3986 section 3.2.2). A comma is none of them here, though it may be: it
-/// is what two Host lines have between them once they were joined to one (RFC 9110 section 5.3).
+/// Whether these bytes may be a host's name (RFC 3986 section 3.2.2). A comma is allowed there but not here: two Host
+/// lines that were joined to one have a comma between them (RFC 9110 section 5.3).
 fn is_registered_name(mut name: &[u8]) -> bool {
     while let [first, rest @ ..] = name {
         name = match (first, rest) {

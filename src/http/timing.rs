@@ -1,9 +1,10 @@
-//! Where a request's time went, as its answer says it: the header `Server-Timing` (<https://www.w3.org/TR/server-timing/>).
+//! The time that a request spent in each phase, as the header `Server-Timing` of its answer
+//! (<https://www.w3.org/TR/server-timing/>).
 
 use std::time::Duration;
 
-/// How long a request was in each phase before its answer's head went out.
-/// In microseconds, so that a response is not much larger for it; more than an hour is an hour.
+/// How long a request was in each phase before the head of its answer was sent. In microseconds that fit into 32 bits,
+/// so that a response stays small. More than an hour counts as an hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing([u32; 4]);
 
@@ -11,13 +12,13 @@ impl Timing {
     /// The header's name.
     pub(crate) const HEADER: &str = "server-timing";
 
-    /// The times of waiting for a worker and for a database connection, of statements, and of the handler otherwise.
+    /// The times of waiting for a worker, of waiting for a session, of statements, and of the rest of the handler.
     pub fn new(queue: Duration, pool: Duration, database: Duration, render: Duration) -> Self {
         let us = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         Self([queue, pool, database, render].map(us))
     }
 
-    /// Appends the header's value: milliseconds with three decimals, by the names that `wharf load` knows.
+    /// Appends the header's value: milliseconds with three decimals, under the names that `wharf load` knows.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         const ALL: Template<63, 4> =
             Template::new(b"queue;dur=0.000, pool;dur=0.000, db;dur=0.000, render;dur=0.000");
@@ -25,19 +26,19 @@ impl Timing {
     }
 }
 
-/// A text with times in milliseconds, each to the microsecond. Most of them are below ten, and then it is one copy, and digits at places
-/// that are known.
+/// A text with times in milliseconds, each to the microsecond. Most times are below ten milliseconds. Then
+/// writing is one copy of the text, with digits set at known places.
 pub(crate) struct Template<const LENGTH: usize, const TIMES: usize> {
     text: [u8; LENGTH],
-    /// Where in it each time is.
+    /// The place of each time in the text.
     places: [usize; TIMES],
 }
 
-/// What stands for a time in the text.
+/// The placeholder of a time in the text.
 const NONE: &[u8; 5] = b"0.000";
 
 impl<const LENGTH: usize, const TIMES: usize> Template<LENGTH, TIMES> {
-    /// With a `0.000` for each time, and no other point in it.
+    /// A template from a text with `0.000` for each time and no other point.
     pub(crate) const fn new(text: &[u8; LENGTH]) -> Self {
         let (mut places, mut found, mut at) = ([0; TIMES], 0, 0);
         while at < LENGTH {
@@ -51,7 +52,7 @@ impl<const LENGTH: usize, const TIMES: usize> Template<LENGTH, TIMES> {
         Self { text: *text, places }
     }
 
-    /// Appends it with these microseconds.
+    /// Appends the text with these times in microseconds.
     pub(crate) fn write(&self, times: [u64; TIMES], out: &mut Vec<u8>) {
         if times.iter().all(|us| *us < 10_000) {
             let mut text = self.text;
@@ -70,9 +71,9 @@ impl<const LENGTH: usize, const TIMES: usize> Template<LENGTH, TIMES> {
     }
 }
 
-/// So many of them.
+/// The whole microseconds of a duration.
 pub(crate) fn microseconds(time: Duration) -> u64 {
-    // No arithmetic of 128 bits, which takes longer than all the rest of this.
+    // 128-bit arithmetic would take longer than the rest of this file's work.
     time.as_secs().saturating_mul(1_000_000).saturating_add(time.subsec_micros().into())
 }
 
@@ -81,7 +82,7 @@ pub(crate) fn milliseconds(time: Duration, out: &mut Vec<u8>) {
     thousandths(microseconds(time), out);
 }
 
-/// Appends so many thousandths, with their three decimals.
+/// Appends a number of thousandths, as a decimal number with three decimals.
 fn thousandths(number: u64, out: &mut Vec<u8>) {
     if number < 10_000 {
         return out.extend_from_slice(&short(number));
@@ -90,13 +91,14 @@ fn thousandths(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&decimals(number % 1000));
 }
 
-/// Fewer than ten thousand. Two digits at a time are half of the divisions, and a length that is known costs no call.
+/// The digits of a number below ten thousand. Two digits at a time halve the number of divisions, and a known length
+/// saves a call.
 fn short(thousandths: u64) -> [u8; 5] {
     let ([a, b], [c, d]) = (two_digits(thousandths / 100), two_digits(thousandths % 100));
     [a, b'.', b, c, d]
 }
 
-/// Of a number below 100.
+/// The digits of a number below 100.
 fn two_digits(number: u64) -> [u8; 2] {
     const ALL: [[u8; 2]; 100] = {
         let mut all = [[0; 2]; 100];
@@ -110,12 +112,12 @@ fn two_digits(number: u64) -> [u8; 2] {
     ALL[(number % 100) as usize]
 }
 
-/// So many thousandths, behind a point.
+/// A number of thousandths below 1,000, as a point and three digits.
 pub(crate) fn decimals(thousandths: u64) -> [u8; 4] {
     [b'.', digit(thousandths / 100), digit(thousandths / 10), digit(thousandths)]
 }
 
-/// The last digit.
+/// The last digit of a number.
 fn digit(number: u64) -> u8 {
     b"0123456789"[(number % 10) as usize]
 }

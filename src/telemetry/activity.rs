@@ -1,8 +1,8 @@
-//! What a worker does now, and where the time of its request goes.
+//! The current activity of each worker, and the time that its request spends in each.
 //!
-//! The worker writes, whoever looks reads: relaxed atomics, no lock. A worker keeps one for all its requests, and lends it to
-//! the connections that it borrows, so that they note what they wait for. Only of a request that is recorded is each wait kept,
-//! behind a lock that nobody else takes.
+//! The worker writes and other threads read, with relaxed atomics and without a lock. A worker keeps one activity for
+//! all its requests. It lends the activity to the sessions that it borrows, so that they note their waits. Single waits
+//! are kept only for a recorded request, behind a lock that no other thread takes.
 
 use std::borrow::Cow;
 use std::mem;
@@ -10,19 +10,19 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a worker does.
+/// The possible activities of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Doing {
-    /// Waits for a request.
+    /// The worker waits for a request.
     Idle = 0,
-    /// Runs its handler, which does neither of the others.
+    /// The worker runs the handler, outside of the waits below.
     Handler = 1,
-    /// Waits for a database connection.
+    /// The worker waits for a session.
     Pool = 2,
-    /// Waits for the database: from a statement's beginning to its last row.
+    /// The worker waits for the database, from a statement's beginning to its last row.
     Database = 3,
-    /// Writes the answer.
+    /// The worker writes the answer.
     Write = 4,
 }
 
@@ -42,23 +42,23 @@ impl Doing {
     }
 }
 
-/// One worker's activity. Clones are of the same worker; of [`Activity::default`] nobody looks.
+/// One worker's activity. Clones belong to the same worker. Nobody reads the activity of [`Activity::default`].
 #[derive(Clone, Debug)]
 pub struct Activity(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Times below count from here.
+    /// The times below count from here.
     epoch: Instant,
     doing: AtomicU8,
-    /// Which endpoint's request.
+    /// The id of the request's endpoint.
     endpoint: AtomicU32,
-    /// Since when the worker has had the request, and by when it is to be answered.
+    /// When the worker took the request. The next field is the request's deadline.
     began_ns: AtomicU64,
     deadline_ns: AtomicU64,
-    /// Since when it does what it does.
+    /// When the current activity began.
     since_ns: AtomicU64,
-    /// What the request has spent so far.
+    /// The time that the request has spent so far: on waits for a session, and then on statements.
     pool_ns: AtomicU64,
     database_ns: AtomicU64,
     /// Whether each wait of the request is kept.
@@ -69,52 +69,52 @@ struct State {
 /// The waits of one request, in the order in which they ended.
 #[derive(Clone, Debug, Default)]
 pub struct Waits {
-    /// The first [`WAITS_MAX`] of them.
+    /// The first [`WAITS_MAX`] waits.
     pub kept: Vec<Wait>,
-    /// How many more there were.
+    /// The number of further waits.
     pub missed: u32,
 }
 
-/// As many as OpenTelemetry lets a span have events: a handler that runs a statement for each of a million rows is not to fill
-/// the memory with them.
+/// The number of events that OpenTelemetry allows for a span. A handler may run a statement for each of a million rows,
+/// and these waits must not fill the memory.
 pub const WAITS_MAX: usize = 128;
 
-/// What a request waited for.
+/// One wait of a request.
 #[derive(Clone, Debug)]
 pub struct Wait {
-    /// A connection, or the database.
+    /// For a session or for the database.
     pub doing: Doing,
-    /// The statement's name, or what it does; empty for a connection.
+    /// The name of the statement, or what the statement does. Empty for a session.
     pub name: Cow<'static, str>,
-    /// Since when.
+    /// When the wait began.
     pub since: Instant,
-    /// For how long.
+    /// The length of the wait.
     pub took: Duration,
-    /// What kind of failure it ended with.
+    /// The kind of failure that ended the wait.
     pub error: Option<Cow<'static, str>>,
 }
 
-/// What a request has spent with its worker so far.
+/// The time that a request has spent at its worker so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
-    /// On waits for a connection.
+    /// On waits for a session.
     pub pool: Duration,
     /// On statements.
     pub database: Duration,
 }
 
-/// A worker, as it is seen from outside.
+/// A worker's activity at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// What it does.
+    /// The current activity.
     pub doing: Doing,
-    /// For how long.
+    /// How long the activity has lasted.
     pub for_so_long: Duration,
-    /// Which endpoint's request it has.
+    /// The id of the endpoint of its request.
     pub endpoint: u32,
-    /// For how long it has had it.
+    /// How long the worker has had the request.
     pub with_request: Duration,
-    /// Whether that should have been answered.
+    /// Whether the request's deadline has passed.
     pub is_overdue: bool,
 }
 
@@ -136,7 +136,7 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// A request begins.
+    /// Begins a request.
     pub fn begin(&self, endpoint: u32, now: Instant, deadline: Instant) {
         let state = &*self.0;
         let now = state.time(now);
@@ -145,35 +145,35 @@ impl Activity {
         state.deadline_ns.store(state.time(deadline), Relaxed);
         state.pool_ns.store(0, Relaxed);
         state.database_ns.store(0, Relaxed);
-        // The one before may have been answered by somebody else, so that nobody took its waits.
+        // A poller may have answered the request before this one, so that nobody took its waits.
         state.records.store(false, Relaxed);
         state.set(Doing::Handler, now);
     }
 
-    /// From now on each wait is kept, until they are taken.
+    /// Keeps each wait from now on, until the waits are taken.
     pub fn record(&self) {
         *self.0.waits() = Waits::default();
         self.0.records.store(true, Relaxed);
     }
 
-    /// The waits that were kept.
+    /// Takes the waits that were kept.
     pub fn take_waits(&self) -> Waits {
         self.0.records.store(false, Relaxed);
         mem::take(&mut *self.0.waits())
     }
 
-    /// The worker does something else from now on.
+    /// Notes that the worker begins another activity.
     pub fn turn_to(&self, doing: Doing, now: Instant) {
         self.0.set(doing, self.0.time(now));
     }
 
-    /// Until the guard is dropped the worker waits for a connection or the database. Of waits within a wait the outermost
+    /// The worker waits for a session or the database until the guard is dropped. Of nested waits only the outermost
     /// counts.
     pub fn wait_for(&self, doing: Doing) -> Waiting<'_> {
         self.waiting(doing, Instant::now)
     }
 
-    /// The same by who has looked at the clock already.
+    /// Like [`wait_for`](Self::wait_for), for a caller that has read the clock already.
     pub fn wait_since(&self, doing: Doing, since: Instant) -> Waiting<'_> {
         self.waiting(doing, || since)
     }
@@ -190,14 +190,14 @@ impl Activity {
         Waiting { state, doing, before, since, until: None, kept }
     }
 
-    /// The request has spent this, as somebody knows who has looked at the clock.
+    /// Adds time that a caller has measured itself.
     pub fn spend(&self, spent: Spent) {
         let count = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.0.pool_ns.store(count(spent.pool), Relaxed);
         self.0.database_ns.store(count(spent.database), Relaxed);
     }
 
-    /// What the request has spent so far.
+    /// The time that the request has spent so far.
     pub fn spent(&self) -> Spent {
         Spent {
             pool: Duration::from_nanos(self.0.pool_ns.load(Relaxed)),
@@ -205,7 +205,7 @@ impl Activity {
         }
     }
 
-    /// What the worker does at this moment. Each part is right by itself; together they may be of two moments.
+    /// The worker's activity at this moment. Each part is right by itself, but two parts may belong to two moments.
     pub fn look(&self, now: Instant) -> Look {
         let state = &*self.0;
         let now = state.time(now);
@@ -245,9 +245,9 @@ pub struct Waiting<'a> {
     before: u8,
     /// `None` within another wait.
     since: Option<Instant>,
-    /// Where somebody has looked at the clock already.
+    /// The end of the wait, if the caller has read the clock already.
     until: Option<Instant>,
-    /// What is kept of it, where the request is recorded.
+    /// The wait to keep, if the request is recorded.
     kept: Option<Kept>,
 }
 
@@ -258,7 +258,7 @@ struct Kept {
 }
 
 impl Waiting<'_> {
-    /// Says what is waited for. What has no name is not kept, but for the wait for a connection.
+    /// Names the wait. Without a name only a wait for a session is kept.
     pub fn on(mut self, name: impl FnOnce() -> Cow<'static, str>) -> Self {
         if let Some(kept) = &mut self.kept {
             kept.name = name();
@@ -266,13 +266,13 @@ impl Waiting<'_> {
         self
     }
 
-    /// It ends now, as somebody knows who has looked at the clock.
+    /// Ends the wait at `now`, for a caller that has read the clock already.
     pub fn until(mut self, now: Instant) -> Self {
         self.until = Some(now);
         self
     }
 
-    /// It has come to this end, which is handed back; `kind` says what kind of failure one is.
+    /// Ends the wait with this result and returns it. `kind` names the kind of a failure.
     pub fn end<T, E>(
         mut self,
         ended: Result<T, E>,
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_counts_for_what_was_waited_for_and_once() {
+    fn a_wait_counts_once_and_for_its_own_activity() {
         let activity = Activity::default();
         let now = Instant::now();
         activity.begin(7, now, now + Duration::from_secs(5));
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn only_named_waits_of_a_recorded_request_are_kept_and_not_too_many() {
+    fn only_named_waits_of_recorded_requests_are_kept_up_to_a_limit() {
         let activity = Activity::default();
         let kind = |error: &&'static str| Cow::Borrowed(*error);
         let wait = |doing, name| {

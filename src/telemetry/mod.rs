@@ -1,4 +1,4 @@
-//! What the server says of itself: metrics, the log of requests, traces, and the time that each request takes where.
+//! The server's reports on itself: metrics, the log of requests, traces, and the activity of each worker.
 
 pub mod activity;
 pub mod journal;

@@ -1,7 +1,8 @@
-//! Lines of the log that a client or a broken database can cause as often as it likes: a few a second of each kind, and then
-//! how many more there were.
+//! Log lines that a client or a broken database could cause at any rate. Each kind is limited to a few lines a second,
+//! followed by the number of the others.
 //!
-//! Any thread. One counter for each place in the source that logs; a lock only when something was held back, and when it is said.
+//! Any thread. Each place in the source that logs has one counter. A lock is taken only when a line is held back and
+//! when the number is logged.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -9,35 +10,35 @@ use std::time::Instant;
 
 use log::Level;
 
-/// Below, the lines so far in a second; above, which second it is.
+/// The lower bits count the lines of a second, the bits above are the number of the second.
 const SECOND: u32 = 32;
 
-/// One place in the source that logs, and how often it has of late.
+/// One place in the source that logs, with its recent lines.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// What its lines say.
+    /// The subject of its lines.
     what: &'static str,
     level: Level,
-    /// So many of them a second.
+    /// The limit on its lines a second.
     most: u64,
-    /// A second, counted from the first line that anybody logged, and the lines in it.
+    /// The current second, counted from the first line of all places, and the number of lines in it.
     state: AtomicU64,
     held_back: AtomicU64,
-    /// It stands in [`PLACES`].
+    /// Whether the place is in [`PLACES`].
     known: AtomicBool,
 }
 
-/// Those that have held something back, so that it is said also when nothing follows.
+/// The places that have held lines back. Their number is logged even if no further line follows.
 static PLACES: Mutex<Vec<&'static Place>> = Mutex::new(Vec::new());
 
 impl Place {
-    /// At most `most` lines a second. `what`: what they say, as in "12 more …".
+    /// At most `most` lines a second. `what` names the lines, as in "12 more …".
     pub(crate) const fn new(level: Level, most: u64, what: &'static str) -> Self {
         let (state, held_back) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { what, level, most, state, held_back, known: AtomicBool::new(false) }
     }
 
-    /// Whether a line may be logged now. What may not is counted.
+    /// Whether a line may be logged now. A line that may not is counted.
     pub(crate) fn admits(&'static self) -> bool {
         let admitted = self.admits_in(second());
         if !admitted && !self.known.swap(true, Relaxed) {
@@ -59,13 +60,13 @@ impl Place {
     }
 }
 
-/// Seconds since somebody asked first, from 1.
+/// Seconds since the first call, counted from 1.
 fn second() -> u64 {
     static FIRST: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     FIRST.get_or_init(Instant::now).elapsed().as_secs() + 1
 }
 
-/// Says how many lines were held back since it was asked last. The observer asks once a second.
+/// Logs how many lines were held back since the last call. The observer calls it once a second.
 pub(crate) fn tell_the_rest() {
     let places = PLACES.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for place in places {
@@ -76,8 +77,9 @@ pub(crate) fn tell_the_rest() {
     }
 }
 
-/// Logs as `log!` does, but at most so many lines a second from this place, five unless told:
-/// `sparingly!(Level::Warn, "what it says", "…", …)`, or `1 of "what it says"`. Five show what they have in common.
+/// Logs like `log!`, but limits the lines a second from this place. The limit is five, enough to show what the lines
+/// have in common: `sparingly!(Level::Warn, "what it says", "…", …)`. Another limit is written as `1 of "what it
+/// says"`.
 macro_rules! sparingly {
     ($level:expr, $what:literal, $($line:tt)+) => {
         $crate::telemetry::sparing::sparingly!($level, 5 of $what, $($line)+)
@@ -97,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_lines_a_second_are_let_through_and_the_others_counted() {
+    fn a_few_lines_a_second_are_admitted_and_the_others_counted() {
         let place = Place::new(Level::Warn, 5, "what");
         let admitted = |second| (0..100).filter(|_| place.admits_in(second)).count();
         assert_eq!(admitted(1), 5);
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_held_back_is_said_once() {
+    fn held_back_lines_are_reported_once() {
         static PLACE: Place = Place::new(Level::Trace, 5, "nothing");
         while PLACE.admits() {}
         assert!(PLACES.lock().expect("no panic").iter().any(|place| std::ptr::eq(*place, &raw const PLACE)));

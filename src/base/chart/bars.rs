@@ -1,4 +1,5 @@
-//! Bars that lie on their side, each of several parts: for a few things with long names, which a phone's width has room for.
+//! Horizontal bars, each made of several parts. They suit a few things with long names, which have room even at a
+//! phone's width.
 
 use std::fmt::Write as _;
 
@@ -10,7 +11,7 @@ use super::{Tone, Unit};
 #[derive(Clone, Debug)]
 pub(crate) struct Bars {
     pub(crate) unit: Unit,
-    /// What the parts are called.
+    /// The name and the colour of each part.
     pub(crate) series: Vec<(&'static str, Tone)>,
     pub(crate) rows: Vec<Row>,
 }
@@ -18,9 +19,9 @@ pub(crate) struct Bars {
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) label: String,
-    /// One for each of the series.
+    /// One value for each of the series.
     pub(crate) values: Vec<f64>,
-    /// At the end of the label's line.
+    /// Stands at the end of the label's line.
     pub(crate) note: String,
 }
 
@@ -33,7 +34,7 @@ impl Row {
 }
 
 impl Bars {
-    /// As SVG, with this title for those who cannot see it.
+    /// The bars as SVG. `title` is for people who cannot see them.
     pub(super) fn svg(&self, title: &str, size: Size) -> String {
         let (font, full) = (size.font(), size.width());
         let each = font * 1.5 + BAR_HEIGHT + 10.0;
@@ -75,7 +76,7 @@ impl Bars {
                 Text(&text),
                 tone.class(),
                 Place(left),
-                // A gap that tells neighbours apart without their colours.
+                // A gap separates neighbours without relying on their colours.
                 Place((wide - 1.5).max(0.5)),
             );
             let both = format!("{name} {text}");
@@ -94,7 +95,8 @@ impl Bars {
     }
 }
 
-/// Its end says more than its middle, and its begin: hosts come first, and what differs comes last.
+/// Shortens a text in its middle. Hosts come first and the difference comes last, so the end says most, then the
+/// beginning.
 fn shortened(text: &str, room: f64, font: f64) -> String {
     if width(text, font) <= room {
         return text.to_owned();
@@ -123,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_name_keeps_its_begin_and_its_end() {
+    fn a_long_name_keeps_its_beginning_and_its_end() {
         assert_eq!(shortened("short", 100.0, 10.0), "short");
         let long = format!("begin{}end", "x".repeat(100));
         let text = shortened(&long, 100.0, 10.0);

@@ -1,4 +1,4 @@
-//! A chart as SVG. Its colours and sizes of text are the style sheet's.
+//! A chart as SVG. The style sheet sets the colours and the sizes of text.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,8 @@ use super::place::{bold_width, spread, width, with_room};
 use super::scale::Scale;
 use super::{At, Chart, Mark, Point, Rule, Tone};
 
-/// For what a drawing is made. Each is shown at about the size that it is drawn at, so that text stays as large as it is meant.
+/// The screen that a drawing is made for. Each drawing is shown at about the size that it is drawn at, so that its text
+/// keeps its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
     Wide,
@@ -44,7 +45,7 @@ impl Size {
         }
     }
 
-    /// About how many ticks an axis has room for: along, up.
+    /// About how many ticks an axis has room for: the x axis, then the y axis.
     fn ticks(self) -> (u32, u32) {
         match self {
             Self::Wide => (8, 5),
@@ -72,7 +73,7 @@ pub(super) fn begin(out: &mut String, title: &str, size: Size, height: f64) {
 }
 
 impl Chart {
-    /// As SVG, with this title for those who cannot see it.
+    /// The chart as SVG. `title` is for people who cannot see it.
     pub(super) fn svg(&self, title: &str, size: Size) -> String {
         let mut out = String::new();
         begin(&mut out, title, size, size.height());
@@ -125,7 +126,7 @@ fn nothing(out: &mut String, size: Size) {
     let _ = write!(out, "<text class=\"middle muted\" x=\"{x}\" y=\"{y}\">nothing to show</text>");
 }
 
-/// The drawing's plan: where the axes are.
+/// The layout of a drawing: where the axes are.
 pub(super) struct Frame {
     pub(super) x: Scale,
     pub(super) y: Scale,
@@ -149,7 +150,7 @@ impl Frame {
         let label = labels.filter(|width| *width <= size.label_max()).fold(0.0, f64::max);
         let right = size.width() - if label > 0.0 { label + 12.0 } else { 14.0 };
         let (top, bottom) = (font * 2.2, size.height() - font * 3.2);
-        // Dots stand off the ends, where they would be cut.
+        // Dots keep a distance from the ends, where they would be cut off.
         let inset = if chart.has_points() { 16.0 } else { 0.0 };
         let (x, y) = (x.over(left + inset, right - inset), y.over(bottom, top));
         Some(Self { x, y, size, font, left, right, top, bottom })
@@ -216,7 +217,7 @@ impl Frame {
             let _ =
                 write!(out, "<line class=\"axis\" x1=\"{at}\" x2=\"{at}\" y1=\"{bottom}\" y2=\"{tick}\"/>");
             if shown {
-                // The outermost ones stay within the drawing.
+                // The outermost labels stay within the drawing.
                 let half = width(label, font) / 2.0;
                 let at = Place(place.clamp(half + 1.0, (self.size.width() - half - 1.0).max(half + 1.0)));
                 let _ = write!(out, "<text class=\"middle\" x=\"{at}\" y=\"{base}\">{}</text>", Text(label));
@@ -233,12 +234,12 @@ impl Frame {
             kind(&self.y),
             Place(self.size.height() - 4.0),
             Text(x),
-            // Whoever reads percentiles sees it at the ticks.
+            // An axis of percentiles needs no note: its ticks show that it is logarithmic.
             if chart.x.unit == super::Unit::Nines { "" } else { kind(&self.x) },
         );
     }
 
-    /// Names beside the last values, so that nobody has to look for a colour in the legend.
+    /// Writes names beside the last values, so that nobody has to look for a colour in the legend.
     fn labels(&self, chart: &Chart, out: &mut String) {
         let mut labels: Vec<(f64, f64, &str, Tone)> = Vec::new();
         for mark in &chart.marks {
@@ -279,7 +280,7 @@ impl Frame {
     }
 }
 
-/// The labels that stand to the right of what they name.
+/// The labels that stand to the right of their marks.
 fn end_labels(mark: &Mark) -> Vec<&str> {
     match mark {
         Mark::Line(line) => vec![line.label.as_str()],

@@ -1,8 +1,8 @@
-//! The legend: what each mark of a drawing is called, and how it looks.
+//! The legend: the name and the look of each mark of a drawing.
 
 use super::{Bars, Chart, Mark, Points, Stroke, Tone};
 
-/// What a mark is called, and how it looks in the legend.
+/// The name of a mark and its look in the legend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key<'c> {
     pub(super) name: &'c str,
@@ -29,7 +29,7 @@ impl Chart {
                 Mark::Band(band) => (&band.name, band.tone, Shape::Band),
                 Mark::Points(points) => (&points.name, points.tone, points.shape()),
                 Mark::Stack(stack) => {
-                    // In the order in which they lie on each other.
+                    // The legend has the layers in the order in which they lie on each other.
                     let layers = stack.layers.iter().rev();
                     keys.extend(layers.map(|layer| Key {
                         name: &layer.name,
@@ -38,7 +38,7 @@ impl Chart {
                     }));
                     continue;
                 }
-                // They have their names in the drawing.
+                // Spans and rules have their names in the drawing.
                 Mark::Span(_) | Mark::Rule(_) => continue,
             };
             if !name.is_empty() {

@@ -1,4 +1,4 @@
-//! How each kind of mark is drawn.
+//! Draws each kind of mark.
 
 use std::fmt::Write as _;
 
@@ -19,7 +19,7 @@ impl Frame {
             Place((to - from).max(1.0))
         );
         let wide = bold_width(&span.name, self.font);
-        // A name that is wider than the drawing begins at its left.
+        // A name that is too wide for the drawing starts at the left end of the drawing.
         let first = self.left + wide / 2.0 + 2.0;
         let at = f64::midpoint(from, to).clamp(first, (self.right - wide / 2.0).max(first));
         let _ = write!(
@@ -44,7 +44,7 @@ impl Frame {
             }
             At::Y(y) => {
                 let Some(at) = self.y.at(y) else { return };
-                // Above the line, where there is room.
+                // The name stands above the line if there is room.
                 let above = at - 5.0;
                 let text = if above > self.top + self.font * 0.5 { above } else { at + self.font + 1.0 };
                 (self.left, self.right, at, at, self.left + 6.0, text, "")
@@ -78,7 +78,7 @@ impl Frame {
                 let _ = write!(path, "{letter}{} {}", Place(*x), Place(*y));
             }
             if let [Some((x, y))] = piece {
-                // Alone between gaps it would not be seen.
+                // A single value between gaps would not be seen as a line, so it is a dot.
                 let _ = write!(
                     out,
                     "<circle class=\"dot {tone}\" cx=\"{}\" cy=\"{}\" r=\"2.5\"/>",

@@ -1,8 +1,8 @@
-//! Text that cannot be taken for markup, and numbers that cannot be anything else.
+//! Text that cannot be taken for markup, and numbers that are always numbers.
 
 use std::fmt::{self, Display, Write as _};
 
-/// Text, for between tags and for within quotes.
+/// Escaped text, for use between tags and within quotes.
 pub(super) struct Text<'t>(pub(super) &'t str);
 
 impl Display for Text<'_> {
@@ -15,7 +15,7 @@ impl Display for Text<'_> {
                 '"' => f.write_str("&quot;")?,
                 '\'' => f.write_str("&#39;")?,
                 '\t' | '\n' => f.write_char(c)?,
-                // XML has no way to write these.
+                // XML cannot contain these characters.
                 _ if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => f.write_char('\u{fffd}')?,
                 _ => f.write_char(c)?,
             }
@@ -24,7 +24,7 @@ impl Display for Text<'_> {
     }
 }
 
-/// A place in a drawing, to a tenth: finer than any screen shows.
+/// A coordinate in a drawing, to a tenth: finer than any screen shows.
 pub(super) struct Place(pub(super) f64);
 
 impl Display for Place {
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_text() {
+    fn text_is_never_markup() {
         let text = "<script>alert(\"x\" + 'y')</script> & \u{1b}[1m\u{0} µ";
         assert_eq!(
             Text(text).to_string(),
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_a_number() {
+    fn a_place_is_always_a_number() {
         for (place, text) in
             [(1.0, "1"), (12.34, "12.3"), (-0.01, "0"), (f64::NAN, "0"), (f64::INFINITY, "0")]
         {

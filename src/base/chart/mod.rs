@@ -1,8 +1,9 @@
-//! Charts and tables as one HTML page that needs nothing else: no script, no font, no request to anybody.
+//! Charts and tables as one self-contained HTML page: no script, no font, no request to another server.
 //!
-//! Numbers and words in, text out; any thread, no I/O. A chart is drawn twice, for wide windows and for a phone's width, and the
-//! style sheet shows the one that fits, so that its text is never scaled until nobody can read it. Knows nothing of what the
-//! numbers mean. All text is escaped here and nowhere else, and the markup is XML as well as HTML, so that tests can read it.
+//! Turns numbers and words into text, on any thread, without I/O. A chart is drawn twice, for wide windows and for
+//! phones, and the style sheet shows the drawing that fits. So the text is never scaled down until nobody can read it.
+//! This module does not know what the numbers mean. All text is escaped here and nowhere else. The markup is XML as
+//! well as HTML, so that tests can read it.
 
 mod bars;
 mod draw;
@@ -19,7 +20,7 @@ pub(crate) use page::{Cell, Column, Drawing, Figure, Page, STYLE, Table, Tile};
 pub(crate) use scale::{Axis, Extent};
 pub(crate) use unit::Unit;
 
-/// A colour by what it is to look like; the style sheet has one of each for light and for dark.
+/// A colour by its look. The style sheet has one version of each for light mode and one for dark mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
     Blue,
@@ -61,7 +62,8 @@ impl Stroke {
     }
 }
 
-/// A line chart. What cannot be shown (no number, or none that a logarithm has) is a gap.
+/// A chart of marks on two axes. A value that cannot be shown is a gap: no number, or no logarithm on a logarithmic
+/// axis.
 #[derive(Clone, Debug)]
 pub(crate) struct Chart {
     pub(crate) x: Axis,
@@ -69,7 +71,7 @@ pub(crate) struct Chart {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// Something that is drawn.
+/// A part of a drawing.
 #[derive(Clone, Debug)]
 pub(crate) enum Mark {
     Line(Line),
@@ -82,16 +84,16 @@ pub(crate) enum Mark {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
-    /// In the legend.
+    /// The name in the legend.
     pub(crate) name: String,
-    /// At its end; short.
+    /// A short label at the end of the line.
     pub(crate) label: String,
     pub(crate) tone: Tone,
     pub(crate) stroke: Stroke,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// What lies between two lines: (x, low, high).
+/// The area between two lines: (x, low, high).
 #[derive(Clone, Debug)]
 pub(crate) struct Band {
     pub(crate) name: String,
@@ -103,7 +105,7 @@ pub(crate) struct Band {
 pub(crate) struct Points {
     pub(crate) name: String,
     pub(crate) tone: Tone,
-    /// Small and pale: what the others were made of.
+    /// Small and pale: the single values behind the other points.
     pub(crate) faint: bool,
     pub(crate) all: Vec<Point>,
 }
@@ -112,17 +114,17 @@ pub(crate) struct Points {
 pub(crate) struct Point {
     pub(crate) x: f64,
     pub(crate) y: f64,
-    /// The ends of its error bar.
+    /// The two ends of the error bar.
     pub(crate) error: Option<(f64, f64)>,
-    /// Drawn as a cross instead of a dot.
+    /// The point is drawn as a cross instead of a dot.
     pub(crate) crossed: bool,
-    /// Beside it.
+    /// A note beside the point.
     pub(crate) note: String,
-    /// Shown under a pointer that rests on it.
+    /// A text that is shown while a pointer rests on the point.
     pub(crate) hint: String,
 }
 
-/// Areas on top of each other.
+/// Areas stacked on each other.
 #[derive(Clone, Debug)]
 pub(crate) struct Stack {
     pub(crate) x: Vec<f64>,
@@ -133,11 +135,11 @@ pub(crate) struct Stack {
 pub(crate) struct Layer {
     pub(crate) name: String,
     pub(crate) tone: Tone,
-    /// One for each x.
+    /// One value for each x.
     pub(crate) values: Vec<f64>,
 }
 
-/// A range on the x axis.
+/// A marked range on the x axis.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
     pub(crate) name: String,
@@ -146,7 +148,7 @@ pub(crate) struct Span {
     pub(crate) to: f64,
 }
 
-/// A value that the others are held against.
+/// A line at a value to compare the others with.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
     pub(crate) name: String,

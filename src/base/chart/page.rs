@@ -8,10 +8,10 @@ use super::markup::Text;
 use super::unit::number;
 use super::{Bars, Chart, Stroke, Unit};
 
-/// The look of every page of ours.
+/// The style sheet of every page that wharf makes.
 pub(crate) const STYLE: &str = include_str!("page.css");
 
-/// A page that grows from its top.
+/// A page, built from top to bottom.
 pub(crate) struct Page {
     title: String,
     body: String,
@@ -33,7 +33,7 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Vec<Cell>>,
 }
 
-/// What a column is called, and whether it has numbers, which stand at its right.
+/// The name of a column, and whether it has numbers. Numbers are aligned to the right.
 #[derive(Clone, Debug)]
 pub(crate) enum Column {
     Text(String),
@@ -43,10 +43,10 @@ pub(crate) enum Column {
 #[derive(Clone, Debug)]
 pub(crate) enum Cell {
     Text(String),
-    /// To about three digits; the page has the number itself too, for whoever reads it with a program.
+    /// Shown to about three digits. The page also has the exact number, for programs that read the page.
     Number(f64),
     Count(u64),
-    /// There is none.
+    /// No value.
     Nothing,
 }
 
@@ -70,13 +70,13 @@ impl Column {
     }
 }
 
-/// A chart with its words and its numbers.
+/// A chart with its caption and its numbers.
 pub(crate) struct Figure {
     pub(crate) title: String,
-    /// How to read it, and what it shows.
+    /// What the chart shows and how to read it.
     pub(crate) caption: String,
     pub(crate) drawing: Drawing,
-    /// The numbers that are drawn.
+    /// The numbers in the drawing.
     pub(crate) data: Table,
 }
 
@@ -86,7 +86,7 @@ pub(crate) enum Drawing {
 }
 
 impl Page {
-    /// `kicker`: what kind of page it is, above the title.
+    /// `kicker`: the kind of page, shown above the title.
     pub(crate) fn new(kicker: &str, title: &str) -> Self {
         let mut body = String::new();
         let _ =
@@ -94,7 +94,7 @@ impl Page {
         Self { title: format!("{title} · {kicker}"), body, in_section: false }
     }
 
-    /// A paragraph, with a word in front that stands out.
+    /// A paragraph that begins with an emphasised word.
     pub(crate) fn lead(&mut self, word: &str, text: &str) {
         let _ = write!(
             self.body,
@@ -108,12 +108,12 @@ impl Page {
         let _ = write!(self.body, "<p>{}</p>", Text(text));
     }
 
-    /// What nobody may overlook.
+    /// A warning that nobody may overlook.
     pub(crate) fn warning(&mut self, head: &str, text: &str) {
         self.notice("warning", "⚠", head, text);
     }
 
-    /// An answer: whether something is as it should be. Said in words and by a sign, not only by a colour.
+    /// A verdict: whether a figure is as it should be. Words and a sign say it, not only a colour.
     pub(crate) fn verdict(&mut self, good: bool, head: &str, text: &str) {
         let (class, sign) = if good { ("good", "✓") } else { ("bad", "✗") };
         self.notice(class, sign, head, text);
@@ -143,7 +143,7 @@ impl Page {
         self.body.push_str("</dl>");
     }
 
-    /// Lines to be copied.
+    /// Lines that the reader may copy.
     pub(crate) fn code(&mut self, lines: &str) {
         let _ = write!(self.body, "<pre tabindex=\"0\"><code>{}</code></pre>", Text(lines));
     }
@@ -188,11 +188,11 @@ impl Page {
         self.body.push_str("</details></figure>");
     }
 
-    /// The whole document. `foot` says what made it.
+    /// The whole document. `foot` names the program that made it.
     pub(crate) fn finish(mut self, foot: &str) -> String {
         self.end_section();
         let Self { title, body, .. } = self;
-        // The policy lets nothing be loaded and nothing run, whatever a page may say.
+        // This policy loads nothing and runs nothing, whatever the page contains.
         format!(
             "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
@@ -205,7 +205,7 @@ impl Page {
     }
 }
 
-/// A number as people read it, with itself beside it.
+/// A number for people, together with its exact value.
 fn data(value: f64, text: &str) -> String {
     let value = if value.is_finite() { value.to_string() } else { String::new() };
     format!("<data value=\"{value}\">{}</data>", Text(text))
@@ -213,7 +213,7 @@ fn data(value: f64, text: &str) -> String {
 
 impl Table {
     fn write(&self, out: &mut String) {
-        // What is too wide for a phone scrolls by itself, also with the keyboard.
+        // Content that is too wide for a phone scrolls by itself, with the keyboard too.
         let _ = write!(
             out,
             "<div class=\"scroll\" role=\"region\" aria-label=\"{caption}\" tabindex=\"0\"><table><caption>{caption}</caption>\

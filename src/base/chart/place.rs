@@ -1,17 +1,17 @@
-//! Where text goes, so that no two pieces of it are on each other.
+//! Places text so that no two pieces overlap.
 
-/// About how wide a text is. A sans-serif font's letters are a little more than half as wide as high.
+/// The approximate width of a text. A letter of a sans-serif font is a little more than half as wide as it is high.
 pub(super) fn width(text: &str, font: f64) -> f64 {
     text.chars().map(|c| if matches!(c, '.' | ',' | ' ' | 'i' | 'l' | ':') { 0.3 } else { 0.58 }).sum::<f64>()
         * font
 }
 
-/// The same of bold text.
+/// The approximate width of bold text.
 pub(super) fn bold_width(text: &str, font: f64) -> f64 {
     width(text, font) * 1.14
 }
 
-/// Moves places apart until each has so much room, as little as possible and within bounds; in their order.
+/// Moves places apart until each has `room`, as little as possible, within the bounds and without changing their order.
 pub(super) fn spread(places: &mut [f64], room: f64, low: f64, high: f64) {
     let mut order: Vec<usize> = (0..places.len()).collect();
     order.sort_by(|one, other| places[*one].total_cmp(&places[*other]));
@@ -27,8 +27,8 @@ pub(super) fn spread(places: &mut [f64], room: f64, low: f64, high: f64) {
     }
 }
 
-/// Of labels in a row, centred at their places, those that have room beside the ones before them. The last one stays: it says how
-/// far the axis reaches.
+/// Which labels of a row, centred at their places, have room beside the labels before them. The last label always
+/// stays: it says how far the axis reaches.
 pub(super) fn with_room(labels: &[(f64, f64)], gap: f64) -> Vec<bool> {
     let mut shown = vec![false; labels.len()];
     let last = labels.last().copied();

@@ -1,32 +1,33 @@
-//! From values to places: axes, what they reach over, and where their ticks are.
+//! Maps values to places: the axes, their ranges and their ticks.
 
 use super::Unit;
 
-/// Where a linear axis stops to be readable: a value that is a thirtieth of the largest is a few pixels from the bottom.
+/// The ratio at which a linear axis becomes unreadable: a thirtieth of the largest value is a few pixels above the
+/// bottom.
 const LOG_FROM: f64 = 30.0;
 
 /// One axis of a chart.
 #[derive(Clone, Debug)]
 pub(crate) struct Axis {
-    /// What it shows.
+    /// The name of the axis.
     pub(crate) title: String,
     pub(crate) unit: Unit,
     pub(crate) extent: Extent,
-    /// Where the ticks are and what they say; empty: round numbers.
+    /// The places and the labels of the ticks. Empty for ticks at round numbers.
     pub(crate) ticks: Vec<(f64, String)>,
-    /// It reaches to here, also where nothing is drawn.
+    /// A value that the axis always reaches, even if nothing is drawn there.
     pub(crate) reach: Option<f64>,
 }
 
-/// What an axis reaches over.
+/// The range of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// From zero.
+    /// Begins at zero.
     Zero,
-    /// From the least value.
+    /// Begins at the smallest value.
     Data,
     Log,
-    /// Logarithmic where the values differ by so much that a linear axis would hide the small ones.
+    /// Logarithmic if the values differ so much that a linear axis would hide the small ones.
     Auto,
 }
 
@@ -46,20 +47,20 @@ impl Axis {
     }
 }
 
-/// An axis, laid out over a length.
+/// An axis with its length on the page.
 #[derive(Clone, Debug)]
 pub(super) struct Scale {
     low: f64,
     high: f64,
     pub(super) is_log: bool,
-    /// The places of `low` and `high`.
+    /// The place of `low`; the next field is the place of `high`.
     pub(super) from: f64,
     pub(super) to: f64,
     pub(super) ticks: Vec<(f64, String)>,
 }
 
 impl Scale {
-    /// Over these values, with about so many ticks; `None` when there is nothing to show.
+    /// A scale for these values with about `count` ticks. `None` when there is nothing to show.
     pub(super) fn new(axis: &Axis, values: impl Iterator<Item = f64>, count: u32) -> Option<Self> {
         let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -83,7 +84,7 @@ impl Scale {
         }
         let places =
             if is_log { log_ticks(low, high, axis.unit) } else { linear_ticks(low, high, axis.unit, count) };
-        // The ends are ticks, so that every value can be read off; an axis of time ends with the time.
+        // Both ends are ticks, so that every value can be read off. An axis of time ends where the time ends.
         if axis.unit != Unit::Seconds
             && axis.unit != Unit::Nines
             && let (Some(first), Some(last)) = (places.first(), places.last())
@@ -100,7 +101,7 @@ impl Scale {
         self
     }
 
-    /// Where a value is; `None` when it has no place.
+    /// The place of a value. `None` when the value has no place.
     pub(super) fn at(&self, value: f64) -> Option<f64> {
         let part = if self.is_log {
             if value <= 0.0 {
@@ -114,19 +115,19 @@ impl Scale {
         place.is_finite().then_some(place)
     }
 
-    /// Whether it is within what the axis reaches over.
+    /// Whether the value is within the range of the axis.
     pub(super) fn holds(&self, value: f64) -> bool {
         let slack = (self.high - self.low) * 1e-9;
         (self.low - slack..=self.high + slack).contains(&value)
     }
 
-    /// Where areas stand on.
+    /// The place where areas begin.
     pub(super) fn base(&self) -> f64 {
         self.at(0.0).unwrap_or(self.from)
     }
 }
 
-/// Room around a single value.
+/// Adds room around a single value.
 fn apart(low: f64, high: f64, is_log: bool) -> (f64, f64) {
     if is_log {
         if high / low > 1.001 { (low, high) } else { (low / 1.5, high * 1.5) }
@@ -139,13 +140,14 @@ fn apart(low: f64, high: f64, is_log: bool) -> (f64, f64) {
     }
 }
 
-/// Multiples of a round step, from at or below `low` to at or above `high`.
+/// Multiples of a round step, from `low` or just below it to `high` or just above it.
 fn linear_ticks(low: f64, high: f64, unit: Unit, count: u32) -> Vec<f64> {
     let step = step((high - low) / f64::from(count.max(1)), unit);
     let (first, last) = ((low / step + 1e-9).floor(), (high / step - 1e-9).ceil());
     let mut ticks = Vec::new();
     let mut number = first;
-    // A step is never smaller than a part of the range, but a range that a float cannot divide would have no end.
+    // A step is a fraction of the range. But a range too small for a float to divide would never end, so the ticks are
+    // limited.
     while number <= last && ticks.len() < 64 {
         ticks.push(number * step + 0.0);
         number += 1.0;
@@ -153,7 +155,7 @@ fn linear_ticks(low: f64, high: f64, unit: Unit, count: u32) -> Vec<f64> {
     ticks
 }
 
-/// The next round step at or above this.
+/// The smallest round step that is at least `least`.
 fn step(least: f64, unit: Unit) -> f64 {
     const MINUTES: [f64; 10] = [15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0];
     if unit == Unit::Seconds
@@ -170,7 +172,7 @@ fn step(least: f64, unit: Unit) -> f64 {
     if step.is_finite() && step > 0.0 { step } else { 1.0 }
 }
 
-/// Powers of ten, with 2 and 5 between them where there are few.
+/// Powers of ten. Where there are few of them, also 2 and 5 between them.
 fn log_ticks(low: f64, high: f64, unit: Unit) -> Vec<f64> {
     let (first, last) = (low.log10().floor(), high.log10().ceil());
     if unit == Unit::Nines {
@@ -192,7 +194,7 @@ fn log_ticks(low: f64, high: f64, unit: Unit) -> Vec<f64> {
         all.extend(factors.iter().map(|factor| factor * 10_f64.powf(power)));
         power += every;
     }
-    // One at or below the least value and one at or above the largest are enough.
+    // One tick at or below the smallest value and one at or above the largest are enough.
     let begin = all.iter().rposition(|tick| *tick <= low * 1.0001).unwrap_or(0);
     let end = all.iter().position(|tick| *tick >= high * 0.9999).unwrap_or(all.len().saturating_sub(1));
     all.get(begin..=end).map(<[f64]>::to_vec).unwrap_or_default()
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_values_are_places_are_numbers_and_ticks_are_few() {
+    fn any_values_give_numeric_places_and_few_ticks() {
         let odd = [0.0, -0.0, 1e-300, 1e300, -1e300, f64::MIN_POSITIVE, f64::NAN, f64::INFINITY, 5.0, -5.0];
         let units =
             [Unit::Milliseconds, Unit::Seconds, Unit::PerSecond, Unit::Percent, Unit::Count, Unit::Nines];
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_scale() {
+    fn a_chart_without_values_has_no_scale() {
         for extent in [Extent::Zero, Extent::Data, Extent::Log, Extent::Auto] {
             let axis = Axis::new("", Unit::Count, extent);
             assert!(Scale::new(&axis, std::iter::empty(), 5).is_none());
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_where_it_belongs() {
+    fn a_value_maps_to_its_place_on_the_axis() {
         let scale = |extent| {
             let axis = Axis::new("", Unit::PerSecond, extent);
             Scale::new(&axis, [1.0, 100.0].into_iter(), 4).expect("there are values").over(0.0, 100.0)

@@ -1,9 +1,9 @@
-//! Pages as a browser and a screen reader get them: read with an XML parser.
+//! Pages as browsers and screen readers see them, read with an XML parser.
 
 use super::*;
 
-/// The page's tree is sound: it is XML, nothing in it runs or loads anything, every number in a drawing is one, each class has a
-/// style, each drawing has words and its numbers.
+/// Asserts that a page is sound. The page is XML and neither runs nor loads anything. Every number in a drawing is a
+/// number, and each class has a style. Each drawing has a caption and a table of its numbers.
 pub(crate) fn assert_sound(page: &str) {
     let options = roxmltree::ParsingOptions { allow_dtd: true, ..roxmltree::ParsingOptions::default() };
     let document = roxmltree::Document::parse_with_options(page, options).expect("the page is well-formed");
@@ -144,7 +144,7 @@ fn no_text_becomes_markup() {
 }
 
 #[test]
-fn whatever_the_numbers_are_a_page_is_made_of_them() {
+fn any_numbers_make_a_sound_page() {
     let odd = [0.0, -1.0, 1e-300, 1e300, f64::MAX, f64::MIN, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 7.0];
     assert_sound(&page(Drawing::Chart(chart(Vec::new())), Cell::Nothing));
     for first in odd {
@@ -178,19 +178,19 @@ fn a_gap_is_no_line_and_a_value_between_gaps_is_a_dot() {
 }
 
 #[test]
-fn what_is_drawn_is_where_the_axis_says() {
+fn marks_are_drawn_where_the_axis_says() {
     let marks = vec![line(&[(0.0, 0.0), (10.0, 100.0)])];
     let y = Axis::new("y", Unit::Count, Extent::Zero);
     let chart = Chart { x: Axis::new("x", Unit::Count, Extent::Data), y, marks };
     let svg = chart.svg("a", draw::Size::Narrow);
-    // The last tick of each axis is at the last value, and the line ends there.
+    // The last tick of each axis is at the last value, and the line ends at both.
     let path = svg.split("d=\"").nth(1).expect("a path").split('"').next().expect("an end");
     let (x, y) = path.rsplit_once('L').expect("a line").1.split_once(' ').expect("two places");
     assert!(svg.contains(&format!("y1=\"{y}\"")) && svg.contains(&format!("x1=\"{x}\"")), "{svg}");
 }
 
 #[test]
-fn a_table_has_the_numbers_themselves_beside_what_people_read() {
+fn a_table_has_the_exact_numbers_beside_the_rounded_ones() {
     let page = page(Drawing::Chart(chart(Vec::new())), Cell::Number(12_345.678));
     assert!(page.contains("<data value=\"12345.678\">12,346</data>"));
 }

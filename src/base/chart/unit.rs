@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Formats numbers for people.
 
 /// What a number counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,14 +10,14 @@ pub(crate) enum Unit {
     /// Events a second.
     PerSecond,
     Percent,
-    /// Things that there are whole numbers of.
+    /// A whole number of things.
     Count,
-    /// 1 / (1 − p) of a percentile p: each factor of ten is another nine.
+    /// 1 / (1 − p) of a percentile p. Each factor of ten adds another nine.
     Nines,
 }
 
 impl Unit {
-    /// With its unit, to about three digits.
+    /// The value with its unit, to about three digits.
     pub(crate) fn text(self, value: f64) -> String {
         if !value.is_finite() {
             return "–".to_owned();
@@ -32,7 +32,7 @@ impl Unit {
         }
     }
 
-    /// At a tick: the axis names the unit of what has only one.
+    /// The value at a tick. If the unit is always the same, the axis names it and the tick does not.
     pub(super) fn tick(self, value: f64) -> String {
         match self {
             Self::PerSecond | Self::Count => short(value),
@@ -42,7 +42,7 @@ impl Unit {
     }
 }
 
-/// About three digits, thousands apart.
+/// About three digits, with a comma between thousands.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     if !value.is_finite() {
@@ -58,7 +58,7 @@ pub(crate) fn number(value: f64) -> String {
     grouped(&format!("{value:.decimals$}"))
 }
 
-/// The same without what says nothing: 2.50 is 2.5.
+/// The number without trailing zeros: 2.50 becomes 2.5.
 fn trimmed(value: f64) -> String {
     let text = number(value);
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
@@ -75,7 +75,7 @@ fn grouped(text: &str) -> String {
         out.push(digit);
     }
     out.push_str(fraction);
-    // What rounds to nothing has no sign.
+    // A number that rounds to zero has no sign.
     if sign.is_empty() || out.contains(|c: char| ('1'..='9').contains(&c)) {
         out
     } else {
@@ -83,7 +83,7 @@ fn grouped(text: &str) -> String {
     }
 }
 
-/// From ten thousand on in thousands, as an axis has little room.
+/// Counts thousands from ten thousand on, because an axis has little room.
 fn short(value: f64) -> String {
     match value.abs() {
         ..10_000.0 => trimmed(value),
@@ -92,7 +92,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// Milliseconds in the unit that fits.
+/// Formats milliseconds in the unit that fits.
 fn duration(ms: f64) -> String {
     let (value, unit) = match ms.abs() {
         0.0 => return "0".to_owned(),
@@ -110,7 +110,7 @@ fn duration(ms: f64) -> String {
     format!("{} {unit}", grouped(text))
 }
 
-/// Seconds, or minutes and seconds.
+/// Formats seconds, from two minutes on as minutes and seconds.
 fn clock(seconds: f64) -> String {
     if seconds.abs() < 120.0 {
         return format!("{} s", trimmed(seconds));
@@ -124,10 +124,10 @@ fn clock(seconds: f64) -> String {
     }
 }
 
-/// 10 is 90 %, 1000 is 99.9 %.
+/// 10 means 90 %, 1000 means 99.9 %.
 fn percentile(nines: f64) -> String {
     let percent = 100.0 - 100.0 / nines.max(1.0);
-    // So many digits that the last one is not rounded up to 100 %.
+    // Enough digits that the last one is not rounded up to 100 %.
     let decimals = (nines.max(1.0).log10() - 2.0).ceil().clamp(0.0, 9.0);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to 9")]
     let decimals = decimals as usize;
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_their_units_and_no_more_digits_than_say_something() {
+    fn numbers_have_their_units_and_only_meaningful_digits() {
         for (unit, value, text) in [
             (Unit::Milliseconds, 0.0, "0"),
             (Unit::Milliseconds, 0.25, "250 µs"),

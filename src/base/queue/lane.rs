@@ -1,28 +1,29 @@
-//! One lane of the queue: jobs that wait in line together, and how many of them may.
+//! One lane of the queue: jobs in line for the same workers, and how many of them may wait.
 
 use std::time::{Duration, Instant};
 
 use super::{Limits, Priority};
 
-/// While waits are not standing, this many jobs for each that can run at once are let in however long they take: a queue of
-/// that length is no overload.
+/// While waits are not standing, this many jobs are admitted for each job that can run at once, however long jobs take.
+/// A queue of that length is no overload.
 const BURST: usize = 4;
 
-/// And this many while no job has ended yet, so that it is not known what they take.
+/// As above, while no job has ended yet and the service time is unknown.
 const FIRST_BURST: usize = 32;
 
-/// A new job's weight in the mean of what jobs take, as 1 over this.
+/// The weight of a new job in the mean service time is 1 / `WEIGHT`.
 const WEIGHT: u32 = 8;
 
-/// A job counts for at most this many times the mean.
+/// A job counts as at most this many times the mean.
 const OUTLIER: u32 = 4;
 
-/// What makes a lane: all jobs of one priority share one, but for endpoints that may only run so many at once.
+/// What a lane is for: the jobs of one priority, or of one endpoint that limits how many of its jobs may run at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneSpec {
-    /// Of an endpoint with a lane of its own: its name, by which it keeps the lane when it is configured anew.
+    /// The name of the endpoint, if the lane is for one endpoint. By its name the endpoint keeps its lane after a
+    /// reload.
     pub name: Option<String>,
-    /// Who goes first.
+    /// The priority of the lane's jobs.
     pub priority: Priority,
     /// How many of its jobs may run at once.
     pub max_concurrency: Option<usize>,
@@ -31,17 +32,17 @@ pub struct LaneSpec {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) spec: LaneSpec,
-    /// First and last job.
+    /// The first job. The next field is the last one.
     pub(super) head: Option<usize>,
     pub(super) tail: Option<usize>,
     pub(super) len: usize,
-    /// Jobs that workers have.
+    /// The number of jobs that workers have.
     pub(super) running: usize,
-    /// The mean of what a job takes with a worker.
+    /// The mean service time of a job.
     service: Option<Duration>,
-    /// Since when jobs wait for longer than the target.
+    /// Since when the waits are longer than the target.
     above_since: Option<Instant>,
-    /// They have done so for an interval: requests come faster than they are answered.
+    /// Waits were long for a whole interval: requests come faster than workers answer them.
     standing: bool,
 }
 
@@ -67,7 +68,8 @@ impl Lane {
         self.spec.max_concurrency.map_or(workers, |max| max.min(workers)).max(1)
     }
 
-    /// Whether one more job is likely to be taken within what it may wait. `oldest`: how long the first in line has waited.
+    /// Whether one more job is likely to start before its wait is too long. `oldest`: the wait so far of the first job
+    /// in line.
     pub(super) fn has_room(&self, limits: &Limits, workers: usize, oldest: Duration) -> bool {
         let concurrency = self.concurrency(workers);
         let (allowed, floor) =
@@ -75,7 +77,7 @@ impl Lane {
         if self.len < floor {
             return true;
         }
-        // Workers that are stuck tell nothing of what their jobs take.
+        // If workers are stuck, their jobs do not end, and the mean says nothing.
         let fits = match self.wait_for(self.len + 1, workers) {
             Some(wait) => wait <= allowed,
             None => self.len < FIRST_BURST * concurrency,
@@ -83,7 +85,7 @@ impl Lane {
         oldest <= allowed && fits
     }
 
-    /// In which time the lane's jobs, and so what comes after them, will have been taken.
+    /// The time until workers have taken all jobs of the lane, so that a job that came then would not wait.
     pub(super) fn drains_in(&self, workers: usize) -> Duration {
         self.wait_for(self.len, workers).unwrap_or_default()
     }
@@ -93,17 +95,17 @@ impl Lane {
         Some(each.saturating_mul(u32::try_from(len).unwrap_or(u32::MAX)))
     }
 
-    /// Whether a job that was taken after this wait is not worth it: it was let in before waits were known to stand, and the
-    /// time for it is better spent on those who came later.
+    /// Whether a job is to be refused after this wait. It was admitted before waits were known to be standing, and
+    /// newer jobs make better use of the worker's time.
     pub(super) fn is_stale(&self, wait: Duration, limits: &Limits) -> bool {
         self.standing && wait > limits.interval.max(limits.target)
     }
 
-    /// A job was taken after this wait. As RFC 8289 section 3 has it (`CoDel`): one short wait within an interval means that the
-    /// queue drains; if even the shortest was long, it stands.
+    /// A job was taken after this wait. As in RFC 8289 section 3 (`CoDel`), one short wait within an interval means
+    /// that the queue drains. If even the shortest wait was long, waits are standing.
     pub(super) fn note_wait(&mut self, wait: Duration, limits: &Limits, now: Instant) {
-        // While waits stand, they are held at the target and fall below it now and then; only a worker that was free, or nearly,
-        // says that this is over.
+        // While waits are standing, admission holds them at the target, and some fall below it. Only a wait near zero,
+        // with a free or nearly free worker, shows that the overload is over.
         let short = if self.standing { limits.target / 10 } else { limits.target };
         if wait <= short {
             self.above_since = None;
@@ -115,7 +117,7 @@ impl Lane {
     }
 
     pub(super) fn note_service(&mut self, took: Duration) {
-        // One job that met a busy machine says little of the next.
+        // One slow job on a busy machine says little about the next.
         let mean = |mean: Duration| (mean * (WEIGHT - 1) + took.min(mean * OUTLIER)) / WEIGHT;
         self.service = Some(self.service.map_or(took, mean));
     }

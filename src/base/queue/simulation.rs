@@ -1,4 +1,4 @@
-//! Admission under every load, in virtual time.
+//! Admission under many loads, in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,13 +9,13 @@ use super::*;
 const LIMITS: Limits =
     Limits { max_length: 1024, target: Duration::from_millis(50), interval: Duration::from_millis(100) };
 
-/// What became of the requests of one run.
+/// The outcome of the requests of one run.
 struct Outcome {
     served: usize,
     refused: usize,
-    /// Out of the queue.
+    /// Refused when a worker took them out of the queue.
     refused_late: usize,
-    /// Sorted.
+    /// The waits, sorted.
     waits: Vec<Duration>,
 }
 
@@ -25,8 +25,8 @@ impl Outcome {
     }
 }
 
-/// Lets jobs come at these times, and workers take `service` for each. `arrivals` is told when a job ends or is refused, and
-/// says when the next comes: at the beginning one for each client.
+/// Simulates jobs that come at these times and workers that take `service` for each. `arrivals` is called when a job
+/// ends or is refused, and returns when the next job comes. At the beginning it is called once for each client.
 fn run(
     workers: usize,
     service: Duration,
@@ -86,7 +86,7 @@ fn evenly(each: Duration) -> Vec<Duration> {
 }
 
 #[test]
-fn at_any_load_the_workers_stay_busy_and_nobody_waits_for_long() {
+fn workers_stay_busy_and_waits_stay_short_at_any_load() {
     for times in [1, 2, 5, 10, 50] {
         let arrivals = evenly(5 * MS / times);
         let outcome = run(4, 20 * MS, TEN_SECONDS, &arrivals, |_| None);
@@ -97,7 +97,7 @@ fn at_any_load_the_workers_stay_busy_and_nobody_waits_for_long() {
 }
 
 #[test]
-fn a_load_below_capacity_is_not_refused_for_its_bursts() {
+fn bursts_below_capacity_are_not_refused() {
     let mut random = fastrand::Rng::with_seed(7);
     let mut at = 0.0;
     let arrivals: Vec<Duration> = std::iter::from_fn(|| {
@@ -111,7 +111,7 @@ fn a_load_below_capacity_is_not_refused_for_its_bursts() {
 }
 
 #[test]
-fn clients_that_wait_for_their_answers_are_no_overload() {
+fn clients_that_wait_for_answers_are_no_overload() {
     let clients = vec![Duration::ZERO; 256];
     let outcome = run(10, MS * 3 / 10, Duration::from_secs(2), &clients, Some);
     assert_eq!(outcome.refused, 0, "{} served", outcome.served);

@@ -1,4 +1,4 @@
-//! The queue by its rules, one worker at a time and with workers on threads of their own.
+//! The rules of the queue, with one worker at a time and with workers on their own threads.
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -45,7 +45,7 @@ fn a_full_queue_hands_the_job_back() {
 }
 
 #[test]
-fn the_first_burst_is_bounded_until_a_job_tells_what_it_takes() {
+fn the_first_burst_is_bounded_until_a_job_ends() {
     let queue = queue(&[shared(Priority::Normal)]);
     queue.reconfigure(Limits { max_length: 999, target: PATIENCE, interval: PATIENCE });
     queue.push(0, 0).expect("a free worker");
@@ -61,7 +61,7 @@ fn the_first_burst_is_bounded_until_a_job_tells_what_it_takes() {
 }
 
 #[test]
-fn what_was_accepted_is_still_served_after_the_end() {
+fn admitted_jobs_are_still_handed_out_after_the_close() {
     let queue = queue(&[shared(Priority::Normal)]);
     queue.push(0, 1).expect("room");
     queue.close();
@@ -72,7 +72,7 @@ fn what_was_accepted_is_still_served_after_the_end() {
 }
 
 #[test]
-fn the_higher_priority_goes_first_and_within_it_the_oldest() {
+fn the_highest_priority_goes_first_and_within_it_the_oldest_job() {
     let queue =
         queue(&[shared(Priority::Low), shared(Priority::Normal), shared(Priority::High), bounded("b", 9)]);
     queue.reconfigure(Limits { max_length: 9, ..LIMITS });
@@ -90,7 +90,7 @@ fn the_higher_priority_goes_first_and_within_it_the_oldest() {
 }
 
 #[test]
-fn a_bounded_lane_leaves_the_other_workers_to_the_others() {
+fn a_bounded_lane_leaves_the_other_workers_to_other_lanes() {
     let queue = queue(&[bounded("slow", 1), shared(Priority::Normal)]);
     queue.set_workers(2);
     queue.reconfigure(Limits { max_length: 9, ..LIMITS });
@@ -106,7 +106,7 @@ fn a_bounded_lane_leaves_the_other_workers_to_the_others() {
 }
 
 #[test]
-fn a_lane_keeps_what_it_has_when_it_is_configured_anew() {
+fn a_lane_keeps_its_jobs_after_a_reload() {
     let queue = queue(&[bounded("slow", 1)]);
     queue.push(0, 1).expect("room");
     let (_, done) = queue.next(None).expect("a job");
@@ -116,7 +116,7 @@ fn a_lane_keeps_what_it_has_when_it_is_configured_anew() {
 }
 
 #[test]
-fn a_worker_takes_the_next_jobs_that_can_be_done_together_in_their_order_and_no_more_than_it_may() {
+fn a_batch_takes_the_next_compatible_jobs_in_order_up_to_its_limit() {
     let queue = queue(&[shared(Priority::Normal), shared(Priority::High), bounded("few", 1)]);
     queue.reconfigure(Limits { max_length: 99, ..LIMITS });
     for (lane, job) in [(0, 2), (2, 4), (2, 6), (1, 8), (0, 10), (0, 11), (0, 12)] {
@@ -143,7 +143,7 @@ fn a_worker_takes_the_next_jobs_that_can_be_done_together_in_their_order_and_no_
 }
 
 #[test]
-fn a_worker_leaves_the_others_that_are_free_their_share() {
+fn a_batch_leaves_free_workers_their_share() {
     let queue = queue(&[shared(Priority::Normal)]);
     queue.reconfigure(Limits { max_length: 99, ..LIMITS });
     queue.set_workers(3);
@@ -155,7 +155,7 @@ fn a_worker_leaves_the_others_that_are_free_their_share() {
     let mut others = Batch { max: 99, jobs: Vec::new() };
     let (job, _) = team.queue.next_batch(None, &mut others, |_| true).expect("a job");
     assert_eq!((job, &others.jobs[..]), (0, &[(1, false), (2, false)][..]), "a third of the seven");
-    // Where both are awake already, either may be the first to say what it took.
+    // Both workers are awake already, so either of them may be the first to report its job.
     let taken = team.take();
     assert!([(1, 3), (0, 4)].contains(&taken), "{taken:?}");
     (0..4).for_each(|_| team.go_on());
@@ -163,7 +163,7 @@ fn a_worker_leaves_the_others_that_are_free_their_share() {
 }
 
 #[test]
-fn what_is_given_back_goes_before_all_others_of_its_priority() {
+fn a_returned_job_goes_before_all_others_of_its_priority() {
     let queue = queue(&[shared(Priority::Normal), bounded("other", 1)]);
     queue.reconfigure(Limits { max_length: 9, ..LIMITS });
     let key = queue.push(0, 1).expect("room");
@@ -175,7 +175,7 @@ fn what_is_given_back_goes_before_all_others_of_its_priority() {
     queue.return_job(&mut done, 1, 2);
     queue.return_job(&mut done, 0, 1);
     assert_eq!(queue.withdraw(key), None, "it is another's now");
-    // Also by another worker, before this one is done: of the second lane only one may run at a time.
+    // Another worker cannot take it either before this one is done: the second lane may run only one job at a time.
     let mut next = None;
     for expected in [1, 2, 3] {
         let (job, done) = queue.next(next).expect("a job");
@@ -188,7 +188,7 @@ fn what_is_given_back_goes_before_all_others_of_its_priority() {
 }
 
 #[test]
-fn workers_above_the_number_end() {
+fn surplus_workers_end() {
     let queue = queue(&[shared(Priority::Normal)]);
     queue.push(0, 1).expect("room");
     queue.set_workers(0);
@@ -198,7 +198,7 @@ fn workers_above_the_number_end() {
     assert_eq!(queue.next(None).map(|(job, _)| job), Some(1));
 }
 
-/// Workers on threads of their own, which say their name and their job and take the next when they are told to.
+/// Workers on their own threads. Each reports its name and its job, and takes the next one when the test says so.
 struct Team {
     queue: Queue<u32>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -214,7 +214,7 @@ impl Team {
         Self { queue, threads: Vec::new(), taken, says, next, go_on }
     }
 
-    /// One more, which waits for a job when this returns, unless there is one.
+    /// Adds a worker. When this returns, the worker waits for a job, unless it already has one.
     fn add(&mut self) {
         let (queue, says, next) = (self.queue.clone(), self.says.clone(), self.next.clone());
         let name = self.threads.len();
@@ -247,7 +247,7 @@ impl Team {
 }
 
 #[test]
-fn who_came_last_is_woken_first() {
+fn the_worker_that_parked_last_is_woken_first() {
     let queue = queue(&[shared(Priority::Normal)]);
     queue.set_workers(3);
     queue.remove_worker();
@@ -263,7 +263,7 @@ fn who_came_last_is_woken_first() {
 }
 
 #[test]
-fn a_job_beyond_what_workers_may_have_waits_for_one_that_is_done_or_until_more_may() {
+fn a_job_above_the_busy_limit_waits_for_a_worker_or_a_higher_limit() {
     let queue = queue(&[shared(Priority::Normal)]);
     queue.set_workers(2);
     queue.remove_worker();
@@ -290,7 +290,7 @@ fn a_job_beyond_what_workers_may_have_waits_for_one_that_is_done_or_until_more_m
 }
 
 #[test]
-fn workers_beyond_those_that_may_have_a_job_take_no_more() {
+fn workers_above_a_lowered_busy_limit_take_no_more_jobs() {
     let queue = queue(&[shared(Priority::Normal)]);
     queue.reconfigure(Limits { max_length: 9, ..LIMITS });
     queue.set_workers(2);
@@ -319,7 +319,7 @@ fn workers_beyond_those_that_may_have_a_job_take_no_more() {
 }
 
 #[test]
-fn who_watches_is_told_once_of_a_crowd_or_of_a_job_that_is_held_back() {
+fn the_watcher_gets_one_message_for_a_crowd_or_a_held_back_job() {
     let queue = queue(&[shared(Priority::Normal)]);
     queue.set_workers(2);
     queue.remove_worker();
@@ -356,7 +356,7 @@ fn who_watches_is_told_once_of_a_crowd_or_of_a_job_that_is_held_back() {
 }
 
 #[test]
-fn workers_that_wait_behind_a_bounded_lane_end_with_the_queue() {
+fn workers_behind_a_bounded_lane_end_when_the_queue_closes() {
     let queue = queue(&[bounded("slow", 1)]);
     queue.set_workers(2);
     queue.remove_worker();

@@ -1,6 +1,6 @@
-//! A request's line in the access log: as web servers have always written it, or as JSON.
+//! A request's line in the access log: in the form that web servers have always used, or as JSON.
 //!
-//! What a client sent is escaped, so that none can end its line and begin another one.
+//! Text from a client is escaped, so that it cannot end its line and begin another one.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -13,11 +13,11 @@ use crate::base::request_id::{RequestId, Trace, hex};
 use crate::http::{Outline, Template, decimals, microseconds, milliseconds};
 use crate::telemetry::metrics::{Phase, Reason};
 
-/// The shapes of a JSON line's time, and of a combined one's.
+/// The forms of the time in a JSON line, and in a combined one.
 const JSON: &str = "%Y-%m-%dT%H:%M:%S";
 const COMBINED: &str = "%d/%b/%Y:%H:%M:%S +0000";
 
-/// Where a request's time went, if a worker had it.
+/// The times of a request that a worker had.
 const TIMED: Template<99, 6> = Template::new(
     b",\"total_ms\":0.000,\"queue_ms\":0.000,\"pool_ms\":0.000,\"db_ms\":0.000,\"render_ms\":0.000,\"write_ms\":0.000",
 );
@@ -30,7 +30,7 @@ pub(super) struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// The combined form that Apache and nginx have, and behind it what is ours: times in milliseconds.
+    /// The combined form of Apache and nginx, followed by wharf's own fields: times in milliseconds.
     pub(super) fn combined(&self, out: &mut Vec<u8>, clock: &mut Clock) {
         let Entry { outline, client, request_id, status, bytes, ended, total, spans, endpoint, reason } =
             *self.entry;
@@ -39,7 +39,7 @@ impl Line<'_> {
             None => out.push(b'-'),
         }
         out.extend_from_slice(b" - - [");
-        clock.tell(COMBINED, ended, |time, _| out.extend_from_slice(time));
+        clock.with_time(COMBINED, ended, |time, _| out.extend_from_slice(time));
         out.extend_from_slice(b"] ");
         quoted(out, outline.map(|outline| self.request_line(outline)).as_deref());
         write(out, format_args!(" {status} {bytes} "));
@@ -65,12 +65,12 @@ impl Line<'_> {
         out.push(b'\n');
     }
 
-    /// An object. What there is none of is left out.
+    /// The line as a JSON object. Missing values are left out.
     pub(super) fn json(&self, out: &mut Vec<u8>, clock: &mut Clock) {
         let Entry { outline, client, request_id, status, bytes, ended, total, spans, endpoint, reason } =
             *self.entry;
         out.extend_from_slice(b"{\"time\":\"");
-        clock.tell(JSON, ended, |time, ms| {
+        clock.with_time(JSON, ended, |time, ms| {
             out.extend_from_slice(time);
             out.extend_from_slice(&decimals(ms.into()));
             out.extend_from_slice(b"Z\"");
@@ -113,7 +113,7 @@ impl Line<'_> {
         [method, &target, outline.protocol().as_bytes()].join(&b' ')
     }
 
-    /// Its query may be one of ours.
+    /// The `Referer`, without its query unless values may be shown, because it may be a URL of this server.
     fn referer<'o>(&self, outline: Outline<'o>) -> Option<&'o [u8]> {
         let referer = outline.referer()?;
         let end = if self.parameters { None } else { memchr::memchr2(b'?', b'#', referer) };
@@ -122,11 +122,11 @@ impl Line<'_> {
 }
 
 fn write(out: &mut Vec<u8>, what: std::fmt::Arguments<'_>) {
-    // A vector takes all.
+    // Writing into a vector cannot fail.
     drop(out.write_fmt(what));
 }
 
-/// Most are short, and formatting takes several times as long as their digits.
+/// Most addresses are short, and the formatting machinery takes several times as long as their digits.
 fn address(client: IpAddr, out: &mut Vec<u8>) {
     let IpAddr::V4(client) = client else { return write(out, format_args!("{client}")) };
     for (index, part) in client.octets().into_iter().enumerate() {
@@ -148,7 +148,8 @@ fn in_quotes(out: &mut Vec<u8>, text: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
 }
 
-/// In quotes, with everything that could end them or the line as `\xHH`, as nginx has it; `-` where there is nothing.
+/// Quotes a text. Characters that could end the text or the line become `\xHH`, as in nginx's log. A missing text
+/// becomes `-`.
 fn quoted(out: &mut Vec<u8>, text: Option<&[u8]>) {
     in_quotes(out, |out| {
         for byte in text.unwrap_or(b"-") {
@@ -169,7 +170,8 @@ fn trace_id(trace: &Trace, out: &mut Vec<u8>) {
     }
 }
 
-/// A member of an object, behind others. Where a key's length is known, appending it is a few instructions and no call.
+/// Appends a member of an object after other members. If a key's length is known, appending it takes a few instructions
+/// and no call.
 #[inline]
 fn member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>) {
     if let Some(value) = value {
@@ -178,7 +180,7 @@ fn member<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>
     }
 }
 
-/// The same with a text that has nothing to be escaped: a method is a token (RFC 9110 section 9.1), and an id is looked at.
+/// Like `member`, with a text that needs no escapes: a method is a token (RFC 9110 section 9.1), and an id is checked.
 #[inline]
 fn plain<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>) {
     if let Some(value) = value {
@@ -187,39 +189,39 @@ fn plain<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&[u8]>)
     }
 }
 
-/// As JSON has it. Bytes that are no text become the character for that.
+/// Appends a JSON string. Invalid UTF-8 becomes the replacement character.
 fn string(out: &mut Vec<u8>, text: &[u8]) {
     let escapes = |byte: u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
-    // All of them, and not up to the first: that is several at a time.
+    // This checks all bytes instead of stopping at the first match, so that the processor checks several at a time.
     if text.iter().fold(false, |any, byte| any | escapes(*byte)) {
-        // A vector takes all, and a text is always JSON.
+        // Writing into a vector cannot fail, and a text is always valid JSON.
         drop(serde_json::to_writer(out, &String::from_utf8_lossy(text)));
     } else {
         in_quotes(out, |out| out.extend_from_slice(text));
     }
 }
 
-/// What time it is: the second of the last line, which is formatted once, and for which the system is asked once.
+/// The time of day, formatted once for all lines of a second. The system clock is read once a second too.
 #[derive(Debug, Default)]
 pub(super) struct Clock(Option<Second>);
 
 impl Clock {
-    /// That moment, up to the second in that shape, and its milliseconds.
-    fn tell(&mut self, shape: &'static str, at: Instant, tell: impl FnOnce(&[u8], u32)) {
+    /// Hands over that moment, formatted up to the second, and its milliseconds.
+    fn with_time(&mut self, shape: &'static str, at: Instant, write: impl FnOnce(&[u8], u32)) {
         let Self(known) = self;
         if !known.as_ref().is_some_and(|second| second.has(at, shape)) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
             *known = Second::of(at, now.saturating_sub(at.elapsed()), shape);
         }
         match known {
-            Some(second) => tell(second.text.as_bytes(), (at - second.begins).subsec_millis()),
-            // The clock of `Instant` is not a second old.
-            None => tell(formatted(shape, 0).as_bytes(), 0),
+            Some(second) => write(second.text.as_bytes(), (at - second.begins).subsec_millis()),
+            // `Instant`'s clock started less than a second ago.
+            None => write(formatted(shape, 0).as_bytes(), 0),
         }
     }
 }
 
-/// A second of the day.
+/// One second of the day.
 #[derive(Debug)]
 struct Second {
     begins: Instant,
@@ -228,7 +230,7 @@ struct Second {
 }
 
 impl Second {
-    /// The one that a moment is in, by how long it is after 1970.
+    /// The second of a moment. `since_1970` is the moment's distance from 1970.
     fn of(at: Instant, since_1970: Duration, shape: &'static str) -> Option<Self> {
         let begins = at.checked_sub(Duration::from_nanos(since_1970.subsec_nanos().into()))?;
         Some(Self { begins, shape, text: formatted(shape, since_1970.as_secs()) })
@@ -286,7 +288,7 @@ mod tests {
         User-Agent: one \"two\" \\ \xff\r\n\r\n";
 
     #[test]
-    fn a_line_has_what_web_servers_say_and_the_phases() {
+    fn a_line_has_the_usual_fields_and_the_phases() {
         let [combined, json] = lines(HEAD, false).expect("a good head");
         let (start, rest) = combined.split_once('[').expect("a time");
         assert_eq!(start, "192.0.2.7 - - ");
@@ -304,14 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn values_are_shown_where_they_are_asked_for() {
+    fn values_are_shown_if_the_configuration_asks_for_them() {
         for line in lines(HEAD, true).expect("a good head") {
             assert!(line.contains("/a/1?secret=2") && line.contains("http://a/?secret=3"), "{line}");
         }
     }
 
     #[test]
-    fn what_was_not_read_is_nothing() {
+    fn a_request_that_was_not_read_has_empty_fields() {
         let entry = Entry {
             outline: None,
             client: None,
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_is_told_until_the_next_begins() {
+    fn a_formatted_second_is_used_until_the_next_begins() {
         let at = Instant::now() + Duration::from_secs(5);
         let shape = "%H:%M:%S";
         let second = Second::of(at, Duration::from_millis(7250), shape).expect("it is long enough ago");
@@ -352,7 +354,7 @@ mod tests {
         let now = Instant::now();
         let (mut clock, mut told) = (Clock::default(), Vec::new());
         for shape in [JSON, JSON, COMBINED, JSON] {
-            clock.tell(shape, now, |text, ms| told.push((text.to_vec(), ms)));
+            clock.with_time(shape, now, |text, ms| told.push((text.to_vec(), ms)));
         }
         let after = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
         assert!(told[0] == told[1] && told[0] != told[2] && told[0] == told[3], "{told:?}");
@@ -363,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_written_as_its_form_asks() {
+    fn a_time_is_written_in_the_form_of_its_line() {
         assert_eq!(
             [JSON, COMBINED].map(|shape| formatted(shape, 86_400 * 366)),
             ["1971-01-02T00:00:00", "02/Jan/1971:00:00:00 +0000"]

@@ -1,7 +1,7 @@
-//! What the log says of requests: a line for each (`log.access`), and one for each that was slow.
+//! The log of requests: a line for each request (`log.access`), and a line for each slow request or statement.
 //!
-//! Any thread; each makes its own line. What is asked for can change at any time, so it stands in atomics. Knows what a request
-//! was and what became of it, and not who answered it.
+//! Any thread, and each makes its own lines. The settings can change at any time, so they are atomics. The journal
+//! knows a request and its outcome, but not which code answered it.
 
 mod line;
 mod writer;
@@ -22,10 +22,10 @@ use crate::http::Outline;
 use crate::telemetry::metrics::{Endpoint, PHASES, Phase, Reason, Spans};
 use crate::telemetry::sparing::sparingly;
 
-/// What the access log's lines have for a target, where they go to the log.
+/// The target of access log lines that go to the log.
 pub const TARGET: &str = "wharf::access";
 
-/// What is said of requests. Cheap to clone.
+/// Writes the lines of requests. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal(Arc<Shared>);
 
@@ -35,53 +35,53 @@ struct Shared {
     access: AtomicU8,
     /// Whether values of parameters may be shown.
     parameters: AtomicBool,
-    /// Zero: never.
+    /// Zero: no request has a line for being slow.
     slow_request_ns: AtomicU64,
     slow_statement_ns: AtomicU64,
     writer: Writer,
 }
 
-/// A request and what became of it.
+/// A request and its outcome.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// What was asked; `None` where no head was read.
+    /// The request. `None` if no head was read.
     pub outline: Option<Outline<'a>>,
-    /// Who asked, as far as that is known.
+    /// The client's address, if it is known.
     pub client: Option<IpAddr>,
-    /// Who the request is.
+    /// The identity of the request.
     pub request_id: Option<&'a RequestId>,
     /// The answer's status, or 499.
     pub status: u16,
     /// Bytes of the answer's body.
     pub bytes: u64,
-    /// When it ended.
+    /// When the request ended.
     pub ended: Instant,
-    /// How long before that the request had come, or its head had.
+    /// The time between the arrival of the request, or of its head, and its end.
     pub total: Duration,
-    /// Where that went, if a worker had it.
+    /// The time in each phase, if a worker had the request.
     pub spans: Option<&'a Spans>,
-    /// The endpoint, if it came to one.
+    /// The endpoint, if the request came to one.
     pub endpoint: Option<&'a Endpoint>,
-    /// Why it was refused, if it was.
+    /// The reason, if the request was refused.
     pub reason: Option<Reason>,
 }
 
-/// The access log's next file, opened already.
+/// The access log's next file, already open.
 #[derive(Debug)]
 pub struct Opened(Target);
 
 impl Opened {
-    /// Opens what the configuration says, so that what cannot be opened is known before anything changes.
+    /// Opens the access log of these settings, so that a failure is known before anything changes.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn new(settings: &Log) -> io::Result<Self> {
         let file = settings.access_file.as_deref().filter(|_| settings.access != AccessLog::Off);
         file.map_or(Ok(Target::Log), Target::open).map(Self)
     }
 }
 
-/// New settings, with the open file that they ask for.
+/// New settings with the open file that they need.
 #[derive(Debug)]
 pub struct Prepared {
     settings: Log,
@@ -89,7 +89,7 @@ pub struct Prepared {
 }
 
 impl Default for Journal {
-    /// Says nothing.
+    /// A journal that writes nothing.
     fn default() -> Self {
         Self(Arc::new(Shared {
             access: AtomicU8::new(AccessLog::Off as u8),
@@ -102,10 +102,10 @@ impl Default for Journal {
 }
 
 impl Journal {
-    /// Starts the thread that writes, if these settings need one. Nothing else changes.
+    /// Starts the writing thread if these settings need one. Nothing else changes.
     ///
     /// # Errors
-    /// When the system has no thread.
+    /// The system cannot start a thread.
     pub fn prepare(&self, settings: &Log, Opened(target): Opened) -> io::Result<Prepared> {
         if settings.access != AccessLog::Off {
             self.0.writer.start()?;
@@ -113,7 +113,7 @@ impl Journal {
         Ok(Prepared { settings: settings.clone(), target })
     }
 
-    /// Goes by the prepared settings from now on.
+    /// Applies the prepared settings.
     pub fn reconfigure(&self, Prepared { settings, target }: Prepared) {
         let shared = &*self.0;
         if settings.access != AccessLog::Off {
@@ -126,18 +126,18 @@ impl Journal {
         shared.slow_statement_ns.store(nanoseconds(settings.slow_statement), Relaxed);
     }
 
-    /// Opens the access log's file again: somebody has moved it.
+    /// Opens the access log's file again, because it was moved.
     pub fn reopen(&self) {
         self.0.writer.reopen();
     }
 
-    /// Writes what there is, and nothing more.
+    /// Writes the lines that wait, and accepts no more.
     pub fn close(&self) {
         self.0.access.store(AccessLog::Off as u8, Relaxed);
         self.0.writer.close();
     }
 
-    /// How many lines of the access log were lost so far, because they could not be written or not as fast as they came.
+    /// The number of access log lines that were lost, because writing failed or was too slow.
     pub fn lost(&self) -> u64 {
         self.0.writer.lost()
     }
@@ -147,7 +147,7 @@ impl Journal {
         self.0.parameters.load(Relaxed)
     }
 
-    /// Whether each request has a line, for which its outline is to be kept.
+    /// Whether each request has a line, so that its outline must be kept.
     pub fn has_access(&self) -> bool {
         self.0.access.load(Relaxed) != AccessLog::Off as u8
     }
@@ -157,7 +157,7 @@ impl Journal {
         self.shows_values() && endpoint.is_none_or(|endpoint| !endpoint.hides_query())
     }
 
-    /// A request has come to its end.
+    /// Writes the line of a request that has ended.
     pub fn ended(&self, entry: &Entry<'_>) {
         let access = self.0.access.load(Relaxed);
         if access == AccessLog::Off as u8 {
@@ -169,7 +169,8 @@ impl Journal {
         });
     }
 
-    /// A worker is done with a request, which may have taken long. `outline`: what was asked, for where it may be shown.
+    /// A worker has finished a request, which may have been slow. `outline` returns the request, for a line that may
+    /// show it.
     pub fn worked<'a>(
         &self,
         endpoint: &Endpoint,
@@ -199,7 +200,7 @@ impl Journal {
         );
     }
 
-    /// A statement of an endpoint has come to its end, and may have taken long.
+    /// A statement of an endpoint has ended, and may have been slow.
     pub(crate) fn ran(&self, statement: &Ran<'_>) {
         if !is_slow(statement.took, &self.0.slow_statement_ns) {
             return;
@@ -219,15 +220,15 @@ impl Journal {
     }
 }
 
-/// A statement that was run.
+/// A finished statement.
 pub(crate) struct Ran<'a> {
-    /// What it is called: `endpoint.NAME`, or `endpoint.NAME.step[1]`.
+    /// Its name: `endpoint.NAME` or `endpoint.NAME.step[1]`.
     pub(crate) name: &'a str,
     /// How long it took.
     pub(crate) took: Duration,
-    /// What the endpoint's parameters had, those left out that are shown to nobody.
+    /// The values of the endpoint's parameters, without hidden ones.
     pub(crate) values: &'a dyn Fn() -> String,
-    /// Whose statement it was.
+    /// The identity of the request that ran it.
     pub(crate) request_id: Option<&'a RequestId>,
 }
 
@@ -240,13 +241,13 @@ fn seconds(time: Duration) -> String {
     format!("{:.3} s", time.as_secs_f64())
 }
 
-/// Where to look for it in a tracing system.
+/// The trace's id, to find the request in a tracing system.
 fn trace(request_id: Option<&RequestId>) -> String {
     let trace = request_id.and_then(RequestId::trace).map(Trace::id);
     trace.map(|id| format!(", trace {id:032x}")).unwrap_or_default()
 }
 
-/// As `Server-Timing` calls them, and what comes after its head went out.
+/// The phases under the names of `Server-Timing`, and the phase after the answer's head was sent.
 const SHORT: [(Phase, &str); 5] = [
     (Phase::Queue, "queue"),
     (Phase::Pool, "pool"),

@@ -1,7 +1,7 @@
-//! The thread that writes the access log. Whoever has a line puts it with the others and goes on, however slow the disk is.
+//! The thread that writes the access log. Other threads add their lines and continue, however slow the disk is.
 //!
-//! Lines are gathered for a moment: to wake a thread costs more than to make a line. Until then each thread keeps its own, so that
-//! none waits for another one's.
+//! Lines are gathered for a moment, because waking a thread costs more than making a line. Until then each thread keeps
+//! its own lines, so that no thread waits for another.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -20,26 +20,26 @@ use super::TARGET;
 use super::line::Clock;
 use crate::telemetry::sparing::sparingly;
 
-/// Bytes that may wait to be written: what a busy server says in a quarter of a second. Lines beyond it are lost.
+/// The bytes that may wait to be written: the output of a busy server in a quarter of a second. Further lines are lost.
 const WAITING_MAX: usize = 8 << 20;
 
 /// How long lines are gathered, and how many bytes of them, before they are written together.
 const GATHERED_FOR: Duration = Duration::from_millis(20);
 const GATHERED: usize = 256 << 10;
 
-/// A thread that has lines reserves room for as many more, but no more than this at a time; and so much of it is always kept when
-/// they are fetched.
+/// A thread with lines reserves room for as many more, but at most this much at a time. It keeps this much room when
+/// its lines are fetched.
 const ROOM: usize = 16 << 10;
 
-/// How long a server that stops waits for a disk or a pipe that takes nothing.
+/// How long a stopping server waits for a disk or a pipe that accepts nothing.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
-/// Where lines go.
+/// The destination of the lines.
 #[derive(Debug)]
 pub(super) enum Target {
-    /// To the log, as the rest.
+    /// The log, like all other messages.
     Log,
-    /// To a file of their own, behind what it has.
+    /// A separate file, whose content is kept.
     File { path: PathBuf, file: File, torn: bool },
 }
 
@@ -57,7 +57,7 @@ impl Target {
             }
             return 0;
         };
-        // What was cut off shall not pass for the beginning of the next line.
+        // A line that was cut off must not become the beginning of the next line.
         if *torn && file.write_all(b"\n").is_ok() {
             *torn = false;
         }
@@ -89,11 +89,11 @@ impl Target {
     }
 }
 
-/// Whoever has lines.
+/// The access log, for the threads that add lines.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    /// Disconnected when the thread has ended; `None` while there is none.
+    /// Disconnected when the writing thread has ended. `None` while no thread runs.
     running: Mutex<Option<Receiver<Infallible>>>,
 }
 
@@ -101,11 +101,11 @@ pub(super) struct Writer {
 struct Shared {
     state: Mutex<State>,
     something: Condvar,
-    /// The threads' lines. Locked before each of them, and never with `state`.
+    /// The buffers of all threads. Locked before any single buffer, and never together with `state`.
     buffers: Mutex<Vec<Arc<Buffer>>>,
-    /// Bytes that all buffers together may have at the moment.
+    /// The number of bytes that all buffers together have reserved.
     room: AtomicUsize,
-    /// Somebody has lines, and the thread that writes has been told.
+    /// A thread has lines, and the writing thread was woken.
     gathering: AtomicBool,
     lost: AtomicU64,
 }
@@ -117,16 +117,16 @@ struct State {
     closed: bool,
 }
 
-/// One thread's lines, in their order.
+/// One thread's lines in order.
 #[derive(Debug, Default)]
 struct Buffer(Mutex<Lines>);
 
 #[derive(Debug, Default)]
 struct Lines {
     bytes: Vec<u8>,
-    /// How much of [`Shared::room`] is theirs.
+    /// The part of [`Shared::room`] that these lines have reserved.
     room: usize,
-    /// What time it is for the thread.
+    /// The thread's formatted time.
     clock: Clock,
 }
 
@@ -137,7 +137,7 @@ impl Buffer {
 }
 
 impl Writer {
-    /// Starts the thread when it is not there yet.
+    /// Starts the writing thread unless it runs already.
     pub(super) fn start(&self) -> io::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.is_none() {
@@ -149,20 +149,20 @@ impl Writer {
         Ok(())
     }
 
-    /// Has the thread write there from now on.
+    /// Makes the thread write to another target from now on.
     pub(super) fn write_to(&self, target: Target) {
-        self.shared.tell(|state| state.next = Some(target));
+        self.shared.change(|state| state.next = Some(target));
     }
 
     pub(super) fn reopen(&self) {
-        self.shared.tell(|state| state.reopen = true);
+        self.shared.change(|state| state.reopen = true);
     }
 
     pub(super) fn lost(&self) -> u64 {
         self.shared.lost.load(Relaxed)
     }
 
-    /// Adds what `make` appends, a line.
+    /// Adds the line that `make` appends.
     pub(super) fn add(&self, make: impl FnOnce(&mut Vec<u8>, &mut Clock)) {
         thread_local! {
             static OWN: RefCell<(Weak<Shared>, Arc<Buffer>)> = RefCell::default();
@@ -175,12 +175,12 @@ impl Writer {
         });
     }
 
-    /// Writes what there is, and ends the thread.
+    /// Writes the lines that wait, and ends the thread.
     pub(super) fn close(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(ended) = running else { return };
-        self.shared.tell(|state| state.closed = true);
-        // It ends with an error either way: nobody sends anything.
+        self.shared.change(|state| state.closed = true);
+        // Nothing is sent on this channel, so it always ends with an error.
         let _ = ended.recv_timeout(LAST_WRITE);
     }
 }
@@ -203,13 +203,14 @@ impl Shared {
             return;
         }
         drop(lines);
-        // Whoever fetches them says that nobody gathers before it locks a buffer, so what it does not find there wakes it.
+        // The writing thread clears `gathering` before it locks a buffer. So a line that it misses wakes it again.
         if !self.gathering.load(Relaxed) && !self.gathering.swap(true, Relaxed) {
-            self.tell(|_| ());
+            self.change(|_| ());
         }
     }
 
-    /// Room for lines that have grown beyond theirs: for more of them, or else for these. Returns whether there was any.
+    /// Reserves room for lines that have outgrown theirs, with a reserve for more lines or else only for these. Returns
+    /// whether there was enough room.
     fn reserve(&self, lines: &mut Lines) -> bool {
         let missing = lines.bytes.len() - lines.room;
         let more = missing.max(lines.bytes.len().min(ROOM));
@@ -218,7 +219,7 @@ impl Shared {
             if let Ok(before) = self.room.fetch_update(Relaxed, Relaxed, add) {
                 lines.room += wanted;
                 if before < GATHERED && before + wanted >= GATHERED {
-                    self.tell(|_| ());
+                    self.change(|_| ());
                 }
                 return true;
             }
@@ -226,11 +227,11 @@ impl Shared {
         false
     }
 
-    /// Appends what every thread has.
+    /// Appends the lines of all threads.
     fn fetch(&self, all: &mut Vec<u8>) {
         self.gathering.store(false, Relaxed);
         self.buffers().retain_mut(|buffer| {
-            // Asked before, so that what its thread did last is among what is fetched.
+            // Checked first, so that the last lines of a thread that has ended are fetched too.
             let is_left = Arc::get_mut(buffer).is_some();
             let mut lines = buffer.lock();
             all.extend_from_slice(&lines.bytes);
@@ -240,12 +241,12 @@ impl Shared {
         });
     }
 
-    /// Whether it is not to be waited for more lines.
+    /// Whether to write now instead of waiting for more lines.
     fn is_urgent(&self, state: &State) -> bool {
         state.next.is_some() || state.reopen || state.closed || self.room.load(Relaxed) >= GATHERED
     }
 
-    /// `_end` is dropped with the thread.
+    /// `_end` is dropped when the thread ends.
     fn run(&self, _end: &Sender<Infallible>) {
         let (mut target, mut lines) = (Target::Log, Vec::new());
         loop {
@@ -273,7 +274,8 @@ impl Shared {
         }
     }
 
-    fn tell(&self, what: impl FnOnce(&mut State)) {
+    /// Changes the state, and wakes the writing thread to look at it.
+    fn change(&self, what: impl FnOnce(&mut State)) {
         what(&mut self.lock());
         self.something.notify_one();
     }
@@ -287,8 +289,8 @@ impl Shared {
     }
 }
 
-/// Keeps room for as much as there was, but not what a burst once took: memory that is given back at each write costs more to get
-/// again than the lines to make.
+/// Empties a buffer. It keeps room for as much as it had, but not for a whole burst. Getting freed memory again
+/// for each write would cost more than making the lines.
 fn empty(lines: &mut Vec<u8>, least: usize) {
     let kept = lines.len().max(least);
     lines.clear();
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_follow_what_a_file_has_and_a_file_that_was_moved_is_followed_by_a_new_one() {
+    fn lines_are_appended_to_a_file_and_a_moved_file_is_replaced() {
         let directory = tempfile::tempdir().expect("a directory");
         let [file, moved] = ["access.log", "access.log.1"].map(|name| directory.path().join(name));
         fs::write(&file, "before\n").expect("a file");
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_lost_and_counted() {
+    fn lines_that_cannot_be_written_are_lost_and_counted() {
         let writer = Writer::default();
         writer.start().expect("a thread");
         writer.write_to(Target::open(Path::new("/dev/full")).expect("Linux has it"));
@@ -341,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_writes_is_lost_when_there_is_too_much_of_it() {
+    fn lines_beyond_the_limit_are_lost_while_nothing_is_written() {
         let writer = Writer::default();
         let line = "x".repeat(1 << 20);
         (0..10).for_each(|_| add(&writer, &line));
@@ -349,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn each_threads_lines_are_there_in_its_order_also_when_it_has_ended() {
+    fn each_threads_lines_stay_in_order_even_after_it_has_ended() {
         const LINES: usize = 5000;
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("access.log");

@@ -1,31 +1,32 @@
-//! Where connections stand, as the pollers count them now and then: nobody can say it at each moment for nothing.
+//! The states of connections. The pollers count them from time to time, because keeping exact counts at each moment
+//! would cost too much.
 //!
-//! Written by pollers, each its own sheet; read by whoever looks.
+//! Each poller writes its own sheet, and any thread may read them.
 
 use std::array;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Standing {
-    /// It waits for its next request.
+    /// The connection waits for its next request.
     Idle,
-    /// It begins: a handshake, or a proxy's header.
+    /// The connection begins, with a handshake or a proxy's header.
     Beginning,
-    /// Its request comes.
+    /// A request is arriving.
     Reading,
-    /// Its request waits for a worker.
+    /// The request waits for a worker.
     Queued,
-    /// Its request is with a worker.
+    /// A worker has the request.
     Running,
-    /// Its answer goes out.
+    /// The answer is being sent.
     Writing,
-    /// It ends.
+    /// The connection is ending.
     Closing,
 }
 
-/// Every standing with its name.
+/// Every state with its name.
 pub const CENSUS: [(Standing, &str); 7] = [
     (Standing::Idle, "idle"),
     (Standing::Beginning, "beginning"),
@@ -38,23 +39,23 @@ pub const CENSUS: [(Standing, &str); 7] = [
 
 type Counts = [usize; CENSUS.len()];
 
-/// Connections by where they stand.
+/// The number of connections in each state.
 #[derive(Debug, Default)]
 pub struct Census(Mutex<Vec<Arc<Mutex<Counts>>>>);
 
-/// One poller's part of it.
+/// One poller's part of the census.
 #[derive(Debug)]
 pub struct Sheet(Arc<Mutex<Counts>>);
 
 impl Census {
-    /// Another poller counts.
+    /// Adds the sheet of another poller.
     pub fn sheet(&self) -> Sheet {
         let sheet = Arc::<Mutex<Counts>>::default();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&sheet));
         Sheet(sheet)
     }
 
-    /// As they were counted last.
+    /// The latest counts.
     pub fn counts(&self) -> [(&'static str, usize); CENSUS.len()] {
         let sheets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<Counts> =
@@ -64,7 +65,7 @@ impl Census {
 }
 
 impl Sheet {
-    /// Takes over a new count.
+    /// Replaces the sheet by a new count.
     pub fn fill(&self, standings: impl Iterator<Item = Standing>) {
         let mut counts = Counts::default();
         standings.for_each(|standing| counts[standing as usize] += 1);
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pollers_counts_add_up() {
+    fn the_counts_of_pollers_add_up() {
         for (index, (standing, _)) in CENSUS.into_iter().enumerate() {
             assert_eq!(standing as usize, index, "the table is in the order of the enum");
         }

@@ -1,6 +1,7 @@
-//! What is counted of one endpoint: its answers by status, how long they took, and where that time went.
+//! The counters of one endpoint: its answers by status, their durations, and the time in each phase.
 //!
-//! Any thread; relaxed atomics, no lock but for a status from 500. As many as the configuration has routes, so that no client can make more of them.
+//! Any thread. Relaxed atomics, and no lock except for a status from 500. Each route of the configuration has one set,
+//! so clients cannot create more.
 
 use std::array;
 use std::sync::Arc;
@@ -10,19 +11,19 @@ use std::time::Duration;
 use super::failures::Failures;
 use super::histogram::{Counts, Histogram, nanoseconds};
 
-/// Where the time of a request goes.
+/// The phases of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Phase {
-    /// It waits for a worker.
+    /// The request waits for a worker.
     Queue,
-    /// It waits for a database connection.
+    /// The request waits for a session.
     Pool,
-    /// Its statements run, from each one's beginning to its last row.
+    /// Its statements run, each from its beginning to its last row.
     Database,
-    /// Its handler does neither: parameters, and the making of the answer.
+    /// The handler does everything else: it reads parameters and makes the answer.
     Render,
-    /// The answer is written, as far as its worker does that.
+    /// The worker writes the answer, or its part of it.
     Write,
 }
 
@@ -35,50 +36,50 @@ pub const PHASES: [(Phase, &str); 5] = [
     (Phase::Write, "write"),
 ];
 
-/// How long each of a request's phases was.
+/// The length of each phase of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spans([Duration; PHASES.len()]);
 
 impl Spans {
-    /// How long the phase was.
+    /// The length of the phase.
     pub fn of(&self, phase: Phase) -> Duration {
         self.0[phase as usize]
     }
 
-    /// Says how long the phase was.
+    /// Sets the length of the phase.
     pub fn set(&mut self, phase: Phase, length: Duration) {
         self.0[phase as usize] = length;
     }
 
-    /// Phase by phase, both together.
+    /// The sum of both, phase by phase.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         Self(array::from_fn(|at| self.0[at] + other.0[at]))
     }
 
-    /// Phase by phase, what is more than in an earlier one.
+    /// The difference to an earlier state, phase by phase.
     #[must_use]
     pub fn minus(&self, earlier: &Self) -> Self {
         Self(array::from_fn(|at| self.0[at].saturating_sub(earlier.0[at])))
     }
 
-    /// All phases together.
+    /// The sum of all phases.
     pub fn total(&self) -> Duration {
         self.0.iter().sum()
     }
 }
 
-/// More statuses than any endpoint answers. What comes beyond them is counted under the status 0.
+/// More statuses than any endpoint answers with. Further statuses are counted under 0.
 const STATUSES: usize = 24;
 
 /// An endpoint's counters.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// By which others name it.
+    /// The number by which other parts name the endpoint.
     pub id: u32,
-    /// Its method; empty for requests that came to no endpoint.
+    /// The method. Empty for requests that came to no endpoint.
     pub method: String,
-    /// Its path as it is configured, with `{names}`; [`UNMATCHED`] for requests that came to no endpoint.
+    /// The path from the configuration, with `{names}`. [`UNMATCHED`] for requests that came to no endpoint.
     pub route: String,
     hides_query: AtomicBool,
     statuses: [(AtomicU16, AtomicU64); STATUSES],
@@ -88,10 +89,10 @@ pub struct Endpoint {
     failures: Arc<Failures>,
 }
 
-/// The status under which a request is counted whose client left before its answer, as in nginx's log.
+/// The status for requests whose client left before the answer, as in nginx's log.
 pub const CLIENT_LEFT: u16 = 499;
 
-/// The route of requests that came to no endpoint: no path of any begins like this.
+/// The route of requests that came to no endpoint. No path begins like this.
 pub const UNMATCHED: &str = "unmatched";
 
 impl Endpoint {
@@ -109,7 +110,7 @@ impl Endpoint {
         }
     }
 
-    /// Says whether a query of its requests may hold a secret. A reload may change it.
+    /// Sets whether queries of its requests may hold a secret. A reload may change it.
     pub fn hide_query(&self, hides: bool) {
         self.hides_query.store(hides, Relaxed);
     }
@@ -119,12 +120,12 @@ impl Endpoint {
         self.hides_query.load(Relaxed)
     }
 
-    /// An answer with this status was made, to whatever request.
+    /// Counts an answer with this status.
     pub fn responded(&self, status: u16) {
         self.responded_to("", status);
     }
 
-    /// An answer with this status was made to the request with this id.
+    /// Counts an answer with this status to the request with this id.
     pub fn responded_to(&self, request: &str, status: u16) {
         if status >= 500 {
             self.failures.add(self.id, status, request);
@@ -145,7 +146,7 @@ impl Endpoint {
         self.others.fetch_add(1, Relaxed);
     }
 
-    /// A worker is done with a request.
+    /// Counts a request that a worker has finished.
     pub(super) fn finished(&self, spans: &Spans) {
         self.duration.record(spans.total());
         for (sum, span) in self.phases_ns.iter().zip(spans.0) {
@@ -153,7 +154,7 @@ impl Endpoint {
         }
     }
 
-    /// Answers by status, in ascending order; 0 for statuses that were one too many to tell apart.
+    /// Answers by status, in ascending order. The status 0 has those that were too many to tell apart.
     pub fn statuses(&self) -> Vec<(u16, u64)> {
         let known = self.statuses.iter().map(|(status, count)| (status.load(Relaxed), count.load(Relaxed)));
         let mut statuses: Vec<_> = known.filter(|(status, _)| *status > 0).collect();
@@ -165,12 +166,12 @@ impl Endpoint {
         statuses
     }
 
-    /// How long its requests took, from when each had come whole until its answer was handed to the system.
+    /// The durations of its requests, from the arrival of the whole request until its answer was handed to the system.
     pub fn durations(&self) -> Counts {
         self.duration.counts()
     }
 
-    /// How long all its requests together were in the phase.
+    /// The total time of all its requests in the phase.
     pub fn spent(&self, phase: Phase) -> Duration {
         Duration::from_nanos(self.phases_ns[phase as usize].load(Relaxed))
     }
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_told_apart_until_there_are_too_many() {
+    fn each_status_is_counted_until_there_are_too_many() {
         let endpoint = Endpoint::new(1, "GET".into(), "/".into(), Arc::default());
         for status in [200, 404, 200, 503] {
             endpoint.responded(status);

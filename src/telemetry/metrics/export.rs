@@ -1,7 +1,7 @@
-//! What was counted, as Prometheus reads it: `OpenMetrics`, or the older text for who does not ask for that.
+//! The metrics in Prometheus's formats: `OpenMetrics`, or the older text for clients that do not ask for it.
 //!
-//! The thread of whoever asks; nothing here is on a request's way. `docs/metrics.md` says what each name means, and a test holds
-//! it to this file.
+//! The thread that asks for them. No request passes through this code. `docs/metrics.md` explains each name, and a test
+//! compares it with this file.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use prometheus_client::registry::{Registry, Unit};
 use super::process::Process;
 use super::{CENSUS, CLOSINGS, Counts, Metrics, PHASES, Pool, REASONS, UNSERVED};
 
-/// The media types of what [`Exposition::text`] writes: `OpenMetrics`, and the older text.
+/// The media types of the output of [`Exposition::text`]: `OpenMetrics`, and the older text.
 pub const CONTENT_TYPE: [&str; 2] = [
     "application/openmetrics-text; version=1.0.0; charset=utf-8",
     "text/plain; version=0.0.4; charset=utf-8",
 ];
 
-/// What is not counted but looked at when somebody asks.
+/// The figures that are read when somebody asks, instead of counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Gauges {
     /// When the server started.
@@ -36,31 +36,31 @@ pub struct Gauges {
     pub pool: Option<PoolGauges>,
 }
 
-/// The request threads at one moment.
+/// The workers at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct WorkerGauges {
-    /// How many there are to be.
+    /// The number of workers that there are to be.
     pub max: usize,
-    /// How many there are.
+    /// The number of workers that there are.
     pub count: usize,
-    /// How many have a request.
+    /// The number of workers that have a request.
     pub busy: usize,
-    /// How many may: fewer than there are to be while they would only wait for a core.
+    /// How many may have one. It is lower than `max` while more workers would only wait for a core.
     pub busy_max: usize,
-    /// How many wait for one.
+    /// The number of workers that wait for a request.
     pub idle: usize,
-    /// How many have a request whose deadline has passed.
+    /// The number of workers with a request whose deadline has passed.
     pub stuck: usize,
 }
 
 /// The queue at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueGauges {
-    /// Jobs that wait.
+    /// The number of jobs that wait.
     pub length: usize,
-    /// How many may.
+    /// How many may wait.
     pub max_length: usize,
-    /// For how long the oldest has waited.
+    /// The wait of the oldest job so far.
     pub oldest: Duration,
 }
 
@@ -71,31 +71,31 @@ pub struct PoolGauges {
     pub max: u32,
     /// `database.minimum_idle`.
     pub min: u32,
-    /// Connections that exist.
+    /// Sessions that exist.
     pub open: u32,
-    /// Lent to a worker.
+    /// Sessions that workers have borrowed.
     pub active: u32,
-    /// Open and not lent.
+    /// Sessions that are open and not borrowed.
     pub idle: u32,
-    /// Workers that wait for one.
+    /// Workers that wait for a session.
     pub pending: u32,
-    /// Whether there is none, and none can be opened.
+    /// Whether there is no session and none can be opened.
     pub is_down: bool,
 }
 
 /// A server's metrics, ready to be written.
 #[derive(Debug)]
 pub struct Exposition {
-    /// What was counted.
+    /// The counters.
     pub metrics: Arc<Metrics>,
-    /// What was counted of the pool, if there is one.
+    /// The pool's counters, if there is a pool.
     pub pool: Option<Arc<Pool>>,
-    /// What was looked at.
+    /// The figures of this moment.
     pub gauges: Gauges,
 }
 
 impl Exposition {
-    /// The metrics as text: `OpenMetrics`, or the older text.
+    /// The metrics as text, in `OpenMetrics` or in the older format.
     pub fn text(self, open_metrics: bool) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
@@ -105,13 +105,13 @@ impl Exposition {
         } else {
             prometheus_text::encode(&mut written, &registry)
         };
-        // Memory takes whatever is written to it.
+        // Writing to memory cannot fail.
         debug_assert!(done.is_ok());
         written
     }
 }
 
-/// A label with its values' type.
+/// A label and the type of its values.
 type Label<'a> = [(&'static str, &'a str); 1];
 
 impl Collector for Exposition {
@@ -135,7 +135,7 @@ impl Exposition {
         family.encode_info(&version)?;
         let started = self.gauges.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         out.gauge("wharf_start_time", "When the server started, since 1970", Some(&Unit::Seconds), started)?;
-        let Process { processor, resident, threads, open_files, max_files } = Process::look();
+        let Process { processor, resident, threads, open_files, max_files } = Process::read();
         let mut cpu =
             out.metric("process_cpu", "Processor time", Some(&Unit::Seconds), MetricType::Counter)?;
         cpu.encode_counter::<NoLabelSet, _, f64>(&processor.as_secs_f64(), None)?;
@@ -362,7 +362,7 @@ impl Out<'_, '_> {
         metric.encode_counter::<NoLabelSet, _, f64>(&count, None)
     }
 
-    /// Counters that differ in one label.
+    /// Writes counters that differ in one label.
     fn family(
         &mut self,
         name: &str,

@@ -1,12 +1,12 @@
-//! The latest answers with a status from 500, for who wants to know what goes wrong.
+//! The latest answers with a status from 500, for operators who look for the cause of failures.
 //!
-//! Any thread. One of these costs a short lock, all other answers nothing. Each kind has one place, so that a flood of one does not
-//! wash away the others.
+//! Any thread. A failure costs a short lock, all other answers cost nothing. Each kind has one entry, so that a flood
+//! of one kind does not push out the others.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-/// How many kinds are kept: what fits on a screen.
+/// The number of kinds that are kept, which fits on a screen.
 const KINDS: usize = 20;
 
 /// The latest failures, by endpoint and status.
@@ -20,16 +20,16 @@ pub struct Failure {
     pub endpoint: u32,
     /// The answers' status.
     pub status: u16,
-    /// How many there were since the kind is kept.
+    /// The number of failures since the kind was first kept.
     pub count: u64,
-    /// When the latest was.
+    /// When the latest failure happened.
     pub last: SystemTime,
-    /// The latest request's id; empty where it is not known.
+    /// The latest request's id. Empty if it is not known.
     pub request: String,
 }
 
 impl Failures {
-    /// An answer with this status, which is from 500, was made to this request.
+    /// Notes an answer to this request with this status, which is at least 500.
     pub(super) fn add(&self, endpoint: u32, status: u16, request: &str) {
         let last = SystemTime::now();
         let mut kinds = self.lock();
@@ -48,7 +48,7 @@ impl Failures {
         kinds.push(Failure { endpoint, status, count: 1, last, request: request.to_owned() });
     }
 
-    /// The latest first.
+    /// All kinds, the latest first.
     pub fn latest(&self) -> Vec<Failure> {
         let mut kinds = self.lock().clone();
         kinds.sort_by_key(|kind| std::cmp::Reverse(kind.last));
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_one_kind_leaves_the_others_their_places() {
+    fn a_flood_of_one_kind_keeps_the_others() {
         let failures = Failures::default();
         failures.add(1, 500, "a");
         for _ in 0..1000 {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_that_was_seen_longest_ago_makes_room() {
+    fn the_kind_that_was_seen_longest_ago_is_replaced() {
         let failures = Failures::default();
         for endpoint in 0..20 {
             failures.add(endpoint, 500, "");

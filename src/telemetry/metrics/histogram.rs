@@ -1,28 +1,29 @@
-//! How times are counted: in buckets that grow by a quarter, so that a percentile is known within that.
+//! Counts times in buckets that grow by a quarter each, so that a percentile is exact to a quarter.
 //!
-//! Any thread; relaxed atomics, no lock.
+//! Any thread. Relaxed atomics, no lock.
 
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A decade's bounds: the preferred numbers of ISO 3 (R10), so that 1, 2.5 and 5, which Prometheus's users expect, are among
-/// them.
+/// The bounds within a decade: the preferred numbers of ISO 3 (R10). They include 1, 2.5 and 5, which users of
+/// Prometheus expect.
 const DECADE: [u64; 10] = [1_000, 1_250, 1_600, 2_000, 2_500, 3_150, 4_000, 5_000, 6_300, 8_000];
 
-/// From 10 µs, which nobody needs to know finer, to 100 s, past which nobody waits.
+/// From 10 µs to 100 s. Nobody needs finer times, and nobody waits for longer.
 const DECADES: usize = 7;
 const BOUNDS: usize = DECADES * DECADE.len() + 1;
 
-/// The buckets' upper ends in nanoseconds; the last bucket has none.
+/// The upper bounds of the buckets in nanoseconds. The last bucket has none.
 static BOUNDS_NS: [u64; BOUNDS] = bounds();
 
-/// Where a time's bucket is looked for from: by its highest three bits, a step or two before it. Seven comparisons of a binary
-/// search, each guessed wrong half the time, would take longer than all else that counts a time.
+/// The bucket where the search for a time begins. A time's highest three bits give it, a step or two before the right
+/// one. A binary search takes seven comparisons, half of them mispredicted, which is longer than all other work of
+/// counting a time.
 static STARTS: [usize; CELLS] = starts();
 const CELLS: usize = 4 * 64;
 
-/// What is exported: 100 µs to 10 s in steps of 1, 2.5 and 5. Each is one of the bounds.
+/// The exported bounds: 100 µs to 10 s in steps of 1, 2.5 and 5. Each is one of the bounds above.
 pub(super) const EXPORTED: [u64; 16] = [
     100_000,
     250_000,
@@ -69,7 +70,7 @@ const fn starts() -> [usize; CELLS] {
     starts
 }
 
-/// The bounds are upper ends that belong to their bucket, as Prometheus's `le` has it.
+/// The bucket of a time. An upper bound belongs to its bucket, as in Prometheus's `le`.
 fn bucket(ns: u64) -> usize {
     let highest = ns.max(4).ilog2();
     let cell = 4 * highest as usize + (ns >> (highest - 2) & 3) as usize;
@@ -80,7 +81,7 @@ fn bucket(ns: u64) -> usize {
     bucket
 }
 
-/// Times, counted.
+/// A count of times.
 #[derive(Debug)]
 pub struct Histogram {
     counts: [AtomicU64; BOUNDS + 1],
@@ -101,7 +102,7 @@ impl Histogram {
         self.sum_ns.fetch_add(ns, Relaxed);
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         Counts {
             buckets: array::from_fn(|bucket| self.counts[bucket].load(Relaxed)),
@@ -110,7 +111,7 @@ impl Histogram {
     }
 }
 
-/// What a [`Histogram`] has counted, or what came between two moments.
+/// The counts of a [`Histogram`], in total or between two moments.
 #[derive(Clone, Debug)]
 pub struct Counts {
     buckets: [u64; BOUNDS + 1],
@@ -124,23 +125,23 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// How many times were counted.
+    /// The number of counted times.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// All times together.
+    /// The sum of all times.
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum_ns)
     }
 
-    /// The mean; zero when nothing was counted.
+    /// The mean. Zero if nothing was counted.
     pub fn mean(&self) -> Duration {
         Duration::from_nanos(self.sum_ns.checked_div(self.count()).unwrap_or(0))
     }
 
-    /// The time that `percent` of the counted ones do not exceed, evenly spread within its bucket; zero when nothing was
-    /// counted.
+    /// The time that `percent` of the counted times do not exceed. Times count as evenly spread within their bucket.
+    /// Zero if nothing was counted.
     pub fn percentile(&self, percent: f64) -> Duration {
         let all = self.count();
         let rank = as_float(all) * percent / 100.0;
@@ -148,7 +149,7 @@ impl Counts {
         for (bucket, count) in self.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
             if as_float(below + count) >= rank {
                 let from = bucket.checked_sub(1).map_or(0, |before| BOUNDS_NS[before]);
-                // Nothing is known of how far beyond the last bound.
+                // Times beyond the last bound could have any length.
                 let to = BOUNDS_NS.get(bucket).copied().unwrap_or(from);
                 let part = (rank - as_float(below)) / as_float(*count);
                 return Duration::from_nanos(from) + Duration::from_nanos(to - from).mul_f64(part.max(0.0));
@@ -158,7 +159,7 @@ impl Counts {
         Duration::ZERO
     }
 
-    /// What came since an earlier moment.
+    /// The counts since an earlier moment.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -167,7 +168,7 @@ impl Counts {
         }
     }
 
-    /// Both together.
+    /// Adds the other counts.
     pub fn add(&mut self, other: &Self) {
         for (sum, count) in self.buckets.iter_mut().zip(other.buckets) {
             *sum += count;
@@ -175,7 +176,7 @@ impl Counts {
         self.sum_ns += other.sum_ns;
     }
 
-    /// What is exported: how many are in each bucket, whose upper end stands beside it in seconds.
+    /// The exported buckets: the upper bound in seconds and the count of each.
     pub(super) fn exported(&self) -> Vec<(f64, u64)> {
         let mut from = 0;
         let mut buckets = Vec::with_capacity(EXPORTED.len() + 1);
@@ -189,7 +190,7 @@ impl Counts {
     }
 }
 
-/// In nanoseconds, of which 64 bits hold 584 years.
+/// A time in nanoseconds. 64 bits hold 584 years.
 pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_time_is_in_the_bucket_whose_end_is_the_first_not_below_it() {
+    fn a_time_is_in_the_first_bucket_whose_bound_is_not_below_it() {
         let around = |bound: u64| [bound.saturating_sub(1), bound, bound.saturating_add(1)];
         let powers = (0..64).map(|power| 1 << power);
         let times = BOUNDS_NS.into_iter().chain(powers).chain([0, u64::MAX]).flat_map(around);
@@ -238,14 +239,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_percentile_and_what_is_too_long_counts_as_the_longest() {
+    fn an_empty_histogram_has_no_percentile_and_too_long_times_count_as_the_longest() {
         assert_eq!(Counts::default().percentile(99.0), Duration::ZERO);
         assert_eq!(Counts::default().mean(), Duration::ZERO);
         assert_eq!(of([500_000_000]).percentile(50.0), Duration::from_secs(100));
     }
 
     #[test]
-    fn a_bucket_holds_its_upper_end_and_all_buckets_together_hold_everything() {
+    fn a_bucket_includes_its_bound_and_all_buckets_hold_every_time() {
         let exported = of([100, 101, 250, 5_000_000, 20_000_000]).exported();
         assert_eq!(exported[0], (0.0001, 1));
         assert_eq!(exported[1], (0.00025, 2));
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_between_two_moments_is_their_difference() {
+    fn the_counts_between_two_moments_are_their_difference() {
         let histogram = Histogram::default();
         histogram.record(Duration::from_millis(1));
         let earlier = histogram.counts();

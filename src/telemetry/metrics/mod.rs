@@ -1,7 +1,7 @@
-//! What is counted: every request that was read, and what became of it.
+//! The counters of the server: every request that was read, and its outcome.
 //!
-//! Any thread; relaxed atomics, no lock but for who looks and for a new route. `requests = answered + refused + abandoned` once
-//! nothing is in flight.
+//! Any thread. Relaxed atomics, and no lock except for readers and for a new route. `requests = answered + refused +
+//! abandoned` once nothing is in flight.
 
 mod census;
 mod endpoint;
@@ -25,11 +25,11 @@ pub use pool::{Pool, UNSERVED, Unserved};
 
 use crate::http::Fault;
 
-/// Why a request was refused by the server rather than answered by its endpoint.
+/// Why the server refused a request instead of letting its endpoint answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Reason {
-    /// No HTTP, or none that is spoken here: the connection is closed.
+    /// The request is not HTTP, or in a form of HTTP that the server does not accept. The connection is closed.
     Malformed,
     /// Over `http.max_head_bytes`.
     HeadBytes,
@@ -37,7 +37,7 @@ pub enum Reason {
     HeaderCount,
     /// Over `http.max_target_bytes`.
     TargetBytes,
-    /// Over `http.max_body_bytes`, or what its endpoint has in place of it.
+    /// Over `http.max_body_bytes`, or over the endpoint's own limit.
     BodyBytes,
     /// Its head did not come within `http.head_timeout`.
     HeadTimeout,
@@ -45,9 +45,9 @@ pub enum Reason {
     BodyTimeout,
     /// Its body came more slowly than `http.min_body_rate`.
     BodyRate,
-    /// The server had `http.max_connections`.
+    /// The server already had `http.max_connections`.
     ConnectionLimit,
-    /// Its address had `http.max_connections_per_address`.
+    /// The client's address already had `http.max_connections_per_address`.
     AddressLimit,
     /// More clients came in a second than `http.max_accept_rate`.
     AcceptRate,
@@ -55,13 +55,13 @@ pub enum Reason {
     Descriptors,
     /// The queue was full.
     QueueFull,
-    /// It waited in the queue for longer than it may.
+    /// The request waited in the queue for longer than allowed.
     QueueWait,
-    /// It would have waited too long in the queue.
+    /// The request would have waited too long in the queue.
     Shed,
-    /// Its deadline passed.
+    /// The request's deadline passed.
     Deadline,
-    /// A browser sent it for the page of another site, which `access.origins` does not allow.
+    /// A browser sent it for a page of another site that `access.origins` does not allow.
     CrossOrigin,
 }
 
@@ -87,7 +87,7 @@ pub const REASONS: [(Reason, &str); 17] = [
 ];
 
 impl Reason {
-    /// Those that say that there is more to do than workers.
+    /// The reasons that mean more work than the workers can do.
     pub const OVERLOAD: [Self; 3] = [Self::QueueFull, Self::QueueWait, Self::Shed];
 
     /// Its name.
@@ -110,25 +110,25 @@ impl From<Fault> for Reason {
     }
 }
 
-/// Why the server ended a connection on which no request was refused for it.
+/// Why the server ended a connection without refusing a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Closing {
     /// Nothing came for `http.idle_timeout`.
     Idle,
-    /// It was idle for longest when a newcomer needed its place.
+    /// The connection was idle for longest when a new one needed its place.
     Evicted,
-    /// It had its `http.max_requests_per_connection`.
+    /// The connection had reached `http.max_requests_per_connection`.
     RequestLimit,
-    /// Its client did not take an answer within `http.write_timeout`.
+    /// The client did not take an answer within `http.write_timeout`.
     WriteTimeout,
-    /// Its TLS handshake failed, took too long, or was one too many.
+    /// The TLS handshake failed, took too long, or exceeded the limit on handshakes.
     Handshake,
-    /// It did not begin with a PROXY header, or came from where none is taken.
+    /// The connection did not begin with a PROXY header, or its peer may not send one.
     ProxyHeader,
 }
 
-/// Every closing with its name.
+/// Every reason for closing, with its name.
 pub const CLOSINGS: [(Closing, &str); 6] = [
     (Closing::Idle, "idle"),
     (Closing::Evicted, "evicted"),
@@ -141,18 +141,18 @@ pub const CLOSINGS: [(Closing, &str); 6] = [
 /// The counters of one server.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Where connections stand.
+    /// The states of connections.
     pub census: Census,
-    /// All endpoints' phases.
+    /// The phases of all endpoints together.
     phases: [Histogram; PHASES.len()],
-    /// What went wrong of late.
+    /// The latest failures.
     failures: Arc<Failures>,
-    /// How long the pollers needed for what workers left of their answers.
+    /// How long pollers took to send the rest of answers that workers had begun.
     flush: Histogram,
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     unmatched: Arc<Endpoint>,
-    /// Those that workers or pollers were ever given; by their id.
+    /// The endpoints that workers or pollers were given, by their id.
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
     open: AtomicUsize,
     accepted: AtomicU64,
@@ -197,7 +197,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The counters of the endpoint with this method and route; the same ones whenever they are asked for, also after a reload.
+    /// The counters of the endpoint with this method and route. Every call returns the same ones, also after a reload.
     pub fn endpoint(&self, method: &str, route: &str) -> Arc<Endpoint> {
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = endpoints.iter().find(|known| known.method == method && known.route == route) {
@@ -215,7 +215,7 @@ impl Metrics {
         &self.unmatched
     }
 
-    /// Every endpoint's counters, by its id.
+    /// The counters of all endpoints, by id.
     pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -225,7 +225,7 @@ impl Metrics {
         &self.failures
     }
 
-    /// A worker has answered the request with this id, which was this endpoint's.
+    /// Counts an answer that a worker gave to this endpoint's request with this id.
     pub fn finished_by_worker(&self, endpoint: &Endpoint, request: &str, status: u16, spans: &Spans) {
         endpoint.responded_to(request, status);
         endpoint.finished(spans);
@@ -234,163 +234,163 @@ impl Metrics {
         }
     }
 
-    /// How long requests were in a phase, of all endpoints.
+    /// The time of all endpoints' requests in a phase.
     pub fn phase(&self, phase: Phase) -> Counts {
         self.phases[phase as usize].counts()
     }
 
-    /// A poller has sent what a worker had left of its answer.
+    /// Counts the time that a poller took to send the rest of an answer.
     pub fn flushed(&self, took: Duration) {
         self.flush.record(took);
     }
 
-    /// How long pollers needed for what workers had left.
+    /// The times that pollers took to send the rest of answers.
     pub fn flushes(&self) -> Counts {
         self.flush.counts()
     }
 
-    /// Bytes came from clients.
+    /// Counts bytes from clients.
     pub fn received_bytes(&self, count: usize) {
         self.received_bytes.fetch_add(count as u64, Relaxed);
     }
 
-    /// Bytes went to clients.
+    /// Counts bytes to clients.
     pub fn sent_bytes(&self, count: usize) {
         self.sent_bytes.fetch_add(count as u64, Relaxed);
     }
 
-    /// Bytes received and sent, as far as they were read and written: with TLS received as they are on the wire, and sent before
-    /// encryption.
+    /// The bytes received and sent, as far as they were read and written. With TLS, received bytes count as on the
+    /// wire, sent bytes before encryption.
     pub fn bytes(&self) -> (u64, u64) {
         (self.received_bytes.load(Relaxed), self.sent_bytes.load(Relaxed))
     }
 
-    /// A client connected.
+    /// Counts a client that connected.
     pub fn connected(&self) {
         self.open.fetch_add(1, Relaxed);
         self.accepted.fetch_add(1, Relaxed);
     }
 
-    /// How many clients ever connected.
+    /// The number of clients that ever connected.
     pub fn connections(&self) -> u64 {
         self.accepted.load(Relaxed)
     }
 
-    /// How many handlers panicked.
+    /// The number of handlers that panicked.
     pub fn panics(&self) -> u64 {
         self.panics.load(Relaxed)
     }
 
-    /// How many answers came from endpoints.
+    /// The number of answers from endpoints.
     pub fn answers(&self) -> u64 {
         self.answered.load(Relaxed)
     }
 
-    /// Its connection was closed.
+    /// Counts a connection that was closed.
     pub fn disconnected(&self) {
         self.open.fetch_sub(1, Relaxed);
     }
 
-    /// Connections open now. The tiny_http connector does not know and counts none.
+    /// The number of open connections. The tiny_http connector does not know it and counts none.
     pub fn open_connections(&self) -> usize {
         self.open.load(Relaxed)
     }
 
-    /// A request was read: whole, or as far as it could be before it was refused.
+    /// Counts a request that was read: whole, or up to the point of its refusal.
     pub fn received(&self) {
         self.requests.fetch_add(1, Relaxed);
     }
 
-    /// An endpoint's answer, of whatever status, was handed to the connection.
+    /// Counts an endpoint's answer of any status that was handed to the connection.
     pub fn answered(&self) {
         self.answered.fetch_add(1, Relaxed);
     }
 
-    /// A request was refused.
+    /// Counts a refused request.
     pub fn refused(&self, reason: Reason) {
         self.refused[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// A connection was ended by the server.
+    /// Counts a connection that the server ended.
     pub fn closed(&self, closing: Closing) {
         self.closed[closing as usize].fetch_add(1, Relaxed);
     }
 
-    /// The client left before its answer.
+    /// Counts a request whose client left before the answer.
     pub fn abandoned(&self) {
         self.abandoned.fetch_add(1, Relaxed);
     }
 
-    /// A request's statement was cancelled because its client had left; the request is counted as abandoned.
+    /// Counts a statement that was cancelled because its client had left. The request is counted as abandoned.
     pub fn cancelled(&self) {
         self.cancelled.fetch_add(1, Relaxed);
     }
 
-    /// How many clients left before their answer.
+    /// The number of clients that left before their answer.
     pub fn abandoned_by_clients(&self) -> u64 {
         self.abandoned.load(Relaxed)
     }
 
-    /// How many of their statements were cancelled for it.
+    /// The number of their statements that were cancelled.
     pub fn cancelled_statements(&self) -> u64 {
         self.cancelled.load(Relaxed)
     }
 
-    /// A handler panicked; its request is counted as answered, with 500.
+    /// Counts a handler that panicked. Its request is counted as answered, with 500.
     pub fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
     }
 
-    /// The collector of traces has taken so many spans.
+    /// Counts spans that the collector has accepted.
     pub fn spans_exported(&self, count: u64) {
         self.spans_exported.fetch_add(count, Relaxed);
     }
 
-    /// So many were not sent, or not taken.
+    /// Counts spans that were not sent or not accepted.
     pub fn spans_dropped(&self, count: u64) {
         self.spans_dropped.fetch_add(count, Relaxed);
     }
 
-    /// How many spans the collector has taken.
+    /// The number of spans that the collector has accepted.
     pub fn exported_spans(&self) -> u64 {
         self.spans_exported.load(Relaxed)
     }
 
-    /// How many it has not.
+    /// The number of spans that it has not accepted.
     pub fn dropped_spans(&self) -> u64 {
         self.spans_dropped.load(Relaxed)
     }
 
-    /// How many requests were read.
+    /// The number of requests that were read.
     pub fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
     }
 
-    /// What became of them, all together: answered, refused or abandoned.
+    /// The number of requests that were answered, refused or abandoned.
     pub fn finished(&self) -> u64 {
         let refused = self.refused.iter().map(|count| count.load(Relaxed)).sum::<u64>();
         self.answered.load(Relaxed) + refused + self.abandoned.load(Relaxed)
     }
 
-    /// How many requests were refused because there was more to do than workers.
+    /// The number of requests that were refused because of overload.
     pub fn refused_for_overload(&self) -> u64 {
         Reason::OVERLOAD.into_iter().map(|reason| self.refused_for(reason)).sum()
     }
 
-    /// How many requests were refused for this reason.
+    /// The number of requests that were refused for this reason.
     pub fn refused_for(&self, reason: Reason) -> u64 {
         self.refused[reason as usize].load(Relaxed)
     }
 
-    /// How many connections were ended for this reason.
+    /// The number of connections that were ended for this reason.
     pub fn closed_for(&self, closing: Closing) -> u64 {
         self.closed[closing as usize].load(Relaxed)
     }
 }
 
 impl fmt::Display for Metrics {
-    /// One line with every counter that is not zero. Once nothing is in flight, the first is the sum of those that were
-    /// answered, refused or abandoned.
+    /// One line with every counter that is not zero. Once nothing is in flight, the first number is the sum of the
+    /// answered, refused and abandoned requests.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} requests, {} answered", self.requests(), self.answered.load(Relaxed))?;
         for (reason, name) in REASONS {
@@ -425,7 +425,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_account_begins_with_what_was_read() {
+    fn the_line_begins_with_the_requests_read() {
         let metrics = Metrics::default();
         (0..3).for_each(|_| metrics.received());
         metrics.answered();

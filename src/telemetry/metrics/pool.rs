@@ -1,7 +1,7 @@
-//! What is counted of the database pool, in HikariCP's terms: acquire is the wait for a connection, usage the time that it is
-//! lent for, creation what opening one takes.
+//! The counters of the database pool in HikariCP's terms. Acquire is the wait for a session, usage the time of its
+//! loan, and creation the time to open one.
 //!
-//! Any thread; relaxed atomics, no lock.
+//! Any thread. Relaxed atomics, no lock.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,11 +11,11 @@ use super::histogram::Histogram;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Unserved {
-    /// No connection came free in time.
+    /// No session became free in time.
     Timeout,
     /// The database is down.
     Down,
-    /// As many wait as may (`database.maximum_pending`).
+    /// The limit on waiting requests was reached (`database.maximum_pending`).
     Crowded,
     /// The client left while its request waited.
     ClientLeft,
@@ -25,7 +25,7 @@ pub enum Unserved {
     Other,
 }
 
-/// Every way with its name.
+/// Every reason with its name.
 pub const UNSERVED: [(Unserved, &str); 6] = [
     (Unserved::Timeout, "timeout"),
     (Unserved::Down, "down"),
@@ -38,42 +38,42 @@ pub const UNSERVED: [(Unserved, &str); 6] = [
 /// The pool's counters.
 #[derive(Debug, Default)]
 pub struct Pool {
-    /// Waits for a connection, also those that were in vain.
+    /// Waits for a session, including those in vain.
     pub acquire: Histogram,
-    /// For how long connections were lent.
+    /// How long sessions were borrowed.
     pub usage: Histogram,
-    /// How long opening took, where it came to an end.
+    /// How long opening a session took, if it succeeded.
     pub creation: Histogram,
     /// Openings that failed.
     pub creation_failures: AtomicU64,
-    /// Connections that were closed, for whatever reason.
+    /// Sessions that were closed, for any reason.
     pub closed: AtomicU64,
-    /// Connections that were lent for longer than `database.leak_detection_threshold`.
+    /// Sessions that were borrowed for longer than `database.leak_detection_threshold`.
     pub leaks: AtomicU64,
-    /// Statements that were cancelled: their time was up, or their client had left.
+    /// Statements that were cancelled because their time was up or their client had left.
     pub cancelled: AtomicU64,
-    /// Times that a request's statements were run once more, after a collision with another transaction.
+    /// How often a request's statements were run again after a collision with another transaction.
     pub retries: AtomicU64,
     /// Round trips that several requests shared.
     pub pipelines: AtomicU64,
-    /// And the requests that did.
+    /// The requests that shared them.
     pub pipelined: AtomicU64,
     unserved: [AtomicU64; UNSERVED.len()],
 }
 
 impl Pool {
-    /// So many requests have shared a round trip.
+    /// Counts a round trip that so many requests shared.
     pub fn pipelined(&self, requests: usize) {
         self.pipelines.fetch_add(1, Relaxed);
         self.pipelined.fetch_add(u64::try_from(requests).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// A checkout has failed.
+    /// Counts a checkout that failed.
     pub fn unserved(&self, how: Unserved) {
         self.unserved[how as usize].fetch_add(1, Relaxed);
     }
 
-    /// How many checkouts failed like this.
+    /// The number of checkouts that failed for this reason.
     pub fn unserved_for(&self, how: Unserved) -> u64 {
         self.unserved[how as usize].load(Relaxed)
     }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_fail_is_counted_under_its_own_name() {
+    fn every_reason_is_counted_under_its_own_name() {
         for (index, (how, _)) in UNSERVED.into_iter().enumerate() {
             assert_eq!(how as usize, index, "the table is in the order of the enum");
             let pool = Pool::default();

@@ -1,6 +1,6 @@
-//! What the system counts of this process, under the names that Prometheus's own libraries have for it.
+//! The system's figures of this process, under the names of Prometheus's own libraries.
 //!
-//! The thread of whoever asks. From `/proc`; where there is none, there are fewer figures.
+//! The thread that asks for metrics. The figures come from `/proc`. Systems without it have fewer figures.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// The process at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Process {
-    /// Processor time of all its threads, also of those that have ended.
+    /// Processor time of all its threads, including those that have ended.
     pub(super) processor: Duration,
     /// In bytes.
     pub(super) resident: Option<u64>,
@@ -23,19 +23,20 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn look() -> Self {
+    pub(super) fn read() -> Self {
         let status = system::process_status().unwrap_or_default();
         Self {
             processor: clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default(),
             resident: number(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024),
             threads: number(&status, "Threads:"),
+            // The descriptor that reads the directory is not counted.
             open_files: system::open_descriptors(),
             max_files: getrlimit(Resource::Nofile).current,
         }
     }
 }
 
-/// The number behind a name that begins a line.
+/// The number after a name at the beginning of a line.
 fn number(status: &str, name: &str) -> Option<u64> {
     let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_ascii_whitespace().next()?.parse().ok()
@@ -48,9 +49,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_has_what_it_uses() {
+    fn a_process_reports_its_resources() {
         let file = fs::File::open("/proc/self/status").expect("Linux");
-        let process = Process::look();
+        let process = Process::read();
         assert!(process.processor > Duration::ZERO);
         assert!(process.resident.is_some_and(|bytes| bytes > 1 << 20), "{process:?}");
         assert!(

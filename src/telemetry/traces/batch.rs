@@ -1,7 +1,7 @@
-//! Requests as the spans that OTLP has for them (<https://opentelemetry.io/docs/specs/semconv/http/http-spans/> and
+//! Makes spans from requests as OTLP defines them (<https://opentelemetry.io/docs/specs/semconv/http/http-spans/> and
 //! <https://opentelemetry.io/docs/specs/semconv/database/database-spans/>), in one `ExportTraceServiceRequest`.
 //!
-//! The exporter's thread. No span has a parameter's value, but for those that stand in the path.
+//! The exporter's thread. No span has the value of a parameter, except for those in the path.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,13 +13,13 @@ use super::{Course, Outcome, Surroundings};
 use crate::base::request_id::Trace;
 use crate::telemetry::activity::{Doing, Wait};
 
-/// Far below the megabyte that New Relic takes at a time, and more than 512 spans, which others send.
+/// Far below the megabyte that New Relic accepts at a time, and more than the 512 spans that other exporters send.
 const ENOUGH_BYTES: usize = 256 * 1024;
 
 /// Spans that are sent together.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// What stands before them: whose they are.
+    /// The resource, which comes before the spans: the service that they belong to.
     resource: Vec<u8>,
     surroundings: Surroundings,
     /// `ScopeSpans`.
@@ -27,7 +27,7 @@ pub(super) struct Batch {
     spans: u64,
 }
 
-/// The time of day at a moment of the clock that requests are measured by.
+/// Converts the monotonic clock that measures requests into the time of day.
 #[derive(Clone, Copy)]
 pub(super) struct Clock {
     moment: Instant,
@@ -54,7 +54,7 @@ enum Kind {
     Client = 3,
 }
 
-/// The numbers of `Span`'s fields.
+/// The numbers of the fields of `Span`.
 mod span {
     pub(super) const TRACE_ID: u64 = 1;
     pub(super) const SPAN_ID: u64 = 2;
@@ -69,12 +69,12 @@ mod span {
     pub(super) const FLAGS: u64 = 16;
 }
 
-/// `Span.flags`: W3C's own, and whether its parent is known to be elsewhere or not.
+/// The bits of `Span.flags`: W3C's own, and whether the span's parent is known to be remote or not.
 const SAMPLED: u32 = 1;
 const KNOWS_PARENT: u32 = 0x100;
 const PARENT_IS_REMOTE: u32 = 0x200;
 
-/// `ScopeSpans`' fields.
+/// The fields of `ScopeSpans`.
 const SCOPE: u64 = 1;
 const SPANS: u64 = 2;
 
@@ -114,7 +114,7 @@ impl Batch {
         self.scope.len() >= ENOUGH_BYTES
     }
 
-    /// What is to be sent, and how many spans it has; the next begins.
+    /// Takes the bytes to send and the number of their spans. The next batch begins.
     pub(super) fn take(&mut self) -> (Vec<u8>, u64) {
         let scope = std::mem::take(&mut self.scope).into_bytes();
         let spans = std::mem::take(&mut self.spans);
@@ -127,7 +127,7 @@ impl Batch {
         (request.into_bytes(), spans)
     }
 
-    /// Adds a request's spans. Returns how many of them there was no room for.
+    /// Adds a request's spans. Returns how many of them had no room.
     pub(super) fn add(&mut self, served: &Served, clock: Clock) -> u64 {
         let Some(trace) = served.request_id.trace() else { return served.spans() };
         let missed = u64::from(served.course.waits.missed);
@@ -196,7 +196,7 @@ impl Batch {
         });
     }
 
-    /// A span within the request's.
+    /// Writes a span within the request's span.
     fn child(
         &mut self,
         trace: &Trace,
@@ -227,7 +227,7 @@ fn begin(to: &mut Message, trace: &Trace, id: u64, parent: Option<u64>, flags: u
 }
 
 fn named(to: &mut Message, kind: Kind, name: impl FnOnce(&mut Message)) {
-    // A text is written as a message of bytes.
+    // A text is encoded like a message of bytes.
     to.message(span::NAME, name);
     to.uint(span::KIND, kind as u64);
 }
@@ -237,7 +237,7 @@ fn times(to: &mut Message, [start, end]: [u64; 2]) {
     to.fixed64(span::END_TIME_UNIX_NANO, end.max(start));
 }
 
-/// What was asked, by whom and of whom.
+/// Writes the attributes of the request, its client and its server.
 fn about(to: &mut Message, served: &Served, scheme: &str) {
     let known = method(&served.method);
     text(to, span::ATTRIBUTES, "http.request.method", known.unwrap_or("_OTHER"));
@@ -266,7 +266,7 @@ fn about(to: &mut Message, served: &Served, scheme: &str) {
     text(to, span::ATTRIBUTES, "wharf.request_id", served.request_id.id());
 }
 
-/// What became of it. Of a server's spans only those have failed whose failure is the server's: a 404 is an answer.
+/// Writes the outcome. A server's span fails only if the failure is the server's: a 404 is an answer.
 fn outcome(to: &mut Message, Outcome { status, failure }: Outcome) {
     if let Some(status) = status {
         number(to, span::ATTRIBUTES, "http.response.status_code", u64::from(status));
@@ -286,7 +286,7 @@ fn failed(to: &mut Message, kind: &str) {
     to.message(span::STATUS, |status| status.uint(CODE, ERROR));
 }
 
-/// `KeyValue` with a text.
+/// Writes a `KeyValue` with a text.
 fn text(to: &mut Message, field: u64, key: &str, value: &str) {
     to.message(field, |pair| {
         pair.bytes(1, key.as_bytes());
@@ -294,7 +294,7 @@ fn text(to: &mut Message, field: u64, key: &str, value: &str) {
     });
 }
 
-/// `KeyValue` with a whole number.
+/// Writes a `KeyValue` with a whole number.
 fn number(to: &mut Message, field: u64, key: &str, value: u64) {
     to.message(field, |pair| {
         pair.bytes(1, key.as_bytes());
@@ -302,7 +302,7 @@ fn number(to: &mut Message, field: u64, key: &str, value: u64) {
     });
 }
 
-/// Those that OpenTelemetry knows: of any others a client can make up as many as it likes.
+/// The methods that OpenTelemetry knows. Clients could make up any number of others.
 fn method(method: &Method) -> Option<&str> {
     let known = [
         Method::GET,
@@ -318,7 +318,7 @@ fn method(method: &Method) -> Option<&str> {
     known.contains(method).then_some(method.as_str())
 }
 
-/// The two parts of a `Host`, without the brackets of an IPv6 address.
+/// The host and the port in a `Host`, without the brackets of an IPv6 address.
 fn address_and_port(host: &str) -> Option<(&str, Option<u16>)> {
     let authority: http::uri::Authority = host.parse().ok()?;
     let port = authority.port_u16();
@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_has_an_address_and_perhaps_a_port() {
+    fn a_host_has_an_address_and_an_optional_port() {
         for (host, parts) in [
             ("example.org", Some(("example.org", None))),
             ("example.org:8080", Some(("example.org", Some(8080)))),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_that_nobody_knows_are_one() {
+    fn unknown_methods_share_one_name() {
         assert_eq!(method(&Method::DELETE), Some("DELETE"));
         assert_eq!(method(&Method::from_bytes(b"MADE-UP").expect("a token")), None);
     }

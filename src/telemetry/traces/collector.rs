@@ -1,6 +1,6 @@
-//! Whoever collects traces, by OTLP over HTTP (<https://opentelemetry.io/docs/specs/otlp/#otlphttp>).
+//! Sends traces to a collector by OTLP over HTTP (<https://opentelemetry.io/docs/specs/otlp/#otlphttp>).
 //!
-//! The exporter's thread, which waits for it.
+//! The exporter's thread, which waits for the collector.
 
 use std::io;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use ureq::{Agent, Body};
 use super::protobuf::{Field, fields};
 use crate::config;
 
-/// What is read of an answer: it has a sentence at most.
+/// The most bytes to read of an answer, which should hold no more than a sentence.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// The longest that it is let have its way: it may be back sooner, and spans wait meanwhile.
+/// The longest pause that a collector may ask for. It may be back sooner, and spans wait meanwhile.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Collector {
@@ -25,13 +25,13 @@ pub(super) struct Collector {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// Why it has not taken what was sent.
+/// Why the collector has not accepted the spans.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) why: String,
-    /// Whether it may take it later.
+    /// Whether the collector may accept them later.
     pub(super) may_pass: bool,
-    /// When, if it has said that.
+    /// When to try again, if the collector has said that.
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -41,7 +41,7 @@ impl Collector {
         let headers = headers.ok_or_else(|| io::Error::other("tracing.otlp_headers are no headers"))?;
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
-            // The key in its headers is meant for nobody else.
+            // The key in the headers is meant for this collector only.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("wharf/", env!("CARGO_PKG_VERSION")));
@@ -55,7 +55,7 @@ impl Collector {
         &self.url
     }
 
-    /// Sends one request. Returns how many of its spans were not taken.
+    /// Sends one request. Returns how many of its spans were not accepted.
     pub(super) fn send(&self, body: &[u8], patience: Duration) -> Result<u64, Failure> {
         let mut request = self.agent.post(&self.url).config().timeout_global(Some(patience)).build();
         for (name, value) in &self.headers {
@@ -65,7 +65,7 @@ impl Collector {
         let failed =
             |error: ureq::Error| Failure { why: error.to_string(), may_pass: true, retry_after: None };
         let mut response = request.send(body).map_err(failed)?;
-        // Also where it is of no use: the connection can be used again then.
+        // The answer is read even if it is of no use, so that the connection can be used again.
         let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
         if response.status().is_success() {
             Ok(rejected(&answer.unwrap_or_default()))
@@ -75,7 +75,7 @@ impl Collector {
     }
 }
 
-/// Only public authorities, as the system lists them, and whatever `SSL_CERT_FILE` and `SSL_CERT_DIR` name in their place.
+/// Trusts only public authorities from the system's list, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR` instead.
 fn tls() -> io::Result<TlsConfig> {
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
@@ -102,14 +102,14 @@ fn refused(response: &Response<Body>) -> Failure {
     Failure { why: format!("it answered {status}"), may_pass, retry_after: said.and_then(retry_after) }
 }
 
-/// Seconds, or a date (RFC 9110 section 10.2.3).
+/// Reads seconds or a date (RFC 9110 section 10.2.3).
 fn retry_after(text: &str) -> Option<Duration> {
     let seconds = text.trim().parse().ok().map(Duration::from_secs);
     let until = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
     seconds.or_else(until).map(|pause| pause.min(RETRY_AFTER_MAX))
 }
 
-/// `ExportTraceServiceResponse.partial_success.rejected_spans`.
+/// Reads `ExportTraceServiceResponse.partial_success.rejected_spans`.
 fn rejected(answer: &[u8]) -> u64 {
     let mut partial = fields(answer).filter_map(|field| match field {
         (1, Field::Bytes(partial)) => Some(partial),
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_is_seconds_or_a_date_and_has_an_end() {
+    fn a_pause_is_seconds_or_a_date_and_has_a_limit() {
         assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
         assert_eq!(retry_after("86400"), Some(RETRY_AFTER_MAX));
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(30));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_taken_is_read() {
+    fn the_number_of_rejected_spans_is_read() {
         assert_eq!(rejected(b""), 0);
         assert_eq!(rejected(b"\x0a\x09\x08\x96\x01\x12\x04full"), 150);
         assert_eq!(rejected(b"\x0a\x06\x12\x04full"), 0);

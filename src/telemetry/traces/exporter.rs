@@ -1,7 +1,7 @@
-//! The thread that makes spans of requests and sends them.
+//! The thread that makes spans from requests and sends them.
 //!
-//! It looks once a second, or when there is much. While it waits for the collector, requests wait in the queue or are dropped:
-//! nobody waits for it.
+//! It sends once a second, or earlier if there is much. While it waits for the collector, requests wait in its queue or
+//! are dropped. Nobody waits for this thread.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,30 +18,31 @@ use super::served::Served;
 use crate::config;
 use crate::telemetry::metrics::Metrics;
 
-/// Who looks for the trace of the request that it has just sent finds it.
+/// Short enough that an operator who has just sent a request finds its trace.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// OpenTelemetry's `OTEL_EXPORTER_OTLP_TIMEOUT`.
+/// The default of OpenTelemetry's `OTEL_EXPORTER_OTLP_TIMEOUT`.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Half a minute with the pauses in between, of which the queue holds the beginning.
+/// About half a minute with the pauses in between. The queue holds the beginning of it.
 const ATTEMPTS_MAX: u32 = 6;
 
-/// Before the second attempt, and twice as long before each further one; up to a half of it more by lot.
+/// The pause before the second attempt. It doubles before each further attempt, and a random part of up to a half is
+/// added.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often the log says that something is wrong.
+/// The shortest time between two complaints in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// How long a server that stops waits for the last of them to be sent.
+/// How long a stopping server waits for the last spans to be sent.
 pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where requests come from.
+/// The source of requests.
 pub(super) struct Inbox {
     pub(super) waiting: Receiver<Box<Served>>,
-    /// There are many.
+    /// A message means that many requests wait.
     pub(super) woken: Receiver<()>,
-    /// Disconnected when there will be no more.
+    /// Disconnected when no more requests will come.
     pub(super) closing: Receiver<Infallible>,
 }
 
@@ -50,15 +51,15 @@ struct Exporter {
     batch: Batch,
     collector: Collector,
     metrics: Arc<Metrics>,
-    /// By when all is to be over; `None`: the server goes on.
+    /// The time by which everything must be sent. `None`: the server still runs.
     until: Option<Instant>,
-    /// What the log knows of.
+    /// The number of dropped spans that the log has reported.
     dropped: u64,
     complained: Option<Instant>,
     is_failing: bool,
 }
 
-/// Starts it. What is returned is disconnected once it has ended.
+/// Starts the thread. The returned channel is disconnected when the thread has ended.
 pub(super) fn start(
     endpoint: &str,
     config: &config::Tracing,
@@ -120,7 +121,7 @@ impl Exporter {
         }
     }
 
-    /// Sends the batch, again and again where that may help.
+    /// Sends the batch, several times if a retry may help.
     fn send(&mut self) {
         let (body, spans) = self.batch.take();
         for attempt in 1..=ATTEMPTS_MAX {
@@ -132,7 +133,7 @@ impl Exporter {
                 Ok(rejected) => return self.sent(spans, rejected.min(spans)),
                 Err(failure) => {
                     self.is_failing |= self.complain(&failure.why);
-                    // Who stops has no time for another.
+                    // A stopping server has no time for another attempt.
                     if !failure.may_pass || left.is_some() || attempt == ATTEMPTS_MAX {
                         break;
                     }
@@ -169,7 +170,8 @@ impl Exporter {
         }
     }
 
-    /// Once a minute at most: a collector that is down is no reason to fill the log. Returns whether the log says it.
+    /// Logs a failure, but once a minute at most, so that a collector that is down does not fill the log. Returns
+    /// whether it was logged.
     fn complain(&mut self, why: &str) -> bool {
         if self.complained.is_some_and(|at| at.elapsed() < COMPLAIN_EVERY) {
             return false;

@@ -1,8 +1,8 @@
-//! Traces: what is told of a request to whoever collects them, and which requests are told of.
+//! Traces: which requests are reported to a collector, and what is reported.
 //!
-//! Whoever answers a request hands over what is known of it, which costs a clone and a place in a bounded queue; a thread of its own
-//! makes spans of it and sends them. Who is not sampled costs a look at one flag. All that sends is there only with the cargo
-//! feature `otlp`.
+//! The thread that answers a request hands over the data, which costs a clone and a place in a bounded queue. A
+//! separate thread makes spans and sends them. A request that is not sampled costs a look at one flag. The code that
+//! sends is compiled only with the cargo feature `otlp`.
 
 #[cfg(feature = "otlp")]
 mod batch;
@@ -28,62 +28,62 @@ pub(crate) use on::Traces;
 
 use crate::telemetry::activity::Waits;
 
-/// What of the server every trace says.
+/// The facts about the server that every trace has.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only the exporter reads it"))]
 pub(crate) struct Surroundings {
     /// Whether clients speak TLS.
     pub is_encrypted: bool,
-    /// What OpenTelemetry calls the database.
+    /// The database system under OpenTelemetry's name.
     pub database_system: &'static str,
-    /// Which database it is.
+    /// The name of the database.
     pub database_name: String,
 }
 
-/// When a request came to which point.
+/// The times of a request.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only the exporter reads it"))]
 pub(crate) struct Course {
-    /// It had come whole.
+    /// When the whole request had come.
     pub since: Instant,
-    /// A worker took it; `None`: none did.
+    /// When a worker took it. `None`: no worker did.
     pub began: Option<Instant>,
-    /// Its answer was made; `None`: where there is no more to be said of that.
+    /// When its answer was made. `None`: this is not known separately.
     pub made: Option<Instant>,
-    /// Its answer was handed over.
+    /// When its answer was handed over.
     pub ended: Instant,
-    /// What it waited for at its worker.
+    /// Its waits at the worker.
     pub waits: Waits,
 }
 
 impl Course {
-    /// That of a request that no worker took.
+    /// The times of a request that no worker took.
     pub(crate) fn without_worker(since: Instant) -> Self {
         Self { since, began: None, made: None, ended: Instant::now(), waits: Waits::default() }
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// The answer's status; `None`: nobody was there to get one.
+    /// The answer's status. `None`: the client had left.
     pub status: Option<u16>,
-    /// The limit that it met, or what else kept it from its answer.
+    /// The limit that the request exceeded, or another reason for having no regular answer.
     pub failure: Option<&'static str>,
 }
 
 impl Outcome {
-    /// It has its answer.
+    /// The request has its answer.
     pub(crate) fn answered(status: u16) -> Self {
         Self { status: Some(status), failure: None }
     }
 
-    /// It was refused.
+    /// The request was refused.
     pub(crate) fn refused(status: u16, reason: &'static str) -> Self {
         Self { status: Some(status), failure: Some(reason) }
     }
 
-    /// Its client was gone before.
+    /// The client left before its answer.
     pub(crate) fn client_left() -> Self {
         Self { status: None, failure: Some("client_left") }
     }

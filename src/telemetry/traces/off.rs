@@ -1,4 +1,4 @@
-//! Traces where nothing is built in that sends them.
+//! Traces without the feature that sends them.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,7 +11,7 @@ use crate::config;
 use crate::http::Request;
 use crate::telemetry::metrics::{Endpoint, Metrics};
 
-/// Tells nobody.
+/// Reports nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Traces;
 
@@ -20,7 +20,7 @@ impl Traces {
     /// Does nothing.
     ///
     /// # Errors
-    /// When the configuration asks for more than that.
+    /// The configuration asks for traces to be sent.
     pub(crate) fn start(config: &config::Tracing, _: Surroundings, _: &Arc<Metrics>) -> io::Result<Self> {
         match config.otlp_endpoint {
             Some(_) => Err(io::Error::other("this program was built without wharf's cargo feature otlp")),
@@ -28,7 +28,7 @@ impl Traces {
         }
     }
 
-    /// Whether the request is told of: none is.
+    /// Whether the request is reported: never.
     pub(crate) fn wants(&self, _: &Request) -> bool {
         false
     }

@@ -1,6 +1,6 @@
-//! Where requests are handed over to the thread that tells of them.
+//! Hands requests over to the exporter's thread.
 //!
-//! Workers and pollers. Nobody waits here: what does not fit into the queue is dropped, and counted.
+//! Workers and pollers call this and never wait. A request that does not fit into the queue is dropped and counted.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,16 +16,18 @@ use crate::config;
 use crate::http::Request;
 use crate::telemetry::metrics::{Endpoint, Metrics};
 
-/// Requests that may wait to be told of: some MiB, and a fifth of a second of 20,000 in a second that are all sampled.
+/// The number of requests that may wait for the exporter: some MiB, or a fifth of a second at 20,000 sampled requests a
+/// second.
 const QUEUE: usize = 4096;
 
-/// With so many the exporter need not wait for its time. It is not woken for each, which would cost each a system call.
+/// The number of waiting requests that wakes the exporter early. Waking it for each request would cost each a system
+/// call.
 const ENOUGH: usize = QUEUE / 4;
 
-/// How much of what a client says stands in a span: whole paths of people, and not a whole head of somebody else.
+/// The longest text from a client in a span: enough for whole paths, not for a whole head.
 const TEXT_MAX: usize = 1024;
 
-/// Who tells of requests. Cheap to clone; the default tells nobody.
+/// Reports requests to the exporter. Cheap to clone. The default reports nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Traces(Option<Arc<Shared>>);
 
@@ -33,18 +35,18 @@ pub(crate) struct Traces(Option<Arc<Shared>>);
 struct Shared {
     queue: Sender<Box<Served>>,
     wake: Sender<()>,
-    /// Dropped when the exporter is to send what it has, and to end.
+    /// Dropped to make the exporter send its last spans and end.
     open: Mutex<Option<Sender<Infallible>>>,
-    /// Disconnected once it has ended.
+    /// Disconnected when the exporter has ended.
     ended: Receiver<Infallible>,
     metrics: Arc<Metrics>,
 }
 
 impl Traces {
-    /// Starts the thread that sends, if the configuration says where to.
+    /// Starts the exporter if the configuration names a collector.
     ///
     /// # Errors
-    /// What is wrong with that, or when the system has no more threads to give.
+    /// The collector's configuration is wrong, or the system cannot start a thread.
     pub(crate) fn start(
         config: &config::Tracing,
         surroundings: Surroundings,
@@ -60,12 +62,12 @@ impl Traces {
         Ok(Self(Some(Arc::new(Shared { queue, wake, open, ended, metrics: Arc::clone(metrics) }))))
     }
 
-    /// Whether the request is told of.
+    /// Whether the request is reported.
     pub(crate) fn wants(&self, request: &Request) -> bool {
         self.0.is_some() && request.trace().is_some_and(crate::base::request_id::Trace::is_sampled)
     }
 
-    /// Tells of a request, if it is wanted.
+    /// Reports a request, if it is wanted.
     pub(crate) fn tell(
         &self,
         request: &Request,
@@ -91,8 +93,7 @@ impl Traces {
         }));
     }
 
-    /// Sends what there is, and nothing any more after that. Waits for that only so long, and no longer than until `stop` is
-    /// disconnected.
+    /// Sends the last spans and accepts no more. Waits a limited time, and no longer than until `stop` is disconnected.
     pub(crate) fn close(&self, stop: &Receiver<Infallible>) {
         let Some(shared) = &self.0 else { return };
         drop(shared.open.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -109,7 +110,7 @@ impl Shared {
         match self.queue.try_send(served) {
             Ok(()) => {
                 if self.queue.len() >= ENOUGH {
-                    // Full: somebody has woken it.
+                    // A full channel means that the exporter was woken already.
                     let _ = self.wake.try_send(());
                 }
             }

@@ -1,9 +1,9 @@
-//! Protocol Buffers on the wire (<https://protobuf.dev/programming-guides/encoding/>): as much of it as spans need, written into
-//! one buffer without a type in between.
+//! Protocol Buffers on the wire (<https://protobuf.dev/programming-guides/encoding/>), as far as spans need them. They
+//! are written into one buffer without types in between.
 //!
 //! Pure.
 
-/// A message that grows.
+/// A message under construction.
 #[derive(Debug, Default)]
 pub(super) struct Message(Vec<u8>);
 
@@ -42,12 +42,12 @@ impl Message {
         self.0.extend_from_slice(value);
     }
 
-    /// What was written before, or a part of a text.
+    /// Appends bytes that are encoded already, or a part of a text.
     pub(super) fn raw(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
-    /// A message within. Its length is known only behind it, and most have one of a single byte.
+    /// Writes an inner message. Its length is known only afterwards, and for most messages it is a single byte.
     pub(super) fn message(&mut self, field: u64, write: impl FnOnce(&mut Self)) {
         self.key(field, LENGTH);
         let at = self.0.len();
@@ -76,14 +76,14 @@ impl Message {
     }
 }
 
-/// A field as it is read.
+/// A field of a message that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field<'m> {
     Number(u64),
     Bytes(&'m [u8]),
 }
 
-/// The fields of a message with their numbers, up to where it is none.
+/// The fields of a message with their numbers, up to the first malformed one.
 pub(super) fn fields(mut message: &[u8]) -> impl Iterator<Item = (u64, Field<'_>)> {
     std::iter::from_fn(move || {
         let key = take_varint(&mut message)?;
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_what_the_documentation_shows() {
+    fn the_encoding_matches_the_documentation() {
         let mut message = Message::default();
         message.uint(1, 150);
         message.bytes(2, b"testing");
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_ends_where_it_is_none() {
+    fn reading_ends_at_the_first_malformed_field() {
         for broken in [
             &b"\x12\x7f"[..],
             b"\x0b",

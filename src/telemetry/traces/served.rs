@@ -1,4 +1,4 @@
-//! A request that a trace tells of, on its way to the exporter.
+//! A finished request on its way to the exporter.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::{Course, Outcome};
 use crate::base::request_id::RequestId;
 use crate::telemetry::metrics::Endpoint;
 
-/// A request as it is told of.
+/// The data of a request that its trace reports.
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) request_id: RequestId,
@@ -19,14 +19,14 @@ pub(super) struct Served {
     pub(super) host: Option<String>,
     pub(super) user_agent: Option<String>,
     pub(super) client: Option<IpAddr>,
-    /// `None`: it came to none.
+    /// `None` if the request came to no endpoint.
     pub(super) endpoint: Option<Arc<Endpoint>>,
     pub(super) course: Course,
     pub(super) outcome: Outcome,
 }
 
 impl Served {
-    /// How many spans it makes.
+    /// The number of spans of the request.
     pub(super) fn spans(&self) -> u64 {
         let Course { began, made, waits, .. } = &self.course;
         let phases = 1 + u64::from(began.is_some()) + 2 * u64::from(made.is_some());
