@@ -1,4 +1,4 @@
-//! What a run has found, for the terminal.
+//! The result of a run, as a table for the terminal.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a run has found, as an HTML page: the recommendation first, then what it rests on.
+//! The result of a run as an HTML page: the recommendation first, then its evidence.
 //!
 //! Main thread.
 
@@ -10,7 +10,7 @@ use crate::base::chart::{Cell, Column, Page, Table, Tile, Unit};
 use crate::sizing::load::Objective;
 
 impl Report {
-    /// The report as one HTML page that needs nothing else.
+    /// The report as one HTML page, without other files.
     pub fn page(&self) -> String {
         let mut page = Page::new(&format!("wharf tune · {}", self.database), &self.title());
         self.head(&mut page);
@@ -135,13 +135,13 @@ impl Report {
 }
 
 impl SweepReport {
-    /// What the recommended size came to.
+    /// The figures of the recommended size.
     fn chosen(&self) -> Option<&SizeReport> {
         self.sizes.iter().find(|size| Some(size.size) == self.size)
     }
 }
 
-/// With a capital at its begin and a full stop at its end.
+/// The words with a capital letter at the start and a full stop at the end.
 fn sentence(words: &str) -> String {
     let mut letters = words.chars();
     let first: String = letters.next().map(|first| first.to_uppercase().collect()).unwrap_or_default();
