@@ -1,6 +1,6 @@
-//! Wakes the generator when the next request is due, to the microsecond: epoll by itself counts in milliseconds.
+//! Wakes the generator when the next request is due, to the microsecond. epoll alone counts in milliseconds.
 //!
-//! Generator thread. A timer of the system, which is an event as any other, so that answers are also seen at once meanwhile.
+//! Generator thread. The alarm is a timer of the system and an event like any other, so answers are still seen at once.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,7 +14,7 @@ use rustix::time::{
 
 pub(super) struct Alarm {
     timer: OwnedFd,
-    /// For when it is set, if it is.
+    /// The time for which the alarm is set, if it is.
     set_for: Option<Instant>,
 }
 
@@ -26,13 +26,13 @@ impl Alarm {
         Ok(Self { timer, set_for: None })
     }
 
-    /// Makes an event at that time, and at no other that was set before. Setting it makes it ready for its next event too,
-    /// so that it is never read.
+    /// Makes one event at that time, and drops an earlier setting. Setting the timer also re-arms it, so it is never
+    /// read.
     pub(super) fn set(&mut self, time: Instant, now: Instant) -> io::Result<()> {
         if self.set_for == Some(time) {
             return Ok(());
         }
-        // Zero would switch it off.
+        // Zero would switch the timer off.
         let left = time.saturating_duration_since(now).max(Duration::from_nanos(1));
         let seconds = left.as_secs().try_into().unwrap_or(i64::MAX);
         let left = Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() };

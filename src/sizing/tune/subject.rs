@@ -170,8 +170,8 @@ fn with_sizes(config: &Config, sizes: &Sizes) -> Config {
 }
 
 /// The configuration without the parts that would disturb the load from this machine. It listens on a free loopback
-/// port, without admin listener, log, TLS, proxy headers and deadline header. The limits on one client's address are
-/// off, because all load comes from one address.
+/// port, with the default log, and without admin listener, TLS, proxy headers and deadline header. The limits on one
+/// client's address are off, because all load comes from one address.
 fn bare(config: &Config) -> Config {
     let defaults = Config::default();
     let mut config = config.clone();

@@ -249,7 +249,7 @@ fn level(percent: u32, offered: f64, capacity: f64, report: &Report) -> Level {
         p99: milliseconds(all.latency_ms.p99),
         refusal_p99: (all.refused > 0).then(|| milliseconds(all.refusal_ms.p99)),
         kept,
-        // Just below its capacity a server may serve a little less than with clients that wait for it. Past its
+        // Around its capacity a server may serve a little less than with clients that wait for it. Past its
         // capacity it may not fall.
         holds: all.good_per_s >= HOLDS * due,
     }

@@ -1,4 +1,4 @@
-//! A report as an HTML page: what was asked, whether the run is to be believed, and the figures with their charts.
+//! A report as an HTML page: the requests, whether the run can be trusted, and the figures with their charts.
 //!
 //! The thread that calls `run`.
 
@@ -11,9 +11,9 @@ use super::report::{Report, Verdict};
 use crate::base::chart::{Cell, Page, Tile, Unit};
 
 impl Report {
-    /// The report as one HTML page that needs nothing else.
+    /// The report as one HTML page, without other files.
     pub fn page(&self) -> String {
-        // Many names make no title; the table of targets has them.
+        // Many names would make a bad title; the table of targets lists them.
         let title = match self.targets.len() {
             0 => self.all.target.clone(),
             count => format!("{count} targets"),
@@ -103,7 +103,7 @@ fn measured(verdict: &Verdict) -> String {
     }
 }
 
-/// A number, or none where there was nothing to measure.
+/// A number, or an empty cell where nothing was measured.
 fn known(value: f64) -> Cell {
     if value.is_finite() { Cell::Number(value) } else { Cell::Nothing }
 }

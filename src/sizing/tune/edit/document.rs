@@ -80,7 +80,7 @@ impl<'a> Document<'a> {
             if here.0 != TableForm::Inline {
                 here = (form(&found.span(), &value.span()), value.span());
             } else if form(&found.span(), &value.span()) != TableForm::Inline {
-                // Configuration is not written with dotted keys inside an inline table, so that form is refused.
+                // Nobody writes dotted keys inside an inline table in a configuration, so that form is refused.
                 return Err(taken(value.get_ref()));
             } else {
                 here.1 = value.span();
