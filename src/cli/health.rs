@@ -1,4 +1,4 @@
-//! `wharf health`: whether a running server answers, for a container's health check.
+//! `wharf health`: whether a running server answers. For the health check of a container.
 
 mod unverified;
 
@@ -14,10 +14,10 @@ use super::client::{PATIENCE, at_address, reachable, resolved};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the server listens: ADDRESS:PORT or unix:PATH, with https:// before it where it speaks TLS
+    /// Address of the server: ADDRESS:PORT or unix:PATH, with https:// before it when the server uses TLS
     ///
-    /// The certificate is not verified: the question is whether the server answers, not who it is. One that wants a
-    /// certificate of its clients answers by saying so.
+    /// The certificate is not verified, because the check only asks whether the server answers. A server that requires
+    /// a certificate from its clients answers by saying so.
     #[arg(default_value = "127.0.0.1:8080", env = "WHARF_LISTEN", value_name = "ADDR")]
     address: String,
 }
@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// mio's stream connects without blocking: the standard library's would wait for ever while the backlog is full.
+/// mio's stream connects without blocking. The standard library's would wait for ever while the backlog is full.
 fn at_path(path: &str) -> anyhow::Result<UnixStream> {
     let stream = mio::net::UnixStream::connect(path).context("cannot connect")?;
     let stream = UnixStream::from(OwnedFd::from(stream));
@@ -65,7 +65,7 @@ fn ask(stream: impl Read + Write, encrypted: bool, host: &str) -> anyhow::Result
     }
 }
 
-/// `OPTIONS *` asks the server itself, and none of its endpoints (RFC 9110 section 9.3.7).
+/// `OPTIONS *` is a request to the server itself, not to an endpoint (RFC 9110 section 9.3.7).
 fn ask_plain(mut stream: impl Read + Write, host: &str) -> anyhow::Result<()> {
     let request = format!("OPTIONS * HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;

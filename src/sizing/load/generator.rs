@@ -2,7 +2,7 @@
 //! its part of the plan, and its own connections.
 //!
 //! Open loop: a request goes out when it is due, whether or not earlier ones were answered. It takes the connection
-//! that was used last, or opens one. When there is none to be had, the schedule waits, and the requests that then go
+//! that was used last, or opens one. When neither is possible, the schedule waits, and the requests that then go
 //! out too late are counted. Closed loop: each client sends its next request when its last one is answered.
 //!
 //! In steady state a request costs one write, one read and its share of an epoll wait, and no allocation.

@@ -72,7 +72,7 @@ pub struct Outcomes {
     pub timeouts: u64,
     /// Answers before the schedule's end. Later answers are not part of a rate.
     pub answered_in_time: u64,
-    /// Those of them with a status below 400.
+    /// Answers before the schedule's end with a status below 400.
     pub good_in_time: u64,
     /// Times from when a request was due to the end of its answer, for all answers but 503. Timeouts and skipped
     /// requests count with the time that they waited.

@@ -79,7 +79,7 @@ impl Report {
         if closed {
             writeln!(
                 f,
-                "  Closed loop: a server that stalls is not asked meanwhile, and its stalls are hardly seen."
+                "  Closed loop: while a server stalls, it gets no requests, so its stalls hardly show."
             )?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::candidates::{Candidates, Limits, ratio, reach, usable};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
 use super::statistics::{Interval, real};
 
-/// The conclusion from the measurements: the size to take, or why there is none.
+/// The conclusion from the measurements: the size to take, or the reason for its absence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// Throughput does not grow past this size.
@@ -122,7 +122,7 @@ fn repetitions_needed(noise: f64, limits: Limits) -> usize {
 }
 
 impl Candidates {
-    /// The figures of a size that is to be taken.
+    /// The figures of the size to take.
     fn knee(&self, size: &Size, lowest: usize, sizes: &[Size]) -> Knee {
         let best = self.best().unwrap_or(size);
         let flat = |other: &&Size| {

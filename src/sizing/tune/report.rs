@@ -321,7 +321,7 @@ impl LawReport {
         };
         let law = model.law;
         let good = format!(
-            "λ = {:.1}/s, σ = {:.4}, κ = {:.6}; it explains {:.1} % of what differs between sizes",
+            "λ = {:.1}/s, σ = {:.4}, κ = {:.6}; it explains {:.1} % of the variation between sizes",
             law.lambda,
             law.sigma,
             law.kappa,

@@ -49,15 +49,15 @@ impl Report {
     fn head(&self, page: &mut Page) {
         page.lead(&format!("{} loop", self.kind), &self.pace_and_threads());
         page.paragraph(if self.is_closed() {
-            "Each client waits for its answer before it asks again. That finds what a server can do, but a server that stalls is \
-             not asked meanwhile, so that its stalls are hardly seen."
+            "Each client waits for its answer before its next request. This finds the capacity of a server. But while a server \
+             stalls, it gets no requests, so its stalls hardly show."
         } else {
-            "Each request goes out when it is due, whether or not those before it are answered, and its latency counts from then: \
-             a server that stalls is seen as its users see it."
+            "Each request goes out when it is due, whether or not earlier ones are answered, and its latency counts from then. \
+             So the stalls of a server are measured as its users experience them."
         });
         if let Some(why) = &self.not_held {
             page.warning(
-                "The schedule was not held, so this run did not measure what it was to measure:",
+                "The schedule was not held, so this run did not measure the planned load:",
                 &format!("{why}."),
             );
         }

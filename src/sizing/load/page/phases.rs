@@ -43,8 +43,8 @@ pub(super) fn show(report: &Report, moments: &[Moment], page: &mut Page) {
     page.figure(&Figure {
         title: "Mean time by phase".to_owned(),
         caption: format!(
-            "What the server says in the header Server-Timing of {} answers; elsewhere is the rest of the time from when the \
-             request was sent: the network, and what the server does not say.",
+            "Times in the header Server-Timing of {} answers. Elsewhere is the rest of the time since the request was sent: \
+             the network, and work that the server does not name.",
             Unit::Count.text(real(phases.queue_ms.count))
         ),
         drawing: Drawing::Bars(Bars { unit: Unit::Milliseconds, series: PHASES.to_vec(), rows: rows.collect() }),

@@ -84,7 +84,7 @@ pub(super) fn outcomes(all: &TargetReport) -> Table {
         vec![Cell::Text(name), Cell::Count(count), Cell::Number(share(count, all.scheduled) * 100.0)]
     };
     Table {
-        caption: "What became of the requests".to_owned(),
+        caption: "Outcomes of the requests".to_owned(),
         columns: vec![Column::text("outcome"), Column::number("requests"), Column::number("%")],
         rows: statuses.chain(failures).chain(others).map(row).collect(),
     }

@@ -22,7 +22,7 @@ impl Report {
         sweep::show(&self.workers, "workers", &bounds, &mut page);
         page.section("Under more load than it can serve");
         proof::show(self, &mut page);
-        page.section("Beside what others advise");
+        page.section("Compared with the advice of others");
         page.table(&self.advice());
         page.finish(&format!(
             "Made by wharf {} in {} on a machine with {} cores.",
@@ -49,7 +49,7 @@ impl Report {
         if self.stands {
             page.paragraph("In the configuration's file:");
         } else {
-            page.paragraph("What it ran with under overload, which is no recommendation:");
+            page.paragraph("The sizes of the run under overload, which are not recommended:");
         }
         page.code(&self.lines());
         page.paragraph(&sentence(&self.pool.words));
@@ -120,7 +120,7 @@ impl Report {
             vec![
                 Cell::text("measured here"),
                 Cell::Count(size as u64),
-                Cell::text("what this page recommends or would"),
+                Cell::text("the result of the measurements on this page"),
             ]
         });
         let others = self.formulas.iter().map(|formula| {

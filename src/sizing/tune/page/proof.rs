@@ -20,7 +20,10 @@ pub(super) fn show(report: &Report, page: &mut Page) {
         return;
     }
     let text = if failed.is_empty() {
-        format!("at every load at least {:.0} % of what can be served was served.", HOLDS * 100.0)
+        format!(
+            "at every load at least {:.0} % of the requests that can be served were served.",
+            HOLDS * 100.0
+        )
     } else {
         format!("too little was served at {}.", failed.join(", "))
     };
@@ -121,7 +124,7 @@ fn shares(report: &Report) -> Figure {
     let mut columns = vec![Column::number("% of the capacity")];
     columns.extend(["good %", "refused %", "neither %"].map(Column::number));
     Figure {
-        title: "What became of what was offered".to_owned(),
+        title: "Outcomes of the offered requests".to_owned(),
         caption: "In percent of the requests that were to come. Refused are answers with the status 503, which cost a client no \
                   wait; neither: errors, timeouts, answers after the end, and what the generator could not send. p99 is of what \
                   was served."
