@@ -27,8 +27,8 @@ pub(crate) fn start_log() {
 }
 
 /// The log with one filter for lines of other crates. Lines below `warn` may contain clients' values or passwords. They
-/// are logged only from crates that `WHARF_LOG` names, and never from those in [`REVEALING`]. So with `log.parameters =
-/// false` no level and no variable puts a value into the log.
+/// are logged only from crates that `WHARF_LOG` names, and never from those in [`REVEALING`]. So no level and no
+/// variable puts a value into the log with `log.parameters = false`.
 struct FilteredLog {
     inner: env_logger::Logger,
     /// The crates named in the variable.

@@ -21,7 +21,7 @@ use crate::config::{Action, Config, Endpoint, Origin, Param, Place, Problem, Sam
 use crate::database::{Access, Database, Error, RowWriter, Shape};
 use crate::sizing::load;
 
-/// The time limit of the statement for a sample. It runs before the load and is not a part of it.
+/// The time limit of the statement for a sample. The statement runs before the load and is not a part of it.
 const SAMPLE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The most rows of a sample or of a file. More rows tell no more about a table, and each becomes a request in memory.

@@ -1,4 +1,4 @@
-//! The figures read from `/stats`. Figures that an older server does not send are zero or empty.
+//! The figures read from `/stats`. An older server may send no list of errors, which then counts as empty.
 
 use std::collections::BTreeMap;
 

@@ -31,7 +31,7 @@ use super::timetable::Timetable;
 const EVENTS: usize = 1024;
 
 /// The most requests that are begun before answers are handled again. Without this limit a generator that is behind
-/// would not see them.
+/// would not notice them.
 const BURST: usize = 128;
 
 /// The longest wait, so that a thread notices a stop or the failure of another thread.

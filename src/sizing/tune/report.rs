@@ -171,7 +171,7 @@ pub struct LevelReport {
     pub good_per_s: f64,
     /// Answers 503 a second.
     pub refused_per_s: f64,
-    /// The p99 of the good answers.
+    /// The p99 of the latency, without refusals.
     pub p99_ms: f64,
     /// The p99 of the refusals.
     pub refusal_p99_ms: Option<f64>,

@@ -70,7 +70,7 @@ pub struct Level {
     pub good: f64,
     /// Answers 503 a second.
     pub refused: f64,
-    /// The p99 of the good answers.
+    /// The p99 of the latency, without refusals.
     pub p99: Duration,
     /// The p99 of the refusals; `None` without refusals.
     pub refusal_p99: Option<Duration>,
