@@ -75,7 +75,7 @@ fn certificate(config: &Config, found: &[Problem]) -> Option<Problem> {
     let files =
         [("tls.certificate", &tls.certificate), ("tls.key", &tls.key), ("tls.client_ca", &tls.client_ca)];
     let key = match &error {
-        TlsError::File { file, .. } => files.into_iter().find(|(_, of)| of.as_ref() == Some(&file)),
+        TlsError::File { file, .. } => files.into_iter().find(|(_, of)| of.as_ref() == Some(file)),
         TlsError::KeyMismatch { .. } => Some(files[1]),
         _ => None,
     };

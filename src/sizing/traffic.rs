@@ -277,7 +277,7 @@ impl RequestDrawing<'_> {
         };
         match rows(database, &sample.sql) {
             Ok(SampleRows { count: 0, .. }) => {
-                refuse("it found no row, so there is nothing to ask for".to_owned())
+                refuse("it found no row, so there is nothing to ask for".to_owned());
             }
             Ok(SampleRows { count, .. }) if count > ROWS_MAX => {
                 refuse(format!("it found {count} rows; expected at most {ROWS_MAX}: add a `limit`"));
