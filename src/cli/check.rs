@@ -1,4 +1,4 @@
-//! `wharf check`: everything that is wrong with a configuration, in one run; the database's opinion of the SQL included.
+//! `wharf check`: reports all problems of a configuration in one run, including the database's verdict on the SQL.
 
 use std::process::ExitCode;
 
@@ -31,13 +31,13 @@ pub(super) fn run(common: &Common) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A configuration, and all that was found out about it.
+/// A configuration, and the findings on it.
 pub(super) struct Checked {
     pub(super) source: Source,
     pub(super) config: Config,
-    /// All that is wrong.
+    /// All problems; `None` without any.
     pub(super) problems: Option<Problems>,
-    /// What was made of the SQL, or why it was not checked.
+    /// The result of the check of the SQL, or why it was not checked.
     pub(super) statements: Result<String, String>,
 }
 
@@ -57,15 +57,15 @@ pub(super) fn check(loaded: Loaded) -> Checked {
     Checked { source, config, problems, statements }
 }
 
-/// Why no statement is checked: there is nothing wrong with that, or there is.
+/// Why no statement is checked: `Ok` when that is no fault, `Err` when it is.
 struct Unchecked(Result<String, String>);
 
-/// Whether something is wrong already with a setting whose key begins with one of these.
+/// Whether a problem was already found in a setting whose key begins with one of these.
 pub(super) fn is_wrong(found: &[Problem], starts: &[&str]) -> bool {
     found.iter().any(|problem| starts.iter().any(|start| problem.key.starts_with(start)))
 }
 
-/// What is wrong with the certificate's files, where their own settings are right.
+/// The problem with the certificate's files. They are checked only when their own settings are right.
 fn certificate(config: &Config, found: &[Problem]) -> Option<Problem> {
     if is_wrong(found, &["tls", "WHARF_TLS"]) {
         return None;
@@ -82,7 +82,7 @@ fn certificate(config: &Config, found: &[Problem]) -> Option<Problem> {
     Some(Problem::new(None, key.map_or("tls", |(key, _)| key), error.to_string()))
 }
 
-/// The database to ask, also where other things are wrong.
+/// The database for the check of the SQL. It is used even when other settings are wrong.
 fn database(config: &Config, found: &[Problem]) -> Result<Database, Unchecked> {
     if is_wrong(found, &["database", "WHARF_DATABASE", "--database"]) {
         return Err(Unchecked(Err("the database's own settings are wrong".to_owned())));

@@ -1,5 +1,5 @@
-//! A client of a server of ours, by hand: an address, a connection, a request without a body. No thread of its own waits for
-//! longer than a limit.
+//! A minimal client for wharf's own servers: an address, a connection, a request without a body. It runs on the
+//! caller's thread, and each wait has a limit.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -7,25 +7,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-/// How long the server may take for an answer that needs no worker.
+/// The time limit for an answer that needs no worker.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// More than any answer has that somebody would want to read: 10,000 workers have 2 MiB.
+/// The longest answer. Useful answers are shorter: the figures of 10,000 workers take 2 MiB.
 const ANSWER_MAX: u64 = 16 * 1024 * 1024;
 
-/// What was answered.
+/// An answer of the server.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: Vec<u8>,
 }
 
-/// The first address that a name has.
+/// The first address of a name.
 pub(super) fn resolved(address: &str) -> anyhow::Result<SocketAddr> {
-    let mut addresses = address.to_socket_addrs().with_context(|| format!("{address} is no address"))?;
+    let mut addresses = address.to_socket_addrs().with_context(|| format!("{address} is not an address"))?;
     addresses.next().with_context(|| format!("{address} has no address"))
 }
 
-/// A server that listens on every address is asked on loopback.
+/// The address to connect to. For a server that listens on every address, this is loopback.
 pub(super) fn reachable(mut target: SocketAddr) -> SocketAddr {
     match target {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => target.set_ip([127, 0, 0, 1].into()),
@@ -35,7 +35,7 @@ pub(super) fn reachable(mut target: SocketAddr) -> SocketAddr {
     target
 }
 
-/// A connection each of whose reads and writes waits for at most [`PATIENCE`].
+/// A connection whose reads and writes each wait for at most [`PATIENCE`].
 pub(super) fn at_address(target: SocketAddr) -> anyhow::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&target, PATIENCE).context("cannot connect")?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -43,9 +43,9 @@ pub(super) fn at_address(target: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Asks for `path` with these lines of header, each of which ends with CRLF.
+/// Requests `path` with these header lines. Each line ends with CRLF.
 ///
-/// As HTTP/1.0, whose answers have no chunks and end with their connection.
+/// The request is HTTP/1.0, so that the answer has no chunks and ends with its connection.
 pub(super) fn get(target: SocketAddr, host: &str, path: &str, lines: &str) -> anyhow::Result<Answer> {
     let until = Instant::now() + PATIENCE;
     let mut stream = at_address(target)?;
@@ -61,7 +61,7 @@ pub(super) fn get(target: SocketAddr, host: &str, path: &str, lines: &str) -> an
     }
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Response::new(&mut headers);
-    let parsed = head.parse(&answer).context("what answers is no HTTP server")?;
+    let parsed = head.parse(&answer).context("the answer is not HTTP")?;
     let httparse::Status::Complete(length) = parsed else { anyhow::bail!("the answer breaks off") };
     let status = head.code.unwrap_or_default();
     Ok(Answer { status, body: answer.split_off(length) })

@@ -46,13 +46,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the demo database if the configuration asks for it and there is none yet. Returns whether it was made.
+/// Makes the demo database if the configuration asks for it and the file does not exist. Returns whether it was made.
 pub(super) fn fill_if_missing(config: &Config) -> anyhow::Result<bool> {
     let missing = missing_file(config);
     missing.map_or(Ok(false), |file| fill_sqlite(&file).map(|()| true))
 }
 
-/// Whether the configuration's demo database is yet to be made.
+/// Whether the configuration asks for a demo database whose file does not exist.
 pub(super) fn is_missing(config: &Config) -> bool {
     missing_file(config).is_some()
 }

@@ -1,4 +1,4 @@
-//! `wharf health`: whether a running server answers, for a container's health check.
+//! `wharf health`: whether a running server answers. For the health check of a container.
 
 mod unverified;
 
@@ -21,7 +21,7 @@ const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the server listens: ADDRESS:PORT or unix:PATH, with https:// before it where it speaks TLS
+    /// Address of the server: ADDRESS:PORT or unix:PATH, with https:// before it when the server uses TLS
     ///
     /// Not given: where the configuration says, with TLS and the PROXY protocol as it says: 127.0.0.1:8080 and neither, unless
     /// told otherwise. `WHARF_LISTEN` counts as it does for `wharf serve`.
@@ -143,7 +143,7 @@ fn configured(file: Option<&Path>) -> anyhow::Result<Result<(Way, String), Probl
     Ok(Ok((Way { place, encrypted: config.tls.certificate.is_some(), proxied }, listen.to_string())))
 }
 
-/// mio's stream connects without blocking: the standard library's would wait for ever while the backlog is full.
+/// mio's stream connects without blocking. The standard library's would wait for ever while the backlog is full.
 fn at_path(path: &Path) -> anyhow::Result<UnixStream> {
     let stream = mio::net::UnixStream::connect(path).context("cannot connect")?;
     let stream = UnixStream::from(OwnedFd::from(stream));
@@ -176,7 +176,7 @@ fn is_closed(mut stream: impl Read) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `OPTIONS *` asks the server itself, and none of its endpoints (RFC 9110 section 9.3.7).
+/// `OPTIONS *` is a request to the server itself, not to an endpoint (RFC 9110 section 9.3.7).
 fn ask_plain(mut stream: impl Read + Write, host: &str) -> anyhow::Result<()> {
     let request = format!("OPTIONS * HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     // Through TLS this waits for the handshake.

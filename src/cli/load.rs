@@ -1,4 +1,4 @@
-//! `wharf load`: sends requests to URLs, shows what happens while it does, and says in the end what became of them.
+//! `wharf load`: sends requests to URLs, shows figures during the run, and reports the outcomes at the end.
 
 mod comparison;
 mod live;
@@ -22,18 +22,18 @@ use clap::ArgGroup;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::asked::{self, Asked};
+use super::endpoint_flags::{self, EndpointFlags};
 use super::{Common, DATABASE_HELP, FAILED, USAGE};
 use comparison::Base;
 use live::Live;
 
-/// What a shell says of a process that ended by SIGINT.
+/// The exit code of a process that ended by SIGINT, as a shell reports it.
 const INTERRUPTED: i32 = 130;
 
 const EXAMPLES: &str = "\
 With --rate or --stages the loop is open: each request goes out when it is due, and its latency \
 counts from then, also when the server stalls. With --connections it is closed: each client waits \
-for its answer before it asks again, which finds what a server can do, but hides its stalls.
+for its answer before its next request, which finds the capacity of a server, but hides its stalls.
 
 Exit codes: 0 done; 1 an objective was missed; 2 wrong arguments, or the schedule was not held: \
 more than 1 % of the requests were sent late or not at all.
@@ -46,68 +46,69 @@ more than 1 % of the requests were sent late or not at all.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, group = ArgGroup::new("pace").required(true))]
 pub(crate) struct Arguments {
-    /// What to ask, in turn: http://HOST:PORT/PATH
+    /// URLs to request, in turn: http://HOST:PORT/PATH
     #[arg(required_unless_present = "config", conflicts_with = "config", value_name = "URL")]
     urls: Vec<String>,
-    /// Ask the endpoints of this configuration, with parameters sampled from its database, as endpoint.NAME.load says
+    /// Send requests to the endpoints of this configuration, with parameters drawn as its endpoint.NAME.load says
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where the configuration's server is [default: its server.listen]
+    /// Address of the configuration's server [default: its server.listen]
     #[arg(long, value_name = "ADDRESS:PORT", requires = "config")]
     at: Option<SocketAddr>,
     #[arg(long, value_name = "URL", requires = "config", help = DATABASE_HELP)]
     database: Option<String>,
     #[command(flatten)]
-    asked: Asked,
+    endpoints: EndpointFlags,
     /// Open loop at one rate: 2000/s, 120/m
     #[arg(long, group = "pace")]
     rate: Option<Rate>,
     /// Open loop at rates that change, such as 30s:0..2000,2m:2000
     #[arg(long, group = "pace", conflicts_with = "duration")]
     stages: Option<Stages>,
-    /// Closed loop of so many clients
+    /// Closed loop with this many clients
     #[arg(long, group = "pace", value_name = "N", value_parser = count())]
     connections: Option<u64>,
-    /// For how long requests are sent
+    /// Time for which requests are sent
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     duration: Duration,
-    /// Arrivals that are independent of each other, as many users' are, instead of even ones
+    /// Poisson arrivals, independent of each other like those of many users, instead of even ones
     #[arg(long, conflicts_with = "connections")]
     poisson: bool,
-    /// Of what is random; one that was used before gives the same again [default: a random one]
+    /// Seed of all random choices; the same seed repeats a run [default: a random one]
     #[arg(long)]
     seed: Option<u64>,
-    /// How long a request waits for its answer
+    /// Time that a request waits for its answer
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     timeout: Duration,
-    /// Connections at once, in an open loop [default: 10000, or fewer where ulimit -n says so]
+    /// Most connections at once, in an open loop [default: 10000, or fewer if ulimit -n allows fewer]
     #[arg(long, value_name = "N", conflicts_with = "connections", value_parser = count())]
     max_connections: Option<u64>,
-    /// A request that is sent so much later than it was due is late
+    /// A request that is sent later than this after it was due counts as late
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = time)]
     late_after: Duration,
-    /// Threads that generate [default: 2 for 32 clients or more and two processors, 1 otherwise and in an open loop]
+    /// Threads that send requests [default: 2 for 32 clients or more and two processors, 1 otherwise and in an open
+    /// loop]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64))]
     threads: Option<u64>,
-    /// Of the requests
+    /// Method of the requests
     #[arg(short = 'X', long, default_value = "GET", value_parser = method, conflicts_with = "config")]
     method: Method,
-    /// "Name: value", for each request; may be repeated
+    /// Header for each request, as "Name: value"; may be repeated
     #[arg(short = 'H', long, value_name = "HEADER", value_parser = load::parse_header, conflicts_with = "config")]
     header: Vec<(HeaderName, HeaderValue)>,
-    /// Of the requests; @FILE is a file's content
+    /// Body of the requests; @FILE is the content of a file
     #[arg(long, conflicts_with = "config")]
     body: Option<String>,
-    /// What the run is to show: p99<50ms, mean<5ms, max<1s, errors<0.1%, rate>1900/s; may be repeated
+    /// Objective of the run: p99<50ms, mean<5ms, max<1s, errors<0.1%, rate>1900/s; may be repeated
     #[arg(long, value_name = "OBJECTIVE")]
     slo: Vec<Objective>,
     /// Write the report as JSON; - is standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Compare with an earlier run of the same pace, by what --json has written; worse is exit code 1
+    /// Compare with an earlier run of the same pace, from its --json file; a worse run has exit code 1
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// A change that does not matter in --compare
+    /// Change that does not matter in --compare
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent, requires = "compare")]
     tolerance: f64,
     #[arg(long, value_name = "FILE", help = "Write latencies, second by second, as an HdrHistogram log")]
@@ -117,7 +118,7 @@ pub(crate) struct Arguments {
     html: Option<PathBuf>,
 }
 
-/// Clients or connections: nobody has more ports than that to one server.
+/// The number of clients or connections. The limit is the number of ports to one server.
 fn count() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=1_000_000)
 }
@@ -128,7 +129,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| format!("{text:?} is not a time such as 500ms, 30s or 5m, from 1ms to 24h"))
 }
 
-/// As a part: 0.05 for `5%`.
+/// A percentage as a part: 0.05 for `5%`.
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
     let percent = number.filter(|percent: &f64| *percent > 0.0 && *percent < 100.0);
@@ -142,7 +143,7 @@ fn method(text: &str) -> Result<Method, String> {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let plan = arguments.plan()?;
-    // Before the run, which would be for nothing if they could not be written.
+    // The files are created before the run, because a run whose results cannot be written would be wasted.
     let mut json = arguments.json.as_deref().map(Output::create).transpose()?;
     let mut html = arguments.html.as_deref().map(create).transpose()?;
     let hdr = arguments.hdr.as_deref().map(create).transpose()?;
@@ -151,7 +152,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut live = Live::new(&plan.pace, io::stderr().is_terminal());
     let mut unwritten = None;
     let observe = |interval: &Interval<'_>| {
-        // Whether anybody sees it or not, the run goes on.
+        // The run goes on even when nobody can see its progress.
         let _ = io::stderr().write_all(live.show(interval).as_bytes());
         if let Some(Err(error)) = hdr.as_mut().map(|log| log.add(interval)) {
             unwritten.get_or_insert(error);
@@ -160,7 +161,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let stop = stopped_by_signals()?;
     let mut report = load::run(&plan, &stop, observe)?;
     let met = arguments.slo.iter().map(|objective| report.judge(objective));
-    // Each is judged, also after one that was missed.
+    // All objectives are judged, even after a missed one.
     let missed = met.filter(|met| !met).count();
     show(&report, json.as_mut())?;
     if let Some(file) = &mut html {
@@ -168,8 +169,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let mut worse = false;
     if let Some(base) = base {
-        let comparisons = base.beside(&report, arguments.tolerance)?;
-        tell(&comparisons.to_string(), json.as_ref());
+        let comparisons = base.compare_with(&report, arguments.tolerance)?;
+        print_text(&comparisons.to_string(), json.as_ref());
         worse = comparisons.is_worse();
     }
     if let Some(error) = unwritten {
@@ -184,7 +185,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 impl Arguments {
     fn plan(&self) -> anyhow::Result<Plan> {
-        // One that a person can type again.
+        // A short seed, which a person can type again.
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
         let pace = self.pace(seed);
         Ok(Plan {
@@ -202,12 +203,12 @@ impl Arguments {
             return self.configured(file, seed);
         }
         anyhow::ensure!(
-            !self.asked.is_given(),
-            "--endpoint and --allow-writes need --config, whose endpoints they are about"
+            !self.endpoints.is_given(),
+            "--endpoint and --allow-writes need --config, because they select its endpoints"
         );
         let mut headers = HeaderMap::new();
         for (name, value) in &self.header {
-            // One that is given twice is sent twice.
+            // A header that is given twice is sent twice.
             headers.append(name, value.clone());
         }
         let template = Template {
@@ -219,10 +220,10 @@ impl Arguments {
         Ok(targets.collect::<Result<_, _>>()?)
     }
 
-    /// The endpoints of a configuration, whose server runs already.
+    /// Targets for the endpoints of a configuration whose server already runs.
     fn configured(&self, file: &Path, seed: u64) -> anyhow::Result<Vec<Target>> {
         let common = Common { config: Some(file.to_owned()), listen: None, database: self.database.clone() };
-        let (source, config) = asked::sound(common.load()?)?;
+        let (source, config) = endpoint_flags::sound(common.load()?)?;
         let address = match (self.at, &config.server.listen) {
             (Some(address), _) => address,
             (None, Listen::Tcp(address)) if address.port() > 0 => *address,
@@ -231,14 +232,14 @@ impl Arguments {
             }
         };
         anyhow::ensure!(config.tls.certificate.is_none(), "the server speaks TLS, which is not supported");
-        // Samples are read one after the other.
+        // Samples are read one after another, so one session is enough.
         let mut settings = config.database.clone();
         (settings.maximum_pool_size, settings.minimum_idle) = (1, Some(1));
         let samples = config.endpoints.iter().any(|endpoint| endpoint.traffic.sample.is_some());
         let url = config.database.url.as_deref().filter(|_| samples);
         let database = url.map(|url| Database::open(&settings, url)).transpose()?;
-        let traffic = self.asked.traffic(&config, database.as_ref(), address, seed);
-        Ok(traffic.map_err(|error| asked::explained(error, &source))?.targets)
+        let traffic = self.endpoints.traffic(&config, database.as_ref(), address, seed);
+        Ok(traffic.map_err(|error| endpoint_flags::explained(error, &source))?.targets)
     }
 
     fn pace(&self, seed: u64) -> Pace {
@@ -257,7 +258,7 @@ fn whole(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-/// Text, or `@FILE`.
+/// The text itself, or the content of the file for `@FILE`.
 fn body(text: &str) -> anyhow::Result<Vec<u8>> {
     match text.strip_prefix('@') {
         Some(file) => std::fs::read(file).with_context(|| format!("--body {text}: cannot be read")),
@@ -265,7 +266,7 @@ fn body(text: &str) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-/// The first signal ends the run with its report, the second ends the process.
+/// The first signal ends the run with its report. The second signal ends the process.
 pub(super) fn stopped_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::<AtomicBool>::default();
     for signal in [SIGINT, SIGTERM] {
@@ -285,7 +286,7 @@ impl Output {
         if path == Path::new("-") { Ok(Self::Stdout) } else { create(path).map(Self::File) }
     }
 
-    /// A text and the end of its last line.
+    /// Writes the text and a line break.
     pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
         match self {
             Self::Stdout => writeln!(io::stdout(), "{text}"),
@@ -298,13 +299,13 @@ pub(super) fn create(path: &Path) -> anyhow::Result<File> {
     File::create(path).with_context(|| format!("{} cannot be written", path.display()))
 }
 
-/// To standard output, unless the JSON goes there.
-pub(super) fn tell(text: &str, json: Option<&Output>) {
+/// Prints to standard output, or to standard error when the JSON goes to standard output.
+pub(super) fn print_text(text: &str, json: Option<&Output>) {
     if let Some(Output::Stdout) = json { eprint!("{text}") } else { print!("{text}") }
 }
 
 fn show(report: &Report, json: Option<&mut Output>) -> anyhow::Result<()> {
-    tell(&report.to_string(), json.as_deref());
+    print_text(&report.to_string(), json.as_deref());
     let Some(output) = json else { return Ok(()) };
     output.write(&serde_json::to_string_pretty(report)?).context("--json cannot be written")
 }

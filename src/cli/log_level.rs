@@ -1,7 +1,7 @@
-//! How much the log says: `WHARF_LOG`, or else what the configuration says, which may change while the server runs. How much
-//! of what other crates log it has at all. And whether its lines are text or JSON.
+//! The level of the log: from `WHARF_LOG`, or else from the configuration, which may change while the server runs. Also
+//! the filter for lines of other crates.
 //!
-//! Main thread; `change` the admin listener's. Any thread logs.
+//! Main thread; `change` runs on the thread of the admin listener. Any thread logs.
 
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,12 +11,12 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// Its value may have levels for single modules, which `log.level` has not.
+/// Unlike `log.level`, this variable may set levels for single modules.
 const VARIABLE: &str = "WHARF_LOG";
 
-/// Crates that log values below `warn`: the PostgreSQL driver logs bound values and the notices of functions, the HTTP client
-/// logs headers with keys.
-const TELLING: [&str; 5] = ["postgres", "postgres_protocol", "tokio_postgres", "ureq", "ureq_proto"];
+/// Crates whose lines below `warn` contain values. The PostgreSQL driver logs bound values and the notices of
+/// functions; the HTTP client logs headers with keys.
+const REVEALING: [&str; 5] = ["postgres", "postgres_protocol", "tokio_postgres", "ureq", "ureq_proto"];
 
 /// Whether lines are JSON. The `log` crate has one logger for the process and gives it back to nobody, so its settings are global too.
 static IN_JSON: AtomicBool = AtomicBool::new(false);
@@ -34,7 +34,7 @@ struct Line<'a> {
     request: Option<&'a RawValue>,
 }
 
-/// Starts the log, before there is a configuration. What the logger itself lets through cannot change later, so without the
+/// Starts the log before the configuration is read. The logger's own filter cannot change later. So without the
 /// variable it lets everything through, and the level of the `log` crate decides.
 pub(crate) fn start_log() {
     let builder = || env_logger::Builder::from_env(env_logger::Env::new().filter_or(VARIABLE, "trace"));
@@ -42,34 +42,34 @@ pub(crate) fn start_log() {
     let json = builder().format(write_json).build();
     let filter = text.filter();
     let named = std::env::var(VARIABLE).as_deref().map(named).unwrap_or_default();
-    // The program starts one log only.
-    if log::set_boxed_logger(Box::new(Discreet { text, json, named })).is_ok() {
+    // The program starts only one log, so this cannot fail.
+    if log::set_boxed_logger(Box::new(FilteredLog { text, json, named })).is_ok() {
         log::set_max_level(filter);
     }
     set(LevelFilter::Info);
 }
 
-/// The log. It decides in one place which lines of other crates it takes, because those below `warn` may hold clients' values or
-/// passwords. It takes such lines only of crates that `WHARF_LOG` names, and never of the [`TELLING`] ones. So with
-/// `log.parameters = false` no level and no variable puts a value into the log.
-struct Discreet {
+/// The log with one filter for lines of other crates. Lines below `warn` may contain clients' values or passwords. They
+/// are logged only from crates that `WHARF_LOG` names, and never from those in [`REVEALING`]. So no level and no
+/// variable puts a value into the log with `log.parameters = false`.
+struct FilteredLog {
     text: env_logger::Logger,
     /// The same for lines that are objects.
     json: env_logger::Logger,
-    /// The crates that the variable names.
+    /// The crates named in the variable.
     named: Vec<String>,
 }
 
-impl Discreet {
+impl FilteredLog {
     fn takes(&self, metadata: &Metadata<'_>) -> bool {
         let origin = metadata.target().split("::").next().unwrap_or_default();
         metadata.level() <= Level::Warn
             || origin == env!("CARGO_PKG_NAME")
-            || !TELLING.contains(&origin) && self.named.iter().any(|name| name == origin)
+            || !REVEALING.contains(&origin) && self.named.iter().any(|name| name == origin)
     }
 }
 
-impl Log for Discreet {
+impl Log for FilteredLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.takes(metadata) && self.text.enabled(metadata)
     }
@@ -107,21 +107,21 @@ fn write_json(out: &mut env_logger::fmt::Formatter, record: &Record<'_>) -> io::
     writeln!(out)
 }
 
-/// The crates that directives such as `info,rustls=debug` name.
+/// The crates named in directives such as `info,rustls=debug`.
 fn named(directives: &str) -> Vec<String> {
     let modules = directives.split('/').next().unwrap_or_default().split(',');
     let names = modules.filter_map(|one| one.trim().split(['=', ':']).next());
     names.map(str::to_owned).collect()
 }
 
-/// Whether the variable decides, and the configuration does not.
-pub(super) fn is_held() -> bool {
+/// Whether the variable decides instead of the configuration.
+pub(super) fn is_set_by_variable() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// The same for who asks a server that runs; returns the level before.
+/// Changes the level at the request of the admin listener, and returns the level before.
 pub(super) fn change(level: LevelFilter) -> Result<LevelFilter, String> {
-    if is_held() {
+    if is_set_by_variable() {
         return Err(format!("the variable {VARIABLE} is set and decides"));
     }
     let before = log::max_level();
@@ -129,9 +129,9 @@ pub(super) fn change(level: LevelFilter) -> Result<LevelFilter, String> {
     Ok(before)
 }
 
-/// Logs what is as important as this, unless the variable decides.
+/// Sets the level, unless the variable decides.
 pub(super) fn set(level: LevelFilter) {
-    if !is_held() {
+    if !is_set_by_variable() {
         log::set_max_level(level);
     }
 }
@@ -141,8 +141,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_crates_are_heard_where_they_are_named_and_have_no_values_to_tell() {
-        let log = |directives: &str| Discreet {
+    fn lines_of_other_crates_need_their_name_and_must_not_reveal_values() {
+        let log = |directives: &str| FilteredLog {
             text: env_logger::Builder::new().parse_filters(directives).build(),
             json: env_logger::Builder::new().parse_filters(directives).build(),
             named: named(directives),

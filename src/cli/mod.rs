@@ -1,13 +1,13 @@
-//! The command line: one file a subcommand. Main thread.
+//! The command line, with one file for each subcommand. Main thread.
 //!
 //! Exit codes: 0 done, 1 a check or an objective failed, 2 usage or configuration.
 
-mod asked;
 mod check;
 mod client;
 mod completions;
 #[doc(hidden)]
 pub mod demo;
+mod endpoint_flags;
 mod health;
 mod load;
 pub(crate) mod log_level;
@@ -31,7 +31,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// A check or an objective failed.
 pub(crate) const FAILED: u8 = 1;
-/// The arguments or the configuration are wrong, or what they need is not there.
+/// The arguments or the configuration are wrong, or something that they need is missing.
 pub(crate) const USAGE: u8 = 2;
 
 const CONFIG_HELP: &str = "\
@@ -45,24 +45,25 @@ const DATABASE_HELP: &str = "Database to use, as database.url [env: WHARF_DATABA
 const VARIABLES: &str = "\
 Every key of the file has a variable, WHARF_SECTION_KEY: WHARF_SERVER_WORKERS=8, WHARF_QUEUE_MAX_LENGTH=100.
 Flags override variables, which override the file. WHARF_LOG is the log's level in place of log.level: error, warn, info,
-debug, trace, also for a module, as in info,wharf::database=debug. Of other crates warnings are logged, and more where they
-are named; of the database driver never more, since it would show values.";
+debug, trace, also for a module, as in info,wharf::database=debug. Other crates log warnings, and more if they
+are named. The database driver never logs more, since that would show values.";
 
-/// Runs the command that the process's arguments name.
+/// Runs the command in the process's arguments.
 #[doc(hidden)]
 pub fn main() -> ExitCode {
     log_level::start_log();
     match Arguments::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("wharf: {}", told_once(&error));
+            eprintln!("wharf: {}", with_causes(&error));
             ExitCode::from(USAGE)
         }
     }
 }
 
-/// An error with its causes, each said once: many errors, ours and the drivers', have their cause in their own text too.
-fn told_once(error: &anyhow::Error) -> String {
+/// An error with its causes, without repetition. Many errors, ours and the drivers', already contain the text of their
+/// cause.
+fn with_causes(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
@@ -89,15 +90,15 @@ enum Command {
     Check(Common),
     /// Check the configuration file, and have the running server read it again
     Reload(reload::Arguments),
-    /// Send requests at a rate, and say what became of them
+    /// Send requests at a rate, and report their outcomes
     Load(Box<load::Arguments>),
     /// Find the sizes of pool, workers and queue on the configuration's database, and prove them
     Tune(tune::Arguments),
     /// Create the demo tables in a database and fill them
     Demo(demo::Arguments),
-    /// Show what a running server does, second by second, in a terminal
+    /// Show the figures of a running server, second by second, in a terminal
     Top(top::Arguments),
-    /// Ask a running server whether it answers; exits 0 if so
+    /// Check whether a running server answers; exits 0 if so
     Health(health::Arguments),
     /// Print version, commit, features and the version of SQLite
     Version,
@@ -107,7 +108,7 @@ enum Command {
     Man(man::Arguments),
 }
 
-/// What `serve` and `check` have in common. Flags override environment variables, which override the file.
+/// The arguments that `serve` and `check` share. Flags override environment variables, which override the file.
 #[derive(Args)]
 #[command(after_help = VARIABLES)]
 pub(crate) struct Common {
@@ -137,12 +138,12 @@ impl Arguments {
     }
 }
 
-/// A configuration that was read, and the text that it was read from.
+/// A configuration that was read, and its text.
 struct Loaded {
     source: Source,
-    /// The configuration; not to be served when there are problems.
+    /// The configuration. It must not be served when there are problems.
     config: Config,
-    /// Everything that is wrong with it.
+    /// All problems of the configuration.
     problems: Problems,
 }
 
@@ -153,7 +154,7 @@ impl Common {
         Ok(self.examine(source, &environment))
     }
 
-    /// The same file once more, also where another one would be found now.
+    /// Reads the same file again, even where another file would now be found first.
     fn load_again(&self, before: &Source) -> anyhow::Result<Loaded> {
         let environment = environment();
         let source = match &before.path {
@@ -176,7 +177,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 fn environment() -> Environment {
-    // A variable that is not text cannot be one of ours: their names are ASCII, and so are their values' meanings.
+    // A variable that is not text is skipped: the names and values of wharf's variables are text.
     let text =
         |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
     std::env::vars_os().filter_map(text).collect()

@@ -1,8 +1,8 @@
-//! `server.pid_file`: which process serves, and beside it, in `PIDFILE.reload`, what it said of its last reload.
+//! `server.pid_file`: the process that serves. The file `PIDFILE.reload` beside it has the outcome of the last reload.
 //!
-//! Main thread of the server, which writes both, and of `wharf reload`, which reads them. The server holds a lock on its file
-//! for as long as it lives, and the system ends it with the process: a file without a lock was left behind, whoever has its
-//! number now.
+//! Main thread of the server, which writes both files, and of `wharf reload`, which reads them. The server holds a lock
+//! on its file for its whole life, and the system releases the lock with the process. So a file without a lock was left
+//! behind, even when another process now has its number.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -14,18 +14,18 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
-/// `wharf reload` holds a lock for as long as it takes to see that nobody else does: a start that meets it tries again.
+/// `wharf reload` holds a lock for a moment to check that no server holds it. A start that meets this lock tries again.
 const LOCK_TRIES: usize = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// A server's own file, removed when it is dropped.
+/// The file of this server, removed when it is dropped.
 pub(super) struct PidFile {
     path: PathBuf,
     file: File,
 }
 
 impl PidFile {
-    /// Makes the file this process's, before it listens. One that was left behind is taken over.
+    /// Claims the file for this process, before the server listens. A file that was left behind is taken over.
     pub(super) fn claim(path: &Path) -> anyhow::Result<Self> {
         let of = || format!("server.pid_file: {}", path.display());
         for _ in 0..LOCK_TRIES {
@@ -33,7 +33,7 @@ impl PidFile {
             let file =
                 options.read(true).write(true).create(true).truncate(false).open(path).with_context(of)?;
             match file.try_lock() {
-                // Whoever had it may have removed it meanwhile.
+                // The earlier owner may have removed the file before it was locked here.
                 Ok(()) if is_at(&file, path) => return Ok(Self { path: path.to_owned(), file }),
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
@@ -44,22 +44,22 @@ impl PidFile {
         anyhow::bail!("{}: another server runs, process {}", of(), other.trim())
     }
 
-    /// Says that this process serves.
+    /// Writes the id of this process: the server is running.
     pub(super) fn write(&self) -> io::Result<()> {
         self.file.set_len(0)?;
         writeln!(&self.file, "{}", std::process::id())
     }
 
-    /// What the server says of its reloads.
-    pub(super) fn word(&self, configuration: String) -> Word {
-        Word { path: beside(&self.path), configuration }
+    /// The writer of the outcomes of reloads.
+    pub(super) fn reload_log(&self, configuration: String) -> ReloadLog {
+        ReloadLog { path: reload_path(&self.path), configuration }
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
         if is_at(&self.file, &self.path) {
-            for path in [beside(&self.path), self.path.clone()] {
+            for path in [reload_path(&self.path), self.path.clone()] {
                 match fs::remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         log::warn!("{} cannot be removed: {error}", path.display());
@@ -71,40 +71,40 @@ impl Drop for PidFile {
     }
 }
 
-/// Whether the path still leads to this file.
+/// Whether the path still names this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(ours), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
     (ours.dev(), ours.ino()) == (there.dev(), there.ino())
 }
 
 /// `PIDFILE.reload`.
-fn beside(path: &Path) -> PathBuf {
+fn reload_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".reload");
     name.into()
 }
 
-/// The server's word on its reloads.
+/// Writes the outcomes of the server's reloads.
 #[derive(Clone)]
-pub(super) struct Word {
+pub(super) struct ReloadLog {
     path: PathBuf,
     configuration: String,
 }
 
-/// What `PIDFILE.reload` says, line by line: the configuration that the server reads; when it began to read it last; whether
-/// that went well; and after that what there is to say of it.
+/// The content of `PIDFILE.reload`, line by line: the configuration that the server reads, the start of its last
+/// reload, `good` or `refused`, and then the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct ReloadRecord {
     pub(super) configuration: String,
-    /// Nanoseconds since 1970.
+    /// The start of the reload, in nanoseconds since 1970.
     pub(super) began: u128,
     pub(super) good: bool,
     pub(super) text: String,
 }
 
-impl Word {
-    /// Says it, whole or not at all.
-    pub(super) fn say(&self, began: u128, good: bool, text: &str) -> io::Result<()> {
+impl ReloadLog {
+    /// Writes the outcome. A reader sees all of it or none.
+    pub(super) fn write(&self, began: u128, good: bool, text: &str) -> io::Result<()> {
         let Self { path, configuration } = self;
         let outcome = if good { "good" } else { "refused" };
         let unfinished = path.with_extension("reload.new");
@@ -113,19 +113,19 @@ impl Word {
     }
 }
 
-/// The time as [`Said::began`] has it.
+/// The time now, as in [`ReloadRecord::began`].
 pub(super) fn now() -> u128 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
 }
 
-/// A running server, as its file shows it.
-pub(super) struct Server {
+/// A running server, found by its file.
+pub(super) struct RunningServer {
     path: PathBuf,
     file: File,
     pub(super) process: i32,
 }
 
-impl Server {
+impl RunningServer {
     /// Finds the server by its file.
     pub(super) fn find(path: &Path) -> anyhow::Result<Self> {
         let of = || format!("server.pid_file: {}", path.display());
@@ -138,19 +138,19 @@ impl Server {
         Ok(Self { path: path.to_owned(), file, process })
     }
 
-    /// Whether it still runs.
+    /// Whether the server still runs.
     pub(super) fn runs(&self) -> bool {
         !is_left_behind(&self.file)
     }
 
-    /// What it said last.
-    pub(super) fn said(&self) -> Option<Said> {
-        let text = fs::read_to_string(beside(&self.path)).ok()?;
+    /// The outcome of its last reload.
+    pub(super) fn last_record(&self) -> Option<ReloadRecord> {
+        let text = fs::read_to_string(reload_path(&self.path)).ok()?;
         let mut lines = text.splitn(4, '\n');
         let configuration = lines.next()?.to_owned();
         let began = lines.next()?.parse().ok()?;
         let good = lines.next()? == "good";
-        Some(Said { configuration, began, good, text: lines.next()?.trim_end().to_owned() })
+        Some(ReloadRecord { configuration, began, good, text: lines.next()?.trim_end().to_owned() })
     }
 }
 
@@ -158,7 +158,7 @@ impl Server {
 fn is_left_behind(file: &File) -> bool {
     let free = file.try_lock_shared().is_ok();
     if free {
-        // It may fail for no reason that matters: the file is closed soon.
+        // A failure does not matter, because the file is closed soon.
         let _ = file.unlock();
     }
     free
@@ -173,18 +173,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_one_servers_until_that_ends() {
+    fn a_file_belongs_to_one_server_until_it_ends() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("wharf.pid");
-        assert!(message(Server::find(&path)).contains("no server runs"));
+        assert!(message(RunningServer::find(&path)).contains("no server runs"));
         let first = PidFile::claim(&path).expect("nobody has it");
-        assert!(message(Server::find(&path)).contains("no process id yet"));
+        assert!(message(RunningServer::find(&path)).contains("no process id yet"));
         first.write().expect("the directory takes a file");
-        first.word("wharf.toml".into()).say(7, true, "one\ntwo").expect("the directory takes a file");
-        let found = Server::find(&path).expect("it runs");
+        first.reload_log("wharf.toml".into()).write(7, true, "one\ntwo").expect("the directory takes a file");
+        let found = RunningServer::find(&path).expect("it runs");
         assert_eq!(u32::try_from(found.process), Ok(std::process::id()));
-        let said = Said { configuration: "wharf.toml".into(), began: 7, good: true, text: "one\ntwo".into() };
-        assert_eq!(found.said(), Some(said));
+        let record = ReloadRecord {
+            configuration: "wharf.toml".into(),
+            began: 7,
+            good: true,
+            text: "one\ntwo".into(),
+        };
+        assert_eq!(found.last_record(), Some(record));
         let second = message(PidFile::claim(&path));
         assert!(second.contains(&format!("another server runs, process {}", std::process::id())), "{second}");
         assert!(found.runs());
@@ -198,9 +203,9 @@ mod tests {
     fn a_file_that_was_left_behind_is_taken_over() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("wharf.pid");
-        // The number of a process that runs, but no server's.
+        // The id of a process that runs but is not a server.
         fs::write(&path, "1\n and more").expect("the directory takes a file");
-        assert!(message(Server::find(&path)).contains("left behind"));
+        assert!(message(RunningServer::find(&path)).contains("left behind"));
         let file = PidFile::claim(&path).expect("nobody has it");
         file.write().expect("the file takes a number");
         let text = fs::read_to_string(&path).expect("it is there");
@@ -208,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_another_servers_by_now_stays() {
+    fn a_file_that_another_server_has_claimed_stays() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("wharf.pid");
         let first = PidFile::claim(&path).expect("nobody has it");

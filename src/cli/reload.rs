@@ -1,4 +1,4 @@
-//! `wharf reload`: checks the configuration, tells the running server to read it again, and waits for its word on it.
+//! `wharf reload`: checks the configuration, signals the running server to read it again, and waits for the outcome.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,13 +10,13 @@ use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::check::{self, Checked};
-use super::pid_file::{self, Said, Server};
+use super::pid_file::{self, ReloadRecord, RunningServer};
 use super::{Common, FAILED, USAGE};
 
-/// How long the server may take: it gives its database some seconds, and may be at another reload.
+/// The time limit for the server. It gives its database some seconds, and may be busy with another reload.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two looks at what it says.
+/// The interval between two checks for the outcome.
 const PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(clap::Args)]
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match (arguments.pid, &config.server.pid_file) {
         (Some(process), _) => {
             hang_up(process)?;
-            println!("process {process} was told; its log says what became of it");
+            println!("process {process} was signalled; its log has the outcome");
             Ok(ExitCode::SUCCESS)
         }
         (None, Some(path)) => ask(path, &source),
@@ -48,43 +48,43 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// SIGHUP.
+/// Sends SIGHUP.
 fn hang_up(process: i32) -> anyhow::Result<()> {
     let id = Pid::from_raw(process).context("no process has the id 0")?;
-    kill_process(id, Signal::HUP).with_context(|| format!("process {process} cannot be told"))
+    kill_process(id, Signal::HUP).with_context(|| format!("process {process} cannot be signalled"))
 }
 
-/// Tells the server of this file and prints its word.
+/// Signals the server of this file, and prints the outcome.
 fn ask(pid_file: &Path, source: &Source) -> anyhow::Result<ExitCode> {
-    let server = Server::find(pid_file)?;
-    let reads = server.said().map(|said| said.configuration).unwrap_or_default();
+    let server = RunningServer::find(pid_file)?;
+    let reads = server.last_record().map(|record| record.configuration).unwrap_or_default();
     let checked = whole_name(source);
     anyhow::ensure!(
         is_same(&reads, &checked),
-        "the server reads {reads}, and what was checked is {checked}; nothing was reloaded"
+        "the server reads {reads}, but the checked file is {checked}; nothing was reloaded"
     );
     let began = pid_file::now();
     hang_up(server.process)?;
-    let Some(said) = word_since(&server, began) else {
-        eprintln!("wharf: the server says nothing; its log may say more");
+    let Some(record) = record_since(&server, began) else {
+        eprintln!("wharf: the server has reported no outcome; its log may say more");
         return Ok(ExitCode::from(FAILED));
     };
-    if said.good {
-        println!("{}", said.text);
+    if record.good {
+        println!("{}", record.text);
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("nothing has changed: {}", said.text);
+    eprintln!("nothing has changed: {}", record.text);
     Ok(ExitCode::from(FAILED))
 }
 
-/// What the server says of a reload that began later than this. `None`: nothing in time, or it has ended.
-fn word_since(server: &Server, began: u128) -> Option<Said> {
+/// The outcome of a reload that began at this time or later. `None`: no outcome in time, or the server has ended.
+fn record_since(server: &RunningServer, began: u128) -> Option<ReloadRecord> {
     let until = Instant::now() + PATIENCE;
     loop {
-        // Before what it says is looked at: it may say so and end.
+        // This check comes first, because the server may write the outcome and then end.
         let runs = server.runs();
-        if let Some(said) = server.said().filter(|said| said.began >= began) {
-            return Some(said);
+        if let Some(record) = server.last_record().filter(|record| record.began >= began) {
+            return Some(record);
         }
         if !runs || Instant::now() >= until {
             return None;
@@ -93,14 +93,14 @@ fn word_since(server: &Server, began: u128) -> Option<Said> {
     }
 }
 
-/// The configuration's name, which is the same from every directory. Links are left as they are: what they lead to may be
-/// another file at each reload.
+/// The absolute name of the configuration, the same from every directory. Links are not resolved, because they may lead
+/// to another file at each reload.
 pub(super) fn whole_name(source: &Source) -> String {
     let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     source.path.as_ref().map_or_else(|| source.name(), |path| whole(path).display().to_string())
 }
 
-/// Whether two names are one file's, now.
+/// Whether two names lead to the same file now.
 fn is_same(one: &str, other: &str) -> bool {
     let file = |name: &str| Path::new(name).canonicalize().ok();
     one == other || file(one).is_some_and(|found| file(other) == Some(found))

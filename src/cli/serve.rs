@@ -1,5 +1,5 @@
-//! `wharf serve`: check, fill the demo database if there is none yet, start, say what is served, read the configuration again
-//! on SIGHUP, and drain on another signal.
+//! `wharf serve`: checks the configuration, fills a missing demo database, starts, and prints what is served. SIGHUP
+//! makes it read the configuration again, and other signals make it drain.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use crate::server::{NewConfig, Reload, ReloadError, Reloaded, Running, Server, l
 use http::Method;
 use log::LevelFilter;
 
-use super::pid_file::{self, PidFile, Word};
+use super::pid_file::{self, PidFile, ReloadLog};
 use super::reload::whole_name;
 use super::{Common, FAILED, USAGE, demo, log_level};
 
@@ -24,11 +24,11 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     let config = loaded.config;
     log_level::set(config.log.level);
     log_level::set_format(config.log.format);
-    // Before anything else is touched, and removed at the end.
+    // The file is claimed before anything else is touched, and removed at the end.
     let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let filled = demo::fill_if_missing(&config)?;
     let (name, endpoints) = (loaded.source.name(), config.endpoints.clone());
-    let summary = Summary::new(&config, name, filled);
+    let summary = StartSummary::new(&config, name, filled);
     let (level, format) = (config.log.level, config.log.format);
     let server = Server::new(config)?;
     let check = |database| endpoint::check(&loaded.source, &endpoints, database);
@@ -37,12 +37,13 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
         eprintln!("{}", Problems::new(loaded.source, found));
         return Ok(ExitCode::from(USAGE));
     }
-    let word = pid_file.as_ref().map(|file| file.word(whole_name(&loaded.source)));
-    let rereading = Rereading { common, source: loaded.source, word: word.clone(), level, format, began: 0 };
+    let reload_log = pid_file.as_ref().map(|file| file.reload_log(whole_name(&loaded.source)));
+    let rereading =
+        Rereading { common, source: loaded.source, reload_log: reload_log.clone(), level, format, began: 0 };
     let started = |running: &Running| {
-        if let (Some(file), Some(word)) = (&pid_file, &word) {
-            // First what is found by the other.
-            say(word, 0, true, "started");
+        if let (Some(file), Some(reload_log)) = (&pid_file, &reload_log) {
+            // The record of reloads must exist before the file that leads to it.
+            write_outcome(reload_log, 0, true, "started");
             file.write().unwrap_or_else(|error| log::error!("server.pid_file cannot be written: {error}"));
         }
         summary.print(running, &endpoints);
@@ -56,22 +57,22 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn say(word: &Word, began: u128, good: bool, text: &str) {
-    if let Err(error) = word.say(began, good, text) {
-        log::error!("what became of a reload cannot be written beside server.pid_file: {error}");
+fn write_outcome(reload_log: &ReloadLog, began: u128, good: bool, text: &str) {
+    if let Err(error) = reload_log.write(began, good, text) {
+        log::error!("the outcome of a reload cannot be written beside server.pid_file: {error}");
     }
 }
 
-/// Where SIGHUP's configuration comes from: the same file, flags and variables as the first one.
+/// The source of the configuration for SIGHUP: the same file, flags and variables as at the start.
 struct Rereading {
     common: Common,
     source: Source,
-    word: Option<Word>,
-    /// What the configuration says that was read last.
+    reload_log: Option<ReloadLog>,
+    /// The log level in the configuration that was read last.
     level: LevelFilter,
     /// The same.
     format: LogFormat,
-    /// When that was.
+    /// The time at which that read began.
     began: u128,
 }
 
@@ -89,10 +90,10 @@ impl Reload for Rereading {
     fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {
         let mut text = outcome.as_ref().map_or_else(ToString::to_string, ToString::to_string);
         if let Ok(reloaded) = outcome {
-            // What it says of the change is heard at the more talkative of both levels.
+            // The change itself is logged at the more verbose of both levels.
             log_level::set(self.level.max(log::max_level()));
             let changed = reloaded.changes.keys.iter().any(|change| change.key == "log.level");
-            if changed && log_level::is_held() {
+            if changed && log_level::is_set_by_variable() {
                 text.push_str(HELD);
                 log::warn!("reload: {}", HELD.trim_start());
             }
@@ -104,23 +105,23 @@ impl Reload for Rereading {
         if outcome.is_ok() {
             log_level::set(self.level);
         }
-        if let Some(word) = &self.word {
-            say(word, self.began, outcome.is_ok(), &text);
+        if let Some(reload_log) = &self.reload_log {
+            write_outcome(reload_log, self.began, outcome.is_ok(), &text);
         }
     }
 }
 
 const HELD: &str = "\nlog.level: the variable WHARF_LOG is set and decides in its place";
 
-/// What a new server says of itself.
-struct Summary {
+/// The lines that a new server prints about itself.
+struct StartSummary {
     configuration: String,
     database: String,
     sizes: String,
     limits: String,
 }
 
-impl Summary {
+impl StartSummary {
     fn new(config: &Config, configuration: String, filled: bool) -> Self {
         let database = match &config.database.url {
             Some(url) => {
@@ -134,7 +135,7 @@ impl Summary {
 
     fn print(&self, running: &Running, endpoints: &[Endpoint]) {
         let scheme = if running.is_encrypted() { "https" } else { "http" };
-        // curl takes a Unix socket as an option, and its URL needs some host.
+        // curl takes a Unix socket as an option. Its URL still needs a host.
         let (base, curl) = match running.listening_on() {
             Address::Tcp(address) => (format!("{scheme}://{address}"), "curl".to_owned()),
             Address::Unix(path) => {
@@ -159,12 +160,12 @@ impl Summary {
             Some(address) => println!("  admin          http://{address}/"),
             None => println!("  admin          off"),
         }
-        // Last, so that whoever waits for this line has all the others.
+        // This line comes last: a program that waits for it has then read all others.
         println!("listening on {place}");
     }
 }
 
-/// A target to try: of an endpoint that reads, and that needs nothing but numbers in its path.
+/// A request target to try: of an endpoint that reads, and that needs only numbers in its path.
 fn example(endpoint: &Endpoint) -> Option<String> {
     let Action::Sql { params, .. } = &endpoint.action else { return None };
     let mut target = endpoint.path.clone();
@@ -182,7 +183,7 @@ fn example(endpoint: &Endpoint) -> Option<String> {
     (endpoint.method == Method::GET).then_some(target)
 }
 
-/// Quoted where a shell would see more than a word in it.
+/// The text, quoted when a shell would see more than a word.
 fn shell_word(text: &str) -> String {
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || ":/.-_=".contains(c));
     if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }

@@ -1,8 +1,8 @@
-//! A line of text that is a chart.
+//! A line of text as a chart.
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// From nothing to the highest of them.
+/// Bars from zero to the highest value.
 pub(super) fn sparkline(values: impl Iterator<Item = f64> + Clone) -> String {
     let highest = values.clone().fold(f64::MIN_POSITIVE, f64::max);
     values.map(|value| bar(value / highest)).collect()

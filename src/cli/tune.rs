@@ -1,4 +1,4 @@
-//! `wharf tune`: finds the sizes on the user's own database, proves them, and writes them into the file.
+//! `wharf tune`: finds sizes on the user's own database, proves them, and writes them into the file.
 
 use std::fmt;
 use std::fs;
@@ -17,19 +17,20 @@ use crate::sizing::tune::{
 use anyhow::Context as _;
 use log::LevelFilter;
 
-use super::asked::{self, Asked};
-use super::load::{Output, create, stopped_by_signals, tell, time};
+use super::endpoint_flags::{self, EndpointFlags};
+use super::load::{Output, create, print_text, stopped_by_signals, time};
 use super::{Common, FAILED, demo, log_level};
 
 const EXAMPLES: &str = "\
-Starts the server in this process on the file's database, asks its endpoints as endpoint.NAME.load says, and measures pool sizes,
-then workers, then the queue. What it recommends has been run at up to ten times its capacity.
+Starts the server in this process on the file's database, sends requests as endpoint.NAME.load says, and measures pool sizes,
+then workers, then the queue. The recommended sizes have been run at up to ten times their capacity.
 
 Exit codes: 0 the recommendation stands; 1 there is none; 2 wrong arguments or configuration.
 
   wharf tune --target 'p99<50ms' --write";
 
-/// Past this many connections one machine's database gains nothing that a sweep would find in its time.
+/// The default limit of connections. With more, the database of a single machine gains nothing that a sweep would find
+/// in its time.
 const LARGEST: usize = 32;
 
 #[derive(clap::Args)]
@@ -38,39 +39,39 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    asked: Asked,
-    /// What each size is held to: p99<50ms, errors<0.1%; may be repeated
+    endpoints: EndpointFlags,
+    /// Objective for each size: p99<50ms, errors<0.1%; may be repeated
     #[arg(long, value_name = "OBJECTIVE")]
     target: Vec<Objective>,
     /// Instances of this service that share the database's connections
     #[arg(long, value_name = "N", default_value = "1")]
     instances: NonZeroUsize,
-    /// Try at most so many connections [default: 32, or fewer where the database allows fewer]
+    /// Most connections to try [default: 32, or fewer if the database allows fewer]
     #[arg(long, value_name = "N")]
     max_pool: Option<NonZeroUsize>,
-    /// How long it may take
+    /// Time for the whole run
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
     time: Duration,
-    /// Of the order of the measurements and of what is asked [default: a random one]
+    /// Seed of the order of measurements and of the drawn requests [default: a random one]
     #[arg(long)]
     seed: Option<u64>,
-    /// Write the recommended values into the file, which keeps its comments and its order
+    /// Write the recommended values into the file; its comments and order stay
     #[arg(long)]
     write: bool,
-    /// Write all that was found as JSON; - is standard output
+    /// Write the whole result as JSON; - is standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write all that was found as one HTML page with charts, which needs no other file and no network
+    /// Write the whole result as one HTML page with charts, which needs no other file and no network
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let (source, config) = asked::sound(arguments.common.load()?)?;
+    let (source, config) = endpoint_flags::sound(arguments.common.load()?)?;
     let file = arguments.file(&source)?;
     let url = config.database.url.as_deref();
     let url = url.context("there is nothing to tune: the configuration has no database.url")?;
-    // A server that refuses thousands of requests a second would log each.
+    // A server that refuses thousands of requests a second would log each refusal.
     log_level::set(config.log.level.min(LevelFilter::Error));
     demo::fill_if_missing(&config)?;
     let (largest, because) = arguments.largest(&config.database, url)?;
@@ -80,17 +81,17 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let request = Request { largest, objectives: arguments.target.clone(), time: arguments.time, seed };
     let stop = stopped_by_signals()?;
     let began = Instant::now();
-    let mut show = Show { terminal: std::io::stderr().is_terminal() };
+    let mut show = ProgressLines { terminal: std::io::stderr().is_terminal() };
     let tuned = tune::tune(
         &config,
         &request,
-        |address, database| arguments.asked.traffic(&config, database, address, seed),
+        |address, database| arguments.endpoints.traffic(&config, database, address, seed),
         &stop,
         &mut |progress| show.progress(progress),
     );
     show.end();
     let tuned = tuned.map_err(|error| match error {
-        Error::Traffic(error) => asked::explained(error, &source),
+        Error::Traffic(error) => endpoint_flags::explained(error, &source),
         error => error.into(),
     })?;
     let report = Report::new(&tuned, &config, &request, because, began.elapsed());
@@ -101,8 +102,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(file) = &mut html {
         file.write_all(report.page().as_bytes()).context("--html cannot be written")?;
     }
-    let found = format!("{report}{}", Lines(&edited));
-    tell(&found, json.as_ref());
+    let found = format!("{report}{}", ChangedLines(&edited));
+    print_text(&found, json.as_ref());
     if !report.stands {
         return Ok(ExitCode::from(FAILED));
     }
@@ -114,18 +115,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 impl Arguments {
-    /// The file to write to, if that is asked for.
+    /// The file to write to, with `--write`.
     fn file(&self, source: &Source) -> anyhow::Result<Option<PathBuf>> {
         match (&source.path, self.write) {
             (_, false) => Ok(None),
             (Some(path), true) => Ok(Some(path.clone())),
             (None, true) => {
-                anyhow::bail!("--write: the built-in configuration is no file; expected --config FILE")
+                anyhow::bail!("--write: the built-in configuration is not a file; expected --config FILE")
             }
         }
     }
 
-    /// The most connections to try, and why not more.
+    /// The most connections to try, and the reason for this limit.
     fn largest(&self, settings: &Settings, url: &str) -> anyhow::Result<(usize, String)> {
         let mut settings = settings.clone();
         (settings.maximum_pool_size, settings.minimum_idle) = (1, Some(1));
@@ -159,10 +160,10 @@ fn edited(source: &Source, report: &Report) -> anyhow::Result<Edited> {
     edit(&source.text, &values).context("the recommended values cannot be written into the file")
 }
 
-/// The lines of the file that are to change.
-struct Lines<'e>(&'e Edited);
+/// The lines of the file that change.
+struct ChangedLines<'e>(&'e Edited);
 
-impl fmt::Display for Lines<'_> {
+impl fmt::Display for ChangedLines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.changes.is_empty() {
             writeln!(f, "the configuration has these values already")?;
@@ -177,7 +178,7 @@ impl fmt::Display for Lines<'_> {
     }
 }
 
-/// A variable decides in the file's place.
+/// Warns of variables that override a recommended value in the file.
 fn warn_of_variables(report: &Report) {
     for setting in &report.recommended {
         let variable = format!("WHARF_{}", setting.key.replace('.', "_")).to_uppercase();
@@ -187,27 +188,27 @@ fn warn_of_variables(report: &Report) {
     }
 }
 
-/// In place of the old one, at once: whoever reads it meanwhile reads one of both.
+/// Replaces the file in one step: a concurrent reader sees the old or the new text.
 fn write(file: &Path, edited: &Edited) -> anyhow::Result<()> {
     if edited.changes.is_empty() {
         return Ok(());
     }
-    let beside = file.with_extension("toml.new");
-    fs::write(&beside, &edited.text).with_context(|| format!("cannot write {}", beside.display()))?;
+    let new_file = file.with_extension("toml.new");
+    fs::write(&new_file, &edited.text).with_context(|| format!("cannot write {}", new_file.display()))?;
     if let Ok(metadata) = fs::metadata(file) {
-        fs::set_permissions(&beside, metadata.permissions())?;
+        fs::set_permissions(&new_file, metadata.permissions())?;
     }
-    fs::rename(&beside, file).with_context(|| format!("cannot write {}", file.display()))?;
-    eprintln!("written into {}; `wharf reload` has a running server take it", file.display());
+    fs::rename(&new_file, file).with_context(|| format!("cannot write {}", file.display()))?;
+    eprintln!("written into {}; `wharf reload` applies it to a running server", file.display());
     Ok(())
 }
 
-/// What is measured, line by line; on a terminal the last line says how long it still takes.
-struct Show {
+/// The progress, line by line. On a terminal each line replaces the last.
+struct ProgressLines {
     terminal: bool,
 }
 
-impl Show {
+impl ProgressLines {
     fn progress(&mut self, progress: &Progress) {
         let line = match progress {
             Progress::Measured { stage, measurement, left } => {
@@ -231,7 +232,7 @@ impl Show {
                 level.refused
             ),
         };
-        // Whether anybody sees it or not, the run goes on.
+        // The run goes on even when nobody can see its progress.
         let mut stderr = std::io::stderr();
         let _ = if self.terminal { write!(stderr, "\r\x1b[K{line}") } else { writeln!(stderr, "{line}") };
     }

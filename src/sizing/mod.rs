@@ -1,4 +1,5 @@
-//! The tools that size a server: `load` sends requests, `tune` finds the sizes, and `traffic` draws the requests of each endpoint.
+//! The tools that size a server: `load` sends requests, `tune` finds the sizes, and `traffic` draws the requests of
+//! each endpoint.
 
 pub mod load;
 mod traffic;

@@ -1,7 +1,8 @@
-//! The requests that `wharf load` and `wharf tune` send to the configuration's endpoints, with parameters drawn from where
-//! the configuration says, at best from the database itself. Main thread.
+//! The requests that `wharf load` and `wharf tune` send to the configuration's endpoints. The configuration says where
+//! their parameters are drawn from, ideally from the database itself. Main thread.
 //!
-//! All of them are made before the run: drawing costs nothing then, and the same seed draws the same.
+//! All requests are made before the run, so that drawing costs nothing during it. The same seed draws the same
+//! requests.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,52 +21,53 @@ use crate::config::{Action, Config, Endpoint, Origin, Param, Place, Problem, Sam
 use crate::database::{Access, Database, Error, RowWriter, Shape};
 use crate::sizing::load;
 
-/// A sample is one statement before a run, not a part of it.
+/// The time limit of the statement for a sample. The statement runs before the load and is not a part of it.
 const SAMPLE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Rows of a sample or of a file. More tell no more about a table, and each becomes a request that is kept.
+/// The most rows of a sample or of a file. More rows tell no more about a table, and each becomes a request in memory.
 const ROWS_MAX: u64 = 100_000;
 
-/// What the rows of a sample take as JSON.
+/// The most memory for the rows of a sample as JSON.
 const SAMPLE_BYTES_MAX: usize = 64 << 20;
 
-/// Requests that are drawn where no sample says how many: enough that no cache holds only them, few enough to be made at once.
+/// The number of requests drawn without a sample. Enough that a cache does not hold only them, and few
+/// enough to be made quickly.
 const DRAWS: usize = 1000;
 
-/// What stands as it is in a path's segment and in a query: RFC 3986's unreserved characters.
+/// The characters that need no encoding in a path segment or a query: RFC 3986's unreserved characters.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Which endpoints are asked, where and how.
+/// The choice of endpoints, and the server to send to.
 #[derive(Clone, Debug)]
 pub struct Selection {
-    /// NAMEs of endpoints; empty: all that have a weight.
+    /// NAMEs of endpoints; empty: all endpoints with a weight.
     pub names: Vec<String>,
-    /// Also those that write: every method but GET.
+    /// Whether endpoints that write are included: every method but GET.
     pub allow_writes: bool,
-    /// The same seed draws the same requests; what `order by random()` does is the database's.
+    /// The same seed draws the same requests. The order of `order by random()` is up to the database.
     pub seed: u64,
-    /// Where the server is.
+    /// The address of the server.
     pub address: SocketAddr,
 }
 
-/// What is to be sent.
+/// The requests to send.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// One for each endpoint.
+    /// A target for each endpoint.
     pub targets: Vec<load::Target>,
     /// NAMEs of the endpoints that are left out because they write.
     pub left_out: Vec<String>,
 }
 
-/// Nothing can be sent.
+/// No requests can be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrafficError {
-    /// The configuration does not say what to ask for, or what it says does not work.
-    #[error("{} problems with what endpoints are asked", .0.len())]
+    /// The configuration does not say where a parameter comes from, or what it says does not work.
+    #[error("{} problems with the requests for endpoints", .0.len())]
     Problems(Vec<Problem>),
-    /// A name that is none, or one that may not be asked.
+    /// A name is unknown, or its endpoint may not be used.
     #[error("{0}")]
     Selection(String),
     /// The database does not answer.
@@ -76,14 +78,14 @@ pub enum TrafficError {
 /// The requests for the endpoints of a configuration. `database` is where samples come from.
 ///
 /// # Errors
-/// When a name is none; when an endpoint that was named writes and may not; when there is nothing left; when the
-/// configuration does not say where a parameter comes from; when the database does not answer.
+/// A name is unknown. A named endpoint writes and may not. No endpoint is left. The configuration does not say where a
+/// parameter comes from. The database does not answer.
 pub fn traffic(
     config: &Config,
     database: Option<&Database>,
     selection: &Selection,
 ) -> Result<Traffic, TrafficError> {
-    let mut drawing = Drawing { database, rng: Rng::with_seed(selection.seed), problems: Vec::new() };
+    let mut drawing = RequestDrawing { database, rng: Rng::with_seed(selection.seed), problems: Vec::new() };
     let mut traffic = Traffic { targets: Vec::new(), left_out: Vec::new() };
     for endpoint in selection.endpoints(config)? {
         if endpoint.method != Method::GET && !selection.allow_writes {
@@ -133,27 +135,27 @@ impl Selection {
     }
 }
 
-struct Drawing<'d> {
+struct RequestDrawing<'d> {
     database: Option<&'d Database>,
     rng: Rng,
     problems: Vec<Problem>,
 }
 
-/// Where the values of one parameter come from.
+/// The source of a parameter's values.
 enum Supply {
-    /// The column of the sample that is called like it.
+    /// The column of the sample with the parameter's name.
     Sample,
     Range(std::ops::RangeInclusive<i64>),
     Values(Vec<Value>),
-    /// The client may leave it out, and does.
+    /// No source: the client may leave the parameter out, and does.
     Nowhere,
 }
 
-/// A row of a sample: its parameters by their names.
-type Row = HashMap<String, Value>;
+/// A row of a sample: values by the names of their parameters.
+type SampleRow = HashMap<String, Value>;
 
-impl Drawing<'_> {
-    /// An empty list only together with a problem.
+impl RequestDrawing<'_> {
+    /// The requests for an endpoint. The list is empty only when a problem was reported.
     fn requests(&mut self, endpoint: &Endpoint, authority: &str) -> Result<Vec<load::Request>, Error> {
         let none = Vec::new();
         let params = match &endpoint.action {
@@ -167,7 +169,7 @@ impl Drawing<'_> {
             },
             _ => Vec::new(),
         };
-        // All of them before any is missed, so that each is reported.
+        // All sources are looked up before the first missing one ends the work, so that each problem is reported.
         let supplies: Vec<_> =
             (0..params.len()).map(|slot| self.supply(endpoint, slot, params, rows.first())).collect();
         let Some(supplies) = supplies.into_iter().collect::<Option<Vec<_>>>() else {
@@ -197,13 +199,13 @@ impl Drawing<'_> {
         self.problems.push(Problem::new(endpoint.traffic.span, key, message));
     }
 
-    /// Why there is none has been reported.
+    /// The source for one parameter; `None` after a problem was reported.
     fn supply(
         &mut self,
         endpoint: &Endpoint,
         slot: usize,
         params: &[Param],
-        row: Option<&Row>,
+        row: Option<&SampleRow>,
     ) -> Option<Supply> {
         let param = &params[slot];
         let origin = endpoint.traffic.origins.iter().find(|(of, _)| *of == slot);
@@ -227,7 +229,7 @@ impl Drawing<'_> {
         if param.default.is_some() {
             return Some(Supply::Nowhere);
         }
-        // What a parameter may be at all is better than nothing.
+        // Without another source, the values that the parameter allows are used.
         if let (Type::One(_), [_, ..]) = (param.kind, param.checks.one_of.as_slice()) {
             return Some(Supply::Values(param.checks.one_of.clone()));
         }
@@ -250,7 +252,7 @@ impl Drawing<'_> {
         }
     }
 
-    fn draw(&mut self, param: &Param, supply: &Supply, row: Option<&Row>) -> Option<Value> {
+    fn draw(&mut self, param: &Param, supply: &Supply, row: Option<&SampleRow>) -> Option<Value> {
         match supply {
             Supply::Sample => row?.get(&param.name).cloned(),
             Supply::Range(range) => Some(Value::Int(self.rng.i64(range.clone()))),
@@ -260,22 +262,24 @@ impl Drawing<'_> {
         .filter(|value| *value != Value::Null)
     }
 
-    /// The rows of a sample, each value one that the endpoint takes. `None`: why not has been reported.
+    /// The rows of a sample, with values that the endpoint accepts. `None` after a problem was reported.
     fn sample(
         &mut self,
         database: &Database,
         endpoint: &Endpoint,
         sample: &Sample,
         params: &[Param],
-    ) -> Result<Option<Vec<Row>>, Error> {
+    ) -> Result<Option<Vec<SampleRow>>, Error> {
         let mut found = None;
         let mut refuse = |message: String| {
             let key = format!("endpoint.{}.load.sample", endpoint.name);
             self.problems.push(Problem::new(sample.span, key, message));
         };
         match rows(database, &sample.sql) {
-            Ok(Rows { count: 0, .. }) => refuse("it found no row, so there is nothing to ask for".to_owned()),
-            Ok(Rows { count, .. }) if count > ROWS_MAX => {
+            Ok(SampleRows { count: 0, .. }) => {
+                refuse("it found no row, so there is nothing to ask for".to_owned());
+            }
+            Ok(SampleRows { count, .. }) if count > ROWS_MAX => {
                 refuse(format!("it found {count} rows; expected at most {ROWS_MAX}: add a `limit`"));
             }
             Ok(rows) => match typed(&rows.json, params) {
@@ -292,13 +296,13 @@ impl Drawing<'_> {
     }
 }
 
-struct Rows {
-    /// An array of objects.
+struct SampleRows {
+    /// A JSON array of objects.
     json: Vec<u8>,
     count: u64,
 }
 
-fn rows(database: &Database, sql: &str) -> Result<Rows, Error> {
+fn rows(database: &Database, sql: &str) -> Result<SampleRows, Error> {
     let deadline = Deadline::after(SAMPLE_PATIENCE);
     let statement = database.statement(&Sql::without_parameters(sql), &[]);
     let mut connection = database.checkout(deadline)?;
@@ -307,29 +311,29 @@ fn rows(database: &Database, sql: &str) -> Result<Rows, Error> {
     connection.run(&statement, &[], Access::ReadOnly, deadline, &mut writer)?;
     let count = writer.rows();
     json.push(b']');
-    Ok(Rows { json, count })
+    Ok(SampleRows { json, count })
 }
 
-/// A sample's rows as values of the parameters that its columns are named like.
-fn typed(json: &[u8], params: &[Param]) -> Result<Vec<Row>, String> {
+/// The rows of a sample as values of the parameters with the columns' names.
+fn typed(json: &[u8], params: &[Param]) -> Result<Vec<SampleRow>, String> {
     let rows: Vec<HashMap<Cow<'_, str>, &RawValue>> =
         serde_json::from_slice(json).map_err(|error| format!("its rows are not JSON: {error}"))?;
     let typed = rows.iter().enumerate().map(|(index, row)| {
         let value = |(name, raw): (&Cow<'_, str>, &&RawValue)| {
             let param = params.iter().find(|param| param.name == *name).ok_or_else(|| {
                 let names: Vec<_> = params.iter().map(|param| param.name.as_str()).collect();
-                format!("its column {name:?} is none of the parameters ({})", names.join(", "))
+                format!("its column {name:?} is not one of the parameters ({})", names.join(", "))
             })?;
             let value =
                 column_value(param, raw).map_err(|why| format!("row {}, `{name}`: {why}", index + 1))?;
             Ok((name.to_string(), value))
         };
-        row.iter().map(value).collect::<Result<Row, String>>()
+        row.iter().map(value).collect::<Result<SampleRow, String>>()
     });
     typed.collect()
 }
 
-/// A column's value, which the endpoint would take.
+/// A column's value, checked like a parameter of the endpoint.
 fn column_value(param: &Param, raw: &RawValue) -> Result<Value, String> {
     let text: Option<String> = serde_json::from_str(raw.get()).ok();
     let value = match (param.kind, text) {
@@ -339,7 +343,7 @@ fn column_value(param: &Param, raw: &RawValue) -> Result<Value, String> {
         },
         (Type::One(Scalar::Json), _) => Ok(Value::Json(raw.get().to_owned())),
         (Type::One(scalar), Some(text)) => Value::parse(scalar, &text),
-        // A number for a text, or a number of another notation, is what a client would write.
+        // A client would write a number for a text parameter, or a number in another notation.
         (Type::One(scalar), None) => Value::parse(scalar, raw.get()),
         (Type::Many(_), _) => Value::from_json(param.kind, raw),
     };
@@ -348,7 +352,7 @@ fn column_value(param: &Param, raw: &RawValue) -> Result<Value, String> {
     Ok(value)
 }
 
-/// A file's column, each value one that the endpoint takes.
+/// The values of a file's column, each checked like a parameter of the endpoint.
 fn column_of(file: &Path, column: &str, param: &Param) -> Result<Vec<Value>, String> {
     let at = file.display();
     let Type::One(scalar) = param.kind else {
@@ -377,7 +381,7 @@ fn column_of(file: &Path, column: &str, param: &Param) -> Result<Vec<Value>, Str
     if values.is_empty() { Err(format!("{at} has no line but its first")) } else { Ok(values) }
 }
 
-/// A request that is being written.
+/// A request under construction.
 struct Draft {
     path: String,
     query: String,
@@ -392,7 +396,7 @@ enum Content {
 }
 
 impl Draft {
-    /// An endpoint with members of a body expects a body, also where all of them are left out.
+    /// An endpoint with parameters in the body expects a body, even when all of them are left out.
     fn new(route: &str, params: &[Param]) -> Self {
         let has = |place| params.iter().any(|param| param.place == place);
         let body = if has(Place::Body) {
@@ -405,7 +409,7 @@ impl Draft {
         Self { path: route.to_owned(), query: String::new(), headers: HeaderMap::new(), body }
     }
 
-    /// Puts a value where its parameter belongs.
+    /// Writes a value to the place of its parameter.
     fn add(&mut self, param: &Param, value: &Value) -> Result<(), String> {
         let name = param.wire_name.as_str();
         match param.place {
@@ -460,7 +464,7 @@ impl Draft {
     }
 }
 
-/// A query's or a form's pair, or for an array one for each item.
+/// Adds a pair to a query or a form; for an array, a pair for each item.
 fn add_pairs(pairs: &mut String, name: &str, value: &Value) {
     let items = match value {
         Value::Array(_, items) => items.as_slice(),

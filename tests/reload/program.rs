@@ -102,7 +102,7 @@ fn the_server_reads_the_file_that_it_was_started_with_and_no_other() {
     let other = directory.path().join("other.toml");
     fs::write(&other, hello("", "other")).expect("the directory takes a file");
     let exit = Wharf::run_in(&directory, &["reload", "--config", "other.toml"], &[]);
-    assert_says(&exit, 2, &["the server reads ", "/wharf.toml, and what was checked is ", "/other.toml"]);
+    assert_says(&exit, 2, &["the server reads ", "/wharf.toml, but the checked file is ", "/other.toml"]);
     assert!(!wharf.log().contains("reload"), "it was told: {}", wharf.log());
     // The same file by another name is the same file.
     let link = directory.path().join("link.toml");
@@ -166,7 +166,7 @@ fn without_a_file_the_process_is_named() {
         &["server.pid_file is not set; say which process serves with --pid"],
     );
     assert_says(&reload(&directory, &["--pid", "0"]), 2, &["--pid"]);
-    let told = format!("process {} was told; its log says what became of it", wharf.id());
+    let told = format!("process {} was signalled; its log has the outcome", wharf.id());
     assert_says(&reload(&directory, &["--pid", &wharf.id().to_string()]), 0, &[&told]);
     wharf.wait_for_log("reload: endpoint.hello: changed");
 }

@@ -1,6 +1,6 @@
 //! The demo data, embedded in the binary: fills a SQLite file or a PostgreSQL schema with it.
 //!
-//! Main thread, before anything is served; `cli` calls it. Knows no configuration, no pool and no server.
+//! Main thread, before anything is served; called by `cli`. This module knows no configuration, no pool and no server.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use rusqlite::{OpenFlags, TransactionBehavior, params_from_iter};
 
-/// The schemas differ only in names of types; the files say why.
+/// The schemas differ only in the names of types. The files explain the differences.
 const SQLITE_SCHEMA: &str = include_str!("../../../config/demo/sqlite.sql");
 const POSTGRES_SCHEMA: &str = include_str!("../../../config/demo/postgres.sql");
 
-/// Every table, those that others refer to first, with its rows as CSV: a header line of column names, an empty field is null.
-/// Both databases convert the texts by the columns' types, so the same file serves both.
+/// Every table with its rows as CSV. A table comes before the tables that refer to it. The first line has the names of
+/// the columns, and an empty field is null. Both databases convert the texts by the columns' types, so the same file
+/// serves both.
 const TABLES: [(&str, &str); 6] = [
     ("airlines", include_str!("../../../config/demo/airlines.csv")),
     ("airports", include_str!("../../../config/demo/airports.csv")),
@@ -25,25 +26,25 @@ const TABLES: [(&str, &str); 6] = [
     ("note", "id,flight_id,author,body,done\n"),
 ];
 
-/// How long a fill waits for whoever writes to the same SQLite file: far longer than a request may take to do so.
+/// The time that a fill waits for another writer of the same SQLite file. It is far longer than a request may write.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the demo data could not be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The SQLite file is there already.
+    /// The SQLite file exists already.
     #[error("{} exists already; remove it to have it filled again", .0.display())]
     FileExists(PathBuf),
-    /// The PostgreSQL schema has some of the tables already.
-    #[error("the database already has {}; ask for them to be replaced if their rows may go", .0.join(", "))]
+    /// The PostgreSQL schema already has some of the tables.
+    #[error("the database already has {}; replace them if their rows may be dropped", .0.join(", "))]
     TablesExist(Vec<String>),
     /// The SQLite file could not be written.
     #[error("cannot write {}", .path.display())]
     File {
-        /// The file to be made.
+        /// The path of the file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// SQLite refused.
@@ -55,49 +56,50 @@ pub enum Error {
     /// PostgreSQL stopped taking rows.
     #[error("PostgreSQL did not take the rows of {table}")]
     Copy {
-        /// Whose rows.
+        /// The table whose rows were sent.
         table: &'static str,
-        /// What the connection said.
+        /// The error of the connection.
         source: io::Error,
     },
-    /// An embedded file is not the CSV that it should be.
+    /// An embedded file is not valid CSV.
     #[error("the embedded demo data is damaged")]
     Csv(#[from] csv::Error),
 }
 
 /// Creates the SQLite file `path` with the demo's tables and rows.
 ///
-/// It is written beside its place and moved there when it is complete and on disk, so `path` never names half a database.
+/// The database is written to a file beside it, which is moved to `path` once it is complete and on disk. So `path`
+/// never names half a database.
 ///
 /// # Errors
-/// [`Error::FileExists`] when there is something at `path`; otherwise what SQLite or the file system said.
+/// [`Error::FileExists`] when there is something at `path`; otherwise the error of SQLite or of the file system.
 pub fn fill_sqlite(path: &Path) -> Result<(), Error> {
     let file_error = |source| Error::File { path: path.to_owned(), source };
     if path.try_exists().map_err(file_error)? {
         return Err(Error::FileExists(path.to_owned()));
     }
     let mut partial = path.as_os_str().to_owned();
-    // Two processes that start at once write a file each; the last one moved is as good as the first.
+    // Two processes that start at once write a file each. Both files are complete, so either may be moved last.
     partial.push(format!(".{}.partial", process::id()));
     let partial = PathBuf::from(partial);
-    // Truncates what a crashed process of the same id left.
+    // An older file of a crashed process with the same id is truncated.
     let file = File::create(&partial).map_err(file_error)?;
     let filled = write_sqlite(&partial)
         .and_then(|()| file.sync_all().and_then(|()| fs::rename(&partial, path)).map_err(file_error));
     if filled.is_err() {
-        // What went wrong is the news; a partial file that cannot be removed either only takes space.
+        // The error of the fill matters. A partial file that cannot be removed only takes space.
         let _ = fs::remove_file(&partial);
     }
     filled
 }
 
-/// Drops the demo's tables from the SQLite file `path`, which exists, and creates them anew, in one transaction. All else in
-/// the file stays.
+/// Drops the demo's tables from the existing SQLite file `path`, and creates them again, in one transaction. Everything
+/// else in the file stays.
 ///
 /// # Errors
-/// What SQLite said; nothing has changed then.
+/// The error of SQLite. Then nothing has changed.
 pub fn replace_sqlite(path: &Path) -> Result<(), Error> {
-    // Not created: a name that is wrong by now must not become an empty file.
+    // The file must exist: a wrong name must not become an empty file.
     let mut database = rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     database.busy_timeout(LOCK_PATIENCE)?;
     let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -111,8 +113,8 @@ pub fn replace_sqlite(path: &Path) -> Result<(), Error> {
 /// Creates the demo's tables and rows in the first schema of the connection's `search_path`, in one transaction.
 ///
 /// # Errors
-/// [`Error::TablesExist`] when some of the tables are there and `replace` is false; otherwise what PostgreSQL said.
-/// In either case nothing has changed.
+/// [`Error::TablesExist`] when some of the tables exist and `replace` is false; otherwise the error of PostgreSQL. In
+/// both cases nothing has changed.
 pub fn fill_postgres(client: &mut postgres::Client, replace: bool) -> Result<(), Error> {
     let mut transaction = client.transaction()?;
     let existing = existing_tables(&mut transaction)?;
@@ -122,7 +124,7 @@ pub fn fill_postgres(client: &mut postgres::Client, replace: bool) -> Result<(),
     for table in existing.iter().rev() {
         transaction.batch_execute(&format!("drop table {table}"))?;
     }
-    // The data's timestamps are in UTC, without saying so: that is how SQLite writes them.
+    // The timestamps in the data are in UTC and do not say so, because SQLite writes them that way.
     transaction.batch_execute("set local time zone 'UTC'")?;
     transaction.batch_execute(POSTGRES_SCHEMA)?;
     for (table, csv) in TABLES {
@@ -136,7 +138,7 @@ pub fn fill_postgres(client: &mut postgres::Client, replace: bool) -> Result<(),
     Ok(transaction.commit()?)
 }
 
-/// A whole database in the file `path`, which is empty. A crash makes the file worthless anyway, so nothing is journalled.
+/// Writes a whole database to the empty file `path`. A crash makes the file worthless anyway, so nothing is journalled.
 fn write_sqlite(path: &Path) -> Result<(), Error> {
     let mut database = rusqlite::Connection::open(path)?;
     database.pragma_update(None, "journal_mode", "off")?;
@@ -168,7 +170,7 @@ fn insert_rows(database: &rusqlite::Connection, table: &str, csv: &str) -> Resul
     Ok(())
 }
 
-/// The demo's tables that the connection's first schema has, in the order of [`TABLES`].
+/// The demo's tables in the connection's first schema, in the order of [`TABLES`].
 fn existing_tables(client: &mut postgres::Transaction<'_>) -> Result<Vec<String>, Error> {
     let names: Vec<&str> = TABLES.iter().map(|(table, _)| *table).collect();
     let rows = client.query(

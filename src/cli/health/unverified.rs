@@ -1,5 +1,5 @@
-//! TLS to whoever is there: a health check sends no secret, and the certificate of its own server need not have the name
-//! that it is asked by, such as 127.0.0.1.
+//! TLS without verification of the certificate. A health check sends no secret, and its server's certificate need not
+//! have the name used here, such as 127.0.0.1.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,12 +12,12 @@ use rustls::{
     AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, Stream,
 };
 
-/// Asks through TLS. A server that refuses us because we have no certificate has answered as well.
+/// Sends the request through TLS. A server that refuses the client for its missing certificate has answered too.
 pub(super) fn ask<S: Read + Write>(
     mut stream: S,
     ask: impl FnOnce(&mut Stream<'_, ClientConnection, S>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    // An address goes into no handshake, and is the name of none of them.
+    // An IP address is never sent in the handshake, so any address serves as the name.
     let name = ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST));
     let mut session = ClientConnection::new(config()?, name)?;
     match ask(&mut Stream::new(&mut session, &mut stream)) {
@@ -31,7 +31,7 @@ fn config() -> Result<Arc<ClientConfig>, Error> {
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
@@ -45,11 +45,11 @@ fn wants_a_certificate(error: &anyhow::Error) -> bool {
     error.chain().filter_map(of_session).any(|error| error == wants)
 }
 
-/// Takes every certificate whose key the server has.
+/// Accepts every certificate whose key the server has.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,4 +1,5 @@
-//! `--compare`: this run beside an earlier one's JSON, second by second, with confidence and not by single numbers.
+//! `--compare`: compares this run with an earlier run's JSON, by the values of all seconds and with confidence
+//! intervals.
 
 use std::fmt;
 use std::fs;
@@ -9,10 +10,11 @@ use crate::sizing::tune::{Better, Comparison, Verdict, compare};
 use anyhow::Context as _;
 use serde_json::Value;
 
-/// A second that is cut short by the run's end, or in which only answers came, says nothing of a rate.
+/// A shorter second is left out. It was cut short by the end of the run, or had answers only, and is no basis for a
+/// rate.
 const WHOLE_SECOND_S: f64 = 0.9;
 
-/// Both runs in each respect.
+/// The comparison of two runs for each quantity.
 pub(super) struct Comparisons {
     base: String,
     rows: Vec<(&'static str, Comparison)>,
@@ -26,8 +28,9 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// Reads what `--json` has written by a run of the same pace: a closed loop and an open one, or different rates, measure
-    /// different things. In a closed loop the threads must be as many, too, as more of them ask the same server for more.
+    /// Reads the JSON of a run with the same pace. A closed and an open loop, or different rates, measure different
+    /// things. In a closed loop the number of threads must be the same too, because more threads put more load on the
+    /// same server.
     pub(super) fn read(path: &Path, plan: &Plan) -> anyhow::Result<Self> {
         let pace = &plan.pace;
         let name = path.display().to_string();
@@ -40,7 +43,7 @@ impl Base {
         );
         for (key, now) in [("loop", pace.kind().to_owned()), ("pace", pace.to_string())] {
             let before = report[key].as_str().unwrap_or_default();
-            // Arrivals by lot may be another lot's.
+            // Random arrivals may have another seed.
             let comparable = |words: &str| words.split(" of seed").next().map(str::to_owned);
             anyhow::ensure!(
                 comparable(before) == comparable(&now),
@@ -58,7 +61,7 @@ impl Base {
         Ok(Self { name, report })
     }
 
-    pub(super) fn beside(&self, report: &Report, tolerance: f64) -> anyhow::Result<Comparisons> {
+    pub(super) fn compare_with(&self, report: &Report, tolerance: f64) -> anyhow::Result<Comparisons> {
         let new = serde_json::to_value(report)?;
         let row = |name, key, better| {
             let (base, new) = (seconds(&self.report, key), seconds(&new, key));
@@ -77,7 +80,7 @@ impl Base {
     }
 }
 
-/// The values of the seconds in which requests were sent.
+/// The values of the whole seconds in which requests were sent.
 fn seconds(report: &Value, key: &str) -> Vec<f64> {
     let number = |second: &Value, key: &str| second[key].as_f64().unwrap_or_default();
     let seconds = report["seconds"].as_array().into_iter().flatten();
@@ -95,7 +98,7 @@ fn length(second: &Value) -> f64 {
 }
 
 impl Comparisons {
-    /// Whether this run is worse in any respect.
+    /// Whether this run is worse in any quantity.
     pub(super) fn is_worse(&self) -> bool {
         self.rows.iter().any(|(_, row)| row.verdict == Verdict::Worse)
     }

@@ -1,4 +1,4 @@
-//! What is shown while the run goes on: a line a second, or, in a terminal, a block that is drawn again in its place.
+//! The display during a run: a line a second, or, in a terminal, a block that is redrawn in place.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,22 +7,23 @@ use crate::sizing::load::{Interval, Outcomes, Pace};
 
 use super::super::sparkline::sparkline;
 
-/// Seconds that the sparkline shows.
+/// The number of seconds in the sparkline.
 const SPARKS: usize = 60;
 
-/// A rate over less than that says nothing.
+/// A rate over a shorter interval has no meaning.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// A line that wraps would be two, and the block would be drawn in the wrong place. Nearly every terminal is this wide.
+/// The width of a line. A longer line could wrap, and the block would be redrawn in the wrong place. Nearly every
+/// terminal is this wide.
 const MAX_WIDTH: usize = 79;
 
 pub(super) struct Live {
     kind: &'static str,
-    /// In place, as a terminal can.
+    /// Whether the block is redrawn in place, as on a terminal.
     redraws: bool,
-    /// Lines of the block that is there.
+    /// The number of lines of the current block.
     drawn: usize,
-    /// p99 of the last seconds.
+    /// The p99 of the last seconds.
     p99: Vec<Duration>,
 }
 
@@ -31,7 +32,7 @@ impl Live {
         Self { kind: pace.kind(), redraws, drawn: 0, p99: Vec::new() }
     }
 
-    /// What to write for this interval; nothing for one that is too short for rates, as the last one may be.
+    /// The text to write for this interval. It is empty for an interval too short for rates, as the last one may be.
     pub(super) fn show(&mut self, interval: &Interval<'_>) -> String {
         if interval.to.saturating_sub(interval.from) < SHORTEST {
             return String::new();
@@ -73,7 +74,7 @@ impl Live {
             ),
             format!("p99 {}", sparkline(self.p99.iter().map(Duration::as_secs_f64))),
         ];
-        // Up to the block's first line, and everything below it away.
+        // Moves the cursor to the block's first line, and clears everything below.
         let mut text = if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
         for line in &lines {
             text.extend(line.chars().take(MAX_WIDTH));
@@ -84,7 +85,7 @@ impl Live {
     }
 }
 
-/// A second, also where the interval is not one.
+/// Rates per second, whatever the length of the interval.
 fn rates(interval: &Interval<'_>) -> String {
     let seconds = (interval.to.saturating_sub(interval.from)).as_secs_f64();
     let offered = interval.offered.map(|count| format!("offered {:.0}/s  ", count / seconds));
@@ -98,7 +99,7 @@ fn percentile(outcomes: &Outcomes, percent: f64) -> String {
     if outcomes.latency.count() == 0 { "-".to_owned() } else { time(outcomes.latency.percentile(percent)) }
 }
 
-/// In milliseconds with three digits.
+/// A time in milliseconds with three digits.
 fn time(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1e3;
     let digits = if ms < 10.0 { 2 } else { usize::from(ms < 100.0) };

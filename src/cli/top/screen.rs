@@ -1,206 +1,206 @@
-//! What is shown: figures → lines. No I/O.
+//! The lines of the display, made from the figures. No I/O.
 
 use std::collections::BTreeMap;
 
 use super::super::sparkline::sparkline;
-use super::text::{Line, Tone, cells, clock, count, number, time};
+use super::text::{Style, StyledLine, cells, clock, count, number, time};
 use super::view::{Endpoint, Failure, Phases, Pool, Queue, Second, View, Workers};
 
-/// Of the names at the left.
+/// The width of the names at the left.
 const MARGIN: usize = 9;
 
-/// Of a column of numbers in the table of endpoints.
+/// The width of a column of numbers in the table of endpoints.
 const COLUMN: usize = 10;
 
-/// Of the last column, such as `render 93 %`.
+/// The width of the last column, such as `render 93 %`.
 const MOSTLY: usize = 14;
 
-/// Names of endpoints are cut off to no less.
+/// The least width to which names of endpoints are shortened.
 const NAME_MIN: usize = 24;
 
-/// What there is room for.
+/// The space for the display.
 #[derive(Clone, Copy)]
-pub(super) struct Size {
+pub(super) struct Room {
     pub(super) width: usize,
-    /// Lines; `None`: as many as there are.
+    /// The number of lines; `None`: no limit.
     pub(super) height: Option<usize>,
 }
 
-/// The figures of a server that is asked at this address.
-pub(super) fn lines(view: &View, address: &str, size: Size) -> Vec<Line> {
+/// The figures of the server at this address.
+pub(super) fn lines(view: &View, address: &str, size: Room) -> Vec<StyledLine> {
     let last = view.seconds.last().copied().unwrap_or_default();
     let mut lines = vec![title(view, address), rates(&last), latencies(&last)];
     let room = size.width.saturating_sub(MARGIN + 1);
     let recent = &view.seconds[view.seconds.len().saturating_sub(room)..];
     let good = |second: &Second| second.per_s(second.good);
-    lines.push(named("good/s", Tone::Database, sparkline(recent.iter().map(good))));
-    lines.push(named("p99", Tone::Warning, sparkline(recent.iter().map(|second| second.p99_ms))));
+    lines.push(named("good/s", Style::Database, sparkline(recent.iter().map(good))));
+    lines.push(named("p99", Style::Warning, sparkline(recent.iter().map(|second| second.p99_ms))));
     lines.extend(phases(&last.phases_ms, room));
     lines.push(workers(view, room));
-    lines.push(view.pool.as_ref().map_or_else(|| named("pool", Tone::Muted, "no database"), pool));
+    lines.push(view.pool.as_ref().map_or_else(|| named("pool", Style::Muted, "no database"), pool));
     lines.push(queue(&view.queue, room));
     lines.push(clients(view));
     lines.push(refused(&view.totals.refused));
     lines.push(totals(view));
-    // Of what is left, the endpoints get two thirds where there are errors to show.
+    // Of the remaining lines, the endpoints get two thirds when there are errors to show.
     let left = size.height.map(|height| height.saturating_sub(lines.len() + 2));
     let errors = left.map_or(view.errors.len(), |left| view.errors.len().min(left / 3));
     let endpoints = left.map_or(view.endpoints.len(), |left| left - errors - usize::from(errors > 0));
-    lines.push(Line::default());
+    lines.push(StyledLine::default());
     lines.extend(table(&view.endpoints, endpoints, size.width));
     if errors > 0 {
         let now = view.started_at_s + view.uptime_s;
-        lines.push(Line::of(Tone::Strong, "ERRORS, the latest first"));
+        lines.push(StyledLine::of(Style::Strong, "ERRORS, the latest first"));
         lines.extend(view.errors.iter().take(errors).map(|error| failure(error, now)));
     }
     lines
 }
 
-fn title(view: &View, address: &str) -> Line {
-    let (tone, sign, word) = match view.state.as_str() {
-        "ready" => (Tone::Good, "✓", "ready"),
-        "saturated" => (Tone::Warning, "!", "saturated"),
-        "database_down" => (Tone::Bad, "✗", "database down"),
-        "draining" => (Tone::Warning, "!", "draining"),
-        other => (Tone::Plain, "?", other),
+fn title(view: &View, address: &str) -> StyledLine {
+    let (style, sign, word) = match view.state.as_str() {
+        "ready" => (Style::Good, "✓", "ready"),
+        "saturated" => (Style::Warning, "!", "saturated"),
+        "database_down" => (Style::Bad, "✗", "database down"),
+        "draining" => (Style::Warning, "!", "draining"),
+        other => (Style::Plain, "?", other),
     };
-    let mut line = Line::of(Tone::Strong, format!("wharf {}", view.wharf));
-    line.add(Tone::Plain, format!("  {address}  ")).add(tone, format!("{sign} {word}"));
-    line.add(Tone::Muted, format!("  up {}", clock(view.uptime_s)));
+    let mut line = StyledLine::of(Style::Strong, format!("wharf {}", view.wharf));
+    line.add(Style::Plain, format!("  {address}  ")).add(style, format!("{sign} {word}"));
+    line.add(Style::Muted, format!("  up {}", clock(view.uptime_s)));
     line
 }
 
-fn rates(last: &Second) -> Line {
-    let mut line = Line::default();
-    for (name, value, tone) in [
-        ("good", last.good, Tone::Strong),
-        ("errors", last.errors, if last.errors > 0.0 { Tone::Bad } else { Tone::Strong }),
-        ("refused", last.refused, if last.refused > 0.0 { Tone::Warning } else { Tone::Strong }),
+fn rates(last: &Second) -> StyledLine {
+    let mut line = StyledLine::default();
+    for (name, value, style) in [
+        ("good", last.good, Style::Strong),
+        ("errors", last.errors, if last.errors > 0.0 { Style::Bad } else { Style::Strong }),
+        ("refused", last.refused, if last.refused > 0.0 { Style::Warning } else { Style::Strong }),
     ] {
-        line.add(Tone::Muted, format!("{name} "));
-        line.add(tone, format!("{}/s", number(last.per_s(value)))).add(Tone::Plain, "   ");
+        line.add(Style::Muted, format!("{name} "));
+        line.add(style, format!("{}/s", number(last.per_s(value)))).add(Style::Plain, "   ");
     }
     line
 }
 
-fn latencies(last: &Second) -> Line {
-    let mut line = Line::default();
+fn latencies(last: &Second) -> StyledLine {
+    let mut line = StyledLine::default();
     for (name, value) in [("p50", last.p50_ms), ("p90", last.p90_ms), ("p99", last.p99_ms)] {
         let shown = if last.p99_ms > 0.0 { time(value) } else { "-".to_owned() };
-        line.add(Tone::Muted, format!("{name} ")).add(Tone::Strong, shown).add(Tone::Plain, "   ");
+        line.add(Style::Muted, format!("{name} ")).add(Style::Strong, shown).add(Style::Plain, "   ");
     }
     line
 }
 
-fn name(text: &str) -> Line {
-    Line::of(Tone::Muted, format!("{text:<MARGIN$}"))
+fn name(text: &str) -> StyledLine {
+    StyledLine::of(Style::Muted, format!("{text:<MARGIN$}"))
 }
 
-fn named(text: &str, tone: Tone, rest: impl Into<String>) -> Line {
+fn named(text: &str, style: Style, rest: impl Into<String>) -> StyledLine {
     let mut line = name(text);
-    line.add(tone, rest);
+    line.add(style, rest);
     line
 }
 
-/// Each phase's name, its letter in the bar, how it looks.
-fn parts(phases: &Phases) -> [(&'static str, char, Tone, f64); 5] {
+/// Each phase's name, its letter in the bar, its style and its time.
+fn parts(phases: &Phases) -> [(&'static str, char, Style, f64); 5] {
     [
-        ("queue", 'Q', Tone::Queue, phases.queue),
-        ("pool", 'P', Tone::Pool, phases.pool),
-        ("db", 'D', Tone::Database, phases.database),
-        ("render", 'R', Tone::Render, phases.render),
-        ("write", 'W', Tone::Muted, phases.write),
+        ("queue", 'Q', Style::Queue, phases.queue),
+        ("pool", 'P', Style::Pool, phases.pool),
+        ("db", 'D', Style::Database, phases.database),
+        ("render", 'R', Style::Render, phases.render),
+        ("write", 'W', Style::Muted, phases.write),
     ]
 }
 
-/// Where the time goes, in words and as a bar.
-fn phases(phases: &Phases, room: usize) -> [Line; 2] {
+/// The times of the phases, in words and as a bar.
+fn phases(phases: &Phases, room: usize) -> [StyledLine; 2] {
     let parts = parts(phases);
     let total: f64 = parts.iter().map(|(.., ms)| ms).sum();
     let (mut words, mut bar) = (name("time"), name(""));
     let mut left = room.min(60);
     let width = left;
-    for (name, letter, tone, ms) in parts {
-        words.add(tone, name).add(Tone::Plain, format!(" {}  ", time(ms)));
+    for (name, letter, style, ms) in parts {
+        words.add(style, name).add(Style::Plain, format!(" {}  ", time(ms)));
         let wide = cells(ms, total, width).min(left);
         left -= wide;
-        bar.add(tone, letter.to_string().repeat(wide));
+        bar.add(style, letter.to_string().repeat(wide));
     }
     [words, bar]
 }
 
-/// Each worker is a letter.
-fn workers(view: &View, room: usize) -> Line {
+/// The workers, each as a letter.
+fn workers(view: &View, room: usize) -> StyledLine {
     let Workers { count, busy, stuck } = view.workers;
-    let mut line = named("workers", Tone::Strong, format!("{busy}/{count} busy  "));
+    let mut line = named("workers", Style::Strong, format!("{busy}/{count} busy  "));
     if stuck > 0 {
-        line.add(Tone::Bad, format!("{stuck} past the deadline  "));
+        line.add(Style::Bad, format!("{stuck} past the deadline  "));
     }
     let room = room.saturating_sub(40).max(30);
     for thread in view.threads.iter().take(room) {
-        let (tone, letter) = match thread.state.as_str() {
-            _ if thread.stuck => (Tone::Bad, "!"),
-            "idle" => (Tone::Muted, "."),
-            "pool" => (Tone::Pool, "P"),
-            "database" => (Tone::Database, "D"),
-            "write" => (Tone::Muted, "W"),
-            _ => (Tone::Render, "H"),
+        let (style, letter) = match thread.state.as_str() {
+            _ if thread.stuck => (Style::Bad, "!"),
+            "idle" => (Style::Muted, "."),
+            "pool" => (Style::Pool, "P"),
+            "database" => (Style::Database, "D"),
+            "write" => (Style::Muted, "W"),
+            _ => (Style::Render, "H"),
         };
-        line.add(tone, letter);
+        line.add(style, letter);
     }
     if view.threads.len() > room {
-        line.add(Tone::Muted, "…");
+        line.add(Style::Muted, "…");
     }
     line
 }
 
-/// Each connection that there may be is a letter.
-fn pool(pool: &Pool) -> Line {
+/// The pool, with a letter for each session that may be open.
+fn pool(pool: &Pool) -> StyledLine {
     let Pool { max, active, idle, pending } = *pool;
-    let mut line = named("pool", Tone::Strong, format!("{active}/{max} lent  "));
-    line.add(if pending > 0 { Tone::Warning } else { Tone::Plain }, format!("{pending} wait  "));
-    line.add(Tone::Database, "A".repeat(active)).add(Tone::Good, "I".repeat(idle));
-    line.add(Tone::Muted, "-".repeat(max.saturating_sub(active + idle)));
+    let mut line = named("pool", Style::Strong, format!("{active}/{max} lent  "));
+    line.add(if pending > 0 { Style::Warning } else { Style::Plain }, format!("{pending} wait  "));
+    line.add(Style::Database, "A".repeat(active)).add(Style::Good, "I".repeat(idle));
+    line.add(Style::Muted, "-".repeat(max.saturating_sub(active + idle)));
     line
 }
 
-fn queue(queue: &Queue, room: usize) -> Line {
+fn queue(queue: &Queue, room: usize) -> StyledLine {
     let Queue { length, max_length, oldest_ms } = *queue;
     let width = room.saturating_sub(40).clamp(10, 40);
     #[expect(clippy::cast_precision_loss, reason = "a queue is not that long")]
     let full = cells(length as f64, max_length as f64, width);
-    let tone = if length >= max_length { Tone::Bad } else { Tone::Queue };
-    let mut line = named("queue", Tone::Strong, format!("{length}/{max_length} wait  "));
-    line.add(Tone::Muted, "[").add(tone, "#".repeat(full));
-    line.add(Tone::Muted, format!("{}]", " ".repeat(width - full)));
+    let style = if length >= max_length { Style::Bad } else { Style::Queue };
+    let mut line = named("queue", Style::Strong, format!("{length}/{max_length} wait  "));
+    line.add(Style::Muted, "[").add(style, "#".repeat(full));
+    line.add(Style::Muted, format!("{}]", " ".repeat(width - full)));
     if length > 0 {
-        line.add(Tone::Plain, format!("  the oldest for {}", time(oldest_ms)));
+        line.add(Style::Plain, format!("  the oldest for {}", time(oldest_ms)));
     }
     line
 }
 
-fn clients(view: &View) -> Line {
-    let mut line = named("clients", Tone::Strong, format!("{} open  ", count(view.connections.open as u64)));
+fn clients(view: &View) -> StyledLine {
+    let mut line = named("clients", Style::Strong, format!("{} open  ", count(view.connections.open as u64)));
     for (state, open) in view.connections.states.iter().filter(|(_, open)| **open > 0) {
-        line.add(Tone::Plain, format!("{state} {}  ", count(*open as u64)));
+        line.add(Style::Plain, format!("{state} {}  ", count(*open as u64)));
     }
     line
 }
 
-fn refused(reasons: &BTreeMap<String, u64>) -> Line {
+fn refused(reasons: &BTreeMap<String, u64>) -> StyledLine {
     let mut reasons: Vec<_> = reasons.iter().collect();
     reasons.sort_by_key(|(_, refused)| std::cmp::Reverse(**refused));
     let mut line = name("refused");
     if reasons.is_empty() {
-        line.add(Tone::Muted, "none since the start");
+        line.add(Style::Muted, "none since the start");
     }
     for (reason, refused) in reasons {
-        line.add(Tone::Plain, format!("{reason} ")).add(Tone::Strong, format!("{}  ", count(*refused)));
+        line.add(Style::Plain, format!("{reason} ")).add(Style::Strong, format!("{}  ", count(*refused)));
     }
     line
 }
 
-fn totals(view: &View) -> Line {
+fn totals(view: &View) -> StyledLine {
     let mut line = name("in all");
     let totals = &view.totals;
     for (name, value) in [
@@ -209,13 +209,13 @@ fn totals(view: &View) -> Line {
         ("clients left", totals.abandoned),
         ("panics", totals.panics),
     ] {
-        line.add(Tone::Plain, format!("{name} ")).add(Tone::Strong, format!("{}  ", count(value)));
+        line.add(Style::Plain, format!("{name} ")).add(Style::Strong, format!("{}  ", count(value)));
     }
     line
 }
 
-/// The slowest, with as many columns as there is room for.
-fn table(endpoints: &[Endpoint], rows: usize, width: usize) -> Vec<Line> {
+/// The slowest endpoints, with as many columns as fit.
+fn table(endpoints: &[Endpoint], rows: usize, width: usize) -> Vec<StyledLine> {
     let longest = endpoints.iter().map(|of| name_of(&of.method, &of.route).chars().count() + 1).max();
     let least = longest.unwrap_or_default().clamp(1, NAME_MIN);
     let (columns, mostly) = [(4, MOSTLY), (4, 0), (3, 0), (2, 0)]
@@ -228,7 +228,7 @@ fn table(endpoints: &[Endpoint], rows: usize, width: usize) -> Vec<Line> {
     let head: String = ["P99", "ANSWERS", "MEAN", "P50"][..columns].iter().map(|head| cell(head)).collect();
     let title = if endpoints.is_empty() { "ENDPOINT: none of late" } else { "ENDPOINT" };
     let end = if mostly > 0 { "  MOSTLY" } else { "" };
-    let mut lines = vec![Line::of(Tone::Strong, format!("{title:<wide$}{head}{end}"))];
+    let mut lines = vec![StyledLine::of(Style::Strong, format!("{title:<wide$}{head}{end}"))];
     lines.extend(endpoints.iter().take(rows).map(|endpoint| {
         let numbers = [
             time(endpoint.p99_ms),
@@ -238,7 +238,7 @@ fn table(endpoints: &[Endpoint], rows: usize, width: usize) -> Vec<Line> {
         ];
         let name = shortened(&name_of(&endpoint.method, &endpoint.route), wide - 1);
         let numbers: String = numbers[..columns].iter().map(|number| cell(number)).collect();
-        let mut line = Line::of(Tone::Plain, format!("{name:<wide$}{numbers}  "));
+        let mut line = StyledLine::of(Style::Plain, format!("{name:<wide$}{numbers}  "));
         if mostly > 0 {
             largest(&endpoint.phases_ms, &mut line);
         }
@@ -247,23 +247,24 @@ fn table(endpoints: &[Endpoint], rows: usize, width: usize) -> Vec<Line> {
     lines
 }
 
-/// Where most of the time goes.
-fn largest(phases: &Phases, line: &mut Line) {
+/// The phase that takes most of the time.
+fn largest(phases: &Phases, line: &mut StyledLine) {
     let parts = parts(phases);
     let total: f64 = parts.iter().map(|(.., ms)| ms).sum();
     let most = parts.into_iter().max_by(|(.., one), (.., other)| one.total_cmp(other));
-    if let Some((name, _, tone, ms)) = most.filter(|_| total > 0.0) {
-        line.add(tone, format!("{name} {:.0} %", ms / total * 100.0));
+    if let Some((name, _, style, ms)) = most.filter(|_| total > 0.0) {
+        line.add(style, format!("{name} {:.0} %", ms / total * 100.0));
     }
 }
 
-fn failure(error: &Failure, now: f64) -> Line {
+fn failure(error: &Failure, now: f64) -> StyledLine {
     let ago = clock((now - error.at_s).max(0.0));
-    let mut line = Line::of(Tone::Muted, format!("{ago:>12} ago  "));
-    line.add(Tone::Bad, error.status.to_string()).add(Tone::Plain, format!(" {:>7}×  ", count(error.count)));
-    line.add(Tone::Plain, name_of(&error.method, &error.route));
+    let mut line = StyledLine::of(Style::Muted, format!("{ago:>12} ago  "));
+    line.add(Style::Bad, error.status.to_string())
+        .add(Style::Plain, format!(" {:>7}×  ", count(error.count)));
+    line.add(Style::Plain, name_of(&error.method, &error.route));
     if let Some(id) = &error.request_id {
-        line.add(Tone::Muted, format!("  {id}"));
+        line.add(Style::Muted, format!("  {id}"));
     }
     line
 }
@@ -272,7 +273,7 @@ fn name_of(method: &str, route: &str) -> String {
     if method.is_empty() { "no endpoint".to_owned() } else { format!("{method} {route}") }
 }
 
-/// Without its middle, as both ends say something.
+/// The text without its middle, because both ends tell something.
 fn shortened(text: &str, wide: usize) -> String {
     let length = text.chars().count();
     if length <= wide {
@@ -314,7 +315,7 @@ mod tests {
 
     fn shown(figures: Value, width: usize, height: Option<usize>) -> Vec<String> {
         let view = serde_json::from_value(figures).expect("all is there");
-        let written = lines(&view, "127.0.0.1:8081", Size { width, height }).into_iter().map(|line| {
+        let written = lines(&view, "127.0.0.1:8081", Room { width, height }).into_iter().map(|line| {
             let mut text = String::new();
             line.write(width, false, &mut text);
             text
@@ -349,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_has_the_columns_that_matter() {
+    fn a_narrow_terminal_shows_the_columns_that_matter() {
         for (width, head) in [(50, "P99   ANSWERS"), (60, "P99   ANSWERS      MEAN"), (70, "MEAN       P50")]
         {
             let lines = shown(figures(), width, Some(24));
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_terminal_shows_what_fits_and_a_file_all() {
+    fn a_small_terminal_shows_what_fits_and_a_file_gets_all() {
         assert!(shown(figures(), 20, Some(5)).iter().all(|line| line.chars().count() <= 20));
         let all = shown(figures(), 100, None);
         assert_eq!(all.iter().filter(|line| line.contains("/airports/")).count(), 30);
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_has_done_nothing_yet_is_shown_too() {
+    fn a_server_without_requests_is_shown_too() {
         let mut figures = figures();
         for name in ["seconds", "endpoints", "errors"] {
             figures[name] = json!([]);

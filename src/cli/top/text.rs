@@ -1,10 +1,10 @@
-//! Numbers as people read them, and lines of text in colours that fit a width.
+//! Numbers in readable form, and lines of coloured text that fit a width.
 
 use std::fmt::Write as _;
 
-/// How a piece of text looks in a terminal.
+/// The look of a piece of text in a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
+pub(super) enum Style {
     Plain,
     Strong,
     Muted,
@@ -17,8 +17,9 @@ pub(super) enum Tone {
     Render,
 }
 
-impl Tone {
-    /// Select Graphic Rendition (ECMA-48 section 8.3.117), of the sixteen colours that everybody has chosen for himself.
+impl Style {
+    /// The code for Select Graphic Rendition (ECMA-48 section 8.3.117). It uses the sixteen colours that users choose
+    /// for their terminals.
     fn code(self) -> &'static str {
         match self {
             Self::Plain => "",
@@ -33,25 +34,26 @@ impl Tone {
     }
 }
 
-/// A line of pieces.
+/// A line of text in pieces, each with a style.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Line(Vec<(Tone, String)>);
+pub(super) struct StyledLine(Vec<(Style, String)>);
 
-impl Line {
-    pub(super) fn add(&mut self, tone: Tone, text: impl Into<String>) -> &mut Self {
-        self.0.push((tone, text.into()));
+impl StyledLine {
+    pub(super) fn add(&mut self, style: Style, text: impl Into<String>) -> &mut Self {
+        self.0.push((style, text.into()));
         self
     }
 
-    pub(super) fn of(tone: Tone, text: impl Into<String>) -> Self {
-        Self(vec![(tone, text.into())])
+    pub(super) fn of(style: Style, text: impl Into<String>) -> Self {
+        Self(vec![(style, text.into())])
     }
 
-    /// As much of it as fits. What could move the cursor is not written: routes are other people's text.
+    /// Writes as much of the line as fits. Control characters are replaced, because routes may contain any text and
+    /// must not move the cursor.
     pub(super) fn write(&self, width: usize, in_colour: bool, out: &mut String) {
         let mut left = width;
-        for (tone, text) in &self.0 {
-            let code = if in_colour { tone.code() } else { "" };
+        for (style, text) in &self.0 {
+            let code = if in_colour { style.code() } else { "" };
             if !code.is_empty() {
                 let _ = write!(out, "\x1b[{code}m");
             }
@@ -66,7 +68,7 @@ impl Line {
     }
 }
 
-/// Thousands apart.
+/// A count with separated thousands.
 pub(super) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
@@ -79,7 +81,7 @@ pub(super) fn count(count: u64) -> String {
     text
 }
 
-/// About three digits.
+/// A number with about three digits.
 pub(super) fn number(value: f64) -> String {
     match value {
         ..0.005 => "0".to_owned(),
@@ -89,7 +91,7 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
-/// Milliseconds in the unit that fits.
+/// A time in milliseconds, in a unit that fits.
 pub(super) fn time(ms: f64) -> String {
     match ms {
         ..0.0005 => "0 ms".to_owned(),
@@ -100,7 +102,7 @@ pub(super) fn time(ms: f64) -> String {
     }
 }
 
-/// A long time.
+/// A long time, in seconds, in a unit that fits.
 pub(super) fn clock(seconds: f64) -> String {
     let seconds = whole(seconds);
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -117,7 +119,7 @@ pub(super) fn whole(value: f64) -> u64 {
     value.round() as u64
 }
 
-/// So many of `cells` as `value` is of `most`; at least one for what is not nothing.
+/// The share of `cells` that `value` has of `most`; at least one cell for a value above zero.
 #[expect(clippy::cast_precision_loss, reason = "a terminal is not that wide")]
 pub(super) fn cells(value: f64, most: f64, cells: usize) -> usize {
     if value <= 0.0 || most <= 0.0 {
@@ -150,8 +152,8 @@ mod tests {
 
     #[test]
     fn a_line_fits_and_moves_no_cursor() {
-        let mut line = Line::of(Tone::Bad, "GET /\x1b[2J");
-        line.add(Tone::Plain, "and more");
+        let mut line = StyledLine::of(Style::Bad, "GET /\x1b[2J");
+        line.add(Style::Plain, "and more");
         let mut text = String::new();
         line.write(12, true, &mut text);
         assert_eq!(text, "\x1b[1;31mGET /\u{fffd}[2J\x1b[0mand");
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_has_a_cell() {
+    fn a_value_above_zero_has_a_cell() {
         assert_eq!([0.0, 0.1, 50.0, 100.0, 200.0].map(|value| cells(value, 100.0, 10)), [0, 1, 5, 10, 10]);
     }
 }

@@ -1,4 +1,4 @@
-//! What is read out of `/stats`. What an older server does not say is nothing.
+//! The figures read from `/stats`. An older server may send no list of errors, which then counts as empty.
 
 use std::collections::BTreeMap;
 
@@ -108,7 +108,7 @@ pub(super) struct Failure {
 }
 
 impl Second {
-    /// Of something that was counted in it.
+    /// The rate of something counted in this second.
     pub(super) fn per_s(&self, count: f64) -> f64 {
         count / if self.length_s > 0.0 { self.length_s } else { 1.0 }
     }

@@ -1,6 +1,6 @@
-//! An answer, read as its bytes arrive: its status, and where it ends (RFC 9112 section 6.3). What it says is not kept.
+//! Reads an answer as its bytes arrive: its status, and where it ends (RFC 9112 section 6.3). Its content is not kept.
 //!
-//! Generator thread. An answer that comes in one piece, as nearly all do, is neither copied nor does it allocate.
+//! Generator thread. An answer that comes in one piece, as nearly all do, needs no copy and no allocation.
 
 use std::mem::MaybeUninit;
 
@@ -9,27 +9,27 @@ use httparse::{Header, ParserConfig, Response, Status};
 use super::server_timing::ServerTiming;
 use crate::http::Decoder;
 
-/// A head that has not ended by then is none. Servers commonly stop at 8 KiB.
+/// The longest head. A longer one counts as malformed. Servers commonly stop at 8 KiB.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// Header lines of a head.
+/// The most header lines in a head.
 const MAX_HEADERS: usize = 100;
 
 /// Reads one answer after another.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(super) struct AnswerReader {
     state: State,
-    /// The begin of a head that has not all come.
+    /// The beginning of a head whose end has not arrived.
     head: Vec<u8>,
 }
 
-/// What is known of an answer once its head has come.
+/// The properties of an answer, known once its head has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) status: u16,
     /// Whether the connection can have another request.
     pub(super) keeps: bool,
-    /// Where its time went, if the server says so.
+    /// The server's own account of the time, if it sends one.
     pub(super) timing: Option<ServerTiming>,
 }
 
@@ -37,19 +37,20 @@ pub(super) struct Answer {
 enum State {
     #[default]
     Head,
-    /// So many bytes of the body are still to come.
+    /// The number of bytes of the body that are still to come.
     Known(Answer, u64),
     Chunked(Answer, Decoder),
     /// The body ends with the connection.
     UntilEnd(Answer),
 }
 
-/// The bytes are no answer.
+/// The bytes are not an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-impl Reader {
-    /// Reads on; the answer, if it is whole now. `answers_head`: the request was a HEAD. `scratch` is for a chunked body.
+impl AnswerReader {
+    /// Reads further bytes, and returns the answer once it is complete. `answers_head`: the request was a HEAD.
+    /// `scratch` is for a chunked body.
     pub(super) fn feed(
         &mut self,
         mut bytes: &[u8],
@@ -82,12 +83,13 @@ impl Reader {
                 State::UntilEnd(_) => return Ok(None),
             };
             self.state = State::Head;
-            // Nobody has asked for what stands behind it, so whose answer the next bytes are is not known any more.
+            // Bytes after the answer belong to no request. Later bytes could not be assigned to a request, so the
+            // connection ends.
             return Ok(Some(Answer { keeps: answer.keeps && used == bytes.len(), ..answer }));
         }
     }
 
-    /// The connection has ended; the answer, if that was its end.
+    /// The connection has ended. Returns the answer, if that was the end of its body.
     pub(super) fn end(&self) -> Option<Answer> {
         match self.state {
             State::UntilEnd(answer) => Some(answer),
@@ -95,7 +97,7 @@ impl Reader {
         }
     }
 
-    /// How many of the bytes belong to the head; `None` when it has not ended.
+    /// The number of bytes that belong to the head; `None` when the head has not ended.
     fn read_head(&mut self, bytes: &[u8], answers_head: bool) -> Result<Option<usize>, Malformed> {
         let before = self.head.len();
         let read = if before == 0 {
@@ -115,14 +117,14 @@ impl Reader {
         if self.head.len() > MAX_HEAD_BYTES { Err(Malformed) } else { Ok(None) }
     }
 
-    /// Forgets what was read of an answer.
+    /// Forgets the part of an answer that was read.
     pub(super) fn reset(&mut self) {
         self.state = State::Head;
         self.head.clear();
     }
 }
 
-/// What follows the head at the begin of these bytes, and the head's length.
+/// The state after the head at the start of these bytes, and the head's length.
 fn parse(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Malformed> {
     let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut head = Response::new(&mut []);
@@ -135,7 +137,7 @@ fn parse(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Mal
     let keeps = if version == 0 { framing.keep_alive } else { !framing.close };
     let answer = Answer { status, keeps, timing: framing.timing };
     let state = match status {
-        // Nobody has asked for another protocol; every other 1xx is followed by the answer.
+        // No request asks for another protocol. After every other 1xx the answer follows.
         101 => return Err(Malformed),
         ..200 => State::Head,
         204 | 304 => State::Known(answer, 0),
@@ -149,11 +151,11 @@ fn parse(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Mal
     Ok(Some((state, length)))
 }
 
-/// What the header lines say of the answer's end and the connection's, and of the server's time.
+/// The header lines on the end of the answer and of the connection, and on the server's time.
 #[derive(Default)]
 struct Framing {
     length: Option<u64>,
-    /// The last of `Transfer-Encoding`.
+    /// The last coding in `Transfer-Encoding`.
     coding: Option<Coding>,
     close: bool,
     keep_alive: bool,
@@ -163,7 +165,7 @@ struct Framing {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Coding {
     Chunked,
-    /// Its end is the connection's.
+    /// The end of the connection ends the body.
     Other,
 }
 
@@ -201,7 +203,7 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// Digits and nothing else: `u64::from_str` would also take a sign.
+/// Digits only: `u64::from_str` would also accept a sign.
 fn number(value: &[u8]) -> Option<u64> {
     let digits = value.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
@@ -216,7 +218,7 @@ mod tests {
     }
 
     fn read(pieces: &[&[u8]], answers_head: bool) -> Result<Option<Answer>, Malformed> {
-        let mut reader = Reader::default();
+        let mut reader = AnswerReader::default();
         let mut answer = None;
         for piece in pieces {
             assert_eq!(answer, None, "whole before {piece:?}");
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_ends_where_its_head_says_however_it_was_cut() {
+    fn an_answer_ends_where_its_head_says_in_any_pieces() {
         for (wire, status, keeps) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, true),
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", 200, true),
@@ -267,13 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asked_for_ends_the_connection() {
+    fn unrequested_bytes_end_the_connection() {
         let wire = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n";
         assert_eq!(read(&[wire], false), Ok(Some(whole(200, false))));
     }
 
     #[test]
-    fn what_is_no_answer_is_malformed() {
+    fn bytes_that_are_not_an_answer_are_malformed() {
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(MAX_HEADERS + 1));
         let long = format!("HTTP/1.1 200 OK\r\nA: {}", "b".repeat(MAX_HEAD_BYTES));
         for wire in [
@@ -290,8 +292,8 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_was_reset_reads_the_next_answer() {
-        let (mut reader, mut scratch) = (Reader::default(), Vec::new());
+    fn a_reset_reader_reads_the_next_answer() {
+        let (mut reader, mut scratch) = (AnswerReader::default(), Vec::new());
         assert_eq!(reader.feed(b"HTTP/1.1 200 OK\r\nContent-Le", false, &mut scratch), Ok(None));
         reader.reset();
         let answer = reader.feed(b"HTTP/1.1 204 No Content\r\n\r\n", false, &mut scratch);
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_times_are_read_where_it_says_them() {
+    fn the_servers_own_times_are_read_from_the_head() {
         let wire = "HTTP/1.1 103 Early\r\nServer-Timing: db;dur=9\r\n\r\nHTTP/1.1 200 OK\r\nserver-timing: db;dur=4.5\r\n\
                     Content-Length: 2\r\nServer-Timing: queue;dur=1, x;dur=7\r\n\r\nhi";
         let expected = Some(ServerTiming([1_000_000, 0, 4_500_000, 0]));
@@ -319,7 +321,7 @@ mod tests {
             bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..200),
             size in 1..50_usize,
         ) {
-            let (mut reader, mut scratch) = (Reader::default(), Vec::new());
+            let (mut reader, mut scratch) = (AnswerReader::default(), Vec::new());
             for piece in [begin.as_bytes(), &bytes].concat().chunks(size) {
                 if reader.feed(piece, false, &mut scratch).is_err() {
                     break;

@@ -1,6 +1,6 @@
-//! One client connection: the request that is on its way, what of it is not sent yet, and its answer as it comes.
+//! One connection of a client: its pending request, the bytes still to send, and the answer as it arrives.
 //!
-//! Generator thread. Knows no schedule and counts nothing.
+//! Generator thread. The connection knows no schedule and counts nothing.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -9,36 +9,36 @@ use std::time::Instant;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use super::answer::{Answer, Reader};
+use super::answer::{Answer, AnswerReader};
 use super::outcomes::Failure;
 use super::target::Request;
 
-/// Answers are read in pieces of this many bytes: as much as a socket commonly holds.
+/// The size of the pieces in which answers are read: as much as a socket commonly holds.
 const PIECE_BYTES: usize = 64 << 10;
 
 pub(super) struct Connection<'p> {
     stream: TcpStream,
-    /// Which server it leads to.
+    /// The index of the server at its other end.
     pub(super) origin: usize,
-    asking: Option<Asking<'p>>,
-    answer: Reader,
+    pending: Option<PendingRequest<'p>>,
+    answer: AnswerReader,
 }
 
 /// A request without an outcome.
 #[derive(Clone, Copy)]
-pub(super) struct Asking<'p> {
-    /// Tells it from the others of the run.
+pub(super) struct PendingRequest<'p> {
+    /// The number of the request, unique in its thread.
     pub(super) number: u64,
     pub(super) target: usize,
     pub(super) request: &'p Request,
     pub(super) due: Instant,
-    /// When its first bytes were sent.
+    /// The time when its first bytes were sent.
     pub(super) sent: Option<Instant>,
-    /// How many of its bytes were.
+    /// The number of its bytes that were sent.
     pub(super) bytes_sent: usize,
 }
 
-/// What all connections read into.
+/// The buffers that all connections read into.
 pub(super) struct Buffers {
     piece: Vec<u8>,
     chunks: Vec<u8>,
@@ -50,17 +50,17 @@ impl Buffers {
     }
 }
 
-/// What an event on a connection leads to.
+/// The result of an event on a connection.
 #[derive(Debug)]
 pub(super) enum Step {
     Wait,
     Answered(Answer),
-    /// It can have no other request; why the one that it had, if any, has no answer.
+    /// The connection cannot carry another request. If a request was pending, this is why it has no answer.
     Ended(Failure),
 }
 
 impl<'p> Connection<'p> {
-    /// Begins to connect, without waiting for it. Registered once, for all that can happen to it.
+    /// Begins to connect, without waiting. One registration covers all events of the connection.
     pub(super) fn open(
         address: SocketAddr,
         origin: usize,
@@ -70,42 +70,42 @@ impl<'p> Connection<'p> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { stream, origin, asking: None, answer: Reader::default() })
+        Ok(Self { stream, origin, pending: None, answer: AnswerReader::default() })
     }
 
-    pub(super) fn asking(&self) -> Option<&Asking<'p>> {
-        self.asking.as_ref()
+    pub(super) fn pending(&self) -> Option<&PendingRequest<'p>> {
+        self.pending.as_ref()
     }
 
-    /// Whether nothing was sent yet of the request.
+    /// Whether no byte of the request was sent yet.
     pub(super) fn is_unsent(&self) -> bool {
-        self.asking.as_ref().is_some_and(|asking| asking.sent.is_none())
+        self.pending.as_ref().is_some_and(|pending| pending.sent.is_none())
     }
 
-    /// The request has its outcome.
-    pub(super) fn take_asking(&mut self) -> Option<Asking<'p>> {
-        self.asking.take()
+    /// Removes the pending request, because it has its outcome.
+    pub(super) fn take_pending(&mut self) -> Option<PendingRequest<'p>> {
+        self.pending.take()
     }
 
-    /// Sends the request, or as much of it as the socket takes, which is nothing while it connects.
-    pub(super) fn ask(&mut self, asking: Asking<'p>, now: Instant) -> io::Result<()> {
+    /// Sends the request, or as much of it as the socket takes. A socket that still connects takes nothing.
+    pub(super) fn ask(&mut self, pending: PendingRequest<'p>, now: Instant) -> io::Result<()> {
         self.answer.reset();
-        self.asking = Some(asking);
+        self.pending = Some(pending);
         self.send(now)
     }
 
-    /// Sends what is left of the request.
+    /// Sends the rest of the request.
     fn send(&mut self, now: Instant) -> io::Result<()> {
-        let Some(asking) = &mut self.asking else { return Ok(()) };
+        let Some(pending) = &mut self.pending else { return Ok(()) };
         loop {
-            let left = &asking.request.bytes()[asking.bytes_sent..];
+            let left = &pending.request.bytes()[pending.bytes_sent..];
             if left.is_empty() {
                 return Ok(());
             }
             match self.stream.write(left) {
                 Ok(written) => {
-                    asking.bytes_sent += written;
-                    asking.sent.get_or_insert(now);
+                    pending.bytes_sent += written;
+                    pending.sent.get_or_insert(now);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if is_not_yet(&error) => return Ok(()),
@@ -114,12 +114,12 @@ impl<'p> Connection<'p> {
         }
     }
 
-    /// There is room to write, or, if so, something to read, or an end.
+    /// Handles an event: room to write and, by the flags, bytes to read or the end of the connection.
     pub(super) fn proceed(&mut self, is_readable: bool, is_ended: bool, buffers: &mut Buffers) -> Step {
         let unsent =
-            self.asking.as_ref().is_some_and(|asking| asking.bytes_sent < asking.request.bytes().len());
+            self.pending.as_ref().is_some_and(|pending| pending.bytes_sent < pending.request.bytes().len());
         if unsent {
-            // What the server has said before it closed is read nevertheless: a refusal may come before the body is sent.
+            // An error in sending does not stop the reading: a server may refuse and close before the body is sent.
             let sent = self.send(Instant::now());
             if let (Err(error), false) = (sent, is_readable) {
                 return Step::Ended(Failure::of(&error));
@@ -128,7 +128,8 @@ impl<'p> Connection<'p> {
         if is_readable || is_ended { self.receive(is_ended, buffers) } else { Step::Wait }
     }
 
-    /// Reads what has come. A short read has taken all of it, but an end behind it makes no other event.
+    /// Reads the bytes that have arrived. A short read has taken all of them, but an end after them makes no second
+    /// event.
     fn receive(&mut self, is_ended: bool, buffers: &mut Buffers) -> Step {
         let Buffers { piece, chunks } = buffers;
         loop {
@@ -139,13 +140,14 @@ impl<'p> Connection<'p> {
                 Err(error) if is_not_yet(&error) => return Step::Wait,
                 Err(error) => return Step::Ended(Failure::of(&error)),
             };
-            // Without a request nothing is to come.
-            let Some(asking) = &self.asking else { return Step::Ended(Failure::Malformed) };
-            match self.answer.feed(&piece[..read], asking.request.is_head(), chunks) {
+            // Without a pending request no bytes may arrive.
+            let Some(pending) = &self.pending else { return Step::Ended(Failure::Malformed) };
+            match self.answer.feed(&piece[..read], pending.request.is_head(), chunks) {
                 Err(_) => return Step::Ended(Failure::Malformed),
                 Ok(Some(answer)) => {
-                    // The rest of a request whose answer came first would be taken for the begin of the next one.
-                    let whole = asking.bytes_sent == asking.request.bytes().len();
+                    // After an answer that came before the end of its request, the rest of the request would look like
+                    // the next request.
+                    let whole = pending.bytes_sent == pending.request.bytes().len();
                     return Step::Answered(Answer { keeps: answer.keeps && whole && !is_ended, ..answer });
                 }
                 Ok(None) if read < piece.len() && !is_ended => return Step::Wait,
@@ -156,7 +158,7 @@ impl<'p> Connection<'p> {
 
     fn end(&self) -> Step {
         match self.answer.end() {
-            Some(answer) if self.asking.is_some() => Step::Answered(answer),
+            Some(answer) if self.pending.is_some() => Step::Answered(answer),
             _ => Step::Ended(Failure::Closed),
         }
     }

@@ -1,13 +1,15 @@
-//! How many connections the process has file descriptors for. The thread that calls `run`, at the begin.
+//! The number of connections for which the process has file descriptors. Called at the start, on the thread that calls
+//! `run`.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{DEFAULT_MAX_CONNECTIONS, Error};
 
-/// What is no connection: standard streams, epoll, the timer, the files that are written, and what the rest of the process has.
+/// Descriptors for other uses: standard streams, epoll, the timer, written files, and the rest of the process.
 const OTHERS: usize = 32;
 
-/// As many as are wanted, or else the default or what can be had. Raises the process's own limit as far as it may.
+/// Returns the wanted number of connections, or without one the default or as many as possible. Raises the process's
+/// limit as far as allowed.
 pub(super) fn for_connections(wanted: Option<usize>) -> Result<usize, Error> {
     let limit = raised_limit();
     let most = limit.saturating_sub(OTHERS).max(1);

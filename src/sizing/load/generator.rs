@@ -1,9 +1,9 @@
-//! Sends what is due and takes in the answers. A thread has one epoll and many connections; of several, each has its part of the
-//! plan, and connections of its own.
+//! Sends due requests and takes in answers. A thread has one epoll and many connections. With several threads, each has
+//! its part of the plan, and its own connections.
 //!
-//! Open loop: a request goes out when it is due, whatever became of those before it; it takes the connection that was used
-//! last, or opens one. Where there is none to be had, the schedule waits, and counts what it then sends too late. Closed
-//! loop: each of so many clients sends its next request when it has the answer to its last one.
+//! Open loop: a request goes out when it is due, whether or not earlier ones were answered. It takes the connection
+//! that was used last, or opens one. When neither is possible, the schedule waits, and the requests that then go
+//! out too late are counted. Closed loop: each client sends its next request when its last one is answered.
 //!
 //! In steady state a request costs one write, one read and its share of an epoll wait, and no allocation.
 
@@ -19,96 +19,97 @@ use slab::Slab;
 
 use super::Plan;
 use super::answer::Answer;
-use super::connection::{Asking, Buffers, Connection, Step};
+use super::connection::{Buffers, Connection, PendingRequest, Step};
 use super::mix::{Choice, Mix};
 use super::outcomes::{Answered, Failure};
-use super::pacer::Pacer;
 use super::part::Part;
 use super::recorder::Recorder;
+use super::timetable::Timetable;
 use crate::base::system::Alarm;
 
-/// Events that one wait takes.
+/// The most events that one wait returns.
 const EVENTS: usize = 1024;
 
-/// Requests that are begun before answers are looked at again: a generator that is behind must not become blind.
+/// The most requests that are begun before answers are handled again. Without this limit a generator that is behind
+/// would not notice them.
 const BURST: usize = 128;
 
-/// The longest wait, so that a word to stop is heard, and that another thread has failed.
-const NAP: Duration = Duration::from_millis(50);
+/// The longest wait, so that a thread notices a stop or the failure of another thread.
+const WAIT_MAX: Duration = Duration::from_millis(50);
 
 const ALARM: Token = Token(usize::MAX);
 
-/// What a thread of a run needs to know beside the plan.
+/// The inputs of one generator thread.
 #[derive(Clone, Copy)]
-pub(super) struct Setting<'p> {
+pub(super) struct ThreadSetting<'p> {
     pub(super) plan: &'p Plan,
-    /// What of it is the thread's own.
+    /// The thread's part of the plan.
     pub(super) part: Part,
     /// The address of each target's server.
     pub(super) addresses: &'p [SocketAddr],
-    /// Connections that the run may have at once.
+    /// The most connections that the run may have at once.
     pub(super) max_connections: usize,
-    /// Nothing more is to be sent.
+    /// Set when no more requests are to be sent.
     pub(super) stop: &'p AtomicBool,
-    pub(super) shared: &'p Shared,
+    pub(super) shared: &'p RunShared,
 }
 
-/// What the threads of a run share.
+/// The state that the threads of a run share.
 #[derive(Default)]
-pub(super) struct Shared {
-    /// How many choices of the mix they have taken.
+pub(super) struct RunShared {
+    /// The number of choices that the threads have taken from the mix.
     pub(super) taken: AtomicUsize,
-    /// One of them has failed, and the others have nothing left to do.
+    /// Set when a thread has failed. The others then stop.
     pub(super) failed: AtomicBool,
 }
 
 pub(super) struct Generator<'p> {
-    setting: Setting<'p>,
+    setting: ThreadSetting<'p>,
     max_connections: usize,
     poll: Poll,
     alarm: Alarm,
     connections: Slab<Connection<'p>>,
-    origins: Vec<Origin>,
+    origins: Vec<ServerOrigin>,
     /// The origin of each target.
     origin_of: Vec<usize>,
-    /// Requests in the order in which they were begun: number, when given up, connection. Some have their outcome already.
+    /// Requests in the order of their beginning: number, deadline, connection. Some may have their outcome already.
     waiting: VecDeque<(u64, Instant, usize)>,
-    /// Requests that are on their way.
+    /// The number of requests without an outcome.
     in_flight: usize,
     number: u64,
     mix: Mix<'p>,
-    /// What is next, once it was chosen.
+    /// The next request, once it was chosen.
     next: Option<Choice<'p>>,
-    pacer: Pacer,
+    timetable: Timetable,
     recorder: Recorder<'p>,
     buffers: Buffers,
 }
 
-/// A server.
-struct Origin {
+/// A server under load.
+struct ServerOrigin {
     address: SocketAddr,
-    /// Its connections without a request, the one that was used last at the end. Some may have gone, or be in use again.
+    /// Its connections without a request, the last used at the end. Some may have closed, or be in use again.
     free: Vec<usize>,
 }
 
-/// Where a request can be sent.
-enum Place {
+/// The connection for the next request, or why there is none.
+enum ConnectionChoice {
     On(usize),
-    /// Every connection is in use, and there may be no more.
+    /// Every connection is in use, and no more are allowed.
     Nowhere,
     Failed(Failure),
 }
 
 impl<'p> Generator<'p> {
-    pub(super) fn new(setting: Setting<'p>, recorder: Recorder<'p>) -> io::Result<Self> {
+    pub(super) fn new(setting: ThreadSetting<'p>, recorder: Recorder<'p>) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut origins: Vec<Origin> = Vec::new();
+        let mut origins: Vec<ServerOrigin> = Vec::new();
         let mut origin_of = Vec::new();
         for address in setting.addresses {
             let known = origins.iter().position(|origin| origin.address == *address);
             origin_of.push(known.unwrap_or(origins.len()));
             if known.is_none() {
-                origins.push(Origin { address: *address, free: Vec::new() });
+                origins.push(ServerOrigin { address: *address, free: Vec::new() });
             }
         }
         Ok(Self {
@@ -122,7 +123,7 @@ impl<'p> Generator<'p> {
             number: 0,
             mix: Mix::new(&setting.plan.targets, &setting.shared.taken),
             next: None,
-            pacer: Pacer::new(&setting.plan.pace, setting.part, recorder.begin()),
+            timetable: Timetable::new(&setting.plan.pace, setting.part, recorder.begin()),
             recorder,
             buffers: Buffers::new(),
             max_connections: setting.part.of(setting.max_connections),
@@ -130,19 +131,19 @@ impl<'p> Generator<'p> {
         })
     }
 
-    /// Until every request has its outcome. Who ends without the recorder's end has failed.
+    /// Runs until every request has its outcome. A thread that returns without finishing its recorder counts as failed.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.setting.shared.failed.load(Ordering::Relaxed) {
             let now = Instant::now();
-            if self.setting.stop.load(Ordering::Relaxed) && !self.pacer.is_over() {
-                self.pacer.stop(now);
+            if self.setting.stop.load(Ordering::Relaxed) && !self.timetable.is_over() {
+                self.timetable.stop(now);
                 self.recorder.stopped(now);
             }
             let behind = self.send_due(now)?;
             self.give_up(now);
             self.recorder.tick(now, self.in_flight, self.connections.len());
-            if self.pacer.is_over() && self.in_flight == 0 {
+            if self.timetable.is_over() && self.in_flight == 0 {
                 self.recorder.finish(Instant::now(), self.connections.len());
                 return Ok(());
             }
@@ -156,29 +157,30 @@ impl<'p> Generator<'p> {
         Ok(())
     }
 
-    /// Begins what is due by now; whether there is more of that, which is for after a look at the answers.
+    /// Begins the requests that are due by now. Returns whether more are due; the caller handles answers before it
+    /// calls again.
     fn send_due(&mut self, now: Instant) -> io::Result<bool> {
         for _ in 0..BURST {
-            let Some(due) = self.pacer.due(now, self.in_flight) else { return Ok(false) };
+            let Some(due) = self.timetable.due(now, self.in_flight) else { return Ok(false) };
             if self.next.is_none() {
                 self.next = self.mix.choose();
             }
             let Some(choice) = self.next else { return Ok(false) };
             let waited = now.saturating_duration_since(due);
             if waited >= self.setting.plan.timeout {
-                self.recorder.of(choice.target).skipped(waited, self.pacer.is_blocked());
+                self.recorder.of(choice.target).skipped(waited, self.timetable.is_blocked());
                 self.sent_next();
                 continue;
             }
             match self.place(self.origin_of[choice.target])? {
-                Place::On(key) => self.ask(key, choice, due),
-                Place::Failed(failure) => {
+                ConnectionChoice::On(key) => self.ask(key, choice, due),
+                ConnectionChoice::Failed(failure) => {
                     self.recorder.of(choice.target).scheduled += 1;
                     self.recorder.of(choice.target).failed(failure);
-                    self.pacer.rest(now);
+                    self.timetable.rest(now);
                 }
-                Place::Nowhere => {
-                    self.pacer.blocked();
+                ConnectionChoice::Nowhere => {
+                    self.timetable.blocked();
                     return Ok(false);
                 }
             }
@@ -189,17 +191,17 @@ impl<'p> Generator<'p> {
 
     fn sent_next(&mut self) {
         self.next = None;
-        self.pacer.advance();
+        self.timetable.advance();
     }
 
-    fn place(&mut self, origin: usize) -> io::Result<Place> {
+    fn place(&mut self, origin: usize) -> io::Result<ConnectionChoice> {
         if let Some(key) = self.take_free(origin) {
-            return Ok(Place::On(key));
+            return Ok(ConnectionChoice::On(key));
         }
         if self.connections.len() >= self.max_connections {
-            // Another server's may make room.
+            // An idle connection to another server may make room.
             let Some(other) = (0..self.origins.len()).find_map(|other| self.take_free(other)) else {
-                return Ok(Place::Nowhere);
+                return Ok(ConnectionChoice::Nowhere);
             };
             self.connections.remove(other);
         }
@@ -209,12 +211,12 @@ impl<'p> Generator<'p> {
             Ok(connection) => {
                 let key = entry.key();
                 entry.insert(connection);
-                Ok(Place::On(key))
+                Ok(ConnectionChoice::On(key))
             }
             Err(error) => match Failure::of(&error) {
-                // Nothing of the server: descriptors or memory have run out here.
+                // This error does not come from the server: this machine has run out of descriptors or memory.
                 Failure::Other => Err(error),
-                failure => Ok(Place::Failed(failure)),
+                failure => Ok(ConnectionChoice::Failed(failure)),
             },
         }
     }
@@ -225,7 +227,7 @@ impl<'p> Generator<'p> {
         loop {
             let key = free.pop()?;
             let is_free =
-                |connection: &Connection<'_>| connection.origin == origin && connection.asking().is_none();
+                |connection: &Connection<'_>| connection.origin == origin && connection.pending().is_none();
             if connections.get(key).is_some_and(is_free) {
                 return Some(key);
             }
@@ -237,22 +239,22 @@ impl<'p> Generator<'p> {
         let Choice { target, request } = choice;
         self.number += 1;
         let number = self.number;
-        let begun = self.pacer.begun(now.saturating_duration_since(due), self.setting.plan.late_after);
+        let begun = self.timetable.begun(now.saturating_duration_since(due), self.setting.plan.late_after);
         self.recorder.begun(target, begun);
         self.forget_finished();
         self.waiting.push_back((number, now + self.setting.plan.timeout, key));
         self.in_flight += 1;
-        let asking = Asking { number, target, request, due, sent: None, bytes_sent: 0 };
+        let pending = PendingRequest { number, target, request, due, sent: None, bytes_sent: 0 };
         let connection = &mut self.connections[key];
-        let asked = connection.ask(asking, now);
+        let asked = connection.ask(pending, now);
         self.recorder.of(target).sent += u64::from(!connection.is_unsent());
         if let Err(error) = asked {
             self.end(key, Failure::of(&error));
         }
     }
 
-    /// What has its outcome goes out of the line when it comes to its front; where one at the front waits for long, what is
-    /// behind it must not grow without end.
+    /// Requests with an outcome normally leave the list at its front. If the request at the front waits for long, the
+    /// finished ones behind it are removed here, so that the list stays bounded.
     fn forget_finished(&mut self) {
         if self.waiting.len() > 2 * self.in_flight + EVENTS {
             let connections = &self.connections;
@@ -260,7 +262,7 @@ impl<'p> Generator<'p> {
         }
     }
 
-    /// Whoever has waited for its answer for long enough closes its connection.
+    /// Closes the connections of requests that have waited for their whole timeout.
     fn give_up(&mut self, now: Instant) {
         while let Some((number, until, key)) = self.waiting.front().copied() {
             let waits = is_waiting(&self.connections, key, number);
@@ -268,23 +270,26 @@ impl<'p> Generator<'p> {
                 return;
             }
             self.waiting.pop_front();
-            if waits && let Some(asking) = self.connections.remove(key).take_asking() {
+            if waits && let Some(pending) = self.connections.remove(key).take_pending() {
                 self.in_flight -= 1;
-                let service = asking.sent.map(|sent| now.saturating_duration_since(sent));
-                self.recorder.of(asking.target).timed_out(now.saturating_duration_since(asking.due), service);
+                let service = pending.sent.map(|sent| now.saturating_duration_since(sent));
+                self.recorder
+                    .of(pending.target)
+                    .timed_out(now.saturating_duration_since(pending.due), service);
             }
         }
     }
 
     fn proceed(&mut self, event: &Event) -> io::Result<()> {
-        // A connection may have ended earlier in this batch, and another have its place: that one then finds nothing.
+        // The connection may have ended earlier in this batch of events, and another may have its key. That one then
+        // finds nothing to read.
         let key = event.token().0;
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         let is_ended = event.is_read_closed() || event.is_error();
         let was_unsent = connection.is_unsent();
         let step = connection.proceed(event.is_readable(), is_ended, &mut self.buffers);
-        if was_unsent && let Some(asking) = connection.asking().filter(|asking| asking.sent.is_some()) {
-            self.recorder.of(asking.target).sent += 1;
+        if was_unsent && let Some(pending) = connection.pending().filter(|pending| pending.sent.is_some()) {
+            self.recorder.of(pending.target).sent += 1;
         }
         match step {
             Step::Wait => Ok(()),
@@ -299,16 +304,16 @@ impl<'p> Generator<'p> {
     fn answered(&mut self, key: usize, answer: Answer) -> io::Result<()> {
         let now = Instant::now();
         let connection = &mut self.connections[key];
-        if let Some(asking) = connection.take_asking() {
+        if let Some(pending) = connection.take_pending() {
             self.in_flight -= 1;
             let answered = Answered {
                 status: answer.status,
-                latency: now.saturating_duration_since(asking.due),
-                service: now.saturating_duration_since(asking.sent.unwrap_or(asking.due)),
-                in_time: !self.pacer.has_ended(now),
+                latency: now.saturating_duration_since(pending.due),
+                service: now.saturating_duration_since(pending.sent.unwrap_or(pending.due)),
+                in_time: !self.timetable.has_ended(now),
                 timing: answer.timing,
             };
-            self.recorder.of(asking.target).answered(answered);
+            self.recorder.of(pending.target).answered(answered);
         }
         if answer.keeps {
             let origin = connection.origin;
@@ -319,23 +324,23 @@ impl<'p> Generator<'p> {
         Ok(())
     }
 
-    /// The connection can have no other request.
+    /// Removes a connection that cannot carry another request.
     fn end(&mut self, key: usize, failure: Failure) {
-        if let Some(asking) = self.connections.remove(key).take_asking() {
+        if let Some(pending) = self.connections.remove(key).take_pending() {
             self.in_flight -= 1;
-            self.recorder.of(asking.target).failed(failure);
-            self.pacer.rest(Instant::now());
+            self.recorder.of(pending.target).failed(failure);
+            self.timetable.rest(Instant::now());
         }
     }
 
-    /// Until something is due or happens.
+    /// Waits until a request is due or an event happens.
     fn wait(&mut self, events: &mut Events, behind: bool) -> io::Result<()> {
         let now = Instant::now();
-        let mut longest = if behind { Duration::ZERO } else { NAP.min(self.recorder.left(now)) };
-        if let Some(next) = self.pacer.next().filter(|_| !behind) {
+        let mut longest = if behind { Duration::ZERO } else { WAIT_MAX.min(self.recorder.left(now)) };
+        if let Some(next) = self.timetable.next().filter(|_| !behind) {
             if next <= now {
                 longest = Duration::ZERO;
-            } else if next < now + NAP {
+            } else if next < now + WAIT_MAX {
                 self.alarm.set(next, now)?;
             }
         }
@@ -348,6 +353,6 @@ impl<'p> Generator<'p> {
 }
 
 fn is_waiting(connections: &Slab<Connection<'_>>, key: usize, number: u64) -> bool {
-    let asking = connections.get(key).and_then(Connection::asking);
-    asking.is_some_and(|asking| asking.number == number)
+    let pending = connections.get(key).and_then(Connection::pending);
+    pending.is_some_and(|pending| pending.number == number)
 }

@@ -1,7 +1,9 @@
-//! The run as an `HdrHistogram` interval log, version 2, which tools such as `HistogramLogAnalyzer` and `hdr-plot` read.
+//! Writes the run as an `HdrHistogram` interval log, version 2. Tools such as `HistogramLogAnalyzer` and `hdr-plot`
+//! read it.
 //!
-//! The thread that calls `run`. A line an interval: latency without a tag, service time with the tag `service`, in nanoseconds
-//! with the maximum beside it in milliseconds, as Java's writer has it.
+//! The thread that calls `run`. Each interval has a line for the latency, without a tag, and one for the service time,
+//! with the tag `service`. Histograms count nanoseconds; the maximum beside them is in milliseconds, as Java's writer
+//! has it.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -20,16 +22,16 @@ pub struct HdrLog<W> {
 }
 
 impl<W: Write> HdrLog<W> {
-    /// Begins a log of a run that begins now.
+    /// Begins the log of a run that begins now.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// The log cannot be written.
     pub fn begin(mut writer: W) -> io::Result<Self> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         writeln!(writer, "#[Histogram log format version 1.3]")?;
         writeln!(writer, "#[StartTime: {now:.3} (seconds since epoch)]")?;
         writeln!(writer, "#[BaseTime: {now:.3} (seconds since epoch)]")?;
-        // The legend is a comment here, as not every reader knows a line of column names.
+        // The legend is a comment, because not every reader knows a line of column names.
         writeln!(writer, "#StartTimestamp,Interval_Length,Interval_Max,Interval_Compressed_Histogram")?;
         Ok(Self { writer, serializer: V2DeflateSerializer::new(), bytes: Vec::new() })
     }
@@ -37,7 +39,7 @@ impl<W: Write> HdrLog<W> {
     /// Appends an interval.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// The log cannot be written.
     pub fn add(&mut self, interval: &Interval<'_>) -> io::Result<()> {
         let (from, length) = (interval.from, interval.to.saturating_sub(interval.from));
         self.line("", from, length, &interval.outcomes.latency)?;

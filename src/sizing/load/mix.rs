@@ -1,13 +1,13 @@
-//! Whose turn it is: targets by their weights, and each target's requests in order.
+//! Chooses the next request: targets by their weights, and each target's requests in order.
 //!
-//! Generator thread. All threads of a run take their choices from one sequence, so that also together, and however unevenly they
-//! are answered, they meet the weights and ask each request of a list once before they ask any of them again.
+//! Generator thread. All threads of a run take their choices from one sequence. So together they meet the weights, even
+//! when the threads are of different speed. They also send each request of a list once before they repeat one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::target::{Request, Target};
 
-/// The request that is next.
+/// The next request.
 #[derive(Clone, Copy)]
 pub(super) struct Choice<'p> {
     /// The target's index.
@@ -15,22 +15,22 @@ pub(super) struct Choice<'p> {
     pub(super) request: &'p Request,
 }
 
-/// Chooses without end.
+/// An endless sequence of choices.
 pub(super) struct Mix<'p> {
     sequence: Sequence<'p>,
-    /// How many choices the threads have taken.
+    /// The number of choices that all threads have taken.
     taken: &'p AtomicUsize,
-    /// How many of them the sequence here has passed.
+    /// The number of choices that this thread's copy of the sequence has passed.
     passed: usize,
 }
 
-/// Smooth weighted round-robin, as nginx has it: with weights 5 and 1 every sixth request is the second target's, and with equal
-/// weights they take turns.
+/// Smooth weighted round-robin, as in nginx. With weights 5 and 1 every sixth request goes to the second target.
+/// Targets of equal weight alternate.
 struct Sequence<'p> {
-    turns: Vec<Turn<'p>>,
+    turns: Vec<TargetTurn<'p>>,
 }
 
-struct Turn<'p> {
+struct TargetTurn<'p> {
     requests: std::iter::Cycle<std::slice::Iter<'p, Request>>,
     weight: i64,
     /// Grows by the weight with each choice, and shrinks by all weights when chosen.
@@ -38,9 +38,9 @@ struct Turn<'p> {
 }
 
 impl<'p> Mix<'p> {
-    /// `taken` is what the threads share; it begins with 0.
+    /// `taken` is shared by the threads and starts at 0.
     pub(super) fn new(targets: &'p [Target], taken: &'p AtomicUsize) -> Self {
-        let turn = |target: &'p Target| Turn {
+        let turn = |target: &'p Target| TargetTurn {
             requests: target.requests.iter().cycle(),
             weight: target.weight.into(),
             claim: 0,
@@ -48,7 +48,7 @@ impl<'p> Mix<'p> {
         Self { sequence: Sequence { turns: targets.iter().map(turn).collect() }, taken, passed: 0 }
     }
 
-    /// `None` only where there is nothing to choose from.
+    /// The next choice; `None` only when there is nothing to choose from.
     pub(super) fn choose(&mut self) -> Option<Choice<'p>> {
         let number = self.taken.fetch_add(1, Ordering::Relaxed);
         let choice = self.sequence.nth(number - self.passed);
@@ -65,7 +65,7 @@ impl<'p> Iterator for Sequence<'p> {
         for turn in &mut self.turns {
             turn.claim += turn.weight;
         }
-        // Of equal claims the first, so that targets of equal weight come in the order in which they were named.
+        // Of equal claims the first wins, so targets of equal weight follow the order in which they were named.
         let (target, turn) = self.turns.iter_mut().enumerate().rev().max_by_key(|(_, turn)| turn.claim)?;
         turn.claim -= all;
         Some(Choice { target, request: turn.requests.next()? })
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_of_equal_weight_take_turns() {
+    fn targets_of_equal_weight_alternate() {
         assert_eq!(choices(&[1, 1, 1], 6), [0, 1, 2, 0, 1, 2]);
         assert_eq!(choices(&[7], 2), [0, 0]);
     }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_share_take_what_one_would_whoever_is_faster() {
+    fn threads_of_any_speed_together_choose_the_sequence_of_one_thread() {
         let mut target = Target::from_url("http://127.0.0.1/", &Template::default()).expect("a URL");
         target.requests = vec![target.requests[0].clone(); 5];
         target.weight = 2;

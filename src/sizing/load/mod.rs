@@ -1,11 +1,13 @@
-//! The load generator: sends requests at a rate, or as fast as they are answered, and says what became of them.
+//! The load generator: sends requests at a rate, or as fast as they are answered, and reports their outcomes.
 //!
-//! Open loop ([`Pace::Open`]): each request goes out when it is due, whether or not those before it are answered, as the
-//! requests of many independent users do, and its time counts from when it was due. A server that stalls is seen as its users
-//! see it. Closed loop ([`Pace::Closed`]): so many clients each wait for their answer before they ask again. That finds what a
-//! server can do, but a server that stalls also stalls its clients, so that hardly any request meets the stall.
+//! Open loop ([`Pace::Open`]): each request goes out when it is due, whether or not earlier ones are answered, like the
+//! requests of many independent users. Its time counts from when it was due, so a server that stalls is measured as its
+//! users experience it. Closed loop ([`Pace::Closed`]): each of several clients waits for its answer before its next
+//! request. This loop finds the capacity of a server. But a server that stalls also stalls its clients, so hardly any
+//! request meets the stall.
 //!
-//! The generator has threads of its own; the thread that called [`run`] adds up and shows. Knows no server but by its answers.
+//! The generator has its own threads. The thread that called [`run`] adds up and shows. The server is known only by its
+//! answers.
 
 mod answer;
 mod connection;
@@ -16,7 +18,6 @@ mod mix;
 mod numbers;
 mod objective;
 mod outcomes;
-mod pacer;
 mod page;
 mod part;
 mod percentiles;
@@ -28,6 +29,7 @@ mod sheets;
 mod table;
 mod target;
 mod times;
+mod timetable;
 
 use std::fmt;
 use std::io;
@@ -45,50 +47,53 @@ pub use schedule::{Arrivals, Rate, ScheduleError, Stages};
 pub use target::{Request, Target, TargetError, Template, parse_header};
 pub use times::{Times, Timings};
 
-use generator::{Generator, Setting, Shared};
+use generator::{Generator, RunShared, ThreadSetting};
 use part::Part;
 use recorder::Recorder;
-use report::Summary;
-use sheets::Sheet;
+use report::RunSummary;
+use sheets::IntervalSheet;
 
-/// What is asked, how often and for how long.
+/// The requests of a run, their rate and its duration.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What is asked.
+    /// The targets of the requests.
     pub targets: Vec<Target>,
-    /// How often and for how long.
+    /// The pace of the requests and the duration of the run.
     pub pace: Pace,
-    /// How long a request waits for its answer once it was begun, and how long after it was due it may still be begun.
+    /// The time that a request waits for its answer, and also the longest delay after which a due request is still
+    /// begun.
     pub timeout: Duration,
-    /// Connections at once; `None`: as many as the process may have, and [`DEFAULT_MAX_CONNECTIONS`] at most.
+    /// The most connections at once. `None`: as many as the process may have, and at most [`DEFAULT_MAX_CONNECTIONS`].
     pub max_connections: Option<usize>,
-    /// A request that is begun so much later than it was due is late.
+    /// A request that begins later than this after it was due counts as late.
     pub late_after: Duration,
-    /// Threads that generate, one at least, such as [`Pace::threads`]. There are never more of them than connections.
+    /// The number of generator threads, at least one, such as [`Pace::threads`]. There are never more threads than
+    /// connections.
     pub threads: usize,
 }
 
-/// What [`Plan::max_connections`] is by default: what a rate of 1,000 a second holds when each request waits for 10 s.
+/// The default of [`Plan::max_connections`]: enough for 1,000 requests a second that each wait for 10 s.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 
-/// Clients of a closed loop that two threads do more for than one: with fewer, a thread soon waits for its half of them.
+/// From this number of clients on, two threads generate more load in a closed loop. With fewer, a thread soon waits for
+/// its half of them.
 const MANY_CLIENTS: usize = 32;
 
-/// How the requests follow each other.
+/// The rule by which requests follow each other.
 #[derive(Clone, Debug)]
 pub enum Pace {
-    /// Each goes out when it is due.
+    /// Each request goes out when it is due.
     Open {
         /// The rate over time.
         stages: Stages,
         /// How requests follow each other at that rate.
         arrivals: Arrivals,
     },
-    /// Each goes out when the one before it is answered.
+    /// Each request goes out when the one before it is answered.
     Closed {
-        /// Clients that ask at once.
+        /// The clients that send at the same time.
         connections: usize,
-        /// For how long they do.
+        /// The time for which they send.
         duration: Duration,
     },
 }
@@ -116,8 +121,9 @@ impl Pace {
         }
     }
 
-    /// The threads that generate it best. Two drive a server harder than one, which waits while the server works, where each
-    /// has enough clients for that; more take processors from a server beside them. A rate below what it can do needs one.
+    /// The best number of threads. Two threads drive a server harder than one when each has enough clients, because one
+    /// thread waits while the server works. More threads would take processors from a server on the same machine. One
+    /// thread is enough for a rate below its limit.
     pub fn threads(&self) -> usize {
         match self {
             Self::Closed { connections, .. } if *connections >= MANY_CLIENTS => {
@@ -127,7 +133,7 @@ impl Pace {
         }
     }
 
-    /// For how long requests are sent.
+    /// The time for which requests are sent.
     pub fn length(&self) -> Duration {
         match self {
             Self::Open { stages, .. } => stages.length(),
@@ -140,27 +146,27 @@ impl Pace {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A server takes no connection.
+    /// A server accepts no connection.
     #[error("{target}: no connection: {cause}")]
     Unreachable {
         /// The target's name.
         target: String,
-        /// Why.
+        /// The error of the last attempt.
         cause: io::Error,
     },
-    /// The plan has nothing to ask, or nobody who asks.
+    /// The plan has no requests, or no client to send them.
     #[error("{0}")]
     Plan(&'static str),
-    /// The process may not open so many files.
+    /// The process may not open enough files.
     #[error(
         "the process may open {limit} files (ulimit -n), too few for {wanted} connections; expected at most {most}"
     )]
     Descriptors {
         /// The limit.
         limit: usize,
-        /// What the plan asks for.
+        /// The connections that the plan asks for.
         wanted: usize,
-        /// Connections that the limit allows.
+        /// The connections that the limit allows.
         most: usize,
     },
     /// The system refuses a socket or a thread, or epoll does not work.
@@ -168,39 +174,43 @@ pub enum Error {
     System(#[from] io::Error),
 }
 
-/// A second of the run, as it is shown while it runs.
+/// One second of the run, for display during the run.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Interval<'a> {
-    /// Its begin, from the run's.
+    /// Its start, counted from the start of the run.
     pub from: Duration,
-    /// Its end. It is longer than a second where the observer took long.
+    /// Its end. The interval is longer than a second when the observer was slow.
     pub to: Duration,
-    /// How many requests the plan has due in it; `None` in a closed loop.
+    /// The number of requests that are due in it by the plan; `None` in a closed loop.
     pub offered: Option<f64>,
-    /// What became of requests in it, of all targets.
+    /// The outcomes of requests in it, of all targets.
     pub outcomes: &'a Outcomes,
-    /// Requests on their way at its end.
+    /// Requests without an outcome at its end.
     pub in_flight: usize,
     /// Connections at its end.
     pub connections: usize,
 }
 
-/// Runs the plan to its end, or until `stop` is set, and waits for the answers to what was sent. `observe` sees each second.
+/// Runs the plan to its end, or until `stop` is set, and waits for the remaining answers. `observe` is called for each
+/// second.
 ///
 /// # Errors
-/// When a server takes no connection at the begin, the plan asks for what the process may not have, or the system does not
-/// work. What happens to requests is an outcome.
+/// A server accepts no connection at the start, the plan needs more than the process may have, or the system fails. A
+/// failed request is an outcome, not an error.
 pub fn run(plan: &Plan, stop: &AtomicBool, mut observe: impl FnMut(&Interval<'_>)) -> Result<Report, Error> {
     let max_connections = max_connections(plan)?;
     let addresses: Vec<SocketAddr> = plan.targets.iter().map(reach).collect::<Result<_, _>>()?;
     let threads = plan.threads.min(max_connections);
-    let shared = Shared::default();
+    let shared = RunShared::default();
     let (recorders, mut sheets) = Recorder::begin_now(plan, threads, &shared.failed);
-    let mut summary = Summary::new(plan, threads, max_connections);
+    let mut summary = RunSummary::new(plan, threads, max_connections);
     let generator = |(part, recorder)| {
         let addresses = &addresses;
-        Generator::new(Setting { plan, part, addresses, max_connections, stop, shared: &shared }, recorder)
+        Generator::new(
+            ThreadSetting { plan, part, addresses, max_connections, stop, shared: &shared },
+            recorder,
+        )
     };
     let generators = Part::each(threads).zip(recorders).map(generator).collect::<io::Result<Vec<_>>>()?;
     thread::scope(|scope| {
@@ -208,7 +218,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, mut observe: impl FnMut(&Interval<'_>
             thread::Builder::new().name("generator".into()).spawn_scoped(scope, || generator.run())
         });
         let started: io::Result<Vec<_>> = start.collect();
-        // Those that have started end if another one cannot.
+        // The threads that have started end if another one cannot start.
         shared.failed.fetch_or(started.is_err(), Ordering::Relaxed);
         let started = started?;
         while let Some(sheet) = sheets.next() {
@@ -216,7 +226,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, mut observe: impl FnMut(&Interval<'_>
             sheets.give_back(sheet);
         }
         for generator in started {
-            // A panic of the generator's is this thread's, too.
+            // A panic of a generator thread continues in this thread.
             generator.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         Ok(summary.report())
@@ -225,8 +235,8 @@ pub fn run(plan: &Plan, stop: &AtomicBool, mut observe: impl FnMut(&Interval<'_>
 
 fn observe_sheet(
     plan: &Plan,
-    sheet: &Sheet,
-    summary: &mut Summary<'_>,
+    sheet: &IntervalSheet,
+    summary: &mut RunSummary<'_>,
     observe: &mut impl FnMut(&Interval<'_>),
 ) {
     let offered = match &plan.pace {
@@ -234,7 +244,7 @@ fn observe_sheet(
         Pace::Closed { .. } => None,
     };
     let outcomes = summary.add(sheet, offered);
-    let Sheet { from, to, end, .. } = *sheet;
+    let IntervalSheet { from, to, end, .. } = *sheet;
     observe(&Interval {
         from,
         to,
@@ -249,26 +259,26 @@ fn reach(target: &Target) -> Result<SocketAddr, Error> {
     target.reach().map_err(|cause| Error::Unreachable { target: target.name.clone(), cause })
 }
 
-/// As many as the plan asks for, if the process may have them.
+/// The connections that the plan asks for, if the process may have them.
 fn max_connections(plan: &Plan) -> Result<usize, Error> {
     if !plan.targets.iter().any(|target| target.weight > 0) {
-        return Err(Error::Plan("there is nothing to ask: no target has a weight"));
+        return Err(Error::Plan("there is no request to send: no target has a weight"));
     }
     if plan.targets.iter().any(|target| target.requests.is_empty()) {
         return Err(Error::Plan("a target has no requests"));
     }
     if plan.threads == 0 {
-        return Err(Error::Plan("there is nobody to ask: 0 threads"));
+        return Err(Error::Plan("there is no thread to send requests: 0 threads"));
     }
     if plan.timeout.is_zero() || plan.pace.length().is_zero() {
-        return Err(Error::Plan("the time to run and the time to wait for an answer are more than nothing"));
+        return Err(Error::Plan("the time to run and the time to wait for an answer must be above zero"));
     }
     let wanted = match plan.pace {
         Pace::Closed { connections, .. } => Some(connections),
         Pace::Open { .. } => plan.max_connections,
     };
     if wanted == Some(0) {
-        return Err(Error::Plan("there is nobody to ask: 0 connections"));
+        return Err(Error::Plan("there is no client to send requests: 0 connections"));
     }
     descriptors::for_connections(wanted)
 }

@@ -1,4 +1,4 @@
-//! Rates, shares and times as the report writes them.
+//! Rates, shares and times in the form of the report.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ pub(super) fn milliseconds(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1e3)
 }
 
-/// To a thousandth: more would be noise.
+/// Rounded to a thousandth, because more digits would be noise.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }

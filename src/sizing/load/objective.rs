@@ -1,4 +1,4 @@
-//! What a run is to show: `p99<50ms`, `errors<0.1%`, `rate>1900/s`.
+//! Objectives of a run: `p99<50ms`, `errors<0.1%`, `rate>1900/s`.
 //!
 //! Main thread, before the run and after it.
 
@@ -11,18 +11,18 @@ use super::Outcomes;
 const ACCEPTED: &str = "an objective such as p99<50ms, mean<5ms, max<1s, errors<0.1% or rate>1900/s, \
                         each with <, <=, > or >=";
 
-/// Something measured and a bound for it.
+/// A measured quantity and a bound for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective {
     text: String,
-    measure: Measure,
-    bound: Bound,
+    measure: Metric,
+    bound: Limit,
     value: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Measure {
-    /// Of the latency, in milliseconds.
+enum Metric {
+    /// A percentile of the latency, in milliseconds.
     Percentile(f64),
     Mean,
     Max,
@@ -33,14 +33,14 @@ enum Measure {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Bound {
+enum Limit {
     Below,
     AtMost,
     Above,
     AtLeast,
 }
 
-/// A text is no objective: what came, and what is accepted.
+/// The text is not an objective: what came, and what is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not {ACCEPTED}")]
 pub struct ObjectiveError(String);
@@ -55,23 +55,23 @@ impl FromStr for Objective {
 
 fn parse(text: &str) -> Option<Objective> {
     let (name, rest) = text.split_at(text.find(['<', '>'])?);
-    let bounds = [("<=", Bound::AtMost), (">=", Bound::AtLeast), ("<", Bound::Below), (">", Bound::Above)];
+    let bounds = [("<=", Limit::AtMost), (">=", Limit::AtLeast), ("<", Limit::Below), (">", Limit::Above)];
     let bound = bounds.iter().find_map(|(sign, bound)| Some((rest.strip_prefix(sign)?, *bound)));
     let (value, bound) = bound?;
     let (name, value) = (name.trim(), value.trim());
     let (measure, value) = match name {
-        "mean" => (Measure::Mean, milliseconds(value)?),
-        "max" => (Measure::Max, milliseconds(value)?),
-        "errors" => (Measure::Errors, number(value.strip_suffix('%')?)?),
-        "rate" => (Measure::Rate, number(value.strip_suffix("/s")?)?),
+        "mean" => (Metric::Mean, milliseconds(value)?),
+        "max" => (Metric::Max, milliseconds(value)?),
+        "errors" => (Metric::Errors, number(value.strip_suffix('%')?)?),
+        "rate" => (Metric::Rate, number(value.strip_suffix("/s")?)?),
         _ => {
             let percent = number(name.strip_prefix('p')?)?;
-            (Measure::Percentile(percent), milliseconds(value)?)
+            (Metric::Percentile(percent), milliseconds(value)?)
         }
     };
     let possible = match measure {
-        Measure::Percentile(percent) => percent > 0.0 && percent <= 100.0,
-        Measure::Errors => value <= 100.0,
+        Metric::Percentile(percent) => percent > 0.0 && percent <= 100.0,
+        Metric::Errors => value <= 100.0,
         _ => true,
     };
     possible.then(|| Objective { text: text.to_owned(), measure, bound, value })
@@ -82,7 +82,7 @@ fn milliseconds(text: &str) -> Option<f64> {
     units.iter().find_map(|(unit, factor)| Some(number(text.strip_suffix(unit)?)? * factor))
 }
 
-/// Digits with at most a point: what f64 takes beside these is no bound that anybody means.
+/// Digits with at most one point. The other forms that f64 accepts are no sensible bound.
 fn number(text: &str) -> Option<f64> {
     let plain = text.starts_with(|c: char| c.is_ascii_digit());
     let only = text.chars().all(|c| c.is_ascii_digit() || c == '.');
@@ -90,40 +90,40 @@ fn number(text: &str) -> Option<f64> {
 }
 
 impl Objective {
-    /// What was measured of it, in its own unit; `None` when there is nothing to measure it by.
+    /// The measured value in its own unit; `None` without data to measure it by.
     pub(super) fn measured(&self, outcomes: &Outcomes, length: Duration) -> Option<f64> {
         let times = |time: Duration| (outcomes.latency.count() > 0).then_some(time.as_secs_f64() * 1e3);
         match self.measure {
-            Measure::Percentile(percent) => times(outcomes.latency.percentile(percent)),
-            Measure::Mean => times(outcomes.latency.mean()),
-            Measure::Max => times(outcomes.latency.max()),
-            Measure::Errors => (outcomes.finished() > 0).then(|| outcomes.error_share() * 100.0),
-            Measure::Rate => Some(super::numbers::a_second(outcomes.good_in_time, length)),
+            Metric::Percentile(percent) => times(outcomes.latency.percentile(percent)),
+            Metric::Mean => times(outcomes.latency.mean()),
+            Metric::Max => times(outcomes.latency.max()),
+            Metric::Errors => (outcomes.finished() > 0).then(|| outcomes.error_share() * 100.0),
+            Metric::Rate => Some(super::numbers::a_second(outcomes.good_in_time, length)),
         }
     }
 
-    /// Whether this meets it.
+    /// Whether this value meets the objective.
     pub(super) fn is_met_by(&self, measured: f64) -> bool {
         match self.bound {
-            Bound::Below => measured < self.value,
-            Bound::AtMost => measured <= self.value,
-            Bound::Above => measured > self.value,
-            Bound::AtLeast => measured >= self.value,
+            Limit::Below => measured < self.value,
+            Limit::AtMost => measured <= self.value,
+            Limit::Above => measured > self.value,
+            Limit::AtLeast => measured >= self.value,
         }
     }
 
-    /// The time that it allows a request, if it bounds one.
+    /// The longest time that the objective allows a request, if it bounds a latency.
     pub fn latency_max(&self) -> Option<Duration> {
-        let bounds = matches!(self.bound, Bound::Below | Bound::AtMost);
-        let times = matches!(self.measure, Measure::Percentile(_) | Measure::Mean | Measure::Max);
+        let bounds = matches!(self.bound, Limit::Below | Limit::AtMost);
+        let times = matches!(self.measure, Metric::Percentile(_) | Metric::Mean | Metric::Max);
         (bounds && times).then(|| Duration::try_from_secs_f64(self.value / 1e3).ok()).flatten()
     }
 
-    /// What it is measured in.
+    /// The unit of the measured value.
     pub(super) fn unit(&self) -> &'static str {
         match self.measure {
-            Measure::Errors => "%",
-            Measure::Rate => "/s",
+            Metric::Errors => "%",
+            Metric::Rate => "/s",
             _ => "ms",
         }
     }
@@ -147,13 +147,13 @@ mod tests {
     #[test]
     fn objectives_are_read_with_their_units() {
         for (text, measure, bound, value) in [
-            ("p99<50ms", Measure::Percentile(99.0), Bound::Below, 50.0),
-            ("p99.9 <= 1.5s", Measure::Percentile(99.9), Bound::AtMost, 1500.0),
-            ("mean<500us", Measure::Mean, Bound::Below, 0.5),
-            ("max<2s", Measure::Max, Bound::Below, 2000.0),
-            ("errors<0.1%", Measure::Errors, Bound::Below, 0.1),
-            ("rate>1900/s", Measure::Rate, Bound::Above, 1900.0),
-            ("rate>=5/s", Measure::Rate, Bound::AtLeast, 5.0),
+            ("p99<50ms", Metric::Percentile(99.0), Limit::Below, 50.0),
+            ("p99.9 <= 1.5s", Metric::Percentile(99.9), Limit::AtMost, 1500.0),
+            ("mean<500us", Metric::Mean, Limit::Below, 0.5),
+            ("max<2s", Metric::Max, Limit::Below, 2000.0),
+            ("errors<0.1%", Metric::Errors, Limit::Below, 0.1),
+            ("rate>1900/s", Metric::Rate, Limit::Above, 1900.0),
+            ("rate>=5/s", Metric::Rate, Limit::AtLeast, 5.0),
         ] {
             let Objective { measure: of, bound: by, value: than, .. } = objective(text);
             assert_eq!((of, by), (measure, bound), "{text}");
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_objective_is_named_with_what_is() {
+    fn a_wrong_objective_is_named_with_the_accepted_forms() {
         for wrong in [
             "",
             "p99",
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_held_to_its_bounds() {
+    fn a_run_is_judged_by_its_bounds() {
         let mut outcomes = Outcomes::new(Duration::from_secs(1));
         for ms in 1..=100 {
             let time = Duration::from_millis(ms);

@@ -1,6 +1,6 @@
-//! What became of the requests: counts by outcome, and their times.
+//! The outcomes of requests: their counts, and their times.
 //!
-//! Any thread. The generator fills one set an interval and hands it over; whoever wants a sum adds them.
+//! Any thread. The generator fills one set in each interval and hands it over. Sums are made by adding sets.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -9,20 +9,20 @@ use super::numbers::share;
 use super::server_timing::ServerTiming;
 use super::times::{Times, Timings};
 
-/// Why a request has no answer, other than that the time was up.
+/// Why a request has no answer, other than a timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nobody listens there.
+    /// The server accepts no connections at that address.
     Refused,
     /// The connection was reset.
     Reset,
     /// The connection ended before the answer was whole.
     Closed,
-    /// There is no way to the server.
+    /// There is no route to the server.
     Unreachable,
     /// This machine has no port left for another connection to the server.
     NoPort,
-    /// What came is no HTTP answer.
+    /// The bytes received are not an HTTP answer.
     Malformed,
     /// Another error of the system.
     Other,
@@ -54,7 +54,7 @@ impl Failure {
     }
 }
 
-/// Outcomes of requests. Each request that was due has one: an answer, a timeout, a failure, or it was skipped.
+/// Outcomes of requests. Each due request has one: an answer, a timeout or a failure, or it was skipped.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcomes {
@@ -62,30 +62,31 @@ pub struct Outcomes {
     pub scheduled: u64,
     /// Requests of which something was sent.
     pub sent: u64,
-    /// Requests that the generator began later than it may.
+    /// Requests that began later than allowed.
     pub late: u64,
-    /// Requests that the generator had not begun when they would have been given up.
+    /// Requests that had not begun when their timeout was reached.
     pub skipped: u64,
-    /// Of the late and the skipped, the ones for which there was no connection.
+    /// The late and skipped requests for which there was no connection.
     pub without_connection: u64,
-    /// Requests without a whole answer in time.
+    /// Requests without a complete answer in time.
     pub timeouts: u64,
-    /// Answers before the schedule's end; what comes after it says nothing about a rate.
+    /// Answers before the schedule's end. Later answers are not part of a rate.
     pub answered_in_time: u64,
-    /// Of these, the ones with a status below 400.
+    /// Answers before the schedule's end with a status below 400.
     pub good_in_time: u64,
-    /// From when the request was due to its answer's end: of all answers but 503, and of timeouts and skipped requests,
-    /// which count as the time for which they waited.
+    /// Times from when a request was due to the end of its answer, for all answers but 503. Timeouts and skipped
+    /// requests count with the time that they waited.
     pub latency: Times,
-    /// The same answers, from when the request was sent.
+    /// Times of the same requests, from when they were sent.
     pub service: Times,
-    /// From when the request was due to its answer's end: of 503, which says that the server did not do the work.
+    /// Times from when a request was due to the end of its answer, for answers 503. They are apart because the server
+    /// did not do the work.
     pub refusal: Times,
-    /// By how much the requests were begun too late.
+    /// The delays between the times when requests were due and when they began.
     pub lateness: Times,
     statuses: Vec<(u16, u64)>,
     failures: [u64; FAILURES.len()],
-    /// Made when the first answer says where its time went: most servers say nothing.
+    /// Made when the first answer gives its times, because most servers send none.
     timings: Option<Box<Timings>>,
 }
 
@@ -95,15 +96,16 @@ pub(super) struct Answered {
     pub(super) status: u16,
     pub(super) latency: Duration,
     pub(super) service: Duration,
-    /// Before the schedule's end.
+    /// Whether the answer came before the schedule's end.
     pub(super) in_time: bool,
     pub(super) timing: Option<ServerTiming>,
 }
 
 impl Outcomes {
-    /// None yet, of requests that are given up after `patience`.
+    /// An empty set. Requests are given up after `patience`.
     pub(super) fn new(patience: Duration) -> Self {
-        // Who gives up looks at the clock only so often, and a process may be suspended.
+        // A waiting request may be given up a little late, because the clock is read only between other work, and a
+        // process may be suspended.
         let times = Times::up_to(2 * patience + Duration::from_secs(1));
         Self {
             scheduled: 0,
@@ -145,7 +147,7 @@ impl Outcomes {
         }
     }
 
-    /// Nobody waits any more. `service`: since it was sent, if it was.
+    /// The request was given up. `service`: the time since it was sent, if it was.
     pub(super) fn timed_out(&mut self, latency: Duration, service: Option<Duration>) {
         self.timeouts += 1;
         self.latency.record(latency);
@@ -165,12 +167,12 @@ impl Outcomes {
         self.failures[failure as usize] += 1;
     }
 
-    /// Where the time went, if any answer has said so.
+    /// The server's own times, if any answer has given them.
     pub fn timings(&self) -> Option<&Timings> {
         self.timings.as_deref().filter(|timings| timings.elsewhere.count() > 0)
     }
 
-    /// By status, in ascending order.
+    /// The counts by status, in ascending order.
     pub fn statuses(&self) -> Vec<(u16, u64)> {
         let mut statuses = self.statuses.clone();
         statuses.sort_unstable();
@@ -183,12 +185,12 @@ impl Outcomes {
         all.map(|((failure, name), count)| (*failure, *name, count)).filter(|(_, _, count)| *count > 0)
     }
 
-    /// How many failed in whatever way.
+    /// The number of failures of all kinds.
     pub fn failed_in_all(&self) -> u64 {
         self.failures.iter().sum()
     }
 
-    /// Answers of whatever status.
+    /// Answers with any status.
     pub fn answered_in_all(&self) -> u64 {
         self.statuses.iter().map(|(_, count)| count).sum()
     }
@@ -203,17 +205,17 @@ impl Outcomes {
         self.refusal.count()
     }
 
-    /// Requests that have an outcome.
+    /// Requests with an outcome.
     pub fn finished(&self) -> u64 {
         self.answered_in_all() + self.timeouts + self.failed_in_all() + self.skipped
     }
 
-    /// Every finished request without a good answer.
+    /// Finished requests without a good answer.
     pub fn errors(&self) -> u64 {
         self.finished() - self.good()
     }
 
-    /// Their share of the finished ones.
+    /// Their share of the finished requests.
     pub fn error_share(&self) -> f64 {
         share(self.errors(), self.finished())
     }
@@ -245,7 +247,7 @@ impl Outcomes {
         }
     }
 
-    /// Empty again, in the same memory.
+    /// Empties the set and keeps its memory.
     pub(super) fn clear(&mut self) {
         let Self { latency, service, refusal, lateness, statuses, .. } = self;
         for times in [latency, service, refusal, lateness] {
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_apart_and_who_has_no_answer_counts_as_long_as_it_waited() {
+    fn refusals_are_apart_and_an_unanswered_request_counts_its_wait() {
         let outcomes = some();
         assert_eq!(outcomes.latency.count(), 5);
         assert_eq!(outcomes.refusal.count(), 1);
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_the_same_as_counting_together_and_a_cleared_set_is_empty() {
+    fn adding_sets_equals_counting_in_one_and_a_cleared_set_is_empty() {
         let (mut sum, part) = (some(), some());
         sum.add(&part);
         assert_eq!((sum.finished(), sum.latency.count(), sum.good_in_time), (14, 10, 2));
@@ -331,12 +333,12 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_times_are_kept_of_answers_that_have_them() {
+    fn the_servers_own_times_are_recorded_from_answers_that_give_them() {
         let mut outcomes = some();
         assert!(outcomes.timings().is_none());
         let timing = Some(ServerTiming([1_000_000, 0, 6_000_000, 0]));
         outcomes.answered(Answered { timing, ..answered(200, 20, true) });
-        // A server may count what happens after its answer, and its clock is another one.
+        // A server may count work after its answer, and its clock differs from ours.
         outcomes.answered(Answered { timing, ..answered(200, 2, true) });
         outcomes.answered(Answered { timing, ..answered(503, 2, true) });
         let mut sum = some();
@@ -352,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_named_where_it_is_counted() {
+    fn each_failure_is_counted_under_its_own_name() {
         for (index, (failure, _)) in FAILURES.iter().enumerate() {
             assert_eq!(*failure as usize, index);
         }

@@ -1,10 +1,10 @@
-//! What one of several generator threads has of the plan.
+//! The part of the plan that one of several generator threads has.
 //!
 //! Any thread.
 
 use std::iter::{Skip, StepBy};
 
-/// One thread of so many.
+/// One of several threads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
     index: usize,
@@ -12,17 +12,17 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// The parts of so many threads.
+    /// The parts of this many threads.
     pub(super) fn each(threads: usize) -> impl Iterator<Item = Self> {
         (0..threads).map(move |index| Self { index, threads })
     }
 
-    /// Of clients or connections so many. The first threads have one more where it does not go evenly.
+    /// The part of this many clients or connections. When they do not divide evenly, the first threads have one more.
     pub(super) fn of(self, all: usize) -> usize {
         all / self.threads + usize::from(self.index < all % self.threads)
     }
 
-    /// Of a sequence every so many'th.
+    /// The part of a sequence: every n-th item, for n threads.
     pub(super) fn every<I: Iterator>(self, all: I) -> StepBy<Skip<I>> {
         all.skip(self.index).step_by(self.threads)
     }

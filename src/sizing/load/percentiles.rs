@@ -1,4 +1,4 @@
-//! What a report says of times, in milliseconds.
+//! The figures of a report on times, in milliseconds.
 //!
 //! The thread that calls `run`.
 
@@ -27,20 +27,20 @@ pub struct Percentiles {
     pub max: f64,
 }
 
-/// Where the time of answers went, by the header `Server-Timing`; of all but 503. A phase that an answer does not name took none
-/// of its time, so that the means add up to the mean service time of these answers.
+/// The phases of the service time by the header `Server-Timing`, for all answers but 503. A phase that an answer does
+/// not name counts as zero, so that the means add up to the mean service time of these answers.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Phases {
     /// `queue`: until a worker took the request.
     pub queue_ms: Percentiles,
-    /// `pool`: until there was a database connection.
+    /// `pool`: until there was a database session.
     pub pool_ms: Percentiles,
     /// `db`: in the database.
     pub db_ms: Percentiles,
-    /// `render`: until the answer was written down.
+    /// `render`: until the answer was written.
     pub render_ms: Percentiles,
-    /// What is left of the service time: the network, and what the server does not say.
+    /// The rest of the service time: the network, and work that the server does not name.
     pub elsewhere_ms: Percentiles,
 }
 
@@ -57,7 +57,7 @@ pub struct PhaseMeans {
 }
 
 impl Phases {
-    /// Each with its name in a table, in the order in which a request meets them.
+    /// The phases with their names in a table, in the order of a request's way.
     pub(super) fn named(&self) -> [(&'static str, Percentiles); 5] {
         [
             ("queue", self.queue_ms),
@@ -81,7 +81,7 @@ impl Phases {
 }
 
 impl PhaseMeans {
-    /// In the order of [`Phases::named`].
+    /// The values in the order of [`Phases::named`].
     pub(super) fn values(&self) -> [f64; 5] {
         [self.queue_ms, self.pool_ms, self.db_ms, self.render_ms, self.elsewhere_ms]
     }
@@ -99,7 +99,7 @@ impl PhaseMeans {
 }
 
 impl Percentiles {
-    /// Zeros where there are no times.
+    /// The figures of these times; zeros when there are none.
     pub fn of(times: &Times) -> Self {
         let at = |percent| milliseconds(times.percentile(percent));
         Self {

@@ -1,7 +1,7 @@
-//! Where outcomes are counted as they come, and how they get to whoever looks at them: an interval at a time.
+//! Counts outcomes as they occur, and hands the counts over one interval at a time.
 //!
-//! Generator thread; each has its own. A sheet goes over to the run's thread when its second has passed, and an empty one comes
-//! back, so that a terminal that takes nothing delays no request.
+//! Generator thread; each thread has its own recorder. When a second has passed, its sheet goes to the run's thread,
+//! and an empty sheet comes back. So a slow terminal delays no request.
 
 use std::mem;
 use std::sync::atomic::AtomicBool;
@@ -11,14 +11,14 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::Plan;
 use super::outcomes::Outcomes;
-use super::sheets::{End, INTERVAL, Sheet, Sheets};
+use super::sheets::{EndState, INTERVAL, IntervalSheet, Sheets};
 
-/// Sheets that wait to be looked at. While there is room for no more, the interval grows.
+/// The most sheets that wait for the run's thread. When there is no room, the interval grows.
 const SHEETS: usize = 16;
 
-/// A request was begun.
+/// The beginning of a request.
 #[derive(Clone, Copy)]
-pub(super) struct Begun {
+pub(super) struct RequestStart {
     pub(super) lateness: Duration,
     pub(super) is_late: bool,
     pub(super) without_connection: bool,
@@ -27,15 +27,16 @@ pub(super) struct Begun {
 pub(super) struct Recorder<'p> {
     plan: &'p Plan,
     begin: Instant,
-    /// When the interval ends.
-    cut: Instant,
-    sheet: Sheet,
-    full: Sender<Sheet>,
-    empty: Receiver<Sheet>,
+    /// The end of the interval.
+    interval_end: Instant,
+    sheet: IntervalSheet,
+    full: Sender<IntervalSheet>,
+    empty: Receiver<IntervalSheet>,
 }
 
 impl<'p> Recorder<'p> {
-    /// So many threads of a run, which begins now, and what they hand over. `failed` is set when one of them ends before its time.
+    /// The recorders of this many threads of a run that begins now, and the receiver of their sheets. `failed` is set
+    /// when a thread ends too early.
     pub(super) fn begin_now<'f>(
         plan: &'p Plan,
         threads: usize,
@@ -44,11 +45,17 @@ impl<'p> Recorder<'p> {
         let (emptied, empty) = bounded(SHEETS * threads);
         let (full, filled): (Vec<_>, Vec<_>) = (0..threads)
             .map(|_| bounded(SHEETS))
-            .map(|(full, filled)| ((Sheet::new(plan), full), filled))
+            .map(|(full, filled)| ((IntervalSheet::new(plan), full), filled))
             .unzip();
         let begin = Instant::now();
-        let recorder =
-            |(sheet, full)| Self { plan, begin, cut: begin + INTERVAL, sheet, full, empty: empty.clone() };
+        let recorder = |(sheet, full)| Self {
+            plan,
+            begin,
+            interval_end: begin + INTERVAL,
+            sheet,
+            full,
+            empty: empty.clone(),
+        };
         (full.into_iter().map(recorder).collect(), Sheets::new(filled, emptied, failed))
     }
 
@@ -61,7 +68,7 @@ impl<'p> Recorder<'p> {
         &mut self.sheet.outcomes[target]
     }
 
-    pub(super) fn begun(&mut self, target: usize, begun: Begun) {
+    pub(super) fn begun(&mut self, target: usize, begun: RequestStart) {
         let outcomes = self.of(target);
         outcomes.scheduled += 1;
         outcomes.late += u64::from(begun.is_late);
@@ -69,27 +76,27 @@ impl<'p> Recorder<'p> {
         outcomes.lateness.record(begun.lateness);
     }
 
-    /// The run ends before its time.
+    /// Notes that the run ends before its time.
     pub(super) fn stopped(&mut self, now: Instant) {
         self.sheet.stopped = Some(now.saturating_duration_since(self.begin));
     }
 
-    /// How much is left of the interval.
+    /// The rest of the interval.
     pub(super) fn left(&self, now: Instant) -> Duration {
-        self.cut.saturating_duration_since(now)
+        self.interval_end.saturating_duration_since(now)
     }
 
     /// Hands the interval over if it has passed.
     pub(super) fn tick(&mut self, now: Instant, in_flight: usize, connections: usize) {
-        if now < self.cut {
+        if now < self.interval_end {
             return;
         }
-        // After a pause of the whole process the intervals go on from now.
-        while self.cut <= now {
-            self.cut += INTERVAL;
+        // After a pause of the whole process the intervals continue from now.
+        while self.interval_end <= now {
+            self.interval_end += INTERVAL;
         }
         self.complete(now, in_flight, connections);
-        let next = self.empty.try_recv().unwrap_or_else(|_| Sheet::new(self.plan));
+        let next = self.empty.try_recv().unwrap_or_else(|_| IntervalSheet::new(self.plan));
         let sheet = mem::replace(&mut self.sheet, next);
         if let Err(TrySendError::Full(sheet) | TrySendError::Disconnected(sheet)) = self.full.try_send(sheet)
         {
@@ -97,21 +104,21 @@ impl<'p> Recorder<'p> {
         }
     }
 
-    /// The last interval ends; it is handed over when there is room for it.
+    /// Ends the last interval, and hands it over when there is room.
     pub(super) fn finish(mut self, now: Instant, connections: usize) {
         self.complete(now, 0, connections);
         self.sheet.is_last = true;
-        // Whoever looked at the others may have ended, by a panic, which says more than this.
+        // The receiver may have ended by a panic, which explains more than an error here.
         let _ = self.full.send(self.sheet);
     }
 
     fn complete(&mut self, now: Instant, in_flight: usize, connections: usize) {
         self.sheet.to = now.saturating_duration_since(self.begin);
-        self.sheet.end = End { in_flight, connections, processor_time: processor_time() };
+        self.sheet.end = EndState { in_flight, connections, processor_time: processor_time() };
     }
 }
 
-/// What this thread has used so far.
+/// The processor time that this thread has used so far.
 fn processor_time() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     used.try_into().unwrap_or_default()

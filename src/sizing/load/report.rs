@@ -1,6 +1,6 @@
-//! What a run has shown: as values, as JSON and as a table.
+//! The result of a run: as values, as JSON and as a table.
 //!
-//! The thread that calls `run`. JSON has units last in its names; times are milliseconds.
+//! The thread that calls `run`. Names in JSON end in their unit; times are in milliseconds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,56 +10,57 @@ use serde::Serialize;
 use super::numbers::{a_second, milliseconds, rounded, share};
 use super::outcomes::Outcomes;
 use super::percentiles::{Percentiles, PhaseMeans, Phases};
-use super::sheets::Sheet;
+use super::sheets::IntervalSheet;
 use super::{Arrivals, Objective, Pace, Plan};
 
-/// Of the requests, so many may be late or skipped; with more of them the run did not measure what it was to measure.
+/// The largest part of the requests that may be late or skipped. With more of them the run did not measure what it
+/// should.
 pub const LATE_SHARE: f64 = 0.01;
 
 /// The result of a run.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// The version that made it.
+    /// The version of wharf that made the report.
     pub wharf: &'static str,
     /// `open` or `closed`.
     #[serde(rename = "loop")]
     pub kind: &'static str,
     /// The plan's pace in words.
     pub pace: String,
-    /// Of Poisson arrivals.
+    /// The seed of Poisson arrivals.
     pub seed: Option<u64>,
     /// Clients of a closed loop.
     pub connections: Option<usize>,
-    /// The most connections that there could be.
+    /// The most connections that were allowed.
     pub max_connections: usize,
-    /// How long a request waited for its answer.
+    /// The time that a request waited for its answer.
     pub timeout_ms: f64,
-    /// A request that was begun so much later than due was late.
+    /// A request that began later than this after it was due counted as late.
     pub late_after_ms: f64,
-    /// For how long requests were sent.
+    /// The time for which requests were sent.
     pub length_s: f64,
-    /// Whether it was stopped before the plan's end.
+    /// Whether the run was stopped before the plan's end.
     pub stopped: bool,
-    /// The generator's threads.
+    /// The number of generator threads.
     pub threads: usize,
     /// Their processor time.
     pub generator_processor_s: f64,
-    /// Why it did not measure what it was to measure; `None`: it did.
+    /// Why the schedule was not held; `None` when it was.
     pub not_held: Option<String>,
     /// All targets together.
     #[serde(flatten)]
     pub all: TargetReport,
     /// Each target, when there are several.
     pub targets: Vec<TargetReport>,
-    /// The objectives that [`Report::judge`] was given.
+    /// The results of the objectives that [`Report::judge`] was given.
     pub objectives: Vec<Verdict>,
     /// The run, second by second.
     pub seconds: Vec<Second>,
-    /// The same with every detail, for further evaluation.
+    /// The outcomes with all details, for further evaluation.
     #[serde(skip)]
     pub outcomes: Outcomes,
-    /// How long requests were sent.
+    /// The time for which requests were sent.
     #[serde(skip)]
     pub length: Duration,
 }
@@ -68,49 +69,49 @@ pub struct Report {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct TargetReport {
-    /// Its name; of several, all names.
+    /// The target's name; all names for several targets.
     pub target: String,
     /// Requests that were due.
     pub scheduled: u64,
-    /// Requests of which something was sent.
+    /// Requests of which at least one byte was sent.
     pub sent: u64,
-    /// Answers of whatever status.
+    /// Answers with any status.
     pub answered: u64,
     /// Answers with a status below 400.
     pub good: u64,
     /// Answers with the status 503.
     pub refused: u64,
-    /// No answer in time.
+    /// Requests without an answer in time.
     pub timeouts: u64,
-    /// No answer, by a fault of the connection.
+    /// Requests without an answer because of an error of the connection.
     pub failed: u64,
-    /// Sent too late.
+    /// Requests sent too late.
     pub late: u64,
-    /// Not sent at all.
+    /// Requests that were not sent at all.
     pub skipped: u64,
-    /// All without a good answer, in percent of those that were due.
+    /// Requests without a good answer, in percent of those that were due.
     pub errors_percent: f64,
-    /// Requests due a second; in a closed loop as many as were sent.
+    /// Due requests a second; in a closed loop the sent ones.
     pub offered_per_s: f64,
     /// Requests sent a second.
     pub sent_per_s: f64,
-    /// Answers a second, of those that came before the end.
+    /// Answers a second, counted up to the end.
     pub answered_per_s: f64,
-    /// Good answers a second, of those that came before the end.
+    /// Good answers a second, counted up to the end.
     pub good_per_s: f64,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// Faults of connections by kind.
+    /// Failures of connections by kind.
     pub failures: BTreeMap<&'static str, u64>,
-    /// From when the request was due. Refusals are apart; timeouts and skipped requests count as the time that they waited.
+    /// Times from when the request was due. Refusals are apart; timeouts and skipped requests count with their wait.
     pub latency_ms: Percentiles,
-    /// From when it was sent.
+    /// Times from when the request was sent.
     pub service_ms: Percentiles,
-    /// Of 503, from when it was due.
+    /// Times of answers 503, from when the request was due.
     pub refusal_ms: Percentiles,
-    /// How late requests were sent.
+    /// The delays of requests that were sent late.
     pub lateness_ms: Percentiles,
-    /// Where the server says that the time of its answers went; absent when none of them has said so.
+    /// The server's own times of its answers; absent when no answer gives them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_timing: Option<Phases>,
 }
@@ -119,11 +120,11 @@ pub struct TargetReport {
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Second {
-    /// Its begin.
+    /// Its start.
     pub from_s: f64,
     /// Its end.
     pub to_s: f64,
-    /// Requests that the plan has due in it; none in a closed loop.
+    /// Requests that are due in it by the plan; `None` in a closed loop.
     pub offered: Option<f64>,
     /// Requests sent.
     pub sent: u64,
@@ -135,33 +136,33 @@ pub struct Second {
     pub refused: u64,
     /// Requests that ended without a good answer.
     pub errors: u64,
-    /// Requests on their way at its end.
+    /// Requests without an outcome at its end.
     pub in_flight: usize,
-    /// Latency of what ended in it.
+    /// The median latency of the requests that ended in it.
     pub p50_ms: f64,
-    /// The same.
+    /// The p99 of their latency.
     pub p99_ms: f64,
-    /// Where the time of its answers went on average; absent when none of them has said so.
+    /// The server's own mean times of its answers; absent when no answer gives them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_timing: Option<PhaseMeans>,
 }
 
-/// Whether an objective was met.
+/// The result of an objective.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// As it was written.
+    /// The objective as it was written.
     pub objective: String,
-    /// What was measured; none when there was nothing to measure it by.
+    /// The measured value; `None` without data to measure it by.
     pub measured: Option<f64>,
-    /// Of what was measured: ms, % or /s.
+    /// The unit of the value: ms, % or /s.
     pub unit: &'static str,
-    /// Whether it was.
+    /// Whether the objective was met.
     pub met: bool,
 }
 
 impl Report {
-    /// Holds the run to an objective; whether it was met.
+    /// Compares the run with an objective, and returns whether it was met.
     pub fn judge(&mut self, objective: &Objective) -> bool {
         let measured = objective.measured(&self.outcomes, self.length);
         let met = measured.is_some_and(|measured| objective.is_met_by(measured));
@@ -175,7 +176,7 @@ impl Report {
         met
     }
 
-    /// For people, to whom one thread is nothing to speak of.
+    /// The pace for people. A single thread is not mentioned.
     pub(super) fn pace_and_threads(&self) -> String {
         match self.threads {
             1 => self.pace.clone(),
@@ -184,8 +185,8 @@ impl Report {
     }
 }
 
-/// What is known of a run so far.
-pub(super) struct Summary<'p> {
+/// The sums of a run so far.
+pub(super) struct RunSummary<'p> {
     plan: &'p Plan,
     threads: usize,
     max_connections: usize,
@@ -198,7 +199,7 @@ pub(super) struct Summary<'p> {
     stopped: Option<Duration>,
 }
 
-impl<'p> Summary<'p> {
+impl<'p> RunSummary<'p> {
     pub(super) fn new(plan: &'p Plan, threads: usize, max_connections: usize) -> Self {
         let none = Outcomes::new(plan.timeout);
         Self {
@@ -214,8 +215,8 @@ impl<'p> Summary<'p> {
         }
     }
 
-    /// Adds an interval, in which the plan has so many requests due; its outcomes of all targets.
-    pub(super) fn add(&mut self, sheet: &Sheet, offered: Option<f64>) -> &Outcomes {
+    /// Adds an interval with this many due requests, and returns its outcomes of all targets.
+    pub(super) fn add(&mut self, sheet: &IntervalSheet, offered: Option<f64>) -> &Outcomes {
         self.interval.clear();
         for (sum, outcomes) in self.targets.iter_mut().zip(&sheet.outcomes) {
             sum.add(outcomes);
@@ -277,7 +278,7 @@ impl<'p> Summary<'p> {
         }
     }
 
-    /// Why the schedule was not held. A closed loop has none.
+    /// Why the schedule was not held. A closed loop has no schedule.
     fn not_held(&self) -> Option<String> {
         let Pace::Open { .. } = self.plan.pace else { return None };
         let all = &self.all;
@@ -291,15 +292,15 @@ impl<'p> Summary<'p> {
         } else {
             let elapsed = self.seconds.last().map_or(0.0, |second| second.to_s);
             let used = self.processor_time.as_secs_f64() / elapsed.max(f64::MIN_POSITIVE) * 100.0;
-            let had = match self.threads {
-                1 => "thread had".to_owned(),
-                threads => format!("{threads} threads together had"),
+            let got = match self.threads {
+                1 => "thread got".to_owned(),
+                threads => format!("{threads} threads together got"),
             };
-            format!("the generator's {had} {used:.0} % of a processor, which was too little or too rarely")
+            format!("the generator's {got} {used:.0} % of a core, which was too little to keep the rate")
         };
         Some(format!(
             "{:.1} % of the requests were sent more than {late_after_ms} ms after they were due, or not at all, \
-             where {:.0} % may be: {why}",
+             and {:.0} % are allowed: {why}",
             share * 100.0,
             LATE_SHARE * 100.0
         ))
@@ -337,12 +338,12 @@ impl TargetReport {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sheets::End;
+    use super::super::sheets::EndState;
     use super::super::{Rate, Stages, Target, Template};
     use super::*;
 
     #[test]
-    fn a_schedule_that_was_not_held_names_all_threads_and_what_they_had() {
+    fn a_missed_schedule_names_the_threads_and_their_processor_time() {
         let rate = Rate::new(1000.0).expect("a rate");
         let plan = Plan {
             targets: vec![Target::from_url("http://127.0.0.1/", &Template::default()).expect("a URL")],
@@ -355,20 +356,20 @@ mod tests {
             late_after: Duration::from_millis(10),
             threads: 2,
         };
-        let mut sheet = Sheet::new(&plan);
+        let mut sheet = IntervalSheet::new(&plan);
         (sheet.outcomes[0].scheduled, sheet.outcomes[0].late) = (2000, 100);
         sheet.to = Duration::from_secs(2);
-        sheet.end = End { processor_time: Duration::from_secs(3), ..End::default() };
+        sheet.end = EndState { processor_time: Duration::from_secs(3), ..EndState::default() };
         for (threads, words) in
-            [(1, "the generator's thread had 150 %"), (2, "the generator's 2 threads together had 150 %")]
+            [(1, "the generator's thread got 150 %"), (2, "the generator's 2 threads together got 150 %")]
         {
-            let mut summary = Summary::new(&plan, threads, 10);
+            let mut summary = RunSummary::new(&plan, threads, 10);
             summary.add(&sheet, None);
             let report = summary.report();
             assert_eq!((report.threads, report.generator_processor_s), (threads, 3.0));
             let why = report.not_held.unwrap_or_default();
             assert!(why.starts_with("5.0 % of the requests were sent more than 10 ms"), "{why}");
-            assert!(why.contains(&format!("{words} of a processor, which was too little")), "{why}");
+            assert!(why.contains(&format!("{words} of a core, which was too little")), "{why}");
         }
     }
 }

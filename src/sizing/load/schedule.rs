@@ -1,7 +1,8 @@
-//! When requests are due: stages of a constant or a growing rate, with even or Poisson arrivals.
+//! The times at which requests are due: stages of a constant or changing rate, with even or Poisson arrivals.
 //!
-//! Any thread; no clock. Both are one rule: the rate's integral counts the requests that are due so far, and a request is due
-//! when it reaches the next number, or, for Poisson arrivals, the next sum of exponential steps.
+//! Any thread; no clock. One rule covers both arrivals: the integral of the rate counts the requests that are due so
+//! far. A request is due when the integral reaches the next whole number, or, for Poisson arrivals, the next sum of
+//! exponential steps.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use crate::config::parse_time;
 
-/// More than any one thread sends.
+/// The highest rate: more than any one thread can send.
 const MAX_RATE: f64 = 10_000_000.0;
 
-/// A day: a longer one is surely a mistake, and its series of seconds would be long.
+/// A day. A longer run is surely a mistake, and its list of seconds would be long.
 pub(super) const MAX_LENGTH: Duration = Duration::from_secs(24 * 3600);
 
 const RATE: &str = "a rate such as 2000/s or 120/m, more than 0 and at most 10,000,000/s";
@@ -23,7 +24,7 @@ const STAGES: &str = "stages such as 30s:0..2000,2m:2000, each a time, a colon, 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate(f64);
 
-/// A text is no [`Rate`] or no [`Stages`]: what came, and what is accepted.
+/// The text is not a [`Rate`] or [`Stages`]: what came, and what is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{came:?} is not {expected}")]
 pub struct ScheduleError {
@@ -32,7 +33,7 @@ pub struct ScheduleError {
 }
 
 impl Rate {
-    /// So many requests a second. `None`: none, or more than a number can say.
+    /// The rate of this many requests a second; `None` when it is not a finite number above zero and within the limit.
     pub fn new(per_second: f64) -> Option<Self> {
         (per_second > 0.0 && per_second.is_finite()).then_some(Self(per_second))
     }
@@ -52,7 +53,7 @@ impl FromStr for Rate {
     }
 }
 
-/// `2000/s`, `120/m`, or a number alone, which is a second's.
+/// `2000/s`, `120/m`, or a number alone, which counts per second.
 fn parse_rate(text: &str) -> Option<f64> {
     let (number, seconds) = match text.split_once('/') {
         Some((number, "s")) => (number, 1.0),
@@ -60,16 +61,16 @@ fn parse_rate(text: &str) -> Option<f64> {
         Some(_) => return None,
         None => (text, 1.0),
     };
-    // What f64 takes beside these (exponents, inf, NaN, signs) is no rate that anybody means.
+    // The other forms that f64 accepts (exponents, inf, NaN, signs) are no sensible rate.
     let plain = number.starts_with(|c: char| c.is_ascii_digit());
     let only = number.chars().all(|c| c.is_ascii_digit() || c == '.');
     let rate = number.parse::<f64>().ok().filter(|_| plain && only)? / seconds;
     (rate <= MAX_RATE).then_some(rate)
 }
 
-/// A while in which the rate goes evenly from one to another.
+/// A period in which the rate changes evenly from one value to another.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Stage {
+struct RateStage {
     length: Duration,
     from: f64,
     to: f64,
@@ -77,20 +78,20 @@ struct Stage {
 
 /// The rate over the whole run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stages(Vec<Stage>);
+pub struct Stages(Vec<RateStage>);
 
 impl Stages {
-    /// One rate for a time.
+    /// One constant rate for the whole time.
     pub fn constant(rate: Rate, length: Duration) -> Self {
-        Self(vec![Stage { length, from: rate.0, to: rate.0 }])
+        Self(vec![RateStage { length, from: rate.0, to: rate.0 }])
     }
 
-    /// How long all stages take.
+    /// The sum of the lengths of all stages.
     pub fn length(&self) -> Duration {
         self.0.iter().map(|stage| stage.length).sum()
     }
 
-    /// How many requests are due by then, when they come evenly.
+    /// The number of requests that are due by then with even arrivals.
     pub fn due_by(&self, time: Duration) -> f64 {
         let (mut begin, mut due) = (Duration::ZERO, 0.0);
         for stage in &self.0 {
@@ -105,7 +106,7 @@ impl FromStr for Stages {
     type Err = ScheduleError;
 
     fn from_str(text: &str) -> Result<Self, ScheduleError> {
-        let stages: Option<Vec<Stage>> = text.split(',').map(parse_stage).collect();
+        let stages: Option<Vec<RateStage>> = text.split(',').map(parse_stage).collect();
         let stages = stages.map(Self);
         let possible = |stages: &Self| {
             let length = stages.length();
@@ -116,17 +117,17 @@ impl FromStr for Stages {
     }
 }
 
-fn parse_stage(text: &str) -> Option<Stage> {
+fn parse_stage(text: &str) -> Option<RateStage> {
     let (length, rates) = text.split_once(':')?;
     let (from, to) = rates.split_once("..").unwrap_or((rates, rates));
-    // Each by itself may be long, but not so long that their sum overflows.
+    // Each stage is limited, so that the sum of the lengths does not overflow.
     let length = parse_time(length).filter(|length| *length <= MAX_LENGTH)?;
-    Some(Stage { length, from: parse_rate(from)?, to: parse_rate(to)? })
+    Some(RateStage { length, from: parse_rate(from)?, to: parse_rate(to)? })
 }
 
 impl Display for Stages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, Stage { length, from, to }) in self.0.iter().enumerate() {
+        for (number, RateStage { length, from, to }) in self.0.iter().enumerate() {
             let (comma, seconds) = (if number > 0 { ", " } else { "" }, length.as_secs_f64());
             write!(f, "{comma}{seconds} s of {from}")?;
             if (from - to).abs() > f64::EPSILON {
@@ -138,7 +139,7 @@ impl Display for Stages {
     }
 }
 
-impl Stage {
+impl RateStage {
     fn due_after(&self, seconds: f64) -> f64 {
         self.from * seconds + self.slope() * seconds * seconds / 2.0
     }
@@ -147,13 +148,14 @@ impl Stage {
         self.due_after(self.length.as_secs_f64())
     }
 
-    /// How much the rate grows in a second.
+    /// The growth of the rate in a second.
     fn slope(&self) -> f64 {
         let seconds = self.length.as_secs_f64();
         if seconds > 0.0 { (self.to - self.from) / seconds } else { 0.0 }
     }
 
-    /// When so many are due. The quadratic formula in the form that subtracts no numbers that are nearly the same.
+    /// The time at which this many requests are due. The quadratic formula is used in the form without a difference of
+    /// nearly equal numbers.
     fn time_of(&self, due: f64) -> Duration {
         let root = (self.from * self.from + 2.0 * self.slope() * due).max(0.0).sqrt();
         let seconds = if due > 0.0 { 2.0 * due / (self.from + root) } else { 0.0 };
@@ -161,28 +163,28 @@ impl Stage {
     }
 }
 
-/// How requests follow each other.
+/// The distribution of arrivals at a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrivals {
-    /// Evenly.
+    /// Requests come at even intervals.
     Constant,
-    /// Independently of each other, as many users' requests do; the same seed gives the same times.
+    /// Requests come independently of each other, like those of many users. The same seed gives the same times.
     Poisson {
-        /// Of the random numbers.
+        /// The seed of the random numbers.
         seed: u64,
     },
 }
 
-/// The times at which requests are due, from the run's begin, in order.
+/// The due times of requests in order, counted from the start of the run.
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
-    stages: std::vec::IntoIter<Stage>,
-    stage: Option<Stage>,
-    /// When the stage begins.
+    stages: std::vec::IntoIter<RateStage>,
+    stage: Option<RateStage>,
+    /// The start of the stage.
     begin: Duration,
-    /// How many are due before it.
+    /// The number of requests due before the stage.
     before: f64,
-    /// How many are due when the next request is.
+    /// The value of the integral at which the next request is due.
     next: f64,
     random: Option<fastrand::Rng>,
 }
@@ -203,7 +205,7 @@ impl Schedule {
     }
 
     fn step(&mut self) -> f64 {
-        // 1 - [0, 1) is never 0, whose logarithm is none.
+        // 1 - [0, 1) is never 0, so the logarithm exists.
         self.random.as_mut().map_or(1.0, |random| -(1.0 - random.f64()).ln())
     }
 }
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_have_a_unit_or_are_a_seconds() {
+    fn a_rate_without_a_unit_is_per_second() {
         for (text, per_second) in [("2000/s", 2000.0), ("120/m", 2.0), ("50", 50.0), ("0.5/s", 0.5)] {
             assert_eq!(text.parse::<Rate>().map(Rate::per_second), Ok(per_second), "{text}");
         }
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn even_arrivals_are_a_rates_reciprocal_apart() {
+    fn even_arrivals_are_the_reciprocal_of_the_rate_apart() {
         let times = times("2s:50", Arrivals::Constant);
         assert_eq!(times.len(), 100);
         for (number, time) in (0_u32..).zip(&times) {
@@ -278,17 +280,17 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_offers_the_area_under_it() {
+    fn a_ramp_offers_as_many_requests_as_the_area_under_it() {
         let times = times("10s:0..100", Arrivals::Constant);
         assert_eq!(times.len(), 500);
-        // The rate at t is 10 t, so that 5 t² are due by then.
+        // The rate at time t is 10 t, so 5 t² requests are due by then.
         for (number, time) in (0_u32..).zip(&times) {
             assert!((5.0 * time * time - f64::from(number)).abs() < 1e-4, "{number} is due at {time}");
         }
     }
 
     #[test]
-    fn stages_follow_each_other_and_a_rate_of_nothing_is_a_pause() {
+    fn stages_follow_each_other_and_a_rate_of_zero_is_a_pause() {
         let times = times("1s:10,5s:0,2s:10..0,1s:5", Arrivals::Constant);
         assert_eq!(times.len(), 10 + 10 + 5);
         assert!(times.is_sorted());
@@ -306,9 +308,9 @@ mod tests {
         let times = of(7);
         assert_eq!(times, of(7));
         assert_ne!(times, of(8));
-        // 10,000 are expected with a standard deviation of 100; the seed makes this no matter of luck.
+        // 10,000 are expected with a standard deviation of 100. The fixed seed makes the result repeatable.
         assert!((9_700..10_300).contains(&times.len()), "{}", times.len());
-        // Gaps are exponential: as wide as their mean, and 1/e of them longer than it.
+        // Gaps are exponential: their standard deviation equals their mean, and 1/e of them are longer than it.
         let gaps: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
         let longer = gaps.iter().filter(|gap| **gap > 0.01).count();
         let share = f64::from(u32::try_from(longer).expect("few"))
@@ -317,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_by_a_time_is_the_area_up_to_it() {
+    fn the_requests_due_by_a_time_are_the_area_up_to_it() {
         let stages: Stages = "10s:0..100,10s:50".parse().expect("stages");
         for (seconds, due) in [(0, 0.0), (2, 20.0), (10, 500.0), (12, 600.0), (20, 1000.0), (99, 1000.0)] {
             assert!((stages.due_by(Duration::from_secs(seconds)) - due).abs() < 1e-9, "{seconds} s");

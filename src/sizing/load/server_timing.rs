@@ -1,21 +1,21 @@
-//! Where a server says that a request's time went: the header `Server-Timing` of its answer.
+//! The server's own account of a request's time: the header `Server-Timing` of its answer.
 //!
-//! Generator thread. <https://www.w3.org/TR/server-timing/>: metrics apart by commas, each a name with parameters, of which `dur`
-//! is a time in milliseconds. The metrics that wharf sends are known by their names, others are passed over; nothing is
-//! allocated.
+//! Generator thread. <https://www.w3.org/TR/server-timing/>: metrics are separated by commas. Each is a name with
+//! parameters, and the parameter `dur` is a time in milliseconds. The metrics that wharf sends are recognized by name;
+//! others are skipped. Nothing is allocated.
 
-/// The metrics that are known, in the order in which a request meets them.
+/// The recognized metrics, in the order of a request's way.
 pub(super) const PHASES: [&str; 4] = ["queue", "pool", "db", "render"];
 
-/// Longer than anything that a request waits for; it keeps sums from overflowing.
+/// An upper limit far above any real time, so that sums do not overflow.
 const LONGEST_MS: f64 = 1e9;
 
-/// The time of each phase in nanoseconds. One that is not named took none.
+/// The time of each phase in nanoseconds; 0 for a phase that is not named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ServerTiming(pub(super) [u64; PHASES.len()]);
 
 impl ServerTiming {
-    /// Adds what a header line says; whether that is anything.
+    /// Adds the metrics of a header line, and returns whether it had any.
     pub(super) fn read(&mut self, value: &[u8]) -> bool {
         let mut known = false;
         for metric in (Pieces { rest: value, by: b',' }) {
@@ -25,7 +25,7 @@ impl ServerTiming {
             else {
                 continue;
             };
-            // Of several the first one counts.
+            // With several `dur` parameters the first one counts.
             if let Some(duration) = parts.find_map(duration) {
                 self.0[phase] = self.0[phase].saturating_add(nanoseconds(duration));
                 known = true;
@@ -35,7 +35,7 @@ impl ServerTiming {
     }
 }
 
-/// What stands between separators, but for those within quotes.
+/// The pieces between separators. A separator within quotes does not count.
 struct Pieces<'b> {
     rest: &'b [u8],
     by: u8,
@@ -67,7 +67,7 @@ impl<'b> Iterator for Pieces<'b> {
     }
 }
 
-/// The value of `dur=…`, which may stand in quotes.
+/// The value of `dur=…`, which may be quoted.
 fn duration(parameter: &[u8]) -> Option<f64> {
     let equals = parameter.iter().position(|byte| *byte == b'=')?;
     let (name, value) = (parameter[..equals].trim_ascii(), parameter[equals + 1..].trim_ascii());
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn phases_are_read_in_any_order_and_others_passed_over() {
+    fn phases_are_read_in_any_order_and_other_metrics_are_skipped() {
         for (value, expected) in [
             ("queue;dur=1.2, pool;dur=0.3, db;dur=4.5, render;dur=0.1", Some([1.2, 0.3, 4.5, 0.1])),
             ("total;dur=9,db;dur=4", Some([0.0, 0.0, 4.0, 0.0])),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn a_value_that_is_not_a_time_gives_none() {
         for value in [
             "",
             ",",

@@ -1,7 +1,8 @@
-//! What the generator's threads have counted, put together an interval at a time.
+//! Adds the counts of all generator threads, one interval at a time.
 //!
-//! The thread that calls `run`. Every thread hands over sheets of its own, whose seconds begin together. One that was held up
-//! hands over a longer one; the others' sheets of that time are then added up to one interval, too.
+//! The thread that calls `run`. Every thread hands over its own sheets, whose seconds begin together. A thread that was
+//! delayed hands over a longer sheet. The sheets of the other threads for that time are then added to the same
+//! interval.
 
 use std::iter::Sum;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,34 +13,35 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Plan;
 use super::outcomes::Outcomes;
 
-/// How long an interval is.
+/// The length of an interval.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What happened in an interval.
-pub(super) struct Sheet {
-    /// Of each target.
+/// The counts of one interval.
+pub(super) struct IntervalSheet {
+    /// The outcomes of each target.
     pub(super) outcomes: Vec<Outcomes>,
-    /// When it begins, from the run's begin. A thread does not say so, as it is where its last one ends.
+    /// The start of the interval, counted from the start of the run. A thread leaves it open, because it is the end of
+    /// the thread's last sheet.
     pub(super) from: Duration,
     pub(super) to: Duration,
-    pub(super) end: End,
-    /// When the run was stopped before its end.
+    pub(super) end: EndState,
+    /// The time at which the run was stopped before its end.
     pub(super) stopped: Option<Duration>,
-    /// Its thread has no other.
+    /// Whether this is the last sheet of its thread.
     pub(super) is_last: bool,
 }
 
-/// What there was at the end of an interval.
+/// The state at the end of an interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct End {
-    /// Requests on their way.
+pub(super) struct EndState {
+    /// Requests without an outcome.
     pub(super) in_flight: usize,
     pub(super) connections: usize,
-    /// The processor time that was used since the run's begin.
+    /// The processor time used since the start of the run.
     pub(super) processor_time: Duration,
 }
 
-impl Sum for End {
+impl Sum for EndState {
     fn sum<I: Iterator<Item = Self>>(ends: I) -> Self {
         ends.fold(Self::default(), |sum, end| Self {
             in_flight: sum.in_flight + end.in_flight,
@@ -49,72 +51,76 @@ impl Sum for End {
     }
 }
 
-impl Sheet {
+impl IntervalSheet {
     pub(super) fn new(plan: &Plan) -> Self {
         let outcomes = plan.targets.iter().map(|_| Outcomes::new(plan.timeout)).collect();
         Self {
             outcomes,
             from: Duration::ZERO,
             to: Duration::ZERO,
-            end: End::default(),
+            end: EndState::default(),
             stopped: None,
             is_last: false,
         }
     }
 
-    /// Adds what was counted in the same time by another thread, or by the same one later.
+    /// Adds the counts of another thread for the same time, or of the same thread for a later time.
     fn add(&mut self, other: &Self) {
         self.outcomes.iter_mut().zip(&other.outcomes).for_each(|(sum, outcomes)| sum.add(outcomes));
         self.to = self.to.max(other.to);
         self.stopped = self.stopped.max(other.stopped);
     }
 
-    /// How many intervals have passed at its end.
+    /// The number of intervals that have passed at its end.
     fn number(&self) -> u128 {
         self.to.as_nanos() / INTERVAL.as_nanos()
     }
 }
 
-/// Full sheets come from each thread, empty ones go to whichever takes them.
+/// The full sheets of each thread, and the way back for empty sheets to any thread.
 pub(super) struct Sheets<'p> {
-    lanes: Vec<Lane>,
-    empty: Sender<Sheet>,
-    /// Where the last interval has ended.
+    threads: Vec<ThreadSheets>,
+    empty: Sender<IntervalSheet>,
+    /// The end of the last interval.
     to: Duration,
-    /// How many had passed by then.
+    /// The number of intervals that had passed by then.
     number: u128,
-    /// Set when a thread ends without its last sheet, so that the others do not go on without it.
+    /// Set when a thread ends without its last sheet, so that the others end too.
     failed: &'p AtomicBool,
 }
 
-/// A thread's.
-struct Lane {
-    full: Receiver<Sheet>,
-    /// How many intervals its sheets have covered.
+/// The sheets of one thread.
+struct ThreadSheets {
+    full: Receiver<IntervalSheet>,
+    /// The number of intervals that its sheets have covered.
     number: u128,
-    /// As its last sheet has it.
-    end: End,
+    /// The state at the end of its last sheet.
+    end: EndState,
     is_over: bool,
 }
 
 impl<'p> Sheets<'p> {
-    pub(super) fn new(full: Vec<Receiver<Sheet>>, empty: Sender<Sheet>, failed: &'p AtomicBool) -> Self {
-        let lane = |full| Lane { full, number: 0, end: End::default(), is_over: false };
-        Self { lanes: full.into_iter().map(lane).collect(), empty, to: Duration::ZERO, number: 0, failed }
+    pub(super) fn new(
+        full: Vec<Receiver<IntervalSheet>>,
+        empty: Sender<IntervalSheet>,
+        failed: &'p AtomicBool,
+    ) -> Self {
+        let thread = |full| ThreadSheets { full, number: 0, end: EndState::default(), is_over: false };
+        Self { threads: full.into_iter().map(thread).collect(), empty, to: Duration::ZERO, number: 0, failed }
     }
 
-    /// The next interval of all threads, when it is over. `None`: they have ended.
-    pub(super) fn next(&mut self) -> Option<Sheet> {
-        // Whoever has ended has closed its connections meanwhile.
-        self.lanes.iter_mut().filter(|lane| lane.is_over).for_each(|lane| lane.end.connections = 0);
-        let mut sum: Option<Sheet> = None;
-        while let Some(lane) = self.furthest_behind() {
-            let Ok(sheet) = lane.full.recv() else {
-                lane.is_over = true;
+    /// The next interval of all threads, when it is over. `None` when all threads have ended.
+    pub(super) fn next(&mut self) -> Option<IntervalSheet> {
+        // A thread that has ended has closed its connections.
+        self.threads.iter_mut().filter(|thread| thread.is_over).for_each(|thread| thread.end.connections = 0);
+        let mut sum: Option<IntervalSheet> = None;
+        while let Some(thread) = self.furthest_behind() {
+            let Ok(sheet) = thread.full.recv() else {
+                thread.is_over = true;
                 self.failed.store(true, Ordering::Relaxed);
                 continue;
             };
-            (lane.number, lane.end, lane.is_over) = (sheet.number(), sheet.end, sheet.is_last);
+            (thread.number, thread.end, thread.is_over) = (sheet.number(), sheet.end, sheet.is_last);
             match &mut sum {
                 Some(sum) => {
                     sum.add(&sheet);
@@ -124,29 +130,30 @@ impl<'p> Sheets<'p> {
             }
         }
         let mut sum = sum?;
-        // One that had ended earlier than the last interval did may not make this one end before it begins.
+        // A thread that ended before the end of the last interval must not make this interval end before it begins.
         (sum.from, sum.to) = (self.to, sum.to.max(self.to));
-        sum.end = self.lanes.iter().map(|lane| lane.end).sum();
+        sum.end = self.threads.iter().map(|thread| thread.end).sum();
         (self.to, self.number) = (sum.to, self.last_number());
         Some(sum)
     }
 
-    /// The thread whose sheets have covered the least. None, when all have covered the same and more than there was before.
-    fn furthest_behind(&mut self) -> Option<&mut Lane> {
+    /// The thread whose sheets have covered the least. `None` when all have covered the same, and more than before.
+    fn furthest_behind(&mut self) -> Option<&mut ThreadSheets> {
         let (last, before) = (self.last_number(), self.number);
-        let lane = self.lanes.iter_mut().filter(|lane| !lane.is_over).min_by_key(|lane| lane.number)?;
-        (lane.number < last || last == before).then_some(lane)
+        let thread =
+            self.threads.iter_mut().filter(|thread| !thread.is_over).min_by_key(|thread| thread.number)?;
+        (thread.number < last || last == before).then_some(thread)
     }
 
     fn last_number(&self) -> u128 {
-        self.lanes.iter().map(|lane| lane.number).max().unwrap_or_default()
+        self.threads.iter().map(|thread| thread.number).max().unwrap_or_default()
     }
 
-    /// Gives it back to be filled again.
-    pub(super) fn give_back(&self, mut sheet: Sheet) {
+    /// Gives a sheet back to be filled again.
+    pub(super) fn give_back(&self, mut sheet: IntervalSheet) {
         sheet.outcomes.iter_mut().for_each(Outcomes::clear);
         (sheet.stopped, sheet.is_last) = (None, false);
-        // The generator may have ended.
+        // The generator may have ended already.
         let _ = self.empty.try_send(sheet);
     }
 }
@@ -170,14 +177,14 @@ mod tests {
         }
     }
 
-    /// A thread whose time is what the test says.
+    /// A thread whose clock is set by the test.
     struct Thread<'p> {
         recorder: Recorder<'p>,
         begin: Instant,
     }
 
     impl Thread<'_> {
-        /// Sends so many requests, and looks at the clock.
+        /// Counts this many sent requests, and lets the recorder look at the clock.
         fn at(&mut self, ms: u64, sent: u64) {
             self.recorder.of(0).sent += sent;
             self.recorder.tick(self.begin + Duration::from_millis(ms), 1, 10);
@@ -195,12 +202,12 @@ mod tests {
         (threads.try_into().unwrap_or_else(|_| panic!("two threads")), sheets)
     }
 
-    /// Begin and end of an interval in milliseconds, what was sent in it, requests on their way and connections.
+    /// Start and end of an interval in milliseconds, requests sent in it, requests without an outcome, and connections.
     type Seen = (u128, u128, u64, usize, usize);
 
     fn next(sheets: &mut Sheets<'_>) -> Option<Seen> {
         let sheet = sheets.next()?;
-        let End { in_flight, connections, .. } = sheet.end;
+        let EndState { in_flight, connections, .. } = sheet.end;
         let seen =
             (sheet.from.as_millis(), sheet.to.as_millis(), sheet.outcomes[0].sent, in_flight, connections);
         sheets.give_back(sheet);
@@ -212,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_threads_counted_in_a_second_is_one_interval() {
+    fn the_counts_of_all_threads_in_a_second_make_one_interval() {
         let (plan, failed) = (plan(), AtomicBool::new(false));
         let ([mut one, mut other], mut sheets) = two(&plan, &failed);
         one.at(999, 5);
@@ -229,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_was_held_up_makes_the_interval_longer_and_loses_nothing() {
+    fn a_delayed_thread_makes_the_interval_longer_and_loses_no_count() {
         let (plan, failed) = (plan(), AtomicBool::new(false));
         let ([mut one, mut other], mut sheets) = two(&plan, &failed);
         for second in 1..=6 {
@@ -246,13 +253,13 @@ mod tests {
     }
 
     #[test]
-    fn intervals_that_nobody_looked_at_grow_and_lose_nothing() {
+    fn intervals_that_are_not_collected_grow_and_lose_no_count() {
         let (plan, failed) = (plan(), AtomicBool::new(false));
         let ([mut one, mut other], mut sheets) = two(&plan, &failed);
         for second in 1..=40 {
             one.at(second * 1000, 1);
         }
-        assert!(sheets.lanes[0].full.is_full());
+        assert!(sheets.threads[0].full.is_full());
         for second in 1..=3 {
             other.at(second * 1000, 1);
         }
@@ -260,7 +267,7 @@ mod tests {
         assert_eq!(first, [(1000, 2), (2000, 2), (3000, 2)]);
         one.at(41_000, 1);
         for second in 4..=41 {
-            // One looks at the clock first, and the other has to be looked at for it to go on.
+            // One thread looks at the clock first. The other must look too before the interval can be complete.
             other.at(second * 1000, 1);
             if second <= 16 {
                 assert_eq!(

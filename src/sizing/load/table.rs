@@ -1,4 +1,4 @@
-//! A report as a table for people.
+//! A report as a table for the terminal.
 
 use std::fmt::{self, Display};
 
@@ -63,7 +63,7 @@ impl Report {
         writeln!(f, "{:>12}", "count")?;
         let all = &self.all;
         let closed = self.connections.is_some();
-        // What a closed loop measures from when a request was due is what it measures from when it was sent.
+        // In a closed loop a request is due when it is sent, so both times are the same.
         let latency = (!closed).then_some(("latency", all.latency_ms));
         let others =
             [("service", all.service_ms), ("refused", all.refusal_ms), ("lateness", all.lateness_ms)];
@@ -79,7 +79,7 @@ impl Report {
         if closed {
             writeln!(
                 f,
-                "  Closed loop: a server that stalls is not asked meanwhile, and its stalls are hardly seen."
+                "  Closed loop: while a server stalls, it gets no requests, so its stalls hardly show."
             )?;
         }
         Ok(())

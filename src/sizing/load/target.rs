@@ -1,4 +1,4 @@
-//! What is asked and where: requests as the bytes that are sent, and the servers' addresses.
+//! Targets of the load: requests as bytes to send, and the servers' addresses.
 //!
 //! Main thread, before the run.
 
@@ -9,10 +9,10 @@ use std::time::Duration;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
-/// How long one address has to take a connection before the run.
+/// The time limit for one address to accept a connection before the run.
 const REACH_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A request as it is sent.
+/// A request as the bytes to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     bytes: Vec<u8>,
@@ -36,7 +36,7 @@ impl Request {
         for (name, value) in headers {
             line(name.as_str(), value.as_bytes());
         }
-        // RFC 9110 section 8.6: also an empty body has its length where the method is one that has a body.
+        // RFC 9110 section 8.6: an empty body too has a length when the method usually has a body.
         let has_body = !body.is_empty() || [Method::POST, Method::PUT, Method::PATCH].contains(method);
         if has_body && !headers.contains_key(header::CONTENT_LENGTH) {
             line("Content-Length", body.len().to_string().as_bytes());
@@ -55,60 +55,60 @@ impl Request {
     }
 }
 
-/// Requests that belong together, all to one server; the report counts them apart from other targets'.
+/// Requests to one server that belong together. The report counts them apart from other targets'.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// What the report calls it.
+    /// The name in the report.
     pub name: String,
-    /// Where the server may be; the first that takes a connection is used.
+    /// The possible addresses of the server. The first that accepts a connection is used.
     pub addresses: Vec<SocketAddr>,
-    /// How many of the run's requests are its own, in proportion to the other targets' weights.
+    /// Its share of the run's requests, in proportion to the other targets' weights.
     pub weight: u32,
-    /// Sent in turn.
+    /// The requests, sent in turn.
     pub requests: Vec<Request>,
 }
 
-/// What is sent to every URL.
+/// The method, headers and body for every URL.
 #[derive(Clone, Debug, Default)]
 pub struct Template {
     /// GET by default.
     pub method: Method,
-    /// Beside those that every request has.
+    /// Headers in addition to those that every request has.
     pub headers: HeaderMap,
-    /// None by default.
+    /// Empty by default.
     pub body: Vec<u8>,
 }
 
-/// A URL cannot be asked.
+/// The URL cannot be used as a target.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TargetError {
-    /// It is no URL, or has no host, or a user, whose password is not shown.
+    /// The text is not a URL, or has no host, or has a user. The message does not show the user's password.
     #[error("{0:?} is not a URL such as http://127.0.0.1:8080/flights/1")]
     Url(String),
-    /// Only `http` is spoken.
+    /// Only `http` is supported.
     #[error("{url:?} begins with {scheme}://, which is not supported; expected http://")]
     Scheme {
-        /// What came.
+        /// The URL that came.
         url: String,
         /// Its scheme.
         scheme: String,
     },
-    /// Its host has no address.
+    /// The host has no address.
     #[error("{url}: its host has no address: {cause}")]
     Address {
-        /// What came.
+        /// The URL that came.
         url: String,
-        /// Why.
+        /// The error of the lookup.
         cause: io::Error,
     },
 }
 
 impl Target {
-    /// One request for one URL. Looks up its host.
+    /// A target with one request for one URL. The host is looked up.
     ///
     /// # Errors
-    /// When it is none, or not of `http`, or its host is not known.
+    /// The text is not a URL, its scheme is not `http`, or its host is unknown.
     pub fn from_url(url: &str, template: &Template) -> Result<Self, TargetError> {
         let wrong = || TargetError::Url(without_user(url));
         let parsed: Uri = url.parse().map_err(|_| wrong())?;
@@ -118,7 +118,8 @@ impl Target {
         }
         let authority = parsed.authority().filter(|authority| !authority.as_str().contains('@'));
         let authority = authority.ok_or_else(wrong)?;
-        // A colon with no number behind it is the scheme's port (RFC 3986 section 3.2.3), a number that is none is wrong.
+        // A colon without a number means the scheme's port (RFC 3986 section 3.2.3). A number that is not a port is an
+        // error.
         let after_host = authority.as_str().strip_prefix(authority.host()).ok_or_else(wrong)?;
         let port = match authority.port_u16() {
             Some(port) => port,
@@ -135,7 +136,7 @@ impl Target {
         Ok(Self { name, addresses: addresses.collect(), weight: 1, requests: vec![request] })
     }
 
-    /// The first address that takes a connection.
+    /// The first address that accepts a connection.
     pub(super) fn reach(&self) -> io::Result<SocketAddr> {
         let mut result = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
         for address in &self.addresses {
@@ -148,7 +149,7 @@ impl Target {
     }
 }
 
-/// The URL with `…` for what stands before its last `@`: a user and a password.
+/// The URL with `…` in place of everything before its last `@`: a user and a password.
 fn without_user(url: &str) -> String {
     match url.rsplit_once('@') {
         Some((before, after)) => {
@@ -159,10 +160,10 @@ fn without_user(url: &str) -> String {
     }
 }
 
-/// `Name: value`, as curl's `--header` takes it.
+/// Parses `Name: value`, as curl's `--header` takes it.
 ///
 /// # Errors
-/// Says what came and what is accepted.
+/// The text is not a header; the message has what came and what is accepted.
 pub fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let parts = text.split_once(':').and_then(|(name, value)| {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_headers_have_is_not_made_twice() {
+    fn a_given_header_replaces_the_generated_one() {
         let header = |text| parse_header(text).expect(text);
         let headers = HeaderMap::from_iter([header("Host: other"), header("Content-Length: 9")]);
         let template = Template { method: Method::POST, headers, body: b"hi".to_vec() };
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_is_named() {
+    fn a_url_that_cannot_be_a_target_is_named() {
         let error = |url| Target::from_url(url, &Template::default()).expect_err(url).to_string();
         for url in ["", "/a", "127.0.0.1:80", "http://", "http://127.0.0.1:x/", "http://a b/"] {
             assert!(

@@ -8,17 +8,17 @@ use hdrhistogram::Histogram;
 
 use super::server_timing::ServerTiming;
 
-/// The finest time that is told apart, in nanoseconds; the histogram rounds it down to 64.
+/// The shortest difference that is kept apart, in nanoseconds. The histogram rounds it down to 64.
 const FINEST_NS: u64 = 100;
 
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Times, of which each percentile is known within 0.1 %.
+/// Times whose percentiles are accurate to 0.1 %.
 #[derive(Clone, Debug)]
 pub struct Times(Histogram<u64>);
 
 impl Times {
-    /// Of times up to this; a longer one counts as this long.
+    /// A histogram of times up to this. A longer time counts as this long.
     pub(super) fn up_to(longest: Duration) -> Self {
         let longest = nanoseconds(longest).max(4 * FINEST_NS);
         let histogram = Histogram::new_with_bounds(FINEST_NS, longest, SIGNIFICANT_DIGITS);
@@ -33,24 +33,24 @@ impl Times {
         self.0.add(&other.0).expect("all histograms of a run have the same bounds");
     }
 
-    /// Empty again, in the same memory.
+    /// Empties the histogram and keeps its memory.
     pub(super) fn clear(&mut self) {
         self.0.reset();
     }
 
-    /// How many there are.
+    /// The number of times.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The time that so many percent do not exceed; zero when there are none.
+    /// The time that this percentage does not exceed; zero without times.
     pub fn percentile(&self, percent: f64) -> Duration {
         let nanoseconds = self.0.value_at_quantile(percent / 100.0);
-        // A value stands for all that it cannot be told from, and the longest of these may be longer than what was seen.
+        // A value of the histogram stands for a range, whose upper end may be longer than any recorded time.
         Duration::from_nanos(nanoseconds.min(self.0.max()))
     }
 
-    /// The mean; zero when there are none.
+    /// The mean; zero without times.
     pub fn mean(&self) -> Duration {
         Duration::from_secs_f64(self.0.mean() / 1e9)
     }
@@ -75,24 +75,24 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Where the time of the answers went that say so, in the header `Server-Timing`; of all but 503.
+/// The phases of the service time, from answers with the header `Server-Timing`; all but 503.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Timings {
     /// `queue`: until a worker took the request.
     pub queue: Times,
-    /// `pool`: until there was a database connection.
+    /// `pool`: until there was a database session.
     pub pool: Times,
     /// `db`: in the database.
     pub db: Times,
-    /// `render`: until the answer was written down.
+    /// `render`: until the answer was written.
     pub render: Times,
-    /// What is left of the service time: the network, and what the server does not say.
+    /// The rest of the service time: the network, and work that the server does not name.
     pub elsewhere: Times,
 }
 
 impl Timings {
-    /// None yet, of times as long as these can be.
+    /// Empty histograms with the same bounds as `times`.
     pub(super) fn like(times: &Times) -> Self {
         let mut none = times.clone();
         none.clear();

@@ -12,14 +12,14 @@ use crate::base::deadline::Deadline;
 use crate::config::Sql;
 use crate::database::{Access, Database, Error, Kind, RowWriter, Shape};
 
-/// One statement on system tables.
+/// The time limit for one query on system tables.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Its row is a few numbers.
+/// The answer is one row of a few numbers.
 const BYTES_MAX: usize = 4096;
 
-/// `reserved_connections` is there from PostgreSQL 16 on. What is counted is everybody's sessions, which any role may see here,
-/// and the one that asks is not somebody else's.
+/// `reserved_connections` exists from PostgreSQL 16 on. The query counts the sessions of all roles, which any role may
+/// see here, but leaves out its own session.
 const SQL: &str = "\
     select current_setting('max_connections')::int as max, \
            current_setting('superuser_reserved_connections')::int as superuser_reserved, \
@@ -33,12 +33,12 @@ const SQL: &str = "\
 pub struct Allowance {
     /// How many.
     pub connections: usize,
-    /// How it comes to that.
+    /// How that number comes about.
     pub because: String,
 }
 
 impl Allowance {
-    /// Asks the database, on its one connection. `None`: it has no limit of its own.
+    /// Asks the database on a single session. `None`: the database has no limit of its own.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -71,7 +71,7 @@ impl Allowance {
             limits.others
         );
         let mut connections = limits.for_each_of(instances).map_or(0, NonZeroUsize::get);
-        // −1 is no limit, and no count.
+        // −1 means that there is no limit.
         for (name, whose) in [("role_limit", "role"), ("database_limit", "database")] {
             if let Some(limit) = number(name).filter(|limit| *limit / instances < connections) {
                 connections = limit / instances;
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_and_others_sessions_are_not_ours() {
+    fn reserved_sessions_and_those_of_others_are_subtracted() {
         let mut row = json!({ "max": 100, "superuser_reserved": 3, "reserved": 2, "others": 15,
                               "role_limit": -1, "database_limit": -1 });
         assert_eq!(

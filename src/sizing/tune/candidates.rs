@@ -1,9 +1,10 @@
 //! The sizes that meet the objective, compared with each other.
 //!
-//! Any thread. A size *is shown to be enough* when it is, with a confidence of 95 % each, within the tolerance of every other size
-//! that meets the objective (equivalence, Schuirmann 1987, against every competitor and not only against the one that happens to
-//! be ahead: Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the best"). It *is shown to be
-//! too small* when it is below the tolerance of the best. What is neither is not known yet, and is said to be.
+//! Any thread. A size *is shown to be enough* when it is within the tolerance of every other size that meets the
+//! objective, with a confidence of 95 % for each comparison. This is a test of equivalence (Schuirmann 1987). It
+//! compares with every competitor, not only with the one that happens to be ahead (Hsu 1984, "Constrained simultaneous
+//! confidence intervals for multiple comparisons with the best"). A size *is shown to be too small* when it is below
+//! the tolerance of the best. Any other size is reported as not known yet.
 
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
 use super::statistics::{Estimate, Interval, real};
@@ -11,21 +12,21 @@ use super::statistics::{Estimate, Interval, real};
 /// An interval of 90 % leaves 5 % on each side: 95 % confidence for each claim of "at least" or "at most".
 const TWO_SIDED: f64 = 0.90;
 
-/// Where throughput grows by less than this part of what size grows by, it does not grow with the size any more.
+/// Throughput has stopped growing where its growth is less than this part of the size's growth (both as logarithms).
 const GROWTH: f64 = 0.5;
 
-/// A size whose throughput is not known to within so many tolerances is not chosen: of a dozen sizes that were measured three times
-/// with noise of 40 %, one or another stands out by chance.
+/// A size is chosen only when its throughput is known to within this many tolerances. Otherwise chance would choose: of
+/// a dozen sizes measured three times with noise of 40 %, one or another stands out by chance.
 const TOLERANCES_MAX: f64 = 3.0;
 
-/// What may be chosen, and what counts as the same.
+/// The sizes that may be chosen, and the difference that is ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// The smallest size, at least 1.
     pub smallest: usize,
     /// The largest size that the database or the configuration allows, not below the smallest.
     pub largest: usize,
-    /// What does not matter, in parts of the best throughput: 0.05.
+    /// The difference in throughput that does not matter, in parts of the best: 0.05.
     pub tolerance: f64,
 }
 
@@ -41,7 +42,7 @@ impl Limits {
     }
 }
 
-/// The sizes from which something can be concluded.
+/// The sizes with enough repetitions, all of them answered, for a conclusion.
 pub(super) fn usable(measurements: &Measurements) -> Vec<Size> {
     let mut sizes = measurements.sizes().to_vec();
     sizes.retain(|size| size.repetitions >= REPETITIONS_MIN && size.level.is_some());
@@ -64,18 +65,18 @@ impl Candidates {
         self.limits
     }
 
-    /// The one with the highest mean.
+    /// The size with the highest mean.
     pub(super) fn best(&self) -> Option<&Size> {
         self.all.iter().max_by(|one, other| one.throughput.total_cmp(&other.throughput))
     }
 
-    /// The smallest whose mean is within the tolerance of the best, however sure that is.
+    /// The smallest size whose mean is within the tolerance of the best, however uncertain the means are.
     pub(super) fn nearest(&self) -> Option<&Size> {
         let best = self.best()?;
         self.all.iter().find(|size| size.throughput >= best.throughput * (1.0 - self.limits.tolerance))
     }
 
-    /// The smallest that is shown to be enough.
+    /// The smallest size that is shown to be enough.
     pub(super) fn chosen(&self) -> Option<&Size> {
         self.all.iter().find(|size| self.is_enough(size))
     }
@@ -96,7 +97,7 @@ impl Candidates {
         self.best().is_some_and(below)
     }
 
-    /// Whether two sizes are compared as sharply as this part of the tolerance.
+    /// Whether the interval of the ratio of two sizes is at most this part of the tolerance to either side.
     pub(super) fn is_sharp(&self, one: &Size, other: &Size, part: f64) -> bool {
         reach(one, other).half_width() <= self.limits.tolerance * part
     }
@@ -107,7 +108,8 @@ impl Candidates {
         reach <= self.limits.tolerance * TOLERANCES_MAX
     }
 
-    /// The least size that the knee may have: the one after the last that is shown to be too small, or to miss the objective.
+    /// The smallest size that the knee may have: one more than the last size that is shown to be too small or misses
+    /// the objective.
     pub(super) fn lowest(&self, sizes: &[Size]) -> usize {
         let first = self.all.iter().find(|size| !self.is_too_small(size)).map_or(0, |size| size.size);
         let before = sizes.iter().rfind(|size| size.size < first);
@@ -116,7 +118,8 @@ impl Candidates {
 
     /// Whether throughput still grows from one size to the last.
     ///
-    /// Where even throughput in proportion to the size would stay within the tolerance, that cannot be seen, so it is assumed.
+    /// A size so near to the last that even proportional growth would stay within the tolerance cannot show growth.
+    /// Growth is assumed then.
     pub(super) fn grows(&self, size: &Size, last: &Size) -> bool {
         let proportion = (real(last.size) / real(size.size)).ln();
         proportion <= -self.limits.margin() || reach(last, size).high >= GROWTH * proportion
@@ -129,7 +132,7 @@ pub(super) fn ratio(one: &Size, other: &Size) -> Estimate {
     one.level.zip(other.level).map_or(unknown, |(one, other)| one.minus(&other))
 }
 
-/// The interval of that logarithm: its ends are each passed with a probability of 5 %.
+/// The interval of that logarithm. The true value lies beyond each end with a probability of 5 %.
 pub(super) fn reach(one: &Size, other: &Size) -> Interval {
     ratio(one, other).interval(TWO_SIDED)
 }

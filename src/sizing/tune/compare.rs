@@ -1,12 +1,13 @@
-//! Whether one run of load was better or worse than another: what `wharf load --compare` says.
+//! Whether one run of load was better or worse than another: the comparison of `wharf load --compare`.
 //!
-//! Any thread. Knows no file format; it is handed the values of each second, or each batch, of both runs.
+//! Any thread. This module knows no file format; the caller passes the values of each second, or each batch, of both
+//! runs.
 
 use std::fmt;
 
 use super::statistics::{Interval, Summary, estimate_of_series};
 
-/// Which way is good.
+/// Whether a higher or a lower value is the better one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Better {
     /// Throughput.
@@ -15,43 +16,43 @@ pub enum Better {
     Lower,
 }
 
-/// What the comparison came to.
+/// The result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It got better, and by more than the tolerance.
+    /// The value got better, by more than the tolerance.
     Better,
-    /// It got worse, and by more than the tolerance.
+    /// The value got worse, by more than the tolerance.
     Worse,
-    /// It is the same within the tolerance.
+    /// The value is the same within the tolerance.
     Same,
-    /// The runs do not say: they are too short or too unsteady.
+    /// The runs are too short or too unsteady for a result.
     CannotTell,
 }
 
-/// Two runs, compared in one respect.
+/// Two runs, compared by one quantity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
-    /// The mean of the run that is compared with.
+    /// The mean of the base run.
     pub base: f64,
     /// The mean of the other run.
     pub new: f64,
-    /// `new / base − 1`: the change in parts of the base; `None` where one of the means is not above zero, or a run is too short.
+    /// `new / base − 1`: the change in parts of the base. `None` where a mean is not above zero, or a run is too short.
     pub change: Option<f64>,
     /// The interval that holds the true change with a confidence of 95 %.
     pub interval: Option<Interval>,
-    /// What follows.
+    /// The verdict that follows from the interval.
     pub verdict: Verdict,
 }
 
 /// Compares two runs by the values of their seconds or batches, in the order in which they were measured.
 ///
-/// `tolerance` is the change, in parts of the base (0.05: 5 %), that does not matter. The change is the same when the whole
-/// interval lies within the tolerance; it is better or worse when the interval excludes no change at all, and the change itself
-/// is beyond the tolerance. So a run that did not change is called worse 2.5 % of the time at most. Whoever compares several
-/// respects at once has to expect more.
+/// `tolerance` is the change, in parts of the base (0.05: 5 %), that does not matter. The change counts as the same
+/// when the whole interval lies within the tolerance. It counts as better or worse when the interval excludes zero and
+/// the change is beyond the tolerance. So an unchanged run is called worse 2.5 % of the time at most. A caller that
+/// compares several quantities at once must expect more.
 ///
-/// The interval is made on logarithms, so that `compare(a, b)` is the reverse of `compare(b, a)`; that, and that a ratio has two
-/// uncertain parts, is why it is not the difference in parts of the base's mean.
+/// The interval is made on logarithms, so that `compare(a, b)` is the reverse of `compare(b, a)`. A difference in parts
+/// of the base's mean would not be, and it would ignore that the base is uncertain too.
 pub fn compare(base: &[f64], new: &[f64], tolerance: f64, better: Better) -> Comparison {
     let mean = |values: &[f64]| Summary::of(values).map_or(f64::NAN, |sum| sum.mean);
     let unknown = Comparison {
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_change_is_hardly_ever_called_worse() {
+    fn an_unchanged_run_is_hardly_ever_called_worse() {
         for noise in [0.01, 0.05, 0.2] {
             let count = verdicts(0.0, noise, 20);
             assert!(count(Verdict::Worse) <= 40, "{noise}: {} worse", count(Verdict::Worse));
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_holds_the_true_change_as_often_as_it_says() {
+    fn the_interval_contains_the_true_change_95_times_in_100() {
         let mut random = fastrand::Rng::with_seed(5);
         let held = (0..2000).filter(|_| {
             let base = series(&mut random, 40.0, 0.1, 15);
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_without_values_or_errors_are_no_reason_to_fail() {
+    fn runs_without_values_or_without_errors_do_not_fail_the_comparison() {
         assert_eq!(compare(&[], &[1.0, 2.0], 0.05, Better::Higher).verdict, Verdict::CannotTell);
         assert_eq!(compare(&[1.0], &[1.0], 0.05, Better::Higher).verdict, Verdict::CannotTell);
         assert_eq!(compare(&[0.0, 0.0], &[0.0, 0.0], 0.05, Better::Lower).verdict, Verdict::Same);

@@ -1,4 +1,4 @@
-//! What others advise, and what a database allows: to be shown beside the measurement, which has the last word.
+//! Formulas that others advise, and the limits of a database. They are shown beside the measurement, which decides.
 //!
 //! Any thread; numbers in, numbers out.
 
@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use super::statistics::real;
 
-/// How many are inside on average: what arrives in a second, times how long each stays.
+/// The average number inside a system: the arrivals in a second, times the time that each stays.
 ///
-/// Connections are busy for throughput × service time, and requests wait in a queue for what is admitted × wait. It holds whatever
-/// the distributions are. Little (1961), "A proof for the queuing formula: L = λW".
+/// The busy sessions are throughput × service time, and the requests in a queue are the admitted ones × wait. The law
+/// holds for all distributions. Little (1961), "A proof for the queuing formula: L = λW".
 pub fn occupancy(per_second: f64, stay: Duration) -> f64 {
     per_second * stay.as_secs_f64()
 }
 
-/// How long a queue may be so that who joins it at its end waits for no longer than `wait`: Little's law, rounded down, and 1
-/// at least.
+/// The longest queue whose last request waits no longer than `wait`: Little's law, rounded down, and at least 1.
 pub fn queue_length(per_second: f64, wait: Duration) -> usize {
     #[expect(
         clippy::cast_possible_truncation,
@@ -29,23 +28,23 @@ pub fn queue_length(per_second: f64, wait: Duration) -> usize {
 
 /// Connections = cores × 2 + effective spindles.
 ///
-/// Cores are the database's, without hyper-threads. Spindles are 0 when the data that is used fits in memory, and come closer to
-/// the number of disks the less of it does; nobody has said what it is for SSDs. PostgreSQL wiki, "Number Of Database Connections";
-/// HikariCP wiki, "About Pool Sizing", from there.
+/// The cores are the database's, without hyper-threads. The spindles are 0 when all data in use fits in memory; with
+/// less of it in memory they approach the number of disks. No figure has been published for SSDs. PostgreSQL wiki,
+/// "Number Of Database Connections"; HikariCP wiki, "About Pool Sizing", quotes it.
 pub fn connections_by_cores(cores: usize, effective_spindles: usize) -> usize {
     cores.saturating_mul(2).saturating_add(effective_spindles)
 }
 
-/// The smallest pool with which threads that each hold several connections at once cannot wait for each other for ever:
-/// threads × (connections of each − 1) + 1.
+/// The smallest pool that cannot deadlock when each thread holds several sessions at once: threads × (sessions of each
+/// − 1) + 1.
 ///
-/// With one less each thread may hold all but its last, and none is left. HikariCP wiki, "About Pool Sizing", "Pool-locking". No
-/// best size, but a least one.
+/// With one session fewer, each thread may hold all but its last, and no session is left. HikariCP wiki, "About Pool
+/// Sizing", "Pool-locking". This is a lower bound, not the best size.
 pub fn connections_without_deadlock(threads: usize, connections_of_each: NonZeroUsize) -> usize {
     threads.saturating_mul(connections_of_each.get() - 1).saturating_add(1)
 }
 
-/// What PostgreSQL says about its connections.
+/// PostgreSQL's limits on sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
     /// `max_connections`.
@@ -54,23 +53,24 @@ pub struct Connections {
     pub superuser_reserved: usize,
     /// `reserved_connections`: kept for `pg_use_reserved_connections`; 0 before PostgreSQL 16.
     pub reserved: usize,
-    /// Client sessions that others have open now (`pg_stat_activity` without our own).
+    /// Client sessions that others have open now (`pg_stat_activity` without ours).
     pub others: usize,
 }
 
 impl Connections {
-    /// How many each of so many instances of the service may open, rounded down; `None` when that is none.
+    /// The number of sessions that each of these instances of the service may open, rounded down. `None` when no
+    /// session is left.
     ///
-    /// PostgreSQL documentation, "Connections and Authentication": connections are refused to ordinary roles when no more than the
-    /// reserved ones are free.
+    /// PostgreSQL documentation, "Connections and Authentication": ordinary roles are refused when only the reserved
+    /// connections are free.
     pub fn for_each_of(&self, instances: NonZeroUsize) -> Option<NonZeroUsize> {
         let taken = self.superuser_reserved.saturating_add(self.reserved).saturating_add(self.others);
         NonZeroUsize::new(self.max.saturating_sub(taken) / instances)
     }
 }
 
-/// The time that each request holds its connection, from the throughput of a pool that never idles: Little's law backwards.
-/// `None` without throughput.
+/// The time that each request holds its session, from the throughput of a pool that is always busy: Little's law,
+/// solved for the time. `None` without throughput.
 pub fn hold(pool_size: usize, per_second: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(real(pool_size) / per_second).ok()
 }

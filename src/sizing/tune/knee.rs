@@ -1,6 +1,6 @@
-//! The knee: the smallest size that gives as much as any, within a tolerance and with confidence.
+//! The knee: the smallest size whose throughput equals that of any other, within a tolerance and with confidence.
 //!
-//! Any thread. It goes by what `candidates` shows of the sizes, and by nothing else; the scalability law has no part in it.
+//! Any thread. The decision rests on the comparisons in `candidates` alone; the scalability law has no part in it.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -10,14 +10,14 @@ use super::candidates::{Candidates, Limits, ratio, reach, usable};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
 use super::statistics::{Interval, real};
 
-/// What the measurements say about the size to take.
+/// The conclusion from the measurements: the size to take, or the reason for its absence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// Past this size nothing is gained.
+    /// Throughput does not grow past this size.
     Knee(Knee),
-    /// Already the smallest size gives as much as any.
+    /// The smallest allowed size already has as much throughput as any.
     Flat(Knee),
-    /// Throughput still grows at the largest size that was allowed; its knee, if it has one, is further out.
+    /// Throughput still grows at the largest size that was allowed. A knee, if there is one, lies beyond it.
     AtLargest(Knee),
     /// No size meets the objective.
     NoneMeets {
@@ -26,36 +26,36 @@ pub enum Outcome {
         /// Its p99.
         p99: Duration,
     },
-    /// The measurements do not say.
+    /// The measurements do not decide.
     CannotTell(CannotTell),
 }
 
-/// The size to take, and what is known of it.
+/// The size to take, and its figures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Knee {
     /// The size to take: the smallest that is shown to be enough.
     pub size: usize,
-    /// Where the knee lies: every size below is shown to be too small, or to miss the objective.
+    /// The range of the knee: every smaller size is shown to be too small, or to miss the objective.
     pub band: RangeInclusive<usize>,
-    /// From `size` to this one throughput is the same, within the tolerance and as far as was measured.
+    /// From `size` up to this size throughput is the same, within the tolerance and as far as was measured.
     pub flat_to: usize,
-    /// The size with the highest mean of those that meet the objective.
+    /// Of the sizes that meet the objective, the one with the highest mean.
     pub best: usize,
     /// The throughput at `size`, in requests a second, with a confidence of 95 %.
     pub throughput: Interval,
-    /// The throughput at `size` in parts of the best, with a confidence of 95 %; 1 to 1 where it is the best.
+    /// The throughput at `size` in parts of the best, with a confidence of 95 %; from 1 to 1 where `size` is the best.
     pub of_best: Interval,
-    /// The median of its p99.
+    /// The median of the repetitions' p99 at `size`.
     pub p99: Duration,
-    /// The fastest size, where it is faster than the tolerance but misses the objective.
+    /// The fastest size, where it misses the objective and is faster than `size` by more than the tolerance.
     pub missed: Option<usize>,
 }
 
-/// Why the measurements do not say.
+/// Why the measurements do not decide.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum CannotTell {
-    /// No size was measured often enough, or none answered anything.
+    /// No size was measured often enough, or no size answered anything.
     TooFew {
         /// How many repetitions a size needs.
         needed: usize,
@@ -66,7 +66,7 @@ pub enum CannotTell {
         band: RangeInclusive<usize>,
         /// The standard deviation of a repetition, in parts of its throughput.
         noise: f64,
-        /// About how many repetitions of each size it would take.
+        /// About how many repetitions of each size would be enough.
         needed: usize,
     },
 }
@@ -95,7 +95,7 @@ pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
         return too_noisy(chosen.size);
     }
     let last = candidates.all.last().unwrap_or(best);
-    // Larger sizes that miss the objective, or at which something went unanswered altogether.
+    // Larger sizes exist that miss the objective, or that left requests without any good answer.
     let is_above = |size: &Size| size.size > last.size && size.repetitions >= REPETITIONS_MIN;
     let cut_off = measurements.sizes().iter().any(is_above);
     if !cut_off && candidates.grows(chosen, last) {
@@ -108,8 +108,8 @@ pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
     if chosen.size == limits.smallest { Outcome::Flat(knee) } else { Outcome::Knee(knee) }
 }
 
-/// About how many repetitions tell sizes apart: a standard error of a difference (√(2/n) · noise) of which 1.7 fit into half of
-/// the tolerance.
+/// About how many repetitions tell two sizes apart: with these, 1.7 standard errors of a difference (√(2/n) · noise)
+/// fit into half of the tolerance.
 fn repetitions_needed(noise: f64, limits: Limits) -> usize {
     let needed = 2.0 * (1.7 * noise / (limits.tolerance / 2.0)).powi(2);
     #[expect(
@@ -122,11 +122,11 @@ fn repetitions_needed(noise: f64, limits: Limits) -> usize {
 }
 
 impl Candidates {
-    /// What is known of a size that is to be taken.
+    /// The figures of the size to take.
     fn knee(&self, size: &Size, lowest: usize, sizes: &[Size]) -> Knee {
         let best = self.best().unwrap_or(size);
         let flat = |other: &&Size| {
-            // It ends where a size is more likely below the tolerance than not: one standard error.
+            // The flat range ends at a size that is more likely below the tolerance than not: by one standard error.
             let difference = ratio(other, best);
             difference.value + difference.error >= self.limits().margin()
         };
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_knee_is_the_smallest_that_is_enough() {
+    fn the_knee_is_the_smallest_size_that_is_enough() {
         let sizes =
             [(1, 100.0, 9), (4, 400.0, 9), (5, 500.0, 9), (6, 600.0, 9), (8, 602.0, 9), (20, 598.0, 9)];
         let Outcome::Knee(knee) = decide(&measured(&sizes), Limits::up_to(20)) else { panic!("a knee") };
@@ -237,20 +237,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_may_be_the_knee() {
+    fn a_size_that_was_not_measured_may_be_the_knee() {
         let sizes = [(1, 100.0, 9), (2, 200.0, 9), (4, 400.0, 9), (8, 602.0, 9), (16, 600.0, 9)];
         assert_eq!(said(&sizes, 16), "flat from 8 to 16, take 8 (the knee is between 5 and 8)");
     }
 
     #[test]
-    fn a_fall_ends_what_is_flat() {
+    fn a_fall_in_throughput_ends_the_flat_range() {
         let sizes =
             [(4, 400.0, 9), (5, 500.0, 9), (6, 600.0, 9), (8, 590.0, 9), (16, 500.0, 9), (32, 400.0, 9)];
         assert_eq!(said(&sizes, 32), "flat from 6 to 8, take 6");
     }
 
     #[test]
-    fn the_smallest_and_the_largest_are_no_knees() {
+    fn the_smallest_and_the_largest_size_are_not_called_knees() {
         let flat = [(1, 100.0, 9), (2, 101.0, 9), (4, 99.0, 9)];
         assert!(matches!(decide(&measured(&flat), Limits::up_to(4)), Outcome::Flat(_)));
         assert_eq!(said(&flat, 4), "flat from 1 to 4, take 1");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_misses_the_objective_is_not_taken() {
+    fn a_size_that_misses_the_objective_is_not_taken() {
         let sizes = [(1, 100.0, 9), (2, 200.0, 30), (4, 400.0, 60), (8, 800.0, 90)];
         assert_eq!(said(&sizes, 8), "take 2; 8 is faster, but misses the objective");
         let slow = [(1, 100.0, 80), (2, 200.0, 70), (4, 200.0, 90)];
@@ -268,13 +268,13 @@ mod tests {
         assert_eq!(
             said(&refused, 8),
             "take 4 (the knee is between 3 and 4)",
-            "8 answers nothing, so it is no matter of growth"
+            "8 answers nothing, so throughput does not grow up to it"
         );
         assert_eq!(said(&slow, 4), "no size meets the objective; 2 comes closest, with a p99 of 70.0ms");
     }
 
     #[test]
-    fn too_little_is_nothing_to_decide_from() {
+    fn too_few_measurements_decide_nothing() {
         let few = Outcome::CannotTell(CannotTell::TooFew { needed: 3 });
         assert_eq!(decide(&Measurements::default(), Limits::up_to(4)), few);
         let all: Measurements = measured(&[(1, 100.0, 9)]).of(1)[..2].iter().copied().collect();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_given_as_the_reason_with_what_it_would_take() {
+    fn noise_is_named_as_the_reason_with_the_repetitions_needed() {
         let all: Measurements = [1, 2, 4]
             .into_iter()
             .flat_map(|size| [60.0, 100.0, 140.0].map(|x| (size, x)))

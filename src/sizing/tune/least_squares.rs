@@ -4,18 +4,19 @@
 
 /// One equation of a least-squares problem.
 pub(super) struct Row {
-    /// What the coefficients are multiplied with.
+    /// The factors of the coefficients.
     pub(super) terms: [f64; 3],
-    /// What the sum should be.
+    /// The value that the sum should have.
     pub(super) target: f64,
-    /// How much its square counts.
+    /// The weight of the squared error.
     pub(super) weight: f64,
 }
 
 /// Least squares with coefficients that are not negative, the first of them above zero.
 ///
-/// The solution has some coefficients at zero and is the plain solution for the others. There are four choices, so each is tried;
-/// Lawson and Hanson's algorithm finds the same for many.
+/// The solution has some coefficients at zero and is the plain least-squares solution for the others. The second and
+/// the third coefficient may each be zero, which makes four cases, so each case is tried. For many coefficients Lawson
+/// and Hanson's algorithm finds the same solution.
 pub(super) fn not_negative(rows: &[Row]) -> Option<[f64; 3]> {
     let used = [[true, false, false], [true, true, false], [true, false, true], [true, true, true]];
     let solutions = used.into_iter().filter_map(|used| solve(rows, used));
@@ -26,13 +27,13 @@ pub(super) fn not_negative(rows: &[Row]) -> Option<[f64; 3]> {
     valid.min_by(|one, other| cost(one).total_cmp(&cost(other)))
 }
 
-/// Plain least squares with some of the terms, by the normal equations and Cholesky's decomposition. The terms are scaled to the
-/// same length before, because N(N − 1) is a thousand times as large as 1.
+/// Plain least squares with some of the terms, by the normal equations and Cholesky's decomposition. The terms are
+/// first scaled to the same length, because N(N − 1) is a thousand times as large as 1.
 fn solve(rows: &[Row], used: [bool; 3]) -> Option<[f64; 3]> {
     let mut scale = [0.0; 3];
     for (index, scale) in scale.iter_mut().enumerate() {
         let square: f64 = rows.iter().map(|row| row.weight * row.terms[index].powi(2)).sum();
-        // A term that is zero everywhere, as N − 1 at size 1 alone, cannot be used.
+        // A term that is zero in all rows, such as N − 1 at size 1 alone, cannot be used.
         *scale = if used[index] && square > 0.0 { 1.0 / square.sqrt() } else { 0.0 };
     }
     let scaled = |row: &Row, index: usize| row.terms[index] * scale[index];
@@ -44,7 +45,7 @@ fn solve(rows: &[Row], used: [bool; 3]) -> Option<[f64; 3]> {
             let mut sum: f64 = rows.iter().map(|row| row.weight * scaled(row, i) * scaled(row, j)).sum();
             sum -= (0..j).map(|k| lower[i][k] * lower[j][k]).sum::<f64>();
             lower[i][j] = match (i == j, scale[i] > 0.0) {
-                // A term that is left out keeps its coefficient at zero.
+                // An unused term keeps its coefficient at zero.
                 (true, false) => 1.0,
                 (true, true) if sum <= 1e-12 => return None,
                 (true, true) => sum.sqrt(),
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_row_speaks_of_has_no_solution_or_is_zero() {
+    fn a_coefficient_without_rows_is_zero_or_has_no_solution() {
         assert_eq!(not_negative(&[]), None);
         let row = |target| Row { terms: [1.0, 0.0, 0.0], target, weight: 1.0 };
         let [mean, others @ ..] = not_negative(&[row(2.0), row(4.0)]).expect("there is a solution");

@@ -1,6 +1,6 @@
-//! What was measured at each size, and how sure it is.
+//! The measurements of each size, and how certain they are.
 //!
-//! Any thread. A size is whatever is varied: connections of the pool, or workers.
+//! Any thread. A size is the varied quantity: the sessions of the pool, or the workers.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -9,31 +9,31 @@ use std::time::Duration;
 use super::rounds::{Observation, Rounds};
 use super::statistics::{Estimate, Interval, Summary, quantile, real};
 
-/// Below this many repetitions nothing is concluded from a size.
+/// A size with fewer repetitions than this allows no conclusion.
 pub(super) const REPETITIONS_MIN: usize = 3;
 
-/// The variance that the other sizes show counts as much as this many values of a size itself.
+/// The variance of the other sizes counts as much as this many values of the size itself.
 ///
-/// Three repetitions alone know their spread so badly that an interval has to be three times as wide as theirs is with many.
-/// Repetitions of neighbouring sizes vary much alike, on one machine in the same minutes. A few degrees of freedom from there
-/// help, and still leave a size whose spread is its own most of the say once it has a few repetitions. Smyth (2004), "Linear
-/// models and empirical Bayes methods", moderates variances in this way.
+/// The spread of three repetitions is so uncertain that their interval must be three times as wide as with many. But
+/// repetitions of neighbouring sizes, on one machine in the same minutes, vary much alike. A few degrees of freedom
+/// borrowed from them help. After a few repetitions a size with an unusual spread still decides most of its own
+/// interval. Smyth (2004), "Linear models and empirical Bayes methods", moderates variances in this way.
 const BORROWED_FREEDOM: f64 = 4.0;
 
 /// One repetition at one size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measurement {
-    /// What was varied: connections, or workers.
+    /// The varied quantity: sessions, or workers.
     pub size: usize,
-    /// The round in which it was measured, as the planner said: what is measured in one round is measured close together.
+    /// The round of the measurement, from the planner. The measurements of one round are made close together in time.
     pub round: usize,
-    /// Requests a second that were answered well.
+    /// Good answers a second.
     pub throughput: f64,
-    /// The latency that half of the requests stay within.
+    /// The median latency.
     pub p50: Duration,
     /// The latency that 99 % of the requests stay within.
     pub p99: Duration,
-    /// Whether it met the objective, such as `p99<50ms`; true where there is none.
+    /// Whether the measurement met the objective, such as `p99<50ms`; true without an objective.
     pub meets_objective: bool,
 }
 
@@ -41,11 +41,11 @@ pub struct Measurement {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measurements {
     by_size: BTreeMap<usize, Vec<Measurement>>,
-    /// What they come to, until another is added.
+    /// The analysis of all measurements, kept until another measurement is added.
     analysis: OnceLock<Analysis>,
 }
 
-/// What all measurements together come to.
+/// The analysis of all measurements together.
 #[derive(Clone, Debug, PartialEq)]
 struct Analysis {
     sizes: Vec<Size>,
@@ -54,81 +54,82 @@ struct Analysis {
     drift: f64,
 }
 
-/// What the repetitions at one size come to.
+/// The summary of the repetitions at one size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Size {
     /// The size.
     pub size: usize,
-    /// How often it was measured.
+    /// How often this size was measured.
     pub repetitions: usize,
     /// The mean throughput, in requests a second: the geometric mean, because a slow machine slows everything by a factor.
     pub throughput: f64,
-    /// The interval that holds the true throughput with a confidence of 95 %; `None` while there is one repetition of everything.
+    /// The interval that holds the true throughput with a confidence of 95 %; `None` while nothing has been repeated.
     pub interval: Option<Interval>,
-    /// The median of its repetitions' p50.
+    /// The median of the repetitions' p50.
     pub p50: Duration,
-    /// The median of its repetitions' p99.
+    /// The median of the repetitions' p99.
     pub p99: Duration,
-    /// In how many repetitions it met the objective.
+    /// How many repetitions met the objective.
     pub met: usize,
     /// The logarithm of the throughput.
     pub(super) level: Option<Estimate>,
 }
 
 impl Size {
-    /// Whether it meets the objective: in every repetition, but for one in five, because what happens now and then (a checkpoint
-    /// of the database) happens in some repetition of each size.
+    /// Whether the size meets the objective: at most one repetition in five may miss it. Rare events, such as a
+    /// checkpoint of the database, hit some repetition of each size.
     pub fn meets_objective(&self) -> bool {
         let missed = self.repetitions - self.met;
         self.repetitions > 0 && missed <= self.repetitions / 5
     }
 
-    /// Whether its repetitions disagree about the objective.
+    /// Whether the repetitions of this size disagree about the objective.
     pub(super) fn is_contested(&self) -> bool {
         self.met > 0 && self.met < self.repetitions
     }
 }
 
 impl Measurements {
-    /// Adds one.
+    /// Adds one measurement.
     pub fn push(&mut self, measurement: Measurement) {
         self.by_size.entry(measurement.size).or_default().push(measurement);
         self.analysis.take();
     }
 
-    /// How many there are.
+    /// How many measurements there are.
     pub fn count(&self) -> usize {
         self.by_size.values().map(Vec::len).sum()
     }
 
-    /// How many there are of this size.
+    /// How many measurements of this size there are.
     pub fn repetitions(&self, size: usize) -> usize {
         self.of(size).len()
     }
 
-    /// Those of one size, in the order in which they came.
+    /// The measurements of one size, in the order in which they came.
     pub fn of(&self, size: usize) -> &[Measurement] {
         self.by_size.get(&size).map_or(&[], Vec::as_slice)
     }
 
-    /// By how much repetitions vary within a round: the standard deviation of the throughput in parts of it, over all sizes; `None`
-    /// while nothing was repeated.
+    /// How much repetitions vary within a round: the standard deviation of the throughput in parts of it, over all
+    /// sizes. `None` while nothing was repeated.
     pub fn noise(&self) -> Option<f64> {
         self.analysis().noise
     }
 
-    /// By how much rounds differ, which is taken off the sizes' throughputs: the standard deviation in parts of the throughput; 0
-    /// where it is no more than chance.
+    /// How much rounds differ: the standard deviation in parts of the throughput, or 0 where the difference may be
+    /// chance. The analysis removes this difference from the sizes' throughputs.
     pub fn drift(&self) -> f64 {
         self.analysis().drift
     }
 
-    /// What each size comes to, the smallest first.
+    /// The summary of each size, the smallest first.
     pub fn sizes(&self) -> &[Size] {
         &self.analysis().sizes
     }
 
-    /// The logarithms of the throughputs, without what rounds add to them, of each size that answered in every repetition.
+    /// The logarithms of the throughputs, without the effects of rounds, of each size that answered in every
+    /// repetition.
     pub(super) fn logarithms(&self) -> &[(usize, Vec<f64>)] {
         &self.analysis().logarithms
     }
@@ -184,14 +185,14 @@ struct Spread {
 }
 
 impl Spread {
-    /// `taken`: the part of the degrees of freedom that rounds took.
+    /// `taken`: the part of the degrees of freedom that the effects of rounds used up.
     fn of(values: &[f64], taken: f64) -> Option<Self> {
         let summary = Summary::of(values).filter(|summary| summary.count > 1)?;
         let left = 1.0 - taken;
         Some(Self { variance: summary.variance / left, freedom: real(summary.count - 1) * left })
     }
 
-    /// Of several sizes together; `None` when there are none.
+    /// The joint spread of several sizes; `None` without any.
     fn pool<'a>(spreads: impl Iterator<Item = &'a Self>) -> Option<Self> {
         let (squares, freedom) = spreads.fold((0.0, 0.0), |(squares, freedom), spread| {
             (squares + spread.variance * spread.freedom, freedom + spread.freedom)
@@ -200,7 +201,7 @@ impl Spread {
     }
 }
 
-/// `None` when one of them answered nothing: that is no throughput which varies by a factor.
+/// `None` when a repetition answered nothing: such a throughput of zero has no logarithm.
 fn observations(all: &[Measurement]) -> Option<Vec<Observation>> {
     let positive = |one: &Measurement| one.throughput > 0.0 && one.throughput.is_finite();
     let observe =
@@ -223,7 +224,7 @@ fn summarize(size: usize, all: &[Measurement], level: Option<Estimate>) -> Size 
     }
 }
 
-/// The mean of the logarithms, with the spread that a size and the others show together.
+/// The mean of the logarithms, with a spread from this size and the others together.
 fn level(values: &[f64], own: Option<Spread>, others: Option<Spread>, widening: f64) -> Option<Estimate> {
     let mean = Summary::of(values)?.mean;
     let borrowed = others.map(|others| Spread { freedom: others.freedom.min(BORROWED_FREEDOM), ..others });
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn few_repetitions_borrow_what_others_know_of_the_noise() {
+    fn a_size_with_few_repetitions_borrows_the_noise_of_others() {
         let level = |all: &Measurements| all.sizes()[0].level.expect("an estimate");
         let mut all: Measurements = [99.0, 100.0, 101.0].map(|x| measurement(1, x, 1)).into_iter().collect();
         let alone = level(&all);
@@ -290,7 +291,7 @@ mod tests {
         let together = level(&all);
         assert!((together.freedom - 6.0).abs() < 1e-9);
         assert!((together.error - alone.error).abs() < 1e-9);
-        // A size that varies by itself is not made out to be steady.
+        // A size with an unusual spread is not made to look steady.
         let mut unsteady = all.clone();
         for x in [50.0, 150.0, 70.0, 130.0, 90.0, 110.0] {
             unsteady.push(measurement(1, x, 1));

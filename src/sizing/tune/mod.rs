@@ -1,8 +1,9 @@
-//! Sizes with evidence: what to measure next, what the measurements say, and the configuration that follows from them.
+//! Finds sizes by measurement: the next size to measure, the conclusion from the measurements, and the configuration
+//! that follows.
 //!
-//! Main thread. [`tune`] runs the server and the load on it (`subject`, `sweep`). Everything else is arithmetic on numbers and
-//! text: no clock, no socket, no file, and no randomness but from a seed, so that every decision can be tested by simulation
-//! and repeated from its measurements.
+//! Main thread. [`tune`] runs the server and the load on it (`subject`, `sweep`). Everything else is arithmetic on
+//! numbers and text, without clock, socket or file. Random numbers come from a seed. So every decision can be tested by
+//! simulation and repeated from its measurements.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
@@ -51,28 +52,28 @@ use crate::server::{ReloadError, StartError};
 use crate::sizing::load::{self, Objective};
 use crate::sizing::{Traffic, TrafficError};
 
-/// What is to be found out.
+/// The task of a run: limits, objectives and time.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The most connections that may be tried.
+    /// The most sessions that may be tried.
     pub largest: usize,
-    /// What each measurement is held to, such as `p99<50ms`.
+    /// The objectives of each measurement, such as `p99<50ms`.
     pub objectives: Vec<Objective>,
-    /// For the whole run; it ends earlier when it knows enough, and late by a few measurements at most.
+    /// The time for the whole run. The run ends earlier when it has its answer, and late by a few measurements at most.
     pub time: Duration,
-    /// Of the order in which sizes are measured.
+    /// The seed of the order in which sizes are measured.
     pub seed: u64,
 }
 
-/// What a run is doing.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Progress {
     /// One measurement of a sweep.
     Measured {
-        /// Of what.
+        /// The sweep that the measurement belongs to.
         stage: Stage,
-        /// What it came to.
+        /// The measurement.
         measurement: Measurement,
         /// The time that the sweep may still take.
         left: Duration,
@@ -81,12 +82,12 @@ pub enum Progress {
     Proved(Level),
 }
 
-/// What is varied.
+/// The quantity that a sweep varies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The pool's connections, with a worker for each.
+    /// The pool's sessions, with a worker for each.
     Pool,
-    /// The workers, with the connections that were chosen.
+    /// The workers, with the chosen number of sessions.
     Workers,
 }
 
@@ -94,44 +95,44 @@ pub enum Stage {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server does not start.
+    /// The server did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// It does not take other sizes.
+    /// The server did not accept other sizes.
     #[error("the sizes cannot be changed: {0}")]
     Reload(#[from] ReloadError),
-    /// There is nothing to ask.
+    /// No requests can be drawn for the load.
     #[error(transparent)]
     Traffic(#[from] TrafficError),
-    /// The load cannot be made.
+    /// The load could not be made.
     #[error(transparent)]
     Load(#[from] load::Error),
-    /// The database does not let so many connections in.
+    /// The database did not allow that many sessions.
     #[error("the pool has {open} connections after 10 s; expected {wanted}")]
     Pool {
-        /// How many there were to be.
+        /// The number of sessions that were to be open.
         wanted: usize,
-        /// How many there are.
+        /// The number of sessions that are open.
         open: usize,
     },
-    /// Requests fail, and a server that fails says nothing about its sizes.
+    /// Requests fail, and a failing server shows nothing about its sizes.
     #[error("{percent:.1} % of the requests fail before anything is measured: {statuses}")]
     Failing {
-        /// How many.
+        /// The part of the requests that failed, in percent.
         percent: f64,
-        /// What they were answered.
+        /// The statuses and failures, with their counts.
         statuses: String,
     },
-    /// Somebody has stopped it.
+    /// The run was stopped from outside.
     #[error("stopped")]
     Stopped,
 }
 
-/// Measures sizes of the pool and the workers on the configuration's own database, bounds the queue, and proves the result
-/// under more load than it can serve. `traffic` says what the server at an address is asked.
+/// Measures sizes of the pool and the workers on the configuration's own database, bounds the queue, and proves the
+/// result under more load than the server can serve. `traffic` gives the requests for the server at an address.
 ///
 /// # Errors
-/// When the server does not start or requests fail; what the measurements do not say is in the result.
+/// The server does not start, or requests fail. Inconclusive measurements are no error; the result names them.
 pub fn tune(
     config: &Config,
     request: &Request,
@@ -146,5 +147,5 @@ pub fn tune(
     Run { request, queue: config.queue.clone(), subject, observe }.whole()
 }
 
-/// Connections that fill the database's caches before anything is measured.
+/// The sessions that fill the database's caches before the first measurement.
 const WARM_POOL: usize = 4;

@@ -1,8 +1,8 @@
 //! Which size to measure next.
 //!
-//! Main thread. A planner without a clock: it is told what was measured and how much time is left, and names one size, or says
-//! that it is done. Sizes are measured in rounds of shuffled order, and new ones beside some that are known, so that a machine that
-//! gets slower can be told from a size that is slower (`rounds`).
+//! Main thread. The planner has no clock. It receives the measurements and the time that is left, and names the next
+//! size, or says that the sweep is done. Sizes are measured in rounds of shuffled order. New sizes share their rounds
+//! with some known sizes. So a machine that gets slower can be told from a slower size (`rounds`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use super::knee::{Outcome, decide};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
 use super::statistics::real;
 
-/// A size whose repetitions disagree about the objective is measured up to so many times: then one of them may miss it.
+/// A size whose repetitions disagree about the objective is measured up to this often. One repetition may then miss it.
 const REPETITIONS_CONTESTED: usize = 5;
 
-/// What to do next.
+/// The next step of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Next {
     /// Measure this size once.
@@ -25,16 +25,16 @@ pub enum Next {
         /// The round that the measurement belongs to.
         round: usize,
     },
-    /// Decide with what there is.
+    /// Decide with the measurements so far.
     Done(Stop),
 }
 
 /// Why nothing more is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
-    /// More would not change the answer, or by less than the tolerance.
+    /// More measurements would not change the answer, or only by less than the tolerance.
     Settled,
-    /// The time left is too short for another measurement, or for a new size measured often enough to count.
+    /// The time that is left is too short for another measurement, or for enough repetitions of a new size.
     OutOfTime,
 }
 
@@ -46,24 +46,24 @@ pub struct Planner {
     random: fastrand::Rng,
     /// The number of the round.
     round: usize,
-    /// What is left of it.
+    /// The sizes that remain in this round.
     sizes: Vec<usize>,
 }
 
 impl Planner {
-    /// A sweep within these limits, in which one measurement takes `each` (above zero), with resizing and warming up. The same
-    /// seed gives the same order.
+    /// A sweep within these limits. `each` (above zero) is the time of one measurement, with resizing and warming up.
+    /// The same seed gives the same order.
     pub fn new(limits: Limits, each: Duration, seed: u64) -> Self {
         Self { limits, each, random: fastrand::Rng::with_seed(seed), round: 0, sizes: Vec::new() }
     }
 
-    /// The least time that a sweep needs to say anything: each of the first sizes three times.
+    /// The least time for a sweep with any result: three measurements of each of the first sizes.
     pub fn time_min(&self) -> Duration {
         let count = doublings(self.limits).len() * REPETITIONS_MIN;
         self.each.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
-    /// What to do, given all measurements so far and the time that is left.
+    /// The next step, given all measurements so far and the time that is left.
     pub fn next(&mut self, measurements: &Measurements, left: Duration) -> Next {
         if left < self.each {
             return Next::Done(Stop::OutOfTime);
@@ -75,14 +75,14 @@ impl Planner {
         }
         match self.sizes.pop() {
             Some(size) => Next::Measure { size, round: self.round },
-            // Sizes that there was no time to begin with.
+            // New sizes remain, but there is no time to begin with them.
             None if !next_sizes(measurements, self.limits).is_empty() => Next::Done(Stop::OutOfTime),
             None => Next::Done(Stop::Settled),
         }
     }
 
-    /// Each size that lacks repetitions, and beside new sizes those that are still undecided, and some that they can be compared
-    /// with in the same minutes.
+    /// The sizes that lack repetitions. A round with new sizes also has the undecided sizes, and some known sizes for
+    /// comparison in the same minutes.
     fn sizes_of_round(&self, measurements: &Measurements, left: Duration) -> BTreeSet<usize> {
         let first = doublings(self.limits);
         let mut sizes: BTreeSet<usize> =
@@ -103,7 +103,7 @@ impl Planner {
         sizes
     }
 
-    /// As many new sizes as can be measured often enough to count.
+    /// As many new sizes as there is time to measure three times.
     fn affordable(&self, mut sizes: Vec<usize>, left: Duration) -> Vec<usize> {
         let fits = left.as_nanos() / self.each.as_nanos().max(1) / REPETITIONS_MIN as u128;
         sizes.truncate(usize::try_from(fits).unwrap_or(usize::MAX));
@@ -111,10 +111,11 @@ impl Planner {
     }
 }
 
-/// The sizes that should be measured too: first 1, 2, 4, 8, … and the largest, then what lies between those that matter.
+/// The new sizes that should be measured: first 1, 2, 4, 8, … and the largest, then sizes between those that matter.
 ///
-/// Goes by the means, so it is worth asking when every size was measured three times; it is asked again after each
-/// answer, and has none when the knee lies between neighbours and the highest throughput is not in a wide gap.
+/// The function compares means, so every size should have been measured three times before a call. Each call follows
+/// new measurements. No size is left when the knee lies between neighbours and the highest throughput is not beside a
+/// wide gap.
 pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     let mut wanted = doublings(limits);
     wanted.retain(|size| measurements.repetitions(*size) == 0);
@@ -131,12 +132,13 @@ pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     };
     let below = |size: usize| sizes.iter().rfind(|other| other.size < size);
     let above = |size: usize| sizes.iter().find(|other| other.size > size);
-    // To one connection for a knee up to 39; above, within 5 % of it, which is the throughput's tolerance.
+    // The knee is located to one session up to a knee of 39. Above that it is located to within 5 % of itself, which is
+    // the tolerance of the throughput.
     let step = nearest.size / 20;
     if let Some(low) = below(nearest.size) {
         let proportion = (real(nearest.size) / real(low.size)).ln();
         let growth = (nearest.throughput / low.throughput).ln() / proportion;
-        // Where throughput follows the size up to the largest, there is no knee to look for.
+        // Where throughput grows in proportion up to the largest size, there is no knee to look for.
         if nearest.size < limits.largest || growth < 0.9 || !low.meets_objective() {
             middle(low.size, nearest.size, step);
         }
@@ -150,7 +152,7 @@ pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     if let Some(low) = below(best.size).filter(|low| best.size > nearest.size && matters(low)) {
         middle(low.size, best.size, best.size / 4);
     }
-    // A knee that is just missed at one size should be found at the next, and not at the one after a gap.
+    // When a size just misses being the knee, the next size is tried, so that the knee is not placed after a gap.
     let next = nearest.size + step.max(1);
     let mut rivals = candidates.all.iter().filter(|other| !candidates.is_within(nearest, other));
     if candidates.chosen().is_none_or(|chosen| chosen.size > next)
@@ -166,7 +168,7 @@ pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     wanted
 }
 
-/// The smallest size, doubled until the largest, which is always one of them.
+/// The smallest size, doubled up to the largest. The largest is always included.
 fn doublings(limits: Limits) -> Vec<usize> {
     let first = limits.smallest.max(1);
     let double = |size: &usize| size.checked_mul(2);
@@ -176,7 +178,8 @@ fn doublings(limits: Limits) -> Vec<usize> {
     sizes
 }
 
-/// What new sizes are compared with: the best, and the nearest to the knee or, where that is the best, the one below it.
+/// The known sizes to compare new sizes with: the best, and the one nearest to the knee. Where these are the same, the
+/// size below it is the second.
 fn anchors(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     let sizes = usable(measurements);
     let candidates = Candidates::of(&sizes, limits);
@@ -186,7 +189,7 @@ fn anchors(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     best.into_iter().chain(other).map(|size| size.size).collect()
 }
 
-/// The sizes of which more repetitions would make the answer surer.
+/// The sizes whose further repetitions would make the answer more certain.
 fn undecided(measurements: &Measurements, limits: Limits) -> BTreeSet<usize> {
     let sizes = usable(measurements);
     let candidates = Candidates::of(&sizes, limits);
@@ -196,7 +199,8 @@ fn undecided(measurements: &Measurements, limits: Limits) -> BTreeSet<usize> {
         .map(|size| size.size)
         .collect();
     let (Some(best), Some(nearest)) = (candidates.best(), candidates.nearest()) else { return more };
-    // Half of the tolerance is sharp enough for an answer that names one size; it is worth more to get one that does.
+    // An interval of half the tolerance is enough for an answer that names one size. An answer without a single size
+    // deserves more repetitions.
     let part = match decide(measurements, limits) {
         Outcome::Knee(knee) | Outcome::Flat(knee) if knee.band.start() == knee.band.end() => 0.5,
         Outcome::AtLargest(_) | Outcome::NoneMeets { .. } => 0.5,
@@ -210,7 +214,7 @@ fn undecided(measurements: &Measurements, limits: Limits) -> BTreeSet<usize> {
     let open = |size: &&Size| !candidates.is_too_small(size) && !candidates.is_enough(size);
     let below = candidates.all.iter().filter(|size| size.size < nearest.size);
     below.filter(open).for_each(|size| compare(size, best));
-    // If the nearest is not enough, then the best is, once it is compared sharply with everyone.
+    // If the nearest size is not enough, the best is, once it is compared sharply with all others.
     let goals = if candidates.chosen().is_some() { vec![nearest] } else { vec![nearest, best] };
     for goal in goals {
         let rivals = candidates.all.iter().filter(|other| !candidates.is_within(goal, other));
@@ -246,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_doubled_up_to_the_largest() {
+    fn the_first_sizes_double_up_to_the_largest() {
         assert_eq!(doublings(Limits::up_to(20)), [1, 2, 4, 8, 16, 20]);
         assert_eq!(doublings(Limits::up_to(16)), [1, 2, 4, 8, 16]);
         assert_eq!(doublings(Limits::up_to(1)), [1]);
@@ -255,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_knee_is_closed_in_on() {
+    fn the_gap_around_the_knee_is_halved_until_it_is_closed() {
         let mut all = measured(&[(1, 100.0), (2, 200.0), (4, 400.0), (8, 600.0), (16, 600.0), (20, 600.0)]);
         let mut asked = Vec::new();
         loop {
@@ -272,19 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_in_a_gap_is_looked_for() {
+    fn a_peak_inside_a_gap_is_searched_for() {
         let all = measured(&[(1, 100.0), (2, 190.0), (4, 350.0), (8, 580.0), (16, 700.0), (32, 500.0)]);
         assert_eq!(next_sizes(&all, Limits::up_to(32)), [12, 24]);
     }
 
     #[test]
-    fn nothing_is_looked_for_where_throughput_follows_the_size() {
+    fn no_size_is_added_where_throughput_grows_with_the_size() {
         let all = measured(&[(1, 100.0), (2, 200.0), (4, 400.0), (8, 800.0)]);
         assert!(next_sizes(&all, Limits::up_to(8)).is_empty());
     }
 
     #[test]
-    fn each_round_has_every_size_once_in_an_order_of_its_own() {
+    fn each_round_has_every_size_once_in_a_new_order() {
         let order = |seed| {
             let mut planner = Planner::new(Limits::up_to(20), SECOND, seed);
             let mut all = Measurements::default();
@@ -297,7 +301,7 @@ mod tests {
             order
         };
         let first = order(1);
-        assert_eq!(first.len(), 18, "it is flat, and that is clear");
+        assert_eq!(first.len(), 18, "the curve is clearly flat");
         for round in first.chunks(6) {
             let mut round = round.to_vec();
             round.sort_unstable();
@@ -309,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn time_that_is_up_ends_it_at_once() {
+    fn a_sweep_ends_as_soon_as_its_time_is_up() {
         let mut planner = Planner::new(Limits::up_to(20), SECOND, 0);
         assert_eq!(planner.time_min(), 18 * SECOND);
         let all = Measurements::default();
@@ -318,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn a_new_size_is_only_begun_when_it_can_be_finished() {
+    fn a_new_size_begins_only_with_time_for_all_its_repetitions() {
         let all = measured(&[(1, 100.0), (2, 200.0), (4, 400.0), (8, 600.0)]);
         let limits = Limits::up_to(8);
         assert_eq!(next_sizes(&all, limits), [6]);
         let mut planner = Planner::new(limits, SECOND, 0);
         assert_eq!(planner.next(&all, 2 * SECOND), Next::Done(Stop::OutOfTime));
-        // It is measured beside what it is compared with, in one round.
+        // The new size is measured in one round with the sizes that it is compared with.
         let round: BTreeSet<Next> = (0..3).map(|_| planner.next(&all, 9 * SECOND)).collect();
         assert_eq!(round, [4, 6, 8].map(|size| Next::Measure { size, round: 2 }).into());
     }

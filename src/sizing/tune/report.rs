@@ -1,6 +1,6 @@
-//! What a run has found, as one value for the terminal, JSON and the page.
+//! The result of a run, as one value for the terminal, JSON and the page.
 //!
-//! Main thread. JSON has units last in its names.
+//! Main thread. Names in JSON end in their unit.
 
 use std::time::Duration;
 
@@ -14,24 +14,24 @@ use super::{CannotTell, Fit, Model, Outcome, Request, Value, fit};
 use crate::config::Config;
 use crate::database::display_url;
 
-/// Pieces of a drawn curve.
+/// The number of pieces of the drawn curve.
 const CURVE: u32 = 48;
 
-/// All that is known at the end.
+/// All figures of a finished run.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// The version that made it.
+    /// The version of wharf that made the report.
     pub wharf: &'static str,
     /// The database, without its password.
     pub database: String,
-    /// Processor cores of this machine, which server and load share, and the database where it is here too.
+    /// Processor cores of this machine. Server and load share them, and so does a database on the same machine.
     pub cores: usize,
-    /// The most connections that were tried, and why not more.
+    /// The most connections that were tried.
     pub largest: usize,
-    /// Why not more.
+    /// Why no more connections were tried.
     pub largest_because: String,
-    /// What each measurement was held to.
+    /// The objectives of each measurement.
     pub objectives: Vec<String>,
     /// How long the run took.
     pub took_s: f64,
@@ -41,11 +41,11 @@ pub struct Report {
     pub workers: SweepReport,
     /// Good answers a second at the recommended sizes.
     pub capacity_per_s: f64,
-    /// What others advise.
+    /// The sizes that others advise.
     pub formulas: Vec<Formula>,
     /// Load from 70 to 1000 % of the capacity.
     pub proof: Vec<LevelReport>,
-    /// How often the queue was made shorter until the proof held.
+    /// How often the queue was made shorter before the proof held or the attempts ended.
     pub tightened: usize,
     /// Whether a size was found and the proof holds.
     pub stands: bool,
@@ -57,7 +57,7 @@ pub struct Report {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SweepReport {
-    /// What each size came to, the smallest first.
+    /// The figures of each size, the smallest first.
     pub sizes: Vec<SizeReport>,
     /// `knee`, `flat`, `at_largest`, `none_meets` or `cannot_tell`.
     pub outcome: &'static str,
@@ -65,7 +65,7 @@ pub struct SweepReport {
     pub size: Option<usize>,
     /// The sizes that the knee may be among.
     pub band: Option<(usize, usize)>,
-    /// Up to this size throughput is the same.
+    /// The last size up to which throughput is the same.
     pub flat_to: Option<usize>,
     /// The outcome in a sentence.
     pub words: String,
@@ -81,13 +81,13 @@ pub struct SizeReport {
     pub size: usize,
     /// Good answers a second: the mean of the repetitions.
     pub per_s: f64,
-    /// Its interval, with a confidence of 95 %.
+    /// The lower end of its interval, with a confidence of 95 %.
     pub low_per_s: Option<f64>,
-    /// The same.
+    /// The upper end.
     pub high_per_s: Option<f64>,
-    /// Median of the repetitions' medians.
+    /// The median of the repetitions' p50.
     pub p50_ms: f64,
-    /// Median of the repetitions' p99.
+    /// The median of the repetitions' p99.
     pub p99_ms: f64,
     /// Whether it meets the objectives.
     pub meets: bool,
@@ -95,30 +95,30 @@ pub struct SizeReport {
     pub repetitions_per_s: Vec<f64>,
 }
 
-/// λ, σ and κ, or why there is no law.
+/// λ, σ and κ, or the reason for their absence.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct LawReport {
-    /// Whether it describes what was measured.
+    /// Whether the law describes the measurements.
     pub fits: bool,
-    /// The law in a sentence, or why there is none.
+    /// The law in a sentence, or why it is not fitted.
     pub words: String,
-    /// Good answers a second of one alone.
+    /// Good answers a second of a single worker or connection.
     pub lambda: Option<Coefficient>,
-    /// Contention: the part that is done one after the other.
+    /// Contention: the part of the work that only one can do at a time.
     pub sigma: Option<Coefficient>,
     /// Coherency: what each pair costs.
     pub kappa: Option<Coefficient>,
-    /// The part of the variance that it explains.
+    /// The part of the variation between sizes that the law explains.
     pub explained: Option<f64>,
-    /// What it says at each measured size.
+    /// The law at each measured size.
     pub points: Vec<LawPoint>,
-    /// What it says between the smallest and the largest measured size, for drawing.
+    /// The law between the smallest and the largest measured size, for drawing.
     #[serde(skip)]
     pub(super) curve: Vec<CurvePoint>,
 }
 
-/// The law between sizes that were measured.
+/// One point of the drawn curve.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CurvePoint {
     pub(super) size: f64,
@@ -147,15 +147,15 @@ pub struct LawPoint {
     pub high_per_s: f64,
 }
 
-/// What somebody else advises.
+/// A size that somebody else advises.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Formula {
-    /// Whose.
+    /// The name of the formula or of its author.
     pub name: &'static str,
-    /// Connections.
+    /// The number of connections.
     pub connections: f64,
-    /// How it comes to that.
+    /// How that number comes about.
     pub words: String,
 }
 
@@ -163,38 +163,38 @@ pub struct Formula {
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct LevelReport {
-    /// Of the capacity.
+    /// The load, in percent of the capacity.
     pub percent: u32,
-    /// Requests a second that were to come.
+    /// Requests a second of the schedule.
     pub offered_per_s: f64,
     /// Good answers a second.
     pub good_per_s: f64,
-    /// 503, a second.
+    /// Answers 503 a second.
     pub refused_per_s: f64,
-    /// Of what was served.
+    /// The p99 of the latency, without refusals.
     pub p99_ms: f64,
-    /// Of the refusals.
+    /// The p99 of the refusals.
     pub refusal_p99_ms: Option<f64>,
-    /// The generator kept its schedule; if not, less was offered.
+    /// Whether the generator kept its schedule. If not, less was offered.
     pub schedule_kept: bool,
-    /// Goodput is what it is to be.
+    /// Whether enough was served.
     pub holds: bool,
 }
 
-/// A key and the value that it is to have.
+/// A key and the value recommended for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Setting {
-    /// In full: `database.maximum_pool_size`.
+    /// The full key: `database.maximum_pool_size`.
     pub key: &'static str,
-    /// In the key's own unit.
+    /// The value, in the key's unit.
     pub value: Value,
-    /// The configuration has another one.
+    /// Whether the configuration has another value.
     pub differs: bool,
 }
 
 impl Report {
-    /// Puts together what a run has found on a machine with so many cores. `because`: why not more than `request.largest`.
+    /// Puts the results of a run together. `because`: why no more than `request.largest` was tried.
     pub fn new(tuned: &Tuned, config: &Config, request: &Request, because: String, took: Duration) -> Self {
         let cores = num_cpus::get();
         Self {
@@ -223,7 +223,7 @@ fn settings(tuned: &Tuned, config: &Config) -> Vec<Setting> {
     let count = |key, value: usize, differs| Setting { key, value: Value::Count(value), differs };
     let mut settings =
         vec![count("database.maximum_pool_size", *pool, *pool != config.database.maximum_pool_size)];
-    // Where it is not given it follows the pool's size.
+    // Without a value of its own, `minimum_idle` follows the pool's size.
     if config.database.minimum_idle.is_some_and(|idle| idle > *pool) {
         settings.push(count("database.minimum_idle", *pool, true));
     }
@@ -321,7 +321,7 @@ impl LawReport {
         };
         let law = model.law;
         let good = format!(
-            "λ = {:.1}/s, σ = {:.4}, κ = {:.6}; it explains {:.1} % of what differs between sizes",
+            "λ = {:.1}/s, σ = {:.4}, κ = {:.6}; it explains {:.1} % of the variation between sizes",
             law.lambda,
             law.sigma,
             law.kappa,
@@ -346,12 +346,12 @@ impl LawReport {
     }
 }
 
-/// Where the law's curve lies, at sizes that are as far apart in proportion.
+/// The band of the law's curve, at sizes with equal ratios between neighbours.
 fn curve(model: &Model) -> Vec<CurvePoint> {
     let (Some(first), Some(last)) = (model.points.first(), model.points.last()) else { return Vec::new() };
     let (first, last) = (real(first.size), real(last.size));
     let sizes = (0..=CURVE).map(|step| first * (last / first).powf(f64::from(step) / f64::from(CURVE)));
-    // The last one may be rounded out of what was measured.
+    // Rounding may move the last size past the measured range.
     let sizes = sizes.map(|size| size.clamp(first, last));
     let at = |size| Some(CurvePoint { size, per_s: model.law.throughput(size), band: model.band(size)? });
     sizes.filter_map(at).collect()

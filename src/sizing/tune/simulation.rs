@@ -1,4 +1,5 @@
-//! Whole sweeps against curves that are known, many times over: how often the answer is right, and what it costs.
+//! Simulates whole sweeps against known curves, many times over: how often the answer is right, and how many
+//! measurements it takes.
 
 use std::time::Duration;
 
@@ -12,42 +13,42 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A service whose behaviour is known.
 #[derive(Clone)]
-struct Service<C> {
+struct SimulatedService<C> {
     /// Size → requests a second.
     curve: C,
     /// Size → p99 in seconds. The objective is less than 50 ms, and repetitions vary by 3 %.
     p99: fn(f64) -> f64,
     /// The standard deviation of one repetition, in parts of it.
     noise: f64,
-    /// What else slows a measurement down: its number and chance → a factor.
+    /// A disturbance of a measurement: its number and a random number → a factor.
     trouble: fn(f64, f64) -> f64,
     largest: usize,
     measurements_max: u32,
 }
 
-/// What one sweep came to.
-struct Run {
+/// The result of one simulated sweep.
+struct SimulatedSweep {
     outcome: Outcome,
     stop: Stop,
     count: usize,
 }
 
-/// What many sweeps came to.
-struct Runs(Vec<Run>);
+/// The results of many simulated sweeps.
+struct SimulatedSweeps(Vec<SimulatedSweep>);
 
-/// How many were right, how many measurements they took (median and most), and some that were not right.
+/// The number of measurements that the sweeps took (median and most), and some wrong results.
 #[derive(Debug)]
-#[expect(dead_code, reason = "it is shown when an assertion fails, and with --nocapture")]
+#[expect(dead_code, reason = "the fields are shown when an assertion fails, and with --nocapture")]
 struct Tally {
     median: usize,
     most: usize,
     wrong: Vec<String>,
 }
 
-impl Runs {
-    /// Of a thousand.
+impl SimulatedSweeps {
+    /// Asserts that at least `right_min` of a thousand sweeps are right.
     fn assert(&self, what: &str, right_min: usize, right: impl Fn(&Outcome) -> bool) {
-        let wrong: Vec<&Run> = self.0.iter().filter(|run| !right(&run.outcome)).collect();
+        let wrong: Vec<&SimulatedSweep> = self.0.iter().filter(|run| !right(&run.outcome)).collect();
         let shown = wrong.iter().take(3).map(|run| format!("{:?}: {}", run.stop, run.outcome)).collect();
         let rate = 1000 - 1000 * wrong.len() / self.0.len();
         let tally = Tally { median: self.median(), most: self.count_at(self.0.len() - 1), wrong: shown };
@@ -55,7 +56,7 @@ impl Runs {
         assert!(rate >= right_min, "{what}: {rate} of 1000, {tally:?}");
     }
 
-    /// How many measurements they take.
+    /// The median number of measurements of a sweep.
     fn median(&self) -> usize {
         self.count_at(self.0.len() / 2)
     }
@@ -67,12 +68,12 @@ impl Runs {
     }
 }
 
-impl<C: Fn(f64) -> f64> Service<C> {
+impl<C: Fn(f64) -> f64> SimulatedService<C> {
     fn new(curve: C, noise: f64, largest: usize) -> Self {
         Self { curve, p99: |_| 0.01, noise, trouble: |_, _| 1.0, largest, measurements_max: 120 }
     }
 
-    fn sweep(&self, seed: u64) -> Run {
+    fn sweep(&self, seed: u64) -> SimulatedSweep {
         let mut random = fastrand::Rng::with_seed(seed);
         let limits = Limits::up_to(self.largest);
         let mut planner = Planner::new(limits, SECOND, seed);
@@ -83,7 +84,7 @@ impl<C: Fn(f64) -> f64> Service<C> {
                 Next::Measure { size, round } => {
                     assert!((1..=self.largest).contains(&size));
                     let p99 = (self.p99)(real(size)) * (1.0 + 0.03 * normal(&mut random));
-                    // Noise of 40 % would make some throughputs negative.
+                    // With noise of 40 % a throughput could become negative.
                     let factor = (1.0 + self.noise * normal(&mut random)).max(0.01)
                         * (self.trouble)(real(measurements.count()), random.f64());
                     measurements.push(Measurement {
@@ -99,11 +100,11 @@ impl<C: Fn(f64) -> f64> Service<C> {
                 Next::Done(stop) => break stop,
             }
         };
-        Run { outcome: decide(&measurements, limits), stop, count: measurements.count() }
+        SimulatedSweep { outcome: decide(&measurements, limits), stop, count: measurements.count() }
     }
 
-    fn sweeps(&self, count: u64) -> Runs {
-        Runs((0..count).map(|seed| self.sweep(seed)).collect())
+    fn sweeps(&self, count: u64) -> SimulatedSweeps {
+        SimulatedSweeps((0..count).map(|seed| self.sweep(seed)).collect())
     }
 }
 
@@ -116,7 +117,7 @@ fn law(sigma: f64, kappa: f64) -> impl Fn(f64) -> f64 + Copy {
     move |size| 1000.0 * size / (1.0 + sigma * (size - 1.0) + kappa * size * (size - 1.0))
 }
 
-/// A size's part of the best throughput that there is up to `largest`, measured or not.
+/// A size's throughput in parts of the best up to `largest`, whether that best was measured or not.
 fn part_of_best(curve: impl Fn(f64) -> f64, largest: usize, size: usize) -> f64 {
     let best = (1..=largest).map(|size| curve(real(size))).fold(0.0, f64::max);
     curve(real(size)) / best
@@ -142,34 +143,36 @@ fn is_too_noisy(outcome: &Outcome) -> bool {
 }
 
 #[test]
-fn a_hard_limit_is_found_within_one() {
-    let runs = Service::new(semaphore(6.0), 0.03, 20).sweeps(150);
+fn a_hard_limit_is_found_to_within_one() {
+    let runs = SimulatedService::new(semaphore(6.0), 0.03, 20).sweeps(150);
     runs.assert("6", 990, is_near(6));
     assert!(runs.median() <= 40);
-    Service::new(semaphore(2.0), 0.03, 20).sweeps(60).assert("2", 980, is_near(2));
-    Service::new(semaphore(11.0), 0.03, 20).sweeps(60).assert("11", 980, is_near(11));
+    SimulatedService::new(semaphore(2.0), 0.03, 20).sweeps(60).assert("2", 980, is_near(2));
+    SimulatedService::new(semaphore(11.0), 0.03, 20).sweeps(60).assert("11", 980, is_near(11));
 }
 
 #[test]
-fn a_hard_limit_is_found_in_a_short_time_or_not_claimed() {
-    let service = Service { measurements_max: 45, ..Service::new(semaphore(6.0), 0.03, 20) };
+fn in_a_short_time_a_hard_limit_is_found_or_not_claimed() {
+    let service =
+        SimulatedService { measurements_max: 45, ..SimulatedService::new(semaphore(6.0), 0.03, 20) };
     let runs = service.sweeps(60);
     runs.assert("found", 900, is_near(6));
     runs.assert("not claimed", 990, |outcome| is_too_noisy(outcome) || has_in_band(6)(outcome));
 }
 
 #[test]
-fn a_machine_with_troubles_costs_time_and_not_the_answer() {
-    let service = Service::new(semaphore(6.0), 0.02, 20);
-    // It gets slower, by a third over a hundred measurements.
-    let slower = Service { trouble: |number, _| 1.0 - number / 300.0, ..service.clone() };
+fn a_disturbed_machine_costs_time_but_not_the_answer() {
+    let service = SimulatedService::new(semaphore(6.0), 0.02, 20);
+    // The machine gets slower, by a third over a hundred measurements.
+    let slower = SimulatedService { trouble: |number, _| 1.0 - number / 300.0, ..service.clone() };
     slower.sweeps(60).assert("slower", 980, is_near(6));
-    // It is slower by a tenth once the first sizes are measured: those that are measured later looked too small, and 8 was
-    // taken every time.
-    let jump = Service { trouble: |number, _| if number < 18.0 { 1.0 } else { 0.9 }, ..service.clone() };
+    // The machine gets slower by a tenth once the first sizes are measured. Later sizes then looked too small, and 8
+    // was taken every time.
+    let jump =
+        SimulatedService { trouble: |number, _| if number < 18.0 { 1.0 } else { 0.9 }, ..service.clone() };
     jump.sweeps(60).assert("jump", 980, is_near(6));
-    // One measurement in twenty meets a stall that takes a third of it.
-    let stalls = Service { trouble: |_, chance| if chance < 0.05 { 0.67 } else { 1.0 }, ..service };
+    // One measurement in twenty contains a stall of a third of its time.
+    let stalls = SimulatedService { trouble: |_, chance| if chance < 0.05 { 0.67 } else { 1.0 }, ..service };
     let runs = stalls.sweeps(60);
     runs.assert("stalls, found", 700, is_near(6));
     runs.assert("stalls, not wrong", 960, |outcome| is_too_noisy(outcome) || has_in_band(6)(outcome));
@@ -179,9 +182,9 @@ fn a_machine_with_troubles_costs_time_and_not_the_answer() {
 fn a_curve_that_falls_again_gets_a_knee_that_is_enough() {
     for (sigma, kappa, count) in [(0.05, 0.005, 60), (0.1, 0.02, 50), (0.02, 0.001, 50)] {
         let curve = law(sigma, kappa);
-        let runs = Service::new(curve, 0.03, 40).sweeps(count);
+        let runs = SimulatedService::new(curve, 0.03, 40).sweeps(count);
         let enough = |knee: &Knee| part_of_best(curve, 40, knee.size) >= 0.93;
-        // Of the best that there is, which is up to 2 % more than the best that was measured.
+        // Compared with the true best, which is up to 2 % above the best measured size.
         runs.assert("enough", 990, |outcome| knee(outcome).is_some_and(enough));
         let smallest = (1..=40).find(|size| part_of_best(curve, 40, *size) >= 0.95).expect("the best is");
         let near = |outcome: &Outcome| is_near(smallest)(outcome) || has_in_band(smallest)(outcome);
@@ -192,25 +195,25 @@ fn a_curve_that_falls_again_gets_a_knee_that_is_enough() {
 #[test]
 fn a_flat_curve_is_called_flat() {
     let flat = |outcome: &Outcome| matches!(outcome, Outcome::Flat(knee) if knee.size == 1);
-    Service::new(|_| 500.0, 0.03, 20).sweeps(150).assert("3 %", 990, flat);
-    let runs = Service::new(|_| 500.0, 0.01, 20).sweeps(60);
+    SimulatedService::new(|_| 500.0, 0.03, 20).sweeps(150).assert("3 %", 990, flat);
+    let runs = SimulatedService::new(|_| 500.0, 0.01, 20).sweeps(60);
     runs.assert("1 %", 995, flat);
     assert_eq!(runs.median(), 18);
 }
 
 #[test]
-fn growth_to_the_end_is_not_called_a_knee() {
+fn growth_up_to_the_largest_size_is_not_called_a_knee() {
     let grows = |outcome: &Outcome| matches!(outcome, Outcome::AtLargest(knee) if knee.size == 32);
-    Service::new(|size| 100.0 * size, 0.03, 32).sweeps(60).assert("in proportion", 990, grows);
-    Service::new(law(0.01, 0.0), 0.03, 32).sweeps(60).assert("less and less", 970, grows);
+    SimulatedService::new(|size| 100.0 * size, 0.03, 32).sweeps(60).assert("in proportion", 990, grows);
+    SimulatedService::new(law(0.01, 0.0), 0.03, 32).sweeps(60).assert("less and less", 970, grows);
 }
 
 #[test]
 fn noise_is_called_noise() {
     for (measurements_max, count) in [(60, 100), (120, 30)] {
-        let service = Service { measurements_max, ..Service::new(semaphore(6.0), 0.4, 20) };
+        let service = SimulatedService { measurements_max, ..SimulatedService::new(semaphore(6.0), 0.4, 20) };
         service.sweeps(count).assert("a hard limit", 970, is_too_noisy);
-        let service = Service { measurements_max, ..Service::new(|_| 500.0, 0.4, 20) };
+        let service = SimulatedService { measurements_max, ..SimulatedService::new(|_| 500.0, 0.4, 20) };
         service.sweeps(count).assert("flat", 970, is_too_noisy);
     }
 }
@@ -218,10 +221,14 @@ fn noise_is_called_noise() {
 #[test]
 fn an_objective_comes_before_throughput() {
     // Up to 8 connections stay below 50 ms: 8 × 5.8 ms = 46 ms, 9 × 5.8 ms = 52 ms.
-    let crowded = Service { p99: |size| size * 0.0058, ..Service::new(semaphore(16.0), 0.02, 20) };
+    let crowded =
+        SimulatedService { p99: |size| size * 0.0058, ..SimulatedService::new(semaphore(16.0), 0.02, 20) };
     let missed = |knee: &Knee| knee.size.abs_diff(8) <= 1 && knee.missed.is_some();
     crowded.sweeps(60).assert("crowded", 980, |outcome| knee(outcome).is_some_and(missed));
-    let slow = Service { p99: |size| 0.08 + size / 1000.0, ..Service::new(semaphore(6.0), 0.02, 20) };
+    let slow = SimulatedService {
+        p99: |size| 0.08 + size / 1000.0,
+        ..SimulatedService::new(semaphore(6.0), 0.02, 20)
+    };
     let runs = slow.sweeps(60);
     runs.assert("slow", 990, |outcome| matches!(outcome, Outcome::NoneMeets { closest: 1 | 2 | 4, .. }));
     assert_eq!(runs.median(), 18);

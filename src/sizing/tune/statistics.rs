@@ -1,7 +1,7 @@
 //! Means, their confidence intervals, and the difference of two means.
 //!
-//! Any thread. Knows nothing of servers; units are those of the samples. It is ours because all that is needed is one quantile:
-//! the crates that have it bring linear algebra along.
+//! Any thread. This module knows nothing of servers; units are those of the samples. The crates that offer the one
+//! quantile needed here bring linear algebra along, so the module is our own code.
 
 use std::f64::consts::FRAC_PI_2;
 use std::fmt;
@@ -9,14 +9,14 @@ use std::fmt;
 /// A closed interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
-    /// The least that it holds.
+    /// The lower end.
     pub low: f64,
-    /// The most that it holds.
+    /// The upper end.
     pub high: f64,
 }
 
 impl Interval {
-    /// Whether it holds this value.
+    /// Whether the interval contains this value.
     pub fn contains(&self, value: f64) -> bool {
         (self.low..=self.high).contains(&value)
     }
@@ -26,7 +26,7 @@ impl Interval {
         (self.high - self.low) / 2.0
     }
 
-    /// The interval of a function that never falls, from the interval of what it is applied to.
+    /// The interval of a function's value, from the interval of its argument. The function must never fall.
     #[must_use]
     pub fn map(&self, rising: impl Fn(f64) -> f64) -> Self {
         Self { low: rising(self.low), high: rising(self.high) }
@@ -34,14 +34,14 @@ impl Interval {
 }
 
 impl fmt::Display for Interval {
-    /// `low to high`, with the precision that is asked for.
+    /// `low to high`, with the requested precision.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let precision = f.precision().unwrap_or(3);
         write!(f, "{:.precision$} to {:.precision$}", self.low, self.high)
     }
 }
 
-/// A value that was estimated, and how sure it is.
+/// An estimated value, and its uncertainty.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     /// The estimate itself.
@@ -53,26 +53,28 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The interval that holds the true value with this confidence, such as 0.95, both sides alike.
+    /// The interval that holds the true value with this confidence, such as 0.95. Both tails are equal.
     pub fn interval(&self, confidence: f64) -> Interval {
         let reach = student_quantile(f64::midpoint(1.0, confidence), self.freedom) * self.error;
         Interval { low: self.value - reach, high: self.value + reach }
     }
 
-    /// The natural logarithm of this value, which has to be above zero: its error is the relative error, to the first order.
+    /// The natural logarithm of this value, which must be above zero. To the first order, its error is the relative
+    /// error.
     #[must_use]
     pub fn logarithm(&self) -> Self {
         Self { value: self.value.ln(), error: self.error / self.value, freedom: self.freedom }
     }
 
-    /// This value less another that was estimated independently, without assuming that both vary alike.
+    /// The difference between this value and another, independent estimate. The two may vary differently.
     ///
     /// Welch (1947), "The generalization of 'Student's' problem when several different population variances are involved".
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         let (one, two) = (self.error.powi(2), other.error.powi(2));
         let sum = one + two;
-        // Two values without any error have a difference without error; its degrees of freedom do not matter.
+        // Without any error on both sides the difference has no error either. Its degrees of freedom do not matter
+        // then.
         let freedom = if sum > 0.0 {
             sum.powi(2) / (one.powi(2) / self.freedom + two.powi(2) / other.freedom)
         } else {
@@ -82,19 +84,19 @@ impl Estimate {
     }
 }
 
-/// What is known of a sample.
+/// Count, mean and variance of a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
     /// How many values it has.
     pub count: usize,
     /// Their mean.
     pub mean: f64,
-    /// The variance of what they were drawn from, estimated without bias (n − 1); 0 for a single value.
+    /// The variance of the population, estimated without bias (n − 1); 0 for a single value.
     pub variance: f64,
 }
 
 impl Summary {
-    /// Of these values; `None` when there are none.
+    /// The summary of these values; `None` without values.
     pub fn of(values: &[f64]) -> Option<Self> {
         let count = values.len();
         let mean = (count > 0).then(|| values.iter().sum::<f64>() / real(count))?;
@@ -103,12 +105,12 @@ impl Summary {
         Some(Self { count, mean, variance })
     }
 
-    /// The standard deviation of what the values were drawn from.
+    /// The standard deviation of the population.
     pub fn deviation(&self) -> f64 {
         self.variance.sqrt()
     }
 
-    /// The mean as an estimate; `None` for fewer than two values, which say nothing of their spread.
+    /// The mean as an estimate; `None` for fewer than two values, whose spread is unknown.
     pub fn estimate(&self) -> Option<Estimate> {
         let error = (self.variance / real(self.count)).sqrt();
         (self.count > 1).then(|| Estimate { value: self.mean, error, freedom: real(self.count - 1) })
@@ -125,12 +127,13 @@ impl Summary {
     }
 }
 
-/// The mean of values that were measured one after another, as an estimate that knows that neighbours resemble each other.
+/// The mean of values that were measured one after another, as an estimate that allows for the similarity of
+/// neighbours.
 ///
-/// What slows one second down (a checkpoint, another tenant) slows the next one too, so that `n` seconds say less than `n`
-/// independent values: as much as `n · (1 − r) / (1 + r)` of them, where `r` is the correlation of neighbours, as of an
-/// autoregressive process of the first order. Without it, intervals of load tests are too narrow. `None` for fewer than
-/// two values.
+/// A disturbance in one second (a checkpoint, another tenant) continues into the next. So `n` seconds tell less than
+/// `n` independent values. They count as `n · (1 − r) / (1 + r)` values, where `r` is the correlation of neighbours in
+/// an autoregressive process of the first order. Without this correction, intervals of load tests are too narrow.
+/// `None` for fewer than two values.
 pub fn estimate_of_series(values: &[f64]) -> Option<Estimate> {
     let summary = Summary::of(values)?;
     let plain = summary.estimate()?;
@@ -141,15 +144,15 @@ pub fn estimate_of_series(values: &[f64]) -> Option<Estimate> {
         return Some(plain);
     }
     let products: f64 = around.windows(2).map(|pair| pair[0] * pair[1]).sum();
-    // Around their own mean, independent values show a correlation of −1/n. Neighbours that alternate are taken for
-    // independent: nothing here makes them, and it would narrow the interval.
+    // Around their own mean, independent values show a correlation of −1/n. A negative correlation counts as none:
+    // nothing here causes it, and it would narrow the interval.
     let correlation = (products / squares + 1.0 / count).clamp(0.0, 0.99);
     let effective = (count * (1.0 - correlation) / (1.0 + correlation)).max(2.0);
     let error = (summary.variance / effective).sqrt();
     Some(Estimate { value: summary.mean, error, freedom: effective - 1.0 })
 }
 
-/// The value below which this part of the values lies, between neighbours by proportion.
+/// The value that this part of the values lies below, interpolated between neighbours.
 ///
 /// # Panics
 /// There are no values.
@@ -162,10 +165,10 @@ pub fn quantile(values: &mut [f64], part: f64) -> f64 {
     values[below] + (values[above] - values[below]) * place.fract()
 }
 
-/// The value that Student's t with these degrees of freedom stays below with this probability.
+/// The quantile of Student's t with these degrees of freedom: the variable stays below it with this probability.
 ///
-/// Hill (1970), "Algorithm 396: Student's t-quantiles", good to six digits and more; degrees of freedom need not be whole, and
-/// count as 1 at least.
+/// Hill (1970), "Algorithm 396: Student's t-quantiles", accurate to six digits or more. Degrees of freedom need not be
+/// whole, and count as at least 1.
 #[expect(clippy::many_single_char_names, reason = "the names are those of the algorithm")]
 pub fn student_quantile(probability: f64, freedom: f64) -> f64 {
     if probability < 0.5 {
@@ -201,9 +204,10 @@ pub fn student_quantile(probability: f64, freedom: f64) -> f64 {
     (n * y).sqrt()
 }
 
-/// The value that the standard normal distribution stays below with this probability.
+/// The quantile of the standard normal distribution: the variable stays below it with this probability.
 ///
-/// Acklam (2003), "An algorithm for computing the inverse normal cumulative distribution function", good to nine digits.
+/// Acklam (2003), "An algorithm for computing the inverse normal cumulative distribution function", accurate to nine
+/// digits.
 fn normal_quantile(probability: f64) -> f64 {
     const TAIL: f64 = 0.024_25;
     if probability > 0.5 {
@@ -249,7 +253,7 @@ fn normal_quantile(probability: f64) -> f64 {
     horner(&above, x * x) * x / horner(&below, x * x)
 }
 
-/// A count as a number that one can calculate with.
+/// A count as a floating-point number.
 #[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^53")]
 pub(super) fn real(count: usize) -> f64 {
     count as f64
@@ -301,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_holds_the_true_mean_as_often_as_it_says() {
+    fn an_interval_contains_the_true_mean_as_often_as_its_confidence() {
         let mut random = fastrand::Rng::with_seed(1);
         for count in [3, 8, 30] {
             let held = (0..4000).filter(|_| {
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_of_samples_that_vary_unlike_is_held_as_often() {
+    fn the_same_holds_for_the_difference_of_samples_with_unequal_variances() {
         let mut random = fastrand::Rng::with_seed(2);
         let held = (0..4000).filter(|_| {
             let mut draw = |count: usize, deviation: f64| {
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_that_resemble_each_other_count_for_less() {
+    fn similar_neighbours_count_for_less_than_independent_values() {
         let mut random = fastrand::Rng::with_seed(3);
         let mut held = [0; 2];
         for _ in 0..2000 {
@@ -349,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn few_values_say_what_they_can() {
+    fn one_or_two_values_have_the_results_that_they_allow() {
         assert_eq!(Summary::of(&[]), None);
         let one = Summary::of(&[3.0]).expect("one value");
         assert_eq!((one.mean, one.estimate(), one.is_narrow(1.0)), (3.0, None, false));

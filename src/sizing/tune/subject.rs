@@ -1,7 +1,7 @@
-//! The server that is tuned, in this process, and the load on it.
+//! The server under test, in this process, and the load on it.
 //!
-//! Main thread. It serves the user's endpoints on the user's database through the same `server` as `wharf serve`, on a port of
-//! its own; sizes are changed by the reload that a running server has.
+//! Main thread. The server serves the user's endpoints on the user's database through the same `server` as `wharf
+//! serve`, on its own port. Sizes change by a reload, as in any running server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::AtomicBool;
@@ -15,31 +15,32 @@ use crate::server::{Running, Server};
 use crate::sizing::load::{self, Arrivals, Pace, Plan, Rate, Report, Stages};
 use crate::sizing::{Traffic, TrafficError};
 
-/// How long the pool may take to have as many connections as it is to have.
+/// The time limit for the pool to reach its new size.
 const OPENING: Duration = Duration::from_secs(10);
 
-/// From one look at the pool to the next.
-const LOOK: Duration = Duration::from_millis(2);
+/// The interval between two checks of the pool's size.
+const POOL_CHECK: Duration = Duration::from_millis(2);
 
-/// How long a request waits for its answer: past the default deadline, so that the server's own answer is seen.
+/// The time limit for an answer. It is past the default deadline, so that the server's own answer to a late request
+/// arrives.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// After a change of sizes, until the new threads and connections have all been used.
+/// The load after a change of sizes, long enough to use all new threads and sessions.
 const WARM_UP: Duration = Duration::from_millis(250);
 
-/// What a change of sizes takes, with warming up.
+/// The duration of a change of sizes, with warming up.
 pub(super) const RESIZING: Duration = Duration::from_millis(350);
 
-/// The first load, which fills caches.
+/// The duration of the first load, which fills caches.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Of that, so many percent may fail: what is sampled may be gone when it is asked for.
+/// The percentage of requests that may fail under the first load. A sampled row may be deleted before its request.
 const FAILING_MAX: f64 = 1.0;
 
-/// A wait that is never reached: while sizes are swept, nothing but the sizes is to bound anything.
+/// A wait that is never reached. During a sweep only the sizes may bound the throughput.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Sizes that a server runs with.
+/// The sizes that a server runs with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sizes {
     /// `database.maximum_pool_size`.
@@ -59,7 +60,7 @@ pub(super) struct Subject<'s> {
     stop: &'s AtomicBool,
 }
 
-/// A queue that refuses nobody.
+/// A queue that refuses no request.
 pub(super) fn endless(queue: &config::Queue) -> config::Queue {
     let mut queue = queue.clone();
     (queue.max_length, queue.max_wait, queue.target, queue.interval) = (1_000_000, NEVER, NEVER, NEVER);
@@ -67,7 +68,7 @@ pub(super) fn endless(queue: &config::Queue) -> config::Queue {
 }
 
 impl<'s> Subject<'s> {
-    /// Starts the server with these sizes, and draws what it is asked.
+    /// Starts the server with these sizes, and draws the requests for it.
     pub(super) fn start(
         config: &Config,
         sizes: &Sizes,
@@ -84,7 +85,7 @@ impl<'s> Subject<'s> {
         Ok(subject)
     }
 
-    /// Goes on with other sizes, and uses them until all of them are warm.
+    /// Changes the sizes of the running server, and sends load until all threads and sessions are warm.
     pub(super) fn resize(&mut self, sizes: &Sizes) -> Result<(), Error> {
         let config = with_sizes(&self.config, sizes);
         self.running.reload(config.clone())?;
@@ -104,11 +105,11 @@ impl<'s> Subject<'s> {
             if Instant::now() >= until {
                 return Err(Error::Pool { wanted: size, open });
             }
-            thread::sleep(LOOK);
+            thread::sleep(POOL_CHECK);
         }
     }
 
-    /// Fills caches, and finds out whether requests succeed at all.
+    /// Fills caches, and checks that requests succeed at all.
     pub(super) fn warm_up(&self, sizes: &Sizes) -> Result<(), Error> {
         let report = self.saturate(clients(sizes), FIRST)?;
         let percent = report.all.errors_percent;
@@ -123,12 +124,12 @@ impl<'s> Subject<'s> {
         Ok(())
     }
 
-    /// So many clients, each asking again as soon as it is answered.
+    /// Load from this many clients. Each sends its next request as soon as the last is answered.
     pub(super) fn saturate(&self, clients: usize, duration: Duration) -> Result<Report, Error> {
         self.run(Pace::Closed { connections: clients, duration })
     }
 
-    /// Requests at this rate, whatever becomes of them.
+    /// Load at this rate, whether or not earlier requests are answered.
     pub(super) fn offer(&self, per_second: f64, duration: Duration) -> Result<Report, Error> {
         let rate = Rate::new(per_second).ok_or(Error::Stopped)?;
         let stages = Stages::constant(rate, duration);
@@ -154,7 +155,7 @@ impl<'s> Subject<'s> {
     }
 }
 
-/// Half as many clients again as there are workers, so that no worker waits for a client.
+/// The number of clients: half as many again as workers, so that no worker waits for a client.
 pub(super) fn clients(sizes: &Sizes) -> usize {
     sizes.workers + (sizes.workers / 2).max(2)
 }
@@ -168,8 +169,9 @@ fn with_sizes(config: &Config, sizes: &Sizes) -> Config {
     config
 }
 
-/// The configuration without what stands between a client on this machine and the server: where it listens, who watches, TLS, what proxies
-/// say, and the limits on one client's address, from which all of the load comes.
+/// The configuration without the parts that would disturb the load from this machine. It listens on a free loopback
+/// port, with the default log, and without admin listener, TLS, proxy headers and deadline header. The limits on one
+/// client's address are off, because all load comes from one address.
 fn bare(config: &Config) -> Config {
     let defaults = Config::default();
     let mut config = config.clone();

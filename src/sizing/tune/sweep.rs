@@ -1,4 +1,4 @@
-//! A whole run: connections first, then workers for them, then the queue, then the proof.
+//! A whole run: a sweep of the pool, a sweep of the workers, then the bound of the queue, then the proof.
 //!
 //! Main thread.
 
@@ -13,92 +13,93 @@ use super::{
 use crate::config;
 use crate::sizing::load::{Objective, Report};
 
-/// The parts of the time that the sweeps may take; the proof has the rest, which it does not always need.
+/// The parts of the run's time for the two sweeps. The proof has the rest, and does not always need all of it.
 const POOL_SHARE: f64 = 0.55;
 const WORKERS_SHARE: f64 = 0.15;
 
-/// One measurement is long enough for a p99, and a sweep has many.
+/// The duration of one measurement: long enough for a p99, and short enough for many measurements in a sweep.
 const EACH: std::ops::RangeInclusive<Duration> = Duration::from_millis(400)..=Duration::from_secs(3);
 
-/// How many rounds a sweep should be able to pay for; the first ones find the sizes that matter.
+/// The number of rounds that the time of a sweep should allow. The first rounds find the sizes that matter.
 const ROUNDS: u32 = 8;
 
-/// Workers beyond so many for each connection only wait for one.
+/// With more workers than this for each session, the additional ones only wait for a session.
 const WORKERS_FOR_EACH: usize = 4;
 
 /// Load in the proof, in percent of the capacity.
 pub(super) const LEVELS: [u32; 5] = [70, 90, 110, 150, 1000];
 
-/// What must be left of the capacity, or of what is offered, at each level. At ten times the load the generator and the refusals
-/// took a tenth of two cores that a database needed whole; a server that breaks down is left with a tenth of it.
+/// The part of the capacity, or of a smaller offered load, that must be served at each level. At ten times the
+/// capacity, the generator and the refusals took a tenth of two cores that the database needed whole. A server that
+/// breaks down serves a tenth of its capacity.
 pub(super) const HOLDS: f64 = 0.85;
 
-/// How often the proof is made, each time with a shorter queue, while there is time.
+/// The number of attempts at the proof while there is time. Each attempt has a shorter queue.
 const ATTEMPTS: usize = 3;
 
-/// Levels that the time which is left should pay for.
+/// The number of levels that the remaining time should allow.
 const LEVELS_MAX: u32 = 12;
 
-/// A queue that holds fewer is full when two requests come at once.
+/// A shorter queue would be full when two requests come at once.
 const LENGTH_MIN: usize = 16;
 
-/// A shorter wait than this is one thread's turn of the processor.
+/// A shorter wait than this is only one thread's time slice.
 const TARGET_MIN: Duration = Duration::from_millis(5);
 
-/// What one sweep has shown.
+/// The result of one sweep.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     /// The sizes that could be measured.
     pub limits: Limits,
-    /// All that was measured.
+    /// All measurements.
     pub measurements: Measurements,
-    /// What follows from it.
+    /// The conclusion from them.
     pub outcome: Outcome,
-    /// Why nothing more was measured.
+    /// Why the sweep ended.
     pub stop: Stop,
 }
 
 /// One level of the proof.
 #[derive(Clone, Copy, Debug)]
 pub struct Level {
-    /// Of the capacity.
+    /// The load, in percent of the capacity.
     pub percent: u32,
-    /// Requests a second that were to come.
+    /// Requests a second of the schedule.
     pub offered: f64,
     /// Good answers a second.
     pub good: f64,
-    /// 503, a second.
+    /// Answers 503 a second.
     pub refused: f64,
-    /// Of what was served.
+    /// The p99 of the latency, without refusals.
     pub p99: Duration,
-    /// Of the refusals; `None` without one.
+    /// The p99 of the refusals; `None` without refusals.
     pub refusal_p99: Option<Duration>,
-    /// The generator kept its schedule; if not, less was offered.
+    /// Whether the generator kept its schedule. If not, less was offered.
     pub kept: bool,
-    /// Whether it shows what it is to show.
+    /// Whether enough was served.
     pub holds: bool,
 }
 
-/// All that a run has found.
+/// The result of a whole run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Tuned {
-    /// Of the pool, with a worker for each connection.
+    /// The sweep of the pool, with a worker for each session.
     pub pool: Sweep,
-    /// Of the workers, with the pool that was chosen.
+    /// The sweep of the workers, with the chosen pool.
     pub workers: Sweep,
-    /// The sizes that the proof was made with.
+    /// The sizes of the proof.
     pub sizes: Sizes,
     /// Good answers a second at those sizes, when nothing is refused.
     pub capacity: f64,
     /// The proof, at each of its levels.
     pub proof: Vec<Level>,
-    /// How often the queue was made shorter before that.
+    /// How often the queue was made shorter before the last attempt at the proof.
     pub tightened: usize,
 }
 
 impl Tuned {
-    /// Whether what was found may be recommended: a size was found, and the proof holds.
+    /// Whether the result may be recommended: a size was found, and the proof holds.
     pub fn stands(&self) -> bool {
         let found = |sweep: &Sweep| sweep.size().is_some();
         found(&self.pool) && self.proof.iter().all(|level| level.holds)
@@ -106,7 +107,7 @@ impl Tuned {
 }
 
 impl Sweep {
-    /// The size to take, if the measurements say.
+    /// The size to take, if the measurements decide.
     pub fn size(&self) -> Option<usize> {
         match &self.outcome {
             Outcome::Knee(knee) | Outcome::Flat(knee) | Outcome::AtLargest(knee) => Some(knee.size),
@@ -131,7 +132,7 @@ impl Run<'_> {
         let endless = endless(&self.queue);
         let at_pool = |size| Sizes { pool: size, workers: size, queue: endless.clone() };
         let pool = self.sweep(Stage::Pool, pool_limits, budget.mul_f64(POOL_SHARE), at_pool)?;
-        // Where the measurements do not say, the rest is measured at the size that would be chosen if they did.
+        // If the measurements do not decide, the run goes on with the likeliest size.
         let chosen = pool.size().or_else(|| likeliest(&pool)).unwrap_or(pool_limits.largest);
         let limits = Limits { smallest: chosen, largest: chosen * WORKERS_FOR_EACH, ..pool_limits };
         let at_workers = |size| Sizes { pool: chosen, workers: size, queue: endless.clone() };
@@ -139,7 +140,7 @@ impl Run<'_> {
         let mut sizes =
             Sizes { pool: chosen, workers: workers.size().unwrap_or(chosen), queue: self.queue.clone() };
         let left = || budget.saturating_sub(began.elapsed());
-        // For the capacity, each level, and once more if the queue is to be shorter.
+        // The time for the measurement of the capacity, for each level, and for a second attempt with a shorter queue.
         let length = (left() / LEVELS_MAX).clamp(*EACH.start(), *EACH.end());
         self.subject.resize(&Sizes { queue: endless, ..sizes.clone() })?;
         let saturated = self.subject.saturate(clients(&sizes), length)?;
@@ -168,7 +169,7 @@ impl Run<'_> {
         sizes: impl Fn(usize) -> Sizes,
     ) -> Result<Sweep, Error> {
         let began = Instant::now();
-        // As many measurements as the doublings take, in so many rounds.
+        // The first sizes (doublings), each once in every round.
         let first = usize::BITS - (limits.largest / limits.smallest).leading_zeros() + 1;
         let each = (budget / (first * ROUNDS)).saturating_sub(RESIZING).clamp(*EACH.start(), *EACH.end());
         let mut planner = Planner::new(limits, each + RESIZING, self.request.seed);
@@ -210,7 +211,7 @@ impl Run<'_> {
         }
     }
 
-    /// The queue for the wait that the objective leaves, or for the one that the configuration has.
+    /// The queue for the wait that the objective allows, or for the wait in the configuration.
     fn bounded(&self, capacity: f64, p99_ms: f64) -> config::Queue {
         let mut queue = self.queue.clone();
         let allowed = self.request.objectives.iter().filter_map(Objective::latency_max).min();
@@ -248,17 +249,18 @@ fn level(percent: u32, offered: f64, capacity: f64, report: &Report) -> Level {
         p99: milliseconds(all.latency_ms.p99),
         refusal_p99: (all.refused > 0).then(|| milliseconds(all.refusal_ms.p99)),
         kept,
-        // Around its capacity a server may do a little less than when its clients wait for it; past it, it may not fall.
+        // Around its capacity a server may serve a little less than with clients that wait for it. Past its
+        // capacity it may not fall.
         holds: all.good_per_s >= HOLDS * due,
     }
 }
 
-/// As many as come in the longest wait that a burst may make: whoever came after them would be refused by that.
+/// The queue's length for the longest wait in a burst. Requests after these would be refused because of their wait.
 fn length_for(queue: &config::Queue, capacity: f64) -> usize {
     queue_length(capacity, queue.interval.max(queue.target)).max(LENGTH_MIN)
 }
 
-/// Half the wait.
+/// The queue with half the wait.
 fn shorter(queue: &config::Queue, capacity: f64, workers: usize) -> config::Queue {
     let mut queue = queue.clone();
     queue.target = (queue.target / 2).max(TARGET_MIN);
@@ -267,7 +269,7 @@ fn shorter(queue: &config::Queue, capacity: f64, workers: usize) -> config::Queu
     queue
 }
 
-/// The fastest of the sizes that the knee may be among, or of all.
+/// The fastest of the sizes that may be the knee, or of all sizes.
 fn likeliest(sweep: &Sweep) -> Option<usize> {
     let may_be = |size: usize| match &sweep.outcome {
         Outcome::CannotTell(CannotTell::TooNoisy { band, .. }) => band.contains(&size),

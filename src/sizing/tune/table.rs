@@ -1,4 +1,4 @@
-//! What a run has found, for the terminal.
+//! The result of a run, as a table for the terminal.
 
 use std::fmt;
 
@@ -32,7 +32,7 @@ impl Report {
     /// Whether the recommendation stands, in a sentence.
     pub fn verdict(&self) -> &'static str {
         match (self.pool.size.is_some(), self.stands) {
-            (_, true) => "recommended: goodput holds also when more comes than it can serve",
+            (_, true) => "recommended: goodput holds even when more requests come than the server can serve",
             (true, false) => "not recommended: the sizes are found, but goodput does not hold under overload",
             (false, false) => "nothing is recommended: the measurements do not say which size to take",
         }

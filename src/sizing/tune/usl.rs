@@ -1,11 +1,11 @@
-//! The Universal Scalability Law, fitted to what was measured: why throughput stops growing where it does.
+//! The Universal Scalability Law, fitted to the measurements. It explains why throughput stops growing.
 //!
-//! Any thread. X(N) = λN / (1 + σ(N − 1) + κN(N − 1)), where λ is what one connection does alone, σ the part of the work that only
-//! one can do at a time (a lock, the log), and κ what each has to settle with each other (caches, lock queues), which makes
+//! Any thread. X(N) = λN / (1 + σ(N − 1) + κN(N − 1)). λ is the throughput of a single connection. σ is the part of the
+//! work that only one can do at a time (a lock, the log). κ is the cost of each pair (caches, lock queues), which makes
 //! throughput fall again. Gunther, "Guerrilla Capacity Planning" (2007), chapter 4.
 //!
-//! The law explains; it does not decide: the knee is found in the measurements themselves. Nothing is said about sizes outside of
-//! those that were measured.
+//! The law explains but does not decide: the knee is found in the measurements themselves. The law makes no claim
+//! outside of the measured sizes.
 
 use std::fmt;
 
@@ -13,19 +13,19 @@ use super::least_squares::{Row, dot, not_negative};
 use super::measurement::Measurements;
 use super::statistics::{Interval, quantile, real};
 
-/// How often the repetitions are drawn anew for the confidence of the coefficients: 2.5 % on either side are 25 values.
+/// The number of resampled data sets for the confidence of the coefficients. 2.5 % on either side are 25 values.
 const DRAWS: usize = 1000;
 
-/// Three coefficients pass through any three sizes; only the fourth can contradict them.
+/// Three coefficients fit any three sizes exactly. Only a fourth size can contradict the law.
 const SIZES_MIN: usize = 4;
 
-/// A fit that is off by more than this on average, or by twice as much at one size, explains too little.
+/// A fit is rejected when its average error is above this, or its error at one size is above twice this.
 const MISFIT_MAX: f64 = 0.05;
 
-/// Past this the repetitions vary by more than the curve bends.
+/// With more noise than this, repetitions vary by more than the curve bends.
 const NOISE_MAX: f64 = 0.2;
 
-/// Gauss-Newton steps; each squares the error, which begins at some percent.
+/// The number of Gauss-Newton steps. Each step squares the error, which starts at a few percent.
 const STEPS: usize = 5;
 
 /// The law with its coefficients.
@@ -46,7 +46,7 @@ impl Law {
         self.lambda * size / (1.0 + self.sigma * others + self.kappa * size * others)
     }
 
-    /// The size with the highest throughput; `None` when it only ever grows.
+    /// The size with the highest throughput; `None` when throughput always grows.
     fn peak(&self) -> Option<f64> {
         (self.kappa > 0.0).then(|| ((1.0 - self.sigma).max(0.0) / self.kappa).sqrt().max(1.0))
     }
@@ -80,35 +80,35 @@ pub struct Point {
     pub size: usize,
     /// Its mean throughput, in requests a second.
     pub measured: f64,
-    /// What the law says.
+    /// The throughput by the law.
     pub fitted: f64,
     /// Where the law's curve lies, with a confidence of 95 %.
     pub band: Interval,
-    /// What was measured above the law, in parts of it: −0.1 is 10 % below.
+    /// The difference between the measurement and the law, in parts of the law: −0.1 is 10 % below.
     pub residual: f64,
 }
 
 /// Whether the law explains the measurements.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fit {
-    /// It does.
+    /// The law explains the measurements.
     Good(Model),
-    /// It does not, or nobody could tell.
+    /// The law does not explain the measurements, or there are too few to tell.
     Poor {
-        /// The best that there is; `None` when there was too little to fit.
+        /// The best fit; `None` when there was too little to fit.
         model: Option<Model>,
-        /// Why it should not be believed.
+        /// Why the fit should not be trusted.
         reason: Misfit,
     },
 }
 
-/// Why a fit should not be believed.
+/// Why a fit should not be trusted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Misfit {
-    /// Fewer sizes were measured than it takes to contradict the law.
+    /// Fewer sizes were measured than are needed to contradict the law.
     TooFew {
-        /// How many it takes.
+        /// The number of sizes needed.
         needed: usize,
     },
     /// Repetitions vary too much.
@@ -116,25 +116,26 @@ pub enum Misfit {
         /// The standard deviation of a repetition, in parts of its throughput.
         noise: f64,
     },
-    /// The curve has another shape: a hard limit on what runs at once, for example, bends it more sharply than the law can.
+    /// The curve has another shape. For example, a hard limit on parallel work bends the curve more sharply than the
+    /// law can.
     Shape {
-        /// The size at which it is worst.
+        /// The size with the largest residual.
         size: usize,
-        /// What was measured there above the law, in parts of it.
+        /// The difference between the measurement and the law there, in parts of the law.
         residual: f64,
     },
 }
 
 impl Model {
-    /// Where the law's curve lies at this size, with a confidence of 95 %; `None` outside of what was measured.
+    /// The band of the law's curve at this size, with a confidence of 95 %; `None` outside of the measured sizes.
     pub fn band(&self, size: f64) -> Option<Interval> {
         let (first, last) = (self.points.first()?, self.points.last()?);
         let within = (real(first.size)..=real(last.size)).contains(&size);
         within.then(|| middle(&self.draws, |law| law.throughput(size)))
     }
 
-    /// The size with the highest throughput by the law, with a confidence of 95 %; `None` unless the whole interval lies
-    /// within what was measured.
+    /// The size with the highest throughput by the law, with a confidence of 95 %. `None` unless the whole interval
+    /// lies within the measured sizes.
     pub fn peak(&self) -> Option<Interval> {
         let (first, last) = (self.points.first()?, self.points.last()?);
         self.law.peak()?;
@@ -143,36 +144,36 @@ impl Model {
     }
 }
 
-/// The interval that holds 95 % of what the draws say.
+/// The interval that contains the middle 95 % of the values of the draws.
 fn middle(draws: &[Law], of: impl Fn(&Law) -> f64) -> Interval {
-    // Infinite values are kept finite, so that the quantile between two of them is a number.
+    // Infinite values are replaced by large ones, so that interpolation between two of them gives a number.
     let mut values: Vec<f64> = draws.iter().map(|law| of(law).min(f64::MAX / 4.0)).collect();
     Interval { low: quantile(&mut values, 0.025), high: quantile(&mut values, 0.975) }
 }
 
 /// One size's mean on the scale of logarithms.
 #[derive(Clone, Copy)]
-struct Level {
+struct SizeMean {
     size: f64,
     logarithm: f64,
     repetitions: f64,
 }
 
-/// Fits the law to all repetitions; the same seed draws the same.
+/// Fits the law to all repetitions. The same seed gives the same draws.
 ///
-/// N/X is linear in the coefficients: 1/λ · (1 + σ(N − 1) + κN(N − 1)), so it is fitted by least squares with coefficients that
-/// are not negative. What is made small are the differences of the logarithms of X, because a slow minute slows everything by a
-/// factor: each step of Gauss and Newton is such a fit of N/X, weighted by the X of the step before.
+/// N/X is linear in the coefficients: 1/λ · (1 + σ(N − 1) + κN(N − 1)). So N/X is fitted by least squares with
+/// coefficients that are not negative. The fit minimizes the differences of the logarithms of X, because a slow minute
+/// slows everything by a factor. Each Gauss-Newton step is a fit of N/X, weighted by the X of the step before.
 pub fn fit(measurements: &Measurements, seed: u64) -> Fit {
     let by_size = measurements.logarithms();
     let too_few = Fit::Poor { model: None, reason: Misfit::TooFew { needed: SIZES_MIN } };
     if by_size.len() < SIZES_MIN {
         return too_few;
     }
-    let levels: Vec<Level> = by_size.iter().map(|(size, values)| level(*size, values)).collect();
+    let levels: Vec<SizeMean> = by_size.iter().map(|(size, values)| level(*size, values)).collect();
     let Some(law) = law(&levels) else { return too_few };
     let draws = draws(by_size, &levels, seed);
-    let point = |(size, level): (&usize, &Level)| {
+    let point = |(size, level): (&usize, &SizeMean)| {
         let (measured, fitted) = (level.logarithm.exp(), law.throughput(level.size));
         let band = middle(&draws, |law| law.throughput(level.size));
         Point { size: *size, measured, fitted, band, residual: measured / fitted - 1.0 }
@@ -195,9 +196,9 @@ pub fn fit(measurements: &Measurements, seed: u64) -> Fit {
     }
 }
 
-fn level(size: usize, values: &[f64]) -> Level {
+fn level(size: usize, values: &[f64]) -> SizeMean {
     let repetitions = real(values.len());
-    Level { size: real(size), logarithm: values.iter().sum::<f64>() / repetitions, repetitions }
+    SizeMean { size: real(size), logarithm: values.iter().sum::<f64>() / repetitions, repetitions }
 }
 
 fn explained(points: &[Point]) -> f64 {
@@ -207,14 +208,14 @@ fn explained(points: &[Point]) -> f64 {
     if all > 0.0 { 1.0 - left / all } else { 0.0 }
 }
 
-fn reason(model: &Model, levels: &[Level], noise: Option<f64>) -> Option<Misfit> {
-    // Without a repetition nobody knows the noise, so all of a residual counts.
+fn reason(model: &Model, levels: &[SizeMean], noise: Option<f64>) -> Option<Misfit> {
+    // Without a repetition the noise is unknown, so the whole residual counts.
     let noise = noise.unwrap_or(0.0);
     if noise > NOISE_MAX {
         return Some(Misfit::TooNoisy { noise });
     }
-    // A residual counts for what it has beyond two standard errors of what was measured there: noise is no other shape.
-    let beyond = |point: &Point, level: &Level| {
+    // Only the part of a residual beyond two standard errors counts, because noise is not another shape.
+    let beyond = |point: &Point, level: &SizeMean| {
         (point.residual.abs() - 2.0 * noise / level.repetitions.sqrt()).max(0.0)
     };
     let worst = model
@@ -232,13 +233,12 @@ fn reason(model: &Model, levels: &[Level], noise: Option<f64>) -> Option<Misfit>
     poor.then_some(Misfit::Shape { size: point.size, residual: point.residual })
 }
 
-/// The law, fitted to as many data sets as [`DRAWS`], each made from the means and from deviations drawn out of all that were
-/// measured.
+/// The law, fitted to [`DRAWS`] data sets. Each data set adds deviations, drawn from all measured ones, to the means.
 ///
-/// Drawing the three repetitions of a size themselves anew would show two thirds of their variance only; so deviations are drawn
-/// from all sizes, and widened by what a mean of few takes off them. The means stay where they are, so that a curve of another
-/// shape keeps it.
-fn draws(by_size: &[(usize, Vec<f64>)], levels: &[Level], seed: u64) -> Vec<Law> {
+/// Resampling only the three repetitions of a size would show two thirds of their variance. So deviations come from all
+/// sizes, and are widened to make up for the mean of few values. The means stay in place, so that a curve of another
+/// shape keeps that shape.
+fn draws(by_size: &[(usize, Vec<f64>)], levels: &[SizeMean], seed: u64) -> Vec<Law> {
     let mut random = fastrand::Rng::with_seed(seed);
     let deviations: Vec<f64> = by_size
         .iter()
@@ -249,20 +249,20 @@ fn draws(by_size: &[(usize, Vec<f64>)], levels: &[Level], seed: u64) -> Vec<Law>
             values.iter().map(move |value| (value - level.logarithm) * widen)
         })
         .collect();
-    let mut draw = |level: &Level, repetitions: usize| {
+    let mut draw = |level: &SizeMean, repetitions: usize| {
         let sum: f64 = (0..repetitions).filter_map(|_| random.choice(&deviations)).sum();
-        Level { logarithm: level.logarithm + sum / level.repetitions, ..*level }
+        SizeMean { logarithm: level.logarithm + sum / level.repetitions, ..*level }
     };
     let mut set = |_| {
-        let drawn: Vec<Level> =
+        let drawn: Vec<SizeMean> =
             levels.iter().zip(by_size).map(|(level, (_, values))| draw(level, values.len())).collect();
         law(&drawn)
     };
     (0..DRAWS).filter_map(&mut set).collect()
 }
 
-/// The law that fits best; `None` when none does, as where no number is finite.
-fn law(levels: &[Level]) -> Option<Law> {
+/// The law that fits best; `None` when no fit has finite numbers.
+fn law(levels: &[SizeMean]) -> Option<Law> {
     // The first step starts at the measurements themselves.
     let mut fitted: Vec<f64> = levels.iter().map(|level| level.size / level.logarithm.exp()).collect();
     let mut coefficients = [0.0; 3];
@@ -271,13 +271,13 @@ fn law(levels: &[Level]) -> Option<Law> {
             .iter()
             .zip(&fitted)
             .map(|(level, fitted)| {
-                // ln y ≈ ln ŷ + (y − ŷ) / ŷ: what has to be met is ŷ(1 + ln y − ln ŷ), with a weight of 1 / ŷ².
+                // ln y ≈ ln ŷ + (y − ŷ) / ŷ. So the target is ŷ(1 + ln y − ln ŷ), with a weight of 1 / ŷ².
                 let target = fitted * (1.0 + level.size.ln() - level.logarithm - fitted.ln());
                 Row { terms: terms(level.size), target, weight: level.repetitions / (fitted * fitted) }
             })
             .collect();
         coefficients = not_negative(&rows)?;
-        let value = |level: &Level| dot(&coefficients, &terms(level.size));
+        let value = |level: &SizeMean| dot(&coefficients, &terms(level.size));
         fitted = levels.iter().map(value).collect();
     }
     let [one, sigma, kappa] = coefficients;
@@ -285,7 +285,7 @@ fn law(levels: &[Level]) -> Option<Law> {
     [law.lambda, law.sigma, law.kappa].iter().all(|x| x.is_finite()).then_some(law)
 }
 
-/// The terms that N/X is a sum of.
+/// The terms of the sum N/X.
 fn terms(size: f64) -> [f64; 3] {
     [1.0, size - 1.0, size * (size - 1.0)]
 }
@@ -351,7 +351,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn without_noise_the_coefficients_are_found_again(law in laws()) {
+        fn without_noise_the_fit_finds_the_true_coefficients(law in laws()) {
             let found = model(fit(&measure(|size| law.throughput(size), &SIZES, 0.0, 1, 0), 0));
             prop_assert!((found.law.lambda / law.lambda - 1.0).abs() < 1e-6, "{found:?}");
             prop_assert!((found.law.sigma - law.sigma).abs() < 1e-6, "{found:?}");
@@ -360,7 +360,7 @@ mod tests {
         }
 
         #[test]
-        fn with_noise_the_curve_is_found_again(law in laws(), seed: u64) {
+        fn with_noise_the_fit_finds_the_true_curve(law in laws(), seed: u64) {
             let found = model(fit(&measure(|size| law.throughput(size), &SIZES, 0.03, 3, seed), 0));
             for size in SIZES.map(real) {
                 let off = found.law.throughput(size) / law.throughput(size) - 1.0;
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_intervals_hold_the_true_coefficients_about_as_often_as_they_say() {
+    fn the_intervals_contain_the_true_coefficients_about_as_often_as_their_confidence() {
         let law = Law { lambda: 900.0, sigma: 0.06, kappa: 0.002 };
         let (mut held, mut within) = ([0; 3], 0);
         for seed in 0..200 {
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hard_limit_is_no_scalability_law_and_is_said_to_be_none() {
+    fn a_hard_limit_is_reported_as_another_shape() {
         let found =
             fit(&measure(|size| size.min(6.0) * 100.0, &[1, 2, 4, 5, 6, 7, 8, 16, 24], 0.02, 4, 7), 0);
         let Fit::Poor { reason: Misfit::Shape { size, residual }, model: Some(_) } = found else {
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_alone_is_hardly_ever_taken_for_another_shape() {
+    fn noise_alone_is_hardly_ever_mistaken_for_another_shape() {
         let law = Law { lambda: 900.0, sigma: 0.06, kappa: 0.002 };
         for noise in [0.03, 0.1] {
             let poor = (0..100).filter(|seed| {
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn too_little_and_too_noisy_are_said() {
+    fn too_few_sizes_and_too_much_noise_are_reported() {
         let law = Law { lambda: 900.0, sigma: 0.06, kappa: 0.002 };
         let few = fit(&measure(|size| law.throughput(size), &[1, 2, 4], 0.0, 3, 0), 0);
         assert_eq!(few, Fit::Poor { model: None, reason: Misfit::TooFew { needed: 4 } });
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_outside_of_what_was_measured() {
+    fn no_claim_is_made_outside_of_the_measured_sizes() {
         let law = Law { lambda: 900.0, sigma: 0.02, kappa: 0.004 };
         let found = model(fit(&measure(|size| law.throughput(size), &SIZES, 0.01, 3, 1), 0));
         assert!(found.band(1.0).is_some() && found.band(32.0).is_some() && found.band(33.0).is_none());

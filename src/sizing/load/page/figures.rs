@@ -9,7 +9,7 @@ use crate::base::chart::{
     At, Axis, Cell, Chart, Column, Drawing, Extent, Figure, Line, Mark, Rule, Stroke, Table, Tone, Unit,
 };
 
-/// Points of the percentile spectrum for each nine.
+/// The number of points in the percentile spectrum for each nine.
 const POINTS_PER_NINE: u32 = 20;
 
 pub(super) fn latency_over_time(report: &Report, moments: &[Moment]) -> Figure {
@@ -57,7 +57,8 @@ pub(super) fn latency_over_time(report: &Report, moments: &[Moment]) -> Figure {
     }
 }
 
-/// The objectives that bound a latency, where they do not lie so far off that they would squash the rest.
+/// The objectives that bound a latency. A bound far above the measured values is left out, because it would flatten the
+/// rest.
 fn bounds(report: &Report, highest: f64) -> Vec<Mark> {
     let bound = |verdict: &Verdict| {
         let objective: Objective = verdict.objective.parse().ok()?;
@@ -80,7 +81,7 @@ pub(super) fn rates_over_time(moments: &[Moment]) -> Figure {
         ("refused", Tone::Gold, Stroke::Solid, |moment| moment.refused),
         ("other errors", Tone::Orange, Stroke::Solid, |moment| moment.other_errors),
     ];
-    // A closed loop offers nothing; and what never occurred is said in the caption instead of drawn along the axis.
+    // A closed loop offers no rate. Kinds that never occurred are named in the caption instead of drawn along the axis.
     let occurs = |value: Value| moments.iter().any(|moment| value(moment) > 0.0);
     let shown: Vec<_> = all.into_iter().filter(|(.., value)| occurs(*value)).collect();
     let never: Vec<&str> =
@@ -99,9 +100,7 @@ pub(super) fn rates_over_time(moments: &[Moment]) -> Figure {
     columns.extend(all.iter().map(|(name, ..)| *name));
     Figure {
         title: "Throughput over time".to_owned(),
-        caption: format!(
-            "Requests a second by what became of them; refused are answers with the status 503.{none}"
-        ),
+        caption: format!("Requests a second by outcome; refused are answers with the status 503.{none}"),
         drawing: Drawing::Chart(Chart {
             x: timeline::axis(moments),
             y: Axis::new("requests a second", Unit::PerSecond, Extent::Zero),
@@ -163,7 +162,8 @@ pub(super) fn spectrum(report: &Report) -> Figure {
     }
 }
 
-/// (1 / (1 − p), milliseconds) up to the last request; one that is alone has no percentile beyond it.
+/// Points (1 / (1 − p), milliseconds) up to the last request. A percentile beyond the longest single request does not
+/// exist.
 fn quantiles(times: &Times) -> Vec<(f64, f64)> {
     let count = real(times.count());
     let places = (0..).map(|index| 10_f64.powf(f64::from(index) / f64::from(POINTS_PER_NINE)));

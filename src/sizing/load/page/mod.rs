@@ -1,4 +1,4 @@
-//! A report as an HTML page: what was asked, whether the run is to be believed, and the figures with their charts.
+//! A report as an HTML page: the requests, whether the run can be trusted, and the figures with their charts.
 //!
 //! The thread that calls `run`.
 
@@ -11,9 +11,9 @@ use super::report::{Report, Verdict};
 use crate::base::chart::{Cell, Page, Tile, Unit};
 
 impl Report {
-    /// The report as one HTML page that needs nothing else.
+    /// The report as one HTML page, without other files.
     pub fn page(&self) -> String {
-        // Many names make no title; the table of targets has them.
+        // Many names would make a bad title; the table of targets lists them.
         let title = match self.targets.len() {
             0 => self.all.target.clone(),
             count => format!("{count} targets"),
@@ -49,15 +49,15 @@ impl Report {
     fn head(&self, page: &mut Page) {
         page.lead(&format!("{} loop", self.kind), &self.pace_and_threads());
         page.paragraph(if self.is_closed() {
-            "Each client waits for its answer before it asks again. That finds what a server can do, but a server that stalls is \
-             not asked meanwhile, so that its stalls are hardly seen."
+            "Each client waits for its answer before its next request. This finds the capacity of a server. But while a server \
+             stalls, it gets no requests, so its stalls hardly show."
         } else {
-            "Each request goes out when it is due, whether or not those before it are answered, and its latency counts from then: \
-             a server that stalls is seen as its users see it."
+            "Each request goes out when it is due, whether or not earlier ones are answered, and its latency counts from then. \
+             So the stalls of a server are measured as its users experience them."
         });
         if let Some(why) = &self.not_held {
             page.warning(
-                "The schedule was not held, so this run did not measure what it was to measure:",
+                "The schedule was not held, so this run did not measure the planned load:",
                 &format!("{why}."),
             );
         }
@@ -103,7 +103,7 @@ fn measured(verdict: &Verdict) -> String {
     }
 }
 
-/// A number, or none where there was nothing to measure.
+/// A number, or an empty cell where nothing was measured.
 fn known(value: f64) -> Cell {
     if value.is_finite() { Cell::Number(value) } else { Cell::Nothing }
 }

@@ -1,4 +1,4 @@
-//! Where the server says that the time went, if it does.
+//! The server's own account of the time, if it gives one.
 
 use super::super::percentiles::Percentiles;
 use super::super::report::Report;
@@ -43,8 +43,8 @@ pub(super) fn show(report: &Report, moments: &[Moment], page: &mut Page) {
     page.figure(&Figure {
         title: "Mean time by phase".to_owned(),
         caption: format!(
-            "What the server says in the header Server-Timing of {} answers; elsewhere is the rest of the time from when the \
-             request was sent: the network, and what the server does not say.",
+            "Times in the header Server-Timing of {} answers. Elsewhere is the rest of the time since the request was sent: \
+             the network, and work that the server does not name.",
             Unit::Count.text(real(phases.queue_ms.count))
         ),
         drawing: Drawing::Bars(Bars { unit: Unit::Milliseconds, series: PHASES.to_vec(), rows: rows.collect() }),
@@ -61,7 +61,7 @@ pub(super) fn show(report: &Report, moments: &[Moment], page: &mut Page) {
 
 fn phases_over_time(moments: &[Moment]) -> Figure {
     let said: Vec<_> = moments.iter().filter_map(|moment| Some((moment, moment.phases_ms?))).collect();
-    // From the database up: what waits for it lies on it.
+    // From the database up: a phase lies on the phase that it waits for.
     let order = [2, 1, 0, 3, 4];
     let layers = order.map(|index| Layer {
         name: PHASES[index].0.to_owned(),

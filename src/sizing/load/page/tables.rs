@@ -7,7 +7,7 @@ use crate::base::chart::{Cell, Column, Table};
 
 pub(super) fn rates(report: &Report) -> Table {
     let all = &report.all;
-    // Whoever came after the end is not part of a rate, so that a rate is not always its count by the time.
+    // Answers after the end are not part of a rate, so a rate is not always its count divided by the time.
     let rows = [
         ("offered", all.scheduled, Some(all.offered_per_s)),
         ("sent", all.sent, Some(all.sent_per_s)),
@@ -39,7 +39,7 @@ pub(super) fn times(report: &Report) -> Table {
         ("sent late by", all.lateness_ms),
     ];
     let shown = times.into_iter().enumerate().filter(|(index, (_, times))| {
-        // What a closed loop measures from when a request was due is what it measures from when it was sent.
+        // In a closed loop a request is due when it is sent, so both times are the same.
         times.count > 0 && !(closed && (*index == 0 || *index == 3))
     });
     percentiles("Times in milliseconds", "time", shown.map(|(_, (name, times))| (name.to_owned(), times)))
@@ -84,7 +84,7 @@ pub(super) fn outcomes(all: &TargetReport) -> Table {
         vec![Cell::Text(name), Cell::Count(count), Cell::Number(share(count, all.scheduled) * 100.0)]
     };
     Table {
-        caption: "What became of the requests".to_owned(),
+        caption: "Outcomes of the requests".to_owned(),
         columns: vec![Column::text("outcome"), Column::number("requests"), Column::number("%")],
         rows: statuses.chain(failures).chain(others).map(row).collect(),
     }

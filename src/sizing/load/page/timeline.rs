@@ -1,4 +1,4 @@
-//! The seconds of a run as a page shows them: as rates, and of a long run several together.
+//! The seconds of a run for the page, as rates. In a long run several seconds are merged.
 //!
 //! The thread that calls `run`.
 
@@ -6,17 +6,17 @@ use super::super::report::Second;
 use super::real;
 use crate::base::chart::{Axis, Extent, Unit};
 
-/// More would lie on each other on any screen, and make the page's tables long.
+/// More points would overlap on any screen, and make the page's tables long.
 const MOMENTS_MAX: usize = 600;
 
-/// A rate over less than this is chance: the last answers come in such an interval, after the schedule's end.
+/// A rate over a shorter interval is chance. The last answers, after the schedule's end, fall into such an interval.
 const SHORTEST_S: f64 = 0.5;
 
-/// Some seconds. What there was nothing to measure of is NaN.
+/// One or several seconds. Values without data are NaN.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     pub(super) from_s: f64,
-    /// Where a chart has it: its middle.
+    /// Its place on the chart: the middle of its time.
     pub(super) at_s: f64,
     to_s: f64,
     seconds: usize,
@@ -28,12 +28,12 @@ pub(super) struct Moment {
     pub(super) good: f64,
     pub(super) refused: f64,
     pub(super) other_errors: f64,
-    /// At its end.
+    /// Requests without an outcome at its end.
     pub(super) in_flight: u64,
     pub(super) phases_ms: Option<[f64; 5]>,
 }
 
-/// The run in so many pieces as a chart has room for.
+/// The run in as many pieces as a chart has room for.
 pub(super) fn moments(seconds: &[Second]) -> Vec<Moment> {
     let each = seconds.len().div_ceil(MOMENTS_MAX).max(1);
     let mut pieces: Vec<&[Second]> = seconds.chunks(each).collect();
@@ -52,7 +52,7 @@ pub(super) fn axis(moments: &[Moment]) -> Axis {
     Axis::new("time", Unit::Seconds, Extent::Zero).reach(moments.last().map(|moment| moment.to_s))
 }
 
-/// How many seconds a moment stands for, if not one.
+/// The number of seconds in a moment, if above one.
 pub(super) fn merged(moments: &[Moment]) -> Option<usize> {
     moments.first().map(|moment| moment.seconds).filter(|seconds| *seconds > 1)
 }
@@ -70,7 +70,7 @@ impl Moment {
         let (first, last) = (seconds.first()?, seconds.last()?);
         let length = length(seconds);
         let rate = |count: fn(&Second) -> f64| seconds.iter().map(count).sum::<f64>() / length;
-        // A second in which nothing ended has no latency.
+        // A second in which no request ended has no latency.
         let ended: Vec<&Second> = seconds.iter().filter(|second| second.p99_ms > 0.0).collect();
         let mut p50s: Vec<f64> = ended.iter().map(|second| second.p50_ms).collect();
         p50s.sort_by(f64::total_cmp);

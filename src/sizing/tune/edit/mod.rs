@@ -1,7 +1,8 @@
-//! Values set in the text of a TOML file, of which everything else stays as it is, byte by byte.
+//! Sets values in the text of a TOML file and keeps the rest of the file byte by byte.
 //!
-//! Main thread; text in, text out. The `toml` crate says where each value stands, and only that place is written. `toml_edit`
-//! would write the whole file anew: it makes LF of CRLF, moves dotted keys of one table together, and drops a byte order mark.
+//! Main thread; text in, text out. The `toml` crate reports the position of each value, and only that position is
+//! written. `toml_edit` would rewrite the whole file: it turns CRLF into LF, moves dotted keys of one table together,
+//! and drops a byte order mark.
 
 mod document;
 
@@ -10,7 +11,7 @@ use std::fmt;
 use serde::Serialize;
 use toml::de::DeTable;
 
-use self::document::{Document, Place};
+use self::document::{Document, Position};
 
 /// A value to set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,9 +26,9 @@ pub enum Value {
 /// The text after all changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edited {
-    /// The whole of it.
+    /// The whole text.
     pub text: String,
-    /// What changed, in the order of the file. Keys that had their value already are not here.
+    /// The changes, in the order of the file. Keys that had their value already are left out.
     pub changes: Vec<Change>,
 }
 
@@ -48,47 +49,47 @@ pub struct Change {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError {
-    /// It is not TOML.
+    /// The text is not TOML.
     #[error("not TOML: {0}")]
     Syntax(#[source] toml::de::Error),
-    /// Where the value should stand, or on the way there, is something else.
+    /// Another kind of value stands at the key, or on the way to it.
     #[error("cannot set {key}: {what} is in its place")]
     Taken {
         /// The key in full.
         key: String,
-        /// What is there.
+        /// The kind of value that stands there.
         what: &'static str,
     },
 }
 
 /// Sets these dotted keys, such as `database.maximum_pool_size`, to these values.
 ///
-/// A value that is there is replaced, with the comment behind it left alone. A key that is missing goes into its table: below its
-/// own commented-out line (`# workers = 10`) if there is one, else at the end of the table, in the form in which the table is
-/// written (under its header, inline, or as dotted keys). A table that is missing is added at the end of the file.
+/// A value that exists is replaced, and the comment after it stays. A missing key goes into its table: below its
+/// commented-out line (`# workers = 10`) if there is one, else at the end of the table. The new key takes the form of
+/// its table: under its header, inline, or as a dotted key. A missing table is added at the end of the file.
 ///
 /// # Errors
-/// The text is not TOML, or a key cannot be set without taking something else away. Nothing is changed then.
+/// The text is not TOML, or setting a key would remove something else. Then nothing is changed.
 pub fn edit(text: &str, values: &[(&str, Value)]) -> Result<Edited, EditError> {
     let mut edited = text.to_owned();
     let mut written = Vec::new();
     for (key, value) in values {
         let place = place(&edited, key)?;
         let before = match &place {
-            Place::Value { old, .. } if old.as_ref() == Some(value) => continue,
-            Place::Value { at, .. } => Some(line_of(&edited, at.start).1.to_owned()),
+            Position::Value { old, .. } if old.as_ref() == Some(value) => continue,
+            Position::Value { at, .. } => Some(line_of(&edited, at.start).1.to_owned()),
             _ => None,
         };
         edited = place.write(&edited, key, value);
-        // The caller is going to write this over a file, so it is read again.
-        if !matches!(self::place(&edited, key), Ok(Place::Value { old: Some(now), .. }) if now == *value) {
+        // The caller will write this text over a file, so the result is parsed again and checked.
+        if !matches!(self::place(&edited, key), Ok(Position::Value { old: Some(now), .. }) if now == *value) {
             return Err(EditError::Taken { key: (*key).to_owned(), what: "a table that cannot be added to" });
         }
         written.push((*key, before));
     }
     let mut changes = Vec::new();
     for (key, before) in written {
-        if let Place::Value { at, .. } = place(&edited, key)? {
+        if let Position::Value { at, .. } = place(&edited, key)? {
             let (line, after) = line_of(&edited, at.start);
             changes.push(Change { key: key.to_owned(), line, before, after: after.to_owned() });
         }
@@ -97,12 +98,12 @@ pub fn edit(text: &str, values: &[(&str, Value)]) -> Result<Edited, EditError> {
     Ok(Edited { text: edited, changes })
 }
 
-fn place(text: &str, key: &str) -> Result<Place, EditError> {
+fn place(text: &str, key: &str) -> Result<Position, EditError> {
     let tree = DeTable::parse(text).map_err(EditError::Syntax)?;
     Document::new(text, tree.get_ref()).place(key)
 }
 
-impl Place {
+impl Position {
     fn write(&self, text: &str, key: &str, value: &Value) -> String {
         let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
         let end_of_line = if text.contains("\r\n") { "\r\n" } else { "\n" };
@@ -133,7 +134,7 @@ impl Place {
 }
 
 impl fmt::Display for Value {
-    /// As TOML.
+    /// The value as TOML.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count(count) => write!(f, "{count}"),
@@ -163,7 +164,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// The line in which a place is: its number and its text.
+/// The line that contains this position: its number and its text.
 fn line_of(text: &str, place: usize) -> (usize, &str) {
     let start = text[..place].rfind('\n').map_or(0, |at| at + 1);
     let end = text[place..].find('\n').map_or(text.len(), |at| place + at);
@@ -206,7 +207,7 @@ mod tests {
         assert_eq!(config.queue.max_wait, std::time::Duration::from_millis(50));
     }
 
-    /// The lines of the new text without those that were changed or added are the old text without those that were changed.
+    /// Checks that the old and the new text are equal once the changed and the added lines are left out.
     fn only_those_lines_differ(old: &str, edited: &Edited) {
         let mut lines: Vec<&str> = edited.text.split('\n').collect();
         for change in edited.changes.iter().rev() {
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_that_is_shipped_takes_the_sizes_and_keeps_the_rest() {
+    fn every_shipped_file_takes_the_sizes_and_keeps_the_rest() {
         for text in [
             include_str!("../../../../config/wharf.toml"),
             include_str!("../../../../config/postgres.toml"),
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_the_reference_shows_as_a_comment_goes_below_it() {
+    fn a_new_key_goes_below_its_commented_out_line() {
         let text = include_str!("../../../../config/reference.toml");
         let edited = edit(text, &sizes(6)).expect("it can be set");
         only_those_lines_differ(text, &edited);
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_key_goes_into_its_table_however_that_is_written() {
+    fn a_missing_key_goes_into_its_table_in_every_form_of_table() {
         for (text, expected) in [
             (
                 "[server]\n  listen = 'a' # b\n\n# c\n[log]\n",
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_set_is_an_error() {
+    fn a_key_that_cannot_be_set_is_an_error() {
         let error =
             |text| edit(text, &[("server.workers", Value::Count(6))]).expect_err("it cannot").to_string();
         assert!(error("[server\n").starts_with("not TOML: "));
@@ -342,7 +343,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_stands_around_stays(
+        fn all_other_text_stays_the_same(
             order in Just(vec!["server", "queue", "database", "log"]).prop_shuffle(),
             forms in proptest::collection::vec(0..4_u8, 4),
             windows: bool,
@@ -350,7 +351,7 @@ mod tests {
             pool in 1..100_usize,
         ) {
             let keys = [("server", "drain_timeout = '1s'"), ("queue", "max_length = 1024"), ("database", "url = 'sqlite:a'"), ("log", "level = 'warn'")];
-            // A dotted or an inline table belongs to the file itself, so it is written before any header.
+            // A dotted or an inline table belongs to the root of the file, so it is written before any header.
             let [mut first, mut last] = [String::from("# begins\n"), String::new()];
             for (section, form) in order.iter().zip(forms) {
                 let key = keys.iter().find(|(name, _)| name == section).expect("it is one").1;

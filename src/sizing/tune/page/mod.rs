@@ -1,4 +1,4 @@
-//! What a run has found, as an HTML page: the recommendation first, then what it rests on.
+//! The result of a run as an HTML page: the recommendation first, then its evidence.
 //!
 //! Main thread.
 
@@ -10,7 +10,7 @@ use crate::base::chart::{Cell, Column, Page, Table, Tile, Unit};
 use crate::sizing::load::Objective;
 
 impl Report {
-    /// The report as one HTML page that needs nothing else.
+    /// The report as one HTML page, without other files.
     pub fn page(&self) -> String {
         let mut page = Page::new(&format!("wharf tune · {}", self.database), &self.title());
         self.head(&mut page);
@@ -22,7 +22,7 @@ impl Report {
         sweep::show(&self.workers, "workers", &bounds, &mut page);
         page.section("Under more load than it can serve");
         proof::show(self, &mut page);
-        page.section("Beside what others advise");
+        page.section("Compared with the advice of others");
         page.table(&self.advice());
         page.finish(&format!(
             "Made by wharf {} in {} on a machine with {} cores.",
@@ -49,7 +49,7 @@ impl Report {
         if self.stands {
             page.paragraph("In the configuration's file:");
         } else {
-            page.paragraph("What it ran with under overload, which is no recommendation:");
+            page.paragraph("The sizes of the run under overload, which are not recommended:");
         }
         page.code(&self.lines());
         page.paragraph(&sentence(&self.pool.words));
@@ -120,7 +120,7 @@ impl Report {
             vec![
                 Cell::text("measured here"),
                 Cell::Count(size as u64),
-                Cell::text("what this page recommends or would"),
+                Cell::text("the result of the measurements on this page"),
             ]
         });
         let others = self.formulas.iter().map(|formula| {
@@ -135,13 +135,13 @@ impl Report {
 }
 
 impl SweepReport {
-    /// What the recommended size came to.
+    /// The figures of the recommended size.
     fn chosen(&self) -> Option<&SizeReport> {
         self.sizes.iter().find(|size| Some(size.size) == self.size)
     }
 }
 
-/// With a capital at its begin and a full stop at its end.
+/// The words with a capital letter at the start and a full stop at the end.
 fn sentence(words: &str) -> String {
     let mut letters = words.chars();
     let first: String = letters.next().map(|first| first.to_uppercase().collect()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The proof: what is left of the capacity when more comes than it can serve.
+//! The proof: the throughput that remains when more requests come than the server can serve.
 
 use super::super::report::{LevelReport, Report};
 use super::super::sweep::HOLDS;
@@ -20,7 +20,10 @@ pub(super) fn show(report: &Report, page: &mut Page) {
         return;
     }
     let text = if failed.is_empty() {
-        "at every load at least nine tenths of what can be served was served.".to_owned()
+        format!(
+            "at every load at least {:.0} % of the requests that can be served were served.",
+            HOLDS * 100.0
+        )
     } else {
         format!("too little was served at {}.", failed.join(", "))
     };
@@ -38,7 +41,7 @@ fn times(count: usize) -> String {
     if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
-/// What must be served for a level to hold.
+/// The good answers a second that a level needs to hold.
 fn needed(level: &LevelReport, capacity: f64) -> f64 {
     HOLDS * if level.percent < 100 { level.offered_per_s } else { capacity }
 }
@@ -102,7 +105,7 @@ fn goodput(report: &Report) -> Figure {
     }
 }
 
-/// Good, refused, and everything else, in percent of what was offered.
+/// Good answers, refusals, and everything else, in percent of the offered requests.
 fn parts(level: &LevelReport) -> [f64; 3] {
     let part = |per_s: f64| if level.offered_per_s > 0.0 { per_s / level.offered_per_s * 100.0 } else { 0.0 };
     let (good, refused) = (part(level.good_per_s), part(level.refused_per_s));
@@ -121,7 +124,7 @@ fn shares(report: &Report) -> Figure {
     let mut columns = vec![Column::number("% of the capacity")];
     columns.extend(["good %", "refused %", "neither %"].map(Column::number));
     Figure {
-        title: "What became of what was offered".to_owned(),
+        title: "Outcomes of the offered requests".to_owned(),
         caption: "In percent of the requests that were to come. Refused are answers with the status 503, which cost a client no \
                   wait; neither: errors, timeouts, answers after the end, and what the generator could not send. p99 is of what \
                   was served."

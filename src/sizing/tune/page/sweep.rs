@@ -1,4 +1,4 @@
-//! One sweep: throughput and latency against what was varied.
+//! One sweep: throughput and latency against the varied size.
 
 use super::super::report::{SizeReport, SweepReport};
 use super::{real, sentence};
@@ -7,13 +7,14 @@ use crate::base::chart::{
     Span, Stroke, Table, Tone, Unit,
 };
 
-/// Past this ratio of the largest to the smallest size a linear axis would press the small ones together.
+/// Past this ratio of the largest to the smallest size a linear axis would press the small sizes together.
 const LOG_FROM: usize = 16;
 
-/// A bound is drawn when it is not so far above what was measured that it would press that to the bottom.
+/// A bound is drawn only up to this many times the measured values, because a higher one would press them to the
+/// bottom.
 const FAR: f64 = 3.0;
 
-/// `unit`: what was varied. `bounds`: objectives with their milliseconds.
+/// `unit`: the varied quantity. `bounds`: the objectives with their milliseconds.
 pub(super) fn show(sweep: &SweepReport, unit: &str, bounds: &[(String, f64)], page: &mut Page) {
     page.figure(&throughput(sweep, unit));
     page.figure(&latency(sweep, unit, bounds));
@@ -72,7 +73,7 @@ fn mean(size: &SizeReport, unit: &str) -> Point {
     }
 }
 
-/// The range in which throughput is the same, the one that the knee may be in, and the size to take.
+/// The range of equal throughput, the range of the knee, and the size to take.
 fn ranges(sweep: &SweepReport) -> Vec<Mark> {
     let mut marks = Vec::new();
     let range =
@@ -96,7 +97,7 @@ fn take(size: usize) -> Mark {
     Mark::Rule(Rule { name: format!("take {size}"), tone: Tone::Green, at: At::X(real(size)) })
 }
 
-/// The fitted law, only where it describes what was measured, and only between measured sizes.
+/// The fitted law, drawn only where it describes the measurements, and only between measured sizes.
 fn law(sweep: &SweepReport) -> Vec<Mark> {
     let curve = &sweep.law.curve;
     if !sweep.law.fits || curve.is_empty() {

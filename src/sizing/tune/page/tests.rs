@@ -1,4 +1,4 @@
-//! Pages of runs that went well, badly and nowhere.
+//! Tests of pages: of a run that went well, of one that failed, and of one without a result.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! When the next request is to be sent, in an open and in a closed loop.
+//! The times at which requests are to be sent, in an open and in a closed loop.
 //!
-//! Generator thread. Is told the time and what has become of requests; does no I/O.
+//! Generator thread. The caller passes the time and the outcomes of requests; this module does no I/O.
 
 use std::collections::VecDeque;
 use std::iter::{Skip, StepBy};
@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 
 use super::Pace;
 use super::part::Part;
-use super::recorder::Begun;
+use super::recorder::RequestStart;
 use super::schedule::Schedule;
 
-/// How long a client of the closed loop rests when its request has failed: a server that refuses every connection would
-/// otherwise be asked as fast as the machine can.
+/// The rest of a client of the closed loop after a failed request. Without it, a server that refuses every connection
+/// would be called as fast as the machine can.
 const REST: Duration = Duration::from_millis(10);
 
-pub(super) struct Pacer {
+pub(super) struct Timetable {
     begin: Instant,
     end: Instant,
     loops: Loop,
-    /// Nothing more is sent.
+    /// No more requests are sent.
     over: bool,
-    /// There was no connection for what is next.
+    /// There was no connection for the next request.
     blocked: bool,
 }
 
@@ -30,8 +30,8 @@ enum Loop {
     Closed { clients: usize, resting: VecDeque<Instant> },
 }
 
-impl Pacer {
-    /// Of a thread that has this part of the requests, or of the clients.
+impl Timetable {
+    /// The times for a thread with this part of the requests, or of the clients.
     pub(super) fn new(pace: &Pace, part: Part, begin: Instant) -> Self {
         let loops = match pace {
             Pace::Open { stages, arrivals } => {
@@ -46,7 +46,7 @@ impl Pacer {
         Self { begin, end: begin + pace.length(), loops, over: false, blocked: false }
     }
 
-    /// When the request was due that is to be sent now, if there is one.
+    /// The due time of the request to send now, if there is one.
     pub(super) fn due(&mut self, now: Instant, in_flight: usize) -> Option<Instant> {
         if self.over {
             return None;
@@ -68,37 +68,37 @@ impl Pacer {
         }
     }
 
-    /// What was due is sent, or has another outcome.
+    /// Moves on to the next request: the due one was sent, or has another outcome.
     pub(super) fn advance(&mut self) {
         if let Loop::Open { schedule, next } = &mut self.loops {
             *next = schedule.next().map(|time| self.begin + time);
         }
     }
 
-    /// A request was begun, so much too late.
-    pub(super) fn begun(&self, lateness: Duration, late_after: Duration) -> Begun {
+    /// Describes the beginning of a request that begins this much too late.
+    pub(super) fn begun(&self, lateness: Duration, late_after: Duration) -> RequestStart {
         let is_late = lateness > late_after;
-        Begun { lateness, is_late, without_connection: is_late && self.blocked }
+        RequestStart { lateness, is_late, without_connection: is_late && self.blocked }
     }
 
-    /// There is no connection for what is due.
+    /// Notes that there is no connection for the due request.
     pub(super) fn blocked(&mut self) {
         self.blocked = true;
     }
 
-    /// Whether what is due waits for a connection.
+    /// Whether the due request waits for a connection.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// A request has failed.
+    /// A request has failed, so its client rests.
     pub(super) fn rest(&mut self, now: Instant) {
         if let Loop::Closed { resting, .. } = &mut self.loops {
             resting.push_back(now + REST);
         }
     }
 
-    /// When something is to be sent next, if that is known and there is a connection for it.
+    /// The time of the next request, if it is known and not waiting for a connection.
     pub(super) fn next(&self) -> Option<Instant> {
         match &self.loops {
             _ if self.over || self.blocked => None,
@@ -112,12 +112,12 @@ impl Pacer {
         now > self.end
     }
 
-    /// Whether nothing more is sent.
+    /// Whether no more requests are sent.
     pub(super) fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Nothing more is sent, before the plan's time.
+    /// Ends the sending before the plan's end.
     pub(super) fn stop(&mut self, now: Instant) {
         self.over = true;
         self.end = self.end.min(now);

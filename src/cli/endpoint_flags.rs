@@ -1,4 +1,4 @@
-//! What `load` and `tune` have in common: which of the configuration's endpoints are asked.
+//! The flags and checks that `load` and `tune` share: the choice of the configuration's endpoints.
 
 use std::net::SocketAddr;
 
@@ -9,22 +9,22 @@ use crate::sizing::{Selection, Traffic, TrafficError, traffic};
 use super::Loaded;
 
 #[derive(clap::Args)]
-pub(crate) struct Asked {
-    /// Ask this endpoint of the configuration; may be repeated [default: all that have a weight]
+pub(crate) struct EndpointFlags {
+    /// Send requests to this endpoint of the configuration; may be repeated [default: all endpoints with a weight]
     #[arg(long, value_name = "NAME")]
     endpoint: Vec<String>,
-    /// Ask also endpoints that write, which are those of every method but GET
+    /// Send requests also to endpoints that write, that is, with a method other than GET
     #[arg(long)]
     allow_writes: bool,
 }
 
-impl Asked {
-    /// Whether any of it was given.
+impl EndpointFlags {
+    /// Whether one of these flags was given.
     pub(super) fn is_given(&self) -> bool {
         self.allow_writes || !self.endpoint.is_empty()
     }
 
-    /// What the server at this address is asked. Says which endpoints are left out.
+    /// The requests for the server at this address. Prints which endpoints are left out.
     pub(super) fn traffic(
         &self,
         config: &Config,
@@ -37,20 +37,20 @@ impl Asked {
         let traffic = traffic(config, database, &selection)?;
         if !traffic.left_out.is_empty() {
             let names = traffic.left_out.join(", ");
-            eprintln!("left out, because they write: {names} (--allow-writes asks them as well)");
+            eprintln!("left out, because they write: {names} (--allow-writes includes them)");
         }
         Ok(traffic)
     }
 }
 
-/// The configuration, which is to have no problems.
+/// The configuration, or its problems as an error.
 pub(super) fn sound(loaded: Loaded) -> anyhow::Result<(Source, Config)> {
     let Loaded { source, config, problems } = loaded;
     anyhow::ensure!(problems.list().is_empty(), "{problems}");
     Ok((source, config))
 }
 
-/// The error with the places in the file that it is about.
+/// The error, with the places in the file that it concerns.
 pub(super) fn explained(error: TrafficError, source: &Source) -> anyhow::Error {
     match error {
         TrafficError::Problems(list) => anyhow::anyhow!("{}", Problems::new(source.clone(), list)),
