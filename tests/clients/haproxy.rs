@@ -7,8 +7,8 @@ use wharf::config::ForwardedBy;
 use super::curl;
 use super::proxy::{ALIVE, Proxy};
 use super::served::{Served, wait_until};
-use super::support::Client;
 use super::traffic::{self, REQUESTS};
+use crate::support::Client;
 
 /// `OPTIONS * HTTP/1.0` without any header.
 const ASKS_OPTIONS: &str = "option httpchk OPTIONS *

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::program::find;
-use super::support::{Client, PATIENCE};
+use crate::support::{Client, PATIENCE};
 
 /// The path that the proxy answers by itself, with text that ends in its directory's name: somebody else who has taken
 /// the port does not know it.

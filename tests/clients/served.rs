@@ -18,7 +18,7 @@ use wharf::metrics::Metrics;
 use wharf::server::{Running, Server};
 
 use super::known;
-use super::support::PATIENCE;
+use crate::support::PATIENCE;
 
 /// What `GET /large` answers; more than any socket's buffers take at once.
 pub(crate) const LARGE: usize = 10 << 20;

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::known;
 use super::served::{FRAMING, LARGE, Served, wait_until};
-use super::support::{Answer, Client};
+use crate::support::{Answer, Client};
 
 /// How many requests [`many_requests`] sends, and over how many connections.
 pub(crate) const REQUESTS: usize = 500;

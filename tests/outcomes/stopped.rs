@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::support::{Answer, Database, PATIENCE, Wharf, directory_with};
 use super::{UNKNOWN, assert_unknown, with_table};
+use crate::support::{Answer, Database, PATIENCE, Wharf, directory_with};
 
 /// How often each is tried.
 const ROUNDS: usize = 8;

@@ -14,7 +14,7 @@ use wharf::metrics::{Closing, Reason};
 use super::known;
 use super::served::{LARGE, Served, VERSIONS};
 use super::session::{End, Session};
-use super::support::PATIENCE;
+use crate::support::PATIENCE;
 
 const SOON: Duration = Duration::from_millis(100);
 

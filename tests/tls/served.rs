@@ -19,7 +19,7 @@ use wharf::server::{Running, Server};
 
 use super::known;
 use super::session::Session;
-use super::support::{Authority, Client, Identity, PATIENCE};
+use crate::support::{Authority, Client, Identity, PATIENCE};
 
 /// Every version that is spoken.
 pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];

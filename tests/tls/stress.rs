@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 use super::known;
 use super::served::{Served, VERSIONS, wait_until};
 use super::session::Session;
-use super::support::Client;
+use crate::support::Client;
 
 const CLIENTS: u64 = 8;
 const RUN: Duration = Duration::from_millis(500);
