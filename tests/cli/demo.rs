@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::Postgres;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 use rusqlite::types::ValueRef;
 use wharf::demo::{self, Error};
+
+use crate::support::Postgres;
 
 /// Each filled table, its columns as both databases print the CSV's texts, and its rows.
 const TABLES: [(&str, &str, usize); 5] = [

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::support::{Postgres, Wharf, assert_says, wait_until};
 use serde_json::Value;
 use wharf::config::{Config, Environment, Flags, Source};
 use wharf::database::Database;
 use wharf::endpoint::{Selection, traffic};
 use wharf::tune::{Outcome, Request, tune};
+
+use crate::support::{Postgres, Wharf, assert_says, wait_until};
 
 /// So many may be in the function at once, each for about so many seconds; who comes while all are there waits for a place.
 const PLACES: &str = "\

@@ -74,7 +74,7 @@ impl Proxy {
             if Instant::now() > until {
                 return Err(format!("it does not answer:\n{}", self.log()));
             }
-            thread::yield_now();
+            thread::sleep(crate::support::LOOK);
         }
         Ok(())
     }

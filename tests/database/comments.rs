@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Postgres, assert_nothing_is_left};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use wharf::config::{self, Config, Environment, Flags, Param, Place, Source, Sql, StatementComment};
@@ -16,6 +15,8 @@ use wharf::database::{Access, Connection, Database, Error, RowWriter, Shape, Sta
 use wharf::deadline::Deadline;
 use wharf::server::Server;
 use wharf::value::{Scalar, Type, Value};
+
+use crate::support::{Postgres, assert_nothing_is_left};
 
 /// The session's own statement, as everybody sees it.
 const OWN_TEXT: &str = "select query as q from pg_stat_activity where pid = pg_backend_pid()";

@@ -498,9 +498,7 @@ mod pool {
         let held = database.checkout(soon()).unwrap();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| database.checkout(soon()).is_ok());
-            while database.gauges().waiting == 0 {
-                std::thread::yield_now();
-            }
+            support::wait_until("nobody waits", || database.gauges().waiting > 0);
             drop(held);
             assert!(waiter.join().unwrap());
         });

@@ -4,10 +4,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::support::{
-    Answer, Authority, Client, Database, Keeper, PATIENCE, Postgres, ask, assert_nothing_is_left,
-    assert_problem, gate, wait_until,
-};
 use bytes::BytesMut;
 use postgres::types::{IsNull, to_sql_checked};
 use wharf::config::{Config, Connector, Environment, Flags, Source};
@@ -16,6 +12,11 @@ use wharf::handler::{self, Error};
 use wharf::http::{Request, Response};
 use wharf::metrics::Pool;
 use wharf::server::{Running, Server};
+
+use crate::support::{
+    Answer, Authority, Client, Database, Keeper, PATIENCE, Postgres, ask, assert_nothing_is_left,
+    assert_problem, gate, wait_until,
+};
 
 const ENDPOINTS: &str = "
 [endpoint.item]

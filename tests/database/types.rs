@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::Postgres;
 use wharf::config;
 use wharf::database::{Access, Connection, Database, Error, RowWriter, Shape, Statement};
 use wharf::deadline::Deadline;
+
+use crate::support::Postgres;
 
 fn connect() -> (Database, Connection) {
     let mut settings = config::Database::default();

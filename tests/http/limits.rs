@@ -7,9 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{
-    Client, Keeper, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until,
-};
 use crossbeam_channel::unbounded;
 use fastrand::Rng;
 use wharf::config::Config;
@@ -17,6 +14,10 @@ use wharf::handler::{Context, Error, streaming};
 use wharf::http::{Request, Response};
 use wharf::metrics::{Closing, Reason};
 use wharf::server::{Running, Server};
+
+use crate::support::{
+    Client, Keeper, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until,
+};
 
 const LARGE: usize = 20 << 20;
 

@@ -289,11 +289,7 @@ fn a_client_that_never_reads_is_cut_off_in_time() {
     let mut watcher = Client::connect(server.address());
     watcher.request("GET", "/path/x", &[], "");
     assert_eq!(watcher.answer().status, 200);
-    let until = std::time::Instant::now() + support::PATIENCE;
-    while server.metrics().open_connections() > 1 {
-        assert!(std::time::Instant::now() < until, "the connection stays");
-        std::thread::yield_now();
-    }
+    support::wait_until("the connection stays", || server.metrics().open_connections() <= 1);
     let mut received = Vec::new();
     // Either a reset or an early end.
     let _ = ended.read_to_end(&mut received);
@@ -310,9 +306,5 @@ fn a_client_that_leaves_is_forgotten() {
     let mut client = Client::connect(server.address());
     client.request("GET", "/path/x", &[], "");
     assert_eq!(client.answer().status, 200);
-    let until = std::time::Instant::now() + support::PATIENCE;
-    while server.metrics().open_connections() > 1 {
-        assert!(std::time::Instant::now() < until, "connections stay");
-        std::thread::yield_now();
-    }
+    support::wait_until("connections stay", || server.metrics().open_connections() <= 1);
 }

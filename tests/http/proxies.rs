@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::support::{Client, assert_nothing_is_left};
 use wharf::config::{AdminListen, Config, ForwardedBy, Listen};
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::metrics::Closing;
 use wharf::server::{Running, Server};
+
+use crate::support::{Client, assert_nothing_is_left};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 

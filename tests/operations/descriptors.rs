@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, PATIENCE, Wharf, directory_with, wait_until};
 use crossbeam_channel::unbounded;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::support::{Client, PATIENCE, Wharf, directory_with, wait_until};
 
 const HELLO: &str = "[endpoint.hello]\nroute = 'GET /hello'\nbody = 'hi'\n";
 const REQUEST: &[u8] = b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n";

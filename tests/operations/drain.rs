@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Keeper, PATIENCE, Wharf, gate, wait_until};
 use socket2::{Domain, Socket, Type};
 use wharf::config::Config;
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
+
+use crate::support::{Client, Keeper, PATIENCE, Wharf, gate, wait_until};
 
 /// More than a socket's buffers take at once.
 const LARGE: usize = 8 << 20;

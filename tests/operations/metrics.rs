@@ -8,13 +8,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Database, Gate, PATIENCE, Postgres, ask, gate, wait_until};
 use serde_json::Value;
 use wharf::config::{Config, Environment, Flags, Source};
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
+
+use crate::support::{Client, Database, Gate, PATIENCE, Postgres, ask, gate, wait_until};
 
 /// Debian's python3-prometheus-client: the reference implementations of both formats. Prints the families as JSON.
 const PARSE: &str = r#"

@@ -5,9 +5,6 @@ use std::io::Read as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{
-    Answer, Authority, Client, Database, PATIENCE, Postgres, ask, assert_nothing_is_left, gate, wait_until,
-};
 use socket2::SockRef;
 use wharf::config::{AdminListen, Config, Environment, Flags, Source};
 use wharf::database;
@@ -15,6 +12,10 @@ use wharf::handler::{Context, Error, streaming};
 use wharf::http::{Request, Response};
 use wharf::metrics::Metrics;
 use wharf::server::{Running, Server};
+
+use crate::support::{
+    Answer, Authority, Client, Database, PATIENCE, Postgres, ask, assert_nothing_is_left, gate, wait_until,
+};
 
 /// Statements that would run for far longer than any test, and those that show what they left.
 const ENDPOINTS: &str = "
@@ -425,11 +426,7 @@ fn a_handler_that_uses_no_database_can_ask() {
     let (gate, keeper) = gate();
     let waits = move |_: &Request, context: &mut Context<'_>| -> Result<Response, Error> {
         gate.begin();
-        let until = Instant::now() + PATIENCE;
-        while !context.client_has_left() {
-            assert!(Instant::now() < until, "the client's departure is not told");
-            thread::yield_now();
-        }
+        wait_until("the client's departure is not told", || context.client_has_left());
         Ok(Response::text("to nobody"))
     };
     let database = Postgres::database();
@@ -506,9 +503,7 @@ fn clients_that_leave_at_any_moment_leave_nothing_behind() {
             let (method, path) = [("GET", "/nap"), ("POST", "/insert"), ("GET", "/quick")][rng.usize(0..3)];
             client.request(method, path, &[], "");
             let (since, stays) = (Instant::now(), Duration::from_millis(rng.u64(0..40)));
-            while since.elapsed() < stays {
-                thread::yield_now();
-            }
+            wait_until("time never passes", || since.elapsed() >= stays);
             if rng.bool() { reset(client) } else { drop(client) }
         }
     };

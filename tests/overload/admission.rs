@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Gate, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until};
 use wharf::config::{Config, Connector};
 use wharf::handler::{Context, Error, Handler, Priority, streaming};
 use wharf::http::{Request, Response};
 use wharf::metrics::Reason;
 use wharf::server::{Running, Server};
+
+use crate::support::{Client, Gate, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until};
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
 

@@ -239,11 +239,7 @@ fn a_drain_under_load_loses_no_response() {
             })
         })
         .collect();
-    let until = Instant::now() + PATIENCE;
-    while answered.load(Ordering::Relaxed) < 100 * CLIENTS {
-        assert!(Instant::now() < until, "the load does not run");
-        thread::yield_now();
-    }
+    support::wait_until("the load does not run", || answered.load(Ordering::Relaxed) >= 100 * CLIENTS);
     assert_eq!(server.drain(), Drained::Complete);
     for client in clients {
         client.join().expect("every request that was sent had its answer");

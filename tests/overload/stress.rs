@@ -5,13 +5,14 @@ use std::net::{Shutdown, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, PATIENCE};
 use fastrand::Rng;
 use wharf::config::Config;
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
+
+use crate::support::{Client, wait_for};
 
 const CLIENTS: u64 = 12;
 const RUN: Duration = Duration::from_millis(500);
@@ -154,14 +155,6 @@ fn misbehave(rng: &mut Rng, address: SocketAddr, name: &str) {
     }
 }
 
-fn wait_until(holds: impl Fn() -> bool, what: impl Fn() -> String) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until, "{}", what());
-        thread::yield_now();
-    }
-}
-
 fn fresh_request_is_served(address: SocketAddr) -> bool {
     let mut fresh = Client::connect(address);
     fresh.request("GET", "/query?fresh", &[], "");
@@ -198,11 +191,11 @@ fn each_answer_belongs_to_its_request_and_nothing_is_left_over_whatever_clients_
                 metrics.requests()
             )
         };
-        wait_until(|| metrics.open_connections() == 0, state);
-        wait_until(|| metrics.requests() == metrics.finished(), state);
+        wait_for(|| metrics.open_connections() == 0, state);
+        wait_for(|| metrics.requests() == metrics.finished(), state);
         assert!(connections >= CLIENTS, "{}", state());
         // On a busy machine even a lone request may wait for longer than these servers allow.
-        wait_until(|| fresh_request_is_served(address), || "no fresh request is served".into());
+        wait_for(|| fresh_request_is_served(address), || "no fresh request is served".into());
         assert_eq!(server.drain(), Drained::Complete);
     }
 }

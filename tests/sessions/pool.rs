@@ -2,16 +2,17 @@
 //! looked at and ended, and what happens while there is no database.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{PATIENCE, Postgres, wait_until};
 use wharf::activity::Activity;
 use wharf::config;
 use wharf::database::{Connection, Database, Error};
 use wharf::deadline::Deadline;
 use wharf::presence::Presence;
+
+use crate::support::{Log, PATIENCE, Postgres, wait_until};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -266,8 +267,7 @@ fn after_one_dead_connection_no_other_is_lent() {
 
 #[test]
 fn who_does_not_give_a_connection_back_is_named() {
-    log::set_boxed_logger(Box::new(Log)).expect("this binary has no other logger");
-    log::set_max_level(log::LevelFilter::Info);
+    let log = Log::start(log::LevelFilter::Info);
     let (pool, _server) = pool(|settings| settings.leak_detection_threshold = 50 * MS);
     let worker = thread::Builder::new().name("forgetful".to_owned());
     thread::scope(|scope| {
@@ -279,30 +279,10 @@ fn who_does_not_give_a_connection_back_is_named() {
             drop(held);
         };
         worker.spawn_scoped(scope, forgetful).expect("a thread");
-        wait_until("nobody says it", || logged("forgetful has had a database connection for"));
+        wait_until("nobody says it", || log.has("forgetful has had a database connection for"));
         give.send(()).expect("it waits");
-        wait_until("nobody says that it is back", || logged("forgetful gave the connection back after"));
+        wait_until("nobody says that it is back", || log.has("forgetful gave the connection back after"));
     });
-}
-
-static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-fn logged(text: &str) -> bool {
-    LOGGED.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|line| line.contains(text))
-}
-
-struct Log;
-
-impl log::Log for Log {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        LOGGED.lock().unwrap_or_else(PoisonError::into_inner).push(record.args().to_string());
-    }
-
-    fn flush(&self) {}
 }
 
 #[test]

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{
-    Answer, Client, Database, PgBouncer, Postgres, Setup, Wharf, assert_problem, psql, wait_until,
-};
 use wharf::config::{self, Config, Environment, Flags, Source};
 use wharf::database;
 use wharf::deadline::Deadline;
 use wharf::server::Server;
+
+use crate::support::{
+    Answer, Client, Database, PgBouncer, Postgres, Setup, Wharf, assert_problem, psql, wait_until,
+};
 
 /// Values of `ignore_startup_parameters`: none, and the parameters that other drivers send.
 const IGNORED: [&str; 2] = ["", "options, extra_float_digits, search_path, statement_timeout"];

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::PATIENCE;
+use super::{LOOK, PATIENCE};
 
 /// Forwards to one port of this machine until it is dropped.
 pub(crate) struct Forwarder {
@@ -101,7 +101,7 @@ impl Shared {
         self.closed.store(true, Ordering::SeqCst);
         // The listener goes with its thread, which this wakes; refused only when it has gone already.
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            thread::yield_now();
+            thread::sleep(LOOK);
         }
     }
 

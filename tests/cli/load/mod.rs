@@ -8,8 +8,9 @@ mod server;
 mod threads;
 mod traffic;
 
-use crate::support::{Exit, Wharf};
 use serde_json::Value;
+
+use crate::support::{Exit, Wharf};
 
 /// A machine that is busy with other tests sends late; only a test that is about that calls it so.
 const NEVER_LATE: [&str; 2] = ["--late-after", "30s"];

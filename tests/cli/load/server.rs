@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::PATIENCE;
+use crate::support::{LOOK, PATIENCE};
 
 /// Answers on a thread for each connection, for as long as the test runs.
 pub(crate) struct Server {
@@ -133,7 +133,7 @@ impl Shared {
         self.closed.store(true, Ordering::SeqCst);
         // The listener goes with its thread, which this wakes.
         while TcpStream::connect(self.address).is_ok() {
-            thread::yield_now();
+            thread::sleep(LOOK);
         }
     }
 }

@@ -5,8 +5,9 @@ mod other_sites;
 mod page;
 mod top;
 
-use crate::support::{Client, Database, Postgres, Wharf, wait_until};
 use serde_json::Value;
+
+use crate::support::{Client, Database, Postgres, Wharf, wait_until};
 
 /// Endpoints that wait for a lock that the test has, that fail, and that do neither. Four workers, three connections, five
 /// places in the queue.

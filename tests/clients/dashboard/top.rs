@@ -53,7 +53,7 @@ fn ended(mut child: Child) -> Option<i32> {
             let _ = child.kill();
             panic!("it does not end");
         }
-        std::thread::yield_now();
+        std::thread::sleep(crate::support::LOOK);
     }
 }
 

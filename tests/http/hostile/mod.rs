@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, PATIENCE, ask, wait_until};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use wharf::config::Config;
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
+
+use crate::support::{Client, Log, PATIENCE, ask, wait_until};
 
 const LARGE: usize = 20 << 20;
 
@@ -123,8 +124,8 @@ fn a_closed_connection_is_closed_though_an_old_job_of_it_is_still_in_the_queue()
 #[test]
 fn an_error_that_panics_when_it_is_printed_costs_no_worker() {
     let (server, _) = serve(|_| {});
-    // What nobody logs is not printed. Another test's logger would do as well.
-    drop(env_logger::builder().is_test(true).filter_level(log::LevelFilter::Error).try_init());
+    // What nobody logs is not printed.
+    Log::start(log::LevelFilter::Error);
     let mut client = ask(&server, "/unprintable");
     assert_eq!(client.answer().status, 500);
     client.request("GET", "/quick", &[], "");

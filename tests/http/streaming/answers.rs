@@ -249,7 +249,7 @@ fn a_stream_that_is_written_costs_no_worker_while_its_client_is_slow() {
 
 #[test]
 fn a_stream_that_no_worker_could_write_is_a_500_whose_cause_is_in_the_log_only() {
-    let log = Log::start();
+    let log = Log::start(log::LevelFilter::Warn);
     for connector in BOTH {
         let server = server(|config| config.server.connector = connector);
         let server = start(server.get_immediate("/at-once", |_| Response::stream("text/plain", |_| Ok(()))));

@@ -11,16 +11,17 @@ mod uploads;
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{LazyLock, Mutex};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Gate, PATIENCE, ask, gate, wait_until};
 use wharf::config::{Config, Connector};
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Decoder, Request, Response};
 use wharf::server::{Running, Server};
+
+use crate::support::{Client, Gate, Log, PATIENCE, ask, gate, wait_for, wait_until};
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
 
@@ -59,15 +60,6 @@ fn assert_counts_add_up(server: &Running) {
 fn end(server: Running) {
     assert_counts_add_up(&server);
     assert_eq!(server.drain(), Drained::Complete);
-}
-
-/// Waits for what another thread brings about, and tells the state of things if it does not come.
-fn wait_for(holds: impl Fn() -> bool, state: impl Fn() -> String) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until, "{}", state());
-        thread::yield_now();
-    }
 }
 
 /// Waits at a gate, inside of a handler.
@@ -214,37 +206,4 @@ const MIB: usize = 1 << 20;
 
 const fn milliseconds(count: u64) -> Duration {
     Duration::from_millis(count)
-}
-
-/// What the servers of all these tests log from warnings up.
-struct Log {
-    lines: Mutex<Vec<String>>,
-}
-
-static LOG: Log = Log { lines: Mutex::new(Vec::new()) };
-
-impl Log {
-    /// Begins to keep what is logged, if it was not begun yet.
-    fn start() -> &'static Self {
-        if log::set_logger(&LOG).is_ok() {
-            log::set_max_level(log::LevelFilter::Warn);
-        }
-        &LOG
-    }
-
-    fn has(&self, text: &str) -> bool {
-        self.lines.lock().expect("no panic while it is held").iter().any(|line| line.contains(text))
-    }
-}
-
-impl log::Log for Log {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        self.lines.lock().expect("no panic while it is held").push(record.args().to_string());
-    }
-
-    fn flush(&self) {}
 }

@@ -1,7 +1,5 @@
 //! What holds for all bytes: how they were split changes nothing, limits hold, and no client ends the server.
 
-use std::time::Instant;
-
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -11,7 +9,7 @@ use wharf::http::{Decoder, Limits, Refusal, Scan, parse_head, scan_head};
 
 use super::native::Peer;
 use super::server;
-use crate::support::{Client, PATIENCE};
+use crate::support::{Client, wait_for};
 
 /// So small that what is generated meets every limit.
 const LIMITS: Limits = Limits { max_head_bytes: 200, max_target_bytes: 40, max_headers: 5 };
@@ -191,9 +189,9 @@ fn no_bytes_hang_or_kill_the_server() {
     outcome.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(Peer::connect(server.address()).exchange(), Ok(()), "it still serves");
     // A worker counts its answer after the client has it.
-    let (metrics, until) = (server.metrics(), Instant::now() + PATIENCE);
-    while metrics.requests() != metrics.finished() {
-        assert!(Instant::now() < until, "a request is neither answered nor refused nor abandoned: {metrics}");
-        std::thread::yield_now();
-    }
+    let metrics = server.metrics();
+    wait_for(
+        || metrics.requests() == metrics.finished(),
+        || format!("a request is neither answered nor refused nor abandoned: {metrics}"),
+    );
 }

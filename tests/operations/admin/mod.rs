@@ -8,9 +8,10 @@ mod ready;
 
 use std::net::SocketAddr;
 
-use crate::support::{Answer, Client, Gate, Keeper, Wharf, gate};
 use wharf::config::Config;
 use wharf::server::{Running, Server};
+
+use crate::support::{Answer, Client, Gate, Keeper, Wharf, gate};
 
 const HELLO: &str = "[endpoint.hello]\nroute = 'GET /hello'\nbody = 'hi'\n";
 

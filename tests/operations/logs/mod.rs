@@ -10,12 +10,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Client, Wharf, ask, assert_nothing_is_left, assert_says, gate, wait_until};
 use serde_json::Value;
 use wharf::config::{Access, Config, Connector};
 use wharf::handler::{Context, Error, streaming};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
+
+use crate::support::{Client, Wharf, ask, assert_nothing_is_left, assert_says, gate, wait_until};
 
 const ID: &str = "x-request-id";
 

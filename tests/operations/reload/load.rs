@@ -8,9 +8,10 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use wharf::server::Server;
+
 use super::running::config;
 use crate::support::{Client, Wharf, assert_nothing_is_left, directory_with, wait_until};
-use wharf::server::Server;
 
 const CLIENTS: usize = 6;
 

@@ -273,7 +273,7 @@ impl Served {
                 return;
             }
             assert!(Instant::now() < until, "{now:?} now, and {before:?} before the fault");
-            thread::yield_now();
+            thread::sleep(crate::support::LOOK);
         }
     }
 
