@@ -16,7 +16,7 @@ use wharf::metrics::{Closing, Reason};
 use wharf::server::{Running, Server};
 
 use crate::support::{
-    Client, Keeper, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until,
+    Client, Keeper, LOOK, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until,
 };
 
 const LARGE: usize = 20 << 20;
@@ -94,10 +94,10 @@ fn at_the_limit_the_connection_that_was_idle_for_longest_makes_room() {
         // Once the only worker has answered this one as well, it has given back the one before; for at least two
         // milliseconds, because it is known to the millisecond when it did.
         let mut settle = || {
+            asks_again(&mut last, path);
             let began = Instant::now();
-            while began.elapsed() < Duration::from_millis(2) {
-                asks_again(&mut last, path);
-            }
+            wait_until("time never passes", || began.elapsed() > Duration::from_millis(2));
+            asks_again(&mut last, path);
         };
         let mut settled = || {
             let client = idle(&server, path);
@@ -299,7 +299,7 @@ fn refused_clients_that_go_on_sending_do_not_keep_others_from_a_place() {
                 // It fails once the server has had enough.
                 let _ = client.stream().write(b"x");
             }
-            thread::yield_now();
+            thread::sleep(LOOK);
         }
     });
     keeper.let_through(1);
@@ -543,7 +543,8 @@ fn a_connection_that_waits_too_long_for_its_next_request_is_closed() {
         let mut client = Client::connect(server.address());
         let began = Instant::now();
         // Each request gives it its time anew.
-        while began.elapsed() < Duration::from_secs(1) {
+        for step in 1..=20 {
+            wait_until("time never passes", || began.elapsed() > step * Duration::from_millis(50));
             asks_again(&mut client, path);
         }
         let last = Instant::now();

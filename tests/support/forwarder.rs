@@ -4,9 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
-use super::{LOOK, PATIENCE};
+use super::PATIENCE;
 
 /// Forwards to one port of this machine until it is dropped.
 pub(crate) struct Forwarder {
@@ -41,6 +41,8 @@ struct Shared {
     /// Both ends of every connection.
     sockets: Mutex<Vec<TcpStream>>,
     closed: AtomicBool,
+    /// Has the listener.
+    accepting: Mutex<Option<JoinHandle<()>>>,
     hangs: AtomicBool,
 }
 
@@ -50,7 +52,7 @@ impl Forwarder {
         let own = listener.local_addr().expect("a bound listener has an address").port();
         let shared = Arc::<Shared>::default();
         let accepting = Arc::clone(&shared);
-        thread::spawn(move || {
+        let acceptor = thread::spawn(move || {
             let mut kept = Vec::new();
             for client in listener.incoming() {
                 if accepting.closed.load(Ordering::SeqCst) {
@@ -67,6 +69,7 @@ impl Forwarder {
                 connect(client, server, &accepting, own);
             }
         });
+        *shared.accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
         Self { port: own, shared }
     }
 
@@ -99,9 +102,13 @@ impl Shared {
     /// Nobody can connect any more once this returns.
     fn close(&self, port: u16) {
         self.closed.store(true, Ordering::SeqCst);
-        // The listener goes with its thread, which this wakes; refused only when it has gone already.
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            thread::sleep(LOOK);
+        let acceptor = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(acceptor) = acceptor {
+            // The listener goes with its thread, which this wakes. Connecting again and again would fill the backlog of
+            // a thread that has no core yet, and others' connections would wait for a second.
+            let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+            // One that panicked has dropped its listener as well.
+            let _ = acceptor.join();
         }
     }
 

@@ -4,10 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::support::{LOOK, PATIENCE};
+use crate::support::PATIENCE;
 
 /// Answers on a thread for each connection, for as long as the test runs.
 pub(crate) struct Server {
@@ -19,6 +19,8 @@ struct Shared {
     address: SocketAddr,
     requests: AtomicUsize,
     closed: AtomicBool,
+    /// Has the listener.
+    accepting: Mutex<Option<JoinHandle<()>>>,
     paths: Mutex<Vec<String>>,
     served: Mutex<Vec<Served>>,
 }
@@ -61,11 +63,12 @@ impl Server {
             address,
             requests: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            accepting: Mutex::default(),
             paths: Mutex::default(),
             served: Mutex::default(),
         });
         let (reply, accepting) = (Arc::new(reply), Arc::clone(&shared));
-        thread::spawn(move || {
+        let acceptor = thread::spawn(move || {
             for client in listener.incoming() {
                 if accepting.closed.load(Ordering::SeqCst) {
                     break;
@@ -75,6 +78,7 @@ impl Server {
                 thread::spawn(move || shared.serve(client, &*reply));
             }
         });
+        *shared.accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
         Self { address, shared }
     }
 
@@ -131,9 +135,13 @@ impl Shared {
     /// Nobody can connect any more once this returns.
     fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        // The listener goes with its thread, which this wakes.
-        while TcpStream::connect(self.address).is_ok() {
-            thread::sleep(LOOK);
+        let acceptor = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(acceptor) = acceptor {
+            // The listener goes with its thread, which this wakes. Connecting again and again would fill the backlog of
+            // a thread that has no core yet, and the clients' connections would wait for a second.
+            let _ = TcpStream::connect(self.address);
+            // One that panicked has dropped its listener as well.
+            let _ = acceptor.join();
         }
     }
 }
