@@ -56,7 +56,7 @@ fn the_knee_of_a_database_that_lets_six_in_is_found() {
     let text = config(&database.url(), "select work(6, 0.02)");
     let source = Source { path: None, text };
     let config = Config::read(source, &Environment::default(), &Flags::default()).expect("it is sound");
-    let request = Request { largest: 16, objectives: Vec::new(), time: Duration::from_secs(60), seed: 7 };
+    let request = Request { largest: 16, objectives: Vec::new(), time: Duration::from_secs(30), seed: 7 };
     let asked = |address: SocketAddr, database: Option<&Database>| {
         traffic(&config, database, &Selection { names: Vec::new(), allow_writes: false, seed: 7, address })
     };
@@ -96,7 +96,7 @@ fn where_more_connections_give_no_more_one_is_recommended_and_written() {
     let database = Postgres::database();
     database.psql(TURNS);
     let config = config(&database.url(), "select work()").replace("GET", "POST");
-    let (report, file) = tuned(&config, &["--time", "16s", "--max-pool", "3", "--allow-writes", "--write"]);
+    let (report, file) = tuned(&config, &["--time", "10s", "--max-pool", "3", "--allow-writes", "--write"]);
     assert_eq!(
         (report["pool"]["outcome"].as_str(), report["pool"]["size"].as_u64()),
         (Some("flat"), Some(1)),

@@ -54,7 +54,7 @@ impl Drop for Example {
     }
 }
 
-/// Where the example is. `cargo test --test streaming` does not build examples by itself, and one that was built before may
+/// Where the example is. `cargo test --test http` does not build examples by itself, and one that was built before may
 /// be another version's.
 fn built() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its file");
