@@ -10,17 +10,20 @@ use serde_json::Value;
 use wharf::config::{Config, Environment, Flags, Source};
 use wharf::database::Database;
 use wharf::endpoint::{Selection, traffic};
-use wharf::tune::{Outcome, Request, tune};
+use wharf::tune::{CannotTell, Outcome, Request, tune};
 
 use crate::support::{Postgres, Wharf, assert_says, wait_until};
 
-/// So many may be in the function at once, each for about so many seconds; who comes while all are there waits for a place.
+/// So many may be in the function at once, each for about so many seconds. Whoever comes while all are there waits in a line,
+/// and only the first of it looks for a place: more would take the cores from what is measured.
 const PLACES: &str = "\
     create function work(places int, seconds float) returns int language plpgsql as $$
     begin
+        perform pg_advisory_lock(0);
         loop
             for place in 1..places loop
                 if pg_try_advisory_lock(place) then
+                    perform pg_advisory_unlock(0);
                     perform pg_sleep(seconds * (0.75 + random() / 2));
                     perform pg_advisory_unlock(place);
                     return place;
@@ -30,14 +33,14 @@ const PLACES: &str = "\
         end loop;
     end $$";
 
-/// One every 10 ms, however many ask, as with a lock that everybody needs.
+/// One every 20 ms, however many ask, as with a lock that everybody needs.
 const TURNS: &str = "\
     create table turn (at timestamptz not null);
     insert into turn values (now());
     create function work() returns int language plpgsql as $$
     declare mine timestamptz;
     begin
-        update turn set at = greatest(at + interval '10 ms', clock_timestamp()) returning at into mine;
+        update turn set at = greatest(at + interval '20 ms', clock_timestamp()) returning at into mine;
         perform pg_sleep(extract(epoch from mine - clock_timestamp()));
         return 1;
     end $$";
@@ -49,11 +52,14 @@ fn config(url: &str, sql: &str) -> String {
     )
 }
 
+/// Repetitions that differ by less than this part of their throughput can be told apart in the time that the tests give.
+const QUIET: f64 = 0.02;
+
 #[test]
 fn the_knee_of_a_database_that_lets_six_in_is_found() {
     let database = Postgres::database();
     database.psql(PLACES);
-    let text = config(&database.url(), "select work(6, 0.02)");
+    let text = config(&database.url(), "select work(6, 0.04)");
     let source = Source { path: None, text };
     let config = Config::read(source, &Environment::default(), &Flags::default()).expect("it is sound");
     let request = Request { largest: 16, objectives: Vec::new(), time: Duration::from_secs(30), seed: 7 };
@@ -61,11 +67,19 @@ fn the_knee_of_a_database_that_lets_six_in_is_found() {
         traffic(&config, database, &Selection { names: Vec::new(), allow_writes: false, seed: 7, address })
     };
     let found = tune(&config, &request, asked, &AtomicBool::new(false), &mut |_| {}).expect("it runs");
-    let Outcome::Knee(knee) = &found.pool.outcome else { panic!("{:#?}", found.pool) };
-    assert!((5..=7).contains(&knee.size), "{:#?}", found.pool);
-    assert!((found.capacity - 6.0 / 0.02).abs() < 60.0, "{}", found.capacity);
-    assert_eq!(found.sizes.pool, knee.size);
-    assert!(found.sizes.workers >= knee.size);
+    match &found.pool.outcome {
+        Outcome::Knee(knee) => {
+            assert!((5..=7).contains(&knee.size), "{:#?}", found.pool);
+            assert_eq!(found.sizes.pool, knee.size);
+        }
+        // On a machine that is busy with something else repetitions differ, and this is the truth.
+        Outcome::CannotTell(CannotTell::TooNoisy { band, noise, .. }) if *noise > QUIET => {
+            assert!(band.contains(&6), "{:#?}", found.pool);
+        }
+        _ => panic!("{:#?}", found.pool),
+    }
+    assert!((found.capacity - 6.0 / 0.04).abs() < 30.0, "{}", found.capacity);
+    assert!(found.sizes.workers >= found.sizes.pool);
     let others = "select count(*) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()";
     // A session ends a moment after its client has closed it.
     wait_until("sessions are left", || database.psql(others) == "0");
@@ -97,18 +111,22 @@ fn where_more_connections_give_no_more_one_is_recommended_and_written() {
     database.psql(TURNS);
     let config = config(&database.url(), "select work()").replace("GET", "POST");
     let (report, file) = tuned(&config, &["--time", "10s", "--max-pool", "3", "--allow-writes", "--write"]);
-    assert_eq!(
-        (report["pool"]["outcome"].as_str(), report["pool"]["size"].as_u64()),
-        (Some("flat"), Some(1)),
-        "{report:#}"
-    );
-    let expected = if report["stands"] == true {
-        "maximum_pool_size = 1   # a guess"
-    } else {
-        "maximum_pool_size = 3   # a guess"
-    };
+    match report["pool"]["outcome"].as_str() {
+        Some("flat") => assert_eq!(report["pool"]["size"], 1, "{report:#}"),
+        // On a machine that is busy with something else repetitions differ, and this is the truth.
+        Some("cannot_tell") => {
+            let words = report["pool"]["words"].as_str().expect("a text");
+            assert!(words.contains("cannot tell: repetitions vary by "), "{report:#}");
+            assert_eq!(report["pool"]["band"][0], 1, "{report:#}");
+        }
+        _ => panic!("{report:#}"),
+    }
+    let recommended = report["recommended"].as_array().expect("an array");
+    let size = recommended.iter().find(|one| one["key"] == "database.maximum_pool_size").expect("a size");
+    let size = if report["stands"] == true { size["value"].as_u64().expect("a number") } else { 3 };
+    let expected = format!("maximum_pool_size = {size}   # a guess");
     assert!(
-        file.starts_with("# Kept as it is.\n[database]\n") && file.contains(expected),
+        file.starts_with("# Kept as it is.\n[database]\n") && file.contains(&expected),
         "{file}\n{report:#}"
     );
     let sizes = report["pool"]["sizes"].as_array().expect("an array");

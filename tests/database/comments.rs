@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use wharf::config::{self, Config, Environment, Flags, Param, Place, Source, Sql, StatementComment};
+use wharf::config::{self, Param, Place, Sql, StatementComment};
 use wharf::database::{Access, Connection, Database, Error, RowWriter, Shape, Statement};
 use wharf::deadline::Deadline;
 use wharf::server::Server;
 use wharf::value::{Scalar, Type, Value};
 
-use crate::support::{Postgres, assert_nothing_is_left};
+use crate::support::{Postgres, assert_nothing_is_left, config_of};
 
 /// The session's own statement, as everybody sees it.
 const OWN_TEXT: &str = "select query as q from pg_stat_activity where pid = pg_backend_pid()";
@@ -76,12 +76,6 @@ fn own_comment(connection: &mut Connection, statement: &Statement) -> String {
     let text = row["q"].as_str().expect("a session sees its own statement");
     let comment = text.strip_prefix(OWN_TEXT).expect("it begins as it was written");
     comment.to_owned()
-}
-
-fn config(text: &str) -> Config {
-    let source = Source { path: None, text: text.to_owned() };
-    let flags = Flags { listen: Some("127.0.0.1:0".to_owned()), database: None };
-    Config::read(source, &Environment::new(), &flags).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 mod sessions {
@@ -149,7 +143,7 @@ mod endpoints {
                 database.url()
             )
         };
-        let server = Server::new(config(&text(""))).and_then(Server::start).expect("it starts");
+        let server = Server::new(config_of(&text(""))).and_then(Server::start).expect("it starts");
         let gate = |path: &str, method: &str| {
             let mut other = postgres::Client::connect(&database.url(), postgres::NoTls).expect("it is there");
             other.execute("select pg_advisory_lock(7)", &[]).expect("nobody has it");
@@ -174,9 +168,9 @@ mod endpoints {
         );
         assert_eq!(gate("/own", "GET"), "select pg_advisory_xact_lock(7) -- mine");
         let named = "application_name = \"it's\"\nstatement_comment = 'endpoint'";
-        server.reload(config(&text(named))).expect("it is good");
+        server.reload(config_of(&text(named))).expect("it is good");
         assert!(gate("/both", "POST").contains(" /*application='it%27s',method='POST',"));
-        server.reload(config(&text("statement_comment = 'off'"))).expect("it is good");
+        server.reload(config_of(&text("statement_comment = 'off'"))).expect("it is good");
         assert_eq!(gate("/wait/7", "GET"), "select $1 as id from pg_advisory_xact_lock($1) ; ");
         assert_nothing_is_left(server);
     }

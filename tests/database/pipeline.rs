@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use postgres::types::{IsNull, to_sql_checked};
-use wharf::config::{Config, Connector, Environment, Flags, Source};
+use wharf::config::{Config, Connector};
 use wharf::database::postgres::{Row, ToSql, Type};
 use wharf::handler::{self, Error};
 use wharf::http::{Request, Response};
@@ -15,7 +15,7 @@ use wharf::server::{Running, Server};
 
 use crate::support::{
     Answer, Authority, Client, Database, Keeper, PATIENCE, Postgres, ask, assert_nothing_is_left,
-    assert_problem, gate, wait_until,
+    assert_problem, config_of, gate, wait_until,
 };
 
 const ENDPOINTS: &str = "
@@ -103,8 +103,7 @@ fn config(database: &Database, workers: usize, more: &str) -> Config {
          [database]\nurl = '{}'\nmaximum_pool_size = {workers}\nconnection_timeout = '100s'\n{more}\n{ENDPOINTS}",
         database.url()
     );
-    let source = Source { path: None, text };
-    Config::read(source, &Environment::default(), &Flags::default()).expect("a good configuration")
+    config_of(text)
 }
 
 /// Twice the number that it is asked with; of 13 it panics, 14 is an error of its own, and 15 is streamed.

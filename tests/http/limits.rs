@@ -16,15 +16,15 @@ use wharf::metrics::{Closing, Reason};
 use wharf::server::{Running, Server};
 
 use crate::support::{
-    Client, Keeper, LOOK, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until,
+    Client, Keeper, LOOK, PATIENCE, ask, assert_nothing_is_left, assert_problem, default_config, gate,
+    wait_until,
 };
 
 const LARGE: usize = 20 << 20;
 
 /// Every test's server: `/gate` waits in a worker for the test and `/block` on the poller, the others answer at once.
 fn serve(change: impl FnOnce(&mut Config)) -> (Running, Keeper) {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.selectors = Some(1);
     config.server.workers = Some(4);
     config.server.deadline = PATIENCE;
@@ -660,8 +660,7 @@ fn come_and_go(rng: &mut Rng, address: SocketAddr) {
 fn the_limit_holds_however_clients_come_and_go() {
     const LIMIT: usize = 6;
     for seed in 0..4 {
-        let mut config = Config::default();
-        config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        let mut config = default_config();
         config.server.selectors = Some(1 + usize::from(seed % 2 == 1));
         config.server.workers = Some(2 * LIMIT);
         config.http.max_connections = LIMIT;

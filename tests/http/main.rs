@@ -10,10 +10,9 @@ mod streaming;
 mod wire;
 
 use std::io::Read as _;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use support::Client;
+use support::{Client, default_config};
 use wharf::config::{Config, Connector};
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
@@ -35,8 +34,7 @@ fn large(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
 }
 
 fn serve(change: impl FnOnce(&mut Config)) -> Running {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.workers = Some(1);
     config.http.max_body_bytes = 100_000;
     change(&mut config);

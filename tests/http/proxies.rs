@@ -1,6 +1,5 @@
 //! What proxies say of clients, by the PROXY protocol and by headers, and whose word is taken.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use wharf::config::{AdminListen, Config, ForwardedBy, Listen};
@@ -9,14 +8,13 @@ use wharf::http::{Request, Response};
 use wharf::metrics::Closing;
 use wharf::server::{Running, Server};
 
-use crate::support::{Client, assert_nothing_is_left};
+use crate::support::{Client, assert_nothing_is_left, default_config};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// A server whose handlers tell who they think the client is.
 fn serve(change: impl FnOnce(&mut Config)) -> Running {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.selectors = Some(1);
     config.server.workers = Some(1);
     change(&mut config);

@@ -14,7 +14,7 @@ use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
 
-use crate::support::{Client, Keeper, PATIENCE, Wharf, gate, wait_until};
+use crate::support::{Client, Keeper, PATIENCE, Wharf, default_config, gate, wait_until};
 
 /// More than a socket's buffers take at once.
 const LARGE: usize = 8 << 20;
@@ -23,8 +23,7 @@ const LARGE: usize = 8 << 20;
 const CONNECT: Duration = Duration::from_millis(200);
 
 fn serve(selectors: usize, change: impl FnOnce(&mut Config)) -> (Running, Keeper) {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.selectors = Some(selectors);
     config.server.workers = Some(2);
     config.server.deadline = PATIENCE;

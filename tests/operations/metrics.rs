@@ -9,13 +9,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use wharf::config::{Config, Environment, Flags, Source};
+use wharf::config::Config;
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
 
-use crate::support::{Client, Database, Gate, PATIENCE, Postgres, ask, gate, wait_until};
+use crate::support::{Client, Database, Gate, PATIENCE, Postgres, ask, config_on, gate, wait_until};
 
 /// Debian's python3-prometheus-client: the reference implementations of both formats. Prints the families as JSON.
 const PARSE: &str = r#"
@@ -117,9 +117,7 @@ impl Metrics {
 
 /// The endpoints above on this database and a free port.
 fn config(url: &str) -> Config {
-    let source = Source { path: None, text: ENDPOINTS.to_owned() };
-    let flags = Flags { listen: Some("127.0.0.1:0".to_owned()), database: Some(url.to_owned()) };
-    Config::read(source, &Environment::new(), &flags).unwrap_or_else(|problems| panic!("{problems}"))
+    config_on(url.to_owned(), ENDPOINTS)
 }
 
 /// A server on this database with the endpoints above, `/gate` and `/panic`.

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use wharf::config::{AdminListen, Config, Environment, Flags, Source};
+use wharf::config::{AdminListen, Config};
 use wharf::database;
 use wharf::handler::{Context, Error, streaming};
 use wharf::http::{Request, Response};
@@ -14,7 +14,8 @@ use wharf::metrics::Metrics;
 use wharf::server::{Running, Server};
 
 use crate::support::{
-    Answer, Authority, Client, Database, PATIENCE, Postgres, ask, assert_nothing_is_left, gate, wait_until,
+    Answer, Authority, Client, Database, PATIENCE, Postgres, ask, assert_nothing_is_left, config_of, gate,
+    wait_until,
 };
 
 /// Statements that would run for far longer than any test, and those that show what they left.
@@ -61,9 +62,7 @@ fn server(url: &str, endpoints: &str, change: impl FnOnce(&mut Config)) -> Serve
         "[server]\nlisten = '127.0.0.1:0'\nworkers = 1\ndeadline = '200s'\n[queue]\nmax_wait = '100s'\n\
          [database]\nurl = '{url}'\nmaximum_pool_size = 1\nconnection_timeout = '100s'\n{endpoints}"
     );
-    let source = Source { path: None, text };
-    let mut config =
-        Config::read(source, &Environment::default(), &Flags::default()).expect("a good configuration");
+    let mut config = config_of(text);
     config.server.selectors = Some(1);
     // They wait for a standing queue, which is none where somebody waits on purpose.
     config.queue.target = PATIENCE;

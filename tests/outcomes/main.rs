@@ -16,8 +16,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use http::Method;
-use support::{Answer, Client, Database, Forwarder, Gate, PATIENCE, Postgres, Then, gate, wait_until};
-use wharf::config::{self, Config, Environment, Flags, Source};
+use support::{
+    Answer, Client, Database, Forwarder, Gate, PATIENCE, Postgres, Then, config_of, gate, wait_until,
+};
+use wharf::config::{self, Config};
 use wharf::connector::Drained;
 use wharf::database::{self, Access, RowWriter, Shape};
 use wharf::deadline::Deadline;
@@ -52,8 +54,7 @@ sql     = \"insert into t select 'slow' from pg_sleep(100)\"
 ";
 
 fn read(text: String) -> Config {
-    Config::read(Source { path: None, text }, &Environment::default(), &Flags::default())
-        .expect("a good configuration")
+    config_of(text)
 }
 
 /// A server with one connection to this database.

@@ -1,6 +1,5 @@
 //! Who is let in when there is more work than workers, who goes first, and what becomes of those who may not wait.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +10,9 @@ use wharf::http::{Request, Response};
 use wharf::metrics::Reason;
 use wharf::server::{Running, Server};
 
-use crate::support::{Client, Gate, PATIENCE, ask, assert_nothing_is_left, assert_problem, gate, wait_until};
+use crate::support::{
+    Client, Gate, PATIENCE, ask, assert_nothing_is_left, assert_problem, default_config, gate, wait_until,
+};
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
 
@@ -41,8 +42,7 @@ impl<H: Handler> Handler for Placed<H> {
 }
 
 fn server(workers: usize, change: impl FnOnce(&mut Config)) -> Server {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.workers = Some(workers);
     config.server.deadline = PATIENCE;
     config.queue.max_wait = PATIENCE;
@@ -70,7 +70,10 @@ fn spend(time: Duration) {
 #[test]
 fn who_would_wait_too_long_is_refused_at_once_and_told_when_the_queue_has_drained() {
     let (handler, keeper) = gate();
-    let server = gated(handler, |_| {});
+    let server = gated(handler, |config| {
+        let usual = Config::default().queue;
+        (config.queue.target, config.queue.interval) = (usual.target, usual.interval);
+    });
     // The first tells what a request takes.
     let mut first = ask(&server, "/gate");
     keeper.wait_for_one();

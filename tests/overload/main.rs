@@ -6,14 +6,13 @@ mod support;
 mod admission;
 mod stress;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use support::{Answer, Client, Gate, PATIENCE, ask, assert_problem, gate};
+use support::{Answer, Client, Gate, PATIENCE, ask, assert_problem, default_config, gate};
 use wharf::config::{Config, Connector};
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
@@ -29,8 +28,7 @@ fn quick(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
 
 /// A server with one worker behind a gate, changed by `change`.
 fn serve(gate: Gate, change: impl FnOnce(&mut Config)) -> Running {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.workers = Some(1);
     config.server.selectors = Some(1);
     change(&mut config);
@@ -213,8 +211,7 @@ fn a_drain_answers_what_is_in_flight_and_closes_what_is_idle() {
 #[test]
 fn a_drain_under_load_loses_no_response() {
     const CLIENTS: usize = 16;
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.workers = Some(4);
     let server = Server::new(config).expect("no database").get("/quick", quick).start().expect("a free port");
     let address = server.address();

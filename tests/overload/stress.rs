@@ -6,13 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use wharf::config::Config;
 use wharf::connector::Drained;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
 
-use crate::support::{Client, wait_for};
+use crate::support::{Client, default_config, wait_for};
 
 const CLIENTS: u64 = 12;
 const RUN: Duration = Duration::from_millis(500);
@@ -44,8 +43,7 @@ fn large(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
 }
 
 fn serve(queue: usize, max_wait: Duration) -> Running {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.workers = Some(2);
     config.queue.max_length = queue;
     config.queue.max_wait = max_wait;

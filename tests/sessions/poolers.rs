@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use wharf::config::{self, Config, Environment, Flags, Source};
+use wharf::config::{self, Config};
 use wharf::database;
 use wharf::deadline::Deadline;
 use wharf::server::Server;
 
 use crate::support::{
-    Answer, Client, Database, PgBouncer, Postgres, Setup, Wharf, assert_problem, psql, wait_until,
+    Answer, Client, Database, PgBouncer, Postgres, Setup, Wharf, assert_problem, config_of, psql, wait_until,
 };
 
 /// Values of `ignore_startup_parameters`: none, and the parameters that other drivers send.
@@ -92,8 +92,7 @@ fn text(url: &str, workers: usize, sessions: usize) -> String {
 }
 
 fn read(text: String) -> Config {
-    Config::read(Source { path: None, text }, &Environment::default(), &Flags::default())
-        .expect("a good configuration")
+    config_of(text)
 }
 
 /// A pool of so many sessions at this URL.

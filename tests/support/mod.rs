@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod breaking;
+mod config;
 mod forwarder;
 mod gate;
 mod log;
@@ -18,6 +19,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) use breaking::Suspended;
+pub(crate) use config::{config_of, config_on, default_config};
 pub(crate) use forwarder::{Forwarder, Then};
 pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use log::Log;

@@ -17,7 +17,7 @@ use wharf::server::{Running, Server};
 
 use super::known;
 use super::session::Session;
-use crate::support::{Authority, Client, Identity, PATIENCE, wait_for};
+use crate::support::{Authority, Client, Identity, PATIENCE, default_config, wait_for};
 
 /// Every version that is spoken.
 pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -57,8 +57,7 @@ impl Served {
     pub(crate) fn start_with(change: impl FnOnce(&mut Config, &Authority)) -> Self {
         let authority = Authority::new("the authority");
         let Identity { certificate, key } = authority.server(&["localhost"]);
-        let mut config = Config::default();
-        config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        let mut config = default_config();
         config.server.workers = Some(1);
         // On a busy machine a request may wait for long; here that is no fault.
         (config.queue.target, config.queue.interval, config.queue.max_wait) = (PATIENCE, PATIENCE, PATIENCE);

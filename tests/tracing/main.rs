@@ -7,12 +7,13 @@ mod support;
 mod otlp;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Answer, Client, PATIENCE, Wharf, ask, assert_nothing_is_left, assert_problem, gate};
+use support::{
+    Answer, Client, PATIENCE, Wharf, ask, assert_nothing_is_left, assert_problem, default_config, gate,
+};
 use wharf::config::{Config, Connector};
 use wharf::handler::{Context, Error, Handler, streaming};
 use wharf::http::{Request, Response};
@@ -33,8 +34,7 @@ fn who(request: &Request, context: &mut Context<'_>) -> Result<Response, Error> 
 }
 
 fn serve(handler: impl Handler, change: impl FnOnce(&mut Config)) -> Running {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.workers = Some(1);
     config.server.selectors = Some(1);
     change(&mut config);

@@ -20,7 +20,9 @@ use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
 
-use crate::support::{Authority, Client, Database, Gate, PATIENCE, Postgres, Wharf, ask, gate, wait_until};
+use crate::support::{
+    Authority, Client, Database, Gate, PATIENCE, Postgres, Wharf, ask, config_on, gate, wait_until,
+};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -198,10 +200,7 @@ fn database() -> Database {
 }
 
 fn config(database: &Database, collector: &str) -> Config {
-    let source = Source { path: None, text: ENDPOINTS.to_owned() };
-    let flags = Flags { listen: Some("127.0.0.1:0".to_owned()), database: Some(database.url()) };
-    let mut config =
-        Config::read(source, &Environment::new(), &flags).unwrap_or_else(|problems| panic!("{problems}"));
+    let mut config = config_on(database.url(), ENDPOINTS);
     config.tracing.otlp_endpoint = Some(collector.to_owned());
     config
 }

@@ -4,7 +4,6 @@ mod other_sites;
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,7 +16,7 @@ use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
 
-use crate::support::{Client, Log, PATIENCE, ask, wait_until};
+use crate::support::{Client, Log, PATIENCE, ask, default_config, wait_until};
 
 const LARGE: usize = 20 << 20;
 
@@ -29,8 +28,7 @@ struct Gate {
 
 /// A server with one worker, its routes those that the attacks need.
 fn serve(change: impl FnOnce(&mut Config)) -> (Running, Gate) {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.workers = Some(1);
     change(&mut config);
     let ((reached, begun), (open, passage)) = (unbounded(), unbounded());

@@ -1,16 +1,15 @@
 //! Requests that the page of another site has a browser send.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use wharf::config::{Config, Connector, Environment, Flags, Source};
+use wharf::config::Connector;
 use wharf::handler::{Context, Error, streaming};
 use wharf::http::{Request, Response};
 use wharf::metrics::Reason;
 use wharf::server::{Running, Server};
 
-use crate::support::{Answer, Client, Wharf, assert_problem, assert_says, wait_until};
+use crate::support::{Answer, Client, Wharf, assert_problem, assert_says, config_of, wait_until};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
@@ -58,8 +57,8 @@ impl Served {
         let file = directory.path().join("x.db");
         let database = rusqlite::Connection::open(&file).expect("the directory takes a file");
         database.execute_batch("create table note (text)").expect("the table is new");
-        let mut config = config(&format!("database.url = 'sqlite:{}'\n{more}\n{ENDPOINTS}", file.display()));
-        config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        let mut config =
+            config_of(&format!("database.url = 'sqlite:{}'\n{more}\n{ENDPOINTS}", file.display()));
         config.server.connector = connector;
         let handled = Arc::<AtomicUsize>::default();
         let (whole, pieces) = (Arc::clone(&handled), Arc::clone(&handled));
@@ -92,12 +91,6 @@ impl Served {
     fn notes(&self) -> String {
         self.ask("GET", "/note", &[CROSS], "").text().to_owned()
     }
-}
-
-fn config(text: &str) -> Config {
-    let source = Source { path: None, text: text.to_owned() };
-    let read = Config::read(source, &Environment::new(), &Flags::default());
-    read.unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// Method, path, headers and body.
@@ -181,9 +174,8 @@ fn are_answered_for_an_origin_that_is_allowed_also_after_a_reload() {
     };
     assert_eq!(ask("https://shop.example"), 403);
     let url = "sqlite:".to_owned() + &served.directory.path().join("x.db").display().to_string();
-    let mut new =
-        config(&format!("database.url = '{url}'\naccess.origins = ['https://shop.example']\n{ENDPOINTS}"));
-    new.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let new =
+        config_of(&format!("database.url = '{url}'\naccess.origins = ['https://shop.example']\n{ENDPOINTS}"));
     let reloaded = served.server.reload(new).expect("it is good");
     assert_eq!(reloaded.to_string(), "access.origins: [https://shop.example], before []");
     assert_eq!(ask("https://shop.example"), 204);

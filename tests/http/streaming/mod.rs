@@ -21,14 +21,13 @@ use wharf::handler::{Context, Error};
 use wharf::http::{Decoder, Request, Response};
 use wharf::server::{Running, Server};
 
-use crate::support::{Client, Gate, Log, PATIENCE, ask, gate, wait_for, wait_until};
+use crate::support::{Client, Gate, Log, PATIENCE, ask, default_config, gate, wait_for, wait_until};
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
 
 /// A server with one worker, on which the routes that all tests use stand already.
 fn server(change: impl FnOnce(&mut Config)) -> Server {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.workers = Some(1);
     config.server.deadline = PATIENCE;
     config.queue.max_wait = PATIENCE;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::support::default_config;
 use http::StatusCode;
-use wharf::config::{Config, Connector};
+use wharf::config::Connector;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
@@ -18,8 +19,7 @@ const NEVER: Duration = Duration::from_secs(120);
 
 /// Starts the server with the routes that the cases use.
 pub(crate) fn start(connector: Connector) -> Running {
-    let mut config = Config::default();
-    config.server.listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.connector = connector;
     config.server.workers = Some(4);
     config.server.deadline = NEVER;

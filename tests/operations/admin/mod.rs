@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use wharf::config::Config;
 use wharf::server::{Running, Server};
 
-use crate::support::{Answer, Client, Gate, Keeper, Wharf, gate};
+use crate::support::{Answer, Client, Gate, Keeper, Wharf, default_config, gate};
 
 const HELLO: &str = "[endpoint.hello]\nroute = 'GET /hello'\nbody = 'hi'\n";
 
@@ -42,8 +42,7 @@ fn reasons(address: SocketAddr) -> Vec<String> {
 /// A server with one worker that waits for the test, changed by `change`, and where its admin listener is.
 fn serve(change: impl FnOnce(&mut Config)) -> (Running, SocketAddr, Keeper) {
     let (gate, keeper) = gate();
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     config.server.workers = Some(1);
     change(&mut config);
     let server = Server::new(config).expect("no database to open");

@@ -5,7 +5,6 @@ mod secrets;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -16,7 +15,9 @@ use wharf::handler::{Context, Error, streaming};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
 
-use crate::support::{Client, Wharf, ask, assert_nothing_is_left, assert_says, gate, wait_until};
+use crate::support::{
+    Client, Wharf, ask, assert_nothing_is_left, assert_says, default_config, gate, wait_until,
+};
 
 const ID: &str = "x-request-id";
 
@@ -144,8 +145,7 @@ fn each_problem_has_the_id_of_its_request_whoever_answers() {
 
 /// For a server in this process, whose access log is JSON in that file.
 fn logging_to(file: &Path) -> Config {
-    let mut config = Config::default();
-    config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = default_config();
     (config.log.access, config.log.access_file) = (Access::Json, Some(file.to_owned()));
     config
 }

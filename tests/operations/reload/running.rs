@@ -5,25 +5,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use postgres::NoTls;
-use wharf::config::{Config, Connector, Environment, Flags, Source};
+use wharf::config::{Config, Connector};
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::metrics::Reason;
 use wharf::server::{ReloadError, Reloaded, Running, Server};
 
-use crate::support::{Client, Gate, Keeper, PATIENCE, Postgres, assert_nothing_is_left, gate, wait_until};
+use crate::support::{
+    Client, Gate, Keeper, PATIENCE, Postgres, assert_nothing_is_left, config_of, gate, wait_until,
+};
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
 
 /// Before the time that a request may have is over, by far.
 const SOON: Duration = Duration::from_secs(10);
-
-/// The configuration of a text, on a free port.
-pub(super) fn config(text: &str) -> Config {
-    let source = Source { path: None, text: text.to_owned() };
-    let flags = Flags { listen: Some("127.0.0.1:0".to_owned()), database: None };
-    Config::read(source, &Environment::new(), &flags).unwrap_or_else(|problems| panic!("{problems}"))
-}
 
 /// A server of this configuration and of routes in Rust: `/rust` answers at once, `/gate` when the test says so.
 fn serve(config: Config) -> (Running, Keeper) {
@@ -43,7 +38,7 @@ fn with_routes(config: Config, gate: Gate) -> Running {
 }
 
 fn reloaded(server: &Running, text: &str) -> Reloaded {
-    server.reload(config(text)).unwrap_or_else(|error| panic!("{error}"))
+    server.reload(config_of(text)).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Status and text of `GET path` on this connection.
@@ -63,7 +58,7 @@ fn endpoints_come_change_and_go_on_a_connection_that_stays() {
         let word = if connector == Connector::Native { "native" } else { "tiny_http" };
         let with = |endpoints: &[String]| format!("server.connector = '{word}'\n{}", endpoints.concat());
         let first = with(&[fixed("kept", "kept"), fixed("changed", "old"), fixed("removed", "there")]);
-        let (server, _) = serve(config(&first));
+        let (server, _) = serve(config_of(&first));
         let mut client = Client::connect(server.address());
         assert_eq!(get(&mut client, "/changed"), (200, "old".into()));
         assert_eq!(get(&mut client, "/removed"), (200, "there".into()));
@@ -90,9 +85,9 @@ fn endpoints_come_change_and_go_on_a_connection_that_stays() {
 
 #[test]
 fn a_route_that_is_written_in_rust_stays_and_no_endpoint_takes_its_place() {
-    let (server, _) = serve(config(""));
+    let (server, _) = serve(config_of(""));
     let mut client = Client::connect(server.address());
-    let refused = server.reload(config(&fixed("rust", "configured"))).expect_err("it is there already");
+    let refused = server.reload(config_of(&fixed("rust", "configured"))).expect_err("it is there already");
     assert!(matches!(refused, ReloadError::Route(_)), "{refused}");
     assert_eq!(get(&mut client, "/rust"), (200, "rust".into()));
     reloaded(&server, &fixed("other", "other"));
@@ -105,7 +100,7 @@ fn a_route_that_is_written_in_rust_stays_and_no_endpoint_takes_its_place() {
 fn a_smaller_body_is_the_limit_on_a_connection_that_is_open() {
     for connector in ["native", "tiny_http"] {
         let with = |limit: &str| format!("server.connector = '{connector}'\nhttp.max_body_bytes = '{limit}'");
-        let (server, _) = serve(config(&with("1MiB")));
+        let (server, _) = serve(config_of(&with("1MiB")));
         let mut client = Client::connect(server.address());
         client.request("POST", "/echo", &[], "four and more");
         assert_eq!(client.answer().text(), "four and more");
@@ -121,7 +116,7 @@ fn a_smaller_body_is_the_limit_on_a_connection_that_is_open() {
 /// Each waited for its next request for as long as the configuration said when it began to wait.
 #[test]
 fn a_connection_that_is_idle_already_waits_only_as_long_as_the_new_timeout_says() {
-    let (server, _) = serve(config("http.idle_timeout = '1h'"));
+    let (server, _) = serve(config_of("http.idle_timeout = '1h'"));
     let (mut by_poller, mut by_worker) =
         (Client::connect(server.address()), Client::connect(server.address()));
     assert_eq!(get(&mut by_poller, "/immediate").0, 200);
@@ -139,7 +134,7 @@ fn a_connection_that_is_idle_already_waits_only_as_long_as_the_new_timeout_says(
 #[test]
 fn where_fewer_connections_may_be_open_than_are_nobody_is_cut_off() {
     let text = |max: usize| format!("server.workers = 4\nhttp.max_connections = {max}");
-    let (server, keeper) = serve(config(&text(4)));
+    let (server, keeper) = serve(config_of(&text(4)));
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(server.address())).collect();
     for client in &mut clients {
         client.request("GET", "/gate", &[], "");
@@ -177,7 +172,7 @@ fn where_fewer_connections_may_be_open_than_are_nobody_is_cut_off() {
 
 #[test]
 fn whoever_is_connected_counts_when_an_address_may_have_only_so_many() {
-    let (server, _) = serve(config(""));
+    let (server, _) = serve(config_of(""));
     let mut here: Vec<_> = (0..2).map(|_| Client::connect(server.address())).collect();
     assert!(here.iter_mut().all(|client| get(client, "/rust").0 == 200));
     reloaded(&server, "http.max_connections_per_address = 2");
@@ -203,7 +198,7 @@ fn a_request_whose_body_is_on_its_way_is_answered_as_it_began() {
              sql = \"select '{word} ' || :text as text\"\nreturns = 'value'\n"
         )
     };
-    let (server, _) = serve(config(&endpoint("old")));
+    let (server, _) = serve(config_of(&endpoint("old")));
     let head = "POST /a HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 12\r\n";
     let mut client = Client::connect(server.address());
     client.send(format!("{head}Expect: 100-continue\r\n\r\n"));
@@ -230,7 +225,7 @@ fn a_request_that_runs_keeps_its_handler_and_its_deadline() {
             database.url()
         )
     };
-    let (server, _) = serve(config(&text("old", "30s")));
+    let (server, _) = serve(config_of(&text("old", "30s")));
     let mut other = postgres::Client::connect(&database.url(), NoTls).expect("the database is there");
     other.execute("select pg_advisory_lock(7)", &[]).expect("nobody has it");
     let mut client = Client::connect(server.address());
@@ -244,7 +239,11 @@ fn a_request_that_runs_keeps_its_handler_and_its_deadline() {
     assert!(began.elapsed() < SOON);
     other.execute("select pg_advisory_unlock(7)", &[]).expect("it is ours");
     assert_eq!(client.answer().text(), "\"old\"");
-    assert_eq!(get(&mut later, "/a"), (200, "\"new\"".into()));
+    // On a busy machine the new deadline may pass again, and then the connection may end.
+    wait_until("the new one is never served", || {
+        let (status, text) = get(&mut Client::connect(server.address()), "/a");
+        status == 200 && text == "\"new\""
+    });
     drop((client, later));
     assert_nothing_is_left(server);
 }
@@ -260,9 +259,9 @@ fn wrong_sql_changes_nothing_and_neither_does_a_database_that_does_not_prepare()
             fixed("b", sql)
         )
     };
-    let (server, _) = serve(config(&text("select 1")));
+    let (server, _) = serve(config_of(&text("select 1")));
     let mut client = Client::connect(server.address());
-    let refused = server.reload(config(&text("select nothing"))).expect_err("there is no such column");
+    let refused = server.reload(config_of(&text("select nothing"))).expect_err("there is no such column");
     let said = refused.to_string();
     assert!(matches!(refused, ReloadError::Statements(_)), "{said}");
     assert!(
@@ -275,7 +274,7 @@ fn wrong_sql_changes_nothing_and_neither_does_a_database_that_does_not_prepare()
     other.batch_execute("begin; lock table note in access exclusive mode").expect("nobody has it");
     let began = Instant::now();
     thread::scope(|scope| {
-        let reload = scope.spawn(|| server.reload(config(&text("select id from note"))));
+        let reload = scope.spawn(|| server.reload(config_of(&text("select id from note"))));
         // Poller and workers do not wait for it.
         let mut count = 0;
         while !reload.is_finished() {
@@ -303,8 +302,8 @@ fn a_statement_for_new_connections_that_fails_changes_nothing() {
     let text = |sql: &str| {
         format!("[database]\nurl = '{}'\nconnection_init_sql = '{sql}'\n{}", database.url(), fixed("a", sql))
     };
-    let (server, _) = serve(config(&text("select 1")));
-    let refused = server.reload(config(&text("select nothing"))).expect_err("there is no such column");
+    let (server, _) = serve(config_of(&text("select 1")));
+    let refused = server.reload(config_of(&text("select nothing"))).expect_err("there is no such column");
     assert!(refused.to_string().contains("\"nothing\" does not exist"), "{refused}");
     assert_eq!(get(&mut Client::connect(server.address()), "/a").1, "select 1");
     let outcome = reloaded(&server, &text("select 2"));
@@ -323,7 +322,7 @@ fn a_busy_pool_becomes_larger() {
             database.url()
         )
     };
-    let (server, _) = serve(config(&text(1)));
+    let (server, _) = serve(config_of(&text(1)));
     let mut other = postgres::Client::connect(&database.url(), NoTls).expect("the database is there");
     other.execute("select pg_advisory_lock(7)", &[]).expect("nobody has it");
     let (mut waiting, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
@@ -341,9 +340,9 @@ fn a_busy_pool_becomes_larger() {
 
 #[test]
 fn what_needs_a_restart_is_named_each_time_and_stays() {
-    let (server, _) = serve(config("server.selectors = 1"));
+    let (server, _) = serve(config_of("server.selectors = 1"));
     let address = server.address();
-    let mut new = config("server.selectors = 2\nserver.reuse_port = true\nserver.deadline = '3s'");
+    let mut new = config_of("server.selectors = 2\nserver.reuse_port = true\nserver.deadline = '3s'");
     new.server.listen = SocketAddr::from(([127, 0, 0, 1], 1)).into();
     new.database.url = Some("sqlite:other.db".to_owned());
     let restart = [
@@ -361,7 +360,7 @@ fn what_needs_a_restart_is_named_each_time_and_stays() {
     assert_eq!(again.lines().collect::<Vec<_>>(), [&["nothing has changed"], &restart[..]].concat());
     assert_eq!(get(&mut Client::connect(address), "/rust").0, 200);
     // An endpoint that needs the database cannot be served before.
-    let mut sql = config(&format!(
+    let mut sql = config_of(&format!(
         "database.url = 'sqlite:other.db'\n[endpoint.a]\nroute = 'GET /a'\nsql = 'select 1'\n{}",
         fixed("b", "b")
     ));
@@ -374,7 +373,7 @@ fn what_needs_a_restart_is_named_each_time_and_stays() {
 #[test]
 fn a_poller_that_is_held_up_goes_on_with_the_new_configuration_later() {
     let (handler, keeper) = gate();
-    let server = Server::new(config("server.selectors = 1")).expect("no database to open");
+    let server = Server::new(config_of("server.selectors = 1")).expect("no database to open");
     let server = server.get_immediate("/block", move |_| handler.pass().expect("the test lets it through"));
     let server = server.start().expect("a free port");
     let mut client = Client::connect(server.address());
