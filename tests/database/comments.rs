@@ -143,7 +143,7 @@ mod endpoints {
                 database.url()
             )
         };
-        let server = Server::new(config_of(&text(""))).and_then(Server::start).expect("it starts");
+        let server = Server::new(config_of(text(""))).and_then(Server::start).expect("it starts");
         let gate = |path: &str, method: &str| {
             let mut other = postgres::Client::connect(&database.url(), postgres::NoTls).expect("it is there");
             other.execute("select pg_advisory_lock(7)", &[]).expect("nobody has it");
@@ -168,9 +168,9 @@ mod endpoints {
         );
         assert_eq!(gate("/own", "GET"), "select pg_advisory_xact_lock(7) -- mine");
         let named = "application_name = \"it's\"\nstatement_comment = 'endpoint'";
-        server.reload(config_of(&text(named))).expect("it is good");
+        server.reload(config_of(text(named))).expect("it is good");
         assert!(gate("/both", "POST").contains(" /*application='it%27s',method='POST',"));
-        server.reload(config_of(&text("statement_comment = 'off'"))).expect("it is good");
+        server.reload(config_of(text("statement_comment = 'off'"))).expect("it is good");
         assert_eq!(gate("/wait/7", "GET"), "select $1 as id from pg_advisory_xact_lock($1) ; ");
         assert_nothing_is_left(server);
     }

@@ -58,7 +58,7 @@ impl Served {
         let database = rusqlite::Connection::open(&file).expect("the directory takes a file");
         database.execute_batch("create table note (text)").expect("the table is new");
         let mut config =
-            config_of(&format!("database.url = 'sqlite:{}'\n{more}\n{ENDPOINTS}", file.display()));
+            config_of(format!("database.url = 'sqlite:{}'\n{more}\n{ENDPOINTS}", file.display()));
         config.server.connector = connector;
         let handled = Arc::<AtomicUsize>::default();
         let (whole, pieces) = (Arc::clone(&handled), Arc::clone(&handled));
@@ -175,7 +175,7 @@ fn are_answered_for_an_origin_that_is_allowed_also_after_a_reload() {
     assert_eq!(ask("https://shop.example"), 403);
     let url = "sqlite:".to_owned() + &served.directory.path().join("x.db").display().to_string();
     let new =
-        config_of(&format!("database.url = '{url}'\naccess.origins = ['https://shop.example']\n{ENDPOINTS}"));
+        config_of(format!("database.url = '{url}'\naccess.origins = ['https://shop.example']\n{ENDPOINTS}"));
     let reloaded = served.server.reload(new).expect("it is good");
     assert_eq!(reloaded.to_string(), "access.origins: [https://shop.example], before []");
     assert_eq!(ask("https://shop.example"), 204);

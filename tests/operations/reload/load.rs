@@ -170,7 +170,7 @@ fn twenty_reloads_under_load_fail_no_request() {
 fn reloads_without_a_pause_fail_no_request() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let url = format!("sqlite:{}", directory.path().join("load.db").display());
-    let configs = CONFIGS.map(|text| config_of(&text.replace("sqlite:load.db", &url)));
+    let configs = CONFIGS.map(|text| config_of(text.replace("sqlite:load.db", &url)));
     let server =
         Server::new(configs[0].clone()).and_then(Server::start).unwrap_or_else(|error| panic!("{error}"));
     let load = Load::on(server.address());

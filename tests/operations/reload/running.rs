@@ -87,7 +87,7 @@ fn endpoints_come_change_and_go_on_a_connection_that_stays() {
 fn a_route_that_is_written_in_rust_stays_and_no_endpoint_takes_its_place() {
     let (server, _) = serve(config_of(""));
     let mut client = Client::connect(server.address());
-    let refused = server.reload(config_of(&fixed("rust", "configured"))).expect_err("it is there already");
+    let refused = server.reload(config_of(fixed("rust", "configured"))).expect_err("it is there already");
     assert!(matches!(refused, ReloadError::Route(_)), "{refused}");
     assert_eq!(get(&mut client, "/rust"), (200, "rust".into()));
     reloaded(&server, &fixed("other", "other"));
@@ -100,7 +100,7 @@ fn a_route_that_is_written_in_rust_stays_and_no_endpoint_takes_its_place() {
 fn a_smaller_body_is_the_limit_on_a_connection_that_is_open() {
     for connector in ["native", "tiny_http"] {
         let with = |limit: &str| format!("server.connector = '{connector}'\nhttp.max_body_bytes = '{limit}'");
-        let (server, _) = serve(config_of(&with("1MiB")));
+        let (server, _) = serve(config_of(with("1MiB")));
         let mut client = Client::connect(server.address());
         client.request("POST", "/echo", &[], "four and more");
         assert_eq!(client.answer().text(), "four and more");
@@ -134,7 +134,7 @@ fn a_connection_that_is_idle_already_waits_only_as_long_as_the_new_timeout_says(
 #[test]
 fn where_fewer_connections_may_be_open_than_are_nobody_is_cut_off() {
     let text = |max: usize| format!("server.workers = 4\nhttp.max_connections = {max}");
-    let (server, keeper) = serve(config_of(&text(4)));
+    let (server, keeper) = serve(config_of(text(4)));
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(server.address())).collect();
     for client in &mut clients {
         client.request("GET", "/gate", &[], "");
@@ -198,7 +198,7 @@ fn a_request_whose_body_is_on_its_way_is_answered_as_it_began() {
              sql = \"select '{word} ' || :text as text\"\nreturns = 'value'\n"
         )
     };
-    let (server, _) = serve(config_of(&endpoint("old")));
+    let (server, _) = serve(config_of(endpoint("old")));
     let head = "POST /a HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 12\r\n";
     let mut client = Client::connect(server.address());
     client.send(format!("{head}Expect: 100-continue\r\n\r\n"));
@@ -225,7 +225,7 @@ fn a_request_that_runs_keeps_its_handler_and_its_deadline() {
             database.url()
         )
     };
-    let (server, _) = serve(config_of(&text("old", "30s")));
+    let (server, _) = serve(config_of(text("old", "30s")));
     let mut other = postgres::Client::connect(&database.url(), NoTls).expect("the database is there");
     other.execute("select pg_advisory_lock(7)", &[]).expect("nobody has it");
     let mut client = Client::connect(server.address());
@@ -259,9 +259,9 @@ fn wrong_sql_changes_nothing_and_neither_does_a_database_that_does_not_prepare()
             fixed("b", sql)
         )
     };
-    let (server, _) = serve(config_of(&text("select 1")));
+    let (server, _) = serve(config_of(text("select 1")));
     let mut client = Client::connect(server.address());
-    let refused = server.reload(config_of(&text("select nothing"))).expect_err("there is no such column");
+    let refused = server.reload(config_of(text("select nothing"))).expect_err("there is no such column");
     let said = refused.to_string();
     assert!(matches!(refused, ReloadError::Statements(_)), "{said}");
     assert!(
@@ -274,7 +274,7 @@ fn wrong_sql_changes_nothing_and_neither_does_a_database_that_does_not_prepare()
     other.batch_execute("begin; lock table note in access exclusive mode").expect("nobody has it");
     let began = Instant::now();
     thread::scope(|scope| {
-        let reload = scope.spawn(|| server.reload(config_of(&text("select id from note"))));
+        let reload = scope.spawn(|| server.reload(config_of(text("select id from note"))));
         // Poller and workers do not wait for it.
         let mut count = 0;
         while !reload.is_finished() {
@@ -302,8 +302,8 @@ fn a_statement_for_new_connections_that_fails_changes_nothing() {
     let text = |sql: &str| {
         format!("[database]\nurl = '{}'\nconnection_init_sql = '{sql}'\n{}", database.url(), fixed("a", sql))
     };
-    let (server, _) = serve(config_of(&text("select 1")));
-    let refused = server.reload(config_of(&text("select nothing"))).expect_err("there is no such column");
+    let (server, _) = serve(config_of(text("select 1")));
+    let refused = server.reload(config_of(text("select nothing"))).expect_err("there is no such column");
     assert!(refused.to_string().contains("\"nothing\" does not exist"), "{refused}");
     assert_eq!(get(&mut Client::connect(server.address()), "/a").1, "select 1");
     let outcome = reloaded(&server, &text("select 2"));
@@ -322,7 +322,7 @@ fn a_busy_pool_becomes_larger() {
             database.url()
         )
     };
-    let (server, _) = serve(config_of(&text(1)));
+    let (server, _) = serve(config_of(text(1)));
     let mut other = postgres::Client::connect(&database.url(), NoTls).expect("the database is there");
     other.execute("select pg_advisory_lock(7)", &[]).expect("nobody has it");
     let (mut waiting, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
@@ -360,7 +360,7 @@ fn what_needs_a_restart_is_named_each_time_and_stays() {
     assert_eq!(again.lines().collect::<Vec<_>>(), [&["nothing has changed"], &restart[..]].concat());
     assert_eq!(get(&mut Client::connect(address), "/rust").0, 200);
     // An endpoint that needs the database cannot be served before.
-    let mut sql = config_of(&format!(
+    let mut sql = config_of(format!(
         "database.url = 'sqlite:other.db'\n[endpoint.a]\nroute = 'GET /a'\nsql = 'select 1'\n{}",
         fixed("b", "b")
     ));

@@ -72,9 +72,9 @@ fn endpoints_for_other_clients_are_not_served_to_these() {
     let text = |more: &str, body: &str| {
         format!("server.pid_file = 'wharf.pid'\n{more}\n[endpoint.a]\nroute = 'GET /a'\nbody = '{body}'\n")
     };
-    let server = Server::new(config_of(&text("", "old"))).expect("there is no database to open");
+    let server = Server::new(config_of(text("", "old"))).expect("there is no database to open");
     let server = server.start().expect("a free port");
-    let mut new = config_of(&text("", "new"));
+    let mut new = config_of(text("", "new"));
     new.tls.client_auth = wharf::config::ClientAuth::Required;
     let refused = server.reload(new).expect_err("it needs a restart");
     assert!(matches!(refused, ReloadError::NeedsRestart(_)), "{refused}");
@@ -99,7 +99,7 @@ fn what_is_run_on_new_connections_holds_for_all_of_them() {
         )
     };
     let server =
-        Server::new(config_of(&text("a"))).expect("the database is there").start().expect("a free port");
+        Server::new(config_of(text("a"))).expect("the database is there").start().expect("a free port");
     let mut client = Client::connect(server.address());
     let mut get = |path: &str| {
         client.request("GET", path, &[], "");
@@ -112,7 +112,7 @@ fn what_is_run_on_new_connections_holds_for_all_of_them() {
     waiting.request("GET", "/wait", &[], "");
     database.wait_for_a_waiting_lock();
     assert_eq!(get("/n"), "\"a\"");
-    server.reload(config_of(&text("b"))).expect("it is good");
+    server.reload(config_of(text("b"))).expect("it is good");
     for _ in 0..20 {
         assert_eq!(get("/n"), "\"b\"");
     }
