@@ -1,4 +1,4 @@
-//! What the servers in this process log, kept for tests that look for a line of it.
+//! A logger that keeps the lines of all servers in this process, for tests that look for one of them.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -33,15 +33,15 @@ pub(crate) use withholding::Withholding;
 /// How long a test waits for anything that must happen. Generous: only a failing test ever waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two looks at what another thread or process brings about.
+/// The pause between two looks at a condition that another thread or process makes true.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
-/// Waits for what another thread or process brings about: looks once a millisecond.
+/// Waits until another thread or process has made this true. Looks once a millisecond.
 pub(crate) fn wait_until(what: &str, holds: impl FnMut() -> bool) {
     wait_for(holds, || what.to_owned());
 }
 
-/// The same; `state` says what there is instead.
+/// The same; `state` describes how things stand where it never becomes true.
 pub(crate) fn wait_for(mut holds: impl FnMut() -> bool, state: impl Fn() -> String) {
     let until = Instant::now() + PATIENCE;
     while !holds() {

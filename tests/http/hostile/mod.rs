@@ -122,7 +122,7 @@ fn a_closed_connection_is_closed_though_an_old_job_of_it_is_still_in_the_queue()
 #[test]
 fn an_error_that_panics_when_it_is_printed_costs_no_worker() {
     let (server, _) = serve(|_| {});
-    // What nobody logs is not printed.
+    // An error that is not logged is not printed.
     Log::start(log::LevelFilter::Error);
     let mut client = ask(&server, "/unprintable");
     assert_eq!(client.answer().status, 500);
