@@ -149,8 +149,12 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>, port: u16
                     Fate::Vanish
                 }
             };
-            *answers.lock().unwrap_or_else(PoisonError::into_inner) = of_answer;
-            Fate::GoOn
+            // An answer to something earlier may be on its way. It must not end the connection before the server has these
+            // bytes, so it waits for the lock.
+            let mut of_answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let sent = (&server).write_all(bytes);
+            *of_answers = of_answer;
+            if sent.is_ok() { Fate::Vanish } else { Fate::Cut }
         });
         end(&client, &server);
     });
