@@ -162,6 +162,8 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>, port: u16
     thread::spawn(move || {
         forward(&server, &client, |_| *of_answers.lock().unwrap_or_else(PoisonError::into_inner));
         end(&client, &server);
+        // What the server still says goes nowhere.
+        forward(&server, &client, |_| Fate::Vanish);
     });
 }
 
@@ -180,9 +182,10 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, mut fate: impl FnMut(&[u8])
     }
 }
 
+/// Ends a connection. The server's side is only told that no more comes: were nobody to read there, its next answer would
+/// be met with a reset, and the server would lose what it has not read yet.
 fn end(client: &TcpStream, server: &TcpStream) {
-    for socket in [client, server] {
-        // It fails where it has ended already.
-        let _ = socket.shutdown(Shutdown::Both);
-    }
+    // They fail where they have ended already.
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = server.shutdown(Shutdown::Write);
 }
