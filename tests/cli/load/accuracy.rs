@@ -122,7 +122,7 @@ fn rates_of(server: &Server) -> RangeInclusive<f64> {
     let mut at: Vec<Instant> = server.served().iter().map(|served| served.at).collect();
     at.sort();
     let rates = (0..=20).map(|step| {
-        let begin = at[0] - OFF + step * STEP;
+        let begin = (at[0] + step * STEP).checked_sub(OFF).expect("the machine runs for longer");
         let within = at.iter().filter(|at| (begin..begin + Duration::from_secs(2)).contains(*at)).count();
         f64::from(u32::try_from(within).expect("few")) / 2.0
     });
