@@ -4,7 +4,7 @@
 //! ```text
 //! cargo bench --bench connections                       # everything: four minutes
 //! cargo bench --bench connections -- idle descriptors   # some parts: idle, slow, descriptors
-//! cargo bench --bench connections -- --quick            # small numbers, a few seconds: as `cargo test --benches` runs it
+//! cargo bench --bench connections -- --quick            # small numbers, a few seconds: as `cargo test --bench '*'` runs it
 //! ```
 //!
 //! Each part starts a server of its own, which is this program again in a second process with a fixed configuration

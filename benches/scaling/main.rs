@@ -6,7 +6,7 @@
 //! cargo bench --bench scaling -- pool rows           # some parts: connections, pool, rows, bytes
 //! cargo bench --bench scaling -- --seconds 10        # another time for each point
 //! cargo bench --bench scaling -- --plots             # and draws docs/scaling-connections.svg and so on
-//! cargo bench --bench scaling -- --quick             # a few points, briefly: as `cargo test --benches` runs it
+//! cargo bench --bench scaling -- --quick             # a few points, briefly: as `cargo test --bench '*'` runs it
 //! ```
 //!
 //! Each point has a server of its own, which is this program again in a second process, and warms it up first. The clients are

@@ -6,9 +6,9 @@ use wharf::config::ForwardedBy;
 
 use super::curl;
 use super::proxy::{ALIVE, Proxy};
-use super::served::{Served, wait_until};
-use super::support::Client;
+use super::served::Served;
 use super::traffic::{self, REQUESTS};
+use crate::support::{Client, wait_for};
 
 /// `OPTIONS * HTTP/1.0` without any header.
 const ASKS_OPTIONS: &str = "option httpchk OPTIONS *
@@ -78,7 +78,7 @@ fn haproxy_finds_wharf_alive_whichever_way_it_asks() {
         let haproxy = in_front_of(&server, check, "");
         // It takes every server for alive until it has had that many bad answers.
         let asked = || server.metrics().requests();
-        wait_until(|| asked() > 2 * FALL, || format!("asked {} times", asked()));
+        wait_for(|| asked() > 2 * FALL, || format!("asked {} times", asked()));
         assert!(is_up(&haproxy), "{check}");
         traffic::many_requests(haproxy.address());
         assert!(is_up(&haproxy), "{check}");
@@ -91,7 +91,7 @@ fn haproxy_finds_wharf_alive_whichever_way_it_asks() {
 fn haproxy_finds_wharf_dead_when_it_refuses() {
     let server = Served::start();
     let haproxy = in_front_of(&server, "option httpchk GET /nowhere", "");
-    wait_until(|| !is_up(&haproxy), || "404 passes for health".into());
+    wait_for(|| !is_up(&haproxy), || "404 passes for health".into());
     drop(haproxy);
     server.finish();
 }

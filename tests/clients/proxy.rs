@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::program::find;
-use super::support::{Client, PATIENCE};
+use crate::support::{Client, PATIENCE};
 
 /// The path that the proxy answers by itself, with text that ends in its directory's name: somebody else who has taken
 /// the port does not know it.
@@ -74,7 +74,7 @@ impl Proxy {
             if Instant::now() > until {
                 return Err(format!("it does not answer:\n{}", self.log()));
             }
-            thread::yield_now();
+            thread::sleep(crate::support::LOOK);
         }
         Ok(())
     }

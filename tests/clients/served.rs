@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use http::header::{HeaderName, HeaderValue};
@@ -18,7 +16,7 @@ use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
 use super::known;
-use super::support::PATIENCE;
+use crate::support::{PATIENCE, wait_for};
 
 /// What `GET /large` answers; more than any socket's buffers take at once.
 pub(crate) const LARGE: usize = 10 << 20;
@@ -116,7 +114,7 @@ impl Served {
     /// Waits until every request has come to its end, whichever that is.
     pub(crate) fn wait_until_none_is_left(&self) {
         let metrics = self.metrics();
-        wait_until(
+        wait_for(
             || metrics.requests() == metrics.finished(),
             || format!("{} requests: {metrics}", metrics.requests()),
         );
@@ -125,7 +123,7 @@ impl Served {
     /// The clients have ended: nothing of them is left, and the server stops at once.
     pub(crate) fn finish(self) {
         let metrics = self.metrics();
-        wait_until(
+        wait_for(
             || metrics.open_connections() == 0,
             || format!("{} connections stay", metrics.open_connections()),
         );
@@ -137,15 +135,6 @@ impl Served {
 /// The one line that knows what an address is in a configuration.
 fn listen_on_a_free_port(config: &mut Config) {
     config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
-}
-
-/// Waits with a limit; `state` says what there is instead.
-pub(crate) fn wait_until(holds: impl Fn() -> bool, state: impl Fn() -> String) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until, "{}", state());
-        thread::yield_now();
-    }
 }
 
 /// The addresses of those who connected: each connection has a port of its own.

@@ -6,8 +6,8 @@ use std::slice::from_mut;
 use std::thread;
 
 use super::known;
-use super::served::{FRAMING, LARGE, Served, wait_until};
-use super::support::{Answer, Client};
+use super::served::{FRAMING, LARGE, Served};
+use crate::support::{Answer, Client, wait_for};
 
 /// How many requests [`many_requests`] sends, and over how many connections.
 pub(crate) const REQUESTS: usize = 500;
@@ -108,7 +108,7 @@ pub(crate) fn leave_early(through: SocketAddr, server: &Served) {
     }
     // A connection or two may be kept, or be one that asks for the server's health.
     let open = || server.metrics().open_connections();
-    wait_until(|| open() <= 3, || format!("{} connections stay", open()));
+    wait_for(|| open() <= 3, || format!("{} connections stay", open()));
     server.wait_until_none_is_left();
 }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use wharf::database::postgres::{Parameters, ToSql};
 
-use super::support::{Postgres, Wharf};
 use super::*;
+use crate::support::{Postgres, Wharf};
 
 /// The columns' names and values by a statement of each pooled connection, all of which are borrowed at the same time.
 fn ask_all(database: &Database, size: usize, sql: &str) -> Vec<Result<String, Error>> {

@@ -13,10 +13,10 @@ use wharf::http::{Request, Response};
 use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
-use super::support::{
+use super::{ask, assert_unknown, forwarded, read, rows, start, with_table};
+use crate::support::{
     Client, Database, Forwarder, Gate, PATIENCE, Postgres, Then, assert_problem, gate, wait_until,
 };
-use super::{ask, assert_unknown, forwarded, read, rows, start, with_table};
 
 /// A table `t` in one of the databases.
 enum Table {

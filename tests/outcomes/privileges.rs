@@ -1,6 +1,6 @@
 //! A privilege that the database's user lacks: said by `check` before anybody asks, and logged when somebody has.
 
-use super::support::{Database, Exit, Postgres, Wharf, assert_problem};
+use crate::support::{Database, Exit, Postgres, Wharf, assert_problem};
 
 const TABLES: &str = "
     create table open (id serial primary key, name text);

@@ -1,6 +1,6 @@
 //! What a client is told when the database refuses its request: `docs/errors.md`, held to real databases.
 
-use super::support::{Answer, Database, Postgres, Wharf, assert_problem};
+use crate::support::{Answer, Database, Postgres, Wharf, assert_problem};
 
 const FUNCTIONS: &str = "
     create function refuse(code text) returns int language plpgsql as

@@ -8,23 +8,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::support::{Answer, Database, PATIENCE, Wharf, directory_with};
 use super::{UNKNOWN, assert_unknown, with_table};
+use crate::support::{Answer, Database, Wharf, directory_with, wait_until};
 
 /// How often each is tried.
 const ROUNDS: usize = 8;
 
 /// How long the program does nothing.
 const STOP: Duration = Duration::from_millis(250);
-
-/// Looks once a millisecond.
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until, "{what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
 
 fn signal(wharf: &Wharf, signal: Signal) {
     let id = i32::try_from(wharf.id()).ok().and_then(Pid::from_raw).expect("a process id");
@@ -97,13 +88,13 @@ fn a_program_that_is_stopped_while_postgresql_writes_tells_no_lie() {
         let (mut client, label) = (wharf.connect(), format!("round-{round}"));
         client.request("POST", &format!("/add/{label}"), &[], "");
         let sent = Instant::now();
-        wait_for("the statement never ran", || writing() || sent.elapsed() > STOP);
+        wait_until("the statement never ran", || writing() || sent.elapsed() > STOP);
         signal(&wharf, Signal::STOP);
-        wait_for("the statement never ends", || sent.elapsed() > STOP && !writing());
+        wait_until("the statement never ends", || sent.elapsed() > STOP && !writing());
         signal(&wharf, Signal::CONT);
         told.push((label, client.answer()));
     }
-    wait_for("a statement never ends", || !writing());
+    wait_until("a statement never ends", || !writing());
     expect_the_truth(&told, |label| rows_of(&database, label));
     if told.iter().any(|(_, answer)| answer.status == 500) {
         wharf.wait_for_log("may have been committed");
@@ -129,9 +120,9 @@ fn a_program_that_is_stopped_while_sqlite_commits_tells_no_lie() {
         let (mut client, label) = (wharf.connect(), format!("round-{round}"));
         client.request("POST", &format!("/add/{label}"), &[], "");
         let sent = Instant::now();
-        wait_for("the row is never seen", || rows_in(&file, &label) == 1 || sent.elapsed() > DEADLINE);
+        wait_until("the row is never seen", || rows_in(&file, &label) == 1 || sent.elapsed() > DEADLINE);
         signal(&wharf, Signal::STOP);
-        wait_for("the stop never ends", || sent.elapsed() > STOP);
+        wait_until("the stop never ends", || sent.elapsed() > STOP);
         signal(&wharf, Signal::CONT);
         told.push((label, client.answer()));
     }
@@ -168,7 +159,7 @@ fn ask_a_starved_program(wharf: &Wharf) -> Vec<(String, Answer)> {
             for (state, at_most_ms) in [(Signal::STOP, 150), (Signal::CONT, 45)] {
                 signal(wharf, state);
                 let (since, time) = (Instant::now(), Duration::from_micros(moment * at_most_ms));
-                wait_for("time never passes", || since.elapsed() >= time);
+                wait_until("time never passes", || since.elapsed() >= time);
             }
         }
         signal(wharf, Signal::CONT);
@@ -182,7 +173,7 @@ fn a_starved_program_tells_no_lie_of_postgresql() {
     let wharf = Wharf::start(&config(&database.url(), "", INTO_POSTGRESQL));
     let told = ask_a_starved_program(&wharf);
     let mut writing = activity(&database);
-    wait_for("a statement never ends", || !writing());
+    wait_until("a statement never ends", || !writing());
     expect_the_truth(&told, |label| rows_of(&database, label));
 }
 

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use wharf::config::{Config, Environment, Flags, Source};
+use wharf::config::Config;
 use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
 
-use crate::support::{Answer, Client, Database};
+use crate::support::{Answer, Client, Database, config_of};
 
 /// A request's view of its session.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,8 +25,7 @@ pub(crate) fn configuration(url: &str, more: &str, endpoints: &str) -> Config {
          [queue]\nmax_wait = '100s'\ntarget = '30s'\ninterval = '30s'\n\
          [database]\nurl = \"{url}\"\nmaximum_pool_size = 1\nconnection_timeout = '20s'\n{more}\n{endpoints}"
     );
-    Config::read(Source { path: None, text }, &Environment::default(), &Flags::default())
-        .expect("a good configuration")
+    config_of(text)
 }
 
 /// A server that is not started, for routes of the test's own.

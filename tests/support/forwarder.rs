@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use super::PATIENCE;
 
@@ -41,6 +41,8 @@ struct Shared {
     /// Both ends of every connection.
     sockets: Mutex<Vec<TcpStream>>,
     closed: AtomicBool,
+    /// Has the listener.
+    accepting: Mutex<Option<JoinHandle<()>>>,
     hangs: AtomicBool,
 }
 
@@ -50,7 +52,7 @@ impl Forwarder {
         let own = listener.local_addr().expect("a bound listener has an address").port();
         let shared = Arc::<Shared>::default();
         let accepting = Arc::clone(&shared);
-        thread::spawn(move || {
+        let acceptor = thread::spawn(move || {
             let mut kept = Vec::new();
             for client in listener.incoming() {
                 if accepting.closed.load(Ordering::SeqCst) {
@@ -67,6 +69,7 @@ impl Forwarder {
                 connect(client, server, &accepting, own);
             }
         });
+        *shared.accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
         Self { port: own, shared }
     }
 
@@ -99,9 +102,13 @@ impl Shared {
     /// Nobody can connect any more once this returns.
     fn close(&self, port: u16) {
         self.closed.store(true, Ordering::SeqCst);
-        // The listener goes with its thread, which this wakes; refused only when it has gone already.
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            thread::yield_now();
+        let acceptor = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(acceptor) = acceptor {
+            // The listener goes with its thread, which this wakes. Connecting again and again would fill the backlog of
+            // a thread that has no core yet, and others' connections would wait for a second.
+            let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+            // One that panicked has dropped its listener as well.
+            let _ = acceptor.join();
         }
     }
 
@@ -142,8 +149,12 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>, port: u16
                     Fate::Vanish
                 }
             };
-            *answers.lock().unwrap_or_else(PoisonError::into_inner) = of_answer;
-            Fate::GoOn
+            // An answer to something earlier may be on its way. It must not end the connection before the server has these
+            // bytes, so it waits for the lock.
+            let mut of_answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let sent = (&server).write_all(bytes);
+            *of_answers = of_answer;
+            if sent.is_ok() { Fate::Vanish } else { Fate::Cut }
         });
         end(&client, &server);
     });
@@ -151,6 +162,8 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>, port: u16
     thread::spawn(move || {
         forward(&server, &client, |_| *of_answers.lock().unwrap_or_else(PoisonError::into_inner));
         end(&client, &server);
+        // What the server still says goes nowhere.
+        forward(&server, &client, |_| Fate::Vanish);
     });
 }
 
@@ -169,9 +182,10 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, mut fate: impl FnMut(&[u8])
     }
 }
 
+/// Ends a connection. The server's side is only told that no more comes: were nobody to read there, its next answer would
+/// be met with a reset, and the server would lose what it has not read yet.
 fn end(client: &TcpStream, server: &TcpStream) {
-    for socket in [client, server] {
-        // It fails where it has ended already.
-        let _ = socket.shutdown(Shutdown::Both);
-    }
+    // They fail where they have ended already.
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = server.shutdown(Shutdown::Write);
 }

@@ -4,8 +4,10 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod breaking;
+mod config;
 mod forwarder;
 mod gate;
+mod log;
 mod pgbouncer;
 mod postgres;
 mod tls;
@@ -17,8 +19,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) use breaking::Suspended;
+pub(crate) use config::{config_of, config_on, default_config};
 pub(crate) use forwarder::{Forwarder, Then};
 pub(crate) use gate::{Gate, Keeper, gate};
+pub(crate) use log::Log;
 pub(crate) use pgbouncer::{PgBouncer, Setup, psql};
 pub(crate) use postgres::{Database, Postgres};
 pub(crate) use tls::{Authority, Identity};
@@ -29,12 +33,20 @@ pub(crate) use withholding::Withholding;
 /// How long a test waits for anything that must happen. Generous: only a failing test ever waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits for what another thread brings about: looks once a millisecond.
-pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
+/// The pause between two looks at a condition that another thread or process makes true.
+pub(crate) const LOOK: Duration = Duration::from_millis(1);
+
+/// Waits until another thread or process has made this true. Looks once a millisecond.
+pub(crate) fn wait_until(what: &str, holds: impl FnMut() -> bool) {
+    wait_for(holds, || what.to_owned());
+}
+
+/// The same; `state` describes how things stand where it never becomes true.
+pub(crate) fn wait_for(mut holds: impl FnMut() -> bool, state: impl Fn() -> String) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < until, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
+        assert!(Instant::now() < until, "{}", state());
+        std::thread::sleep(LOOK);
     }
 }
 

@@ -141,7 +141,7 @@ impl PgBouncer {
             if !self.is_alive() {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(super::LOOK);
         }
         self.running = None;
         false

@@ -209,13 +209,10 @@ impl Database {
 
     /// Waits until a session waits for an advisory lock: the request that asks for it has reached the database.
     pub(crate) fn wait_for_a_waiting_lock(&self) {
-        let until = Instant::now() + super::PATIENCE;
         // The view has those of other tests' databases as well.
         let waiting = "select count(*) from pg_locks join pg_database d on d.oid = database \
              where locktype = 'advisory' and not granted and datname = current_database()";
-        while self.psql(waiting) != "1" {
-            assert!(Instant::now() < until, "the request never reached the database");
-        }
+        super::wait_until("the request never reached the database", || self.psql(waiting) == "1");
     }
 
     /// See [`Postgres::psql`].

@@ -2,7 +2,7 @@
 
 use super::known;
 use super::served::{LARGE, Served, VERSIONS};
-use super::support::Answer;
+use crate::support::Answer;
 
 fn assert_large(answer: &Answer, what: &str) {
     assert_eq!((answer.status, answer.body.len()), (200, LARGE), "{what}");

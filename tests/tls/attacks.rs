@@ -14,7 +14,7 @@ use wharf::metrics::{Closing, Reason};
 use super::known;
 use super::served::{LARGE, Served, VERSIONS};
 use super::session::{End, Session};
-use super::support::PATIENCE;
+use crate::support::PATIENCE;
 
 const SOON: Duration = Duration::from_millis(100);
 
@@ -207,7 +207,7 @@ fn a_client_that_never_reads_is_cut_off_in_time() {
             let mut session = server.session_with(version);
             session.shake_hands();
             session.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
-            super::served::wait_until(|| server.metrics().requests() == count, || "it is not read".into());
+            crate::support::wait_for(|| server.metrics().requests() == count, || "it is not read".into());
             server.wait_for_open(0);
             let (answer, end) = session.rest();
             assert!(answer.len() < LARGE && end == End::Cut, "{version:?} {path}: {}", answer.len());

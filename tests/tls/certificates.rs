@@ -9,7 +9,7 @@ use wharf::config::ClientAuth;
 
 use super::served::{Served, VERSIONS};
 use super::session::{End, Session};
-use super::support::{Authority, Identity};
+use crate::support::{Authority, Identity};
 
 fn asking(how: ClientAuth) -> Served {
     Served::start_with(|config, authority| {

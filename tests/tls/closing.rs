@@ -11,7 +11,7 @@ use wharf::metrics::{Closing, Reason};
 
 use super::served::{LARGE, Served, VERSIONS};
 use super::session::{End, Session};
-use super::support::{Client, PATIENCE};
+use crate::support::{Client, PATIENCE};
 
 const SOON: Duration = Duration::from_millis(100);
 

@@ -8,7 +8,7 @@ use super::served::{Served, VERSIONS};
 fn the_connection_that_was_idle_for_longest_makes_room() {
     for version in VERSIONS {
         let server = Served::start_with(|config, _| config.http.max_connections = 2);
-        let ask = |client: &mut super::support::Client| {
+        let ask = |client: &mut crate::support::Client| {
             client.request("GET", "/path/x", &[], "");
             assert_eq!(client.answer().text(), "/path/x?", "{version:?}");
         };

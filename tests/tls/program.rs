@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::served::VERSIONS;
 use super::session::{End, Session};
-use super::support::{Authority, Client, Exit, Identity, Wharf};
+use crate::support::{Authority, Client, Exit, Identity, Wharf};
 
 const ENDPOINTS: &str = "
 [database]

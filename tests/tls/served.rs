@@ -3,8 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use http::{Method, StatusCode};
@@ -19,7 +17,7 @@ use wharf::server::{Running, Server};
 
 use super::known;
 use super::session::Session;
-use super::support::{Authority, Client, Identity, PATIENCE};
+use crate::support::{Authority, Client, Identity, PATIENCE, default_config, wait_for};
 
 /// Every version that is spoken.
 pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -59,8 +57,7 @@ impl Served {
     pub(crate) fn start_with(change: impl FnOnce(&mut Config, &Authority)) -> Self {
         let authority = Authority::new("the authority");
         let Identity { certificate, key } = authority.server(&["localhost"]);
-        let mut config = Config::default();
-        config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        let mut config = default_config();
         config.server.workers = Some(1);
         // On a busy machine a request may wait for long; here that is no fault.
         (config.queue.target, config.queue.interval, config.queue.max_wait) = (PATIENCE, PATIENCE, PATIENCE);
@@ -136,7 +133,7 @@ impl Served {
     /// Waits until so many connections are open.
     pub(crate) fn wait_for_open(&self, count: usize) {
         let metrics = self.metrics();
-        wait_until(
+        wait_for(
             || metrics.open_connections() == count,
             || format!("{} connections are open instead of {count}: {metrics}", metrics.open_connections()),
         );
@@ -145,7 +142,7 @@ impl Served {
     /// Waits until so many handshakes have come to a bad end.
     pub(crate) fn wait_for_failed_handshakes(&self, count: u64) {
         let metrics = self.metrics();
-        wait_until(|| metrics.closed_for(Closing::Handshake) == count, || format!("not {count}: {metrics}"));
+        wait_for(|| metrics.closed_for(Closing::Handshake) == count, || format!("not {count}: {metrics}"));
     }
 
     /// Whether a new client is served.
@@ -159,7 +156,7 @@ impl Served {
     pub(crate) fn finish(self) {
         let metrics = self.metrics();
         self.wait_for_open(0);
-        wait_until(
+        wait_for(
             || metrics.requests() == metrics.finished(),
             || format!("{} requests: {metrics}", metrics.requests()),
         );
@@ -169,15 +166,6 @@ impl Served {
     /// Stops in peace, whoever is connected.
     pub(crate) fn drain(self) {
         assert_eq!(self.running.drain(), Drained::Complete);
-    }
-}
-
-/// Waits with a limit; `state` says what there is instead.
-pub(crate) fn wait_until(holds: impl Fn() -> bool, state: impl Fn() -> String) {
-    let until = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < until, "{}", state());
-        thread::yield_now();
     }
 }
 

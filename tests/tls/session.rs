@@ -7,7 +7,7 @@ use std::thread;
 
 use rustls::{ClientConfig, ClientConnection};
 
-use super::support::PATIENCE;
+use crate::support::PATIENCE;
 
 /// One connection. Every read and write on it has a limit.
 pub(crate) struct Session {

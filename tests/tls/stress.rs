@@ -9,9 +9,9 @@ use fastrand::Rng;
 use rustls::ClientConfig;
 
 use super::known;
-use super::served::{Served, VERSIONS, wait_until};
+use super::served::{Served, VERSIONS};
 use super::session::Session;
-use super::support::Client;
+use crate::support::{Client, wait_for};
 
 const CLIENTS: u64 = 8;
 const RUN: Duration = Duration::from_millis(500);
@@ -167,7 +167,7 @@ fn each_answer_belongs_to_its_request_and_nothing_is_left_over_whatever_clients_
     assert!(connections >= CLIENTS, "{connections}");
     server.wait_for_open(0);
     let metrics = server.metrics();
-    wait_until(
+    wait_for(
         || metrics.requests() == metrics.finished(),
         || format!("{} requests: {metrics}", metrics.requests()),
     );

@@ -1,0 +1,192 @@
+//! `wharf tune` on databases made for it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use serde_json::Value;
+use wharf::config::{Config, Environment, Flags, Source};
+use wharf::database::Database;
+use wharf::internal::{Selection, traffic};
+use wharf::tune::{CannotTell, Outcome, Request, tune};
+
+use crate::support::{Postgres, Wharf, assert_says, wait_until};
+
+/// So many may be in the function at once, each for about so many seconds. A call that finds all places taken waits in
+/// a line. Only the first in the line looks for a place, because more of them would take the cores from the measurement.
+const PLACES: &str = "\
+    create function work(places int, seconds float) returns int language plpgsql as $$
+    begin
+        perform pg_advisory_lock(0);
+        loop
+            for place in 1..places loop
+                if pg_try_advisory_lock(place) then
+                    perform pg_advisory_unlock(0);
+                    perform pg_sleep(seconds * (0.75 + random() / 2));
+                    perform pg_advisory_unlock(place);
+                    return place;
+                end if;
+            end loop;
+            perform pg_sleep(0.0005);
+        end loop;
+    end $$";
+
+/// One every 20 ms, however many ask, as with a lock that everybody needs.
+const TURNS: &str = "\
+    create table turn (at timestamptz not null);
+    insert into turn values (now());
+    create function work() returns int language plpgsql as $$
+    declare mine timestamptz;
+    begin
+        update turn set at = greatest(at + interval '20 ms', clock_timestamp()) returning at into mine;
+        perform pg_sleep(extract(epoch from mine - clock_timestamp()));
+        return 1;
+    end $$";
+
+fn config(url: &str, sql: &str) -> String {
+    format!(
+        "# Kept as it is.\n[database]\nurl = '{url}'\nmaximum_pool_size = 3   # a guess\n\n\
+         [endpoint.work]\nroute = 'GET /work'\nsql = '{sql}'\nreturns = 'value'\n"
+    )
+}
+
+/// Repetitions that differ by less than this part of their throughput can be told apart in the time that the tests give.
+const QUIET: f64 = 0.02;
+
+#[test]
+fn the_knee_of_a_database_that_lets_six_in_is_found() {
+    let database = Postgres::database();
+    database.psql(PLACES);
+    let text = config(&database.url(), "select work(6, 0.04)");
+    let source = Source { path: None, text };
+    let config = Config::read(source, &Environment::default(), &Flags::default()).expect("it is sound");
+    let request = Request { largest: 16, objectives: Vec::new(), time: Duration::from_secs(30), seed: 7 };
+    let asked = |address: SocketAddr, database: Option<&Database>| {
+        traffic(&config, database, &Selection { names: Vec::new(), allow_writes: false, seed: 7, address })
+    };
+    let found = tune(&config, &request, asked, &AtomicBool::new(false), &mut |_| {}).expect("it runs");
+    match &found.pool.outcome {
+        Outcome::Knee(knee) => {
+            assert!((5..=7).contains(&knee.size), "{:#?}", found.pool);
+            assert_eq!(found.sizes.pool, knee.size);
+        }
+        // On a machine that is busy with something else repetitions differ, and this is the truth.
+        Outcome::CannotTell(CannotTell::TooNoisy { band, noise, .. }) if *noise > QUIET => {
+            assert!(band.contains(&6), "{:#?}", found.pool);
+        }
+        _ => panic!("{:#?}", found.pool),
+    }
+    assert!((found.capacity - 6.0 / 0.04).abs() < 30.0, "{}", found.capacity);
+    assert!(found.sizes.workers >= found.sizes.pool);
+    let others = "select count(*) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()";
+    // A session ends a moment after its client has closed it.
+    wait_until("sessions are left", || database.psql(others) == "0");
+}
+
+/// Runs it in a directory with this file; its report, and the file afterwards.
+fn tuned(config: &str, arguments: &[&str]) -> (Value, String) {
+    let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+    let file = directory.path().join("wharf.toml");
+    fs::write(&file, config).expect("the file is written");
+    let outputs = ["tune", "--json", "found.json", "--html", "found.html", "--seed", "7"];
+    let all = [&outputs[..], arguments].concat();
+    let exit = Wharf::run_in(&directory, &all, &[]);
+    assert!(matches!(exit.code, Some(0 | 1)), "{:?}: {}", exit.code, exit.stderr);
+    let report = fs::read_to_string(directory.path().join("found.json")).expect("the report is written");
+    let report: Value = serde_json::from_str(&report).expect("it is JSON");
+    assert_eq!(report["stands"].as_bool(), Some(exit.code == Some(0)), "{}", exit.stdout);
+    let page = fs::read_to_string(directory.path().join("found.html")).expect("the page is written");
+    assert!(
+        page.contains(report["pool"]["words"].as_str().expect("a text").trim_start_matches("connections")),
+        "{page}"
+    );
+    (report, fs::read_to_string(file).expect("it is there"))
+}
+
+#[test]
+fn where_more_connections_give_no_more_one_is_recommended_and_written() {
+    let database = Postgres::database();
+    database.psql(TURNS);
+    let config = config(&database.url(), "select work()").replace("GET", "POST");
+    let (report, file) = tuned(&config, &["--time", "16s", "--max-pool", "3", "--allow-writes", "--write"]);
+    match report["pool"]["outcome"].as_str() {
+        Some("flat") => assert_eq!(report["pool"]["size"], 1, "{report:#}"),
+        // On a machine that is busy with something else repetitions differ, and this is the truth.
+        Some("cannot_tell") => {
+            let words = report["pool"]["words"].as_str().expect("a text");
+            assert!(words.contains("cannot tell: repetitions vary by "), "{report:#}");
+            assert_eq!(report["pool"]["band"][0], 1, "{report:#}");
+        }
+        _ => panic!("{report:#}"),
+    }
+    let recommended = report["recommended"].as_array().expect("an array");
+    let size = recommended.iter().find(|one| one["key"] == "database.maximum_pool_size").expect("a size");
+    let size = if report["stands"] == true { size["value"].as_u64().expect("a number") } else { 3 };
+    let expected = format!("maximum_pool_size = {size}   # a guess");
+    assert!(
+        file.starts_with("# Kept as it is.\n[database]\n") && file.contains(&expected),
+        "{file}\n{report:#}"
+    );
+    let sizes = report["pool"]["sizes"].as_array().expect("an array");
+    assert_eq!(
+        sizes.iter().map(|size| size["size"].as_u64()).collect::<Vec<_>>(),
+        [Some(1), Some(2), Some(3)]
+    );
+    assert_eq!(report["proof"].as_array().expect("an array").len(), 5);
+}
+
+#[test]
+fn what_cannot_be_tuned_is_said_before_anything_is_measured() {
+    let database = Postgres::database();
+    database.psql("create table t (x int)");
+    let url = database.url();
+    let sound = config(&url, "select 1");
+    let run = |config: &str, arguments: &[&str]| Wharf::run(config, &[&["tune"], arguments].concat(), &[]);
+    assert_says(&run(&sound, &["--time", "1"]), 2, &["\"1\" is not a time"]);
+    assert_says(&run(&sound, &["--target", "p99"]), 2, &["\"p99\" is not an objective such as p99<50ms"]);
+    assert_says(
+        &run(&sound, &["--max-pool", "1000"]),
+        2,
+        &["--max-pool 1000: the database allows ", "max_connections 200"],
+    );
+    assert_says(
+        &run(&sound, &["--instances", "1000"]),
+        2,
+        &["the database has no connection left", "for 1000 instances"],
+    );
+    assert_says(
+        &run(&sound, &["--endpoint", "wrok"]),
+        2,
+        &["there is no endpoint \"wrok\"; expected one of work"],
+    );
+    assert_says(
+        &run("[endpoint.a]\nroute = 'GET /'\nbody = 'a'\n", &[]),
+        2,
+        &["the configuration has no database.url"],
+    );
+    let writes = config(&url, "insert into t values (1)").replace("GET", "POST").replace("value", "none");
+    assert_says(&run(&writes, &[]), 2, &["nothing to ask: work write; --allow-writes asks them as well"]);
+    assert_says(
+        &run(&writes, &["--endpoint", "work"]),
+        2,
+        &["endpoint work writes (POST); it needs --allow-writes"],
+    );
+    assert_eq!(database.psql("select count(*) from t"), "0");
+    let unknown =
+        config(&url, "select :id as id").replace("GET /work", "GET /work/{id}") + "params = { id = 'int' }\n";
+    assert_says(
+        &run(&unknown, &[]),
+        2,
+        &["wharf.toml:6:", "endpoint.work.load.params.id: nothing says which `id` to ask for"],
+    );
+    let empty = unknown + "load = { sample = 'select x as id from t' }\n";
+    assert_says(&run(&empty, &[]), 2, &["endpoint.work.load.sample: it found no row"]);
+    let failing = config(&url, "select 1 / 0");
+    assert_says(
+        &run(&failing, &[]),
+        2,
+        &["100.0 % of the requests fail before anything is measured", " × 400"],
+    );
+}

@@ -1,0 +1,43 @@
+//! A logger that keeps the lines of all servers in this process, for tests that look for one of them.
+
+use std::sync::{Mutex, PoisonError};
+
+use log::{LevelFilter, Metadata, Record};
+
+/// The lines so far. A process has one logger, so all tests of a binary share this one.
+pub(crate) struct Log {
+    lines: Mutex<Vec<String>>,
+}
+
+static LOG: Log = Log { lines: Mutex::new(Vec::new()) };
+
+impl Log {
+    /// Keeps what is logged from now on, from this level up; a test that asked for more still gets it.
+    pub(crate) fn start(level: LevelFilter) -> &'static Self {
+        // It fails where another test has done it already.
+        let _ = log::set_logger(&LOG);
+        // The lock keeps two tests from lowering each other's level.
+        let _lines = LOG.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        log::set_max_level(level.max(log::max_level()));
+        &LOG
+    }
+
+    /// Whether any line contains `text`.
+    pub(crate) fn has(&self, text: &str) -> bool {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|line| line.contains(text))
+    }
+}
+
+impl log::Log for Log {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // A test logs an error that panics when it is printed, so this comes before the lock.
+        let line = record.args().to_string();
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    fn flush(&self) {}
+}
