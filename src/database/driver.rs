@@ -20,6 +20,8 @@ use crate::config;
 use crate::telemetry::activity::Activity;
 use crate::telemetry::metrics;
 
+type MakeDriver = fn(&str, &config::Database) -> Result<Box<dyn Driver>, Error>;
+
 /// One database in the table of databases.
 pub(super) struct Provider {
     /// The beginnings of its URLs.
@@ -27,7 +29,7 @@ pub(super) struct Provider {
     /// The form of its URLs, for messages.
     pub(super) url_form: &'static str,
     /// Reads a URL. Connects to nothing.
-    pub(super) driver: fn(&str, &config::Database) -> Result<Box<dyn Driver>, Error>,
+    pub(super) driver: MakeDriver,
     /// The URL without its password.
     pub(super) display_url: fn(&str) -> String,
 }

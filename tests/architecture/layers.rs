@@ -89,7 +89,7 @@ fn attributes(item: &Item) -> &[Attribute] {
 
 impl Reader<'_> {
     /// A path as it stands in the source, from the crate's root; `None` where it begins with another crate or a local name.
-    fn from_root(&self, path: &[String]) -> Option<Module> {
+    fn resolve(&self, path: &[String]) -> Option<Module> {
         let (first, rest) = path.split_first()?;
         let mut from: Module = match first.as_str() {
             "crate" => Vec::new(),
@@ -108,7 +108,7 @@ impl Reader<'_> {
     }
 
     fn add(&mut self, path: &[String]) {
-        self.file.paths.extend(self.from_root(path));
+        self.file.paths.extend(self.resolve(path));
     }
 
     fn add_use(&mut self, tree: &UseTree, mut before: Module, is_exported: bool) {
@@ -131,7 +131,7 @@ impl Reader<'_> {
         // A child can be named without `self::` in front of it.
         if is_exported {
             let child = || [self.module.clone(), before.clone()].concat();
-            let path = self.from_root(&before).unwrap_or_else(child);
+            let path = self.resolve(&before).unwrap_or_else(child);
             self.file.exports.insert(exported_as, path);
         }
     }

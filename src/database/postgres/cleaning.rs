@@ -108,10 +108,12 @@ fn put_plan_question(sql: &str, prepared: &Prepared, wire: &mut Wire) -> Result<
     const PARTS: usize = 5;
     const NAME: &str = "wharf_look";
     let parallel = if wire.version >= 16 { "debug_parallel_query" } else { "force_parallel_mode" };
+    // The timeout also holds for the rollback. On a busy machine a shorter one could pass before the rollback begins: the
+    // transaction would stay failed, and the cleaning behind it would fail as well.
     wire.add_query(&format!(
         "begin read only; set local {parallel} = on; set local max_parallel_workers_per_gather = 2; \
          set local parallel_setup_cost = 1e300; set local plan_cache_mode = force_generic_plan; \
-         set local lock_timeout = '5ms'; set local statement_timeout = '100ms'"
+         set local lock_timeout = '5ms'; set local statement_timeout = '1s'"
     ))?;
     frontend::parse(NAME, sql, prepared.params.iter().map(Type::oid), wire.batch()).map_err(unsendable)?;
     wire.add_sync();
