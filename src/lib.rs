@@ -238,6 +238,11 @@
 //!
 //! `examples/app.rs` is a whole program: a configuration file, endpoints in SQL, handlers, errors and tests.
 
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "a module's page also speaks to readers of the source, who find the private parts by these links"
+)]
+
 mod admin;
 mod base;
 #[doc(hidden)]

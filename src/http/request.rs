@@ -91,7 +91,7 @@ impl Request {
     }
 
     /// The body, after chunked decoding. It is empty if the body must be read with [`reader`](Self::reader), for a
-    /// handler that [streams](crate::handler::streaming).
+    /// handler that [streams](crate::handler::Policy::streaming).
     pub fn body(&self) -> &Bytes {
         &self.body
     }

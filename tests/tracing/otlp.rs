@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
@@ -62,7 +62,8 @@ impl Collector {
             if let Some(answer) = whim() {
                 return Ok(answer);
             }
-            let traces = ExportTraceServiceRequest::decode(request.body().as_ref())?;
+            let traces =
+                ExportTraceServiceRequest::decode(request.body().as_ref()).map_err(Error::internal)?;
             let headers = request.header_lines().map(|(name, value)| {
                 (name.to_ascii_lowercase(), String::from_utf8_lossy(value).into_owned())
             });
@@ -222,7 +223,8 @@ fn serve_without(collector: &str, gate: Gate, change: impl FnOnce(&mut Config)) 
         wait_until("its client is still there", || context.client_has_left());
         Ok(Response::text("nobody"))
     };
-    let server = Server::new(config).expect("no database").get("/gate", gate).get("/left", left);
+    let server =
+        Server::new(config).expect("no database").route(Method::GET, "/gate", gate).get("/left", left);
     server.get_immediate("/at-once", |_| Response::text("at once")).start().expect("a free port")
 }
 
