@@ -82,7 +82,7 @@ fn the_table_names_the_loop_and_the_lines_meanwhile_too() {
     // No terminal, so nothing is drawn again.
     assert!(!open.stderr.contains('\x1b'), "{:?}", open.stderr);
     let closed = load(&["--connections", "2", "--duration", "200ms", &server.url()]);
-    assert_says(&closed, 0, &["closed loop: 2 connections for 0.2 s", "Closed loop: a server that stalls"]);
+    assert_says(&closed, 0, &["closed loop: 2 connections for 0.2 s", "Closed loop: while a server stalls"]);
     assert!(!closed.stdout.contains("latency") && !closed.stdout.contains("offered"), "{}", closed.stdout);
 }
 
