@@ -18,7 +18,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use crate::shared::client::{connect, get};
 use crate::slow::Sizes;
 
-/// What a dribbler sends before it goes on with `a` for ever.
+/// The bytes that a dribbler sends before it repeats `a` without end.
 const HEAD: &[u8] = b"GET /quick HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
 
 /// `SO_RCVBUF` of a reader, in bytes, which Linux doubles: the rest of the answer must wait on the server's side.

@@ -1,4 +1,4 @@
-//! What idle connections cost: the server's memory and threads, and the latency of others beside them.
+//! Measures the cost of idle connections: the server's memory and threads, and the latency of other clients.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What slow clients cost the others: throughput, and processor time for each request.
+//! Measures the cost of slow clients to the others: throughput, and processor time per request.
 
 use std::thread;
 use std::time::Duration;

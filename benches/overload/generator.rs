@@ -31,7 +31,7 @@ const NAP: Duration = Duration::from_micros(250);
 /// Answers are read from a socket in pieces of this many bytes.
 const PIECE: usize = 64 << 10;
 
-/// What is asked, how often and for how long.
+/// The requests of a load, their rate and their duration.
 #[derive(Clone, Copy)]
 pub(crate) struct Load<'a> {
     /// Sent in turn.
@@ -83,11 +83,11 @@ struct Client<'a> {
 struct Asking<'a> {
     number: u64,
     due: Instant,
-    /// What the socket did not take yet.
+    /// The bytes that the socket has not taken yet.
     unsent: &'a [u8],
 }
 
-/// What an event on a connection leads to.
+/// The result of an event on a connection.
 enum Step {
     Wait,
     Answer { status: u16, closes: bool },
