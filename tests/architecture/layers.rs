@@ -11,7 +11,7 @@ use syn::{Attribute, Item, UseTree, Visibility};
 /// A module's path below the crate's root: `["base", "queue"]`.
 type Module = Vec<String>;
 
-/// What one file says, without its tests.
+/// The exports and paths of one file, without its tests.
 #[derive(Default)]
 struct File {
     /// Names that other files can reach through this one: `pub use self::limits::Limits` makes `Limits` → its path.

@@ -45,7 +45,7 @@ fn without_a_file_the_first_start_makes_the_demo_and_the_second_keeps_it() {
     assert_eq!(note.status, 201, "{}", note.text());
     assert_eq!(first.get("/flights/0").status, 400);
     assert_eq!(first.get("/nothing").status, 404);
-    // The log is for what somebody must know; clients' mistakes are not.
+    // The log holds events that an operator must know. Clients' mistakes do not belong there.
     let log = first.log();
     assert!(log.lines().all(|line| line.contains("serving on ")), "{log}");
     first.signal("TERM");

@@ -12,7 +12,7 @@ const ASKS_FIRST: usize = (1 << 20) + 1;
 /// What `-T` sends.
 const UPLOAD: usize = 1 << 30;
 
-/// What [`send_too_much`] sends; more than any socket's buffers take at once.
+/// The number of bytes that [`send_too_much`] sends, more than any socket's buffers take at once.
 pub(crate) const TOO_MUCH: usize = 10 << 20;
 
 /// curl ends with this code when `--max-time` is over.

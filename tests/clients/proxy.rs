@@ -59,7 +59,7 @@ impl Proxy {
         Client::connect(self.address())
     }
 
-    /// What it logged so far.
+    /// The log so far.
     fn log(&self) -> String {
         let log = std::fs::read(self.directory.path().join("log")).expect("the log is there from the start");
         String::from_utf8_lossy(&log).into_owned()

@@ -1,4 +1,4 @@
-//! What PostgreSQL's own views say of wharf's sessions and statements: the application, the endpoint, the request.
+//! PostgreSQL's own views name the application, the endpoint and the request of wharf's sessions and statements.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -69,7 +69,7 @@ fn read(connection: &mut Connection, statement: &Statement) -> String {
     run(connection, statement, Access::ReadOnly).unwrap_or_else(|error| panic!("{error}")).1
 }
 
-/// What the comment of the statement that reads its own text says.
+/// The comment of a statement that reads its own text.
 fn own_comment(connection: &mut Connection, statement: &Statement) -> String {
     let row = read(connection, statement);
     let row: serde_json::Value = serde_json::from_str(&row).unwrap_or_else(|error| panic!("{row}: {error}"));

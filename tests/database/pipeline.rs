@@ -208,12 +208,12 @@ impl Gated {
         (kept, asked)
     }
 
-    /// Repeats this until the first `count` of its requests at least were asked together: how long a statement takes on this machine
-    /// nobody knows, and only what is known to be brief is. Whatever happens, the answers must be right.
+    /// Repeats `act` until at least its first `count` requests were asked together. Only statements known to be brief are asked
+    /// together, and how long a statement takes on this machine is not known before. The answers must be right in every round.
     fn until_together(&self, quick: &[&str], count: u64, mut act: impl FnMut()) {
         let until = Instant::now() + PATIENCE;
         loop {
-            // So often that what a slow one has left in the mean is forgotten.
+            // Enough requests that an earlier slow statement no longer counts in the mean.
             quick.iter().cycle().take(300 * quick.len()).for_each(|path| drop(self.get(path)));
             let before = self.pipelined();
             act();
@@ -401,7 +401,7 @@ fn whose_session_is_lost_is_asked_again_by_itself() {
         let (kept, asked) = gated.ask_together(&["/item/1", "/locked/7", "/item/2"]);
         gated.database.wait_for_a_waiting_lock();
         if gated.pipelined() == before {
-            // By itself, which is told that its session is lost.
+            // The request was asked by itself, so the loss of its session would be an error. Let it end instead.
             holder.execute("select pg_advisory_unlock(7)", &[]).expect("it is held");
             assert_eq!(statuses(asked), [200, 200, 200]);
             return let_through(&gated, kept);

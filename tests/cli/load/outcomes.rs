@@ -125,7 +125,7 @@ fn a_server_that_goes_away_refuses_connections() {
             |number| if number == 20 { Reply::LastOfAll(answer(200)) } else { Reply::Last(answer(200)) },
         );
     let report = report(&server.url(), &["--rate", "20/s", "--duration", "2s"]);
-    // Whoever had connected before it went away is answered, or sees a reset.
+    // A client that connected before the server went away gets an answer or a reset.
     assert!(count(&report, "good") >= 20, "{report:#}");
     assert!(report["failures"]["connection refused"].as_u64() >= Some(10), "{report:#}");
 }
