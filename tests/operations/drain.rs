@@ -215,7 +215,7 @@ fn crowd(server: &Running, keeper: &Keeper, refused: usize) -> (Client, Vec<Clie
     (busy, crowd)
 }
 
-/// Those who waited in the backlog until others had read that they were refused were reset.
+/// Clients in the backlog were reset if they waited there until others had read their refusals.
 #[test]
 fn who_waits_at_the_limit_is_told_so_by_a_server_that_stops() {
     for selectors in [1, 2] {
@@ -238,7 +238,7 @@ fn who_waits_at_the_limit_is_told_so_by_a_server_that_stops() {
     }
 }
 
-/// A newcomer for whom one poller had no room was sent on to another, which could have ended already.
+/// When one poller had no room for a newcomer, it passed it on to another poller, which could have ended already.
 #[test]
 fn a_newcomer_is_not_handed_to_a_poller_that_has_ended() {
     for _ in 0..100 {

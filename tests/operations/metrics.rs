@@ -1,4 +1,5 @@
-//! What a server says of itself, held to what was asked of it: by a parser that is not ours, and to `docs/metrics.md`.
+//! Compares a server's metrics with the requests that were sent to it. Another project's parser reads them, and their
+//! names must be those of `docs/metrics.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -48,7 +49,7 @@ route = 'GET /fixed'
 body  = 'fixed'
 ";
 
-/// What a server says, by sample and labels: `name{label=value,…}`.
+/// A server's metrics by sample and labels: `name{label=value,…}`.
 struct Metrics {
     samples: BTreeMap<String, f64>,
     /// Family → type and the labels of its samples.

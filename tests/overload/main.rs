@@ -1,4 +1,4 @@
-//! What clients get when there is more work than workers, when work takes too long, fails, or must end.
+//! The answers to clients when there is more work than workers, and when work takes too long, fails, or must end.
 
 #[path = "../support/mod.rs"]
 mod support;

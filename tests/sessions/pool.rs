@@ -52,7 +52,7 @@ fn pid(connection: &mut Connection) -> i32 {
         .get(0)
 }
 
-/// What the server knows of the pool's sessions.
+/// The pool's sessions as the database's server sees them.
 fn sessions(server: &crate::support::Database, what: &str) -> String {
     server.psql(&format!(
         "select {what} from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
@@ -84,7 +84,7 @@ fn who_waits_longest_is_served_first() {
             drop(connection);
         });
         drop(held);
-        // Whoever comes now stands behind all of them.
+        // A checkout that comes now waits behind all of them.
         drop(checkout(&pool));
         wait_until("not all are served", || pool.gauges().waiting == 0);
     });

@@ -277,7 +277,7 @@ fn what_is_neither_tls_nor_http_is_closed_and_counted() {
     ];
     for (count, bytes) in (1..).zip(garbage) {
         let mut client = Client::connect(server.address());
-        // It may be closed before it has sent all.
+        // The server may close the connection before the client has sent all.
         let _ = std::io::Write::write_all(&mut client.stream(), bytes);
         let answer = client.rest();
         assert!(answer.is_empty() || answer[0] == 21, "an alert or nothing: {answer:?}");

@@ -64,7 +64,7 @@ fn more_pipelined_requests_than_one_read_takes_are_all_answered() {
     server.finish();
 }
 
-/// What comes up to and with `end`.
+/// All bytes up to `end`, and `end` itself.
 fn through(session: &mut Session, end: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(end) {

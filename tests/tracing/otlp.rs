@@ -43,7 +43,7 @@ struct Received {
     traces: ExportTraceServiceRequest,
 }
 
-/// What a collector does with a request before it takes it; `Some`: it answers this instead of taking it.
+/// A collector calls this before it accepts a request. `Some`: it sends this answer instead of accepting.
 type Whim = dyn Fn() -> Option<Response> + Send + Sync;
 
 impl Collector {
@@ -328,7 +328,7 @@ fn what_fails_is_seen_where_it_fails() {
     let server = serve(config);
     database.psql("insert into moved values (7, '')");
     for (method, path, status, failing, kind, failed) in [
-        // The client's own fault is no failure of the server's, but it is one of the statement's.
+        // The client's own fault is no failure of the server, but it is a failure of the statement.
         ("POST", "/accounts/7", 409, "move.step[1]", "23505", false),
         ("GET", "/broken/0", 500, "broken", "21000", true),
         ("GET", "/nothing", 404, "", "", false),

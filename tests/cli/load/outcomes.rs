@@ -73,7 +73,7 @@ fn who_is_not_answered_counts_as_waiting_all_its_time() {
     let server = Server::start(|number| if number.is_multiple_of(5) { Reply::Silence } else { ok() });
     let report = report(&server.url(), &[&FIFTY[..], &["--timeout", "400ms"]].concat());
     assert_eq!((count(&report, "timeouts"), count(&report, "good")), (10, 40), "{report:#}");
-    // A fifth of them has no answer, so that p75 is an answer's time and p90 is not.
+    // A fifth of the requests has no answer, so p75 is the time of an answer and p90 is not.
     assert!(ms(&report, "latency_ms", "p90") >= 400.0, "{report:#}");
     assert_eq!(report["latency_ms"]["count"], 50);
     assert!(ms(&report, "latency_ms", "p50") < 400.0, "{report:#}");
@@ -83,7 +83,7 @@ fn who_is_not_answered_counts_as_waiting_all_its_time() {
 fn who_waits_is_not_lost_behind_the_many_that_are_answered() {
     let server = Server::start(|number| if number == 1 { Reply::Silence } else { ok() });
     let report = report(&server.url(), &["--connections", "2", "--duration", "1s", "--timeout", "900ms"]);
-    // More than the generator keeps in its line of those that may have to be given up.
+    // More requests than the generator keeps in its queue of possible timeouts.
     assert!(count(&report, "good") > 1100, "{report:#}");
     assert_eq!((count(&report, "timeouts"), count(&report, "failed")), (1, 0), "{report:#}");
     assert!(ms(&report, "service_ms", "max") >= 900.0, "{report:#}");
@@ -161,7 +161,7 @@ fn what_is_due_and_has_no_connection_is_late_or_skipped_and_the_run_says_so() {
     assert_every_request_has_one_outcome(&report);
     assert_eq!(count(&report, "scheduled"), 50);
     assert!(count(&report, "late") > 0 && count(&report, "skipped") > 0, "{report:#}");
-    // The server took 100 ms for each that it had. Their users waited until it was their turn.
+    // The server took 100 ms for each request. The users waited until it was their turn.
     assert!(ms(&report, "service_ms", "min") >= 99.0, "{report:#}");
     assert!(ms(&report, "latency_ms", "p90") >= 400.0, "{report:#}");
 }

@@ -232,7 +232,7 @@ fn a_handler_that_does_not_care_that_writing_failed_leaves_no_answer_that_looks_
     for version in ["1.0", "1.1"] {
         let mut client = Client::connect(server.address());
         client.send(format!("GET /careless HTTP/{version}\r\nHost: h\r\n\r\n"));
-        // Whoever is served after it knows that it is over.
+        // Once another client has been served, the answer is over.
         assert_serves(&server);
         let (answer, ending) = read_to_end(client.stream());
         assert_eq!(ending, Ending::Reset, "HTTP/{version}, after {} bytes", answer.len());

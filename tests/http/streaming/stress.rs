@@ -83,12 +83,12 @@ enum Expected {
     Body(usize),
 }
 
-/// What a client does to its own connection.
+/// A client's treatment of its own connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manners {
-    /// It reads every answer, and looks at it.
+    /// It reads and checks every answer.
     Good,
-    /// It leaves in the midst of something.
+    /// It leaves in the middle of a request or an answer.
     Leaves,
     /// It only waits for the connection's end: the server may have to break off what takes too long.
     Waits,
@@ -140,7 +140,7 @@ fn check(client: &mut Client, requests: &[(Vec<u8>, Expected)], name: &str) {
             Expected::Text(text) => assert_eq!(answer.text(), text, "{name}-{count}"),
             Expected::Body(length) => assert_eq!(Seen::all(&answer.body), *length, "{name}-{count}"),
         }
-        // What was sent behind a body that the server did not want, or not at once, is not answered.
+        // If the server did not want a body, or not at once, it does not answer the requests behind that body.
         if answer.header("Connection") == Some("close") {
             client.finish_sending();
             return assert!(client.is_closed(), "{name}-{count}");

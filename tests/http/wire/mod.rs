@@ -1,8 +1,9 @@
 //! The wire conformance suite: raw bytes in; exact bytes, a close or silence out; by the section that decides it.
 //!
-//! The cases stand in `tests/http/wire/cases/`, a file for each theme. Each is sent to the native connector whole, a byte at a
-//! time, and split in two at every place; and whole to the `tiny_http` connector, which is held to what the table says that
-//! it does instead. `docs/conformance.md` is the table as a document: `WRITE_DOCS=1 cargo test --test http wire` writes it.
+//! The cases stand in `tests/http/wire/cases/`, a file for each theme. Each case is sent to the native connector whole, a byte
+//! at a time, and split in two at every place. It is also sent whole to the `tiny_http` connector, which must do what the
+//! table states for it. `docs/conformance.md` is the table as a document: `WRITE_DOCS=1 cargo test --test http wire` writes
+//! it.
 
 mod case;
 mod cases;

@@ -1,4 +1,4 @@
-//! What holds for all bytes: how they were split changes nothing, limits hold, and no client ends the server.
+//! Properties that hold for all bytes: splitting them changes nothing, limits hold, and no client ends the server.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

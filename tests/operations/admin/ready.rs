@@ -25,7 +25,7 @@ fn while_it_drains_it_is_alive_and_not_ready() {
     }
 }
 
-/// Who asks for the shared port would hear now of the one, now of the other.
+/// If both servers kept the shared port, a client would reach one or the other at random.
 #[test]
 fn a_server_that_shares_its_port_gives_it_up_when_it_drains() {
     let config = format!("server.reuse_port = true\n{HELLO}");

@@ -1,4 +1,4 @@
-//! What the log says of requests: who reads it finds each of them, and nothing that a client has made up.
+//! The log of requests: it has a line for each request, and no line that a client has made up.
 
 mod secrets;
 
@@ -232,7 +232,7 @@ fn every_request_has_a_line_whoever_ends_it() {
         client
     });
     let began = std::time::Instant::now();
-    // Who ends its side at once may wait for its answer all the same.
+    // A client that ends its side at once may still wait for its answer, so let some time pass first.
     wait_until("time passes", || began.elapsed() > Duration::from_millis(30));
     wait_until("one waits", || server.observer().gauges().queue.length == 1);
     drop(leaving);
@@ -345,7 +345,7 @@ fn a_file_that_was_moved_is_followed_by_a_new_one_and_every_key_changes_at_a_rel
         wharf.signal("HUP");
         wharf.wait_for_log(says);
     };
-    // What cannot be opened changes nothing.
+    // A file that cannot be opened changes nothing.
     reload(
         "access = 'json'\naccess_file = 'nowhere/access.log'",
         "nothing has changed: log.access_file cannot be opened",
@@ -399,10 +399,10 @@ fn a_pipe_that_nobody_reads_costs_lines_and_not_requests() {
     )));
     let pipe = directory.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
-    // Both ends at once, so that nobody waits for the other; and nobody reads.
+    // Open both ends at once, so that opening does not wait for a reader. Nothing is ever read.
     let end = File::options().read(true).write(true).open(&pipe).expect("a pipe");
     let wharf = Wharf::start_in(&directory, &["--config", "wharf.toml"], &[]);
-    // More than may wait.
+    // More lines than may wait to be written.
     let agent = "x".repeat(15_000);
     let mut client = wharf.connect();
     for _ in 0..700 {

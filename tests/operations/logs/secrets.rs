@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::{Answer, Client, Database, Postgres, Wharf, directory_with, wait_until};
 
-/// What must not be seen anywhere.
+/// The value that must appear nowhere.
 const SECRET: &str = "hunter2";
 
 const FUNCTIONS: &str = "
@@ -193,7 +193,7 @@ fn a_client_is_told_what_was_wrong_with_a_secret_but_not_what_it_sent() {
     );
     let answer = wharf.request("GET", "/header", &[("Authorization", "Basic hunter2")], "");
     assert_eq!(answer.json()["detail"], "parameter Authorization: expected a 64-bit integer");
-    // Whoever has sent a value that is no secret may see it.
+    // The client may see its own value again if that value is no secret.
     let answer = json(&wharf, "/int", "number", "\"hunter2\"");
     assert_eq!(answer.json()["received"], "\"hunter2\"");
 }

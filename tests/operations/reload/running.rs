@@ -360,7 +360,7 @@ fn what_needs_a_restart_is_named_each_time_and_stays() {
     let again = server.reload(new.clone()).unwrap_or_else(|error| panic!("{error}")).to_string();
     assert_eq!(again.lines().collect::<Vec<_>>(), [&["nothing has changed"], &restart[..]].concat());
     assert_eq!(get(&mut Client::connect(address), "/rust").0, 200);
-    // An endpoint that needs the database cannot be served before.
+    // An endpoint that needs the new database cannot be served before the restart.
     let mut sql = config_of(format!(
         "database.url = 'sqlite:other.db'\n[endpoint.a]\nroute = 'GET /a'\nsql = 'select 1'\n{}",
         fixed("b", "b")

@@ -84,7 +84,7 @@ fn endpoints_for_other_clients_are_not_served_to_these() {
     assert_eq!(client.answer().text(), "old");
 }
 
-/// Sessions that were opened before went on with what `connection_init_sql` had been.
+/// Sessions that were opened before the reload kept the settings of the old `connection_init_sql`.
 #[test]
 fn what_is_run_on_new_connections_holds_for_all_of_them() {
     let database = Postgres::database();

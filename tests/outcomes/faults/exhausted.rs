@@ -47,7 +47,8 @@ fn with_some_of_its_connections_everything_is_served_by_those() {
         let foreign = take_places(&cluster, PLACES - LEFT);
         assert_eq!(cluster.sessions("true"), LEFT, "sessions that the pool keeps");
         let (mut answers, attempts) = during(&served, &[Work::Echo, Work::Transfer], |load| {
-            // What was borrowed while its session ended is answered 503; the first attempts follow each other more closely.
+            // Requests whose session ended while it was lent are answered 503. The count starts later, because the first
+            // attempts follow each other more closely.
             load.go_on_after(Instant::now());
             attempts(&cluster, || load.go_on_after(Instant::now()))
         });

@@ -13,13 +13,13 @@ use crate::support::PATIENCE;
 /// Twice the workers: some requests always wait for one.
 const CLIENTS: usize = 8;
 
-/// What a client does before it asks again after a refusal, so that a fault costs no more of the machine than a load does.
+/// A client's pause after a refusal, so that a fault takes no more of the machine than a load does.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// More than any test needs: a limit.
 const REQUESTS_MAX: usize = 20_000;
 
-/// The clients, as whoever breaks the database sees them.
+/// The clients, as the code that breaks the database sees them.
 #[derive(Default)]
 pub(crate) struct Load {
     state: Mutex<State>,

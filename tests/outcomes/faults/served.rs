@@ -1,4 +1,5 @@
-//! A server whose database breaks: its endpoints, its clients, and what must hold of it when the fault is over.
+//! A server whose database breaks: its endpoints, its clients, and the assertions that must hold when the fault is
+//! over.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,29 +11,29 @@ use std::time::{Duration, Instant};
 use super::bounds::Bounds;
 use crate::support::{Answer, Client, PATIENCE, Postgres, Wharf, directory_with, wait_until};
 
-/// What each request has, but those of `/meet` and `/hold`.
+/// The deadline of each request except those of `/meet` and `/hold`.
 pub(crate) const DEADLINE: Duration = Duration::from_millis(400);
 
 /// How long after its deadline a request may have its answer.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
-/// How long after its database the server may come back.
+/// How long after its database has come back the server may resume.
 pub(crate) const RESUMED: Duration = Duration::from_secs(1);
 
-/// A refusal while the database is known to be down.
+/// How long a refusal may take while the database is known to be down.
 const AT_ONCE: Duration = Duration::from_millis(5);
 
-/// How long it may take at most until the database is known to be down: somebody has to wait in vain for a connection, which
-/// takes a second unless a test says otherwise.
+/// How long the server may take at most to learn that the database is down. First a request must wait in vain for a session,
+/// which takes a second unless a test changes that.
 const FOUND_OUT: Duration = Duration::from_secs(5);
 
-/// Workers, and connections unless a test wants others.
+/// The number of workers, and of sessions unless a test sets another.
 pub(crate) const WORKERS: usize = 4;
 
 const ACCOUNTS: i64 = 8;
 const BALANCE: i64 = 1_000_000;
 
-/// How much a request does in the database. Each has a number of its own, which a good answer repeats.
+/// The work of a request in the database. Each request has its own number, which a good answer repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Nothing but the answer.
@@ -41,9 +42,9 @@ pub(crate) enum Work {
     Slow,
     /// Moves 1 from an account to the next, with an entry in the books: three statements in a transaction.
     Transfer,
-    /// Waits for a lock that the test has.
+    /// Waits for a lock that the test holds.
     Meet,
-    /// Waits until it is ended, with more than enough time.
+    /// Waits until it is ended. Its deadline is far away.
     Hold,
 }
 
@@ -59,7 +60,7 @@ impl Work {
     }
 }
 
-/// One request's end.
+/// The outcome of one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Answered {
     pub(crate) work: Work,
@@ -67,7 +68,7 @@ pub(crate) struct Answered {
     pub(crate) sent: Instant,
     pub(crate) took: Duration,
     pub(crate) status: u16,
-    /// Of an answer that is not good.
+    /// The detail of an answer that is not good.
     pub(crate) detail: String,
 }
 
@@ -77,7 +78,7 @@ impl Answered {
     }
 }
 
-/// What the server holds while nothing runs.
+/// The threads and descriptors that the server holds while nothing runs.
 #[derive(Debug)]
 struct Holdings {
     threads: usize,
@@ -92,7 +93,7 @@ impl Holdings {
             let directory = format!("/proc/{process}/{what}");
             std::fs::read_dir(directory).expect("the server runs").flatten()
         };
-        // One that is closed while we look is none.
+        // A descriptor that is closed meanwhile does not count.
         let open = entries("fd").filter_map(|entry| std::fs::read_link(entry.path()).ok());
         let (sockets, files): (Vec<_>, Vec<_>) =
             open.partition(|path| path.to_string_lossy().starts_with("socket:"));
@@ -348,7 +349,7 @@ pub(crate) struct Sent {
     pub(crate) at: Instant,
 }
 
-/// What holds of each answer, whatever the fault; the detail of one that is not good.
+/// Asserts what must hold for each answer, whatever the fault. Returns the detail of an answer that is not good.
 fn check(work: Work, number: i64, answer: &Answer) -> String {
     let told = || format!("{work:?} {number}: {} {}", answer.status, answer.text());
     if answer.status == 200 {
@@ -362,8 +363,8 @@ fn check(work: Work, number: i64, answer: &Answer) -> String {
     told()
 }
 
-/// A connection that was lost while COMMIT was under way: the only transaction that may have happened without a good answer,
-/// and the answer says so.
+/// The session was lost while COMMIT was under way. Only such a transaction may have taken effect without a good answer, and
+/// the answer says so.
 fn is_unknown_outcome(work: Work, answer: &Answer) -> bool {
     work == Work::Transfer
         && answer.status == 500

@@ -7,7 +7,7 @@ pub(super) fn cases() -> Vec<Case> {
     [values(), names(), lines(), ends_of_lines(), control_bytes()].into_iter().flatten().collect()
 }
 
-/// A request for what the field `X` says.
+/// A request whose answer repeats the value of the field `X`.
 fn field(fields: impl AsRef<[u8]>) -> Vec<u8> {
     join([b"GET /field HTTP/1.1\r\nHost: h\r\n", fields.as_ref(), b"\r\n\r\n"])
 }

@@ -131,7 +131,7 @@ fn chunks() -> Vec<Case> {
     ]
 }
 
-/// What looks like it, but says clearly where it ends.
+/// Requests that look like smuggling, but state their end clearly.
 fn harmless() -> Vec<Case> {
     let row = |name, rfc, fields: &str, body: &[u8], answers: &[&[u8]]| {
         let answers: Vec<_> = answers.iter().map(|text| ok(*text)).collect();
