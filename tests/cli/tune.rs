@@ -138,7 +138,7 @@ fn where_more_connections_give_no_more_one_is_recommended_and_written() {
 }
 
 #[test]
-fn what_cannot_be_tuned_is_said_before_anything_is_measured() {
+fn a_wrong_tuning_is_refused_before_anything_is_measured() {
     let database = Postgres::database();
     database.psql("create table t (x int)");
     let url = database.url();

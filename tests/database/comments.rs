@@ -111,7 +111,7 @@ mod sessions {
     }
 
     #[test]
-    fn that_are_opened_after_a_reload_have_the_new_name() {
+    fn have_the_new_name_when_opened_after_a_reload() {
         let database = Postgres::database();
         let mut settings = settings(StatementComment::Off);
         settings.maximum_pool_size = 2;

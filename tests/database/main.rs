@@ -787,7 +787,7 @@ mod tls {
     }
 
     #[test]
-    fn what_does_not_verify_is_refused() {
+    fn a_server_that_cannot_be_verified_is_refused() {
         let refused = [
             ("127.0.0.1", "sslmode=verify-full&sslrootcert=%/root.crt", "not valid for"),
             ("127.0.0.1", "sslmode=verify-ca&sslrootcert=%/other.crt", "certificate"),

@@ -182,7 +182,7 @@ fn every_type_comes_through_every_place() {
 }
 
 #[test]
-fn what_is_not_of_the_type_is_refused_with_its_name() {
+fn a_value_of_another_type_is_refused_with_the_parameters_name() {
     on_both(echoes, |wharf, _| {
         for (kind, bad) in BAD {
             let native = GOOD.iter().find(|good| good.0 == kind).expect("every type is good somehow").1;
@@ -353,7 +353,7 @@ fn a_refusal_says_what_was_expected_and_what_came() {
 }
 
 #[test]
-fn what_is_not_percent_encoded_utf_8_is_refused_not_repaired() {
+fn a_value_that_is_not_percent_encoded_utf_8_is_refused_and_not_repaired() {
     on_both(echoes, |wharf, _| {
         let expected = "UTF-8, percent-encoded";
         for (sent, received) in

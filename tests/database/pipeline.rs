@@ -324,7 +324,7 @@ fn a_table_that_was_altered_is_read_as_it_is_now() {
 }
 
 #[test]
-fn who_stands_behind_a_slow_statement_is_run_by_another_worker() {
+fn a_request_behind_a_slow_statement_is_run_by_another_worker() {
     let gated = Gated::new(2, "", |_| {});
     let mut holder = wharf::database::postgres::client(&gated.database.url()).expect("it is there");
     gated.until_together(&["/locked/1", "/item/1"], 2, || {
@@ -392,7 +392,7 @@ fn a_deadline_that_passes_and_a_client_that_leaves_end_one_of_them_alone() {
 }
 
 #[test]
-fn whose_session_is_lost_is_asked_again_by_itself() {
+fn requests_whose_shared_session_is_lost_are_asked_again_one_by_one() {
     let gated = Gated::new(1, "", |_| {});
     let mut holder = wharf::database::postgres::client(&gated.database.url()).expect("it is there");
     gated.until_together(&["/locked/1", "/item/1"], 2, || {
@@ -438,7 +438,7 @@ fn a_handler_that_panics_fails_or_streams_keeps_its_neighbours_answers_apart() {
 }
 
 #[test]
-fn an_answer_that_is_too_large_is_refused_and_those_behind_it_are_not() {
+fn an_answer_that_is_too_large_is_refused_and_the_answers_behind_it_are_not() {
     let gated = Gated::new(1, "", |config| config.http.max_response_bytes = 1000);
     gated.until_together(&["/wide/1", "/item/1"], 2, || {
         let (kept, asked) = gated.ask_together(&["/item/1", "/wide/100000", "/item/2"]);
@@ -461,7 +461,7 @@ fn a_value_of_no_column_is_an_error_of_its_own() {
 }
 
 #[test]
-fn what_writes_or_has_steps_or_a_setting_against_it_is_asked_by_itself() {
+fn statements_that_write_have_steps_or_may_not_be_pipelined_are_asked_alone() {
     let gated = Gated::new(1, "max_pipelined_requests = 1", |_| {});
     let paths = ["/item/1", "/item/2", "/item/3"];
     let ask_all = || {

@@ -283,8 +283,8 @@ fn a_flood_at_the_limit_is_refused_while_all_are_busy_and_served_as_soon_as_one_
     assert_nothing_is_left(server);
 }
 
-/// The server reads from a refused client for as long as that client goes on sending. 64 such clients kept all others in
-/// the backlog for half a minute, although there was a place.
+/// The server read from a refused client for as long as that client went on sending. So 64 such clients kept all others
+/// in the backlog for half a minute, although there was a place.
 #[test]
 fn refused_clients_that_go_on_sending_do_not_keep_others_from_a_place() {
     let (server, keeper) = serve(|config| config.http.max_connections = 1);
@@ -435,7 +435,7 @@ fn a_connection_ends_with_the_last_request_that_it_may_have() {
 }
 
 #[test]
-fn what_is_larger_than_it_may_be_is_refused_and_counted_by_what_it_is() {
+fn a_request_beyond_a_limit_is_refused_and_counted_under_that_limit() {
     let (server, _) = serve(|config| {
         config.http.max_head_bytes = 1000;
         config.http.max_target_bytes = 100;

@@ -178,7 +178,7 @@ fn http_1_0_is_closed_unless_it_asks_otherwise() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_with_its_own_status_and_the_connection_closed() {
+fn a_malformed_request_is_refused_with_its_own_status_and_the_connection_closed() {
     let server = native();
     for (wire, expected) in [
         (&b"GET / HTTP/1.1\r\n\r\n"[..], 400),

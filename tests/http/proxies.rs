@@ -136,7 +136,7 @@ fn a_proxy_that_speaks_for_itself_is_the_client() {
 }
 
 #[test]
-fn who_is_not_trusted_is_closed_whatever_it_sends() {
+fn a_client_that_is_not_trusted_is_closed_whatever_it_sends() {
     let server = with_protocol(|_| {});
     let header = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n".to_vec();
     for (count, wire) in [[&header[..], &get("/poller")].concat(), get("/poller")].iter().enumerate() {
@@ -151,7 +151,7 @@ fn who_is_not_trusted_is_closed_whatever_it_sends() {
 }
 
 #[test]
-fn what_is_no_header_or_too_long_for_one_is_closed_without_an_answer() {
+fn a_connection_with_a_malformed_or_too_long_proxy_header_is_closed_without_an_answer() {
     let server = with_protocol(|_| {});
     let long = |bytes: usize| [b"PROXY UNKNOWN ", &vec![b'x'; bytes - 14][..]].concat();
     let wires: Vec<Vec<u8>> = vec![
@@ -297,7 +297,7 @@ fn a_header_counts_after_what_the_proxy_protocol_has_said() {
 }
 
 #[test]
-fn whoever_comes_through_a_unix_socket_may_be_a_proxy() {
+fn a_client_on_a_unix_socket_may_be_a_proxy() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     for (name, trusted, seen) in
         [("trusted", "unix", "nobody for 203.0.113.7"), ("other", "127.0.0.1", "nobody for nobody")]

@@ -217,7 +217,7 @@ fn crowd(server: &Running, keeper: &Keeper, refused: usize) -> (Client, Vec<Clie
 
 /// Clients in the backlog were reset if they waited there until others had read their refusals.
 #[test]
-fn who_waits_at_the_limit_is_told_so_by_a_server_that_stops() {
+fn clients_waiting_at_the_limit_are_refused_by_a_server_that_stops() {
     for selectors in [1, 2] {
         let (server, keeper) = serve(selectors, |config| config.http.max_connections = 1);
         let (mut busy, refused) = crowd(&server, &keeper, 64);

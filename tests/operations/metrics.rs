@@ -170,7 +170,7 @@ fn both_formats_are_read_by_other_parsers_and_documented() {
 }
 
 #[test]
-fn what_dashboards_and_alerts_ask_for_is_exported() {
+fn every_metric_in_dashboards_and_alerts_is_exported() {
     let (handler, _keeper) = gate();
     let server = serve(&Postgres::database(), handler, |_| {});
     assert_eq!(status(&server, "/slow/0"), 200);
@@ -338,7 +338,7 @@ fn each_phase_has_the_time_that_was_spent_in_it() {
 }
 
 #[test]
-fn what_workers_do_is_seen_while_they_do_it() {
+fn the_state_of_each_worker_is_shown_while_it_works() {
     let (handler, keeper) = gate();
     let server = serve(&Postgres::database(), handler, |config| config.server.workers = Some(2));
     let mut slow = ask(&server, "/slow/1000");

@@ -288,7 +288,7 @@ fn an_end_right_behind_what_is_not_read_yet_is_no_departure() {
 }
 
 #[test]
-fn who_leaves_while_waiting_for_a_connection_never_gets_one() {
+fn a_client_that_leaves_while_waiting_for_a_connection_never_gets_one() {
     let database = with_table();
     let server = server(&database.url(), ENDPOINTS, |config| config.server.workers = Some(2));
     let pool = server.database().expect("it has one").clone();
@@ -312,7 +312,7 @@ fn who_leaves_while_waiting_for_a_connection_never_gets_one() {
 }
 
 #[test]
-fn who_leaves_the_queue_takes_no_worker() {
+fn a_client_that_leaves_the_queue_takes_no_worker() {
     let database = with_table();
     let server = serve(&database);
     let first = ask(&server, "/sleep");

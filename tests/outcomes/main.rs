@@ -141,7 +141,7 @@ fn a_connection_that_is_lost_during_the_commit_leaves_the_outcome_open() {
 }
 
 #[test]
-fn so_does_one_that_is_lost_under_a_statement_that_commits_by_itself() {
+fn a_connection_that_is_lost_under_an_autocommitted_statement_leaves_the_outcome_open() {
     let database = with_table();
     for (then, label, count) in [(Then::CutAnswer, "written", "1"), (Then::CutBefore, "unwritten", "0")] {
         let (server, forwarder) = through(&database, "");
@@ -189,7 +189,7 @@ fn a_commit_whose_cancel_is_not_confirmed_leaves_the_outcome_open_too() {
 }
 
 #[test]
-fn what_is_known_to_be_cancelled_is_no_open_outcome() {
+fn a_statement_that_is_known_to_be_cancelled_has_a_known_outcome() {
     let database = with_table();
     let server = start(server(&database.url(), "statement_timeout = '100ms'", ENDPOINTS));
     let asked = Instant::now();
@@ -256,7 +256,7 @@ fn writer(in_transaction: bool, gate: Gate) -> impl Handler {
 
 /// The session is either killed by its server, which announces that, or cut off without notice.
 #[test]
-fn what_is_not_sent_to_a_connection_that_was_closed_before_is_known_not_to_be_committed() {
+fn a_write_that_meets_a_closed_connection_is_known_not_to_be_committed() {
     let database = with_table();
     for (in_transaction, killed) in [(false, true), (false, false), (true, true), (true, false)] {
         let (gate, keeper) = gate();
@@ -335,7 +335,7 @@ fn settings(change: impl FnOnce(&mut config::Database)) -> config::Database {
 }
 
 #[test]
-fn what_is_to_run_on_each_connection_runs_or_says_why_not() {
+fn connection_init_sql_runs_on_each_connection_or_the_error_says_why_not() {
     let database = Postgres::database();
     let named = settings(|settings| {
         settings.connection_init_sql =

@@ -158,7 +158,7 @@ fn nested(depth: usize) -> String {
 }
 
 #[test]
-fn what_is_too_large_or_too_deep_for_the_database_is_the_clients_mistake() {
+fn a_value_too_large_or_too_deep_for_the_database_is_the_clients_mistake() {
     let (_database, wharf) = on_postgres("");
     let long = (0..2000).map(|n| (n * 7919).to_string()).collect::<Vec<_>>().concat();
     let body = format!(r#"{{"id":9,"name":"{long}","age":20}}"#);
@@ -179,7 +179,7 @@ fn joined(wharf: &Wharf, id: u32, name: &str, age: u32) -> Answer {
 }
 
 #[test]
-fn what_is_violated_has_its_name_on_both_databases() {
+fn a_violated_constraint_is_named_on_both_databases() {
     let (_database, postgres) = on_postgres(
         "[endpoint.adult]\nroute = 'POST /adult'\nsql = \"insert into adults values (5, 'Old', 130)\"",
     );

@@ -49,7 +49,7 @@ fn spend(time: Duration) {
 }
 
 #[test]
-fn who_would_wait_too_long_is_refused_at_once_and_told_when_the_queue_has_drained() {
+fn requests_that_would_wait_too_long_are_refused_at_once_with_the_time_to_retry() {
     let (handler, keeper) = gate();
     let server = gated(handler, |config| {
         let usual = Config::default().queue;

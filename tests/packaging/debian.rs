@@ -243,7 +243,7 @@ fn the_service_starts_reloads_rotates_its_log_and_stops() {
 }
 
 #[test]
-fn what_the_shells_complete_comes_from_the_program() {
+fn shell_completions_come_from_the_program() {
     let Some(root) = system() else { return };
     install(&root);
     let completed = root.good(

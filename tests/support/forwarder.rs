@@ -15,7 +15,7 @@ pub(crate) struct Forwarder {
     shared: Arc<Shared>,
 }
 
-/// What happens to the connection on which the awaited bytes pass.
+/// The action on the connection when the awaited bytes pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
     /// The connection is cut before the server receives the bytes.
@@ -28,7 +28,7 @@ pub(crate) enum Then {
     Hang,
 }
 
-/// What happens to bytes that arrive at the forwarder.
+/// The forwarder's treatment of bytes that arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     GoOn,

@@ -116,7 +116,7 @@ fn records_without_a_byte_between_others_change_nothing() {
 }
 
 #[test]
-fn what_is_no_record_of_a_client_after_its_handshake_ends_the_connection() {
+fn a_record_that_no_client_may_send_after_the_handshake_ends_the_connection() {
     // A second ClientHello, a Finished, a NewSessionTicket, a malformed alert, a record of an unknown type.
     let wrong: [(ContentType, &[u8]); 5] = [
         (ContentType::Handshake, &[1, 0, 0, 0]),

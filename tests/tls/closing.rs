@@ -265,7 +265,7 @@ fn plain_http_is_told_where_it_is() {
 }
 
 #[test]
-fn what_is_neither_tls_nor_http_is_closed_and_counted() {
+fn bytes_that_are_neither_tls_nor_http_are_closed_and_counted() {
     let server = Served::start();
     let many = vec![0xff; 100_000];
     let garbage: [&[u8]; 5] = [

@@ -191,7 +191,7 @@ fn a_413_reaches_a_client_that_still_sends() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_through_tls() {
+fn a_malformed_request_is_refused_through_tls() {
     let server = Served::start();
     for (wire, status) in [
         ("GET / HTTP/1.1\r\n\r\n", 400),

@@ -319,7 +319,7 @@ fn agrees_with_server_timing(spans: &[Told], timing: &str) {
 }
 
 #[test]
-fn what_fails_is_seen_where_it_fails() {
+fn a_failure_is_marked_on_the_span_that_failed() {
     let (database, collector) = (database(), Collector::start());
     let mut config = config(&database, &collector.url());
     config.database.connection_timeout = Duration::from_millis(50);
@@ -377,7 +377,7 @@ fn what_fails_is_seen_where_it_fails() {
 }
 
 #[test]
-fn who_never_comes_to_a_worker_or_leaves_before_its_answer_is_told_of_too() {
+fn requests_that_reach_no_worker_or_whose_client_leaves_are_traced_too() {
     let collector = Collector::start();
     let (handler, keeper) = gate();
     let server = serve_without(&collector.url(), handler, |config| {
@@ -419,7 +419,7 @@ fn who_never_comes_to_a_worker_or_leaves_before_its_answer_is_told_of_too() {
 }
 
 #[test]
-fn who_is_not_sampled_is_not_told_of_and_the_share_changes_while_the_server_runs() {
+fn requests_that_are_not_sampled_are_not_exported_and_a_reload_changes_the_share() {
     let collector = Collector::start();
     let mut config = Config::default();
     let server = serve_without(&collector.url(), gate().0, |new| {
@@ -478,7 +478,7 @@ fn a_collector_that_is_slow_costs_requests_nothing_and_what_it_does_not_take_is_
 }
 
 #[test]
-fn what_may_pass_is_tried_again_and_what_may_not_is_dropped() {
+fn a_batch_is_sent_again_after_a_passing_error_and_dropped_after_a_final_one() {
     let answers = Arc::new(Mutex::new(vec![(503, Some("1"))]));
     let next = Arc::clone(&answers);
     let whim = move || {

@@ -69,7 +69,7 @@ fn refusals_are_counted_apart() {
 }
 
 #[test]
-fn who_is_not_answered_counts_as_waiting_all_its_time() {
+fn an_unanswered_request_counts_with_its_whole_waiting_time() {
     let server = Server::start(|number| if number.is_multiple_of(5) { Reply::Silence } else { ok() });
     let report = report(&server.url(), &[&FIFTY[..], &["--timeout", "400ms"]].concat());
     assert_eq!((count(&report, "timeouts"), count(&report, "good")), (10, 40), "{report:#}");
@@ -80,7 +80,7 @@ fn who_is_not_answered_counts_as_waiting_all_its_time() {
 }
 
 #[test]
-fn who_waits_is_not_lost_behind_the_many_that_are_answered() {
+fn a_waiting_request_is_not_lost_behind_many_answered_ones() {
     let server = Server::start(|number| if number == 1 { Reply::Silence } else { ok() });
     let report = report(&server.url(), &["--connections", "2", "--duration", "1s", "--timeout", "900ms"]);
     // More requests than the generator keeps in its queue of possible timeouts.
@@ -140,7 +140,7 @@ fn clients_of_a_closed_loop_go_on_after_failures_but_not_at_once() {
 }
 
 #[test]
-fn what_is_due_and_has_no_connection_is_late_or_skipped_and_the_run_says_so() {
+fn due_requests_without_a_connection_are_late_or_skipped_and_the_run_says_so() {
     let server = Server::start(|_| {
         thread::sleep(Duration::from_millis(100));
         ok()

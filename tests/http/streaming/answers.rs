@@ -96,7 +96,7 @@ fn to_an_http_1_0_client_a_stream_ends_with_the_connection() {
 }
 
 #[test]
-fn what_has_no_body_by_its_method_or_status_has_none_though_it_streams() {
+fn a_streamed_answer_has_no_body_if_its_method_or_status_forbids_one() {
     let empty = |request: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
         let status = if request.query() == "204" { StatusCode::NO_CONTENT } else { StatusCode::NOT_MODIFIED };
         Ok(Response::stream("text/plain", |writer| Ok(writer.write_all(b"what nobody may see")?))
@@ -120,7 +120,7 @@ fn what_has_no_body_by_its_method_or_status_has_none_though_it_streams() {
 }
 
 #[test]
-fn what_is_flushed_is_sent_at_once() {
+fn flushed_bytes_are_sent_at_once() {
     for connector in BOTH {
         let (gate, keeper) = gate();
         let slow = move |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {

@@ -187,7 +187,7 @@ fn waiting_or_leaving(rng: &mut Rng) -> Manners {
 }
 
 #[test]
-fn whatever_clients_do_nothing_is_left_over_and_every_body_is_its_own() {
+fn clients_of_all_manners_leave_nothing_over_and_get_their_own_bodies() {
     for (seed, queue, max_wait) in [(1, 1, 2), (2, 100, 30_000), (3, 4, 10)] {
         let server = serve(|config| {
             config.server.selectors = Some(if queue == 4 { 3 } else { 1 });
@@ -200,7 +200,7 @@ fn whatever_clients_do_nothing_is_left_over_and_every_body_is_its_own() {
 }
 
 #[test]
-fn whatever_clients_do_it_is_the_same_over_tls() {
+fn clients_of_all_manners_leave_nothing_over_with_tls() {
     let encryption = Encryption::new();
     for (seed, queue, max_wait) in [(4, 100, 30_000), (5, 4, 10)] {
         let server = serve(|config| {

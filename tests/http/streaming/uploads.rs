@@ -131,7 +131,7 @@ fn a_body_that_fits_into_the_buffer_is_whole_when_the_handler_begins() {
 }
 
 #[test]
-fn a_client_that_stalls_is_told_408_and_one_whose_handler_stalls_is_not_blamed() {
+fn a_client_that_stalls_gets_408_and_a_client_whose_handler_stalls_does_not() {
     let (gate, keeper) = gate();
     let late = move |request: &Request, context: &mut Context<'_>| {
         pass(&gate);
@@ -280,7 +280,7 @@ fn with_tiny_http_an_answer_that_needs_no_worker_holds_up_nobody() {
 }
 
 #[test]
-fn what_is_wrong_in_mid_stream_is_told_and_ends_the_connection() {
+fn an_error_in_the_middle_of_a_body_is_answered_and_ends_the_connection() {
     let server = start(server(|_| {}).route(
         Method::POST,
         "/measure",

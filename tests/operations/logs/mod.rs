@@ -375,7 +375,7 @@ fn a_file_that_cannot_be_opened_is_said_before_the_start() {
 }
 
 #[test]
-fn what_a_server_has_said_is_written_when_it_stops() {
+fn a_server_that_stops_writes_its_whole_journal() {
     let wharf = Wharf::start(&config("[server]", "access = 'json'\naccess_file = 'access.log'"));
     let file = wharf.directory().join("access.log");
     let kept = File::open(wharf.directory()).expect("it is there");
@@ -417,7 +417,7 @@ fn a_pipe_that_nobody_reads_costs_lines_and_not_requests() {
 }
 
 #[test]
-fn what_is_slow_has_a_line_with_where_its_time_went_and_no_values_unless_asked() {
+fn a_slow_request_is_logged_with_its_phases_and_with_values_only_if_asked() {
     let slow = "
 [endpoint.slow]
 route  = 'GET /slow'

@@ -172,7 +172,7 @@ fn where_fewer_connections_may_be_open_than_are_nobody_is_cut_off() {
 }
 
 #[test]
-fn whoever_is_connected_counts_when_an_address_may_have_only_so_many() {
+fn open_connections_count_against_a_new_limit_per_address() {
     let (server, _) = serve(config_of(""));
     let mut here: Vec<_> = (0..2).map(|_| Client::connect(server.address())).collect();
     assert!(here.iter_mut().all(|client| get(client, "/rust").0 == 200));
@@ -340,7 +340,7 @@ fn a_busy_pool_becomes_larger() {
 }
 
 #[test]
-fn what_needs_a_restart_is_named_each_time_and_stays() {
+fn changes_that_need_a_restart_are_named_each_time_and_not_applied() {
     let (server, _) = serve(config_of("server.selectors = 1"));
     let address = server.address();
     let mut new = config_of("server.selectors = 2\nserver.reuse_port = true\nserver.deadline = '3s'");
