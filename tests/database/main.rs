@@ -438,7 +438,7 @@ mod transactions {
     }
 
     #[test]
-    fn commands_that_begin_or_end_one_are_refused() {
+    fn commands_that_begin_or_end_a_transaction_are_refused() {
         let database = postgres(1);
         let mut connection = database.checkout(soon()).unwrap();
         for sql in ["begin", "-- sly\ncommit", "copy pg_class to stdout"] {

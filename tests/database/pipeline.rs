@@ -279,7 +279,7 @@ fn requests_that_wait_for_a_worker_are_asked_together_and_each_has_its_own_answe
 }
 
 #[test]
-fn through_tls_they_are_asked_together_as_well() {
+fn requests_are_asked_together_over_tls_as_well() {
     let cluster = Postgres::start_encrypted(&Authority::new("the authority"));
     cluster.psql("postgres", ITEMS);
     let url = format!("{}?sslmode=require", cluster.url());

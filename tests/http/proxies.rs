@@ -218,7 +218,7 @@ fn assert_client(server: &Running, from: &str, headers: &[(&str, &str)], expecte
 }
 
 #[test]
-fn the_header_of_a_trusted_proxy_tells_the_client_and_nobody_elses_does() {
+fn only_a_trusted_proxys_header_names_the_client() {
     let trust = |config: &mut Config| {
         config.proxy.trusted = "127.0.0.1, 10.0.0.0/8".parse().expect("networks");
     };

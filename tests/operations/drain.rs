@@ -193,7 +193,7 @@ fn come_and_go(address: SocketAddr, path: &str, answered: &AtomicUsize) {
 }
 
 #[test]
-fn a_drain_under_load_answers_whoever_has_asked_and_resets_nobody() {
+fn a_drain_under_load_answers_every_request_and_resets_no_client() {
     for round in 0..20 {
         let (server, _) = serve(1 + round % 2, |_| {});
         let load = Load::of(&server);

@@ -155,7 +155,7 @@ fn a_connection_that_is_lost_under_an_autocommitted_statement_leaves_the_outcome
 }
 
 #[test]
-fn where_nothing_can_have_been_committed_the_database_was_just_not_there() {
+fn without_a_possible_commit_a_lost_database_is_a_plain_503() {
     let database = with_table();
     let (server, forwarder) = through(&database, "");
     for (method, path) in [("POST", "/both/step"), ("GET", "/read/step")] {

@@ -68,7 +68,7 @@ fn while_the_database_is_down_it_is_not_ready() {
 }
 
 #[test]
-fn with_a_token_the_reasons_are_named_and_told_only_to_who_has_it() {
+fn with_a_token_only_its_holder_sees_the_reasons() {
     let (server, admin, keeper) = serve(|config| {
         config.admin.token = Some("only-for-tests".to_owned());
         config.queue.max_length = 1;

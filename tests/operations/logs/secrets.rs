@@ -123,7 +123,7 @@ fn all_that_was_said((wharf, directory): (Wharf, Arc<TempDir>)) -> (String, Stri
 }
 
 #[test]
-fn no_value_is_logged_at_any_level_unless_told() {
+fn no_value_is_logged_at_any_level_unless_configured() {
     for level in ["debug", "trace", "info,tokio_postgres=trace,ureq=trace"] {
         let database = Postgres::database();
         database.psql(FUNCTIONS);
@@ -141,7 +141,7 @@ fn no_value_is_logged_at_any_level_unless_told() {
 }
 
 #[test]
-fn values_are_logged_where_that_is_asked_for_but_for_secrets_and_headers() {
+fn configured_values_are_logged_except_secrets_and_headers() {
     let database = Postgres::database();
     database.psql(FUNCTIONS);
     let wharf = start(&config(&database, "parameters = true"), "debug");

@@ -133,7 +133,7 @@ fn a_connection_that_is_idle_already_waits_only_as_long_as_the_new_timeout_says(
 }
 
 #[test]
-fn where_fewer_connections_may_be_open_than_are_nobody_is_cut_off() {
+fn a_limit_below_the_open_connections_cuts_no_client_off() {
     let text = |max: usize| format!("server.workers = 4\nhttp.max_connections = {max}");
     let (server, keeper) = serve(config_of(text(4)));
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(server.address())).collect();

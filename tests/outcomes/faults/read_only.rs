@@ -43,7 +43,7 @@ fn a_default_of_read_only_changes_nothing() {
 }
 
 #[test]
-fn a_standby_serves_what_reads_and_refuses_what_writes_until_it_is_promoted() {
+fn a_standby_serves_reads_and_refuses_writes_until_it_is_promoted() {
     within_bounds(|bounds| {
         let cluster = Postgres::start_with("true", "-c synchronous_commit=on");
         let served = Served::start(&cluster);
@@ -74,7 +74,7 @@ fn a_standby_serves_what_reads_and_refuses_what_writes_until_it_is_promoted() {
 /// The command that begins the writing transaction may fail first, or the statement itself, or the transaction without
 /// a fault of either.
 #[test]
-fn only_what_was_to_write_is_told_to_come_back() {
+fn only_writes_are_told_to_come_back() {
     let cluster = Postgres::start();
     cluster.psql(
         "postgres",
