@@ -24,7 +24,7 @@ const HEAD: &[u8] = b"GET /quick HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
 /// `SO_RCVBUF` of a reader, in bytes, which Linux doubles: the rest of the answer must wait on the server's side.
 pub(crate) const RECEIVE_BUFFER: usize = 4096;
 
-/// The pace is cut into so many slots, and each client acts in one of them: no bursts.
+/// The number of slots in each interval of the pace. Each client acts in one slot, so that there are no bursts.
 const SLOTS: usize = 100;
 
 /// The running slow clients.

@@ -107,7 +107,7 @@ fn method(sizes: &Sizes) -> String {
     )
 }
 
-/// Measures normal clients for one window beside so many slow ones, which are there already.
+/// Measures normal clients for one window beside `slow` slow clients, which are connected already.
 fn measure_window(server: &Process, sizes: &Sizes, slow: usize) -> anyhow::Result<Measured> {
     let held = server.descriptors()?;
     let before = Times::now(server)?;

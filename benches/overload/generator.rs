@@ -1,4 +1,5 @@
-//! The open loop: each request goes out when it is due, whatever became of those before it, and its time counts from then.
+//! The open loop: each request goes out when it is due, whatever the outcome of earlier requests. Its time counts from
+//! then.
 //!
 //! One thread and one epoll for all clients. A client takes a connection that is free, or makes one; one that has waited
 //! for its answer for as long as it will closes its connection.
@@ -258,8 +259,8 @@ impl Client<'_> {
     }
 }
 
-/// Waits for events, until then at most. Epoll counts in milliseconds, of which there are ten requests at 10,000 a second;
-/// what is less is slept.
+/// Waits for events, at most until `until`. Epoll counts in milliseconds, and at 10,000 requests a second ten are due in
+/// each. So shorter times are slept.
 fn wait(poll: &mut Poll, events: &mut Events, until: Instant) -> io::Result<()> {
     let left = until.saturating_duration_since(Instant::now());
     let milliseconds =

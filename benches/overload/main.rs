@@ -206,7 +206,7 @@ fn plot(curves: Vec<Curve>) -> Plot<'static> {
     Plot { axis: "offered, as times the capacity", ticks, panels: vec![goodput] }
 }
 
-/// One level, as far as it is judged.
+/// The figures of one level that the claims judge.
 struct Level {
     good: f64,
     outcomes: Outcomes,

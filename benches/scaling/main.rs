@@ -239,7 +239,7 @@ fn serve(text: String) -> anyhow::Result<()> {
     Ok(serve_until_end(&running)?)
 }
 
-/// Streams so many bytes.
+/// Streams `n` bytes.
 fn bytes(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     let text = request.query_value("n").unwrap_or_default();
     let mut left: usize = text.parse().map_err(|_| Error::bad_parameter("n", "a number", &text))?;

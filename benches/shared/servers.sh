@@ -24,7 +24,7 @@ build() { # CARGO'S ARGUMENTS …
     cargo build "${release[@]}" --locked "$@"
 }
 
-# Of benches/peers, those that are named; in $peers are those that there are.
+# Builds the named programs of benches/peers in a release run. $peers lists the programs that exist.
 peers=()
 build_peers() { # NAME …
     local name of=${built##*/}

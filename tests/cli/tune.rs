@@ -14,8 +14,9 @@ use wharf::tune::{CannotTell, Outcome, Request, tune};
 
 use crate::support::{Postgres, Wharf, assert_says, wait_until};
 
-/// So many may be in the function at once, each for about so many seconds. A call that finds all places taken waits in
-/// a line. Only the first in the line looks for a place, because more of them would take the cores from the measurement.
+/// At most `places` calls may be in the function at once, each for about `seconds` seconds. A call that finds all places
+/// taken waits in a line. Only the first in the line looks for a place, because more of them would take the cores from
+/// the measurement.
 const PLACES: &str = "\
     create function work(places int, seconds float) returns int language plpgsql as $$
     begin

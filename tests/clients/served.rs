@@ -101,7 +101,7 @@ impl Served {
         self.running.metrics()
     }
 
-    /// Over how many connections the requests came so far, all but those to `/gate`.
+    /// The number of connections on which requests came so far, without requests to `/gate`.
     pub(crate) fn connections(&self) -> usize {
         self.peers.set().len()
     }

@@ -362,7 +362,8 @@ mod requests {
             turns.load(Ordering::SeqCst) - before
         };
         assert_eq!(round_trips(""), 2, "it is prepared once");
-        // None where the statement goes right behind the cleaning of the session, which nobody waits for.
+        // The count is 0 when the statement is sent right behind the cleaning of the session, because no request waits
+        // for the cleaning.
         for request in ["", "named", "another"] {
             let count = round_trips(request);
             assert!(count <= 1, "{request}: {count}");

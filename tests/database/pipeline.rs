@@ -1,4 +1,4 @@
-//! Requests that share a round trip to the database: each has its own answer, and what becomes of one is nobody else's business.
+//! Requests that share a round trip to the database: each has its own answer, and the outcome of one does not affect the others.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,7 +86,7 @@ const ITEMS: &str = "create table item as select n as id, 'item ' || n as name f
     create function held_up_by(key bigint) returns void language plpgsql parallel safe as $$
     begin perform pg_advisory_xact_lock_shared(key); end $$";
 
-/// A server behind gates, each of which keeps one worker until it is told to let it through.
+/// A server with gates. Each gate holds one worker until the test lets it through.
 struct Gated {
     server: Running,
     keeper: Keeper,

@@ -250,7 +250,7 @@ fn a_flood_at_the_limit_is_refused_while_all_are_busy_and_served_as_soon_as_one_
     keeper.wait_for_one();
     keeper.wait_for_one();
     let address = server.address();
-    // Of those that stay after they were refused there are 64 at a time; the others wait.
+    // At most 64 refused clients may stay connected at a time; the others wait.
     let (statuses, answered) = unbounded();
     let (over, hold) = crossbeam_channel::bounded::<()>(0);
     let clients: Vec<_> = (0..FLOOD)
@@ -545,7 +545,7 @@ fn a_connection_that_waits_too_long_for_its_next_request_is_closed() {
     for (count, path) in ["/immediate", "/quick"].iter().enumerate() {
         let mut client = Client::connect(server.address());
         let began = Instant::now();
-        // Each request gives it its time anew.
+        // Each request starts the idle time again.
         for step in 1..=20 {
             wait_until("time never passes", || began.elapsed() > step * Duration::from_millis(50));
             asks_again(&mut client, path);

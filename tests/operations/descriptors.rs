@@ -121,7 +121,7 @@ impl Starved {
         prlimit(id, Resource::Nofile, limit).expect("it is our own process");
     }
 
-    /// It may have none but those that it has. Gaps between these are filled with clients.
+    /// Lowers the server's limit to the descriptors that it has. Clients fill the gaps between them.
     fn take_the_rest(&mut self) {
         loop {
             let listed = std::fs::read_dir(format!("/proc/{}/fd", self.wharf.id())).expect("it runs");
@@ -153,8 +153,8 @@ impl Starved {
     }
 }
 
-/// The descriptor kept for refusals was lost with the first look into an empty backlog: the next client was served on it,
-/// and those after that waited until somebody left.
+/// The descriptor kept for refusals was lost at the first accept from an empty backlog. The next client was served on it,
+/// and later clients waited until a client left.
 #[test]
 fn without_a_descriptor_each_client_is_told_so_and_the_first_to_leave_makes_room() {
     let mut server = Starved::start();
@@ -248,7 +248,7 @@ fn waiting_costs_no_processor_time_at_the_limit_and_while_draining() {
     let config =
         format!("[server]\nselectors = 2\n[http]\nmax_connections = 4\nhead_timeout = '1m'\n{HELLO}");
     let wharf = Wharf::start(&config);
-    // In the middle of a head nobody is idle, and nobody is done.
+    // In the middle of a head no connection is idle and none is finished.
     let mut within: Vec<Client> = (0..4).map(|_| wharf.connect()).collect();
     for client in &mut within {
         client.send("GET");

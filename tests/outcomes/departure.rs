@@ -19,7 +19,7 @@ use crate::support::{
     wait_until,
 };
 
-/// Statements that would run for far longer than any test, and those that show what they left.
+/// Endpoints whose statements would run far longer than any test, and endpoints that show the effects of those.
 const ENDPOINTS: &str = "
 [endpoint.sleep]
 route   = 'GET /sleep'
@@ -78,7 +78,7 @@ fn serve(database: &Database) -> Running {
     server(&database.url(), ENDPOINTS, |_| {}).start().expect("a free port")
 }
 
-/// The same before it serves, with a certificate if somebody signs it.
+/// A server that does not serve yet, with a certificate if there is an authority.
 fn server_with(database: &Database, authority: Option<&Authority>) -> Server {
     server(&database.url(), ENDPOINTS, |config| {
         if let Some(identity) = authority.map(|authority| authority.server(&["localhost"])) {

@@ -235,7 +235,7 @@ fn in_sqlite_a_statement_has_its_time_too() {
     server.drain();
 }
 
-/// Writes when the test lets it, by itself or in a transaction that it has begun.
+/// A handler that writes when the test lets it, as a single statement or in a transaction that it has begun.
 fn writer(in_transaction: bool, gate: Gate) -> impl Handler {
     move |_: &Request, context: &mut Context<'_>| -> Result<Response, Error> {
         let mut connection = context.database()?;
@@ -383,7 +383,8 @@ fn a_connection_keeps_no_more_statements_prepared_than_it_may() {
     }
 }
 
-/// SQLite rolls back by itself when the disk is full; what still belonged to the transaction would have run alone.
+/// SQLite rolls back on its own when the disk is full. The remaining statements of the transaction would have run
+/// outside it.
 #[test]
 fn a_full_disk_undoes_the_whole_transaction() {
     let directory = tempfile::tempdir().expect("a temporary directory");

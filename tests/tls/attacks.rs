@@ -18,7 +18,7 @@ use crate::support::PATIENCE;
 
 const SOON: Duration = Duration::from_millis(100);
 
-/// A client of TLS 1.3 after its handshake, which encrypts whatever it is told to.
+/// A TLS 1.3 client after its handshake. It encrypts any record that the test asks for.
 struct Forger {
     socket: TcpStream,
     encrypter: Box<dyn MessageEncrypter>,

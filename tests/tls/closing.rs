@@ -1,4 +1,5 @@
-//! How connections end: whoever ends one in peace says so before (`close_notify`), so that no cut passes for an end.
+//! How connections end: a side that ends one in order announces it before (`close_notify`), so that a cut cannot pass
+//! for an end.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -327,7 +328,7 @@ fn close_notify_comes_also_behind_an_answer_that_fills_the_socket() {
     };
     let lengths = (10_000..500_000).step_by(10_000);
     let clients: Vec<_> = lengths.map(|length| (length, ask(format!("/bytes?{length}")))).collect();
-    // One worker and one poller: those before it have had their turn when this one is answered.
+    // There are one worker and one poller, so the earlier requests have had their turn when this one is answered.
     ask("/path/x".into()).read_to_end(&mut Vec::new()).expect("it ends in peace");
     for (length, mut client) in clients {
         let end = client.read_to_end(&mut Vec::new()).map(|read| read > length);

@@ -125,12 +125,12 @@ impl Served {
         self.gate.send(()).expect("the handler exists");
     }
 
-    /// The same for whoever has given the server away.
+    /// Opens the gate also after the server was moved away.
     pub(crate) fn gate(&self) -> Sender<()> {
         self.gate.clone()
     }
 
-    /// Waits until so many connections are open.
+    /// Waits until `count` connections are open.
     pub(crate) fn wait_for_open(&self, count: usize) {
         let metrics = self.metrics();
         wait_for(
@@ -139,7 +139,7 @@ impl Served {
         );
     }
 
-    /// Waits until so many handshakes have come to a bad end.
+    /// Waits until `count` handshakes have failed.
     pub(crate) fn wait_for_failed_handshakes(&self, count: u64) {
         let metrics = self.metrics();
         wait_for(|| metrics.closed_for(Closing::Handshake) == count, || format!("not {count}: {metrics}"));
@@ -163,7 +163,7 @@ impl Served {
         self.drain();
     }
 
-    /// Stops in peace, whoever is connected.
+    /// Stops the server, and asserts that the drain completes whatever clients are connected.
     pub(crate) fn drain(self) {
         assert_eq!(self.running.drain(), Drained::Complete);
     }

@@ -100,7 +100,7 @@ impl Browser {
     /// Waits until an expression is true.
     pub(crate) fn wait_until(&mut self, expression: &str) {
         let until = Instant::now() + PATIENCE;
-        // The page looks by itself, so that it is not this side that keeps two processes busy.
+        // The page itself polls the condition. Polling from this side would keep two processes busy.
         let look = format!(
             "new Promise((done) => {{ let looks = 0; const look = () => {{ const holds = Boolean({expression}); \
              if (holds || ++looks > 20) done(holds); else setTimeout(look, 50); }}; look(); }})"

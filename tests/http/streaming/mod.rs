@@ -138,7 +138,7 @@ fn measure(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     }
 }
 
-/// Sends bytes on a thread of their own: whoever is answered meanwhile must not wait for them.
+/// Sends bytes on a separate thread, so that reading answers meanwhile does not wait for them.
 fn send_beside(client: &Client, bytes: Vec<u8>) -> thread::JoinHandle<std::io::Result<()>> {
     let mut stream = client.stream().try_clone().expect("a socket can be cloned");
     thread::spawn(move || std::io::Write::write_all(&mut stream, &bytes))

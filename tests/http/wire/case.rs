@@ -83,7 +83,7 @@ impl Answer {
         Self { allow: Some(methods), ..self }
     }
 
-    /// With `connection: keep-alive`, which an HTTP/1.0 client is told.
+    /// Adds `connection: keep-alive`, which answers to HTTP/1.0 clients carry.
     pub(crate) fn kept(self) -> Self {
         Self { kept: true, ..self }
     }
@@ -142,7 +142,7 @@ pub(crate) fn problem(status: u16) -> Answer {
     Answer::new(status, Content::Problem)
 }
 
-/// A status by itself.
+/// An answer of a status without content.
 pub(crate) fn empty(status: u16) -> Answer {
     Answer::new(status, Content::None)
 }

@@ -21,7 +21,7 @@ use std::thread;
 use case::Case;
 use wharf::config::Connector;
 
-/// Checks every case on so many threads, each with what it needs for itself, and panics with all that is wrong.
+/// Checks every case on `threads` threads, each with the result of its own call to `prepare`. Panics with all failures.
 fn check_all<T>(
     threads: usize,
     prepare: impl Fn() -> T + Sync,

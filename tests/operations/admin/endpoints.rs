@@ -1,4 +1,4 @@
-//! Each path, by itself and while the server has nothing left to give.
+//! Each path of the admin listener, on an idle server and on one with no capacity left.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;

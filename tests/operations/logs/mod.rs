@@ -49,7 +49,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The lines of a file of JSON by their request's id, once there are so many.
+/// The lines of a JSON file by their request's id, once there are `count` lines.
 #[track_caller]
 fn entries(path: &Path, count: usize) -> HashMap<String, Value> {
     wait_until("not every request has its line", || read(path).matches('\n').count() >= count);
@@ -470,7 +470,7 @@ fn a_flood_of_refusals_is_a_line_a_second_and_a_server_at_its_limit_says_so() {
         client.request("GET", "/busy", &[], "");
         client
     };
-    // One runs, and the other waits for as long: whoever comes is refused.
+    // One request runs, and the other waits as long, so a third is refused.
     let mut clients: Vec<_> = (0..2).map(busy).collect();
     let is_full = || {
         let mut client = Client::connect(wharf.admin_address());

@@ -76,7 +76,7 @@ fn json(wharf: &Wharf, path: &str, name: &str, value: &str) -> Answer {
     wharf.json("POST", path, &format!("{{\"{name}\":{value}}}"))
 }
 
-/// Sends the secret in every way, good and bad. Returns the answers in which nobody may see it.
+/// Sends the secret in every way, good and bad. Returns the answers that must not contain it.
 fn send_secrets(wharf: &Wharf) -> Vec<(&'static str, Answer)> {
     for (path, status) in [("/echo", 204), ("/bad", 400), ("/twice", 409), ("/tell", 500), ("/class", 500)] {
         let answer = json(wharf, path, "word", "\"hunter2\"");

@@ -149,7 +149,7 @@ fn a_limit_below_the_open_connections_cuts_no_client_off() {
     assert_eq!(server.metrics().refused_for(Reason::ConnectionLimit), 100);
     keeper.let_through(3);
     assert!(clients.iter_mut().all(|client| client.answer().text() == "through"));
-    // Two of those that are idle now make room for one.
+    // Two connections that are idle now make room for one newcomer.
     let until = Instant::now() + PATIENCE;
     loop {
         let mut newcomer = Client::connect(server.address());

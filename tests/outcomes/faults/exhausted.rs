@@ -92,7 +92,7 @@ fn a_pool_larger_than_its_database_serves_with_what_it_gets() {
     });
 }
 
-/// A cluster with few places, and a role that has no right to those that are reserved.
+/// A cluster with few connection slots, and a role that has no right to the reserved ones.
 fn cluster() -> Postgres {
     let options = format!("-c max_connections={} -c superuser_reserved_connections=5", PLACES + 5);
     let cluster = Postgres::start_with("true", &options);
@@ -105,7 +105,7 @@ fn url(cluster: &Postgres) -> String {
     format!("postgres://app@127.0.0.1:{}/postgres", cluster.port())
 }
 
-/// Takes so many places, those of the pool where no other is free.
+/// Takes `count` connection slots, and the pool's slots if no other is free.
 fn take_places(cluster: &Postgres, count: usize) -> Vec<postgres::Client> {
     let (mut taken, until) = (Vec::new(), Instant::now() + PATIENCE);
     while taken.len() < count {

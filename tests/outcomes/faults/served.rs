@@ -232,8 +232,8 @@ impl Served {
         bounds.hold(*status == 503, || format!("while it is down: {detail}"));
     }
 
-    /// Ends a test on PostgreSQL whose fault is over and whose clients have gone: nothing is lost, and all that was asked is
-    /// accounted for. `answers` are those whose transactions are looked for in the books.
+    /// Ends a test on PostgreSQL after its fault is over and its clients have left. Asserts that nothing is lost and every
+    /// request is accounted for. `answers` are the answers whose transactions are looked up in the books.
     pub(crate) fn settle(self, cluster: &Postgres, answers: &[Answered]) {
         wait_until("the pool does not fill again", || cluster.sessions("true") == WORKERS);
         self.expect_all_workers(cluster, WORKERS);
@@ -322,7 +322,7 @@ impl Asker<'_> {
         sent
     }
 
-    /// The answer to what was sent last: its own, or one of those that a database in trouble has.
+    /// The answer to the last request: its own, or an answer that is allowed while the database is in trouble.
     pub(crate) fn answer(&mut self, sent: &Sent) -> Answered {
         let Sent { work, number, at } = *sent;
         let client = self.client.as_mut().expect("something was sent");
@@ -386,7 +386,7 @@ pub(crate) fn expect_books(answers: &[Answered], query: impl Fn(&str) -> Vec<i64
         match answer.status {
             200 => assert!(is_booked, "{} was good and is not in the books", answer.number),
             503 => assert!(!is_booked, "refused and in the books: {}", answer.detail),
-            // The client is told at its deadline; whether the COMMIT that was under way came in time nobody knows.
+            // The client was answered at its deadline. Whether the COMMIT that was under way came in time is unknown.
             _ => {}
         }
     }

@@ -99,7 +99,8 @@ fn ends_of_lines() -> Vec<Case> {
     ]
 }
 
-/// One of each kind: those that end strings, ring, look like white space, begin an escape sequence.
+/// One control byte of each kind: bytes that end strings, ring the bell, look like white space, or begin an escape
+/// sequence.
 fn control_bytes() -> Vec<Case> {
     let bytes = [
         (0x00, "NUL"),
