@@ -69,7 +69,7 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// How many met with this.
+    /// The number of clients with this outcome.
     pub(crate) fn count(&self, outcome: Outcome) -> usize {
         self.members.iter().filter(|member| member.outcome == outcome).count()
     }

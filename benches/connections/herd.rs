@@ -38,11 +38,11 @@ pub(crate) struct Herd {
 pub(crate) struct Replaced {
     /// The server answered 408.
     pub(crate) told: u64,
-    /// It closed the connection without.
+    /// The server closed the connection without an answer.
     pub(crate) closed: u64,
     /// A reader's time was over. Its own doing: the end of a connection does not pass what waits before it.
     pub(crate) left: u64,
-    /// It could not connect, and tries again.
+    /// The client could not connect, and tries again.
     pub(crate) failed: u64,
 }
 

@@ -266,7 +266,7 @@ fn no_circle_joins_two_files() {
     assert!(circles.is_empty(), "{circles:#?}");
 }
 
-/// Whether a way leads from one file to another.
+/// Whether a chain of imports leads from one file to another.
 fn reaches(uses: &BTreeMap<Module, BTreeSet<Module>>, from: &Module, to: &Module) -> bool {
     let (mut seen, mut left) = (BTreeSet::from([from]), vec![from]);
     while let Some(module) = left.pop() {

@@ -183,7 +183,7 @@ impl Gated {
         ask(&self.server, path).answer()
     }
 
-    /// So many requests wait for a worker.
+    /// Waits until `length` requests wait for a worker.
     fn wait_for_queue(&self, length: usize) {
         let gauges = || self.server.observer().gauges().queue;
         wait_until("they do not wait", || gauges().length == length);

@@ -345,8 +345,8 @@ fn one_address_has_its_own_limit_and_a_place_again_when_one_leaves() {
     assert_nothing_is_left(server);
 }
 
-/// It was counted like one that is served for as long as it lingered, so that a client which asked again now and then shut
-/// itself out.
+/// A refused connection was counted like a served one for as long as it lingered, so that a client which asked again now
+/// and then shut itself out.
 #[test]
 fn a_refused_client_that_stays_does_not_count_for_its_address() {
     let (server, _) = serve(|config| config.http.max_connections_per_address = Some(1));

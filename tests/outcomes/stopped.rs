@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{UNKNOWN, assert_unknown, with_table};
 use crate::support::{Answer, Database, Wharf, directory_with, wait_until};
 
-/// How often each is tried.
+/// How often each case is tried.
 const ROUNDS: usize = 8;
 
 /// How long the program does nothing.

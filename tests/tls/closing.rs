@@ -177,7 +177,7 @@ fn a_client_that_ends_behind_its_requests_is_answered_and_closed() {
     server.finish();
 }
 
-/// The same in the middle of a body, which then can not be complete.
+/// The same in the middle of a body, which then cannot be complete.
 #[test]
 fn a_client_that_ends_in_the_middle_of_its_request_is_closed() {
     let server = Served::start();

@@ -79,7 +79,7 @@ impl Session {
         self.send_raw(&bytes);
     }
 
-    /// So many plain bytes.
+    /// The next `length` plain bytes.
     pub(crate) fn read(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         rustls::Stream::new(&mut self.tls, &mut self.socket)

@@ -59,13 +59,13 @@ impl Browser {
         browser
     }
 
-    /// As if its screen were so wide.
+    /// Sets the width of the screen.
     pub(crate) fn resize(&mut self, width: u32) {
         let size = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500 });
         self.order("Emulation.setDeviceMetricsOverride", &size);
     }
 
-    /// As if its user wanted `light` or `dark`.
+    /// Sets the user's preference, `light` or `dark`.
     pub(crate) fn prefer(&mut self, scheme: &str) {
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         self.order("Emulation.setEmulatedMedia", &features);

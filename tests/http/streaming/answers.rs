@@ -215,7 +215,7 @@ fn a_stream_that_fails_is_never_taken_for_whole() {
     end(server);
 }
 
-/// Whether the answer was complete was only asked of the handler.
+/// The server trusted the handler's result alone to decide whether the answer was complete.
 #[test]
 fn a_handler_that_does_not_care_that_writing_failed_leaves_no_answer_that_looks_whole() {
     let careless = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {

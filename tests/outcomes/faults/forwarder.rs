@@ -27,7 +27,7 @@ struct Shared {
 struct Valve {
     /// Nothing passes. Bytes sent meanwhile pass later, as lost packets are sent again.
     closed: bool,
-    /// Not even connections are taken.
+    /// The forwarder does not even accept connections.
     accepts_none: bool,
     ended: bool,
     /// To be cut.

@@ -38,7 +38,7 @@ const BALANCE: i64 = 1_000_000;
 pub(crate) enum Work {
     /// Nothing but the answer.
     Echo,
-    /// The same, 20 ms later.
+    /// Like `Echo`, 20 ms later.
     Slow,
     /// Moves 1 from an account to the next, with an entry in the books: three statements in a transaction.
     Transfer,

@@ -154,7 +154,7 @@ fn write_answer(out: &mut Vec<u8>, status: &str, content_type: &str, body: &[u8]
     Ok(())
 }
 
-/// So few bytes are taken whole. A client that has left is what the poller finds out.
+/// The socket takes so few bytes whole. The poller finds out when a client has left.
 fn send(stream: &TcpStream, answer: &[u8]) -> io::Result<()> {
     let mut stream = stream;
     match stream.write_all(answer) {
