@@ -1,6 +1,6 @@
-//! What one request costs in each part: reading its head, passing the queue, checking out a connection, writing a row as
-//! JSON. `cargo bench --bench parts`; criterion compares with the last run. SQLite stands in for the database, so that no
-//! network is measured.
+//! Measures the cost of one request in each part: reading its head, passing the queue, checking out a session, writing a
+//! row as JSON. `cargo bench --bench parts`; criterion compares with the last run. SQLite stands in for the database, so
+//! that no network is measured.
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -178,7 +178,7 @@ struct AccessLog {
 }
 
 impl AccessLog {
-    /// What the thread that writes keeps up with.
+    /// The number of lines at once that the writing thread keeps up with.
     const PIECE: u64 = 5000;
 
     fn new(path: &std::path::Path, ended: &Ended) -> Self {
@@ -196,7 +196,7 @@ impl AccessLog {
         Self { journal, file, line }
     }
 
-    /// How long so many lines by each of some threads take them.
+    /// How long the threads take to write `lines` lines each.
     fn time(&self, lines: u64, threads: u64, ended: &Ended) -> Duration {
         let (mut took, mut left) = (Duration::ZERO, lines);
         while left > 0 {
@@ -221,7 +221,7 @@ impl AccessLog {
     }
 }
 
-/// What it costs a request to be watched, but for the clock's being read.
+/// Measures the cost of observing a request, without the reading of the clock.
 fn watched(c: &mut Criterion) {
     let request_ids = RequestIds::new(Some(http::HeaderName::from_static("x-request-id")), true);
     let (metrics, request_ids) = (Metrics::default(), Arc::new(request_ids));

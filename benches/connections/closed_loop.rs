@@ -9,12 +9,12 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::shared::client::{connect, whole_answer};
 
-/// What they met with.
+/// The results of the closed loop.
 #[derive(Default)]
 pub(crate) struct Window {
     /// The times of all requests that were answered with 200, sorted.
     pub(crate) times: Vec<Duration>,
-    /// How many had another answer.
+    /// The number of requests with another status.
     pub(crate) refused: usize,
     /// From the first request to the end.
     pub(crate) length: Duration,

@@ -23,12 +23,12 @@ struct Member {
     outcome: Outcome,
 }
 
-/// What became of a client's request.
+/// The outcome of a client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// A whole answer with this status.
     Answered(u16),
-    /// The connection was closed in peace before a whole answer.
+    /// The connection was closed without a reset before a whole answer.
     Closed,
     /// The connection was reset or refused.
     Reset,
@@ -69,7 +69,7 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// How many met with this.
+    /// The number of clients with this outcome.
     pub(crate) fn count(&self, outcome: Outcome) -> usize {
         self.members.iter().filter(|member| member.outcome == outcome).count()
     }

@@ -1,4 +1,5 @@
-//! What clients get when there are more of them than the server has descriptors, and what those who come after them get.
+//! Measures the answers that clients get when there are more clients than the server has descriptors, and the answers to
+//! the clients that come after them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,17 +27,17 @@ pub(crate) struct Sizes {
     pub(crate) patience: Duration,
 }
 
-/// What became of the requests that came after the crowd had left.
+/// The outcomes of the requests that came after the crowd had left.
 #[derive(Default)]
 struct Fresh {
     answered: usize,
-    /// Each of these was sent again.
+    /// Refused requests, each of which was sent again.
     refused: usize,
     failed: usize,
-    /// Not tried any more: the time was over.
+    /// Requests that were not sent because the time was over.
     left_out: usize,
     first: Option<Duration>,
-    /// When the last of them was answered, if all were.
+    /// When the last request was answered, if all were.
     all: Option<Duration>,
 }
 

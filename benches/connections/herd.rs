@@ -18,13 +18,13 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use crate::shared::client::{connect, get};
 use crate::slow::Sizes;
 
-/// What a dribbler sends before it goes on with `a` for ever.
+/// The bytes that a dribbler sends before it repeats `a` without end.
 const HEAD: &[u8] = b"GET /quick HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
 
 /// `SO_RCVBUF` of a reader, in bytes, which Linux doubles: the rest of the answer must wait on the server's side.
 pub(crate) const RECEIVE_BUFFER: usize = 4096;
 
-/// The pace is cut into so many slots, and each client acts in one of them: no bursts.
+/// The number of slots in each interval of the pace. Each client acts in one slot, so that there are no bursts.
 const SLOTS: usize = 100;
 
 /// The running slow clients.
@@ -38,11 +38,11 @@ pub(crate) struct Herd {
 pub(crate) struct Replaced {
     /// The server answered 408.
     pub(crate) told: u64,
-    /// It closed the connection without.
+    /// The server closed the connection without an answer.
     pub(crate) closed: u64,
     /// A reader's time was over. Its own doing: the end of a connection does not pass what waits before it.
     pub(crate) left: u64,
-    /// It could not connect, and tries again.
+    /// The client could not connect, and tries again.
     pub(crate) failed: u64,
 }
 

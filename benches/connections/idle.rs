@@ -1,4 +1,4 @@
-//! What idle connections cost: the server's memory and threads, and the latency of others beside them.
+//! Measures the cost of idle connections: the server's memory and threads, and the latency of other clients.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ const AT_ONCE: usize = 1;
 /// For the whole crowd, and for one request: only a broken server takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Measures each connector with so many idle connections.
+/// Measures each connector with its number of idle connections.
 pub(crate) fn measure(counts: &[(Connector, &'static str, usize)], requests: usize) -> anyhow::Result<()> {
     report::part(
         "Idle connections",

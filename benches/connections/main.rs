@@ -1,5 +1,5 @@
-//! What thousands of connections cost: memory, threads and latency beside idle ones, throughput beside slow ones, and what
-//! clients get when the server has no descriptor left. Prints Markdown; `benches/results/` keeps some.
+//! Measures the cost of thousands of connections: memory, threads and latency beside idle connections, throughput beside
+//! slow ones, and the answers when the server has no descriptor left. Prints Markdown; `benches/results/` keeps some.
 //!
 //! ```text
 //! cargo bench --bench connections                       # everything: four minutes
@@ -7,10 +7,10 @@
 //! cargo bench --bench connections -- --quick            # small numbers, a few seconds: as `cargo test --bench '*'` runs it
 //! ```
 //!
-//! Each part starts a server of its own, which is this program again in a second process with a fixed configuration
-//! (`server.rs`), so that what `/proc` says of it is the server's alone. The clients are this process: one thread and one
-//! epoll for all of them, and a second thread for the slow ones. The small run has the same steps, and fails where the
-//! full one would; its numbers say nothing.
+//! Each part starts a server of its own: this program in a second process, with a fixed configuration (`server.rs`). So
+//! the figures in `/proc` are the server's alone. The clients are this process: one thread and one epoll for all of them,
+//! and a second thread for the slow ones. The small run has the same steps, and fails where the full run would; its
+//! numbers mean nothing.
 //!
 //! Linux only. With 10,000 connections each of the two processes needs as many descriptors; where the hard limit
 //! (`ulimit -Hn`) allows fewer, there are fewer, and the output says so.

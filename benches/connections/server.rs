@@ -13,19 +13,19 @@ use wharf::server::Server;
 use crate::shared::client;
 use crate::shared::process::{Process, SERVE, serve_until_end};
 
-/// As many as the closed loop has connections, so that no request waits for a worker.
+/// The number of connections in the closed loop, so that no request waits for a worker.
 pub(crate) const WORKERS: usize = 16;
 
-/// Over any number of connections here: the limit is not what is measured.
+/// More than any number of connections here, because this limit is not measured.
 pub(crate) const MAX_CONNECTIONS: usize = 20_000;
 
 /// The body of `/large`: several times what the sockets of both sides hold.
 const LARGE_BYTES: usize = 20 << 20;
 
-/// What differs between the servers of the parts.
+/// The settings in which the parts' servers differ.
 pub(crate) struct Setup {
     pub(crate) connector: Connector,
-    /// The process's limit on descriptors; `None`: as many as it may have.
+    /// The process's limit on descriptors. `None` means as many as it may have.
     pub(crate) descriptors: Option<u64>,
     pub(crate) head_timeout: Duration,
     pub(crate) write_timeout: Duration,

@@ -1,4 +1,4 @@
-//! What slow clients cost the others: throughput, and processor time for each request.
+//! Measures the cost of slow clients to the others: throughput, and processor time per request.
 
 use std::thread;
 use std::time::Duration;
@@ -107,7 +107,7 @@ fn method(sizes: &Sizes) -> String {
     )
 }
 
-/// Measures normal clients for one window beside so many slow ones, which are there already.
+/// Measures normal clients for one window beside `slow` slow clients, which are connected already.
 fn measure_window(server: &Process, sizes: &Sizes, slow: usize) -> anyhow::Result<Measured> {
     let held = server.descriptors()?;
     let before = Times::now(server)?;

@@ -42,7 +42,7 @@ impl Accounting {
         Ok(accounting)
     }
 
-    /// All that came to an end.
+    /// The requests that came to an end.
     pub(crate) fn total(&self) -> u64 {
         self.answered + self.refused.iter().map(|(_, count)| count).sum::<u64>() + self.abandoned
     }

@@ -1,4 +1,5 @@
-//! The open loop: each request goes out when it is due, whatever became of those before it, and its time counts from then.
+//! The open loop: each request goes out when it is due, whatever the outcome of earlier requests. Its time counts from
+//! then.
 //!
 //! One thread and one epoll for all clients. A client takes a connection that is free, or makes one; one that has waited
 //! for its answer for as long as it will closes its connection.
@@ -31,7 +32,7 @@ const NAP: Duration = Duration::from_micros(250);
 /// Answers are read from a socket in pieces of this many bytes.
 const PIECE: usize = 64 << 10;
 
-/// What is asked, how often and for how long.
+/// The requests of a load, their rate and their duration.
 #[derive(Clone, Copy)]
 pub(crate) struct Load<'a> {
     /// Sent in turn.
@@ -83,11 +84,11 @@ struct Client<'a> {
 struct Asking<'a> {
     number: u64,
     due: Instant,
-    /// What the socket did not take yet.
+    /// The bytes that the socket has not taken yet.
     unsent: &'a [u8],
 }
 
-/// What an event on a connection leads to.
+/// The result of an event on a connection.
 enum Step {
     Wait,
     Answer { status: u16, closes: bool },
@@ -258,8 +259,8 @@ impl Client<'_> {
     }
 }
 
-/// Waits for events, until then at most. Epoll counts in milliseconds, of which there are ten requests at 10,000 a second;
-/// what is less is slept.
+/// Waits for events, at most until `until`. Epoll counts in milliseconds, and at 10,000 requests a second ten are due in
+/// each. So shorter times are slept.
 fn wait(poll: &mut Poll, events: &mut Events, until: Instant) -> io::Result<()> {
     let left = until.saturating_duration_since(Instant::now());
     let milliseconds =

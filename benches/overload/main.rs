@@ -1,5 +1,6 @@
-//! What happens at several times the capacity: an open loop on an endpoint of 20 ms database time with a pool of 4
-//! connections, so about 200 requests a second. Prints Markdown; `benches/results/` and `docs/overload.svg` keep a run.
+//! Measures a server at several times its capacity. An open loop asks for an endpoint of 20 ms database time with a
+//! pool of 4 connections, so the capacity is about 200 requests a second. Prints Markdown; `benches/results/` and
+//! `docs/overload.svg` keep a run.
 //!
 //! ```text
 //! cargo bench --bench overload                                # wharf with its defaults: two minutes
@@ -9,10 +10,11 @@
 //! cargo bench --bench overload -- --quick                     # a second each, as `cargo test --bench '*'` runs it
 //! ```
 //!
-//! Requests are due at even distances whatever became of those before, each client leaves after a second, and times count
-//! from when a request was due. "Good" are the 2xx within that second among the requests due in the window, divided by the
-//! window. A server is a process of its own; PostgreSQL and the clients share the machine with it. `--server NAME=COMMAND`
-//! starts any other one with PORT, DB_POOL and the PG variables in its environment; it must serve `/slow`.
+//! Requests are due at even distances, whatever the outcome of earlier requests. Each client leaves after a second. Times
+//! count from the moment when a request was due. "Good" counts the requests due in the window that had a 2xx answer within
+//! that second, divided by the window. A server is a process of its own; PostgreSQL and the clients share the machine with
+//! it. `--server NAME=COMMAND` starts any other server with PORT, DB_POOL and the PG variables in its environment; it must
+//! serve `/slow`.
 
 mod accounting;
 mod generator;
@@ -46,16 +48,16 @@ use self::shared::report::{self, Report};
 use self::support::Postgres;
 use self::watch::Watched;
 
-/// What 4 connections and 20 ms make, requests a second.
+/// The capacity of 4 connections at 20 ms each, in requests a second.
 const NOMINAL: f64 = 200.0;
 
-/// How many times that is offered.
+/// The offered rates, as multiples of the capacity.
 const LEVELS: [u32; 5] = [1, 2, 5, 10, 50];
 
-/// The same in a quick run: within the capacity, and far beyond it.
+/// The rates of a quick run: within the capacity, and far beyond it.
 const FEW_LEVELS: [u32; 2] = [1, 10];
 
-/// Of the requests right after a level, at half of the capacity.
+/// The duration of the load right after a level, at half of the capacity.
 const AFTER: Duration = Duration::from_secs(2);
 
 struct Options {
@@ -102,7 +104,7 @@ impl Options {
             quick: false,
         };
         let mut arguments = std::env::args().skip(1);
-        // What `cargo bench` says, and `cargo test` does not.
+        // `cargo bench` passes `--bench`, and `cargo test` does not.
         options.quick = !std::env::args().any(|argument| argument == "--bench");
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{argument} takes a value"));
@@ -204,7 +206,7 @@ fn plot(curves: Vec<Curve>) -> Plot<'static> {
     Plot { axis: "offered, as times the capacity", ticks, panels: vec![goodput] }
 }
 
-/// One level, as far as it is judged.
+/// The figures of one level that the claims judge.
 struct Level {
     good: f64,
     outcomes: Outcomes,
@@ -283,7 +285,7 @@ fn per_second(count: usize, length: Duration) -> f64 {
     count as f64 / length.as_secs_f64()
 }
 
-/// What the database does without a server: the same sessions, each with one query after the other.
+/// The rate of the database without a server: the same sessions, each with one query after the other.
 fn capacity(postgres: &Postgres, length: Duration) -> anyhow::Result<f64> {
     let count = AtomicU64::new(0);
     let url = postgres.url();

@@ -1,4 +1,4 @@
-//! What became of the requests of one load.
+//! The outcomes of the requests of one load.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

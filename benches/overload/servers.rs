@@ -13,16 +13,16 @@ use crate::shared::client::{Asker, get};
 use crate::shared::machine;
 use crate::support::{Postgres, Wharf};
 
-/// Connections to the database, and so many requests it serves at once.
+/// Connections to the database, and so the number of requests that it serves at once.
 pub(crate) const POOL: u32 = 4;
 
-/// What every server answers from 20 ms of database time.
+/// The path that every server answers after 20 ms of database time.
 pub(crate) const PATH: &str = "/slow";
 
-/// A server's start: a JVM has a second of it.
+/// The time limit of a server's start. A JVM alone takes a second.
 const START: Duration = Duration::from_secs(20);
 
-/// A server's end, before it is killed.
+/// The time limit of a server's end, after which it is killed.
 const END: Duration = Duration::from_secs(3);
 
 /// Which server.
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Wharf,
     /// wharf with every limit on waiting as high as it goes.
     Unlimited,
-    /// Another one, and the shell command that starts it.
+    /// Another server, and the shell command that starts it.
     Other { name: String, command: String },
 }
 

@@ -203,8 +203,8 @@ fn offer(wharf: &Wharf, rate: f64, length: Duration) -> anyhow::Result<Outcomes>
 }
 
 impl Held {
-    /// When it has as many sessions as its pool, and no more descriptors and threads than `before`; as it is after
-    /// [`SETTLING`] otherwise.
+    /// Waits until the server has as many sessions as its pool, and no more descriptors and threads than `before`.
+    /// After [`SETTLING`] it returns the state as it is.
     fn settled(wharf: &Wharf, postgres: &Postgres, before: Option<Self>) -> anyhow::Result<Self> {
         let until = Instant::now() + SETTLING;
         loop {

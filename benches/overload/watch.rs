@@ -1,4 +1,4 @@
-//! What a server takes while it is loaded: memory, descriptors, threads, processor time. A thread of its own looks.
+//! Measures a server under load: memory, descriptors, threads, processor time. A separate thread reads them.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::shared::machine;
 /// Counting a process's descriptors takes a millisecond where it has thousands.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// What a process has at one moment, or the most of each that it had.
+/// The figures of a process at one moment, or the maximum of each.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     /// Bytes.

@@ -1,4 +1,4 @@
-//! What a request costs as there is more of something: connections, database connections, rows of its answer, bytes of its answer.
+//! Measures the cost of a request as one number grows: connections, database connections, rows of its answer, bytes of its answer.
 //! Prints Markdown; `docs/` has the plots.
 //!
 //! ```text
@@ -9,8 +9,8 @@
 //! cargo bench --bench scaling -- --quick             # a few points, briefly: as `cargo test --bench '*'` runs it
 //! ```
 //!
-//! Each point has a server of its own, which is this program again in a second process, and warms it up first. The clients are
-//! `wharf::load` in this process, a closed loop. PostgreSQL shares the machine with both. Linux only.
+//! Each point has a server of its own, this program in a second process, and warms it up first. The clients are `wharf::load`
+//! in this process, a closed loop. PostgreSQL shares the machine with both. Linux only.
 
 mod points;
 #[path = "../shared/mod.rs"]
@@ -43,7 +43,7 @@ use self::support::Postgres;
 /// Of a request, so that the last of 10,000 clients and the slowest of 100 MB have their answers.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a streamed answer is written in: the server's own pieces are as long.
+/// The pieces in which a streamed answer is written. The server's own pieces are equally long.
 const PIECE: [u8; 16 << 10] = [b'x'; 16 << 10];
 
 struct Options {
@@ -53,19 +53,19 @@ struct Options {
     quick: bool,
 }
 
-/// What a point came to.
+/// The results of one point.
 struct Measured {
     /// Good answers a second.
     rate: f64,
-    /// Microseconds of the server's processor time for each.
+    /// The server's processor time for each good answer, in microseconds.
     cost: f64,
     p50_ms: f64,
     p99_ms: f64,
-    /// Bytes, at the end.
+    /// Resident memory at the end, in bytes.
     resident: u64,
-    /// And the most that there were.
+    /// The peak of resident memory, in bytes.
     peak: u64,
-    /// What else became of requests.
+    /// The other outcomes of requests.
     rest: String,
 }
 
@@ -103,7 +103,7 @@ fn main() -> anyhow::Result<()> {
 
 impl Options {
     fn parse() -> anyhow::Result<Self> {
-        // What `cargo bench` says, and `cargo test` does not.
+        // `cargo bench` passes `--bench`, and `cargo test` does not.
         let quick = !env::args().any(|argument| argument == "--bench");
         let mut options = Self { parts: Vec::new(), length: Duration::from_secs(5), plots: false, quick };
         let mut arguments = env::args().skip(1);
@@ -239,7 +239,7 @@ fn serve(text: String) -> anyhow::Result<()> {
     Ok(serve_until_end(&running)?)
 }
 
-/// Streams so many bytes.
+/// Streams `n` bytes.
 fn bytes(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     let text = request.query_value("n").unwrap_or_default();
     let mut left: usize = text.parse().map_err(|_| Error::bad_parameter("n", "a number", &text))?;

@@ -1,13 +1,13 @@
-//! What is measured: four parts and their points.
+//! The four parts of the measurement and their points.
 
 /// The parts' names.
 pub(crate) const NAMES: [&str; 4] = ["connections", "pool", "rows", "bytes"];
 
-/// Where something else is measured, as the other benchmarks have it.
+/// The fixed value while another part is measured, as in the other benchmarks.
 const POOL: u32 = 16;
 const CLIENTS: usize = 64;
 
-/// Of answers that are long enough to be streamed: a worker for each, so that none waits for one.
+/// Clients of answers that are long enough to be streamed: one per worker, so that no client waits for a worker.
 const STREAMS: usize = POOL as usize;
 
 /// Points along one axis.

@@ -1,4 +1,4 @@
-//! What all the clients share: sockets, requests, and how an answer is read.
+//! Code that all the clients share: opening sockets, sending requests, reading answers.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
-/// What a process needs beside its connections: standard streams, epoll, the server's pipes, `/proc` while it is read, and
-/// room for requests on new connections.
+/// The descriptors that a process needs beside its connections: standard streams, epoll, the server's pipes, `/proc` while
+/// it is read, and room for requests on new connections.
 const OTHER_DESCRIPTORS: u64 = 100;
 
 /// Loopback addresses to connect from. The second is used when the first has no port left for the server's address, which

@@ -1,4 +1,4 @@
-//! What Linux counts, out of `/proc`.
+//! Linux's counters, read from `/proc`.
 
 use std::fs;
 use std::io;

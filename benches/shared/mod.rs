@@ -1,5 +1,5 @@
-//! What the benchmarks of the whole server have in common: clients' sockets, a server process, what Linux counts, numbers as text
-//! and as curves.
+//! Code that the benchmarks of the whole server share: clients' sockets, a server process, Linux's counters, numbers as text and
+//! as curves.
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 pub(crate) mod client;

@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 60.0;
 const RIGHT: f64 = 590.0;
-/// Of a panel, above its scale: the title.
+/// The space above a panel's scale, for the title.
 const ABOVE: f64 = 40.0;
-/// And under it: the labels of the axis, and what it is.
+/// The space under a panel's scale, for the labels and the name of the axis.
 const UNDER: f64 = 60.0;
-/// Between two labels at least.
+/// The least distance between two labels.
 const LINE: f64 = 16.0;
 
 const COLOURS: [&str; 8] =
@@ -17,9 +17,9 @@ const COLOURS: [&str; 8] =
 
 /// A drawing.
 pub(crate) struct Plot<'a> {
-    /// What the axis is.
+    /// The name of the axis.
     pub(crate) axis: &'a str,
-    /// Where it is labelled, and how; it goes from the first to the last.
+    /// The positions and texts of the axis's labels. The axis goes from the first to the last.
     pub(crate) ticks: Vec<(f64, String)>,
     pub(crate) panels: Vec<Panel<'a>>,
 }
@@ -27,13 +27,13 @@ pub(crate) struct Plot<'a> {
 /// Curves of one unit.
 pub(crate) struct Panel<'a> {
     pub(crate) title: &'a str,
-    /// From 0 up, or by powers of ten.
+    /// Linear from 0, or by powers of ten.
     pub(crate) scale: Scale,
-    /// Of the scale, in pixels.
+    /// The height of the scale, in pixels.
     pub(crate) height: f64,
-    /// A value that the curves are to be held against, and what it is.
+    /// A value to compare the curves with, and its name.
     pub(crate) line: Option<(f64, &'a str)>,
-    /// The first is drawn thick, others of this project dashed: the same server with other settings.
+    /// The first curve is drawn thick. Other curves of this project are dashed: the same server with other settings.
     pub(crate) curves: Vec<Curve>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum Scale {
 }
 
 impl Scale {
-    /// From nothing to the largest of these in steps that read well; in powers of ten where they differ by much more than that.
+    /// A linear scale from 0 to the largest value in readable steps, or powers of ten where the values differ by much more.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let (least, most) = values
             .into_iter()

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// What was printed so far, and what was claimed.
+/// The text printed so far, and the claims made.
 #[derive(Default)]
 pub(crate) struct Report {
     text: String,

@@ -1,8 +1,8 @@
-# What the scripts beside it have in common: a throw-away PostgreSQL, servers that are started, loaded with wrk and ended, and
-# tables of what came out. They source it, with their name in $script.
+# Functions that the scripts beside it share: run a throw-away PostgreSQL, start servers, load them with wrk, end them, and
+# print tables of the results. Each script sources this file, with its own name in $script.
 #
-# PROFILE=dev takes the binaries of `cargo build`, as scripts/test has them, and leaves out peers that are not built: it shows that
-# a script works, and its numbers say nothing. PROFILE=profiling has the lines of the source for perf, and is a release otherwise.
+# PROFILE=dev takes the binaries of `cargo build`, as scripts/test does, and leaves out peers that are not built. It shows that a
+# script works; its numbers mean nothing. PROFILE=profiling is a release build with line information for perf.
 
 export DB_POOL=${DB_POOL:-16} PGHOST=127.0.0.1 PGUSER=postgres PGDATABASE=postgres
 target=${CARGO_TARGET_DIR:-target}
@@ -24,7 +24,7 @@ build() { # CARGO'S ARGUMENTS …
     cargo build "${release[@]}" --locked "$@"
 }
 
-# Of benches/peers, those that are named; in $peers are those that there are.
+# Builds the named programs of benches/peers in a release run. $peers lists the programs that exist.
 peers=()
 build_peers() { # NAME …
     local name of=${built##*/}
@@ -112,8 +112,8 @@ measure() { # NAME PATH CONNECTIONS
         END { printf "%.0f %.2f %.2f %.1f %s\n", rate, p50, p99, cpu / hz * 1e6 / count, wrong }' <<<"$report"
 }
 
-# Loads the servers one after the other with LABEL:PATH:CONNECTIONS, each as often as there are rounds, and prints the means. What
-# a server does not serve `leaves_out NAME LABEL` says.
+# Loads the servers one after the other with LABEL:PATH:CONNECTIONS, each as often as there are rounds, and prints the means.
+# It skips a label for the servers for which `leaves_out NAME LABEL` succeeds, because they do not serve it.
 compare() { # TEST …, the servers' names in $names
     local name round each label path connections
     if [ "$profile" != dev ]; then

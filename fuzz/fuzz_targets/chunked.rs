@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use wharf::http::{Decoder, Refusal};
 
-/// So small that inputs meet it.
+/// A limit so small that inputs reach it.
 const MAX_BODY_BYTES: usize = 64;
 
 fuzz_target!(|bytes: &[u8]| {

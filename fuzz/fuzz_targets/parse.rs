@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use wharf::http::{parse_head, scan_head, BodyLength, Head, Limits, Refusal, Scan};
 
-/// So small that inputs meet every limit.
+/// Limits so small that inputs reach every one of them.
 const LIMITS: Limits = Limits { max_head_bytes: 400, max_target_bytes: 100, max_headers: 10 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -31,7 +31,7 @@ fn read(bytes: &[u8], places: impl IntoIterator<Item = usize>) -> Result<Option<
     Ok(None)
 }
 
-/// All that was read, comparable.
+/// The parsed request in a form that can be compared.
 fn show(read: &Result<Option<(usize, Head)>, Refusal>) -> String {
     format!("{read:?}")
 }

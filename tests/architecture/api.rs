@@ -351,7 +351,7 @@ fn public_api() -> (String, usize) {
     let (mut list, mut seen) = (BTreeSet::new(), BTreeMap::new());
     source.list(&Vec::new(), "wharf", &mut list, &mut seen);
     source.list_impls(&seen, &mut list);
-    // What belongs together stands together: by path, then by kind.
+    // Sort by path, then by kind, so that related lines stand together.
     let path = |line: &String| {
         let of = line.rsplit_once(" for ").map_or_else(
             || line.split_once(' ').map_or(line.as_str(), |(_, path)| path).to_owned(),

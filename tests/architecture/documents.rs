@@ -84,7 +84,7 @@ fn anchors(prose: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
-/// What is wrong with the links of a document that stands in `folder`.
+/// The broken links of a document in `folder`.
 fn broken_links(text: &str, folder: &Path) -> Vec<String> {
     let (prose, _) = parts(text);
     let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -109,8 +109,8 @@ fn read_path(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What is wrong with a configuration that a document shows. A fragment gets the least that it needs: a database where its
-/// endpoints have SQL, an endpoint where it has none, and a value for each variable.
+/// The problems of a configuration that a document shows. A fragment is completed first: it gets a database if its
+/// endpoints have SQL, an endpoint if it has none, and a value for each variable.
 fn problems(text: &str) -> Vec<String> {
     let mut whole = text.to_owned();
     if !text.contains("\n[endpoint.") && !text.starts_with("[endpoint.") {

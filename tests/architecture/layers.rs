@@ -11,7 +11,7 @@ use syn::{Attribute, Item, UseTree, Visibility};
 /// A module's path below the crate's root: `["base", "queue"]`.
 type Module = Vec<String>;
 
-/// What one file says, without its tests.
+/// The exports and paths of one file, without its tests.
 #[derive(Default)]
 struct File {
     /// Names that other files can reach through this one: `pub use self::limits::Limits` makes `Limits` → its path.
@@ -266,7 +266,7 @@ fn no_circle_joins_two_files() {
     assert!(circles.is_empty(), "{circles:#?}");
 }
 
-/// Whether a way leads from one file to another.
+/// Whether a chain of imports leads from one file to another.
 fn reaches(uses: &BTreeMap<Module, BTreeSet<Module>>, from: &Module, to: &Module) -> bool {
     let (mut seen, mut left) = (BTreeSet::from([from]), vec![from]);
     while let Some(module) = left.pop() {

@@ -45,7 +45,7 @@ fn without_a_file_the_first_start_makes_the_demo_and_the_second_keeps_it() {
     assert_eq!(note.status, 201, "{}", note.text());
     assert_eq!(first.get("/flights/0").status, 400);
     assert_eq!(first.get("/nothing").status, 404);
-    // The log is for what somebody must know; clients' mistakes are not.
+    // The log holds events that an operator must know. Clients' mistakes do not belong there.
     let log = first.log();
     assert!(log.lines().all(|line| line.contains("serving on ")), "{log}");
     first.signal("TERM");
@@ -97,7 +97,7 @@ fn where_to_listen_comes_from_the_flag_then_the_variable_then_the_file() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().expect("bound").to_string();
     let free = "127.0.0.1:0";
-    // The source that wins names a free port, those that it overrides one that cannot be had.
+    // The winning source names a free port. The sources that it overrides name a port that is taken.
     for (file, variable, flag) in [
         (free, None, None),
         (&*taken, Some(free), None),
@@ -381,7 +381,7 @@ fn health_asks_through_a_unix_socket_too() {
     let path = directory.path().join("wharf.sock");
     let listen = format!("unix:{}", path.display());
     assert_says(&Wharf::run("", &["health", &listen], &[]), 1, &["cannot connect"]);
-    // `serve` is not what this is about: whoever answers there is healthy.
+    // The test needs no `serve`: any server that answers there counts as healthy.
     let listener = std::os::unix::net::UnixListener::bind(&path).expect("the path is free");
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept()?;

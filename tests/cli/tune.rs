@@ -14,8 +14,9 @@ use wharf::tune::{CannotTell, Outcome, Request, tune};
 
 use crate::support::{Postgres, Wharf, assert_says, wait_until};
 
-/// So many may be in the function at once, each for about so many seconds. A call that finds all places taken waits in
-/// a line. Only the first in the line looks for a place, because more of them would take the cores from the measurement.
+/// At most `places` calls may be in the function at once, each for about `seconds` seconds. A call that finds all places
+/// taken waits in a line. Only the first in the line looks for a place, because more of them would take the cores from
+/// the measurement.
 const PLACES: &str = "\
     create function work(places int, seconds float) returns int language plpgsql as $$
     begin
@@ -139,7 +140,7 @@ fn where_more_connections_give_no_more_one_is_recommended_and_written() {
 }
 
 #[test]
-fn what_cannot_be_tuned_is_said_before_anything_is_measured() {
+fn a_wrong_tuning_is_refused_before_anything_is_measured() {
     let database = Postgres::database();
     database.psql("create table t (x int)");
     let url = database.url();

@@ -6,19 +6,19 @@ use super::program::{Said, run};
 use super::served::{BODY_LIMIT, LARGE, Served};
 use super::{known, support};
 
-/// Over it curl asks for `100 Continue` by itself.
+/// From this length on curl sends `Expect: 100-continue` without being told to.
 const ASKS_FIRST: usize = (1 << 20) + 1;
 
 /// What `-T` sends.
 const UPLOAD: usize = 1 << 30;
 
-/// What [`send_too_much`] sends; more than any socket's buffers take at once.
+/// The number of bytes that [`send_too_much`] sends, more than any socket's buffers take at once.
 pub(crate) const TOO_MUCH: usize = 10 << 20;
 
 /// curl ends with this code when `--max-time` is over.
 const OUT_OF_TIME: i32 = 28;
 
-/// Runs curl as it is when nobody has configured it; `--max-time` may be given again.
+/// Runs curl without a user's configuration. `arguments` may override `--max-time`.
 fn curl(arguments: &[&str]) -> Said {
     let limit = support::PATIENCE.as_secs().to_string();
     let plain = ["--disable", "--silent", "--show-error", "--noproxy", "*", "--max-time", &limit];

@@ -18,7 +18,8 @@ const ASKS_A_PATH: &str = "option httpchk
     http-check send meth GET uri /immediate ver HTTP/1.1 hdr Host localhost
     http-check expect status 200";
 
-/// So many bad answers in a row make it take the server for dead; one that is only late, on a busy machine, does not.
+/// This number of bad answers in a row makes haproxy take the server for dead. One late answer on a busy machine does
+/// not.
 const FALL: u64 = 4;
 
 /// `haproxy` in front of the server. `check` is how it asks for its health; `server_options` are more words for the line that

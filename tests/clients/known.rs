@@ -19,7 +19,7 @@ pub(crate) fn bytes(length: usize) -> Vec<u8> {
     content
 }
 
-/// A file with so many bytes of it; written in blocks, so that its size is no matter of memory.
+/// A file with `length` known bytes. It is written in blocks, so that memory does not limit its size.
 pub(crate) fn file(length: usize) -> NamedTempFile {
     let block = bytes(BLOCK);
     let mut file = NamedTempFile::new().expect("a temporary file");

@@ -1,4 +1,5 @@
-//! Python's and Node's clients. What they do stands in the scripts beside this file; they check every answer themselves.
+//! Python's and Node's clients. Their requests are in the scripts beside this file; the scripts check every answer
+//! themselves.
 
 use super::program::run_script;
 use super::served::{LARGE, Served};

@@ -7,11 +7,11 @@ use super::proxy::{ALIVE, Proxy};
 use super::served::Served;
 use super::traffic::{self, REQUESTS};
 
-/// nginx in front of the server; `options` are directives for what it proxies.
+/// nginx in front of the server. `options` are directives for the proxied location.
 fn in_front_of(server: &Served, options: &str) -> Proxy {
     let upstream = server.address();
     // One process without workers: it needs no other user, and killing it leaves nothing behind. Every path is named,
-    // because those that nginx has built in are not everybody's to write.
+    // because not every user may write to nginx's built-in paths.
     let configuration = |directory: &str, port: u16| {
         format!(
             "daemon off;

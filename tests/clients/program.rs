@@ -15,7 +15,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// What it printed, as text.
+    /// The standard output, as text.
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.stdout).expect("it printed UTF-8")
     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::program::find;
 use crate::support::{Client, PATIENCE};
 
-/// The path that the proxy answers by itself, with text that ends in its directory's name: somebody else who has taken
-/// the port does not know it.
+/// The path that the proxy answers itself, with text that ends in its directory's name. Another program that has taken
+/// the port does not know that name.
 pub(crate) const ALIVE: &str = "/proxy-is-alive";
 
 /// A running proxy, killed on drop.
@@ -59,7 +59,7 @@ impl Proxy {
         Client::connect(self.address())
     }
 
-    /// What it logged so far.
+    /// The log so far.
     fn log(&self) -> String {
         let log = std::fs::read(self.directory.path().join("log")).expect("the log is there from the start");
         String::from_utf8_lossy(&log).into_owned()

@@ -18,7 +18,7 @@ use wharf::server::{Running, Server};
 use super::known;
 use crate::support::{PATIENCE, wait_for};
 
-/// What `GET /large` answers; more than any socket's buffers take at once.
+/// The length of the answer to `GET /large`, more than any socket's buffers take at once.
 pub(crate) const LARGE: usize = 10 << 20;
 
 /// The limit of bodies, unless a test sets another.
@@ -61,7 +61,7 @@ impl Served {
         // On a busy machine a request may wait for long; here that is no fault.
         (config.queue.target, config.queue.interval, config.queue.max_wait) = (PATIENCE, PATIENCE, PATIENCE);
         config.server.deadline = PATIENCE;
-        // What a client leaves behind must go because it has left, and not because its time is over.
+        // A departed client's connection must end because the client has left, and not because a timeout is over.
         config.http.body_timeout = PATIENCE * 2;
         config.http.write_timeout = PATIENCE * 2;
         change(&mut config);
@@ -101,7 +101,7 @@ impl Served {
         self.running.metrics()
     }
 
-    /// Over how many connections the requests came so far, all but those to `/gate`.
+    /// The number of connections on which requests came so far, without requests to `/gate`.
     pub(crate) fn connections(&self) -> usize {
         self.peers.set().len()
     }
@@ -137,7 +137,7 @@ fn listen_on_a_free_port(config: &mut Config) {
     config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
 }
 
-/// The addresses of those who connected: each connection has a port of its own.
+/// The addresses of the clients that connected. Each connection has a port of its own.
 #[derive(Clone, Default)]
 struct Peers(Arc<Mutex<HashSet<SocketAddr>>>);
 
@@ -194,7 +194,7 @@ fn is_known(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     }
 }
 
-/// Whom the connection's PROXY header or a proxy's header names.
+/// Answers with the client that the connection's PROXY header or a proxy's header names.
 fn client(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     let address = request.client().map(|address| address.to_string());
     Ok(Response::text(address.unwrap_or_default()))

@@ -1,4 +1,4 @@
-//! What clients do through a proxy.
+//! The requests that clients send through a proxy.
 
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -106,7 +106,7 @@ pub(crate) fn leave_early(through: SocketAddr, server: &Served) {
         let mut some = [0; 1000];
         client.stream().read_exact(&mut some).expect("the answer begins");
     }
-    // A connection or two may be kept, or be one that asks for the server's health.
+    // The proxy may keep a connection or two, or ask for the server's health on one.
     let open = || server.metrics().open_connections();
     wait_for(|| open() <= 3, || format!("{} connections stay", open()));
     server.wait_until_none_is_left();
@@ -115,14 +115,16 @@ pub(crate) fn leave_early(through: SocketAddr, server: &Served) {
 /// Requests that come when the server is about to close the proxy's idle connections, or has just closed them: every
 /// answer is right.
 ///
-/// Time passes by waiting for the server to close an idle connection of ours. It closes the proxy's at nearly that time:
-/// a little later where ours was answered first, a little earlier where it was answered last.
+/// To let time pass, the test waits until the server closes an idle connection of its own. The server closes the proxy's
+/// connections at nearly the same time: a little later if the test's was answered first, a little earlier if it was
+/// answered last.
 pub(crate) fn meet_the_idle_timeout(through: SocketAddr, server: &Served) {
     const ROUNDS: usize = 20;
     let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(through)).collect();
     let before = server.connections();
     for round in 0..ROUNDS {
-        // What a worker answered is closed in time as well, though nobody tells the poller of it.
+        // The idle timeout must also hold for a connection that a worker answered, although the worker does not tell
+        // the poller.
         let path = if round % 4 < 2 { "immediate" } else { "idle" };
         let mut direct = Client::connect(server.address());
         if round % 2 == 0 {
@@ -134,12 +136,13 @@ pub(crate) fn meet_the_idle_timeout(through: SocketAddr, server: &Served) {
         }
         assert!(direct.is_closed(), "the server's idle timeout");
     }
-    // One a round is ours; if the proxy's are closed, it needs at least one more in every other round.
+    // One connection per round is the test's own. If the server closes the proxy's connections, the proxy needs at
+    // least one more in every other round.
     let used = server.connections() - before;
     assert!(used >= ROUNDS + ROUNDS / 2, "{used} connections: the proxy's were never closed");
 }
 
-/// All of them at once.
+/// All clients ask at once, and each must get its answer.
 fn ask(clients: &mut [Client], path: &str) {
     for client in &mut *clients {
         client.request("GET", &format!("/{path}"), &[], "");

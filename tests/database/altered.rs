@@ -8,7 +8,8 @@ use wharf::database::postgres::{Parameters, ToSql};
 use super::*;
 use crate::support::{Postgres, Wharf};
 
-/// The columns' names and values by a statement of each pooled connection, all of which are borrowed at the same time.
+/// Runs the statement on each pooled session, with all sessions lent at the same time. Returns the columns' names and
+/// values of each.
 fn ask_all(database: &Database, size: usize, sql: &str) -> Vec<Result<String, Error>> {
     let mut lent: Vec<_> = (0..size).map(|_| database.checkout(soon()).unwrap()).collect();
     lent.iter_mut().map(|lent| run(lent, database, sql, Access::ReadOnly).map(|(_, rows)| rows)).collect()
@@ -38,8 +39,8 @@ mod sqlite {
         (directory, database, other)
     }
 
-    /// The columns were read before the first step, within which SQLite prepares the statement anew. So each connection's first
-    /// answer after the change had a secret under the name of a column that was gone.
+    /// The columns were read before the first step, and SQLite prepares the statement again in that step. So each session's
+    /// first answer after the change had a secret under the name of a column that was gone.
     #[test]
     fn a_server_names_the_columns_that_its_rows_have_now() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What PostgreSQL's own views say of wharf's sessions and statements: the application, the endpoint, the request.
+//! PostgreSQL's own views name the application, the endpoint and the request of wharf's sessions and statements.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -69,7 +69,7 @@ fn read(connection: &mut Connection, statement: &Statement) -> String {
     run(connection, statement, Access::ReadOnly).unwrap_or_else(|error| panic!("{error}")).1
 }
 
-/// What the comment of the statement that reads its own text says.
+/// The comment of a statement that reads its own text.
 fn own_comment(connection: &mut Connection, statement: &Statement) -> String {
     let row = read(connection, statement);
     let row: serde_json::Value = serde_json::from_str(&row).unwrap_or_else(|error| panic!("{row}: {error}"));
@@ -111,7 +111,7 @@ mod sessions {
     }
 
     #[test]
-    fn that_are_opened_after_a_reload_have_the_new_name() {
+    fn have_the_new_name_when_opened_after_a_reload() {
         let database = Postgres::database();
         let mut settings = settings(StatementComment::Off);
         settings.maximum_pool_size = 2;
@@ -362,7 +362,8 @@ mod requests {
             turns.load(Ordering::SeqCst) - before
         };
         assert_eq!(round_trips(""), 2, "it is prepared once");
-        // None where the statement goes right behind the cleaning of the session, which nobody waits for.
+        // The count is 0 when the statement is sent right behind the cleaning of the session, because no request waits
+        // for the cleaning.
         for request in ["", "named", "another"] {
             let count = round_trips(request);
             assert!(count <= 1, "{request}: {count}");

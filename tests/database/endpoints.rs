@@ -1,4 +1,4 @@
-//! What SQL endpoints do with transactions, rows, limits and a database that says no.
+//! SQL endpoints: transactions, rows, limits, and errors of the database.
 
 use std::time::{Duration, Instant};
 

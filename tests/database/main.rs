@@ -438,7 +438,7 @@ mod transactions {
     }
 
     #[test]
-    fn commands_that_begin_or_end_one_are_refused() {
+    fn commands_that_begin_or_end_a_transaction_are_refused() {
         let database = postgres(1);
         let mut connection = database.checkout(soon()).unwrap();
         for sql in ["begin", "-- sly\ncommit", "copy pg_class to stdout"] {
@@ -787,7 +787,7 @@ mod tls {
     }
 
     #[test]
-    fn what_does_not_verify_is_refused() {
+    fn a_server_that_cannot_be_verified_is_refused() {
         let refused = [
             ("127.0.0.1", "sslmode=verify-full&sslrootcert=%/root.crt", "not valid for"),
             ("127.0.0.1", "sslmode=verify-ca&sslrootcert=%/other.crt", "certificate"),

@@ -127,7 +127,7 @@ fn on_both(endpoints: impl Fn(Database) -> String, test: impl Fn(&Wharf, Databas
     }
 }
 
-/// What the client calls the parameter of an echo.
+/// The name by which the client sends an echo's parameter.
 fn name_in(place: &str) -> &'static str {
     if place == "header" { "X-Value" } else { "x" }
 }
@@ -156,7 +156,7 @@ fn assert_bad_as(answer: &Answer, parameter: &str, expected: &str, received: &st
     assert_eq!(problem["detail"], detail);
 }
 
-/// What came in a header is not told.
+/// A problem does not repeat the value of a header.
 fn assert_bad_header(answer: &Answer, expected: &str) {
     assert_bad(answer, "X-Value", expected);
     let problem = answer.json();
@@ -182,7 +182,7 @@ fn every_type_comes_through_every_place() {
 }
 
 #[test]
-fn what_is_not_of_the_type_is_refused_with_its_name() {
+fn a_value_of_another_type_is_refused_with_the_parameters_name() {
     on_both(echoes, |wharf, _| {
         for (kind, bad) in BAD {
             let native = GOOD.iter().find(|good| good.0 == kind).expect("every type is good somehow").1;
@@ -196,7 +196,7 @@ fn what_is_not_of_the_type_is_refused_with_its_name() {
                     {
                         continue;
                     }
-                    // In a JSON body as a string, which no number and no boolean is.
+                    // In a JSON body the value is sent as a string, which is neither a number nor a boolean.
                     let as_kind = if place == "body" { "text" } else { kind };
                     let answer = send(wharf, place, native, as_kind, text);
                     assert_bad(&answer, name_in(place), &format!("{kind} {text:?} in the {place}"));
@@ -353,7 +353,7 @@ fn a_refusal_says_what_was_expected_and_what_came() {
 }
 
 #[test]
-fn what_is_not_percent_encoded_utf_8_is_refused_not_repaired() {
+fn a_value_that_is_not_percent_encoded_utf_8_is_refused_and_not_repaired() {
     on_both(echoes, |wharf, _| {
         let expected = "UTF-8, percent-encoded";
         for (sent, received) in
@@ -369,7 +369,7 @@ fn what_is_not_percent_encoded_utf_8_is_refused_not_repaired() {
             );
             assert_bad_as(&wharf.get(&format!("/path/text/{sent}")), "x", expected, received);
         }
-        // A plus is a space in a query and itself in a path; names are encoded too, and other parameters are nobody's.
+        // A plus is a space in a query, and a plus in a path. Names are encoded too, and other parameters are ignored.
         assert_eq!(wharf.get("/query/text?%78=a+b%2B&y=%ff&%ff=1").text(), r#""a b+""#);
         assert_eq!(wharf.get("/path/text/a+b%2F").text(), r#""a+b/""#);
         let answer = wharf.json("POST", "/body/text", r#"{"x":"\ud800"}"#);
@@ -564,7 +564,8 @@ fn a_parameter_is_called_by_the_name_that_the_client_uses() {
         assert_bad_as(&wharf.get("/a/1?from=0"), "from", "at least 1", r#""0""#);
         assert_bad_as(&wharf.get("/a/x?from=1"), "code", "a 64-bit integer", r#""x""#);
         if database == Database::Postgres {
-            // What the place in the statement cannot hold is found out later.
+            // The statement's `smallint` cannot hold this value, and the database finds that out later than the
+            // parameter's check.
             let answer = wharf.get("/a/1?from=40000");
             assert_bad_as(&answer, "from", "an integer from -32768 to 32767", "40000");
         }
@@ -667,7 +668,7 @@ fn sql_in_a_parameter_is_data() {
                 let answer = send(&wharf, place, "text", "text", attempt);
                 assert_eq!(answer.status, 200, "{attempt} in the {place}: {}", answer.text());
                 assert_eq!(answer.json(), attempt, "in the {place}");
-                // What is no text never becomes anything else either.
+                // A parameter of another type refuses the attempt.
                 for native in
                     ["bigint", "double_precision", "boolean", "uuid", "date", "timestamptz", "bytea"]
                 {

@@ -1,4 +1,4 @@
-//! Requests that share a round trip to the database: each has its own answer, and what becomes of one is nobody else's business.
+//! Requests that share a round trip to the database: each has its own answer, and the outcome of one does not affect the others.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,7 +86,7 @@ const ITEMS: &str = "create table item as select n as id, 'item ' || n as name f
     create function held_up_by(key bigint) returns void language plpgsql parallel safe as $$
     begin perform pg_advisory_xact_lock_shared(key); end $$";
 
-/// A server behind gates, each of which keeps one worker until it is told to let it through.
+/// A server with gates. Each gate holds one worker until the test lets it through.
 struct Gated {
     server: Running,
     keeper: Keeper,
@@ -183,7 +183,7 @@ impl Gated {
         ask(&self.server, path).answer()
     }
 
-    /// So many requests wait for a worker.
+    /// Waits until `length` requests wait for a worker.
     fn wait_for_queue(&self, length: usize) {
         let gauges = || self.server.observer().gauges().queue;
         wait_until("they do not wait", || gauges().length == length);
@@ -208,12 +208,12 @@ impl Gated {
         (kept, asked)
     }
 
-    /// Repeats this until the first `count` of its requests at least were asked together: how long a statement takes on this machine
-    /// nobody knows, and only what is known to be brief is. Whatever happens, the answers must be right.
+    /// Repeats `act` until at least its first `count` requests were asked together. Only statements known to be brief are asked
+    /// together, and how long a statement takes on this machine is not known before. The answers must be right in every round.
     fn until_together(&self, quick: &[&str], count: u64, mut act: impl FnMut()) {
         let until = Instant::now() + PATIENCE;
         loop {
-            // So often that what a slow one has left in the mean is forgotten.
+            // Enough requests that an earlier slow statement no longer counts in the mean.
             quick.iter().cycle().take(300 * quick.len()).for_each(|path| drop(self.get(path)));
             let before = self.pipelined();
             act();
@@ -279,7 +279,7 @@ fn requests_that_wait_for_a_worker_are_asked_together_and_each_has_its_own_answe
 }
 
 #[test]
-fn through_tls_they_are_asked_together_as_well() {
+fn requests_are_asked_together_over_tls_as_well() {
     let cluster = Postgres::start_encrypted(&Authority::new("the authority"));
     cluster.psql("postgres", ITEMS);
     let url = format!("{}?sslmode=require", cluster.url());
@@ -324,7 +324,7 @@ fn a_table_that_was_altered_is_read_as_it_is_now() {
 }
 
 #[test]
-fn who_stands_behind_a_slow_statement_is_run_by_another_worker() {
+fn a_request_behind_a_slow_statement_is_run_by_another_worker() {
     let gated = Gated::new(2, "", |_| {});
     let mut holder = wharf::database::postgres::client(&gated.database.url()).expect("it is there");
     gated.until_together(&["/locked/1", "/item/1"], 2, || {
@@ -392,7 +392,7 @@ fn a_deadline_that_passes_and_a_client_that_leaves_end_one_of_them_alone() {
 }
 
 #[test]
-fn whose_session_is_lost_is_asked_again_by_itself() {
+fn requests_whose_shared_session_is_lost_are_asked_again_one_by_one() {
     let gated = Gated::new(1, "", |_| {});
     let mut holder = wharf::database::postgres::client(&gated.database.url()).expect("it is there");
     gated.until_together(&["/locked/1", "/item/1"], 2, || {
@@ -401,7 +401,7 @@ fn whose_session_is_lost_is_asked_again_by_itself() {
         let (kept, asked) = gated.ask_together(&["/item/1", "/locked/7", "/item/2"]);
         gated.database.wait_for_a_waiting_lock();
         if gated.pipelined() == before {
-            // By itself, which is told that its session is lost.
+            // The request was asked by itself, so the loss of its session would be an error. Let it end instead.
             holder.execute("select pg_advisory_unlock(7)", &[]).expect("it is held");
             assert_eq!(statuses(asked), [200, 200, 200]);
             return let_through(&gated, kept);
@@ -438,7 +438,7 @@ fn a_handler_that_panics_fails_or_streams_keeps_its_neighbours_answers_apart() {
 }
 
 #[test]
-fn an_answer_that_is_too_large_is_refused_and_those_behind_it_are_not() {
+fn an_answer_that_is_too_large_is_refused_and_the_answers_behind_it_are_not() {
     let gated = Gated::new(1, "", |config| config.http.max_response_bytes = 1000);
     gated.until_together(&["/wide/1", "/item/1"], 2, || {
         let (kept, asked) = gated.ask_together(&["/item/1", "/wide/100000", "/item/2"]);
@@ -461,7 +461,7 @@ fn a_value_of_no_column_is_an_error_of_its_own() {
 }
 
 #[test]
-fn what_writes_or_has_steps_or_a_setting_against_it_is_asked_by_itself() {
+fn statements_that_write_have_steps_or_may_not_be_pipelined_are_asked_alone() {
     let gated = Gated::new(1, "max_pipelined_requests = 1", |_| {});
     let paths = ["/item/1", "/item/2", "/item/3"];
     let ask_all = || {

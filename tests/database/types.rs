@@ -37,7 +37,7 @@ fn setup(connection: &mut Connection, sql: &[&str]) {
     }
 }
 
-/// What an expression's JSON is to be compared with.
+/// The text with which an expression's JSON is compared.
 enum Shown {
     /// `to_json(…)::text`, the type's form in JSON.
     ToJson,

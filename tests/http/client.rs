@@ -102,7 +102,7 @@ fn server(change: impl FnOnce(&mut Config)) -> (Server, TempDir) {
     (server, directory)
 }
 
-/// Status, headers but for the connection's and the date, and the body without the request's id.
+/// The status, the headers without `Date` and the connection's own, and the body without the request's id.
 type Seen = (u16, Vec<(String, String)>, String);
 
 fn seen(status: u16, headers: &http::HeaderMap, body: &[u8]) -> Seen {

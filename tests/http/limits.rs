@@ -59,7 +59,8 @@ fn idle(server: &Running, path: &str) -> Client {
     client
 }
 
-/// A connection that was served at last. Whoever has its answer is not idle before the worker that gave it has seen to that.
+/// Asks on new connections until one is served, and returns that one. An answered connection becomes idle only when its
+/// worker has handed it back, so the first attempts may be refused.
 fn served(server: &Running, path: &str) -> Client {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -210,10 +211,11 @@ fn a_connection_with_a_request_in_its_socket_is_never_closed_for_another() {
         let (mut waiting, mut blocking) = (idle(&server, path), idle(&server, path));
         blocking.request("GET", "/block", &[], "");
         keeper.wait_for_one();
-        // While the poller stands still the newcomer arrives; it is looked after before the sockets are again.
+        // The newcomer arrives while the poller is blocked. The poller handles it before it looks at the sockets again.
         let mut newcomer = ask(&server, path);
         wait_until("nobody accepts", || server.metrics().open_connections() == 3);
-        // Whoever is answered before the newcomer's turn may be closed for it, so nobody is.
+        // A client that is answered before the newcomer's turn may be closed for it. So both clients ask for the gate,
+        // and none is answered.
         for client in [&mut waiting, &mut blocking] {
             client.request("GET", "/gate", &[], "");
         }
@@ -248,7 +250,7 @@ fn a_flood_at_the_limit_is_refused_while_all_are_busy_and_served_as_soon_as_one_
     keeper.wait_for_one();
     keeper.wait_for_one();
     let address = server.address();
-    // Of those that stay after they were refused there are 64 at a time; the others wait.
+    // At most 64 refused clients may stay connected at a time; the others wait.
     let (statuses, answered) = unbounded();
     let (over, hold) = crossbeam_channel::bounded::<()>(0);
     let clients: Vec<_> = (0..FLOOD)
@@ -281,8 +283,8 @@ fn a_flood_at_the_limit_is_refused_while_all_are_busy_and_served_as_soon_as_one_
     assert_nothing_is_left(server);
 }
 
-/// Who is refused is read from for as long as it goes on sending; 64 of those kept everybody else in the backlog for half
-/// a minute, also when there was a place.
+/// The server read from a refused client for as long as that client went on sending. So 64 such clients kept all others
+/// in the backlog for half a minute, although there was a place.
 #[test]
 fn refused_clients_that_go_on_sending_do_not_keep_others_from_a_place() {
     let (server, keeper) = serve(|config| config.http.max_connections = 1);
@@ -297,7 +299,7 @@ fn refused_clients_that_go_on_sending_do_not_keep_others_from_a_place() {
     let sender = thread::spawn(move || {
         while !stop.load(Ordering::Relaxed) {
             for client in &refused {
-                // It fails once the server has had enough.
+                // It fails once the server has closed the connection.
                 let _ = client.stream().write(b"x");
             }
             thread::sleep(LOOK);
@@ -343,8 +345,8 @@ fn one_address_has_its_own_limit_and_a_place_again_when_one_leaves() {
     assert_nothing_is_left(server);
 }
 
-/// It was counted like one that is served for as long as it lingered, so that a client which asked again now and then shut
-/// itself out.
+/// A refused connection was counted like a served one for as long as it lingered, so that a client which asked again now
+/// and then shut itself out.
 #[test]
 fn a_refused_client_that_stays_does_not_count_for_its_address() {
     let (server, _) = serve(|config| config.http.max_connections_per_address = Some(1));
@@ -421,7 +423,7 @@ fn a_connection_ends_with_the_last_request_that_it_may_have() {
         assert_eq!(answers.matches("HTTP/1.1 200").count(), 3, "{answers}");
         assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
         assert_eq!(server.metrics().closed_for(Closing::RequestLimit), 2);
-        // Who closes by itself had no limit in its way.
+        // A client that closes by itself is not counted as closed for the limit.
         let mut leaving = idle(&server, path);
         asks_again(&mut leaving, path);
         leaving.request("GET", path, &[("Connection", "close")], "");
@@ -433,7 +435,7 @@ fn a_connection_ends_with_the_last_request_that_it_may_have() {
 }
 
 #[test]
-fn what_is_larger_than_it_may_be_is_refused_and_counted_by_what_it_is() {
+fn a_request_beyond_a_limit_is_refused_and_counted_under_that_limit() {
     let (server, _) = serve(|config| {
         config.http.max_head_bytes = 1000;
         config.http.max_target_bytes = 100;
@@ -485,7 +487,7 @@ fn what_is_larger_than_it_may_be_is_refused_and_counted_by_what_it_is() {
     assert_nothing_is_left(server);
 }
 
-/// Sends byte by byte for a while, at the pace of another client's requests. What the server does not take any more is
+/// Sends byte by byte for a while, at the pace of another client's requests. Bytes that the server no longer takes are
 /// lost.
 fn drip(client: &Client, server: &Running, duration: Duration) {
     let began = Instant::now();
@@ -543,7 +545,7 @@ fn a_connection_that_waits_too_long_for_its_next_request_is_closed() {
     for (count, path) in ["/immediate", "/quick"].iter().enumerate() {
         let mut client = Client::connect(server.address());
         let began = Instant::now();
-        // Each request gives it its time anew.
+        // Each request starts the idle time again.
         for step in 1..=20 {
             wait_until("time never passes", || began.elapsed() > step * Duration::from_millis(50));
             asks_again(&mut client, path);

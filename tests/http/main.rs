@@ -178,7 +178,7 @@ fn http_1_0_is_closed_unless_it_asks_otherwise() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_with_its_own_status_and_the_connection_closed() {
+fn a_malformed_request_is_refused_with_its_own_status_and_the_connection_closed() {
     let server = native();
     for (wire, expected) in [
         (&b"GET / HTTP/1.1\r\n\r\n"[..], 400),
@@ -201,7 +201,7 @@ fn what_is_no_request_is_refused_with_its_own_status_and_the_connection_closed()
     assert_eq!(statuses(&server, large.as_bytes()), [431]);
     let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: a\r\n".repeat(200));
     assert_eq!(statuses(&server, many.as_bytes()), [431]);
-    // What comes after the refused request is not read as another one.
+    // The bytes after a refused request are not read as another request.
     let smuggled = b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\nGET /immediate HTTP/1.1\r\nHost: h\r\n\r\n";
     assert_eq!(statuses(&server, smuggled), [400]);
 }

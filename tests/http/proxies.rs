@@ -1,4 +1,4 @@
-//! What proxies say of clients, by the PROXY protocol and by headers, and whose word is taken.
+//! The client's address in the PROXY protocol and in proxies' headers, and the proxies that the server trusts.
 
 use std::time::Duration;
 
@@ -136,12 +136,12 @@ fn a_proxy_that_speaks_for_itself_is_the_client() {
 }
 
 #[test]
-fn who_is_not_trusted_is_closed_whatever_it_sends() {
+fn a_client_that_is_not_trusted_is_closed_whatever_it_sends() {
     let server = with_protocol(|_| {});
     let header = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n".to_vec();
     for (count, wire) in [[&header[..], &get("/poller")].concat(), get("/poller")].iter().enumerate() {
         let mut client = Client::connect_from("127.0.0.2", server.address());
-        // It may be closed before it has sent this.
+        // The server may close the connection before the client has sent this.
         let _ = std::io::Write::write(&mut client.stream(), wire);
         assert!(client.is_closed());
         assert_eq!(server.metrics().closed_for(Closing::ProxyHeader), count as u64 + 1);
@@ -151,7 +151,7 @@ fn who_is_not_trusted_is_closed_whatever_it_sends() {
 }
 
 #[test]
-fn what_is_no_header_or_too_long_for_one_is_closed_without_an_answer() {
+fn a_connection_with_a_malformed_or_too_long_proxy_header_is_closed_without_an_answer() {
     let server = with_protocol(|_| {});
     let long = |bytes: usize| [b"PROXY UNKNOWN ", &vec![b'x'; bytes - 14][..]].concat();
     let wires: Vec<Vec<u8>> = vec![
@@ -169,7 +169,7 @@ fn what_is_no_header_or_too_long_for_one_is_closed_without_an_answer() {
         binary(0x21, 0x11, &IPV4[..11]),
         binary(0x21, 0x11, &vec![0; 2033]),
         [SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat(),
-        // A TLS client, and a second header: the client's own bytes begin after the first.
+        // A TLS client.
         b"\x16\x03\x01\x02\x00".to_vec(),
     ];
     for (count, wire) in wires.iter().enumerate() {
@@ -207,7 +207,7 @@ fn a_header_that_does_not_come_in_time_is_not_waited_for() {
     assert_nothing_is_left(server);
 }
 
-/// What a client sends, and whom the server takes for it.
+/// Asserts which address the server takes for the client that sends these headers.
 fn assert_client(server: &Running, from: &str, headers: &[(&str, &str)], expected: &str) {
     for path in ["/poller", "/worker"] {
         let mut client = Client::connect_from(from, server.address());
@@ -218,7 +218,7 @@ fn assert_client(server: &Running, from: &str, headers: &[(&str, &str)], expecte
 }
 
 #[test]
-fn the_header_of_a_trusted_proxy_tells_the_client_and_nobody_elses_does() {
+fn only_a_trusted_proxys_header_names_the_client() {
     let trust = |config: &mut Config| {
         config.proxy.trusted = "127.0.0.1, 10.0.0.0/8".parse().expect("networks");
     };
@@ -264,7 +264,8 @@ fn the_header_of_a_trusted_proxy_tells_the_client_and_nobody_elses_does() {
         assert_client(server, "127.0.0.1", &[(name, spoofed), ("X", "y"), (name, one)], client);
         assert_client(server, "127.0.0.1", &[], "127.0.0.1");
         assert_client(server, "127.0.0.1", &[(name, "nonsense")], "127.0.0.1");
-        // Whoever is no proxy speaks for nobody, and whoever is speaks by one header only.
+        // A client that is not a trusted proxy cannot name another client. A trusted proxy can do so only by the
+        // configured header.
         for lines in [one, spoofed, hops] {
             assert_client(server, "127.0.0.2", &[(name, lines)], "127.0.0.2");
             assert_client(server, "127.0.0.1", &[(other, lines)], "127.0.0.1");
@@ -296,7 +297,7 @@ fn a_header_counts_after_what_the_proxy_protocol_has_said() {
 }
 
 #[test]
-fn whoever_comes_through_a_unix_socket_may_be_a_proxy() {
+fn a_client_on_a_unix_socket_may_be_a_proxy() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     for (name, trusted, seen) in
         [("trusted", "unix", "nobody for 203.0.113.7"), ("other", "127.0.0.1", "nobody for nobody")]

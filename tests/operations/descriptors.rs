@@ -20,19 +20,19 @@ const REQUEST: &[u8] = b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Answered(u16),
-    /// It was closed without an answer.
+    /// The connection was closed without an answer.
     Closed,
     Failed(ErrorKind),
 }
 
-/// Asks once, as clients do who have not heard of the server's troubles. The socket is still open afterwards.
+/// Asks once, as a client does that knows nothing of the server's shortage. Returns the socket, which is still open.
 fn ask(address: SocketAddr) -> (Outcome, Option<TcpStream>) {
     let mut stream = match TcpStream::connect_timeout(&address, PATIENCE) {
         Ok(stream) => stream,
         Err(error) => return (Outcome::Failed(error.kind()), None),
     };
     stream.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
-    // Whoever is closed before it has sent may fail in sending, and still reads why.
+    // Sending may fail when the server has closed the connection already. The client can still read the reason.
     let _ = stream.write_all(REQUEST);
     let mut received = Vec::new();
     let mut bytes = [0; 4096];
@@ -121,7 +121,7 @@ impl Starved {
         prlimit(id, Resource::Nofile, limit).expect("it is our own process");
     }
 
-    /// It may have none but those that it has. Gaps between these are filled with clients.
+    /// Lowers the server's limit to the descriptors that it has. Clients fill the gaps between them.
     fn take_the_rest(&mut self) {
         loop {
             let listed = std::fs::read_dir(format!("/proc/{}/fd", self.wharf.id())).expect("it runs");
@@ -153,8 +153,8 @@ impl Starved {
     }
 }
 
-/// The descriptor kept for refusals was lost with the first look into an empty backlog: the next client was served on it,
-/// and those after that waited until somebody left.
+/// The descriptor kept for refusals was lost at the first accept from an empty backlog. The next client was served on it,
+/// and later clients waited until a client left.
 #[test]
 fn without_a_descriptor_each_client_is_told_so_and_the_first_to_leave_makes_room() {
     let mut server = Starved::start();
@@ -210,7 +210,7 @@ fn without_even_the_descriptor_kept_for_refusals_clients_wait_and_are_served_onc
     assert!(log.matches("cannot accept").count() < 10, "a line for each pause: {log}");
 }
 
-/// What came behind the request was read by the acceptor until there was no more.
+/// The acceptor read the bytes behind the request until no more came.
 #[test]
 fn without_a_descriptor_a_client_that_sends_without_end_holds_up_nobody() {
     let mut server = Starved::start();
@@ -248,7 +248,7 @@ fn waiting_costs_no_processor_time_at_the_limit_and_while_draining() {
     let config =
         format!("[server]\nselectors = 2\n[http]\nmax_connections = 4\nhead_timeout = '1m'\n{HELLO}");
     let wharf = Wharf::start(&config);
-    // In the middle of a head nobody is idle, and nobody is done.
+    // In the middle of a head no connection is idle and none is finished.
     let mut within: Vec<Client> = (0..4).map(|_| wharf.connect()).collect();
     for client in &mut within {
         client.send("GET");
@@ -282,7 +282,7 @@ fn waiting_costs_no_processor_time_at_the_limit_and_while_draining() {
     assert_eq!(wharf.wait().code, Some(0));
 }
 
-/// What the process has spent in user and kernel mode while nothing happened for a second.
+/// The processor time that the process spends, in user and kernel mode, during a second in which nothing happens.
 fn cpu_of(wharf: &Wharf) -> Duration {
     let ticks = || -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", wharf.id())).expect("a running process");

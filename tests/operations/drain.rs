@@ -1,4 +1,4 @@
-//! A server that stops while clients go on: whoever has asked has an answer, and nobody sees a reset.
+//! A server that stops while clients go on: each request that was sent has an answer, and no client sees a reset.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -176,7 +176,7 @@ fn read_slowly(mut client: Client) {
     assert!(total + rest.len() > LARGE && !client.was_reset(), "{total} and {}", rest.len());
 }
 
-/// Connects for each request, until nobody listens any more.
+/// Connects for each request, until the server no longer listens.
 fn come_and_go(address: SocketAddr, path: &str, answered: &AtomicUsize) {
     loop {
         let mut client = match Client::try_connect(address, CONNECT) {
@@ -193,7 +193,7 @@ fn come_and_go(address: SocketAddr, path: &str, answered: &AtomicUsize) {
 }
 
 #[test]
-fn a_drain_under_load_answers_whoever_has_asked_and_resets_nobody() {
+fn a_drain_under_load_answers_every_request_and_resets_no_client() {
     for round in 0..20 {
         let (server, _) = serve(1 + round % 2, |_| {});
         let load = Load::of(&server);
@@ -215,9 +215,9 @@ fn crowd(server: &Running, keeper: &Keeper, refused: usize) -> (Client, Vec<Clie
     (busy, crowd)
 }
 
-/// Those who waited in the backlog until others had read that they were refused were reset.
+/// Clients in the backlog were reset if they waited there until others had read their refusals.
 #[test]
-fn who_waits_at_the_limit_is_told_so_by_a_server_that_stops() {
+fn clients_waiting_at_the_limit_are_refused_by_a_server_that_stops() {
     for selectors in [1, 2] {
         let (server, keeper) = serve(selectors, |config| config.http.max_connections = 1);
         let (mut busy, refused) = crowd(&server, &keeper, 64);
@@ -238,7 +238,7 @@ fn who_waits_at_the_limit_is_told_so_by_a_server_that_stops() {
     }
 }
 
-/// A newcomer for whom one poller had no room was sent on to another, which could have ended already.
+/// When one poller had no room for a newcomer, it passed it on to another poller, which could have ended already.
 #[test]
 fn a_newcomer_is_not_handed_to_a_poller_that_has_ended() {
     for _ in 0..100 {
@@ -289,8 +289,8 @@ fn a_second_signal_ends_a_drain_at_once() {
     }
 }
 
-/// A handler that ignores its deadline is nobody's any more once its client was told so; a second signal did not end the
-/// waiting for it.
+/// A handler that ignores its deadline has no client any more once the client has its 504. A second signal did not end
+/// the wait for such a handler.
 #[test]
 fn a_second_signal_also_ends_the_wait_for_a_handler_that_has_no_client_any_more() {
     let (server, keeper) = serve(1, |config| config.server.deadline = Duration::from_millis(50));
@@ -301,7 +301,7 @@ fn a_second_signal_also_ends_the_wait_for_a_handler_that_has_no_client_any_more(
     assert_eq!(client.answer().status, 504);
     assert!(client.is_closed());
     drop(client);
-    // Until the server waits for signals, somebody has to.
+    // Until the server handles signals, the test must handle them.
     let seen = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&seen)).expect("a signal to handle");
     let (ended, end) = crossbeam_channel::bounded(1);
@@ -316,7 +316,7 @@ fn a_second_signal_also_ends_the_wait_for_a_handler_that_has_no_client_any_more(
     drop(keeper);
 }
 
-/// The acceptor went on for as long as there was somebody to accept.
+/// The acceptor went on for as long as clients connected.
 #[test]
 fn a_drain_ends_though_clients_go_on_connecting() {
     let wharf =

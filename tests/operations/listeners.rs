@@ -144,7 +144,7 @@ fn a_tcp_socket_that_systemd_passes_is_served_and_stays_systemds() {
         assert_eq!(wharf.address(), address);
         assert_eq!(wharf.get("/hello").text(), "hi");
         stop(wharf);
-        // Who comes between two of them waits in the backlog.
+        // A client that connects between two servers waits in the backlog.
         let mut waiting = Client::connect(address);
         waiting.request("GET", "/hello", &[], "");
         let passed = OwnedFd::from(listener.try_clone().expect("a socket can be cloned"));
@@ -187,7 +187,7 @@ fn without_a_socket_from_systemd_the_start_says_so() {
     let address = listener.local_addr().expect("it is bound");
     let connected = TcpStream::connect(address).expect("it listens");
     assert_refused(&run(ACTIVATE, Some(connected.into())), wrong);
-    // What is no socket at all, the system says.
+    // For a descriptor that is no socket at all, the message comes from the system.
     let file = std::fs::File::open("/dev/null").expect("it is everywhere");
     assert_refused(&run(ACTIVATE, Some(file.into())), "cannot listen on systemd: ");
 }

@@ -1,4 +1,5 @@
-//! What a server says of itself, held to what was asked of it: by a parser that is not ours, and to `docs/metrics.md`.
+//! Compares a server's metrics with the requests that were sent to it. Another project's parser reads them, and their
+//! names must be those of `docs/metrics.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -48,7 +49,7 @@ route = 'GET /fixed'
 body  = 'fixed'
 ";
 
-/// What a server says, by sample and labels: `name{label=value,…}`.
+/// A server's metrics by sample and labels: `name{label=value,…}`.
 struct Metrics {
     samples: BTreeMap<String, f64>,
     /// Family → type and the labels of its samples.
@@ -169,7 +170,7 @@ fn both_formats_are_read_by_other_parsers_and_documented() {
 }
 
 #[test]
-fn what_dashboards_and_alerts_ask_for_is_exported() {
+fn every_metric_in_dashboards_and_alerts_is_exported() {
     let (handler, _keeper) = gate();
     let server = serve(&Postgres::database(), handler, |_| {});
     assert_eq!(status(&server, "/slow/0"), 200);
@@ -337,7 +338,7 @@ fn each_phase_has_the_time_that_was_spent_in_it() {
 }
 
 #[test]
-fn what_workers_do_is_seen_while_they_do_it() {
+fn the_state_of_each_worker_is_shown_while_it_works() {
     let (handler, keeper) = gate();
     let server = serve(&Postgres::database(), handler, |config| config.server.workers = Some(2));
     let mut slow = ask(&server, "/slow/1000");

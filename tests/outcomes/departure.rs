@@ -19,7 +19,7 @@ use crate::support::{
     wait_until,
 };
 
-/// Statements that would run for far longer than any test, and those that show what they left.
+/// Endpoints whose statements would run far longer than any test, and endpoints that show the effects of those.
 const ENDPOINTS: &str = "
 [endpoint.sleep]
 route   = 'GET /sleep'
@@ -57,7 +57,7 @@ sql     = 'select count(*) from t'
 returns = 'value'
 ";
 
-/// A server with one worker and one connection, on which nothing ends by its time; changed by `change`.
+/// A server with one worker and one session, on which no time limit ends anything. `change` changes its configuration.
 fn server(url: &str, endpoints: &str, change: impl FnOnce(&mut Config)) -> Server {
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\nworkers = 1\ndeadline = '200s'\n[queue]\nmax_wait = '100s'\n\
@@ -65,7 +65,7 @@ fn server(url: &str, endpoints: &str, change: impl FnOnce(&mut Config)) -> Serve
     );
     let mut config = config_of(text);
     config.server.selectors = Some(1);
-    // They wait for a standing queue, which is none where somebody waits on purpose.
+    // Requests wait here on purpose, and must not count as a standing queue.
     config.queue.target = PATIENCE;
     config.queue.interval = PATIENCE;
     change(&mut config);
@@ -78,7 +78,7 @@ fn serve(database: &Database) -> Running {
     server(&database.url(), ENDPOINTS, |_| {}).start().expect("a free port")
 }
 
-/// The same before it serves, with a certificate if somebody signs it.
+/// A server that does not serve yet, with a certificate if there is an authority.
 fn server_with(database: &Database, authority: Option<&Authority>) -> Server {
     server(&database.url(), ENDPOINTS, |config| {
         if let Some(identity) = authority.map(|authority| authority.server(&["localhost"])) {
@@ -203,7 +203,7 @@ fn on_a_unix_socket_a_close_is_a_departure_at_once() {
     assert_nothing_is_left(server);
 }
 
-/// What `printf … | nc -N` does: the end comes with the request.
+/// As with `printf … | nc -N`, the end comes with the request.
 #[test]
 fn a_client_that_only_sends_no_more_has_its_answer() {
     let authority = Authority::new("the authority");
@@ -253,8 +253,8 @@ fn an_end_right_behind_a_request_is_no_departure() {
     assert_nothing_is_left(server);
 }
 
-/// What a client sends behind a request is not read while that one is away. When the end came right behind it, but long after
-/// the request, the client was taken for one that has left.
+/// Bytes that a client sends behind a request are not read while a worker has that request. When the end came right behind
+/// such bytes, but long after the request, the server took the client for one that had left.
 #[test]
 fn an_end_right_behind_what_is_not_read_yet_is_no_departure() {
     let authority = Authority::new("the authority");
@@ -272,7 +272,7 @@ fn an_end_right_behind_what_is_not_read_yet_is_no_departure() {
             client.request("GET", "/quick", &[], "");
         }
         client.finish_sending();
-        // What the poller makes of it, it has made before it answers anybody else.
+        // The poller handles the end before it answers another client.
         let mut other = connect(&server, signer);
         other.request("GET", "/immediate", &[], "");
         assert_eq!(other.answer().text(), "immediate");
@@ -288,7 +288,7 @@ fn an_end_right_behind_what_is_not_read_yet_is_no_departure() {
 }
 
 #[test]
-fn who_leaves_while_waiting_for_a_connection_never_gets_one() {
+fn a_client_that_leaves_while_waiting_for_a_connection_never_gets_one() {
     let database = with_table();
     let server = server(&database.url(), ENDPOINTS, |config| config.server.workers = Some(2));
     let pool = server.database().expect("it has one").clone();
@@ -312,7 +312,7 @@ fn who_leaves_while_waiting_for_a_connection_never_gets_one() {
 }
 
 #[test]
-fn who_leaves_the_queue_takes_no_worker() {
+fn a_client_that_leaves_the_queue_takes_no_worker() {
     let database = with_table();
     let server = serve(&database);
     let first = ask(&server, "/sleep");

@@ -199,7 +199,7 @@ fn a_request_that_has_committed_something_is_no_plain_504_when_its_time_is_up() 
 }
 
 #[test]
-fn what_was_answered_504_commits_nothing_afterwards() {
+fn a_request_answered_504_commits_nothing_afterwards() {
     for (table, way) in all_ways() {
         let ((gate, keeper), (ended, has_ended)) = (gate(), unbounded());
         let (server, pool) = server_within(&table.url(), Duration::from_millis(400), "");

@@ -1,4 +1,5 @@
-//! What a client is told when the database is lost, late or contended: what is known, and where nothing is known, that.
+//! The answers to clients when the database is lost, late or contended. An answer states the outcome if it is known,
+//! and otherwise that it is unknown.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -120,7 +121,8 @@ fn assert_recovers(server: &Running) {
     wait_until("the pool does not recover", || ask(server, "GET", "/read/after").status == 200);
 }
 
-/// The database may come to the statement only after its connection was cut: an answer to something earlier was cut off.
+/// The database may reach the statement only after the connection was cut, because the cut hit the answer to an earlier
+/// message.
 fn assert_settled(database: &Database, label: &str, count: &str) {
     wait_until("it ran once at most, and was not run again", || rows(database, label) == count);
 }
@@ -139,11 +141,11 @@ fn a_connection_that_is_lost_during_the_commit_leaves_the_outcome_open() {
 }
 
 #[test]
-fn so_does_one_that_is_lost_under_a_statement_that_commits_by_itself() {
+fn a_connection_that_is_lost_under_an_autocommitted_statement_leaves_the_outcome_open() {
     let database = with_table();
     for (then, label, count) in [(Then::CutAnswer, "written", "1"), (Then::CutBefore, "unwritten", "0")] {
         let (server, forwarder) = through(&database, "");
-        // As it stands among the parameters.
+        // The label passes as one of the parameters.
         forwarder.once(label, then);
         assert_unknown(&ask(&server, "POST", &format!("/add/{label}")));
         assert_recovers(&server);
@@ -153,7 +155,7 @@ fn so_does_one_that_is_lost_under_a_statement_that_commits_by_itself() {
 }
 
 #[test]
-fn where_nothing_can_have_been_committed_the_database_was_just_not_there() {
+fn without_a_possible_commit_a_lost_database_is_a_plain_503() {
     let database = with_table();
     let (server, forwarder) = through(&database, "");
     for (method, path) in [("POST", "/both/step"), ("GET", "/read/step")] {
@@ -187,7 +189,7 @@ fn a_commit_whose_cancel_is_not_confirmed_leaves_the_outcome_open_too() {
 }
 
 #[test]
-fn what_is_known_to_be_cancelled_is_no_open_outcome() {
+fn a_statement_that_is_known_to_be_cancelled_has_a_known_outcome() {
     let database = with_table();
     let server = start(server(&database.url(), "statement_timeout = '100ms'", ENDPOINTS));
     let asked = Instant::now();
@@ -199,10 +201,11 @@ fn what_is_known_to_be_cancelled_is_no_open_outcome() {
     server.drain();
 }
 
-/// The database's own limit ended the statement, which was taken for proof that our cancel had arrived; it hit the next one.
+/// The database's own limit ended the statement. The server took that as proof that its cancel request had arrived; the
+/// request then hit the next statement.
 #[test]
 fn a_session_that_a_cancel_may_still_hit_is_not_lent_again() {
-    /// What a cancel request begins with, behind its length.
+    /// The code of a cancel request, which follows its length.
     const CANCEL_REQUEST: [u8; 4] = [0x04, 0xd2, 0x16, 0x2e];
     let database = with_table();
     let more = "statement_timeout = '100ms'\nconnection_init_sql = \"set statement_timeout = '300ms'\"\n\
@@ -232,7 +235,7 @@ fn in_sqlite_a_statement_has_its_time_too() {
     server.drain();
 }
 
-/// Writes when the test lets it, by itself or in a transaction that it has begun.
+/// A handler that writes when the test lets it, as a single statement or in a transaction that it has begun.
 fn writer(in_transaction: bool, gate: Gate) -> impl Handler {
     move |_: &Request, context: &mut Context<'_>| -> Result<Response, Error> {
         let mut connection = context.database()?;
@@ -251,9 +254,9 @@ fn writer(in_transaction: bool, gate: Gate) -> impl Handler {
     }
 }
 
-/// Killed by its server, which says so, or cut off without a word.
+/// The session is either killed by its server, which announces that, or cut off without notice.
 #[test]
-fn what_is_not_sent_to_a_connection_that_was_closed_before_is_known_not_to_be_committed() {
+fn a_write_that_meets_a_closed_connection_is_known_not_to_be_committed() {
     let database = with_table();
     for (in_transaction, killed) in [(false, true), (false, false), (true, true), (true, false)] {
         let (gate, keeper) = gate();
@@ -265,7 +268,7 @@ fn what_is_not_sent_to_a_connection_that_was_closed_before_is_known_not_to_be_co
         keeper.wait_for_one();
         if killed {
             let killed = database.psql(
-                // The session before, which was cut off, may not have noticed yet.
+                // The previous session was cut off, and its backend may not have noticed yet.
                 "select bool_and(pg_terminate_backend(pid, 5000)) from pg_stat_activity \
                  where datname = current_database() and pid <> pg_backend_pid()",
             );
@@ -332,7 +335,7 @@ fn settings(change: impl FnOnce(&mut config::Database)) -> config::Database {
 }
 
 #[test]
-fn what_is_to_run_on_each_connection_runs_or_says_why_not() {
+fn connection_init_sql_runs_on_each_connection_or_the_error_says_why_not() {
     let database = Postgres::database();
     let named = settings(|settings| {
         settings.connection_init_sql =
@@ -380,7 +383,8 @@ fn a_connection_keeps_no_more_statements_prepared_than_it_may() {
     }
 }
 
-/// SQLite rolls back by itself when the disk is full; what still belonged to the transaction would have run alone.
+/// SQLite rolls back on its own when the disk is full. The remaining statements of the transaction would have run
+/// outside it.
 #[test]
 fn a_full_disk_undoes_the_whole_transaction() {
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -1,4 +1,4 @@
-//! A privilege that the database's user lacks: said by `check` before anybody asks, and logged when somebody has.
+//! A privilege that the database's user lacks: `check` reports it before any request, and the log after one.
 
 use crate::support::{Database, Exit, Postgres, Wharf, assert_problem};
 
@@ -128,7 +128,7 @@ fn a_privilege_that_is_missing_when_it_is_needed_is_logged_as_an_error() {
     }
     let log = wharf.log();
     assert_eq!(log.matches("ERROR").count(), 3, "{log}");
-    // A function that refuses by itself is a rule, and no mistake.
+    // A function that refuses on purpose is a rule, and not a mistake.
     assert_problem(&wharf.get("/rule"), 403, "not permitted");
     assert_eq!(wharf.log().matches("ERROR").count(), 3, "{}", wharf.log());
 }

@@ -1,4 +1,4 @@
-//! What a client is told when the database refuses its request: `docs/errors.md`, held to real databases.
+//! The answers to clients when the database refuses a request: compares `docs/errors.md` with real databases.
 
 use crate::support::{Answer, Database, Postgres, Wharf, assert_problem};
 
@@ -101,14 +101,14 @@ fn each_sqlstate_is_answered_as_its_row_in_the_document_says() {
     let documented = documented();
     assert!(documented.len() > 30, "{documented:?}");
     for (code, status) in documented {
-        // What a session ends with may cost the pool the next one, which it finds out about by itself.
-        // A read, where a write might have taken effect before the error came.
+        // An error that ends its session may also cost the pool the next session; the pool finds that out by itself.
+        // Such an error is raised by a read, because a write might have taken effect before the error came.
         let method = if code == "25006" || status == 503 { "GET" } else { "POST" };
         let answer = wharf.request(method, &format!("/refuse/{code}"), &[], "");
         assert_eq!(answer.status, status, "{code}: {}", answer.text());
         let said = answer.text().contains(&format!("said {code}"));
         let meant = code == "P0001" || code.starts_with("PT");
-        // A value that its type does not take is told of as before.
+        // A value that its type does not accept is reported as for parameters.
         assert!(said == meant || code.starts_with("22"), "{code}: {}", answer.text());
         assert_eq!(answer.json()["hint"].is_string(), meant, "{code}");
     }
@@ -152,13 +152,13 @@ fn a_business_rule_in_a_trigger_of_sqlite_is_told_with_its_message() {
     assert!(!wharf.log().contains("ERROR"), "{}", wharf.log());
 }
 
-/// A JSON document that is nested so deep.
+/// A JSON document of this nesting depth.
 fn nested(depth: usize) -> String {
     format!("{{\"document\":{}{}}}", "[".repeat(depth), "]".repeat(depth))
 }
 
 #[test]
-fn what_is_too_large_or_too_deep_for_the_database_is_the_clients_mistake() {
+fn a_value_too_large_or_too_deep_for_the_database_is_the_clients_mistake() {
     let (_database, wharf) = on_postgres("");
     let long = (0..2000).map(|n| (n * 7919).to_string()).collect::<Vec<_>>().concat();
     let body = format!(r#"{{"id":9,"name":"{long}","age":20}}"#);
@@ -179,7 +179,7 @@ fn joined(wharf: &Wharf, id: u32, name: &str, age: u32) -> Answer {
 }
 
 #[test]
-fn what_is_violated_has_its_name_on_both_databases() {
+fn a_violated_constraint_is_named_on_both_databases() {
     let (_database, postgres) = on_postgres(
         "[endpoint.adult]\nroute = 'POST /adult'\nsql = \"insert into adults values (5, 'Old', 130)\"",
     );

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{UNKNOWN, assert_unknown, with_table};
 use crate::support::{Answer, Database, Wharf, directory_with, wait_until};
 
-/// How often each is tried.
+/// How often each case is tried.
 const ROUNDS: usize = 8;
 
 /// How long the program does nothing.
@@ -61,7 +61,7 @@ fn rows_of(database: &Database, label: &str) -> u32 {
     super::rows(database, label).parse().expect("a count")
 }
 
-/// Whether what the client was told is true with so many rows.
+/// Whether the answer to the client is true if there are `rows` rows.
 fn is_true(answer: &Answer, rows: u32) -> bool {
     match answer.status {
         204 => rows == 1,
@@ -187,7 +187,8 @@ fn a_starved_program_tells_no_lie_of_sqlite() {
     expect_the_truth(&told, |label| rows_in(&file, label));
 }
 
-/// A log that cannot be written may hold the transaction all the same, and give it to whoever opens the file next.
+/// A write-ahead log whose writing failed may still hold the transaction, and the next process that opens the file
+/// applies it.
 #[test]
 fn a_commit_that_the_disk_fails_is_no_plain_503() {
     let config = config("sqlite:test.db", "", "insert into t values (:label || hex(zeroblob(300000)))");

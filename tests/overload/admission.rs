@@ -1,4 +1,5 @@
-//! Who is let in when there is more work than workers, who goes first, and what becomes of those who may not wait.
+//! Admission when there is more work than workers: the requests that are admitted, their order, and the answers to
+//! requests that may not wait.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -35,26 +36,26 @@ fn gated(gate: Gate, change: impl FnOnce(&mut Config)) -> Running {
     server(1, change).route(Method::GET, "/gate", gate).get("/quick", quick).start().expect("a free port")
 }
 
-/// Until so many requests wait for a worker. That they were read says less: each poller reads its own, and one may be overtaken
-/// on its way into the queue.
+/// Waits until `length` requests wait for a worker. To count the requests that were read would not do: each poller reads its
+/// own, and a request may be overtaken on its way into the queue.
 fn wait_for_queue(server: &Running, length: usize) {
     wait_until("it does not wait", || server.observer().gauges().queue.length == length);
 }
 
-/// Lets time pass, which the test is about.
+/// Lets time pass, where time is the subject of the test.
 fn spend(time: Duration) {
     let started = Instant::now();
     wait_until("time stands still", || started.elapsed() >= time);
 }
 
 #[test]
-fn who_would_wait_too_long_is_refused_at_once_and_told_when_the_queue_has_drained() {
+fn requests_that_would_wait_too_long_are_refused_at_once_with_the_time_to_retry() {
     let (handler, keeper) = gate();
     let server = gated(handler, |config| {
         let usual = Config::default().queue;
         (config.queue.target, config.queue.interval) = (usual.target, usual.interval);
     });
-    // The first tells what a request takes.
+    // The first request shows the server how long a request takes.
     let mut first = ask(&server, "/gate");
     keeper.wait_for_one();
     spend(Duration::from_millis(300));
@@ -62,7 +63,7 @@ fn who_would_wait_too_long_is_refused_at_once_and_told_when_the_queue_has_draine
     assert_eq!(first.answer().status, 200);
     let mut running = ask(&server, "/gate");
     keeper.wait_for_one();
-    // However long requests take, a few for each worker are no overload.
+    // A few waiting requests per worker are no overload, however long requests take.
     let asked: Vec<Client> = (0..12).map(|_| ask(&server, "/gate")).collect();
     wait_until("nobody is refused", || server.metrics().refused_for(Reason::Shed) == 8);
     keeper.let_through(5);
@@ -299,7 +300,7 @@ fn workers_that_only_wait_for_a_core_get_no_more_jobs_until_others_wait_for_some
     for client in &mut spinning {
         assert_eq!(client.answer().text(), "spun");
     }
-    // None of them ends before all have begun.
+    // No request ends before all have begun.
     let mut waiting: Vec<Client> = (0..workers).map(|_| ask(&server, "/gate")).collect();
     (0..workers).for_each(|_| keeper.wait_for_one());
     keeper.let_through(workers);

@@ -1,4 +1,4 @@
-//! What clients get when there is more work than workers, when work takes too long, fails, or must end.
+//! The answers to clients when there is more work than workers, and when work takes too long, fails, or must end.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -158,7 +158,7 @@ fn a_panic_answers_500_and_costs_nothing_else() {
 }
 
 #[test]
-fn what_needs_no_worker_is_answered_while_none_is_free() {
+fn requests_that_need_no_worker_are_answered_while_none_is_free() {
     let (handler, keeper) = gate();
     let server = serve(handler, |config| config.queue.max_length = 1);
     let mut blocked = ask(&server, "/gate");

@@ -53,7 +53,7 @@ fn serve(queue: usize, max_wait: Duration) -> Running {
     server.get_immediate("/immediate", immediate).start().expect("a free port")
 }
 
-/// What the answer to a request must be, if it is not refused.
+/// The expected answer to a request that is not refused.
 enum Expected {
     Text(String),
     Large(String),

@@ -74,7 +74,7 @@ fn the_images_own_configuration_serves_the_demo_to_whoever_comes_from_outside() 
     assert!(edited.expect("sh runs").success());
     let text = fs::read_to_string(&made).expect("it was made");
     assert!(text.contains("listen = \"0.0.0.0:8080\""));
-    // 8080 may be somebody's here.
+    // Another program may use port 8080 on this machine.
     fs::write(&made, text.replace("0.0.0.0:8080", "0.0.0.0:0")).expect("a temporary file");
     let wharf = Wharf::start_in(&directory, &[], &[("WHARF_CONFIG", "wharf.toml")]);
     let mut client = Client::connect(([127, 0, 0, 1], wharf.address().port()).into());

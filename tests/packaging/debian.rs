@@ -162,7 +162,7 @@ fn the_package_is_installed_kept_at_an_upgrade_removed_and_purged() {
 }
 
 #[test]
-fn systemd_is_asked_to_start_it_to_start_it_anew_and_to_stop_it() {
+fn the_package_asks_systemd_to_start_restart_and_stop_the_service() {
     let Some(root) = system() else { return };
     root.write("/usr/local/bin/systemctl", SYSTEMCTL);
     root.good("chmod 755 /usr/local/bin/systemctl && mkdir -p /run/systemd/system");
@@ -243,7 +243,7 @@ fn the_service_starts_reloads_rotates_its_log_and_stops() {
 }
 
 #[test]
-fn what_the_shells_complete_comes_from_the_program() {
+fn shell_completions_come_from_the_program() {
     let Some(root) = system() else { return };
     install(&root);
     let completed = root.good(

@@ -1,4 +1,4 @@
-//! The log's lines as JSON, for whoever collects them.
+//! The log's lines as JSON, for programs that collect them.
 
 use std::fs;
 use std::sync::Arc;

@@ -68,7 +68,7 @@ impl Manager {
         Wharf::start_in(&directory, &SERVE, &[("NOTIFY_SOCKET", self.path())])
     }
 
-    /// One whose threads can be held, by a word on the pipe that is returned.
+    /// A server whose threads can be held by a word on the returned pipe.
     fn start_with_watchdog(&self, config: &str) -> (Wharf, std::io::PipeWriter) {
         let (reader, writer) = std::io::pipe().expect("a pipe can be made");
         let holding = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/packaging/holding.py");

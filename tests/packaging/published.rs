@@ -6,12 +6,12 @@ use std::process::Command;
 
 use super::root::project;
 
-/// Half of it is the demo's data. A package of a few megabytes more has something in it that nobody meant.
+/// The demo's data is half of it. A package that is a few megabytes larger contains a file by mistake.
 const LARGEST: u64 = 2 * 1024 * 1024;
 
 fn cargo(directory: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO"));
-    // Variables that name this test: ring's build script looks at them, and would run anew now and in the build after this one.
+    // Remove variables that name this test. ring's build script reads them, and would run again now and in the next build.
     let of_this_test = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
     for (name, _) in std::env::vars_os() {
         if of_this_test.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {

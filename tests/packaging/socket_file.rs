@@ -29,7 +29,7 @@ fn the_file_has_the_mode_that_the_configuration_says() {
 }
 
 #[test]
-fn the_file_belongs_to_whom_the_configuration_names_and_others_are_kept_out() {
+fn the_file_belongs_to_the_configured_owner_and_others_are_kept_out() {
     if !is_root() {
         // Only root may give files away; what anybody may do is to name himself.
         let wharf = start(&format!("unix_owner = '{}'", id("-un")));
@@ -70,7 +70,7 @@ fn without_the_keys_the_umask_decides() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_there_is_a_file() {
+fn an_impossible_setting_is_refused_before_the_socket_file_exists() {
     for (access, code, said) in [
         ("unix_mode = '660'", 2, "server.unix_mode: "),
         ("unix_mode = 432", 2, "four octal digits"),

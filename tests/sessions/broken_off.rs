@@ -116,7 +116,7 @@ fn run_often(_: &Request, context: &mut Context<'_>) -> Result<Response, Error> 
     Ok(Response::text("done"))
 }
 
-/// Each run was asked about, more than a socket takes at once.
+/// Each run was asked about, in more bytes than a socket takes at once.
 #[test]
 fn a_statement_that_a_handler_runs_often_keeps_its_session() {
     let database = Postgres::database();

@@ -85,7 +85,8 @@ fn check(url: &str, endpoints: &str) -> Exit {
     Wharf::run(&format!("[database]\nurl = '{url}'\n{endpoints}"), &["check"], &[])
 }
 
-/// Each refused statement has a line with its endpoint's key and the word, by itself and as a step.
+/// Asserts that each refused statement has a line with its endpoint's key and the word, as a single statement and as a
+/// step.
 fn assert_refused(url: &str, refused: &[(&str, &str)]) {
     let (mut endpoints, mut expected) = (String::new(), Vec::new());
     for (number, (sql, word)) in refused.iter().enumerate() {

@@ -112,7 +112,7 @@ fn a_function_that_hides_leaves_nothing() {
     assert_eq!(clean.state, "0");
     let mut left = Vec::new();
     for (name, _, method, _) in HIDDEN {
-        // Its own plan is made a few times; then it is kept.
+        // The first executions each make a plan of their own. Later ones share a kept plan.
         for _ in 0..7 {
             let answer = ask(&server, method, &format!("/{name}"));
             assert!(answer.status < 300, "{name}: {}", answer.text());
@@ -123,7 +123,7 @@ fn a_function_that_hides_leaves_nothing() {
                 break;
             }
         }
-        // Whatever was left, it is not taken for what the next one leaves.
+        // Clear any leftover, so that the next statement is not blamed for it.
         ask(&server, "GET", "/look");
     }
     assert!(left.is_empty(), "the next request sees what was left by {left:?}");
@@ -145,7 +145,7 @@ fn a_block_that_a_handler_runs_leaves_nothing() {
     server.drain();
 }
 
-/// A statement's text does not tell its effect: somebody may have replaced the function.
+/// A statement's text does not show its effect, because the function may have been replaced.
 #[test]
 fn a_function_that_begins_to_leave_something_later_leaves_nothing() {
     let database = Postgres::database();
@@ -171,7 +171,8 @@ fn a_function_that_begins_to_leave_something_later_leaves_nothing() {
     server.drain();
 }
 
-/// The view was harmless when the statement was prepared and first run. What the planner said then holds for a second.
+/// The view was harmless when the statement was prepared and first run. The server relies on the planner's answer for a
+/// second.
 #[test]
 fn a_view_that_begins_to_call_such_a_function_soon_leaves_nothing() {
     let database = Postgres::database();

@@ -52,7 +52,7 @@ fn pid(connection: &mut Connection) -> i32 {
         .get(0)
 }
 
-/// What the server knows of the pool's sessions.
+/// The pool's sessions as the database's server sees them.
 fn sessions(server: &crate::support::Database, what: &str) -> String {
     server.psql(&format!(
         "select {what} from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
@@ -74,7 +74,7 @@ fn wait_in_line<'scope>(
 }
 
 #[test]
-fn who_waits_longest_is_served_first() {
+fn the_request_that_waits_longest_is_served_first() {
     let (pool, _server) = pool(|_| {});
     let served = Mutex::new(Vec::new());
     let held = checkout(&pool);
@@ -84,7 +84,7 @@ fn who_waits_longest_is_served_first() {
             drop(connection);
         });
         drop(held);
-        // Whoever comes now stands behind all of them.
+        // A checkout that comes now waits behind all of them.
         drop(checkout(&pool));
         wait_until("not all are served", || pool.gauges().waiting == 0);
     });
@@ -238,7 +238,7 @@ fn the_database_is_asked_only_outside_the_bypass_window() {
 }
 
 #[test]
-fn what_is_idle_above_the_minimum_ends() {
+fn idle_sessions_above_the_minimum_are_closed() {
     let (pool, server) = pool(|settings| {
         settings.maximum_pool_size = 4;
         settings.minimum_idle = Some(1);
@@ -266,7 +266,7 @@ fn after_one_dead_connection_no_other_is_lent() {
 }
 
 #[test]
-fn who_does_not_give_a_connection_back_is_named() {
+fn a_thread_that_does_not_return_a_connection_is_named() {
     let log = Log::start(log::LevelFilter::Info);
     let (pool, _server) = pool(|settings| settings.leak_detection_threshold = 50 * MS);
     let worker = thread::Builder::new().name("forgetful".to_owned());

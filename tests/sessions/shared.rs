@@ -1,4 +1,4 @@
-//! Several requests share one round trip and so one session. None of them sees the state of another one.
+//! Several requests share one round trip and so one session. No request sees the state of another one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -74,7 +74,8 @@ fn assert_undisturbed(path: &str, client: &mut Client) {
         "/look" | "/handler/look" => assert_eq!((answer.status, answer.text()), (200, CLEAN), "{path}"),
         "/locks" => assert_eq!((answer.status, answer.text()), (200, "0"), "{path}"),
         "/leave" | "/handler/leave" => assert_eq!(answer.status, 200, "{path}: {}", answer.text()),
-        // What the function raises is its author's word to the client, and a write of a GET is a mistake of the author's.
+        // An error that the function raises is its author's message to the client (400). A write in a GET is the author's
+        // mistake (500).
         "/lock" => assert_eq!(answer.status, 400, "{path}: {}", answer.text()),
         _ => assert_eq!(answer.status, 500, "{path}: {}", answer.text()),
     }

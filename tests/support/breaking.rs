@@ -1,17 +1,18 @@
-//! What can be done to a PostgreSQL of the test's own: sessions ended, processes suspended, restarts. And how it is seen.
+//! Breaks a PostgreSQL of the test's own: ends sessions, suspends processes, restarts it. Also reads what the server
+//! shows of it.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, Postgres};
 
-/// Whoever connects for the test itself says so by this, and is left out of all counts.
+/// The application name of the test's own sessions. All counts leave them out.
 const OWN_NAME: &str = "test";
 
-/// Sessions of others than the test, in `pg_stat_activity`.
+/// Selects the sessions in `pg_stat_activity` that are not the test's own.
 const OTHERS: &str = "backend_type = 'client backend' and pid <> pg_backend_pid() and application_name not in ('test', 'psql')";
 
-/// A suspended server. It goes on when this is dropped.
+/// A suspended server. It runs again when this is dropped.
 pub(crate) struct Suspended<'a>(&'a Postgres);
 
 impl Drop for Suspended<'_> {
@@ -21,10 +22,10 @@ impl Drop for Suspended<'_> {
 }
 
 impl Postgres {
-    /// Stops every process of the server where it stands: it keeps its connections and its port, and says nothing.
+    /// Stops every process of the server. The server keeps its connections and its port, and answers nothing.
     pub(crate) fn suspend(&self) -> Suspended<'_> {
         let suspended = Suspended(self);
-        // The postmaster is the first, so that there are no new ones for long.
+        // The postmaster is stopped first, so that it soon forks no new processes.
         super::wait_until("the server is not suspended", || {
             let awake: Vec<u32> =
                 self.processes().into_iter().filter(|process| !is_suspended(*process)).collect();
@@ -34,37 +35,37 @@ impl Postgres {
         suspended
     }
 
-    /// Ends every session but the test's own; how many.
+    /// Ends every session but the test's own. Returns their number.
     pub(crate) fn terminate_backends(&self) -> usize {
         let sql =
             format!("select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity where {OTHERS}");
         self.psql("postgres", &sql).parse().expect("a count")
     }
 
-    /// Ends as many of the sessions.
+    /// Ends `count` sessions, none of them the test's own.
     pub(crate) fn terminate_some(&self, count: usize) {
         let some = format!("select pid from pg_stat_activity where {OTHERS} limit {count}");
         let sql = format!("select count(pg_terminate_backend(pid, 10000)) from ({some}) as those");
         assert_eq!(self.psql("postgres", &sql), count.to_string(), "sessions to end");
     }
 
-    /// How many sessions but the test's own there are of which this SQL is true.
+    /// The number of sessions, without the test's own, that match this SQL condition.
     pub(crate) fn sessions(&self, which: &str) -> usize {
         let sql = format!("select count(*) from pg_stat_activity where {OTHERS} and ({which})");
         self.psql("postgres", &sql).parse().expect("a count")
     }
 
-    /// Ends every session and starts anew, as an administrator does it.
+    /// Ends every session and restarts the server, as an administrator does.
     pub(crate) fn restart_fast(&self) {
         self.control(&["-w", "-t", "30", "-m", "fast", "restart"]);
     }
 
-    /// Stops the server as an administrator does it.
+    /// Stops the server as an administrator does.
     pub(crate) fn stop_fast(&self) {
         self.control(&["-w", "-t", "30", "-m", "fast", "stop"]);
     }
 
-    /// Makes a standby of it that follows nobody, as a failover may leave behind; it restarts.
+    /// Restarts the server as a standby that follows no other server, as a failover may leave behind.
     pub(crate) fn demote(&self) {
         self.stop_fast();
         let file = self.directory().join("data/standby.signal");
@@ -72,7 +73,7 @@ impl Postgres {
         self.start_again();
     }
 
-    /// Makes the standby a server that is written to again.
+    /// Promotes the standby, so that it takes writes again.
     pub(crate) fn promote(&self) {
         self.control(&["-w", "-t", "30", "promote"]);
     }
@@ -82,7 +83,7 @@ impl Postgres {
         std::fs::read_to_string(self.directory().join("data/log")).expect("the server logs")
     }
 
-    /// Connects past whatever stands between server and clients.
+    /// Connects to the server directly, past any proxy that stands between it and its clients.
     pub(crate) fn connect(&self, user: &str) -> Result<postgres::Client, postgres::Error> {
         let mut config = postgres::Config::new();
         config.host_path(self.directory()).port(self.port()).user(user).dbname("postgres");
@@ -90,7 +91,7 @@ impl Postgres {
         config.connect(postgres::NoTls)
     }
 
-    /// Waits until it answers; when it did so first.
+    /// Waits until the server answers. Returns the time of its first answer.
     pub(crate) fn answers(&self) -> Instant {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -102,7 +103,7 @@ impl Postgres {
         }
     }
 
-    /// The server's processes, the postmaster first. None when it does not run.
+    /// The server's processes, the postmaster first. Empty when the server does not run.
     fn processes(&self) -> Vec<u32> {
         let file = std::fs::read_to_string(self.directory().join("data/postmaster.pid"));
         let postmaster = file.ok().and_then(|text| text.lines().next()?.trim().parse::<u32>().ok());
@@ -116,7 +117,7 @@ impl Postgres {
 }
 
 fn is_suspended(process: u32) -> bool {
-    // One that has ended meanwhile needs no signal either.
+    // A process that has ended meanwhile needs no signal either.
     state_and_parent(process).is_none_or(|(state, _)| matches!(state, 'T' | 'Z' | 'X'))
 }
 
@@ -129,7 +130,7 @@ fn state_and_parent(process: u32) -> Option<(char, u32)> {
 
 fn signal(name: &str, processes: &[u32]) {
     let numbers: Vec<String> = processes.iter().map(u32::to_string).collect();
-    // Some may have ended meanwhile, which kill complains of.
+    // Some processes may have ended meanwhile, and kill complains about them.
     let kill = format!("kill -s {name} {} 2>/dev/null", numbers.join(" "));
     Command::new("sh").args(["-c", &kill]).status().expect("sh runs");
 }

@@ -6,7 +6,8 @@ use wharf::config::{Config, Environment, Flags, Source};
 
 use super::PATIENCE;
 
-/// The defaults, but that a busy machine makes no standing queue; a test that is about one sets `queue.target` itself.
+/// The defaults, changed so that a slow machine does not count as a standing queue. A test of the standing queue sets
+/// `queue.target` itself.
 pub(crate) fn default_config() -> Config {
     let mut config = Config::default();
     config.server.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
@@ -19,7 +20,7 @@ pub(crate) fn config_of(text: impl Into<String>) -> Config {
     read(text.into(), None)
 }
 
-/// The same on this database.
+/// The configuration of this text, on this database.
 pub(crate) fn config_on(database: String, text: impl Into<String>) -> Config {
     read(text.into(), Some(database))
 }

@@ -1,4 +1,5 @@
-//! A way to a server that breaks when the test says so: what comes to its port goes on to the server's, and back.
+//! A forwarder to a server that breaks when the test says so. It passes bytes on from its own port to the server's
+//! port, and back.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -14,20 +15,20 @@ pub(crate) struct Forwarder {
     shared: Arc<Shared>,
 }
 
-/// What is to become of the connection on which the awaited bytes go by.
+/// The action on the connection when the awaited bytes pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// It is cut, and the server never has them.
+    /// The connection is cut before the server receives the bytes.
     CutBefore,
-    /// The server has them, and the connection is cut instead of its answer.
+    /// The server receives the bytes. The connection is cut before its answer comes back.
     CutAnswer,
-    /// The server has them; nothing comes back, and no other connection can be made.
+    /// The server receives the bytes. Nothing comes back, and no other connection can be made.
     FallSilent,
-    /// The same, but that other connections are made and get no answer: a machine that has stopped.
+    /// As `FallSilent`, but other connections are accepted and get no answer, as from a machine that has stopped.
     Hang,
 }
 
-/// What becomes of bytes.
+/// The forwarder's treatment of bytes that arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     GoOn,
@@ -41,7 +42,7 @@ struct Shared {
     /// Both ends of every connection.
     sockets: Mutex<Vec<TcpStream>>,
     closed: AtomicBool,
-    /// Has the listener.
+    /// The accepting thread, which owns the listener.
     accepting: Mutex<Option<JoinHandle<()>>>,
     hangs: AtomicBool,
 }
@@ -73,20 +74,20 @@ impl Forwarder {
         Self { port: own, shared }
     }
 
-    /// Where it listens on 127.0.0.1.
+    /// The port on which it listens on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Cuts every connection there is.
+    /// Cuts every open connection.
     pub(crate) fn cut(&self) {
         for socket in self.shared.sockets.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // It fails where it has ended already.
+            // Shutdown fails when the connection has ended already.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
-    /// Waits, once, for these bytes to go to the server.
+    /// Breaks the first connection on which these bytes go to the server, once.
     pub(crate) fn once(&self, bytes: impl Into<Vec<u8>>, then: Then) {
         *self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner) = Some((bytes.into(), then));
     }
@@ -99,15 +100,15 @@ impl Drop for Forwarder {
 }
 
 impl Shared {
-    /// Nobody can connect any more once this returns.
+    /// Closes the listener. After this returns, no client can connect any more.
     fn close(&self, port: u16) {
         self.closed.store(true, Ordering::SeqCst);
         let acceptor = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(acceptor) = acceptor {
-            // The listener goes with its thread, which this wakes. Connecting again and again would fill the backlog of
-            // a thread that has no core yet, and others' connections would wait for a second.
+            // This connection wakes the accepting thread, which then drops the listener. Connecting repeatedly would
+            // fill the backlog while that thread has no core, and other clients' connections would wait for a second.
             let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
-            // One that panicked has dropped its listener as well.
+            // A thread that panicked has dropped its listener as well.
             let _ = acceptor.join();
         }
     }
@@ -123,7 +124,7 @@ impl Shared {
     }
 }
 
-/// Two threads a connection, which end with it.
+/// Starts two threads for the connection. They end with it.
 fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>, port: u16) {
     for socket in [&client, &server] {
         socket.set_nodelay(true).expect("a TCP socket has no-delay");
@@ -149,8 +150,8 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>, port: u16
                     Fate::Vanish
                 }
             };
-            // An answer to something earlier may be on its way. It must not end the connection before the server has these
-            // bytes, so it waits for the lock.
+            // The answer to an earlier message may be on its way. It must not end the connection before the server has
+            // these bytes, so the answer's thread waits for the lock.
             let mut of_answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
             let sent = (&server).write_all(bytes);
             *of_answers = of_answer;
@@ -162,12 +163,12 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>, port: u16
     thread::spawn(move || {
         forward(&server, &client, |_| *of_answers.lock().unwrap_or_else(PoisonError::into_inner));
         end(&client, &server);
-        // What the server still says goes nowhere.
+        // Read and discard the rest of what the server sends.
         forward(&server, &client, |_| Fate::Vanish);
     });
 }
 
-/// Until one side ends, or is cut off.
+/// Forwards bytes until one side ends or is cut off.
 fn forward(mut from: &TcpStream, mut to: &TcpStream, mut fate: impl FnMut(&[u8]) -> Fate) {
     let mut bytes = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut bytes) {
@@ -182,10 +183,10 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, mut fate: impl FnMut(&[u8])
     }
 }
 
-/// Ends a connection. The server's side is only told that no more comes: were nobody to read there, its next answer would
-/// be met with a reset, and the server would lose what it has not read yet.
+/// Ends a connection. On the server's side it closes only the sending half. If its receiving half were closed too, the
+/// server's next answer would cause a reset, and the server would lose the bytes that it has not read yet.
 fn end(client: &TcpStream, server: &TcpStream) {
-    // They fail where they have ended already.
+    // Shutdown fails when the socket has ended already.
     let _ = client.shutdown(Shutdown::Both);
     let _ = server.shutdown(Shutdown::Write);
 }

@@ -6,7 +6,7 @@ use wharf::http::{Request, Response};
 
 use super::PATIENCE;
 
-/// A handler that says when it has begun, and answers when it is told to.
+/// A handler that tells the test when it has begun, and answers when the test lets it.
 #[derive(Clone)]
 pub(crate) struct Gate {
     begun: Sender<()>,
@@ -37,12 +37,12 @@ impl Keeper {
 }
 
 impl Gate {
-    /// Says that it has begun, and waits for nothing.
+    /// Tells the keeper that the handler has begun, without waiting to be let through.
     pub(crate) fn begin(&self) {
         self.begun.send(()).expect("the keeper waits");
     }
 
-    /// Waits to be let through, on whatever thread.
+    /// Waits to be let through. May run on any thread.
     pub(crate) fn pass(&self) -> Result<Response, Error> {
         self.begun.send(()).map_err(Error::internal)?;
         self.open.recv_timeout(PATIENCE).map_err(Error::internal)?;

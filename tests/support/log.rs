@@ -12,9 +12,9 @@ pub(crate) struct Log {
 static LOG: Log = Log { lines: Mutex::new(Vec::new()) };
 
 impl Log {
-    /// Keeps what is logged from now on, from this level up; a test that asked for more still gets it.
+    /// Keeps the lines logged from now on, at this level and above. Another test's lower level stays in force.
     pub(crate) fn start(level: LevelFilter) -> &'static Self {
-        // It fails where another test has done it already.
+        // It fails when another test has set the logger already.
         let _ = log::set_logger(&LOG);
         // The lock keeps two tests from lowering each other's level.
         let _lines = LOG.lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,7 +34,7 @@ impl log::Log for Log {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // A test logs an error that panics when it is printed, so this comes before the lock.
+        // A test logs an error that panics when it is printed, so the text is made before the lock is taken.
         let line = record.args().to_string();
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }

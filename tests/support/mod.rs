@@ -1,6 +1,6 @@
-//! What the integration tests stand on: a PostgreSQL of their own, the real binary, and clients on real sockets.
+//! Support for the integration tests: a PostgreSQL of their own, the real binary, and clients on real sockets.
 //!
-//! Nothing here sleeps or uses a fixed port, and nothing waits without a limit.
+//! Nothing here sleeps for a fixed time or uses a fixed port, and nothing waits without a limit.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod breaking;
@@ -30,18 +30,18 @@ pub(crate) use wharf::{Exit, Wharf, directory_with};
 pub(crate) use wire::{Answer, Client};
 pub(crate) use withholding::Withholding;
 
-/// How long a test waits for anything that must happen. Generous: only a failing test ever waits so long.
+/// How long a test waits for an event that must happen. It is generous: only a failing test ever waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The pause between two looks at a condition that another thread or process makes true.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
-/// Waits until another thread or process has made this true. Looks once a millisecond.
+/// Waits until another thread or process has made this condition true. Checks it once a millisecond.
 pub(crate) fn wait_until(what: &str, holds: impl FnMut() -> bool) {
     wait_for(holds, || what.to_owned());
 }
 
-/// The same; `state` describes how things stand where it never becomes true.
+/// Like [`wait_until`]. `state` describes the state when the condition never becomes true.
 pub(crate) fn wait_for(mut holds: impl FnMut() -> bool, state: impl Fn() -> String) {
     let until = Instant::now() + PATIENCE;
     while !holds() {
@@ -50,7 +50,7 @@ pub(crate) fn wait_for(mut holds: impl FnMut() -> bool, state: impl Fn() -> Stri
     }
 }
 
-/// Whether the tests may do what only root may.
+/// Whether the tests run as root.
 pub(crate) fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().expect("id runs");
     id.stdout.trim_ascii() == b"0"
@@ -63,7 +63,7 @@ pub(crate) fn ask(server: &::wharf::server::Running, path: &str) -> Client {
     client
 }
 
-/// The answer is a problem (RFC 9457) of this status whose detail says this.
+/// Asserts that the answer is a problem (RFC 9457) with this status, whose detail contains `detail`.
 pub(crate) fn assert_problem(answer: &Answer, status: u16, detail: &str) {
     assert_eq!(answer.status, status, "{}", answer.text());
     assert_eq!(answer.header("Content-Type"), Some("application/problem+json"));
@@ -72,7 +72,7 @@ pub(crate) fn assert_problem(answer: &Answer, status: u16, detail: &str) {
     assert!(said.contains(detail), "{said:?} does not say {detail:?}");
 }
 
-/// A `wharf` ended with this code and said all of these.
+/// Asserts that a `wharf` ended with this code and printed all of these texts.
 pub(crate) fn assert_says(exit: &Exit, code: i32, texts: &[&str]) {
     assert_eq!(exit.code, Some(code), "{}{}", exit.stdout, exit.stderr);
     let said = format!("{}{}", exit.stdout, exit.stderr);
@@ -81,8 +81,8 @@ pub(crate) fn assert_says(exit: &Exit, code: i32, texts: &[&str]) {
     }
 }
 
-/// What holds at the end of each test, its clients gone: every request that was read came to one end, every connection
-/// gave its place back, and nothing is left for the drain to wait for.
+/// Asserts the state at the end of a test, after its clients have left. Every request that was read finished exactly
+/// once, every connection gave its place back, and the drain has nothing to wait for.
 pub(crate) fn assert_nothing_is_left(server: ::wharf::server::Running) {
     let metrics = server.metrics();
     wait_until("connections stay open", || metrics.open_connections() == 0);

@@ -13,7 +13,7 @@ use super::{PATIENCE, Postgres};
 
 /// One pooler that knows every database of a cluster. It ends when dropped, and at the latest with the test process.
 pub(crate) struct PgBouncer {
-    /// Ends before its directory goes.
+    /// Dropped before the directory, so that the pooler ends before its files are removed.
     running: Option<Running>,
     directory: tempfile::TempDir,
     cluster_port: u16,
@@ -63,12 +63,12 @@ impl PgBouncer {
         panic!("PgBouncer did not start in {TRIES} tries:\n{}", pooler.log());
     }
 
-    /// Where it listens on 127.0.0.1.
+    /// The port on which it listens on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// `postgres://…` of a database by way of the pooler.
+    /// The `postgres://…` URL of a database through the pooler.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
@@ -78,7 +78,7 @@ impl PgBouncer {
         self.running.as_ref().expect("it runs").pid
     }
 
-    /// Whether the process is there still, and has not ended unnoticed.
+    /// Whether the process still runs. A zombie does not count.
     pub(crate) fn is_alive(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
@@ -89,7 +89,8 @@ impl PgBouncer {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// Reads the file again with this mode, and replaces its connections to the server as they come back.
+    /// Makes the pooler reload its configuration with this mode, and replace its connections to the server as they come
+    /// back.
     pub(crate) fn reload_as(&mut self, mode: &'static str) {
         self.setup.mode = mode;
         self.write_configuration();
@@ -97,24 +98,24 @@ impl PgBouncer {
         self.admin("reconnect");
     }
 
-    /// Ends at once, and starts again on the same port with this mode.
+    /// Ends the pooler at once, and starts it again on the same port with this mode.
     pub(crate) fn restart_as(&mut self, mode: &'static str) {
         self.setup.mode = mode;
         self.running = None;
         assert!(self.run(), "PgBouncer did not start again:\n{}", self.log());
     }
 
-    /// Runs SQL by way of the pooler; what psql prints.
+    /// Runs SQL through the pooler. Returns what psql prints.
     pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
         psql(&self.url(database), sql).expect("the pooler answers")
     }
 
-    /// Runs a command of its administrator; what psql prints.
+    /// Runs a command on the pooler's administration console. Returns what psql prints.
     pub(crate) fn admin(&self, command: &str) -> String {
         self.psql("pgbouncer", command)
     }
 
-    /// Starts it; false when it does not come to answer.
+    /// Starts the pooler. Returns false when it never answers.
     fn run(&mut self) -> bool {
         self.write_configuration();
         let mut keeper = Command::new("sh")
@@ -124,7 +125,7 @@ impl PgBouncer {
             .arg(self.directory.path().join("pgbouncer.ini"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Ctrl-C reaches the tests only; the keeper must outlive them to clean up.
+            // Ctrl-C must reach the tests only: the keeper outlives them to clean up.
             .process_group(0)
             .spawn()
             .expect("sh runs");
@@ -183,7 +184,7 @@ impl Drop for Running {
     }
 }
 
-/// Runs SQL at this URL with no settings of its own; `Err` has psql's complaint.
+/// Runs SQL at this URL, without settings from the environment. `Err` holds psql's complaint.
 pub(crate) fn psql(url: &str, sql: &str) -> Result<String, String> {
     let output = Command::new(programs().join("psql"))
         .env_remove("PGOPTIONS")
@@ -206,7 +207,7 @@ fn hand_over(directory: &Path) {
     }
 }
 
-/// Debian has it in a place that is not on everybody's path.
+/// Debian installs it in a directory that is not on every user's search path.
 fn program() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = [PathBuf::from("/usr/sbin")].into_iter().chain(std::env::split_paths(&path));

@@ -1,4 +1,4 @@
-//! A real PostgreSQL: one cluster a test binary, one database a test.
+//! A real PostgreSQL: one cluster per test binary, one database per test.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener};
@@ -23,7 +23,8 @@ pub(crate) struct Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // Closes its standard input first. Whether it ended well is for its next user to find out.
+        // `wait` closes the keeper's standard input first, which ends the cluster. The result says nothing that a test
+        // needs.
         let _ = self.keeper.wait();
     }
 }
@@ -37,7 +38,7 @@ pub(crate) struct Database {
 static CLUSTER: LazyLock<Postgres> = LazyLock::new(Postgres::start);
 
 impl Postgres {
-    /// The cluster of this test binary, started when first asked for.
+    /// The cluster of this test binary. The first call starts it.
     pub(crate) fn shared() -> &'static Self {
         &CLUSTER
     }
@@ -59,18 +60,18 @@ impl Postgres {
         Database { name, cluster: self }
     }
 
-    /// A cluster of the caller's own, for tests that stop, break or reconfigure it. It goes when dropped.
+    /// A cluster of the caller's own, for tests that stop, break or reconfigure it. It ends when dropped.
     pub(crate) fn start() -> Self {
         Self::start_with("true", "")
     }
 
-    /// The same, with a shell command that runs as the server's user in its directory first, and more options for the
-    /// server.
+    /// Like [`Postgres::start`], with more options for the server. Before the server starts, the shell command
+    /// `prepare` runs as the server's user in its directory.
     pub(crate) fn start_with(prepare: &str, options: &str) -> Self {
         Self::start_within(&[], prepare, options)
     }
 
-    /// The same with TLS, and a certificate for `localhost` from this authority.
+    /// Like [`Postgres::start`], with TLS and a certificate for `localhost` from this authority.
     pub(crate) fn start_encrypted(authority: &Authority) -> Self {
         let Identity { certificate, key } = authority.server(&["localhost"]);
         let read = |file| std::fs::read_to_string(file).expect("it was written");
@@ -83,7 +84,7 @@ impl Postgres {
         Self::start_with(&prepare, "-c ssl=on")
     }
 
-    /// The same behind a program that runs what stands behind it, such as `nsenter`, with its arguments.
+    /// Like [`Postgres::start_with`], run by another program such as `nsenter`. `program` holds its name and arguments.
     pub(crate) fn start_within(program: &[&str], prepare: &str, options: &str) -> Self {
         const TRIES: usize = 5;
         let mut failures = String::new();
@@ -151,7 +152,7 @@ impl Postgres {
             .arg("-l")
             .arg(data.join("log"))
             .args(arguments)
-            // The server inherits them and would hold a pipe open.
+            // The server inherits these streams and would hold a pipe open.
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -163,17 +164,17 @@ impl Postgres {
         );
     }
 
-    /// Where it listens on 127.0.0.1.
+    /// The port on which it listens on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Holds the Unix socket and the cluster (`data`, with the server's log in `data/log`).
+    /// The directory of the Unix socket and of the cluster (`data`, with the server's log in `data/log`).
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Runs SQL as the superuser in `database`; what psql prints: rows a line, columns split by `|`.
+    /// Runs SQL as the superuser in `database`. Returns what psql prints: one row per line, columns split by `|`.
     pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
         let output = Command::new(self.bin.join("psql"))
             .env("PGOPTIONS", "-c client_min_messages=warning")
@@ -191,12 +192,12 @@ impl Postgres {
 }
 
 impl Database {
-    /// `postgres://…` over TCP.
+    /// The `postgres://…` URL over TCP.
     pub(crate) fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{}", self.cluster.port, self.name)
     }
 
-    /// `postgres://…` through the Unix socket.
+    /// The `postgres://…` URL through the Unix socket.
     pub(crate) fn socket_url(&self) -> String {
         let directory = self.cluster.directory.display();
         format!("postgres:///{}?host={directory}&port={}&user=postgres", self.name, self.cluster.port)
@@ -207,9 +208,9 @@ impl Database {
         &self.name
     }
 
-    /// Waits until a session waits for an advisory lock: the request that asks for it has reached the database.
+    /// Waits until a session waits for an advisory lock. Then the request that takes the lock has reached the database.
     pub(crate) fn wait_for_a_waiting_lock(&self) {
-        // The view has those of other tests' databases as well.
+        // The view also lists the locks of other tests' databases.
         let waiting = "select count(*) from pg_locks join pg_database d on d.oid = database \
              where locktype = 'advisory' and not granted and datname = current_database()";
         super::wait_until("the request never reached the database", || self.psql(waiting) == "1");

@@ -3,16 +3,16 @@
 #     sh postgres.sh BIN PORT [COMMAND PREFIX …]
 #
 # BIN holds the server's programs; the prefix runs them as another user, because PostgreSQL refuses to run as root.
-# PREPARE is a command that it runs before the server starts, OPTIONS are more options for the server.
-# Prints the cluster's directory once it answers. Standard input is a pipe whose other end only the test process holds:
-# it closes when that process ends, however it ends, and then the cluster and its directory go.
+# PREPARE is a command that it runs before the server starts, OPTIONS are more options for the server. Prints the
+# cluster's directory once it answers. Standard input is a pipe whose other end only the test process holds: it closes
+# when that process ends, however it ends. Then this script removes the cluster and its directory.
 set -eu
 bin=$1 port=$2
 shift 2
 
 directory=$(mktemp -d)
 finish() {
-    # A server that a test has suspended could not stop.
+    # A server that a test has suspended must run again before it can stop.
     kill -s CONT "$(head -n 1 "$directory/data/postmaster.pid" 2>/dev/null)" 2>/dev/null || true
     "$@" "$bin/pg_ctl" -D "$directory/data" -m immediate stop >/dev/null 2>&1 || true
     rm -rf "$directory"

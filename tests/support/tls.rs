@@ -30,7 +30,7 @@ pub(crate) struct Identity {
 }
 
 impl Authority {
-    /// A new one. `name` goes into its certificate: two authorities of one name are not told apart by name.
+    /// A new authority. `name` is the subject of its certificate; two authorities may have the same name.
     pub(crate) fn new(name: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let key = KeyPair::generate().expect("a key can be made");
@@ -41,7 +41,7 @@ impl Authority {
         Self { directory, certificate: certificate.der().clone(), issuer: Issuer::new(params, key) }
     }
 
-    /// The directory of all files: its own, and those of what it signs.
+    /// The directory of all files: of the authority and of the certificates that it signs.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -61,7 +61,7 @@ impl Authority {
         self.sign(named(name, &[]), ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    /// A client's certificate whose time is over.
+    /// A client's certificate that has expired.
     pub(crate) fn expired_client(&self, name: &str) -> Identity {
         let mut params = named(name, &[]);
         params.not_after = date_time_ymd(2001, 1, 1);
@@ -84,12 +84,13 @@ impl Authority {
         }
     }
 
-    /// What a client needs that trusts this authority and shows who it is if it is asked and has an `identity`.
+    /// The configuration of a client that trusts this authority. If it has an `identity`, it shows that when the server
+    /// asks for a certificate.
     pub(crate) fn trusting(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
         self.trusting_with(ALL_VERSIONS, identity)
     }
 
-    /// The same, with these versions of TLS only.
+    /// Like [`Authority::trusting`], with these versions of TLS only.
     pub(crate) fn trusting_with(
         &self,
         versions: &[&'static SupportedProtocolVersion],

@@ -13,7 +13,7 @@ use super::{Answer, Client, PATIENCE};
 /// A running `wharf serve`, killed on drop.
 pub(crate) struct Wharf {
     child: Child,
-    /// What it says where it listens.
+    /// Where it listens, in the words of its first output.
     listening_on: String,
     stdout: Arc<Stream>,
     stderr: Arc<Stream>,
@@ -38,15 +38,15 @@ impl Wharf {
 
     /// Serves `config` with further arguments and environment variables.
     ///
-    /// The working directory is a fresh one that holds the configuration as `wharf.toml`; nothing of this process's
-    /// `WHARF_*` variables is passed on.
+    /// The working directory is new and holds the configuration as `wharf.toml`. This process's `WHARF_*` variables are
+    /// not passed on.
     pub(crate) fn start_with(config: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut serve = vec!["--config", "wharf.toml", "--listen", "127.0.0.1:0"];
         serve.extend(arguments);
         Self::start_in(&Arc::new(directory_with(config)), &serve, environment)
     }
 
-    /// `wharf serve` with these arguments and no others, in a directory that lasts as long as its last user.
+    /// Runs `wharf serve` with exactly these arguments. The directory lasts until its last user drops it.
     pub(crate) fn start_in(
         directory: &Arc<tempfile::TempDir>,
         arguments: &[&str],
@@ -57,8 +57,8 @@ impl Wharf {
         Self::wait_for_start(command, directory)
     }
 
-    /// `wharf serve` with these arguments, started by a shell's `script` that ends in `exec "$0" "$@"`, on this standard
-    /// input.
+    /// Runs `wharf serve` with these arguments and this standard input. A shell runs `script`, which ends in `exec "$0"
+    /// "$@"`.
     pub(crate) fn start_by(
         script: &str,
         stdin: Option<OwnedFd>,
@@ -95,7 +95,7 @@ impl Wharf {
         Self::run_at(directory.path(), arguments, environment)
     }
 
-    /// The same in a directory that somebody else keeps.
+    /// Like [`Wharf::run_in`], in a directory that the caller does not own.
     pub(crate) fn run_at(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Exit {
         run(command(arguments, environment, directory))
     }
@@ -110,13 +110,13 @@ impl Wharf {
         run(by_shell(script, stdin, directory, arguments))
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         let address = self.listening_on.split_once("://").and_then(|(_, address)| address.parse().ok());
         address.unwrap_or_else(|| panic!("{} is no TCP address", self.listening_on))
     }
 
-    /// Where its admin listener is.
+    /// The address of its admin listener.
     pub(crate) fn admin_address(&self) -> SocketAddr {
         let output = self.output();
         let line = output.lines().find_map(|line| line.trim().strip_prefix("admin "));
@@ -125,7 +125,7 @@ impl Wharf {
         address.unwrap_or_else(|| panic!("no admin listener: {output}"))
     }
 
-    /// What it says where it listens: `http://ADDRESS:PORT` or `unix:PATH`.
+    /// Where it listens, as it printed it: `http://ADDRESS:PORT` or `unix:PATH`.
     pub(crate) fn listening_on(&self) -> &str {
         &self.listening_on
     }
@@ -162,7 +162,7 @@ impl Wharf {
         self.request(method, path, &[("Content-Type", "application/json")], body)
     }
 
-    /// Sends `bytes`, and nothing after them; all that comes back until wharf closes the connection.
+    /// Sends `bytes` and closes the sending half. Returns all bytes that come back until wharf closes the connection.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         let mut client = self.connect();
         client.send(bytes);
@@ -170,12 +170,12 @@ impl Wharf {
         client.rest()
     }
 
-    /// What it printed so far on standard output.
+    /// The standard output so far.
     pub(crate) fn output(&self) -> String {
         self.stdout.all()
     }
 
-    /// What it logged so far, on standard error.
+    /// The log so far, which goes to standard error.
     pub(crate) fn log(&self) -> String {
         self.stderr.all()
     }
@@ -188,7 +188,7 @@ impl Wharf {
 
     /// Sends a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        // The shell's own kill: the program is not everywhere.
+        // The shell's own kill, because not every system has the program.
         let kill = format!("kill -s {name} {}", self.id());
         let status = Command::new("sh").args(["-c", &kill]).status().expect("sh runs");
         assert!(status.success(), "kill -s {name}");
@@ -202,7 +202,7 @@ impl Wharf {
 
 impl Drop for Wharf {
     fn drop(&mut self) {
-        // Fails only when it has ended already.
+        // Kill fails only when the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -248,7 +248,7 @@ fn prepared(
             command.env_remove(name);
         }
     }
-    // The default is one port for all that run at the same time.
+    // The default is a fixed port, which servers that run at the same time cannot share.
     command.env("WHARF_ADMIN_LISTEN", "127.0.0.1:0");
     command.args(arguments).envs(environment.iter().copied()).current_dir(directory);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -263,7 +263,8 @@ fn run(mut command: Command) -> Exit {
 }
 
 fn exit(child: &mut Child, stdout: &Stream, stderr: &Stream) -> Exit {
-    // A process that has ended has closed its streams; waiting for these has a limit, waiting for it has none.
+    // A process that has ended has closed its streams. Waiting for the streams has a limit; waiting for the process has
+    // none.
     let ended = stdout.wait_for_end() && stderr.wait_for_end();
     if !ended {
         let _ = child.kill();
@@ -273,7 +274,7 @@ fn exit(child: &mut Child, stdout: &Stream, stderr: &Stream) -> Exit {
     Exit { code: status.code(), stdout: stdout.all(), stderr: stderr.all() }
 }
 
-/// What a process writes, read on a thread of its own so that the process never waits for the test.
+/// The lines that a process writes. A separate thread reads them, so that the process never waits for the test.
 struct Stream {
     state: Mutex<StreamState>,
     grown: Condvar,
@@ -303,7 +304,7 @@ impl Stream {
         self.grown.notify_all();
     }
 
-    /// The first thing that `find` makes of a line, now or later; `None` when the stream ends or patience does.
+    /// The first result of `find` on a line, now or later. `None` when the stream ends or [`PATIENCE`] has passed.
     fn wait_for<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let until = Instant::now() + PATIENCE;
         let mut seen = 0;

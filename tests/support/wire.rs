@@ -17,13 +17,13 @@ use super::{Authority, PATIENCE};
 /// One client's connection, with TLS or without. Every read and write on it has a limit.
 pub(crate) struct Client {
     transport: Transport,
-    /// Received, but not yet part of an answer.
+    /// Bytes that were received and are not yet part of an answer.
     received: Vec<u8>,
     /// The server has ended the connection with a reset.
     reset: bool,
 }
 
-/// What the bytes go through.
+/// The socket, with TLS or without.
 enum Transport {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
@@ -116,7 +116,8 @@ impl Client {
         let stream = UnixStream::connect(path).expect("the server accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("the limit is not zero");
         stream.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
-        // To the standard library a TCP stream is a descriptor like this one, and all that is done with it here works.
+        // The standard library treats a TCP stream as a plain descriptor, so all that this client does also works on a
+        // Unix socket.
         Self::over(Transport::Plain(OwnedFd::from(stream).into()))
     }
 
@@ -142,7 +143,7 @@ impl Client {
         self.transport.socket()
     }
 
-    /// With TLS: why the session fails, in rustls' words; what the server answers before it does is thrown away.
+    /// With TLS: why the session fails, in rustls' words. Answers that come before the failure are discarded.
     pub(crate) fn tls_failure(&mut self) -> String {
         let mut bytes = [0; 1024];
         loop {
@@ -154,13 +155,13 @@ impl Client {
         }
     }
 
-    /// With TLS, of a connection that has ended: whether the server said before that it sends no more (`close_notify`).
+    /// With TLS, after the connection has ended: whether the server announced the end before (`close_notify`).
     pub(crate) fn ended_in_peace(&mut self) -> bool {
         let Transport::Tls(stream) = &mut self.transport else { return false };
         stream.conn.process_new_packets().is_ok_and(|state| state.peer_has_closed())
     }
 
-    /// Sends these bytes, whatever they are.
+    /// Sends these bytes unchanged.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let wire = self.transport.wire();
         wire.write_all(bytes.as_ref()).and_then(|()| wire.flush()).expect("the server takes the bytes");
@@ -178,7 +179,7 @@ impl Client {
         self.send(message + "\r\n" + body);
     }
 
-    /// With TLS: says that nothing more is sent (`close_notify`), and closes nothing.
+    /// With TLS: announces that no more bytes follow (`close_notify`), but closes nothing.
     pub(crate) fn say_the_end(&mut self) {
         if let Transport::Tls(stream) = &mut self.transport {
             stream.conn.send_close_notify();
@@ -186,8 +187,8 @@ impl Client {
         self.transport.wire().flush().expect("the server takes the bytes");
     }
 
-    /// Holds back what is sent from now on until its end goes with it, or it fills a segment, or for 200 ms (tcp(7)): a server
-    /// cannot meet the end apart from it then, however long this thread is held up.
+    /// Holds back bytes that are sent from now on, for at most 200 ms (tcp(7)), until the end goes with them or they fill a
+    /// segment. Then the server receives the bytes and the end together, however long this thread is delayed.
     pub(crate) fn cork(&self) {
         SockRef::from(self.stream()).set_tcp_cork(true).expect("a TCP socket can be corked");
     }
@@ -202,7 +203,7 @@ impl Client {
         let _ = self.stream().shutdown(Shutdown::Write);
     }
 
-    /// The next response. An informational one (1xx) counts as one.
+    /// The next response. An informational response (1xx) counts as a response.
     pub(crate) fn answer(&mut self) -> Answer {
         let (status, headers) = self.head();
         let mut answer = Answer { status, headers, body: Vec::new() };
@@ -226,7 +227,7 @@ impl Client {
         Some(self.answer())
     }
 
-    /// Whether the connection has ended with a reset, as far as it was read.
+    /// Whether reading has met a reset of the connection.
     pub(crate) fn was_reset(&self) -> bool {
         self.reset
     }
@@ -237,8 +238,8 @@ impl Client {
         Answer { status, headers, body: Vec::new() }
     }
 
-    /// All that comes until the server closes the connection; a reset counts as its end, and so does TCP's end without
-    /// TLS's (see [`Client::ended_in_peace`]).
+    /// All bytes until the server closes the connection. A reset counts as the end, and so does TCP's end without TLS's
+    /// (see [`Client::ended_in_peace`]).
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         while self.receive() {}
         std::mem::take(&mut self.received)
@@ -283,7 +284,7 @@ impl Client {
         chunk
     }
 
-    /// All that comes, up to and with this.
+    /// All bytes up to `end`, and `end` itself.
     pub(crate) fn take_through(&mut self, end: &[u8]) -> Vec<u8> {
         loop {
             if let Some(at) = self.received.windows(end.len()).position(|window| window == end) {
@@ -316,7 +317,7 @@ impl Client {
                 self.reset |= error.kind() == ErrorKind::ConnectionReset;
                 false
             }
-            // A process that was stopped and goes on.
+            // This process was stopped and runs again.
             Err(error) if error.kind() == ErrorKind::Interrupted => self.receive(),
             Err(error) => panic!("nothing came within {PATIENCE:?}: {error}"),
         }

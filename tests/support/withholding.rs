@@ -1,4 +1,4 @@
-//! A proxy that holds a server's answers back: all of them, or those that belong to a further round trip.
+//! A proxy that holds back a server's answers: all of them, or the answers from the second round trip on.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -34,7 +34,7 @@ struct State {
     closed: bool,
     /// The bytes that went to the server since the last [`Withholding::hold`].
     sent: Vec<u8>,
-    /// How often something was sent first or behind an answer.
+    /// The number of round trips: how often the client began to send, at first or after an answer.
     turns: usize,
     /// The last bytes that were forwarded came from the client.
     clients_turn: bool,
@@ -59,29 +59,30 @@ impl Withholding {
         Self { port: own, shared }
     }
 
-    /// Where it listens on 127.0.0.1.
+    /// The port on which it listens on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// From now on the server's answers wait, and round trips are counted anew.
+    /// Holds back the server's answers from now on, and counts round trips anew.
     pub(crate) fn hold(&self) {
         *self.shared.state() = State { withheld: Withheld::Everything, ..State::default() };
     }
 
-    /// The answers to the first round trip go on. As soon as the client sends something behind one of them, answers wait again.
+    /// Lets the answers to the first round trip pass. As soon as the client sends something after one of them, answers wait
+    /// again.
     pub(crate) fn release_first(&self) {
         self.shared.state().withheld = Withheld::FromSecondRoundTrip;
         self.shared.released.notify_all();
     }
 
-    /// The server's answers go on.
+    /// Lets all of the server's answers pass.
     pub(crate) fn release(&self) {
         self.shared.state().withheld = Withheld::Nothing;
         self.shared.released.notify_all();
     }
 
-    /// Whether this went to the server since [`Withholding::hold`].
+    /// Whether this text went to the server since [`Withholding::hold`].
     pub(crate) fn has_sent(&self, text: &str) -> bool {
         self.shared.state().sent.windows(text.len()).any(|window| window == text.as_bytes())
     }
@@ -124,7 +125,7 @@ impl Shared {
     }
 }
 
-/// Two threads a connection, which end with it.
+/// Starts two threads for the connection. They end with it.
 fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     for socket in [&client, &server] {
         socket.set_nodelay(true).expect("a TCP socket has no-delay");
@@ -138,7 +139,7 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     thread::spawn(move || forward(&server, &client, |_| waiting.wait_for_release()));
 }
 
-/// Until one side ends.
+/// Forwards bytes until one side ends.
 fn forward(mut from: &TcpStream, mut to: &TcpStream, before: impl Fn(&[u8])) {
     let mut bytes = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut bytes) {
@@ -148,7 +149,7 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, before: impl Fn(&[u8])) {
         }
     }
     for socket in [from, to] {
-        // It fails where it has ended already.
+        // Shutdown fails when the connection has ended already.
         let _ = socket.shutdown(Shutdown::Both);
     }
 }

@@ -18,7 +18,7 @@ use crate::support::PATIENCE;
 
 const SOON: Duration = Duration::from_millis(100);
 
-/// A client of TLS 1.3 after its handshake, which encrypts whatever it is told to.
+/// A TLS 1.3 client after its handshake. It encrypts any record that the test asks for.
 struct Forger {
     socket: TcpStream,
     encrypter: Box<dyn MessageEncrypter>,
@@ -31,7 +31,7 @@ impl Forger {
         config.enable_secret_extraction = true;
         let mut session = Session::connect(server.address(), config.into());
         session.shake_hands();
-        // What follows the handshake is read, so that it is not in the way.
+        // Read the records that follow the handshake, so that the forged records are the next ones.
         session.send("GET /immediate HTTP/1.1\r\nHost: h\r\n\r\n");
         while !session.read(1).ends_with(b"e") || session.tls.wants_write() {}
         let Some(SupportedCipherSuite::Tls13(suite)) = session.tls.negotiated_cipher_suite() else {
@@ -116,8 +116,8 @@ fn records_without_a_byte_between_others_change_nothing() {
 }
 
 #[test]
-fn what_is_no_record_of_a_client_after_its_handshake_ends_the_connection() {
-    // A second ClientHello, a Finished, a NewSessionTicket, an alert that is none, a record of no type.
+fn a_record_that_no_client_may_send_after_the_handshake_ends_the_connection() {
+    // A second ClientHello, a Finished, a NewSessionTicket, a malformed alert, a record of an unknown type.
     let wrong: [(ContentType, &[u8]); 5] = [
         (ContentType::Handshake, &[1, 0, 0, 0]),
         (ContentType::Handshake, &[20, 0, 0, 0]),

@@ -18,7 +18,7 @@ fn asking(how: ClientAuth) -> Served {
     })
 }
 
-/// What a handler sees of the client's certificate, and how the handshake went.
+/// The client's certificate as a handler sees it, and the kind of the handshake.
 fn seen(server: &Served, config: &Arc<ClientConfig>) -> (Vec<u8>, Option<HandshakeKind>) {
     let mut session = Session::connect(server.address(), Arc::clone(config));
     session.shake_hands();

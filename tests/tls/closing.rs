@@ -1,4 +1,5 @@
-//! How connections end: whoever ends one in peace says so before (`close_notify`), so that no cut passes for an end.
+//! How connections end: a side that ends one in order announces it before (`close_notify`), so that a cut cannot pass
+//! for an end.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -176,7 +177,7 @@ fn a_client_that_ends_behind_its_requests_is_answered_and_closed() {
     server.finish();
 }
 
-/// The same in the middle of a body, which then can not be complete.
+/// The same in the middle of a body, which then cannot be complete.
 #[test]
 fn a_client_that_ends_in_the_middle_of_its_request_is_closed() {
     let server = Served::start();
@@ -265,7 +266,7 @@ fn plain_http_is_told_where_it_is() {
 }
 
 #[test]
-fn what_is_neither_tls_nor_http_is_closed_and_counted() {
+fn bytes_that_are_neither_tls_nor_http_are_closed_and_counted() {
     let server = Served::start();
     let many = vec![0xff; 100_000];
     let garbage: [&[u8]; 5] = [
@@ -277,7 +278,7 @@ fn what_is_neither_tls_nor_http_is_closed_and_counted() {
     ];
     for (count, bytes) in (1..).zip(garbage) {
         let mut client = Client::connect(server.address());
-        // It may be closed before it has sent all.
+        // The server may close the connection before the client has sent all.
         let _ = std::io::Write::write_all(&mut client.stream(), bytes);
         let answer = client.rest();
         assert!(answer.is_empty() || answer[0] == 21, "an alert or nothing: {answer:?}");
@@ -327,7 +328,7 @@ fn close_notify_comes_also_behind_an_answer_that_fills_the_socket() {
     };
     let lengths = (10_000..500_000).step_by(10_000);
     let clients: Vec<_> = lengths.map(|length| (length, ask(format!("/bytes?{length}")))).collect();
-    // One worker and one poller: those before it have had their turn when this one is answered.
+    // There are one worker and one poller, so the earlier requests have had their turn when this one is answered.
     ask("/path/x".into()).read_to_end(&mut Vec::new()).expect("it ends in peace");
     for (length, mut client) in clients {
         let end = client.read_to_end(&mut Vec::new()).map(|read| read > length);

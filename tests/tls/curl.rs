@@ -15,7 +15,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a temporary file's name is UTF-8")
 }
 
-/// Runs curl with more arguments as it is when nobody has configured it, trusting the server's authority.
+/// Runs curl with these arguments and without a user's configuration. It trusts the server's authority.
 fn curl(server: &Served, arguments: &[&str]) -> Said {
     let authority = server.authority.file();
     let resolve = format!("localhost:{}:127.0.0.1", server.address().port());

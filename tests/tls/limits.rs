@@ -28,7 +28,7 @@ fn the_connection_that_was_idle_for_longest_makes_room() {
 }
 
 #[test]
-fn who_finds_no_room_is_closed_without_a_word() {
+fn a_tls_client_without_a_place_is_closed_without_an_answer() {
     let server = Served::start_with(|config, _| {
         config.http.max_connections = 2;
         config.server.workers = Some(2);

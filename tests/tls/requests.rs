@@ -64,7 +64,7 @@ fn more_pipelined_requests_than_one_read_takes_are_all_answered() {
     server.finish();
 }
 
-/// What comes up to and with `end`.
+/// All bytes up to `end`, and `end` itself.
 fn through(session: &mut Session, end: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(end) {
@@ -191,7 +191,7 @@ fn a_413_reaches_a_client_that_still_sends() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_through_tls() {
+fn a_malformed_request_is_refused_through_tls() {
     let server = Served::start();
     for (wire, status) in [
         ("GET / HTTP/1.1\r\n\r\n", 400),

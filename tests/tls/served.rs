@@ -22,7 +22,7 @@ use crate::support::{Authority, Client, Identity, PATIENCE, default_config, wait
 /// Every version that is spoken.
 pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
-/// What the large answers are long; more than any socket's buffers take at once.
+/// The length of the large answers, more than any socket's buffers take at once.
 pub(crate) const LARGE: usize = 20 << 20;
 
 /// The limit of a body that comes whole.
@@ -63,7 +63,7 @@ impl Served {
         (config.queue.target, config.queue.interval, config.queue.max_wait) = (PATIENCE, PATIENCE, PATIENCE);
         config.server.deadline = PATIENCE * 2;
         config.http.max_body_bytes = BODY_LIMIT;
-        // What a client leaves behind must go because it has left, and not because its time is over.
+        // A departed client's connection must end because the client has left, and not because a timeout is over.
         config.http.idle_timeout = PATIENCE * 2;
         config.http.head_timeout = PATIENCE * 2;
         config.http.body_timeout = PATIENCE * 2;
@@ -125,12 +125,12 @@ impl Served {
         self.gate.send(()).expect("the handler exists");
     }
 
-    /// The same for whoever has given the server away.
+    /// Opens the gate also after the server was moved away.
     pub(crate) fn gate(&self) -> Sender<()> {
         self.gate.clone()
     }
 
-    /// Waits until so many connections are open.
+    /// Waits until `count` connections are open.
     pub(crate) fn wait_for_open(&self, count: usize) {
         let metrics = self.metrics();
         wait_for(
@@ -139,7 +139,7 @@ impl Served {
         );
     }
 
-    /// Waits until so many handshakes have come to a bad end.
+    /// Waits until `count` handshakes have failed.
     pub(crate) fn wait_for_failed_handshakes(&self, count: u64) {
         let metrics = self.metrics();
         wait_for(|| metrics.closed_for(Closing::Handshake) == count, || format!("not {count}: {metrics}"));
@@ -163,7 +163,7 @@ impl Served {
         self.drain();
     }
 
-    /// Stops in peace, whoever is connected.
+    /// Stops the server, and asserts that the drain completes whatever clients are connected.
     pub(crate) fn drain(self) {
         assert_eq!(self.running.drain(), Drained::Complete);
     }

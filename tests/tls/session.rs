@@ -13,7 +13,7 @@ use crate::support::PATIENCE;
 pub(crate) struct Session {
     pub(crate) socket: TcpStream,
     pub(crate) tls: ClientConnection,
-    /// What a test has not sent yet.
+    /// Bytes that the test has not sent yet.
     pub(crate) held_back: Vec<u8>,
 }
 
@@ -38,7 +38,7 @@ impl Session {
         Self { socket, tls, held_back: Vec::new() }
     }
 
-    /// What it wants to send now: at first its `ClientHello`.
+    /// The bytes that the client wants to send now: at first its `ClientHello`.
     pub(crate) fn pending(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.tls.wants_write() {
@@ -79,7 +79,7 @@ impl Session {
         self.send_raw(&bytes);
     }
 
-    /// So many plain bytes.
+    /// The next `length` plain bytes.
     pub(crate) fn read(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         rustls::Stream::new(&mut self.tls, &mut self.socket)

@@ -18,7 +18,7 @@ const RUN: Duration = Duration::from_millis(500);
 /// Less than fits into the sockets: a client may send all before it reads.
 const BODIES: usize = 60_000;
 
-/// What an answer must be.
+/// The expected answer.
 enum Expected {
     Text(String),
     Known(usize),
@@ -130,7 +130,7 @@ fn misbehave(rng: &mut Rng, address: SocketAddr, config: &Arc<ClientConfig>) {
     // The server may have closed the connection meanwhile.
     let _ = std::io::Write::write_all(&mut session.socket, &bytes);
     if way == 5 {
-        // What is left unread makes the end a reset.
+        // Bytes that are left unread turn the end into a reset.
         let _ = std::io::Read::read(&mut session.socket, &mut vec![0; rng.usize(1..100_000)]);
     }
     if rng.bool() {

@@ -26,7 +26,7 @@ const ID: &str = "x-request-id";
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// What it knows of itself: its id, twice, and its trace.
+/// Answers with the request's id as both sources give it, and with its trace.
 fn who(request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
     let traceparent = context.traceparent().unwrap_or_default();
     let tracestate = context.tracestate().unwrap_or_default();
@@ -93,7 +93,7 @@ fn every_answer_has_the_clients_id_whoever_answers() {
         ] {
             let answer = asked(&server, method, path, &[("X-Request-ID", "the client's")]);
             assert_eq!(answer.status, status, "{method} {path}");
-            // A quote is none of what an id may have.
+            // An id must not contain a quote, so the server makes its own.
             assert!(is_made(&id(&answer)), "{method} {path}: {}", id(&answer));
             let answer = asked(&server, method, path, &[("X-Request-ID", "the-client:1")]);
             assert_eq!((answer.status, &*id(&answer)), (status, "the-client:1"), "{method} {path}");
@@ -215,7 +215,7 @@ fn a_trace_goes_on_through_a_handler() {
         assert_eq!((traceparent.len(), tracestate), (PARENT.len(), "one=1,two=2"));
         assert_eq!((&traceparent[..36], &traceparent[52..]), (&PARENT[..36], "-01"));
         assert_ne!(traceparent[36..52], PARENT[36..52], "the request is a span of its own");
-        // Without one, or with one that is none, a trace begins, and each is another.
+        // A request without a valid trace context begins a new trace of its own.
         let broken = PARENT.replace("00-", "ff-");
         let begun: HashSet<String> = [&[][..], &[], &[("traceparent", &*broken), ("tracestate", "one=1")]]
             .map(|headers| {

@@ -43,7 +43,7 @@ struct Received {
     traces: ExportTraceServiceRequest,
 }
 
-/// What a collector does with a request before it takes it; `Some`: it answers this instead of taking it.
+/// A collector calls this before it accepts a request. `Some`: it sends this answer instead of accepting.
 type Whim = dyn Fn() -> Option<Response> + Send + Sync;
 
 impl Collector {
@@ -321,7 +321,7 @@ fn agrees_with_server_timing(spans: &[Told], timing: &str) {
 }
 
 #[test]
-fn what_fails_is_seen_where_it_fails() {
+fn a_failure_is_marked_on_the_span_that_failed() {
     let (database, collector) = (database(), Collector::start());
     let mut config = config(&database, &collector.url());
     config.database.connection_timeout = Duration::from_millis(50);
@@ -330,7 +330,7 @@ fn what_fails_is_seen_where_it_fails() {
     let server = serve(config);
     database.psql("insert into moved values (7, '')");
     for (method, path, status, failing, kind, failed) in [
-        // The client's own fault is no failure of the server's, but it is one of the statement's.
+        // The client's own fault is no failure of the server, but it is a failure of the statement.
         ("POST", "/accounts/7", 409, "move.step[1]", "23505", false),
         ("GET", "/broken/0", 500, "broken", "21000", true),
         ("GET", "/nothing", 404, "", "", false),
@@ -379,7 +379,7 @@ fn what_fails_is_seen_where_it_fails() {
 }
 
 #[test]
-fn who_never_comes_to_a_worker_or_leaves_before_its_answer_is_told_of_too() {
+fn requests_that_reach_no_worker_or_whose_client_leaves_are_traced_too() {
     let collector = Collector::start();
     let (handler, keeper) = gate();
     let server = serve_without(&collector.url(), handler, |config| {
@@ -421,7 +421,7 @@ fn who_never_comes_to_a_worker_or_leaves_before_its_answer_is_told_of_too() {
 }
 
 #[test]
-fn who_is_not_sampled_is_not_told_of_and_the_share_changes_while_the_server_runs() {
+fn requests_that_are_not_sampled_are_not_exported_and_a_reload_changes_the_share() {
     let collector = Collector::start();
     let mut config = Config::default();
     let server = serve_without(&collector.url(), gate().0, |new| {
@@ -480,7 +480,7 @@ fn a_collector_that_is_slow_costs_requests_nothing_and_what_it_does_not_take_is_
 }
 
 #[test]
-fn what_may_pass_is_tried_again_and_what_may_not_is_dropped() {
+fn a_batch_is_sent_again_after_a_passing_error_and_dropped_after_a_final_one() {
     let answers = Arc::new(Mutex::new(vec![(503, Some("1"))]));
     let next = Arc::clone(&answers);
     let whim = move || {

@@ -1,5 +1,5 @@
-//! What the two axum peers share: the environment that benches/sqlite gives every server, the connections to its file and the
-//! answer of `/db`.
+//! Code that the two axum peers share: the environment that benches/sqlite gives every server, the connections to its file
+//! and the answer of `/db`.
 
 use std::str::FromStr;
 
@@ -36,7 +36,7 @@ pub fn flags() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE
 }
 
-/// What wharf sets on a connection before it runs a `GET`.
+/// Sets the pragmas that wharf sets on a connection before it runs a `GET`.
 pub fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;

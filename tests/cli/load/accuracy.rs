@@ -39,8 +39,8 @@ fn shows_known_service_times(threads: &str) {
     let mut took: Vec<f64> = server.served().iter().map(|served| served.took.as_secs_f64() * 1e3).collect();
     took.sort_by(f64::total_cmp);
     for times in ["latency_ms", "service_ms"] {
-        // What a request costs that takes the server no time is what the way there and back costs at most on a machine this
-        // busy, and nothing on one that is not.
+        // The median request takes the server no time. So the measured median bounds the cost of the way there and back on
+        // a machine this busy; on an idle machine it is almost nothing.
         let way = (ms(&report, times, "p50") - took[99]).max(0.0);
         for (percentile, took) in [("p75", took[149]), ("p95", took[189])] {
             let within = took * 0.98..=(took + way) * 1.02;
@@ -82,8 +82,8 @@ fn shows_a_stall(threads: &str) {
     let server = stalling(Duration::ZERO);
     let report = report(&server.url(), &["--rate", "50/s", "--duration", "5s", "--threads", threads]);
     assert_eq!((count(&report, "scheduled"), count(&report, "good")), (250, 250), "{report:#}");
-    // 100 of 250 requests are due during the stall, and wait for what is left of it: 2 s at its begin, nothing at its end. So
-    // 60 % are answered at once, and from there percentiles grow evenly to 2 s. On a busy machine the stall itself is longer.
+    // 100 of 250 requests are due during the stall, and wait for its end: 2 s at its start, not at all at its end. So 60 %
+    // are answered at once, and from there percentiles grow evenly to 2 s. On a busy machine the stall itself is longer.
     let stalled = server.served().iter().map(|served| served.took).max().expect("all were answered");
     let tolerance = STALL.mul_f64(0.02) + stalled.saturating_sub(STALL);
     for (percentile, expected_ms) in [("p75", 750.0), ("p90", 1500.0), ("p99", 1950.0)] {

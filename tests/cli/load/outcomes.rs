@@ -69,21 +69,21 @@ fn refusals_are_counted_apart() {
 }
 
 #[test]
-fn who_is_not_answered_counts_as_waiting_all_its_time() {
+fn an_unanswered_request_counts_with_its_whole_waiting_time() {
     let server = Server::start(|number| if number.is_multiple_of(5) { Reply::Silence } else { ok() });
     let report = report(&server.url(), &[&FIFTY[..], &["--timeout", "400ms"]].concat());
     assert_eq!((count(&report, "timeouts"), count(&report, "good")), (10, 40), "{report:#}");
-    // A fifth of them has no answer, so that p75 is an answer's time and p90 is not.
+    // A fifth of the requests has no answer, so p75 is the time of an answer and p90 is not.
     assert!(ms(&report, "latency_ms", "p90") >= 400.0, "{report:#}");
     assert_eq!(report["latency_ms"]["count"], 50);
     assert!(ms(&report, "latency_ms", "p50") < 400.0, "{report:#}");
 }
 
 #[test]
-fn who_waits_is_not_lost_behind_the_many_that_are_answered() {
+fn a_waiting_request_is_not_lost_behind_many_answered_ones() {
     let server = Server::start(|number| if number == 1 { Reply::Silence } else { ok() });
     let report = report(&server.url(), &["--connections", "2", "--duration", "1s", "--timeout", "900ms"]);
-    // More than the generator keeps in its line of those that may have to be given up.
+    // More requests than the generator keeps in its queue of possible timeouts.
     assert!(count(&report, "good") > 1100, "{report:#}");
     assert_eq!((count(&report, "timeouts"), count(&report, "failed")), (1, 0), "{report:#}");
     assert!(ms(&report, "service_ms", "max") >= 900.0, "{report:#}");
@@ -125,7 +125,7 @@ fn a_server_that_goes_away_refuses_connections() {
             |number| if number == 20 { Reply::LastOfAll(answer(200)) } else { Reply::Last(answer(200)) },
         );
     let report = report(&server.url(), &["--rate", "20/s", "--duration", "2s"]);
-    // Whoever had connected before it went away is answered, or sees a reset.
+    // A client that connected before the server went away gets an answer or a reset.
     assert!(count(&report, "good") >= 20, "{report:#}");
     assert!(report["failures"]["connection refused"].as_u64() >= Some(10), "{report:#}");
 }
@@ -140,7 +140,7 @@ fn clients_of_a_closed_loop_go_on_after_failures_but_not_at_once() {
 }
 
 #[test]
-fn what_is_due_and_has_no_connection_is_late_or_skipped_and_the_run_says_so() {
+fn due_requests_without_a_connection_are_late_or_skipped_and_the_run_says_so() {
     let server = Server::start(|_| {
         thread::sleep(Duration::from_millis(100));
         ok()
@@ -161,7 +161,7 @@ fn what_is_due_and_has_no_connection_is_late_or_skipped_and_the_run_says_so() {
     assert_every_request_has_one_outcome(&report);
     assert_eq!(count(&report, "scheduled"), 50);
     assert!(count(&report, "late") > 0 && count(&report, "skipped") > 0, "{report:#}");
-    // The server took 100 ms for each that it had. Their users waited until it was their turn.
+    // The server took 100 ms for each request. The users waited until it was their turn.
     assert!(ms(&report, "service_ms", "min") >= 99.0, "{report:#}");
     assert!(ms(&report, "latency_ms", "p90") >= 400.0, "{report:#}");
 }

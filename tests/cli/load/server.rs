@@ -32,7 +32,7 @@ pub(crate) struct Served {
     pub(crate) at: Instant,
 }
 
-/// What the server does with a request.
+/// The server's reaction to a request.
 #[derive(Clone)]
 pub(crate) enum Reply {
     /// These bytes.
@@ -146,7 +146,8 @@ impl Shared {
     }
 }
 
-/// Reads a request with whatever body its `Content-Length` says; when it was whole, and its path. `None`: there is none any more.
+/// Reads a request with the body that its `Content-Length` announces. Returns when it was complete, and its path; `None` when no
+/// request follows.
 fn read_request(client: &mut TcpStream, received: &mut Vec<u8>) -> Option<(Instant, String)> {
     loop {
         if let Some(head) = received.windows(4).position(|window| window == b"\r\n\r\n") {

@@ -87,7 +87,7 @@ fn clients_of_several_threads_meet_the_weights_however_unevenly_they_are_answere
     let [fast_sent, slow_sent] = [0, 1].map(|index| report.targets[index].good);
     assert!(slow_sent > 20 && fast_sent.abs_diff(3 * slow_sent) <= 3, "{fast_sent} and {slow_sent}");
     for (server, requests) in [(&fast, 10), (&slow, 7)] {
-        // None of a list a second time before all were asked once.
+        // No request of a list is sent a second time before each was sent once.
         let asked = asked(server);
         let (least, most) = (asked.values().min(), asked.values().max());
         assert_eq!(asked.len(), requests);

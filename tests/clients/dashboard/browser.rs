@@ -14,7 +14,7 @@ use crate::support::{PATIENCE, is_root};
 /// Debian's name first.
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
-/// What it reads from is its descriptor 3, what it writes to is 4. Whatever else it has to say is of its own affairs.
+/// The browser reads orders from descriptor 3 and writes answers to descriptor 4. All other output is discarded.
 const WITH_PIPES: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
 
 /// A browser with one page, killed on drop.
@@ -22,7 +22,7 @@ pub(crate) struct Browser {
     child: Child,
     orders: ChildStdin,
     messages: Receiver<Value>,
-    /// What happened while an answer was awaited.
+    /// Events that came while an answer was awaited.
     events: VecDeque<Value>,
     count: u64,
     session: String,
@@ -30,13 +30,13 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// One that has an empty page of this width.
+    /// Starts a browser with an empty page of this width.
     pub(crate) fn open(width: u32) -> Self {
         let profile = tempfile::tempdir().expect("a temporary directory");
         let mut child = Command::new("sh")
             .args(["-c", WITH_PIPES, &program()])
             .args(["--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--no-first-run"])
-            // As root it runs in no other way; and it shows nobody's pages but ours.
+            // As root the browser runs only without a sandbox. That is safe here, because it shows only our own pages.
             .args(is_root().then_some("--no-sandbox"))
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
@@ -59,13 +59,13 @@ impl Browser {
         browser
     }
 
-    /// As if its screen were so wide.
+    /// Sets the width of the screen.
     pub(crate) fn resize(&mut self, width: u32) {
         let size = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500 });
         self.order("Emulation.setDeviceMetricsOverride", &size);
     }
 
-    /// As if its user wanted `light` or `dark`.
+    /// Sets the user's preference, `light` or `dark`.
     pub(crate) fn prefer(&mut self, scheme: &str) {
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         self.order("Emulation.setEmulatedMedia", &features);
@@ -89,7 +89,7 @@ impl Browser {
         }
     }
 
-    /// What an expression, or what it promises, comes to.
+    /// The value of an expression, or the value to which its promise resolves.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let wanted = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
         let mut answer = self.order("Runtime.evaluate", &wanted);
@@ -100,7 +100,7 @@ impl Browser {
     /// Waits until an expression is true.
     pub(crate) fn wait_until(&mut self, expression: &str) {
         let until = Instant::now() + PATIENCE;
-        // The page looks by itself, so that it is not this side that keeps two processes busy.
+        // The page itself polls the condition. Polling from this side would keep two processes busy.
         let look = format!(
             "new Promise((done) => {{ let looks = 0; const look = () => {{ const holds = Boolean({expression}); \
              if (holds || ++looks > 20) done(holds); else setTimeout(look, 50); }}; look(); }})"

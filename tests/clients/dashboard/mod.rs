@@ -44,11 +44,11 @@ sql = 'select :n::int as n'
 returns = 'one'
 ";
 
-/// What the server sees to be its own fault.
+/// A function whose error the server takes for its own fault.
 const FAILS: &str =
     "create function fails() returns int language plpgsql as 'begin perform 1 from nowhere; return 1; end'";
 
-/// A server on a database of its own, whose lock the test has.
+/// A server on a database of its own, with a lock that the test holds.
 struct Held {
     wharf: Wharf,
     _database: Database,
@@ -68,7 +68,7 @@ impl Held {
         Self { wharf, _database: database, holder, clients: Vec::new() }
     }
 
-    /// What `/stats` says now.
+    /// The current answer of `/stats`.
     fn stats(&self) -> Value {
         let mut client = Client::connect(self.wharf.admin_address());
         client.request("GET", "/stats", &[], "");

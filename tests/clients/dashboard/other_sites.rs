@@ -93,7 +93,7 @@ fn a_page_of_another_site_writes_nothing_and_a_page_of_its_own_does() {
         return [added.status, ticked.status, sent].join();";
     assert_eq!(run(&mut browser, script), "204,204,true");
     wait_until("the beacon has come", || notes() == "3");
-    // An answer without content leaves a frame as it is, so nobody tells when it has come.
+    // An answer without content leaves a frame unchanged, so the page cannot tell when it has come.
     run(&mut browser, "form('/form');");
     wait_until("the form has come", || notes() == "4");
     assert_eq!(refused(&wharf), 8);

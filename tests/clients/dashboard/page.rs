@@ -20,7 +20,7 @@ const FIGURES: &str = "[...document.querySelectorAll('[data-figure]')].map((figu
 const KINDS: &str = "[...document.querySelectorAll('#workers-legend data, #pool-legend data')].map((data) => [data.dataset.kind, \
     Number(data.value), document.querySelectorAll(`.cells > .cell.${data.dataset.kind}`).length])";
 
-/// What changes from one look to the next, whatever the server does.
+/// The figures that change from one look to the next, whatever the server does.
 const MOVING: [&str; 5] =
     ["uptime_s", "queue.oldest_ms", "now.", "totals.received_bytes", "totals.sent_bytes"];
 
@@ -32,7 +32,7 @@ fn open(wharf: &Wharf, width: u32) -> Browser {
     browser
 }
 
-/// It has asked nobody else for anything, and had nothing to complain of.
+/// The page asked no other server for anything, and logged no complaint.
 fn assert_clean(browser: &Browser, server: &str) {
     let own = format!("http://{server}/");
     let asked = browser.asked_for();

@@ -12,7 +12,7 @@ use crate::support::{Forwarder, PATIENCE, Then, Wharf, assert_says};
 
 const TOP: &str = env!("CARGO_BIN_EXE_wharf");
 
-/// What a process writes, as it comes.
+/// The output of a process, as it comes.
 struct Output {
     pieces: Receiver<Vec<u8>>,
     text: String,

@@ -26,7 +26,7 @@ struct Gate {
     open: Sender<()>,
 }
 
-/// A server with one worker, its routes those that the attacks need.
+/// A server with one worker and the routes that the attacks need.
 fn serve(change: impl FnOnce(&mut Config)) -> (Running, Gate) {
     let mut config = default_config();
     config.server.workers = Some(1);
@@ -98,7 +98,7 @@ fn one_client_that_pipelines_without_end_does_not_hold_up_another() {
     assert!(slowest < Duration::from_secs(5), "the other client waited {slowest:?}");
 }
 
-/// A job that nobody wants any more held its client's socket open, so that a client that was cut off did not notice.
+/// An abandoned job held its client's socket open, so that a client that was cut off did not notice.
 #[test]
 fn a_closed_connection_is_closed_though_an_old_job_of_it_is_still_in_the_queue() {
     let (server, gate) = serve(|config| {

@@ -96,7 +96,7 @@ fn to_an_http_1_0_client_a_stream_ends_with_the_connection() {
 }
 
 #[test]
-fn what_has_no_body_by_its_method_or_status_has_none_though_it_streams() {
+fn a_streamed_answer_has_no_body_if_its_method_or_status_forbids_one() {
     let empty = |request: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
         let status = if request.query() == "204" { StatusCode::NO_CONTENT } else { StatusCode::NOT_MODIFIED };
         Ok(Response::stream("text/plain", |writer| Ok(writer.write_all(b"what nobody may see")?))
@@ -120,7 +120,7 @@ fn what_has_no_body_by_its_method_or_status_has_none_though_it_streams() {
 }
 
 #[test]
-fn what_is_flushed_is_sent_at_once() {
+fn flushed_bytes_are_sent_at_once() {
     for connector in BOTH {
         let (gate, keeper) = gate();
         let slow = move |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
@@ -215,7 +215,7 @@ fn a_stream_that_fails_is_never_taken_for_whole() {
     end(server);
 }
 
-/// Whether the answer was complete was only asked of the handler.
+/// The server trusted the handler's result alone to decide whether the answer was complete.
 #[test]
 fn a_handler_that_does_not_care_that_writing_failed_leaves_no_answer_that_looks_whole() {
     let careless = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
@@ -232,7 +232,7 @@ fn a_handler_that_does_not_care_that_writing_failed_leaves_no_answer_that_looks_
     for version in ["1.0", "1.1"] {
         let mut client = Client::connect(server.address());
         client.send(format!("GET /careless HTTP/{version}\r\nHost: h\r\n\r\n"));
-        // Whoever is served after it knows that it is over.
+        // Once another client has been served, the answer is over.
         assert_serves(&server);
         let (answer, ending) = read_to_end(client.stream());
         assert_eq!(ending, Ending::Reset, "HTTP/{version}, after {} bytes", answer.len());

@@ -9,8 +9,8 @@ use wharf::handler::{Handler as _, Policy};
 use super::tunnel::Encryption;
 use super::*;
 
-/// A worker cannot see that a client is gone that it does not write to itself: it wrote into a buffer that nobody emptied,
-/// until its deadline.
+/// With TLS a worker does not write to the client's socket itself, so it cannot see that the client is gone. It filled a
+/// buffer that was never emptied, and waited until its deadline.
 #[test]
 fn a_client_whose_session_breaks_holds_no_worker_that_is_about_to_answer_it() {
     let (gate, keeper) = gate();
@@ -82,7 +82,8 @@ fn a_session_that_is_closed_right_behind_a_full_buffer_is_seen_to_have_ended() {
     end(server);
 }
 
-/// A worker that waited for a client went on waiting for it until its deadline, though nobody was left to bring anything.
+/// A worker that waited for a client's bytes went on waiting until its deadline, although no poller was left to bring
+/// them.
 #[test]
 fn a_server_that_stops_leaves_no_worker_waiting_for_clients() {
     let (told, errors) = unbounded();

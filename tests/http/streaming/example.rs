@@ -54,8 +54,8 @@ impl Drop for Example {
     }
 }
 
-/// Where the example is. `cargo test --test http` does not build examples by itself, and one that was built before may
-/// be another version's.
+/// Builds the example and returns its path. `cargo test --test http` does not build examples by itself, and an example
+/// that was built before may be of another version.
 fn built() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its file");
     let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/");
@@ -63,7 +63,8 @@ fn built() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--locked", "--example", "streaming", "--profile"]);
     cargo.arg(if name == "debug" { "dev" } else { name }).current_dir(env!("CARGO_MANIFEST_DIR"));
-    // Packages with build scripts would be built again for what this cargo has told its test about the test's package.
+    // This cargo tells the test about its package in environment variables. Passed on, they would make cargo build
+    // packages with build scripts again.
     for (name, _) in std::env::vars_os() {
         let begins_with = |start: &[u8]| name.as_encoded_bytes().starts_with(start);
         if begins_with(b"CARGO_PKG_") || begins_with(b"CARGO_MANIFEST_") {

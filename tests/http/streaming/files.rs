@@ -49,7 +49,7 @@ fn file(directory: &Path, request: &Request) -> Response {
 }
 
 #[test]
-fn a_file_arrives_whole_and_in_order_and_those_pipelined_behind_it_too() {
+fn a_file_arrives_whole_and_in_order_and_so_do_answers_pipelined_behind_it() {
     let files = Files::new();
     for connector in BOTH {
         let server = files.serve(|config| config.server.connector = connector);

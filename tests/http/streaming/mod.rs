@@ -25,7 +25,7 @@ use crate::support::{Client, Gate, Log, PATIENCE, ask, default_config, gate, wai
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
 
-/// A server with one worker, on which the routes that all tests use stand already.
+/// A server with one worker and the routes that all tests use.
 fn server(change: impl FnOnce(&mut Config)) -> Server {
     let mut config = default_config();
     config.server.workers = Some(1);
@@ -41,12 +41,12 @@ fn start(server: Server) -> Running {
     server.start().expect("a free port")
 }
 
-/// Whether the only worker is free, and the poller serves.
+/// Asserts that the only worker is free and the poller serves.
 fn assert_serves(server: &Running) {
     assert_eq!(ask(server, "/quick").answer().text(), "quick");
 }
 
-/// What must hold once all clients have left: each request has come to an end that is counted once.
+/// Asserts, once all clients have left, that each request has ended and is counted once.
 fn assert_counts_add_up(server: &Running) {
     let metrics = server.metrics();
     wait_for(
@@ -55,7 +55,7 @@ fn assert_counts_add_up(server: &Running) {
     );
 }
 
-/// Ends the server; nothing that it was asked may be left.
+/// Ends the server, which must have no request left.
 fn end(server: Running) {
     assert_counts_add_up(&server);
     assert_eq!(server.drain(), Drained::Complete);
@@ -138,7 +138,7 @@ fn measure(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     }
 }
 
-/// Sends bytes on a thread of their own: whoever is answered meanwhile must not wait for them.
+/// Sends bytes on a separate thread, so that reading answers meanwhile does not wait for them.
 fn send_beside(client: &Client, bytes: Vec<u8>) -> thread::JoinHandle<std::io::Result<()>> {
     let mut stream = client.stream().try_clone().expect("a socket can be cloned");
     thread::spawn(move || std::io::Write::write_all(&mut stream, &bytes))
@@ -188,7 +188,7 @@ fn decoded(wire: &[u8]) -> Option<Vec<u8>> {
     decoder.is_done().then_some(body)
 }
 
-/// What the sockets of a connection hold at most, with both directions counted as one.
+/// The maximum number of bytes that a connection's sockets hold, in both directions together.
 fn socket_bytes() -> usize {
     ["rmem", "wmem"]
         .map(|name| {

@@ -83,12 +83,12 @@ enum Expected {
     Body(usize),
 }
 
-/// What a client does to its own connection.
+/// A client's treatment of its own connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manners {
-    /// It reads every answer, and looks at it.
+    /// It reads and checks every answer.
     Good,
-    /// It leaves in the midst of something.
+    /// It leaves in the middle of a request or an answer.
     Leaves,
     /// It only waits for the connection's end: the server may have to break off what takes too long.
     Waits,
@@ -140,7 +140,7 @@ fn check(client: &mut Client, requests: &[(Vec<u8>, Expected)], name: &str) {
             Expected::Text(text) => assert_eq!(answer.text(), text, "{name}-{count}"),
             Expected::Body(length) => assert_eq!(Seen::all(&answer.body), *length, "{name}-{count}"),
         }
-        // What was sent behind a body that the server did not want, or not at once, is not answered.
+        // If the server did not want a body, or not at once, it does not answer the requests behind that body.
         if answer.header("Connection") == Some("close") {
             client.finish_sending();
             return assert!(client.is_closed(), "{name}-{count}");
@@ -187,7 +187,7 @@ fn waiting_or_leaving(rng: &mut Rng) -> Manners {
 }
 
 #[test]
-fn whatever_clients_do_nothing_is_left_over_and_every_body_is_its_own() {
+fn clients_of_all_manners_leave_nothing_over_and_get_their_own_bodies() {
     for (seed, queue, max_wait) in [(1, 1, 2), (2, 100, 30_000), (3, 4, 10)] {
         let server = serve(|config| {
             config.server.selectors = Some(if queue == 4 { 3 } else { 1 });
@@ -200,7 +200,7 @@ fn whatever_clients_do_nothing_is_left_over_and_every_body_is_its_own() {
 }
 
 #[test]
-fn whatever_clients_do_it_is_the_same_over_tls() {
+fn clients_of_all_manners_leave_nothing_over_with_tls() {
     let encryption = Encryption::new();
     for (seed, queue, max_wait) in [(4, 100, 30_000), (5, 4, 10)] {
         let server = serve(|config| {

@@ -131,7 +131,7 @@ fn a_body_that_fits_into_the_buffer_is_whole_when_the_handler_begins() {
 }
 
 #[test]
-fn a_client_that_stalls_is_told_408_and_one_whose_handler_stalls_is_not_blamed() {
+fn a_client_that_stalls_gets_408_and_a_client_whose_handler_stalls_does_not() {
     let (gate, keeper) = gate();
     let late = move |request: &Request, context: &mut Context<'_>| {
         pass(&gate);
@@ -242,8 +242,8 @@ fn with_tiny_http_a_body_that_breaks_off_is_not_taken_for_whole_either() {
     end(server);
 }
 
-/// What was answered without a worker was answered by the one thread that receives requests, and tiny_http does not let go of
-/// a request before its body has come.
+/// The one thread that receives requests also sent the answers that need no worker, and tiny_http does not let go of a
+/// request before its body has come.
 #[test]
 fn with_tiny_http_an_answer_that_needs_no_worker_holds_up_nobody() {
     let (gate, keeper) = gate();
@@ -280,7 +280,7 @@ fn with_tiny_http_an_answer_that_needs_no_worker_holds_up_nobody() {
 }
 
 #[test]
-fn what_is_wrong_in_mid_stream_is_told_and_ends_the_connection() {
+fn an_error_in_the_middle_of_a_body_is_answered_and_ends_the_connection() {
     let server = start(server(|_| {}).route(
         Method::POST,
         "/measure",
@@ -328,7 +328,7 @@ fn the_handlers_own_limit_counts_and_is_looked_at_before_a_worker_is_taken() {
     end(server);
 }
 
-/// What still comes was not read while the buffer for it was full: after a second the connection was reset.
+/// The rest of the body was not read while its buffer was full. After a second the connection was reset.
 #[test]
 fn an_answer_without_reading_the_body_reaches_a_client_that_is_still_sending() {
     for connector in BOTH {

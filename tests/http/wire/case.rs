@@ -1,8 +1,8 @@
-//! What a case is: bytes, the answers that must come back, and what becomes of the connection.
+//! A case: the bytes to send, the answers that must come back, and the connection's state afterwards.
 
 use http::StatusCode;
 
-/// The answer's id is compared as this.
+/// Stands in the expected content for the id of an answer.
 pub(crate) const ID: &str = "0123456789abcdef";
 
 /// The answer's `date` is compared as this.
@@ -25,12 +25,12 @@ pub(crate) struct Case {
     pub(crate) tiny_http: TinyHttp,
 }
 
-/// What the connection is after the last answer.
+/// The connection's state after the last answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It serves the next request.
+    /// The connection serves the next request.
     Open,
-    /// The server closes it, and has said so.
+    /// The server closes the connection, and its answer has said so.
     Closed,
     /// The message is not complete: nothing is answered, and when the client ends it, the server closes (RFC 9112 section 8).
     Incomplete,
@@ -69,7 +69,7 @@ pub(crate) enum Content {
     HeadOfText(Vec<u8>),
     /// The head of what a `GET` would be answered: a problem.
     HeadOfProblem,
-    /// What the handler gave as content is not sent: the status has none.
+    /// The handler gave content, and the server does not send it because the status allows none.
     Withheld,
 }
 
@@ -83,7 +83,7 @@ impl Answer {
         Self { allow: Some(methods), ..self }
     }
 
-    /// With `connection: keep-alive`, which an HTTP/1.0 client is told.
+    /// Adds `connection: keep-alive`, which answers to HTTP/1.0 clients carry.
     pub(crate) fn kept(self) -> Self {
         Self { kept: true, ..self }
     }
@@ -142,7 +142,7 @@ pub(crate) fn problem(status: u16) -> Answer {
     Answer::new(status, Content::Problem)
 }
 
-/// A status by itself.
+/// An answer of a status without content.
 pub(crate) fn empty(status: u16) -> Answer {
     Answer::new(status, Content::None)
 }
@@ -202,18 +202,18 @@ impl Case {
         self
     }
 
-    /// What tiny_http does instead.
+    /// Sets the outcome on tiny_http, where it differs.
     pub(crate) fn instead(self, words: &'static str) -> Self {
         Self { tiny_http: TinyHttp::Instead(words), ..self }
     }
 
-    /// What must come back, in words: the statuses and the end.
+    /// The expected outcome in words: the statuses and the end.
     pub(crate) fn expected(&self) -> String {
         let answers = self.answers().map(|answer| answer.status.to_string());
         describe(answers.collect(), self.end)
     }
 
-    /// What tiny_http does, in words.
+    /// The expected outcome on tiny_http in words.
     pub(crate) fn on_tiny_http(&self) -> String {
         match self.tiny_http {
             TinyHttp::Same => self.expected(),

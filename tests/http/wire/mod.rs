@@ -1,8 +1,9 @@
 //! The wire conformance suite: raw bytes in; exact bytes, a close or silence out; by the section that decides it.
 //!
-//! The cases stand in `tests/http/wire/cases/`, a file for each theme. Each is sent to the native connector whole, a byte at a
-//! time, and split in two at every place; and whole to the `tiny_http` connector, which is held to what the table says that
-//! it does instead. `docs/conformance.md` is the table as a document: `WRITE_DOCS=1 cargo test --test http wire` writes it.
+//! The cases stand in `tests/http/wire/cases/`, a file for each theme. Each case is sent to the native connector whole, a byte
+//! at a time, and split in two at every place. It is also sent whole to the `tiny_http` connector, which must do what the
+//! table states for it. `docs/conformance.md` is the table as a document: `WRITE_DOCS=1 cargo test --test http wire` writes
+//! it.
 
 mod case;
 mod cases;
@@ -20,7 +21,7 @@ use std::thread;
 use case::Case;
 use wharf::config::Connector;
 
-/// Checks every case on so many threads, each with what it needs for itself, and panics with all that is wrong.
+/// Checks every case on `threads` threads, each with the result of its own call to `prepare`. Panics with all failures.
 fn check_all<T>(
     threads: usize,
     prepare: impl Fn() -> T + Sync,

@@ -16,8 +16,8 @@ pub(crate) const PROBE: &[u8] = b"GET /immediate HTTP/1.1\r\nHost: h\r\n\r\n";
 /// Sends cases, one after the other.
 pub(crate) struct Driver {
     address: SocketAddr,
-    /// A second connection. The poller acts in the order in which bytes came, so once this one has an answer to what it
-    /// sent later, what the case sent before was read by itself.
+    /// A second connection. The poller acts in the order in which bytes came. So once this connection has an answer to
+    /// a later request, the case's earlier bytes were read separately.
     barrier: Peer,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Driver {
 enum Cut {
     Whole,
     EachByte,
-    /// In two parts, the second of which begins with this byte of this step.
+    /// In two parts. The second part begins with this byte of this step.
     Before {
         step: usize,
         at: usize,

@@ -1,4 +1,4 @@
-//! What holds for all bytes: how they were split changes nothing, limits hold, and no client ends the server.
+//! Properties that hold for all bytes: splitting them changes nothing, limits hold, and no client ends the server.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ use super::native::Peer;
 use super::server;
 use crate::support::{Client, wait_for};
 
-/// So small that what is generated meets every limit.
+/// Limits so small that generated requests reach every one of them.
 const LIMITS: Limits = Limits { max_head_bytes: 200, max_target_bytes: 40, max_headers: 5 };
 const MAX_BODY_BYTES: usize = 40;
 

@@ -1,4 +1,4 @@
-//! Sends a case whole to the tiny_http connector, and says in words what it does.
+//! Sends a case whole to the tiny_http connector, and describes the outcome in words.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use super::case::{Answer, Case, Content, End, describe};
 use super::native::PROBE;
 
-/// What the table says that comes is waited for so long; more than a busy machine needs.
+/// How long to wait for the answers that the table expects. It is more than a busy machine needs.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// After so long without a byte nothing more is expected, if all that the table says has come.
+/// After this time without a byte no more bytes are expected, if all answers in the table have come.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// What comes back: statuses, each with a word about its content where that is not what the case says, and then `open`,
-/// `closed`, or `no answer` where a request is neither answered nor refused.
+/// The outcome: first the statuses, each with a word about its content if that differs from the case. Then comes
+/// `open`, `closed`, or `no answer` if a request is neither answered nor refused.
 pub(crate) fn outcome(address: SocketAddr, case: &Case) -> String {
     let stream = TcpStream::connect_timeout(&address, LONGEST).expect("tiny_http accepts");
     stream.set_read_timeout(Some(QUIET)).expect("the limit is not zero");
@@ -29,7 +29,7 @@ pub(crate) fn outcome(address: SocketAddr, case: &Case) -> String {
             client.listen(|received, _| !received.is_empty());
         }
     }
-    // Some of the statuses may come only when more is sent, so it is not waited for them for ever.
+    // Some of the statuses may come only when more bytes are sent, so the wait for them ends after a while.
     client.listen(|received, quiet| {
         let found = statuses(case, received).len();
         quiet > 0 && (found >= hoped || found > 0 && quiet > 3)
@@ -47,7 +47,7 @@ pub(crate) fn outcome(address: SocketAddr, case: &Case) -> String {
     if statuses(case, &client.received).get(before.len()).is_some_and(|status| status == "200") {
         return describe(before, End::Open);
     }
-    // It was taken for something else, together with what the case left there, or for nothing.
+    // tiny_http took the probe for part of another request, together with bytes that the case left, or ignored it.
     client.listen(|_, quiet| quiet > 0);
     let after = statuses(case, &client.received);
     let end = if after.len() > before.len() { End::Open } else { End::Incomplete };
@@ -61,13 +61,13 @@ struct Client {
 }
 
 impl Client {
-    /// It may have closed already, which will be noticed.
+    /// Sends bytes. If the server has closed the connection already, [`Client::listen`] notices.
     fn send(&mut self, bytes: &[u8]) {
         drop(self.stream.write_all(bytes));
     }
 
-    /// Listens until it is closed, or there is enough, or for as long as that is waited for. What is enough may depend on
-    /// how long it has been quiet, in multiples of `QUIET`.
+    /// Receives until the connection is closed, `is_enough` holds, or `LONGEST` has passed. `is_enough` also gets the
+    /// time without a byte, in multiples of `QUIET`.
     fn listen(&mut self, is_enough: impl Fn(&[u8], u32) -> bool) {
         let until = Instant::now() + LONGEST;
         let mut bytes = [0; 4096];
@@ -88,7 +88,7 @@ impl Client {
     }
 }
 
-/// The statuses in what was received, each with a word about its content where that is not what the case says.
+/// The statuses of the received answers, each with a word about its content if that differs from the case.
 fn statuses(case: &Case, mut received: &[u8]) -> Vec<String> {
     let mut expected = case.answers();
     let mut words = Vec::new();

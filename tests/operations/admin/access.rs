@@ -1,4 +1,4 @@
-//! Who is answered, over real sockets; every form of a name and of a token is tried in the module itself.
+//! Access to the admin listener over real sockets. The module's own tests try every form of a name and of a token.
 
 use super::{HELLO, request};
 use crate::support::{Wharf, assert_problem};

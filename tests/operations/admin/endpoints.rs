@@ -1,4 +1,4 @@
-//! Each path, by itself and while the server has nothing left to give.
+//! Each path of the admin listener, on an idle server and on one with no capacity left.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn every_page_is_answered_with_its_type() {
 }
 
 #[test]
-fn what_is_not_there_is_answered_as_elsewhere() {
+fn unknown_paths_and_methods_are_answered_as_on_other_listeners() {
     let wharf = Wharf::start(HELLO);
     let admin = wharf.admin_address();
     assert_problem(&get(admin, "/nothing"), 404, "no endpoint has this path");

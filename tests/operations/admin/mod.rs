@@ -1,4 +1,4 @@
-//! The admin listener: what it answers, to whom, and that it answers whatever the server is at.
+//! The admin listener: its answers, the clients that may have them, and that it answers in every state of the server.
 
 mod access;
 mod endpoints;

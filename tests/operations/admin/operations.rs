@@ -1,4 +1,4 @@
-//! What an operator has done: reload and log level, in the real binary.
+//! The operations of an operator, reload and log level, in the real binary.
 
 use std::sync::Arc;
 use std::thread;

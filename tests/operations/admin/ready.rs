@@ -25,7 +25,7 @@ fn while_it_drains_it_is_alive_and_not_ready() {
     }
 }
 
-/// Who asks for the shared port would hear now of the one, now of the other.
+/// If both servers kept the shared port, a client would reach one or the other at random.
 #[test]
 fn a_server_that_shares_its_port_gives_it_up_when_it_drains() {
     let config = format!("server.reuse_port = true\n{HELLO}");
@@ -68,7 +68,7 @@ fn while_the_database_is_down_it_is_not_ready() {
 }
 
 #[test]
-fn with_a_token_the_reasons_are_named_and_told_only_to_who_has_it() {
+fn with_a_token_only_its_holder_sees_the_reasons() {
     let (server, admin, keeper) = serve(|config| {
         config.admin.token = Some("only-for-tests".to_owned());
         config.queue.max_length = 1;

@@ -1,4 +1,4 @@
-//! What the log says of requests: who reads it finds each of them, and nothing that a client has made up.
+//! The log of requests: it has a line for each request, and no line that a client has made up.
 
 mod secrets;
 
@@ -49,7 +49,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The lines of a file of JSON by their request's id, once there are so many.
+/// The lines of a JSON file by their request's id, once there are `count` lines.
 #[track_caller]
 fn entries(path: &Path, count: usize) -> HashMap<String, Value> {
     wait_until("not every request has its line", || read(path).matches('\n').count() >= count);
@@ -232,7 +232,7 @@ fn every_request_has_a_line_whoever_ends_it() {
         client
     });
     let began = std::time::Instant::now();
-    // Who ends its side at once may wait for its answer all the same.
+    // A client that ends its side at once may still wait for its answer, so let some time pass first.
     wait_until("time passes", || began.elapsed() > Duration::from_millis(30));
     wait_until("one waits", || server.observer().gauges().queue.length == 1);
     drop(leaving);
@@ -345,7 +345,7 @@ fn a_file_that_was_moved_is_followed_by_a_new_one_and_every_key_changes_at_a_rel
         wharf.signal("HUP");
         wharf.wait_for_log(says);
     };
-    // What cannot be opened changes nothing.
+    // A file that cannot be opened changes nothing.
     reload(
         "access = 'json'\naccess_file = 'nowhere/access.log'",
         "nothing has changed: log.access_file cannot be opened",
@@ -375,7 +375,7 @@ fn a_file_that_cannot_be_opened_is_said_before_the_start() {
 }
 
 #[test]
-fn what_a_server_has_said_is_written_when_it_stops() {
+fn a_server_that_stops_writes_its_whole_journal() {
     let wharf = Wharf::start(&config("[server]", "access = 'json'\naccess_file = 'access.log'"));
     let file = wharf.directory().join("access.log");
     let kept = File::open(wharf.directory()).expect("it is there");
@@ -399,10 +399,10 @@ fn a_pipe_that_nobody_reads_costs_lines_and_not_requests() {
     )));
     let pipe = directory.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
-    // Both ends at once, so that nobody waits for the other; and nobody reads.
+    // Open both ends at once, so that opening does not wait for a reader. Nothing is ever read.
     let end = File::options().read(true).write(true).open(&pipe).expect("a pipe");
     let wharf = Wharf::start_in(&directory, &["--config", "wharf.toml"], &[]);
-    // More than may wait.
+    // More lines than may wait to be written.
     let agent = "x".repeat(15_000);
     let mut client = wharf.connect();
     for _ in 0..700 {
@@ -417,7 +417,7 @@ fn a_pipe_that_nobody_reads_costs_lines_and_not_requests() {
 }
 
 #[test]
-fn what_is_slow_has_a_line_with_where_its_time_went_and_no_values_unless_asked() {
+fn a_slow_request_is_logged_with_its_phases_and_with_values_only_if_asked() {
     let slow = "
 [endpoint.slow]
 route  = 'GET /slow'
@@ -470,7 +470,7 @@ fn a_flood_of_refusals_is_a_line_a_second_and_a_server_at_its_limit_says_so() {
         client.request("GET", "/busy", &[], "");
         client
     };
-    // One runs, and the other waits for as long: whoever comes is refused.
+    // One request runs, and the other waits as long, so a third is refused.
     let mut clients: Vec<_> = (0..2).map(busy).collect();
     let is_full = || {
         let mut client = Client::connect(wharf.admin_address());

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::{Answer, Client, Database, Postgres, Wharf, directory_with, wait_until};
 
-/// What must not be seen anywhere.
+/// The value that must appear nowhere.
 const SECRET: &str = "hunter2";
 
 const FUNCTIONS: &str = "
@@ -76,7 +76,7 @@ fn json(wharf: &Wharf, path: &str, name: &str, value: &str) -> Answer {
     wharf.json("POST", path, &format!("{{\"{name}\":{value}}}"))
 }
 
-/// Sends the secret in every way, good and bad. Returns the answers in which nobody may see it.
+/// Sends the secret in every way, good and bad. Returns the answers that must not contain it.
 fn send_secrets(wharf: &Wharf) -> Vec<(&'static str, Answer)> {
     for (path, status) in [("/echo", 204), ("/bad", 400), ("/twice", 409), ("/tell", 500), ("/class", 500)] {
         let answer = json(wharf, path, "word", "\"hunter2\"");
@@ -123,7 +123,7 @@ fn all_that_was_said((wharf, directory): (Wharf, Arc<TempDir>)) -> (String, Stri
 }
 
 #[test]
-fn no_value_is_logged_at_any_level_unless_told() {
+fn no_value_is_logged_at_any_level_unless_configured() {
     for level in ["debug", "trace", "info,tokio_postgres=trace,ureq=trace"] {
         let database = Postgres::database();
         database.psql(FUNCTIONS);
@@ -141,7 +141,7 @@ fn no_value_is_logged_at_any_level_unless_told() {
 }
 
 #[test]
-fn values_are_logged_where_that_is_asked_for_but_for_secrets_and_headers() {
+fn configured_values_are_logged_except_secrets_and_headers() {
     let database = Postgres::database();
     database.psql(FUNCTIONS);
     let wharf = start(&config(&database, "parameters = true"), "debug");
@@ -193,7 +193,7 @@ fn a_client_is_told_what_was_wrong_with_a_secret_but_not_what_it_sent() {
     );
     let answer = wharf.request("GET", "/header", &[("Authorization", "Basic hunter2")], "");
     assert_eq!(answer.json()["detail"], "parameter Authorization: expected a 64-bit integer");
-    // Whoever has sent a value that is no secret may see it.
+    // The client may see its own value again if that value is no secret.
     let answer = json(&wharf, "/int", "number", "\"hunter2\"");
     assert_eq!(answer.json()["received"], "\"hunter2\"");
 }

@@ -88,7 +88,7 @@ fn an_invalid_file_is_not_sent_and_changes_nothing_when_it_is_read_all_the_same(
 }
 
 #[test]
-fn what_the_server_alone_cannot_do_is_its_refusal() {
+fn a_change_that_the_running_server_cannot_apply_is_refused() {
     let (directory, wharf) = start(&hello("", "one"));
     replace(&wharf, &with_sql("select 1"));
     let why = "nothing has changed: endpoint.sql runs SQL, and the server was started without a database";

@@ -133,7 +133,7 @@ fn a_connection_that_is_idle_already_waits_only_as_long_as_the_new_timeout_says(
 }
 
 #[test]
-fn where_fewer_connections_may_be_open_than_are_nobody_is_cut_off() {
+fn a_limit_below_the_open_connections_cuts_no_client_off() {
     let text = |max: usize| format!("server.workers = 4\nhttp.max_connections = {max}");
     let (server, keeper) = serve(config_of(text(4)));
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(server.address())).collect();
@@ -149,7 +149,7 @@ fn where_fewer_connections_may_be_open_than_are_nobody_is_cut_off() {
     assert_eq!(server.metrics().refused_for(Reason::ConnectionLimit), 100);
     keeper.let_through(3);
     assert!(clients.iter_mut().all(|client| client.answer().text() == "through"));
-    // Two of those that are idle now make room for one.
+    // Two connections that are idle now make room for one newcomer.
     let until = Instant::now() + PATIENCE;
     loop {
         let mut newcomer = Client::connect(server.address());
@@ -172,7 +172,7 @@ fn where_fewer_connections_may_be_open_than_are_nobody_is_cut_off() {
 }
 
 #[test]
-fn whoever_is_connected_counts_when_an_address_may_have_only_so_many() {
+fn open_connections_count_against_a_new_limit_per_address() {
     let (server, _) = serve(config_of(""));
     let mut here: Vec<_> = (0..2).map(|_| Client::connect(server.address())).collect();
     assert!(here.iter_mut().all(|client| get(client, "/rust").0 == 200));
@@ -340,7 +340,7 @@ fn a_busy_pool_becomes_larger() {
 }
 
 #[test]
-fn what_needs_a_restart_is_named_each_time_and_stays() {
+fn changes_that_need_a_restart_are_named_each_time_and_not_applied() {
     let (server, _) = serve(config_of("server.selectors = 1"));
     let address = server.address();
     let mut new = config_of("server.selectors = 2\nserver.reuse_port = true\nserver.deadline = '3s'");
@@ -360,7 +360,7 @@ fn what_needs_a_restart_is_named_each_time_and_stays() {
     let again = server.reload(new.clone()).unwrap_or_else(|error| panic!("{error}")).to_string();
     assert_eq!(again.lines().collect::<Vec<_>>(), [&["nothing has changed"], &restart[..]].concat());
     assert_eq!(get(&mut Client::connect(address), "/rust").0, 200);
-    // An endpoint that needs the database cannot be served before.
+    // An endpoint that needs the new database cannot be served before the restart.
     let mut sql = config_of(format!(
         "database.url = 'sqlite:other.db'\n[endpoint.a]\nroute = 'GET /a'\nsql = 'select 1'\n{}",
         fixed("b", "b")

@@ -84,9 +84,9 @@ fn endpoints_for_other_clients_are_not_served_to_these() {
     assert_eq!(client.answer().text(), "old");
 }
 
-/// Sessions that were opened before went on with what `connection_init_sql` had been.
+/// Sessions that were opened before the reload kept the settings of the old `connection_init_sql`.
 #[test]
-fn what_is_run_on_new_connections_holds_for_all_of_them() {
+fn a_new_connection_init_sql_holds_for_all_sessions() {
     let database = Postgres::database();
     database.psql("create schema a; create schema b; create table a.t as select 'a' n; create table b.t as select 'b' n");
     let text = |schema: &str| {

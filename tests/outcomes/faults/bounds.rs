@@ -20,8 +20,8 @@ impl Bounds {
     }
 }
 
-/// Runs a test whose bounds a busy machine may break: at most three times, each with a server of its own. What does not
-/// depend on time is asserted in each of them.
+/// Runs a test whose bounds a busy machine may break, at most three times, each with a server of its own. Claims that
+/// do not depend on time are asserted in each run.
 pub(crate) fn within_bounds(run: impl Fn(&mut Bounds)) {
     const RUNS: usize = 3;
     for attempt in 1..=RUNS {

@@ -47,7 +47,8 @@ fn with_some_of_its_connections_everything_is_served_by_those() {
         let foreign = take_places(&cluster, PLACES - LEFT);
         assert_eq!(cluster.sessions("true"), LEFT, "sessions that the pool keeps");
         let (mut answers, attempts) = during(&served, &[Work::Echo, Work::Transfer], |load| {
-            // What was borrowed while its session ended is answered 503; the first attempts follow each other more closely.
+            // Requests whose session ended while it was lent are answered 503. The count starts later, because the first
+            // attempts follow each other more closely.
             load.go_on_after(Instant::now());
             attempts(&cluster, || load.go_on_after(Instant::now()))
         });
@@ -91,7 +92,7 @@ fn a_pool_larger_than_its_database_serves_with_what_it_gets() {
     });
 }
 
-/// A cluster with few places, and a role that has no right to those that are reserved.
+/// A cluster with few connection slots, and a role that has no right to the reserved ones.
 fn cluster() -> Postgres {
     let options = format!("-c max_connections={} -c superuser_reserved_connections=5", PLACES + 5);
     let cluster = Postgres::start_with("true", &options);
@@ -104,7 +105,7 @@ fn url(cluster: &Postgres) -> String {
     format!("postgres://app@127.0.0.1:{}/postgres", cluster.port())
 }
 
-/// Takes so many places, those of the pool where no other is free.
+/// Takes `count` connection slots, and the pool's slots if no other is free.
 fn take_places(cluster: &Postgres, count: usize) -> Vec<postgres::Client> {
     let (mut taken, until) = (Vec::new(), Instant::now() + PATIENCE);
     while taken.len() < count {

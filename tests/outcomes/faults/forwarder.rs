@@ -25,9 +25,9 @@ struct Shared {
 
 #[derive(Default)]
 struct Valve {
-    /// Nothing passes; what was sent meanwhile passes later, as it is sent again where packets are lost.
+    /// Nothing passes. Bytes sent meanwhile pass later, as lost packets are sent again.
     closed: bool,
-    /// Not even connections are taken.
+    /// The forwarder does not even accept connections.
     accepts_none: bool,
     ended: bool,
     /// To be cut.
@@ -54,7 +54,7 @@ impl Forwarder {
         self.address.port()
     }
 
-    /// From now on nothing passes, on connections old and new, and nobody is told.
+    /// From now on nothing passes, on old and new connections, and neither side learns of it.
     pub(crate) fn close(&self) {
         self.shared.turn(|valve| valve.closed = true);
     }
@@ -69,7 +69,7 @@ impl Forwarder {
         self.shared.turn(|valve| cut(&mut valve.streams));
     }
 
-    /// Cuts all connections, and lets nobody connect: the system neither takes nor refuses them.
+    /// Cuts all connections, and lets no client connect: the system neither accepts nor refuses new connections.
     pub(crate) fn fill(&self) -> Full {
         self.shared.turn(|valve| {
             valve.accepts_none = true;

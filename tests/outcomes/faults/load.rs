@@ -13,13 +13,13 @@ use crate::support::PATIENCE;
 /// Twice the workers: some requests always wait for one.
 const CLIENTS: usize = 8;
 
-/// What a client does before it asks again after a refusal, so that a fault costs no more of the machine than a load does.
+/// A client's pause after a refusal, so that a fault takes no more of the machine than a load does.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// More than any test needs: a limit.
 const REQUESTS_MAX: usize = 20_000;
 
-/// The clients, as whoever breaks the database sees them.
+/// The clients, as the code that breaks the database sees them.
 #[derive(Default)]
 pub(crate) struct Load {
     state: Mutex<State>,
@@ -35,7 +35,7 @@ struct State {
     failed: bool,
 }
 
-/// Tells of a client that fails, so that nobody waits for it.
+/// Reports a client that fails, so that the test does not wait for it.
 struct Watch<'a>(&'a Load);
 
 impl Drop for Watch<'_> {
@@ -71,7 +71,7 @@ pub(crate) fn during<T>(
         returned
     });
     let answers = load.state.into_inner().expect("no thread panics while it holds the answers").answers;
-    // For whoever reads why a test failed.
+    // Helps to explain a failure in the output of a failed test.
     eprintln!("answers: {}", summary(&answers));
     (answers, returned)
 }
@@ -112,19 +112,19 @@ impl Load {
         assert!(!result.timed_out(), "{what}; {came}");
     }
 
-    /// Waits for so many more answers, whatever they are.
+    /// Waits for `count` more answers with any status.
     pub(crate) fn wait_for_any(&self, count: usize) {
         let wanted = self.lock().answers.len() + count;
         self.wait_until("answers do not come", |state| state.answers.len() >= wanted);
     }
 
-    /// Waits for so many more good answers.
+    /// Waits for `count` more good answers.
     pub(crate) fn wait_for_good(&self, count: usize) {
         let wanted = self.lock().good + count;
         self.wait_until("good answers do not come", |state| state.good >= wanted);
     }
 
-    /// Waits for so many more that are not good.
+    /// Waits for `count` more answers that are not good.
     pub(crate) fn wait_for_refused(&self, count: usize) {
         let wanted = self.lock().refused() + count;
         self.wait_until("refusals do not come", |state| state.refused() >= wanted);

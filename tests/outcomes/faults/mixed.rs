@@ -10,7 +10,7 @@ use fastrand::Rng;
 
 const ALL: [Work; 5] = [Work::Echo, Work::Transfer, Work::Slow, Work::Transfer, Work::Slow];
 
-/// How many follow each other.
+/// The number of faults in a row.
 const FAULTS: usize = 12;
 
 #[test]

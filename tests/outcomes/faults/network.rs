@@ -12,13 +12,13 @@ const DATABASE: &str = "192.0.2.2";
 const SERVER: &str = "192.0.2.1";
 const HARDWARE: &str = "02:00:00:00:00:02";
 
-/// Both networks; they end with it, and at the latest with this process.
+/// Both networks. They end when this is dropped, and at the latest with this process.
 pub(crate) struct Network {
     server: Side,
     database: Side,
 }
 
-/// A process that does nothing but keep a network.
+/// A process that only keeps a network alive.
 struct Side(Child);
 
 impl Drop for Side {
@@ -30,7 +30,7 @@ impl Drop for Side {
 }
 
 impl Network {
-    /// `None` where the system does not let us, or has no `ip`.
+    /// Makes both networks. `None` when the system does not permit it, or has no `ip`.
     pub(crate) fn new() -> Option<Self> {
         if !is_root() {
             return None;
@@ -47,12 +47,12 @@ impl Network {
         made.then_some(network)
     }
 
-    /// What runs a program where the database is to be.
+    /// The command prefix that runs a program in the database's network.
     pub(crate) fn at_database(&self) -> Vec<String> {
         self.database.prefix()
     }
 
-    /// The same for the server.
+    /// The command prefix that runs a program in the server's network.
     pub(crate) fn at_server(&self) -> Vec<String> {
         self.server.prefix()
     }
@@ -62,17 +62,18 @@ impl Network {
         format!("postgres://postgres@{DATABASE}:{port}/postgres")
     }
 
-    /// What the database's server is told to do before it starts, and its options: to take who comes from the other side.
+    /// A command to run before the database's server starts, and the server's options. They let it accept connections
+    /// from the other network.
     pub(crate) fn settings() -> (String, &'static str) {
         (format!("echo 'host all all {SERVER}/32 trust' >> data/pg_hba.conf"), "-c listen_addresses=*")
     }
 
-    /// From now on packets between the two vanish, and neither side is told.
+    /// From now on packets between the two networks vanish, and neither side learns of it.
     pub(crate) fn drop_packets(&self) {
         assert!(self.database.run(&format!("ip route add blackhole {SERVER}/32")), "ip route add");
     }
 
-    /// They arrive again.
+    /// From now on packets arrive again.
     pub(crate) fn pass_packets(&self) {
         assert!(self.database.run(&format!("ip route delete blackhole {SERVER}/32")), "ip route delete");
     }

@@ -10,7 +10,7 @@ use crate::support::{Postgres, Wharf, wait_until};
 const READS: [Work; 2] = [Work::Echo, Work::Slow];
 const ALL: [Work; 4] = [Work::Echo, Work::Slow, Work::Transfer, Work::Slow];
 
-/// Each session says what its transactions may do, so that a default is none of its business.
+/// wharf's sessions state themselves whether their transactions may write, so the database's default has no effect.
 #[test]
 fn a_default_of_read_only_changes_nothing() {
     within_bounds(|bounds| {
@@ -28,7 +28,7 @@ fn a_default_of_read_only_changes_nothing() {
             load.wait_for_good(40);
             reload("alter system set default_transaction_read_only = on");
             load.wait_for_good(100);
-            // Those that come after it begin with the default.
+            // New sessions begin with the default.
             cluster.terminate_backends();
             let ended = Instant::now();
             load.go_on_after(ended);
@@ -43,7 +43,7 @@ fn a_default_of_read_only_changes_nothing() {
 }
 
 #[test]
-fn a_standby_serves_what_reads_and_refuses_what_writes_until_it_is_promoted() {
+fn a_standby_serves_reads_and_refuses_writes_until_it_is_promoted() {
     within_bounds(|bounds| {
         let cluster = Postgres::start_with("true", "-c synchronous_commit=on");
         let served = Served::start(&cluster);
@@ -71,9 +71,10 @@ fn a_standby_serves_what_reads_and_refuses_what_writes_until_it_is_promoted() {
     });
 }
 
-/// What fails first is the command that begins to write, the statement itself, or neither by its own fault.
+/// The command that begins the writing transaction may fail first, or the statement itself, or the transaction without
+/// a fault of either.
 #[test]
-fn only_what_was_to_write_is_told_to_come_back() {
+fn only_writes_are_told_to_come_back() {
     let cluster = Postgres::start();
     cluster.psql(
         "postgres",

@@ -1,4 +1,5 @@
-//! A server whose database breaks: its endpoints, its clients, and what must hold of it when the fault is over.
+//! A server whose database breaks: its endpoints, its clients, and the assertions that must hold when the fault is
+//! over.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,40 +11,40 @@ use std::time::{Duration, Instant};
 use super::bounds::Bounds;
 use crate::support::{Answer, Client, PATIENCE, Postgres, Wharf, directory_with, wait_until};
 
-/// What each request has, but those of `/meet` and `/hold`.
+/// The deadline of each request except those of `/meet` and `/hold`.
 pub(crate) const DEADLINE: Duration = Duration::from_millis(400);
 
 /// How long after its deadline a request may have its answer.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
-/// How long after its database the server may come back.
+/// How long after its database has come back the server may resume.
 pub(crate) const RESUMED: Duration = Duration::from_secs(1);
 
-/// A refusal while the database is known to be down.
+/// How long a refusal may take while the database is known to be down.
 const AT_ONCE: Duration = Duration::from_millis(5);
 
-/// How long it may take at most until the database is known to be down: somebody has to wait in vain for a connection, which
-/// takes a second unless a test says otherwise.
+/// How long the server may take at most to learn that the database is down. First a request must wait in vain for a session,
+/// which takes a second unless a test changes that.
 const FOUND_OUT: Duration = Duration::from_secs(5);
 
-/// Workers, and connections unless a test wants others.
+/// The number of workers, and of sessions unless a test sets another.
 pub(crate) const WORKERS: usize = 4;
 
 const ACCOUNTS: i64 = 8;
 const BALANCE: i64 = 1_000_000;
 
-/// How much a request does in the database. Each has a number of its own, which a good answer repeats.
+/// The work of a request in the database. Each request has its own number, which a good answer repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Nothing but the answer.
     Echo,
-    /// The same, 20 ms later.
+    /// Like `Echo`, 20 ms later.
     Slow,
     /// Moves 1 from an account to the next, with an entry in the books: three statements in a transaction.
     Transfer,
-    /// Waits for a lock that the test has.
+    /// Waits for a lock that the test holds.
     Meet,
-    /// Waits until it is ended, with more than enough time.
+    /// Waits until it is ended. Its deadline is far away.
     Hold,
 }
 
@@ -59,7 +60,7 @@ impl Work {
     }
 }
 
-/// One request's end.
+/// The outcome of one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Answered {
     pub(crate) work: Work,
@@ -67,7 +68,7 @@ pub(crate) struct Answered {
     pub(crate) sent: Instant,
     pub(crate) took: Duration,
     pub(crate) status: u16,
-    /// Of an answer that is not good.
+    /// The detail of an answer that is not good.
     pub(crate) detail: String,
 }
 
@@ -77,7 +78,7 @@ impl Answered {
     }
 }
 
-/// What the server holds while nothing runs.
+/// The threads and descriptors that the server holds while nothing runs.
 #[derive(Debug)]
 struct Holdings {
     threads: usize,
@@ -92,7 +93,7 @@ impl Holdings {
             let directory = format!("/proc/{process}/{what}");
             std::fs::read_dir(directory).expect("the server runs").flatten()
         };
-        // One that is closed while we look is none.
+        // A descriptor that is closed meanwhile does not count.
         let open = entries("fd").filter_map(|entry| std::fs::read_link(entry.path()).ok());
         let (sockets, files): (Vec<_>, Vec<_>) =
             open.partition(|path| path.to_string_lossy().starts_with("socket:"));
@@ -231,8 +232,8 @@ impl Served {
         bounds.hold(*status == 503, || format!("while it is down: {detail}"));
     }
 
-    /// Ends a test on PostgreSQL whose fault is over and whose clients have gone: nothing is lost, and all that was asked is
-    /// accounted for. `answers` are those whose transactions are looked for in the books.
+    /// Ends a test on PostgreSQL after its fault is over and its clients have left. Asserts that nothing is lost and every
+    /// request is accounted for. `answers` are the answers whose transactions are looked up in the books.
     pub(crate) fn settle(self, cluster: &Postgres, answers: &[Answered]) {
         wait_until("the pool does not fill again", || cluster.sessions("true") == WORKERS);
         self.expect_all_workers(cluster, WORKERS);
@@ -321,7 +322,7 @@ impl Asker<'_> {
         sent
     }
 
-    /// The answer to what was sent last: its own, or one of those that a database in trouble has.
+    /// The answer to the last request: its own, or an answer that is allowed while the database is in trouble.
     pub(crate) fn answer(&mut self, sent: &Sent) -> Answered {
         let Sent { work, number, at } = *sent;
         let client = self.client.as_mut().expect("something was sent");
@@ -348,7 +349,7 @@ pub(crate) struct Sent {
     pub(crate) at: Instant,
 }
 
-/// What holds of each answer, whatever the fault; the detail of one that is not good.
+/// Asserts what must hold for each answer, whatever the fault. Returns the detail of an answer that is not good.
 fn check(work: Work, number: i64, answer: &Answer) -> String {
     let told = || format!("{work:?} {number}: {} {}", answer.status, answer.text());
     if answer.status == 200 {
@@ -362,8 +363,8 @@ fn check(work: Work, number: i64, answer: &Answer) -> String {
     told()
 }
 
-/// A connection that was lost while COMMIT was under way: the only transaction that may have happened without a good answer,
-/// and the answer says so.
+/// The session was lost while COMMIT was under way. Only such a transaction may have taken effect without a good answer, and
+/// the answer says so.
 fn is_unknown_outcome(work: Work, answer: &Answer) -> bool {
     work == Work::Transfer
         && answer.status == 500
@@ -385,7 +386,7 @@ pub(crate) fn expect_books(answers: &[Answered], query: impl Fn(&str) -> Vec<i64
         match answer.status {
             200 => assert!(is_booked, "{} was good and is not in the books", answer.number),
             503 => assert!(!is_booked, "refused and in the books: {}", answer.detail),
-            // The client is told at its deadline; whether the COMMIT that was under way came in time nobody knows.
+            // The client was answered at its deadline. Whether the COMMIT that was under way came in time is unknown.
             _ => {}
         }
     }

@@ -11,7 +11,8 @@ use crate::support::Postgres;
 
 const ALL: [Work; 4] = [Work::Echo, Work::Slow, Work::Transfer, Work::Slow];
 
-/// A server that keeps its connections and says nothing used to be the worst of all: nobody is told that it is away.
+/// A database server that keeps its connections and answers nothing used to be the worst fault: no error shows that it
+/// is away.
 #[test]
 fn a_suspended_server_costs_no_request_its_deadline_and_no_worker() {
     within_bounds(|bounds| {

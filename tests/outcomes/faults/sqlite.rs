@@ -38,7 +38,7 @@ fn a_write_lock_that_another_process_holds_is_503_by_the_deadline() {
     });
 }
 
-/// What is full is what the database may have of the disk.
+/// The database's own limit of the file's size is reached, not the disk's.
 #[test]
 fn a_file_that_may_not_grow_is_503_for_writes_and_serves_reads() {
     within_bounds(|bounds| {

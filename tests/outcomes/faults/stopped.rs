@@ -9,7 +9,7 @@ use crate::support::{PATIENCE, Postgres};
 
 const ALL: [Work; 4] = [Work::Echo, Work::Slow, Work::Transfer, Work::Slow];
 
-/// What was answered with 200 is in the database, so it must be there after a crash too.
+/// A write that was answered with 200 must still be in the database after a crash.
 const DURABLE: &str = "-c synchronous_commit=on";
 
 #[test]

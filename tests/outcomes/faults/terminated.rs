@@ -64,7 +64,7 @@ fn sessions_ended_again_and_again_under_load_lose_nothing() {
         });
         expect_in_time(bounds, &answers);
         expect_resumed(bounds, &answers, back);
-        // Each round ends no more than what runs or is about to run on what it has ended.
+        // Each round ends at most the requests that run on an ended session or are about to run on one.
         let refused = answers.iter().filter(|answer| !answer.is_good()).count();
         bounds.hold(refused <= ROUNDS * (WORKERS + 8), || format!("{refused} of {} refused", answers.len()));
         served.settle(&cluster, &answers);

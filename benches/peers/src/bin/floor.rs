@@ -1,6 +1,6 @@
-//! The least that a server of wharf's shape can be: a poller, a queue, workers, a database connection for each. What it leaves out
-//! is what wharf promises: no limit, no deadline, no pipelining, no cancellation, no answer to anything that goes wrong, no count
-//! of anything. What wharf takes more than this is what the promises cost.
+//! The least that a server of wharf's shape can be: a poller, a queue, workers, a database connection for each. It leaves out
+//! everything that wharf promises: it has no limit, no deadline, no pipelining, no cancellation, no answer to errors, no counters.
+//! The difference between wharf and this server is the cost of the promises.
 //!
 //! `/plaintext` is answered on the poller, `/db` by one of WORKERS threads. Reads PORT, PGHOST, PGPORT, PGUSER and PGDATABASE.
 
@@ -154,7 +154,7 @@ fn write_answer(out: &mut Vec<u8>, status: &str, content_type: &str, body: &[u8]
     Ok(())
 }
 
-/// So few bytes are taken whole. A client that has left is what the poller finds out.
+/// The socket takes so few bytes whole. The poller finds out when a client has left.
 fn send(stream: &TcpStream, answer: &[u8]) -> io::Result<()> {
     let mut stream = stream;
     match stream.write_all(answer) {

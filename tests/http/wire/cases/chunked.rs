@@ -164,7 +164,7 @@ fn wrong_trailers() -> Vec<Case> {
     ]
 }
 
-/// What does not become body may not be endless either; 17 KiB is more than the 16 that are read.
+/// Parts of a chunked body that do not become content have a limit too. 17 KiB exceed the 16 KiB that are read.
 fn endless() -> Vec<Case> {
     let many = |unit: &str| unit.repeat(17 * 1024 / unit.len());
     vec![

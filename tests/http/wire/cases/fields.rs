@@ -7,7 +7,7 @@ pub(super) fn cases() -> Vec<Case> {
     [values(), names(), lines(), ends_of_lines(), control_bytes()].into_iter().flatten().collect()
 }
 
-/// A request for what the field `X` says.
+/// A request whose answer repeats the value of the field `X`.
 fn field(fields: impl AsRef<[u8]>) -> Vec<u8> {
     join([b"GET /field HTTP/1.1\r\nHost: h\r\n", fields.as_ref(), b"\r\n\r\n"])
 }
@@ -99,7 +99,8 @@ fn ends_of_lines() -> Vec<Case> {
     ]
 }
 
-/// One of each kind: those that end strings, ring, look like white space, begin an escape sequence.
+/// One control byte of each kind: bytes that end strings, ring the bell, look like white space, or begin an escape
+/// sequence.
 fn control_bytes() -> Vec<Case> {
     let bytes = [
         (0x00, "NUL"),

@@ -12,7 +12,7 @@ fn refused_whole(name: &str, rfc: &'static str, fields: impl AsRef<[u8]>, body: 
     case(name, rfc, join([&post(fields, body), NEXT]), refused(400))
 }
 
-/// For whom the chunks count the request ends here, and the next one begins.
+/// A server that reads the chunks sees the request end here, and the next one begin.
 const END: &str = "0\r\n\r\n";
 
 fn lengths() -> Vec<Case> {
@@ -131,7 +131,7 @@ fn chunks() -> Vec<Case> {
     ]
 }
 
-/// What looks like it, but says clearly where it ends.
+/// Requests that look like smuggling, but state their end clearly.
 fn harmless() -> Vec<Case> {
     let row = |name, rfc, fields: &str, body: &[u8], answers: &[&[u8]]| {
         let answers: Vec<_> = answers.iter().map(|text| ok(*text)).collect();
