@@ -34,7 +34,7 @@ pub(super) struct Provider {
 
 /// Opens sessions on one database.
 pub(super) trait Driver: Send + Sync + 'static {
-    /// Which database it is.
+    /// The kind of the database.
     fn kind(&self) -> Kind;
 
     /// The name of the database, or its file.
@@ -48,7 +48,7 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// The sign before the number of a parameter in a statement: `$` in `$1`.
     fn parameter_sign(&self) -> char;
 
-    /// Whether a comment behind each statement is of use, because somebody can see which statements the database runs.
+    /// Whether a comment behind each statement is of use, because readers can see the database's running statements.
     fn takes_comments(&self) -> bool {
         false
     }
@@ -71,19 +71,19 @@ pub(super) trait Driver: Send + Sync + 'static {
 
 /// The borrower of a session.
 pub(super) struct Borrower<'a> {
-    /// The client that waits for the answer. Its departure ends what runs.
+    /// The client that waits for the answer. Its departure ends the running work.
     pub(super) client: &'a Presence,
-    /// The account to which the waits for the database are put down.
+    /// The account to which the waits for the database are added.
     pub(super) activity: &'a Activity,
     /// The counters of the pool.
     pub(super) metrics: &'a Arc<metrics::Pool>,
-    /// The end of what runs.
+    /// The deadline of the work on the session.
     pub(super) deadline: Deadline,
 }
 
 /// An open session. Each method blocks the worker that calls it, at most until the deadline and the time for a cancel.
 pub(super) trait Session: pool::Session + Any {
-    /// Which database it is of.
+    /// The kind of its database.
     fn kind(&self) -> Kind;
 
     /// Called at checkout.
@@ -128,8 +128,8 @@ pub(super) trait Session: pool::Session + Any {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error>;
 
-    /// Whether a statement that has run on this session can share a round trip with others: it is known to change nothing of the
-    /// session.
+    /// Whether a statement that has run on this session can share a round trip with others. It must be known to change
+    /// nothing about the session.
     fn can_share(&self, _sql: &str) -> bool {
         false
     }
@@ -148,7 +148,8 @@ pub(super) trait Session: pool::Session + Any {
     /// Names the request that the session is borrowed for, until the checkin.
     fn name_request(&mut self, _request_id: &str, _traceparent: &str) {}
 
-    /// Called at checkin: rolls back what is open, and makes the session fit for the next borrower or broken.
+    /// Called at checkin. Rolls back an open transaction, and makes the session either fit for the next borrower or
+    /// broken.
     fn finish(&mut self);
 }
 
