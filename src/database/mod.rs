@@ -334,7 +334,7 @@ impl Connection {
     /// Commits the open transaction.
     ///
     /// # Errors
-    /// The database's error. A failed statement in the transaction is one too; the transaction was rolled back then.
+    /// Any error of the database. One is a failed statement in the transaction, which was then rolled back.
     pub fn commit(&mut self, deadline: Deadline) -> Result<(), Error> {
         let waiting = self.activity.wait_for(Doing::Database).on(|| "COMMIT".into());
         let committed = self.lent.commit(deadline);
