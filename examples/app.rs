@@ -1,5 +1,5 @@
-//! A whole program: a configuration file with a section of its own, endpoints in SQL, handlers in Rust, errors with statuses of
-//! their own, and tests without a port.
+//! A whole program: a configuration file with a section of its own, endpoints in SQL, handlers in Rust, errors with
+//! their own statuses, and tests without a port.
 //!
 //! ```text
 //! cargo run --example app

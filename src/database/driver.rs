@@ -98,8 +98,8 @@ pub(super) trait Session: pool::Session + Any {
         Ok(None)
     }
 
-    /// The database's type for a parameter of type `declared`, if `error` says that the statement leaves the type of a parameter
-    /// open. A cast to it then helps.
+    /// The database's type for a parameter of type `declared`, if `error` means that the type of a parameter is open in
+    /// the statement. A cast to it then helps.
     fn cast_against(&self, _error: &Error, _declared: Type) -> Option<String> {
         None
     }
@@ -134,7 +134,7 @@ pub(super) trait Session: pool::Session + Any {
         false
     }
 
-    /// Sends several statements together. Only a database whose driver says
+    /// Sends several statements together. Only a database whose driver
     /// [`shares_round_trips`](Driver::shares_round_trips) offers this.
     fn share(&mut self, _questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
         Err(Error::Usage("this database answers one statement at a time".to_owned()))
@@ -156,8 +156,8 @@ pub(super) trait Session: pool::Session + Any {
 /// Statements that were sent together. Their answers are fetched in the same order.
 pub(crate) trait RoundTrip {
     /// Waits for the next answer, which is for `client`, until `deadline`. `None`: there are no more.
-    ///
-    /// `patience`: how long the clients behind this one wait, counted from a moment that has just passed. After that the answer is
+    /// `patience` is the time that the clients behind this one wait, counted from a moment that has just passed. After
+    /// that the answer is [`Fetched::Slow`], and can be fetched again.
     /// [`Fetched::Slow`], and can be fetched again.
     fn fetch(
         &mut self,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 /// out, so that several servers do not try at the same moments.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// The longest pause. A recovered server is noticed within half a second, and the log of a server that is away
-/// gets a few lines a second.
+/// The longest pause. A recovered server is noticed within half a second. The log of a server that is away gets a few
+/// lines a second.
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 
 /// Failures to open a session are logged at most this often.

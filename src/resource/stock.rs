@@ -58,7 +58,7 @@ struct State<T> {
     /// The time at which a session was last found dead. Other sessions may be dead as well, unless the server has
     /// answered on them since.
     suspicion: Option<Instant>,
-    /// The loans in progress, by number, if leaks are looked for.
+    /// The loans in progress, by number. Empty unless leaks are reported.
     borrowers: HashMap<u64, Borrower>,
     loans_made: u64,
     keeper_is_called: bool,
