@@ -1,5 +1,5 @@
-//! A whole program: a configuration file with a section of its own, endpoints in SQL, handlers in Rust, errors with statuses of
-//! their own, and tests without a port.
+//! A whole program: a configuration file with a section of its own, endpoints in SQL, handlers in Rust, errors with
+//! their own statuses, and tests without a port.
 //!
 //! ```text
 //! cargo run --example app
@@ -28,7 +28,7 @@ struct Shop {
     max_items: u32,
 }
 
-/// What can go wrong in the shop. Functions return it; handlers turn it into an answer by `?`.
+/// The errors of the shop. Functions return them; handlers turn them into an answer by `?`.
 #[derive(Debug)]
 enum ShopError {
     NoSuchItem(String),
@@ -45,7 +45,7 @@ impl From<ShopError> for Error {
             }
             ShopError::SoldOut { left } => Self::new(StatusCode::CONFLICT, "there are not enough of them")
                 .with_member("left", left.to_string()),
-            // A database that is down is 503, and whatever else its errors say.
+            // The database's errors have statuses of their own, such as 503 when it is down.
             ShopError::Database(error) => error.into(),
             ShopError::Sqlite(error) => error.into(),
         }
@@ -64,7 +64,7 @@ impl From<rusqlite::Error> for ShopError {
     }
 }
 
-/// Takes some of an item out of the stock, and returns their price. Knows nothing of HTTP.
+/// Takes some of an item out of the stock, and returns their price. This function knows nothing of HTTP.
 fn order(context: &Context<'_>, name: &str, count: u32) -> Result<u32, ShopError> {
     let mut connection = context.database()?;
     let transaction = connection.sqlite()?.transaction()?;
@@ -83,7 +83,7 @@ fn order(context: &Context<'_>, name: &str, count: u32) -> Result<u32, ShopError
     Ok(price * count)
 }
 
-/// The server with its routes. What handlers share is in an `Arc` that they own.
+/// The server with its routes. Handlers own the state that they share, in an `Arc`.
 fn server(config: Config) -> anyhow::Result<Server> {
     let shop: Arc<Shop> = Arc::new(config.app()?);
     let server = Server::new(config)?;
@@ -104,7 +104,7 @@ fn server(config: Config) -> anyhow::Result<Server> {
         let price = order(context, request.path_value("name").unwrap_or_default(), count)?;
         Ok(Response::json(format!("{{\"price\":{price},\"currency\":\"{}\"}}\n", shop.currency)))
     });
-    // No more than two orders at a time, whatever the number of workers, and none longer than two seconds.
+    // At most two orders run at a time, whatever the number of workers, and each may take two seconds.
     let policy = Policy::new().max_concurrency(2).deadline(Duration::from_secs(2));
     Ok(server
         .get("/terms", move |_: &Request, _| {
@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// The file's own text, with a database that ends with the test.
+    /// A client for the server of `app.toml`, with a database that ends with the test.
     fn client() -> (Client, tempfile::TempDir) {
         let directory = tempfile::tempdir().expect("a directory");
         let source = Source { path: Some("app.toml".into()), text: include_str!("app.toml").to_owned() };

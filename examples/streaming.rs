@@ -1,4 +1,4 @@
-//! Bodies that need not fit into memory: an upload that is read as it comes, a file that is sent, an answer that is written
+//! Bodies that need not fit into memory: an upload that is read as it comes, a file, and an answer that is written
 //! while it is made. `cargo run --release --example streaming`, then
 //!
 //! ```text
@@ -7,7 +7,7 @@
 //! curl 'http://127.0.0.1:8080/numbers?n=1000000'
 //! ```
 //!
-//! Another address to listen on may stand behind it: `… --example streaming -- 127.0.0.1:0`.
+//! Another address to listen on may follow: `… --example streaming -- 127.0.0.1:0`.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -20,15 +20,15 @@ use wharf::handler::{Context, Error, Handler as _, Policy};
 use wharf::http::{Request, Response};
 use wharf::server::Server;
 
-/// What an upload may have, and how long it may take. Without these an endpoint has the server's `http.max_body_bytes` and
-/// `server.deadline`, which suit forms and JSON.
+/// The largest upload, and the time that it may take. Without these the server's `http.max_body_bytes` and
+/// `server.deadline` apply, which suit forms and JSON.
 const MAX_UPLOAD_BYTES: usize = 8 << 30;
 const MAX_UPLOAD_TIME: Duration = Duration::from_secs(3600);
 
 /// Counts and sums the bytes of a body of any length, and keeps 64 KiB of it at a time.
 ///
-/// `read` waits for the client, and its errors say whose fault it was that no more came: `?` answers 408 to a client that
-/// sends too slowly, 413 to one that sends too much, 400 to one whose chunks are none.
+/// `read` waits for the client, and its error says why no more came. `?` answers 408 to a client that sends too slowly,
+/// 413 to one that sends too much, and 400 to one that sends malformed chunks.
 fn upload(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     let mut body = request.reader();
     let mut piece = vec![0; 64 * 1024];
@@ -43,7 +43,8 @@ fn upload(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     }
 }
 
-/// Sends a file, here this program's own text. It is read as the client takes it, and the worker is free at once.
+/// Sends a file, here this program's own source. The server reads it as the client takes it, and the worker is free at
+/// once.
 fn file(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     let file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/streaming.rs"))?;
     Ok(Response::file("text/plain; charset=utf-8", file)?)
@@ -51,9 +52,9 @@ fn file(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
 
 /// Writes the numbers below `n`, one a line, as the client takes them.
 ///
-/// What can go wrong before the first byte is answered as everywhere: here, a parameter that is no number. After that the
-/// status has been sent, so an error inside of the closure ends the connection: the client sees that the body is not
-/// complete. That is what `?` does when the client has left or the deadline has passed.
+/// An error before the first byte gets the usual answer; here, a parameter that is not a number. Afterwards the status
+/// has been sent, so an error inside the closure ends the connection, and the client sees that the body is not
+/// complete. `?` does that when the client has left or the deadline has passed.
 fn numbers(request: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     let text = request.query_value("n").unwrap_or_else(|| "10".to_owned());
     let count: u64 = text.parse().map_err(|_| Error::bad_parameter("n", "a number", &text))?;

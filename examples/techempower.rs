@@ -1,6 +1,6 @@
-//! The five endpoints that the peers of the benchmark serve, as handlers: `/plaintext`, `/json`, `/db`, `/queries?n=` and
-//! `/slow`. Reads PORT, DB_POOL (connections), PGHOST, PGPORT, PGUSER and PGDATABASE; with SQLITE_FILE, `/db` is answered out of
-//! that file, and the two after it are not there.
+//! The five endpoints of the benchmark's peers, as handlers: `/plaintext`, `/json`, `/db`, `/queries?n=` and `/slow`.
+//! Reads PORT, DB_POOL (connections), PGHOST, PGPORT, PGUSER and PGDATABASE. With SQLITE_FILE, `/db` is answered from
+//! that file, and `/queries` and `/slow` are left out.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -75,7 +75,7 @@ fn main() -> anyhow::Result<()> {
             .map(|(name, default)| variable(name, default.to_owned()));
     let mut config = Config::default();
     config.server.listen = SocketAddr::from(([127, 0, 0, 1], variable("PORT", 8080))).into();
-    // Several of them may run side by side.
+    // Several of these servers may run side by side.
     config.admin.listen = Some(AdminListen::At(SocketAddr::from(([127, 0, 0, 1], 0))));
     config.database.maximum_pool_size = variable("DB_POOL", 16);
     let file = std::env::var("SQLITE_FILE").ok();

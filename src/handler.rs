@@ -1,6 +1,7 @@
-//! What users of the crate write: a handler, a plain function from request and context to response or error.
+//! The interface for users of the crate: a handler, which is a plain function from request and context to response or
+//! error.
 //!
-//! Worker thread. A handler may block: on the database, on a file, on whatever it does itself.
+//! Worker thread. A handler may block: on the database, on a file, or on its own work.
 
 mod error;
 mod policy;
@@ -24,28 +25,28 @@ use crate::http::{Request, Response};
 use crate::telemetry::activity::Activity;
 use crate::telemetry::journal::{Journal, Ran};
 
-/// Answers requests on a worker thread. Every `fn(&Request, &mut Context) -> Result<Response, Error>` is one.
+/// Answers requests on a worker thread. Every `fn(&Request, &mut Context) -> Result<Response, Error>` is a handler.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     ///
     /// # Errors
-    /// What the client is to be told instead; see [`Error`].
+    /// The answer that the client gets instead; see [`Error`].
     fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error>;
 
-    /// The rules that its requests are served by. Asked once, when its route is added. A handler around another one passes on the
-    /// policy of the other, or sets rules before it: `Policy::new().deadline(…).or(self.inner.policy())`.
+    /// The rules for its requests. The server asks for them once, when the route is added. A handler that wraps another
+    /// one passes on the inner policy, or sets rules before it: `Policy::new().deadline(…).or(self.inner.policy())`.
     fn policy(&self) -> Policy {
         Policy::default()
     }
 
-    /// How its requests are answered where several share a round trip to the database; see [`query`](fn@query). Asked once, when its
-    /// route is added. Such requests pass [`handle`](Self::handle) by. So a handler around another one passes this on only if it
-    /// does nothing else; without it the requests are answered one by one.
+    /// How several of its requests share a round trip to the database; see [`query`](fn@query). The server asks once,
+    /// when the route is added. Such requests bypass [`handle`](Self::handle). So a handler that wraps another one
+    /// passes this on only if it does nothing else. Without this, requests are answered one by one.
     fn batched(&self) -> Option<Batched> {
         None
     }
 
-    /// This handler with a policy. Where the policy says nothing, the handler's own one counts.
+    /// This handler with a policy. The handler's own policy applies where the new one sets no rule.
     ///
     /// ```
     /// use wharf::handler::{Context, Error, Handler as _, Policy};
@@ -104,8 +105,8 @@ where
     }
 }
 
-/// Gives a closure the types of a handler's arguments, where it has a [policy](Handler::with) or goes into a variable. The methods
-/// of [`Server`](crate::server::Server) that are named after HTTP's do so by themselves.
+/// Gives a closure the types of a handler's arguments, where it has a [policy](Handler::with) or goes into a variable.
+/// The methods of [`Server`](crate::server::Server) that are named after HTTP's methods need no such help.
 ///
 /// ```
 /// use wharf::handler::{Handler as _, Policy, function};
@@ -121,7 +122,7 @@ where
     function
 }
 
-/// What a handler works with beside the request.
+/// The means that a handler has besides the request.
 #[derive(Debug)]
 pub struct Context<'a> {
     pub(crate) deadline: Deadline,
@@ -133,13 +134,14 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// By when the client has its answer. Checkouts and statements end with it by themselves.
+    /// The time by which the client must have its answer. Checkouts and statements end by then without the handler's
+    /// help.
     pub fn deadline(&self) -> Deadline {
         self.deadline
     }
 
-    /// Whether the client has left, so that nobody waits for the answer. The wait for a connection and the statements on it
-    /// end by themselves then; a handler that works for long without the database asks here.
+    /// Whether the client has left, so that nobody waits for the answer. The wait for a connection and the statements
+    /// on it then end early. A handler that works for long without the database asks here.
     pub fn client_has_left(&self) -> bool {
         self.client.has_left()
     }
@@ -149,13 +151,13 @@ impl Context<'_> {
         self.request_id.map_or("", RequestId::id)
     }
 
-    /// What a request that the handler makes of another service says in `traceparent`, so that it belongs to the same trace;
+    /// The `traceparent` for a request that the handler sends to another service, so that both belong to one trace.
     /// `None` where `tracing.propagate` is false.
     pub fn traceparent(&self) -> Option<String> {
         self.trace().map(Trace::traceparent)
     }
 
-    /// And in `tracestate`, if anything.
+    /// The `tracestate` for such a request, if there is one.
     pub fn tracestate(&self) -> Option<&str> {
         self.trace()?.tracestate()
     }
@@ -164,12 +166,13 @@ impl Context<'_> {
         self.request_id?.trace()
     }
 
-    /// A statement has run, or failed. `name`: what it is called; `values`: what it was run with, as far as that may be shown.
+    /// Notes a statement that has run or failed. `name` is the statement's name; `values` are its parameters, as far as
+    /// a log may show them.
     pub(crate) fn note_statement(&self, name: &str, took: Duration, values: &dyn Fn() -> String) {
         self.journal.ran(&Ran { name, took, values, request_id: self.request_id });
     }
 
-    /// The statements run once more, after a collision with another transaction.
+    /// Notes that the statements run once more, after a collision with another transaction.
     pub(crate) fn note_retry(&self) {
         if let Some(database) = self.database {
             database.metrics().retries.fetch_add(1, Relaxed);
@@ -179,8 +182,8 @@ impl Context<'_> {
     /// Borrows a database connection; dropping it gives it back.
     ///
     /// # Errors
-    /// When none is free in time, or the database is down (both 503), or the server has no database (500), or the client
-    /// has left.
+    /// No connection became free in time, or the database is down (both 503); the server has no database (500); or the
+    /// client has left.
     pub fn database(&self) -> Result<Connection, database::Error> {
         let database = self.database.ok_or(database::Error::NotConfigured)?;
         let mut connection = database.checkout_for(self.client, self.activity, self.deadline)?;

@@ -2,16 +2,22 @@
 //!
 //! # The model
 //!
-//! A handler is a plain function from request and context to response or error, and it may block. A few pollers read requests
-//! without ever waiting for a client; a bounded queue holds them; a bounded pool of threads, the workers, runs the handlers, one
-//! request at a time each; a pool of database connections lends them what they ask for. Everything has a limit and every request one
-//! deadline, so that a server which cannot keep up refuses in time instead of answering late. There is no `async`.
+//! A handler is a plain function from request and context to response or error, and it may block. Each stage in front
+//! of it is bounded:
+//!
+//! - A few pollers read requests, without ever waiting for a client.
+//! - A bounded queue holds the requests.
+//! - A bounded pool of threads, the workers, runs the handlers. Each worker has one request at a time.
+//! - A pool of database connections lends connections to handlers.
+//!
+//! Everything has a limit, and every request has one deadline. A server that cannot keep up refuses in time instead of
+//! answering late. There is no `async`.
 //!
 //! # A server
 //!
-//! [`Server`](server::Server) takes a [`Config`](config::Config), which is read from a file or made in the program, and routes.
-//! Endpoints that the file declares in SQL and handlers in Rust stand side by side. `run` serves until SIGTERM or SIGINT, answers what
-//! is in flight and returns.
+//! [`Server`](server::Server) takes routes and a [`Config`](config::Config), which is read from a file or made in the
+//! program. Endpoints that the file declares in SQL and handlers in Rust stand side by side. `run` serves until SIGTERM
+//! or SIGINT, answers the requests in flight and returns.
 //!
 //! ```no_run
 //! use wharf::config::Config;
@@ -30,8 +36,9 @@
 //! ```
 //!
 //! `get`, `post`, `put`, `patch` and `delete` take functions. [`route`](server::Server::route) takes any
-//! [`Handler`](handler::Handler): one with a [policy](handler::Policy), such as a deadline of its own or a bound on how many run at once,
-//! or a [statement](handler::query()) that shares its round trip to the database with others.
+//! [`Handler`](handler::Handler). A handler may have a [policy](handler::Policy), such as a deadline of its own or a
+//! limit on how many of its requests run at once. It may also be a [statement](handler::query()) that shares its round
+//! trip to the database with others.
 //!
 //! ```
 //! use std::time::Duration;
@@ -50,10 +57,10 @@
 //!
 //! # The database
 //!
-//! [`Context::database`](handler::Context::database) borrows a connection from the pool; dropping it gives it back, clean. Waiting for
-//! it and every statement on it end at the request's deadline.
-//! [`Connection::sqlite`](database::Connection::sqlite) and [`Connection::postgres`](database::Connection::postgres) are the
-//! connection itself.
+//! [`Context::database`](handler::Context::database) borrows a connection from the pool; dropping it gives it back,
+//! clean. The wait for it and every statement on it end at the request's deadline.
+//! [`Connection::sqlite`](database::Connection::sqlite) and [`Connection::postgres`](database::Connection::postgres)
+//! give access to the driver's own connection.
 //!
 //! ```
 //! use wharf::config::Config;
@@ -75,9 +82,10 @@
 //!
 //! # Transactions
 //!
-//! On SQLite a transaction is `rusqlite`'s. On PostgreSQL the connection begins and commits, by [`begin`](database::Connection::begin) and
-//! [`commit`](database::Connection::commit). Either way, a transaction that is dropped is undone, also by `?` and by a panic.
-//! Where the answer to a commit never came, the client is told that the outcome is unknown, and nothing is run again.
+//! On SQLite a transaction is `rusqlite`'s. On PostgreSQL the connection begins and commits, by
+//! [`begin`](database::Connection::begin) and [`commit`](database::Connection::commit). Either way, dropping an open
+//! transaction undoes it, after a `?` and a panic too. If the answer to a commit never came, the client is told that
+//! the outcome is unknown, and nothing is repeated.
 //!
 //! ```
 //! # use wharf::config::Config;
@@ -112,10 +120,11 @@
 //!
 //! # Errors
 //!
-//! A handler fails with a [`handler::Error`], which is a status and a text for the client and a cause for the log. Errors of the
-//! database and of reading a body become one by `?`, with the status that fits. An error of your own says what it becomes, once, by
-//! `impl From<YourError> for handler::Error`; then `?` takes it as well. Any other error does not compile until it is told that it is a
-//! 500, by [`Error::internal`](handler::Error::internal). A panic is a 500, and costs its own request only.
+//! A handler fails with a [`handler::Error`], which is a status and a text for the client and a cause for the log.
+//! Through `?`, an error of the database or of reading a body becomes one with a fitting status. For an error of your
+//! own, `impl From<YourError> for handler::Error` says once what it becomes; then `?` takes it as well. Code with any
+//! other error does not compile until [`Error::internal`](handler::Error::internal) makes it a 500. A panic is a 500,
+//! and costs only its own request.
 //!
 //! ```
 //! use wharf::handler::Error;
@@ -160,9 +169,9 @@
 //!
 //! # State
 //!
-//! What handlers share is theirs: a closure owns it, in an [`Arc`](std::sync::Arc) where several do. Workers run at once, so what
-//! changes is behind an atomic or a lock. A program's settings can stand in the same file, in `[app]`; see
-//! [`Config::app`](config::Config::app).
+//! Handlers own the state that they share: a closure holds it, in an [`Arc`](std::sync::Arc) where several handlers do.
+//! Workers run at the same time, so changing state is behind an atomic or a lock. A program's settings can stand in the
+//! same file, in `[app]`; see [`Config::app`](config::Config::app).
 //!
 //! ```
 //! use std::sync::Arc;
@@ -184,10 +193,10 @@
 //!
 //! # Streaming
 //!
-//! [`Policy::streaming`](handler::Policy::streaming) gives a handler its request before the body has come; it reads the body by
-//! [`Request::reader`](http::Request::reader). [`Response::stream`](http::Response::stream) writes an answer while it is made, and
-//! [`Response::file`](http::Response::file) sends a file that needs no worker. Memory is bounded, and a client that is too slow meets
-//! the deadline.
+//! [`Policy::streaming`](handler::Policy::streaming) starts a handler before the request's body has come whole. The
+//! handler reads the body by [`Request::reader`](http::Request::reader). [`Response::stream`](http::Response::stream)
+//! writes an answer while it is made, and [`Response::file`](http::Response::file) sends a file without occupying a
+//! worker. Memory is bounded, and the deadline ends an exchange with a client that is too slow.
 //!
 //! ```
 //! use std::io::{self, Write as _};
@@ -264,7 +273,7 @@ pub use base::{deadline, value};
 pub use sizing::{load, tune};
 pub use telemetry::metrics;
 
-/// Parts that the benchmarks and tests of this repository reach into. It is no API: any version may change or remove it.
+/// Parts for this repository's benchmarks and tests. They are no API: any version may change or remove them.
 #[doc(hidden)]
 pub mod internal {
     pub use crate::base::{presence, queue, request_id};

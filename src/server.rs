@@ -1,7 +1,7 @@
-//! The only file that knows every stage: connector → router → queue → workers → database. Starts, drains and stops them;
-//! changing them while they run is in `reload.rs`.
+//! The only file that knows every stage: connector → router → queue → workers → database. It starts, drains and stops
+//! the stages; `reload.rs` changes them while they run.
 //!
-//! Main thread, but for `Stages`, which the connector's thread calls.
+//! Main thread. The connector's thread calls `Stages`.
 
 mod admin;
 mod client;
@@ -46,17 +46,17 @@ use crate::telemetry::sparing::sparingly;
 use crate::telemetry::traces::{Course, Outcome, Surroundings, Traces};
 use crate::workers::{Workers, answer_error, final_response, guarded};
 
-/// A server that is being put together: the configuration's endpoints, and handlers written in Rust.
+/// A server before its start: the configuration's endpoints, and handlers written in Rust.
 pub struct Server {
     config: Config,
     database: Option<Database>,
-    /// Those that are written in Rust.
+    /// The routes that are written in Rust.
     routes: Vec<Route>,
     on_reload: Option<Box<dyn Reload>>,
     on_log_level: Option<SetLogLevel>,
 }
 
-/// Method and path, and what answers them.
+/// A method, a path, and the target that answers them.
 type Route = (Method, String, Target);
 
 /// Why a server did not start.
@@ -68,7 +68,7 @@ pub enum StartError {
     Listen {
         /// `server.listen`.
         address: Listen,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
     /// The admin listener's address cannot be bound.
@@ -76,13 +76,13 @@ pub enum StartError {
     AdminListen {
         /// `admin.listen`, or its default.
         address: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
     /// A certificate or key cannot be used.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
-    /// Traces cannot be sent as it is configured.
+    /// The configured exporter of traces cannot be started.
     #[error("tracing.otlp_endpoint: {0}")]
     Traces(io::Error),
     /// The system refused a thread or a descriptor.
@@ -91,7 +91,7 @@ pub enum StartError {
     /// The database cannot be reached, or its URL is wrong.
     #[error("database: {0}")]
     Database(#[from] database::Error),
-    /// A route is malformed or there twice.
+    /// A route is malformed, or two routes collide.
     #[error("route {0}")]
     Route(#[from] RouteError),
     /// The access log's file cannot be opened.
@@ -99,29 +99,29 @@ pub enum StartError {
     AccessFile {
         /// `log.access_file`.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
 }
 
-/// Reads the certificate's files as a start does, to find out whether it could.
+/// Reads the certificate's files as a start does, and checks whether the server could start with them.
 ///
 /// # Errors
-/// What is wrong with them.
+/// A certificate or key cannot be used.
 pub fn check_tls(config: &Config) -> Result<(), TlsError> {
     Settings::new(config).map(drop)
 }
 
-/// A server that serves. Dropping it does not stop it; see [`Running::drain`].
+/// A running server. Dropping it does not stop it; see [`Running::drain`].
 pub struct Running {
     address: Address,
     socket_file: Option<SocketFile>,
     tls: Option<Tls>,
     connector: Box<dyn Connector>,
-    /// `None`: nobody watches.
+    /// `None`: the server has no admin listener.
     admin: Option<Listening>,
     admin_view: Arc<AdminView>,
-    /// Who asked the admin listener for a reload.
+    /// The requests of the admin listener's clients for a reload.
     errands: Receiver<Job>,
     queue: Queue<Job>,
     workers: Workers,
@@ -132,15 +132,15 @@ pub struct Running {
     observer: Observer,
     /// Kept for its drop, which ends the observer's thread.
     _watch: Watch,
-    /// Those that are written in Rust, which every configuration is served with.
+    /// The routes that are written in Rust. Every configuration serves them.
     routes: Vec<Route>,
-    /// What is served. Locked for as long as a reload takes, so that there are never two at once.
+    /// The configuration in force. A reload keeps the lock until its end, so two reloads never run at once.
     config: Mutex<Config>,
-    /// The thread that waits for signals alone uses it; behind a lock so that others may use the rest.
+    /// Only the thread that waits for signals uses it. The lock lets other threads share the rest of this struct.
     on_reload: Mutex<Option<Box<dyn Reload>>>,
 }
 
-/// What the thread that waits for signals says.
+/// The signals and their consequences, for the thread that waits for them.
 struct Heard {
     signals: Receiver<i32>,
     /// Disconnected at the second signal that ends the server.
@@ -149,14 +149,14 @@ struct Heard {
     watchdog: Option<Watchdog>,
 }
 
-/// The longest that a refused client is told to wait: nobody knows what will be then.
+/// The longest `Retry-After` for a refused client, because the load after that time cannot be foreseen.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// What the connector calls: routing and admission.
+/// The connector's view of the server: routing and admission.
 struct Stages {
     router: Router,
     queue: Queue<Job>,
-    /// For each of the router's lanes, which one of the queue it is.
+    /// For each lane of the router, the index of the queue's lane.
     lanes: Vec<usize>,
     max_wait: Duration,
     deadline: Duration,
@@ -253,15 +253,16 @@ impl Server {
         self
     }
 
-    /// Says where a new configuration comes from when SIGHUP comes while the server [runs](Self::run). Without it, SIGHUP has
-    /// the certificate read again and nothing else.
+    /// Sets the source of the new configuration for a SIGHUP while the server [runs](Self::run). Without a source,
+    /// SIGHUP only reads the certificate again.
     #[must_use]
     pub fn on_reload(self, reload: impl Reload) -> Self {
         Self { on_reload: Some(Box::new(reload)), ..self }
     }
 
-    /// Says how the log's level is changed when the admin listener is asked to: the function is given the new one and returns the
-    /// one before, or why it stays. Without it, it stays.
+    /// Sets the function that changes the log's level when a client of the admin listener asks for it. The function
+    /// takes the new level and returns the old one, or the reason why the level stays. Without a function the level
+    /// stays.
     #[must_use]
     pub fn on_log_level(
         self,
@@ -304,7 +305,8 @@ impl Server {
         let (admin_view, errands) =
             AdminView::new(config, &observer, self.database.as_ref(), self.on_log_level);
         settings.max_connections = descriptors::fitting(config);
-        // First, so that whoever finds the server finds out about it as well.
+        // The admin listener starts before the connector. A client that finds the server then finds the admin listener
+        // too.
         let start =
             |listener| Listening::start(listener, &config.admin, &admin_view, settings.max_connections);
         let admin = admin_listener.map(start).transpose()?;
@@ -343,7 +345,7 @@ impl Server {
         Opened::new(&self.config.log).map_err(|cause| StartError::AccessFile { path: path(), cause })
     }
 
-    /// Starts what is behind the connector, for tests: requests come from the [`Client`] and no address is bound.
+    /// Starts the stages behind the connector, for tests: requests come from the [`Client`] and no address is bound.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -359,7 +361,8 @@ impl Server {
         self.run_and_tell(|_| {})
     }
 
-    /// The same, and calls `started` once clients can connect. Whoever hears of the server by that may signal it at once.
+    /// As [`run`](Self::run), and calls `started` once clients can connect. A program that `started` informs may signal
+    /// the server at once.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -372,7 +375,7 @@ impl Server {
     }
 }
 
-/// The stages behind a connector, which work.
+/// The running stages behind a connector.
 struct Behind {
     queue: Queue<Job>,
     workers: Workers,
@@ -401,7 +404,7 @@ impl Behind {
 }
 
 impl Running {
-    /// Where clients connect; with the port that the system chose, where the configuration says 0.
+    /// The address where clients connect, with the port that the system chose where the configuration says 0.
     pub fn listening_on(&self) -> &Address {
         &self.address
     }
@@ -417,7 +420,7 @@ impl Running {
         }
     }
 
-    /// Where operators connect, with the port that the system chose; `None`: nowhere.
+    /// The address where operators connect, with the port that the system chose. `None`: there is no admin listener.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().map(Listening::address)
     }
@@ -427,10 +430,10 @@ impl Running {
         self.tls.is_some()
     }
 
-    /// Reads the certificate's files again, for the connections that come from now on; those there are go on with theirs.
+    /// Reads the certificate's files again, for new connections. Open connections keep the certificate that they have.
     ///
     /// # Errors
-    /// What is wrong with the files; then nothing has changed.
+    /// A file cannot be used. Nothing has changed then.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
         self.tls.as_ref().map_or(Ok(()), |tls| tls.identity.reload())
     }
@@ -440,27 +443,27 @@ impl Running {
         self.workers.count()
     }
 
-    /// Who looks at the server while it runs.
+    /// The observer of the running server.
     pub fn observer(&self) -> &Observer {
         &self.observer
     }
 
-    /// What was counted so far.
+    /// The server's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Serves until SIGTERM or SIGINT, and drains; a second signal stops at once. SIGHUP has the configuration read again, as
-    /// [`Server::on_reload`] says.
+    /// Serves until SIGTERM or SIGINT, and drains; a second signal stops at once. After SIGHUP the configuration is
+    /// read again, as [`Server::on_reload`] says.
     ///
     /// # Errors
-    /// When the system does not let signals be handled.
+    /// The system does not let the process handle signals.
     pub fn run_until_signal(self) -> Result<Drained, StartError> {
         let heard = self.hear(watched_signals()?)?;
         Ok(self.run_until(heard))
     }
 
-    /// From now on signals come to this thread, and with them what the admin listener is asked.
+    /// Directs signals and the admin listener's requests for a reload to this thread.
     fn hear(&self, signals: Signals) -> Result<Heard, StartError> {
         let (sender, received) = crossbeam_channel::unbounded();
         let (going_on, stopped) = crossbeam_channel::bounded(0);
@@ -476,13 +479,13 @@ impl Running {
         supervisor::ready(&self.address);
         loop {
             crossbeam_channel::select! {
-                // Signals that come meanwhile are one more signal afterwards.
+                // Signals that come during a reload wait until it is done.
                 recv(heard.signals) -> signal => if signal == Ok(SIGHUP) { drop(self.read_again()) } else { break },
                 recv(self.errands) -> job => if let Ok(job) = job { self.read_again_for(job) },
             }
         }
         log::info!("draining: requests in flight are answered, for at most {:?}", self.drain_timeout());
-        // No poller answers the watchdog once it has ended.
+        // The pollers end during the drain and can then no longer answer the watchdog.
         drop(heard.watchdog);
         supervisor::stopping(self.drain_timeout());
         self.drain_unless(&heard.stopped)
@@ -493,14 +496,14 @@ impl Running {
         self.drain_unless(&crossbeam_channel::never())
     }
 
-    /// As [`drain`](Self::drain), and waits for no handler any more once `stop` is disconnected.
+    /// As [`drain`](Self::drain), and stops waiting for handlers once `stop` is disconnected.
     fn drain_unless(self, stop: &Receiver<Infallible>) -> Drained {
         let reuses_port = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.reuse_port;
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
         self.admin_view.drain();
         let mut admin = self.admin;
-        // Another server has the port as well, and is the one to be asked from now on.
+        // Another server shares the port. Operators ask that one from now on.
         if reuses_port {
             admin.take().into_iter().for_each(Listening::end);
         }
@@ -522,8 +525,8 @@ impl Running {
         drained
     }
 
-    /// Asks for the watchdog whether the server works: every thread of the connector and every worker runs, and not every worker
-    /// is with a request whose deadline has passed.
+    /// The watchdog's question whether the server works. It works if every thread of the connector and every worker
+    /// runs, and if some worker is not past its request's deadline.
     fn pulse(&self) -> supervisor::Pulse {
         let (connector, workers, observer) =
             (self.connector.pulse(), self.workers.pulse(), self.observer.clone());
@@ -541,7 +544,7 @@ impl Running {
     }
 }
 
-/// The configuration's endpoints and the routes that are written in Rust.
+/// Builds the router from the configuration's endpoints and the routes that are written in Rust.
 fn router(
     config: &Config,
     database: Option<&Database>,
@@ -557,7 +560,7 @@ fn router(
     Ok(router)
 }
 
-/// Who tells of requests, if the configuration says whom.
+/// Starts the exporter of traces if the configuration names a collector.
 fn traces(
     config: &Config,
     database: Option<&Database>,
@@ -575,10 +578,10 @@ fn queue_limits(queue: &config::Queue) -> Limits {
     Limits { max_length: queue.max_length, target: queue.target, interval: queue.interval }
 }
 
-/// Passes signals on: SIGHUP until another comes, and that one; the next one after that calls `stop` and drops `going_on`.
+/// Passes each signal on. The second one that is not SIGHUP calls `stop` and drops `going_on`.
 fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, going_on: Sender<Infallible>) {
     let mut others = signals.forever().filter(|signal| {
-        // Nobody hears of it any more once the server stops.
+        // The receiver is gone once the server stops. The signal has no further use then.
         let _ = sender.send(*signal);
         *signal != SIGHUP
     });
@@ -589,7 +592,7 @@ fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, going_on: S
     }
 }
 
-/// From now on none of them ends the process by itself.
+/// Catches the signals. From now on none of them ends the process by itself.
 fn watched_signals() -> io::Result<Signals> {
     Signals::new(TERM_SIGNALS.iter().chain(&[SIGHUP]))
 }
@@ -621,7 +624,7 @@ impl Stages {
         }
     }
 
-    /// A request is answered without a worker: it is counted and told of.
+    /// Counts and traces a request that was answered without a worker.
     fn answered(
         &self,
         request: &Request,
@@ -655,7 +658,7 @@ impl Service for Stages {
             Ok((Target::Immediate(answer), endpoint)) => {
                 let answered = guarded(|| answer(&request)).inspect_err(|_| self.metrics.panicked());
                 let answered = answered.and_then(final_response).and_then(immediate);
-                // What fails here is a panic, or a response that is none: it has no values to show.
+                // The only errors here are a panic and an invalid response. Neither has a value to show.
                 let answered = answered.unwrap_or_else(|error| answer_error(&request, &error, false));
                 self.answered(&request, Some(endpoint), now, answered.status());
                 Admission::Answered(answered, Some(Arc::clone(endpoint)))
@@ -716,7 +719,7 @@ impl Service for Stages {
     fn withdraw(&self, key: Key) {
         let Some(job) = self.queue.withdraw(key) else { return };
         self.traces.tell(&job.request, Some(&job.endpoint), || {
-            // The connector has answered it when its time was up, or else its client has left.
+            // There are two reasons to withdraw a job: the connector answered when its time was up, or its client left.
             let outcome = if job.start_by.has_passed() {
                 let (response, reason) = waited_too_long(job.deadline);
                 Outcome::refused(response.status().as_u16(), reason.name())
@@ -742,7 +745,8 @@ impl Service for Stages {
     }
 }
 
-/// The answer to a request of another site's page. The log names the site and the key, for operators who want to allow it.
+/// The answer to a request from another site's page. The log names the site and the key, for operators who want to
+/// allow it.
 fn of_another_site(request: &Request, endpoint: &Endpoint) -> Response {
     sparingly!(
         log::Level::Warn,
@@ -755,7 +759,7 @@ fn of_another_site(request: &Request, endpoint: &Endpoint) -> Response {
     cross_origin("the request is of another site's page, which may not write here (access.origins)")
 }
 
-/// The time that a client asks for by `server.deadline_header`: seconds, such as `2` and `0.25`, or milliseconds, `250ms`.
+/// The time that a client asks for by `server.deadline_header`, in seconds (`2`, `0.25`) or milliseconds (`250ms`).
 fn allowance_asked(request: &Request, name: &HeaderName) -> Result<Option<Duration>, Error> {
     let mut lines = request.header_lines().filter(|(found, _)| found.eq_ignore_ascii_case(name.as_str()));
     let Some((_, value)) = lines.next() else { return Ok(None) };
@@ -769,21 +773,21 @@ fn allowance_asked(request: &Request, name: &HeaderName) -> Result<Option<Durati
     match (asked, lines.next()) {
         (Some(asked), None) => Ok(Some(asked)),
         (_, Some(_)) => Err(Error::bad_parameter(name.as_str(), DEADLINE, "it twice")),
-        // No header is echoed.
+        // An answer never repeats a header's value.
         (None, None) => Err(Error::bad_secret(name.as_str(), DEADLINE)),
     }
 }
 
-/// Digits and at most one point: none of the other things that are numbers in Rust.
+/// Accepts digits and at most one point, and none of the other forms of a number that Rust's parser takes.
 fn seconds(text: &str) -> Option<f64> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     text.parse().ok().filter(|_| is_plain)
 }
 
-/// What `server.deadline_header` may say.
+/// The values that `server.deadline_header` may have, for messages.
 const DEADLINE: &str = "seconds such as 2 or 0.25, or milliseconds such as 250ms";
 
-/// A streamed response needs a thread that may wait for its client.
+/// Refuses a streamed response: it needs a thread that may wait for its client.
 fn immediate(response: Response) -> Result<Response, Error> {
     if response.length().is_none() {
         let cause = "a function that answers on the poller has answered with a stream";

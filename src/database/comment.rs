@@ -1,27 +1,28 @@
-//! The comment at a statement's end that tells whoever looks at the database which endpoint or request it is from.
+//! The comment at a statement's end. It names the statement's endpoint or request for a reader of the database's
+//! statistics.
 //!
-//! In the form of sqlcommenter (<https://google.github.io/sqlcommenter/spec/>): `/*key='value',…*/`, sorted by key, values
-//! percent-encoded. Pure; made at startup, and on the worker where it names a request.
+//! The form is that of sqlcommenter (<https://google.github.io/sqlcommenter/spec/>): `/*key='value',…*/`, sorted by
+//! key, with percent-encoded values. Pure. Comments are made at startup, and on the worker where they name a request.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// What stays as it is in a value: RFC 3986's unreserved characters. So no value has a quote, a `*/`, a `$1` or a line's end
-/// left, and a comment is ASCII.
+/// Only RFC 3986's unreserved characters stay unencoded. So no value keeps a quote, a `*/`, a `$1` or a line's end, and
+/// a comment is ASCII.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// How long a value may be once it is encoded; more of it is cut off. The six that there are then fit into 1,024 bytes, which
-/// is all that `pg_stat_activity` shows of a statement unless `track_activity_query_size` says otherwise.
+/// The most bytes of an encoded value; the rest is cut off. All six values then fit into 1,024 bytes, the default of
+/// `track_activity_query_size`: `pg_stat_activity` shows no more of a statement.
 const VALUE_BYTES_MAX: usize = 128;
 
-/// What a comment says, in the order of the keys.
+/// The keys and values of a comment, in the order of the keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Comment(Vec<(&'static str, String)>);
 
 impl Comment {
-    /// Values that are empty say nothing, and are left out.
+    /// A comment of these pairs. Empty values are left out.
     pub(super) fn new<'v>(pairs: impl IntoIterator<Item = (&'static str, &'v str)>) -> Self {
         let said = pairs.into_iter().filter(|(_, value)| !value.is_empty());
         let mut pairs: Vec<_> = said.map(|(key, value)| (key, encoded(value))).collect();
@@ -33,7 +34,7 @@ impl Comment {
         self.0.is_empty()
     }
 
-    /// Appends it, with what `more` says at its place in between.
+    /// Appends the comment, merged with `more` in the order of the keys.
     pub(super) fn write(&self, more: &Self, statement: &mut String) {
         let (mut ours, mut theirs) = (self.0.iter().peekable(), more.0.iter().peekable());
         let mut before = " /*";
@@ -54,13 +55,13 @@ impl Comment {
     }
 }
 
-/// Up to where a statement without comments goes when one is to stand behind it: without its semicolon, behind which nothing
-/// is part of the statement any more and `pg_stat_statements` does not look.
+/// The end of a statement's text to which a comment can be appended. The semicolon is left out: text behind it does not
+/// belong to the statement, and `pg_stat_statements` does not look there.
 pub(super) fn end(sql: &str) -> usize {
     sql.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()).len()
 }
 
-/// Cut between two characters, so that what is left can be decoded.
+/// Encodes a value and cuts it between two characters, so that the rest can be decoded.
 fn encoded(value: &str) -> String {
     let mut encoded = String::new();
     for character in value.chars() {
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_sqlcommenters_sorted_encoded_and_at_the_end() {
+    fn a_comment_has_sqlcommenters_form_and_stands_at_the_end() {
         let comment = Comment::new([("route", "/flights/{id}"), ("method", "GET"), ("application", "wharf")]);
         let request = Comment::new([("traceparent", "00-1-2-01"), ("request_id", "7"), ("empty", "")]);
         assert_eq!(
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_comment_is_one_that_can_be_seen() {
+    fn the_longest_comment_fits_into_what_pg_stat_activity_shows() {
         let keys = ["application", "method", "request_id", "route", "statement", "traceparent"];
         let long = "é'".repeat(1000);
         let comment = Comment::new(keys.map(|key| (key, long.as_str())));

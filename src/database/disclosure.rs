@@ -3,9 +3,9 @@
 /// The quotation marks of the messages' languages, opening and closing.
 const QUOTES: [(char, char); 6] = [('"', '"'), ('«', '»'), ('»', '«'), ('“', '”'), ('„', '“'), ('\'', '\'')];
 
-/// The message without clients' values. PostgreSQL and SQLite quote each value that a message names, so this hides a text in
-/// quotes unless one of the `known` texts has it as a word: no client has written those. A value may have quotes of its own, so
-/// a hidden text reaches to the last quotation mark.
+/// The message without clients' values. PostgreSQL and SQLite quote each value that a message names, so this hides
+/// quoted text. It shows the text only if one of the `known` texts has it as a word, because no client has written
+/// those. A value may have quotes of its own, so a hidden text reaches to the last quotation mark.
 pub(super) fn without_values(message: &str, known: &[&str]) -> String {
     let mut shown = 0;
     while let Some((begin, close)) = opening(message, shown) {
@@ -23,7 +23,7 @@ pub(super) fn without_values(message: &str, known: &[&str]) -> String {
     message.to_owned()
 }
 
-/// Where the next text in quotes begins, and the mark that ends it. An apostrophe within a word opens nothing.
+/// The beginning of the next quoted text, and the mark that ends it. An apostrophe within a word opens nothing.
 fn opening(message: &str, from: usize) -> Option<(usize, char)> {
     let mut places = message[from..].char_indices().map(|(at, char)| (from + at, char));
     places.find_map(|(at, char)| {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_in_quotes_is_shown_where_it_is_known() {
+    fn quoted_text_is_shown_only_if_it_is_known() {
         let statement = "select id from flights where id = $1";
         for (message, told) in [
             ("relation \"flights\" does not exist", "relation \"flights\" does not exist"),

@@ -36,7 +36,7 @@ pub(super) struct Provider {
 
 /// Opens sessions on one database.
 pub(super) trait Driver: Send + Sync + 'static {
-    /// Which database it is.
+    /// The kind of the database.
     fn kind(&self) -> Kind;
 
     /// The name of the database, or its file.
@@ -50,7 +50,7 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// The sign before the number of a parameter in a statement: `$` in `$1`.
     fn parameter_sign(&self) -> char;
 
-    /// Whether a comment behind each statement is of use, because somebody can see which statements the database runs.
+    /// Whether a comment behind each statement is of use, because readers can see the database's running statements.
     fn takes_comments(&self) -> bool {
         false
     }
@@ -73,19 +73,19 @@ pub(super) trait Driver: Send + Sync + 'static {
 
 /// The borrower of a session.
 pub(super) struct Borrower<'a> {
-    /// The client that waits for the answer. Its departure ends what runs.
+    /// The client that waits for the answer. Its departure ends the running work.
     pub(super) client: &'a Presence,
-    /// The account to which the waits for the database are put down.
+    /// The account to which the waits for the database are added.
     pub(super) activity: &'a Activity,
     /// The counters of the pool.
     pub(super) metrics: &'a Arc<metrics::Pool>,
-    /// The end of what runs.
+    /// The deadline of the work on the session.
     pub(super) deadline: Deadline,
 }
 
 /// An open session. Each method blocks the worker that calls it, at most until the deadline and the time for a cancel.
 pub(super) trait Session: pool::Session + Any {
-    /// Which database it is of.
+    /// The kind of its database.
     fn kind(&self) -> Kind;
 
     /// Called at checkout.
@@ -100,8 +100,8 @@ pub(super) trait Session: pool::Session + Any {
         Ok(None)
     }
 
-    /// The database's type for a parameter of type `declared`, if `error` says that the statement leaves the type of a parameter
-    /// open. A cast to it then helps.
+    /// The database's type for a parameter of type `declared`, if `error` means that the type of a parameter is open in
+    /// the statement. A cast to it then helps.
     fn cast_against(&self, _error: &Error, _declared: Type) -> Option<String> {
         None
     }
@@ -130,13 +130,13 @@ pub(super) trait Session: pool::Session + Any {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error>;
 
-    /// Whether a statement that has run on this session can share a round trip with others: it is known to change nothing of the
-    /// session.
+    /// Whether a statement that has run on this session can share a round trip with others. It must be known to change
+    /// nothing about the session.
     fn can_share(&self, _sql: &str) -> bool {
         false
     }
 
-    /// Sends several statements together. Only a database whose driver says
+    /// Sends several statements together. Only a database whose driver
     /// [`shares_round_trips`](Driver::shares_round_trips) offers this.
     fn share(&mut self, _questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
         Err(Error::Usage("this database answers one statement at a time".to_owned()))
@@ -150,15 +150,16 @@ pub(super) trait Session: pool::Session + Any {
     /// Names the request that the session is borrowed for, until the checkin.
     fn name_request(&mut self, _request_id: &str, _traceparent: &str) {}
 
-    /// Called at checkin: rolls back what is open, and makes the session fit for the next borrower or broken.
+    /// Called at checkin. Rolls back an open transaction, and makes the session either fit for the next borrower or
+    /// broken.
     fn finish(&mut self);
 }
 
 /// Statements that were sent together. Their answers are fetched in the same order.
 pub(crate) trait RoundTrip {
     /// Waits for the next answer, which is for `client`, until `deadline`. `None`: there are no more.
-    ///
-    /// `patience`: how long the clients behind this one wait, counted from a moment that has just passed. After that the answer is
+    /// `patience` is the time that the clients behind this one wait, counted from a moment that has just passed. After
+    /// that the answer is [`Fetched::Slow`], and can be fetched again.
     /// [`Fetched::Slow`], and can be fetched again.
     fn fetch(
         &mut self,

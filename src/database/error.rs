@@ -1,7 +1,7 @@
-//! What can go wrong between a worker and its database, and the one place that maps it to an HTTP status.
+//! Errors between a worker and its database, and the one place that maps them to an HTTP status.
 //!
-//! Any thread. Knows SQLSTATE and SQLite's result codes, but neither driver's types and no response. `docs/errors.md` has the
-//! two tables for users, and a test below holds it to them.
+//! Any thread. This file knows SQLSTATE and SQLite's result codes, but no driver's types and no response.
+//! `docs/errors.md` has the two tables for users, and a test below compares them with the code.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use http::StatusCode;
 use super::disclosure;
 use crate::resource::Gauges;
 
-/// Why the database did not do what was asked. `Display` is for logs and shows no value that a client may have sent;
-/// [`Error::in_full`] shows those too. `Debug` is as `Display`. A client sees only [`Error::public_detail`].
+/// Why the database did not do what was asked. `Display` and `Debug` are for logs and show no value that a client may
+/// have sent; [`Error::in_full`] shows such values too. A client sees only [`Error::public_detail`].
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -25,7 +25,7 @@ pub enum Error {
     /// No connection could be opened.
     #[error("cannot open a connection to {target}: {reason}")]
     Open {
-        /// Whom we tried to reach, and as whom; never the password.
+        /// The server and the user's name there; never the password.
         target: String,
         /// The server's or the system's message.
         reason: String,
@@ -39,7 +39,7 @@ pub enum Error {
         waited: Duration,
         /// The pool at that moment.
         gauges: Gauges,
-        /// Why the pool could not open more, if it tried and failed since its last success.
+        /// Why the pool could not open more, if it has tried and failed since its last success.
         last_error: Option<String>,
     },
     /// The database is known to be down.
@@ -48,7 +48,7 @@ pub enum Error {
         /// Why the last try to open a connection failed.
         reason: String,
     },
-    /// As many requests wait for a connection as may.
+    /// The number of requests that wait for a connection has reached its limit.
     #[error("as many requests wait for a connection as may, database.maximum_pending ({gauges})")]
     Crowded {
         /// The pool at that moment.
@@ -63,8 +63,8 @@ pub enum Error {
     /// The client left before it had its answer; the statement was cancelled.
     #[error("the client has left")]
     ClientLeft,
-    /// The answer to a commit, or to a statement that commits by itself, never came: whether the database did it is not
-    /// known. Never run again by itself.
+    /// The answer to a commit, or to a statement that commits by itself, never came. Whether the database committed is
+    /// unknown, so the statement is never repeated automatically.
     #[error("whether it was committed is not known: {cause}")]
     OutcomeUnknown {
         /// Why the answer did not come.
@@ -84,9 +84,9 @@ pub enum Error {
     BadValue {
         /// The parameter's name, as the client calls it.
         param: String,
-        /// What the database takes there.
+        /// The type or range that the database expects.
         expected: String,
-        /// The value that came; `None` where nobody may see it.
+        /// The value that came; `None` where the value is secret.
         received: Option<String>,
     },
     /// A column whose type has no JSON form here.
@@ -110,9 +110,9 @@ pub enum Error {
     /// `query_one` met no row, or `query_one` or `query_opt` met several.
     #[error("the statement returned {received} rows, expected {expected}")]
     RowCount {
-        /// What the caller asked for.
+        /// The number of rows that the caller asked for.
         expected: &'static str,
-        /// How many came.
+        /// The number of rows that came.
         received: usize,
     },
     /// The caller used the connection in a way that it does not support.
@@ -126,7 +126,7 @@ pub enum Error {
 /// The database's own error. `Display` and `Debug` are for logs, as with [`Error`].
 #[derive(Clone)]
 pub struct Refusal {
-    /// What it means for the client.
+    /// The error's meaning for the client.
     pub category: Category,
     /// SQLSTATE, or SQLite's extended result code.
     pub code: String,
@@ -145,11 +145,11 @@ pub struct Refusal {
     /// Where in the statement's own text ([`super::Statement::text`]) the error stands, in bytes;
     /// [`super::Statement::written_offset`] turns it into a place in the text as the user wrote it.
     pub offset: Option<usize>,
-    /// The message without what may be a client's value.
+    /// The message without any part that may be a client's value.
     told: String,
 }
 
-/// What a refusal means, the same for every database.
+/// The meaning of a refusal, the same for every database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Category {
@@ -163,17 +163,17 @@ pub enum Category {
     Raised(StatusCode),
     /// Serialization failure or deadlock: the same request may succeed when it is run again.
     Retry,
-    /// The database user lacks the right.
+    /// The database's user lacks the privilege.
     Permission,
     /// The statement was cancelled.
     Cancelled,
-    /// The database is not there, or is leaving.
+    /// The database is not there, or is shutting down.
     Down,
-    /// The database is there, but takes no more: connection slots, or SQLite's write lock.
+    /// The database is there but takes no more work: its connection slots or SQLite's write lock are taken.
     Busy,
     /// The database is there, but its disk or its memory is full.
     Exhausted,
-    /// The database only reads for now, as a standby does, and this was to write.
+    /// The database only reads for now, as a standby does, and the statement was to write.
     ReadOnly,
     /// Everything else: the statement or the schema is wrong.
     Other,
@@ -238,8 +238,8 @@ pub const SQLITE_CODES: &[(i32, Category)] = &[
 const SQLITE_CONSTRAINT_TRIGGER: i32 = 1811;
 
 impl Category {
-    /// The category of a SQLSTATE. That a write was refused as such says nothing by itself: most often the statement has no
-    /// business to write.
+    /// The category of a SQLSTATE. A refused write has no category of its own: most often the statement has no business
+    /// to write.
     pub fn of_sqlstate(code: &str) -> Self {
         if let Some(status) = raised_status(code) {
             return Self::Raised(status);
@@ -252,15 +252,15 @@ impl Category {
         row.map_or(Self::Other, |(_, category)| *category)
     }
 
-    /// The category of SQLite's extended result code, where its message says no more.
+    /// The category of SQLite's extended result code alone, without its message.
     pub fn of_sqlite(code: i32) -> Self {
         let row = |code: i32| SQLITE_CODES.iter().find(|(known, _)| *known == code);
         row(code).or_else(|| row(code & 0xff)).map_or(Self::Other, |(_, category)| *category)
     }
 
-    /// The category of SQLite's extended result code and its message, which alone tells some errors apart.
+    /// The category of SQLite's extended result code and its message. Only the message tells some errors apart.
     pub fn of_sqlite_error(code: i32, message: &str) -> Self {
-        /// SQLite has one code for all that its own functions refuse of their arguments.
+        /// The one code with which SQLite's own functions refuse an argument, for whatever reason.
         const SQLITE_ERROR: i32 = 1;
         const INVALID: [&str; 3] = ["malformed JSON", "bad JSON path", "JSON path error"];
         const TOO_MUCH: [&str; 3] =
@@ -274,7 +274,7 @@ impl Category {
         }
     }
 
-    /// The HTTP status that it becomes.
+    /// The HTTP status of this category.
     pub fn status(self) -> StatusCode {
         match self {
             Self::Raised(status) => status,
@@ -290,11 +290,12 @@ impl Category {
     }
 }
 
-/// SQLite's message for a foreign key, which it has no name for.
+/// SQLite's message for a violated foreign key. It does not name the key.
 const FOREIGN_KEY: &str = "FOREIGN KEY constraint failed";
 
-/// The status that a function asks for with `errcode = 'PTxyz'`, as in PostgREST. It is an error's: the transaction is rolled
-/// back, so anything below 400 would be a lie, and 499 counts clients that have left.
+/// The status that a function asks for with `errcode = 'PTxyz'`, as in PostgREST. It must be an error's status: the
+/// transaction is rolled back, so a status below 400 would be a lie. 499 is left out, because it counts clients that
+/// have left.
 fn raised_status(code: &str) -> Option<StatusCode> {
     let digits = code.strip_prefix("PT").filter(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))?;
     let status = digits.parse().ok().filter(|status| (400..=599).contains(status) && *status != 499)?;
@@ -302,7 +303,7 @@ fn raised_status(code: &str) -> Option<StatusCode> {
 }
 
 impl Error {
-    /// What kind of error it is, as traces call it: the database's own code, or a word. Says nothing of any value.
+    /// The kind of the error for traces: the database's own code, or a word. It contains no value.
     pub fn kind(&self) -> Cow<'static, str> {
         let word = match self {
             Self::Refused(refusal) => return refusal.code.clone().into(),
@@ -340,18 +341,19 @@ impl Error {
         }
     }
 
-    /// Whether the database's user lacks a privilege. A function that says so by itself, as a rule of its author, is another matter.
+    /// Whether the database's user lacks a privilege. A function that raises such an error as a business rule does not
+    /// count.
     pub fn lacks_privilege(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.category == Category::Permission && refusal.told != RAISED)
     }
 
-    /// Whether the whole transaction may succeed when it is run again at once, as a serialization failure may.
+    /// Whether the whole transaction may succeed if it runs again at once, as after a serialization failure.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.category == Category::Retry)
     }
 
-    /// The text for the client. It names no statement, no table and no host. It does name a violated constraint and a wrong
-    /// value, and it is the message of a business rule, which its author wrote for the client.
+    /// The text for the client. It names no statement, no table and no host. It may name a violated constraint or a
+    /// wrong value, or be the message of a business rule, which its author wrote for the client.
     pub fn public_detail(&self) -> Cow<'_, str> {
         match self {
             Self::BadValue { received: Some(received), .. } => format!("{self}, received {received}").into(),
@@ -360,7 +362,7 @@ impl Error {
         }
     }
 
-    /// The same without any value that a client has sent, for requests that carry a secret.
+    /// The text for the client without any value that a client has sent, for requests that carry a secret.
     pub fn public_detail_without_values(&self) -> Cow<'_, str> {
         match self {
             Self::NotConfigured => "no database".into(),
@@ -386,8 +388,8 @@ impl Error {
         }
     }
 
-    /// Everything, values that a client has sent included: for a log that shows them (`log.parameters`), and where no client
-    /// has sent any, as in a check.
+    /// The whole text, with values that a client has sent. It is for a log that shows them (`log.parameters`), and for
+    /// a check, in which no client has sent any.
     pub fn in_full(&self) -> Cow<'_, str> {
         match self {
             Self::BadValue { .. } => self.public_detail(),
@@ -399,7 +401,7 @@ impl Error {
         }
     }
 
-    /// The byte in the statement's text at which the database found it wrong; see [`Refusal::offset`].
+    /// The byte in the statement's text where the database found the error; see [`Refusal::offset`].
     pub fn offset(&self) -> Option<usize> {
         match self {
             Self::Refused(refusal) => refusal.offset,
@@ -407,7 +409,7 @@ impl Error {
         }
     }
 
-    /// The database's code, when it was the database that refused.
+    /// The database's code, if the database refused.
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Refused(refusal) => Some(&refusal.code),
@@ -417,12 +419,13 @@ impl Error {
 }
 
 impl Refusal {
-    /// Whether it tells of a connection. Then it may be a pooler's word, whose server was lost, and proves nothing of a commit.
+    /// Whether the refusal is about a connection. A pooler may then have sent it after it lost its server, so it proves
+    /// nothing about a commit.
     pub(super) fn is_of_connection(&self) -> bool {
         self.code.starts_with("08")
     }
 
-    /// A refusal of which no more is known. A text in quotes in its message counts as a client's value.
+    /// A refusal with nothing but its code and message. Quoted text in the message counts as a client's value.
     pub(super) fn new(category: Category, code: &str, message: &str) -> Self {
         Self {
             category,
@@ -439,11 +442,11 @@ impl Refusal {
         .knowing(&[])
     }
 
-    /// Names texts that no client has written, such as the statement and the database's own names. The log may show their words
-    /// where the message quotes them.
+    /// Names texts that no client has written, such as the statement and the database's own names. The log may show
+    /// words of these texts where the message quotes them.
     pub(super) fn knowing(mut self, known: &[&str]) -> Self {
         self.told = match (self.category, self.code.as_str()) {
-            // Its author may have put values into it, which nothing tells from the other words.
+            // The author may have put values into the message, and nothing tells them from the other words.
             (Category::Raised(_), _) | (_, "P0004") => RAISED.to_owned(),
             (_, code) if code.starts_with("PT") => RAISED.to_owned(),
             _ => disclosure::without_values(&self.message, known),
@@ -451,13 +454,13 @@ impl Refusal {
         self
     }
 
-    /// The message is an author's, whatever the code.
+    /// Marks the message as an author's, whatever the code.
     pub(super) fn raised(mut self) -> Self {
         RAISED.clone_into(&mut self.told);
         self
     }
 
-    /// Whether the message was written for the client, and with it the detail and the hint.
+    /// Whether the message, the detail and the hint were written for the client.
     pub fn is_for_client(&self) -> bool {
         matches!(self.category, Category::Raised(_))
     }
@@ -472,7 +475,7 @@ impl Refusal {
             (Category::Conflict, None) => "a constraint is violated".into(),
             (Category::Invalid, None) => match (self.code.as_str(), &self.column) {
                 (_, Some(column)) => format!("a value is missing for column \"{column}\"").into(),
-                // SQLite's own functions and types, whose messages name no value.
+                // SQLite's own functions and types. Their messages name no value.
                 ("1" | "20" | "3091", _) => message.into(),
                 (code, _) if code.starts_with("22") => message.into(),
                 _ => "a value is missing or not acceptable".into(),
@@ -495,7 +498,7 @@ impl Refusal {
     }
 }
 
-/// Stands in a log in place of a message that a function's author wrote.
+/// Replaces a message that a function's author wrote, in a log.
 const RAISED: &str = "raised by a function or a trigger";
 
 impl std::fmt::Display for Refusal {
@@ -516,7 +519,8 @@ impl std::fmt::Debug for Error {
     }
 }
 
-/// Nobody gets it, it stands in the log: nginx's 499, or what else blames the client for the time.
+/// The status for a client that has left: nginx's 499, or else another that blames the client for the time. It only
+/// appears in the log.
 fn client_left() -> StatusCode {
     StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT)
 }
@@ -534,7 +538,7 @@ mod tests {
         Error::Refused(Box::new(Refusal { constraint: constraint.map(str::to_owned), ..refusal }))
     }
 
-    /// The rows of the table in `docs/errors.md` whose first cell is called so: the codes in it, and the status.
+    /// The rows of the table in `docs/errors.md` whose first column has this heading: each code with its status.
     fn documented(first: &str) -> Vec<(String, u16)> {
         let document = include_str!("../../docs/errors.md");
         let table = document.split("\n\n").find(|part| part.starts_with(&format!("| {first} |")));
@@ -552,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn each_sqlstate_has_the_status_that_its_row_in_the_document_has() {
+    fn each_sqlstate_has_its_documented_status() {
         let documented = documented("SQLSTATE");
         for (codes, status) in &documented {
             let code = codes.replace('*', "000");
@@ -568,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn each_sqlite_code_has_the_status_that_its_row_in_the_document_has() {
+    fn each_sqlite_code_has_its_documented_status() {
         let documented = documented("SQLite's code");
         for (code, status) in &documented {
             let code = code.split(' ').next().and_then(|code| code.parse().ok()).expect("a number");
@@ -583,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_a_function_asks_for_is_an_errors() {
+    fn a_function_may_ask_only_for_the_status_of_an_error() {
         for (code, status) in [("PT400", 400), ("PT402", 402), ("PT418", 418), ("PT503", 503), ("PT599", 599)]
         {
             let category = Category::of_sqlstate(code);
@@ -612,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_outcome_is_never_run_again_and_no_refusal() {
+    fn an_unknown_outcome_is_neither_retried_nor_reported_as_a_refusal() {
         let collision = refused(Category::Retry, "40001", None);
         let error = Error::OutcomeUnknown { cause: Box::new(collision) };
         assert!(!error.is_retryable());
@@ -621,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_left_is_no_fault_of_the_server() {
+    fn a_client_that_left_does_not_count_as_an_error_of_the_server() {
         assert_eq!(Error::ClientLeft.status(), 499);
         assert_eq!(Error::StatementTimeout.status(), 504);
     }

@@ -1,4 +1,4 @@
-//! Values as JSON bytes, appended to the response: what both databases share, so that their answers are equal.
+//! Values as JSON bytes, appended to the response. Both databases share this code, so that their answers are equal.
 //!
 //! Worker thread, pure. Allocates nothing but room in the output. Knows no database.
 
@@ -7,14 +7,14 @@ use std::io::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// The text as a JSON string.
+/// Writes the text as a JSON string.
 pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     write_escaped(out, text.as_bytes());
     out.push(b'"');
 }
 
-/// Bytes that ought to be UTF-8 as a JSON string; what is not (a `SQL_ASCII` database sends anything) becomes U+FFFD.
+/// Writes bytes that ought to be UTF-8 as a JSON string. Other bytes (a `SQL_ASCII` database sends any) become U+FFFD.
 pub(super) fn write_bytes_as_text(out: &mut Vec<u8>, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => write_string(out, text),
@@ -38,8 +38,8 @@ pub(super) fn write_int(out: &mut Vec<u8>, value: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// A double as PostgreSQL prints it: the fewest digits that read back the same, an exponent below 1e-4 and from 1e15 on
-/// (`double_to_shortest_decimal_buf`). JSON has no NaN and no infinity: they are strings, as `to_json` has them.
+/// Writes a double as PostgreSQL prints it: the fewest digits that read back the same, an exponent below 1e-4 and from
+/// 1e15 on (`double_to_shortest_decimal_buf`). JSON has no NaN and no infinity: they are strings, as in `to_json`.
 pub(super) fn write_f64(out: &mut Vec<u8>, value: f64) {
     if value.is_finite() {
         write_float(out, format_args!("{value:e}"), 15);

@@ -1,8 +1,8 @@
 //! The database as a worker sees it: a pool, a borrowed connection, statements, and rows written as JSON.
 //!
-//! Every call blocks the worker that makes it, at most until the request's deadline and half a second more, in which a cancelled
-//! statement ends. Knows nothing of HTTP but the status of an error. This file owns [`Database`] and [`Connection`], which the rest of
-//! the crate uses, and the table of databases; the database behind them is a [`driver::Driver`].
+//! Every call blocks its worker, at most until the request's deadline and half a second more, in which a cancelled
+//! statement ends. Knows nothing of HTTP but the status of an error. This file owns [`Database`] and [`Connection`],
+//! which the rest of the crate uses, and the table of databases. The database behind them is a [`driver::Driver`].
 
 mod comment;
 mod disclosure;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-/// SQLite's driver, whose connection [`Connection::sqlite`] lends.
+/// SQLite's driver. [`Connection::sqlite`] lends its connection.
 pub use ::rusqlite;
 
 pub use crate::resource::Gauges;
@@ -41,10 +41,10 @@ use crate::config::{self, StatementComment};
 use crate::telemetry::activity::{Activity, Doing};
 use crate::telemetry::metrics::{self, Unserved};
 
-/// The databases, found by how a URL begins. Another database is one more line, and one more [`Kind`].
+/// The databases, found by the beginning of a URL. Another database needs one more line here, and one more [`Kind`].
 const PROVIDERS: [Provider; 2] = [sqlite::PROVIDER, postgres::PROVIDER];
 
-/// Which database.
+/// The kind of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// PostgreSQL.
@@ -91,11 +91,11 @@ struct Inner {
 }
 
 impl Database {
-    /// Opens the pool on `sqlite:FILE` or `postgres://…`; `settings.url` is not looked at.
+    /// Opens the pool on `sqlite:FILE` or `postgres://…`. `settings.url` is ignored.
     ///
     /// # Errors
-    /// [`Error::Url`] when the URL cannot be used; [`Error::Open`] when the first connection cannot be made, at once
-    /// when trying again is no use, else after 5 s.
+    /// [`Error::Url`] when the URL cannot be used. [`Error::Open`] when the first connection cannot be made: at once if
+    /// trying again is no use, otherwise after 5 s.
     pub fn open(settings: &config::Database, url: &str) -> Result<Self, Error> {
         let metrics = Arc::<metrics::Pool>::default();
         let driver = driver_of(settings, url)?;
@@ -107,7 +107,7 @@ impl Database {
         &**self.0.pool.driver()
     }
 
-    /// Which database it is.
+    /// The kind of the database.
     pub fn kind(&self) -> Kind {
         self.driver().kind()
     }
@@ -122,22 +122,23 @@ impl Database {
         &self.0.display_url
     }
 
-    /// PostgreSQL's name of it, or SQLite's file.
+    /// The name that PostgreSQL gives the database, or SQLite's file.
     pub fn name(&self) -> &str {
         self.driver().database_name()
     }
 
-    /// The statement in this database's notation; `params` are those that `sql.slots` index.
+    /// The statement in this database's notation. The slots of `sql` are indexes into `params`.
     ///
     /// # Panics
-    /// When a slot indexes no parameter; `config` makes none such.
+    /// A slot indexes no parameter; `config` never makes such a slot.
     pub fn statement(&self, sql: &config::Sql, params: &[config::Param]) -> Statement {
         Statement::new(sql, params, self.driver().parameter_sign())
     }
 
-    /// The same with a comment at its end, where `settings` ask for one and the database takes one. The comment names the application
-    /// by `application_name`, and adds `origin`, in which each key is a word that sqlcommenter has or could have. A statement that has
-    /// a comment already keeps that one alone, as sqlcommenter asks.
+    /// As [`statement`](Self::statement), with a comment at the end, if `settings` ask for one and the database takes
+    /// one. The comment names the application by `application_name`, and adds `origin`. Each key in `origin` must be a
+    /// word that sqlcommenter has or could have. A statement with a comment already keeps only that one, as
+    /// sqlcommenter asks.
     ///
     /// # Panics
     /// As [`statement`](Self::statement).
@@ -162,16 +163,18 @@ impl Database {
         statement.with_comment(Comment::new(application.into_iter().chain(origin.iter().copied())))
     }
 
-    /// Borrows a connection, waiting until `deadline` and at most `connection_timeout`. It keeps the deadline for
-    /// whatever runs on it.
+    /// Borrows a connection, waiting until `deadline` and at most `connection_timeout`. The deadline also ends
+    /// statements on the connection.
     ///
     /// # Errors
-    /// [`Error::NoConnection`] when none came free in time; [`Error::Deadline`] when the deadline had passed already.
+    /// [`Error::NoConnection`] when no connection became free in time; [`Error::Deadline`] when the deadline had passed
+    /// already.
     pub fn checkout(&self, deadline: Deadline) -> Result<Connection, Error> {
         self.checkout_for(&Presence::default(), &Activity::default(), deadline)
     }
 
-    /// The same on behalf of a client that may leave: then the wait and whatever runs end early. The waits are put down to `activity`.
+    /// As [`checkout`](Self::checkout), for a client that may leave: a departure ends the wait and the statements
+    /// early. The waits are added to `activity`.
     ///
     /// # Errors
     /// As [`checkout`](Self::checkout); [`Error::ClientLeft`].
@@ -190,7 +193,7 @@ impl Database {
         let lent = waiting.until(ended).end(lent, Error::kind);
         let mut lent = lent.inspect_err(|error| metrics.unserved(unserved(error)))?;
         lent.borrow(&Borrower { client, activity, metrics, deadline });
-        // The client may have left meanwhile.
+        // The client may have left during the wait.
         if client.has_left() {
             metrics.unserved(Unserved::ClientLeft);
             return Err(Error::ClientLeft);
@@ -198,8 +201,9 @@ impl Database {
         Ok(Connection { lent, activity: activity.clone() })
     }
 
-    /// Opens a connection beside any pool, to `url`, with the same settings as a new connection of the pool. This needs no thread, so
-    /// the process can do it when it has none left. The connection must open by `open_by` and keeps `deadline` for its statements.
+    /// Opens a connection outside any pool, to `url`, with the settings of a new connection of the pool. This needs no
+    /// thread, so it works even when the process has none left. The connection must open by `open_by` and keeps
+    /// `deadline` for its statements.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -220,12 +224,13 @@ impl Database {
         &self.0.metrics
     }
 
-    /// Takes over the pool's sizes and times while connections are in use; what `url` says stays.
+    /// Applies the pool's new sizes and times while connections are in use. The settings in the URL stay.
     pub fn reconfigure(&self, settings: &config::Database) {
         self.0.pool.reconfigure(settings);
     }
 
-    /// Cleans the unused connections of what their last requests have left, if the caller has nothing else to do. Waits for nothing.
+    /// Cleans the idle connections of their last requests' remains, if the caller has nothing else to do. Waits for
+    /// nothing.
     pub(crate) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
         self.0.pool.tidy(is_idle);
     }
@@ -242,7 +247,7 @@ impl Database {
     }
 }
 
-/// Why a checkout failed, as it is counted.
+/// The metrics' name for the failure of a checkout.
 fn unserved(error: &Error) -> Unserved {
     match error {
         Error::NoConnection { .. } => Unserved::Timeout,
@@ -279,12 +284,12 @@ fn driver_of(settings: &config::Database, url: &str) -> Result<Box<dyn Driver>, 
     (provider.driver)(url, settings)
 }
 
-/// A database's URL without its password, fit to be shown. Of a URL of no known database nothing is shown.
+/// A database's URL without its password, fit to be shown. A URL of an unknown database is not shown at all.
 pub fn display_url(url: &str) -> String {
     provider_of(url).map_or_else(|| "…".to_owned(), |provider| (provider.display_url)(url))
 }
 
-/// A borrowed connection. Dropping it is the checkin: an open transaction is rolled back first, and a connection that is
+/// A borrowed connection. Dropping it is the checkin: an open transaction is rolled back first. A connection that is
 /// not known to be clean is closed.
 pub struct Connection {
     lent: pool::Lent<Box<dyn Driver>>,
@@ -329,7 +334,7 @@ impl Connection {
     /// Commits the open transaction.
     ///
     /// # Errors
-    /// Whatever the database reports; also when a statement in the transaction failed, which was then rolled back.
+    /// Any error of the database. One is a failed statement in the transaction, which was then rolled back.
     pub fn commit(&mut self, deadline: Deadline) -> Result<(), Error> {
         let waiting = self.activity.wait_for(Doing::Database).on(|| "COMMIT".into());
         let committed = self.lent.commit(deadline);
@@ -346,15 +351,16 @@ impl Connection {
         waiting.end(rolled_back, Error::kind)
     }
 
-    /// Runs a statement and writes its rows: the number of rows returned, or for a statement without columns, changed.
-    /// `values` are those of all the endpoint's parameters, in their order. Inside a transaction its own access holds.
+    /// Runs a statement and writes its rows. Returns the number of rows, or the number of changed rows for a statement
+    /// without columns. `values` are those of all the endpoint's parameters, in their order. Inside a transaction, the
+    /// transaction's access applies.
     ///
     /// # Errors
-    /// [`Error::Deadline`] when the deadline passed, with the statement cancelled; [`Error::ResponseTooLarge`] with what
-    /// was written so far left in place; whatever the database reports.
+    /// [`Error::Deadline`] when the deadline passed; the statement is cancelled then. [`Error::ResponseTooLarge`]; the
+    /// rows written so far stay. Any error of the database.
     ///
     /// # Panics
-    /// When there are fewer values than parameters.
+    /// There are fewer values than parameters.
     pub fn run(
         &mut self,
         statement: &Statement,
@@ -368,8 +374,8 @@ impl Connection {
         waiting.end(ran, Error::kind)
     }
 
-    /// Whether a statement that has run on this connection can share a round trip with others: it is known to change nothing of the
-    /// session.
+    /// Whether a statement that has run on this connection can share a round trip with others. It must be known to
+    /// change nothing about the session.
     pub(crate) fn can_share(&self, sql: &str) -> bool {
         self.lent.can_share(sql)
     }
@@ -377,7 +383,7 @@ impl Connection {
     /// Sends several statements together.
     ///
     /// # Errors
-    /// When the database answers one statement at a time ([`Database::shares_round_trips`]), or nothing was sent.
+    /// The database answers one statement at a time ([`Database::shares_round_trips`]), or nothing was sent.
     pub(crate) fn share(&mut self, questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
         self.lent.share(questions)
     }
@@ -387,10 +393,10 @@ impl Connection {
         self.lent.names_requests()
     }
 
-    /// Names the request that the connection is borrowed for, by its id and its place in a trace (W3C's `traceparent`; either may
-    /// be empty). With `database.statement_comment = "request"`, and on a database that takes comments, they say it until the checkin:
-    /// the comments of [statements that have one](Database::statement_of), and a comment behind the statements of handlers in Rust.
-    /// Otherwise this changes nothing.
+    /// Names the request for which the connection is borrowed, by its id and its place in a trace (W3C's `traceparent`;
+    /// either may be empty). Until the checkin, comments then name the request: in [statements that have a
+    /// comment](Database::statement_of), and behind the statements of handlers in Rust. This needs
+    /// `database.statement_comment = "request"` and a database that takes comments. Otherwise it changes nothing.
     pub fn name_request(&mut self, request_id: &str, traceparent: &str) {
         self.lent.name_request(request_id, traceparent);
     }
@@ -403,19 +409,19 @@ impl Connection {
         self.session_of(Kind::Postgres)
     }
 
-    /// The SQLite connection, for handlers in Rust, open for writing. Statements on it end with an interrupt when the
-    /// deadline passes, and a commit becomes a rollback (`SQLITE_CONSTRAINT_COMMITHOOK`) once the client was told that nothing was
-    /// done. Its busy handler, progress handler and commit hook do that, so they are not to be replaced. Ask a prepared statement
-    /// for its columns only after its first row has come: another process may have changed the schema, and the first step is what
-    /// notices.
+    /// The SQLite connection, for handlers in Rust, open for writing. The deadline interrupts statements on it. Once
+    /// the client was told that nothing was done, a commit becomes a rollback (`SQLITE_CONSTRAINT_COMMITHOOK`). The
+    /// connection's busy handler, progress handler and commit hook do that, so do not replace them. Ask a prepared
+    /// statement for its columns only after its first row has come: another process may have changed the schema, and
+    /// only the first step notices.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the database is another one; when SQLite refuses to switch from reading to writing.
+    /// [`Error::Usage`] when the database is another one, or when SQLite refuses to switch from reading to writing.
     pub fn sqlite(&mut self) -> Result<&mut rusqlite::Connection, Error> {
         self.session_of::<sqlite::Session>(Kind::Sqlite)?.raw()
     }
 
-    /// The session itself, which is one of the database `wanted`.
+    /// The session itself, if its database is of the kind `wanted`.
     fn session_of<S: driver::Session>(&mut self, wanted: Kind) -> Result<&mut S, Error> {
         let kind = self.lent.kind();
         let session: &mut dyn Any = &mut **self.lent;

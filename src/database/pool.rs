@@ -1,6 +1,7 @@
-//! The pool of database sessions: what [`resource::Pool`](crate::resource::Pool) needs to know of a database.
+//! The pool of database sessions: everything about a database that [`resource::Pool`](crate::resource::Pool) needs.
 //!
-//! Workers check out and in. Knows the configuration and the database's errors, and no driver but through [`Driver`].
+//! Workers check out and in. This file knows the configuration and the database's errors, and a driver only through
+//! [`Driver`].
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use crate::telemetry::metrics;
 
 pub(super) use crate::resource::Session;
 
-/// Between two tries to reach a database that is not there yet: often enough to start promptly, seldom enough not to fill
-/// the database's log.
+/// The pause between two tries to reach a database that is not there yet. It is short enough to start promptly, and
+/// long enough not to fill the database's log.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One kind of database: how to open a session on it.
@@ -33,7 +34,7 @@ pub(super) trait Driver: Send + Sync + 'static {
     fn open(&self, deadline: Deadline) -> Result<Self::Session, Error>;
 }
 
-/// A database's driver, as a pool of any resource knows it.
+/// Adapts a database's driver to the pool of any resource.
 struct Opening<D>(D);
 
 impl<D: Driver> resource::Driver for Opening<D> {
@@ -52,15 +53,15 @@ pub(super) struct Lent<D: Driver>(Loan<D>);
 
 enum Loan<D: Driver> {
     Pooled(resource::Lent<Opening<D>>),
-    /// A session of no pool, which ends with its loan.
+    /// A session outside any pool, which ends with its loan.
     Alone(D::Session),
 }
 
 pub(super) struct Pool<D: Driver>(resource::Pool<Opening<D>>);
 
 impl<D: Driver> Pool<D> {
-    /// Opens the first connection here, so that a wrong password or host is an error at once, and the others of
-    /// `minimum_idle` in parallel behind it.
+    /// Opens the first session on this thread, so that a wrong password or host is an error at once. The other sessions
+    /// of `minimum_idle` are opened in parallel afterwards.
     pub(super) fn open(
         driver: D,
         configured: &config::Database,
@@ -86,13 +87,13 @@ impl<D: Driver> Pool<D> {
         Ok(Lent(Loan::Pooled(lent)))
     }
 
-    /// Takes over what may change while connections are in use: sizes and times.
+    /// Applies the pool's new sizes and times while sessions are in use.
     pub(super) fn reconfigure(&self, configured: &config::Database) {
         let renew = self.driver().reconfigure(configured);
         self.0.reconfigure(settings(configured), renew);
     }
 
-    /// Has the sessions that nobody uses tidied up, if the caller has nothing else to do. Waits for nothing.
+    /// Tidies the idle sessions, if the caller has nothing else to do. Waits for nothing.
     pub(super) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
         self.0.tidy(is_idle);
     }
@@ -107,7 +108,7 @@ impl<D: Driver> Pool<D> {
 }
 
 impl<D: Driver> Lent<D> {
-    /// A session that was opened beside the pool. It needs none of the pool's threads.
+    /// A session that was opened outside the pool. It needs none of the pool's threads.
     pub(super) fn alone(session: D::Session) -> Self {
         Self(Loan::Alone(session))
     }
@@ -168,14 +169,14 @@ fn open_first<D: Driver>(driver: &D, settings: &config::Database) -> Result<D::S
     let deadline = Deadline::after(settings.initialization_fail_timeout);
     let mut earlier = None;
     loop {
-        // Also the only try has its time.
+        // Every try has at least `connection_timeout`, even if there is only one.
         let attempt = deadline.max(Deadline::after(settings.connection_timeout));
         match driver.open(attempt) {
             Err(error @ Error::Open { transient: true, .. }) if deadline.left() > RETRY_INTERVAL => {
                 earlier = Some(error);
                 thread::sleep(RETRY_INTERVAL);
             }
-            // A last try that the deadline cut short knows no reason; the one before it does.
+            // A last try that the deadline cut short has no reason; the one before it has.
             Err(error @ Error::Open { transient: true, .. }) if deadline.has_passed() => {
                 return Err(earlier.unwrap_or(error));
             }

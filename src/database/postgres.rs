@@ -1,15 +1,15 @@
 //! PostgreSQL.
 //!
-//! tokio-postgres opens a session. From then on the worker that borrowed the session speaks the protocol here, in batches of messages,
-//! so that every wait has a bound. The files below stand in an order, and none uses one further up:
+//! tokio-postgres opens a session. From then on the worker that borrowed the session speaks the protocol here, in
+//! batches of messages, so that every wait has a bound. The files below stand in an order: none uses a file further up.
 //!
-//! 1. [`driver`] opens sessions, [`pooler`] looks for a pooler before them, [`session`] is one of them, with its statements and
-//!    transactions.
-//! 2. [`statements`] keeps prepared statements, [`cleaning`] cleans a session between two borrowers, [`types`] asks for types,
-//!    [`answer`] reads an answer, [`simple`] runs commands as text, [`row`] gives rows to handlers in Rust.
+//! 1. [`driver`] opens sessions. [`pooler`] looks for a pooler in front of the server. [`session`] is one session, with
+//!    its statements and transactions.
+//! 2. [`statements`] keeps prepared statements. [`cleaning`] cleans a session between two borrowers. [`types`] asks for
+//!    types. [`answer`] reads an answer. [`simple`] runs commands as text. [`row`] gives rows to handlers in Rust.
 //! 3. [`prepared`] is one prepared statement, with its parameters ([`bind`]) and its rows as JSON ([`json`]).
-//! 4. [`wire`] sends and reads messages within a limit, [`errand`] notes the answers that nobody waits for.
-//! 5. [`connect`], [`channel`], [`socket`] and [`tls`] are the connection, [`url`] says where to.
+//! 4. [`wire`] sends and reads messages within a limit. [`errand`] notes answers without a waiting reader.
+//! 5. [`connect`], [`channel`], [`socket`] and [`tls`] are the connection; [`url`] names its server.
 //! 6. [`effects`], [`refusal`], [`fields`] and [`text`] are pure.
 
 mod answer;

@@ -1,7 +1,7 @@
-//! Questions and answers: the statements of several requests, as they share a round trip, and what each comes to.
+//! Questions and answers: the statements of several requests that share a round trip, and their results.
 //!
-//! Owns [`Question`], [`Answer`] and [`Form`], which the worker, the handlers and a database's driver pass to each other. Runs
-//! nothing: [`driver`](super::driver) has the trait that does.
+//! Owns [`Question`], [`Answer`] and [`Form`], which the worker, the handlers and a database's driver pass to each
+//! other. Runs nothing: [`driver`](super::driver) has the trait that does.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 
 use super::Error;
 
-/// What a row becomes.
+/// The form of a row in the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// A JSON object, `{"column":value,…}`.
@@ -27,24 +27,24 @@ pub struct RowWriter<'a> {
 }
 
 impl<'a> RowWriter<'a> {
-    /// A writer that appends at most `bytes_max` bytes to `out` (more is [`Error::ResponseTooLarge`]; what was appended
-    /// by then stays) and at most `rows_max` rows; rows past that are counted, not written.
+    /// A writer that appends at most `bytes_max` bytes to `out`, and at most `rows_max` rows. More bytes are
+    /// [`Error::ResponseTooLarge`]; the bytes before that stay. Rows past the limit are counted, not written.
     pub fn new(out: &'a mut Vec<u8>, shape: Shape, bytes_max: usize, rows_max: u64) -> Self {
         let start = out.len();
         Self { out, shape, start, bytes_max, rows_max, rows: 0 }
     }
 
-    /// Goes on behind rows that stand in `out` from `start` on.
+    /// Continues behind rows that stand in `out` from `start` on.
     pub(super) fn behind(self, start: usize, rows: u64) -> Self {
         Self { start, rows, ..self }
     }
 
-    /// The rows met so far, written or not.
+    /// The number of rows so far, written or not.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Forgets what was written: the statement runs from its start again.
+    /// Forgets the written rows, because the statement runs from its start again.
     pub(super) fn restart(&mut self) {
         self.out.truncate(self.start);
         self.rows = 0;

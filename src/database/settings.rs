@@ -1,6 +1,7 @@
-//! What sessions take from the configuration, which may change while they live.
+//! The sessions' settings from the configuration. They may change while sessions live.
 //!
-//! Each driver has one and shares it with its sessions, which look at it when they are opened and borrowed. Any thread.
+//! Each driver shares its settings with its sessions. A session reads them when it is opened and when it is borrowed.
+//! Any thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +17,7 @@ pub(super) struct Settings {
     /// In microseconds; 0: none.
     statement_timeout: AtomicU64,
     max_prepared_statements: AtomicUsize,
-    /// How often the schema was found to have changed.
+    /// The number of changes of the schema that were noticed.
     schema_changes: AtomicU64,
 }
 
@@ -27,7 +28,7 @@ impl Settings {
         settings
     }
 
-    /// Returns whether `connection_init_sql` has changed, which open sessions have run already.
+    /// Returns whether `connection_init_sql` has changed. Open sessions have already run the old text.
     pub(super) fn set(&self, configured: &config::Database) -> bool {
         let micros = u64::try_from(configured.statement_timeout.as_micros()).unwrap_or(u64::MAX);
         self.statement_timeout.store(micros, Relaxed);
@@ -41,28 +42,28 @@ impl Settings {
         has_changed
     }
 
-    /// What runs on a new session before it is used.
+    /// The SQL that a new session runs before its first use.
     pub(super) fn init_sql(&self) -> Option<String> {
         self.init_sql.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the database calls a new session.
+    /// The application name of a new session.
     pub(super) fn application_name(&self) -> String {
         self.application_name.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether statements say for which request they run.
+    /// Whether statements name the request for which they run.
     pub(super) fn names_requests(&self) -> bool {
         self.names_requests.load(Relaxed)
     }
 
-    /// How long one statement may take; `None`: until the deadline.
+    /// The longest time for one statement. `None`: until the deadline.
     pub(super) fn statement_timeout(&self) -> Option<Duration> {
         let micros = self.statement_timeout.load(Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
     }
 
-    /// How many statements a session keeps prepared.
+    /// The most statements that a session keeps prepared.
     pub(super) fn max_prepared_statements(&self) -> usize {
         self.max_prepared_statements.load(Relaxed).max(1)
     }
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_set_is_seen_from_then_on() {
+    fn new_settings_are_visible_at_once() {
         let mut configured = config::Database::default();
         let settings = Settings::new(&configured);
         assert_eq!((settings.statement_timeout(), settings.max_prepared_statements()), (None, 256));

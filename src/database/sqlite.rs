@@ -1,8 +1,9 @@
-//! SQLite: how its connections are opened, and one of them.
+//! SQLite: opening its sessions, and one session.
 //!
-//! Owns everything that is SQLite's: its URL, its connections, their transactions and limits, and its values as JSON. Runs on the
-//! worker that borrowed the connection, SQLite's own work included. Answers are written as `postgres` writes them: the storage class
-//! decides, and the column's declared type where SQLite has no type of its own (BOOLEAN, JSON, TIMESTAMP).
+//! Owns everything about SQLite: its URL, its sessions, their transactions and limits, and its values as JSON.
+//! Everything runs on the worker that borrowed the session, SQLite's own work included. Answers look as they do in
+//! `postgres`: the storage class decides. Where SQLite has no type of its own (BOOLEAN, JSON, TIMESTAMP), the column's
+//! declared type decides.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,20 +26,21 @@ use crate::config;
 use crate::telemetry::metrics;
 use crate::telemetry::sparing::sparingly;
 
-/// Instructions of SQLite's virtual machine between two looks at the clock: some 10 µs of work.
+/// The number of SQLite's virtual instructions between two checks of the clock: some 10 µs of work.
 const INSTRUCTIONS_PER_CHECK: i32 = 1000;
 
-/// The result code of a commit that the commit hook has turned into a rollback.
+/// The result code of a commit that the commit hook turned into a rollback.
 const COMMIT_REFUSED: &str = "531";
 
-/// Milliseconds between two looks at a lock that is held, as in SQLite's own handler but for its last steps: a lock of a
-/// short transaction is met soon, and a client that leaves is noticed within the last of them.
+/// The pauses between two tries for a held lock, in milliseconds. The short first pauses catch the lock of a short
+/// transaction soon. The last pause bounds the time until a departure is noticed, so it is shorter than in SQLite's own
+/// handler.
 const LOCK_PAUSES_MS: [u64; 7] = [1, 2, 5, 10, 15, 20, 25];
 
 /// Makes SQLite compare its copy of the schema with the file. It returns one row.
 const READ_SCHEMA: &str = "select count(*) from sqlite_schema where false";
 
-/// SQLite in the table of databases.
+/// SQLite's entry in the table of databases.
 pub(super) const PROVIDER: driver::Provider = driver::Provider {
     schemes: &[SCHEME],
     url_form: "sqlite:FILE",
@@ -48,9 +50,9 @@ pub(super) const PROVIDER: driver::Provider = driver::Provider {
 
 const SCHEME: &str = "sqlite:";
 
-/// Opens connections to one file.
+/// Opens sessions on one file.
 struct Driver {
-    /// The file as the URL has it.
+    /// The file's name as in the URL.
     name: String,
     file: PathBuf,
     settings: Arc<Settings>,
@@ -112,35 +114,36 @@ impl driver::Driver for Driver {
     }
 }
 
-/// An open connection.
+/// An open session.
 pub(super) struct Session {
     connection: Connection,
     clock: Arc<Clock>,
     settings: Arc<Settings>,
-    /// `settings.max_prepared_statements()` as the connection knows it.
+    /// The value of `settings.max_prepared_statements()` that SQLite's connection was given.
     statements_max: usize,
-    /// What `PRAGMA query_only` is set to.
+    /// The access that `PRAGMA query_only` is set to.
     access: Access,
-    /// A transaction was begun here. Some errors end it by themselves; what still belongs to it must not run alone then.
+    /// A transaction was begun here. Some errors end it by themselves; its remaining statements must not run outside it
+    /// then.
     in_transaction: bool,
-    /// A statement was prepared that changes the connection beyond its transaction. See [`Session::watch`].
+    /// A statement was prepared that changes the session beyond its transaction. See [`Session::watch`].
     touched: Arc<AtomicBool>,
     broken: bool,
-    /// The counters of the pool.
+    /// The pool's counters.
     metrics: Arc<metrics::Pool>,
 }
 
-/// How long what runs may take and for whom, for SQLite's handlers.
+/// The limits of the running statement, for SQLite's handlers: its time and its client.
 struct Clock {
     epoch: Instant,
     /// The request's deadline, in microseconds after `epoch`.
     deadline: AtomicU64,
-    /// The running statement's end, if that comes before.
+    /// The running statement's timeout, in microseconds after `epoch`; `u64::MAX`: none.
     statement: AtomicU64,
-    /// Contended by nobody: the handlers run on the thread that runs the statement.
+    /// Never contended: the handlers run on the thread that runs the statement.
     client: Mutex<Presence>,
-    /// The commit hook has let a commit begin since this was last reset. The session resets it before each of its statements, so
-    /// that a handler's own commit on the connection is not taken for the statement's.
+    /// The commit hook has let a commit begin since the last reset. The session resets this before each of its
+    /// statements. Otherwise a handler's own commit on the session would count as the statement's.
     committing: AtomicBool,
 }
 
@@ -167,7 +170,8 @@ impl Clock {
         *self.client() = client;
     }
 
-    /// What runs now ends when it is done, and not before. Returns what [`resume`](Self::resume) takes.
+    /// Lifts the limits, so that nothing interrupts the next statement. Returns the argument for
+    /// [`resume`](Self::resume).
     fn stop(&self) -> (u64, Presence) {
         self.statement.store(u64::MAX, Ordering::Relaxed);
         let client = std::mem::take(&mut *self.client());
@@ -197,7 +201,7 @@ impl Clock {
         end.saturating_sub(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// Why it is over, if it is.
+    /// Why the time is over, if it is.
     fn verdict(&self) -> Option<Error> {
         if self.client().has_left() {
             return Some(Error::ClientLeft);
@@ -209,7 +213,7 @@ impl Clock {
         Some(if of_statement { Error::StatementTimeout } else { Error::Deadline })
     }
 
-    /// SQLite's commit hook: SQLite calls it before each commit of a write transaction. Returns whether SQLite must roll back
+    /// SQLite's commit hook, called before each commit of a write transaction. Returns whether SQLite must roll back
     /// instead, because the client was told that nothing was done.
     fn refuses_commit(&self) -> bool {
         let begun = self.client().begin_commit();
@@ -221,7 +225,7 @@ impl Clock {
         self.committing.swap(false, Ordering::Relaxed)
     }
 
-    /// SQLite's busy handler: a lock is held, and was looked at `tries` times. Returns whether to look again.
+    /// SQLite's busy handler, called when a lock is still held after `tries` tries. Returns whether to try again.
     fn wait_for_lock(&self, tries: i32) -> bool {
         let index = usize::try_from(tries).unwrap_or(0).min(LOCK_PAUSES_MS.len() - 1);
         thread::sleep(Duration::from_micros((LOCK_PAUSES_MS[index] * 1000).min(self.left_us())));
@@ -255,7 +259,7 @@ impl Session {
         connection.busy_handler(Some(move |tries| waiting.wait_for_lock(tries)))?;
         connection.progress_handler(INSTRUCTIONS_PER_CHECK, Some(move || running.is_over()))?;
         connection.commit_hook(Some(move || committing.refuses_commit()))?;
-        // Readers and a writer do not wait for each other; the file outlives a crash of the process, and a crash of the
+        // Readers and a writer do not wait for each other. The file survives a crash of the process. A crash of the
         // machine loses at most the last transactions (sqlite.org/pragma.html#pragma_synchronous).
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -276,8 +280,9 @@ impl Session {
         })
     }
 
-    /// Has SQLite tell from now on of each statement that changes the connection beyond its transaction, when it is prepared. A handler's
-    /// own connection may run one, and is closed afterwards: that costs less than to know how to undo it.
+    /// From now on notices each prepared statement that changes the session beyond its transaction. A handler may run
+    /// such a statement on the raw connection; the session is closed afterwards, which is cheaper than undoing the
+    /// change.
     fn watch(&mut self) -> Result<(), SqliteError> {
         let touched = Arc::clone(&self.touched);
         self.connection.authorizer(Some(move |context: AuthContext<'_>| {
@@ -288,12 +293,13 @@ impl Session {
         }))
     }
 
-    /// The deadline for the statement that runs now, waiting for the write lock included.
+    /// Sets the deadline for the next statement, its wait for the write lock included.
     fn start(&mut self, deadline: Deadline) {
         self.clock.set(deadline, self.settings.statement_timeout());
     }
 
-    /// The connection itself, open for writing. Where its statements begin does not show, so only the deadline ends them.
+    /// The raw connection, open for writing. The session cannot see where its statements begin, so only the deadline
+    /// ends them.
     pub(super) fn raw(&mut self) -> Result<&mut Connection, Error> {
         self.clock.statement.store(u64::MAX, Ordering::Relaxed);
         self.switch_to(Access::ReadWrite)?;
@@ -344,8 +350,8 @@ impl Session {
         let mut found = prepared.raw_query();
         while let Some(row) = found.next().map_err(refused)? {
             if plan.is_empty() {
-                // The first step prepares the statement anew if the schema has changed, so the columns are read after it.
-                // They stay the same until the last row, because the statement reads one snapshot of the file.
+                // The first step prepares the statement again if the schema has changed, so the columns are read after
+                // it. They stay the same until the last row, because the statement reads one snapshot of the file.
                 plan = row.as_ref().columns().map(|column| ColumnPlan::new(&column)).collect::<Vec<_>>();
             }
             rows.row(plan.iter().map(|column| &*column.key), |index, out| {
@@ -357,9 +363,10 @@ impl Session {
         Ok(rows.rows())
     }
 
-    /// What an error means for the session and for the commit that it came to, and why what was interrupted was.
+    /// Applies an error to the session and to the commit that the statement reached. Replaces an interruption by its
+    /// cause.
     fn note<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
-        // A statement that has come to its commit fails in it, or not at all.
+        // A statement that has reached its commit can fail only in the commit.
         if !self.clock.take_committing() {
             return self.note_error(done);
         }
@@ -392,7 +399,7 @@ impl Session {
                     self.clock.client().note_cancelled();
                     Err(Error::ClientLeft)
                 }
-                // The file is not what the connection takes it for, or cannot be read: a new one finds out.
+                // The file is not what the session expects, or cannot be read. A new session finds out.
                 Category::Down => {
                     self.broken = true;
                     Err(Error::Refused(refusal))
@@ -441,7 +448,7 @@ impl driver::Session for Session {
 
     fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
         let refused = |error| refused(error, &statement.text);
-        // SQLite prepares by the schema that the connection read last. Only a step notices that the schema has changed.
+        // SQLite prepares by the schema that the session read last. Only a step notices a change of the schema.
         self.connection.query_row(READ_SCHEMA, [], |_| Ok(())).map_err(refused)?;
         let prepared = self.connection.prepare(&statement.text).map_err(refused)?;
         let columns = prepared.columns();
@@ -461,7 +468,7 @@ impl driver::Session for Session {
             return Err(Error::Usage("a transaction is open already".to_owned()));
         }
         self.switch_to(access)?;
-        // A writer takes its lock at once: one that first reads and then writes could not wait for it any more.
+        // A writer takes its lock at once: a transaction that first reads and then writes could not wait for the lock.
         self.command(match access {
             Access::ReadOnly => "BEGIN",
             Access::ReadWrite => "BEGIN IMMEDIATE",
@@ -485,7 +492,7 @@ impl driver::Session for Session {
         if self.connection.is_autocommit() {
             return Ok(());
         }
-        // Rolling back touches memory and the log's index only; a deadline that has passed must not interrupt it.
+        // A rollback touches only memory and the log's index, and a passed deadline must not interrupt it.
         let limits = self.clock.stop();
         let rolled_back = self.command("ROLLBACK").inspect_err(|_| self.broken = true);
         self.clock.resume(limits);
@@ -518,13 +525,13 @@ impl driver::Session for Session {
     }
 }
 
-/// What is wrong with an endpoint's statement that changes its connection.
+/// The message about an endpoint's statement that changes its session.
 const TOUCHES: &str = "what this statement changes on its connection (a pragma, an attached file, a temporary table) would be met by the \
     next request: set it for every connection with database.connection_init_sql";
 
-/// Whether a statement that does so leaves something on the connection for whoever uses it next.
+/// Whether a statement with this action leaves a change on the session for its next user.
 fn changes_connection(action: AuthAction<'_>) -> bool {
-    /// Pragmas that only tell of what they name.
+    /// Pragmas that read although they have an argument.
     const TELLING: [&str; 9] = [
         "foreign_key_check",
         "foreign_key_list",
@@ -550,8 +557,8 @@ fn changes_connection(action: AuthAction<'_>) -> bool {
     }
 }
 
-/// A value on its way into a statement: booleans as 0 and 1, timestamps in SQLite's own form (`2013-01-01 10:00:00`, UTC,
-/// as `datetime()` makes them), arrays as JSON for `json_each`.
+/// A value on its way into a statement. Booleans are 0 and 1, timestamps have SQLite's own form (`2013-01-01 10:00:00`,
+/// UTC, as `datetime()` makes them), and arrays are JSON for `json_each`.
 struct Parameter<'a>(&'a Value);
 
 impl rusqlite::ToSql for Parameter<'_> {
@@ -661,7 +668,7 @@ fn is_json(text: &[u8]) -> bool {
     serde_json::from_slice::<&serde_json::value::RawValue>(text).is_ok()
 }
 
-/// `YYYY-MM-DD HH:MM:SS` and perhaps more.
+/// Whether the text begins as `YYYY-MM-DD HH:MM:SS`.
 fn is_timestamp(text: &[u8]) -> bool {
     const FORM: &[u8] = b"dddd-dd-dd dd:dd:dd";
     text.len() >= FORM.len()
@@ -682,7 +689,7 @@ fn write_timestamp(out: &mut Vec<u8>, text: &[u8], zone: &[u8]) {
     out.push(b'"');
 }
 
-/// rusqlite's error as ours; `sql` is what its offset counts in.
+/// Converts rusqlite's error. Its offset counts in `sql`.
 fn refused(error: SqliteError, sql: &str) -> Error {
     let (failure, message, offset) = match error {
         SqliteError::SqliteFailure(failure, message) => (failure, message, None),
@@ -702,13 +709,14 @@ fn refused(error: SqliteError, sql: &str) -> Error {
     Error::Refused(Box::new(refusal))
 }
 
-/// The columns of a constraint, its name or its expression, as SQLite tells them; of an index it says so.
+/// The columns, the name or the expression of a constraint, from SQLite's message. For an index the message has `index
+/// '…'`.
 fn constraint(told: &str) -> String {
     let index = told.strip_prefix("index '").and_then(|name| name.strip_suffix('\''));
     index.unwrap_or(told).to_owned()
 }
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CommitOutcome {
     Committed,
@@ -717,12 +725,14 @@ enum CommitOutcome {
 }
 
 impl CommitOutcome {
-    /// The outcome of a statement that reached its commit and then failed with this error. After an error of the disk the log
-    /// may hold the whole transaction, and the next process that opens the file finds it there. A full disk leaves it incomplete.
+    /// The outcome of a statement that reached its commit and then failed with this error. After an error of the disk
+    /// the log may hold the whole transaction, and the next process that opens the file finds it there. After a full
+    /// disk the transaction in the log is incomplete.
     fn of(error: &Error) -> Self {
         const BUSY: i32 = 5;
         const FULL: i32 = 13;
-        /// `insert or fail` commits the rows before the one that it refuses. SQLite looks at any other constraint before a commit.
+        /// `insert or fail` commits the rows before the refused one. SQLite checks any other constraint before a
+        /// commit.
         const CONSTRAINT: i32 = 19;
         match error.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff) {
             Some(BUSY | FULL) => Self::Undone,
@@ -732,7 +742,8 @@ impl CommitOutcome {
     }
 }
 
-/// SQLite knows no place for a table that is missing, but its name; where that stands once as a word, that is the place.
+/// The place of a missing table, of which SQLite tells only the name. It is known if the name stands in the text once
+/// as a word.
 fn place_of_table(message: &str, sql: &str) -> Option<usize> {
     let name = message.strip_prefix("no such table: ")?;
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
@@ -759,7 +770,7 @@ mod tests {
     }
 
     #[test]
-    fn the_declared_type_decides_where_sqlite_has_none() {
+    fn the_declared_type_decides_where_sqlite_has_no_type_of_its_own() {
         let expected = [
             ("BOOLEAN", ValueRef::Integer(1), "true"),
             ("BOOLEAN", ValueRef::Integer(7), "7"),
@@ -783,7 +794,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_table_is_where_its_name_stands_once_as_a_word() {
+    fn a_missing_table_is_located_if_its_name_occurs_once_as_a_word() {
         for (sql, place) in [
             ("select x from t", Some(14)),
             ("select t_, at from t where x = 'été'", Some(19)),

@@ -1,4 +1,4 @@
-//! An endpoint's statement as a database takes it, and what a database says of a statement before it runs.
+//! An endpoint's statement in the form for a database, and a database's description of a statement before it runs.
 //!
 //! Owns [`Statement`], its parameters and its comment, and [`Description`]. Pure: nothing here speaks to a database.
 
@@ -31,7 +31,7 @@ pub(super) struct Bound {
     /// The client's name for it.
     wire_name: String,
     pub(super) kind: Type,
-    /// Nobody may see its value.
+    /// The value is secret.
     is_hidden: bool,
 }
 
@@ -101,8 +101,8 @@ impl Statement {
         Some(text)
     }
 
-    /// The error, with its place in the user's own part of the text. A database that misses something at the end points behind the
-    /// comment.
+    /// The error, with its place in the user's own part of the text. If something is missing at the statement's end,
+    /// the database points behind the comment.
     pub(super) fn before_comment(&self, mut error: Error) -> Error {
         if let Error::Refused(refusal) = &mut error
             && let Some(offset) = &mut refusal.offset
@@ -127,15 +127,15 @@ impl Statement {
         self.bound.get(number.checked_sub(1)?).map(|bound| (bound.name.as_str(), bound.kind))
     }
 
-    /// The byte in the statement as the user wrote it (with its `:name`s) that byte `offset` of [`Statement::text`]
-    /// comes from; [`Error::offset`] is such a byte.
+    /// Maps a byte of [`Statement::text`], such as [`Error::offset`], to the byte in the statement as the user wrote
+    /// it, with its `:name`s.
     pub fn written_offset(&self, offset: usize) -> usize {
         let before = self.marks.iter().take_while(|mark| mark.text <= offset).last();
         before.map_or(offset, |mark| mark.written + (offset - mark.text))
     }
 }
 
-/// The command of a statement, which is its first word. The text says no more for certain unless it is parsed.
+/// The command of a statement, which is its first word. Without parsing, the text tells no more for certain.
 pub(super) fn command(sql: &str) -> Cow<'static, str> {
     const LONGEST: usize = 32;
     let word = sql.trim_start();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_stands_behind_the_statement_and_before_no_semicolon() {
+    fn a_comment_follows_the_statement_in_place_of_a_semicolon() {
         let sql = config::Sql { pieces: vec!["select ".to_owned(), " + \n;; ".to_owned()], slots: vec![0] };
         let plain = Statement::new(&sql, &[param("a")], '$');
         let statement = plain.clone().with_comment(Comment::new([("route", "/;")]));

@@ -1,4 +1,4 @@
-//! A request's parameters as values: found in their place, read as their type, checked. Worker thread.
+//! The parameters of a request as values: found in their place, read as their type, checked. Worker thread.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,13 +17,13 @@ use crate::http::Request;
 /// The values of `params`, in their order.
 ///
 /// # Errors
-/// 400 that names the parameter, what was expected and what came; 415 for a body of another media type.
+/// 400 that names the parameter, the expected value and the received one; 415 for a body of another media type.
 pub(super) fn values(params: &[Param], request: &Request) -> Result<Vec<Value>, Error> {
     let sources = Sources::new(params, request)?;
     params.iter().map(|param| sources.value(param)).collect()
 }
 
-/// What of the request is read more than once.
+/// The parts of the request in which several parameters are looked for.
 struct Sources<'a> {
     request: &'a Request,
     query: Vec<Pair<'a>>,
@@ -95,11 +95,11 @@ impl<'a> Sources<'a> {
             }
             Place::Body => match *self.body.named(name) {
                 [] => Ok(None),
-                // null is how JSON says that an optional member is absent; to a `json` parameter it is a document.
+                // In JSON, null says that an optional member is absent. To a `json` parameter it is a document.
                 [raw] if raw.get() == "null" && param.default == Some(Value::Null) => Ok(None),
                 [raw] => Value::from_json(param.kind, raw).map(Some),
-                // RFC 8259 section 4 leaves open which of them counts: whoever checked the body before us may have read
-                // another one.
+                // RFC 8259 section 4 leaves open which of them counts. A program that checked the body before wharf may
+                // have read another one.
                 ref several => {
                     let values: Vec<_> = several.iter().map(|raw| raw.get()).collect();
                     Err(Mismatch::new(format!("{}, once", param.kind), &values.join(", ")))
@@ -113,7 +113,7 @@ impl<'a> Sources<'a> {
 fn pairs(bytes: &[u8]) -> Vec<Pair<'_>> {
     let pairs = bytes.split(|&byte| byte == b'&').filter_map(|pair| {
         let end = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());
-        // A name that cannot be decoded is none of ours.
+        // A name that cannot be decoded is no parameter's name.
         let name = decode(&pair[..end], Plus::IsSpace).ok()?;
         Some((name, pair.get(end + 1..).unwrap_or_default()))
     });
@@ -126,7 +126,8 @@ enum Plus {
     IsItself,
 }
 
-/// Undoes percent-encoding. Nothing is repaired: a broken value would become another one, with U+FFFD in it, and be stored.
+/// Undoes percent-encoding. A broken value is refused: a repaired one would be another value, with U+FFFD in it, and be
+/// stored.
 fn decode(raw: &[u8], plus: Plus) -> Result<Cow<'_, str>, Mismatch> {
     let is_broken =
         |at: usize| !raw.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
@@ -149,7 +150,7 @@ fn from_pairs(param: &Param, pairs: &[Pair<'_>]) -> Result<Option<Value>, Mismat
     from_texts(param.kind, &texts)
 }
 
-/// A value out of the texts that were sent under its name: one for a single value, any number for an array.
+/// Reads a value from the texts that were sent under its name: one text for a single value, any number for an array.
 fn from_texts(kind: Type, texts: &[Cow<'_, str>]) -> Result<Option<Value>, Mismatch> {
     match (kind, texts) {
         (_, []) => Ok(None),
@@ -169,7 +170,7 @@ fn one(kind: Type, text: &str) -> Result<Value, Mismatch> {
     }
 }
 
-/// The members of the JSON object that is the body, in their order and not parsed further.
+/// The members of the body's JSON object, in their order and not parsed further.
 #[derive(Default)]
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
@@ -207,7 +208,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 fn json_members(request: &Request) -> Result<Members<'_>, Error> {
     expect_media_type(request, "application/json")?;
     serde_json::from_slice(request.body()).map_err(|error: serde_json::Error| {
-        // What it says of JSON that is no object has the JSON in it, which may be a secret.
+        // If the body is JSON but not an object, the error's own text quotes the JSON, which may be a secret.
         let found = match error.classify() {
             Category::Data => format!("it is other JSON at line {} column {}", error.line(), error.column()),
             _ => error.to_string(),
@@ -216,8 +217,8 @@ fn json_members(request: &Request) -> Result<Members<'_>, Error> {
     })
 }
 
-/// A body says what it is. One without a type may be anything: any site's page can have a browser send such bytes, but not
-/// JSON that says so.
+/// Refuses a body that does not state the expected media type. A body without a type may be anything: any site's page
+/// can make a browser send such bytes, but not bytes with the type of JSON.
 fn expect_media_type(request: &Request, expected: &str) -> Result<(), Error> {
     let Some(sent) = request.header("content-type") else {
         return if request.body().is_empty() { Ok(()) } else { Err(unnamed_media_type(expected)) };
@@ -226,7 +227,7 @@ fn expect_media_type(request: &Request, expected: &str) -> Result<(), Error> {
     if sent.eq_ignore_ascii_case(expected.as_bytes()) {
         return Ok(());
     }
-    // What came is a header's, and so it is not shown.
+    // The received type is a header's value, and so it is not shown.
     Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the body must be {expected}"))
         .with_member("expected", expected))
 }

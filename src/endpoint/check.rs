@@ -1,4 +1,4 @@
-//! What the database says of every endpoint's SQL before a request comes. Main thread.
+//! Lets the database check every endpoint's SQL before a request comes. Main thread.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::database::{Connection, Database, Error, Statement};
 /// Preparing a statement is quick; a database that takes longer than this for all of them is not ready to serve.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Prepares every statement and returns what is wrong with each, with its place in the file.
+/// Prepares every statement and returns each fault, with its place in the file.
 pub(crate) fn check(source: &Source, endpoints: &[Endpoint], database: &Database) -> Vec<Problem> {
     let connection = database.checkout(Deadline::after(PATIENCE));
     connection
@@ -17,10 +17,10 @@ pub(crate) fn check(source: &Source, endpoints: &[Endpoint], database: &Database
         .unwrap_or_else(|error| vec![Problem::new(None, "database.url", error.to_string())])
 }
 
-/// The same on a connection to the database.
+/// As [`check`], on this connection to the database.
 ///
 /// # Errors
-/// When the database does not answer, or not in time.
+/// The database does not answer, or not in time.
 pub(crate) fn check_on(
     connection: &mut Connection,
     source: &Source,
@@ -42,7 +42,7 @@ pub(crate) fn check_on(
     Ok(problems)
 }
 
-/// Prepares the samples, of which a server makes no use, and returns what is wrong with each.
+/// Prepares the samples, which a server does not use, and returns each fault.
 pub(crate) fn check_samples(source: &Source, endpoints: &[Endpoint], database: &Database) -> Vec<Problem> {
     samples(source, endpoints, database)
         .unwrap_or_else(|error| vec![Problem::new(None, "database.url", error.to_string())])
@@ -76,7 +76,7 @@ fn samples(source: &Source, endpoints: &[Endpoint], database: &Database) -> Resu
     Ok(problems)
 }
 
-/// What is wrong with one statement: at which byte of the text that the database saw, if it says so.
+/// The faults of one statement, each with its byte in the text that the database saw, if the database names one.
 fn check_statement(
     connection: &mut Connection,
     statement: &Statement,
@@ -89,7 +89,7 @@ fn check_statement(
                 missing.map(|said| (None, format!("the database's user may not run this: {said}; grant it")));
             Ok(problems.chain(missing).collect())
         }
-        // It says nothing of the statement, and the next one would fare no better.
+        // The error says nothing about the statement, and the next statement would fail in the same way.
         Err(error @ (Error::Deadline | Error::Lost(_))) => Err(error),
         Err(error) => Ok(vec![(error.offset(), message(&error, statement, connection))]),
     }
@@ -114,7 +114,7 @@ fn message(error: &Error, statement: &Statement, connection: &Connection) -> Str
     }
 }
 
-/// The word at the byte that the database complains of, or the whole statement.
+/// The place of the word at that byte, or of the whole statement.
 fn place(source: &Source, span: Span, statement: &Statement, offset: Option<usize>) -> Span {
     let Some(offset) = offset else { return span };
     let word = statement.text().get(offset..).unwrap_or_default();

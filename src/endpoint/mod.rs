@@ -1,6 +1,6 @@
-//! SQL endpoints: what the configuration declares, as handlers.
+//! SQL endpoints: the configuration's endpoints as handlers.
 //!
-//! Worker thread; [`targets`] and [`check`] on the main thread before the server starts.
+//! Worker thread. [`targets`] and [`check`] run on the main thread before the server starts.
 
 mod bind;
 mod check;
@@ -24,16 +24,18 @@ use crate::exchange::router::Target;
 use crate::handler::{Batched, BatchedStatement, Context, Error, Handler, Mean, Policy};
 use crate::http::{Request, Response};
 
-/// How often a request's statements are run before a collision with another transaction becomes its answer. What still
-/// collides after pauses that grew fifteenfold is contention, and more of it no help.
+/// The most runs of a request's statements before a collision with another transaction becomes its answer. The pauses
+/// between them add up to fifteen times the first. A collision that outlasts them is contention, which further runs
+/// would only increase.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// The shortest and the longest pause before the second attempt; each further one is twice as long. About the time that a
-/// short transaction takes, so that the rival is through; drawn by lot, so that rivals do not meet again.
+/// The shortest and the longest pause before the second attempt. Each further pause is twice as long. The first pause
+/// is about as long as a short transaction, so that the rival has finished. It is random, so that rivals do not collide
+/// again.
 const PAUSE_US: RangeInclusive<u64> = 1000..=5000;
 
-/// What the configuration's endpoints do, ready for the router. Without a database there are only those with a fixed
-/// body; the configuration is refused before that can surprise anybody.
+/// The targets of the configuration's endpoints, for the router. Without a database only endpoints with a fixed body
+/// are left. This surprises nobody, because such a configuration is refused earlier.
 pub(crate) fn targets(config: &Config, database: Option<&Database>) -> Vec<(Method, String, Target)> {
     let targets = config.endpoints.iter().filter_map(|endpoint| {
         let target = match &endpoint.action {
@@ -66,25 +68,25 @@ struct SqlEndpoint {
     access: Access,
     policy: Policy,
     max_response_bytes: usize,
-    /// Whether it can be asked together with others.
+    /// Whether its requests can share a round trip.
     is_batched: bool,
-    /// What a statement of it takes.
+    /// The mean duration of its statement.
     takes: Mean,
 }
 
 struct Step {
-    /// `endpoint.NAME`, or `endpoint.NAME.step[1]`: the key under which it stands in the file.
+    /// The key of the statement in the configuration file: `endpoint.NAME`, or `endpoint.NAME.step[1]`.
     key: String,
     statement: Arc<Statement>,
     expect_rows: Option<u64>,
     otherwise: Otherwise,
 }
 
-/// Why the steps came to no good end.
+/// Why the steps did not succeed.
 enum Failure {
-    /// With the key of the statement that it was, if it was one.
+    /// The database's error, with the key of the failed statement, if it was a statement.
     Database(database::Error, Option<String>),
-    /// They ran, but not as the configuration expects.
+    /// The steps ran, but not with the result that the configuration expects.
     Unexpected(Error),
 }
 
@@ -170,22 +172,23 @@ impl SqlEndpoint {
         Ok(())
     }
 
-    /// One statement is a transaction by itself, unless its rows may show that it has to be undone: too many, too large, or
-    /// not the number expected. An answer that is an error has changed nothing.
+    /// Whether the steps need a transaction. One statement is a transaction by itself. It needs another if its rows may
+    /// show that it must be undone: too many, too large, or not the number expected. So a request that is answered with
+    /// an error has changed nothing.
     fn is_transaction(&self) -> bool {
         let undoes = self.access == Access::ReadWrite && self.returns != Returns::None;
         undoes || self.steps.len() > 1 || self.steps.iter().any(|step| step.expect_rows.is_some())
     }
 
-    /// Runs the steps until they do not collide, at most [`ATTEMPTS_MAX`] times and as long as there is time; what one
-    /// attempt did is undone before the next. What collided was not committed, whatever the endpoint's method. Only a procedure
-    /// may have committed something before it collided, and is not run again then.
+    /// Runs the steps, and runs them again after a collision, at most [`ATTEMPTS_MAX`] times in all and only while
+    /// there is time. Each attempt is undone before the next. A collision means that nothing was committed, whatever
+    /// the endpoint's method. Only a procedure may commit something before it collides; it is not run again then.
     fn run_again_on_collision(&self, values: &[Value], context: &Context<'_>) -> Result<Vec<u8>, Error> {
         let mut attempt = 1;
         loop {
             let mut body = Vec::with_capacity(256);
             body.extend_from_slice(self.opening().as_bytes());
-            // Dropped on every way out, which rolls back what was not committed.
+            // Every way out drops the connection, which rolls back uncommitted work.
             let mut connection = context.database()?;
             match self.run(&mut connection, values, context, &mut body) {
                 Err(Failure::Database(error, key))
@@ -199,7 +202,8 @@ impl SqlEndpoint {
                     }
                     log::debug!("attempt {attempt} collided: {error}");
                     context.note_retry();
-                    // Others need the connection meanwhile. If the client leaves, the next checkout says so.
+                    // Other requests need the connection during the pause. If the client leaves, the next checkout
+                    // reports it.
                     drop(connection);
                     thread::sleep(pause);
                     attempt += 1;
@@ -210,7 +214,7 @@ impl SqlEndpoint {
         }
     }
 
-    /// The values by their parameters' names, for a log that may show them. A hidden one is not.
+    /// The values with their parameters' names, for a log that may show them. A hidden value is shown as `…`.
     fn shown(&self, values: &[Value]) -> String {
         let each = self.params.iter().zip(values).map(|(param, value)| {
             let shown = if param.is_hidden() { "…".to_owned() } else { value.to_json().to_string() };
@@ -219,12 +223,13 @@ impl SqlEndpoint {
         each.collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether one of the values is shown to nobody, so that no message of the database is, which could name it.
+    /// Whether one of the values is hidden. Then no message of the database is shown either, because it could contain
+    /// the value.
     fn has_hidden(&self) -> bool {
         self.params.iter().any(config::Param::is_hidden)
     }
 
-    /// What stands before the rows.
+    /// The bytes before the rows.
     fn opening(&self) -> &'static str {
         if self.returns == Returns::Many { "[" } else { "" }
     }
@@ -256,7 +261,7 @@ impl SqlEndpoint {
         }
     }
 
-    /// One row is one row: none is 404, and several are a mistake in the statement.
+    /// Checks the number of rows where one is expected. No row is 404, and several rows are a mistake in the statement.
     fn expect_result(&self, rows: u64) -> Result<(), Error> {
         match (self.returns, rows) {
             (Returns::Many | Returns::None, _) | (_, 1) => Ok(()),
@@ -327,7 +332,7 @@ impl BatchedStatement for SqlEndpoint {
     }
 }
 
-/// The rules of an endpoint, as the configuration says them.
+/// The rules of an endpoint, from the configuration.
 fn policy(endpoint: &config::Endpoint, params: &[config::Param]) -> Policy {
     let hides_query = params.iter().any(|param| param.secret && param.place == config::Place::Query);
     let policy = Policy::new().priority(endpoint.priority).hide_query(hides_query);

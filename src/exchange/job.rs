@@ -1,7 +1,8 @@
-//! What passes from a connector to a worker, and how each side speaks to the other without knowing it.
+//! The types that pass from a connector to a worker, and the traits by which either side calls the other without
+//! knowing it.
 //!
-//! A connector hands every whole request to a [`Service`]; a worker answers through the job's [`Client`]. Neither sees a
-//! queue, a router or a socket of the other's.
+//! A connector hands every whole request to a [`Service`]; a worker answers through the job's [`Client`]. The connector
+//! sees no queue and no router, and the worker sees no socket.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,34 +18,35 @@ use crate::telemetry::metrics::{Endpoint, Reason};
 
 /// A parsed request on its way to a worker.
 pub struct Job {
-    /// What the client asked for.
+    /// The client's request.
     pub request: Request,
-    /// What answers it.
+    /// The handler that answers it.
     pub handler: Arc<dyn Handler>,
-    /// What answers it together with others, where that is possible.
+    /// Answers the request together with others, where that is possible.
     pub batched: Option<Batched>,
-    /// What is counted of its endpoint.
+    /// The metrics of its endpoint.
     pub endpoint: Arc<Endpoint>,
-    /// When it had come whole, or as far as its handler wants it.
+    /// The time when the request had come whole, or as far as its handler wants it.
     pub since: Instant,
-    /// The lane of the queue that it waits in.
+    /// The lane of the queue in which it waits.
     pub lane: usize,
-    /// Until when it must be in a worker's hands; the connector answers after that: 504 if that was its deadline, or else 503.
+    /// A worker must take the job by then. Afterwards the connector answers: 504 if the deadline has passed too,
+    /// otherwise 503.
     pub start_by: Deadline,
-    /// By when the client has its answer; the connector answers 504 after that.
+    /// The client must have its answer by then. Afterwards the connector answers 504.
     pub deadline: Deadline,
-    /// Whom to answer.
+    /// The client to answer.
     pub client: Arc<dyn Client>,
-    /// Which of the client's requests this is.
+    /// Tells this request from the client's other requests.
     pub ticket: u64,
-    /// Whether the client is still there, and what it may be told of this request.
+    /// Knows whether the client is still there, and what the client may be told of this request.
     pub presence: Presence,
-    /// Whether a worker has claimed it and given it back: then it is run by itself.
+    /// Whether a worker has claimed the job and given it back. Such a job then runs alone.
     pub again: bool,
 }
 
-/// The client's side of a job. A connector may answer a job itself (it waited too long, its deadline passed), so a worker
-/// claims the job first and its answer may come too late.
+/// The client's side of a job. A connector may answer a job itself, when it waited too long or its deadline passed. So
+/// a worker claims the job first, and the worker's answer may come too late.
 pub trait Client: Send + Sync {
     /// Claims the job for the calling worker, and completes its request where the connector left that to the worker.
     fn claim(self: Arc<Self>, ticket: u64, request: &mut Request) -> Claim;
@@ -52,7 +54,7 @@ pub trait Client: Send + Sync {
     /// Sends the answer without waiting for the client. Of a streamed response only the head goes out, as `HEAD` asks for.
     fn answer(&self, ticket: u64, request: &Request, response: Response) -> Delivery;
 
-    /// Sends the head of a streamed response and opens its body. `None`: the connector has answered before.
+    /// Sends the head of a streamed response and opens its body. `None`: the connector has already answered.
     fn open(
         self: Arc<Self>,
         ticket: u64,
@@ -64,23 +66,23 @@ pub trait Client: Send + Sync {
 
 /// A streamed answer in progress.
 pub trait Stream: Sink {
-    /// Ends it; without waiting for the client to take what is left. When the body is not complete the connection is cut
-    /// off, so that the client sees it.
+    /// Ends the answer, without waiting for the client to take the rest. If the body is not complete, the connection is
+    /// cut off, so that the client notices.
     fn finish(self: Box<Self>, complete: bool) -> Delivery;
 }
 
-/// What became of an answer.
+/// The fate of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// The connection has it.
     Sent,
     /// The client has left.
     ClientLeft,
-    /// The connector has answered before.
+    /// The connector has already answered.
     TooLate,
 }
 
-/// What a worker learns when it claims a job.
+/// The result of a worker's claim to a job.
 #[derive(Debug)]
 pub enum Claim {
     /// The job is the worker's.
@@ -91,7 +93,7 @@ pub enum Claim {
     Unreadable(Refusal),
 }
 
-/// The answer to a request that no worker took by its [`Job::start_by`]: 504 if that was its deadline, or else 503.
+/// The answer to a request that no worker took by its [`Job::start_by`]: 504 if its deadline has passed, otherwise 503.
 pub(crate) fn waited_too_long(deadline: Deadline) -> (Response, Reason) {
     if deadline.has_passed() {
         let detail = "the request's deadline passed while it waited for a worker";
@@ -101,74 +103,74 @@ pub(crate) fn waited_too_long(deadline: Deadline) -> (Response, Reason) {
     }
 }
 
-/// The answer to a request that is refused because requests come faster than they are answered.
+/// The answer to a request that is shed because requests come faster than workers answer them.
 pub(crate) fn would_wait_too_long() -> Error {
     unavailable("every worker is busy and requests wait for too long (queue.target)")
 }
 
-/// What a connector does with a whole request: the stages behind it.
+/// The stages behind a connector, which take its requests.
 pub(crate) trait Service: Send + Sync {
     /// Routes the request. Never blocks.
     fn accept(&self, request: Request) -> Admission;
 
-    /// Queues a job that [`accept`](Service::accept) asked for; no worker that sleeps is woken for it before
-    /// [`wake`](Service::wake). Returns where it waits, if it can be taken back. Never blocks.
+    /// Queues a job that [`accept`](Service::accept) asked for. A sleeping worker is not woken for it before
+    /// [`wake`](Service::wake). Returns the job's key in the queue, if the job can be withdrawn. Never blocks.
     ///
     /// # Errors
-    /// Why it is refused, and the answer for the client.
+    /// The reason for the refusal, and the answer for the client.
     fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)>;
 
-    /// Sees to it that what was queued is taken. Never blocks.
+    /// Makes workers take the queued jobs. Never blocks.
     fn wake(&self);
 
-    /// Takes a queued job back that the connector has answered, or whose client has left, so that it costs no place and no
-    /// worker. Does nothing when a worker has it. Never blocks.
+    /// Takes back a queued job that the connector has answered, or whose client has left. The job then uses no room in
+    /// the queue and no worker. Does nothing when a worker has the job. Never blocks.
     fn withdraw(&self, key: Key);
 
-    /// What is counted of the endpoint that a request of which only the head is known comes to. Never blocks.
+    /// The metrics of a request's endpoint. The request may consist of its head only. Never blocks.
     fn endpoint(&self, request: &Request) -> Option<Arc<Endpoint>> {
         let _ = request;
         None
     }
 
-    /// What is to become of the body of a request whose head was read. Never blocks.
+    /// Decides about the body of a request whose head was read. Never blocks.
     fn plan(&self, request: &Request) -> BodyPlan;
 
-    /// Does what is to be done now and then, if it is time, and says when to ask again; `None`: never. Never blocks. Each poller
-    /// of the native connector asks.
+    /// Does the periodic work that is due, and returns the time of the next call; `None`: no further call. Never
+    /// blocks. Each poller of the native connector calls it.
     fn tick(&self, now: Instant) -> Option<Instant> {
         let _ = now;
         None
     }
 }
 
-/// What is to become of a body.
+/// The decision about a request's body.
 #[derive(Debug)]
 pub(crate) enum BodyPlan {
-    /// It goes to an endpoint that takes it in this way, if it is no longer than `max_bytes`.
+    /// An endpoint takes the body in this way, if the body is no longer than `max_bytes`.
     Wanted {
-        /// Whole or as a stream.
+        /// Whether the endpoint takes it whole or as a stream.
         body_use: BodyUse,
         /// In bytes, after chunked decoding.
         max_bytes: usize,
     },
-    /// Nobody wants it; this is the answer.
+    /// No endpoint takes it. This is the answer.
     Unwanted(Response),
-    /// [`Service::accept`] refuses the request, so nobody waits for its body.
+    /// [`Service::accept`] will refuse the request, so the body is not needed.
     Refused,
 }
 
-/// What is to become of a request.
+/// The decision about a request.
 #[expect(
     clippy::large_enum_variant,
     reason = "it is taken apart at once, and a box would be one for each request"
 )]
 pub(crate) enum Admission {
-    /// It is answered on the spot, by this endpoint if it came to one.
+    /// The request is answered on the spot. The endpoint is there if the request matched one.
     Answered(Response, Option<Arc<Endpoint>>),
-    /// The request is refused on the spot. It came to this endpoint.
+    /// The request to this endpoint is refused on the spot.
     Refused(Response, Reason, Arc<Endpoint>),
-    /// A worker is to answer it.
+    /// A worker must answer it.
     Work(Work),
 }
 
@@ -193,10 +195,10 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// The job that it is for this client, whose `presence` goes on to the request with it, as the request of this ticket.
+    /// Makes the job of this client's request. `ticket` names the request, and `presence` is the client's.
     pub(crate) fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: &Presence) -> Job {
         let Self { request, handler, batched, endpoint, since, lane, start_by, deadline } = self;
-        // Not when a worker claims the job: the poller may answer between the claim and what the worker does next.
+        // This cannot wait for a worker's claim: the poller may answer between the claim and the worker's next step.
         let presence = presence.begin_request(request.method().is_safe());
         Job {
             request,

@@ -1,6 +1,6 @@
-//! Method and path → what answers. Poller thread; built once, read only.
+//! Finds the target of a method and a path. Poller thread; built once, then only read.
 //!
-//! Paths are matchit's: `/flights/{id}`, `{name}` for one segment, `{*rest}` for all that follows.
+//! Paths have matchit's form: `/flights/{id}`, `{name}` for one segment, `{*rest}` for the whole rest.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::handler::{Batched, Handler, Policy};
 use crate::http::{Request, Response, problem};
 use crate::telemetry::metrics::{Endpoint, Metrics};
 
-/// What a route leads to.
+/// The target of a route.
 #[derive(Clone)]
 pub(crate) enum Target {
     /// Answered on the poller: the function must not block.
@@ -21,16 +21,16 @@ pub(crate) enum Target {
     Handler(Answerer),
 }
 
-/// A handler, and the rules of its route: asked once, so that the poller runs none of its code.
+/// A handler and the rules of its route. The handler is asked for them once, so that the poller runs none of its code.
 #[derive(Clone)]
 pub(crate) struct Answerer {
-    /// What answers.
+    /// The handler.
     pub handler: Arc<dyn Handler>,
     /// See [`Handler::policy`].
     pub policy: Policy,
     /// See [`Handler::batched`].
     pub batched: Option<Batched>,
-    /// Which of [`Router::lanes`] its requests wait in.
+    /// The index in [`Router::lanes`] of the lane in which its requests wait.
     pub lane: usize,
 }
 
@@ -42,7 +42,8 @@ impl Target {
     }
 }
 
-/// Every route of a server: a tree for each method, so that `GET /a/{id}` and `DELETE /a/{name}` may stand side by side.
+/// Every route of a server. Each method has its own tree, so that `GET /a/{id}` and `DELETE /a/{name}` may stand side
+/// by side.
 pub(crate) struct Router {
     metrics: Arc<Metrics>,
     methods: Vec<(Method, matchit::Router<Route>)>,
@@ -50,16 +51,16 @@ pub(crate) struct Router {
 }
 
 struct Route {
-    /// The names of `{name}`, in their order; `None` for a path without.
+    /// The names of `{name}`, in their order. `None`: the path has none.
     names: Option<Arc<[Box<str>]>>,
     target: Target,
     endpoint: Arc<Endpoint>,
 }
 
-/// A route that matches, and where the path's values stand in the request's head.
+/// A matching route, and the places of the path's values in the request's head.
 type Found<'a> = (&'a Route, Vec<Range<usize>>);
 
-/// A route was not added: it is there already, it cannot stand beside another, or its path is malformed.
+/// A route was not added: it exists already, it collides with another, or its path is malformed.
 #[derive(Debug, thiserror::Error)]
 #[error("{method} {path}: {reason}")]
 pub struct RouteError {
@@ -67,12 +68,12 @@ pub struct RouteError {
     method: Method,
     /// Its path.
     path: String,
-    /// What matchit says of it.
+    /// matchit's reason.
     reason: matchit::InsertError,
 }
 
 impl Router {
-    /// A router without routes, which are counted by these metrics.
+    /// A router without routes. It counts requests in these metrics.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         Self { metrics, methods: Vec::new(), lanes: Vec::new() }
     }
@@ -111,10 +112,10 @@ impl Router {
         })
     }
 
-    /// Finds what answers the request, and what is counted of it, and writes the path's values into it.
+    /// Finds the target and the metrics of the request's endpoint, and writes the path's values into the request.
     ///
     /// # Errors
-    /// The answer, where no route does: 404, 405 or 501, or `Allow` for `OPTIONS`.
+    /// The answer if no route matches: 404, 405 or 501, or `Allow` for `OPTIONS`.
     pub(crate) fn route(&self, request: &mut Request) -> Result<(&Target, &Arc<Endpoint>), Response> {
         let (route, values) = self.find(request).ok_or_else(|| self.refusal(request))?;
         request.path_values = values;
@@ -122,12 +123,12 @@ impl Router {
         Ok((&route.target, &route.endpoint))
     }
 
-    /// What is counted of the endpoint that a request comes to, if it comes to one.
+    /// The metrics of the request's endpoint, if a route matches.
     pub(crate) fn endpoint(&self, request: &Request) -> Option<&Arc<Endpoint>> {
         self.find(request).map(|(route, _)| &route.endpoint)
     }
 
-    /// Finds what will answer a request of which only the head is known.
+    /// Finds the target of a request of which only the head has come.
     ///
     /// # Errors
     /// As [`Router::route`].
@@ -173,7 +174,7 @@ impl Router {
         response.with_header(http::header::ALLOW, allow)
     }
 
-    /// The methods that the path has, with those that come by themselves; `None` for a path that has none.
+    /// The methods of the path, with those that every path has. `None`: no route has this path.
     fn allow(&self, path: &str) -> Option<HeaderValue> {
         let with_path = self.methods.iter().filter(|(_, tree)| tree.at(path).is_ok());
         let mut names: Vec<&str> = with_path.map(|(method, _)| method.as_str()).collect();
@@ -185,7 +186,7 @@ impl Router {
                 names.push(implied);
             }
         }
-        // Methods are tokens, so their list is a header value.
+        // Methods are tokens, so their list is a valid header value.
         HeaderValue::from_str(&names.join(", ")).ok()
     }
 }
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_target_is_told_why() {
+    fn a_request_without_a_target_gets_the_reason() {
         assert_eq!(ask("GET", "/nothing").0, 404);
         assert_eq!(ask("PUT", "/a/7"), (405, "GET, POST, HEAD, OPTIONS".into()));
         assert_eq!(ask("HEAD", "/b"), (405, "DELETE, OPTIONS".into()));

@@ -1,4 +1,4 @@
-//! Why a handler did not answer, and the answer that its client gets instead.
+//! The error of a handler, and the answer that its client gets.
 //!
 //! Worker thread.
 
@@ -11,32 +11,33 @@ use http::{HeaderValue, StatusCode};
 use crate::database;
 use crate::http::{Refusal, Response, problem};
 
-/// What a client is told of a fault that is not its own.
+/// The text for a client about a fault that is not the client's.
 pub(crate) const FAILED: &str = "the request failed; the server's log has the cause";
 
-/// The answer to a request of which something may have been committed, and which its worker has not answered by the deadline.
+/// The answer to a request that may have committed something and has no answer from its worker by the deadline.
 pub(crate) fn outcome_unknown() -> Error {
     database::Error::OutcomeUnknown { cause: Box::new(database::Error::Deadline) }.into()
 }
 
-/// 503 with `Retry-After`: the server refuses what it could do at another time.
+/// 503 with `Retry-After`: the server could answer the request at another time.
 pub(crate) fn unavailable(detail: &str) -> Error {
     Error::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(RETRY)
 }
 
-/// What a refused client is asked to wait: long enough for a queue to empty, short enough not to be noticed.
+/// The pause that a refused client is asked for. It is long enough for a queue to empty, and short enough not to be
+/// noticed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The type of the problem that tells a client that nobody knows whether its request took effect (RFC 9457 section 3.1.1).
+/// The problem type of an unknown outcome (RFC 9457 section 3.1.1): nobody knows whether the request took effect.
 const OUTCOME_UNKNOWN: &str = "urn:wharf:problem:outcome-unknown";
 
 /// Why a handler did not answer: a status and a detail for the client, and a cause for the log.
 ///
-/// These become one through `?`:
+/// These errors become a handler's error through `?`:
 ///
-/// - [`database::Error`](crate::database::Error), with the status that fits: 503 where the database is down, 409 where a row is there
-///   already;
-/// - [`io::Error`], with the status that the client is to be told of its own body, or else 500;
+/// - [`database::Error`](crate::database::Error), with a fitting status: 503 where the database is down, 409 where a
+///   row exists already;
+/// - [`io::Error`], with the status for a fault in the client's body, or else 500;
 /// - the errors of `rusqlite` and `postgres` and [`fmt::Error`], as 500;
 /// - an error of your own that says what it becomes.
 ///
@@ -74,17 +75,17 @@ const OUTCOME_UNKNOWN: &str = "urn:wharf:problem:outcome-unknown";
 /// }
 /// ```
 ///
-/// Every other error is an error of the compiler, so that nothing becomes a 500 unseen. Where 500 is right, say so:
-/// `.map_err(Error::internal)?`.
+/// With every other error the code does not compile, so that nothing becomes a 500 unnoticed. Where 500 is right, say
+/// so: `.map_err(Error::internal)?`.
 ///
-/// `Debug` and `Display` are what a log has. They show no value that [`bad_parameter`](Self::bad_parameter) names, and none that a database's
-/// message does.
+/// `Debug` and `Display` are for logs. They show no value from [`bad_parameter`](Self::bad_parameter) and no value in a
+/// database's message.
 pub struct Error {
     status: StatusCode,
     detail: String,
-    /// The detail without values of the client, where it has any.
+    /// The detail without the client's values, where it has any.
     without_values: Option<String>,
-    /// Where it happened, for the log.
+    /// The place of the error, for the log.
     place: Option<String>,
     members: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
@@ -114,7 +115,7 @@ impl Error {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED).because(cause)
     }
 
-    /// 400: a parameter is missing or not what it should be.
+    /// 400: a parameter is missing or has a wrong value.
     pub fn bad_parameter(name: &str, expected: &str, received: &str) -> Self {
         let secret = Self::bad_secret(name, expected);
         let detail = format!("{}, received {received}", secret.detail);
@@ -122,7 +123,8 @@ impl Error {
         Self { detail, without_values, ..secret }.with_member("received", received)
     }
 
-    /// The same of a parameter whose value is shown to nobody, not even to who has sent it.
+    /// As [`bad_parameter`](Self::bad_parameter), for a parameter whose value is shown to nobody, not even to the
+    /// client that sent it.
     pub fn bad_secret(name: &str, expected: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, format!("parameter {name}: expected {expected}"))
             .with_member("parameter", name)
@@ -150,7 +152,7 @@ impl Error {
         self
     }
 
-    /// Database error → answer: the one place that decides it.
+    /// The only place that turns a database's error into an answer.
     fn from_database(error: database::Error) -> Self {
         if let database::Error::BadValue { param, expected, received } = &error {
             return match received {
@@ -173,13 +175,13 @@ impl Error {
         Self { is_not_done, ..answer.because(error) }
     }
 
-    /// Whether wharf made this error from a database's error that says "nothing was done, come again". An error that a handler
-    /// makes itself says what the handler wants.
+    /// Whether wharf made this error from a database's error that means "nothing was done, try again". An error that a
+    /// handler makes itself means what the handler wants.
     pub(crate) fn is_not_done(&self) -> bool {
         self.is_not_done
     }
 
-    /// The same fault of a request that may have committed something before.
+    /// The same fault, for a request that may have committed something before.
     pub(crate) fn into_outcome_unknown(self) -> Self {
         let unknown = Self { place: self.place, ..outcome_unknown() };
         match self.cause {
@@ -188,7 +190,7 @@ impl Error {
         }
     }
 
-    /// What the author of a business rule says beside its message, under PostgREST's names.
+    /// Adds the parts of a business rule's error besides its message, under PostgREST's names.
     fn of_rule(self, refusal: &database::Refusal) -> Self {
         let answer = self.with_member("code", refusal.code.as_str());
         let answer = match answer.status {
@@ -202,13 +204,13 @@ impl Error {
         })
     }
 
-    /// Shows nobody any value: the request has a secret, which the database's message may name.
+    /// Hides every value from clients and logs. The request has a secret, and the database's message may name it.
     #[must_use]
     pub(crate) fn hiding_values(mut self) -> Self {
         if let Some(detail) = &self.without_values {
             self.detail.clone_from(detail);
         }
-        // In place of the cause stands what may be said of it.
+        // A version of the cause without values replaces it.
         self.cause = self.cause.map(|cause| match cause.downcast::<database::Error>() {
             Ok(error) => Box::new(Hidden(*error)) as _,
             Err(other) => other,
@@ -216,21 +218,21 @@ impl Error {
         self
     }
 
-    /// Adds where it happened, for the log.
+    /// Adds the place of the error, for the log.
     #[must_use]
     pub(crate) fn at(mut self, place: String) -> Self {
         self.place = Some(place);
         self
     }
 
-    /// Whether the database's user may not do what was asked, and no function has refused it.
+    /// Whether the database's user lacks a privilege. A refusal by a function does not count.
     pub(crate) fn lacks_privilege(&self) -> bool {
         let Some(cause) = self.cause.as_deref() else { return false };
         let error = cause.downcast_ref().or_else(|| cause.downcast_ref().map(|Hidden(error)| error));
         error.is_some_and(database::Error::lacks_privilege)
     }
 
-    /// What a log has of it. `shows_values`: as `log.parameters` says.
+    /// The text for the log. `shows_values` is `log.parameters`.
     pub(crate) fn told(&self, shows_values: bool) -> String {
         let detail = self.without_values.as_ref().filter(|_| !shows_values).unwrap_or(&self.detail);
         let cause = self.cause.as_ref().map(|cause| match cause.downcast_ref::<database::Error>() {
@@ -272,7 +274,7 @@ impl fmt::Debug for Error {
     }
 }
 
-/// As `Debug`: without values of the client.
+/// As `Debug`: without the client's values.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.told(false))
@@ -285,7 +287,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// A database's error of which nobody is told a value, also where logs show others.
+/// A database's error whose values are never shown, even where logs show others.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Hidden(database::Error);
@@ -323,7 +325,7 @@ impl From<fmt::Error> for Error {
     }
 }
 
-/// What a client is to be told of its own body, out of the error that reading it gave.
+/// The answer about the client's own body, from the error of reading it.
 fn body_refusal(error: &io::Error) -> Option<Refusal> {
     error.get_ref()?.downcast_ref::<Refusal>().copied()
 }

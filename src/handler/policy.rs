@@ -1,11 +1,11 @@
-//! The rules that a route's requests are served by.
+//! The rules for a route's requests.
 
 use std::time::Duration;
 
 pub use crate::base::queue::Priority;
 
-/// The rules that a route's requests are served by, beside what answers them. Endpoints of the configuration and handlers in Rust
-/// have the same ones; a rule that nobody has set is the server's.
+/// The rules for a route's requests, apart from the handler. They are the same for the configuration's endpoints and
+/// for handlers in Rust. Where a rule is not set, the server's applies.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,69 +27,70 @@ pub struct Policy {
     hides_query: Option<bool>,
 }
 
-/// How a handler takes a request's body.
+/// The way in which a handler takes a request's body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BodyUse {
-    /// In memory and whole: no worker waits for a client that sends it slowly.
+    /// In memory and whole. No worker waits for a client that sends the body slowly.
     #[default]
     Whole,
-    /// As a stream, where it is longer than `http.buffer_body_bytes`: memory for no more than that, however long it is,
-    /// and a worker for as long as it comes.
+    /// As a stream, if it is longer than `http.buffer_body_bytes`. The body takes no more memory than that, and
+    /// occupies a worker while it comes.
     Stream,
 }
 
 impl Policy {
-    /// The server's rules.
+    /// The server's rules only.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// The rules of a handler that takes request bodies as a stream; see [`Request::reader`](crate::http::Request::reader).
     ///
-    /// A body up to `http.buffer_body_bytes` has come whole when the handler begins. Of a longer body the beginning has come, and
-    /// the rest is read as it comes.
+    /// A body up to `http.buffer_body_bytes` has come whole when the handler begins. Of a longer body the beginning has
+    /// come, and the handler reads the rest as it comes.
     pub fn streaming() -> Self {
         Self::new().body(BodyUse::Stream)
     }
 
-    /// The time for a whole request, its body and its answer included, in place of `server.deadline`.
+    /// Sets the time for a whole request, its body and its answer included, in place of `server.deadline`.
     #[must_use]
     pub fn deadline(self, deadline: Duration) -> Self {
         Self { deadline: Some(deadline), ..self }
     }
 
-    /// How the handler takes a request's body. Whole, unless told.
+    /// Sets how the handler takes a request's body. The default is whole.
     #[must_use]
     pub fn body(self, body: BodyUse) -> Self {
         Self { body: Some(body), ..self }
     }
 
-    /// How long a body may be, in bytes, in place of `http.max_body_bytes`.
+    /// Sets the length of the longest body, in bytes, in place of `http.max_body_bytes`.
     #[must_use]
     pub fn max_body_bytes(self, bytes: usize) -> Self {
         Self { max_body_bytes: Some(bytes), ..self }
     }
 
-    /// How many of the route's requests may be with workers at once, one at least. The others wait by themselves, so that the route
-    /// cannot take the last worker from other routes. Unless told, as many as there are workers.
+    /// Limits the number of the route's requests that workers have at once, at least one. Further requests wait in a
+    /// lane of their own, so that the route cannot take the last worker from other routes. The default is the number of
+    /// workers.
     #[must_use]
     pub fn max_concurrency(self, requests: usize) -> Self {
         Self { max_concurrency: Some(requests.max(1)), ..self }
     }
 
-    /// The order in which requests that wait for a worker get one. [`Priority::Normal`], unless told.
+    /// Sets the order in which waiting requests get a worker. The default is [`Priority::Normal`].
     #[must_use]
     pub fn priority(self, priority: Priority) -> Self {
         Self { priority: Some(priority), ..self }
     }
 
-    /// Whether a request's query may hold a secret, so that no log shows it. It may not, unless told.
+    /// Says whether a request's query may hold a secret, which no log then shows. The default is no.
     #[must_use]
     pub fn hide_query(self, hides: bool) -> Self {
         Self { hides_query: Some(hides), ..self }
     }
 
-    /// These rules, and those of `other` where these say nothing.
+    /// These rules, completed by the rules of `other`.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "rules to come are texts and functions")]
     pub fn or(self, other: Self) -> Self {
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_says_what_the_one_beneath_leaves_open() {
+    fn a_policys_open_rules_come_from_the_policy_beneath() {
         let second = Duration::from_secs(1);
         let beneath = Policy::streaming().deadline(second).priority(Priority::High).hide_query(true);
         let policy = Policy::new().deadline(2 * second).hide_query(false).max_concurrency(0).or(beneath);

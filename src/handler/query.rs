@@ -1,5 +1,5 @@
-//! Handlers that are one statement: what it is asked with, and what its rows become. Their requests can share a round trip to the
-//! database.
+//! Handlers that are one statement, with a function for its parameters and one for its rows. Their requests can share a
+//! round trip to the database.
 //!
 //! Worker thread.
 
@@ -12,16 +12,16 @@ use crate::database::postgres::{Parameter, Row, ToSql};
 use crate::database::{Answer, Question};
 use crate::http::{Request, Response};
 
-/// A new statement's weight in the mean of what they take, as 1 over this: enough that the mean of those among which one in fifty is
-/// slow is never that of the others.
+/// The weight of a new duration in a statement's mean is 1 over this. The mean then forgets slowly: a statement of
+/// which one run in fifty is slow never has the mean of a quick one.
 const WEIGHT: u64 = 64;
 
-/// A handler of one statement that only reads, on PostgreSQL: `bind` says what it is run with, `answer` makes the response of its
-/// rows. The database refuses to write.
+/// A handler of one reading statement, on PostgreSQL: `bind` makes the statement's parameters, and `answer` makes the
+/// response from its rows. The database refuses to write.
 ///
-/// Where every worker is busy, several requests of such handlers are taken together, and their statements go to the database in
-/// one round trip, up to `database.max_pipelined_requests`. Each is a transaction by itself. So it is with endpoints of the
-/// configuration that are one `sql`.
+/// Where every worker is busy, a worker takes several requests of such handlers together. Their statements go to the
+/// database in one round trip, up to `database.max_pipelined_requests`. Each is a transaction of its own. The same
+/// applies to the configuration's endpoints that are one `sql`.
 ///
 /// ```no_run
 /// # use wharf::{handler, http::{Method, Request, Response}, server::Server};
@@ -104,8 +104,8 @@ where
     }
 }
 
-/// How requests are answered that are one statement each, which can be sent together with others. Only [`query`] and the endpoints
-/// of the configuration make one; a handler around another one may pass it on, if it does nothing else.
+/// Answers requests that are one statement each and can be sent together with others. Only [`query`] and the
+/// configuration's endpoints make one. A handler that wraps another one may pass it on, if it does nothing else.
 #[derive(Clone)]
 pub struct Batched(pub(crate) Arc<dyn BatchedStatement>);
 
@@ -117,25 +117,25 @@ impl std::fmt::Debug for Batched {
 
 /// See [`Batched`].
 pub(crate) trait BatchedStatement: Send + Sync {
-    /// What its statement takes in the mean; `None`: it cannot share a round trip, or it is not known yet whether it can.
+    /// The mean duration of the statement. `None`: the statement cannot share a round trip, or that is not known yet.
     fn takes(&self) -> Option<Duration>;
 
-    /// What the request asks.
+    /// The request's statement with its parameters.
     fn question(&self, request: &Request) -> Result<Question, Error>;
 
-    /// Its statement has come to an end, after so long.
+    /// Notes that the statement has ended after `took`.
     fn note(&self, question: &Question, took: Duration, context: &Context<'_>);
 
-    /// What the answer becomes.
+    /// Makes the response from the database's answer.
     fn answer(&self, request: &Request, answer: Answer) -> Result<Response, Error>;
 }
 
-/// What a statement takes in the mean, in nanoseconds; 0: not known yet.
+/// The mean duration of a statement, in nanoseconds; 0: not known yet.
 #[derive(Debug, Default)]
 pub(crate) struct Mean(AtomicU64);
 
 impl Mean {
-    /// It took so long this time. Of two who say so at once one may be lost.
+    /// Adds a duration. If two threads add one at the same time, one of the two may be lost.
     pub(crate) fn note(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
         let mean = match self.0.load(Relaxed) {
@@ -145,7 +145,7 @@ impl Mean {
         self.0.store(mean.max(1), Relaxed);
     }
 
-    /// The same of a statement that may share a round trip; of another nothing is known any more.
+    /// Adds a duration if the statement can share a round trip. Otherwise forgets the mean.
     pub(crate) fn note_if(&self, can_share: bool, took: Duration) {
         if can_share {
             self.note(took);
@@ -162,7 +162,7 @@ impl Mean {
 
 /// The parameters of a statement: `()`, or a tuple of up to six values of types that PostgreSQL's driver knows.
 pub trait Parameters {
-    /// Each by itself.
+    /// The single parameters.
     fn into_parameters(self) -> Vec<Parameter>;
 }
 
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_in_fifty_that_is_slow_keeps_the_mean_far_from_the_others() {
+    fn one_slow_run_in_fifty_keeps_the_mean_far_from_a_quick_statements() {
         let takes = Mean::default();
         assert_eq!(takes.mean(), None);
         let (quick, slow) = (Duration::from_micros(100), Duration::from_millis(50));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tuple_is_as_many_parameters_as_it_has_values() {
+    fn a_tuple_has_one_parameter_for_each_value() {
         assert_eq!(().into_parameters().len(), 0);
         assert_eq!((1_i32,).into_parameters().len(), 1);
         assert_eq!((1_i32, "text".to_owned(), true).into_parameters().len(), 3);

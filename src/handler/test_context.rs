@@ -1,4 +1,4 @@
-//! What a handler works with when a test calls it.
+//! The context of a handler that a test calls.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use crate::database::Database;
 use crate::telemetry::activity::Activity;
 use crate::telemetry::journal::Journal;
 
-/// Makes a [`Context`] for a test that calls a handler by itself. For routes, policies and limits there is
-/// [`Server::client`](crate::server::Server::client).
+/// Makes a [`Context`] for a test that calls a handler directly. [`Server::client`](crate::server::Server::client)
+/// tests routes, policies and limits too.
 ///
 /// ```
 /// use wharf::handler::{Context, Error, TestContext};
@@ -36,22 +36,22 @@ pub struct TestContext {
     journal: Journal,
 }
 
-/// `server.deadline`, unless told.
+/// The default of `server.deadline`.
 const ALLOWANCE: Duration = Duration::from_secs(5);
 
 impl TestContext {
-    /// Without a database, and with five seconds for each request.
+    /// A context without a database, and with five seconds for each request.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With a database.
+    /// Adds a database.
     #[must_use]
     pub fn with_database(self, database: Database) -> Self {
         Self { database: Some(database), ..self }
     }
 
-    /// With this time for each request.
+    /// Sets the time for each request.
     #[must_use]
     pub fn with_deadline(self, allowance: Duration) -> Self {
         Self { allowance: Some(allowance), ..self }

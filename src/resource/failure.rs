@@ -1,6 +1,6 @@
-//! Failures to open a session: when to try again, and how often the log hears of it.
+//! Failures to open a session: the time of the next try, and the lines for the log.
 //!
-//! Values only. A failure stands from the first opening that fails to the next that succeeds.
+//! Values only. A failure lasts from the first failed opening to the next successful one.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 /// out, so that several servers do not try at the same moments.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// A server that is back is noticed within half a second, and while it is away its log gets a few lines a second.
+/// The longest pause. A recovered server is noticed within half a second. The log of a server that is away gets a few
+/// lines a second.
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 
 /// Failures to open a session are logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Why sessions cannot be opened, since the last that could.
+/// The reason why sessions cannot be opened, since the last successful opening.
 pub(super) struct Failure {
     reason: String,
     retry_at: Instant,
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_hears_of_the_first_failure_and_then_of_their_number() {
+    fn the_log_gets_the_first_failure_and_later_the_number_of_failures() {
         let start = Instant::now();
         let mut failure = None;
         let mut lines = Vec::new();

@@ -1,7 +1,7 @@
-//! The pool's housekeeping: what happens to sessions that nobody uses.
+//! The pool's housekeeping: the care of idle sessions.
 //!
-//! A thread of its own, which waits for no server: a session that is to answer a question gets a thread for as long as that
-//! takes. So a silent server delays nothing but the answer itself.
+//! It has a thread of its own, which waits for no server. A session that must answer a question gets another thread for
+//! that time. So a silent server delays nothing but its own answer.
 
 use std::io;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn run<D: Driver>(stock: &Arc<Stock<Held<D>>>) {
             round = now;
             stock.report_leaks(now);
         }
-        // In every round, because the maximum may have changed.
+        // This runs in every round, because the maximum may have changed.
         for mut loan in stock.retired(now) {
             loan.end(Fate::Spent, now);
         }
@@ -43,7 +43,7 @@ fn run<D: Driver>(stock: &Arc<Stock<Held<D>>>) {
     }
 }
 
-/// Asks on a thread of its own. A thread that the system refuses leaves the session for the next round.
+/// Asks the session on a thread of its own. If the system refuses the thread, the session is asked in the next round.
 fn ask<D: Driver>(mut loan: Loan<Held<D>>, patience: Duration) {
     let server = loan.server();
     let answer = move || {

@@ -1,7 +1,7 @@
-//! The threads that wait for a thing, in the order in which they came.
+//! The threads that wait for a thing, in the order of their arrival.
 //!
-//! Any thread. The owner keeps the line under its lock; a waiter sleeps outside of it. Knows neither what is handed over nor where
-//! it comes from.
+//! Any thread. The owner keeps the line under its lock; a waiter sleeps outside of it. The line knows neither the thing
+//! nor its origin.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +9,10 @@ use std::task::Wake;
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-/// Where a waiter enters the line.
+/// The place at which a waiter enters the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// The waiter was served once already, with a thing that was of no use.
+    /// The waiter was served once already, with a useless thing.
     First,
     Last,
 }
@@ -28,7 +28,7 @@ pub(super) enum Handed<T> {
 /// One thread that waits.
 pub(super) struct Waiter<T> {
     thread: Thread,
-    /// When the wait has become so long that one more thing is worth its cost.
+    /// The time at which the waiter loses its patience: one more thing is then worth its cost.
     patient_until: Instant,
     handed: Mutex<Option<Handed<T>>>,
 }
@@ -52,7 +52,7 @@ impl<T> Line<T> {
         self.waiters.len()
     }
 
-    /// How many waiters have lost their patience.
+    /// The number of waiters that have lost their patience.
     pub(super) fn impatient(&self, now: Instant) -> usize {
         self.waiters.iter().filter(|waiter| waiter.patient_until <= now).count()
     }
@@ -67,7 +67,7 @@ impl<T> Line<T> {
         waiter
     }
 
-    /// Takes a waiter out of the line. Returns what the waiter was handed, if that was earlier.
+    /// Takes a waiter out of the line. Returns the thing that the waiter was handed before, if there is one.
     pub(super) fn leave(&mut self, waiter: &Arc<Waiter<T>>) -> Option<Handed<T>> {
         self.waiters.retain(|other| !Arc::ptr_eq(other, waiter));
         waiter.take()

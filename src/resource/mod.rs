@@ -45,24 +45,24 @@ pub(crate) trait Driver: Send + Sync + 'static {
 
 /// An open session, as the pool sees it.
 pub(crate) trait Session: Send + 'static {
-    /// Whether the session still has its server, as far as that shows without a question.
+    /// Whether the session still has its server, as far as this is visible without a question.
     fn is_alive(&mut self) -> bool;
 
     /// Whether the server answers a question by `deadline`.
     fn validate(&mut self, deadline: Deadline) -> bool;
 
-    /// Called at checkin: whether the session cannot be lent again.
+    /// Called at checkin. Whether the session cannot be lent again.
     fn is_broken(&self) -> bool;
 
-    /// Called at checkin: whether the session has work that can wait for its next borrower or for an idle worker.
+    /// Called at checkin. Whether the session has work left that can wait for its next borrower or for an idle worker.
     fn is_untidy(&self) -> bool {
         false
     }
 
-    /// Sends that work, and waits for nothing.
+    /// Sends that work without waiting for anything.
     fn tidy(&mut self) {}
 
-    /// Called at checkout: whether nothing is left of earlier borrowers, as far as that is known without waiting.
+    /// Called at checkout. Whether nothing is left of earlier borrowers, as far as this is known without waiting.
     fn is_clean(&mut self) -> bool {
         true
     }
@@ -73,21 +73,21 @@ pub(crate) trait Session: Send + 'static {
 pub(crate) struct Settings {
     /// Sessions at most. Not zero.
     pub(crate) maximum: u32,
-    /// Sessions that are kept open when nobody needs them. At most `maximum`.
+    /// Sessions that are kept open without demand. At most `maximum`.
     pub(crate) minimum_idle: u32,
     /// Threads that may wait at once.
     pub(crate) maximum_pending: usize,
-    /// How long a thread waits for a session, and how long an opening may take.
+    /// The longest wait of a thread for a session, and the longest time for an opening.
     pub(crate) connection_timeout: Duration,
-    /// How long the server may take to answer a question.
+    /// The longest time for the server's answer to a question.
     pub(crate) validation_timeout: Duration,
     /// A session that was used within this time is lent without a question.
     pub(crate) alive_bypass_window: Duration,
-    /// How long a session above `minimum_idle` may stay unused.
+    /// The longest time that a session above `minimum_idle` may stay unused.
     pub(crate) idle_timeout: Duration,
-    /// A session that was silent for this long is asked whether it is alive. Zero: never.
+    /// A session that was silent for this long must show that it is alive. Zero: never.
     pub(crate) keepalive_time: Duration,
-    /// How old a session may become.
+    /// The longest life of a session.
     pub(crate) max_lifetime: Duration,
     /// A session that is lent for longer is reported in the log. Zero: never.
     pub(crate) leak_detection_threshold: Duration,
@@ -101,11 +101,11 @@ pub struct Gauges {
     pub maximum: u32,
     /// Connections that exist.
     pub open: u32,
-    /// Lent to a worker.
+    /// Connections that are lent to a worker.
     pub active: u32,
-    /// Open and not lent.
+    /// Connections that are open and not lent.
     pub idle: u32,
-    /// Workers that wait for one.
+    /// Workers that wait for a connection.
     pub waiting: u32,
     /// No connection exists, and none can be opened.
     pub is_down: bool,
@@ -150,13 +150,14 @@ pub(crate) struct Pool<D: Driver> {
 pub(crate) struct Lent<D: Driver>(Loan<Held<D>>);
 
 impl<D: Driver> Pool<D> {
-    /// The pool with its first session, whose opening began at `began`. The others are opened behind the caller's back.
+    /// Starts the pool with its first session, whose opening began at `began`. The other sessions are opened in the
+    /// background.
     ///
     /// # Errors
-    /// When the keeper's thread cannot be started.
+    /// The keeper's thread cannot be started.
     ///
     /// # Panics
-    /// When the system refuses one of r2d2's threads.
+    /// The system refuses one of r2d2's threads.
     pub(crate) fn start(
         driver: D,
         settings: Settings,
@@ -169,14 +170,14 @@ impl<D: Driver> Pool<D> {
         let opener = Opener::new(driver, Arc::clone(&stock), first, began);
         let pool = Self { stock, opener };
         pool.opener.make_room(maximum);
-        // r2d2's thread brings the first session. The first request is not to wait for that thread.
+        // r2d2's thread brings the first session. This wait spares the first request a wait for that thread.
         pool.stock.wait_for_first();
         keeper::start(&pool.stock)?;
         Ok(pool)
     }
 
-    /// Borrows a session. Waits behind the threads that wait already, until `deadline` and at most `connection_timeout` from
-    /// `started`, which is now.
+    /// Borrows a session. Waits behind the threads that are waiting already, until `deadline` and at most
+    /// `connection_timeout` from `started`, which is now.
     pub(crate) fn checkout(
         &self,
         client: &Presence,
@@ -200,19 +201,19 @@ impl<D: Driver> Pool<D> {
                 }
                 Condition::Trusted | Condition::InDoubt { .. } => loan.end(Fate::Dead, Instant::now()),
             }
-            // This thread was the next in the line, and still is.
+            // This thread was the first in the line, and stays first.
             turn = Turn::First;
         }
     }
 
-    /// Takes over other sizes and times while sessions are in use. `renew`: sessions whose opening began before now are not lent
-    /// any more.
+    /// Applies other sizes and times while sessions are in use. With `renew`, a session whose opening began before now
+    /// is not lent again.
     pub(crate) fn reconfigure(&self, settings: Settings, renew: bool) {
         self.opener.make_room(settings.maximum);
         self.stock.reconfigure(settings, renew);
     }
 
-    /// Tidies the sessions that nobody uses, if the caller has nothing else to do. Waits for nothing.
+    /// Tidies the idle sessions, if the caller has nothing else to do. Waits for nothing.
     pub(crate) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
         self.stock.tidy(is_idle, |session| session.tidy());
     }

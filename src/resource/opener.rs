@@ -1,17 +1,22 @@
-//! How sessions are opened, and all that r2d2 does here.
+//! Opening sessions, which is all that r2d2 does here.
 //!
-//! r2d2 has the threads that open sessions, and holds each session from its opening to its end. It lends none: the stock decides
-//! when a session is opened, which thread has it, and when it ends. The two meet in five places:
-//! - r2d2 calls [`connect`](ManageConnection::connect) once for each session that it has room for. Three calls run at a time, each
-//!   on a thread of r2d2's. A call waits until the stock orders a session, and through every failure, so r2d2 never retries.
+//! r2d2 has the threads that open sessions, and holds each session from its opening to its end. It lends none: the
+//! stock decides when a session is opened, which thread has it, and when it ends. r2d2 and the stock meet in five
+//! places:
+//! - r2d2 calls [`connect`](ManageConnection::connect) once for each session for which it has room. Three calls run at
+//!   a time, each on one of r2d2's threads. A call waits until the stock orders a session, and through every failure,
+//!   so r2d2 never retries.
 //! - r2d2 has a session only when `connect` has returned it and r2d2 has put it into its list. The next call on the same thread
 //!   begins after that, so each call first fetches what has arrived and gives it to the stock.
-//! - r2d2 has room for [`OPENERS`] sessions more than the maximum. So a thread whose call has returned always finds a next call.
-//! - A pool of r2d2 cannot grow. A larger maximum adds another one, on the same threads; the sessions of both are lent alike.
-//! - A session goes back to r2d2 to be closed, and for nothing else. r2d2 then has room for another one.
+//! - r2d2 has room for [`OPENERS`] sessions above the maximum. So a thread whose call has returned always finds a next
+//!   call.
+//! - A pool of r2d2 cannot grow. A larger maximum adds another pool, on the same threads; the sessions of both are lent
+//!   alike.
+//! - A session goes back to r2d2 only to be closed. r2d2 then has room for another one.
 //!
-//! So r2d2's own checkout, test, retry and reaper take no part. Its checkout serves the quickest thread before the one that waits
-//! longest, and has a connection opened for each thread that waits. Its test is a round trip outside of any timeout.
+//! So r2d2's own checkout, test, retry and reaper take no part. Its checkout serves the quickest thread before the
+//! longest waiting one, and opens a connection for each thread that waits. Its test is a round trip outside of any
+//! timeout.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,21 +29,22 @@ use scheduled_thread_pool::ScheduledThreadPool;
 use super::stock::Stock;
 use super::{Driver, Session};
 
-/// How many sessions can be opened at once: r2d2's default.
+/// The most sessions that are opened at once: r2d2's default.
 const OPENERS: u32 = 3;
 
 /// A session in r2d2's keeping. Dropping it closes the session.
 pub(super) struct Held<D: Driver>(PooledConnection<Manager<D>>);
 
-/// Has r2d2 open sessions for a stock.
+/// Makes r2d2 open sessions for a stock.
 pub(super) struct Opener<D: Driver> {
     driver: D,
     stock: Arc<Stock<Held<D>>>,
     /// The session that was opened before the pool, for r2d2's first call.
     first: Mutex<Option<Opened<D::Session>>>,
-    /// One for each time that the maximum grew. Empty when the pool is closed.
+    /// One pool for each time that the maximum grew. Empty when the pool is closed.
     pools: Mutex<Vec<r2d2::Pool<Manager<D>>>>,
-    /// All of r2d2's pools share them, so a larger maximum starts no thread: r2d2 panics when the system refuses one.
+    /// All of r2d2's pools share these threads, so a larger maximum starts no thread: r2d2 panics when the system
+    /// refuses one.
     threads: Arc<ScheduledThreadPool>,
 }
 
@@ -61,7 +67,7 @@ pub(super) enum Refusal {
 }
 
 impl<D: Driver> Opener<D> {
-    /// `began`: when the opening of the first session began.
+    /// `began` is the time at which the opening of the first session began.
     pub(super) fn new(driver: D, stock: Arc<Stock<Held<D>>>, first: D::Session, began: Instant) -> Arc<Self> {
         let threads = ScheduledThreadPool::builder()
             .num_threads(OPENERS as usize)
@@ -75,7 +81,7 @@ impl<D: Driver> Opener<D> {
         &self.driver
     }
 
-    /// Sees to it that r2d2 has room for `maximum` sessions.
+    /// Makes sure that r2d2 has room for `maximum` sessions.
     pub(super) fn make_room(self: &Arc<Self>, maximum: u32) {
         let mut pools = self.pools();
         let room = pools.iter().map(r2d2::Pool::max_size).sum::<u32>();
@@ -153,7 +159,7 @@ impl<D: Driver> ManageConnection for Manager<D> {
         if opened.session.is_alive() { Ok(()) } else { Err(Refusal::Dead) }
     }
 
-    /// A session that comes back has come to its end.
+    /// A session that comes back to r2d2 always ends.
     fn has_broken(&self, _: &mut Opened<D::Session>) -> bool {
         true
     }

@@ -1,7 +1,7 @@
-//! The sessions that the pool has, and the threads that wait for one. Nothing else changes either.
+//! The pool's sessions, and the threads that wait for one. No other file changes either.
 //!
-//! Any thread. One lock guards all of it. Under the lock nothing waits, no thread is woken, no line is logged and no session is closed.
-//! Knows neither r2d2 nor what a session is: dropping a `T` closes it.
+//! Any thread. One lock guards everything. Under the lock nothing waits, no thread is woken, no line is logged and no
+//! session is closed. The stock knows neither r2d2 nor sessions: dropping a `T` closes it.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -18,10 +18,11 @@ use crate::base::presence::Presence;
 use crate::telemetry::metrics;
 use crate::telemetry::sparing::sparingly;
 
-/// Among how many sessions that came back last a thread looks for its own: in a larger pool all of them may be others'.
+/// A thread looks for its own session among this many that came back last. In a larger pool all of these may be other
+/// threads'.
 const LOOKED_AT: usize = 64;
 
-/// Between two rounds of the keeper, unless the settings' times ask for more.
+/// The pause between two rounds of the keeper, unless the settings' times need shorter ones.
 const ROUND: Duration = Duration::from_secs(5);
 
 /// The owner of the sessions.
@@ -40,23 +41,24 @@ pub(super) struct Stock<T> {
 
 struct State<T> {
     settings: Settings,
-    /// Sessions that nobody uses, the last to come back last. Empty while a thread waits.
+    /// Idle sessions, in the order in which they came back. Empty while a thread waits.
     idle: Vec<Box<Entry<T>>>,
     line: Line<Box<Entry<T>>>,
-    /// Sessions that there are.
+    /// The number of open sessions.
     open: u32,
-    /// Of these, the sessions on loan.
+    /// The open sessions on loan.
     active: u32,
     /// Sessions that are being opened, or have not arrived yet.
     opening: u32,
-    /// How long an opening takes.
+    /// The time that an opening takes.
     open_cost: Duration,
     failure: Option<Failure>,
-    /// Sessions whose opening began before this are not lent any more.
+    /// Sessions whose opening began before this are not lent again.
     useful_since: Instant,
-    /// When a session was last found dead. The others may be dead as well, unless the server has shown itself to them since.
+    /// The time at which a session was last found dead. Other sessions may be dead as well, unless the server has
+    /// answered on them since.
     suspicion: Option<Instant>,
-    /// The loans in progress, by number, if leaks are looked for.
+    /// The loans in progress, by number. Empty unless leaks are reported.
     borrowers: HashMap<u64, Borrower>,
     loans_made: u64,
     keeper_is_called: bool,
@@ -66,14 +68,14 @@ struct State<T> {
 /// A session in the stock. Boxed, because it moves at each checkout and checkin.
 struct Entry<T> {
     session: T,
-    /// When its opening began.
+    /// The time at which its opening began.
     began: Instant,
-    /// When it is too old to be lent.
+    /// The time after which it is too old to be lent.
     expires: Instant,
     used: Instant,
-    /// When the server last showed that the session is alive.
+    /// The time at which the server last showed that the session is alive.
     seen: Instant,
-    /// The thread that had it last.
+    /// The session's last thread.
     borrower: Option<ThreadId>,
     /// The key in [`State::borrowers`]; 0: none.
     loan: u64,
@@ -94,50 +96,50 @@ pub(super) struct Loan<T> {
     since: Instant,
 }
 
-/// The end of a loan, as the session's owner is told.
+/// The end of a loan, as its holder reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// The session is as it was.
     Unused,
-    /// A request has used it. `untidy`: work was left, see [`Session::is_untidy`](super::Session::is_untidy).
+    /// A request has used it. `untidy`: work is left, see [`Session::is_untidy`](super::Session::is_untidy).
     Used { untidy: bool },
     /// The server answered on it.
     Seen,
-    /// It is dead, or in no state to be lent, and others may be as well.
+    /// It is dead, or not fit to be lent, and others may be as well.
     Dead,
-    /// Its time is over.
+    /// It must end, because it is too old, surplus or outdated.
     Spent,
 }
 
-/// Whether a session that was just checked out can be used.
+/// Whether a session can be used at its checkout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     Trusted,
-    /// The server is to show by this time that the session is alive.
+    /// The server must show by this time that the session is alive.
     InDoubt {
         ask_until: Deadline,
     },
-    /// It may not be lent any more.
+    /// It may not be lent again.
     Useless,
 }
 
-/// One session to be opened. An order that is dropped counts as given up.
+/// An order for one session. Dropping it unfilled gives the order up.
 pub(super) struct Order<'a, T> {
     stock: &'a Stock<T>,
     began: Instant,
     deadline: Deadline,
-    /// It is filled, or has failed.
+    /// The order is filled, or has failed.
     is_settled: bool,
 }
 
-/// Why the keeper was woken.
+/// The reason for waking the keeper.
 pub(super) struct Call {
     /// The time of the next round has come.
     pub(super) is_due: bool,
 }
 
 impl<T> Stock<T> {
-    /// A stock whose first session is on its way; its opening began at `began`.
+    /// A stock whose first session will arrive soon. Its opening began at `began`.
     pub(super) fn new(
         server: &'static str,
         settings: Settings,
@@ -190,14 +192,14 @@ impl<T> Stock<T> {
         self.keeper.notify_one();
     }
 
-    /// Has the idle sessions tidied by `tidy`, if one of them needs it and the caller is idle.
+    /// Applies `tidy` to the idle sessions, if one of them needs it and the caller is idle.
     pub(super) fn tidy(&self, is_idle: impl FnOnce() -> bool, tidy: impl FnMut(&mut T)) {
         if self.has_untidy.load(Relaxed) && is_idle() && self.has_untidy.swap(false, Relaxed) {
             self.lock().idle.iter_mut().map(|entry| &mut entry.session).for_each(tidy);
         }
     }
 
-    /// Closes the idle sessions. Orders end, and sessions on loan are closed when they come back.
+    /// Closes the idle sessions. Orders end. Sessions on loan are closed when they come back.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -213,9 +215,10 @@ impl<T> Stock<T> {
     }
 }
 
-/// For workers.
+/// The workers' part.
 impl<T: Send + 'static> Stock<T> {
-    /// Takes a session, or waits for one behind the threads that wait already. `started`: when the checkout began.
+    /// Takes a session, or waits for one behind the threads that are waiting already. `started` is the time at which
+    /// the checkout began.
     pub(super) fn checkout(
         self: &Arc<Self>,
         client: &Presence,
@@ -273,7 +276,7 @@ impl<T: Send + 'static> Stock<T> {
             if handed.is_some() {
                 return handed;
             }
-            // An opener between its look at the line and its sleep would miss a signal that is sent without the lock.
+            // A signal without the lock would be missed by an opener between its check of the line and its sleep.
             drop(self.lock());
             self.demand.notify_one();
         }
@@ -281,7 +284,7 @@ impl<T: Send + 'static> Stock<T> {
     }
 }
 
-/// For the opener.
+/// The opener's part.
 impl<T> Stock<T> {
     /// Waits until another session is wanted and may be opened. `None`: the pool is closed.
     pub(super) fn wait_for_order(&self) -> Option<Order<'_, T>> {
@@ -300,11 +303,11 @@ impl<T> Stock<T> {
         None
     }
 
-    /// Takes in the session of an order that was filled. `began`: when its opening began.
+    /// Takes in the session of a filled order. `began` is the time at which its opening began.
     pub(super) fn arrive(&self, session: T, began: Instant) {
         let now = Instant::now();
         let mut state = self.lock();
-        // HikariCP's variance: sessions that were opened together are not to end together.
+        // HikariCP's variance: sessions that were opened together must not end together.
         let lifetime = state.settings.max_lifetime.mul_f64(1.0 - 0.025 * fastrand::f64());
         let expires = Deadline::at(now, lifetime).instant();
         state.opening -= 1;
@@ -316,9 +319,10 @@ impl<T> Stock<T> {
     }
 }
 
-/// For the keeper.
+/// The keeper's part.
 impl<T> Stock<T> {
-    /// Waits until the keeper is called, or until the next round is due; the last began at `round`. `None`: the pool is closed.
+    /// Waits until the keeper is called, or until the next round is due. The last round began at `round`. `None`: the
+    /// pool is closed.
     pub(super) fn wait_for_round(&self, round: Instant) -> Option<Call> {
         let mut state = self.lock();
         while !state.closed {
@@ -332,7 +336,7 @@ impl<T> Stock<T> {
         None
     }
 
-    /// Borrows the idle sessions that may be dead, because another one was.
+    /// Borrows the idle sessions that may be dead, because another one was found dead.
     pub(super) fn suspects(self: &Arc<Self>) -> Vec<Loan<T>> {
         let mut state = self.lock();
         let Some(since) = state.suspicion else { return Vec::new() };
@@ -341,7 +345,7 @@ impl<T> Stock<T> {
         self.lend(suspects)
     }
 
-    /// Borrows the idle sessions that are to end: they are too old, or too many.
+    /// Borrows the idle sessions that must end: they are too old, or too many.
     pub(super) fn retired(self: &Arc<Self>, now: Instant) -> Vec<Loan<T>> {
         let mut state = self.lock();
         state.idle.sort_by_key(|entry| entry.used);
@@ -360,7 +364,7 @@ impl<T> Stock<T> {
         self.lend(retired)
     }
 
-    /// Borrows the idle sessions of which the server has not been seen for long. Also returns how long it may take to answer.
+    /// Borrows the idle sessions on which the server was silent for long. Also returns the time that it has to answer.
     pub(super) fn silent(self: &Arc<Self>, now: Instant) -> (Vec<Loan<T>>, Duration) {
         let mut state = self.lock();
         let (keepalive_time, patience) = (state.settings.keepalive_time, state.settings.validation_timeout);
@@ -373,7 +377,7 @@ impl<T> Stock<T> {
         (self.lend(silent), patience)
     }
 
-    /// Logs and counts loans that have lasted too long, each once.
+    /// Logs and counts each loan that has lasted too long, once.
     pub(super) fn report_leaks(&self, now: Instant) {
         let mut state = self.lock();
         let threshold = state.settings.leak_detection_threshold;
@@ -407,7 +411,7 @@ impl<T> Stock<T> {
     }
 }
 
-/// How a session comes back.
+/// The return of a session.
 impl<T> Stock<T> {
     /// Hands the session to the thread that has waited longest, or keeps it, or closes it.
     fn put(&self, mut entry: Box<Entry<T>>, fate: Fate, now: Instant) {
@@ -427,7 +431,8 @@ impl<T> Stock<T> {
         }
         if matches!(fate, Fate::Dead | Fate::Spent) || state.is_over(&entry, now) {
             drop(state);
-            // Counted as gone only when it is, so that the server never has more sessions than were asked for.
+            // The session counts as gone only when it is closed, so that the server never has more sessions than the
+            // limit.
             drop(entry);
             self.note_closed(fate == Fate::Dead);
         } else {
@@ -472,7 +477,7 @@ impl<T> Stock<T> {
 }
 
 impl Settings {
-    /// The time between two rounds of the keeper: short enough for each time that the keeper watches.
+    /// The pause between two rounds of the keeper. It is short enough for each time that the keeper watches.
     fn round(&self) -> Duration {
         let times =
             [self.idle_timeout, self.max_lifetime, self.keepalive_time, self.leak_detection_threshold];
@@ -482,9 +487,9 @@ impl Settings {
 }
 
 impl<T> State<T> {
-    /// An idle session: the one that this thread had last, as HikariCP's `ConcurrentBag` prefers it, or else the one that came back
-    /// last. The server's process is then on the thread's core more often than not. Its own session is not preferred when it would
-    /// have to be asked first whether it is alive.
+    /// Takes an idle session: preferably the one that this thread had last, as HikariCP's `ConcurrentBag` does,
+    /// otherwise the one that came back last. The server's process is then on the thread's core more often than not.
+    /// The thread's own session is not preferred if it would first have to show that it is alive.
     fn take_idle(&mut self, thread: ThreadId, now: Instant) -> Option<Box<Entry<T>>> {
         let latest = self.idle.len().saturating_sub(LOOKED_AT);
         let is_own = |entry: &Entry<T>| entry.borrower == Some(thread) && !self.is_in_doubt(entry, now);
@@ -509,7 +514,8 @@ impl<T> State<T> {
         if turn == Turn::Last && self.line.len() >= self.settings.maximum_pending {
             return Err(Unavailable::Crowded { gauges: self.gauges() });
         }
-        // One more session is worth its cost once opening it would have been quicker than the wait. In an empty pool it is at once.
+        // Another session is worth its cost once the wait has lasted as long as an opening takes. In an empty pool it
+        // is worth its cost at once.
         let patient_until = if self.open == 0 { since } else { since + self.open_cost };
         Ok(self.line.join(turn, patient_until))
     }
@@ -519,11 +525,11 @@ impl<T> State<T> {
         Unavailable::Timeout { waited: since.elapsed(), gauges: self.gauges(), last_failure }
     }
 
-    /// Why a waiter was sent away.
+    /// The reason for sending a waiter away.
     fn nothing(&self, since: Instant) -> Unavailable {
         match &self.failure {
             Some(failure) => Unavailable::Down { reason: failure.reason().to_owned() },
-            // The server is back already; a request that comes now is served.
+            // The server is back already. A request that comes now is served.
             None => self.timeout(since),
         }
     }
@@ -548,15 +554,15 @@ impl<T> State<T> {
         entry.began < self.useful_since
     }
 
-    /// Whether a session that comes back is to be closed.
+    /// Whether a session that comes back must be closed.
     fn is_over(&self, entry: &Entry<T>, now: Instant) -> bool {
         self.closed || now >= entry.expires || self.is_useless(entry) || self.open > self.settings.maximum
     }
 
-    /// Orders a session if one is wanted, and returns by when it is to be open.
+    /// Orders a session if one is wanted. Returns the time by which it must be open.
     ///
     /// # Errors
-    /// When to look again; `None`: when the demand changes.
+    /// The time of the next check. `None`: there is none before the demand changes.
     fn order(&mut self, now: Instant) -> Result<Deadline, Option<Instant>> {
         if !self.wants_another(now) {
             return Err(None);
@@ -572,17 +578,17 @@ impl<T> State<T> {
         let committed = self.open + self.opening;
         committed < self.settings.maximum
             && (committed < self.settings.minimum_idle
-                // Somebody has to find out when the server is back.
+                // An opener has to notice when the server is back.
                 || self.down().is_some()
                 || self.line.impatient(now) > self.opening as usize)
     }
 
-    /// Why there is no session and none can be opened.
+    /// The reason why there is no session and none can be opened.
     fn down(&self) -> Option<&str> {
         self.failure.as_ref().filter(|_| self.open == 0).map(Failure::reason)
     }
 
-    /// Nobody waits for a server that is down.
+    /// Sends all waiters away if the server is down.
     fn dismiss_if_down(&mut self) -> Vec<Served<Box<Entry<T>>>> {
         if self.down().is_some() { self.line.dismiss() } else { Vec::new() }
     }
@@ -625,7 +631,7 @@ impl<T> Order<'_, T> {
         self.deadline
     }
 
-    /// A session was opened. It arrives later, and counts as being opened until then.
+    /// The session was opened. It arrives later, and counts as being opened until then.
     pub(super) fn fill(mut self) {
         self.is_settled = true;
         let mut state = self.stock.lock();
@@ -638,7 +644,7 @@ impl<T> Order<'_, T> {
         self.stock.demand.notify_all();
     }
 
-    /// No session could be opened.
+    /// The session could not be opened.
     pub(super) fn fail(mut self, reason: String) {
         self.is_settled = true;
         let mut state = self.stock.lock();
@@ -676,7 +682,7 @@ impl<T> Loan<T> {
         self.stock.server
     }
 
-    /// Gives the session back, and says what has become of it.
+    /// Gives the session back in this state.
     pub(super) fn end(&mut self, fate: Fate, now: Instant) {
         if let Some(entry) = self.entry.take() {
             self.stock.put(entry, fate, now);

@@ -1,4 +1,5 @@
-//! The pool on a server whose every answer is the test's to give: nothing waits for anything else, and sizes change under load.
+//! The pool on a server that answers only when the test lets it: no work waits for other work, and sizes change under
+//! load.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
@@ -6,10 +7,10 @@ use std::thread;
 
 use super::*;
 
-/// Nobody waits this long unless something is wrong.
+/// No wait is this long unless something is wrong.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Something that the server does when the test lets it.
+/// Work of the server that waits for the test's permission.
 #[derive(Default)]
 struct Gate {
     state: Mutex<GateState>,
@@ -49,7 +50,7 @@ struct Server {
     opening: Gate,
     validation: Gate,
     refuses: AtomicBool,
-    /// Sessions that there are, and the most that there were.
+    /// The number of sessions, and the highest number so far.
     sessions: AtomicU32,
     most: AtomicU32,
 }
@@ -140,14 +141,14 @@ fn no_validation_delays_a_hand_over_an_opening_or_another_validation() {
     let (pool, server) = pool(settings(3, 3));
     wait_until("the pool is not filled", || pool.gauges().idle == 3);
     server.validation.set(true);
-    // All three are silent, so the keeper has each asked, and none is answered.
+    // All three sessions are silent, so the keeper asks each of them, and gets no answer.
     let asking = Settings { keepalive_time: Duration::from_millis(1), ..settings(3, 3) };
     pool.reconfigure(asking, false);
     server.validation.wait_for(3);
     assert_eq!(pool.gauges().active, 3);
     pool.reconfigure(settings(5, 3), false);
     thread::scope(|scope| {
-        // Two more are opened, and one of them is handed from thread to thread.
+        // Two more sessions are opened, and one of them goes from thread to thread.
         let held = [checkout(&pool), checkout(&pool)];
         let waiter = scope.spawn(|| drop(checkout(&pool)));
         wait_until("nobody waits", || pool.gauges().waiting == 1);
@@ -183,7 +184,7 @@ fn no_opening_delays_a_hand_over_or_a_validation() {
 const OPENINGS_AT_ONCE: u32 = 3;
 
 #[test]
-fn no_session_is_lost_or_too_many_while_the_maximum_changes() {
+fn sessions_are_neither_lost_nor_too_many_while_the_maximum_changes() {
     let (pool, server) = pool(settings(1, 1));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -223,7 +224,7 @@ fn a_server_that_is_down_is_found_again() {
 }
 
 #[test]
-fn a_pool_that_is_dropped_leaves_its_sessions_to_their_borrowers() {
+fn a_dropped_pool_leaves_its_sessions_to_their_borrowers() {
     let (pool, server) = pool(settings(2, 2));
     let held = checkout(&pool);
     drop(pool);

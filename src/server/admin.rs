@@ -1,6 +1,6 @@
-//! The admin listener's place in the server: what it is told of the stages, and who reads the configuration for it.
+//! The admin listener's place in the server: its view of the stages, and the path of a request for a reload.
 //!
-//! Its own acceptor and poller; the thread that waits for signals answers `/reload`.
+//! The listener has an acceptor and a poller of its own. The thread that waits for signals answers `/reload`.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,54 +26,54 @@ use crate::handler::{Error, unavailable};
 use crate::http::{Response, problem};
 use crate::telemetry::metrics::Metrics;
 
-/// Those who watch a server; each is a descriptor and some KiB.
+/// The most connections to the admin listener. Each takes a descriptor and some KiB.
 const CONNECTIONS_MAX: usize = 2000;
 
 const STOPS: &str = "the server stops";
 
-/// How long they may take to leave when the server has stopped.
+/// The time that the admin listener's clients have to leave when the server has stopped.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// How long one may take for its request, or for each event.
+/// The time that a client has to send its request, or to take each event.
 const TAKING: Duration = Duration::from_secs(5);
 
-/// Prometheus asks once in 15 s or in a minute.
+/// Longer than the pause between two of Prometheus's requests, which is 15 s or a minute.
 const IDLE: Duration = Duration::from_secs(75);
 
-/// What changes the log's level; the error is why it stays.
+/// Changes the log's level. The error is the reason why the level stays.
 pub(super) type SetLogLevel = Box<dyn Fn(LevelFilter) -> Result<LevelFilter, String> + Send + Sync>;
 
-/// An admin listener that answers.
+/// A running admin listener.
 pub(super) struct Listening {
     address: SocketAddr,
     connector: Box<Native>,
     service: Arc<Admin>,
 }
 
-/// What the admin listener is told of the server; there also where there is none.
+/// The admin listener's view of the server. It exists even if the server has no admin listener.
 pub(super) struct AdminView {
     observer: Observer,
     database: Option<Database>,
-    /// The pool is to have connections also while nobody asks for one.
+    /// The pool keeps connections open even without any demand.
     keeps_connections: AtomicBool,
-    /// The configuration in force as it may be shown.
+    /// The configuration in force, without its secrets.
     config: Mutex<Bytes>,
     errands: Errands,
     set_log_level: Option<SetLogLevel>,
 }
 
-/// How whoever answers for the admin listener has a reload done.
+/// The way of a request for a reload from the admin listener to the thread that reloads.
 struct Errands {
-    /// One waits at most.
+    /// At most one request waits here.
     sender: Sender<Job>,
-    /// Somebody waits at the other end.
+    /// A thread receives the requests.
     heard: AtomicBool,
-    /// A reload is in progress, whoever asked for it.
+    /// A reload is in progress, for whatever reason it began.
     busy: AtomicBool,
 }
 
 impl AdminView {
-    /// What there is to see at the start; and where the thread that reloads finds what it is to do.
+    /// The view at the start, and the receiver of the requests for a reload.
     pub(super) fn new(
         config: &Config,
         observer: &Observer,
@@ -94,7 +94,7 @@ impl AdminView {
         (Arc::new(admin_view), receiver)
     }
 
-    /// This configuration is in force.
+    /// Shows this configuration as the one in force.
     fn take(&self, config: &Config) {
         *self.config() = config.shown(database::display_url).into();
         self.keeps_connections.store(config.database.minimum_idle != Some(0), Ordering::Relaxed);
@@ -104,17 +104,17 @@ impl AdminView {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on somebody reloads when asked.
+    /// Says that a thread receives the requests for a reload from now on.
     pub(super) fn listen(&self) {
         self.errands.heard.store(true, Ordering::Relaxed);
     }
 
-    /// The server has begun to stop.
+    /// Shows that the server has begun to stop.
     pub(super) fn drain(&self) {
         self.observer.drain();
     }
 
-    /// Whether a reload is in progress from now on, so that nobody asks for another.
+    /// Sets whether a reload is in progress. Requests for another one are refused meanwhile.
     pub(super) fn set_busy(&self, busy: bool) {
         self.errands.busy.store(busy, Ordering::Relaxed);
     }
@@ -176,21 +176,21 @@ impl Source for AdminView {
     }
 }
 
-/// In one line.
+/// The value as JSON, in one line.
 fn in_json(value: &impl Serialize) -> Bytes {
-    // Nothing in these can fail: maps have text or numbers for keys.
+    // These values always serialize: the keys of their maps are text or numbers.
     serde_json::to_vec(value).unwrap_or_default().into()
 }
 
 impl Listening {
-    /// Binds where the configuration says; `None`: it says nowhere.
+    /// Binds the configured address. `None`: no address is configured.
     pub(super) fn bind(config: &Config) -> Result<Option<Listener>, StartError> {
         let Some(address) = config.admin_listen() else { return Ok(None) };
         let bound = Listener::bind(&address.into(), config.server.reuse_port);
         bound.map(Some).map_err(|cause| StartError::AdminListen { address, cause })
     }
 
-    /// Answers from now on. `connections`: what the server takes of its clients.
+    /// Starts to answer. `connections` is the server's limit for its clients' connections.
     pub(super) fn start(
         listener: Listener,
         config: &config::Admin,
@@ -201,7 +201,7 @@ impl Listening {
             return Err(std::io::Error::other("the admin listener is a TCP socket").into());
         };
         let settings = settings(connections);
-        // A quarter is left to those who ask and go.
+        // A quarter of the connections is left for clients that ask once and leave.
         let max_viewers = settings.max_connections - settings.max_connections / 4;
         let service = Arc::new(Admin::new(config, max_viewers, Arc::clone(admin_view) as _)?);
         let metrics = Arc::new(Metrics::default());
@@ -214,13 +214,13 @@ impl Listening {
         self.address
     }
 
-    /// The last to end: until then it says that the server drains.
+    /// Ends the listener. This comes last, because until then it reports that the server drains.
     pub(super) fn end(self) {
         self.connector.drain(PATIENCE);
     }
 }
 
-/// Little of everything: those who ask are few, and what they ask is short.
+/// The limits are small: operators are few, and their requests are short.
 fn settings(connections: usize) -> Settings {
     let mut config = Config::default();
     config.http.max_connections = CONNECTIONS_MAX.min(connections);
@@ -240,14 +240,14 @@ impl super::Running {
     /// Reads the configuration again for a client of the admin listener.
     pub(super) fn read_again_for(&self, job: Job) {
         let Job { client, ticket, mut request, .. } = job;
-        // It may have left, or have been told that it took too long.
+        // The client may have left, or may have been answered that the reload took too long.
         if let Claim::Granted = Arc::clone(&client).claim(ticket, &mut request) {
             let response = answer(&self.read_again());
             client.answer(ticket, &request, response);
         }
     }
 
-    /// Nobody reloads any more.
+    /// Answers a request for a reload that comes too late, while the server stops.
     pub(super) fn turn_away(job: Job) {
         let Job { client, ticket, mut request, .. } = job;
         if let Claim::Granted = Arc::clone(&client).claim(ticket, &mut request) {
@@ -264,14 +264,14 @@ impl super::Running {
     }
 }
 
-/// Messages without the file's own lines, in which a password may stand.
+/// Removes the excerpts of the configuration file from a message, because a password may stand in one.
 fn without_excerpts(text: &str) -> String {
     let is_excerpt =
         |line: &&str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
     text.lines().filter(|line| !is_excerpt(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// What became of a reload, for who asked for it.
+/// The answer to the client that asked for a reload.
 fn answer(outcome: &Result<Reloaded, ReloadError>) -> Response {
     match outcome {
         Ok(reloaded) => {

@@ -23,12 +23,12 @@ use crate::workers::Workers;
 
 /// Sends requests to a [`Server`] in the same process, for tests: no address is bound, and nothing is sent to an admin listener.
 ///
-/// A request passes the same parser, limits, router, queue, policy and deadline as one that comes by a socket, and a worker of the
-/// server's own answers it. So 404, 405, 400, 413, 415 and 504 are the answers that a client would have had, and endpoints of the
-/// configuration answer as well. A body is whole when its handler begins, also where the handler streams. The access log has lines of
-/// requests that workers have answered.
+/// A request passes the same parser, limits, router, queue, policy and deadline as a request over a socket, and one of
+/// the server's workers answers it. So a test gets the same 404, 405, 400, 413, 415 and 504 as a client, and the
+/// configuration's endpoints answer as well. A body has come whole when its handler begins, even if the handler
+/// streams. The access log gets a line for each request that a worker has answered.
 ///
-/// Several threads may send at once. Dropping it ends the workers, once they have done their jobs or after
+/// Several threads may send at once. Dropping the client ends the workers, once they have done their jobs or after
 /// `server.drain_timeout`.
 ///
 /// ```
@@ -53,7 +53,7 @@ use crate::workers::Workers;
 pub struct Client {
     direct: Direct,
     queue: Queue<Job>,
-    /// `None` once they have ended.
+    /// `None` once the workers have ended.
     workers: Option<Workers>,
     metrics: Arc<Metrics>,
     journal: Journal,
@@ -82,15 +82,15 @@ impl Client {
         self.send(Request::builder().target(target))
     }
 
-    /// Sends a request and waits for the answer, which has come at the request's deadline at the latest.
+    /// Sends a request and waits for the answer, which comes by the request's deadline.
     ///
     /// # Errors
-    /// When the body of the answer breaks off, as a client sees it by the end of the connection.
+    /// The body of the answer breaks off. A client over a socket would see the connection end.
     pub fn send(&self, request: RequestBuilder) -> io::Result<http::Response<Bytes>> {
         self.direct.send(request)
     }
 
-    /// What was counted so far.
+    /// The server's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }

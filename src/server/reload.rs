@@ -1,7 +1,7 @@
-//! Changing a server while it serves: everything new is made and checked first, and only then put in place of the old.
+//! Changing a running server. Everything new is made and checked first, and only then replaces the old.
 //!
-//! Whichever thread reloads; no poller and no worker waits for it. Requests in progress keep the handler and the deadline that
-//! they began with.
+//! Any thread may reload; no poller and no worker waits for it. Requests in progress keep the handler and the deadline
+//! with which they began.
 
 use std::fmt;
 use std::io;
@@ -19,14 +19,14 @@ use crate::endpoint;
 use crate::exchange::router::{RouteError, Router};
 use crate::telemetry::journal::{self, Opened};
 
-/// How long the database may take to prepare the new configuration's statements; a database that takes longer is in trouble,
-/// and whoever asked for the reload waits.
+/// The time in which the database must prepare the new configuration's statements. A slower database is in trouble, and
+/// the operator who asked for the reload waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// And how long of that to let a connection in, until one of the pool is asked for.
+/// The part of [`PATIENCE`] in which a new session must open. After it the check borrows one from the pool.
 const OPENING: Duration = Duration::from_secs(2);
 
-/// A configuration to go on with.
+/// The configuration for a reload.
 #[derive(Clone, Debug)]
 pub struct NewConfig {
     config: Config,
@@ -34,7 +34,7 @@ pub struct NewConfig {
 }
 
 impl NewConfig {
-    /// One that was read from this text, into which messages point.
+    /// A configuration that was read from this text. Messages point into the text.
     pub fn read_from(source: Source, config: Config) -> Self {
         Self { config, source: Some(source) }
     }
@@ -46,16 +46,16 @@ impl From<Config> for NewConfig {
     }
 }
 
-/// Where a server that runs gets its new configuration from, and who hears what became of it. Every
-/// `FnMut() -> Result<Config, String>` is one.
+/// The source of a running server's new configuration, and the receiver of each reload's outcome. Every `FnMut() ->
+/// Result<Config, String>` is one.
 pub trait Reload: Send + 'static {
-    /// The configuration to go on with.
+    /// Reads the new configuration.
     ///
     /// # Errors
-    /// Why there is none, for the log.
+    /// The reason why there is none, for the log.
     fn read(&mut self) -> Result<NewConfig, String>;
 
-    /// What became of it. Unless it is told otherwise, the log says so.
+    /// Receives the outcome of the reload. By default the log reports it.
     fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {
         log_reload(outcome);
     }
@@ -70,11 +70,11 @@ where
     }
 }
 
-/// What a reload has done.
+/// The effects of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reloaded {
-    /// What the new configuration says other than the one before. The keys that need a restart have not changed.
+    /// The differences between the old and the new configuration. Keys that need a restart have kept their values.
     pub changes: Changes,
     /// The certificate's files were read again.
     pub certificate: bool,
@@ -84,13 +84,13 @@ pub struct Reloaded {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReloadError {
-    /// There is no configuration to go on with.
+    /// The new configuration could not be read.
     #[error("{0}")]
     Unreadable(String),
     /// A certificate or key cannot be used.
     #[error("the certificate stays as it was: {0}")]
     Tls(#[from] TlsError),
-    /// A route is there twice, also where a handler in Rust has it.
+    /// Two routes are the same. One of them may belong to a handler in Rust.
     #[error("route {0}")]
     Route(#[from] RouteError),
     /// The server was started without a database.
@@ -123,12 +123,12 @@ struct Prepared {
 }
 
 impl Running {
-    /// Goes on with another configuration, without dropping or failing a request. A key that needs a restart stays as it was and
-    /// is named in the result. Endpoints rely on some of these keys, such as the database's; then the reload is an error. Sessions
-    /// of PostgreSQL prepare their statements anew.
+    /// Applies another configuration without dropping or failing a request. A key that needs a restart keeps its value
+    /// and is named in the result. The reload is an error if endpoints rely on such a key, such as one of the
+    /// database's. Sessions of PostgreSQL prepare their statements again.
     ///
     /// # Errors
-    /// What is wrong with the configuration; then nothing has changed.
+    /// The configuration is wrong. Nothing has changed then.
     pub fn reload(&self, new: impl Into<NewConfig>) -> Result<Reloaded, ReloadError> {
         let NewConfig { config: new, source } = new.into();
         let mut running = self.config.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,8 +152,9 @@ impl Running {
         Ok(reloaded)
     }
 
-    /// Refuses changes that need a restart and that endpoints rely on. New endpoints are written for the new database and the new
-    /// rules for clients; until the restart the old database would serve them, or clients without a certificate would get them.
+    /// Refuses changes that need a restart and that endpoints rely on. New endpoints are written for the new database
+    /// and the new rules for clients. Until the restart the old database would answer their requests, or clients
+    /// without a certificate would reach them.
     fn refuse_relied_on(&self, changes: &Changes) -> Result<(), ReloadError> {
         let is_relied_on = |key: &str| match key {
             "database.url" => self.database.is_some(),
@@ -165,7 +166,7 @@ impl Running {
         if keys.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(keys)) }
     }
 
-    /// Makes everything that can fail. Nothing takes effect yet.
+    /// Makes every part whose making can fail. Nothing takes effect yet.
     fn prepare(
         &self,
         next: Config,
@@ -179,7 +180,7 @@ impl Running {
         Ok(Prepared { next, router, log })
     }
 
-    /// Puts everything into effect; no step of this can fail. Returns the configuration that is in force now.
+    /// Puts everything into effect; no step of this can fail. Returns the configuration in force.
     fn commit(&self, prepared: Prepared) -> Config {
         let Prepared { next, router, log } = prepared;
         self.journal.reconfigure(log);
@@ -199,7 +200,7 @@ impl Running {
         next
     }
 
-    /// Lets the database run what it runs on a new connection, and prepare every statement.
+    /// Lets the database run the SQL for new sessions, and prepare every statement.
     fn check(&self, next: &Config, source: Option<Source>, changes: &Changes) -> Result<(), ReloadError> {
         let runs_sql = |endpoint: &&config::Endpoint| matches!(endpoint.action, Action::Sql { .. });
         let first = next.endpoints.iter().find(runs_sql);
@@ -212,14 +213,16 @@ impl Running {
             return Ok(());
         }
         let deadline = Deadline::after(PATIENCE);
-        // Beside the pool: its connections may all be busy, which may be why it is to become larger.
+        // This session is opened outside the pool. All of the pool's sessions may be busy, and the reload may be meant
+        // to enlarge the pool.
         let opening = Deadline::after(next.database.connection_timeout.min(OPENING));
         let beside = Database::connect_beside(&next.database, url, opening, deadline);
         let mut connection = match beside {
             Ok(connection) => connection,
-            // The database in use lets nobody in at the moment, and the pool's connections can say as much.
+            // The database accepts no new session at the moment. A session of the pool can check the statements just as
+            // well.
             Err(_) if !new_init => database.checkout(deadline)?,
-            // The pool could open no connection any more.
+            // With the new `connection_init_sql` the pool could open no session either.
             Err(error) => return Err(error.into()),
         };
         let is_placed = source.is_some();
@@ -236,7 +239,7 @@ impl Running {
         Err(ReloadError::Statements(Problems::new(source, found)))
     }
 
-    /// SIGHUP has come, or somebody asks for the same.
+    /// Reloads for a SIGHUP, or for a client of the admin listener.
     pub(super) fn read_again(&self) -> Result<Reloaded, ReloadError> {
         self.admin_view.set_busy(true);
         supervisor::reloading();
@@ -247,7 +250,8 @@ impl Running {
     }
 
     fn read_and_reload(&self) -> Result<Reloaded, ReloadError> {
-        // Whoever rotates logs says so by this signal, whatever has become of the configuration.
+        // A program that rotates logs sends the same signal. So the log is reopened even if the configuration is
+        // refused.
         self.journal.reopen();
         let mut on_reload = self.on_reload.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(on_reload) = on_reload.as_mut() else {
@@ -268,7 +272,7 @@ impl Running {
 }
 
 impl Reloaded {
-    /// Line by line, each with how important it is.
+    /// The report line by line, each line with its level.
     pub(super) fn lines(&self) -> Vec<(Level, String)> {
         let Changes { keys, added, changed, removed, .. } = &self.changes;
         let (waiting, done): (Vec<_>, Vec<_>) = keys.iter().partition(|change| change.needs_restart);
@@ -297,7 +301,7 @@ impl fmt::Display for Reloaded {
     }
 }
 
-/// Says in the log what became of a reload.
+/// Logs the outcome of a reload.
 pub fn log_reload(outcome: &Result<Reloaded, ReloadError>) {
     match outcome {
         Ok(reloaded) => {

@@ -1,7 +1,7 @@
-//! Tells the service manager of the server's state by `sd_notify`(3): systemd, or another program that sets `NOTIFY_SOCKET`. Without
-//! that variable the server says nothing and starts no thread.
+//! Reports the server's state to the service manager by `sd_notify`(3). The manager is systemd, or another program that
+//! sets `NOTIFY_SOCKET`. Without that variable the server reports nothing and starts no thread.
 //!
-//! Main thread; the watchdog's own thread where `WATCHDOG_USEC` is set as well.
+//! Main thread. The watchdog has its own thread where `WATCHDOG_USEC` is set as well.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use sd_notify::NotifyState;
 
-/// Asks whether every thread that serves still does, for at most this long. The error says which does not.
+/// Asks, for at most this long, whether every serving thread still works. The error names the thread that does not.
 pub(super) type Pulse = Box<dyn Fn(Duration) -> Result<(), &'static str> + Send>;
 
 /// The time between the end of a drain and the end of the process: log files are written and threads are joined.
@@ -21,8 +21,8 @@ const ENDING: Duration = Duration::from_secs(5);
 /// The watchdog is told twice within its period, as `sd_watchdog_enabled`(3) recommends.
 const TOLD_PER_PERIOD: u32 = 2;
 
-/// A server that does not answer is asked again after an eighth of the period, and has as long for its answer. So a late answer
-/// leaves time for more questions before the period is over.
+/// A server that does not answer is asked again after an eighth of the period, and has an eighth for each answer. So a
+/// late answer leaves time for more questions before the period is over.
 const TRIES_PER_PERIOD: u32 = 8;
 
 /// The thread that tells the watchdog that the server works. Dropping it ends the thread.
@@ -31,14 +31,15 @@ pub(super) struct Watchdog {
     _end: Sender<Infallible>,
 }
 
-/// The server answers whoever connects from now on.
+/// Reports that the server answers clients from now on.
 pub(super) fn ready(place: &impl Display) {
     tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving on {place}"))]);
 }
 
-/// A reload begins.
+/// Reports that a reload begins.
 pub(super) fn reloading() {
-    // systemd compares the time with that of its own request, and takes a message without it for no answer to that.
+    // systemd compares the time with that of its own request. Without the time it does not take the message for an
+    // answer.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => {
             tell(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")]);
@@ -47,13 +48,13 @@ pub(super) fn reloading() {
     }
 }
 
-/// A reload has ended.
+/// Reports that a reload has ended.
 pub(super) fn reloaded(place: &impl Display, good: bool) {
     let refused = if good { "" } else { "; the last reload changed nothing, and the log says why" };
     tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving on {place}{refused}"))]);
 }
 
-/// A drain begins that takes `patience` at most. The time that a unit has to stop is extended by that.
+/// Reports a drain that takes at most `patience`. The service manager's time limit for the stop is extended by that.
 pub(super) fn stopping(patience: Duration) {
     // `server.drain_timeout` is an hour at most, which fits.
     let micros = u32::try_from((patience + ENDING).as_micros()).unwrap_or(u32::MAX);
@@ -65,7 +66,7 @@ pub(super) fn stopping(patience: Duration) {
 }
 
 impl Watchdog {
-    /// Starts the thread, where somebody waits for its word.
+    /// Starts the thread, if the service manager expects reports.
     pub(super) fn start(pulse: impl FnOnce() -> Pulse) -> io::Result<Option<Self>> {
         let period = sd_notify::watchdog_enabled().filter(|period| !period.is_zero());
         let Some(period) = period.filter(|_| std::env::var_os("NOTIFY_SOCKET").is_some()) else {

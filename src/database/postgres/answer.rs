@@ -1,7 +1,7 @@
 //! Reads the answer to one run of a statement.
 //!
-//! Owns [`AnswerReader`], which keeps its place in an answer that has come in part, and [`RowTaker`], which gets the rows. Runs on the
-//! thread that makes a call.
+//! Owns [`AnswerReader`], which keeps its place in a partly received answer, and [`RowTaker`], which gets the rows.
+//! Runs on the thread that makes a call.
 
 use std::str;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ pub(super) trait RowTaker {
     /// Takes another row. It has as many fields as the statement has columns.
     fn row(&mut self, prepared: &Arc<Prepared>, fields: &[u8]) -> Result<(), Error>;
 
-    /// Takes the columns of a statement that was sent as text and parsed for this run. Returns the statement to read its rows by.
+    /// Takes the columns of a statement that was sent as text and parsed for this run. Returns the statement by which
+    /// its rows are read.
     fn described(
         &mut self,
         prepared: &Arc<Prepared>,
@@ -35,11 +36,11 @@ pub(super) trait RowTaker {
     }
 }
 
-/// The place in an answer that is being read.
+/// The place in an answer during its reading.
 #[derive(Default)]
 pub(super) struct AnswerReader {
     stage: Stage,
-    /// The statement was parsed for this run, and is described before the rows.
+    /// The statement was parsed for this run. Its columns are described before the rows.
     is_parsed: bool,
     refusal: Option<Error>,
     /// The number of rows that were returned or changed, by the server's word.
@@ -54,7 +55,7 @@ enum Stage {
     Awaited,
     /// Rows may come.
     Begun,
-    /// Only the end is to come.
+    /// Only the end is missing.
     Complete,
 }
 
@@ -113,7 +114,7 @@ impl AnswerReader {
     }
 }
 
-/// The fields of a row, if there are so many.
+/// The fields of a row, if there are exactly `count`.
 fn fields_of(body: &[u8], count: usize) -> Option<&[u8]> {
     let (said, fields) = body.split_first_chunk()?;
     let mut rest = Fields(fields);

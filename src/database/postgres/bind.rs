@@ -1,7 +1,7 @@
 //! Values → the parameters of a prepared statement, in the types that PostgreSQL inferred for them.
 //!
-//! Worker thread. Numbers, booleans and bytes go in binary; everything else as text, which PostgreSQL parses itself and so
-//! takes for any type (`'…'::type` in a statement does the same).
+//! Worker thread. Numbers, booleans and bytes go in binary. Everything else goes as text: PostgreSQL parses it itself
+//! and so accepts it for any type (`'…'::type` in a statement does the same).
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ enum Wire {
     Text,
 }
 
-/// Refuses a number that its place cannot hold, before anything is sent; each item of an array for itself.
+/// Refuses a number that does not fit its place, before anything is sent. Each item of an array is checked.
 pub(super) fn check(bound: &Bound, value: &Value, kind: &Type) -> Result<(), Error> {
     let kind = base(kind);
     let refuse = |expected: String, received: String| Err(bound.refuse(expected, received));
@@ -44,7 +44,7 @@ pub(super) fn check(bound: &Bound, value: &Value, kind: &Type) -> Result<(), Err
     }
 }
 
-/// The smallest and the largest of a type that holds fewer integers than a parameter.
+/// The range of a type that holds fewer integers than a parameter.
 fn integers(kind: &Type) -> Option<(i64, i64)> {
     match *kind {
         Type::INT2 => Some((i16::MIN.into(), i16::MAX.into())),
@@ -54,15 +54,15 @@ fn integers(kind: &Type) -> Option<(i64, i64)> {
     }
 }
 
-/// Rounding is PostgreSQL's way too; infinity in place of a number, and zero in place of a small one, are not: its own
-/// conversion fails there.
+/// PostgreSQL rounds as well. But its own conversion fails where the result would be infinity, or zero for a small
+/// number.
 #[expect(clippy::cast_possible_truncation, reason = "what the conversion makes of it is the question")]
 fn fits_float4(number: f64) -> bool {
     let narrow = number as f32;
     narrow.is_finite() && (narrow != 0.0 || number == 0.0)
 }
 
-/// Why a parameter declared so cannot go where the statement has it; `None` when it can.
+/// Why a parameter of this declared type cannot stand at its place in the statement. `None`: it can.
 pub(super) fn mismatch(bound: &Bound, kind: &Type) -> Option<String> {
     let fits = match (bound.kind, base(kind).kind()) {
         (Declared::One(Scalar::Text), _) => true,
@@ -97,7 +97,6 @@ fn fits(declared: Scalar, actual: &Type) -> bool {
 }
 
 /// A declared type's name in the configuration, and the PostgreSQL type to cast to.
-/// The declared type, and PostgreSQL's to cast to.
 pub(super) fn names(declared: Declared) -> (String, String) {
     let (Declared::One(scalar) | Declared::Many(scalar)) = declared;
     let (name, cast) = match scalar {
@@ -167,7 +166,7 @@ impl ToSql for Parameter<'_> {
     to_sql_checked!();
 }
 
-/// The pairs that [`Parameter::wire`] calls binary.
+/// Writes the types that [`Parameter::wire`] calls binary.
 fn write_binary(
     value: &Value,
     kind: &Type,
@@ -223,7 +222,7 @@ fn write_text(value: &Value, out: &mut BytesMut) -> std::fmt::Result {
     Ok(())
 }
 
-/// `{"a","b",NULL}`: every item quoted, so that none is taken for syntax (manual, 8.15.6).
+/// Writes `{"a","b",NULL}`. Every item is quoted, so that no item is taken for syntax (manual, 8.15.6).
 fn write_array(items: &[Value], out: &mut BytesMut) -> std::fmt::Result {
     out.put_u8(b'{');
     for (index, item) in items.iter().enumerate() {

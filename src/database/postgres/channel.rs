@@ -1,8 +1,9 @@
-//! The bytes of one session, both ways, encrypted or not, and what tokio-postgres knows of the session when it has opened it.
+//! The bytes of one session, both ways, encrypted or not, and tokio-postgres's knowledge of the session when it has
+//! opened it.
 //!
-//! tokio-postgres does the greeting: TLS, authentication, channel binding. Then the session is spoken with here, so its stream is
-//! kept on both sides: the half that tokio-postgres was given goes with it, and the connection stays. Runs on the thread that
-//! makes a call.
+//! tokio-postgres does the greeting: TLS, authentication, channel binding. Afterwards the worker uses the same stream
+//! without it. So the stream is shared: tokio-postgres's half goes with it, and the connection stays. Runs on the
+//! thread that makes a call.
 
 use std::io::{self, ErrorKind};
 use std::pin::{Pin, pin};
@@ -25,12 +26,12 @@ type Encrypted = <MakeRustlsConnect as MakeTlsConnect<Stream>>::Stream;
 /// One session's bytes.
 pub(super) struct Channel {
     socket: Arc<Socket>,
-    /// The session of TLS, where there is one.
+    /// The session of TLS, if the connection is encrypted.
     tls: Option<Shared>,
 }
 
 impl Channel {
-    /// Of a session that was opened on `socket`, with what the handshake left in `slot`.
+    /// The channel of a session that was opened on `socket`, with the TLS session from the handshake in `slot`.
     pub(super) fn new(socket: Arc<Socket>, slot: &Slot) -> Self {
         Self { socket, tls: slot.lock().clone() }
     }
@@ -43,7 +44,7 @@ impl Channel {
         &self.socket
     }
 
-    /// Sends what there is room for, and returns how much that was. The next wait is for room where it was not all.
+    /// Sends as much as there is room for, and returns how much that was. If some is left, the next wait is for room.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = &self.tls else { return self.socket.send(bytes) };
         match Pin::new(&mut tls.clone()).poll_write(&mut silent(), bytes) {
@@ -52,7 +53,7 @@ impl Channel {
         }
     }
 
-    /// Sends what the encryption holds back. Returns whether that is all.
+    /// Sends the bytes that the encryption holds back. Returns whether none is left.
     pub(super) fn flush(&self) -> io::Result<bool> {
         let Some(tls) = &self.tls else { return Ok(true) };
         match Pin::new(&mut tls.clone()).poll_flush(&mut silent()) {
@@ -61,7 +62,7 @@ impl Channel {
         }
     }
 
-    /// Appends what has come. Returns whether that was anything; the end of the connection is an error.
+    /// Appends the bytes that have come. Returns whether there were any; the end of the connection is an error.
     pub(super) fn take(&self, into: &mut Vec<u8>) -> io::Result<bool> {
         let Some(tls) = &self.tls else { return self.socket.take(into) };
         let before = into.len();
@@ -78,12 +79,12 @@ impl Channel {
     }
 }
 
-/// Nobody has to be woken: a pending call is made again after the socket was waited for.
+/// A context that wakes nobody: a pending call is repeated after a wait for the socket.
 fn silent() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
-/// Where a handshake leaves its session of TLS.
+/// The place where a handshake leaves its session of TLS.
 #[derive(Clone, Default)]
 pub(super) struct Slot(Arc<Mutex<Option<Shared>>>);
 
@@ -93,7 +94,7 @@ impl Slot {
     }
 }
 
-/// Makes the handshake, and keeps its session in the slot as well.
+/// Makes the handshake, and also keeps its session in the slot.
 pub(super) struct Handshake {
     connector: Connector,
     slot: Slot,
@@ -121,7 +122,7 @@ impl TlsConnect<Stream> for Handshake {
     }
 }
 
-/// A session of TLS that two sides have, one after the other.
+/// A session of TLS with two users, one after the other.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<Encrypted>>);
 
@@ -161,8 +162,9 @@ impl TlsStream for Shared {
     }
 }
 
-/// The process that a session's cancel requests name. A server names its own; a pooler, which has to find the server first,
-/// makes one up. The token keeps it to itself, so it is asked for the request that it would send.
+/// The process that a session's cancel requests name. A server names its own process. A pooler makes one up, because it
+/// has to find the server first. The token does not show the process, so this reads it from the request that the token
+/// would send.
 pub(super) fn process_named_by(token: &CancelToken) -> Option<i32> {
     /// Length, code, process and secret, four bytes each (the manual, 55.7).
     const CANCEL_REQUEST_BYTES: usize = 16;
@@ -174,7 +176,7 @@ pub(super) fn process_named_by(token: &CancelToken) -> Option<i32> {
     Some(i32::from_be_bytes([request[8], request[9], request[10], request[11]]))
 }
 
-/// Takes everything, and agrees to TLS.
+/// Accepts all bytes, and agrees to TLS.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 

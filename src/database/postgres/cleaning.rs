@@ -1,7 +1,8 @@
 //! The cleaning of a session, and the questions to the planner that can make a later cleaning needless.
 //!
-//! Owns [`Untidy`], the work between two borrowers of a session, and the SQL of it. Nobody waits for the answers:
-//! [`errand`](super::errand) takes note of them when they come. Runs on the worker that borrowed the session, or on an idle one.
+//! Owns [`Untidy`], the work between two borrowers of a session, and its SQL. Nobody waits for the answers:
+//! [`errand`](super::errand) notes them when they come. Runs on the worker that borrowed the session, or on an idle
+//! one.
 
 use std::sync::Arc;
 
@@ -13,21 +14,21 @@ use super::prepared::Prepared;
 use super::wire::{Wire, unsendable};
 use crate::database::{Access, Error};
 
-/// Work that a session needs before another request has it.
+/// Work that must be done before another request uses the session.
 #[derive(Default)]
 pub(super) struct Untidy {
     /// A statement may have changed the session, so it must be cleaned.
     pub(super) is_touched: bool,
-    /// A statement may have prepared others by SQL, so the cleaning must look for them. A write of rows prepares none, unless a trigger
-    /// makes up its SQL. The search takes a third of the cleaning's time.
+    /// A statement may have prepared others by SQL, so the cleaning must look for them. A write of rows prepares none,
+    /// unless a trigger makes up its SQL. The search takes a third of the cleaning's time.
     pub(super) may_have_leftovers: bool,
-    /// The statements that the planner is to be asked about.
+    /// The statements about which the planner must be asked.
     pub(super) plan_questions: Vec<(Box<str>, Arc<Prepared>)>,
 }
 
 impl Untidy {
-    /// Puts the work into the batch. The planner is asked on a clean session. It runs functions as well, so the session is cleaned again
-    /// after that.
+    /// Puts the work into the batch. The planner is asked on a clean session. It may run functions as well, so the
+    /// session is cleaned again afterwards.
     pub(super) fn put(&self, cleaning: &str, wire: &mut Wire) -> Result<(), Error> {
         if self.is_touched {
             put_cleaning(cleaning, wire)?;
@@ -68,8 +69,9 @@ impl Untidy {
 /// The settings of every session. Poolers refuse them in a startup packet.
 pub(super) const SETTINGS: &str = "set timezone to 'UTC'";
 
-/// SQL that makes a session as it was when it was opened, but keeps its prepared statements: a part of `DISCARD ALL`. It is one
-/// transaction. If any of it fails, the transaction stays failed, so the server runs nothing on a session that is not clean.
+/// SQL that restores the state of a new session but keeps its prepared statements: a part of `DISCARD ALL`. It is one
+/// transaction. If any of it fails, the transaction stays failed, so the server runs nothing on a session that is not
+/// clean.
 pub(super) fn cleaning(
     access: Access,
     looks_for_leftovers: bool,
@@ -101,8 +103,8 @@ fn put_cleaning(cleaning: &str, wire: &mut Wire) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts the question to the planner into the batch. It prepares the statement under another name, and deallocates it, so that the
-/// session does not keep this plan. Nobody waits for the answer.
+/// Puts the question to the planner into the batch. The question prepares the statement under another name and
+/// deallocates it, so that the session does not keep this plan. Nobody waits for the answer.
 fn put_plan_question(sql: &str, prepared: &Prepared, wire: &mut Wire) -> Result<(), Error> {
     /// The parts of the batch that are added below.
     const PARTS: usize = 5;

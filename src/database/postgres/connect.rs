@@ -1,7 +1,8 @@
-//! Reaches a PostgreSQL server: its hosts one after the other, their addresses, and what libpq's parameters ask of a session.
+//! Reaches a PostgreSQL server: its hosts one after the other, their addresses, and the settings of a session from
+//! libpq's parameters.
 //!
-//! Runs where connections are opened. Nothing here waits past the deadline; only a name look-up that the system does not end
-//! keeps its own thread for longer.
+//! Runs on the thread that opens a session. Nothing here waits past the deadline. Only a name look-up that the system
+//! does not end occupies its own thread for longer.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -25,13 +26,13 @@ use super::url::{Target, explain};
 use crate::base::deadline::Deadline;
 use crate::base::system;
 
-/// How long a server may take to act on a cancel request, and so to close its connection. It is less than a cancelled statement has to
-/// end, so that a server that does neither leaves time to hear of the statement.
+/// The time that a server has to act on a cancel request, and so to close its connection. It is shorter than the time
+/// for a cancelled statement to end. So a server that does neither leaves time for the statement's own answer.
 const CLOSE_GRACE: Duration = Duration::from_millis(300);
 
 type Connection = tokio_postgres::Connection<Stream, Shared>;
 
-/// A session that was opened.
+/// An open session.
 pub(super) struct Opened {
     pub(super) channel: Channel,
     pub(super) server: Server,
@@ -39,26 +40,26 @@ pub(super) struct Opened {
     pub(super) cancel: CancelToken,
     /// The process that cancel requests name.
     pub(super) process: Option<i32>,
-    /// The server's major version; 0 where it does not say one.
+    /// The server's major version; 0 if it sends none.
     pub(super) version: u32,
     /// The default access of its transactions. PostgreSQL reports it from version 14 on.
     pub(super) access: Option<Access>,
 }
 
-/// Where a session is, so that another connection can be made to the same server: to cancel what it does.
+/// The server of a session. Another connection to it can cancel the session's work.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     address: SockAddr,
-    /// What its certificate is to be made out to.
+    /// The name that its certificate must have.
     name: String,
 }
 
 /// Why a session was not opened.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The server says so, or what it says makes no sense.
+    /// The server refused, or its answer makes no sense.
     Refused(tokio_postgres::Error),
-    /// It was not reached.
+    /// The server was not reached.
     Unreachable(io::Error),
     /// There was no time left.
     TimeUp,
@@ -92,7 +93,8 @@ impl Failure {
         }
     }
 
-    /// Whether with TLS, or without, the server may let the user in all the same.
+    /// Whether the server may let the user in with the other choice: with TLS instead of without, or without instead of
+    /// with.
     fn other_mode_may_do(&self) -> bool {
         match self {
             Self::Refused(error) => {
@@ -118,7 +120,7 @@ fn may_pass(kind: ErrorKind) -> bool {
     )
 }
 
-/// Tries the modes of TLS that the URL allows; the failure is that of the attempt with TLS.
+/// Tries the modes of TLS that the URL allows. If all fail, the failure of the attempt with TLS is returned.
 pub(super) fn open(
     target: &Target,
     config: &Config,
@@ -146,10 +148,11 @@ pub(super) fn open(
     Err(failure.unwrap_or(Failure::TimeUp))
 }
 
-/// Asks the server to end what the session does now. Returns whether it was told by then; nobody says whether it did.
+/// Asks the server to end the session's work. Returns whether the request reached the server in time; no answer tells
+/// whether the server acted.
 ///
-/// The server closes the connection when it has acted on the request. Like libpq, this waits for that, because some poolers drop the
-/// request of a client that closes first.
+/// The server closes the connection when it has acted on the request. Like libpq, this waits for the close, because
+/// some poolers drop the request of a client that closes first.
 pub(super) fn cancel(
     token: &CancelToken,
     server: &Server,
@@ -201,7 +204,7 @@ fn open_one_of(config: &Config, tls: &MakeRustlsConnect, deadline: Deadline) -> 
             }
             match server.open(config, tls, deadline) {
                 Ok(opened) => return Ok(opened),
-                // What an earlier one said tells more.
+                // An earlier server's failure tells more.
                 Err(Failure::TimeUp) => {}
                 Err(error) => failure = error,
             }
@@ -210,7 +213,7 @@ fn open_one_of(config: &Config, tls: &MakeRustlsConnect, deadline: Deadline) -> 
     Err(failure)
 }
 
-/// The servers that a host of the URL stands for; the address, where there is one, saves the look-up of its name.
+/// The servers of a host in the URL. An address in the URL saves the look-up of the host's name.
 fn servers(
     host: Option<&Host>,
     address: Option<&IpAddr>,
@@ -233,12 +236,12 @@ fn servers(
     Ok(addresses.into_iter().map(|address| Server { address: address.into(), name: name.clone() }).collect())
 }
 
-/// The system's look-up of a name knows no deadline, so it has its own thread.
+/// Looks up a name on a thread of its own, because the system's look-up knows no deadline.
 fn look_up(name: String, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, Failure> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let look_up = move || {
         let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
-        // Nobody waits for it any more, then.
+        // The receiver may have given up waiting.
         drop(sender.send(found));
     };
     thread::Builder::new().name("look-up".into()).spawn(look_up).map_err(Failure::Unreachable)?;
@@ -262,13 +265,13 @@ impl Server {
         let access = connection.parameter("default_transaction_read_only").map(access_of);
         let cancel = client.cancel_token();
         let process = process_named_by(&cancel);
-        // Neither says good-bye unless it is driven.
+        // Dropping them sends no good-bye, because nothing drives them.
         drop((connection, client));
         let channel = Channel::new(socket, &slot);
         Ok(Opened { channel, server: self, cancel, process, version: version.unwrap_or(0), access })
     }
 
-    /// A socket that is connected to it.
+    /// Connects a socket to the server.
     fn reach(&self, config: &Config, deadline: Deadline) -> Result<Arc<Socket>, Failure> {
         let own = config.get_connect_timeout().copied().filter(|timeout| !timeout.is_zero());
         let timeout = own.map_or(deadline.left(), |timeout| timeout.min(deadline.left()));
@@ -300,12 +303,12 @@ impl Server {
     }
 }
 
-/// `15` of `15.18 (Debian 15.18-0+deb12u1)`.
+/// The major version, such as `15` of `15.18 (Debian 15.18-0+deb12u1)`.
 fn major(version: &str) -> Option<u32> {
     version.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// What `default_transaction_read_only` says.
+/// The access that this value of `default_transaction_read_only` means.
 pub(super) fn access_of(read_only: &str) -> Access {
     if read_only == "on" { Access::ReadOnly } else { Access::ReadWrite }
 }
@@ -338,7 +341,7 @@ fn refuse_other_kind(
         if let Poll::Ready(answer) = asked.as_mut().poll(context) {
             return Poll::Ready(answer);
         }
-        // What ends the connection ends the question as well.
+        // If the connection ends, the question ends as well.
         while let Poll::Ready(Some(Ok(_))) = connection.poll_message(context) {}
         asked.as_mut().poll(context)
     });
@@ -354,7 +357,7 @@ fn refuse_other_kind(
     Err(Failure::Unreachable(io::Error::new(ErrorKind::PermissionDenied, refusal)))
 }
 
-/// Runs what waits for nothing but the socket.
+/// Runs work that waits only for the socket.
 fn run<T>(socket: &Socket, work: impl Future<Output = T>, deadline: Deadline) -> Result<T, Failure> {
     let mut work = std::pin::pin!(work);
     let mut context = Context::from_waker(Waker::noop());

@@ -1,7 +1,8 @@
 //! Opens sessions on a PostgreSQL server.
 //!
-//! Owns [`Driver`]: the server behind a URL, and what its sessions share. A new session gets its settings here, unless a pooler would
-//! lend it to others as well. Runs on the pool's threads; the URL is read on the main thread.
+//! Owns [`Driver`]: the server behind a URL, and the common parts of its sessions. A new session gets its settings
+//! here, unless a pooler would lend it to others as well. Runs on the pool's threads; the URL is read on the main
+//! thread.
 
 use std::sync::Arc;
 
@@ -23,8 +24,8 @@ pub(in crate::database) const PROVIDER: Provider = Provider {
     display_url: url::display,
 };
 
-/// A connection outside of any pool, by the plain `postgres` crate: for loading data and other work before a server starts. TLS is as
-/// the URL says.
+/// A connection outside any pool, by the plain `postgres` crate. It is for loading data and other work before a server
+/// starts. TLS is as the URL says.
 ///
 /// # Errors
 /// [`Error::Url`] and [`Error::Open`], as for a pool.
@@ -76,12 +77,13 @@ impl Driver {
         Wire::open(&self.target, &self.config(), &self.tls, deadline)
     }
 
-    /// The error of a session that opened and cannot be used.
+    /// The error of a session that was opened but cannot be used.
     fn unusable(&self, reason: String, transient: bool) -> Error {
         Error::Open { target: self.target.name.clone(), reason, transient }
     }
 
-    /// Gives a new session its settings, unless a pooler would lend it to others as well. Returns SQL that sets them again.
+    /// Gives a new session its settings, unless a pooler would lend it to others as well. Returns the SQL that sets
+    /// them again.
     fn initialize(
         &self,
         wire: &mut Wire,
@@ -129,7 +131,7 @@ impl driver::Driver for Driver {
         Kind::Postgres
     }
 
-    /// The database that is called like the user, if the URL names none.
+    /// The database's name, which is the user's name if the URL has none.
     fn database_name(&self) -> &str {
         let config = &self.target.config;
         config.get_dbname().or(config.get_user()).unwrap_or_default()

@@ -1,9 +1,10 @@
 //! The effects of statements on their session, as far as they are known.
 //!
-//! Owns [`SessionEffect`], one for each statement of a pool. A session keeps settings, roles, locks, temporary tables, cursors and more
-//! from one request to the next, and any function may change them. The planner tells which statements cannot: those that it could run
-//! in parallel as a whole. Functions that change the session are not parallel safe (the manual, 15.4), and the planner looks for them
-//! in views, policies and operators too. After all other statements the session is cleaned; see [`cleaning`](super::cleaning).
+//! Owns [`SessionEffect`], one for each statement of a pool. A session keeps settings, roles, locks, temporary tables,
+//! cursors and more from one request to the next, and any function may change them. The planner's answer shows which
+//! statements cannot: those that could run in parallel as a whole. Functions that change the session are not parallel
+//! safe (the manual, 15.4), and the planner looks for them in views, policies and operators too. After all other
+//! statements the session is cleaned; see [`cleaning`](super::cleaning).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -15,8 +16,8 @@ use crate::base::system;
 /// The age at which the planner is asked again, in seconds: a view or a policy may have changed by then.
 const AGE_MAX_S: u64 = 1;
 
-/// The number of statements that are remembered for all sessions of a pool. If there are more, a handler most likely makes up their
-/// texts.
+/// The number of statements that are remembered for all sessions of a pool. If there are more, a handler most likely
+/// makes up the texts of its statements.
 const KNOWN_MAX: usize = 4096;
 
 /// Longer texts are neither remembered nor asked about.
@@ -48,12 +49,12 @@ impl SessionEffect {
         }
     }
 
-    /// Whether the statement is known to change nothing of the session.
+    /// Whether the statement is known to change nothing about the session.
     pub(super) fn is_none(&self) -> bool {
         self.verdict.load(Relaxed) == HARMLESS
     }
 
-    /// Whether the caller is to ask the planner now. Only one caller is told so.
+    /// Whether the caller must ask the planner now. Only one caller gets `true`.
     pub(super) fn is_due(&self) -> bool {
         let verdict = self.verdict.load(Relaxed);
         if verdict == NO_PLAN {
@@ -112,13 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn of_what_has_no_plan_nothing_is_asked() {
+    fn no_question_is_asked_about_a_statement_without_a_plan() {
         let effects = SessionEffect::of("insert into t values (1)");
         assert!(!effects.is_due() && !effects.is_none());
     }
 
     #[test]
-    fn all_sessions_share_what_is_known_and_not_without_end() {
+    fn all_sessions_share_a_bounded_number_of_known_effects() {
         let all = SessionEffects::default();
         all.of("select 1").learn(true);
         assert!(all.of("select 1").is_none());

@@ -1,7 +1,7 @@
-//! Messages whose answers nobody waits for, and what their answers say.
+//! Messages without a waiting reader, and the reading of their answers.
 //!
-//! Owns [`Errand`]: the wire keeps a list of them, and gives each message of an answer to the first. Pure; runs on the thread that reads
-//! the wire.
+//! Owns [`Errand`]. The wire keeps a list of errands, and gives each message of an answer to the first. Pure; runs on
+//! the thread that reads the wire.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::database::Error;
 /// The SQLSTATE of a cleaning that finds statements prepared by SQL. It divides by zero then.
 const HAS_LEFTOVERS: &str = "22012";
 
-/// The first lines of a plan that runs as a whole in one process beside the session's own. A plan that is parallel for its cost alone
-/// begins otherwise, and may leave some functions to the session.
+/// The first lines of a plan that runs as a whole in one process beside the session's own. A plan that is parallel for
+/// its cost alone begins differently, and may leave some functions to the session.
 pub(super) const PARALLEL: [&str; 3] = ["Gather", "  Workers Planned: 1", "  Single Copy: true"];
 
-/// Messages whose answers nobody waits for.
+/// Messages that were sent without anybody waiting for their answers.
 pub(super) struct Errand {
     kind: ErrandKind,
     /// The number of `ReadyForQuery` messages that the server still has to send for it.
@@ -32,7 +32,7 @@ pub(super) struct Errand {
 
 /// The purpose of an errand.
 pub(super) enum ErrandKind {
-    /// Cleans the session. An error of its own says that statements are left that were prepared by SQL.
+    /// Cleans the session. An error of its own shows that statements are left that were prepared by SQL.
     Clean,
     /// Asks for the plan of a statement: could the statement run in parallel, and so has no effect on the session?
     Plan {
@@ -40,7 +40,7 @@ pub(super) enum ErrandKind {
         effect: Arc<SessionEffect>,
         /// The number of the plan's next line.
         line: usize,
-        /// Whether the lines until now say that it has none.
+        /// Whether the lines so far show that it has none.
         is_harmless: bool,
     },
     /// A command before a statement.

@@ -1,8 +1,8 @@
 //! A column's value in PostgreSQL's binary form → JSON bytes.
 //!
-//! Worker thread, pure. What a statement's columns need is found once, when it is prepared ([`Encoder::of`]); a row then
-//! costs one `match` a value and allocates nothing but room in the output. The binary forms are those of the `*_send`
-//! functions in PostgreSQL's `src/backend/utils/adt`; the text is what `to_json` shows, with `Z` for UTC.
+//! Worker thread, pure. The encoders of a statement's columns are chosen once, when it is prepared ([`Encoder::of`]). A
+//! row then costs one `match` for each value, and allocates only room in the output. The binary forms are those of the
+//! `*_send` functions in PostgreSQL's `src/backend/utils/adt`. The text is that of `to_json`, with `Z` for UTC.
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -11,7 +11,7 @@ use tokio_postgres::types::{Kind, Type};
 
 use super::super::json::{write_base64, write_bytes_as_text, write_f32, write_f64, write_int, write_string};
 
-/// How one column's values are written.
+/// The encoder of one column's values.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Encoder {
     Bool,
@@ -43,7 +43,7 @@ pub(super) enum Encoder {
     Range(Box<Encoder>),
 }
 
-/// The bytes are not what their type's binary form says.
+/// The bytes do not have their type's binary form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
@@ -95,7 +95,7 @@ impl Encoder {
         }
     }
 
-    /// The items whose text is known to need quoting in a range at most for its spaces.
+    /// Whether an item's text needs quoting in a range at most for its spaces.
     fn is_range_item(&self) -> bool {
         matches!(
             self,
@@ -265,7 +265,7 @@ fn special_numeric(sign: u16) -> Option<&'static str> {
     }
 }
 
-/// `"char"`: one byte, which need not be a character; 0 is the empty text, high bytes as octal (`charout`).
+/// Writes a `"char"`: one byte, which need not be a character. 0 is the empty text; high bytes are octal (`charout`).
 fn write_char(out: &mut Vec<u8>, [byte]: [u8; 1]) {
     match byte {
         0 => out.extend_from_slice(b"\"\""),
@@ -309,8 +309,9 @@ fn write_mac(out: &mut Vec<u8>, bytes: &[u8]) {
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 
-/// Year (0 is 1 BC), month and day of a day counted from 2000-01-01, in the proleptic Gregorian calendar; after
-/// Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`: years start in March, eras of 400 years.
+/// The year (0 is 1 BC), month and day of a day counted from 2000-01-01, in the proleptic Gregorian calendar. After
+/// Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`: years start in March, and eras have 400
+/// years.
 fn civil(days_since_2000: i64) -> (i64, i64, i64) {
     const FROM_0000_03_01_TO_2000_01_01: i64 = 730_425;
     const DAYS_PER_ERA: i64 = 146_097;
@@ -325,7 +326,7 @@ fn civil(days_since_2000: i64) -> (i64, i64, i64) {
     (year, month, day_of_month)
 }
 
-/// `YYYY-MM-DD` and whether the year is before Christ, which stands behind everything else.
+/// Writes `YYYY-MM-DD`. Returns whether the year is before Christ; that mark stands behind everything else.
 fn write_civil(out: &mut Vec<u8>, days: i64) -> bool {
     let (year, month, day) = civil(days);
     write_padded(out, if year > 0 { year } else { 1 - year }, 4);
@@ -446,7 +447,7 @@ fn write_network(out: &mut Vec<u8>, raw: &mut Reader<'_>) -> Written {
     Ok(())
 }
 
-/// As Rust shows it, but for the IPv4-compatible addresses, whose tail PostgreSQL shows dotted.
+/// Writes an IPv6 address as Rust does, except for IPv4-compatible addresses: PostgreSQL shows their tail dotted.
 fn write_ipv6(out: &mut Vec<u8>, address: Ipv6Addr) {
     let parts = address.segments();
     let written = if parts[..6] == [0; 6] && parts[6] != 0 {
@@ -503,8 +504,8 @@ fn write_items(out: &mut Vec<u8>, raw: &mut Reader<'_>, item: &Encoder, lengths:
     Ok(())
 }
 
-/// Flags, then the finite bounds with their lengths (`range_send`), shown as `range_out` does: a bound with a space in
-/// double quotes, which JSON escapes.
+/// Flags, then the finite bounds with their lengths (`range_send`). The text is that of `range_out`: a bound with a
+/// space stands in double quotes, which JSON escapes.
 fn write_range(out: &mut Vec<u8>, raw: &mut Reader<'_>, item: &Encoder) -> Written {
     const EMPTY: u8 = 1;
     const LOWER_INCLUSIVE: u8 = 2;
@@ -537,7 +538,7 @@ fn write_bound(out: &mut Vec<u8>, raw: Option<&[u8]>, item: &Encoder) -> Written
         Encoder::Date | Encoder::Time => item.write_quoted(out, &mut raw)?,
         _ => {
             item.write(out, Some(raw.rest()))?;
-            // A number's NaN and infinity are JSON strings; in a range they stand bare.
+            // A number's NaN and infinity are JSON strings, but in a range they have no quotes.
             if out[start] == b'"' {
                 out.remove(start);
                 out.pop();

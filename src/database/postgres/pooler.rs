@@ -1,8 +1,8 @@
 //! Whether a pooler stands before the database, and lends its sessions by the transaction.
 //!
-//! Such a pooler gives each transaction any free session, so another client meets the settings and prepared statements that one client
-//! made. wharf is not made for that, so it looks for such a pooler before it sets anything. Owns that test. Runs on the thread that opens
-//! a session.
+//! Such a pooler gives each transaction any free session. A client then meets the settings and prepared statements of
+//! another client. wharf is not made for that, so it looks for such a pooler before it sets anything. Owns that test.
+//! Runs on the thread that opens a session.
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,8 @@ pub(super) const ADVICE: &str = "a pooler between here and the database gives ea
 
 const PROCESS: &str = "select pg_catalog.pg_backend_pid()";
 
-/// Gives a session its settings if it still talks to the server process that opened it, which is `process`. Otherwise it sets nothing
-/// and returns the process of the server behind the pooler.
+/// Gives a session its settings if it still talks to `process`, the server process that opened it. Otherwise it sets
+/// nothing and returns the process of the server behind the pooler.
 pub(super) fn set_if_direct(
     wire: &mut Wire,
     process: Option<i32>,
@@ -44,7 +44,8 @@ pub(super) fn set_if_direct(
     Ok(if set.is_some() { None } else { pid.clone() })
 }
 
-/// Whether the pooler gives a session's next transaction to another server process than `process`, or that process to other clients.
+/// Whether the pooler gives a session's next transaction to another server process than `process`, or `process` to
+/// other clients.
 pub(super) fn shares(
     wire: &mut Wire,
     process: &str,
@@ -52,7 +53,8 @@ pub(super) fn shares(
     limit: &Limit,
     patience: Duration,
 ) -> Result<bool, Error> {
-    // While the second session holds a session of the server, nobody else has it. If it gets none, none is free.
+    // While the second session holds a session of the server, no other client has that one. If the second session gets
+    // none, none is free.
     let mut other = open().ok();
     if let Some(other) = &mut other {
         let mut ask = |sql| {
@@ -74,7 +76,8 @@ pub(super) fn shares(
     Ok(false)
 }
 
-/// The settings of a session behind a pooler, which sets even those of the startup packet as a client would.
+/// The settings of a session behind a pooler. Even the settings of the startup packet are set by a command, as by a
+/// client.
 pub(super) fn settings(config: &Config) -> String {
     let name = config.get_application_name().unwrap_or_default().replace('\'', "''");
     format!("{SETTINGS}; set client_encoding to 'UTF8'; set application_name to '{name}'")

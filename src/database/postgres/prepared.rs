@@ -1,6 +1,7 @@
-//! A statement that the server has prepared: its parameters, its columns, and how it is run and its rows are written.
+//! A statement that the server has prepared: its parameters and columns, its runs, and the writing of its rows.
 //!
-//! Owns [`Prepared`] and its parts. Runs on the worker that borrowed the session; knows neither the session nor its other statements.
+//! Owns [`Prepared`] and its parts. Runs on the worker that borrowed the session; knows neither the session nor its
+//! other statements.
 
 use std::sync::Arc;
 
@@ -60,9 +61,9 @@ pub(super) struct DescribedColumn {
 }
 
 impl DescribedColumn {
-    /// The columns that a description has (the manual, 55.7).
+    /// Reads the columns of a description (the manual, 55.7).
     pub(super) fn columns(mut body: &[u8]) -> Result<Vec<Self>, Error> {
-        /// Behind its name a column has: table, number, type, size, modifier, format.
+        /// The bytes behind a column's name: table, number, type, size, modifier, format.
         const BEHIND: usize = 18;
         const TYPE_AT: usize = 6;
         let mut read = || {
@@ -83,10 +84,11 @@ impl DescribedColumn {
     }
 }
 
-/// A statement that the server has prepared, and how its rows are written.
+/// A statement that the server has prepared, with the plan for writing its rows.
 ///
-/// It is run as it was prepared, or with a comment that names the request. The text differs each time then, so it is sent as the unnamed
-/// statement, together with its values: the types of its parameters are those of the prepared statement.
+/// It is run as it was prepared, or with a comment that names the request. With a comment the text differs each time.
+/// The text is then sent as the unnamed statement, together with its values. The types of its parameters are those of
+/// the prepared statement.
 pub(super) struct Prepared {
     pub(super) name: Box<str>,
     pub(super) params: Vec<Type>,
@@ -108,7 +110,7 @@ pub(super) struct ColumnPlan {
 }
 
 impl Prepared {
-    /// A statement that is run once, whose rows are read by their positions.
+    /// A statement that is run once. Its rows are read by their positions.
     pub(super) fn of_columns(count: usize) -> Self {
         let column = || Column { name: String::new(), kind: Type::UNKNOWN };
         Self {
@@ -149,8 +151,8 @@ impl Prepared {
         }
     }
 
-    /// The text to send in place of the prepared statement: `sql`, which it was prepared from, with a comment that names the request,
-    /// or `sql` itself if its columns are open.
+    /// The text to send in place of the prepared statement: `sql`, from which it was prepared, with a comment that
+    /// names the request, or `sql` itself if its columns are open.
     pub(super) fn text_for(&self, sql: &str, request: &Comment) -> Option<String> {
         let Some(end) = self.end.filter(|_| !request.is_empty()) else { return self.text_if_open(sql) };
         let mut text = sql[..end].to_owned();
@@ -158,7 +160,7 @@ impl Prepared {
         Some(text)
     }
 
-    /// The text that it was prepared from, if its columns are open.
+    /// The text from which it was prepared, if its columns are open.
     pub(super) fn text_if_open(&self, sql: &str) -> Option<String> {
         self.is_open.then(|| sql.to_owned())
     }
@@ -195,8 +197,8 @@ impl Prepared {
         column.map_or_else(Default::default, |column| (column.name.clone(), column.type_name()))
     }
 
-    /// Puts a run of the statement into the batch, as a part of its own. `text`: sent in place of the prepared statement. The values
-    /// of the rows will come in binary.
+    /// Puts a run of the statement into the batch, as a part of its own. `text` is sent in place of the prepared
+    /// statement. The values of the rows will come in binary.
     pub(super) fn run<P: BorrowToSql>(
         &self,
         text: Option<&str>,
@@ -272,10 +274,10 @@ fn plan_of(columns: &[Column]) -> Vec<ColumnPlan> {
     plan.collect()
 }
 
-/// Whether some column's name comes from a function's row type, as in `select * from f()`. If that type is a table's and the table's
-/// columns are renamed, PostgreSQL goes on with the names that it knew when it prepared the statement.
+/// Whether some column's name comes from a function's row type, as in `select * from f()`. If that type is a table's
+/// and the table's columns are renamed, PostgreSQL keeps the names from the time when it prepared the statement.
 ///
-/// Such a column belongs to no table, and its name is no word of the statement, because it comes from a `*`.
+/// Such a column belongs to no table. Its name is no word of the statement, because it comes from a `*`.
 pub(super) fn has_open_columns(sql: &str, columns: &[DescribedColumn]) -> bool {
     /// PostgreSQL's name for a column that has no name.
     const NAMELESS: &str = "?column?";

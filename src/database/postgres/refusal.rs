@@ -1,12 +1,13 @@
-//! Errors as the server tells them.
+//! The server's errors.
 //!
-//! Owns [`ServerError`], the one place that reads an error message and tells whether it ends the session. Pure. The fields are those of the manual, 55.8.
+//! Owns [`ServerError`], the only place that reads an error message and tells whether it ends the session. Pure. The
+//! fields are those of the manual, 55.8.
 
 use std::borrow::Cow;
 
 use super::super::{Category, Error, Refusal};
 
-/// One field of an error or a notice; empty where it is not there.
+/// One field of an error or a notice; empty if it is missing.
 pub(super) fn field(body: &[u8], name: u8) -> Cow<'_, str> {
     let mut fields = body.split(|byte| *byte == 0).filter_map(<[u8]>::split_first);
     let found = fields.find(|(first, _)| **first == name);
@@ -29,7 +30,7 @@ impl ServerError {
     }
 }
 
-/// The error; `sql` is what its position counts in.
+/// The error of a message. Its position counts in `sql`.
 fn error_of(body: &[u8], sql: &str) -> Error {
     /// The part of the server that runs a function's `raise`.
     const RAISE: &str = "exec_stmt_raise";
@@ -57,7 +58,7 @@ fn error_of(body: &[u8], sql: &str) -> Error {
     Error::Refused(Box::new(refusal))
 }
 
-/// The byte of a character, which is counted from 1.
+/// Converts the position of a character, counted from 1, into its byte.
 fn offset_of(character: usize, sql: &str) -> Option<usize> {
     let before = character.checked_sub(1)?;
     Some(sql.char_indices().nth(before).map_or(sql.len(), |(byte, _)| byte))
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_has_all_that_the_server_said() {
+    fn a_refusal_has_every_field_of_the_servers_message() {
         let body = "SFEHLER\0VERROR\0C23505\0Mdoppelt\0Ddetail\0Hhint\0P9\0nkey\0\0".as_bytes();
         let ServerError { error, ends_session } = ServerError::read(body, "select 'ü' x");
         assert!(!ends_session);

@@ -1,4 +1,4 @@
-//! Rows and parameters as a handler in Rust reads and writes them.
+//! Rows and parameters in the form for a handler in Rust.
 //!
 //! Owns [`Row`] and the ways to name its columns. Pure; any thread.
 
@@ -12,16 +12,16 @@ use super::fields::Fields;
 use super::prepared::{Column, Prepared};
 use crate::database::Error;
 
-/// Parameters as a handler in Rust writes them: `&[&id, &name]`.
+/// A handler's parameters: `&[&id, &name]`.
 pub type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
-/// A parameter that a [`handler::query`](crate::handler::query) hands over.
+/// A parameter from a [`handler::query`](crate::handler::query).
 pub type Parameter = Box<dyn ToSql + Sync + Send>;
 
 /// One row of a statement's answer.
 pub struct Row {
     prepared: Arc<Prepared>,
-    /// The offset of each field, in four bytes, and behind the offsets the fields.
+    /// The offset of each field, in four bytes, followed by the fields.
     bytes: Box<[u8]>,
 }
 
@@ -53,12 +53,13 @@ impl<T: RowIndex + ?Sized> RowIndex for &T {
 }
 
 impl Row {
-    /// A row of the fields in a message. Each has its length before it, and there are as many as the statement has columns.
+    /// A row from the fields in a message. Each has its length before it, and there are as many as the statement has
+    /// columns.
     pub(super) fn new(prepared: &Arc<Prepared>, fields: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(OFFSET * prepared.columns.len() + fields.len());
         let mut rest = Fields(fields);
         for _ in &prepared.columns {
-            // A message is always shorter than four bytes can count.
+            // A message is always so short that four bytes hold the offset.
             let offset = u32::try_from(fields.len() - rest.0.len()).unwrap_or(u32::MAX);
             bytes.extend_from_slice(&offset.to_ne_bytes());
             rest.next();
@@ -72,12 +73,12 @@ impl Row {
         &self.prepared.columns
     }
 
-    /// How many columns it has.
+    /// The number of its columns.
     pub fn len(&self) -> usize {
         self.columns().len()
     }
 
-    /// Whether it has none.
+    /// Whether it has no columns.
     pub fn is_empty(&self) -> bool {
         self.columns().is_empty()
     }
@@ -85,7 +86,7 @@ impl Row {
     /// A column's value.
     ///
     /// # Panics
-    /// As [`Row::try_get`] fails: the statement is not what its handler takes it for.
+    /// Where [`Row::try_get`] fails, because the statement is not the one that its handler expects.
     #[track_caller]
     pub fn get<'a, I: RowIndex, T: FromSql<'a>>(&'a self, column: I) -> T {
         match self.try_get(column) {
@@ -97,7 +98,7 @@ impl Row {
     /// A column's value.
     ///
     /// # Errors
-    /// [`Error::Usage`] where there is no such column, or its value is null or of a type that `T` is not.
+    /// [`Error::Usage`] if there is no such column, or if its value is null or does not fit the type `T`.
     pub fn try_get<'a, I: RowIndex, T: FromSql<'a>>(&'a self, column: I) -> Result<T, Error> {
         let refuse = |why: &dyn fmt::Display| Error::Usage(format!("column {column}: {why}"));
         let index = column.find(self.columns()).ok_or_else(|| refuse(&"there is none"))?;

@@ -1,9 +1,14 @@
 //! One open session: its state, the statements of handlers in Rust, and its checkout and checkin.
 //!
-//! Owns [`Session`] and implements the interface of a database's session for it. The parts stand below: [`run`] sends a statement
-//! and reads its answer, [`work`] has the uses of a statement, [`transaction`] begins and ends transactions, [`outcome`] says what was
-//! committed, [`pipeline`] shares a round trip, [`privileges`] asks what the user may do. Runs on the worker that borrowed the session;
-//! nothing reads a session while it is idle.
+//! Owns [`Session`] and implements a database session's interface for it. Runs on the worker that borrowed the session;
+//! nothing reads a session while it is idle. The parts stand below:
+//!
+//! - [`run`] sends a statement and reads its answer.
+//! - [`work`] has the uses of a statement.
+//! - [`transaction`] begins and ends transactions.
+//! - [`outcome`] says what was committed.
+//! - [`pipeline`] shares a round trip.
+//! - [`privileges`] asks for the user's privileges.
 
 mod outcome;
 mod pipeline;
@@ -39,31 +44,31 @@ use crate::database::{Access, Column, Description, Error, Kind, RowWriter, State
 use crate::telemetry::activity::Activity;
 use crate::telemetry::metrics;
 
-/// An open session. Handlers in Rust run their statements on it. Each is prepared once and kept, and ends by the deadline that the
-/// connection was checked out with. A comment stands behind its text only if `database.statement_comment` asks for it and the
-/// connection [names the request](crate::database::Connection::name_request).
+/// An open session. Handlers in Rust run their statements on it. Each statement is prepared once and kept, and ends by
+/// the deadline of the connection's checkout. A comment stands behind its text only if `database.statement_comment`
+/// asks for it and the connection [names the request](crate::database::Connection::name_request).
 pub struct Session {
     wire: Wire,
     settings: Arc<Settings>,
     effects: Arc<SessionEffects>,
     /// SQL that sets the settings of a new session again.
     initial_settings: Box<str>,
-    /// `settings.schema_changes()` when the oldest statement was prepared, or before.
+    /// `settings.schema_changes()` at the time when the oldest statement was prepared, or earlier.
     schema_changes: u64,
     statements: Statements,
     types: Types,
-    /// The access of the session's transactions unless they say it themselves; `None`: not known.
+    /// The default access of the session's transactions; `None`: not known.
     access: Option<Access>,
     transaction: Transaction,
     limit: Limit,
-    /// Names the request that the session is borrowed for, if statements are to name it.
+    /// Names the request for which the session is borrowed, if statements must name it.
     request: Comment,
     /// The account for the waits, and the counters of the pool.
     activity: Activity,
     metrics: Arc<metrics::Pool>,
     /// The work that this borrow leaves for the checkin.
     untidy: Untidy,
-    /// The work of earlier borrows that is not sent yet. It goes before the next statement.
+    /// The unsent work of earlier borrows. It is sent before the next statement.
     deferred: Option<Untidy>,
 }
 
@@ -96,27 +101,28 @@ impl Session {
 
     /// All rows of a statement.
     ///
-    /// Outside a transaction, and for a request whose method may change something, such as POST, every statement is taken to have
-    /// committed something, a `select` as well: it may call a function that writes. A later 504 or 503 of that request is then an
-    /// unknown outcome. Run a statement that only reads in a transaction with [`Access::ReadOnly`].
+    /// Outside a transaction, every statement of a request whose method may change something, such as POST, counts as
+    /// having committed something. A `select` counts as well, because it may call a function that writes. A later 504
+    /// or 503 of that request is then an unknown outcome. To avoid that, run a reading statement in a transaction with
+    /// [`Access::ReadOnly`].
     ///
     /// # Errors
-    /// [`Error::Deadline`]; whatever the database reports.
+    /// [`Error::Deadline`], and any error of the database.
     pub fn query(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
         self.rows(sql, parameters, Access::ReadWrite, self.commits_of_query(sql))
     }
 
-    /// All rows of a statement that the server lets only read.
+    /// All rows of a statement that is only allowed to read.
     pub(crate) fn read(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
-        // CALL and DO may end the transaction that only reads, and begin one that writes.
+        // CALL and DO may end the read-only transaction, and begin one that writes.
         if ["call", "do"].iter().any(|word| first_word(sql).eq_ignore_ascii_case(word)) {
             return Err(Error::Usage(format!("{} does not only read", first_word(sql))));
         }
         self.rows(sql, parameters, Access::ReadOnly, Commits::Nothing)
     }
 
-    /// The text of a query says whether it reads, where the request's method is safe (RFC 9110 section 9.2.1) or there is no
-    /// request. A query of any other request may call a function that writes.
+    /// The commits of a query. If the request's method is safe (RFC 9110 section 9.2.1), or there is no request, the
+    /// query's text decides whether it only reads. A query of any other request may call a function that writes.
     fn commits_of_query(&self, sql: &str) -> Commits {
         if self.limit.client.is_safe() { Commits::of_query(sql) } else { Commits::of_write(sql) }
     }
@@ -137,7 +143,7 @@ impl Session {
     /// The one row of a statement.
     ///
     /// # Errors
-    /// As [`Session::query`]; [`Error::RowCount`] when it is not one.
+    /// As [`Session::query`]; [`Error::RowCount`] when the number of rows is not one.
     pub fn query_one(&mut self, sql: &str, parameters: &Parameters<'_>) -> Result<Row, Error> {
         self.query_opt(sql, parameters)?.ok_or(Error::RowCount { expected: "one", received: 0 })
     }
@@ -154,7 +160,7 @@ impl Session {
         }
     }
 
-    /// Runs a statement: the number of rows it changed.
+    /// Runs a statement. Returns the number of changed rows.
     ///
     /// # Errors
     /// As [`Session::query`].
@@ -162,11 +168,12 @@ impl Session {
         self.execute_each(sql, &[parameters])
     }
 
-    /// Runs one statement many times, all sent together: as many round trips as one. The rows of all, in their order.
-    /// Outside a transaction each run stands by itself: what ran before or after a failed one stays.
+    /// Runs one statement many times, with all runs sent together: as many round trips as for one run. Returns the rows
+    /// of all runs, in their order. Outside a transaction each run stands by itself: the runs before and after a failed
+    /// one stay.
     ///
     /// # Errors
-    /// As [`Session::query`]: the first run's that failed.
+    /// As [`Session::query`], from the first failed run.
     pub fn query_each(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
         let mut runs = HandlerRuns::of(sql, runs);
         let commits = self.commits_of_query(sql).times(runs.parameters.len());
@@ -174,8 +181,8 @@ impl Session {
         Ok(runs.rows)
     }
 
-    /// Runs one statement many times, all sent together: the number of rows they changed. Failures are as with
-    /// [`Session::query_each`].
+    /// Runs one statement many times, with all runs sent together. Returns the number of changed rows. Failures are as
+    /// with [`Session::query_each`].
     ///
     /// # Errors
     /// As [`Session::query_each`].
@@ -186,10 +193,10 @@ impl Session {
         Ok(runs.count)
     }
 
-    /// Runs `work` in a transaction: committed when it returns `Ok`, else rolled back.
+    /// Runs `work` in a transaction. Commits it if `work` returns `Ok`, otherwise rolls it back.
     ///
     /// # Errors
-    /// What `work` returns, or what beginning or committing reports.
+    /// The error of `work`, or of BEGIN or COMMIT.
     pub fn transaction<T, E: From<Error>>(
         &mut self,
         access: Access,
@@ -215,7 +222,7 @@ impl Session {
         self.types.forget();
     }
 
-    /// Puts the deferred work into the batch. Behind it the session's transactions have this access.
+    /// Puts the deferred work into the batch. Afterwards the session's transactions have this access.
     fn put_deferred(&mut self, access: Access) -> Result<(), Error> {
         let Some(untidy) = self.deferred.take() else { return Ok(()) };
         let cleaning = self.cleaning(access, untidy.may_have_leftovers || !untidy.plan_questions.is_empty());
@@ -232,7 +239,7 @@ impl Session {
         )
     }
 
-    /// Removes the statements that the cleaning has found. Nothing was run on the session since.
+    /// Removes the statements that the cleaning has found. Nothing was run on the session since the cleaning.
     fn wipe(&mut self) -> Result<(), Error> {
         let limit = self.limit.clone();
         self.statements.clear();
@@ -245,7 +252,7 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the server has not closed the connection while it was idle. Looks at the socket, sends nothing.
+    /// Whether the server has kept the connection open while it was idle. Looks at the socket, sends nothing.
     fn is_open(&mut self) -> bool {
         if !self.wire.is_broken() && !matches!(self.wire.message_at_hand(), Ok(None)) {
             self.wire.close();
@@ -253,7 +260,8 @@ impl Session {
         !self.wire.is_broken()
     }
 
-    /// Refuses to send a commit to a server that has closed the connection already. Otherwise its outcome would be unknown.
+    /// Refuses to send a commit to a server that has already closed the connection. Otherwise the commit's outcome
+    /// would be unknown.
     fn refuse_closed(&mut self) -> Result<(), Error> {
         if self.wire.is_broken() || self.is_open() {
             return Ok(());
@@ -333,8 +341,8 @@ impl driver::Session for Session {
     }
 
     fn cast_against(&self, error: &Error, declared: value::Type) -> Option<String> {
-        /// `ambiguous_parameter` and `indeterminate_datatype`: nothing before `is null` says the type of a parameter, which is the
-        /// first trap on PostgreSQL.
+        /// `ambiguous_parameter` and `indeterminate_datatype`: the type of a parameter before `is null` is open. This
+        /// is the first trap on PostgreSQL.
         const UNTYPED: [&str; 2] = ["42P08", "42P18"];
         error.code().is_some_and(|code| UNTYPED.contains(&code)).then(|| bind::names(declared).1)
     }
@@ -390,14 +398,14 @@ impl driver::Session for Session {
         }
     }
 
-    /// The next request finds the session clean, or closed.
+    /// Makes the session clean for the next request, or closes it.
     fn finish(&mut self) {
         if let Err(error) = self.roll_back() {
             log::warn!("{error}, while rolling back; the connection is closed");
         }
         let is_workers = mem::take(&mut self.limit.client).is_tracked();
         self.request = Comment::default();
-        // A handler's code that panics may leave some of an answer.
+        // A panic in a handler's code may leave a part of an answer.
         self.wire.settle();
         if self.wire.is_in_transaction() {
             self.wire.close();
@@ -407,7 +415,7 @@ impl driver::Session for Session {
         if !untidy.is_empty() {
             self.deferred.get_or_insert_default().add(untidy);
         }
-        // A worker with another job uses the session at once. A worker without one tidies up.
+        // A worker with another job uses the session at once. A worker without one tidies it.
         if !is_workers {
             self.tidy();
         }

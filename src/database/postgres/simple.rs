@@ -1,6 +1,7 @@
 //! Commands without parameters, as text both ways.
 //!
-//! For commands that are seldom sent, or whose plan is not worth keeping. Owns [`TextRow`]. Runs on the thread that makes a call.
+//! For commands that are rare, or whose plan is not worth keeping. Owns [`TextRow`]. Runs on the thread that makes a
+//! call.
 
 use postgres_protocol::message::backend::{
     COMMAND_COMPLETE_TAG, DATA_ROW_TAG, EMPTY_QUERY_RESPONSE_TAG, ERROR_RESPONSE_TAG, READY_FOR_QUERY_TAG,
@@ -27,13 +28,13 @@ pub(super) fn ask(wire: &mut Wire, sql: &str, wait: &mut Wait<'_>) -> Result<Vec
     let Done { rows, complete, refusal } = ask_all(wire, sql, wait)?;
     match refusal {
         None => Ok(rows),
-        // Nothing comes behind an error that ends the session, so it may hide that the rest was done.
+        // An error that ends the session is the last message, so it may hide that the later commands were done.
         Some(error) if wire.is_broken() && complete > 0 => Err(Failure::Lost(error)),
         Some(error) => Err(Failure::Known(error)),
     }
 }
 
-/// Runs a command that commits. Once the server has said that the commit is done, no later error undoes it: the server looks at a
+/// Runs a command that commits. Once the server has reported the commit, no later error undoes it. The server notices a
 /// cancel that comes during a commit only afterwards, when it next logs something.
 pub(super) fn commit(wire: &mut Wire, sql: &str, wait: &mut Wait<'_>) -> Result<(), Failure> {
     let Done { complete, refusal, .. } = ask_all(wire, sql, wait)?;
@@ -46,7 +47,7 @@ struct Done {
     rows: Vec<TextRow>,
     /// The number of commands that are done.
     complete: usize,
-    /// The reason for which the next one is not done.
+    /// The reason why the next command was not done.
     refusal: Option<Error>,
 }
 

@@ -1,8 +1,8 @@
-//! The socket of one session: it sends without waiting, and waits for the answer in the one system call that reads it.
+//! The socket of one session: it sends without waiting, and waits for the answer in the system call that reads it.
 //!
-//! That is one `send` and one `recv` for a statement, where a reactor takes four calls and a registration. A [`Stream`] is the same
-//! socket for the libraries that open a session and encrypt it; it never waits, and its driver [waits](Socket::wait) between two
-//! turns. Runs on the thread that makes a call; only the interruption comes from another.
+//! A statement takes one `send` and one `recv`; a reactor takes four calls and a registration. A [`Stream`] is the same
+//! socket for the libraries that open a session and encrypt it. It never waits; its driver [waits](Socket::wait)
+//! between two calls. Runs on the thread that makes a call; only the interruption comes from another thread.
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -19,22 +19,23 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, recv, send};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What one call reads at most: a result of usual size as a whole, and little enough to have one for each session.
+/// The most bytes of one read. That is enough for a whole result of usual size, and little enough to have for each
+/// session.
 const READ_BYTES: usize = 16 * 1024;
 
-/// A wait is cut into pieces no longer than this, so that a later one with another end seldom needs another setting.
+/// A wait is cut into pieces no longer than this. So a later wait with another end seldom needs another timeout.
 const LONGEST_WAIT_MS: u64 = 1024;
 
 #[derive(Debug)]
 pub(super) struct Socket {
     raw: socket2::Socket,
-    /// Locked by one thread at a time.
+    /// Only one thread locks it at a time.
     inbox: Mutex<Inbox>,
-    /// Reading has come to an end because somebody asked for it.
+    /// Another thread has ended the reading.
     interrupted: AtomicBool,
 }
 
-/// What was read and not taken, and how the next read waits.
+/// The received bytes that were not taken yet, and the state of the next wait.
 #[derive(Debug)]
 struct Inbox {
     bytes: Box<[u8]>,
@@ -43,7 +44,7 @@ struct Inbox {
     /// The other side has ended.
     closed: bool,
     failure: Option<io::Error>,
-    /// The socket has not taken all that was to be sent.
+    /// The socket had no room for all the bytes.
     blocked: bool,
     /// `SO_RCVTIMEO`.
     timeout: Duration,
@@ -60,8 +61,8 @@ impl Socket {
         Ok(Arc::new(Self { raw: socket, inbox: Mutex::new(inbox), interrupted: AtomicBool::new(false) }))
     }
 
-    /// Waits until there is something to do: bytes have come, the end has, or there is room for what is to be sent. `false`: not
-    /// until then.
+    /// Waits until there is work: bytes have come, the connection has ended, or there is room to send. `false`: nothing
+    /// of this happened by `until`.
     pub(super) fn wait(&self, until: Instant) -> bool {
         let mut inbox = self.inbox();
         if inbox.has_news() {
@@ -70,7 +71,7 @@ impl Socket {
         if inbox.blocked { self.wait_for_room(&mut inbox, until) } else { self.read(&mut inbox, until) }
     }
 
-    /// What has come of itself: whether that is nothing. Does not wait.
+    /// Whether nothing has come without a question: no bytes, and no end of the connection. Does not wait.
     pub(super) fn is_silent(&self) -> bool {
         let mut inbox = self.inbox();
         if !inbox.has_news() {
@@ -79,7 +80,8 @@ impl Socket {
         !inbox.has_news()
     }
 
-    /// Sends what there is room for, and returns how much that was. The next [wait](Self::wait) is for room where it was not all.
+    /// Sends as much as there is room for, and returns how much that was. If some is left, the next [wait](Self::wait)
+    /// is for room.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match retry_on_intr(|| send(&self.raw, bytes, system::SEND)) {
             Ok(sent) => {
@@ -94,7 +96,7 @@ impl Socket {
         }
     }
 
-    /// Appends what has come. Returns whether that was anything.
+    /// Appends the bytes that have come. Returns whether there were any.
     pub(super) fn take(&self, into: &mut Vec<u8>) -> io::Result<bool> {
         let mut inbox = self.inbox();
         let Inbox { bytes, start, end, .. } = &mut *inbox;
@@ -111,7 +113,7 @@ impl Socket {
         }
     }
 
-    /// Whether somebody has interrupted it.
+    /// Whether another thread has interrupted it.
     pub(super) fn is_interrupted(&self) -> bool {
         self.interrupted.load(Relaxed)
     }
@@ -132,19 +134,19 @@ impl Socket {
             if self.receive(inbox, RecvFlags::empty()) {
                 return true;
             }
-            // It may have been set for a shorter wait than this.
+            // The timeout may be that of a shorter wait.
             self.set_timeout(inbox, until.saturating_duration_since(Instant::now()));
         }
     }
 
-    /// Sets how long a read waits: a power of two, so that waits of about the same length set it once.
+    /// Sets the timeout of a read. It is a power of two, so that waits of about the same length set it only once.
     fn set_timeout(&self, inbox: &mut Inbox, left: Duration) {
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_WAIT_MS);
         let timeout = Duration::from_millis(1 << left.ilog2());
         if timeout != inbox.timeout {
             match self.raw.set_read_timeout(Some(timeout)) {
                 Ok(()) => inbox.timeout = timeout,
-                // Without a bound there is no waiting.
+                // Without a timeout a read must not wait.
                 Err(error) => inbox.failure = Some(error),
             }
         }
@@ -170,7 +172,8 @@ impl Socket {
         true
     }
 
-    /// Reads what is there, or waits for it as the flags and the timeout have it. Returns whether anything came, an end included.
+    /// Reads, and waits according to the flags and the timeout. Returns whether anything came; the end of the
+    /// connection counts.
     fn receive(&self, inbox: &mut Inbox, flags: RecvFlags) -> bool {
         match recv(&self.raw, &mut *inbox.bytes, flags) {
             Err(Errno::AGAIN | Errno::INTR) => return false,
@@ -182,7 +185,7 @@ impl Socket {
     }
 }
 
-/// Ends the wait for an answer, and with it the session: nothing more is read.
+/// Ends the wait for an answer, and with it the session: nothing more can be read.
 impl Wake for Socket {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -190,7 +193,7 @@ impl Wake for Socket {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.interrupted.store(true, Relaxed);
-        // It fails only when the other side is gone already.
+        // It fails only if the other side is already gone.
         drop(self.raw.shutdown(Shutdown::Read));
     }
 }
@@ -201,7 +204,7 @@ impl Inbox {
     }
 }
 
-/// The socket as tokio-postgres and rustls use it. A pending call is made again after [`Socket::wait`], so no waker is kept.
+/// The socket for tokio-postgres and rustls. A pending call is repeated after [`Socket::wait`], so no waker is kept.
 #[derive(Debug)]
 pub(super) struct Stream(pub(super) Arc<Socket>);
 
@@ -237,8 +240,8 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The server closes the connection of a cancel request when it has acted on it, and some poolers take an earlier end for
-        // a client that is gone.
+        // The server closes the connection of a cancel request when it has acted on it. Some poolers take an earlier
+        // end for a client that is gone.
         Poll::Ready(Ok(()))
     }
 }

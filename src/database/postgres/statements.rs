@@ -21,8 +21,8 @@ use super::types::Types;
 use super::wire::{Failure, Wait, Wire, unsendable};
 use crate::database::Error;
 
-/// The part of statements' names that no other process uses. A pooler may lend a session of the server to several processes, and a
-/// name that two of them use would be one statement.
+/// The part of statements' names that no other process uses. A pooler may lend a session of the server to several
+/// processes. A name that two processes use would mean one statement.
 static PROCESS: LazyLock<u64> = LazyLock::new(|| fastrand::Rng::new().u64(..));
 
 /// Hashes the texts of statements, for their names.
@@ -41,7 +41,7 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    /// Uses none of the statements any more.
+    /// Stops using any of the statements.
     pub(super) fn forget(&mut self) {
         self.oldest_first.clear();
         self.dismissed.extend(self.known.drain().map(|(_, prepared)| prepared));
@@ -54,7 +54,7 @@ impl Statements {
         self.dismissed.clear();
     }
 
-    /// Does not use this statement any more.
+    /// Stops using this statement.
     pub(super) fn forget_one(&mut self, sql: &str) {
         self.oldest_first.retain(|text| **text != *sql);
         self.dismissed.extend(self.known.remove(sql));
@@ -89,7 +89,7 @@ impl Statements {
         Ok(name.into())
     }
 
-    /// Reads the server's answer to that, and keeps the statement.
+    /// Reads the server's answer to the preparation, and keeps the statement.
     pub(super) fn read_preparation(
         &mut self,
         name: Box<str>,

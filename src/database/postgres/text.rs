@@ -1,6 +1,6 @@
-//! The text of a statement, as far as it says something without being parsed.
+//! The text of a statement, as far as it tells something without being parsed.
 //!
-//! Owns the rules that look at words: the first one, those that a session cannot run, and a `*` for columns. Pure.
+//! Owns the rules about words: the first word, the commands that a session cannot run, and a `*` for columns. Pure.
 
 use crate::database::Error;
 
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_that_stands_for_columns_is_told_from_others() {
+    fn a_star_for_columns_is_distinguished_from_other_stars() {
         for sql in ["select * from f()", "select a, *", "select f.*", "select distinct on (a) *"] {
             assert!(has_star(sql), "{sql}");
         }

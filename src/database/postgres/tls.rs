@@ -1,8 +1,8 @@
-//! TLS as libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey` ask for it, over rustls.
+//! TLS over rustls, by libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
 //!
-//! Main thread at startup; the handshakes run where connections are opened. The rules are those of the PostgreSQL manual,
-//! 34.1.2 and 34.19. Two differences, both stricter: a file that is named must exist, and a server's name is looked for in
-//! its certificate's subjectAltName only, never in its common name.
+//! Main thread at startup; the handshakes run on the threads that open sessions. The rules are those of the PostgreSQL
+//! manual, 34.1.2 and 34.19, with two differences. Both are stricter: a named file must exist, and a server's name is
+//! looked for only in its certificate's subjectAltName, never in its common name.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Settings {
         Ok(true)
     }
 
-    /// What to try, in this order, until one is accepted.
+    /// The modes to try, in this order, until the server accepts one.
     pub(super) fn attempts(&self) -> &'static [SslMode] {
         match self.mode() {
             Mode::Disable => &[SslMode::Disable],
@@ -84,7 +84,7 @@ impl Settings {
         Ok(MakeRustlsConnect::new(config))
     }
 
-    /// `sslrootcert=system` makes `verify-full` the default, as libpq does.
+    /// The mode in force. `sslrootcert=system` makes `verify-full` the default, as in libpq.
     fn mode(&self) -> Mode {
         let default = if self.root.as_deref() == Some("system") { Mode::VerifyFull } else { Mode::default() };
         self.mode.unwrap_or(default)
@@ -190,7 +190,7 @@ fn add_roots(roots: &mut RootCertStore, file: &PathBuf) -> Result<(), String> {
     Ok(())
 }
 
-/// `verify-ca`: the chain must lead to a trusted authority, the server's name does not matter.
+/// `verify-ca`: the chain must lead to a trusted authority; the server's name does not matter.
 #[derive(Debug)]
 struct AnyName(Arc<WebPkiServerVerifier>);
 
@@ -203,7 +203,7 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        // The name is what `WebPkiServerVerifier` checks last: this error says that the chain is good.
+        // `WebPkiServerVerifier` checks the name last, so this error shows that the chain is good.
         match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -235,7 +235,8 @@ impl ServerCertVerifier for AnyName {
     }
 }
 
-/// `allow`, `prefer` and `require` without an authority: encrypted, but with whomever answers.
+/// `allow`, `prefer` and `require` without an authority: the connection is encrypted, but the server's identity is not
+/// checked.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

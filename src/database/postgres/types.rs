@@ -1,7 +1,7 @@
-//! The types that a database has made itself: enums, domains, composites, ranges and arrays of them.
+//! The types that a database defines itself: enums, domains, composites, ranges and arrays of them.
 //!
-//! Owns [`Types`]. PostgreSQL's own types are known by their numbers. The session asks for each of the others once, when a statement
-//! first has it. Runs on the worker that borrowed the session.
+//! Owns [`Types`]. PostgreSQL's own types are known by their numbers. The session asks for each other type once, when a
+//! statement first has it. Runs on the worker that borrowed the session.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::prepared::{Column, DescribedColumn, Prepared};
 use super::wire::{Failure, Wait, Wire, unsendable};
 use crate::database::Error;
 
-/// The greatest depth of a type that is made of others. PostgreSQL refuses circles.
+/// The greatest depth of a type that consists of others. PostgreSQL refuses circles.
 const DEPTH_MAX: usize = 64;
 
-/// Asks `pg_type` for all about some types. Every name has its schema, because `search_path` may be anything.
+/// Asks `pg_type` about some types. Every name has its schema, because `search_path` may be anything.
 const QUERY: &str = "select t.oid, t.typname::text, t.typtype::text, t.typelem, t.typbasetype, \
     coalesce(r.rngsubtype, 0::pg_catalog.oid), n.nspname::text, \
     array(select e.enumlabel::text from pg_catalog.pg_enum e where e.enumtypid = t.oid order by e.enumsortorder), \
@@ -36,7 +36,7 @@ const QUERY: &str = "select t.oid, t.typname::text, t.typtype::text, t.typelem, 
 pub(super) struct Types(HashMap<Oid, Type>);
 
 impl Types {
-    /// Forgets all of them, because a type was altered.
+    /// Forgets all types, because one was altered.
     pub(super) fn forget(&mut self) {
         self.0.clear();
     }
@@ -57,7 +57,7 @@ impl Types {
         columns.collect()
     }
 
-    /// Asks for the types that are not known yet. Each level of parts takes a round trip.
+    /// Asks for unknown types. Each level of parts takes a round trip.
     pub(super) fn learn(
         &mut self,
         oids: impl Iterator<Item = Oid>,

@@ -1,7 +1,7 @@
-//! `postgres://…` → whom to connect to, and how.
+//! `postgres://…` → the server, and the way to connect to it.
 //!
-//! Main thread, at startup. The URL is libpq's (PostgreSQL manual, 34.1.1.2 and 34.1.2); what tokio-postgres does not know
-//! of it, the TLS files and three of the six modes, is taken out here before tokio-postgres parses the rest.
+//! Main thread, at startup. The URL is libpq's (PostgreSQL manual, 34.1.1.2 and 34.1.2). tokio-postgres does not know
+//! the TLS files and three of the six modes. They are taken out here before tokio-postgres parses the rest.
 
 use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
@@ -13,9 +13,9 @@ use super::tls;
 /// A parsed URL.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
-    /// What tokio-postgres needs.
+    /// tokio-postgres's part of the URL.
     pub(super) config: Config,
-    /// How to speak TLS.
+    /// The TLS settings.
     pub(super) tls: tls::Settings,
     /// `user@host:port/database`, for messages.
     pub(super) name: String,
@@ -47,7 +47,7 @@ impl Target {
     }
 }
 
-/// The parameters of a URL that are shown. No others, because any of them may hold a password, as `options` can.
+/// The parameters of a URL that are shown. No others are, because any of them may hold a password, as `options` can.
 const SHOWN: [&str; 12] = [
     "application_name",
     "channel_binding",
@@ -63,7 +63,8 @@ const SHOWN: [&str; 12] = [
     "user",
 ];
 
-/// The URL without its password. Of one that cannot be used only its kind is shown: where its password ends is not known.
+/// The URL without its password. If a URL cannot be used, only its kind is shown, because the end of its password is
+/// not known.
 pub(in super::super) fn display(url: &str) -> String {
     let Ok((base, query)) = Target::parse(url).and_then(|_| parts(url)) else {
         return "postgres://…".to_owned();
@@ -82,10 +83,10 @@ pub(in super::super) fn display(url: &str) -> String {
     format!("{scheme}://{shown}{mark}{}", pairs.join("&"))
 }
 
-/// The URL before and after its `?`; one inside the credentials does not count.
+/// The URL before and after its `?`. A `?` inside the credentials does not count.
 ///
 /// # Errors
-/// It is no URL, or where its password ends cannot be said. No message has anything of it then.
+/// It is no URL, or the end of its password is not certain. The message then contains nothing of the URL.
 fn parts(url: &str) -> Result<(&str, &str), Error> {
     let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| url.strip_prefix(scheme));
     let rest = rest.ok_or_else(|| Error::Url("expected postgres://user@host/database".to_owned()))?;
@@ -101,7 +102,8 @@ fn parts(url: &str) -> Result<(&str, &str), Error> {
     })
 }
 
-/// A `hostaddr` alone names its host too, so that TLS has a name to check; neither is an error here, not at connect.
+/// Makes a `hostaddr` without a `host` its own host name, so that TLS has a name to check. If both are missing, that is
+/// an error here, not only at connect.
 fn name_hosts(config: &mut Config) -> Result<(), Error> {
     if !config.get_hosts().is_empty() {
         return Ok(());
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_or_missing_is_named() {
+    fn the_unknown_or_missing_part_is_named() {
         let refusal = |url: &str| Target::parse(url).unwrap_err().to_string();
         assert!(refusal("postgres://h/d?sslmod=require").contains("sslmod"));
         assert!(refusal("postgres://h/d?sslmode=sometimes").contains("sometimes"));
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_shown_of_a_url_whose_password_has_no_clear_end() {
+    fn a_url_whose_password_has_no_clear_end_is_not_shown() {
         for url in [
             "postgres://anna:hunt@hunter2@h/d",
             "postgres://anna:hunt@hunter2?sslmode=require@h/d",

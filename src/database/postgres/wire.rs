@@ -1,7 +1,8 @@
-//! The conversation with a PostgreSQL server: messages out, messages in, and the bound on waiting for them.
+//! The conversation with a PostgreSQL server: messages out, messages in, and the limits of waiting for them.
 //!
-//! Owns [`Wire`], [`Limit`], [`Wait`] and [`Failure`]. Messages are put together in a batch, sent at once, and answered in their order.
-//! Each part of a batch ends with its own `ReadyForQuery`. Runs on the thread that makes a call; knows nothing of statements.
+//! Owns [`Wire`], [`Limit`], [`Wait`] and [`Failure`]. Messages are collected in a batch, sent at once, and answered in
+//! their order. Each part of a batch ends with its own `ReadyForQuery`. Runs on the thread that makes a call; knows
+//! nothing of statements.
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,8 +29,9 @@ use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::database::{Access, Error};
 
-/// The time past the deadline in which a cancelled statement may end, the cancel request included. After that the connection is given
-/// up. The client waits for its 504 meanwhile, so it is short; a server in order needs a few ms.
+/// The time past the deadline in which a cancelled statement may end, the cancel request included. After that the
+/// connection is given up. The client waits for its 504 meanwhile, so the time is short; a healthy server needs a few
+/// ms.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
 
 /// The time in which unwanted rows may arrive before the statement is cancelled.
@@ -63,7 +65,7 @@ impl Limit {
         self.statement.map_or(self.deadline, |timeout| self.deadline.within(timeout))
     }
 
-    /// The reason why nothing may begin any more, if there is one.
+    /// The reason why no work may begin now, if there is one.
     fn is_over(&self, now: Instant) -> Option<Error> {
         if self.client.has_left() {
             Some(Error::ClientLeft)
@@ -73,16 +75,16 @@ impl Limit {
     }
 }
 
-/// The reason for an answer that is not whole.
+/// The reason why an answer is not whole.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The server has refused, or nothing was sent, or nobody wants the rest of the answer.
+    /// The server has refused, or nothing was sent, or the rest of the answer is not wanted.
     Known(Error),
-    /// The connection ended, or nothing on it can be understood any more. The fate of the statement is not known.
+    /// The connection ended, or its messages can no longer be understood. The fate of the statement is not known.
     Lost(Error),
-    /// The server has run nothing of it, or has not got all of it.
+    /// The server has run nothing of it, or has not received all of it.
     NotRun(Error),
-    /// The answer has not come within the patience of the clients behind it. It can be read later.
+    /// The answer has not come within the patience of the clients behind this one. It can be read later.
     Slow,
 }
 
@@ -96,11 +98,11 @@ impl From<Error> for Failure {
 pub(super) struct Wait<'a> {
     limit: &'a Limit,
     end: Deadline,
-    /// The end of the patience of the clients behind it.
+    /// The end of the patience of the clients behind this one.
     patience: Option<Instant>,
     /// The client's departure ends the wait.
     watched: bool,
-    /// The reason for which the statement was cancelled. Its end is still waited for.
+    /// The reason why the statement was cancelled. The wait for its end continues.
     cancelled: Option<Error>,
 }
 
@@ -142,12 +144,13 @@ pub(super) struct Wire {
     tls: MakeRustlsConnect,
     /// The server's major version; 0 where it is not known.
     pub(super) version: u32,
-    /// The connection is not known to be in order. It must be closed, not used.
+    /// The connection may be out of order. It must be closed, not used.
     broken: bool,
-    /// The batch that is put together, and the number of its parts. The server will say at the end of each that it is ready.
+    /// The batch in the making, and the number of its parts. The server will report at the end of each part that it is
+    /// ready.
     batch: BytesMut,
     parts: usize,
-    /// The bytes that the server has sent. Those before `read` were used.
+    /// The received bytes. The bytes before `read` were used.
     received: Vec<u8>,
     read: usize,
     /// The number of `ReadyForQuery` messages that the server still has to send.
@@ -156,21 +159,21 @@ pub(super) struct Wire {
     is_in_transaction: bool,
     /// Whether the server has begun to run something of the last batch.
     has_begun: bool,
-    /// Errands whose answers come before the answers to the batch, and the errands of the batch that is put together.
+    /// The errands with answers before those to the batch, and the errands of the batch in the making.
     errands: VecDeque<Errand>,
     new_errands: Vec<Errand>,
     /// The access of the session's transactions, if the server reports it.
     access: Option<Access>,
-    /// The reason for which the command before a statement was refused.
+    /// The reason why the command before a statement was refused.
     refusal: Option<Error>,
-    /// Statements that were prepared by SQL are still there.
+    /// Statements that were prepared by SQL still exist.
     leftovers: bool,
     /// A pooler stands between here and the server.
     pub(super) has_pooler: bool,
 }
 
 impl Wire {
-    /// Connects as `config` says, with TLS as the URL asks for it. Also returns the process that cancel requests name.
+    /// Connects by `config`, with the TLS that the URL asks for. Also returns the process that cancel requests name.
     pub(super) fn open(
         target: &Target,
         config: &Config,
@@ -209,7 +212,7 @@ impl Wire {
     }
 
     pub(super) fn is_broken(&self) -> bool {
-        // After an interruption nothing can be read, also where the answer was quicker.
+        // Nothing can be read after an interruption, even if the answer was quicker.
         self.broken || self.channel.socket().is_interrupted()
     }
 
@@ -218,17 +221,17 @@ impl Wire {
         self.broken = true;
     }
 
-    /// The access of the session's transactions unless they say it themselves, if the server reports it.
+    /// The default access of the session's transactions, if the server reports it.
     pub(super) fn reported_access(&self) -> Option<Access> {
         self.access
     }
 
-    /// Whether the server has answered everything but errands.
+    /// Whether the server has answered everything except errands.
     pub(super) fn is_settled(&self) -> bool {
         self.owed_answers() == 0
     }
 
-    /// The number of `ReadyForQuery` messages that the server still has to send, but for errands.
+    /// The number of `ReadyForQuery` messages that the server still has to send, errands not counted.
     fn owed_answers(&self) -> usize {
         self.owed - self.errands.iter().map(|errand| errand.parts).sum::<usize>()
     }
@@ -248,7 +251,8 @@ impl Wire {
         self.has_begun = true;
     }
 
-    /// Whether the server has begun to run a statement of the last batch. It may have done some of it then, even if that failed.
+    /// Whether the server has begun to run a statement of the last batch. The server may then have done some of it,
+    /// even if it failed.
     pub(super) fn has_begun(&self) -> bool {
         self.has_begun
     }
@@ -263,8 +267,8 @@ impl Wire {
         }
     }
 
-    /// Whether a cleaned session still has statements of an earlier borrower. Then the cleaning's transaction has failed, and nothing was
-    /// run that was sent behind it.
+    /// Whether a cleaned session still has statements of an earlier borrower. The cleaning's transaction has then
+    /// failed, and the server ran nothing that was sent behind it.
     pub(super) fn has_leftovers(&self) -> bool {
         self.leftovers
     }
@@ -274,12 +278,12 @@ impl Wire {
         self.leftovers = false;
     }
 
-    /// The reason for which the command before the answered statement was refused, if it was.
+    /// The reason why the command before the answered statement was refused, if it was.
     pub(super) fn take_refusal(&mut self) -> Option<Error> {
         self.refusal.take()
     }
 
-    /// Begins a batch. Messages that were put together and not sent are forgotten.
+    /// Begins a batch. Collected messages that were not sent are dropped.
     pub(super) fn begin_batch(&mut self) {
         self.batch.clear();
         self.new_errands.clear();
@@ -295,7 +299,7 @@ impl Wire {
         &mut self.batch
     }
 
-    /// Calls `put`, which adds messages to the batch. If it fails, they are taken out again.
+    /// Calls `put`, which adds messages to the batch. If `put` fails, they are removed again.
     pub(super) fn try_put(&mut self, put: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
         let (length, parts) = (self.batch.len(), self.parts);
         put(self).inspect_err(|_| {
@@ -304,7 +308,7 @@ impl Wire {
         })
     }
 
-    /// Ends a part of the batch. The next part is another transaction, unless one was begun.
+    /// Ends a part of the batch. The next part is another transaction, unless a transaction is open.
     pub(super) fn add_sync(&mut self) {
         frontend::sync(&mut self.batch);
         self.parts += 1;
@@ -317,7 +321,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Makes the last parts of the batch an errand: nobody waits for their answers, which are noted when they come.
+    /// Makes the last parts of the batch an errand: nobody waits for their answers, which are noted on arrival.
     pub(super) fn add_errand(&mut self, kind: ErrandKind, parts: usize) {
         self.new_errands.push(Errand::new(kind, parts));
     }
@@ -334,8 +338,8 @@ impl Wire {
         Ok(())
     }
 
-    /// A wait within the limit, if there is time for one. `patience`: the patience of the clients behind it, counted from a moment that
-    /// has just passed.
+    /// Begins a wait within the limit, if there is time for one. `patience` is the patience of the clients behind this
+    /// one, counted from a moment that has just passed.
     pub(super) fn begin<'a>(
         &self,
         limit: &'a Limit,
@@ -352,7 +356,7 @@ impl Wire {
         Ok(Wait { limit, end: limit.end(), patience, watched: false, cancelled: None })
     }
 
-    /// Sends the batch. If the socket has no room, it waits, and reads messages meanwhile.
+    /// Sends the batch. While the socket has no room, it waits and reads messages.
     pub(super) fn send(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
         if self.batch.is_empty() {
             return Ok(());
@@ -360,7 +364,7 @@ impl Wire {
         let batch = mem::take(&mut self.batch);
         let sent = self.send_all(&batch, wait);
         self.batch = batch;
-        // A part of a batch is of no use, and nobody knows what the server makes of it.
+        // Half a batch is of no use, and the server's reaction to it is not known.
         self.broken |= sent.is_err();
         self.owed += mem::take(&mut self.parts);
         self.errands.extend(self.new_errands.drain(..));
@@ -371,7 +375,7 @@ impl Wire {
         let whole = bytes.len();
         loop {
             let sent = self.channel.send(bytes).map_err(|error| match lost(error) {
-                // The server has nothing of it. Of an encrypted batch it may have a part.
+                // The server has received nothing. Of an encrypted batch it may have received a part.
                 Failure::Lost(error) if bytes.len() == whole && !self.channel.is_encrypted() => {
                     Failure::NotRun(error)
                 }
@@ -396,7 +400,7 @@ impl Wire {
         self.errands.extend(self.new_errands.drain(..));
     }
 
-    /// The next message that belongs to an answer.
+    /// The next message of an answer.
     pub(super) fn message(&mut self, wait: &mut Wait<'_>) -> Result<Message, Failure> {
         loop {
             if let Some(message) = self.next_received()? {
@@ -424,7 +428,8 @@ impl Wire {
         &self.received[message.body.clone()]
     }
 
-    /// Reads an error message, whose position counts in `sql`. If the server ends the session with it, the connection is given up.
+    /// Reads an error message, whose position counts in `sql`. If the error ends the session, the connection is given
+    /// up.
     pub(super) fn error(&mut self, message: &Message, sql: &str) -> ServerError {
         let error = ServerError::read(self.body(message), sql);
         self.broken |= error.ends_session;
@@ -441,7 +446,7 @@ impl Wire {
             match header.tag() {
                 NOTICE_RESPONSE_TAG => {
                     let notice = &self.received[body];
-                    // Its message is a function's, which may have put values into it.
+                    // A function wrote the message, and may have put values into it.
                     log::debug!(
                         "the database sent a notice: {} {}",
                         field(notice, b'S'),
@@ -464,7 +469,7 @@ impl Wire {
         }
     }
 
-    /// Gives a message to the errand at the front. Returns whether it is of no use to anybody else.
+    /// Gives a message to the first errand. Returns whether nobody else needs it.
     fn note_errand(&mut self, tag: u8, body: Range<usize>) -> Result<bool, Failure> {
         let Some(errand) = self.errands.front_mut() else { return Ok(false) };
         let step = errand.read(tag, &self.received[body]);
@@ -501,7 +506,7 @@ impl Wire {
         }
     }
 
-    /// Takes the bytes that the socket has. Returns whether there were any.
+    /// Takes the socket's bytes. Returns whether there were any.
     fn take(&mut self) -> Result<bool, Failure> {
         self.received.drain(..self.read);
         self.read = 0;
@@ -514,8 +519,8 @@ impl Wire {
         })
     }
 
-    /// Waits until the socket has something, or has room. A statement past its limit is cancelled, and the wait goes on a little: the
-    /// server may have been quicker.
+    /// Waits until the socket has bytes or room. A statement past its limit is cancelled. The wait then goes on a
+    /// little, because the server may have been quicker.
     fn wait_for_socket(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
         if !wait.watched && wait.cancelled.is_none() {
             wait.limit.client.wake_when_left(&self.interruption);
@@ -541,9 +546,10 @@ impl Wire {
         let until = Deadline::after(CANCEL_GRACE);
         wait.unwatch();
         (wait.cancelled, wait.end, wait.patience) = (Some(why), until, None);
-        // A cancel request names a session, not a statement, and nothing answers it; so one that comes late hits whatever runs then.
-        // That the statement was cancelled proves nothing: the database's own `statement_timeout`, or somebody else, may have been
-        // quicker. The pool opens another session behind the requests.
+        // A cancel request names a session, not a statement, and nothing answers it. So a late cancel ends whatever
+        // runs then. The cancelled statement does not prove that the request has arrived: the database's own
+        // `statement_timeout`, or another client, may have been quicker. The pool opens another session in the
+        // background.
         self.broken = true;
         if self.send_cancel(until) {
             Ok(())
@@ -560,7 +566,8 @@ impl Wire {
         Failure::Lost(Error::ClientLeft)
     }
 
-    /// The result of a wait. `commits`: the server may have committed the statement. If its answer does not come, the outcome is unknown.
+    /// The result of a wait. With `commits`, the server may have committed the statement: if its answer does not come,
+    /// the outcome is unknown.
     pub(super) fn conclude<T>(
         &mut self,
         mut wait: Wait<'_>,
@@ -570,9 +577,9 @@ impl Wire {
         self.broken |= matches!(done, Err(Failure::Lost(_) | Failure::NotRun(_)));
         match (wait.cancelled.take(), done) {
             (None, Ok(done)) => Ok(done),
-            // A commit in spite of the cancel is an answer.
+            // A commit despite the cancel is an answer.
             (Some(_), Ok(done)) if commits => Ok(done),
-            // A client that has left is told nothing, and the server's own error says that nothing was committed.
+            // A client that has left gets no answer, and the server's own error shows that nothing was committed.
             (Some(why @ Error::ClientLeft), _) | (Some(why), Err(Failure::NotRun(_))) => Err(why),
             (Some(why), Err(Failure::Known(Error::Refused(refusal))))
                 if !(commits && refusal.is_of_connection()) =>
@@ -589,7 +596,7 @@ impl Wire {
         }
     }
 
-    /// The failure of a message that was not expected. Nothing behind it can be understood.
+    /// The failure of an unexpected message. The messages behind it cannot be understood.
     pub(super) fn unexpected(&mut self, tag: u8) -> Failure {
         self.broken = true;
         Failure::Lost(Error::Lost(format!("it sent a message that was not expected, {:?}", char::from(tag))))
@@ -606,12 +613,12 @@ impl Wire {
         answered.is_ok()
     }
 
-    /// Reads the rest of an answer that was left before its end, or gives the connection up.
+    /// Reads the rest of an unfinished answer, or gives the connection up.
     pub(super) fn settle(&mut self) {
         if self.is_broken() || self.is_settled() {
             return;
         }
-        // The patience ends before the time does, so that the cancel is sent here and its end is not waited for.
+        // The patience ends before the time. So the cancel is sent here, without waiting for its end.
         let limit = Limit::until(Deadline::after(2 * SETTLE_GRACE));
         let settled = match self.begin(&limit, Some((Instant::now(), SETTLE_GRACE))) {
             Ok(mut wait) => self.skip(&mut wait).is_ok(),
@@ -622,12 +629,12 @@ impl Wire {
         }
     }
 
-    /// Reads all that is owed.
+    /// Reads every answer that is owed.
     fn skip(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
         self.skip_to(0, wait)
     }
 
-    /// Reads until the server owes no more than so many `ReadyForQuery` messages, but for errands.
+    /// Reads until the server owes no more than `owed` `ReadyForQuery` messages, errands not counted.
     pub(super) fn skip_to(&mut self, owed: usize, wait: &mut Wait<'_>) -> Result<(), Failure> {
         while self.owed_answers() > owed {
             self.message(wait)?;
@@ -659,7 +666,7 @@ fn lost(error: io::Error) -> Failure {
     }))
 }
 
-/// The error of a value that cannot be put into a message, such as a text with a zero byte.
+/// The error of a value that does not fit into a message, such as a text with a zero byte.
 #[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
 pub(super) fn unsendable(error: io::Error) -> Error {
     Error::Usage(format!("error encoding message: {error}"))

@@ -1,4 +1,4 @@
-//! The line against a list of numbers in every order of calls, and the race between a hand-over and a wait that ends.
+//! The line against a list of numbers in every order of calls, and the race between a hand-over and the end of a wait.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Waker;
@@ -15,7 +15,7 @@ enum Call {
     JoinLast,
     Hand,
     Dismiss,
-    /// The waiter leaves that joined first of those that have not left.
+    /// The waiter that joined first leaves.
     OldestLeaves,
     NewestLeaves,
 }
@@ -23,10 +23,10 @@ enum Call {
 const CALLS: [Call; 6] =
     [Call::JoinFirst, Call::JoinLast, Call::Hand, Call::Dismiss, Call::OldestLeaves, Call::NewestLeaves];
 
-/// More calls than it takes for each of them to follow each pair of the others.
+/// More calls than any call needs to follow each pair of the others.
 const LENGTH: u32 = 7;
 
-/// The line as it is meant: who stands in it, by number, and what each waiter was handed.
+/// The model of the line: the numbers of its waiters, and the thing that each waiter was handed.
 #[derive(Default)]
 struct Model {
     line: Vec<usize>,
@@ -118,7 +118,7 @@ fn a_wait_ends_by_a_hand_over_by_its_time_or_when_it_is_over() {
     });
 }
 
-/// An owner's state: things that nobody waits for, or waiters.
+/// An owner's state: things without a waiter, or waiters.
 #[derive(Default)]
 struct Pool {
     things: Vec<usize>,

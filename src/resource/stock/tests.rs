@@ -1,10 +1,10 @@
-//! The stock without threads: every order of a few calls keeps its counts, and nobody waits beside an idle session.
+//! The stock without threads: every order of a few calls keeps its counts, and no thread waits beside an idle session.
 
 use super::*;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A session of a server that counts its sessions.
+/// A session on a server that counts its sessions.
 struct Session(Arc<Mutex<u32>>);
 
 impl Drop for Session {
@@ -59,10 +59,10 @@ const CALLS: [Call; 9] = [
 
 const LENGTH: u32 = 5;
 
-/// A stock with all that is out of it.
+/// A stock, and everything that it has given out.
 struct Pool {
     stock: Arc<Stock<Session>>,
-    /// Sessions that the server has.
+    /// The sessions that the server has.
     there: Arc<Mutex<u32>>,
     lent: Vec<Loan<Session>>,
     waiters: Vec<Arc<Waiter<Box<Entry<Session>>>>>,
@@ -87,7 +87,7 @@ impl Pool {
         Loan { entry: Some(entry), stock: Arc::clone(&self.stock), since: Instant::now() }
     }
 
-    /// Whether the stock orders a session now. Waits for nothing, unlike [`Stock::wait_for_order`].
+    /// Whether the stock orders a session now. Does not wait, unlike [`Stock::wait_for_order`].
     fn order(&self) -> Option<Order<'_, Session>> {
         let now = Instant::now();
         let deadline = self.stock.lock().order(now).ok()?;
@@ -185,7 +185,7 @@ fn every_order_of_calls_keeps_the_counts() {
 }
 
 #[test]
-fn a_loan_that_is_dropped_puts_the_session_back() {
+fn a_dropped_loan_puts_the_session_back() {
     let pool = Pool::new();
     let entry = pool.stock.lock().take_idle(thread::current().id(), Instant::now()).expect("one is idle");
     drop(pool.loan(entry));
@@ -194,7 +194,7 @@ fn a_loan_that_is_dropped_puts_the_session_back() {
 }
 
 #[test]
-fn an_order_that_is_dropped_is_given_up() {
+fn a_dropped_order_is_given_up() {
     let stock =
         Stock::<u8>::new("test", Settings { minimum_idle: 2, ..settings(2) }, Instant::now(), Arc::default());
     drop(stock.wait_for_order().expect("it is open"));
@@ -204,7 +204,7 @@ fn an_order_that_is_dropped_is_given_up() {
 }
 
 #[test]
-fn the_old_and_the_surplus_retire_and_the_minimum_stays() {
+fn old_and_surplus_sessions_retire_and_the_minimum_stays() {
     let stock = Arc::new(Stock::new("test", settings(9), Instant::now(), Arc::default()));
     let began = Instant::now();
     stock.lock().opening = 6;

@@ -1,6 +1,7 @@
-//! Which statements commit something by themselves, and what their errors say about it.
+//! Which statements commit something by themselves, and what their errors prove.
 //!
-//! Owns [`Commits`], and tells the client's [`Presence`] of the beginning and the end of each commit. Pure otherwise.
+//! Owns [`Commits`], and tells the client's [`Presence`] about the beginning and the end of each commit. Otherwise
+//! pure.
 
 use crate::base::presence::Presence;
 use crate::database::postgres::text::first_word;
@@ -9,7 +10,7 @@ use crate::database::{Access, Error};
 /// The commits of a statement outside a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Commits {
-    /// It commits nothing.
+    /// The statement commits nothing.
     Nothing,
     /// The server commits it as a whole. If it fails, nothing was committed.
     Whole,
@@ -18,7 +19,7 @@ pub(super) enum Commits {
 }
 
 impl Commits {
-    /// The commits of a query, by its first word alone: a `select` is taken to read, whatever its functions do.
+    /// The commits of a query, by its first word alone: a `select` counts as reading, whatever its functions do.
     pub(super) fn of_query(sql: &str) -> Self {
         const READ: [&str; 5] = ["select", "values", "table", "show", "explain"];
         let word = first_word(sql);
@@ -26,8 +27,8 @@ impl Commits {
         if reads { Self::Nothing } else { Self::of_write(sql) }
     }
 
-    /// The commits of a statement that may write. A procedure and a `do` block may commit halfway, and so may some commands of
-    /// administrators, as `create index concurrently` does.
+    /// The commits of a statement that may write. A procedure and a `do` block may commit halfway. So may some commands
+    /// of administrators, such as `create index concurrently`.
     pub(super) fn of_write(sql: &str) -> Self {
         const WHOLE: [&str; 8] = ["delete", "insert", "merge", "select", "table", "update", "values", "with"];
         let word = first_word(sql);
@@ -42,17 +43,17 @@ impl Commits {
         }
     }
 
-    /// The commits of the same statement run so many times: each run is committed by itself.
+    /// The commits of several runs of the same statement: each run is committed by itself.
     pub(super) fn times(self, runs: usize) -> Self {
         if self == Self::Whole && runs > 1 { Self::InParts } else { self }
     }
 
-    /// Whether there may be one.
+    /// Whether there may be a commit.
     pub(super) fn may_happen(self) -> bool {
         self != Self::Nothing
     }
 
-    /// Whether nothing was committed by a statement that failed with this error.
+    /// Whether this error shows that the failed statement committed nothing.
     pub(super) fn is_undone(self, error: &Error) -> bool {
         let refused = match error {
             // An error of the connection may come from a pooler that lost its server during the statement.
@@ -65,7 +66,7 @@ impl Commits {
     }
 }
 
-/// Announces a commit. Fails if the client was told already that nothing was done.
+/// Announces a commit. Fails if the client was already told that nothing was done.
 pub(super) fn begin_commit(client: &Presence) -> Result<(), Error> {
     if client.begin_commit() { Ok(()) } else { Err(Error::Deadline) }
 }

@@ -1,8 +1,9 @@
-//! Several requests' statements in one round trip, as in libpq's pipeline mode: all are sent together, each with a Sync of its own. So
-//! each is a transaction by itself, and the failure of one does not touch the others. The answers come in the same order.
+//! Several requests' statements in one round trip, as in libpq's pipeline mode. All are sent together, each with a Sync
+//! of its own. So each is a transaction by itself, and the failure of one does not affect the others. The answers come
+//! in the same order.
 //!
-//! Owns [`Pipeline`]. The statements only read, so a request that gets no answer here can run its statement again. Runs on the worker
-//! that borrowed the session.
+//! Owns [`Pipeline`]. The statements only read, so a request that gets no answer here can run its statement again. Runs
+//! on the worker that borrowed the session.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use crate::telemetry::metrics;
 pub(super) struct Pipeline<'a> {
     wire: &'a mut Wire,
     questions: Arc<[Question]>,
-    /// The statements behind the next one. An error is the reason for which a statement was not sent.
+    /// The statements behind the next one. An error is the reason why a statement was not sent.
     prepared: std::vec::IntoIter<Result<Arc<Prepared>, Error>>,
     /// The next statement.
     next: Option<Result<Arc<Prepared>, Error>>,
@@ -40,7 +41,7 @@ pub(super) struct Pipeline<'a> {
     next_answer: PartialAnswer,
 }
 
-/// An answer of which a part may have come.
+/// An answer that may have come in part.
 #[derive(Default)]
 struct PartialAnswer {
     reader: AnswerReader,
@@ -109,8 +110,8 @@ fn put(question: &Question, prepared: &Prepared, wire: &mut Wire) -> Result<(), 
 }
 
 impl Session {
-    /// Sends the questions. Leaves out a statement that cannot be sent, and one that could change the session: the statements behind it
-    /// would see the change.
+    /// Sends the questions. Leaves out a statement that cannot be sent, and one that could change the session: the
+    /// later statements would see the change.
     pub(super) fn pipeline(&mut self, questions: &Arc<[Question]>) -> Result<Pipeline<'_>, Error> {
         if self.transaction != Transaction::None {
             return Err(Error::Usage("a transaction is open already".to_owned()));
@@ -129,7 +130,7 @@ impl Session {
         let mut last: Option<Arc<Prepared>> = None;
         for (question, prepared) in questions.iter().zip(&mut all) {
             let Ok(known) = prepared else { continue };
-            // Another statement may have taken its place.
+            // Another statement may have replaced it.
             let is_kept = !may_be_replaced
                 || statements.known(question.text()).is_some_and(|kept| Arc::ptr_eq(kept, known));
             let put = if is_kept {
@@ -166,7 +167,7 @@ impl Session {
         })
     }
 
-    /// The prepared statement, if it is known to change nothing of the session.
+    /// The prepared statement, if it is known to change nothing about the session.
     fn harmless(&mut self, sql: &str) -> Result<Arc<Prepared>, Error> {
         let prepared = self.prepared(sql, Access::ReadOnly)?;
         if prepared.effect.is_none() {
@@ -195,7 +196,7 @@ impl RoundTrip for Pipeline<'_> {
         let limit = Limit { client: client.clone(), deadline, statement: *statement_timeout };
         let answered = match wire.begin(&limit, patience) {
             Ok(mut wait) => {
-                // The rest of an earlier answer may be left.
+                // The rest of an earlier answer may be unread.
                 let before = wire.skip_to(*owed, &mut wait);
                 let read = before.and_then(|()| next_answer.read(wire, &mut wait, question, &prepared));
                 if let Err(Failure::Slow) = read {

@@ -1,34 +1,35 @@
 //! Whether the database's user may run a statement, found out without running it. Main thread, before a server starts.
 //!
-//! PostgreSQL checks privileges when a statement is about to run, so it prepares a statement that it will refuse. EXPLAIN of a
-//! prepared statement goes just so far: it checks the tables, columns and views that the plan reads or changes, and the functions
-//! that it calls, and runs nothing. Sequences of defaults are asked for by their names, which the plan has. The inside of functions,
-//! triggers, CALL and row-level policies are beyond it.
+//! PostgreSQL checks privileges when a statement is about to run, so it also prepares a statement that it will refuse.
+//! EXPLAIN of a prepared statement goes as far as the check. It checks the tables, columns and views that the plan
+//! reads or changes, and the functions that it calls, and runs nothing. The sequences of defaults are asked for by
+//! their names, which the plan has. The check does not reach the inside of functions and triggers, CALL, and row-level
+//! policies.
 
 use super::Session;
 use super::outcome::Commits;
 use crate::database::{Access, Error, Statement};
 
-/// The name of the statement that is asked about.
+/// The name of the statement in question.
 const NAME: &str = "wharf_privileges";
 
-/// The SQLSTATE of a privilege that is missing.
+/// The SQLSTATE of a missing privilege.
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// A plan has the name of a sequence between these.
+/// A plan names a sequence between these texts.
 const NEXT_VALUE: (&str, &str) = ("nextval('", "'::regclass)");
 
 impl Session {
-    /// The server's message about the first privilege that the statement lacks. `None`: it lacks none that can be seen, or
-    /// PREPARE does not take the statement, as it does not take CALL.
+    /// The server's message about the first missing privilege. `None`: no missing privilege is visible, or PREPARE does
+    /// not take the statement, such as CALL.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// The server does not answer.
     pub(super) fn find_missing_privilege(&mut self, statement: &Statement) -> Result<Option<String>, Error> {
         let limit = self.limit.clone();
         match self.command(&format!("prepare {NAME} as {}", statement.text), &limit, false) {
             Ok(()) => {}
-            // The protocol has prepared it already, so it is what PREPARE does not take.
+            // The protocol has prepared the statement already, so PREPARE does not take statements of its kind.
             Err(Error::Refused(_)) => return Ok(None),
             Err(error) => return Err(error),
         }
@@ -41,7 +42,7 @@ impl Session {
             Err(Error::Refused(refusal)) if refusal.code == INSUFFICIENT_PRIVILEGE => {
                 Ok(Some(refusal.message))
             }
-            // Nulls in place of the values may be refused, and so may planning itself on a standby.
+            // The server may refuse nulls in place of the values. On a standby it may refuse the planning itself.
             Err(Error::Refused(refusal)) => {
                 log::debug!("privileges of {:?} cannot be seen: {refusal}", statement.name());
                 Ok(None)
@@ -52,7 +53,7 @@ impl Session {
 
     /// The plan of the statement, as text.
     fn plan(&mut self, parameters: usize) -> Result<String, Error> {
-        // A plan for these nulls would leave out whatever they make superfluous.
+        // A plan for these nulls would leave out the parts that nulls make superfluous.
         self.execute("set local plan_cache_mode = force_generic_plan", &[])?;
         let nulls = vec!["null"; parameters].join(", ");
         let values = if parameters == 0 { String::new() } else { format!("({nulls})") };
@@ -61,10 +62,10 @@ impl Session {
         Ok(lines.iter().map(|line| line.get::<_, String>(0) + "\n").collect())
     }
 
-    /// The same for the sequences that the plan takes values from.
+    /// The same message about the sequences from which the plan takes values.
     fn missing_sequence(&mut self, plan: &str) -> Result<Option<String>, Error> {
         for name in plan.split(NEXT_VALUE.0).skip(1).filter_map(|rest| rest.split_once(NEXT_VALUE.1)) {
-            // Within the quotes of the plan each quote is written twice, as it is here.
+            // The plan writes each quote within the quotes twice, and so does this text.
             let may = "select has_sequence_privilege($1::text, 'usage, update')";
             let name = name.0.replace("''", "'");
             let rows = self.rows(may, &[&name], Access::ReadOnly, Commits::Nothing)?;

@@ -17,12 +17,12 @@ use crate::telemetry::activity::Doing;
 /// The SQLSTATE of a prepared statement that does not exist.
 const NO_STATEMENT: &str = "26000";
 
-/// The number of runs of a statement that is found to be prepared for an older schema each time. Two in a row mean an ALTER between
-/// preparing and running it.
+/// The most runs of a statement that is each time found to be prepared for an older schema. Two such runs in a row mean
+/// an ALTER between preparing and running it.
 const ATTEMPTS_MAX: u32 = 4;
 
 impl Session {
-    /// The prepared statement, which is not run.
+    /// Prepares the statement without running it.
     pub(super) fn prepared(&mut self, sql: &str, access: Access) -> Result<Arc<Prepared>, Error> {
         if let Some(prepared) = self.statements.known(sql) {
             return Ok(Arc::clone(prepared));
@@ -30,7 +30,8 @@ impl Session {
         self.with_prepared(sql, access, Commits::Nothing, &mut PrepareOnly)
     }
 
-    /// Does `work` with the prepared statement, and again if the session remembered the statement as it was before an ALTER.
+    /// Does `work` with the prepared statement. Repeats the work if the session's prepared statement dates from before
+    /// an ALTER.
     pub(super) fn with_prepared<W: Work>(
         &mut self,
         sql: &str,
@@ -46,11 +47,12 @@ impl Session {
         for _ in 1..ATTEMPTS_MAX {
             let Err(error) = &done else { break };
             if self.wire.has_begun() {
-                // The server may have done some of it.
+                // The server may have done some of the work.
                 break;
             }
             if self.wire.has_pooler && error.code() == Some(NO_STATEMENT) {
-                // Nobody else can have deallocated it, so the pooler has changed the session. The next one to be opened tells.
+                // No other client can have deallocated the statement, so the pooler has changed the session. The next
+                // session that is opened detects the pooler.
                 self.wire.close();
                 done = Err(Error::Lost("the pooler has given it another session of the server".to_owned()));
                 break;
@@ -77,7 +79,7 @@ impl Session {
         waiting.end(done, Error::kind)
     }
 
-    /// Whether nothing is left of a failed attempt. The transaction was in the state `before` when the attempt began.
+    /// Whether a failed attempt has left nothing. The transaction was in the state `before` when the attempt began.
     fn can_run_again(&mut self, before: Transaction) -> bool {
         match before {
             Transaction::None => true,
@@ -90,7 +92,7 @@ impl Session {
         }
     }
 
-    /// Prepares a statement anew. Returns whether it has other parameters or columns than it had.
+    /// Prepares a statement again. Returns whether its parameters or columns differ from before.
     fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
         let access = self.known_access().unwrap_or(Access::ReadOnly);
         let prepared = self.attempt(sql, access, Commits::Nothing, &mut PrepareOnly);
@@ -139,7 +141,7 @@ impl Session {
             }
             Err(error) => Err(error),
         };
-        // An error may have left the rest of an answer unread.
+        // An error may have left a part of an answer unread.
         self.wire.settle();
         if done.is_err() && self.wire.has_leftovers() && !self.wire.is_broken() {
             return self.attempt(sql, access, commits, work);
@@ -157,7 +159,7 @@ impl Session {
         }
         let done = self.note(done, access);
         if attempt.is_switched() && done.is_err() {
-            // The command may have been done or not.
+            // Whether the command was done is not known.
             self.access = None;
         }
         done
@@ -214,7 +216,7 @@ impl Session {
         done
     }
 
-    /// The failure of a statement whose command before it was refused.
+    /// The failure of a statement after the refusal of the command before it.
     fn refused_before(
         &mut self,
         refusal: &Error,
@@ -228,7 +230,7 @@ impl Session {
         if begins || statement_failed || is_read_only(&error) && is_standby(&mut self.wire, wait) {
             return error.into();
         }
-        // The command failed, for example by a late cancel, and the statement behind it ran all the same.
+        // The command failed, for example by a late cancel, but the statement behind it ran all the same.
         attempt.is_commit |= commits.may_happen() && self.limit.client.begin_commit();
         let command = attempt.command.map_or("", |command| command.text);
         Failure::Lost(Error::Lost(format!("{error}, at {command}, and what came behind it was run")))
@@ -270,7 +272,8 @@ impl Attempt {
     }
 }
 
-/// Whether the prepared statement is outdated: "cached plan must not change result type" after an ALTER, or somebody deallocated it.
+/// Whether the prepared statement is outdated: "cached plan must not change result type" after an ALTER, or a
+/// deallocation by somebody else.
 fn is_stale(error: &Error) -> bool {
     match error.code() {
         // Functions may fail with this code as well.
@@ -279,8 +282,8 @@ fn is_stale(error: &Error) -> bool {
     }
 }
 
-/// Whether a statement may fail so because it was prepared before an ALTER: its parameters keep the types of that time. The question
-/// makes sense only before the server has begun to run anything.
+/// Whether the error may be due to an ALTER after the statement was prepared: the statement's parameters keep their old
+/// types. The question makes sense only before the server has begun to run anything.
 fn may_be_stale(error: &Error) -> bool {
     /// A value of a wrong type, a value out of range, and a type that is gone.
     const CODES: [&str; 6] = ["22003", "22007", "22008", "22P02", "22P03", "XX000"];
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_standby_refuses_is_no_stale_plan() {
+    fn a_standbys_refusal_is_not_taken_for_a_stale_plan() {
         let mut error = refused_as(Category::Retry, NOT_SUPPORTED);
         assert!(is_stale(&error) && is_stale(&refused_as(Category::Other, "26000")));
         assert!(!is_stale(&refused_as(Category::Other, NOT_SUPPORTED)), "a function may raise it");

@@ -1,7 +1,7 @@
 //! The transactions of a session, and the access of its statements.
 //!
-//! Owns [`Transaction`], BEGIN, COMMIT and ROLLBACK, and [`AccessCommand`], which goes before a statement. Runs on the worker that
-//! borrowed the session.
+//! Owns [`Transaction`], BEGIN, COMMIT and ROLLBACK, and [`AccessCommand`], which precedes a statement. Runs on the
+//! worker that borrowed the session.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::database::statement::command;
 use crate::database::{Access, Category, Error, note_cancelled};
 use crate::telemetry::activity::Doing;
 
-/// The time for a rollback, whatever the request's deadline: it is quick, or the session is not worth keeping.
+/// The time for a rollback, whatever the request's deadline. A rollback that takes longer shows that the session is not
+/// worth keeping.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The SQLSTATE of a write where nothing may be written.
@@ -64,7 +65,7 @@ impl Session {
     }
 
     pub(super) fn roll_back(&mut self) -> Result<(), Error> {
-        // Closing a session that is given up rolls back.
+        // A session that was given up rolls back when it is closed.
         if matches!(self.transaction, Transaction::None | Transaction::Pending(_)) || self.wire.is_broken() {
             self.transaction = Transaction::None;
             return Ok(());
@@ -99,7 +100,8 @@ impl Session {
         done
     }
 
-    /// Classifies the failure of a statement, which ran with `access` or with that of its transaction, and keeps the session's state true.
+    /// Classifies the failure of a statement and keeps the session's state true. The statement ran with `access`, or
+    /// with its transaction's access.
     pub(super) fn note<T>(&mut self, mut done: Result<T, Error>, access: Access) -> Result<T, Error> {
         let Err(error) = &mut done else { return done };
         note_cancelled(error, &self.metrics);
@@ -120,8 +122,8 @@ impl Session {
         done
     }
 
-    /// The command before a statement: BEGIN, if that is due, or the one that makes single statements run with `access`, if they do not
-    /// yet.
+    /// The command that must precede a statement: BEGIN, if it is due, or the command that makes single statements run
+    /// with `access`.
     pub(super) fn command_before(&self, access: Access) -> Option<AccessCommand> {
         match self.transaction {
             Transaction::Pending(access) => {
@@ -160,8 +162,8 @@ impl AccessCommand {
         Ok(())
     }
 
-    /// Notes that the command is about to be sent. A panic or a deadline in between leaves the session's state true then: a transaction
-    /// that may have begun is rolled back, and an access that may have changed is not relied on.
+    /// Notes that the command is about to be sent. The session's state then stays true after a panic or a deadline: a
+    /// transaction that may have begun is rolled back, and an access that may have changed is not relied on.
     pub(super) fn note(self, transaction: &mut Transaction, access: &mut Option<Access>) {
         if self.begins {
             *transaction = Transaction::Open(self.access);
@@ -171,7 +173,7 @@ impl AccessCommand {
     }
 }
 
-/// The error of a command before a statement that was refused.
+/// The error of a statement after the refusal of the command before it.
 pub(super) fn refusal_of(command: Option<AccessCommand>, refusal: &Error) -> Error {
     let mut error = match refusal {
         Error::Refused(refusal) => Error::Refused(refusal.clone()),
@@ -183,8 +185,8 @@ pub(super) fn refusal_of(command: Option<AccessCommand>, refusal: &Error) -> Err
     error
 }
 
-/// BEGIN with its access. A server in recovery refuses the access within the transaction, so it runs nothing that was sent behind
-/// BEGIN, even if it has recovered meanwhile.
+/// BEGIN with its access. A server in recovery refuses the access within the transaction. So it runs nothing that was
+/// sent behind BEGIN, even if it has recovered meanwhile.
 pub(super) fn begin_text(access: Access) -> &'static str {
     match access {
         Access::ReadOnly => "BEGIN READ ONLY",
@@ -192,7 +194,7 @@ pub(super) fn begin_text(access: Access) -> &'static str {
     }
 }
 
-/// Marks an error with one of these codes as the refusal of a server that only reads.
+/// Marks an error with one of these codes as a refusal to write.
 pub(super) fn take_for_read_only(error: &mut Error, codes: &[&str]) {
     if let Error::Refused(refusal) = error
         && codes.contains(&refusal.code.as_str())
@@ -205,7 +207,8 @@ pub(super) fn is_read_only(error: &Error) -> bool {
     matches!(error, Error::Refused(refusal) if refusal.category == Category::ReadOnly)
 }
 
-/// Whether the server is a standby. Then nothing can have been written until now, because a promoted server never becomes one again.
+/// Whether the server is a standby. Nothing can then have been written until now, because a promoted server never
+/// becomes a standby again.
 pub(super) fn is_standby(wire: &mut Wire, wait: &mut Wait<'_>) -> bool {
     let answer = simple::ask(wire, "select pg_catalog.pg_is_in_recovery()", wait);
     answer.is_ok_and(|rows| {

@@ -1,7 +1,7 @@
 //! The uses of a prepared statement: only preparing it, a handler's runs, and an endpoint's run.
 //!
-//! Owns [`Work`]: each use puts its messages into a batch and reads their answers. Runs on the worker that borrowed the session; knows
-//! nothing of the session.
+//! Owns [`Work`]. Each use puts its messages into a batch and reads their answers. Runs on the worker that borrowed the
+//! session; knows nothing of the session.
 
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ impl<'a> HandlerRuns<'a> {
         Self { sql, parameters, rows_wanted: true, rows: Vec::new(), count: 0, has_other_columns: false }
     }
 
-    /// The same runs, of which only the number of rows is wanted.
+    /// The same runs, counting the rows only.
     pub(super) fn without_rows(self) -> Self {
         Self { rows_wanted: false, ..self }
     }
@@ -108,7 +108,7 @@ impl Work for HandlerRuns<'_> {
         self.rows.clear();
         let mut failed = None;
         for (index, _) in self.parameters.iter().enumerate() {
-            // The rest of an earlier answer may be left, if the type of a column was not known.
+            // The rest of an earlier answer may be unread, if the type of a column was not known.
             wire.skip_to(self.parameters.len() - index, wait)?;
             let (rows, wanted) = (&mut self.rows, self.rows_wanted);
             let row = |prepared: &Arc<Prepared>, fields: &[u8]| {
@@ -132,7 +132,8 @@ impl Work for HandlerRuns<'_> {
     }
 }
 
-/// Takes the rows of a run that may have been sent as text, and so may have other columns than when it was prepared.
+/// Takes the rows of a run. The run may have been sent as text, and so may have other columns than the prepared
+/// statement.
 struct RunTaker<'a, F> {
     types: &'a Types,
     has_other_columns: &'a mut bool,
@@ -199,7 +200,7 @@ impl Work for EndpointRun<'_, '_> {
     }
 }
 
-/// Refuses values that cannot be sent, and rows that have no form in JSON, before anything is sent.
+/// Refuses values that cannot be sent, and rows without a form in JSON, before anything is sent.
 pub(super) fn checked(prepared: &Prepared, statement: &Statement, values: &[Value]) -> Result<(), Error> {
     for (bound, kind) in statement.bound.iter().zip(&prepared.params) {
         bind::check(bound, &values[bound.index], kind)?;

@@ -1,4 +1,4 @@
-//! On a server that answers as a test says, byte for byte.
+//! Pipelines on a server that sends the bytes that the test prescribes.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -25,7 +25,7 @@ fn ready() -> Vec<u8> {
     message(b'Z', b"I")
 }
 
-/// A row of such fields.
+/// A row with these fields.
 fn row(fields: &[Option<&[u8]>]) -> Vec<u8> {
     let mut body = i16::try_from(fields.len()).expect("they are few").to_be_bytes().to_vec();
     for field in fields {
@@ -36,7 +36,7 @@ fn row(fields: &[Option<&[u8]>]) -> Vec<u8> {
     message(b'D', &body)
 }
 
-/// All of an answer but its end.
+/// An answer without its end.
 fn number(number: i32) -> Vec<u8> {
     [message(b'2', b""), row(&[Some(&number.to_be_bytes())]), message(b'C', b"SELECT 1\0")].concat()
 }
@@ -45,17 +45,17 @@ fn error() -> Vec<u8> {
     message(b'E', b"SERROR\0C22012\0Mdivision by zero\0\0")
 }
 
-/// What the server answers to one Bind after the other; after the last it says nothing any more.
+/// The server's answers to one Bind after the other. After the last it sends nothing more.
 #[derive(Clone, Default)]
 struct Script {
     answers: Vec<Vec<u8>>,
-    /// So many bytes at a time.
+    /// The number of bytes in each piece.
     piece: usize,
-    /// The end of an answer comes only with what is answered next.
+    /// The end of an answer comes only with the next answer.
     holds_back: bool,
     /// This comes with the end of the second answer.
     extra: Vec<u8>,
-    /// So many answers behind the first come at once.
+    /// The number of answers behind the first that come at once.
     together: usize,
 }
 
@@ -64,11 +64,11 @@ impl Script {
         Self { answers: answers.into_iter().collect(), piece: usize::MAX, ..Self::default() }
     }
 
-    /// A session on a server that answers so.
+    /// A session on a server with this script.
     fn session(self) -> Session {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it listens").port();
-        // It ends with the process: cancel requests may come as late as that.
+        // The thread ends with the process, because cancel requests may come until then.
         thread::spawn(move || {
             for client in listener.incoming() {
                 let (script, client) = (self.clone(), client.expect("a client"));
@@ -84,7 +84,7 @@ impl Script {
         session
     }
 
-    /// Until the client leaves or is not understood.
+    /// Serves until the client leaves or sends an unknown message.
     fn serve(self, mut client: TcpStream) -> Option<()> {
         client.set_nodelay(true).ok()?;
         let mut length = [0; 4];
@@ -149,7 +149,7 @@ fn questions(count: i32) -> Arc<[Question]> {
         .collect()
 }
 
-/// The statement is prepared, and answered once, with what the script says first.
+/// A session on which the statement is prepared and was answered once, by the first answer of the script.
 fn with_statement(script: Script) -> Session {
     let mut session = script.session();
     session.effects.of("select 2 * $1").learn(true);
@@ -169,14 +169,14 @@ fn numbers(pipeline: &mut Pipeline<'_>) -> Vec<i32> {
 }
 
 #[test]
-fn each_has_its_own_answer_however_they_come_apart() {
+fn each_statement_gets_its_own_answer_however_the_bytes_are_cut() {
     let notice = message(b'N', b"SNOTICE\0C00000\0Mnothing\0\0");
     let setting = message(b'S', b"name\0value\0");
     let none = [message(b'2', b""), message(b'C', b"SELECT 0\0")].concat();
     let strange =
         [notice.clone(), message(b'2', b""), setting, row(&[None]), notice, message(b'C', b"SELECT 1\0")];
     for piece in [1, 3, 7, usize::MAX] {
-        // Its transaction fails when its row is there already.
+        // The transaction fails after its row has come.
         let late = [number(7), error()].concat();
         let answers = [number(0), number(7), error(), none.clone(), strange.concat(), late, number(8)];
         let mut session = with_statement(Script { piece, ..Script::of(answers) });
@@ -196,7 +196,7 @@ fn each_has_its_own_answer_however_they_come_apart() {
 }
 
 #[test]
-fn a_row_says_what_it_is_not() {
+fn a_row_refuses_a_wrong_column_or_type() {
     let mut session = with_statement(Script::of([number(0), number(7), number(8)]));
     let driven = session.read("select 2 * $1", &[&1_i32]).expect("an answer").remove(0);
     let direct =
@@ -217,16 +217,16 @@ fn a_row_says_what_it_is_not() {
 }
 
 #[test]
-fn what_is_not_expected_ends_the_session_and_nobody_has_anothers_answer() {
+fn an_unexpected_message_ends_the_session_and_no_request_gets_anothers_answer() {
     let unexpected = [
-        // Left over from something else.
+        // The rest of another answer.
         Vec::new(),
         row(&[Some(&[0; 4])]),
         message(b'C', b"SELECT 1\0"),
         [message(b'2', b""), message(b'2', b"")].concat(),
         message(b'2', b""),
         [number(8), row(&[Some(&[0; 4])])].concat(),
-        // Not what was asked for.
+        // An answer to another question.
         [message(b'2', b""), message(b'T', b"\0\0")].concat(),
         [message(b'2', b""), row(&[Some(&[0; 4]), None])].concat(),
         [message(b'2', b""), message(b'D', b"\0\x01\0\0\0\x09one")].concat(),
@@ -234,7 +234,7 @@ fn what_is_not_expected_ends_the_session_and_nobody_has_anothers_answer() {
         [message(b'2', b""), message(b'D', b"\0\x01\0\0\0\x01one")].concat(),
         [message(b'2', b""), message(b'D', b"")].concat(),
         [message(b'2', b""), message(b'G', b"\0\0\0")].concat(),
-        // No message.
+        // No valid message.
         vec![b'2', 0, 0, 0, 3],
     ];
     for answer in unexpected {
@@ -250,7 +250,7 @@ fn what_is_not_expected_ends_the_session_and_nobody_has_anothers_answer() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_refused_before_anything_is() {
+fn a_statement_that_cannot_be_sent_is_refused_before_anything_is_sent() {
     let mut session = with_statement(Script::of([number(0), number(7)]));
     let sql: Arc<str> = "select 2 * $1".into();
     for parameters in [vec![], vec![Box::new("text") as Parameter]] {
@@ -263,7 +263,7 @@ fn what_cannot_be_sent_is_refused_before_anything_is() {
 }
 
 #[test]
-fn what_may_change_the_session_is_not_sent_with_others() {
+fn a_statement_that_may_change_the_session_is_not_sent_with_others() {
     let mut session = with_statement(Script::of([number(0), number(7)]));
     session.effects.of("select 2 * $1").learn(false);
     let mut pipeline = session.pipeline(&questions(1)).expect("there is nothing to send");
@@ -273,9 +273,9 @@ fn what_may_change_the_session_is_not_sent_with_others() {
     assert_eq!(numbers(&mut session.pipeline(&questions(1)).expect("it is sent")), [7]);
 }
 
-/// Its answer was taken for the beginning of the first statement's, and the session was lost.
+/// The early answer was once taken for the beginning of the first statement's, and the session was lost.
 #[test]
-fn what_is_answered_before_them_is_none_of_their_answers() {
+fn an_earlier_answer_is_not_taken_for_a_statements() {
     let mut session = with_statement(Script::of([number(0), number(7), number(8)]));
     session.access = Some(Access::ReadWrite);
     session.deferred = Some(Untidy { is_touched: true, ..Untidy::default() });
@@ -287,7 +287,7 @@ fn what_is_answered_before_them_is_none_of_their_answers() {
 }
 
 #[test]
-fn more_than_the_socket_takes_at_once_is_sent_while_answers_are_read() {
+fn a_batch_larger_than_the_sockets_room_is_sent_while_answers_are_read() {
     const COUNT: i32 = 20_000;
     let mut session =
         with_statement(Script::of(std::iter::repeat_with(|| number(7)).take(1 + COUNT as usize)));
@@ -296,13 +296,13 @@ fn more_than_the_socket_takes_at_once_is_sent_while_answers_are_read() {
 }
 
 #[test]
-fn answers_that_nobody_waits_for_are_not_the_next_ones() {
+fn an_unwanted_answer_is_not_taken_for_the_next_one() {
     // When the first is there, so are the others.
     let answers = [number(0), number(7), number(8), number(9), number(10)];
     let mut session = with_statement(Script { together: 3, ..Script::of(answers) });
     let mut pipeline = session.pipeline(&questions(3)).expect("they are sent");
     assert_eq!(numbers(&mut pipeline), [7]);
-    // Its client is gone before it is looked at.
+    // This request's client has left before the answer is read.
     let over = pipeline.fetch(&Presence::default(), Deadline::after(Duration::ZERO), None);
     assert!(matches!(over, Some(Fetched::Answer(Err(Error::Deadline)))));
     drop(pipeline);
@@ -314,7 +314,7 @@ fn answers_that_nobody_waits_for_are_not_the_next_ones() {
 }
 
 #[test]
-fn what_comes_behind_the_last_answer_is_seen() {
+fn a_message_behind_the_last_answer_is_noticed() {
     let notice = message(b'N', b"SNOTICE\0C00000\0Mnothing\0\0");
     let behind = [
         (notice.clone(), true),
@@ -346,7 +346,7 @@ fn a_fatal_error_is_known_before_the_server_closes_the_connection() {
 }
 
 #[test]
-fn a_session_whose_rest_does_not_come_is_given_up() {
+fn a_session_is_given_up_if_the_rest_of_an_answer_does_not_come() {
     let mut session = with_statement(Script::of([number(0), number(7)]));
     let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
     assert_eq!(numbers(&mut pipeline), [7]);
@@ -355,7 +355,7 @@ fn a_session_whose_rest_does_not_come_is_given_up() {
 }
 
 #[test]
-fn a_deadline_ends_the_session_of_the_statement_that_it_ends() {
+fn a_deadline_ends_the_statement_and_its_session() {
     let mut session = with_statement(Script::of([number(0)]));
     let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
     let soon = Deadline::after(Duration::from_millis(20));
