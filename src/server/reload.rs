@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::{Running, Stages, queue_limits, router, supervisor};
+use super::stages::Stages;
+use super::{Running, queue_limits, router, supervisor};
 use crate::base::deadline::Deadline;
 use crate::config::{self, Action, Changes, Config, Problems, Source};
 use crate::connector::{Settings, TlsError, descriptors};
