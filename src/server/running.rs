@@ -15,9 +15,7 @@ use super::supervisor::Watchdog;
 use super::{Address, Drained, Running, StartError, TlsError, supervisor};
 use crate::admin::observer::Observer;
 use crate::base::deadline::Deadline;
-use crate::connector::{Connector, SocketFile, Stopper};
-use crate::exchange::job::Service;
-use crate::handler::Handler;
+use crate::connector::{SocketFile, Stopper};
 use crate::telemetry::metrics::Metrics;
 
 /// The signals and their consequences, for the thread that waits for them.

@@ -10,7 +10,7 @@ use crate::base::queue::{Key, Queue, Refusal};
 use crate::config::Config;
 use crate::exchange::job::{Admission, BodyPlan, Job, Service, Work, waited_too_long, would_wait_too_long};
 use crate::exchange::router::{Router, Target};
-use crate::handler::{BodyUse, Error, FAILED, Handler, unavailable};
+use crate::handler::{BodyUse, Error, FAILED, unavailable};
 use crate::http::{OriginRules, Request, Response, cross_origin};
 use crate::telemetry::metrics::{Endpoint, Metrics, Reason};
 use crate::telemetry::sparing::sparingly;
