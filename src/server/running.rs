@@ -78,7 +78,7 @@ impl Running {
     }
 
     /// Serves until SIGTERM or SIGINT, and drains; a second signal stops at once. After SIGHUP the configuration is
-    /// read again, as [`Server::on_reload`] says.
+    /// read again, as [`Server::on_reload`](super::Server::on_reload) says.
     ///
     /// # Errors
     /// The system does not let the process handle signals.
