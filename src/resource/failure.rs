@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 /// out, so that several servers do not try at the same moments.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// The longest pause. A recovered server is noticed within half a second. The log of a server that is away gets a few
-/// lines a second.
+/// The longest pause. A recovered server is noticed within half a second. A database that is starting up refuses a few
+/// times a second, and logs each refusal.
 const PAUSE_MAX: Duration = Duration::from_millis(400);
 
 /// Failures to open a session are logged at most this often.
@@ -46,7 +46,7 @@ impl Failure {
         &self.reason
     }
 
-    /// Lets the caller try again now, or says when it may ask again. One caller at a time may try.
+    /// Lets the caller try again now, or says when it may ask again. One caller may try in each pause.
     pub(super) fn try_again(&mut self, now: Instant) -> Result<(), Instant> {
         if now < self.retry_at {
             return Err(self.retry_at);

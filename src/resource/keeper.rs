@@ -1,7 +1,7 @@
-//! The pool's housekeeping: the care of idle sessions.
+//! The pool's housekeeping: the care of idle sessions, and the report of sessions that are lent for too long.
 //!
-//! It has a thread of its own, which waits for no server. A session that must answer a question gets another thread for
-//! that time. So a silent server delays nothing but its own answer.
+//! It has a thread of its own, which waits for no server. The validation of a session gets another thread for that
+//! time. So a silent server delays nothing but its own answer.
 
 use std::io;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn run<D: Driver>(stock: &Arc<Stock<Held<D>>>) {
             round = now;
             stock.report_leaks(now);
         }
-        // This runs in every round, because the maximum may have changed.
+        // This runs at every call, not only when a round is due: the maximum may have changed.
         for mut loan in stock.retired(now) {
             loan.end(Fate::Spent, now);
         }

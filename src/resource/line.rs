@@ -1,6 +1,6 @@
 //! The threads that wait for a thing, in the order of their arrival.
 //!
-//! Any thread. The owner keeps the line under its lock; a waiter sleeps outside of it. The line knows neither the thing
+//! Runs on any thread. The owner keeps the line under its lock; a waiter sleeps outside of it. The line knows neither the thing
 //! nor its origin.
 
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ pub(super) enum Handed<T> {
 /// One thread that waits.
 pub(super) struct Waiter<T> {
     thread: Thread,
-    /// The time at which the waiter loses its patience: one more thing is then worth its cost.
+    /// From when on it pays to make another thing for this waiter.
     patient_until: Instant,
     handed: Mutex<Option<Handed<T>>>,
 }
@@ -67,7 +67,7 @@ impl<T> Line<T> {
         waiter
     }
 
-    /// Takes a waiter out of the line. Returns the thing that the waiter was handed before, if there is one.
+    /// Takes a waiter out of the line. Returns what the waiter was handed, if it was served before it could leave.
     pub(super) fn leave(&mut self, waiter: &Arc<Waiter<T>>) -> Option<Handed<T>> {
         self.waiters.retain(|other| !Arc::ptr_eq(other, waiter));
         waiter.take()

@@ -1,4 +1,5 @@
-//! A bounded pool of sessions on another server, lent to one thread at a time until a deadline. It behaves as HikariCP does.
+//! A bounded pool of sessions on another server, each lent to one thread at a time. A thread waits for a session until its
+//! deadline at most. The pool behaves as HikariCP does.
 //!
 //! | file | what it does | thread |
 //! |---|---|---|
@@ -28,7 +29,8 @@ use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::telemetry::metrics;
 
-/// One kind of server: how to open a session on it. A manager written for r2d2 becomes one with a deadline and a [`Session`].
+/// One kind of server: how to open a session on it. An r2d2 `ManageConnection` is easily turned into a
+/// `Driver`.
 pub(crate) trait Driver: Send + Sync + 'static {
     /// One open session.
     type Session: Session;
@@ -45,16 +47,17 @@ pub(crate) trait Driver: Send + Sync + 'static {
 
 /// An open session, as the pool sees it.
 pub(crate) trait Session: Send + 'static {
-    /// Whether the session still has its server, as far as this is visible without a question.
+    /// Whether the session still has its server, as far as this is visible without validation.
     fn is_alive(&mut self) -> bool;
 
-    /// Whether the server answers a question by `deadline`.
+    /// Validates the session: whether the server answers on it by `deadline`.
     fn validate(&mut self, deadline: Deadline) -> bool;
 
     /// Called at checkin. Whether the session cannot be lent again.
     fn is_broken(&self) -> bool;
 
-    /// Called at checkin. Whether the session has work left that can wait for its next borrower or for an idle worker.
+    /// Called at checkin. Whether something is left to do on the session (cleaning), which the next borrower or an idle worker
+    /// will do.
     fn is_untidy(&self) -> bool {
         false
     }
@@ -79,9 +82,9 @@ pub(crate) struct Settings {
     pub(crate) maximum_pending: usize,
     /// The longest wait of a thread for a session, and the longest time for an opening.
     pub(crate) connection_timeout: Duration,
-    /// The longest time for the server's answer to a question.
+    /// The longest time for the validation of a session.
     pub(crate) validation_timeout: Duration,
-    /// A session that was used within this time is lent without a question.
+    /// A session that was used within this time is lent without being validated.
     pub(crate) alive_bypass_window: Duration,
     /// The longest time that a session above `minimum_idle` may stay unused.
     pub(crate) idle_timeout: Duration,
@@ -140,7 +143,7 @@ pub(crate) enum Unavailable {
     Crowded { gauges: Gauges },
 }
 
-/// The pool. The sessions end with it.
+/// The pool. Idle sessions end with it, lent ones when they come back.
 pub(crate) struct Pool<D: Driver> {
     stock: Arc<Stock<Held<D>>>,
     opener: Arc<Opener<D>>,

@@ -8,8 +8,8 @@
 //!   so r2d2 never retries.
 //! - r2d2 has a session only when `connect` has returned it and r2d2 has put it into its list. The next call on the same thread
 //!   begins after that, so each call first fetches what has arrived and gives it to the stock.
-//! - r2d2 has room for [`OPENERS`] sessions above the maximum. So a thread whose call has returned always finds a next
-//!   call.
+//! - r2d2 has room for [`OPENERS`] sessions above the maximum. So after each session that it opened, a thread has another
+//!   `connect` call to make, which delivers that session to the stock.
 //! - A pool of r2d2 cannot grow. A larger maximum adds another pool, on the same threads; the sessions of both are lent
 //!   alike.
 //! - A session goes back to r2d2 only to be closed. r2d2 then has room for another one.
@@ -41,7 +41,7 @@ pub(super) struct Opener<D: Driver> {
     stock: Arc<Stock<Held<D>>>,
     /// The session that was opened before the pool, for r2d2's first call.
     first: Mutex<Option<Opened<D::Session>>>,
-    /// One pool for each time that the maximum grew. Empty when the pool is closed.
+    /// The first, and one more for each time that the maximum exceeded every earlier maximum. Empty when the pool is closed.
     pools: Mutex<Vec<r2d2::Pool<Manager<D>>>>,
     /// All of r2d2's pools share these threads, so a larger maximum starts no thread: r2d2 panics when the system
     /// refuses one.

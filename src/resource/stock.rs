@@ -1,6 +1,6 @@
-//! The pool's sessions, and the threads that wait for one. No other file changes either.
+//! The pool's sessions, and the threads that wait for one. Only this file changes them.
 //!
-//! Any thread. One lock guards everything. Under the lock nothing waits, no thread is woken, no line is logged and no
+//! Runs on any thread. One lock guards everything. Under the lock nothing waits, no thread is woken, no line is logged and no
 //! session is closed. The stock knows neither r2d2 nor sessions: dropping a `T` closes it.
 
 use std::collections::HashMap;
@@ -18,11 +18,11 @@ use crate::base::presence::Presence;
 use crate::telemetry::metrics;
 use crate::telemetry::sparing::sparingly;
 
-/// A thread looks for its own session among this many that came back last. In a larger pool all of these may be other
-/// threads'.
+/// A thread looks for the session that it had last among this many of the latest returns. In a larger pool, all of these may
+/// be the sessions of other threads.
 const LOOKED_AT: usize = 64;
 
-/// The pause between two rounds of the keeper, unless the settings' times need shorter ones.
+/// The pause between two rounds of the keeper at most. Short times in the settings make it shorter.
 const ROUND: Duration = Duration::from_secs(5);
 
 /// The owner of the sessions.
@@ -217,8 +217,8 @@ impl<T> Stock<T> {
 
 /// The workers' part.
 impl<T: Send + 'static> Stock<T> {
-    /// Takes a session, or waits for one behind the threads that are waiting already. `started` is the time at which
-    /// the checkout began.
+    /// Takes a session, or waits for one at the end of the line or, with [`Turn::First`], at its front. `started` is the time
+    /// at which the checkout began.
     pub(super) fn checkout(
         self: &Arc<Self>,
         client: &Presence,
@@ -276,7 +276,8 @@ impl<T: Send + 'static> Stock<T> {
             if handed.is_some() {
                 return handed;
             }
-            // A signal without the lock would be missed by an opener between its check of the line and its sleep.
+            // An opener holds the lock from its look at the line until it sleeps. Taking the lock once before the signal makes
+            // sure that the opener sleeps and hears the signal.
             drop(self.lock());
             self.demand.notify_one();
         }
@@ -364,7 +365,8 @@ impl<T> Stock<T> {
         self.lend(retired)
     }
 
-    /// Borrows the idle sessions on which the server was silent for long. Also returns the time that it has to answer.
+    /// Borrows the idle sessions on which the server has shown nothing for `keepalive_time`. Also returns the time that it has
+    /// to answer.
     pub(super) fn silent(self: &Arc<Self>, now: Instant) -> (Vec<Loan<T>>, Duration) {
         let mut state = self.lock();
         let (keepalive_time, patience) = (state.settings.keepalive_time, state.settings.validation_timeout);
@@ -489,7 +491,7 @@ impl Settings {
 impl<T> State<T> {
     /// Takes an idle session: preferably the one that this thread had last, as HikariCP's `ConcurrentBag` does,
     /// otherwise the one that came back last. The server's process is then on the thread's core more often than not.
-    /// The thread's own session is not preferred if it would first have to show that it is alive.
+    /// The thread's own session is passed over when it would have to be validated first.
     fn take_idle(&mut self, thread: ThreadId, now: Instant) -> Option<Box<Entry<T>>> {
         let latest = self.idle.len().saturating_sub(LOOKED_AT);
         let is_own = |entry: &Entry<T>| entry.borrower == Some(thread) && !self.is_in_doubt(entry, now);
@@ -514,8 +516,8 @@ impl<T> State<T> {
         if turn == Turn::Last && self.line.len() >= self.settings.maximum_pending {
             return Err(Unavailable::Crowded { gauges: self.gauges() });
         }
-        // Another session is worth its cost once the wait has lasted as long as an opening takes. In an empty pool it
-        // is worth its cost at once.
+        // It pays to open another session once the wait has lasted as long as an opening takes. In an empty pool it pays at
+        // once.
         let patient_until = if self.open == 0 { since } else { since + self.open_cost };
         Ok(self.line.join(turn, patient_until))
     }

@@ -1,11 +1,11 @@
-//! One lane of the queue: jobs in line for the same workers, and how many of them may wait.
+//! One lane of the queue: the jobs of one priority, or of one endpoint with `max_concurrency`, and how many of them may wait.
 
 use std::time::{Duration, Instant};
 
 use super::{Limits, Priority};
 
-/// While waits are not standing, this many jobs are admitted for each job that can run at once, however long jobs take.
-/// A queue of that length is no overload.
+/// Without overload (see `standing`), up to this many jobs may wait for each job that can run at once, however long they
+/// take.
 const BURST: usize = 4;
 
 /// As above, while no job has ended yet and the service time is unknown.
@@ -32,8 +32,9 @@ pub struct LaneSpec {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) spec: LaneSpec,
-    /// The first job. The next field is the last one.
+    /// The first job.
     pub(super) head: Option<usize>,
+    /// The last job.
     pub(super) tail: Option<usize>,
     pub(super) len: usize,
     /// The number of jobs that workers have.
@@ -77,11 +78,11 @@ impl Lane {
         if self.len < floor {
             return true;
         }
-        // If workers are stuck, their jobs do not end, and the mean says nothing.
         let fits = match self.wait_for(self.len + 1, workers) {
             Some(wait) => wait <= allowed,
             None => self.len < FIRST_BURST * concurrency,
         };
+        // The wait of the oldest job is checked too: if workers are stuck, no job ends and the mean does not grow.
         oldest <= allowed && fits
     }
 

@@ -1,12 +1,12 @@
 //! The bounded queue of jobs and its admission.
 //!
-//! Pollers push jobs and take them back, and never wait; workers wait for jobs. A job whose wait would be too long is refused
-//! when it comes. So a refusal takes no time, and a worker always gets a job whose client still waits. The queue does not know
-//! what a job is.
+//! Pollers push jobs, and withdraw a job whose client left or whose time is over. They never wait; workers wait for jobs. A job
+//! whose wait would be too long is refused when it comes. So a refusal takes no time, and a worker rarely gets a job that nobody
+//! waits for. The queue does not know what a job is.
 //!
-//! A new job wakes the worker that parked last: its stack and its connection are still in the core's cache. A worker looks for
-//! another job before it parks, so nobody is woken while jobs wait. A worker may take a batch: its first job and the following
-//! jobs that can run together with it and would otherwise only wait.
+//! [`Queue::wake`] takes the worker that parked last: its stack and its session are still in the core's cache. A worker looks
+//! for another job before it parks, so nobody is woken while jobs wait. Beside its first job, a worker may take a batch: the
+//! further jobs that can run together with the first and would otherwise only wait.
 //!
 //! The files: `lane` decides on admission, `jobs` holds the lists, `parked` is a waiting worker, `pace` counts for the pacer.
 
@@ -49,7 +49,7 @@ pub enum Priority {
 pub struct Limits {
     /// The number of jobs that may wait, in all lanes together.
     pub max_length: usize,
-    /// The wait that may last.
+    /// Waits up to this are normal. Longer ones are accepted for `interval` only.
     pub target: Duration,
     /// How long waits may exceed the target, and the longest wait that a burst may cause.
     pub interval: Duration,
@@ -66,7 +66,7 @@ struct State<T> {
     workers: usize,
     /// The number of workers that there are.
     present: usize,
-    /// The number of workers that have a job or a batch.
+    /// The number of workers that have a job, with or without a batch.
     running: usize,
     /// How many workers may have one.
     busy_max: usize,
@@ -85,7 +85,7 @@ pub struct Refused<T> {
     pub job: T,
     /// The reason.
     pub refusal: Refusal,
-    /// The time until the jobs that wait now will have been taken, as far as that is known.
+    /// The time until workers will have taken the jobs in the same lane. Zero while no service time is known.
     pub drains_in: Duration,
 }
 
@@ -102,9 +102,9 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Ticket {
     began: Instant,
-    /// `None` after the job was returned.
+    /// `None` after [`Queue::return_job`].
     origin: Option<Origin>,
-    /// The origins of the other jobs of the batch.
+    /// The origins of the jobs in the batch.
     others: Vec<Origin>,
 }
 
@@ -115,10 +115,10 @@ struct Origin {
     stale: bool,
 }
 
-/// The jobs that a worker takes beside its first.
+/// The further jobs that a worker takes, without its first.
 #[derive(Debug)]
 pub struct Batch<T> {
-    /// How many jobs it may hold.
+    /// How many jobs it may hold, without the first.
     pub max: usize,
     /// The jobs, each with whether it [is stale](Ticket::is_stale).
     pub jobs: Vec<(T, bool)>,
@@ -152,7 +152,7 @@ pub struct Gauges {
 }
 
 impl Ticket {
-    /// Whether the job is to be refused rather than run: waits are standing, and this one was too long.
+    /// Whether the job is to be refused rather than run: its lane is overloaded (`Lane::standing`), and it waited too long.
     pub fn is_stale(&self) -> bool {
         self.origin.is_some_and(|origin| origin.stale)
     }
@@ -191,8 +191,8 @@ impl<T> Queue<T> {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Returns the lanes for these specifications, in their order. A lane that exists takes the new specification. Jobs in
-    /// lanes that are not named stay where they are.
+    /// Returns the index of the lane for each specification, in their order, and makes the missing lanes. A lane that exists
+    /// takes the new specification. Lanes that `specs` leaves out keep their jobs.
     pub fn lanes(&self, specs: &[LaneSpec]) -> Vec<usize> {
         let mut state = self.lock();
         specs.iter().map(|spec| state.lane(spec)).collect()
@@ -392,7 +392,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// Wakes a worker if a job needs one. The lock is released first, because the worker takes it first.
+/// Wakes a worker if a job needs one. The lock is released before the wake-up, because the woken worker begins by taking it.
 fn wake_one<T>(mut state: MutexGuard<'_, State<T>>) {
     let worker = state.worker_to_wake();
     drop(state);
@@ -523,7 +523,7 @@ impl<T> State<T> {
         Origin { lane: node.lane, stale }
     }
 
-    /// A worker is done. The time of a batch is divided among its jobs.
+    /// A worker is done. Its time is divided among its first job and the batch.
     fn finish(&mut self, ticket: &Ticket, now: Instant) {
         self.pace.add_busy(self.running, now);
         self.running -= 1;
