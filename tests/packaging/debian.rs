@@ -40,13 +40,14 @@ fn package() -> &'static [u8] {
     })
 }
 
-/// A system with the package in `/run/shared`; `None` without root, who alone may make one. The package is packed all the same.
+/// A system with the package in `/run/shared`; `None` without root, or where no such system can be made. The package is packed
+/// all the same.
 fn system() -> Option<Root> {
     let package = package();
     if !is_root() {
         return None;
     }
-    let root = Root::new();
+    let root = Root::new()?;
     fs::write(root.shared().join("wharf.deb"), package).expect("a temporary file");
     Some(root)
 }
