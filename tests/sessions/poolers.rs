@@ -321,8 +321,11 @@ fn serve_refuses_a_transaction_pooler_at_once() {
 fn a_session_pooler_with_one_connection_is_accepted_for_one_session() {
     let database = database();
     for ignored in IGNORED {
-        let pooler = pooler("session", 1, ignored);
         for _ in 0..3 {
+            // wharf's search for poolers leaves a client in PgBouncer's line, with a BEGIN that was not sent on. When the
+            // session is free, PgBouncer 1.18 runs it for that client, and may give the answer to the next client. So
+            // each time has a pooler of its own.
+            let pooler = pooler("session", 1, ignored);
             let began = Instant::now();
             let opened = open(&pooler.url(database.name()), 1).expect("a session pooler is fine");
             let deadline = Deadline::after(Duration::from_secs(20));
