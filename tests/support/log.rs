@@ -1,8 +1,11 @@
 //! A logger that keeps the lines of all servers in this process, for tests that look for one of them.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Metadata, Record};
+
+use super::wait_until;
 
 /// The lines so far. A process has one logger, so all tests of a binary share this one.
 pub(crate) struct Log {
@@ -25,6 +28,19 @@ impl Log {
     /// Whether any line contains `text`.
     pub(crate) fn has(&self, text: &str) -> bool {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|line| line.contains(text))
+    }
+
+    /// Waits for a line that contains `text`. Once a second it causes the line `again`: a place of the code logs five
+    /// lines a second, and other tests of this process may have used them up.
+    pub(crate) fn wait_for(&self, text: &str, again: impl Fn()) {
+        let mut caused = Instant::now();
+        wait_until(&format!("the log does not have {text:?}"), || {
+            if caused.elapsed() > Duration::from_secs(1) {
+                again();
+                caused = Instant::now();
+            }
+            self.has(text)
+        });
     }
 }
 
