@@ -20,11 +20,11 @@ use crate::telemetry::metrics::Metrics;
 
 /// The signals and their consequences, for the thread that waits for them.
 pub(super) struct Heard {
-    pub(super) signals: Receiver<i32>,
+    signals: Receiver<i32>,
     /// Disconnected at the second signal that ends the server.
-    pub(super) stopped: Receiver<Infallible>,
+    stopped: Receiver<Infallible>,
     /// Kept for its drop, which ends the watchdog's thread.
-    pub(super) watchdog: Option<Watchdog>,
+    watchdog: Option<Watchdog>,
 }
 
 impl Running {
@@ -121,7 +121,7 @@ impl Running {
     }
 
     /// As [`drain`](Self::drain), and stops waiting for handlers once `stop` is disconnected.
-    pub(super) fn drain_unless(self, stop: &Receiver<Infallible>) -> Drained {
+    fn drain_unless(self, stop: &Receiver<Infallible>) -> Drained {
         let reuses_port = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.reuse_port;
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
@@ -151,7 +151,7 @@ impl Running {
 
     /// The watchdog's question whether the server works. It works if every thread of the connector and every worker
     /// runs, and if some worker is not past its request's deadline.
-    pub(super) fn pulse(&self) -> supervisor::Pulse {
+    fn pulse(&self) -> supervisor::Pulse {
         let (connector, workers, observer) =
             (self.connector.pulse(), self.workers.pulse(), self.observer.clone());
         Box::new(move |patience| {
@@ -163,7 +163,7 @@ impl Running {
         })
     }
 
-    pub(super) fn drain_timeout(&self) -> Duration {
+    fn drain_timeout(&self) -> Duration {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).server.drain_timeout
     }
 }

@@ -22,17 +22,17 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// The connector's view of the server: routing and admission.
 pub(super) struct Stages {
-    pub(super) router: Router,
-    pub(super) queue: Queue<Job>,
+    router: Router,
+    queue: Queue<Job>,
     /// For each lane of the router, the index of the queue's lane.
-    pub(super) lanes: Vec<usize>,
-    pub(super) max_wait: Duration,
-    pub(super) deadline: Duration,
-    pub(super) deadline_header: Option<HeaderName>,
-    pub(super) max_body_bytes: usize,
-    pub(super) origins: OriginRules,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) traces: Traces,
+    lanes: Vec<usize>,
+    max_wait: Duration,
+    deadline: Duration,
+    deadline_header: Option<HeaderName>,
+    max_body_bytes: usize,
+    origins: OriginRules,
+    metrics: Arc<Metrics>,
+    traces: Traces,
 }
 
 impl Stages {
@@ -63,7 +63,7 @@ impl Stages {
     }
 
     /// Counts and traces a request that was answered without a worker.
-    pub(super) fn answered(
+    fn answered(
         &self,
         request: &Request,
         endpoint: Option<&Arc<Endpoint>>,

@@ -16,7 +16,7 @@ pub(super) struct Account {
     pub(super) status: u16,
     pub(super) spans: Spans,
     /// When the answer was made.
-    pub(super) made: Instant,
+    made: Instant,
     /// When the answer was handed over.
     pub(super) ended: Instant,
 }

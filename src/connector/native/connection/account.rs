@@ -23,7 +23,7 @@ pub(super) struct LoggedRequest {
 /// releasing it for each request would write to memory that all threads write to, so the connection keeps it.
 #[derive(Default)]
 pub(super) struct Recalled {
-    pub(super) held: Option<Arc<Endpoint>>,
+    held: Option<Arc<Endpoint>>,
     pub(super) is_known: bool,
 }
 

@@ -21,7 +21,7 @@ pub(super) const DRAIN_IDLE: Duration = Duration::from_millis(500);
 
 /// The poller wakes workers when it has read everything, so that requests that came together can be answered together.
 /// After this many requests it wakes them in any case: reading them takes about 50 µs.
-pub(super) const QUEUED_MAX: usize = 16;
+const QUEUED_MAX: usize = 16;
 
 /// The state that all connections of one poller use.
 pub(in crate::connector::native) struct Core {
@@ -47,7 +47,7 @@ pub(in crate::connector::native) struct Core {
     /// Answers that are not sent yet; empty between two connections.
     pub(super) answers: Vec<u8>,
     /// How many requests were queued since workers were last woken.
-    pub(super) queued: usize,
+    queued: usize,
 }
 
 impl Core {

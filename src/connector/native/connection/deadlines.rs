@@ -54,7 +54,7 @@ impl Connection {
     }
 
     /// Closes the idle connection, unless something has come and its event was not seen yet.
-    pub(super) fn handle_idle_timeout(&mut self, core: &mut Core) -> Next {
+    fn handle_idle_timeout(&mut self, core: &mut Core) -> Next {
         let next = self.proceed(core);
         if next == Next::Wait && matches!(self.stage, Stage::Idle) && core.now >= self.due {
             if !core.is_draining() {
@@ -74,7 +74,7 @@ impl Connection {
 
     /// Acts on a request in the queue or with a worker: its time to start has passed, or its deadline, or the time in
     /// which its body should have brought more.
-    pub(super) fn handle_away_timeout(
+    fn handle_away_timeout(
         &mut self,
         core: &mut Core,
         form: Form,
@@ -118,7 +118,7 @@ impl Connection {
 
     /// Makes and counts the poller's answer for a worker that has not answered by the deadline. From now on the worker
     /// commits nothing.
-    pub(super) fn late_answer(&self, core: &Core) -> Response {
+    fn late_answer(&self, core: &Core) -> Response {
         let response = if self.link.presence().answer_instead() {
             let id = self.request_id.as_ref().map_or("", RequestId::id);
             sparingly!(
