@@ -71,6 +71,7 @@ fn a_line_of_the_access_log_is_a_part_of_it_or_a_text() {
 #[test]
 fn a_reload_changes_the_form() {
     let wharf = start("");
+    wharf.wait_for_log("serving on");
     assert!(wharf.log().starts_with('['), "{}", wharf.log());
     let config = format!("log.format = 'json'\n{HELLO}");
     fs::write(wharf.directory().join("wharf.toml"), config).expect("a temporary file");
