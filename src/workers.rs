@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::system::{ThreadId, this_thread, wait_for_turn};
 use crossbeam_channel::{Receiver, Sender};
@@ -23,7 +23,8 @@ use http::{StatusCode, Version};
 use log::Level;
 
 use self::account::{Account, BodyEnd};
-use self::pipeline::Asked;
+use self::pipeline::InFlight;
+pub(crate) use self::pipeline::joins_batches;
 use crate::base::deadline::Deadline;
 use crate::base::queue::{Batch, Queue, Ticket};
 use crate::database::Database;
@@ -96,7 +97,9 @@ impl Workers {
         let workers = Self { shared, team, ended };
         workers.resize(count)?;
         let (shared, ended) = (Arc::clone(&workers.shared), workers.ended.clone());
-        thread::Builder::new().name("pacer".to_owned()).spawn(move || pacer::run(&shared, &ended))?;
+        if std::env::var_os("NO_PACER").is_none() {
+            thread::Builder::new().name("pacer".to_owned()).spawn(move || pacer::run(&shared, &ended))?;
+        }
         Ok(workers)
     }
 
@@ -194,18 +197,18 @@ impl Shared {
             Worker { activity: activity.clone(), thread: this_thread(), life: Arc::downgrade(&life) };
         self.present().insert(number, worker);
         let mut done = None;
-        let (mut others, mut asked) = (Batch::none(), Asked::default());
+        let (mut others, mut asked) = (Batch::none(), InFlight::default());
         loop {
             others.max = self.pipelined_max.load(Relaxed) - 1;
             if let Some(database) = &self.database {
                 database.tidy(|| self.queue.is_empty());
             }
-            let next = self.queue.next_batch(done, &mut others, self.together());
+            let next = self.queue.next_batch(done, &mut others, self.together(Duration::ZERO));
             let Some((job, mut begun)) = next else { break };
-            if others.jobs.is_empty() {
+            if others.jobs.is_empty() && !(others.max > 0 && self.can_be_joined(&job)) {
                 self.answer(job, &begun, &activity);
             } else {
-                self.answer_together(job, &mut others.jobs, &mut asked, &mut begun, &activity);
+                self.answer_together(job, &mut others, &mut asked, &mut begun, &activity);
             }
             done = Some(begun);
         }
@@ -224,11 +227,11 @@ impl Shared {
         match admit(&mut job, begun.began(), begun.is_stale()) {
             Admitted::Gone => activity.turn_to(Doing::Idle, Instant::now()),
             Admitted::Refused(response, reason) => {
-                self.deliver(&job, response, Some(reason), begun, activity);
+                self.deliver(&job, response, Some(reason), begun.began(), activity);
             }
             Admitted::Granted => {
                 let response = self.run(&job, activity);
-                self.deliver(&job, response, None, begun, activity);
+                self.deliver(&job, response, None, begun.began(), activity);
             }
         }
     }
@@ -239,11 +242,11 @@ impl Shared {
         job: &Job,
         mut response: Response,
         refused: Option<Reason>,
-        begun: &Ticket,
+        began: Instant,
         activity: &Activity,
     ) {
         response.name_request(job.request.id());
-        let mut account = Account::of(job, begun, activity, response.status().as_u16());
+        let mut account = Account::of(job, began, activity, response.status().as_u16());
         response.timing = self.server_timing.load(Relaxed).then(|| account.timing());
         let streams = response.length().is_none() && job.request.form().has_body(&response);
         let (delivery, end, bytes) = if streams {
@@ -259,7 +262,7 @@ impl Shared {
         });
         let outcome = || account.outcome(job, delivery, refused, &end);
         self.traces
-            .tell(&job.request, Some(&job.endpoint), || (account.course(job, begun, activity), outcome()));
+            .tell(&job.request, Some(&job.endpoint), || (account.course(job, began, activity), outcome()));
         if job.presence.take_cancelled() {
             self.metrics.cancelled();
         }

@@ -15,6 +15,7 @@ use super::statement::{Description, Statement};
 use super::{Access, Error, Kind, RowWriter, pool};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
+use crate::base::system::Bell;
 use crate::base::value::{Type, Value};
 use crate::config;
 use crate::telemetry::activity::Activity;
@@ -136,9 +137,18 @@ pub(super) trait Session: pool::Session + Any {
         false
     }
 
-    /// Sends several statements together. Only a database whose driver
+    /// The time that a round trip to the database takes without any work of the database, as far as it is known: the shortest round
+    /// trip of this session.
+    fn distance(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Notes that a round trip took this long.
+    fn note_round_trip(&mut self, _took: Duration) {}
+
+    /// Begins a round trip for the statements of several requests. Only a database whose driver
     /// [`shares_round_trips`](Driver::shares_round_trips) offers this.
-    fn share(&mut self, _questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
+    fn share(&mut self) -> Result<Box<dyn RoundTrip + '_>, Error> {
         Err(Error::Usage("this database answers one statement at a time".to_owned()))
     }
 
@@ -155,24 +165,36 @@ pub(super) trait Session: pool::Session + Any {
     fn finish(&mut self);
 }
 
-/// Statements that were sent together. Their answers are fetched in the same order.
+/// Statements on their way to the database and back. Their answers are fetched in the order in which they were sent.
 pub(crate) trait RoundTrip {
-    /// Waits for the next answer, which is for `client`, until `deadline`. `None`: there are no more.
-    /// `patience` is the time that the clients behind this one wait, counted from a moment that has just passed. After
-    /// that the answer is [`Fetched::Slow`], and can be fetched again.
-    /// [`Fetched::Slow`], and can be fetched again.
-    fn fetch(
+    /// Sends statements, by `deadline`. A statement that cannot be sent has its error as its answer. If this fails, none of the
+    /// statements that have no answer yet will have one.
+    fn send(
         &mut self,
-        client: &Presence,
+        questions: &mut dyn Iterator<Item = Question>,
         deadline: Deadline,
-        patience: Option<(Instant, Duration)>,
-    ) -> Option<Fetched>;
+    ) -> Result<(), Error>;
+
+    /// Waits for the next answer, which is for `client`, until `deadline`. `None`: there are no more.
+    fn fetch(&mut self, client: &Presence, deadline: Deadline, waits: Waits<'_>) -> Option<Fetched>;
 }
 
-/// The result of fetching an answer.
+/// How long to wait for an answer that has not come.
+#[derive(Clone, Copy)]
+pub(crate) enum Waits<'a> {
+    /// Not at all.
+    Not,
+    /// Until the deadline at most. With `patience`, the clients behind this one wait no longer than this time, counted from a moment
+    /// that has just passed. A ring of the bell ends the wait as well.
+    Until { patience: Option<(Instant, Duration)>, bell: Option<&'a Bell> },
+}
+
+/// The result of fetching an answer. Every answer that has not come can be fetched again.
 pub(crate) enum Fetched {
-    /// The next answer.
-    Answer(Result<Answer, Error>),
+    /// The next answer, and its question.
+    Answer(Question, Result<Answer, Error>),
+    /// The answer has not come.
+    NotYet,
     /// The answer has not come, and the patience of the others is over.
     Slow,
 }

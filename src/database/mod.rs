@@ -20,13 +20,13 @@ mod statement;
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// SQLite's driver. [`Connection::sqlite`] lends its connection.
 pub use ::rusqlite;
 
 pub use crate::resource::Gauges;
-pub(crate) use driver::{Fetched, RoundTrip};
+pub(crate) use driver::{Fetched, RoundTrip, Waits};
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub(crate) use question::{Answer, Form, Question};
 pub use rows::{RowWriter, Shape};
@@ -321,6 +321,17 @@ impl Connection {
         self.lent.cast_against(error, declared)
     }
 
+    /// The part of a statement's time that the database worked: the time without the way there and back.
+    pub(crate) fn work_in(&mut self, took: Duration) -> Duration {
+        self.lent.note_round_trip(took);
+        took.saturating_sub(self.lent.distance())
+    }
+
+    /// The time of a round trip without work of the database, as far as it is known.
+    pub(crate) fn distance(&self) -> Duration {
+        self.lent.distance()
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors
@@ -380,12 +391,12 @@ impl Connection {
         self.lent.can_share(sql)
     }
 
-    /// Sends several statements together.
+    /// Begins a round trip for the statements of several requests.
     ///
     /// # Errors
-    /// The database answers one statement at a time ([`Database::shares_round_trips`]), or nothing was sent.
-    pub(crate) fn share(&mut self, questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
-        self.lent.share(questions)
+    /// The database answers one statement at a time ([`Database::shares_round_trips`]), or a transaction is open.
+    pub(crate) fn share(&mut self) -> Result<Box<dyn RoundTrip + '_>, Error> {
+        self.lent.share()
     }
 
     /// Whether `database.statement_comment` asks statements to [name their request](Self::name_request).

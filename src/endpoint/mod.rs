@@ -21,7 +21,7 @@ use crate::database::{
     self, Access, Answer, Connection, Database, Form, Question, RowWriter, Shape, Statement,
 };
 use crate::exchange::router::Target;
-use crate::handler::{Batched, BatchedStatement, Context, Error, Handler, Mean, Policy};
+use crate::handler::{Batched, BatchedStatement, Context, Error, Handler, Policy, Work};
 use crate::http::{Request, Response};
 
 /// The most runs of a request's statements before a collision with another transaction becomes its answer. The pauses
@@ -71,7 +71,7 @@ struct SqlEndpoint {
     /// Whether its requests can share a round trip.
     is_batched: bool,
     /// The mean duration of its statement.
-    takes: Mean,
+    takes: Work,
 }
 
 struct Step {
@@ -131,7 +131,7 @@ impl SqlEndpoint {
             policy: policy(endpoint, params),
             max_response_bytes: config.http.max_response_bytes,
             is_batched: false,
-            takes: Mean::default(),
+            takes: Work::default(),
         };
         let only_reads = new.access == Access::ReadOnly && !new.is_transaction();
         new.is_batched = only_reads && database.shares_round_trips();
@@ -155,11 +155,16 @@ impl SqlEndpoint {
             let last = index + 1 == self.steps.len();
             let shape = if last { self.shape() } else { Shape::Discard };
             let mut rows = RowWriter::new(body, shape, self.max_response_bytes, self.max_rows());
+            // The first run on a session prepares the statement, and so says nothing of the runs to come.
+            let is_prepared = self.is_batched && connection.can_share(step.statement.text());
             let began = Instant::now();
             let ran = connection.run(&step.statement, values, self.access, deadline, &mut rows);
             let took = began.elapsed();
             context.note_statement(&step.key, took, &|| self.shown(values));
-            self.takes.note_if(self.is_batched && connection.can_share(step.statement.text()), took);
+            if self.is_batched {
+                let can_share = connection.can_share(step.statement.text());
+                self.takes.note_run(is_prepared, can_share, || connection.work_in(took));
+            }
             let count = ran.map_err(|error| Failure::Database(error, Some(step.key.clone())))?;
             step.expect(count).map_err(Failure::Unexpected)?;
             if last {
@@ -309,6 +314,10 @@ impl BatchedStatement for SqlEndpoint {
         self.takes.mean()
     }
 
+    fn usually_takes(&self) -> Duration {
+        self.takes.usual()
+    }
+
     fn question(&self, request: &Request) -> Result<Question, Error> {
         let form = Form {
             shape: self.shape(),
@@ -320,9 +329,9 @@ impl BatchedStatement for SqlEndpoint {
         Ok(Question::Endpoint { statement: Arc::clone(&self.steps[0].statement), values, form })
     }
 
-    fn note(&self, question: &Question, took: Duration, context: &Context<'_>) {
+    fn note(&self, question: &Question, took: Duration, work: Duration, context: &Context<'_>) {
         context.note_statement(&self.steps[0].key, took, &|| self.shown(question.values()));
-        self.takes.note(took);
+        self.takes.note(work);
     }
 
     fn answer(&self, _: &Request, answer: Answer) -> Result<Response, Error> {

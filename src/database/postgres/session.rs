@@ -19,6 +19,7 @@ mod work;
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::outcome::Commits;
 use self::transaction::Transaction;
@@ -38,7 +39,6 @@ use crate::base::value::{self, Value};
 use crate::database::comment::Comment;
 use crate::database::driver::{self, Borrower, RoundTrip};
 use crate::database::pool::{self, Session as _};
-use crate::database::question::Question;
 use crate::database::settings::Settings;
 use crate::database::{Access, Column, Description, Error, Kind, RowWriter, Statement};
 use crate::telemetry::activity::Activity;
@@ -384,8 +384,16 @@ impl driver::Session for Session {
         self.statements.known(sql).is_some_and(|prepared| prepared.effect.is_none())
     }
 
-    fn share(&mut self, questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
-        Ok(Box::new(self.pipeline(questions)?))
+    fn distance(&self) -> Duration {
+        self.wire.distance()
+    }
+
+    fn note_round_trip(&mut self, took: Duration) {
+        self.wire.note_round_trip(took);
+    }
+
+    fn share(&mut self) -> Result<Box<dyn RoundTrip + '_>, Error> {
+        Ok(Box::new(self.pipeline()?))
     }
 
     fn names_requests(&self) -> bool {

@@ -27,6 +27,7 @@ use super::refusal::{ServerError, field};
 use super::url::Target;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
+use crate::base::system::Bell;
 use crate::database::{Access, Error};
 
 /// The time past the deadline in which a cancelled statement may end, the cancel request included. After that the
@@ -84,8 +85,17 @@ pub(super) enum Failure {
     Lost(Error),
     /// The server has run nothing of it, or has not received all of it.
     NotRun(Error),
-    /// The answer has not come within the patience of the clients behind this one. It can be read later.
-    Slow,
+    /// The answer has not come, and the wait was not to last longer. It can be read later.
+    NotYet(Pause),
+}
+
+/// Why a wait for an answer pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// There was to be no wait, or the bell has rung.
+    Bell,
+    /// The patience of the clients behind this one is over.
+    Patience,
 }
 
 impl From<Error> for Failure {
@@ -100,13 +110,27 @@ pub(super) struct Wait<'a> {
     end: Deadline,
     /// The end of the patience of the clients behind this one.
     patience: Option<Instant>,
+    /// It does not wait at all.
+    is_brief: bool,
+    /// Its ring ends the wait.
+    bell: Option<&'a Bell>,
     /// The client's departure ends the wait.
     watched: bool,
     /// The reason why the statement was cancelled. The wait for its end continues.
     cancelled: Option<Error>,
 }
 
-impl Wait<'_> {
+impl<'a> Wait<'a> {
+    /// Makes the wait end at once.
+    pub(super) fn cut_short(&mut self) {
+        self.is_brief = true;
+    }
+
+    /// Makes a ring of the bell end the wait.
+    pub(super) fn listen_to(&mut self, bell: Option<&'a Bell>) {
+        self.bell = bell;
+    }
+
     fn until(&self) -> Instant {
         self.patience.map_or(self.end.instant(), |patience| patience.min(self.end.instant()))
     }
@@ -155,6 +179,8 @@ pub(super) struct Wire {
     read: usize,
     /// The number of `ReadyForQuery` messages that the server still has to send.
     owed: usize,
+    /// The shortest round trip so far; zero before the first.
+    distance: Duration,
     /// Whether the server was in a transaction when it last said so.
     is_in_transaction: bool,
     /// Whether the server has begun to run something of the last batch.
@@ -199,6 +225,7 @@ impl Wire {
             received: Vec::new(),
             read: 0,
             owed: 0,
+            distance: Duration::ZERO,
             is_in_transaction: false,
             has_begun: false,
             errands: VecDeque::new(),
@@ -353,7 +380,8 @@ impl Wire {
             return Err(over);
         }
         let patience = patience.map(|(now, patience)| now + patience);
-        Ok(Wait { limit, end: limit.end(), patience, watched: false, cancelled: None })
+        let (is_brief, bell, watched, cancelled) = (false, None, false, None);
+        Ok(Wait { limit, end: limit.end(), patience, is_brief, bell, watched, cancelled })
     }
 
     /// Sends the batch. While the socket has no room, it waits and reads messages.
@@ -522,6 +550,9 @@ impl Wire {
     /// Waits until the socket has bytes or room. A statement past its limit is cancelled. The wait then goes on a
     /// little, because the server may have been quicker.
     fn wait_for_socket(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        if wait.is_brief {
+            return Err(Failure::NotYet(Pause::Bell));
+        }
         if !wait.watched && wait.cancelled.is_none() {
             wait.limit.client.wake_when_left(&self.interruption);
             wait.watched = true;
@@ -529,18 +560,29 @@ impl Wire {
         if wait.cancelled.is_none() && wait.limit.client.has_left() {
             return Err(self.abandon_for_departure(wait));
         }
-        if self.channel.socket().wait(wait.until()) {
+        let (has_news, has_rung) = match wait.bell {
+            Some(bell) if wait.cancelled.is_none() => self.channel.socket().wait_or_bell(wait.until(), bell),
+            _ => (self.channel.socket().wait(wait.until()), false),
+        };
+        if has_news {
             if !self.channel.socket().is_interrupted() {
                 return Ok(());
             }
             // Nothing more can be read after an interruption.
             return Err(self.abandon_for_departure(wait));
         }
+        if has_rung {
+            return Err(Failure::NotYet(Pause::Bell));
+        }
+        if Instant::now() < wait.until() {
+            // A signal has ended the wait.
+            return Ok(());
+        }
         if wait.cancelled.is_some() {
             return Err(Failure::Lost(Error::Lost("it did not answer to a cancel".to_owned())));
         }
         if wait.patience.is_some() && wait.until() < wait.end.instant() {
-            return Err(Failure::Slow);
+            return Err(Failure::NotYet(Pause::Patience));
         }
         let why = if wait.end < wait.limit.deadline { Error::StatementTimeout } else { Error::Deadline };
         let until = Deadline::after(CANCEL_GRACE);
@@ -592,7 +634,7 @@ impl Wire {
                 Err(Error::OutcomeUnknown { cause: Box::new(error) })
             }
             (None, Err(Failure::Lost(error) | Failure::Known(error) | Failure::NotRun(error))) => Err(error),
-            (None, Err(Failure::Slow)) => Err(Error::Deadline),
+            (None, Err(Failure::NotYet(_))) => Err(Error::Deadline),
         }
     }
 
@@ -604,13 +646,25 @@ impl Wire {
 
     /// Whether the server answers by `deadline`: one round trip.
     pub(super) fn answers(&mut self, deadline: Deadline) -> bool {
+        let began = Instant::now();
         self.begin_batch();
         self.add_sync();
         let limit = Limit::until(deadline);
         let Ok(mut wait) = self.begin(&limit, None) else { return false };
         let answered = self.send(&mut wait).and_then(|()| self.skip(&mut wait));
         self.broken |= answered.is_err();
+        self.note_round_trip(began.elapsed());
         answered.is_ok()
+    }
+
+    /// Notes that a round trip took this long.
+    pub(super) fn note_round_trip(&mut self, took: Duration) {
+        self.distance = if self.distance.is_zero() { took } else { self.distance.min(took) };
+    }
+
+    /// The time of a round trip in which the server has nothing to do: the shortest one so far.
+    pub(super) fn distance(&self) -> Duration {
+        self.distance
     }
 
     /// Reads the rest of an unfinished answer, or gives the connection up.
