@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use self::admin::{AdminView, Listening, SetLogLevel};
+use self::admin::{AdminListener, AdminView, SetLogLevel};
 pub use self::client::Client;
 pub use crate::connector::{Address, Drained, TlsError};
 pub use crate::exchange::router::RouteError;
@@ -116,10 +116,10 @@ pub struct Running {
     tls: Option<Tls>,
     connector: Box<dyn Connector>,
     /// `None`: the server has no admin listener.
-    admin: Option<Listening>,
+    admin: Option<AdminListener>,
     admin_view: Arc<AdminView>,
     /// The requests of the admin listener's clients for a reload.
-    errands: Receiver<Job>,
+    reload_requests: Receiver<Job>,
     queue: Queue<Job>,
     workers: Workers,
     database: Option<Database>,
@@ -260,7 +260,7 @@ impl Server {
         )
         .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
-        let admin_listener = Listening::bind(config)?;
+        let admin_listener = AdminListener::bind(config)?;
         journal.reconfigure(journal.prepare(&config.log, opened)?);
         let behind = Behind::start(config, self.database.as_ref(), router, &metrics, &journal)?;
         let Behind { queue, workers, traces, service } = behind;
@@ -272,13 +272,13 @@ impl Server {
             journal: journal.clone(),
         });
         let watch = observer.watch()?;
-        let (admin_view, errands) =
+        let (admin_view, reload_requests) =
             AdminView::new(config, &observer, self.database.as_ref(), self.on_log_level);
         settings.max_connections = descriptors::fitting(config);
         // The admin listener starts before the connector. A client that finds the server then finds the admin listener
         // too.
         let start =
-            |listener| Listening::start(listener, &config.admin, &admin_view, settings.max_connections);
+            |listener| AdminListener::start(listener, &config.admin, &admin_view, settings.max_connections);
         let admin = admin_listener.map(start).transpose()?;
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
@@ -295,7 +295,7 @@ impl Server {
             connector,
             admin,
             admin_view,
-            errands,
+            reload_requests,
             queue,
             workers,
             database: self.database,
@@ -339,9 +339,9 @@ impl Server {
     pub fn run_and_tell(self, started: impl FnOnce(&Running)) -> Result<Drained, StartError> {
         let signals = watched_signals()?;
         let running = self.start()?;
-        let heard = running.hear(signals)?;
+        let supervision = running.supervise(signals)?;
         started(&running);
-        Ok(running.run_until(heard))
+        Ok(running.run_supervised(supervision))
     }
 }
 
@@ -366,7 +366,7 @@ impl Behind {
         let noted = (journal.clone(), traces.clone());
         let counted = Arc::clone(metrics);
         let workers = Workers::start(config.workers(), queue.clone(), database.cloned(), counted, noted)?;
-        workers.tell_timing(config.server.server_timing);
+        workers.set_server_timing(config.server.server_timing);
         workers.pipeline(config.database.pipelined_max());
         let stages = Stages::new(config, router, queue.clone(), Arc::clone(metrics), traces.clone());
         Ok(Self { queue, workers, traces, service: Arc::new(stages) })

@@ -60,7 +60,7 @@ enum Proxied {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (way, shown) = match &arguments.address {
-        Some(address) => (told(address, arguments.proxy_protocol)?, address.clone()),
+        Some(address) => (given(address, arguments.proxy_protocol)?, address.clone()),
         None => match configured(arguments.config.as_deref())? {
             Ok(found) => found,
             Err(problems) => {
@@ -83,7 +83,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// As the arguments say.
-fn told(address: &str, proxy_protocol: bool) -> anyhow::Result<Way> {
+fn given(address: &str, proxy_protocol: bool) -> anyhow::Result<Way> {
     anyhow::ensure!(
         address != "systemd",
         "systemd has the socket; say where it listens: ADDRESS:PORT or unix:PATH"

@@ -53,7 +53,7 @@ enum Trouble {
     Away(String),
 }
 
-/// The server to ask.
+/// The server whose figures are shown.
 #[derive(Clone)]
 struct AdminServer {
     /// The address as given, without `http://` and the final `/`.
@@ -80,7 +80,7 @@ impl AdminServer {
     }
 
     /// The current figures.
-    fn ask(&self) -> Result<View, Trouble> {
+    fn figures(&self) -> Result<View, Trouble> {
         let away = |error: anyhow::Error| Trouble::Away(format!("{error:#}"));
         let target: SocketAddr = client::reachable(client::resolved(&self.address).map_err(away)?);
         let Answer { status, body } =
@@ -109,7 +109,7 @@ fn detail(body: &[u8]) -> Option<String> {
 }
 
 fn once(server: &AdminServer) -> anyhow::Result<ExitCode> {
-    match server.ask() {
+    match server.figures() {
         Ok(view) => {
             let out = io::stdout();
             let width = if out.is_terminal() { terminal::size().0 } else { usize::MAX };
@@ -138,13 +138,13 @@ fn watch(server: &AdminServer, interval: Duration) -> anyhow::Result<ExitCode> {
     if screen.is_some() && io::stdin().is_terminal() {
         terminal::watch_keys(events)?;
     }
-    let asker = server.clone();
+    let requester = server.clone();
     let ask = move || {
-        while answers.send(asker.ask()).is_ok() {
+        while answers.send(requester.figures()).is_ok() {
             thread::sleep(interval);
         }
     };
-    thread::Builder::new().name("asker".into()).spawn(ask)?;
+    thread::Builder::new().name("requester".into()).spawn(ask)?;
     let ended = show(server, screen.as_ref(), &events_in, &answered);
     // The terminal is restored first, so that the error appears on its normal screen.
     drop(screen);

@@ -131,7 +131,7 @@ impl Arguments {
         let mut settings = settings.clone();
         (settings.maximum_pool_size, settings.minimum_idle) = (1, Some(1));
         let database = Database::open(&settings, url)?;
-        let allowed = Allowance::ask(&database, self.instances)?;
+        let allowed = Allowance::read(&database, self.instances)?;
         let (wanted, because) = match self.max_pool {
             Some(most) => (most.get(), "as --max-pool says".to_owned()),
             None => (LARGEST, "--max-pool tries more".to_owned()),

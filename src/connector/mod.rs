@@ -124,7 +124,7 @@ impl Settings {
 
     /// The settings of a configuration with the TLS that is in use: its certificate and its count of handshakes are
     /// kept.
-    pub(crate) fn beside(config: &Config, tls: Option<&Tls>) -> Self {
+    pub(crate) fn with_current_tls(config: &Config, tls: Option<&Tls>) -> Self {
         let tls = tls.map(|tls| Tls {
             handshake_timeout: config.tls.handshake_timeout,
             max_handshakes: config.tls.max_handshakes,

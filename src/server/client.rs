@@ -69,7 +69,7 @@ impl Client {
         journal.reconfigure(journal.prepare(&config.log, server.open_log()?)?);
         let behind = Behind::start(config, server.database.as_ref(), router, &metrics, &journal)?;
         let Behind { queue, workers, traces, service } = behind;
-        let direct = Direct::new(&Settings::beside(config, None), service, Arc::clone(&metrics));
+        let direct = Direct::new(&Settings::with_current_tls(config, None), service, Arc::clone(&metrics));
         let drain_timeout = config.server.drain_timeout;
         Ok(Self { direct, queue, workers: Some(workers), metrics, journal, traces, drain_timeout })
     }

@@ -72,7 +72,7 @@ impl Stages {
     ) {
         let status = status.as_u16();
         endpoint.unwrap_or(self.metrics.unmatched()).responded_to(request.id(), status);
-        self.traces.tell(request, endpoint, || (Course::without_worker(since), Outcome::answered(status)));
+        self.traces.record(request, endpoint, || (Course::without_worker(since), Outcome::answered(status)));
     }
 }
 
@@ -88,7 +88,7 @@ impl Service for Stages {
                 let (response, reason) = (of_another_site(&request, endpoint), Reason::CrossOrigin);
                 let status = response.status().as_u16();
                 endpoint.responded_to(request.id(), status);
-                self.traces.tell(&request, Some(endpoint), || {
+                self.traces.record(&request, Some(endpoint), || {
                     (Course::without_worker(now), Outcome::refused(status, reason.name()))
                 });
                 Admission::Refused(response, reason, Arc::clone(endpoint))
@@ -143,7 +143,7 @@ impl Service for Stages {
             let Job { request, endpoint, since, .. } = &refused.job;
             let status = error.status().as_u16();
             endpoint.responded_to(request.id(), status);
-            self.traces.tell(request, Some(endpoint), || {
+            self.traces.record(request, Some(endpoint), || {
                 (Course::without_worker(*since), Outcome::refused(status, reason.name()))
             });
             (reason, error.retry_after(refused.drains_in.min(RETRY_AFTER_MAX)).to_response())
@@ -156,7 +156,7 @@ impl Service for Stages {
 
     fn withdraw(&self, key: Key) {
         let Some(job) = self.queue.withdraw(key) else { return };
-        self.traces.tell(&job.request, Some(&job.endpoint), || {
+        self.traces.record(&job.request, Some(&job.endpoint), || {
             // There are two reasons to withdraw a job: the connector answered when its time was up, or its client left.
             let outcome = if job.start_by.has_passed() {
                 let (response, reason) = waited_too_long(job.deadline);

@@ -7,7 +7,7 @@ use http::StatusCode;
 use crate::base::queue::Ticket;
 use crate::exchange::job::{Delivery, Job};
 use crate::http::Timing;
-use crate::telemetry::activity::{Activity, Doing};
+use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::metrics::{Phase, Reason, Spans};
 use crate::telemetry::traces::{Course, Outcome};
 
@@ -32,7 +32,7 @@ impl Account {
         spans.set(Phase::Database, spent.database);
         let with_worker = made.saturating_duration_since(begun.began());
         spans.set(Phase::Render, with_worker.saturating_sub(spent.pool + spent.database));
-        activity.turn_to(Doing::Write, made);
+        activity.turn_to(WorkerState::Write, made);
         Self { status, spans, made, ended: made }
     }
 
@@ -45,7 +45,7 @@ impl Account {
     /// Closes the account when the answer is handed over. A streamed answer was made while it was written.
     pub(super) fn written(&mut self, activity: &Activity) {
         let (now, spent) = (Instant::now(), activity.spent());
-        activity.turn_to(Doing::Idle, now);
+        activity.turn_to(WorkerState::Idle, now);
         self.ended = now;
         let since = (spent.pool + spent.database)
             .saturating_sub(self.spans.of(Phase::Pool) + self.spans.of(Phase::Database));

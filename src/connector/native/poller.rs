@@ -152,7 +152,7 @@ impl Poller {
 
     fn count(&mut self) {
         self.census_stale = !self.connections.is_empty();
-        self.census.fill(self.connections.iter().map(|(_, connection)| connection.standing()));
+        self.census.fill(self.connections.iter().map(|(_, connection)| connection.state()));
         self.census_at = self.core.now + CENSUS_INTERVAL;
     }
 

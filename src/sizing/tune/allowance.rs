@@ -38,11 +38,11 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Asks the database on a single session. `None`: the database has no limit of its own.
+    /// Reads the database's limits on a single session. `None`: the database has no limit of its own.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub fn ask(database: &Database, instances: NonZeroUsize) -> Result<Option<Self>, Error> {
+    pub fn read(database: &Database, instances: NonZeroUsize) -> Result<Option<Self>, Error> {
         if database.kind() != Kind::Postgres {
             return Ok(None);
         }

@@ -11,7 +11,7 @@ use super::protobuf::Message;
 use super::served::Served;
 use super::{Course, Outcome, Surroundings};
 use crate::base::request_id::Trace;
-use crate::telemetry::activity::{Doing, Wait};
+use crate::telemetry::activity::{Wait, WorkerState};
 
 /// Far below the megabyte that New Relic accepts at a time, and more than the 512 spans that other exporters send.
 const ENOUGH_BYTES: usize = 256 * 1024;
@@ -179,7 +179,7 @@ impl Batch {
                 failed(to, kind);
             }
         };
-        if wait.doing == Doing::Pool {
+        if wait.state == WorkerState::Pool {
             self.child(trace, "checkout", Kind::Internal, times, error);
             return;
         }

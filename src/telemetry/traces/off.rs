@@ -34,7 +34,12 @@ impl Traces {
     }
 
     /// Does nothing.
-    pub(crate) fn tell(&self, _: &Request, _: Option<&Arc<Endpoint>>, _: impl FnOnce() -> (Course, Outcome)) {
+    pub(crate) fn record(
+        &self,
+        _: &Request,
+        _: Option<&Arc<Endpoint>>,
+        _: impl FnOnce() -> (Course, Outcome),
+    ) {
     }
 
     /// Does nothing.

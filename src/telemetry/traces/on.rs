@@ -68,7 +68,7 @@ impl Traces {
     }
 
     /// Reports a request, if it is wanted.
-    pub(crate) fn tell(
+    pub(crate) fn record(
         &self,
         request: &Request,
         endpoint: Option<&Arc<Endpoint>>,

@@ -32,7 +32,7 @@ use self::outgoing::Outgoing;
 use self::sending::Flushing;
 use super::Id;
 use super::gate::Place;
-use super::link::{Left, Link, Turn};
+use super::link::{Link, Owner, PollerTask};
 use super::output::Unsent;
 use super::timers::Timer;
 use super::wire::Wire;
@@ -42,7 +42,7 @@ use crate::connector::tls::Session;
 use crate::exchange::job::{Admission, Client, Service, Work};
 use crate::handler::unavailable;
 use crate::http::{Form, Request, Response};
-use crate::telemetry::metrics::{CLIENT_LEFT, Closing, Reason, Standing};
+use crate::telemetry::metrics::{CLIENT_LEFT, Closing, ConnectionState, Reason};
 use crate::telemetry::sparing::sparingly;
 
 /// How long a connection that the server closed is still read from while nothing comes, so that its client sees the
@@ -225,18 +225,18 @@ impl Connection {
     }
 
     /// The stage as the gauges count it.
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn state(&self) -> ConnectionState {
         match self.stage {
-            Stage::Proxied | Stage::Handshake { .. } => Standing::Beginning,
-            Stage::Idle => Standing::Idle,
-            Stage::Head | Stage::Body(_) => Standing::Reading,
-            Stage::Holding(_) | Stage::Flushing(_) | Stage::Feeding(_) => Standing::Writing,
-            Stage::Lingering { .. } => Standing::Closing,
-            Stage::Away { .. } => match self.link.turn() {
-                Turn::Poller => Standing::Idle,
-                Turn::Queued => Standing::Queued,
-                Turn::Running => Standing::Running,
-                Turn::Writing | Turn::Streaming => Standing::Writing,
+            Stage::Proxied | Stage::Handshake { .. } => ConnectionState::Beginning,
+            Stage::Idle => ConnectionState::Idle,
+            Stage::Head | Stage::Body(_) => ConnectionState::Reading,
+            Stage::Holding(_) | Stage::Flushing(_) | Stage::Feeding(_) => ConnectionState::Writing,
+            Stage::Lingering { .. } => ConnectionState::Closing,
+            Stage::Away { .. } => match self.link.owner() {
+                Owner::Poller => ConnectionState::Idle,
+                Owner::Queued => ConnectionState::Queued,
+                Owner::Running => ConnectionState::Running,
+                Owner::Writing | Owner::Streaming => ConnectionState::Writing,
             },
         }
     }
@@ -265,8 +265,8 @@ impl Connection {
     /// Whether a client would notice that its connection is cut off now.
     pub(super) fn is_owed_something(&self) -> bool {
         let answered = matches!(self.stage, Stage::Away { .. })
-            && self.link.turn() == Turn::Poller
-            && !self.link.has_left();
+            && self.link.owner() == Owner::Poller
+            && !self.link.has_task();
         let silent = matches!(
             self.stage,
             Stage::Idle
@@ -286,7 +286,7 @@ impl Connection {
         match self.stage {
             Stage::Lingering { .. } => Some(self.idle_since),
             Stage::Idle if self.served > 0 || now >= self.idle_since + UNUSED => Some(self.idle_since),
-            Stage::Away { .. } if self.link.turn() == Turn::Poller && !self.link.has_left() => {
+            Stage::Away { .. } if self.link.owner() == Owner::Poller && !self.link.has_task() => {
                 Some(self.link.answered_at())
             }
             _ => None,
@@ -325,7 +325,7 @@ impl Connection {
         let then = if let Stage::Flushing(flushing) = &self.stage { &flushing.then } else { &self.stage };
         let is_unanswered = match then {
             Stage::Holding(_) => true,
-            Stage::Away { .. } => self.take_from_queue(core) || self.link.take_back(Turn::Running),
+            Stage::Away { .. } => self.take_from_queue(core) || self.link.take_back(Owner::Running),
             _ => false,
         };
         if is_unanswered {
@@ -389,18 +389,18 @@ impl Connection {
             return Next::Close;
         }
         if let Stage::Away { .. } = self.stage {
-            match self.link.take_left() {
+            match self.link.take_task() {
                 None => self.notice_return(core),
-                Some(Left::Unsent(unsent)) => {
+                Some(PollerTask::Unsent(unsent)) => {
                     let close = unsent.close;
                     self.flush_later(core, Outgoing::Unsent(unsent), close);
                 }
-                Some(Left::Stream { outbox, close }) => {
+                Some(PollerTask::Stream { outbox, close }) => {
                     self.flush_later(core, Outgoing::Stream(outbox), close);
                 }
-                Some(Left::Close) => self.linger(core),
-                Some(Left::Broken) => return Next::Close,
-                Some(Left::Cut) => return Next::Reset,
+                Some(PollerTask::Close) => self.linger(core),
+                Some(PollerTask::Broken) => return Next::Close,
+                Some(PollerTask::Cut) => return Next::Reset,
             }
         }
         if let Stage::Flushing(_) | Stage::Feeding(_) = self.stage {
@@ -419,9 +419,9 @@ impl Connection {
         self.read(core)
     }
 
-    /// Acts during a worker's turn: sends more of a streamed answer, or reads more of a body.
+    /// Acts while a worker owns the connection: sends more of a streamed answer, or reads more of a body.
     pub(super) fn assist(&mut self, core: &mut Core) -> Next {
-        if self.link.turn() == Turn::Streaming
+        if self.link.owner() == Owner::Streaming
             && let Some(outbox) = self.link.outbox()
         {
             // The outbox keeps a failure. The worker finds it there and ends the connection.
@@ -433,7 +433,7 @@ impl Connection {
     /// Takes back a request that no worker has begun, and removes it from the queue. Returns whether it was still
     /// there.
     fn take_from_queue(&self, core: &Core) -> bool {
-        let taken = self.link.take_back(Turn::Queued);
+        let taken = self.link.take_back(Owner::Queued);
         if taken && let Some(place) = self.place_in_queue {
             core.service.withdraw(place);
         }
@@ -475,8 +475,8 @@ impl Connection {
     /// Makes the connection idle if a worker has answered and left nothing to do. It has been idle since that answer.
     fn notice_return(&mut self, core: &Core) {
         if matches!(self.stage, Stage::Away { .. })
-            && self.link.turn() == Turn::Poller
-            && !self.link.has_left()
+            && self.link.owner() == Owner::Poller
+            && !self.link.has_task()
         {
             self.incoming = None;
             self.stage = Stage::Idle;
@@ -563,8 +563,8 @@ impl Connection {
             }
             Err((reason, mut response)) => {
                 response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
-                // The job was not queued, so no other thread has moved the turn.
-                self.link.take_back(Turn::Queued);
+                // The job was not queued, so no other thread has changed the owner.
+                self.link.take_back(Owner::Queued);
                 self.incoming = None;
                 core.metrics.refused(reason);
                 self.note_answer(core, &response, form, Some(reason));
