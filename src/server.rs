@@ -40,7 +40,7 @@ use crate::handler::{Context, Error, Handler};
 use crate::http::{Request, Response};
 use crate::telemetry::journal::{Journal, Opened};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::traces::{Surroundings, Traces};
+use crate::telemetry::traces::{ServerFacts, Traces};
 use crate::workers::Workers;
 
 /// A server before its start: the configuration's endpoints, and handlers written in Rust.
@@ -262,8 +262,8 @@ impl Server {
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
         let admin_listener = AdminListener::bind(config)?;
         journal.reconfigure(journal.prepare(&config.log, opened)?);
-        let behind = Behind::start(config, self.database.as_ref(), router, &metrics, &journal)?;
-        let Behind { queue, workers, traces, service } = behind;
+        let backend = Backend::start(config, self.database.as_ref(), router, &metrics, &journal)?;
+        let Backend { queue, workers, traces, service } = backend;
         let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),
@@ -346,14 +346,14 @@ impl Server {
 }
 
 /// The running stages behind a connector.
-struct Behind {
+struct Backend {
     queue: Queue<Job>,
     workers: Workers,
     traces: Traces,
     service: Arc<dyn Service>,
 }
 
-impl Behind {
+impl Backend {
     fn start(
         config: &Config,
         database: Option<&Database>,
@@ -395,12 +395,12 @@ fn traces(
     database: Option<&Database>,
     metrics: &Arc<Metrics>,
 ) -> Result<Traces, StartError> {
-    let surroundings = Surroundings {
+    let facts = ServerFacts {
         is_encrypted: config.tls.certificate.is_some(),
         database_system: database.map_or("", |database| database.kind().system()),
         database_name: database.map_or_else(String::new, |database| database.name().to_owned()),
     };
-    Traces::start(&config.tracing, surroundings, metrics).map_err(StartError::Traces)
+    Traces::start(&config.tracing, facts, metrics).map_err(StartError::Traces)
 }
 
 fn queue_limits(queue: &config::Queue) -> Limits {

@@ -100,7 +100,7 @@ impl Workers {
         Ok(workers)
     }
 
-    /// How many workers there are to be.
+    /// The configured number of workers.
     pub(crate) fn count(&self) -> usize {
         self.team.lock().unwrap_or_else(PoisonError::into_inner).count
     }
@@ -258,8 +258,9 @@ impl Shared {
             Outline::of(&job.request)
         });
         let outcome = || account.outcome(job, delivery, refused, &end);
-        self.traces
-            .record(&job.request, Some(&job.endpoint), || (account.course(job, begun, activity), outcome()));
+        self.traces.record(&job.request, Some(&job.endpoint), || {
+            (account.request_times(job, begun, activity), outcome())
+        });
         if job.presence.take_cancelled() {
             self.metrics.cancelled();
         }

@@ -166,12 +166,12 @@ fn ask(mut stream: impl Read + Write, way: &Way, host: &str) -> anyhow::Result<(
     }
 }
 
-/// A poller closes whoever is no trusted proxy, so that it works.
+/// A poller closes the connection of a client that is not a trusted proxy. So the closing proves that it works.
 fn is_closed(mut stream: impl Read) -> anyhow::Result<()> {
     let length = stream.read(&mut [0]).context("no answer")?;
     anyhow::ensure!(
         length == 0,
-        "answers where proxy.protocol and proxy.trusted have it close the connection"
+        "it answered, but with proxy.protocol and proxy.trusted it should have closed the connection"
     );
     Ok(())
 }

@@ -44,7 +44,7 @@ pub(crate) trait Connector: Send + Sync {
     /// Returns a function that ends a running [`Connector::drain`] at once, from any thread.
     fn stopper(&self) -> Stopper;
 
-    /// What asks whether the connector's threads still run, from any thread.
+    /// The check that the connector's threads still run. Any thread may call it.
     fn pulse(&self) -> Pulse;
 }
 

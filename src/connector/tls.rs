@@ -87,7 +87,7 @@ impl Session {
             *ended = outcome?.peer_has_closed();
         }
         // Large records have grown rustls' buffer to 32 KiB. It shrinks to 4 KiB when it is about to read again.
-        drop(connection.read_tls(&mut Nothing));
+        drop(connection.read_tls(&mut NoInput));
         Ok(())
     }
 
@@ -164,9 +164,9 @@ fn take_plain(connection: &mut ServerConnection, plain: &mut Vec<u8>) {
 }
 
 /// A socket that has no bytes to read.
-struct Nothing;
+struct NoInput;
 
-impl Read for Nothing {
+impl Read for NoInput {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }

@@ -201,8 +201,8 @@ impl Database {
         Ok(Connection { lent, activity: activity.clone() })
     }
 
-    /// Opens a connection outside any pool, to `url`, with the settings of a new connection of the pool. This needs no
-    /// thread, so it works even when the process has none left. The connection must open by `open_by` and keeps
+    /// Opens a session outside any pool, on `url`, with the settings of a new session of the pool. This needs no
+    /// thread, so it works even when the process has none left. The session must open by `open_by` and keeps
     /// `deadline` for its statements.
     ///
     /// # Errors
@@ -229,7 +229,7 @@ impl Database {
         self.0.pool.reconfigure(settings);
     }
 
-    /// Cleans the idle connections of their last requests' remains, if the caller has nothing else to do. Waits for
+    /// Cleans the idle sessions of their last requests' remains, if the caller has nothing else to do. Waits for
     /// nothing.
     pub(crate) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
         self.0.pool.tidy(is_idle);

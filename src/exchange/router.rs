@@ -160,7 +160,7 @@ impl Router {
             return Response::empty(StatusCode::NO_CONTENT);
         }
         if !is_standard(method) {
-            return problem(StatusCode::NOT_IMPLEMENTED, "the method is none that HTTP defines", &[]);
+            return problem(StatusCode::NOT_IMPLEMENTED, "the method is not one that HTTP defines", &[]);
         }
         let Some(allow) = self.allow(request.path()) else {
             return problem(StatusCode::NOT_FOUND, "no endpoint has this path", &[]);

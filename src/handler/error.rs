@@ -185,7 +185,7 @@ impl Error {
     pub(crate) fn into_outcome_unknown(self) -> Self {
         let unknown = Self { place: self.place, ..outcome_unknown() };
         match self.cause {
-            Some(cause) => unknown.because(format!("after something of it may have been committed: {cause}")),
+            Some(cause) => unknown.because(format!("after part of it may have been committed: {cause}")),
             None => unknown,
         }
     }

@@ -400,8 +400,8 @@ impl<T> Stock<T> {
             let server = self.server;
             sparingly!(
                 log::Level::Warn,
-                "connections lent for too long",
-                "{thread} has had a {server} connection for {held:?} ({server}.leak_detection_threshold is {threshold:?})"
+                "sessions lent for too long",
+                "{thread} has had a {server} session for {held:?} ({server}.leak_detection_threshold is {threshold:?})"
             );
         }
     }
@@ -457,8 +457,8 @@ impl<T> Stock<T> {
             let (thread, held) = (late.thread, now.saturating_duration_since(late.since));
             sparingly!(
                 log::Level::Info,
-                "connections that came back late",
-                "{thread} gave the connection back after {held:?}"
+                "sessions that came back late",
+                "{thread} gave the session back after {held:?}"
             );
         }
     }

@@ -159,7 +159,8 @@ impl Source for AdminView {
             return Err(unavailable(STOPS));
         }
         if !self.reload_requests.has_receiver.load(Ordering::Relaxed) {
-            let detail = "the program that started this server has it reload in its own way";
+            let detail =
+                "this server does not reload through its admin listener; the program that started it decides";
             return Err(Error::new(StatusCode::NOT_IMPLEMENTED, detail));
         }
         if self.reload_requests.busy.load(Ordering::Relaxed) {
@@ -172,7 +173,7 @@ impl Source for AdminView {
     }
 
     fn set_log_level(&self, level: LevelFilter) -> Result<LevelFilter, String> {
-        let foreign = || "the program that started this server has a log of its own".to_owned();
+        let foreign = || "the program that started this server sets the level of its log".to_owned();
         self.set_log_level.as_ref().map_or_else(|| Err(foreign()), |set| set(level))
     }
 }

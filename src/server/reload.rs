@@ -112,7 +112,7 @@ pub enum ReloadError {
     #[error("log.access_file cannot be opened: {0}")]
     AccessFile(io::Error),
     /// The system refuses threads.
-    #[error("no more threads: {0}")]
+    #[error("cannot start another thread: {0}")]
     System(#[from] io::Error),
 }
 
@@ -288,7 +288,7 @@ impl Reloaded {
             lines.push((Level::Info, "the certificate was read again".to_owned()));
         }
         lines.extend(waiting.iter().map(|change| {
-            (Level::Warn, format!("{change}; needs a restart, and stays as it was until then"))
+            (Level::Warn, format!("{change}; this needs a restart, and the old value applies until then"))
         }));
         lines
     }

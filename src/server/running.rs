@@ -1,4 +1,4 @@
-//! A running server: what can be asked of it, and its end by a signal or by a drain. Main thread.
+//! A running server: its addresses and figures, and its end by a signal or a drain. Main thread.
 
 use std::convert::Infallible;
 use std::io;

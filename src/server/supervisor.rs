@@ -44,7 +44,7 @@ pub(super) fn reloading() {
         Ok(now) => {
             notify(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")]);
         }
-        Err(error) => log::warn!("NOTIFY_SOCKET: no time for RELOADING=1: {error}"),
+        Err(error) => log::warn!("NOTIFY_SOCKET: cannot read the time for RELOADING=1: {error}"),
     }
 }
 

@@ -186,7 +186,7 @@ impl Activity {
         if let Some(since) = since {
             shared.set(state, shared.time(since));
         }
-        let kept = (!within && shared.records.load(Relaxed)).then(Kept::default);
+        let kept = (!within && shared.records.load(Relaxed)).then(WaitDetails::default);
         Waiting { shared, state, before, since, until: None, kept }
     }
 
@@ -248,11 +248,11 @@ pub struct Waiting<'a> {
     /// The end of the wait, if the caller has read the clock already.
     until: Option<Instant>,
     /// The wait to keep, if the request is recorded.
-    kept: Option<Kept>,
+    kept: Option<WaitDetails>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct WaitDetails {
     name: Cow<'static, str>,
     error: Option<Cow<'static, str>>,
 }
@@ -285,7 +285,7 @@ impl Waiting<'_> {
     }
 
     fn keep(&mut self, since: Instant, took: Duration) {
-        let Some(Kept { name, error }) = self.kept.take() else { return };
+        let Some(WaitDetails { name, error }) = self.kept.take() else { return };
         if name.is_empty() && self.state == WorkerState::Database {
             return;
         }

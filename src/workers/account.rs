@@ -9,7 +9,7 @@ use crate::exchange::job::{Delivery, Job};
 use crate::http::Timing;
 use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::metrics::{Phase, Reason, Spans};
-use crate::telemetry::traces::{Course, Outcome};
+use crate::telemetry::traces::{Outcome, RequestTimes};
 
 /// The status of a request and the time of each of its phases.
 pub(super) struct Account {
@@ -57,9 +57,9 @@ impl Account {
 
 /// The account in the form of a trace.
 impl Account {
-    pub(super) fn course(&self, job: &Job, begun: &Ticket, activity: &Activity) -> Course {
+    pub(super) fn request_times(&self, job: &Job, begun: &Ticket, activity: &Activity) -> RequestTimes {
         let waits = activity.take_waits();
-        Course {
+        RequestTimes {
             since: job.since,
             began: Some(begun.began()),
             made: Some(self.made),

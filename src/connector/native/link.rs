@@ -45,7 +45,7 @@ pub(super) enum Owner {
 const OWNER: u64 = 0b111;
 /// Set when the poller has something to do as soon as it owns the connection again: readiness that came meanwhile,
 /// pipelined bytes, or an answer that the socket did not take whole.
-const ATTEND: u64 = 0b1000;
+const PENDING: u64 = 0b1000;
 /// The position of the ticket of the request in progress, above the flags.
 const TICKET: u32 = 4;
 
@@ -73,24 +73,24 @@ impl Word {
         }
     }
 
-    /// See [`Link::attend`].
-    fn attend(&self) -> bool {
+    /// See [`Link::note_readiness`].
+    fn note_readiness(&self) -> bool {
         let noted = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            (state & OWNER != Owner::Poller as u64).then_some(state | ATTEND)
+            (state & OWNER != Owner::Poller as u64).then_some(state | PENDING)
         });
         noted.is_err()
     }
 
     /// See [`Link::give`].
-    fn give(&self, ticket: u64, attend: bool) {
-        let flags = Owner::Queued as u64 | if attend { ATTEND } else { 0 };
+    fn give(&self, ticket: u64, pending: bool) {
+        let flags = Owner::Queued as u64 | if pending { PENDING } else { 0 };
         self.0.store(ticket << TICKET | flags, Ordering::Release);
     }
 
     /// See [`Link::take_back`].
     fn take_back(&self, from: Owner) -> bool {
         let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            (state & OWNER == from as u64).then_some(state & !(OWNER | ATTEND))
+            (state & OWNER == from as u64).then_some(state & !(OWNER | PENDING))
         });
         taken.is_ok()
     }
@@ -106,7 +106,7 @@ impl Word {
 
     /// Worker: makes the poller the owner again. Returns whether the poller has something to do.
     fn hand_back(&self) -> bool {
-        self.0.fetch_and(!(OWNER | ATTEND), Ordering::AcqRel) & ATTEND != 0
+        self.0.fetch_and(!(OWNER | PENDING), Ordering::AcqRel) & PENDING != 0
     }
 }
 
@@ -233,14 +233,14 @@ impl Link {
 
     /// Poller: notes that readiness came. Returns whether the poller may act now. If not, it gets a message when it
     /// may.
-    pub(super) fn attend(&self) -> bool {
-        self.word.attend()
+    pub(super) fn note_readiness(&self) -> bool {
+        self.word.note_readiness()
     }
 
-    /// Poller: gives the connection away with the request of this ticket. `attend`: the poller has more to do
+    /// Poller: gives the connection away with the request of this ticket. `pending`: the poller has more to do
     /// afterwards.
-    pub(super) fn give(&self, ticket: u64, attend: bool) {
-        self.word.give(ticket, attend);
+    pub(super) fn give(&self, ticket: u64, pending: bool) {
+        self.word.give(ticket, pending);
     }
 
     /// Poller: takes the connection back if `from` still owns it.
@@ -283,12 +283,12 @@ impl Link {
 
     /// Worker: gives the connection back to the poller.
     fn hand_back(&self, task: Option<PollerTask>) {
-        let attend = task.is_some();
-        if attend {
+        let pending = task.is_some();
+        if pending {
             *self.lock_task() = task;
         }
         self.answered_at.store(self.mailbox.epoch.elapsed_ms(), Ordering::Relaxed);
-        if self.word.hand_back() | attend {
+        if self.word.hand_back() | pending {
             self.notify_poller();
         }
     }

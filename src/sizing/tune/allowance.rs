@@ -1,4 +1,4 @@
-//! How many connections the database allows this service.
+//! How many sessions the database allows this service.
 //!
 //! Main thread, before the run.
 
@@ -28,7 +28,7 @@ const SQL: &str = "\
            (select rolconnlimit from pg_roles where rolname = current_user) as role_limit, \
            (select datconnlimit from pg_database where datname = current_database()) as database_limit";
 
-/// The most connections that one instance may open.
+/// The most sessions that one instance may open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowance {
     /// How many.

@@ -407,7 +407,7 @@ impl fmt::Display for Metrics {
         }
         let others = [
             (&self.abandoned, "abandoned by clients"),
-            (&self.cancelled, "statements cancelled for it"),
+            (&self.cancelled, "statements cancelled for departures"),
             (&self.panics, "handler panics"),
         ];
         for (count, what) in others {

@@ -124,7 +124,7 @@ impl Connection {
             sparingly!(
                 log::Level::Error,
                 "requests with an unknown outcome",
-                "request {id}: it was still with its worker at its deadline, and may have been committed"
+                "request {id}: its worker had not answered by the deadline, and it may have been committed"
             );
             outcome_unknown().to_response()
         } else {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
-use self::account::{LoggedRequest, Recalled};
+use self::account::{LastEndpoint, LoggedRequest};
 pub(super) use self::core::Core;
 use self::core::DRAIN_IDLE;
 pub(super) use self::departure::End;
@@ -88,7 +88,7 @@ pub(super) struct Connection {
     ticket: u64,
     /// The place in the queue of that request, which may have left it.
     place_in_queue: Option<Key>,
-    endpoint: Recalled,
+    endpoint: LastEndpoint,
     /// The identity of the request that was read last; `None` while another head is read.
     request_id: Option<RequestId>,
     /// The access log's data about that request, if there is an access log.
@@ -109,7 +109,7 @@ enum Stage {
     /// Waits for a PROXY header.
     Proxied,
     /// Waits for the end of the TLS handshake.
-    Handshake { _counted: Counted },
+    Handshake { _count: HandshakeCount },
     /// Waits for a request's first byte.
     Idle,
     /// Reads a head.
@@ -134,9 +134,9 @@ enum Stage {
 }
 
 /// Counts one handshake in progress.
-struct Counted(Arc<AtomicUsize>);
+struct HandshakeCount(Arc<AtomicUsize>);
 
-impl Drop for Counted {
+impl Drop for HandshakeCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -179,7 +179,7 @@ impl Connection {
             again: false,
             ticket: 0,
             place_in_queue: None,
-            endpoint: Recalled::default(),
+            endpoint: LastEndpoint::default(),
             request_id: None,
             logged: LoggedRequest::default(),
             served: 0,
@@ -211,13 +211,13 @@ impl Connection {
     /// Begins the TLS handshake, or else waits for requests.
     fn begin_session(&mut self, core: &mut Core) -> Next {
         if let (Some(tls), Some(_)) = (&core.settings.tls, &self.session) {
-            let counted = Counted(Arc::clone(&tls.in_progress));
-            if counted.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes {
+            let count = HandshakeCount(Arc::clone(&tls.in_progress));
+            if count.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes {
                 core.metrics.closed(Closing::Handshake);
                 return Next::Close;
             }
             self.due = core.now + tls.handshake_timeout;
-            self.stage = Stage::Handshake { _counted: counted };
+            self.stage = Stage::Handshake { _count: count };
         } else {
             self.stage = Stage::Idle;
         }
@@ -311,10 +311,10 @@ impl Connection {
         }
         let detail = match reason {
             Reason::AddressLimit => {
-                "this address has as many connections as it may (http.max_connections_per_address)"
+                "this address has reached its limit of connections (http.max_connections_per_address)"
             }
-            Reason::AcceptRate => "more clients came in this second than may (http.max_accept_rate)",
-            _ => "the server has as many connections as it takes (http.max_connections)",
+            Reason::AcceptRate => "too many clients have connected in this second (http.max_accept_rate)",
+            _ => "the server has reached its limit of connections (http.max_connections)",
         };
         self.answer_and_close(core, unavailable(detail).to_response(), Form::CLOSE, reason)
     }
@@ -346,7 +346,7 @@ impl Connection {
     pub(super) fn drain(&mut self, core: &mut Core) -> Next {
         // A worker that does not know of the drain yet returns the connection open. The poller must notice that at
         // once.
-        if self.link.attend() {
+        if self.link.note_readiness() {
             self.notice_return(core);
         }
         match self.stage {
