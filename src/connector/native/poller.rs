@@ -200,8 +200,8 @@ impl Poller {
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&descriptor)) {
             sparingly!(
                 log::Level::Error,
-                "connections that the poll cannot forget",
-                "the poll cannot forget a closed connection: {error}"
+                "connections that cannot be unregistered",
+                "cannot unregister a closed connection from the poll: {error}"
             );
         }
         self.timers.disarm(closed.timer, closed.id());
@@ -287,8 +287,8 @@ impl Poller {
         {
             sparingly!(
                 log::Level::Warn,
-                "connections that the poll cannot watch",
-                "the poll cannot watch a connection, which is closed: {error}"
+                "connections that cannot be registered",
+                "cannot register a connection with the poll, so it is closed: {error}"
             );
             return;
         }
