@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use self::admin::{AdminView, Listening, SetLogLevel};
+use self::admin::{AdminListener, AdminView, SetLogLevel};
 pub use self::client::Client;
 pub use crate::connector::{Address, Drained, TlsError};
 pub use crate::exchange::router::RouteError;
@@ -40,7 +40,7 @@ use crate::handler::{Context, Error, Handler};
 use crate::http::{Request, Response};
 use crate::telemetry::journal::{Journal, Opened};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::traces::{Surroundings, Traces};
+use crate::telemetry::traces::{ServerFacts, Traces};
 use crate::workers::Workers;
 
 /// A server before its start: the configuration's endpoints, and handlers written in Rust.
@@ -116,10 +116,10 @@ pub struct Running {
     tls: Option<Tls>,
     connector: Box<dyn Connector>,
     /// `None`: the server has no admin listener.
-    admin: Option<Listening>,
+    admin: Option<AdminListener>,
     admin_view: Arc<AdminView>,
     /// The requests of the admin listener's clients for a reload.
-    errands: Receiver<Job>,
+    reload_requests: Receiver<Job>,
     queue: Queue<Job>,
     workers: Workers,
     database: Option<Database>,
@@ -260,10 +260,10 @@ impl Server {
         )
         .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
         let (address, socket_file) = (listener.address().clone(), listener.take_file());
-        let admin_listener = Listening::bind(config)?;
+        let admin_listener = AdminListener::bind(config)?;
         journal.reconfigure(journal.prepare(&config.log, opened)?);
-        let behind = Behind::start(config, self.database.as_ref(), router, &metrics, &journal)?;
-        let Behind { queue, workers, traces, service } = behind;
+        let backend = Backend::start(config, self.database.as_ref(), router, &metrics, &journal)?;
+        let Backend { queue, workers, traces, service } = backend;
         let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),
@@ -272,13 +272,13 @@ impl Server {
             journal: journal.clone(),
         });
         let watch = observer.watch()?;
-        let (admin_view, errands) =
+        let (admin_view, reload_requests) =
             AdminView::new(config, &observer, self.database.as_ref(), self.on_log_level);
         settings.max_connections = descriptors::fitting(config);
         // The admin listener starts before the connector. A client that finds the server then finds the admin listener
         // too.
         let start =
-            |listener| Listening::start(listener, &config.admin, &admin_view, settings.max_connections);
+            |listener| AdminListener::start(listener, &config.admin, &admin_view, settings.max_connections);
         let admin = admin_listener.map(start).transpose()?;
         let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
@@ -295,7 +295,7 @@ impl Server {
             connector,
             admin,
             admin_view,
-            errands,
+            reload_requests,
             queue,
             workers,
             database: self.database,
@@ -339,21 +339,21 @@ impl Server {
     pub fn run_and_tell(self, started: impl FnOnce(&Running)) -> Result<Drained, StartError> {
         let signals = watched_signals()?;
         let running = self.start()?;
-        let heard = running.hear(signals)?;
+        let supervision = running.supervise(signals)?;
         started(&running);
-        Ok(running.run_until(heard))
+        Ok(running.run_supervised(supervision))
     }
 }
 
 /// The running stages behind a connector.
-struct Behind {
+struct Backend {
     queue: Queue<Job>,
     workers: Workers,
     traces: Traces,
     service: Arc<dyn Service>,
 }
 
-impl Behind {
+impl Backend {
     fn start(
         config: &Config,
         database: Option<&Database>,
@@ -366,7 +366,7 @@ impl Behind {
         let noted = (journal.clone(), traces.clone());
         let counted = Arc::clone(metrics);
         let workers = Workers::start(config.workers(), queue.clone(), database.cloned(), counted, noted)?;
-        workers.tell_timing(config.server.server_timing);
+        workers.set_server_timing(config.server.server_timing);
         workers.pipeline(config.database.pipelined_max());
         let stages = Stages::new(config, router, queue.clone(), Arc::clone(metrics), traces.clone());
         Ok(Self { queue, workers, traces, service: Arc::new(stages) })
@@ -395,12 +395,12 @@ fn traces(
     database: Option<&Database>,
     metrics: &Arc<Metrics>,
 ) -> Result<Traces, StartError> {
-    let surroundings = Surroundings {
+    let facts = ServerFacts {
         is_encrypted: config.tls.certificate.is_some(),
         database_system: database.map_or("", |database| database.kind().system()),
         database_name: database.map_or_else(String::new, |database| database.name().to_owned()),
     };
-    Traces::start(&config.tracing, surroundings, metrics).map_err(StartError::Traces)
+    Traces::start(&config.tracing, facts, metrics).map_err(StartError::Traces)
 }
 
 fn queue_limits(queue: &config::Queue) -> Limits {

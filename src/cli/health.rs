@@ -60,7 +60,7 @@ enum Proxied {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (way, shown) = match &arguments.address {
-        Some(address) => (told(address, arguments.proxy_protocol)?, address.clone()),
+        Some(address) => (given(address, arguments.proxy_protocol)?, address.clone()),
         None => match configured(arguments.config.as_deref())? {
             Ok(found) => found,
             Err(problems) => {
@@ -83,7 +83,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// As the arguments say.
-fn told(address: &str, proxy_protocol: bool) -> anyhow::Result<Way> {
+fn given(address: &str, proxy_protocol: bool) -> anyhow::Result<Way> {
     anyhow::ensure!(
         address != "systemd",
         "systemd has the socket; say where it listens: ADDRESS:PORT or unix:PATH"
@@ -166,12 +166,12 @@ fn ask(mut stream: impl Read + Write, way: &Way, host: &str) -> anyhow::Result<(
     }
 }
 
-/// A poller closes whoever is no trusted proxy, so that it works.
+/// A poller closes the connection of a client that is not a trusted proxy. So the closing proves that it works.
 fn is_closed(mut stream: impl Read) -> anyhow::Result<()> {
     let length = stream.read(&mut [0]).context("no answer")?;
     anyhow::ensure!(
         length == 0,
-        "answers where proxy.protocol and proxy.trusted have it close the connection"
+        "it answered, but with proxy.protocol and proxy.trusted it should have closed the connection"
     );
     Ok(())
 }

@@ -87,7 +87,7 @@ impl Reload for Rereading {
         Ok(NewConfig::read_from(loaded.source, loaded.config))
     }
 
-    fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {
+    fn report(&mut self, outcome: &Result<Reloaded, ReloadError>) {
         let mut text = outcome.as_ref().map_or_else(ToString::to_string, ToString::to_string);
         if let Ok(reloaded) = outcome {
             // The change itself is logged at the more verbose of both levels.

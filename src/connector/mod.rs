@@ -44,7 +44,7 @@ pub(crate) trait Connector: Send + Sync {
     /// Returns a function that ends a running [`Connector::drain`] at once, from any thread.
     fn stopper(&self) -> Stopper;
 
-    /// What asks whether the connector's threads still run, from any thread.
+    /// The check that the connector's threads still run. Any thread may call it.
     fn pulse(&self) -> Pulse;
 }
 
@@ -124,7 +124,7 @@ impl Settings {
 
     /// The settings of a configuration with the TLS that is in use: its certificate and its count of handshakes are
     /// kept.
-    pub(crate) fn beside(config: &Config, tls: Option<&Tls>) -> Self {
+    pub(crate) fn with_current_tls(config: &Config, tls: Option<&Tls>) -> Self {
         let tls = tls.map(|tls| Tls {
             handshake_timeout: config.tls.handshake_timeout,
             max_handshakes: config.tls.max_handshakes,

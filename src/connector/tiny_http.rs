@@ -292,7 +292,11 @@ impl Exchange {
         let exchange = Arc::clone(&self);
         let spawned = thread::Builder::new().name("answer".into()).spawn(move || exchange.send(response));
         if let Err(error) = spawned {
-            sparingly!(log::Level::Error, "answers without a thread", "no thread sends an answer: {error}");
+            sparingly!(
+                log::Level::Error,
+                "answers without a thread",
+                "cannot start a thread that sends an answer: {error}"
+            );
             let mut refusal = unavailable("the server is out of threads").to_response();
             refusal.name_request(self.request_id.id());
             self.send(refusal);

@@ -87,7 +87,7 @@ impl Session {
             *ended = outcome?.peer_has_closed();
         }
         // Large records have grown rustls' buffer to 32 KiB. It shrinks to 4 KiB when it is about to read again.
-        drop(connection.read_tls(&mut Nothing));
+        drop(connection.read_tls(&mut NoInput));
         Ok(())
     }
 
@@ -164,9 +164,9 @@ fn take_plain(connection: &mut ServerConnection, plain: &mut Vec<u8>) {
 }
 
 /// A socket that has no bytes to read.
-struct Nothing;
+struct NoInput;
 
-impl Read for Nothing {
+impl Read for NoInput {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
@@ -316,7 +316,7 @@ mod tests {
     }
 
     /// The same with a server that asks its clients for certificates.
-    fn asking_server(client_auth: ClientAuth) -> (Authority, Identity) {
+    fn server_with_client_auth(client_auth: ClientAuth) -> (Authority, Identity) {
         let authority = Authority::new("the authority");
         let files = files(&authority.server(&["localhost"]));
         let files = Files { client_auth, client_ca: Some(authority.file()), ..files };
@@ -596,7 +596,7 @@ mod tests {
 
     #[test]
     fn a_client_shows_a_certificate_that_verifies_or_is_refused() {
-        let (authority, identity) = asking_server(ClientAuth::Required);
+        let (authority, identity) = server_with_client_auth(ClientAuth::Required);
         let (good, expired) = (authority.client("good"), authority.expired_client("late"));
         let other = Authority::new("somebody else");
         let unknown = other.client("unknown");
@@ -621,7 +621,7 @@ mod tests {
 
     #[test]
     fn an_optional_certificate_may_be_missing_but_not_wrong() {
-        let (authority, identity) = asking_server(ClientAuth::Optional);
+        let (authority, identity) = server_with_client_auth(ClientAuth::Optional);
         let wire = connected(&identity, &authority.trusting(None));
         assert_eq!(wire.session.client_certificate(), None);
         let wire = connected(&identity, &authority.trusting(Some(&authority.client("good"))));

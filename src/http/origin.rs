@@ -1,7 +1,7 @@
 //! Finds requests that another site's page has sent, and refuses them if they may write.
 //!
 //! Poller thread, pure. The page of any site can make a browser send a form, bytes or a beacon to this server. The page cannot
-//! read the answer, but the server does what the request asks for: it comes from the browser's place in the network, with the
+//! read the answer, but the server carries out the request: it comes from the browser's place in the network, with the
 //! browser's client certificate. The browser says in `Sec-Fetch-Site` (Fetch Metadata) or `Origin` (RFC 6454) which site the
 //! page is from, and a page cannot change these headers. The rules are those of Go's `http.CrossOriginProtection`.
 

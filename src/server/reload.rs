@@ -57,7 +57,7 @@ pub trait Reload: Send + 'static {
     fn read(&mut self) -> Result<NewConfig, String>;
 
     /// Receives the outcome of the reload. By default the log reports it.
-    fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {
+    fn report(&mut self, outcome: &Result<Reloaded, ReloadError>) {
         log_reload(outcome);
     }
 }
@@ -112,7 +112,7 @@ pub enum ReloadError {
     #[error("log.access_file cannot be opened: {0}")]
     AccessFile(io::Error),
     /// The system refuses threads.
-    #[error("no more threads: {0}")]
+    #[error("cannot start another thread: {0}")]
     System(#[from] io::Error),
 }
 
@@ -185,7 +185,7 @@ impl Running {
     fn commit(&self, prepared: Prepared) -> Config {
         let Prepared { next, router, log } = prepared;
         self.journal.reconfigure(log);
-        self.workers.tell_timing(next.server.server_timing);
+        self.workers.set_server_timing(next.server.server_timing);
         self.workers.pipeline(next.database.pipelined_max());
         self.queue.reconfigure(queue_limits(&next.queue));
         if let Some(database) = &self.database {
@@ -193,11 +193,11 @@ impl Running {
         }
         let (queue, metrics) = (self.queue.clone(), Arc::clone(&self.metrics));
         let stages = Stages::new(&next, router, queue, metrics, self.traces.clone());
-        let mut settings = Settings::beside(&next, self.tls.as_ref());
+        let mut settings = Settings::with_current_tls(&next, self.tls.as_ref());
         settings.max_connections = descriptors::fitting(&next);
         settings.journal = self.journal.clone();
         self.connector.reload(settings, Arc::new(stages));
-        self.tell_admin(&next);
+        self.update_admin(&next);
         next
     }
 
@@ -217,8 +217,8 @@ impl Running {
         // This session is opened outside the pool. All of the pool's sessions may be busy, and the reload may be meant
         // to enlarge the pool.
         let opening = Deadline::after(next.database.connection_timeout.min(OPENING));
-        let beside = Database::connect_beside(&next.database, url, opening, deadline);
-        let mut connection = match beside {
+        let opened = Database::connect_outside_pool(&next.database, url, opening, deadline);
+        let mut connection = match opened {
             Ok(connection) => connection,
             // The database accepts no new session at the moment. A session of the pool can check the statements just as
             // well.
@@ -267,7 +267,7 @@ impl Running {
         };
         let read = on_reload.read().map_err(ReloadError::Unreadable);
         let outcome = read.and_then(|candidate| self.reload(candidate));
-        on_reload.heard(&outcome);
+        on_reload.report(&outcome);
         outcome
     }
 }
@@ -288,7 +288,7 @@ impl Reloaded {
             lines.push((Level::Info, "the certificate was read again".to_owned()));
         }
         lines.extend(waiting.iter().map(|change| {
-            (Level::Warn, format!("{change}; needs a restart, and stays as it was until then"))
+            (Level::Warn, format!("{change}; this needs a restart, and the old value applies until then"))
         }));
         lines
     }

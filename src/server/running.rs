@@ -1,4 +1,4 @@
-//! A running server: what can be asked of it, and its end by a signal or by a drain. Main thread.
+//! A running server: its addresses and figures, and its end by a signal or a drain. Main thread.
 
 use std::convert::Infallible;
 use std::io;
@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
 
-use super::admin::Listening;
+use super::admin::AdminListener;
 use super::supervisor::Watchdog;
 use super::{Address, Drained, Running, StartError, TlsError, supervisor};
 use crate::admin::observer::Observer;
@@ -18,8 +18,8 @@ use crate::base::deadline::Deadline;
 use crate::connector::{SocketFile, Stopper};
 use crate::telemetry::metrics::Metrics;
 
-/// The signals and their consequences, for the thread that waits for them.
-pub(super) struct Heard {
+/// The receivers of signals, for the thread that waits for them, and the watchdog.
+pub(super) struct Supervision {
     signals: Receiver<i32>,
     /// Disconnected at the second signal that ends the server.
     stopped: Receiver<Infallible>,
@@ -46,7 +46,7 @@ impl Running {
 
     /// The address where operators connect, with the port that the system chose. `None`: there is no admin listener.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(Listening::address)
+        self.admin.as_ref().map(AdminListener::address)
     }
 
     /// Whether clients speak TLS.
@@ -83,36 +83,36 @@ impl Running {
     /// # Errors
     /// The system does not let the process handle signals.
     pub fn run_until_signal(self) -> Result<Drained, StartError> {
-        let heard = self.hear(watched_signals()?)?;
-        Ok(self.run_until(heard))
+        let supervision = self.supervise(watched_signals()?)?;
+        Ok(self.run_supervised(supervision))
     }
 
     /// Directs signals and the admin listener's requests for a reload to this thread.
-    pub(super) fn hear(&self, signals: Signals) -> Result<Heard, StartError> {
+    pub(super) fn supervise(&self, signals: Signals) -> Result<Supervision, StartError> {
         let (sender, received) = crossbeam_channel::unbounded();
-        let (going_on, stopped) = crossbeam_channel::bounded(0);
+        let (not_stopped, stopped) = crossbeam_channel::bounded(0);
         let stop = self.connector.stopper();
-        let watch = move || watch(signals, &sender, &stop, going_on);
+        let watch = move || watch(signals, &sender, &stop, not_stopped);
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;
-        self.admin_view.listen();
+        self.admin_view.accept_reloads();
         let watchdog = Watchdog::start(|| self.pulse())?;
-        Ok(Heard { signals: received, stopped, watchdog })
+        Ok(Supervision { signals: received, stopped, watchdog })
     }
 
-    pub(super) fn run_until(self, heard: Heard) -> Drained {
+    pub(super) fn run_supervised(self, supervision: Supervision) -> Drained {
         supervisor::ready(&self.address);
         loop {
             crossbeam_channel::select! {
                 // Signals that come during a reload wait until it is done.
-                recv(heard.signals) -> signal => if signal == Ok(SIGHUP) { drop(self.read_again()) } else { break },
-                recv(self.errands) -> job => if let Ok(job) = job { self.read_again_for(job) },
+                recv(supervision.signals) -> signal => if signal == Ok(SIGHUP) { drop(self.read_again()) } else { break },
+                recv(self.reload_requests) -> job => if let Ok(job) = job { self.read_again_for(job) },
             }
         }
         log::info!("draining: requests in flight are answered, for at most {:?}", self.drain_timeout());
         // The pollers end during the drain and can then no longer answer the watchdog.
-        drop(heard.watchdog);
+        drop(supervision.watchdog);
         supervisor::stopping(self.drain_timeout());
-        self.drain_unless(&heard.stopped)
+        self.drain_unless(&supervision.stopped)
     }
 
     /// Stops accepting, lets requests in flight finish for at most `server.drain_timeout`, and ends every thread.
@@ -129,7 +129,7 @@ impl Running {
         let mut admin = self.admin;
         // Another server shares the port. Operators ask that one from now on.
         if reuses_port {
-            admin.take().into_iter().for_each(Listening::end);
+            admin.take().into_iter().for_each(AdminListener::end);
         }
         if let Some(Err(error)) = self.socket_file.as_ref().map(SocketFile::remove) {
             log::warn!("{} cannot be removed: {error}", self.address);
@@ -144,8 +144,8 @@ impl Running {
         if drained == Drained::Complete && !workers_ended {
             log::warn!("a handler did not end by its deadline; its client was answered 504");
         }
-        self.errands.try_iter().for_each(Self::turn_away);
-        admin.into_iter().for_each(Listening::end);
+        self.reload_requests.try_iter().for_each(Self::refuse_reload);
+        admin.into_iter().for_each(AdminListener::end);
         drained
     }
 
@@ -168,8 +168,8 @@ impl Running {
     }
 }
 
-/// Passes each signal on. The second one that is not SIGHUP calls `stop` and drops `going_on`.
-fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, going_on: Sender<Infallible>) {
+/// Passes each signal on. The second one that is not SIGHUP calls `stop` and drops `not_stopped`.
+fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, not_stopped: Sender<Infallible>) {
     let mut others = signals.forever().filter(|signal| {
         // The receiver is gone once the server stops. The signal has no further use then.
         let _ = sender.send(*signal);
@@ -178,7 +178,7 @@ fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, going_on: S
     if others.next().and(others.next()).is_some() {
         log::warn!("second signal: stopping at once");
         stop();
-        drop(going_on);
+        drop(not_stopped);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::base::queue::Ticket;
 use crate::database::{self, Connection, Fetched, Question};
 use crate::exchange::job::Job;
 use crate::handler::{Batched, BatchedStatement, Error};
-use crate::telemetry::activity::{Activity, Doing, Spent};
+use crate::telemetry::activity::{Activity, Spent, WorkerState};
 
 /// How long the statements of a batch may take together, by their mean times. The limit is several times the cost of
 /// the way that a batch saves. It is also short enough that no request waits for long that another worker could have
@@ -74,7 +74,9 @@ impl Shared {
             };
             self.deliver(&job, response, reason, begun, activity);
         }
-        let Some((first, _)) = all.front() else { return activity.turn_to(Doing::Idle, Instant::now()) };
+        let Some((first, _)) = all.front() else {
+            return activity.turn_to(WorkerState::Idle, Instant::now());
+        };
         activity.begin(first.endpoint.id, begun.began(), first.deadline.instant());
         match self.context(first, activity).database() {
             Ok(connection) => self.ask_together(all, &questions.into(), connection, begun, activity),
@@ -87,7 +89,7 @@ impl Shared {
                 }
             }
         }
-        activity.turn_to(Doing::Idle, Instant::now());
+        activity.turn_to(WorkerState::Idle, Instant::now());
     }
 
     fn ask_together(
@@ -100,7 +102,7 @@ impl Shared {
     ) {
         let pool = activity.spent().pool;
         let sent = Instant::now();
-        activity.turn_to(Doing::Database, sent);
+        activity.turn_to(WorkerState::Database, sent);
         // A handler's code makes the parameters, and it may panic.
         let sending = guarded(|| connection.share(questions));
         let mut round_trip = match sending.and_then(|sent| sent.map_err(Error::from)) {
@@ -118,7 +120,7 @@ impl Shared {
             let Some(asked) = all.pop_front() else { break };
             let (job, statement) = &asked;
             activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
-            activity.turn_to(Doing::Database, before);
+            activity.turn_to(WorkerState::Database, before);
             let patience = (!all.is_empty()).then_some((before, PATIENCE));
             let mut fetched = round_trip.fetch(&job.presence, job.deadline, patience);
             if let Some(Fetched::Slow) = fetched {
@@ -127,7 +129,7 @@ impl Shared {
             }
             let now = Instant::now();
             activity.spend(Spent { pool, database: now - sent });
-            activity.turn_to(Doing::Handler, now);
+            activity.turn_to(WorkerState::Handler, now);
             let took = now - mem::replace(&mut before, now);
             let Some(Fetched::Answer(answer)) = fetched else {
                 failed.push_back(asked);

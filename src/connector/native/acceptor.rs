@@ -97,7 +97,9 @@ impl Acceptor {
         let socket = listener.socket();
         socket.set_nonblocking(true)?;
         if let Err(error) = system::limit_unsent(socket, UNSENT_BYTES) {
-            log::debug!("the kernel may hold megabytes for a client that reads slowly: {error}");
+            log::debug!(
+                "the kernel's buffer for each client cannot be limited and may grow to megabytes: {error}"
+            );
         }
         let poll = Poll::new()?;
         gate.wake_by(Waker::new(poll.registry(), WAKE)?);
@@ -192,7 +194,9 @@ impl Accepting {
             return;
         }
         if let Err(error) = self.listener.turn_away() {
-            log::debug!("clients that connect at this moment may be reset: {error}");
+            log::debug!(
+                "new connections cannot be stopped, so clients that connect now may be reset: {error}"
+            );
         }
         let began = Instant::now();
         loop {

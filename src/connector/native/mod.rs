@@ -231,7 +231,7 @@ impl Connector for Native {
         drop(done);
         // The wait ends with an error in any case, because no thread sends anything on this channel.
         if all_done.recv_timeout(LONGEST_RELOAD) == Err(RecvTimeoutError::Timeout) {
-            log::warn!("a poller is held up and goes on with the new configuration later");
+            log::warn!("a poller is held up; it applies the new configuration later");
         }
     }
 

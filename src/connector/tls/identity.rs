@@ -122,11 +122,13 @@ impl Files {
             (ClientAuth::Nothing, None) => return Ok(None),
             (ClientAuth::Nothing, Some(_)) => {
                 return Err(TlsError::Rules(
-                    "there are authorities for client certificates, but none is asked for",
+                    "tls.client_ca is given, but tls.client_auth asks for no certificate",
                 ));
             }
             (_, None) => {
-                return Err(TlsError::Rules("client certificates need a file of authorities to verify them"));
+                return Err(TlsError::Rules(
+                    "tls.client_auth asks for certificates, but tls.client_ca is not given",
+                ));
             }
             (_, Some(file)) => file,
         };
@@ -225,8 +227,11 @@ pub(super) mod tests {
             (asking(Some(missing)), "missing: No such file"),
             (asking(Some(pair.key.clone())), ".key: holds no certificate in PEM form"),
             (asking(Some(junk)), "junk: "),
-            (asking(None), "client certificates need a file of authorities"),
-            (Files { client_ca: Some(authority.file()), ..good() }, "none is asked for"),
+            (asking(None), "tls.client_ca is not given"),
+            (
+                Files { client_ca: Some(authority.file()), ..good() },
+                "tls.client_auth asks for no certificate",
+            ),
         ];
         for (files, reason) in cases {
             let error = Identity::load(files).expect_err(reason).to_string();

@@ -155,7 +155,8 @@ mod tests {
         let numbers = Numbers { length, every: Duration::from_millis(20), made };
         let service: Arc<dyn Service> = Arc::new(Feeds(Arc::new(numbers)));
         let metrics = Arc::<Metrics>::default();
-        let native = Native::start("", listener, Settings::beside(&config, None), &service, &metrics);
+        let native =
+            Native::start("", listener, Settings::with_current_tls(&config, None), &service, &metrics);
         (Box::new(native.expect("threads")), address, metrics)
     }
 
