@@ -17,7 +17,7 @@ const DATABASE_CONNECTION: usize = 3;
 pub(crate) fn fitting(config: &Config) -> usize {
     let wanted = config.http.max_connections;
     let pool = config.database.url.as_ref().map_or(0, |_| config.database.maximum_pool_size);
-    let reserved = OTHERS + REFUSED_AT_ONCE + DATABASE_CONNECTION * pool;
+    let reserved = OTHERS + config.listeners().len() + REFUSED_AT_ONCE + DATABASE_CONNECTION * pool;
     let Some(limit) = raised_limit() else { return wanted };
     // Of a tiny limit, clients get at least half, so that the server can serve at all.
     let fitting = limit.saturating_sub(reserved).max(limit / 2).max(1);
