@@ -121,7 +121,7 @@ fn proxy(proxy: &Proxy) -> Vec<Conflict> {
 
 fn tls(config: &Config) -> Vec<Conflict> {
     let Config { tls, listen, .. } = config;
-    // What `[tls]` says counts for each of these, unless it says otherwise.
+    // `[tls]` holds for each of these listeners, as far as the listener leaves a key out.
     let listeners = || listen.iter().filter(|listener| listener.tls);
     let (any, none) = (listeners().next().is_some(), !listen.is_empty() && listeners().next().is_none());
     let asked = listeners().any(|listener| config.tls_of(listener).client_auth != ClientAuth::Nothing);
@@ -153,7 +153,7 @@ fn tls(config: &Config) -> Vec<Conflict> {
     .collect()
 }
 
-/// The conflicts with features that the simple connector does not have. Those of `[[listen]]` are with its other rules.
+/// The conflicts with features that the simple connector does not have. `listeners.rs` has these rules for `[[listen]]`.
 fn tiny_http(config: &Config) -> Vec<Conflict> {
     if !config.listen.is_empty() {
         return Vec::new();

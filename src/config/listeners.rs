@@ -129,7 +129,7 @@ pub(super) fn section(index: usize) -> String {
 }
 
 impl Reader<'_> {
-    /// Reads every `[[listen]]`. What cannot be read keeps its default.
+    /// Reads every `[[listen]]`. A key that cannot be read keeps its default.
     pub(super) fn listeners(&mut self, root: &Table<'_>) -> Vec<Listener> {
         let Some(node) = root.node("listen") else { return Vec::new() };
         let Some(items) = node.items().filter(|items| !items.is_empty()) else {
@@ -161,7 +161,7 @@ impl Reader<'_> {
         listeners
     }
 
-    /// Reports what says the same as `[[listen]]`, in the file, in a variable or in a flag.
+    /// Reports the keys of the short form, in the file, in a variable or in a flag, that stand beside `[[listen]]`.
     pub(super) fn one_form(&mut self, root: &Table<'_>, flags: &Flags) {
         if !root.has("listen") {
             return;
@@ -296,8 +296,10 @@ mod tests {
     fn shown() -> String {
         let begin = REFERENCE.find("\n# [[listen]]\n").expect("the reference shows a listener");
         let end = begin + REFERENCE[begin..].find("\n\n\n").expect("the section has an end");
-        let is_toml =
-            |line: &&str| line.starts_with("[[listen]]") || line.contains(" = ") && !line.contains(". ");
+        let is_key = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let is_toml = |line: &&str| {
+            *line == "[[listen]]" || line.split_once(" = ").is_some_and(|(name, _)| is_key(name))
+        };
         let lines = REFERENCE[begin..end].lines().filter_map(|line| line.strip_prefix("# "));
         lines.filter(is_toml).collect::<Vec<_>>().join("\n")
     }
