@@ -567,7 +567,7 @@ pub(super) mod tests {
             lines,
             [
                 "--listen: \"8080\" is not an IP address and a port, such as 127.0.0.1:8080, or \"unix:PATH\" with a \
-                 PATH of 1 to 107 bytes, or \"systemd\"",
+                 PATH of 1 to 107 bytes, or \"systemd\", or \"systemd:NAME\"",
                 "WHARF_DATABASE: expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"",
                 "WHARF_SERVER_LISTEN: WHARF_LISTEN sets server.listen too; keep one of them",
                 "WHARF_SERVER_WORKER: unknown environment variable; \
@@ -580,7 +580,7 @@ pub(super) mod tests {
     #[test]
     fn the_sections_are_checked_key_by_key() {
         for (text, message) in [
-            ("a = 1", "a: unknown key; expected one of server, log, tracing, admin, queue, http, ac"),
+            ("a = 1", "a: unknown key; expected one of server, listen, log, tracing, admin, queue, h"),
             ("[endpoints.x]", "endpoints: unknown key; did you mean \"endpoint\"?"),
             ("server = 1", "server: expected a table, not an integer"),
             ("server.listen = 'localhost'", "server.listen: \"localhost\" is not an IP address"),
