@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::keys::{Key, keys, keys_of_listener};
 use super::listen::ListenError;
 use super::read::{Flags, Reader, Table};
-use super::{ClientAuth, Config, Connector, Listen, Mode, SocketAccess, Tls};
+use super::{ClientAuth, Config, Connector, Listen, Listener, SocketAccess, Tls};
 
 /// The most listeners. Each takes a descriptor, and the acceptor looks at all of them when clients come.
 const LISTENERS_MAX: usize = 64;
@@ -15,32 +15,6 @@ const LISTENERS_MAX: usize = 64;
 /// The keys that say for a single listener what `[[listen]]` says for each.
 pub(super) const SHORT_FORM: [&str; 5] =
     ["server.listen", "server.unix_mode", "server.unix_owner", "server.unix_group", "proxy.protocol"];
-
-/// One `[[listen]]`: an address, and how a connection there begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Listener {
-    /// `address`: where clients connect.
-    pub address: Listen,
-    /// `tls`: HTTPS instead of HTTP.
-    pub tls: bool,
-    /// `certificate`: the file with the PEM chain. `None`: `tls.certificate`, with `tls.key`.
-    pub certificate: Option<PathBuf>,
-    /// `key`: the file with the PEM private key, given if and only if `certificate` is.
-    pub key: Option<PathBuf>,
-    /// `client_ca`: the PEM file of the authorities for client certificates. `None`: `tls.client_ca`.
-    pub client_ca: Option<PathBuf>,
-    /// `client_auth`: whether clients show certificates. `None`: `tls.client_auth`.
-    pub client_auth: Option<ClientAuth>,
-    /// `proxy_protocol`: expect a PROXY protocol header, version 1 or 2, at the beginning of each connection.
-    pub proxy_protocol: bool,
-    /// `unix_mode`: the permissions of a Unix socket's file. `None`: what the umask leaves.
-    pub unix_mode: Option<Mode>,
-    /// `unix_owner`: whose file it is, by name or number. `None`: the process's user's.
-    pub unix_owner: Option<String>,
-    /// `unix_group`: its group. `None`: the process's.
-    pub unix_group: Option<String>,
-}
 
 impl Listener {
     /// A listener for plain HTTP at this address, without the PROXY protocol.

@@ -35,7 +35,6 @@ use log::LevelFilter;
 
 pub use changes::{Change, Changes};
 pub use listen::ListenError;
-pub use listeners::Listener;
 pub use otlp::otlp_headers;
 pub use problem::{Problem, Problems};
 pub use read::{Flags, LocateError};
@@ -209,6 +208,32 @@ pub enum Listen {
     Inherited,
     /// The next socket that systemd passes under this name (`LISTEN_FDNAMES`).
     Named(String),
+}
+
+/// One `[[listen]]`: an address, and how a connection there begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listener {
+    /// `address`: where clients connect.
+    pub address: Listen,
+    /// `tls`: HTTPS instead of HTTP.
+    pub tls: bool,
+    /// `certificate`: the file with the PEM chain. `None`: `tls.certificate`, with `tls.key`.
+    pub certificate: Option<PathBuf>,
+    /// `key`: the file with the PEM private key, given if and only if `certificate` is.
+    pub key: Option<PathBuf>,
+    /// `client_ca`: the PEM file of the authorities for client certificates. `None`: `tls.client_ca`.
+    pub client_ca: Option<PathBuf>,
+    /// `client_auth`: whether clients show certificates. `None`: `tls.client_auth`.
+    pub client_auth: Option<ClientAuth>,
+    /// `proxy_protocol`: expect a PROXY protocol header, version 1 or 2, at the beginning of each connection.
+    pub proxy_protocol: bool,
+    /// `unix_mode`: the permissions of a Unix socket's file. `None`: what the umask leaves.
+    pub unix_mode: Option<Mode>,
+    /// `unix_owner`: whose file it is, by name or number. `None`: the process's user's.
+    pub unix_owner: Option<String>,
+    /// `unix_group`: its group. `None`: the process's.
+    pub unix_group: Option<String>,
 }
 
 /// The implementation of HTTP for clients.

@@ -224,14 +224,18 @@ fn unix(path: &Path, access: SocketAccess<'_>) -> io::Result<(Socket, SocketFile
         std::fs::remove_file(path)?;
     }
     socket.bind(&address)?;
-    if let Err(error) = access.apply(path) {
-        std::fs::remove_file(path)?;
-        return Err(error);
+    let made = access.apply(path).and_then(|()| SocketFile::at(path)).and_then(|file| {
+        // Nobody can connect before this, whatever the file was like until now.
+        socket.listen(BACKLOG)?;
+        Ok(file)
+    });
+    match made {
+        Ok(file) => Ok((socket, file)),
+        Err(error) => {
+            std::fs::remove_file(path)?;
+            Err(error)
+        }
     }
-    let file = SocketFile::at(path)?;
-    // Nobody can connect before this, whatever the file was like until now.
-    socket.listen(BACKLOG)?;
-    Ok((socket, file))
 }
 
 /// Whether the process of a socket's file has ended without removing the file.

@@ -311,8 +311,10 @@ fn refuse_untrusted(next: &Config, changes: &Changes) -> Result<(), ReloadError>
         return Ok(());
     }
     let waiting = changes.keys.iter().filter(|change| change.needs_restart).map(|change| &change.key);
-    let keys = waiting.filter(|key| is_of_listener(key) || *key == "proxy.protocol");
-    Err(ReloadError::NeedsRestart(keys.cloned().collect()))
+    let keys: Vec<_> =
+        waiting.filter(|key| is_of_listener(key) || *key == "proxy.protocol").cloned().collect();
+    // Without such a change the server was started like this, by a program that made its configuration itself.
+    if keys.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(keys)) }
 }
 
 impl Reloaded {
