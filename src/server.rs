@@ -146,12 +146,6 @@ impl fmt::Display for ListeningOn {
     }
 }
 
-impl From<BindError> for StartError {
-    fn from(BindError { address, cause }: BindError) -> Self {
-        Self::Listen { address, cause }
-    }
-}
-
 /// A running server. Dropping it does not stop it; see [`Running::drain`].
 pub struct Running {
     /// There is always one.
@@ -298,7 +292,8 @@ impl Server {
         let opened = self.open_log()?;
         let journal = Journal::default();
         settings.journal = journal.clone();
-        let Listeners { all: bound, files: mut socket_files } = Listeners::bind(config)?;
+        let Listeners { all: bound, files: mut socket_files } = Listeners::bind(config)
+            .map_err(|BindError { address, cause }| StartError::Listen { address, cause })?;
         let beginnings = settings.beginnings.clone();
         let listeners: Vec<_> = bound
             .iter()

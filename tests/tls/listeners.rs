@@ -118,7 +118,9 @@ fn http_https_and_a_unix_socket_side_by_side_answer_each_in_its_own_way() {
         for (mut client, status) in
             [(Client::connect(plain), by_http), (Client::connect_tls(tls, &authority), by_https)]
         {
-            client.request("POST", "/seen", &[("Host", "h"), ("Origin", origin)], "");
+            client.send(format!(
+                "POST /seen HTTP/1.1\r\nHost: h\r\nOrigin: {origin}\r\nContent-Length: 0\r\n\r\n"
+            ));
             assert_eq!(client.answer().status, status, "{origin}");
         }
     }
@@ -153,7 +155,7 @@ fn the_proxy_protocol_is_expected_only_where_a_listener_says_so() {
     without.send("GET /seen HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(without.is_closed(), "a request is no PROXY header");
     let mut unasked = Client::connect(tcp(&server, 0));
-    unasked.send(PROXY);
+    unasked.send(format!("{PROXY}GET /seen HTTP/1.1\r\nHost: h\r\n\r\n"));
     assert_eq!(unasked.answer().status, 400, "a PROXY header is no request");
     drop((behind, session, without, unasked));
     assert_nothing_is_left(server);
@@ -351,7 +353,7 @@ fn sighup_reads_the_certificates_of_all_listeners_or_of_none() {
     let [first, plain, second] = addresses(&wharf)[..] else { panic!("{}", wharf.output()) };
     let both = || [shown(first, &client), shown(second, &client)];
     assert_eq!(both(), before);
-    let copy = |from: &Path, to: &Path| drop(fs::copy(from, to).expect("the file can be written"));
+    let copy = |from: &Path, to: &Path| fs::copy(from, to).map(drop).expect("the file can be written");
     copy(&next[0].certificate, &used[0].certificate);
     copy(&next[0].key, &used[0].key);
     fs::write(&used[1].key, "no key").expect("the file can be written");
