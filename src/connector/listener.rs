@@ -127,8 +127,10 @@ impl Listeners {
                     // A socket for every IPv6 address takes IPv4 clients too, unless a listener of its own does.
                     tcp(*address, config.server.reuse_port, is_every_v6 && has_v4(address.port()))
                 }
-                Listen::Unix(path) => unix(path, listener.socket_access(&section))
-                    .and_then(|(socket, file)| Ok((socket, files.files.push(file)).0)),
+                Listen::Unix(path) => unix(path, listener.socket_access(&section)).map(|(socket, file)| {
+                    files.files.push(file);
+                    socket
+                }),
                 Listen::Inherited => passed.take(None),
                 Listen::Named(name) => passed.take(Some(name)),
             };

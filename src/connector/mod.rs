@@ -209,38 +209,42 @@ pub(crate) fn identities(beginnings: &[Beginning]) -> Vec<Arc<Identity>> {
 
 /// Reads the files of every listener. A listener whose files cannot be used has no TLS here, and its error beside it.
 fn beginnings(config: &Config) -> (Vec<Beginning>, Vec<TlsError>) {
-    let (mut beginnings, mut errors) = (Vec::new(), Vec::new());
-    let mut known: Vec<(tls::Files, Option<Arc<Identity>>)> = Vec::new();
+    let (mut identities, mut errors) = (Identities::default(), Vec::new());
     let in_progress = Arc::<AtomicUsize>::default();
-    for listener in config.listeners() {
-        let mut beginning = Beginning { proxied: listener.proxy_protocol, tls: None };
-        if listener.tls {
-            let applied = config.tls_of(&listener);
-            let identity = match files(&applied) {
-                Err(error) => {
-                    errors.push(error);
-                    None
-                }
-                Ok(files) => match known.iter().find(|(of, _)| *of == files) {
-                    Some((_, identity)) => identity.clone(),
-                    None => {
-                        let loaded = Identity::load(files.clone());
-                        let identity = loaded.map(Arc::new).map_err(|error| errors.push(error)).ok();
-                        known.push((files, identity.clone()));
-                        identity
-                    }
-                },
-            };
-            beginning.tls = identity.map(|identity| Tls {
-                identity,
-                handshake_timeout: applied.handshake_timeout,
-                max_handshakes: applied.max_handshakes,
-                in_progress: Arc::clone(&in_progress),
-            });
-        }
-        beginnings.push(beginning);
-    }
+    let mut begin = |listener: &config::Listener| {
+        let applied = config.tls_of(listener);
+        let identity = if listener.tls { identities.of(&applied) } else { Ok(None) };
+        let identity = identity.unwrap_or_else(|error| {
+            errors.push(error);
+            None
+        });
+        let tls = identity.map(|identity| Tls {
+            identity,
+            handshake_timeout: applied.handshake_timeout,
+            max_handshakes: applied.max_handshakes,
+            in_progress: Arc::clone(&in_progress),
+        });
+        Beginning { proxied: listener.proxy_protocol, tls }
+    };
+    let beginnings = config.listeners().iter().map(&mut begin).collect();
     (beginnings, errors)
+}
+
+/// The identities that were read. `None`: the files cannot be used, which was reported.
+#[derive(Default)]
+struct Identities(Vec<(tls::Files, Option<Arc<Identity>>)>);
+
+impl Identities {
+    /// The identity from these files, which are read once.
+    fn of(&mut self, tls: &config::Tls) -> Result<Option<Arc<Identity>>, TlsError> {
+        let files = files(tls)?;
+        if let Some((_, identity)) = self.0.iter().find(|(known, _)| *known == files) {
+            return Ok(identity.clone());
+        }
+        let loaded = Identity::load(files.clone()).map(Arc::new);
+        self.0.push((files, loaded.as_ref().ok().cloned()));
+        loaded.map(Some)
+    }
 }
 
 fn files(tls: &config::Tls) -> Result<tls::Files, TlsError> {
