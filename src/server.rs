@@ -10,6 +10,7 @@ mod running;
 mod stages;
 mod supervisor;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,14 +25,16 @@ use http::Method;
 use log::LevelFilter;
 pub use reload::{NewConfig, Reload, ReloadError, Reloaded, log_reload};
 
-use self::running::watched_signals;
+use self::running::{places, watched_signals};
 use self::stages::Stages;
 use crate::admin::observer::{Observed, Observer, Watch};
 use crate::base::queue::{Limits, Queue};
 use crate::config::{self, Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
-use crate::connector::{Connector, Listener, Settings, SocketFile, Tls, descriptors};
+use crate::connector::{
+    Beginning, BindError, Connector, Listeners, Settings, SocketFiles, descriptors, tls_errors,
+};
 use crate::database::{self, Database};
 use crate::endpoint;
 use crate::exchange::job::{Job, Service};
@@ -63,7 +66,7 @@ pub enum StartError {
     /// The address cannot be bound.
     #[error("cannot listen on {address}: {cause}")]
     Listen {
-        /// `server.listen`.
+        /// `server.listen`, or `address` of a `[[listen]]`.
         address: Listen,
         /// The system's error.
         cause: io::Error,
@@ -101,19 +104,55 @@ pub enum StartError {
     },
 }
 
-/// Reads the certificate's files as a start does, and checks whether the server could start with them.
+/// Reads the files of every listener's certificate as a start does, and checks whether the server could start with them.
 ///
 /// # Errors
 /// A certificate or key cannot be used.
 pub fn check_tls(config: &Config) -> Result<(), TlsError> {
-    Settings::new(config).map(drop)
+    tls_problems(config).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// As [`check_tls`], with every certificate and key that cannot be used.
+pub(crate) fn tls_problems(config: &Config) -> Vec<TlsError> {
+    tls_errors(config)
+}
+
+/// Where clients of one listener connect. Shown as `https://127.0.0.1:8443` or `unix:/run/wharf.sock`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListeningOn {
+    address: Address,
+    is_encrypted: bool,
+}
+
+impl ListeningOn {
+    /// The address, with the port that the system chose where the configuration says 0.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Whether clients speak TLS here.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+}
+
+impl fmt::Display for ListeningOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_encrypted { "https" } else { "http" };
+        match &self.address {
+            Address::Tcp(address) => write!(f, "{scheme}://{address}"),
+            unix @ Address::Unix(_) => unix.fmt(f),
+        }
+    }
 }
 
 /// A running server. Dropping it does not stop it; see [`Running::drain`].
 pub struct Running {
-    address: Address,
-    socket_file: Option<SocketFile>,
-    tls: Option<Tls>,
+    /// There is always one.
+    listeners: Vec<ListeningOn>,
+    socket_files: SocketFiles,
+    /// For each listener, how its connections begin.
+    beginnings: Vec<Beginning>,
     connector: Box<dyn Connector>,
     /// `None`: the server has no admin listener.
     admin: Option<AdminListener>,
@@ -253,13 +292,17 @@ impl Server {
         let opened = self.open_log()?;
         let journal = Journal::default();
         settings.journal = journal.clone();
-        let mut listener = Listener::bind_for(
-            &config.server.listen,
-            config.server.reuse_port,
-            config.server.socket_access(),
-        )
-        .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
-        let (address, socket_file) = (listener.address().clone(), listener.take_file());
+        let Listeners { all: bound, files: mut socket_files } = Listeners::bind(config)
+            .map_err(|BindError { address, cause }| StartError::Listen { address, cause })?;
+        let beginnings = settings.beginnings.clone();
+        let listeners: Vec<_> = bound
+            .iter()
+            .zip(&beginnings)
+            .map(|(listener, beginning)| ListeningOn {
+                address: listener.address().clone(),
+                is_encrypted: beginning.tls.is_some(),
+            })
+            .collect();
         let admin_listener = AdminListener::bind(config)?;
         journal.reconfigure(journal.prepare(&config.log, opened)?);
         let backend = Backend::start(config, self.database.as_ref(), router, &metrics, &journal)?;
@@ -280,18 +323,17 @@ impl Server {
         let start =
             |listener| AdminListener::start(listener, &config.admin, &admin_view, settings.max_connections);
         let admin = admin_listener.map(start).transpose()?;
-        let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
-            Speaker::Native => Box::new(Native::start("", listener, settings, &service, &metrics)?),
-            Speaker::TinyHttp => {
-                Box::new(TinyHttp::start(listener, &settings, service, Arc::clone(&metrics))?)
-            }
+            Speaker::Native => Box::new(Native::start("", bound, settings, &service, &metrics)?),
+            Speaker::TinyHttp => Box::new(TinyHttp::start(bound, &settings, service, Arc::clone(&metrics))?),
         };
-        log::info!("serving on {address}: {}; at most {}", config.sizes(), config.limits());
+        socket_files.keep();
+        let places = places(&listeners);
+        log::info!("serving on {places}: {}; at most {}", config.sizes(), config.limits());
         Ok(Running {
-            address,
-            socket_file,
-            tls,
+            listeners,
+            socket_files,
+            beginnings,
             connector,
             admin,
             admin_view,
@@ -396,7 +438,6 @@ fn traces(
     metrics: &Arc<Metrics>,
 ) -> Result<Traces, StartError> {
     let facts = ServerFacts {
-        is_encrypted: config.tls.certificate.is_some(),
         database_system: database.map_or("", |database| database.kind().system()),
         database_name: database.map_or_else(String::new, |database| database.name().to_owned()),
     };

@@ -24,6 +24,7 @@ use crate::telemetry::metrics::{Metrics, Reason};
 
 /// Passes requests of this process to the stages behind a connector.
 pub(crate) struct Direct {
+    is_encrypted: bool,
     limits: Limits,
     max_body_bytes: usize,
     request_ids: Arc<RequestIds>,
@@ -59,8 +60,15 @@ struct Answer {
 }
 
 impl Direct {
-    pub(crate) fn new(settings: &Settings, service: Arc<dyn Service>, metrics: Arc<Metrics>) -> Self {
+    /// `is_encrypted`: requests count as if they had come through TLS.
+    pub(crate) fn new(
+        settings: &Settings,
+        is_encrypted: bool,
+        service: Arc<dyn Service>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
+            is_encrypted,
             limits: settings.limits,
             max_body_bytes: settings.max_body_bytes,
             request_ids: Arc::clone(&settings.request_ids),
@@ -77,6 +85,7 @@ impl Direct {
         self.metrics.received();
         let read = request.read(&self.limits).map(|mut request| {
             request.read_id(&self.request_ids);
+            request.is_encrypted = self.is_encrypted;
             request
         });
         let known = read.as_ref().ok().and_then(|request| request.request_id.clone());

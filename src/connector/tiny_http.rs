@@ -98,13 +98,18 @@ impl TinyHttp {
     /// Starts the thread that receives requests on a bound listener.
     ///
     /// # Errors
-    /// When the system refuses a thread.
+    /// When the system refuses a thread, or when there are several listeners.
     pub(crate) fn start(
-        listener: Listener,
+        listeners: Vec<Listener>,
         settings: &Settings,
         service: Arc<dyn Service>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
+        let count = listeners.len();
+        let Ok([listener]) = <[Listener; 1]>::try_from(listeners) else {
+            let said = format!("server.connector = \"tiny_http\" serves one listener, and there are {count}");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, said));
+        };
         let listener = std::net::TcpListener::from(listener.into_socket());
         let server = Arc::new(tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?);
         let in_flight = Arc::<InFlight>::default();

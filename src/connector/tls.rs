@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rustls::{Error as SessionError, ServerConnection};
 
-pub(crate) use identity::{Files, Identity};
+pub(crate) use identity::{Files, Fresh, Identity};
 
 /// How many encrypted bytes a session holds before the socket takes them, which bounds the cost of a client that reads
 /// slowly. Four full records, so that one system call sends as much as it does without TLS.
@@ -646,7 +646,7 @@ mod tests {
 
         std::fs::copy(&after.certificate, &before.certificate).expect("the file can be written");
         std::fs::copy(&after.key, &before.key).expect("the file can be written");
-        identity.reload().expect("the new files are good");
+        identity.take(identity.read_again().expect("the new files are good"));
         let new = connected(&identity, &config);
         assert_eq!((shown(&old), shown(&new)), (old_one, new_one));
         old.send(b"still here");
@@ -661,7 +661,7 @@ mod tests {
             let kind = || connected(&identity, &config).client.handshake_kind();
             assert_eq!(kind(), Some(HandshakeKind::Full));
             assert_eq!(kind(), Some(HandshakeKind::Resumed));
-            identity.reload().expect("the files are good");
+            identity.take(identity.read_again().expect("the files are good"));
             assert_eq!(kind(), Some(HandshakeKind::Full));
         }
     }
@@ -680,12 +680,12 @@ mod tests {
         ];
         for (text, reason) in broken {
             std::fs::write(&pair.key, text).expect("the file can be written");
-            let error = identity.reload().expect_err("the key is not good").to_string();
+            let error = identity.read_again().expect_err("the key is not good").to_string();
             assert!(error.starts_with(&format!("{}: {reason}", pair.key.display())), "{error}");
             connected(&identity, &authority.trusting(None));
         }
         std::fs::remove_file(&pair.certificate).expect("it is there");
-        let error = identity.reload().expect_err("there is no certificate").to_string();
+        let error = identity.read_again().expect_err("there is no certificate").to_string();
         assert!(error.contains("No such file"), "{error}");
         connected(&identity, &authority.trusting(None));
     }

@@ -188,7 +188,7 @@ impl AdminListener {
     /// Binds the configured address. `None`: no address is configured.
     pub(super) fn bind(config: &Config) -> Result<Option<Listener>, StartError> {
         let Some(address) = config.admin_listen() else { return Ok(None) };
-        let bound = Listener::bind(&address.into(), config.server.reuse_port);
+        let bound = Listener::bind_tcp(address, config.server.reuse_port);
         bound.map(Some).map_err(|cause| StartError::AdminListen { address, cause })
     }
 
@@ -208,7 +208,7 @@ impl AdminListener {
         let service = Arc::new(Admin::new(config, max_viewers, Arc::clone(admin_view) as _)?);
         let metrics = Arc::new(Metrics::default());
         let shared: Arc<dyn Service> = Arc::clone(&service) as _;
-        let connector = Box::new(Native::start("admin-", listener, settings, &shared, &metrics)?);
+        let connector = Box::new(Native::start("admin-", vec![listener], settings, &shared, &metrics)?);
         Ok(Self { address, connector, service })
     }
 
@@ -235,7 +235,7 @@ fn settings(connections: usize) -> Settings {
     config.http.write_timeout = TAKING;
     config.http.idle_timeout = IDLE;
     config.server.selectors = Some(1);
-    Settings::with_current_tls(&config, None)
+    Settings::plain(&config)
 }
 
 impl super::Running {

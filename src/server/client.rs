@@ -69,7 +69,8 @@ impl Client {
         journal.reconfigure(journal.prepare(&config.log, server.open_log()?)?);
         let backend = Backend::start(config, server.database.as_ref(), router, &metrics, &journal)?;
         let Backend { queue, workers, traces, service } = backend;
-        let direct = Direct::new(&Settings::with_current_tls(config, None), service, Arc::clone(&metrics));
+        let is_encrypted = config.listeners().iter().all(|listener| listener.tls);
+        let direct = Direct::new(&Settings::plain(config), is_encrypted, service, Arc::clone(&metrics));
         let drain_timeout = config.server.drain_timeout;
         Ok(Self { direct, queue, workers: Some(workers), metrics, journal, traces, drain_timeout })
     }

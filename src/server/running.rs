@@ -12,10 +12,10 @@ use signal_hook::iterator::Signals;
 
 use super::admin::AdminListener;
 use super::supervisor::Watchdog;
-use super::{Address, Drained, Running, StartError, TlsError, supervisor};
+use super::{Address, Drained, ListeningOn, Running, StartError, TlsError, supervisor};
 use crate::admin::observer::Observer;
 use crate::base::deadline::Deadline;
-use crate::connector::{SocketFile, Stopper};
+use crate::connector::Stopper;
 use crate::telemetry::metrics::Metrics;
 
 /// The receivers of signals, for the thread that waits for them, and the watchdog.
@@ -28,17 +28,23 @@ pub(super) struct Supervision {
 }
 
 impl Running {
-    /// The address where clients connect, with the port that the system chose where the configuration says 0.
-    pub fn listening_on(&self) -> &Address {
-        &self.address
+    /// Where clients connect: every listener, in the order of the configuration.
+    pub fn listeners(&self) -> &[ListeningOn] {
+        &self.listeners
     }
 
-    /// The TCP address that clients connect to.
+    /// The address of the first listener, with the port that the system chose where the configuration says 0.
+    pub fn listening_on(&self) -> &Address {
+        // There is always one.
+        self.listeners[0].address()
+    }
+
+    /// The TCP address of the first listener.
     ///
     /// # Panics
-    /// When the server listens on a Unix socket; see [`listening_on`](Self::listening_on).
+    /// When it listens on a Unix socket; see [`listening_on`](Self::listening_on).
     pub fn address(&self) -> SocketAddr {
-        match &self.address {
+        match self.listening_on() {
             Address::Tcp(address) => *address,
             other @ Address::Unix(_) => panic!("{other} is no TCP address"),
         }
@@ -49,17 +55,31 @@ impl Running {
         self.admin.as_ref().map(AdminListener::address)
     }
 
-    /// Whether clients speak TLS.
+    /// Whether clients of the first listener speak TLS.
     pub fn is_encrypted(&self) -> bool {
-        self.tls.is_some()
+        self.listeners[0].is_encrypted()
     }
 
-    /// Reads the certificate's files again, for new connections. Open connections keep the certificate that they have.
+    /// Whether clients of any listener speak TLS.
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.listeners.iter().any(ListeningOn::is_encrypted)
+    }
+
+    /// The addresses of all listeners, for one line.
+    pub(super) fn places(&self) -> String {
+        places(&self.listeners)
+    }
+
+    /// Reads the files of every listener's certificate again, for new connections. Open connections keep the
+    /// certificate that they have.
     ///
     /// # Errors
     /// A file cannot be used. Nothing has changed then.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
-        self.tls.as_ref().map_or(Ok(()), |tls| tls.identity.reload())
+        for (identity, fresh) in self.read_certificates()? {
+            identity.take(fresh);
+        }
+        Ok(())
     }
 
     /// How many request threads there are.
@@ -100,7 +120,7 @@ impl Running {
     }
 
     pub(super) fn run_supervised(self, supervision: Supervision) -> Drained {
-        supervisor::ready(&self.address);
+        supervisor::ready(&self.places());
         loop {
             crossbeam_channel::select! {
                 // Signals that come during a reload wait until it is done.
@@ -121,7 +141,7 @@ impl Running {
     }
 
     /// As [`drain`](Self::drain), and stops waiting for handlers once `stop` is disconnected.
-    fn drain_unless(self, stop: &Receiver<Infallible>) -> Drained {
+    fn drain_unless(mut self, stop: &Receiver<Infallible>) -> Drained {
         let reuses_port = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.reuse_port;
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
@@ -131,9 +151,7 @@ impl Running {
         if reuses_port {
             admin.take().into_iter().for_each(AdminListener::end);
         }
-        if let Some(Err(error)) = self.socket_file.as_ref().map(SocketFile::remove) {
-            log::warn!("{} cannot be removed: {error}", self.address);
-        }
+        self.socket_files.remove();
         let drained = self.connector.drain(patience);
         self.queue.close();
         let workers_ended =
@@ -166,6 +184,11 @@ impl Running {
     fn drain_timeout(&self) -> Duration {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).server.drain_timeout
     }
+}
+
+/// The addresses of listeners, for one line.
+pub(super) fn places(listeners: &[ListeningOn]) -> String {
+    listeners.iter().map(|listener| listener.address().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Passes each signal on. The second one that is not SIGHUP calls `stop` and drops `not_stopped`.

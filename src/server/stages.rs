@@ -53,7 +53,6 @@ impl Stages {
             max_body_bytes: config.http.max_body_bytes,
             origins: OriginRules {
                 allowed: config.access.origins.clone(),
-                is_encrypted: config.tls.certificate.is_some(),
                 trusted: config.proxy.trusted.clone(),
                 forwarded_by: config.proxy.header,
             },

@@ -265,8 +265,9 @@ impl Poller {
                 return;
             }
         }
-        let Newcomer { socket, peer, mut place, refuse, .. } = newcomer;
-        let session = match self.core.settings.tls.as_ref().map(|tls| tls.identity.session()).transpose() {
+        let Newcomer { socket, listener, peer, mut place, refuse, .. } = newcomer;
+        let tls = self.core.settings.beginnings[listener].tls.as_ref();
+        let session = match tls.map(|tls| tls.identity.session()).transpose() {
             Ok(session) => session,
             Err(error) => {
                 sparingly!(
@@ -297,7 +298,7 @@ impl Poller {
             self.refused.insert(id.generation, (id, self.core.now));
         }
         let link = Arc::new(Link::new(socket, id, session.is_none(), Arc::clone(&self.core.mailbox)));
-        entry.insert(Connection::new(link, place, peer, session, &self.core));
+        entry.insert(Connection::new(link, place, peer, listener, session, &self.core));
         self.with(index, |connection, core| connection.begin(core, refuse));
     }
 

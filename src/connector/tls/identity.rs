@@ -22,7 +22,7 @@ use crate::config::{ClientAuth, TlsVersion};
 const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
 
 /// The files and rules of the configuration that sessions are made from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Files {
     /// PEM: the server's certificate, then the ones that lead from it to the authority.
     pub(crate) certificate: PathBuf,
@@ -59,15 +59,6 @@ impl Identity {
     pub(crate) fn load(files: Files) -> Result<Self, TlsError> {
         let current = RwLock::new(Arc::new(files.read()?));
         Ok(Self { current, files })
-    }
-
-    /// Reads the files again, for the sessions that begin from now on.
-    ///
-    /// # Errors
-    /// As [`Identity::load`]. Then nothing has changed.
-    pub(crate) fn reload(&self) -> Result<(), TlsError> {
-        self.take(self.read_again()?);
-        Ok(())
     }
 
     /// Reads the files as they are now, to be [used](Self::take) later.

@@ -149,8 +149,8 @@ impl Batch {
     }
 
     fn request(&mut self, served: &Served, trace: &Trace, clock: Clock) {
-        let scheme = if self.facts.is_encrypted { "https" } else { "http" };
-        let request_times = &served.request_times;
+        let scheme = if served.is_encrypted { "https" } else { "http" };
+        let course = &served.course;
         let parent = trace.parent();
         let remote = parent.map_or(0, |_| KNOWS_PARENT | PARENT_IS_REMOTE);
         self.scope.message(SPANS, |to| {

@@ -32,8 +32,6 @@ use crate::telemetry::activity::Waits;
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only the exporter reads it"))]
 pub(crate) struct ServerFacts {
-    /// Whether clients speak TLS.
-    pub is_encrypted: bool,
     /// The database system under OpenTelemetry's name.
     pub database_system: &'static str,
     /// The name of the database.

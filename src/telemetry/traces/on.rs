@@ -83,6 +83,7 @@ impl Traces {
             request_id: request_id.clone(),
             method: request.method().clone(),
             version: request.version(),
+            is_encrypted: request.is_encrypted(),
             path: cut(request.path()),
             host: request.header("host").and_then(text),
             user_agent: request.header("user-agent").and_then(text),

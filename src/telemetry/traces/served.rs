@@ -15,6 +15,7 @@ pub(super) struct Served {
     pub(super) request_id: RequestId,
     pub(super) method: Method,
     pub(super) version: Version,
+    pub(super) is_encrypted: bool,
     pub(super) path: String,
     pub(super) host: Option<String>,
     pub(super) user_agent: Option<String>,

@@ -467,6 +467,7 @@ impl Connection {
         self.scanned = 0;
         let mut head = parse_head(&bytes[..end], &core.settings.limits)?;
         head.request.read_id(&core.request_ids);
+        head.request.is_encrypted = self.session.is_some();
         self.request_id.clone_from(&head.request.request_id);
         self.note_head(core, &head.request);
         if head.body == BodyLength::Known(0) {

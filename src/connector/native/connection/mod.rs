@@ -64,6 +64,8 @@ pub(super) struct Connection {
     _place: Place,
     /// The client's address: the peer's, or the one that a trusted proxy names. `None` on a Unix socket.
     peer: Option<SocketAddr>,
+    /// The number of its listener, which says how it begins.
+    listener: usize,
     session: Option<Session>,
     /// The certificate that the client showed in the handshake.
     certificate: Option<Bytes>,
@@ -159,6 +161,7 @@ impl Connection {
         link: Arc<Link>,
         place: Place,
         peer: Option<SocketAddr>,
+        listener: usize,
         session: Option<Session>,
         core: &Core,
     ) -> Self {
@@ -166,6 +169,7 @@ impl Connection {
             link,
             _place: place,
             peer,
+            listener,
             session,
             certificate: None,
             stage: Stage::Idle,
@@ -195,7 +199,7 @@ impl Connection {
         if let Some(reason) = refuse {
             return self.refuse_client(core, reason);
         }
-        if core.settings.proxy.protocol {
+        if core.settings.beginnings[self.listener].proxied {
             let address = self.peer.map(|peer| peer.ip());
             if !core.settings.proxy.trusted.contain(address) {
                 log::debug!("{}: is not in proxy.trusted and was closed", self.name());
@@ -210,7 +214,7 @@ impl Connection {
 
     /// Begins the TLS handshake, or else waits for requests.
     fn begin_session(&mut self, core: &mut Core) -> Next {
-        if let (Some(tls), Some(_)) = (&core.settings.tls, &self.session) {
+        if let (Some(tls), Some(_)) = (&core.settings.beginnings[self.listener].tls, &self.session) {
             let count = HandshakeCount(Arc::clone(&tls.in_progress));
             if count.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes {
                 core.metrics.closed(Closing::Handshake);
