@@ -329,13 +329,13 @@ fn a_session_pooler_with_one_connection_is_accepted_for_one_session() {
         for _ in 0..3 {
             let began = Instant::now();
             let opened = open(&pooler.url(database.name()), 1).expect("a session pooler is fine");
-            assert_eq!(answer_to_everything(&opened), 42);
+            assert_eq!(answer_of(&opened), 42);
             assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         }
     }
 }
 
-fn answer_to_everything(database: &database::Database) -> i32 {
+fn answer_of(database: &database::Database) -> i32 {
     let deadline = Deadline::after(Duration::from_secs(20));
     let mut connection = database.checkout(deadline).expect("a connection is free");
     let row = connection.postgres().expect("it is PostgreSQL").query_one("select 42", &[]);
@@ -353,58 +353,6 @@ fn hold(database: &Database, locks: &[i32]) -> ::postgres::Client {
 
 fn give_back(holder: &mut ::postgres::Client, lock: i32) {
     holder.execute("select pg_advisory_unlock($1)", &[&i64::from(lock)]).expect("it is held");
-}
-
-/// The pooler's log has this many ends of this database's clients.
-fn wait_for_departures(pooler: &PgBouncer, database: &Database, count: usize) {
-    let name = format!(": {}/", database.name());
-    wait_until("the pooler notices that its client left", || {
-        let log = pooler.log();
-        let left = log.lines().filter(|line| {
-            line.contains(&name) && line.contains(" C-0x") && line.contains("closing because: client")
-        });
-        left.count() == count
-    });
-}
-
-/// PgBouncer 1.18 gives a server to the next client when one part of a batch is answered, and with it the answers to the
-/// other parts.
-#[test]
-fn a_session_that_closes_leaves_no_answer_to_the_poolers_next_client() {
-    const LOCK: i32 = 5;
-    let database = database();
-    database.psql("create sequence settings");
-    let pooler = pooler("session", 1, "");
-    let url = pooler.url(database.name());
-    let mut settings = config::Database::default();
-    settings.maximum_pool_size = 1;
-    // The new session runs it, then the first cleaning, and then the cleaning after the question to the planner.
-    settings.connection_init_sql =
-        Some(format!("select case when nextval('settings') = 3 then pg_advisory_lock_shared({LOCK}) end"));
-    let mut holder = hold(&database, &[LOCK]);
-    let opened = database::Database::open(&settings, &url).expect("a session pooler is fine");
-    assert_eq!(answer_to_everything(&opened), 42);
-    wait_until("the last cleaning does not begin", || {
-        database.psql(
-            "select count(*) from pg_stat_activity
-                where datname = current_database() and wait_event = 'advisory' and query like 'begin; close all%'",
-        ) == "1"
-    });
-    drop(opened);
-    wait_for_departures(&pooler, &database, 1);
-    give_back(&mut holder, LOCK);
-    let mut next = ::postgres::Client::connect(&url, ::postgres::NoTls).expect("it answers");
-    for number in 0..10 {
-        let messages = next.simple_query(&format!("select 'mine {number}'")).expect("it runs");
-        let rows: Vec<_> = messages
-            .iter()
-            .filter_map(|message| match message {
-                ::postgres::SimpleQueryMessage::Row(row) => row.get(0),
-                _ => None,
-            })
-            .collect();
-        assert_eq!(rows, [format!("mine {number}")]);
-    }
 }
 
 /// A client of the pooler that sends several commands at once, and leaves when the first is answered.
@@ -427,6 +375,8 @@ fn leave_answers_behind(pooler: &PgBouncer, database: &Database, commands: &[Str
     }
 }
 
+/// `PgBouncer` 1.18 gives a server to the next client when one part of a batch is answered, and with it the answers to the
+/// other parts.
 #[test]
 fn a_session_that_gets_the_answers_of_a_client_that_left_is_opened_again() {
     const LOCKS: [i32; 2] = [6, 7];
@@ -454,7 +404,7 @@ fn a_session_that_gets_the_answers_of_a_client_that_left_is_opened_again() {
             give_back(&mut holder, LOCKS[1]);
             opening.join().expect("no panic")
         });
-        assert_eq!(answer_to_everything(&opened.expect("the next session is right")), 42);
+        assert_eq!(answer_of(&opened.expect("the next session is right")), 42);
         assert!(pooler.log().matches(" login attempt: ").count() > left + 2, "it was not opened again");
     }
 }
