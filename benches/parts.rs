@@ -15,7 +15,7 @@ use wharf::deadline::Deadline;
 use wharf::http::{
     Decoder, Form, Limits, Outline, Request, Response, Scan, encode_head, parse_head, scan_head,
 };
-use wharf::internal::activity::{Activity, Doing};
+use wharf::internal::activity::{Activity, WorkerState};
 use wharf::internal::journal::{Entry, Journal, Opened};
 use wharf::internal::queue::{self, LaneSpec, Priority, Queue};
 use wharf::internal::request_id::RequestIds;
@@ -244,10 +244,10 @@ fn watched(c: &mut Criterion) {
     c.bench_function("watched: a worker says what it does", |b| {
         b.iter(|| {
             activity.begin(1, ended.at, ended.at);
-            drop(activity.wait_for(Doing::Pool));
-            drop(activity.wait_for(Doing::Database));
-            activity.turn_to(Doing::Write, ended.at);
-            activity.turn_to(Doing::Idle, ended.at);
+            drop(activity.wait_for(WorkerState::Pool));
+            drop(activity.wait_for(WorkerState::Database));
+            activity.turn_to(WorkerState::Write, ended.at);
+            activity.turn_to(WorkerState::Idle, ended.at);
             activity.spent()
         });
     });

@@ -10,12 +10,13 @@ mod running;
 mod stages;
 mod supervisor;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use self::admin::{AdminView, Listening, SetLogLevel};
+use self::admin::{AdminListener, AdminView, SetLogLevel};
 pub use self::client::Client;
 pub use crate::connector::{Address, Drained, TlsError};
 pub use crate::exchange::router::RouteError;
@@ -24,14 +25,16 @@ use http::Method;
 use log::LevelFilter;
 pub use reload::{NewConfig, Reload, ReloadError, Reloaded, log_reload};
 
-use self::running::watched_signals;
+use self::running::{places, watched_signals};
 use self::stages::Stages;
 use crate::admin::observer::{Observed, Observer, Watch};
 use crate::base::queue::{Limits, Queue};
 use crate::config::{self, Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
-use crate::connector::{Connector, Listener, Settings, SocketFile, Tls, descriptors};
+use crate::connector::{
+    Beginning, BindError, Connector, Listeners, Settings, SocketFiles, descriptors, tls_errors,
+};
 use crate::database::{self, Database};
 use crate::endpoint;
 use crate::exchange::job::{Job, Service};
@@ -40,7 +43,7 @@ use crate::handler::{Context, Error, Handler};
 use crate::http::{Request, Response};
 use crate::telemetry::journal::{Journal, Opened};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::traces::{Surroundings, Traces};
+use crate::telemetry::traces::{ServerFacts, Traces};
 use crate::workers::Workers;
 
 /// A server before its start: the configuration's endpoints, and handlers written in Rust.
@@ -63,7 +66,7 @@ pub enum StartError {
     /// The address cannot be bound.
     #[error("cannot listen on {address}: {cause}")]
     Listen {
-        /// `server.listen`.
+        /// `server.listen`, or `address` of a `[[listen]]`.
         address: Listen,
         /// The system's error.
         cause: io::Error,
@@ -101,25 +104,61 @@ pub enum StartError {
     },
 }
 
-/// Reads the certificate's files as a start does, and checks whether the server could start with them.
+/// Reads the files of every listener's certificate as a start does, and checks whether the server could start with them.
 ///
 /// # Errors
 /// A certificate or key cannot be used.
 pub fn check_tls(config: &Config) -> Result<(), TlsError> {
-    Settings::new(config).map(drop)
+    tls_problems(config).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// As [`check_tls`], with every certificate and key that cannot be used.
+pub(crate) fn tls_problems(config: &Config) -> Vec<TlsError> {
+    tls_errors(config)
+}
+
+/// Where clients of one listener connect. Shown as `https://127.0.0.1:8443` or `unix:/run/wharf.sock`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListeningOn {
+    address: Address,
+    is_encrypted: bool,
+}
+
+impl ListeningOn {
+    /// The address, with the port that the system chose where the configuration says 0.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Whether clients speak TLS here.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+}
+
+impl fmt::Display for ListeningOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_encrypted { "https" } else { "http" };
+        match &self.address {
+            Address::Tcp(address) => write!(f, "{scheme}://{address}"),
+            unix @ Address::Unix(_) => unix.fmt(f),
+        }
+    }
 }
 
 /// A running server. Dropping it does not stop it; see [`Running::drain`].
 pub struct Running {
-    address: Address,
-    socket_file: Option<SocketFile>,
-    tls: Option<Tls>,
+    /// There is always one.
+    listeners: Vec<ListeningOn>,
+    socket_files: SocketFiles,
+    /// For each listener, how its connections begin.
+    beginnings: Vec<Beginning>,
     connector: Box<dyn Connector>,
     /// `None`: the server has no admin listener.
-    admin: Option<Listening>,
+    admin: Option<AdminListener>,
     admin_view: Arc<AdminView>,
     /// The requests of the admin listener's clients for a reload.
-    errands: Receiver<Job>,
+    reload_requests: Receiver<Job>,
     queue: Queue<Job>,
     workers: Workers,
     database: Option<Database>,
@@ -253,17 +292,21 @@ impl Server {
         let opened = self.open_log()?;
         let journal = Journal::default();
         settings.journal = journal.clone();
-        let mut listener = Listener::bind_for(
-            &config.server.listen,
-            config.server.reuse_port,
-            config.server.socket_access(),
-        )
-        .map_err(|cause| StartError::Listen { address: config.server.listen.clone(), cause })?;
-        let (address, socket_file) = (listener.address().clone(), listener.take_file());
-        let admin_listener = Listening::bind(config)?;
+        let Listeners { all: bound, files: mut socket_files } = Listeners::bind(config)
+            .map_err(|BindError { address, cause }| StartError::Listen { address, cause })?;
+        let beginnings = settings.beginnings.clone();
+        let listeners: Vec<_> = bound
+            .iter()
+            .zip(&beginnings)
+            .map(|(listener, beginning)| ListeningOn {
+                address: listener.address().clone(),
+                is_encrypted: beginning.tls.is_some(),
+            })
+            .collect();
+        let admin_listener = AdminListener::bind(config)?;
         journal.reconfigure(journal.prepare(&config.log, opened)?);
-        let behind = Behind::start(config, self.database.as_ref(), router, &metrics, &journal)?;
-        let Behind { queue, workers, traces, service } = behind;
+        let backend = Backend::start(config, self.database.as_ref(), router, &metrics, &journal)?;
+        let Backend { queue, workers, traces, service } = backend;
         let observer = Observer::new(Observed {
             metrics: Arc::clone(&metrics),
             queue: queue.clone(),
@@ -272,30 +315,29 @@ impl Server {
             journal: journal.clone(),
         });
         let watch = observer.watch()?;
-        let (admin_view, errands) =
+        let (admin_view, reload_requests) =
             AdminView::new(config, &observer, self.database.as_ref(), self.on_log_level);
         settings.max_connections = descriptors::fitting(config);
         // The admin listener starts before the connector. A client that finds the server then finds the admin listener
         // too.
         let start =
-            |listener| Listening::start(listener, &config.admin, &admin_view, settings.max_connections);
+            |listener| AdminListener::start(listener, &config.admin, &admin_view, settings.max_connections);
         let admin = admin_listener.map(start).transpose()?;
-        let tls = settings.tls.clone();
         let connector: Box<dyn Connector> = match config.server.connector {
-            Speaker::Native => Box::new(Native::start("", listener, settings, &service, &metrics)?),
-            Speaker::TinyHttp => {
-                Box::new(TinyHttp::start(listener, &settings, service, Arc::clone(&metrics))?)
-            }
+            Speaker::Native => Box::new(Native::start("", bound, settings, &service, &metrics)?),
+            Speaker::TinyHttp => Box::new(TinyHttp::start(bound, &settings, service, Arc::clone(&metrics))?),
         };
-        log::info!("serving on {address}: {}; at most {}", config.sizes(), config.limits());
+        socket_files.keep();
+        let places = places(&listeners);
+        log::info!("serving on {places}: {}; at most {}", config.sizes(), config.limits());
         Ok(Running {
-            address,
-            socket_file,
-            tls,
+            listeners,
+            socket_files,
+            beginnings,
             connector,
             admin,
             admin_view,
-            errands,
+            reload_requests,
             queue,
             workers,
             database: self.database,
@@ -339,21 +381,21 @@ impl Server {
     pub fn run_and_tell(self, started: impl FnOnce(&Running)) -> Result<Drained, StartError> {
         let signals = watched_signals()?;
         let running = self.start()?;
-        let heard = running.hear(signals)?;
+        let supervision = running.supervise(signals)?;
         started(&running);
-        Ok(running.run_until(heard))
+        Ok(running.run_supervised(supervision))
     }
 }
 
 /// The running stages behind a connector.
-struct Behind {
+struct Backend {
     queue: Queue<Job>,
     workers: Workers,
     traces: Traces,
     service: Arc<dyn Service>,
 }
 
-impl Behind {
+impl Backend {
     fn start(
         config: &Config,
         database: Option<&Database>,
@@ -366,7 +408,7 @@ impl Behind {
         let noted = (journal.clone(), traces.clone());
         let counted = Arc::clone(metrics);
         let workers = Workers::start(config.workers(), queue.clone(), database.cloned(), counted, noted)?;
-        workers.tell_timing(config.server.server_timing);
+        workers.set_server_timing(config.server.server_timing);
         workers.pipeline(config.database.pipelined_max());
         let stages = Stages::new(config, router, queue.clone(), Arc::clone(metrics), traces.clone());
         Ok(Self { queue, workers, traces, service: Arc::new(stages) })
@@ -395,12 +437,11 @@ fn traces(
     database: Option<&Database>,
     metrics: &Arc<Metrics>,
 ) -> Result<Traces, StartError> {
-    let surroundings = Surroundings {
-        is_encrypted: config.tls.certificate.is_some(),
+    let facts = ServerFacts {
         database_system: database.map_or("", |database| database.kind().system()),
         database_name: database.map_or_else(String::new, |database| database.name().to_owned()),
     };
-    Traces::start(&config.tracing, surroundings, metrics).map_err(StartError::Traces)
+    Traces::start(&config.tracing, facts, metrics).map_err(StartError::Traces)
 }
 
 fn queue_limits(queue: &config::Queue) -> Limits {

@@ -31,7 +31,7 @@ use crate::database::Database;
 use crate::exchange::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
 use crate::handler::{Context, Error, FAILED};
 use crate::http::{BodyWriter, Outline, Request, Response, Sink, WriteBody, problem};
-use crate::telemetry::activity::{Activity, Doing};
+use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::journal::{Entry, Journal};
 use crate::telemetry::metrics::{CLIENT_LEFT, Metrics, Reason};
 use crate::telemetry::sparing::sparingly;
@@ -103,14 +103,14 @@ impl Workers {
         Ok(workers)
     }
 
-    /// How many workers there are to be.
+    /// The configured number of workers.
     pub(crate) fn count(&self) -> usize {
         self.team.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 
     /// Sets whether answers say where their request's time went; see `server.server_timing`. Off at the start.
-    pub(crate) fn tell_timing(&self, tell: bool) {
-        self.shared.server_timing.store(tell, Relaxed);
+    pub(crate) fn set_server_timing(&self, on: bool) {
+        self.shared.server_timing.store(on, Relaxed);
     }
 
     /// Sets how many requests may be asked of the database together, at least one; see
@@ -225,7 +225,7 @@ impl Shared {
             activity.record();
         }
         match admit(&mut job, begun.began(), begun.is_stale()) {
-            Admitted::Gone => activity.turn_to(Doing::Idle, Instant::now()),
+            Admitted::Gone => activity.turn_to(WorkerState::Idle, Instant::now()),
             Admitted::Refused(response, reason) => {
                 self.deliver(&job, response, Some(reason), begun.began(), activity);
             }
@@ -261,8 +261,9 @@ impl Shared {
             Outline::of(&job.request)
         });
         let outcome = || account.outcome(job, delivery, refused, &end);
-        self.traces
-            .tell(&job.request, Some(&job.endpoint), || (account.course(job, began, activity), outcome()));
+        self.traces.record(&job.request, Some(&job.endpoint), || {
+            (account.request_times(job, began, activity), outcome())
+        });
         if job.presence.take_cancelled() {
             self.metrics.cancelled();
         }
@@ -478,19 +479,19 @@ fn known_outcome(job: &Job, error: Error) -> Error {
 /// clients' values.
 pub(crate) fn answer_error(request: &Request, error: &Error, shows_values: bool) -> Response {
     let (id, method, path) = (request.id(), request.method(), request.path());
-    let told = || error.told(shows_values);
+    let text = || error.log_text(shows_values);
     if error.lacks_privilege() {
         // No client can mend this, and the answer says too little for an operator who can.
         sparingly!(
             Level::Error,
             "requests for which the database's user lacks a privilege",
             "request {id}: {method} {path}: {}",
-            told()
+            text()
         );
         return error.to_response();
     }
     if !error.status().is_server_error() {
-        log::debug!("request {id}: {method} {path}: {}", told());
+        log::debug!("request {id}: {method} {path}: {}", text());
         return error.to_response();
     }
     let expected = matches!(error.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT);
@@ -500,10 +501,10 @@ pub(crate) fn answer_error(request: &Request, error: &Error, shows_values: bool)
             Level::Warn,
             1 of "requests answered 503 or 504",
             "request {id}: {method} {path}: {}",
-            told()
+            text()
         );
     } else {
-        sparingly!(Level::Error, "requests that failed", "request {id}: {method} {path}: {}", told());
+        sparingly!(Level::Error, "requests that failed", "request {id}: {method} {path}: {}", text());
     }
     error.to_response()
 }

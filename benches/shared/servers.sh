@@ -79,7 +79,7 @@ with sqlite3.connect(sys.argv[1]) as file:
 PYTHON
 }
 
-# Starts a server with a PORT of its own and waits for a row of its /db.
+# Starts a server with a PORT of its own and waits for a row of its /db, for a minute because valgrind makes a start slow.
 start() { # NAME COMMAND …
     local name=$1; shift
     port[$name]=$(free_port)
@@ -87,7 +87,7 @@ start() { # NAME COMMAND …
     pid[$name]=$!
     python3 - "http://127.0.0.1:${port[$name]}/db" <<'PYTHON' || { echo "$script: $name does not answer" >&2; tail "$scratch/$name.log" >&2; exit 1; }
 import json, sys, time, urllib.request
-for _ in range(200):
+for _ in range(1200):
     try:
         with urllib.request.urlopen(sys.argv[1], timeout=2) as answer:
             sys.exit(sorted(json.load(answer)) != ["id", "randomNumber"])

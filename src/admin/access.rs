@@ -45,7 +45,7 @@ impl AdminAccess {
         if self.origins.admit(request) {
             Ok(())
         } else {
-            Err(cross_origin("a page of another site asks for this"))
+            Err(cross_origin("the request comes from another site's page"))
         }
     }
 

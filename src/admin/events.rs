@@ -28,7 +28,7 @@ impl Events {
     pub(super) fn answer(self: &Arc<Self>) -> Response {
         // Each viewer's connection holds one reference to the feed, and the route holds one.
         if Arc::strong_count(self) > self.max_viewers {
-            return unavailable("/events has as many viewers as it may have").to_response();
+            return unavailable("/events has reached its limit of viewers").to_response();
         }
         Response::feed("text/event-stream", Arc::clone(self) as _)
     }

@@ -1,9 +1,9 @@
 //! The admin listener's answers: health, figures, the server's current work, and an operator's requests to change
 //! something.
 //!
-//! Runs on the admin listener's own poller thread, never on a clients' one. Nothing here waits for a worker, for the
-//! queue, or for a lock that is held for long. The figures come from a [`Source`]; this part knows neither queue nor
-//! pool.
+//! Runs on the admin listener's own poller thread, never on a poller of clients. Nothing here waits for a worker, for
+//! the queue, or for a lock that is held for long. The figures come from a [`Source`]; this part knows neither queue
+//! nor pool.
 
 mod access;
 mod dashboard;

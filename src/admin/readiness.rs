@@ -90,7 +90,7 @@ impl Readiness {
         }
         // A pool of one session has none for a moment when the session is replaced, so two samples in a row must agree.
         if !load.pool_works && samples.back().is_none_or(|(_, before)| !before.pool_works) {
-            reasons.push(("database", "the pool has no connection that works".to_owned()));
+            reasons.push(("database", "the pool has no working database session".to_owned()));
         }
         let earlier = samples.iter().rev().find(|(at, _)| now.duration_since(*at) >= rules.window);
         let (_, before) = earlier.or(samples.front()).copied().unwrap_or((now, load));

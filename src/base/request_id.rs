@@ -92,13 +92,13 @@ impl RequestIds {
             Some(parent) => Trace::after(&parent, state.filter(|list| !list.is_empty())),
             None => Trace::begin(self.sample),
         });
-        let told = AtomicBool::new(trace.as_ref().is_some_and(|trace| trace.parent.is_some()));
-        RequestId { of: Arc::clone(self), id, trace, told }
+        let is_shared = AtomicBool::new(trace.as_ref().is_some_and(|trace| trace.parent.is_some()));
+        RequestId { of: Arc::clone(self), id, trace, is_shared }
     }
 
     /// The identity of a request that could not be read.
     pub(crate) fn unread(self: &Arc<Self>) -> RequestId {
-        RequestId { of: Arc::clone(self), id: self.make(), trace: None, told: AtomicBool::default() }
+        RequestId { of: Arc::clone(self), id: self.make(), trace: None, is_shared: AtomicBool::default() }
     }
 
     /// A number that no other request of this process has, and that another process is very unlikely to make. Each step
@@ -156,8 +156,8 @@ pub struct RequestId {
     of: Arc<RequestIds>,
     id: Id,
     trace: Option<Trace>,
-    /// Whether anybody else may know the trace.
-    told: AtomicBool,
+    /// Whether code outside this type may know the trace.
+    is_shared: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -185,13 +185,13 @@ impl RequestId {
 
     /// The place in a trace; `None` where `tracing.propagate` is false.
     pub fn trace(&self) -> Option<&Trace> {
-        self.told.store(true, Relaxed);
+        self.is_shared.store(true, Relaxed);
         self.trace.as_ref()
     }
 
     /// The trace if anybody else may know it: it is the client's, or somebody has asked for it.
     pub(crate) fn known_trace(&self) -> Option<&Trace> {
-        self.trace.as_ref().filter(|_| self.told.load(Relaxed))
+        self.trace.as_ref().filter(|_| self.is_shared.load(Relaxed))
     }
 
     /// The header of the answer that has the id.
@@ -204,7 +204,7 @@ impl Clone for RequestId {
     /// A clone does not learn when the original is asked for its trace, so it assumes that the trace is known.
     fn clone(&self) -> Self {
         let (id, trace) = (self.id.clone(), self.trace.clone());
-        Self { of: Arc::clone(&self.of), id, trace, told: AtomicBool::new(true) }
+        Self { of: Arc::clone(&self.of), id, trace, is_shared: AtomicBool::new(true) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `wharf check`: reports all problems of a configuration in one run, including the database's verdict on the SQL.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{Config, Problem, Problems, Source};
@@ -44,7 +45,7 @@ pub(super) struct Checked {
 pub(super) fn check(loaded: Loaded) -> Checked {
     let Loaded { source, config, problems } = loaded;
     let mut found = problems.list().to_vec();
-    found.extend(certificate(&config, &found));
+    found.extend(certificates(&config, &found));
     let statements = match database(&config, &found) {
         Ok(database) => {
             found.extend(endpoint::check(&source, &config.endpoints, &database));
@@ -65,21 +66,30 @@ pub(super) fn is_wrong(found: &[Problem], starts: &[&str]) -> bool {
     found.iter().any(|problem| starts.iter().any(|start| problem.key.starts_with(start)))
 }
 
-/// The problem with the certificate's files. They are checked only when their own settings are right.
-fn certificate(config: &Config, found: &[Problem]) -> Option<Problem> {
-    if is_wrong(found, &["tls", "WHARF_TLS"]) {
-        return None;
+/// The problems with the certificates' files of all listeners. They are checked only when their own settings are right.
+fn certificates(config: &Config, found: &[Problem]) -> Vec<Problem> {
+    if is_wrong(found, &["tls", "WHARF_TLS", "listen"]) {
+        return Vec::new();
     }
-    let error = server::check_tls(config).err()?;
-    let tls = &config.tls;
-    let files =
-        [("tls.certificate", &tls.certificate), ("tls.key", &tls.key), ("tls.client_ca", &tls.client_ca)];
-    let key = match &error {
-        TlsError::File { file, .. } => files.into_iter().find(|(_, of)| of.as_ref() == Some(file)),
-        TlsError::KeyMismatch { .. } => Some(files[1]),
-        _ => None,
+    let listeners = config.listeners();
+    let encrypted = listeners.iter().enumerate().filter(|(_, listener)| listener.tls);
+    let files: Vec<_> = encrypted.flat_map(|(index, listener)| config.tls_files(index, listener)).collect();
+    let key_of = |wrong: &Path| {
+        let found = files.iter().find(|(_, file)| file.as_deref() == Some(wrong));
+        found.map(|(key, _)| key.clone())
     };
-    Some(Problem::new(None, key.map_or("tls", |(key, _)| key), error.to_string()))
+    let problem = |error: TlsError| {
+        let key = match &error {
+            TlsError::File { file, .. } => key_of(file),
+            TlsError::KeyMismatch { key, .. } => key_of(key),
+            _ => None,
+        };
+        Problem::new(None, key.unwrap_or_else(|| "tls".to_owned()), error.to_string())
+    };
+    let mut problems: Vec<_> = server::tls_problems(config).into_iter().map(problem).collect();
+    // Listeners with the same file and other rules find the same.
+    problems.dedup_by(|one, other| one.message == other.message);
+    problems
 }
 
 /// The database for the check of the SQL. It is used even when other settings are wrong.

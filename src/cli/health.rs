@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::config::{Config, Flags, Listen, Problem, Problems};
+use crate::config::{ClientAuth, Config, Flags, Listen, Listener, Problem, Problems};
 use anyhow::Context as _;
 
 use super::check::is_wrong;
@@ -24,7 +24,8 @@ pub(crate) struct Arguments {
     /// Address of the server: ADDRESS:PORT or unix:PATH, with https:// before it when the server uses TLS
     ///
     /// Not given: where the configuration says, with TLS and the PROXY protocol as it says: 127.0.0.1:8080 and neither, unless
-    /// told otherwise. `WHARF_LISTEN` counts as it does for `wharf serve`.
+    /// told otherwise. `WHARF_LISTEN` counts as it does for `wharf serve`. Of several listeners it is the first that answers
+    /// without a PROXY header and without a client's certificate, or else the first that can be asked.
     ///
     /// The certificate is not verified: the question is whether the server answers, not who it is. One that wants a
     /// certificate of its clients answers by saying so, and one that trusts no proxy at this address by closing the connection.
@@ -60,7 +61,7 @@ enum Proxied {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (way, shown) = match &arguments.address {
-        Some(address) => (told(address, arguments.proxy_protocol)?, address.clone()),
+        Some(address) => (given(address, arguments.proxy_protocol)?, address.clone()),
         None => match configured(arguments.config.as_deref())? {
             Ok(found) => found,
             Err(problems) => {
@@ -83,7 +84,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// As the arguments say.
-fn told(address: &str, proxy_protocol: bool) -> anyhow::Result<Way> {
+fn given(address: &str, proxy_protocol: bool) -> anyhow::Result<Way> {
     anyhow::ensure!(
         address != "systemd",
         "systemd has the socket; say where it listens: ADDRESS:PORT or unix:PATH"
@@ -109,6 +110,7 @@ fn configured(file: Option<&Path>) -> anyhow::Result<Result<(Way, String), Probl
     let matters = |problem: &&Problem| {
         let keys = [
             "server.listen",
+            "listen",
             "WHARF_SERVER_LISTEN",
             "WHARF_LISTEN",
             "tls",
@@ -122,25 +124,54 @@ fn configured(file: Option<&Path>) -> anyhow::Result<Result<(Way, String), Probl
     if !in_the_way.is_empty() {
         return Ok(Err(Problems::new(source, in_the_way)));
     }
-    let listen = &config.server.listen;
-    let place = match listen {
-        Listen::Inherited => anyhow::bail!(
-            "server.listen: systemd has the socket; say where it listens: ADDRESS:PORT or unix:PATH"
-        ),
+    let listeners = config.listeners();
+    let asked = listeners.iter().enumerate().map(|(index, listener)| way_to(&config, index, listener));
+    // Those that cannot be asked have their reason, and the first reason is said.
+    let (mut ways, mut reasons) = (Vec::new(), Vec::new());
+    for way in asked {
+        match way {
+            Ok(way) => ways.push(way),
+            Err(reason) => reasons.push(reason),
+        }
+    }
+    // The first of the least demanding ones: `min_by_key` keeps the order of the file.
+    match ways.into_iter().min_by_key(|(demands, ..)| *demands) {
+        Some((_, way, address)) => Ok(Ok((way, address))),
+        None => Err(reasons.into_iter().next().context("there is no listener")?),
+    }
+}
+
+/// How to ask one listener, after how much it demands of whoever asks.
+fn way_to(config: &Config, index: usize, listener: &Listener) -> anyhow::Result<(u8, Way, String)> {
+    let key = match &*config.section_of_listener(index) {
+        "server" => "server.listen".to_owned(),
+        section => format!("{section}.address"),
+    };
+    let place = match &listener.address {
+        Listen::Inherited | Listen::Named(_) => {
+            anyhow::bail!("{key}: systemd has the socket; say where it listens: ADDRESS:PORT or unix:PATH")
+        }
         Listen::Tcp(address) if address.port() == 0 => {
-            anyhow::bail!("server.listen: {address} is any free port; say which it is: ADDRESS:PORT")
+            anyhow::bail!("{key}: {address} is any free port; say which it is: ADDRESS:PORT")
         }
         Listen::Tcp(address) => Place::At(reachable(*address)),
         Listen::Unix(path) => Place::Unix(path.clone()),
     };
     // A server that is asked at an address of its own sees the request come from there.
     let ours = if let Place::At(address) = place { Some(address.ip()) } else { None };
-    let proxied = match (config.proxy.protocol, config.proxy.trusted.contain(ours)) {
+    let proxied = match (listener.proxy_protocol, config.proxy.trusted.contain(ours)) {
         (false, _) => Proxied::No,
         (true, true) => Proxied::Yes,
         (true, false) => Proxied::Untrusted,
     };
-    Ok(Ok((Way { place, encrypted: config.tls.certificate.is_some(), proxied }, listen.to_string())))
+    let wants_certificate = listener.tls && config.tls_of(listener).client_auth == ClientAuth::Required;
+    let demands = match (proxied, wants_certificate) {
+        (Proxied::No, false) => 0,
+        (Proxied::No, true) => 1,
+        (Proxied::Yes, _) => 2,
+        (Proxied::Untrusted, _) => 3,
+    };
+    Ok((demands, Way { place, encrypted: listener.tls, proxied }, listener.address.to_string()))
 }
 
 /// mio's stream connects without blocking. The standard library's would wait for ever while the backlog is full.
@@ -166,12 +197,12 @@ fn ask(mut stream: impl Read + Write, way: &Way, host: &str) -> anyhow::Result<(
     }
 }
 
-/// A poller closes whoever is no trusted proxy, so that it works.
+/// A poller closes the connection of a client that is not a trusted proxy. So the closing proves that it works.
 fn is_closed(mut stream: impl Read) -> anyhow::Result<()> {
     let length = stream.read(&mut [0]).context("no answer")?;
     anyhow::ensure!(
         length == 0,
-        "answers where proxy.protocol and proxy.trusted have it close the connection"
+        "it answered, but with proxy.protocol and proxy.trusted it should have closed the connection"
     );
     Ok(())
 }

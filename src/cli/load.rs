@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::config::{Listen, parse_time};
+use crate::config::{Config, Listen, parse_time};
 use crate::database::Database;
 use crate::sizing::load::{
     self, Arrivals, HdrLog, Interval, Objective, Pace, Plan, Rate, Report, Stages, Target, Template,
@@ -183,6 +183,25 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The first listener that a load can be sent to: a TCP address with plain HTTP and without the PROXY protocol.
+fn address_for_load(config: &Config) -> anyhow::Result<SocketAddr> {
+    let mut reason = None;
+    for listener in config.listeners() {
+        let address = listener.address;
+        let lacks = match address {
+            _ if listener.tls => format!("{address} speaks TLS, which is not supported"),
+            _ if listener.proxy_protocol => {
+                format!("{address} expects the PROXY protocol, which is not supported")
+            }
+            Listen::Tcp(address) if address.port() > 0 => return Ok(address),
+            other => format!("the server listens on {other}"),
+        };
+        reason.get_or_insert(lacks);
+    }
+    let reason = reason.unwrap_or_default();
+    anyhow::bail!("{reason}: --at ADDRESS:PORT says where the server takes plain HTTP")
+}
+
 impl Arguments {
     fn plan(&self) -> anyhow::Result<Plan> {
         // A short seed, which a person can type again.
@@ -224,14 +243,12 @@ impl Arguments {
     fn configured(&self, file: &Path, seed: u64) -> anyhow::Result<Vec<Target>> {
         let common = Common { config: Some(file.to_owned()), listen: None, database: self.database.clone() };
         let (source, config) = endpoint_flags::sound(common.load()?)?;
-        let address = match (self.at, &config.server.listen) {
-            (Some(address), _) => address,
-            (None, Listen::Tcp(address)) if address.port() > 0 => *address,
-            (None, other) => {
-                anyhow::bail!("server.listen is {other}: --at ADDRESS:PORT says where the server is")
-            }
+        let is_encrypted = config.listeners().iter().all(|listener| listener.tls);
+        anyhow::ensure!(!is_encrypted, "the server speaks TLS, which is not supported");
+        let address = match self.at {
+            Some(address) => address,
+            None => address_for_load(&config)?,
         };
-        anyhow::ensure!(config.tls.certificate.is_none(), "the server speaks TLS, which is not supported");
         // Samples are read one after another, so one session is enough.
         let mut settings = config.database.clone();
         (settings.maximum_pool_size, settings.minimum_idle) = (1, Some(1));

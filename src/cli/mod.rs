@@ -38,7 +38,7 @@ const CONFIG_HELP: &str = "\
 Configuration file [env: WHARF_CONFIG] [default: wharf.toml, config/wharf.toml, or else the built-in demo]";
 
 const LISTEN_HELP: &str = "\
-Where to listen, as server.listen: ADDRESS:PORT, unix:PATH or systemd [env: WHARF_LISTEN]";
+Where to listen, as server.listen: ADDRESS:PORT, unix:PATH or systemd; not beside [[listen]] [env: WHARF_LISTEN]";
 
 const DATABASE_HELP: &str = "Database to use, as database.url [env: WHARF_DATABASE]";
 

@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             println!("process {process} was signalled; its log has the outcome");
             Ok(ExitCode::SUCCESS)
         }
-        (None, Some(path)) => ask(path, &source),
+        (None, Some(path)) => signal_and_wait(path, &source),
         (None, None) => anyhow::bail!("server.pid_file is not set; say which process serves with --pid"),
     }
 }
@@ -55,7 +55,7 @@ fn hang_up(process: i32) -> anyhow::Result<()> {
 }
 
 /// Signals the server of this file, and prints the outcome.
-fn ask(pid_file: &Path, source: &Source) -> anyhow::Result<ExitCode> {
+fn signal_and_wait(pid_file: &Path, source: &Source) -> anyhow::Result<ExitCode> {
     let server = RunningServer::find(pid_file)?;
     let reads = server.last_record().map(|record| record.configuration).unwrap_or_default();
     let checked = whole_name(source);

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use crate::base::value::{Scalar, Type, Value};
-use crate::config::{Action, Config, Endpoint, LogFormat, Place, Problems, Source};
+use crate::config::{Action, ClientAuth, Config, Endpoint, Listener, LogFormat, Place, Problems, Source};
 use crate::connector::{Address, Drained};
 use crate::endpoint;
 use crate::server::{NewConfig, Reload, ReloadError, Reloaded, Running, Server, log_reload};
@@ -87,7 +87,7 @@ impl Reload for Rereading {
         Ok(NewConfig::read_from(loaded.source, loaded.config))
     }
 
-    fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {
+    fn report(&mut self, outcome: &Result<Reloaded, ReloadError>) {
         let mut text = outcome.as_ref().map_or_else(ToString::to_string, ToString::to_string);
         if let Ok(reloaded) = outcome {
             // The change itself is logged at the more verbose of both levels.
@@ -119,6 +119,8 @@ struct StartSummary {
     database: String,
     sizes: String,
     limits: String,
+    /// The number of the listener in the requests to try.
+    tried: usize,
 }
 
 impl StartSummary {
@@ -130,23 +132,28 @@ impl StartSummary {
             }
             None => "none".to_owned(),
         };
-        Self { configuration, database, sizes: config.sizes(), limits: config.limits() }
+        let is_open = |listener: &Listener| {
+            let asks = listener.tls && config.tls_of(listener).client_auth == ClientAuth::Required;
+            !listener.proxy_protocol && !asks
+        };
+        let tried = config.listeners().iter().position(is_open).unwrap_or(0);
+        Self { configuration, database, sizes: config.sizes(), limits: config.limits(), tried }
     }
 
     fn print(&self, running: &Running, endpoints: &[Endpoint]) {
-        let scheme = if running.is_encrypted() { "https" } else { "http" };
+        let listeners = running.listeners();
+        // There is always one. One that needs neither a proxy's header nor a certificate answers whoever tries.
+        let shown = &listeners[self.tried.min(listeners.len() - 1)];
+        let scheme = if shown.is_encrypted() { "https" } else { "http" };
         // curl takes a Unix socket as an option. Its URL still needs a host.
-        let (base, curl) = match running.listening_on() {
-            Address::Tcp(address) => (format!("{scheme}://{address}"), "curl".to_owned()),
+        let (base, curl) = match shown.address() {
+            Address::Tcp(_) => (shown.to_string(), "curl".to_owned()),
             Address::Unix(path) => {
                 let path = path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
                 (format!("{scheme}://localhost"), format!("curl --unix-socket {}", shell_word(&path)))
             }
         };
-        let place = match running.listening_on() {
-            Address::Tcp(_) => base.clone(),
-            unix @ Address::Unix(_) => unix.to_string(),
-        };
+        let places: Vec<_> = listeners.iter().map(ToString::to_string).collect();
         println!("wharf {}", env!("CARGO_PKG_VERSION"));
         println!("  configuration  {}", self.configuration);
         println!("  database       {}", self.database);
@@ -161,7 +168,7 @@ impl StartSummary {
             None => println!("  admin          off"),
         }
         // This line comes last: a program that waits for it has then read all others.
-        println!("listening on {place}");
+        println!("listening on {}", places.join(", "));
     }
 }
 

@@ -41,19 +41,23 @@ pub(crate) struct Arguments {
 /// A token that can stand in a header. The server accepts no other (RFC 6750 section 2.1).
 fn token(text: &str) -> Result<String, String> {
     let is_visible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_visible { Ok(text.to_owned()) } else { Err("a token is visible ASCII".to_owned()) }
+    if is_visible {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a token of visible ASCII characters".to_owned())
+    }
 }
 
 /// Why there are no figures.
 #[derive(Debug)]
-enum Trouble {
+enum FetchError {
     /// Another request will not help.
     Refused(String),
     /// The server may answer again at any time.
-    Away(String),
+    Unavailable(String),
 }
 
-/// The server to ask.
+/// The server whose figures are shown.
 #[derive(Clone)]
 struct AdminServer {
     /// The address as given, without `http://` and the final `/`.
@@ -73,15 +77,15 @@ impl AdminServer {
         let address = address.strip_suffix('/').unwrap_or(address).to_owned();
         anyhow::ensure!(
             address.contains(':') && !address.contains(['/', '@', '?', '#']),
-            "{url} is not where an admin listener is: http://HOST:PORT"
+            "{url} is not an admin listener's address; expected http://HOST:PORT"
         );
         let line = |token| format!("Authorization: Bearer {token}\r\n");
         Ok(Self { address, authorization: token.map(line).unwrap_or_default() })
     }
 
     /// The current figures.
-    fn ask(&self) -> Result<View, Trouble> {
-        let away = |error: anyhow::Error| Trouble::Away(format!("{error:#}"));
+    fn figures(&self) -> Result<View, FetchError> {
+        let away = |error: anyhow::Error| FetchError::Unavailable(format!("{error:#}"));
         let target: SocketAddr = client::reachable(client::resolved(&self.address).map_err(away)?);
         let Answer { status, body } =
             client::get(target, &self.address, "/stats", &self.authorization).map_err(away)?;
@@ -89,16 +93,16 @@ impl AdminServer {
             200 => serde_json::from_slice(&body)
                 .context("the answer is not from an admin listener of this version")
                 .map_err(away),
-            401 => Err(Trouble::Refused(
+            401 => Err(FetchError::Refused(
                 "it requires its admin.token: --token or WHARF_ADMIN_TOKEN is missing or wrong".to_owned(),
             )),
-            403 => Err(Trouble::Refused(detail(&body).unwrap_or_else(|| "it answers 403".to_owned()))),
-            _ => Err(Trouble::Away(format!("it answers {status}, which no admin listener does"))),
+            403 => Err(FetchError::Refused(detail(&body).unwrap_or_else(|| "it answered 403".to_owned()))),
+            _ => Err(FetchError::Unavailable(format!("it answered {status}, which no admin listener does"))),
         }
     }
 
     fn cannot(&self, why: &str) -> String {
-        format!("{} cannot be asked: {why}", self.address)
+        format!("cannot get the figures of {}: {why}", self.address)
     }
 }
 
@@ -109,21 +113,21 @@ fn detail(body: &[u8]) -> Option<String> {
 }
 
 fn once(server: &AdminServer) -> anyhow::Result<ExitCode> {
-    match server.ask() {
+    match server.figures() {
         Ok(view) => {
             let out = io::stdout();
             let width = if out.is_terminal() { terminal::size().0 } else { usize::MAX };
             print(&view, server, Room { width, height: None })?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(trouble) => Ok(failed(server, &trouble)),
+        Err(error) => Ok(failed(server, &error)),
     }
 }
 
-fn failed(server: &AdminServer, trouble: &Trouble) -> ExitCode {
-    let (why, code) = match trouble {
-        Trouble::Refused(why) => (why, USAGE),
-        Trouble::Away(why) => (why, FAILED),
+fn failed(server: &AdminServer, error: &FetchError) -> ExitCode {
+    let (why, code) = match error {
+        FetchError::Refused(why) => (why, USAGE),
+        FetchError::Unavailable(why) => (why, FAILED),
     };
     eprintln!("wharf: {}", server.cannot(why));
     ExitCode::from(code)
@@ -138,18 +142,18 @@ fn watch(server: &AdminServer, interval: Duration) -> anyhow::Result<ExitCode> {
     if screen.is_some() && io::stdin().is_terminal() {
         terminal::watch_keys(events)?;
     }
-    let asker = server.clone();
+    let requester = server.clone();
     let ask = move || {
-        while answers.send(asker.ask()).is_ok() {
+        while answers.send(requester.figures()).is_ok() {
             thread::sleep(interval);
         }
     };
-    thread::Builder::new().name("asker".into()).spawn(ask)?;
+    thread::Builder::new().name("requester".into()).spawn(ask)?;
     let ended = show(server, screen.as_ref(), &events_in, &answered);
     // The terminal is restored first, so that the error appears on its normal screen.
     drop(screen);
     match ended? {
-        Some(trouble) => Ok(failed(server, &trouble)),
+        Some(error) => Ok(failed(server, &error)),
         None => Ok(ExitCode::SUCCESS),
     }
 }
@@ -159,8 +163,8 @@ fn show(
     server: &AdminServer,
     screen: Option<&Terminal>,
     events_in: &Receiver<TerminalEvent>,
-    answered: &Receiver<Result<View, Trouble>>,
-) -> anyhow::Result<Option<Trouble>> {
+    answered: &Receiver<Result<View, FetchError>>,
+) -> anyhow::Result<Option<FetchError>> {
     let (mut last, mut away) = (None, None);
     loop {
         crossbeam_channel::select! {
@@ -174,7 +178,7 @@ fn show(
             },
             recv(answered) -> answer => match answer? {
                 Ok(view) => (last, away) = (Some(view), None),
-                Err(Trouble::Away(why)) => away = Some(why),
+                Err(FetchError::Unavailable(why)) => away = Some(why),
                 Err(refused) => return Ok(Some(refused)),
             },
         }
@@ -206,7 +210,7 @@ fn drawn(server: &AdminServer, last: Option<&View>, away: Option<&str>) -> Vec<S
     match last {
         Some(view) => lines.extend(screen::lines(view, &server.address, Room { width, height: Some(left) })),
         None if away.is_none() => {
-            lines.push(StyledLine::of(Style::Muted, format!("asking {} …", server.address)));
+            lines.push(StyledLine::of(Style::Muted, format!("waiting for {} …", server.address)));
         }
         None => {}
     }

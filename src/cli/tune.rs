@@ -12,7 +12,7 @@ use crate::config::{Database as Settings, Source};
 use crate::database::Database;
 use crate::sizing::load::Objective;
 use crate::sizing::tune::{
-    self, Allowance, Change, Edited, Error, Progress, Report, Request, Stage, Value, edit,
+    self, Allowance, ChangedLine, Edited, Error, Options, Progress, Report, Stage, Value, edit,
 };
 use anyhow::Context as _;
 use log::LevelFilter;
@@ -29,7 +29,7 @@ Exit codes: 0 the recommendation stands; 1 there is none; 2 wrong arguments or c
 
   wharf tune --target 'p99<50ms' --write";
 
-/// The default limit of connections. With more, the database of a single machine gains nothing that a sweep would find
+/// The default limit of sessions. With more, the database of a single machine gains nothing that a sweep would find
 /// in its time.
 const LARGEST: usize = 32;
 
@@ -43,10 +43,10 @@ pub(crate) struct Arguments {
     /// Objective for each size: p99<50ms, errors<0.1%; may be repeated
     #[arg(long, value_name = "OBJECTIVE")]
     target: Vec<Objective>,
-    /// Instances of this service that share the database's connections
+    /// Instances of this service that share the database's limit of sessions
     #[arg(long, value_name = "N", default_value = "1")]
     instances: NonZeroUsize,
-    /// Most connections to try [default: 32, or fewer if the database allows fewer]
+    /// Most sessions to try [default: 32, or fewer if the database allows fewer]
     #[arg(long, value_name = "N")]
     max_pool: Option<NonZeroUsize>,
     /// Time for the whole run
@@ -78,13 +78,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut json = arguments.json.as_deref().map(Output::create).transpose()?;
     let mut html = arguments.html.as_deref().map(create).transpose()?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let request = Request { largest, objectives: arguments.target.clone(), time: arguments.time, seed };
+    let options = Options { largest, objectives: arguments.target.clone(), time: arguments.time, seed };
     let stop = stopped_by_signals()?;
     let began = Instant::now();
     let mut show = ProgressLines { terminal: std::io::stderr().is_terminal() };
     let tuned = tune::tune(
         &config,
-        &request,
+        &options,
         |address, database| arguments.endpoints.traffic(&config, database, address, seed),
         &stop,
         &mut |progress| show.progress(progress),
@@ -94,7 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Error::Traffic(error) => endpoint_flags::explained(error, &source),
         error => error.into(),
     })?;
-    let report = Report::new(&tuned, &config, &request, because, began.elapsed());
+    let report = Report::new(&tuned, &config, &options, because, began.elapsed());
     let edited = edited(&source, &report)?;
     if let Some(json) = &mut json {
         json.write(&serde_json::to_string_pretty(&report)?).context("--json cannot be written")?;
@@ -126,18 +126,18 @@ impl Arguments {
         }
     }
 
-    /// The most connections to try, and the reason for this limit.
+    /// The most sessions to try, and the reason for this limit.
     fn largest(&self, settings: &Settings, url: &str) -> anyhow::Result<(usize, String)> {
         let mut settings = settings.clone();
         (settings.maximum_pool_size, settings.minimum_idle) = (1, Some(1));
         let database = Database::open(&settings, url)?;
-        let allowed = Allowance::ask(&database, self.instances)?;
+        let allowed = Allowance::read(&database, self.instances)?;
         let (wanted, because) = match self.max_pool {
             Some(most) => (most.get(), "as --max-pool says".to_owned()),
             None => (LARGEST, "--max-pool tries more".to_owned()),
         };
         let Some(allowed) = allowed else { return Ok((wanted, because)) };
-        anyhow::ensure!(allowed.connections > 0, "the database has no connection left: {}", allowed.because);
+        anyhow::ensure!(allowed.connections > 0, "the database has no session left: {}", allowed.because);
         if let (Some(most), true) = (self.max_pool, wanted > allowed.connections) {
             anyhow::bail!(
                 "--max-pool {most}: the database allows {}: {}",
@@ -168,7 +168,7 @@ impl fmt::Display for ChangedLines<'_> {
         if self.0.changes.is_empty() {
             writeln!(f, "the configuration has these values already")?;
         }
-        for Change { line, before, after, .. } in &self.0.changes {
+        for ChangedLine { line, before, after, .. } in &self.0.changes {
             if let Some(before) = before {
                 writeln!(f, "{line:>5} - {before}")?;
             }
@@ -213,7 +213,7 @@ impl ProgressLines {
         let line = match progress {
             Progress::Measured { stage, measurement, left } => {
                 let what = match stage {
-                    Stage::Pool => "connections",
+                    Stage::Pool => "sessions",
                     Stage::Workers => "workers",
                 };
                 format!(

@@ -1,6 +1,6 @@
-//! `[app]`: what the program that has the server in it says in the same file.
+//! `[app]`: the settings of the program that embeds the server, in the same file.
 //!
-//! Main thread. What is kept of it; `reading.rs` reads it.
+//! Main thread. This file keeps the section; `reading.rs` reads it.
 
 mod reading;
 

@@ -4,8 +4,9 @@
 
 use std::fmt;
 
-use super::keys::keys;
-use super::{Action, Config, Endpoint, Span, Traffic};
+use super::keys::{keys, keys_of_listener};
+use super::listeners::section;
+use super::{Action, Config, Endpoint, Listener, Span, Traffic};
 
 /// A key outside `[endpoint]` whose value has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +58,9 @@ impl Config {
         let keys = pairs.filter(|(before, now)| before.value() != now.value()).map(|(before, now)| Change {
             key: now.path(),
             values: (!now.is_secret()).then(|| (before.value(), now.value())),
-            needs_restart: now.needs_restart(),
+            needs_restart: now.needs_restart() || now.path() == PROTOCOL && !self.has_form_of(new),
         });
+        let keys = keys.chain(listener_changes(&self.listen, &new.listen));
         // Nothing of the server depends on it; a program that reads it again may.
         let app = Change { key: "app".to_owned(), values: None, needs_restart: false };
         let keys = keys.chain((!self.has_app_of(new)).then_some(app)).collect();
@@ -85,8 +87,45 @@ impl Config {
                 key.copy(&before);
             }
         }
+        if !self.has_form_of(&running) {
+            self.proxy.protocol = running.proxy.protocol;
+        }
+        self.listen = running.listen;
         self
     }
+}
+
+/// The key that says for `server.listen` what `[[listen]]` says for each listener. It takes effect at once, except where the other
+/// form comes: the listeners stay as they were then, and so does this.
+const PROTOCOL: &str = "proxy.protocol";
+
+impl Config {
+    /// Whether both have `[[listen]]`, or neither has.
+    fn has_form_of(&self, other: &Self) -> bool {
+        self.listen.is_empty() == other.listen.is_empty()
+    }
+}
+
+/// The changes of `[[listen]]`, all of which need a restart. Another number of listeners is one change.
+fn listener_changes(before: &[Listener], now: &[Listener]) -> Vec<Change> {
+    if before.len() != now.len() {
+        let shown = |listeners: &[Listener]| {
+            let addresses: Vec<_> = listeners.iter().map(|listener| listener.address.to_string()).collect();
+            if addresses.is_empty() { "not given".to_owned() } else { addresses.join(" and ") }
+        };
+        let values = Some((shown(before), shown(now)));
+        return vec![Change { key: "listen".to_owned(), values, needs_restart: true }];
+    }
+    let mut changes = Vec::new();
+    for (index, (before, now)) in before.iter().zip(now).enumerate() {
+        let (mut before, mut now) = (before.clone(), now.clone());
+        let pairs = keys_of_listener(&mut before).into_iter().zip(keys_of_listener(&mut now));
+        changes.extend(pairs.filter(|(before, now)| before.value() != now.value()).map(|(before, now)| {
+            let key = format!("{}.{}", section(index), now.name);
+            Change { key, values: Some((before.value(), now.value())), needs_restart: true }
+        }));
+    }
+    changes
 }
 
 fn named<'e>(endpoints: &'e [Endpoint], name: &str) -> Option<&'e Endpoint> {
@@ -145,6 +184,45 @@ mod tests {
             let kept = before.clone().until_restart(&new);
             assert_eq!(kept, if change.needs_restart { new } else { before.clone() }, "{path}");
         }
+    }
+
+    #[test]
+    fn each_change_of_a_listener_waits_for_a_restart() {
+        let two = "[[listen]]\naddress = '127.0.0.1:1'\n[[listen]]\naddress = 'unix:a'\n";
+        let before = read(two);
+        for index in 0..keys_of_listener(&mut before.listen[0].clone()).len() {
+            let mut new = before.clone();
+            let name = {
+                let mut keys = keys_of_listener(&mut new.listen[1]);
+                let other = other_value(&mut keys[index]);
+                keys[index].set(other).unwrap_or_else(|error| panic!("{}: {error}", keys[index].name));
+                keys[index].name
+            };
+            let changes = before.changes_to(&new);
+            let told: Vec<_> =
+                changes.keys.iter().map(|change| (&*change.key, change.needs_restart)).collect();
+            assert_eq!(told, [(&*format!("listen[2].{name}"), true)]);
+            assert_eq!(new.until_restart(&before), before);
+        }
+        let one = read("[[listen]]\naddress = '127.0.0.1:1'");
+        let told: Vec<_> = before.changes_to(&one).keys.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["listen: 127.0.0.1:1, before 127.0.0.1:1 and unix:a"]);
+        assert_eq!(one.until_restart(&before), before);
+    }
+
+    /// The header would have been expected no more, although the proxy went on sending it.
+    #[test]
+    fn the_protocol_of_the_short_form_stays_until_the_other_form_comes_with_a_restart() {
+        let short = read("proxy = { protocol = true, trusted = '::1' }");
+        let tables =
+            read("[[listen]]\naddress = '127.0.0.1:1'\nproxy_protocol = true\n[proxy]\ntrusted = '::1'");
+        let changes = short.changes_to(&tables);
+        assert!(changes.keys.iter().all(|change| change.needs_restart), "{changes:?}");
+        assert_eq!(tables.clone().until_restart(&short), short);
+        assert_eq!(short.clone().until_restart(&tables), tables);
+        let without = read("proxy = { trusted = '::1' }");
+        assert!(!short.changes_to(&without).keys[0].needs_restart);
+        assert_eq!(without.clone().until_restart(&short), without);
     }
 
     #[test]

@@ -4,9 +4,7 @@
 //! matters most if the server would run with less protection.
 
 use super::read::{Reader, Table};
-use super::{
-    Admin, AdminListen, ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Server, Tls, Tracing,
-};
+use super::{Admin, AdminListen, ClientAuth, Config, Connector, ForwardedBy, Listen, Proxy, Tracing};
 use crate::http::is_ours;
 
 /// A broken rule.
@@ -35,15 +33,16 @@ impl Reader<'_> {
     pub(super) fn consistency(&mut self, root: &Table<'_>, config: &Config) {
         let rules = [
             sizes(config),
-            server(&config.server),
+            server(config),
             admin(&config.admin),
             tracing(&config.tracing),
             proxy(&config.proxy),
-            tls(&config.tls),
+            tls(config),
             tiny_http(config),
         ];
         for Conflict { key, other, message } in rules.into_iter().flatten() {
-            if !self.refused(other) {
+            let is_refused = self.refused(other) || other == "listen" && self.refused_a_listener();
+            if !is_refused {
                 self.report(root.place(key), key, message);
             }
         }
@@ -75,7 +74,8 @@ fn admin(admin: &Admin) -> Vec<Conflict> {
     }
 }
 
-fn server(server: &Server) -> Vec<Conflict> {
+fn server(config: &Config) -> Vec<Conflict> {
+    let server = &config.server;
     let ours = server.request_id_header.iter().filter(|name| is_ours(name));
     let key = "server.request_id_header";
     let header = ours.map(|name| Conflict::new(key, key, format!("{:?} says something else", name.as_str())));
@@ -84,7 +84,8 @@ fn server(server: &Server) -> Vec<Conflict> {
         ("server.unix_owner", server.unix_owner.is_some()),
         ("server.unix_group", server.unix_group.is_some()),
     ];
-    let has_file = matches!(server.listen, Listen::Unix(_));
+    // Beside `[[listen]]` none of these may be given at all.
+    let has_file = matches!(server.listen, Listen::Unix(_)) || !config.listen.is_empty();
     let without = given.into_iter().filter(|(_, given)| *given && !has_file);
     let why = " = \"unix:PATH\": there is no file otherwise";
     header.chain(without.map(|(key, _)| Conflict::needs(key, "server.listen", why))).collect()
@@ -118,17 +119,33 @@ fn proxy(proxy: &Proxy) -> Vec<Conflict> {
         .collect()
 }
 
-fn tls(tls: &Tls) -> Vec<Conflict> {
+fn tls(config: &Config) -> Vec<Conflict> {
+    let Config { tls, listen, .. } = config;
+    // `[tls]` holds for each of these listeners, as far as the listener leaves a key out.
+    let listeners = || listen.iter().filter(|listener| listener.tls);
+    let (any, none) = (listeners().next().is_some(), !listen.is_empty() && listeners().next().is_none());
+    let asked = listeners().any(|listener| config.tls_of(listener).client_auth != ClientAuth::Nothing);
     let (certificate, key, ca) = (tls.certificate.is_some(), tls.key.is_some(), tls.client_ca.is_some());
     let asks = tls.client_auth != ClientAuth::Nothing;
     [
         (certificate && !key, Conflict::needs("tls.certificate", "tls.key", "")),
         (key && !certificate, Conflict::needs("tls.key", "tls.certificate", "")),
         (asks && !ca, Conflict::needs("tls.client_auth", "tls.client_ca", "")),
-        (ca && !asks, Conflict::needs("tls.client_ca", "tls.client_auth", " = \"optional\" or \"required\"")),
         (
-            asks && !certificate,
+            ca && !asks && !asked,
+            Conflict::needs("tls.client_ca", "tls.client_auth", " = \"optional\" or \"required\""),
+        ),
+        (
+            asks && !certificate && !any,
             Conflict::needs("tls.client_auth", "tls.certificate", ": without it nothing is encrypted"),
+        ),
+        (
+            certificate && none,
+            Conflict::new(
+                "tls.certificate",
+                "listen",
+                "no [[listen]] says tls = true: nothing would be encrypted",
+            ),
         ),
     ]
     .into_iter()
@@ -136,8 +153,11 @@ fn tls(tls: &Tls) -> Vec<Conflict> {
     .collect()
 }
 
-/// The conflicts with features that the simple connector does not have.
+/// The conflicts with features that the simple connector does not have. `listeners.rs` has these rules for `[[listen]]`.
 fn tiny_http(config: &Config) -> Vec<Conflict> {
+    if !config.listen.is_empty() {
+        return Vec::new();
+    }
     let unix = matches!(config.server.listen, Listen::Unix(_));
     [
         ("server.listen", unix, "a Unix socket"),

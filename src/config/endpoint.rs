@@ -191,7 +191,7 @@ impl Reader<'_> {
     fn step_tables<'a>(&mut self, table: &Table<'a>) -> Option<Vec<Table<'a>>> {
         for name in ["expect_rows", "otherwise"] {
             if let Some(node) = table.node(name) {
-                self.report(node.name_span, node.key, "it belongs into one of the steps");
+                self.report(node.name_span, node.key, "it belongs in one of the steps");
             }
         }
         let node = table.node("step")?;
@@ -434,7 +434,7 @@ mod tests {
             ("step = [1]", ".step[1]: expected a table, not an integer"),
             ("step = [{}]", ".step[1].sql: missing"),
             ("step = [{ sql = 'select 1', expect_row = 1 }]", ".step[1].expect_row: unknown key; did"),
-            ("step = [{ sql = 'select 1' }]\nexpect_rows = 1", ".expect_rows: it belongs into one of"),
+            ("step = [{ sql = 'select 1' }]\nexpect_rows = 1", ".expect_rows: it belongs in one of"),
             ("sql = 1", ".sql: expected a string, not an integer"),
             ("sql = 'select 1'\ncontent_type = 'a/b'", ".content_type: it belongs to a fixed `body`"),
             ("body = ''\ncontent_type = 'json'", ".content_type: \"json\" is not a media type"),

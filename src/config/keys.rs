@@ -24,7 +24,7 @@ use super::setting::{Setting, show_bytes, show_time};
 use super::socket_access::account;
 use super::{
     AccessLog, AccessRules, Admin, AdminListen, ClientAuth, Config, Connector, Database, ForwardedBy, Http,
-    Listen, Log, LogFormat, Mode, Proxy, Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
+    Listen, Listener, Log, LogFormat, Mode, Proxy, Queue, Server, StatementComment, Tls, TlsVersion, Tracing,
 };
 use crate::http::{Networks, NetworksError, Origins, OriginsError};
 
@@ -72,6 +72,7 @@ impl Default for Config {
                 drain_timeout: Duration::from_secs(30),
                 pid_file: None,
             },
+            listen: Vec::new(),
             // Everything that an operator must know, and nothing about single requests.
             log: Log {
                 level: LevelFilter::Info,
@@ -226,6 +227,8 @@ enum Target<'c> {
     Account(&'c mut Option<String>),
     /// A text that nobody else may know.
     Secret(&'c mut Option<String>),
+    /// `client_auth` of a listener.
+    Asks(&'c mut Option<ClientAuth>),
     /// One of several words, and the word at the time when the table was made.
     Choice(Set<'c>, &'static str),
     Url(&'c mut Option<String>),
@@ -266,6 +269,7 @@ fn choice<'c, T: Copy + PartialEq>(field: &'c mut T, choices: &'c [(&'static str
 pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
     let Config {
         server,
+        listen: _,
         log,
         tracing,
         admin,
@@ -292,6 +296,24 @@ pub(super) fn keys(config: &mut Config) -> Vec<Key<'_>> {
     ];
     let name = |section| move |(name, effect, target)| Key { section, name, effect, target };
     sections.into_iter().flat_map(|(section, keys)| keys.into_iter().map(name(section))).collect()
+}
+
+/// Every key of one `[[listen]]`, in the order of `config/reference.toml`.
+pub(super) fn keys_of_listener(listener: &mut Listener) -> Vec<Key<'_>> {
+    let keys: Vec<(&'static str, Target<'_>)> = vec![
+        ("address", Target::Listen(&mut listener.address)),
+        ("tls", Flag(&mut listener.tls)),
+        ("certificate", File(&mut listener.certificate, PEM)),
+        ("key", File(&mut listener.key, PEM)),
+        ("client_ca", File(&mut listener.client_ca, PEM)),
+        ("client_auth", Target::Asks(&mut listener.client_auth)),
+        ("proxy_protocol", Flag(&mut listener.proxy_protocol)),
+        ("unix_mode", Target::Mode(&mut listener.unix_mode)),
+        ("unix_owner", Account(&mut listener.unix_owner)),
+        ("unix_group", Account(&mut listener.unix_group)),
+    ];
+    let key = |(name, target)| Key { section: "listen", name, effect: Restart, target };
+    keys.into_iter().map(key).collect()
 }
 
 type Named<'c> = (&'static str, Effect, Target<'c>);
@@ -414,19 +436,22 @@ fn proxy_keys(proxy: &mut Proxy) -> Vec<Named<'_>> {
     ]
 }
 
+/// The words of `client_auth`.
+const ASKS: [(&str, ClientAuth); 3] =
+    [("none", ClientAuth::Nothing), ("optional", ClientAuth::Optional), ("required", ClientAuth::Required)];
+
+fn asks_word(asks: ClientAuth) -> &'static str {
+    ASKS.iter().find(|(_, value)| *value == asks).map_or("", |(word, _)| word)
+}
+
 fn tls_keys(tls: &mut Tls) -> Vec<Named<'_>> {
     let versions = &[("1.2", TlsVersion::V12), ("1.3", TlsVersion::V13)];
-    let asks = &[
-        ("none", ClientAuth::Nothing),
-        ("optional", ClientAuth::Optional),
-        ("required", ClientAuth::Required),
-    ];
     vec![
         ("certificate", Restart, File(&mut tls.certificate, PEM)),
         ("key", Restart, File(&mut tls.key, PEM)),
         ("min_version", Restart, choice(&mut tls.min_version, versions)),
         ("client_ca", Restart, File(&mut tls.client_ca, PEM)),
-        ("client_auth", Restart, choice(&mut tls.client_auth, asks)),
+        ("client_auth", Restart, choice(&mut tls.client_auth, &ASKS)),
         ("handshake_timeout", Live, Time(&mut tls.handshake_timeout, WAIT)),
         ("max_handshakes", Live, Count(&mut tls.max_handshakes, 1..=1_000_000)),
     ]
@@ -501,6 +526,7 @@ impl Key<'_> {
             Target::AdminListen(field) => **field = Some(setting.parse(AdminListen::ACCEPTED)?),
             Target::Mode(field) => **field = Some(setting.parse(Mode::ACCEPTED)?),
             Account(field) => **field = Some(account(setting)?),
+            Target::Asks(field) => **field = Some(setting.choice(&ASKS)?),
             Target::Choice(set, _) => set(setting)?,
             Secret(field) => **field = Some(secret(setting)?),
             Url(field) => **field = Some(url(setting)?),
@@ -538,6 +564,7 @@ impl Key<'_> {
             Target::Listen(field) => field.to_string(),
             Target::AdminListen(field) => field.map_or_else(absent, |listen| listen.to_string()),
             Target::Mode(field) => field.map_or_else(absent, |mode| format!("\"{mode}\"")),
+            Target::Asks(field) => field.map_or_else(absent, |asks| asks_word(asks).to_owned()),
             Target::Choice(_, word) => (*word).to_owned(),
             Account(field) | Url(field) | Statement(field) | Secret(field) | Collector(field)
             | Fields(field) => field.as_ref().map_or_else(absent, |text| format!("{text:?}")),
@@ -564,6 +591,7 @@ impl Key<'_> {
             Collector(field) | Account(field) => field.as_ref().map(|text| quoted(text)),
             Target::Mode(field) => field.map(|mode| quoted(&mode.to_string())),
             Target::AdminListen(field) => field.map(|listen| quoted(&listen.to_string())),
+            Target::Asks(field) => field.map(|asks| quoted(asks_word(asks))),
             Header(field) => field.as_ref().map(|name| quoted(name.as_str())),
             Optional(field, _) => field.map(|count| count.to_string()),
             File(field, _) => field.as_ref().map(|path| quoted(&path.to_string_lossy())),
@@ -586,6 +614,7 @@ impl Key<'_> {
             }
             (Target::AdminListen(to), Target::AdminListen(from)) => **to = **from,
             (Target::Mode(to), Target::Mode(from)) => **to = **from,
+            (Target::Asks(to), Target::Asks(from)) => **to = **from,
             (Account(to), Account(from))
             | (Url(to), Url(from))
             | (Statement(to), Statement(from))
@@ -724,6 +753,7 @@ pub(super) mod tests {
             Target::Listen(_) => text("unix:other.sock"),
             Target::AdminListen(_) => text("off"),
             Target::Mode(_) => text("0600"),
+            Target::Asks(_) => text("optional"),
             Account(_) => text("somebody"),
             Secret(_) => text("another-token"),
             Collector(_) => text("https://other:4318"),

@@ -1,5 +1,5 @@
 //! The places where clients and operators connect, read from text and shown as text: an address with its port,
-//! `unix:PATH`, `systemd`, `off`.
+//! `unix:PATH`, `systemd`, `systemd:NAME`, `off`.
 //!
 //! Main thread. Knows how a place is written, not how it is bound.
 
@@ -19,7 +19,7 @@ pub struct ListenError(String);
 
 impl ListenError {
     pub(super) const ACCEPTED: &str = "an IP address and a port, such as 127.0.0.1:8080, \
-         or \"unix:PATH\" with a PATH of 1 to 107 bytes, or \"systemd\"";
+         or \"unix:PATH\" with a PATH of 1 to 107 bytes, or \"systemd\", or \"systemd:NAME\"";
 }
 
 impl FromStr for Listen {
@@ -33,6 +33,10 @@ impl FromStr for Listen {
             }
             Some(_) => Err(error()),
             None if text == "systemd" => Ok(Self::Inherited),
+            None if text.starts_with("systemd:") => {
+                let name = &text["systemd:".len()..];
+                if is_descriptor_name(name) { Ok(Self::Named(name.to_owned())) } else { Err(error()) }
+            }
             None => text.parse().map(Self::Tcp).map_err(|_| error()),
         }
     }
@@ -44,8 +48,14 @@ impl fmt::Display for Listen {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Inherited => f.write_str("systemd"),
+            Self::Named(name) => write!(f, "systemd:{name}"),
         }
     }
+}
+
+/// Whether systemd may pass a socket under this name (`FileDescriptorName=` in systemd.socket(5)).
+fn is_descriptor_name(name: &str) -> bool {
+    (1..=255).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b':')
 }
 
 /// The default place of the admin listener.
@@ -75,11 +85,14 @@ impl fmt::Display for AdminListen {
 impl Config {
     /// Where operators connect. `None`: nowhere. If clients get any free port, operators get any free port too.
     pub fn admin_listen(&self) -> Option<SocketAddr> {
-        match (self.admin.listen, &self.server.listen) {
-            (Some(AdminListen::Off), _) => None,
-            (Some(AdminListen::At(address)), _) => Some(address),
-            (None, Listen::Tcp(address)) if address.port() == 0 => Some(SocketAddr::new(ADMIN.ip(), 0)),
-            (None, _) => Some(ADMIN),
+        let is_any = |listen: &Listen| matches!(listen, Listen::Tcp(address) if address.port() == 0);
+        match self.admin.listen {
+            Some(AdminListen::Off) => None,
+            Some(AdminListen::At(address)) => Some(address),
+            None if self.listeners().iter().any(|listener| is_any(&listener.address)) => {
+                Some(SocketAddr::new(ADMIN.ip(), 0))
+            }
+            None => Some(ADMIN),
         }
     }
 }
@@ -105,6 +118,7 @@ mod tests {
             ("unix:wharf.sock", Listen::Unix("wharf.sock".into())),
             (&longest, Listen::Unix(longest["unix:".len()..].into())),
             ("systemd", Listen::Inherited),
+            ("systemd:web.https", Listen::Named("web.https".to_owned())),
         ] {
             assert_eq!(text.parse(), Ok(listen.clone()));
             assert_eq!(listen.to_string(), text);
@@ -130,8 +144,19 @@ mod tests {
     #[test]
     fn any_other_text_is_refused_with_the_accepted_forms() {
         let too_long = format!("unix:/{}", "x".repeat(PATH_MAX));
-        let texts =
-            ["", "8080", "localhost:80", "127.0.0.1", "unix", "unix:", "unix:a\0b", "Systemd", &too_long];
+        let texts = [
+            "",
+            "8080",
+            "localhost:80",
+            "127.0.0.1",
+            "unix",
+            "unix:",
+            "unix:a\0b",
+            "Systemd",
+            "systemd:",
+            "systemd:a:b",
+            &too_long,
+        ];
         for text in texts {
             let error = text.parse::<Listen>().expect_err(text).to_string();
             assert_eq!(error, format!("{text:?} is not {}", ListenError::ACCEPTED));

@@ -12,6 +12,7 @@ mod consistency;
 mod endpoint;
 mod keys;
 mod listen;
+mod listeners;
 mod otlp;
 mod param;
 mod problem;
@@ -52,6 +53,8 @@ use crate::base::value::{Type, Value};
 pub struct Config {
     /// `[server]`: where to listen, the number of workers, and the deadline of a request.
     pub server: Server,
+    /// `[[listen]]`, in the order of the file. Empty: there is one listener, `server.listen`. See [`Config::listeners`].
+    pub listen: Vec<Listener>,
     /// `[log]`: the content of the log.
     pub log: Log,
     /// `[tracing]`: what the server does with clients' traces.
@@ -66,7 +69,7 @@ pub struct Config {
     pub access: AccessRules,
     /// `[proxy]`: what proxies in front may say about the client.
     pub proxy: Proxy,
-    /// `[tls]`: HTTPS instead of HTTP.
+    /// `[tls]`: the certificate of HTTPS and its rules.
     pub tls: Tls,
     /// `[database]`: the database and its pool.
     pub database: Database,
@@ -80,7 +83,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Server {
-    /// `listen`: where clients connect.
+    /// `listen`: where clients connect, if [`Config::listen`] is empty.
     pub listen: Listen,
     /// `unix_mode`: the permissions of a Unix socket's file. `None`: what the umask leaves.
     pub unix_mode: Option<Mode>,
@@ -193,15 +196,44 @@ pub enum AdminListen {
     At(SocketAddr),
 }
 
-/// Where clients connect. Read from and shown as text: `127.0.0.1:8080`, `unix:/run/wharf.sock`, `systemd`.
+/// Where clients connect. Read from and shown as text: `127.0.0.1:8080`, `unix:/run/wharf.sock`, `systemd`,
+/// `systemd:NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// Address and port; port 0 takes a free one.
     Tcp(SocketAddr),
     /// A Unix socket with this path of 1 to 107 bytes.
     Unix(PathBuf),
-    /// The socket that systemd passes (`LISTEN_FDS`).
+    /// The next socket that systemd passes (`LISTEN_FDS`).
     Inherited,
+    /// The next socket that systemd passes under this name (`LISTEN_FDNAMES`).
+    Named(String),
+}
+
+/// One `[[listen]]`: an address, and how a connection there begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listener {
+    /// `address`: where clients connect.
+    pub address: Listen,
+    /// `tls`: HTTPS instead of HTTP.
+    pub tls: bool,
+    /// `certificate`: the file with the PEM chain. `None`: `tls.certificate`, with `tls.key`.
+    pub certificate: Option<PathBuf>,
+    /// `key`: the file with the PEM private key, given if and only if `certificate` is.
+    pub key: Option<PathBuf>,
+    /// `client_ca`: the PEM file of the authorities for client certificates. `None`: `tls.client_ca`.
+    pub client_ca: Option<PathBuf>,
+    /// `client_auth`: whether clients show certificates. `None`: `tls.client_auth`.
+    pub client_auth: Option<ClientAuth>,
+    /// `proxy_protocol`: expect a PROXY protocol header, version 1 or 2, at the beginning of each connection.
+    pub proxy_protocol: bool,
+    /// `unix_mode`: the permissions of a Unix socket's file. `None`: what the umask leaves.
+    pub unix_mode: Option<Mode>,
+    /// `unix_owner`: whose file it is, by name or number. `None`: the process's user's.
+    pub unix_owner: Option<String>,
+    /// `unix_group`: its group. `None`: the process's.
+    pub unix_group: Option<String>,
 }
 
 /// The implementation of HTTP for clients.
@@ -284,13 +316,14 @@ pub struct AccessRules {
 pub struct Proxy {
     /// `trusted`: the networks, addresses and `unix` that are trusted. Empty: no peer is trusted.
     pub trusted: Networks,
-    /// `protocol`: expect a PROXY protocol header, version 1 or 2, at the beginning of each connection.
+    /// `protocol`: expect a PROXY protocol header, version 1 or 2, at the beginning of each connection to `server.listen`.
     pub protocol: bool,
     /// `header`: the header that names the client.
     pub header: ForwardedBy,
 }
 
-/// `[tls]`: HTTPS instead of HTTP, if a certificate is given.
+/// `[tls]`: HTTPS instead of HTTP. It holds for `server.listen` if a certificate is given, and for each `[[listen]]` with `tls =
+/// true`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Tls {

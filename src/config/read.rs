@@ -16,13 +16,13 @@ use super::problem::{Problem, Problems};
 use super::setting::{Environment, Setting, expand};
 use super::{Action, Config, Source, Span};
 
-const SECTIONS: [&str; 12] = [
-    "server", "log", "tracing", "admin", "queue", "http", "access", "proxy", "tls", "database", "endpoint",
-    "app",
+const SECTIONS: [&str; 13] = [
+    "server", "listen", "log", "tracing", "admin", "queue", "http", "access", "proxy", "tls", "database",
+    "endpoint", "app",
 ];
 
 /// The sections whose keys are not in `keys`.
-const WITHOUT_KEYS: [&str; 2] = ["endpoint", "app"];
+const WITHOUT_KEYS: [&str; 3] = ["listen", "endpoint", "app"];
 
 /// Variables of wharf that are not keys.
 const OTHER_VARIABLES: [&str; 2] = ["WHARF_CONFIG", "WHARF_LOG"];
@@ -262,6 +262,13 @@ impl Reader<'_> {
         self.problems.iter().any(|problem| problem.key == key || problem.key == variable)
     }
 
+    /// Whether a key below this one was refused.
+    pub(super) fn has_problem_in(&self, key: &str) -> bool {
+        self.problems
+            .iter()
+            .any(|problem| problem.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+    }
+
     fn config(&mut self, flags: &Flags) -> Config {
         let mut config = Config::default();
         let (document, errors) = DeTable::parse_recoverable(&self.source.text);
@@ -274,7 +281,10 @@ impl Reader<'_> {
         let root = Table { key: String::new(), span: Span::default(), entries: Some(document.get_ref()) };
         self.only(&root, &SECTIONS);
         self.sections(&root, keys::keys(&mut config), flags);
+        config.listen = self.listeners(&root);
+        self.one_form(&root, flags);
         self.consistency(&root, &config);
+        self.consistent_listeners(&root, &config);
         config.endpoints = self.endpoints(&root);
         config.app = self.app(&root);
         self.database_for_endpoints(&config);
@@ -557,7 +567,7 @@ pub(super) mod tests {
             lines,
             [
                 "--listen: \"8080\" is not an IP address and a port, such as 127.0.0.1:8080, or \"unix:PATH\" with a \
-                 PATH of 1 to 107 bytes, or \"systemd\"",
+                 PATH of 1 to 107 bytes, or \"systemd\", or \"systemd:NAME\"",
                 "WHARF_DATABASE: expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"",
                 "WHARF_SERVER_LISTEN: WHARF_LISTEN sets server.listen too; keep one of them",
                 "WHARF_SERVER_WORKER: unknown environment variable; \
@@ -570,7 +580,7 @@ pub(super) mod tests {
     #[test]
     fn the_sections_are_checked_key_by_key() {
         for (text, message) in [
-            ("a = 1", "a: unknown key; expected one of server, log, tracing, admin, queue, http, ac"),
+            ("a = 1", "a: unknown key; expected one of server, listen, log, tracing, admin, queue, h"),
             ("[endpoints.x]", "endpoints: unknown key; did you mean \"endpoint\"?"),
             ("server = 1", "server: expected a table, not an integer"),
             ("server.listen = 'localhost'", "server.listen: \"localhost\" is not an IP address"),

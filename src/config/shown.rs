@@ -4,7 +4,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::keys::keys;
+use super::keys::{keys, keys_of_listener};
+use super::listeners::SHORT_FORM;
 use super::setting::show_time;
 use super::{Admin, Config, Database, Endpoint, Flags, Source, Tracing};
 
@@ -20,9 +21,20 @@ impl Config {
                 section = key.section;
                 push(&mut text, format_args!("\n[{section}]\n"));
             }
-            match key.shown(&url) {
+            // Beside `[[listen]]` these keys say nothing, and a file could not have them.
+            let says_nothing = !self.listen.is_empty() && SHORT_FORM.contains(&key.path().as_str());
+            match key.shown(&url).filter(|_| !says_nothing) {
                 Some(value) => push(&mut text, format_args!("{} = {value}\n", key.name)),
                 None => push(&mut text, format_args!("# {} is not given\n", key.name)),
+            }
+        }
+        for listener in &mut config.listen {
+            push(&mut text, format_args!("\n[[listen]]\n"));
+            for key in keys_of_listener(listener) {
+                match key.shown(&url) {
+                    Some(value) => push(&mut text, format_args!("{} = {value}\n", key.name)),
+                    None => push(&mut text, format_args!("# {} is not given\n", key.name)),
+                }
             }
         }
         for endpoint in &self.endpoints {
@@ -147,6 +159,18 @@ mod tests {
             different,
             ["tracing.otlp_headers", "admin.token", "database.url", "database.connection_init_sql"]
         );
+    }
+
+    #[test]
+    fn listeners_are_shown_as_a_file_has_them() {
+        let text = "[[listen]]\naddress = '127.0.0.1:8080'\n[[listen]]\naddress = 'unix:a'\ntls = true\n\
+            certificate = 'c'\nkey = 'd'\nclient_ca = 'e'\nclient_auth = 'optional'\nproxy_protocol = true\n\
+            unix_mode = '0600'\nunix_owner = 'o'\nunix_group = 'g'\n[proxy]\ntrusted = 'unix'\n";
+        let config = read(text);
+        let shown = config.shown(str::to_owned);
+        assert!(shown.contains("\n[server]\n# listen is not given\n"), "{shown}");
+        assert!(shown.contains("\n[[listen]]\naddress = \"127.0.0.1:8080\"\ntls = false\n# cert"), "{shown}");
+        assert_eq!(read(&shown), config);
     }
 
     #[test]

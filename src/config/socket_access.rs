@@ -5,7 +5,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Server;
 use super::setting::Setting;
 
 /// The permissions of a file: `0660`.
@@ -20,11 +19,13 @@ pub struct ModeError(String);
 /// The permissions, owner and group that a Unix socket's file gets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SocketAccess<'c> {
-    /// `server.unix_mode`. `None`: what the process's umask leaves of 0777.
+    /// The section of these keys, for messages: `server`, or `listen[2]`.
+    pub section: &'c str,
+    /// `unix_mode`. `None`: what the process's umask leaves of 0777.
     pub mode: Option<Mode>,
-    /// `server.unix_owner`. `None`: the process's user.
+    /// `unix_owner`. `None`: the process's user.
     pub owner: Option<&'c str>,
-    /// `server.unix_group`. `None`: the process's group.
+    /// `unix_group`. `None`: the process's group.
     pub group: Option<&'c str>,
 }
 
@@ -46,17 +47,6 @@ impl FromStr for Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04o}", self.0)
-    }
-}
-
-impl Server {
-    /// The permissions, owner and group of its Unix socket's file.
-    pub(crate) fn socket_access(&self) -> SocketAccess<'_> {
-        SocketAccess {
-            mode: self.unix_mode,
-            owner: self.unix_owner.as_deref(),
-            group: self.unix_group.as_deref(),
-        }
     }
 }
 

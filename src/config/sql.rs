@@ -103,15 +103,15 @@ fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(
     const COMMANDS: [(&[&str], &str); 8] = [
         (
             &["set"],
-            "write `set local` in a step, or set it for every connection with database.connection_init_sql",
+            "write `set local` in a step, or set it for every session with database.connection_init_sql",
         ),
-        (&["reset"], "leave it out: a connection is as it was opened when a request borrows it"),
-        (&["listen", "unlisten"], "there is nobody whom a notification could reach"),
-        (&["load"], "load it for every connection with database.connection_init_sql"),
+        (&["reset"], "leave it out: each request gets a session in the state in which it was opened"),
+        (&["listen", "unlisten"], "leave it out: no client can receive a notification"),
+        (&["load"], "load it for every session with database.connection_init_sql"),
         (&["declare", "fetch", "move", "close"], "write the cursor's statement as the endpoint's own"),
         (&["prepare", "execute", "deallocate"], "write the statement itself: each is prepared once"),
-        (&["discard"], "leave it out: a connection is as it was opened when a request borrows it"),
-        (&["attach", "detach"], "attach the file for every connection with database.connection_init_sql"),
+        (&["discard"], "leave it out: each request gets a session in the state in which it was opened"),
+        (&["attach", "detach"], "attach the file for every session with database.connection_init_sql"),
     ];
     let word = |at: usize| {
         let token = tokens.get(at).filter(|token| token.kind == Kind::Word);
@@ -120,7 +120,7 @@ fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(
     let is_temporary = |at: usize| matches!(&*word(at), "temp" | "temporary");
     let start = tokens.iter().position(|token| token.range == first.range).unwrap_or_default();
     let refuse = |at: usize, what: &str, hint: &str| {
-        let left = "would be met by the next request on its connection";
+        let left = "would affect the next request on its session";
         Err(error(tokens[at].range.start, format!("what `{what}` leaves {left}: {hint}")))
     };
     let command = word(start);
@@ -131,7 +131,7 @@ fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(
     }
     let assigns = |token: &Token| &text[token.range.clone()] == "=";
     if command == "pragma" && tokens.iter().any(assigns) {
-        return refuse(start, "pragma", "set it for every connection with database.connection_init_sql");
+        return refuse(start, "pragma", "set it for every session with database.connection_init_sql");
     }
     let table = "use a common table expression (`with x as (…)`), or a table that stays";
     if command == "create" && (is_temporary(start + 1) || is_temporary(start + 2)) {
@@ -569,7 +569,7 @@ mod tests {
         for (sql, word) in [
             ("set role x", "set local"),
             ("-- y\n SET search_path to z", "connection_init_sql"),
-            ("reset all", "as it was opened"),
+            ("reset all", "in the state in which it was opened"),
             ("listen x", "notification"),
             ("create temp table x (a int)", "with x as"),
             ("create local temporary table x (a int)", "with x as"),
@@ -579,7 +579,7 @@ mod tests {
             ("select pg_catalog.pg_advisory_lock(1)", "pg_advisory_xact_lock"),
             ("attach 'x.db' as x", "connection_init_sql"),
             ("pragma foreign_keys = off", "connection_init_sql"),
-            ("discard all", "as it was opened"),
+            ("discard all", "in the state in which it was opened"),
             ("declare c cursor for select 1", "cursor"),
         ] {
             let (_, message) = refusal(sql);

@@ -4,10 +4,10 @@ use super::Config;
 use super::setting::{show_bytes, show_time};
 
 impl Config {
-    /// `10 workers, queue of 1024 for at most 1s, pool of 10 connections`.
+    /// `10 workers, queue of 1024 for at most 1s, pool of 10 sessions`.
     pub fn sizes(&self) -> String {
         let pool = match self.database.url {
-            Some(_) => format!("pool of {} connections", self.database.maximum_pool_size),
+            Some(_) => format!("pool of {} sessions", self.database.maximum_pool_size),
             None => "no pool".to_owned(),
         };
         let (workers, length, wait) = (self.workers(), self.queue.max_length, self.queue.max_wait);
@@ -36,7 +36,7 @@ mod tests {
         config.server.workers = Some(3);
         assert_eq!(config.sizes(), "3 workers, queue of 1024 for at most 1s, no pool");
         config.database.url = Some("sqlite:x".to_owned());
-        assert!(config.sizes().ends_with(", pool of 10 connections"));
+        assert!(config.sizes().ends_with(", pool of 10 sessions"));
         let limits = "10000 connections, heads of 16KiB, bodies of 1MiB, 10s for a request, \
             50ms in the queue when it lasts";
         assert_eq!(config.limits(), limits);

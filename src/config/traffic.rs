@@ -76,8 +76,7 @@ impl Reader<'_> {
         }
         if let Some((name, offset)) = statement.names.first() {
             let at = self.source.inside(span, *offset, name.len() + 1);
-            let message =
-                format!("`:{name}`: nobody gives a sample parameters; its columns are named like them");
+            let message = format!("`:{name}`: a sample takes no parameters; its columns have their names");
             self.report(at, key, message);
             return None;
         }
@@ -136,7 +135,7 @@ impl Reader<'_> {
 
     fn list(&mut self, node: &Node<'_>, param: &Param) -> Option<Origin> {
         let Some(items) = node.items().filter(|items| !items.is_empty()) else {
-            self.report(node.span, &node.key, "expected an array of the values that are asked for");
+            self.report(node.span, &node.key, "expected an array of the values to send");
             return None;
         };
         let values: Vec<_> = items.iter().map(|item| self.value(item, param.kind)).collect();
@@ -208,7 +207,7 @@ mod tests {
             ("sample = 'delete from t'", "endpoint.a.load.sample: it writes; a sample only reads"),
             (
                 "sample = 'select id from t where x = :c'",
-                "endpoint.a.load.sample: `:c`: nobody gives a sample",
+                "endpoint.a.load.sample: `:c`: a sample takes no parameters",
             ),
             ("sample = \"select '\"", "endpoint.a.load.sample: "),
             ("params = { x = { range = [1, 2] } }", "endpoint.a.load.params.x: unknown key"),
@@ -223,7 +222,7 @@ mod tests {
                 "params = { c = { one_of = ['AAA'] } }",
                 "the endpoint would refuse it: expected a length of at most 2",
             ),
-            ("params = { c = { one_of = [] } }", "expected an array of the values that are asked for"),
+            ("params = { c = { one_of = [] } }", "expected an array of the values to send"),
             ("params = { c = { } }", "expected one of `range`, `one_of` and `csv`"),
             ("params = { c = { csv = 'a', one_of = ['A'] } }", "expected one of `range`, `one_of` and `csv`"),
             ("params = { c = { one_of = ['A'], column = 'x' } }", "column: it needs `csv`"),

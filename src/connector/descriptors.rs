@@ -5,8 +5,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::native::REFUSED_AT_ONCE;
 use crate::config::Config;
 
-/// Descriptors for neither clients nor the database: standard streams, pollers, the log, the files of answers, the
-/// admin listener and some of its clients.
+/// Descriptors for neither clients nor the database: standard streams, pollers, a listener, the log, the files of
+/// answers, the admin listener and some of its clients.
 const OTHERS: usize = 48;
 
 /// The most descriptors of one database session: SQLite opens the file, its log and its shared memory.
@@ -17,7 +17,9 @@ const DATABASE_CONNECTION: usize = 3;
 pub(crate) fn fitting(config: &Config) -> usize {
     let wanted = config.http.max_connections;
     let pool = config.database.url.as_ref().map_or(0, |_| config.database.maximum_pool_size);
-    let reserved = OTHERS + REFUSED_AT_ONCE + DATABASE_CONNECTION * pool;
+    // The first listener is among the others.
+    let listeners = config.listeners().len().saturating_sub(1);
+    let reserved = OTHERS + listeners + REFUSED_AT_ONCE + DATABASE_CONNECTION * pool;
     let Some(limit) = raised_limit() else { return wanted };
     // Of a tiny limit, clients get at least half, so that the server can serve at all.
     let fitting = limit.saturating_sub(reserved).max(limit / 2).max(1);

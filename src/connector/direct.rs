@@ -24,6 +24,7 @@ use crate::telemetry::metrics::{Metrics, Reason};
 
 /// Passes requests of this process to the stages behind a connector.
 pub(crate) struct Direct {
+    is_encrypted: bool,
     limits: Limits,
     max_body_bytes: usize,
     request_ids: Arc<RequestIds>,
@@ -33,12 +34,12 @@ pub(crate) struct Direct {
 
 /// One request on its way.
 struct Exchange {
-    turn: Mutex<Turn>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
-/// Whose turn it is.
-enum Turn {
+/// How far the request has come.
+enum State {
     /// No worker has begun.
     Queued,
     /// A worker makes the answer.
@@ -59,8 +60,15 @@ struct Answer {
 }
 
 impl Direct {
-    pub(crate) fn new(settings: &Settings, service: Arc<dyn Service>, metrics: Arc<Metrics>) -> Self {
+    /// `is_encrypted`: requests count as if they had come through TLS.
+    pub(crate) fn new(
+        settings: &Settings,
+        is_encrypted: bool,
+        service: Arc<dyn Service>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
+            is_encrypted,
             limits: settings.limits,
             max_body_bytes: settings.max_body_bytes,
             request_ids: Arc::clone(&settings.request_ids),
@@ -77,6 +85,7 @@ impl Direct {
         self.metrics.received();
         let read = request.read(&self.limits).map(|mut request| {
             request.read_id(&self.request_ids);
+            request.is_encrypted = self.is_encrypted;
             request
         });
         let known = read.as_ref().ok().and_then(|request| request.request_id.clone());
@@ -97,30 +106,31 @@ impl Direct {
             }
             Admission::Refused(response, reason, _) => (reason, response),
             Admission::Work(work) => {
-                let exchange = Arc::new(Exchange { turn: Mutex::new(Turn::Queued), changed: Condvar::new() });
+                let exchange =
+                    Arc::new(Exchange { state: Mutex::new(State::Queued), changed: Condvar::new() });
                 let client = Arc::clone(&exchange) as Arc<dyn Client>;
                 let job = work.job_of(client, 1, &Presence::tracked());
                 let (start_by, deadline, presence) = (job.start_by, job.deadline, job.presence.clone());
                 let endpoint = Arc::clone(&job.endpoint);
                 match self.service.enqueue(job) {
                     Err(refusal) => refusal,
-                    Ok(place) => {
+                    Ok(key) => {
                         self.service.wake();
                         let late = exchange.wait(start_by, deadline);
                         let (response, reason) = match late {
-                            Turn::Answered(answer) => return answer.read(),
-                            Turn::Queued => {
-                                if let Some(place) = place {
-                                    self.service.withdraw(place);
+                            State::Answered(answer) => return answer.read(),
+                            State::Queued => {
+                                if let Some(key) = key {
+                                    self.service.withdraw(key);
                                 }
                                 waited_too_long(deadline)
                             }
-                            Turn::Running | Turn::Streaming | Turn::GivenUp => {
+                            State::Running | State::Streaming | State::GivenUp => {
                                 (late_answer(&presence), Reason::Deadline)
                             }
                         };
                         endpoint.responded_to(request_id.id(), response.status().as_u16());
-                        if let Turn::Streaming = late {
+                        if let State::Streaming = late {
                             // Its head says 200 already: a client sees the connection end.
                             self.metrics.refused(reason);
                             return Err(io::ErrorKind::TimedOut.into());
@@ -211,33 +221,33 @@ impl Answer {
 }
 
 impl Exchange {
-    fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the answer. Returns it, or how far the request had come when its time was up.
-    fn wait(&self, start_by: Deadline, deadline: Deadline) -> Turn {
-        let mut turn = self.turn();
+    fn wait(&self, start_by: Deadline, deadline: Deadline) -> State {
+        let mut state = self.lock();
         loop {
-            let left = match *turn {
-                Turn::Answered(_) => return mem::replace(&mut turn, Turn::GivenUp),
-                Turn::Queued => start_by.left(),
+            let left = match *state {
+                State::Answered(_) => return mem::replace(&mut state, State::GivenUp),
+                State::Queued => start_by.left(),
                 _ => Deadline::at(deadline.instant(), GRACE).left(),
             };
             if left.is_zero() {
-                return mem::replace(&mut turn, Turn::GivenUp);
+                return mem::replace(&mut state, State::GivenUp);
             }
-            turn = self.changed.wait_timeout(turn, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// The worker's answer, in place of this turn. Returns whether it was still this one.
+    /// The worker's answer, unless the caller waits no more.
     fn finish(&self, answer: Answer) -> Delivery {
-        let mut turn = self.turn();
-        if matches!(*turn, Turn::GivenUp) {
+        let mut state = self.lock();
+        if matches!(*state, State::GivenUp) {
             return Delivery::TooLate;
         }
-        *turn = Turn::Answered(answer);
+        *state = State::Answered(answer);
         self.changed.notify_one();
         Delivery::Sent
     }
@@ -245,11 +255,11 @@ impl Exchange {
 
 impl Client for Exchange {
     fn claim(self: Arc<Self>, _: u64, _: &mut Request) -> Claim {
-        let mut turn = self.turn();
-        if !matches!(*turn, Turn::Queued) {
+        let mut state = self.lock();
+        if !matches!(*state, State::Queued) {
             return Claim::Gone;
         }
-        *turn = Turn::Running;
+        *state = State::Running;
         // The caller waits for the deadline from now on.
         self.changed.notify_one();
         Claim::Granted
@@ -270,12 +280,12 @@ impl Client for Exchange {
         response: &Response,
         deadline: Deadline,
     ) -> Option<Box<dyn Stream>> {
-        let mut turn = self.turn();
-        if !matches!(*turn, Turn::Running) {
+        let mut state = self.lock();
+        if !matches!(*state, State::Running) {
             return None;
         }
-        *turn = Turn::Streaming;
-        drop(turn);
+        *state = State::Streaming;
+        drop(state);
         let mut head = Vec::new();
         encode_head(response, request.form().of(response), request.request_id.as_ref(), &mut head);
         Some(Box::new(OpenStream {
@@ -294,7 +304,7 @@ struct OpenStream {
     head: Vec<u8>,
     body: Cell<Vec<u8>>,
     deadline: Deadline,
-    /// Something was not taken: the answer is not complete, also where its handler does not care.
+    /// Something was not taken: the answer is not complete, even if its handler ignores the error.
     failed: Cell<bool>,
 }
 

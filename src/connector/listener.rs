@@ -1,8 +1,8 @@
-//! The socket on which clients connect: a TCP address, a Unix socket, or one that systemd passes on. Main thread.
+//! The sockets on which clients connect: TCP addresses, Unix sockets, and those that systemd passes on. Main thread.
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -10,24 +10,45 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::socket_access;
 use crate::base::system;
-use crate::config::{Listen, SocketAccess};
+use crate::config::{Config, Listen, SocketAccess};
 
 /// How many clients may wait in the kernel until they are accepted. A lower `net.core.somaxconn` lowers it.
 const BACKLOG: i32 = 1024;
+
+/// The bound listeners for clients, in the order of the configuration.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) all: Vec<Listener>,
+    pub(crate) files: SocketFiles,
+}
+
+/// The files of Unix sockets that this process made. Until they are to [stay](Self::keep), dropping this removes them, so
+/// a start that fails leaves none.
+#[derive(Debug, Default)]
+pub(crate) struct SocketFiles {
+    files: Vec<SocketFile>,
+    stay: bool,
+}
+
+/// An address that cannot be bound.
+#[derive(Debug)]
+pub(crate) struct BindError {
+    pub(crate) address: Listen,
+    pub(crate) cause: io::Error,
+}
 
 /// A socket that clients can connect to.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: Socket,
     address: Address,
-    file: Option<SocketFile>,
     /// Whether another process has the same socket and goes on listening.
     inherited: bool,
 }
 
 /// The file of a Unix socket that this process made. Device and inode tell it from a later file at the same path.
 #[derive(Debug)]
-pub(crate) struct SocketFile {
+struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -41,10 +62,34 @@ impl SocketFile {
 
     /// Removes the file if it is still this process's own. Call it before the listener closes: after that the file
     /// looks abandoned, so another process may bind the path and would lose its file.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    fn remove(&self) -> io::Result<()> {
         let found = std::fs::symlink_metadata(&self.path)?;
         let ours = found.dev() == self.device && found.ino() == self.inode;
         if ours { std::fs::remove_file(&self.path) } else { Ok(()) }
+    }
+}
+
+impl SocketFiles {
+    /// The start has succeeded: only [`remove`](Self::remove) removes the files from now on.
+    pub(crate) fn keep(&mut self) {
+        self.stay = true;
+    }
+
+    /// Removes the files that are still this process's own. Call it before the listeners close.
+    pub(crate) fn remove(&mut self) {
+        for file in self.files.drain(..) {
+            if let Err(error) = file.remove() {
+                log::warn!("unix:{} cannot be removed: {error}", file.path.display());
+            }
+        }
+    }
+}
+
+impl Drop for SocketFiles {
+    fn drop(&mut self) {
+        if !self.stay {
+            self.remove();
+        }
     }
 }
 
@@ -57,41 +102,67 @@ pub enum Address {
     Unix(Option<PathBuf>),
 }
 
-impl Listener {
-    /// Binds the configured address. The file of a Unix socket is replaced if no process listens on it any more. Any
-    /// other file is left alone. `reuse_port` lets other processes listen on the same TCP port (`SO_REUSEPORT`).
+impl Listeners {
+    /// Binds the address of every configured listener, or of none. The file of a Unix socket is replaced if no process
+    /// listens on it any more. Any other file is left alone. With `server.reuse_port` other processes may listen on the
+    /// same TCP ports (`SO_REUSEPORT`).
     ///
     /// # Errors
-    /// When the system refuses, or systemd has passed no socket.
-    pub(crate) fn bind(listen: &Listen, reuse_port: bool) -> io::Result<Self> {
-        Self::bind_for(listen, reuse_port, SocketAccess::default())
+    /// When the system refuses an address, an owner or a group, or systemd has passed no socket for it.
+    pub(crate) fn bind(config: &Config) -> Result<Self, BindError> {
+        let listeners = config.listeners();
+        let has_v4 = |port| {
+            let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            port != 0 && listeners.iter().any(|listener| listener.address == every.into())
+        };
+        let (mut all, mut passed) = (Vec::new(), Passed::default());
+        // Before the listeners in the order of drops: a file goes before its listener closes.
+        let mut files = SocketFiles::default();
+        for (index, listener) in listeners.iter().enumerate() {
+            let section = config.section_of_listener(index);
+            let address = &listener.address;
+            let socket = match address {
+                Listen::Tcp(address) => {
+                    let is_every_v6 = address.is_ipv6() && address.ip().is_unspecified();
+                    // A socket for every IPv6 address takes IPv4 clients too, unless a listener of its own does.
+                    tcp(*address, config.server.reuse_port, is_every_v6 && has_v4(address.port()))
+                }
+                Listen::Unix(path) => unix(path, listener.socket_access(&section)).map(|(socket, file)| {
+                    files.files.push(file);
+                    socket
+                }),
+                Listen::Inherited => passed.take(None),
+                Listen::Named(name) => passed.take(Some(name)),
+            };
+            let is_inherited = matches!(address, Listen::Inherited | Listen::Named(_));
+            let bound = socket.and_then(|socket| Listener::new(socket, is_inherited));
+            all.push(bound.map_err(|cause| BindError { address: address.clone(), cause })?);
+        }
+        passed.warn_of_the_rest();
+        Ok(Self { all, files })
+    }
+}
+
+impl Listener {
+    /// Binds one TCP address. `reuse_port` lets other processes listen on the same port (`SO_REUSEPORT`).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Self> {
+        Self::new(tcp(address, reuse_port, false)?, false)
     }
 
-    /// Binds; `access` says which accounts may connect to a Unix socket.
-    ///
-    /// # Errors
-    /// As [`bind`](Self::bind), and an owner or a group that cannot be set.
-    pub(crate) fn bind_for(listen: &Listen, reuse_port: bool, access: SocketAccess<'_>) -> io::Result<Self> {
-        let socket = match listen {
-            Listen::Tcp(address) => tcp(*address, reuse_port)?,
-            Listen::Unix(path) => unix(path, access)?,
-            Listen::Inherited => inherited()?,
-        };
+    fn new(socket: Socket, inherited: bool) -> io::Result<Self> {
         let local = socket.local_addr()?;
         let address = local
             .as_socket()
             .map_or_else(|| Address::Unix(local.as_pathname().map(Path::to_owned)), Address::Tcp);
-        let file = if let Listen::Unix(path) = listen { Some(SocketFile::at(path)?) } else { None };
-        Ok(Self { socket, address, file, inherited: *listen == Listen::Inherited })
+        Ok(Self { socket, address, inherited })
     }
 
     /// The address that it listens on.
     pub(crate) fn address(&self) -> &Address {
         &self.address
-    }
-
-    pub(crate) fn take_file(&mut self) -> Option<SocketFile> {
-        self.file.take()
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -131,8 +202,11 @@ impl fmt::Display for Address {
     }
 }
 
-fn tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+fn tcp(address: SocketAddr, reuse_port: bool, only_v6: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if only_v6 {
+        socket.set_only_v6(true)?;
+    }
     // As std does: a restart need not wait until the last connections' TIME_WAIT has passed.
     socket.set_reuse_address(true)?;
     if reuse_port {
@@ -143,7 +217,7 @@ fn tcp(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn unix(path: &Path, access: SocketAccess<'_>) -> io::Result<Socket> {
+fn unix(path: &Path, access: SocketAccess<'_>) -> io::Result<(Socket, SocketFile)> {
     // Before there is a file.
     let access = socket_access::Resolved::new(access)?;
     let address = SockAddr::unix(path)?;
@@ -152,13 +226,18 @@ fn unix(path: &Path, access: SocketAccess<'_>) -> io::Result<Socket> {
         std::fs::remove_file(path)?;
     }
     socket.bind(&address)?;
-    if let Err(error) = access.apply(path) {
-        std::fs::remove_file(path)?;
-        return Err(error);
+    let made = access.apply(path).and_then(|()| SocketFile::at(path)).and_then(|file| {
+        // Nobody can connect before this, whatever the file was like until now.
+        socket.listen(BACKLOG)?;
+        Ok(file)
+    });
+    match made {
+        Ok(file) => Ok((socket, file)),
+        Err(error) => {
+            std::fs::remove_file(path)?;
+            Err(error)
+        }
     }
-    // Nobody can connect before this, whatever the file was like until now.
-    socket.listen(BACKLOG)?;
-    Ok(socket)
 }
 
 /// Whether the process of a socket's file has ended without removing the file.
@@ -174,21 +253,65 @@ fn is_abandoned(path: &Path, address: &SockAddr) -> io::Result<bool> {
     Ok(refused == Some(io::ErrorKind::ConnectionRefused))
 }
 
-/// The first socket that systemd passes (`sd_listen_fds`(3)): the unit's `ListenStream=`.
-fn inherited() -> io::Result<Socket> {
-    let (_, descriptor) =
-        sd_listen_fds::get().map_err(io::Error::other)?.into_iter().next().ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                "systemd has passed no socket (LISTEN_FDS and LISTEN_PID are not for this process)",
-            )
-        })?;
-    let socket = Socket::from(descriptor.into_std());
-    if !system::is_listener(&socket)? || socket.r#type()? != Type::STREAM {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "systemd has passed no listening stream socket",
-        ));
+/// The sockets that systemd passes (`sd_listen_fds`(3)), as far as no listener has taken them: the `ListenStream=` lines of the
+/// socket units, each with the `FileDescriptorName=` of its unit.
+#[derive(Default)]
+struct Passed {
+    /// `None` until the first listener asks. A descriptor must not be owned twice, so the crate is asked once.
+    sockets: Option<Vec<(Option<String>, Socket)>>,
+    taken: usize,
+}
+
+impl Passed {
+    /// Takes the next socket, or the next with this name.
+    fn take(&mut self, name: Option<&str>) -> io::Result<Socket> {
+        let sockets = match &mut self.sockets {
+            Some(sockets) => sockets,
+            none => {
+                let passed = sd_listen_fds::get().map_err(io::Error::other)?.into_iter();
+                none.insert(passed.map(|(name, socket)| (name, Socket::from(socket.into_std()))).collect())
+            }
+        };
+        let fits = |passed: &Option<String>| name.is_none_or(|name| passed.as_deref() == Some(name));
+        let Some(found) = sockets.iter().position(|(passed, _)| fits(passed)) else {
+            let said = match (self.taken, name) {
+                (0, None) => {
+                    "systemd has passed no socket (LISTEN_FDS and LISTEN_PID are not for this process)"
+                        .to_owned()
+                }
+                (taken, None) => {
+                    format!("systemd has passed no more sockets than the {taken} that other listeners have")
+                }
+                (_, Some(name)) => {
+                    let names: Vec<_> = sockets.iter().filter_map(|(name, _)| name.as_deref()).collect();
+                    let rest = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+                    format!(
+                        "systemd has passed no socket named {name:?} (FileDescriptorName) that no other listener has; left: {rest}"
+                    )
+                }
+            };
+            return Err(io::Error::new(io::ErrorKind::NotFound, said));
+        };
+        let (_, socket) = sockets.remove(found);
+        self.taken += 1;
+        if !system::is_listener(&socket)? || socket.r#type()? != Type::STREAM {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "systemd has passed no listening stream socket",
+            ));
+        }
+        Ok(socket)
     }
-    Ok(socket)
+
+    /// Clients of a socket that no listener takes would wait in its backlog without an end.
+    fn warn_of_the_rest(&self) {
+        let rest = self.sockets.as_ref().map_or(0, Vec::len);
+        if rest > 0 {
+            let taken = self.taken;
+            log::warn!(
+                "systemd has passed {} sockets, and only {taken} of them have a listener",
+                taken + rest
+            );
+        }
+    }
 }

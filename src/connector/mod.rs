@@ -14,11 +14,10 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 pub use listener::Address;
-pub(crate) use listener::Listener;
-pub(crate) use listener::SocketFile;
+pub(crate) use listener::{BindError, Listener, Listeners, SocketFiles};
 pub use tls::TlsError;
+pub(crate) use tls::{Fresh as FreshIdentity, Identity};
 
-use self::tls::Identity;
 use crate::base::request_id::RequestIds;
 use crate::config::{self, Config};
 use crate::exchange::job::Service;
@@ -44,7 +43,7 @@ pub(crate) trait Connector: Send + Sync {
     /// Returns a function that ends a running [`Connector::drain`] at once, from any thread.
     fn stopper(&self) -> Stopper;
 
-    /// What asks whether the connector's threads still run, from any thread.
+    /// The check that the connector's threads still run. Any thread may call it.
     fn pulse(&self) -> Pulse;
 }
 
@@ -100,40 +99,63 @@ pub(crate) struct Settings {
     pub request_ids: Arc<RequestIds>,
     /// The log of requests. The code that starts the connector sets it.
     pub journal: Journal,
-    /// `None`: plain HTTP.
-    pub tls: Option<Tls>,
+    /// For each listener, how its connections begin. There is always one.
+    pub beginnings: Vec<Beginning>,
 }
 
-/// TLS on every connection.
+/// How each connection of one listener begins. By default with plain HTTP.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Beginning {
+    /// Whether a PROXY header comes first.
+    pub(crate) proxied: bool,
+    /// `None`: plain HTTP.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// TLS on every connection of a listener.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
+    /// Listeners with the same files share it.
     pub(crate) identity: Arc<Identity>,
     pub(crate) handshake_timeout: Duration,
     pub(crate) max_handshakes: usize,
+    /// Counts the handshakes of all listeners.
     pub(crate) in_progress: Arc<AtomicUsize>,
 }
 
 impl Settings {
-    /// The settings of a configuration. Reads the certificate's files.
+    /// The settings of a configuration. Reads the files of every listener's certificate.
     ///
     /// # Errors
     /// When one of those files cannot be used.
     pub(crate) fn new(config: &Config) -> Result<Self, TlsError> {
-        Ok(Self::with_tls(config, tls(&config.tls)?))
+        let (beginnings, mut errors) = beginnings(config);
+        if errors.is_empty() { Ok(Self::with(config, beginnings)) } else { Err(errors.swap_remove(0)) }
     }
 
-    /// The settings of a configuration with the TLS that is in use: its certificate and its count of handshakes are
+    /// The settings of a configuration for one listener with plain HTTP.
+    pub(crate) fn plain(config: &Config) -> Self {
+        Self::with(config, vec![Beginning::default()])
+    }
+
+    /// The settings of a configuration whose listeners are in use: their certificates and the count of handshakes are
     /// kept.
-    pub(crate) fn beside(config: &Config, tls: Option<&Tls>) -> Self {
-        let tls = tls.map(|tls| Tls {
+    pub(crate) fn with_current_tls(config: &Config, in_use: &[Beginning]) -> Self {
+        let kept = |tls: &Tls| Tls {
             handshake_timeout: config.tls.handshake_timeout,
             max_handshakes: config.tls.max_handshakes,
             ..tls.clone()
+        };
+        let listeners = config.listeners();
+        let pairs = in_use.iter().zip(&listeners);
+        let beginnings = pairs.map(|(beginning, listener)| Beginning {
+            proxied: listener.proxy_protocol,
+            tls: beginning.tls.as_ref().map(kept),
         });
-        Self::with_tls(config, tls)
+        Self::with(config, beginnings.collect())
     }
 
-    fn with_tls(config: &Config, tls: Option<Tls>) -> Self {
+    fn with(config: &Config, beginnings: Vec<Beginning>) -> Self {
         let http = &config.http;
         Self {
             limits: Limits {
@@ -157,7 +179,7 @@ impl Settings {
             proxy: config.proxy.clone(),
             request_ids: Arc::new(request_ids(config)),
             journal: Journal::default(),
-            tls,
+            beginnings,
         }
     }
 }
@@ -169,19 +191,71 @@ fn request_ids(config: &Config) -> RequestIds {
     RequestIds::new(config.server.request_id_header.clone(), tracing.propagate).sampling(sample)
 }
 
-fn tls(tls: &config::Tls) -> Result<Option<Tls>, TlsError> {
-    let (Some(certificate), Some(key)) = (tls.certificate.clone(), tls.key.clone()) else { return Ok(None) };
-    let identity = Identity::load(tls::Files {
+/// Why listeners' certificates, keys and rules cannot be used: each reason once.
+pub(crate) fn tls_errors(config: &Config) -> Vec<TlsError> {
+    beginnings(config).1
+}
+
+/// The identities of all listeners, each once.
+pub(crate) fn identities(beginnings: &[Beginning]) -> Vec<Arc<Identity>> {
+    let mut all: Vec<Arc<Identity>> = Vec::new();
+    for tls in beginnings.iter().filter_map(|beginning| beginning.tls.as_ref()) {
+        if !all.iter().any(|known| Arc::ptr_eq(known, &tls.identity)) {
+            all.push(Arc::clone(&tls.identity));
+        }
+    }
+    all
+}
+
+/// Reads the files of every listener. A listener whose files cannot be used has no TLS here, and its error beside it.
+fn beginnings(config: &Config) -> (Vec<Beginning>, Vec<TlsError>) {
+    let (mut identities, mut errors) = (Identities::default(), Vec::new());
+    let in_progress = Arc::<AtomicUsize>::default();
+    let mut begin = |listener: &config::Listener| {
+        let applied = config.tls_of(listener);
+        let identity = if listener.tls { identities.of(&applied) } else { Ok(None) };
+        let identity = identity.unwrap_or_else(|error| {
+            errors.push(error);
+            None
+        });
+        let tls = identity.map(|identity| Tls {
+            identity,
+            handshake_timeout: applied.handshake_timeout,
+            max_handshakes: applied.max_handshakes,
+            in_progress: Arc::clone(&in_progress),
+        });
+        Beginning { proxied: listener.proxy_protocol, tls }
+    };
+    let beginnings = config.listeners().iter().map(&mut begin).collect();
+    (beginnings, errors)
+}
+
+/// The identities that were read. `None`: the files cannot be used, which was reported.
+#[derive(Default)]
+struct Identities(Vec<(tls::Files, Option<Arc<Identity>>)>);
+
+impl Identities {
+    /// The identity from these files, which are read once.
+    fn of(&mut self, tls: &config::Tls) -> Result<Option<Arc<Identity>>, TlsError> {
+        let files = files(tls)?;
+        if let Some((_, identity)) = self.0.iter().find(|(known, _)| *known == files) {
+            return Ok(identity.clone());
+        }
+        let loaded = Identity::load(files.clone()).map(Arc::new);
+        self.0.push((files, loaded.as_ref().ok().cloned()));
+        loaded.map(Some)
+    }
+}
+
+fn files(tls: &config::Tls) -> Result<tls::Files, TlsError> {
+    let (Some(certificate), Some(key)) = (tls.certificate.clone(), tls.key.clone()) else {
+        return Err(TlsError::Rules("a listener that speaks TLS needs a certificate and its key"));
+    };
+    Ok(tls::Files {
         certificate,
         key,
         client_ca: tls.client_ca.clone(),
         client_auth: tls.client_auth,
         min_version: tls.min_version,
-    })?;
-    Ok(Some(Tls {
-        identity: Arc::new(identity),
-        handshake_timeout: tls.handshake_timeout,
-        max_handshakes: tls.max_handshakes,
-        in_progress: Arc::default(),
-    }))
+    })
 }

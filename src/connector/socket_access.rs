@@ -11,6 +11,8 @@ use crate::config::{Mode, SocketAccess};
 
 /// With numbers in place of names.
 pub(super) struct Resolved {
+    /// The section of the keys, for messages.
+    section: String,
     mode: Option<Mode>,
     owner: Option<u32>,
     group: Option<u32>,
@@ -21,23 +23,31 @@ impl Resolved {
     pub(super) fn new(access: SocketAccess<'_>) -> io::Result<Self> {
         let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
         let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
+        let section = access.section;
+        let number = |key: &str, kind, name, find: &dyn Fn(&str) -> nix::Result<Option<u32>>| {
+            number(&format!("{section}.{key}"), kind, name, find)
+        };
         Ok(Self {
+            section: section.to_owned(),
             mode: access.mode,
-            owner: access.owner.map(|name| number("server.unix_owner", "user", name, user)).transpose()?,
-            group: access.group.map(|name| number("server.unix_group", "group", name, group)).transpose()?,
+            owner: access.owner.map(|name| number("unix_owner", "user", name, &user)).transpose()?,
+            group: access.group.map(|name| number("unix_group", "group", name, &group)).transpose()?,
         })
     }
 
     /// Before the socket listens.
     pub(super) fn apply(&self, path: &Path) -> io::Result<()> {
-        let of = |keys: &str, error: io::Error| io::Error::new(error.kind(), format!("{keys}: {error}"));
+        let of = |keys: &[&str], error: io::Error| {
+            let keys: Vec<_> = keys.iter().map(|key| format!("{}.{key}", self.section)).collect();
+            io::Error::new(error.kind(), format!("{}: {error}", keys.join(", ")))
+        };
         if self.owner.is_some() || self.group.is_some() {
             let changed = std::os::unix::fs::lchown(path, self.owner, self.group);
-            changed.map_err(|error| of("server.unix_owner, server.unix_group", error))?;
+            changed.map_err(|error| of(&["unix_owner", "unix_group"], error))?;
         }
         match self.mode {
             Some(Mode(mode)) => fs::set_permissions(path, Permissions::from_mode(mode))
-                .map_err(|error| of("server.unix_mode", error)),
+                .map_err(|error| of(&["unix_mode"], error)),
             None => Ok(()),
         }
     }

@@ -98,13 +98,18 @@ impl TinyHttp {
     /// Starts the thread that receives requests on a bound listener.
     ///
     /// # Errors
-    /// When the system refuses a thread.
+    /// When the system refuses a thread, or when there are several listeners.
     pub(crate) fn start(
-        listener: Listener,
+        listeners: Vec<Listener>,
         settings: &Settings,
         service: Arc<dyn Service>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
+        let count = listeners.len();
+        let Ok([listener]) = <[Listener; 1]>::try_from(listeners) else {
+            let said = format!("server.connector = \"tiny_http\" serves one listener, and there are {count}");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, said));
+        };
         let listener = std::net::TcpListener::from(listener.into_socket());
         let server = Arc::new(tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?);
         let in_flight = Arc::<InFlight>::default();
@@ -292,7 +297,11 @@ impl Exchange {
         let exchange = Arc::clone(&self);
         let spawned = thread::Builder::new().name("answer".into()).spawn(move || exchange.send(response));
         if let Err(error) = spawned {
-            sparingly!(log::Level::Error, "answers without a thread", "no thread sends an answer: {error}");
+            sparingly!(
+                log::Level::Error,
+                "answers without a thread",
+                "cannot start a thread that sends an answer: {error}"
+            );
             let mut refusal = unavailable("the server is out of threads").to_response();
             refusal.name_request(self.request_id.id());
             self.send(refusal);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use rustls::{Error as SessionError, ServerConnection};
 
-pub(crate) use identity::{Files, Identity};
+pub(crate) use identity::{Files, Fresh, Identity};
 
 /// How many encrypted bytes a session holds before the socket takes them, which bounds the cost of a client that reads
 /// slowly. Four full records, so that one system call sends as much as it does without TLS.
@@ -87,7 +87,7 @@ impl Session {
             *ended = outcome?.peer_has_closed();
         }
         // Large records have grown rustls' buffer to 32 KiB. It shrinks to 4 KiB when it is about to read again.
-        drop(connection.read_tls(&mut Nothing));
+        drop(connection.read_tls(&mut NoInput));
         Ok(())
     }
 
@@ -164,9 +164,9 @@ fn take_plain(connection: &mut ServerConnection, plain: &mut Vec<u8>) {
 }
 
 /// A socket that has no bytes to read.
-struct Nothing;
+struct NoInput;
 
-impl Read for Nothing {
+impl Read for NoInput {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
@@ -316,7 +316,7 @@ mod tests {
     }
 
     /// The same with a server that asks its clients for certificates.
-    fn asking_server(client_auth: ClientAuth) -> (Authority, Identity) {
+    fn server_with_client_auth(client_auth: ClientAuth) -> (Authority, Identity) {
         let authority = Authority::new("the authority");
         let files = files(&authority.server(&["localhost"]));
         let files = Files { client_auth, client_ca: Some(authority.file()), ..files };
@@ -596,7 +596,7 @@ mod tests {
 
     #[test]
     fn a_client_shows_a_certificate_that_verifies_or_is_refused() {
-        let (authority, identity) = asking_server(ClientAuth::Required);
+        let (authority, identity) = server_with_client_auth(ClientAuth::Required);
         let (good, expired) = (authority.client("good"), authority.expired_client("late"));
         let other = Authority::new("somebody else");
         let unknown = other.client("unknown");
@@ -621,7 +621,7 @@ mod tests {
 
     #[test]
     fn an_optional_certificate_may_be_missing_but_not_wrong() {
-        let (authority, identity) = asking_server(ClientAuth::Optional);
+        let (authority, identity) = server_with_client_auth(ClientAuth::Optional);
         let wire = connected(&identity, &authority.trusting(None));
         assert_eq!(wire.session.client_certificate(), None);
         let wire = connected(&identity, &authority.trusting(Some(&authority.client("good"))));
@@ -646,7 +646,7 @@ mod tests {
 
         std::fs::copy(&after.certificate, &before.certificate).expect("the file can be written");
         std::fs::copy(&after.key, &before.key).expect("the file can be written");
-        identity.reload().expect("the new files are good");
+        identity.take(identity.read_again().expect("the new files are good"));
         let new = connected(&identity, &config);
         assert_eq!((shown(&old), shown(&new)), (old_one, new_one));
         old.send(b"still here");
@@ -661,7 +661,7 @@ mod tests {
             let kind = || connected(&identity, &config).client.handshake_kind();
             assert_eq!(kind(), Some(HandshakeKind::Full));
             assert_eq!(kind(), Some(HandshakeKind::Resumed));
-            identity.reload().expect("the files are good");
+            identity.take(identity.read_again().expect("the files are good"));
             assert_eq!(kind(), Some(HandshakeKind::Full));
         }
     }
@@ -680,12 +680,12 @@ mod tests {
         ];
         for (text, reason) in broken {
             std::fs::write(&pair.key, text).expect("the file can be written");
-            let error = identity.reload().expect_err("the key is not good").to_string();
+            let error = identity.read_again().expect_err("the key is not good").to_string();
             assert!(error.starts_with(&format!("{}: {reason}", pair.key.display())), "{error}");
             connected(&identity, &authority.trusting(None));
         }
         std::fs::remove_file(&pair.certificate).expect("it is there");
-        let error = identity.reload().expect_err("there is no certificate").to_string();
+        let error = identity.read_again().expect_err("there is no certificate").to_string();
         assert!(error.contains("No such file"), "{error}");
         connected(&identity, &authority.trusting(None));
     }

@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn quoted_text_is_shown_only_if_it_is_known() {
         let statement = "select id from flights where id = $1";
-        for (message, told) in [
+        for (message, expected) in [
             ("relation \"flights\" does not exist", "relation \"flights\" does not exist"),
             ("column \"id\" of relation \"flights\" is old", "column \"id\" of relation \"flights\" is old"),
             ("relation \"hunter2\" does not exist", "relation \"…\" does not exist"),
@@ -62,7 +62,7 @@ mod tests {
             ("JSON path error near 'hunter2'", "JSON path error near '…'"),
             ("no quotes", "no quotes"),
         ] {
-            assert_eq!(without_values(message, &[statement]), told, "{message}");
+            assert_eq!(without_values(message, &[statement]), expected, "{message}");
         }
     }
 }

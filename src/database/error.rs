@@ -11,8 +11,8 @@ use http::StatusCode;
 use super::disclosure;
 use crate::resource::Gauges;
 
-/// Why the database did not do what was asked. `Display` and `Debug` are for logs and show no value that a client may
-/// have sent; [`Error::in_full`] shows such values too. A client sees only [`Error::public_detail`].
+/// The reason why the database did not carry out a request. `Display` and `Debug` are for logs and show no value that a
+/// client may have sent; [`Error::in_full`] shows such values too. A client sees only [`Error::public_detail`].
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -22,8 +22,8 @@ pub enum Error {
     /// The database's URL cannot be used.
     #[error("database url: {0}")]
     Url(String),
-    /// No connection could be opened.
-    #[error("cannot open a connection to {target}: {reason}")]
+    /// No session could be opened.
+    #[error("cannot open a session on {target}: {reason}")]
     Open {
         /// The server and the user's name there; never the password.
         target: String,
@@ -32,8 +32,8 @@ pub enum Error {
         /// Whether trying again may help: a server that starts, not a wrong password.
         transient: bool,
     },
-    /// The pool had no connection to lend in time.
-    #[error("no pooled connection within {waited:?} ({gauges}){}", last_failure(last_error.as_ref()))]
+    /// The pool had no session to lend in time.
+    #[error("no database session within {waited:?} ({gauges}){}", last_failure(last_error.as_ref()))]
     NoConnection {
         /// How long the request waited.
         waited: Duration,
@@ -45,11 +45,11 @@ pub enum Error {
     /// The database is known to be down.
     #[error("the database is down: {reason}")]
     Down {
-        /// Why the last try to open a connection failed.
+        /// Why the last try to open a session failed.
         reason: String,
     },
-    /// The number of requests that wait for a connection has reached its limit.
-    #[error("as many requests wait for a connection as may, database.maximum_pending ({gauges})")]
+    /// The number of requests that wait for a session has reached its limit.
+    #[error("too many requests wait for a database session (database.maximum_pending): {gauges}")]
     Crowded {
         /// The pool at that moment.
         gauges: Gauges,
@@ -58,7 +58,7 @@ pub enum Error {
     #[error("the deadline passed before the database had answered")]
     Deadline,
     /// The statement took longer than `database.statement_timeout`; it was cancelled.
-    #[error("the statement took longer than it may (database.statement_timeout)")]
+    #[error("the statement took longer than database.statement_timeout")]
     StatementTimeout,
     /// The client left before it had its answer; the statement was cancelled.
     #[error("the client has left")]
@@ -70,8 +70,8 @@ pub enum Error {
         /// Why the answer did not come.
         cause: Box<Error>,
     },
-    /// The connection ended under the statement.
-    #[error("the connection to the database was lost: {0}")]
+    /// The session ended while it ran the statement.
+    #[error("the database session was lost: {0}")]
     Lost(String),
     /// The rows are more than one response may hold.
     #[error("the rows make a response of more than {limit} bytes")]
@@ -146,7 +146,7 @@ pub struct Refusal {
     /// [`super::Statement::written_offset`] turns it into a place in the text as the user wrote it.
     pub offset: Option<usize>,
     /// The message without any part that may be a client's value.
-    told: String,
+    redacted: String,
 }
 
 /// The meaning of a refusal, the same for every database.
@@ -157,7 +157,7 @@ pub enum Category {
     Conflict,
     /// Check or not-null constraint, or a value outside its type.
     Invalid,
-    /// A value that is larger, or nested deeper, than the database takes.
+    /// A value that is larger, or nested deeper, than the database accepts.
     TooMuch,
     /// A function or a trigger refused the request and said why: a business rule. The message is meant for the client.
     Raised(StatusCode),
@@ -344,7 +344,7 @@ impl Error {
     /// Whether the database's user lacks a privilege. A function that raises such an error as a business rule does not
     /// count.
     pub fn lacks_privilege(&self) -> bool {
-        matches!(self, Self::Refused(refusal) if refusal.category == Category::Permission && refusal.told != RAISED)
+        matches!(self, Self::Refused(refusal) if refusal.category == Category::Permission && refusal.redacted != RAISED)
     }
 
     /// Whether the whole transaction may succeed if it runs again at once, as after a serialization failure.
@@ -368,22 +368,20 @@ impl Error {
             Self::NotConfigured => "no database".into(),
             Self::Open { .. } | Self::Down { .. } | Self::Lost(_) => "the database is not available".into(),
             Self::Crowded { .. } => {
-                "too many requests wait for a database connection (database.maximum_pending)".into()
+                "too many requests wait for a database session (database.maximum_pending)".into()
             }
-            Self::NoConnection { .. } => "no database connection became free in time".into(),
-            Self::Deadline => "the request took longer than it may".into(),
-            Self::StatementTimeout => {
-                "a statement took longer than it may (database.statement_timeout)".into()
-            }
+            Self::NoConnection { .. } => "no database session became free in time".into(),
+            Self::Deadline => "the request took longer than its deadline".into(),
+            Self::StatementTimeout => "a statement took longer than database.statement_timeout".into(),
             Self::ClientLeft => "the client has left".into(),
             Self::OutcomeUnknown { .. } => {
-                "the request came to no good end after something of it may have been committed, so \
-                 nobody knows whether it took effect; look before you repeat it"
+                "the request failed after part of it may have been committed, so it is not known whether it \
+                 took effect; check before you repeat it"
                     .into()
             }
             Self::ResponseTooLarge { .. } => "the answer is larger than a response may be".into(),
             Self::BadValue { .. } => self.to_string().into(),
-            Self::Refused(refusal) => refusal.public_detail(&refusal.told),
+            Self::Refused(refusal) => refusal.public_detail(&refusal.redacted),
             _ => "the database could not run the statement".into(),
         }
     }
@@ -437,7 +435,7 @@ impl Refusal {
             constraint: None,
             column: None,
             offset: None,
-            told: String::new(),
+            redacted: String::new(),
         }
         .knowing(&[])
     }
@@ -445,7 +443,7 @@ impl Refusal {
     /// Names texts that no client has written, such as the statement and the database's own names. The log may show
     /// words of these texts where the message quotes them.
     pub(super) fn knowing(mut self, known: &[&str]) -> Self {
-        self.told = match (self.category, self.code.as_str()) {
+        self.redacted = match (self.category, self.code.as_str()) {
             // The author may have put values into the message, and nothing tells them from the other words.
             (Category::Raised(_), _) | (_, "P0004") => RAISED.to_owned(),
             (_, code) if code.starts_with("PT") => RAISED.to_owned(),
@@ -456,7 +454,7 @@ impl Refusal {
 
     /// Marks the message as an author's, whatever the code.
     pub(super) fn raised(mut self) -> Self {
-        RAISED.clone_into(&mut self.told);
+        RAISED.clone_into(&mut self.redacted);
         self
     }
 
@@ -480,14 +478,14 @@ impl Refusal {
                 (code, _) if code.starts_with("22") => message.into(),
                 _ => "a value is missing or not acceptable".into(),
             },
-            (Category::TooMuch, _) => "a value is larger or nested deeper than the database takes".into(),
+            (Category::TooMuch, _) => "a value is larger or nested deeper than the database accepts".into(),
             (Category::Retry, _) => "the request collided with another one; try again".into(),
             (Category::Permission, _) => "not permitted".into(),
-            (Category::Cancelled, _) => "the request took longer than it may".into(),
+            (Category::Cancelled, _) => "the statement was cancelled".into(),
             (Category::Down, _) => "the database is not available".into(),
             (Category::Busy, _) => "the database is busy".into(),
             (Category::Exhausted, _) => "the database has no room left".into(),
-            (Category::ReadOnly, _) => "the database takes no writes now".into(),
+            (Category::ReadOnly, _) => "the database accepts no writes now".into(),
             (Category::Other, _) => "the database could not run the statement".into(),
         }
     }
@@ -503,7 +501,7 @@ const RAISED: &str = "raised by a function or a trigger";
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.told, self.code)
+        write!(f, "{} ({})", self.redacted, self.code)
     }
 }
 
@@ -621,7 +619,7 @@ mod tests {
         let error = Error::OutcomeUnknown { cause: Box::new(collision) };
         assert!(!error.is_retryable());
         assert_eq!(error.status(), 500);
-        assert!(error.public_detail().contains("look before you repeat it"));
+        assert!(error.public_detail().contains("check before you repeat it"));
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::value::{Type, Value};
 use crate::config::{self, StatementComment};
-use crate::telemetry::activity::{Activity, Doing};
+use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::metrics::{self, Unserved};
 
 /// The databases, found by the beginning of a URL. Another database needs one more line here, and one more [`Kind`].
@@ -186,7 +186,7 @@ impl Database {
     ) -> Result<Connection, Error> {
         let metrics = &self.0.metrics;
         let began = Instant::now();
-        let waiting = activity.wait_since(Doing::Pool, began);
+        let waiting = activity.wait_since(WorkerState::Pool, began);
         let lent = self.0.pool.checkout(client, deadline, began);
         let ended = Instant::now();
         metrics.acquire.record(ended - began);
@@ -201,13 +201,13 @@ impl Database {
         Ok(Connection { lent, activity: activity.clone() })
     }
 
-    /// Opens a connection outside any pool, to `url`, with the settings of a new connection of the pool. This needs no
-    /// thread, so it works even when the process has none left. The connection must open by `open_by` and keeps
+    /// Opens a session outside any pool, on `url`, with the settings of a new session of the pool. This needs no
+    /// thread, so it works even when the process has none left. The session must open by `open_by` and keeps
     /// `deadline` for its statements.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn connect_beside(
+    pub fn connect_outside_pool(
         settings: &config::Database,
         url: &str,
         open_by: Deadline,
@@ -229,7 +229,7 @@ impl Database {
         self.0.pool.reconfigure(settings);
     }
 
-    /// Cleans the idle connections of their last requests' remains, if the caller has nothing else to do. Waits for
+    /// Cleans the idle sessions of their last requests' remains, if the caller has nothing else to do. Waits for
     /// nothing.
     pub(crate) fn tidy(&self, is_idle: impl FnOnce() -> bool) {
         self.0.pool.tidy(is_idle);
@@ -302,7 +302,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Refused`] when the database does not understand it.
     pub fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
-        let _waiting = self.activity.wait_for(Doing::Database);
+        let _waiting = self.activity.wait_for(WorkerState::Database);
         self.lent.describe(statement)
     }
 
@@ -337,7 +337,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Usage`] when one is open already.
     pub fn begin(&mut self, access: Access, deadline: Deadline) -> Result<(), Error> {
-        let waiting = self.activity.wait_for(Doing::Database);
+        let waiting = self.activity.wait_for(WorkerState::Database);
         let begun = self.lent.begin(access, deadline);
         if self.lent.defers_begin() { begun } else { waiting.on(|| "BEGIN".into()).end(begun, Error::kind) }
     }
@@ -347,7 +347,7 @@ impl Connection {
     /// # Errors
     /// Any error of the database. One is a failed statement in the transaction, which was then rolled back.
     pub fn commit(&mut self, deadline: Deadline) -> Result<(), Error> {
-        let waiting = self.activity.wait_for(Doing::Database).on(|| "COMMIT".into());
+        let waiting = self.activity.wait_for(WorkerState::Database).on(|| "COMMIT".into());
         let committed = self.lent.commit(deadline);
         waiting.end(committed, Error::kind)
     }
@@ -357,7 +357,7 @@ impl Connection {
     /// # Errors
     /// When the database cannot be reached; the connection is then closed at checkin, which rolls back as well.
     pub fn rollback(&mut self) -> Result<(), Error> {
-        let waiting = self.activity.wait_for(Doing::Database).on(|| "ROLLBACK".into());
+        let waiting = self.activity.wait_for(WorkerState::Database).on(|| "ROLLBACK".into());
         let rolled_back = self.lent.rollback();
         waiting.end(rolled_back, Error::kind)
     }
@@ -380,7 +380,7 @@ impl Connection {
         deadline: Deadline,
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
-        let waiting = self.activity.wait_for(Doing::Database).on(|| statement.name());
+        let waiting = self.activity.wait_for(WorkerState::Database).on(|| statement.name());
         let ran = self.lent.run(statement, values, access, deadline, rows);
         waiting.end(ran, Error::kind)
     }

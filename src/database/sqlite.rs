@@ -65,7 +65,8 @@ impl Driver {
             return Err(Error::Url("sqlite: needs a file, as in sqlite:flights.db".to_owned()));
         }
         if name.starts_with(":memory:") {
-            let reason = "sqlite::memory: cannot be served: each connection of the pool would see a database of its own";
+            let reason =
+                "sqlite::memory: cannot be served: each session of the pool would have its own database";
             return Err(Error::Url(reason.to_owned()));
         }
         if name.starts_with("//") && !name.starts_with("///") {
@@ -193,10 +194,10 @@ impl Clock {
     }
 
     fn is_over(&self) -> bool {
-        self.left_us() == 0 || self.client().has_left()
+        self.remaining_us() == 0 || self.client().has_left()
     }
 
-    fn left_us(&self) -> u64 {
+    fn remaining_us(&self) -> u64 {
         let end = self.deadline.load(Ordering::Relaxed).min(self.statement.load(Ordering::Relaxed));
         end.saturating_sub(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
@@ -206,7 +207,7 @@ impl Clock {
         if self.client().has_left() {
             return Some(Error::ClientLeft);
         }
-        if self.left_us() > 0 {
+        if self.remaining_us() > 0 {
             return None;
         }
         let of_statement = self.statement.load(Ordering::Relaxed) < self.deadline.load(Ordering::Relaxed);
@@ -228,7 +229,7 @@ impl Clock {
     /// SQLite's busy handler, called when a lock is still held after `tries` tries. Returns whether to try again.
     fn wait_for_lock(&self, tries: i32) -> bool {
         let index = usize::try_from(tries).unwrap_or(0).min(LOCK_PAUSES_MS.len() - 1);
-        thread::sleep(Duration::from_micros((LOCK_PAUSES_MS[index] * 1000).min(self.left_us())));
+        thread::sleep(Duration::from_micros((LOCK_PAUSES_MS[index] * 1000).min(self.remaining_us())));
         !self.is_over()
     }
 }
@@ -516,8 +517,8 @@ impl driver::Session for Session {
         if let Err(error) = driver::Session::rollback(self) {
             sparingly!(
                 log::Level::Warn,
-                "connections closed in a rollback",
-                "{error}, while rolling back; the connection is closed"
+                "sessions closed in a rollback",
+                "{error}, while rolling back; the session is closed"
             );
         }
         drop(self.clock.stop());
@@ -527,7 +528,7 @@ impl driver::Session for Session {
 
 /// The message about an endpoint's statement that changes its session.
 const TOUCHES: &str = "what this statement changes on its connection (a pragma, an attached file, a temporary table) would be met by the \
-    next request: set it for every connection with database.connection_init_sql";
+    next request: set it for every session with database.connection_init_sql";
 
 /// Whether a statement with this action leaves a change on the session for its next user.
 fn changes_connection(action: AuthAction<'_>) -> bool {
@@ -711,9 +712,9 @@ fn refused(error: SqliteError, sql: &str) -> Error {
 
 /// The columns, the name or the expression of a constraint, from SQLite's message. For an index the message has `index
 /// '…'`.
-fn constraint(told: &str) -> String {
-    let index = told.strip_prefix("index '").and_then(|name| name.strip_suffix('\''));
-    index.unwrap_or(told).to_owned()
+fn constraint(message: &str) -> String {
+    let index = message.strip_prefix("index '").and_then(|name| name.strip_suffix('\''));
+    index.unwrap_or(message).to_owned()
 }
 
 /// The outcome of a commit.

@@ -160,7 +160,7 @@ impl Router {
             return Response::empty(StatusCode::NO_CONTENT);
         }
         if !is_standard(method) {
-            return problem(StatusCode::NOT_IMPLEMENTED, "the method is none that HTTP defines", &[]);
+            return problem(StatusCode::NOT_IMPLEMENTED, "the method is not one that HTTP defines", &[]);
         }
         let Some(allow) = self.allow(request.path()) else {
             return problem(StatusCode::NOT_FOUND, "no endpoint has this path", &[]);
@@ -230,10 +230,10 @@ mod tests {
         parse_head(head.as_bytes(), &limits).expect("a request").request
     }
 
-    fn ask(method: &str, path: &str) -> (u16, String) {
+    fn answer(method: &str, path: &str) -> (u16, String) {
         let mut request = request(method, path);
         let response = match router().route(&mut request) {
-            Ok((Target::Immediate(answer), _)) => answer(&request),
+            Ok((Target::Immediate(function), _)) => function(&request),
             Ok((Target::Handler(_), _)) => panic!("no handler was added"),
             Err(response) => response,
         };
@@ -244,20 +244,20 @@ mod tests {
 
     #[test]
     fn method_and_path_find_their_target() {
-        assert_eq!(ask("GET", "/a/7?x=/b"), (200, "GET /a/{id}".into()));
-        assert_eq!(ask("POST", "/a/7"), (200, "POST /a/{id}".into()));
-        assert_eq!(ask("HEAD", "/a/7"), (200, "GET /a/{id}".into()), "HEAD is answered as GET");
-        assert_eq!(ask("GET", "/f/x/y"), (200, "GET /f/{*rest}".into()));
+        assert_eq!(answer("GET", "/a/7?x=/b"), (200, "GET /a/{id}".into()));
+        assert_eq!(answer("POST", "/a/7"), (200, "POST /a/{id}".into()));
+        assert_eq!(answer("HEAD", "/a/7"), (200, "GET /a/{id}".into()), "HEAD is answered as GET");
+        assert_eq!(answer("GET", "/f/x/y"), (200, "GET /f/{*rest}".into()));
     }
 
     #[test]
     fn a_request_without_a_target_gets_the_reason() {
-        assert_eq!(ask("GET", "/nothing").0, 404);
-        assert_eq!(ask("PUT", "/a/7"), (405, "GET, POST, HEAD, OPTIONS".into()));
-        assert_eq!(ask("HEAD", "/b"), (405, "DELETE, OPTIONS".into()));
-        assert_eq!(ask("OPTIONS", "/b"), (204, "DELETE, OPTIONS".into()));
-        assert_eq!(ask("OPTIONS", "*").0, 204);
-        assert_eq!(ask("BREW", "/a/7").0, 501);
+        assert_eq!(answer("GET", "/nothing").0, 404);
+        assert_eq!(answer("PUT", "/a/7"), (405, "GET, POST, HEAD, OPTIONS".into()));
+        assert_eq!(answer("HEAD", "/b"), (405, "DELETE, OPTIONS".into()));
+        assert_eq!(answer("OPTIONS", "/b"), (204, "DELETE, OPTIONS".into()));
+        assert_eq!(answer("OPTIONS", "*").0, 204);
+        assert_eq!(answer("BREW", "/a/7").0, 501);
     }
 
     #[test]

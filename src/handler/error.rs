@@ -185,7 +185,7 @@ impl Error {
     pub(crate) fn into_outcome_unknown(self) -> Self {
         let unknown = Self { place: self.place, ..outcome_unknown() };
         match self.cause {
-            Some(cause) => unknown.because(format!("after something of it may have been committed: {cause}")),
+            Some(cause) => unknown.because(format!("after part of it may have been committed: {cause}")),
             None => unknown,
         }
     }
@@ -233,7 +233,7 @@ impl Error {
     }
 
     /// The text for the log. `shows_values` is `log.parameters`.
-    pub(crate) fn told(&self, shows_values: bool) -> String {
+    pub(crate) fn log_text(&self, shows_values: bool) -> String {
         let detail = self.without_values.as_ref().filter(|_| !shows_values).unwrap_or(&self.detail);
         let cause = self.cause.as_ref().map(|cause| match cause.downcast_ref::<database::Error>() {
             Some(error) if shows_values => error.in_full().into_owned(),
@@ -270,14 +270,14 @@ impl Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.told(false))
+        f.write_str(&self.log_text(false))
     }
 }
 
 /// As `Debug`: without the client's values.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.told(false))
+        f.write_str(&self.log_text(false))
     }
 }
 

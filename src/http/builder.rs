@@ -1,6 +1,6 @@
 //! A request that is made in the program itself, for tests of handlers.
 //!
-//! Any thread. What it makes is read by the same parser as what clients send.
+//! Any thread. The parser of clients' requests reads these requests too.
 
 use bytes::Bytes;
 use http::Method;

@@ -1,7 +1,7 @@
 //! Finds requests that another site's page has sent, and refuses them if they may write.
 //!
 //! Poller thread, pure. The page of any site can make a browser send a form, bytes or a beacon to this server. The page cannot
-//! read the answer, but the server does what the request asks for: it comes from the browser's place in the network, with the
+//! read the answer, but the server carries out the request: it comes from the browser's place in the network, with the
 //! browser's client certificate. The browser says in `Sec-Fetch-Site` (Fetch Metadata) or `Origin` (RFC 6454) which site the
 //! page is from, and a page cannot change these headers. The rules are those of Go's `http.CrossOriginProtection`.
 
@@ -96,8 +96,6 @@ fn without_port_of<'a>(scheme: &str, authority: &'a str) -> &'a str {
 pub struct OriginRules {
     /// The other sites whose pages may write.
     pub allowed: Origins,
-    /// Whether the server speaks TLS. If it does, a page with an `http` origin belongs to another site.
-    pub is_encrypted: bool,
     /// The peers that may say which host and scheme the client used.
     pub trusted: Networks,
     /// Which of their headers is read.
@@ -137,7 +135,8 @@ impl OriginRules {
         let origin = std::str::from_utf8(origin).ok().and_then(|origin| origin.split_once("://"));
         let Some((scheme @ ("http" | "https"), authority)) = origin else { return false };
         // Without TLS here, a proxy in front may speak TLS. `Host` does not show that, so both schemes count.
-        if self.is_encrypted && scheme != "https" {
+        // With TLS, a page with an `http` origin belongs to another site.
+        if request.is_encrypted && scheme != "https" {
             return false;
         }
         let names = |host: &[u8]| {
@@ -265,9 +264,12 @@ mod tests {
         ] {
             expect(&rules(""), headers, admitted);
         }
-        let encrypted = OriginRules { is_encrypted: true, ..rules("") };
-        expect(&encrypted, "Host: h|Origin: https://h", true);
-        expect(&encrypted, "Host: h|Origin: http://h", false);
+        for (origin, admitted) in [("https://h", true), ("http://h", false)] {
+            let mut request = request("POST", &format!("Host: h\r\nOrigin: {origin}\r\n"));
+            assert!(rules("").admit(&request), "without TLS a proxy may have spoken it");
+            request.is_encrypted = true;
+            assert_eq!(rules("").admit(&request), admitted, "{origin}");
+        }
     }
 
     #[test]

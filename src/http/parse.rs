@@ -169,6 +169,7 @@ fn parse_with<'a>(
         keep_alive: framing.keep_alive,
         peer: None,
         client: None,
+        is_encrypted: false,
         client_certificate: None,
         request_id: None,
         path_names: None,

@@ -32,6 +32,7 @@ pub struct Request {
     pub(crate) keep_alive: bool,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) client: Option<IpAddr>,
+    pub(crate) is_encrypted: bool,
     pub(crate) client_certificate: Option<Bytes>,
     /// Set by the connector that has read the request.
     pub(crate) request_id: Option<RequestId>,
@@ -105,6 +106,11 @@ impl Request {
     /// The address of the other end of the connection, or the one in its PROXY header. `None` on a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Whether the connection speaks TLS. Behind a proxy it is the proxy's connection, and the client's own may differ.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
     }
 
     /// The client's address. Behind proxies in `proxy.trusted` it is the address in `proxy.header`, otherwise the

@@ -38,21 +38,21 @@ fn run<D: Driver>(stock: &Arc<Stock<Held<D>>>) {
         }
         let (silent, patience) = stock.silent(now);
         for loan in silent {
-            ask(loan, patience);
+            validate(loan, patience);
         }
     }
 }
 
-/// Asks the session on a thread of its own. If the system refuses the thread, the session is asked in the next round.
-fn ask<D: Driver>(mut loan: Loan<Held<D>>, patience: Duration) {
+/// Validates the session on a thread of its own. If the system refuses the thread, the next round validates the session.
+fn validate<D: Driver>(mut loan: Loan<Held<D>>, patience: Duration) {
     let server = loan.server();
     let answer = move || {
         let fate = if is_there(&mut **loan, Deadline::after(patience)) { Fate::Seen } else { Fate::Dead };
         if fate == Fate::Dead {
             sparingly!(
                 log::Level::Info,
-                "idle connections found dead",
-                "an idle {server} connection was found dead"
+                "idle sessions found dead",
+                "an idle {server} session was found dead"
             );
         }
         loan.end(fate, Instant::now());
@@ -60,8 +60,8 @@ fn ask<D: Driver>(mut loan: Loan<Held<D>>, patience: Duration) {
     if let Err(error) = thread::Builder::new().name("pool-validator".into()).spawn(answer) {
         sparingly!(
             log::Level::Warn,
-            "idle connections that no thread could ask",
-            "no thread to ask an idle {server} connection whether it is alive: {error}"
+            "idle sessions that no thread could validate",
+            "cannot start a thread to validate an idle {server} session: {error}"
         );
     }
 }

@@ -9,12 +9,12 @@ use std::task::Wake;
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-/// The place at which a waiter enters the line.
+/// The end of the line at which a waiter enters it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// The waiter was served once already, with a useless thing.
-    First,
-    Last,
+pub(super) enum LineEnd {
+    /// The waiter was handed a useless thing before.
+    Front,
+    Back,
 }
 
 /// The end of a wait.
@@ -58,11 +58,11 @@ impl<T> Line<T> {
     }
 
     /// Puts the calling thread into the line.
-    pub(super) fn join(&mut self, turn: Turn, patient_until: Instant) -> Arc<Waiter<T>> {
+    pub(super) fn join(&mut self, line_end: LineEnd, patient_until: Instant) -> Arc<Waiter<T>> {
         let waiter = Arc::new(Waiter { thread: thread::current(), patient_until, handed: Mutex::new(None) });
-        match turn {
-            Turn::First => self.waiters.push_front(Arc::clone(&waiter)),
-            Turn::Last => self.waiters.push_back(Arc::clone(&waiter)),
+        match line_end {
+            LineEnd::Front => self.waiters.push_front(Arc::clone(&waiter)),
+            LineEnd::Back => self.waiters.push_back(Arc::clone(&waiter)),
         }
         waiter
     }

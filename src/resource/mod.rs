@@ -22,7 +22,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::line::Turn;
+use self::line::LineEnd;
 use self::opener::{Held, Opener};
 use self::stock::{Condition, Fate, Loan, Stock};
 use crate::base::deadline::Deadline;
@@ -193,9 +193,9 @@ impl<D: Driver> Pool<D> {
         if client.has_left() {
             return Err(Unavailable::ClientLeft);
         }
-        let mut turn = Turn::Last;
+        let mut line_end = LineEnd::Back;
         loop {
-            let (mut loan, condition) = self.stock.checkout(client, deadline, started, turn)?;
+            let (mut loan, condition) = self.stock.checkout(client, deadline, started, line_end)?;
             match condition {
                 Condition::Useless => loan.end(Fate::Spent, Instant::now()),
                 Condition::Trusted if loan.is_clean() => return Ok(Lent(loan)),
@@ -205,7 +205,7 @@ impl<D: Driver> Pool<D> {
                 Condition::Trusted | Condition::InDoubt { .. } => loan.end(Fate::Dead, Instant::now()),
             }
             // This thread was the first in the line, and stays first.
-            turn = Turn::First;
+            line_end = LineEnd::Front;
         }
     }
 

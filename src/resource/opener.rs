@@ -15,7 +15,7 @@
 //! - A session goes back to r2d2 only to be closed. r2d2 then has room for another one.
 //!
 //! So r2d2's own checkout, test, retry and reaper take no part. Its checkout serves the quickest thread before the
-//! longest waiting one, and opens a connection for each thread that waits. Its test is a round trip outside of any
+//! longest waiting one, and opens a session for each waiting thread. Its test is a round trip outside of any
 //! timeout.
 
 use std::ops::{Deref, DerefMut};

@@ -11,7 +11,7 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::failure::Failure;
-use super::line::{Handed, Line, Served, Turn, Waiter};
+use super::line::{Handed, Line, LineEnd, Served, Waiter};
 use super::{Gauges, Settings, Unavailable};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
@@ -217,21 +217,21 @@ impl<T> Stock<T> {
 
 /// The workers' part.
 impl<T: Send + 'static> Stock<T> {
-    /// Takes a session, or waits for one at the end of the line or, with [`Turn::First`], at its front. `started` is the time
+    /// Takes a session, or waits for one at the end of the line or, with [`LineEnd::Front`], at its front. `started` is the time
     /// at which the checkout began.
     pub(super) fn checkout(
         self: &Arc<Self>,
         client: &Presence,
         deadline: Deadline,
         started: Instant,
-        turn: Turn,
+        line_end: LineEnd,
     ) -> Result<(Loan<T>, Condition), Unavailable> {
         let mut state = self.lock();
         let until = deadline.min(Deadline::at(started, state.settings.connection_timeout));
         let (mut entry, since) = if let Some(entry) = state.take_idle(thread::current().id(), started) {
             (entry, started)
         } else {
-            let waiter = state.join_line(turn, started)?;
+            let waiter = state.join_line(line_end, started)?;
             drop(state);
             client.wake_when_left(&Arc::clone(&waiter).into());
             let handed = self.wait(&waiter, client, until);
@@ -256,7 +256,7 @@ impl<T: Send + 'static> Stock<T> {
         let mut state = self.lock();
         if state.idle.is_empty() {
             let forever = Deadline::after(Duration::MAX).instant();
-            let waiter = state.line.join(Turn::First, forever);
+            let waiter = state.line.join(LineEnd::Front, forever);
             drop(state);
             if let Some(Handed::Thing(entry)) = waiter.wait(forever, || false) {
                 self.put(entry, Fate::Unused, Instant::now());
@@ -400,8 +400,8 @@ impl<T> Stock<T> {
             let server = self.server;
             sparingly!(
                 log::Level::Warn,
-                "connections lent for too long",
-                "{thread} has had a {server} connection for {held:?} ({server}.leak_detection_threshold is {threshold:?})"
+                "sessions lent for too long",
+                "{thread} has had a {server} session for {held:?} ({server}.leak_detection_threshold is {threshold:?})"
             );
         }
     }
@@ -457,8 +457,8 @@ impl<T> Stock<T> {
             let (thread, held) = (late.thread, now.saturating_duration_since(late.since));
             sparingly!(
                 log::Level::Info,
-                "connections that came back late",
-                "{thread} gave the connection back after {held:?}"
+                "sessions that came back late",
+                "{thread} gave the session back after {held:?}"
             );
         }
     }
@@ -509,17 +509,21 @@ impl<T> State<T> {
         taken
     }
 
-    fn join_line(&mut self, turn: Turn, since: Instant) -> Result<Arc<Waiter<Box<Entry<T>>>>, Unavailable> {
+    fn join_line(
+        &mut self,
+        line_end: LineEnd,
+        since: Instant,
+    ) -> Result<Arc<Waiter<Box<Entry<T>>>>, Unavailable> {
         if let Some(reason) = self.down() {
             return Err(Unavailable::Down { reason: reason.to_owned() });
         }
-        if turn == Turn::Last && self.line.len() >= self.settings.maximum_pending {
+        if line_end == LineEnd::Back && self.line.len() >= self.settings.maximum_pending {
             return Err(Unavailable::Crowded { gauges: self.gauges() });
         }
         // It pays to open another session once the wait has lasted as long as an opening takes. In an empty pool it pays at
         // once.
         let patient_until = if self.open == 0 { since } else { since + self.open_cost };
-        Ok(self.line.join(turn, patient_until))
+        Ok(self.line.join(line_end, patient_until))
     }
 
     fn timeout(&self, since: Instant) -> Unavailable {

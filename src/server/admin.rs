@@ -44,7 +44,7 @@ const IDLE: Duration = Duration::from_secs(75);
 pub(super) type SetLogLevel = Box<dyn Fn(LevelFilter) -> Result<LevelFilter, String> + Send + Sync>;
 
 /// A running admin listener.
-pub(super) struct Listening {
+pub(super) struct AdminListener {
     address: SocketAddr,
     connector: Box<Native>,
     service: Arc<Admin>,
@@ -54,20 +54,20 @@ pub(super) struct Listening {
 pub(super) struct AdminView {
     observer: Observer,
     database: Option<Database>,
-    /// The pool keeps connections open even without any demand.
-    keeps_connections: AtomicBool,
+    /// The pool keeps sessions open even without any demand.
+    keeps_sessions: AtomicBool,
     /// The configuration in force, without its secrets.
     config: Mutex<Bytes>,
-    errands: Errands,
+    reload_requests: ReloadRequests,
     set_log_level: Option<SetLogLevel>,
 }
 
 /// The way of a request for a reload from the admin listener to the thread that reloads.
-struct Errands {
+struct ReloadRequests {
     /// At most one request waits here.
     sender: Sender<Job>,
     /// A thread receives the requests.
-    heard: AtomicBool,
+    has_receiver: AtomicBool,
     /// A reload is in progress, for whatever reason it began.
     busy: AtomicBool,
 }
@@ -81,23 +81,24 @@ impl AdminView {
         set_log_level: Option<SetLogLevel>,
     ) -> (Arc<Self>, Receiver<Job>) {
         let (sender, receiver) = crossbeam_channel::bounded(1);
-        let errands = Errands { sender, heard: AtomicBool::new(false), busy: AtomicBool::new(false) };
+        let reload_requests =
+            ReloadRequests { sender, has_receiver: AtomicBool::new(false), busy: AtomicBool::new(false) };
         let admin_view = Self {
             observer: observer.clone(),
             database: database.cloned(),
-            keeps_connections: AtomicBool::new(true),
+            keeps_sessions: AtomicBool::new(true),
             config: Mutex::default(),
-            errands,
+            reload_requests,
             set_log_level,
         };
-        admin_view.take(config);
+        admin_view.show(config);
         (Arc::new(admin_view), receiver)
     }
 
     /// Shows this configuration as the one in force.
-    fn take(&self, config: &Config) {
+    fn show(&self, config: &Config) {
         *self.config() = config.shown(database::display_url).into();
-        self.keeps_connections.store(config.database.minimum_idle != Some(0), Ordering::Relaxed);
+        self.keeps_sessions.store(config.database.minimum_idle != Some(0), Ordering::Relaxed);
     }
 
     fn config(&self) -> MutexGuard<'_, Bytes> {
@@ -105,8 +106,8 @@ impl AdminView {
     }
 
     /// Says that a thread receives the requests for a reload from now on.
-    pub(super) fn listen(&self) {
-        self.errands.heard.store(true, Ordering::Relaxed);
+    pub(super) fn accept_reloads(&self) {
+        self.reload_requests.has_receiver.store(true, Ordering::Relaxed);
     }
 
     /// Shows that the server has begun to stop.
@@ -116,7 +117,7 @@ impl AdminView {
 
     /// Sets whether a reload is in progress. Requests for another one are refused meanwhile.
     pub(super) fn set_busy(&self, busy: bool) {
-        self.errands.busy.store(busy, Ordering::Relaxed);
+        self.reload_requests.busy.store(busy, Ordering::Relaxed);
     }
 }
 
@@ -139,7 +140,7 @@ impl Source for AdminView {
 
     fn load(&self) -> Load {
         let pool = self.database.as_ref().map(Database::gauges);
-        let keeps = self.keeps_connections.load(Ordering::Relaxed);
+        let keeps = self.keeps_sessions.load(Ordering::Relaxed);
         let metrics = self.observer.metrics();
         Load {
             requests: metrics.requests(),
@@ -157,21 +158,22 @@ impl Source for AdminView {
         if self.is_draining() {
             return Err(unavailable(STOPS));
         }
-        if !self.errands.heard.load(Ordering::Relaxed) {
-            let detail = "the program that started this server has it reload in its own way";
+        if !self.reload_requests.has_receiver.load(Ordering::Relaxed) {
+            let detail =
+                "this server does not reload through its admin listener; the program that started it decides";
             return Err(Error::new(StatusCode::NOT_IMPLEMENTED, detail));
         }
-        if self.errands.busy.load(Ordering::Relaxed) {
+        if self.reload_requests.busy.load(Ordering::Relaxed) {
             return Err(busy());
         }
-        self.errands.sender.try_send(job).map_err(|refused| match refused {
+        self.reload_requests.sender.try_send(job).map_err(|refused| match refused {
             TrySendError::Full(_) => busy(),
             TrySendError::Disconnected(_) => unavailable(STOPS),
         })
     }
 
     fn set_log_level(&self, level: LevelFilter) -> Result<LevelFilter, String> {
-        let foreign = || "the program that started this server has a log of its own".to_owned();
+        let foreign = || "the program that started this server sets the level of its log".to_owned();
         self.set_log_level.as_ref().map_or_else(|| Err(foreign()), |set| set(level))
     }
 }
@@ -182,11 +184,11 @@ fn in_json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
 }
 
-impl Listening {
+impl AdminListener {
     /// Binds the configured address. `None`: no address is configured.
     pub(super) fn bind(config: &Config) -> Result<Option<Listener>, StartError> {
         let Some(address) = config.admin_listen() else { return Ok(None) };
-        let bound = Listener::bind(&address.into(), config.server.reuse_port);
+        let bound = Listener::bind_tcp(address, config.server.reuse_port);
         bound.map(Some).map_err(|cause| StartError::AdminListen { address, cause })
     }
 
@@ -201,12 +203,12 @@ impl Listening {
             return Err(std::io::Error::other("the admin listener is a TCP socket").into());
         };
         let settings = settings(connections);
-        // A quarter of the connections is left for clients that ask once and leave.
+        // A quarter of the connections is left for clients that send one request and leave.
         let max_viewers = settings.max_connections - settings.max_connections / 4;
         let service = Arc::new(Admin::new(config, max_viewers, Arc::clone(admin_view) as _)?);
         let metrics = Arc::new(Metrics::default());
         let shared: Arc<dyn Service> = Arc::clone(&service) as _;
-        let connector = Box::new(Native::start("admin-", listener, settings, &shared, &metrics)?);
+        let connector = Box::new(Native::start("admin-", vec![listener], settings, &shared, &metrics)?);
         Ok(Self { address, connector, service })
     }
 
@@ -233,7 +235,7 @@ fn settings(connections: usize) -> Settings {
     config.http.write_timeout = TAKING;
     config.http.idle_timeout = IDLE;
     config.server.selectors = Some(1);
-    Settings::beside(&config, None)
+    Settings::plain(&config)
 }
 
 impl super::Running {
@@ -248,16 +250,16 @@ impl super::Running {
     }
 
     /// Answers a request for a reload that comes too late, while the server stops.
-    pub(super) fn turn_away(job: Job) {
+    pub(super) fn refuse_reload(job: Job) {
         let Job { client, ticket, mut request, .. } = job;
         if let Claim::Granted = Arc::clone(&client).claim(ticket, &mut request) {
             client.answer(ticket, &request, unavailable(STOPS).to_response());
         }
     }
 
-    /// Tells the configuration in force to the admin listener.
-    pub(super) fn tell_admin(&self, config: &Config) {
-        self.admin_view.take(config);
+    /// Gives the configuration in force to the admin listener.
+    pub(super) fn update_admin(&self, config: &Config) {
+        self.admin_view.show(config);
         if let Some(admin) = &self.admin {
             admin.service.reconfigure(&config.admin);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Behind, Server, StartError, router};
+use super::{Backend, Server, StartError, router};
 use crate::base::deadline::Deadline;
 use crate::base::queue::Queue;
 use crate::connector::Settings;
@@ -67,9 +67,10 @@ impl Client {
         let (metrics, journal) = (Arc::new(Metrics::default()), Journal::default());
         let router = router(config, server.database.as_ref(), &server.routes, &metrics)?;
         journal.reconfigure(journal.prepare(&config.log, server.open_log()?)?);
-        let behind = Behind::start(config, server.database.as_ref(), router, &metrics, &journal)?;
-        let Behind { queue, workers, traces, service } = behind;
-        let direct = Direct::new(&Settings::beside(config, None), service, Arc::clone(&metrics));
+        let backend = Backend::start(config, server.database.as_ref(), router, &metrics, &journal)?;
+        let Backend { queue, workers, traces, service } = backend;
+        let is_encrypted = config.listeners().iter().all(|listener| listener.tls);
+        let direct = Direct::new(&Settings::plain(config), is_encrypted, service, Arc::clone(&metrics));
         let drain_timeout = config.server.drain_timeout;
         Ok(Self { direct, queue, workers: Some(workers), metrics, journal, traces, drain_timeout })
     }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use log::Level;
 use super::stages::Stages;
 use super::{Running, queue_limits, router, supervisor};
 use crate::base::deadline::Deadline;
-use crate::config::{self, Action, Changes, Config, Problems, Source};
-use crate::connector::{Settings, TlsError, descriptors};
+use crate::config::{self, Action, Changes, ClientAuth, Config, Problems, Source};
+use crate::connector::{FreshIdentity, Identity, Settings, TlsError, descriptors, identities};
 use crate::database::{self, Database};
 use crate::endpoint;
 use crate::exchange::router::{RouteError, Router};
@@ -57,7 +58,7 @@ pub trait Reload: Send + 'static {
     fn read(&mut self) -> Result<NewConfig, String>;
 
     /// Receives the outcome of the reload. By default the log reports it.
-    fn heard(&mut self, outcome: &Result<Reloaded, ReloadError>) {
+    fn report(&mut self, outcome: &Result<Reloaded, ReloadError>) {
         log_reload(outcome);
     }
 }
@@ -99,8 +100,8 @@ pub enum ReloadError {
         "endpoint.{0} runs SQL, and the server was started without a database: database.url needs a restart"
     )]
     NoDatabase(String),
-    /// These keys need a restart, and endpoints rely on their values.
-    #[error("{}: a new value needs a restart, and endpoints may rely on it", .0.join(", "))]
+    /// These keys need a restart, and endpoints or clients rely on their values.
+    #[error("{}: a new value needs a restart, and endpoints or clients may rely on it", .0.join(", "))]
     NeedsRestart(Vec<String>),
     /// The database does not prepare the statements in time.
     #[error("database: {0}")]
@@ -112,7 +113,7 @@ pub enum ReloadError {
     #[error("log.access_file cannot be opened: {0}")]
     AccessFile(io::Error),
     /// The system refuses threads.
-    #[error("no more threads: {0}")]
+    #[error("cannot start another thread: {0}")]
     System(#[from] io::Error),
 }
 
@@ -134,9 +135,12 @@ impl Running {
         let NewConfig { config: new, source } = new.into();
         let mut running = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = running.changes_to(&new);
-        self.refuse_relied_on(&changes)?;
-        let certificate = self.tls.as_ref().map(|tls| tls.identity.read_again()).transpose()?;
+        let other_clients = client_rules(&running) != client_rules(&new);
+        self.refuse_relied_on(&changes, other_clients)?;
+        let fresh = self.read_certificates()?;
+        let certificate = !fresh.is_empty();
         let next = new.until_restart(&running);
+        refuse_untrusted(&next, &changes)?;
         if !running.changes_to(&next).is_empty() {
             let prepared = self.prepare(next, source, &changes)?;
             // The last step that can fail. It then restores the number of workers.
@@ -146,21 +150,26 @@ impl Running {
         if let Some(database) = &self.database {
             database.forget_statements();
         }
-        let reloaded = Reloaded { changes, certificate: certificate.is_some() };
-        if let (Some(tls), Some(fresh)) = (&self.tls, certificate) {
-            tls.identity.take(fresh);
+        for (identity, fresh) in fresh {
+            identity.take(fresh);
         }
-        Ok(reloaded)
+        Ok(Reloaded { changes, certificate })
+    }
+
+    /// Reads the files of every listener's certificate, for the connections after [`Identity::take`].
+    pub(super) fn read_certificates(&self) -> Result<Vec<(Arc<Identity>, FreshIdentity)>, TlsError> {
+        let read = |identity: Arc<Identity>| identity.read_again().map(|fresh| (identity, fresh));
+        identities(&self.beginnings).into_iter().map(read).collect()
     }
 
     /// Refuses changes that need a restart and that endpoints rely on. New endpoints are written for the new database
     /// and the new rules for clients. Until the restart the old database would answer their requests, or clients
-    /// without a certificate would reach them.
-    fn refuse_relied_on(&self, changes: &Changes) -> Result<(), ReloadError> {
+    /// without a certificate would reach them. `other_clients`: listeners ask for other certificates.
+    fn refuse_relied_on(&self, changes: &Changes, other_clients: bool) -> Result<(), ReloadError> {
         let is_relied_on = |key: &str| match key {
             "database.url" => self.database.is_some(),
             "tls.client_auth" | "tls.client_ca" => true,
-            _ => false,
+            _ => is_of_listener(key) && other_clients,
         };
         let keys = changes.keys.iter().map(|change| &change.key).filter(|key| is_relied_on(key));
         let keys: Vec<String> = keys.cloned().collect();
@@ -185,7 +194,7 @@ impl Running {
     fn commit(&self, prepared: Prepared) -> Config {
         let Prepared { next, router, log } = prepared;
         self.journal.reconfigure(log);
-        self.workers.tell_timing(next.server.server_timing);
+        self.workers.set_server_timing(next.server.server_timing);
         self.workers.pipeline(next.database.pipelined_max());
         self.queue.reconfigure(queue_limits(&next.queue));
         if let Some(database) = &self.database {
@@ -193,11 +202,11 @@ impl Running {
         }
         let (queue, metrics) = (self.queue.clone(), Arc::clone(&self.metrics));
         let stages = Stages::new(&next, router, queue, metrics, self.traces.clone());
-        let mut settings = Settings::beside(&next, self.tls.as_ref());
+        let mut settings = Settings::with_current_tls(&next, &self.beginnings);
         settings.max_connections = descriptors::fitting(&next);
         settings.journal = self.journal.clone();
         self.connector.reload(settings, Arc::new(stages));
-        self.tell_admin(&next);
+        self.update_admin(&next);
         next
     }
 
@@ -217,8 +226,8 @@ impl Running {
         // This session is opened outside the pool. All of the pool's sessions may be busy, and the reload may be meant
         // to enlarge the pool.
         let opening = Deadline::after(next.database.connection_timeout.min(OPENING));
-        let beside = Database::connect_beside(&next.database, url, opening, deadline);
-        let mut connection = match beside {
+        let opened = Database::connect_outside_pool(&next.database, url, opening, deadline);
+        let mut connection = match opened {
             Ok(connection) => connection,
             // The database accepts no new session at the moment. A session of the pool can check the statements just as
             // well.
@@ -245,7 +254,7 @@ impl Running {
         self.admin_view.set_busy(true);
         supervisor::reloading();
         let outcome = self.read_and_reload();
-        supervisor::reloaded(&self.address, outcome.is_ok());
+        supervisor::reloaded(&self.places(), outcome.is_ok());
         self.admin_view.set_busy(false);
         outcome
     }
@@ -258,18 +267,54 @@ impl Running {
         let Some(on_reload) = on_reload.as_mut() else {
             let outcome = self.reload_tls();
             match &outcome {
-                Ok(()) if self.tls.is_some() => log::info!("SIGHUP: the certificate was read again"),
+                Ok(()) if self.speaks_tls() => log::info!("SIGHUP: the certificate was read again"),
                 Ok(()) => log::info!("SIGHUP: there is nothing to read again"),
                 Err(error) => log::error!("SIGHUP: the certificate stays as it was: {error}"),
             }
             outcome?;
-            return Ok(Reloaded { changes: Changes::default(), certificate: self.tls.is_some() });
+            return Ok(Reloaded { changes: Changes::default(), certificate: self.speaks_tls() });
         };
         let read = on_reload.read().map_err(ReloadError::Unreadable);
         let outcome = read.and_then(|candidate| self.reload(candidate));
-        on_reload.heard(&outcome);
+        on_reload.report(&outcome);
         outcome
     }
+}
+
+/// Whether the key is one of `[[listen]]`, or the number of these tables.
+fn is_of_listener(key: &str) -> bool {
+    key == "listen" || key.starts_with("listen[")
+}
+
+/// The certificates that clients show to reach an endpoint: the rules of all listeners, each once.
+fn client_rules(config: &Config) -> Vec<(u8, Option<PathBuf>)> {
+    let rule = |listener: &config::Listener| {
+        let tls = config.tls_of(listener);
+        let strength = match tls.client_auth {
+            ClientAuth::Nothing => 0,
+            ClientAuth::Optional => 1,
+            ClientAuth::Required => 2,
+        };
+        if listener.tls { (strength, tls.client_ca) } else { (0, None) }
+    };
+    let mut rules: Vec<_> = config.listeners().iter().map(rule).collect();
+    rules.sort();
+    rules.dedup();
+    rules
+}
+
+/// Refuses a configuration whose listeners, which stay until a restart, would close every connection: they expect the
+/// PROXY protocol, and no proxy is trusted any more.
+fn refuse_untrusted(next: &Config, changes: &Changes) -> Result<(), ReloadError> {
+    let expects = next.listeners().iter().any(|listener| listener.proxy_protocol);
+    if !expects || !next.proxy.trusted.is_empty() {
+        return Ok(());
+    }
+    let waiting = changes.keys.iter().filter(|change| change.needs_restart).map(|change| &change.key);
+    let keys: Vec<_> =
+        waiting.filter(|key| is_of_listener(key) || *key == "proxy.protocol").cloned().collect();
+    // Without such a change the server was started like this, by a program that made its configuration itself.
+    if keys.is_empty() { Ok(()) } else { Err(ReloadError::NeedsRestart(keys)) }
 }
 
 impl Reloaded {
@@ -288,7 +333,7 @@ impl Reloaded {
             lines.push((Level::Info, "the certificate was read again".to_owned()));
         }
         lines.extend(waiting.iter().map(|change| {
-            (Level::Warn, format!("{change}; needs a restart, and stays as it was until then"))
+            (Level::Warn, format!("{change}; this needs a restart, and the old value applies until then"))
         }));
         lines
     }

@@ -1,4 +1,4 @@
-//! A running server: what can be asked of it, and its end by a signal or by a drain. Main thread.
+//! A running server: its addresses and figures, and its end by a signal or a drain. Main thread.
 
 use std::convert::Infallible;
 use std::io;
@@ -10,16 +10,16 @@ use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 use signal_hook::iterator::Signals;
 
-use super::admin::Listening;
+use super::admin::AdminListener;
 use super::supervisor::Watchdog;
-use super::{Address, Drained, Running, StartError, TlsError, supervisor};
+use super::{Address, Drained, ListeningOn, Running, StartError, TlsError, supervisor};
 use crate::admin::observer::Observer;
 use crate::base::deadline::Deadline;
-use crate::connector::{SocketFile, Stopper};
+use crate::connector::Stopper;
 use crate::telemetry::metrics::Metrics;
 
-/// The signals and their consequences, for the thread that waits for them.
-pub(super) struct Heard {
+/// The receivers of signals, for the thread that waits for them, and the watchdog.
+pub(super) struct Supervision {
     signals: Receiver<i32>,
     /// Disconnected at the second signal that ends the server.
     stopped: Receiver<Infallible>,
@@ -28,17 +28,23 @@ pub(super) struct Heard {
 }
 
 impl Running {
-    /// The address where clients connect, with the port that the system chose where the configuration says 0.
-    pub fn listening_on(&self) -> &Address {
-        &self.address
+    /// Where clients connect: every listener, in the order of the configuration.
+    pub fn listeners(&self) -> &[ListeningOn] {
+        &self.listeners
     }
 
-    /// The TCP address that clients connect to.
+    /// The address of the first listener, with the port that the system chose where the configuration says 0.
+    pub fn listening_on(&self) -> &Address {
+        // There is always one.
+        self.listeners[0].address()
+    }
+
+    /// The TCP address of the first listener.
     ///
     /// # Panics
-    /// When the server listens on a Unix socket; see [`listening_on`](Self::listening_on).
+    /// When it listens on a Unix socket; see [`listening_on`](Self::listening_on).
     pub fn address(&self) -> SocketAddr {
-        match &self.address {
+        match self.listening_on() {
             Address::Tcp(address) => *address,
             other @ Address::Unix(_) => panic!("{other} is no TCP address"),
         }
@@ -46,20 +52,34 @@ impl Running {
 
     /// The address where operators connect, with the port that the system chose. `None`: there is no admin listener.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(Listening::address)
+        self.admin.as_ref().map(AdminListener::address)
     }
 
-    /// Whether clients speak TLS.
+    /// Whether clients of the first listener speak TLS.
     pub fn is_encrypted(&self) -> bool {
-        self.tls.is_some()
+        self.listeners[0].is_encrypted()
     }
 
-    /// Reads the certificate's files again, for new connections. Open connections keep the certificate that they have.
+    /// Whether clients of any listener speak TLS.
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.listeners.iter().any(ListeningOn::is_encrypted)
+    }
+
+    /// The addresses of all listeners, for one line.
+    pub(super) fn places(&self) -> String {
+        places(&self.listeners)
+    }
+
+    /// Reads the files of every listener's certificate again, for new connections. Open connections keep the
+    /// certificate that they have.
     ///
     /// # Errors
     /// A file cannot be used. Nothing has changed then.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
-        self.tls.as_ref().map_or(Ok(()), |tls| tls.identity.reload())
+        for (identity, fresh) in self.read_certificates()? {
+            identity.take(fresh);
+        }
+        Ok(())
     }
 
     /// How many request threads there are.
@@ -83,36 +103,36 @@ impl Running {
     /// # Errors
     /// The system does not let the process handle signals.
     pub fn run_until_signal(self) -> Result<Drained, StartError> {
-        let heard = self.hear(watched_signals()?)?;
-        Ok(self.run_until(heard))
+        let supervision = self.supervise(watched_signals()?)?;
+        Ok(self.run_supervised(supervision))
     }
 
     /// Directs signals and the admin listener's requests for a reload to this thread.
-    pub(super) fn hear(&self, signals: Signals) -> Result<Heard, StartError> {
+    pub(super) fn supervise(&self, signals: Signals) -> Result<Supervision, StartError> {
         let (sender, received) = crossbeam_channel::unbounded();
-        let (going_on, stopped) = crossbeam_channel::bounded(0);
+        let (not_stopped, stopped) = crossbeam_channel::bounded(0);
         let stop = self.connector.stopper();
-        let watch = move || watch(signals, &sender, &stop, going_on);
+        let watch = move || watch(signals, &sender, &stop, not_stopped);
         std::thread::Builder::new().name("signals".into()).spawn(watch)?;
-        self.admin_view.listen();
+        self.admin_view.accept_reloads();
         let watchdog = Watchdog::start(|| self.pulse())?;
-        Ok(Heard { signals: received, stopped, watchdog })
+        Ok(Supervision { signals: received, stopped, watchdog })
     }
 
-    pub(super) fn run_until(self, heard: Heard) -> Drained {
-        supervisor::ready(&self.address);
+    pub(super) fn run_supervised(self, supervision: Supervision) -> Drained {
+        supervisor::ready(&self.places());
         loop {
             crossbeam_channel::select! {
                 // Signals that come during a reload wait until it is done.
-                recv(heard.signals) -> signal => if signal == Ok(SIGHUP) { drop(self.read_again()) } else { break },
-                recv(self.errands) -> job => if let Ok(job) = job { self.read_again_for(job) },
+                recv(supervision.signals) -> signal => if signal == Ok(SIGHUP) { drop(self.read_again()) } else { break },
+                recv(self.reload_requests) -> job => if let Ok(job) = job { self.read_again_for(job) },
             }
         }
         log::info!("draining: requests in flight are answered, for at most {:?}", self.drain_timeout());
         // The pollers end during the drain and can then no longer answer the watchdog.
-        drop(heard.watchdog);
+        drop(supervision.watchdog);
         supervisor::stopping(self.drain_timeout());
-        self.drain_unless(&heard.stopped)
+        self.drain_unless(&supervision.stopped)
     }
 
     /// Stops accepting, lets requests in flight finish for at most `server.drain_timeout`, and ends every thread.
@@ -121,7 +141,7 @@ impl Running {
     }
 
     /// As [`drain`](Self::drain), and stops waiting for handlers once `stop` is disconnected.
-    fn drain_unless(self, stop: &Receiver<Infallible>) -> Drained {
+    fn drain_unless(mut self, stop: &Receiver<Infallible>) -> Drained {
         let reuses_port = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.reuse_port;
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
@@ -129,11 +149,9 @@ impl Running {
         let mut admin = self.admin;
         // Another server shares the port. Operators ask that one from now on.
         if reuses_port {
-            admin.take().into_iter().for_each(Listening::end);
+            admin.take().into_iter().for_each(AdminListener::end);
         }
-        if let Some(Err(error)) = self.socket_file.as_ref().map(SocketFile::remove) {
-            log::warn!("{} cannot be removed: {error}", self.address);
-        }
+        self.socket_files.remove();
         let drained = self.connector.drain(patience);
         self.queue.close();
         let workers_ended =
@@ -144,8 +162,8 @@ impl Running {
         if drained == Drained::Complete && !workers_ended {
             log::warn!("a handler did not end by its deadline; its client was answered 504");
         }
-        self.errands.try_iter().for_each(Self::turn_away);
-        admin.into_iter().for_each(Listening::end);
+        self.reload_requests.try_iter().for_each(Self::refuse_reload);
+        admin.into_iter().for_each(AdminListener::end);
         drained
     }
 
@@ -168,8 +186,13 @@ impl Running {
     }
 }
 
-/// Passes each signal on. The second one that is not SIGHUP calls `stop` and drops `going_on`.
-fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, going_on: Sender<Infallible>) {
+/// The addresses of listeners, for one line.
+pub(super) fn places(listeners: &[ListeningOn]) -> String {
+    listeners.iter().map(|listener| listener.address().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Passes each signal on. The second one that is not SIGHUP calls `stop` and drops `not_stopped`.
+fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, not_stopped: Sender<Infallible>) {
     let mut others = signals.forever().filter(|signal| {
         // The receiver is gone once the server stops. The signal has no further use then.
         let _ = sender.send(*signal);
@@ -178,7 +201,7 @@ fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, going_on: S
     if others.next().and(others.next()).is_some() {
         log::warn!("second signal: stopping at once");
         stop();
-        drop(going_on);
+        drop(not_stopped);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::handler::{BodyUse, Error, FAILED, unavailable};
 use crate::http::{OriginRules, Request, Response, cross_origin};
 use crate::telemetry::metrics::{Endpoint, Metrics, Reason};
 use crate::telemetry::sparing::sparingly;
-use crate::telemetry::traces::{Course, Outcome, Traces};
+use crate::telemetry::traces::{Outcome, RequestTimes, Traces};
 use crate::workers::{answer_error, final_response, guarded, joins_batches};
 
 /// The longest `Retry-After` for a refused client, because the load after that time cannot be foreseen.
@@ -53,7 +53,6 @@ impl Stages {
             max_body_bytes: config.http.max_body_bytes,
             origins: OriginRules {
                 allowed: config.access.origins.clone(),
-                is_encrypted: config.tls.certificate.is_some(),
                 trusted: config.proxy.trusted.clone(),
                 forwarded_by: config.proxy.header,
             },
@@ -72,7 +71,8 @@ impl Stages {
     ) {
         let status = status.as_u16();
         endpoint.unwrap_or(self.metrics.unmatched()).responded_to(request.id(), status);
-        self.traces.tell(request, endpoint, || (Course::without_worker(since), Outcome::answered(status)));
+        self.traces
+            .record(request, endpoint, || (RequestTimes::without_worker(since), Outcome::answered(status)));
     }
 }
 
@@ -88,8 +88,8 @@ impl Service for Stages {
                 let (response, reason) = (of_another_site(&request, endpoint), Reason::CrossOrigin);
                 let status = response.status().as_u16();
                 endpoint.responded_to(request.id(), status);
-                self.traces.tell(&request, Some(endpoint), || {
-                    (Course::without_worker(now), Outcome::refused(status, reason.name()))
+                self.traces.record(&request, Some(endpoint), || {
+                    (RequestTimes::without_worker(now), Outcome::refused(status, reason.name()))
                 });
                 Admission::Refused(response, reason, Arc::clone(endpoint))
             }
@@ -143,8 +143,8 @@ impl Service for Stages {
             let Job { request, endpoint, since, .. } = &refused.job;
             let status = error.status().as_u16();
             endpoint.responded_to(request.id(), status);
-            self.traces.tell(request, Some(endpoint), || {
-                (Course::without_worker(*since), Outcome::refused(status, reason.name()))
+            self.traces.record(request, Some(endpoint), || {
+                (RequestTimes::without_worker(*since), Outcome::refused(status, reason.name()))
             });
             (reason, error.retry_after(refused.drains_in.min(RETRY_AFTER_MAX)).to_response())
         })
@@ -156,7 +156,7 @@ impl Service for Stages {
 
     fn withdraw(&self, key: Key) {
         let Some(job) = self.queue.withdraw(key) else { return };
-        self.traces.tell(&job.request, Some(&job.endpoint), || {
+        self.traces.record(&job.request, Some(&job.endpoint), || {
             // There are two reasons to withdraw a job: the connector answered when its time was up, or its client left.
             let outcome = if job.start_by.has_passed() {
                 let (response, reason) = waited_too_long(job.deadline);
@@ -164,7 +164,7 @@ impl Service for Stages {
             } else {
                 Outcome::client_left()
             };
-            (Course::without_worker(job.since), outcome)
+            (RequestTimes::without_worker(job.since), outcome)
         });
     }
 
@@ -188,13 +188,13 @@ impl Service for Stages {
 fn of_another_site(request: &Request, endpoint: &Endpoint) -> Response {
     sparingly!(
         log::Level::Warn,
-        "requests of other sites' pages",
-        "{} {} is refused: it is of a page of {}, which access.origins does not allow",
+        "requests from other sites' pages",
+        "{} {} is refused: it comes from a page of {}, which access.origins does not allow",
         endpoint.method,
         endpoint.route,
         request.header("origin").unwrap_or(b"another site").escape_ascii()
     );
-    cross_origin("the request is of another site's page, which may not write here (access.origins)")
+    cross_origin("the request comes from another site's page, which may not write here (access.origins)")
 }
 
 /// The time that a client asks for by `server.deadline_header`, in seconds (`2`, `0.25`) or milliseconds (`250ms`).
@@ -210,7 +210,7 @@ fn allowance_asked(request: &Request, name: &HeaderName) -> Result<Option<Durati
         asked.filter(|seconds| *seconds > 0.0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     match (asked, lines.next()) {
         (Some(asked), None) => Ok(Some(asked)),
-        (_, Some(_)) => Err(Error::bad_parameter(name.as_str(), DEADLINE, "it twice")),
+        (_, Some(_)) => Err(Error::bad_parameter(name.as_str(), DEADLINE, "two values")),
         // An answer never repeats a header's value.
         (None, None) => Err(Error::bad_secret(name.as_str(), DEADLINE)),
     }
@@ -228,7 +228,7 @@ const DEADLINE: &str = "seconds such as 2 or 0.25, or milliseconds such as 250ms
 /// Refuses a streamed response: it needs a thread that may wait for its client.
 pub(super) fn immediate(response: Response) -> Result<Response, Error> {
     if response.length().is_none() {
-        let cause = "a function that answers on the poller has answered with a stream";
+        let cause = "a function that answers on the poller answered with a stream, which needs a worker";
         return Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED).because(cause));
     }
     Ok(response)

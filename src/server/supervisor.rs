@@ -18,11 +18,11 @@ pub(super) type Pulse = Box<dyn Fn(Duration) -> Result<(), &'static str> + Send>
 /// The time between the end of a drain and the end of the process: log files are written and threads are joined.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// The watchdog is told twice within its period, as `sd_watchdog_enabled`(3) recommends.
-const TOLD_PER_PERIOD: u32 = 2;
+/// The watchdog gets two reports in each of its periods, as `sd_watchdog_enabled`(3) recommends.
+const REPORTS_PER_PERIOD: u32 = 2;
 
-/// A server that does not answer is asked again after an eighth of the period, and has an eighth for each answer. So a
-/// late answer leaves time for more questions before the period is over.
+/// A server that does not answer is checked again after an eighth of the period, and has an eighth for each answer. So
+/// a late answer leaves time for more checks before the period is over.
 const TRIES_PER_PERIOD: u32 = 8;
 
 /// The thread that tells the watchdog that the server works. Dropping it ends the thread.
@@ -33,7 +33,7 @@ pub(super) struct Watchdog {
 
 /// Reports that the server answers clients from now on.
 pub(super) fn ready(place: &impl Display) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving on {place}"))]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&format!("serving on {place}"))]);
 }
 
 /// Reports that a reload begins.
@@ -42,23 +42,23 @@ pub(super) fn reloading() {
     // answer.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => {
-            tell(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")]);
+            notify(&[NotifyState::Reloading, now, NotifyState::Status("reading the configuration again")]);
         }
-        Err(error) => log::warn!("NOTIFY_SOCKET: no time for RELOADING=1: {error}"),
+        Err(error) => log::warn!("NOTIFY_SOCKET: cannot read the time for RELOADING=1: {error}"),
     }
 }
 
 /// Reports that a reload has ended.
 pub(super) fn reloaded(place: &impl Display, good: bool) {
     let refused = if good { "" } else { "; the last reload changed nothing, and the log says why" };
-    tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving on {place}{refused}"))]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&format!("serving on {place}{refused}"))]);
 }
 
 /// Reports a drain that takes at most `patience`. The service manager's time limit for the stop is extended by that.
 pub(super) fn stopping(patience: Duration) {
     // `server.drain_timeout` is an hour at most, which fits.
     let micros = u32::try_from((patience + ENDING).as_micros()).unwrap_or(u32::MAX);
-    tell(&[
+    notify(&[
         NotifyState::Stopping,
         NotifyState::ExtendTimeoutUsec(micros),
         NotifyState::Status("answering the requests in flight"),
@@ -84,16 +84,16 @@ fn watch(pulse: &Pulse, period: Duration, ended: &Receiver<Infallible>) {
     while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
         let found = pulse(patience);
         match found {
-            Ok(()) => tell(&[NotifyState::Watchdog]),
-            Err(what) if was_well => log::error!("the watchdog is not told that all is well: {what}"),
+            Ok(()) => notify(&[NotifyState::Watchdog]),
+            Err(what) if was_well => log::error!("the watchdog gets no report, because {what}"),
             Err(_) => {}
         }
         was_well = found.is_ok();
-        wait = if was_well { period / TOLD_PER_PERIOD } else { patience };
+        wait = if was_well { period / REPORTS_PER_PERIOD } else { patience };
     }
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         log::warn!("NOTIFY_SOCKET: {error}");
     }

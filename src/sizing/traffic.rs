@@ -105,7 +105,9 @@ pub fn traffic(
     if traffic.targets.is_empty() {
         let message = match traffic.left_out.as_slice() {
             [] => "no endpoint has a weight; expected one with `load.weight` above 0".to_owned(),
-            names => format!("nothing to ask: {} write; --allow-writes asks them as well", names.join(", ")),
+            names => {
+                format!("no endpoint to request: {} write; --allow-writes includes them", names.join(", "))
+            }
         };
         return Err(TrafficError::Selection(message));
     }
@@ -242,7 +244,7 @@ impl RequestDrawing<'_> {
             }
             _ => {
                 let message = format!(
-                    "nothing says which `{}` to ask for; expected a column of that name in `sample`, or a `range`, \
+                    "the values of `{}` are not given; expected a column of that name in `sample`, or a `range`, \
                      `one_of` or `csv` here, or `weight = 0` for the endpoint",
                     param.name
                 );
@@ -277,7 +279,7 @@ impl RequestDrawing<'_> {
         };
         match rows(database, &sample.sql) {
             Ok(SampleRows { count: 0, .. }) => {
-                refuse("it found no row, so there is nothing to ask for".to_owned());
+                refuse("it found no row, so there are no values to send".to_owned());
             }
             Ok(SampleRows { count, .. }) if count > ROWS_MAX => {
                 refuse(format!("it found {count} rows; expected at most {ROWS_MAX}: add a `limit`"));

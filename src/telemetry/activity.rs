@@ -1,4 +1,4 @@
-//! The current activity of each worker, and the time that its request spends in each.
+//! The current state of each worker, and the time that its request spends in each state.
 //!
 //! The worker writes and other threads read, with relaxed atomics and without a lock. A worker keeps one activity for
 //! all its requests. It lends the activity to the sessions that it borrows, so that they note their waits. Single waits
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The possible activities of a worker.
+/// The states of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Doing {
+pub enum WorkerState {
     /// The worker waits for a request.
     Idle = 0,
     /// The worker runs the handler, outside of the waits below.
@@ -26,37 +26,37 @@ pub enum Doing {
     Write = 4,
 }
 
-/// Every activity with its name.
-const DOINGS: [(Doing, &str); 5] = [
-    (Doing::Idle, "idle"),
-    (Doing::Handler, "handler"),
-    (Doing::Pool, "pool"),
-    (Doing::Database, "database"),
-    (Doing::Write, "write"),
+/// Every state with its name.
+const WORKER_STATES: [(WorkerState, &str); 5] = [
+    (WorkerState::Idle, "idle"),
+    (WorkerState::Handler, "handler"),
+    (WorkerState::Pool, "pool"),
+    (WorkerState::Database, "database"),
+    (WorkerState::Write, "write"),
 ];
 
-impl Doing {
+impl WorkerState {
     /// Its name.
     pub fn name(self) -> &'static str {
-        DOINGS[self as usize].1
+        WORKER_STATES[self as usize].1
     }
 }
 
 /// One worker's activity. Clones belong to the same worker. Nobody reads the activity of [`Activity::default`].
 #[derive(Clone, Debug)]
-pub struct Activity(Arc<State>);
+pub struct Activity(Arc<Shared>);
 
 #[derive(Debug)]
-struct State {
+struct Shared {
     /// The times below count from here.
     epoch: Instant,
-    doing: AtomicU8,
+    state: AtomicU8,
     /// The id of the request's endpoint.
     endpoint: AtomicU32,
     /// When the worker took the request. The next field is the request's deadline.
     began_ns: AtomicU64,
     deadline_ns: AtomicU64,
-    /// When the current activity began.
+    /// When the current state began.
     since_ns: AtomicU64,
     /// The time that the request has spent so far: on waits for a session, and then on statements.
     pool_ns: AtomicU64,
@@ -83,7 +83,7 @@ pub const WAITS_MAX: usize = 128;
 #[derive(Clone, Debug)]
 pub struct Wait {
     /// For a session or for the database.
-    pub doing: Doing,
+    pub state: WorkerState,
     /// The name of the statement, or what the statement does. Empty for a session.
     pub name: Cow<'static, str>,
     /// When the wait began.
@@ -105,24 +105,24 @@ pub struct Spent {
 
 /// A worker's activity at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
-    /// The current activity.
-    pub doing: Doing,
-    /// How long the activity has lasted.
-    pub for_so_long: Duration,
+pub struct Snapshot {
+    /// The current state.
+    pub state: WorkerState,
+    /// How long the state has lasted.
+    pub time_in_state: Duration,
     /// The id of the endpoint of its request.
     pub endpoint: u32,
     /// How long the worker has had the request.
-    pub with_request: Duration,
+    pub time_on_request: Duration,
     /// Whether the request's deadline has passed.
     pub is_overdue: bool,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self(Arc::new(State {
+        Self(Arc::new(Shared {
             epoch: Instant::now(),
-            doing: AtomicU8::default(),
+            state: AtomicU8::default(),
             endpoint: AtomicU32::default(),
             began_ns: AtomicU64::default(),
             deadline_ns: AtomicU64::default(),
@@ -138,16 +138,16 @@ impl Default for Activity {
 impl Activity {
     /// Begins a request.
     pub fn begin(&self, endpoint: u32, now: Instant, deadline: Instant) {
-        let state = &*self.0;
-        let now = state.time(now);
-        state.endpoint.store(endpoint, Relaxed);
-        state.began_ns.store(now, Relaxed);
-        state.deadline_ns.store(state.time(deadline), Relaxed);
-        state.pool_ns.store(0, Relaxed);
-        state.database_ns.store(0, Relaxed);
+        let shared = &*self.0;
+        let now = shared.time(now);
+        shared.endpoint.store(endpoint, Relaxed);
+        shared.began_ns.store(now, Relaxed);
+        shared.deadline_ns.store(shared.time(deadline), Relaxed);
+        shared.pool_ns.store(0, Relaxed);
+        shared.database_ns.store(0, Relaxed);
         // A poller may have answered the request before this one, so that nobody took its waits.
-        state.records.store(false, Relaxed);
-        state.set(Doing::Handler, now);
+        shared.records.store(false, Relaxed);
+        shared.set(WorkerState::Handler, now);
     }
 
     /// Keeps each wait from now on, until the waits are taken.
@@ -162,32 +162,32 @@ impl Activity {
         mem::take(&mut *self.0.waits())
     }
 
-    /// Notes that the worker begins another activity.
-    pub fn turn_to(&self, doing: Doing, now: Instant) {
-        self.0.set(doing, self.0.time(now));
+    /// Notes that the worker changes its state.
+    pub fn turn_to(&self, state: WorkerState, now: Instant) {
+        self.0.set(state, self.0.time(now));
     }
 
     /// The worker waits for a session or the database until the guard is dropped. Of nested waits only the outermost
     /// counts.
-    pub fn wait_for(&self, doing: Doing) -> Waiting<'_> {
-        self.waiting(doing, Instant::now)
+    pub fn wait_for(&self, state: WorkerState) -> Waiting<'_> {
+        self.waiting(state, Instant::now)
     }
 
     /// Like [`wait_for`](Self::wait_for), for a caller that has read the clock already.
-    pub fn wait_since(&self, doing: Doing, since: Instant) -> Waiting<'_> {
-        self.waiting(doing, || since)
+    pub fn wait_since(&self, state: WorkerState, since: Instant) -> Waiting<'_> {
+        self.waiting(state, || since)
     }
 
-    fn waiting(&self, doing: Doing, now: impl FnOnce() -> Instant) -> Waiting<'_> {
-        let state = &*self.0;
-        let before = state.doing.load(Relaxed);
-        let within = before == Doing::Pool as u8 || before == Doing::Database as u8;
+    fn waiting(&self, state: WorkerState, now: impl FnOnce() -> Instant) -> Waiting<'_> {
+        let shared = &*self.0;
+        let before = shared.state.load(Relaxed);
+        let within = before == WorkerState::Pool as u8 || before == WorkerState::Database as u8;
         let since = (!within).then(now);
         if let Some(since) = since {
-            state.set(doing, state.time(since));
+            shared.set(state, shared.time(since));
         }
-        let kept = (!within && state.records.load(Relaxed)).then(Kept::default);
-        Waiting { state, doing, before, since, until: None, kept }
+        let kept = (!within && shared.records.load(Relaxed)).then(WaitDetails::default);
+        Waiting { shared, state, before, since, until: None, kept }
     }
 
     /// Adds time that a caller has measured itself.
@@ -206,23 +206,23 @@ impl Activity {
     }
 
     /// The worker's activity at this moment. Each part is right by itself, but two parts may belong to two moments.
-    pub fn look(&self, now: Instant) -> Look {
-        let state = &*self.0;
-        let now = state.time(now);
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let shared = &*self.0;
+        let now = shared.time(now);
         let since = |then: &AtomicU64| Duration::from_nanos(now.saturating_sub(then.load(Relaxed)));
-        let doing = DOINGS[usize::from(state.doing.load(Relaxed)) % DOINGS.len()].0;
-        let is_overdue = doing != Doing::Idle && now > state.deadline_ns.load(Relaxed);
-        Look {
-            doing,
-            for_so_long: since(&state.since_ns),
-            endpoint: state.endpoint.load(Relaxed),
-            with_request: since(&state.began_ns),
+        let state = WORKER_STATES[usize::from(shared.state.load(Relaxed)) % WORKER_STATES.len()].0;
+        let is_overdue = state != WorkerState::Idle && now > shared.deadline_ns.load(Relaxed);
+        Snapshot {
+            state,
+            time_in_state: since(&shared.since_ns),
+            endpoint: shared.endpoint.load(Relaxed),
+            time_on_request: since(&shared.began_ns),
             is_overdue,
         }
     }
 }
 
-impl State {
+impl Shared {
     fn time(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
@@ -231,28 +231,28 @@ impl State {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, doing: Doing, now: u64) {
+    fn set(&self, state: WorkerState, now: u64) {
         self.since_ns.store(now, Relaxed);
-        self.doing.store(doing as u8, Relaxed);
+        self.state.store(state as u8, Relaxed);
     }
 }
 
 /// See [`Activity::wait_for`].
 #[must_use]
 pub struct Waiting<'a> {
-    state: &'a State,
-    doing: Doing,
+    shared: &'a Shared,
+    state: WorkerState,
     before: u8,
     /// `None` within another wait.
     since: Option<Instant>,
     /// The end of the wait, if the caller has read the clock already.
     until: Option<Instant>,
     /// The wait to keep, if the request is recorded.
-    kept: Option<Kept>,
+    kept: Option<WaitDetails>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct WaitDetails {
     name: Cow<'static, str>,
     error: Option<Cow<'static, str>>,
 }
@@ -285,13 +285,13 @@ impl Waiting<'_> {
     }
 
     fn keep(&mut self, since: Instant, took: Duration) {
-        let Some(Kept { name, error }) = self.kept.take() else { return };
-        if name.is_empty() && self.doing == Doing::Database {
+        let Some(WaitDetails { name, error }) = self.kept.take() else { return };
+        if name.is_empty() && self.state == WorkerState::Database {
             return;
         }
-        let mut waits = self.state.waits();
+        let mut waits = self.shared.waits();
         if waits.kept.len() < WAITS_MAX {
-            waits.kept.push(Wait { doing: self.doing, name, since, took, error });
+            waits.kept.push(Wait { state: self.state, name, since, took, error });
         } else {
             waits.missed += 1;
         }
@@ -304,10 +304,11 @@ impl Drop for Waiting<'_> {
         let now = self.until.unwrap_or_else(Instant::now);
         self.keep(since, now - since);
         let spent = u64::try_from((now - since).as_nanos()).unwrap_or(u64::MAX);
-        let sum = if self.doing == Doing::Pool { &self.state.pool_ns } else { &self.state.database_ns };
+        let sum =
+            if self.state == WorkerState::Pool { &self.shared.pool_ns } else { &self.shared.database_ns };
         sum.fetch_add(spent, Relaxed);
-        self.state.since_ns.store(self.state.time(now), Relaxed);
-        self.state.doing.store(self.before, Relaxed);
+        self.shared.since_ns.store(self.shared.time(now), Relaxed);
+        self.shared.state.store(self.before, Relaxed);
     }
 }
 
@@ -316,20 +317,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_activity_has_its_own_name() {
-        for (index, (doing, _)) in DOINGS.into_iter().enumerate() {
-            assert_eq!(doing as usize, index, "the table is in the order of the enum");
+    fn the_table_of_names_is_in_the_order_of_the_states() {
+        for (index, (state, _)) in WORKER_STATES.into_iter().enumerate() {
+            assert_eq!(state as usize, index, "the table is in the order of the enum");
         }
     }
 
     #[test]
-    fn a_wait_counts_once_and_for_its_own_activity() {
+    fn a_wait_counts_once_and_for_its_own_state() {
         let activity = Activity::default();
         let now = Instant::now();
         activity.begin(7, now, now + Duration::from_secs(5));
-        let outer = activity.wait_for(Doing::Database);
-        let inner = activity.wait_for(Doing::Pool);
-        assert_eq!(activity.look(Instant::now()).doing, Doing::Database);
+        let outer = activity.wait_for(WorkerState::Database);
+        let inner = activity.wait_for(WorkerState::Pool);
+        assert_eq!(activity.snapshot(Instant::now()).state, WorkerState::Database);
         drop(inner);
         let asked = Instant::now();
         while asked.elapsed() < Duration::from_millis(1) {}
@@ -337,40 +338,43 @@ mod tests {
         let spent = activity.spent();
         assert_eq!(spent.pool, Duration::ZERO);
         assert!(spent.database >= Duration::from_millis(1));
-        let look = activity.look(Instant::now());
-        assert_eq!((look.doing, look.endpoint, look.is_overdue), (Doing::Handler, 7, false));
-        assert!(look.with_request >= spent.database);
+        let snapshot = activity.snapshot(Instant::now());
+        assert_eq!(
+            (snapshot.state, snapshot.endpoint, snapshot.is_overdue),
+            (WorkerState::Handler, 7, false)
+        );
+        assert!(snapshot.time_on_request >= spent.database);
         activity.begin(8, Instant::now(), now);
         assert_eq!(activity.spent(), Spent::default());
-        assert!(activity.look(Instant::now() + Duration::from_millis(1)).is_overdue);
+        assert!(activity.snapshot(Instant::now() + Duration::from_millis(1)).is_overdue);
     }
 
     #[test]
     fn only_named_waits_of_recorded_requests_are_kept_up_to_a_limit() {
         let activity = Activity::default();
         let kind = |error: &&'static str| Cow::Borrowed(*error);
-        let wait = |doing, name| {
-            let waiting = activity.wait_for(doing).on(|| Cow::Borrowed(name));
-            let inner = activity.wait_for(Doing::Database).on(|| Cow::Borrowed("within"));
+        let wait = |state, name| {
+            let waiting = activity.wait_for(state).on(|| Cow::Borrowed(name));
+            let inner = activity.wait_for(WorkerState::Database).on(|| Cow::Borrowed("within"));
             drop(inner);
             waiting.end(Err::<(), _>("57014"), kind).expect_err("as it was");
         };
-        wait(Doing::Database, "unseen");
+        wait(WorkerState::Database, "unseen");
         assert!(activity.take_waits().kept.is_empty());
         activity.record();
-        wait(Doing::Pool, "");
-        wait(Doing::Database, "");
-        (0..=WAITS_MAX).for_each(|_| wait(Doing::Database, "statement"));
+        wait(WorkerState::Pool, "");
+        wait(WorkerState::Database, "");
+        (0..=WAITS_MAX).for_each(|_| wait(WorkerState::Database, "statement"));
         let waits = activity.take_waits();
         assert_eq!((waits.kept.len(), waits.missed), (WAITS_MAX, 2));
-        let of = |at: usize| (waits.kept[at].doing, &*waits.kept[at].name, waits.kept[at].error.as_deref());
-        assert_eq!(of(0), (Doing::Pool, "", Some("57014")));
-        assert_eq!(of(1), (Doing::Database, "statement", Some("57014")));
-        wait(Doing::Database, "unseen");
+        let of = |at: usize| (waits.kept[at].state, &*waits.kept[at].name, waits.kept[at].error.as_deref());
+        assert_eq!(of(0), (WorkerState::Pool, "", Some("57014")));
+        assert_eq!(of(1), (WorkerState::Database, "statement", Some("57014")));
+        wait(WorkerState::Database, "unseen");
         assert!(activity.take_waits().kept.is_empty());
         activity.record();
         activity.begin(7, Instant::now(), Instant::now());
-        wait(Doing::Database, "another request's");
+        wait(WorkerState::Database, "another request's");
         assert!(activity.take_waits().kept.is_empty());
     }
 }

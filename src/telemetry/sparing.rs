@@ -67,7 +67,7 @@ fn second() -> u64 {
 }
 
 /// Logs how many lines were held back since the last call. The observer calls it once a second.
-pub(crate) fn tell_the_rest() {
+pub(crate) fn log_held_back() {
     let places = PLACES.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for place in places {
         let count = place.held_back.swap(0, Relaxed);
@@ -115,7 +115,7 @@ mod tests {
         while PLACE.admits() {}
         assert!(PLACES.lock().expect("no panic").iter().any(|place| std::ptr::eq(*place, &raw const PLACE)));
         assert!(PLACE.held_back.load(Relaxed) > 0);
-        tell_the_rest();
+        log_held_back();
         assert_eq!(PLACE.held_back.load(Relaxed), 0);
     }
 }

@@ -6,9 +6,9 @@ use http::StatusCode;
 
 use crate::exchange::job::{Delivery, Job};
 use crate::http::Timing;
-use crate::telemetry::activity::{Activity, Doing};
+use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::metrics::{Phase, Reason, Spans};
-use crate::telemetry::traces::{Course, Outcome};
+use crate::telemetry::traces::{Outcome, RequestTimes};
 
 /// The status of a request and the time of each of its phases.
 pub(super) struct Account {
@@ -31,7 +31,7 @@ impl Account {
         spans.set(Phase::Database, spent.database);
         let with_worker = made.saturating_duration_since(began);
         spans.set(Phase::Render, with_worker.saturating_sub(spent.pool + spent.database));
-        activity.turn_to(Doing::Write, made);
+        activity.turn_to(WorkerState::Write, made);
         Self { status, spans, made, ended: made }
     }
 
@@ -44,7 +44,7 @@ impl Account {
     /// Closes the account when the answer is handed over. A streamed answer was made while it was written.
     pub(super) fn written(&mut self, activity: &Activity) {
         let (now, spent) = (Instant::now(), activity.spent());
-        activity.turn_to(Doing::Idle, now);
+        activity.turn_to(WorkerState::Idle, now);
         self.ended = now;
         let since = (spent.pool + spent.database)
             .saturating_sub(self.spans.of(Phase::Pool) + self.spans.of(Phase::Database));
@@ -56,9 +56,9 @@ impl Account {
 
 /// The account in the form of a trace.
 impl Account {
-    pub(super) fn course(&self, job: &Job, began: Instant, activity: &Activity) -> Course {
+    pub(super) fn request_times(&self, job: &Job, began: Instant, activity: &Activity) -> RequestTimes {
         let waits = activity.take_waits();
-        Course { since: job.since, began: Some(began), made: Some(self.made), ended: self.ended, waits }
+        RequestTimes { since: job.since, began: Some(began), made: Some(self.made), ended: self.ended, waits }
     }
 
     pub(super) fn outcome(

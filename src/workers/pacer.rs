@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, bounded, select};
 use super::Shared;
 use crate::base::queue::Usage;
 use crate::base::system::{self, CoreTicks, ThreadTimes};
-use crate::telemetry::activity::Doing;
+use crate::telemetry::activity::WorkerState;
 
 /// How often the pacer measures what workers wait for, and decides.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -250,8 +250,8 @@ impl Shared {
     fn busiest_endpoint(&self) -> Option<u32> {
         let (now, mut jobs) = (Instant::now(), BTreeMap::new());
         for worker in self.present().values() {
-            let usage = worker.activity.look(now);
-            if usage.doing != Doing::Idle {
+            let usage = worker.activity.snapshot(now);
+            if usage.state != WorkerState::Idle {
                 *jobs.entry(usage.endpoint).or_insert(0) += 1;
             }
         }

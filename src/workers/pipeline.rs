@@ -19,7 +19,7 @@ use crate::base::system::Bell;
 use crate::database::{self, Connection, Fetched, Question, RoundTrip, Waits};
 use crate::exchange::job::Job;
 use crate::handler::{Batched, BatchedStatement, Error};
-use crate::telemetry::activity::{Activity, Doing, Spent};
+use crate::telemetry::activity::{Activity, Spent, WorkerState};
 
 /// How long the database may work on the statements of a batch, by their means, while no worker is free. The limit is several times
 /// the cost of a way to the database and back, which a batch saves. It is also short enough that no request waits for long that
@@ -124,7 +124,7 @@ impl Shared {
         others.jobs.insert(0, (first, begun.is_stale()));
         let questions = self.questions(others, began, flight, begun, activity);
         let Some(first) = flight.requests.front() else {
-            return activity.turn_to(Doing::Idle, Instant::now());
+            return activity.turn_to(WorkerState::Idle, Instant::now());
         };
         activity.begin(first.job.endpoint.id, began, first.job.deadline.instant());
         match self.context(&first.job, activity).database() {
@@ -140,7 +140,7 @@ impl Shared {
                 }
             }
         }
-        activity.turn_to(Doing::Idle, Instant::now());
+        activity.turn_to(WorkerState::Idle, Instant::now());
     }
 
     /// Makes the questions of the jobs in a batch, and adds their requests to those in flight. A job without one gets its answer.
@@ -204,7 +204,7 @@ impl Shared {
         while is_sent && let Some(next) = flight.requests.front() {
             let Pending { job, began, sent, .. } = next;
             activity.begin(job.endpoint.id, *began, job.deadline.instant());
-            activity.turn_to(Doing::Database, before.max(*sent));
+            activity.turn_to(WorkerState::Database, before.max(*sent));
             // The answer comes when the database has done this one's work. It began when it had done the work before.
             let due = before.max(*sent + distance);
             let mut fetched = round_trip.fetch(&job.presence, job.deadline, Waits::Not);
@@ -249,7 +249,7 @@ impl Shared {
             let took = now.saturating_duration_since(before.max(*sent));
             before = now;
             activity.spend(Spent { pool, database: now.saturating_duration_since(*sent) });
-            activity.turn_to(Doing::Handler, now);
+            activity.turn_to(WorkerState::Handler, now);
             let Some(Fetched::Answer(question, answer)) = fetched else {
                 failed.push_back(pending);
                 break;

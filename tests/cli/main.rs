@@ -32,7 +32,7 @@ fn without_a_file_the_first_start_makes_the_demo_and_the_second_keeps_it() {
         ["sqlite:wharf-demo.db (created and filled with the demo data)"],
         "{output}"
     );
-    assert_eq!(summary(&output, "sizes"), ["4 workers, queue of 1024 for at most 1s, pool of 4 connections"]);
+    assert_eq!(summary(&output, "sizes"), ["4 workers, queue of 1024 for at most 1s, pool of 4 sessions"]);
     let examples = summary(&output, "try");
     assert_eq!(examples.len(), 3, "{output}");
     for example in examples {
@@ -293,7 +293,7 @@ fn a_database_that_is_not_there_is_said_without_its_password() {
     // A refused connection may be a server that starts, so this takes the pool's patience with a first connection.
     let url = format!("postgres://app:secret@{free}/shop");
     let exit = Wharf::run(HELLO, &["serve", "--listen", "127.0.0.1:0", "--database", &url], &[]);
-    assert_says(&exit, 2, &["cannot open a connection to app@", "shop"]);
+    assert_says(&exit, 2, &["cannot open a session on app@", "shop"]);
     assert_eq!(exit.stderr.matches("Connection refused").count(), 1, "{}", exit.stderr);
     assert!(!exit.stderr.contains("secret"), "{}", exit.stderr);
 }

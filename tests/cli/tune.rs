@@ -10,7 +10,7 @@ use serde_json::Value;
 use wharf::config::{Config, Environment, Flags, Source};
 use wharf::database::Database;
 use wharf::internal::{Selection, traffic};
-use wharf::tune::{CannotTell, Outcome, Request, tune};
+use wharf::tune::{CannotTell, Options, Outcome, tune};
 
 use crate::support::{Postgres, Wharf, assert_says, wait_until};
 
@@ -63,11 +63,11 @@ fn the_knee_of_a_database_that_lets_six_in_is_found() {
     let text = config(&database.url(), "select work(6, 0.04)");
     let source = Source { path: None, text };
     let config = Config::read(source, &Environment::default(), &Flags::default()).expect("it is sound");
-    let request = Request { largest: 16, objectives: Vec::new(), time: Duration::from_secs(45), seed: 7 };
+    let options = Options { largest: 16, objectives: Vec::new(), time: Duration::from_secs(45), seed: 7 };
     let asked = |address: SocketAddr, database: Option<&Database>| {
         traffic(&config, database, &Selection { names: Vec::new(), allow_writes: false, seed: 7, address })
     };
-    let found = tune(&config, &request, asked, &AtomicBool::new(false), &mut |_| {}).expect("it runs");
+    let found = tune(&config, &options, asked, &AtomicBool::new(false), &mut |_| {}).expect("it runs");
     match &found.pool.outcome {
         Outcome::Knee(knee) => {
             // Other tests run beside it, so the knee may be anywhere in its band. The band holds the truth.
@@ -101,7 +101,7 @@ fn tuned(config: &str, arguments: &[&str]) -> (Value, String) {
     assert_eq!(report["stands"].as_bool(), Some(exit.code == Some(0)), "{}", exit.stdout);
     let page = fs::read_to_string(directory.path().join("found.html")).expect("the page is written");
     assert!(
-        page.contains(report["pool"]["words"].as_str().expect("a text").trim_start_matches("connections")),
+        page.contains(report["pool"]["words"].as_str().expect("a text").trim_start_matches("sessions")),
         "{page}"
     );
     (report, fs::read_to_string(file).expect("it is there"))
@@ -156,7 +156,7 @@ fn a_wrong_tuning_is_refused_before_anything_is_measured() {
     assert_says(
         &run(&sound, &["--instances", "1000"]),
         2,
-        &["the database has no connection left", "for 1000 instances"],
+        &["the database has no session left", "for 1000 instances"],
     );
     assert_says(
         &run(&sound, &["--endpoint", "wrok"]),
@@ -169,7 +169,7 @@ fn a_wrong_tuning_is_refused_before_anything_is_measured() {
         &["the configuration has no database.url"],
     );
     let writes = config(&url, "insert into t values (1)").replace("GET", "POST").replace("value", "none");
-    assert_says(&run(&writes, &[]), 2, &["nothing to ask: work write; --allow-writes asks them as well"]);
+    assert_says(&run(&writes, &[]), 2, &["no endpoint to request: work write; --allow-writes includes them"]);
     assert_says(
         &run(&writes, &["--endpoint", "work"]),
         2,
@@ -181,7 +181,7 @@ fn a_wrong_tuning_is_refused_before_anything_is_measured() {
     assert_says(
         &run(&unknown, &[]),
         2,
-        &["wharf.toml:6:", "endpoint.work.load.params.id: nothing says which `id` to ask for"],
+        &["wharf.toml:6:", "endpoint.work.load.params.id: the values of `id` are not given"],
     );
     let empty = unknown + "load = { sample = 'select x as id from t' }\n";
     assert_says(&run(&empty, &[]), 2, &["endpoint.work.load.sample: it found no row"]);

@@ -402,7 +402,7 @@ fn a_pool_without_a_free_connection_answers_503_in_time() {
     blocked.request("POST", "/lock", &[], "");
     database.wait_for_a_waiting_lock();
     let refused = wharf.get("/quick");
-    assert_problem(&refused, 503, "no database connection");
+    assert_problem(&refused, 503, "no database session");
     assert_eq!(refused.header("Retry-After"), Some("1"));
     wharf.wait_for_log("active=1");
     holder.execute("select pg_advisory_unlock(1)", &[]).expect("the lock is ours");

@@ -1,7 +1,7 @@
 //! Where the real binary listens: Unix sockets, what systemd passes, and a port that two of them share.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::Command;
@@ -168,6 +168,63 @@ fn a_unix_socket_that_systemd_passes_is_served_and_its_file_stays() {
         assert_eq!(hello_at(&path), 200);
         stop(wharf);
         assert!(path.exists(), "it is systemd's");
+    }
+}
+
+/// As systemd does it with two sockets. The first is the shell's input, and `$SECOND` is the number of the other; only bash
+/// takes numbers of several digits.
+const ACTIVATE_TWO: &str = "exec bash -c 'exec 3<&0 4<&$SECOND </dev/null; \\
+    LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=web:internal exec \"$0\" \"$@\"' \"$0\" \"$@\"";
+
+#[test]
+fn several_sockets_of_systemd_are_taken_by_their_names_or_in_their_order() {
+    let listeners = |addresses: &[&str]| {
+        let tables = addresses.iter().map(|address| format!("[[listen]]\naddress = '{address}'\n"));
+        Arc::new(directory_with(&format!("{}{HELLO}", tables.collect::<String>())))
+    };
+    let bound = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (web, internal) = (bound(), bound());
+    let address = |listener: &TcpListener| listener.local_addr().expect("it is bound");
+    let (first, second) = (address(&web), address(&internal));
+    // Unlike every other descriptor of this process, this one stays open in the programs that it starts.
+    let passed = rustix::io::dup(&internal).expect("a socket can be cloned");
+    let script = ACTIVATE_TWO.replace("$SECOND", &passed.as_raw_fd().to_string());
+    let stdin = || Some(OwnedFd::from(web.try_clone().expect("a socket can be cloned")));
+    let config = ["--config", "wharf.toml"];
+    for (addresses, expected) in [
+        (&["systemd:internal", "systemd:web"][..], vec![second, first]),
+        (&["systemd", "systemd"], vec![first, second]),
+        (&["systemd:internal", "systemd"], vec![second, first]),
+        (&["systemd:internal"], vec![second]),
+    ] {
+        let wharf = Wharf::start_by(&script, stdin(), &listeners(addresses), &config);
+        let places: Vec<_> = expected.iter().map(|address| format!("http://{address}")).collect();
+        assert_eq!(wharf.listening_on(), places.join(", "));
+        for address in &expected {
+            let mut client = Client::connect(*address);
+            client.request("GET", "/hello", &[], "");
+            assert_eq!(client.answer().text(), "hi", "{address}");
+        }
+        if expected.len() == 1 {
+            wharf.wait_for_log("systemd has passed 2 sockets, and only 1 of them have a listener");
+        }
+        stop(wharf);
+    }
+    for (addresses, said) in [
+        (
+            &["systemd:other"][..],
+            "cannot listen on systemd:other: systemd has passed no socket named \"other\"",
+        ),
+        (
+            &["systemd", "systemd", "systemd"],
+            "cannot listen on systemd: systemd has passed no more sockets than the 2",
+        ),
+        (
+            &["systemd", "systemd:web"],
+            "no socket named \"web\" (FileDescriptorName) that no other listener has; left: internal",
+        ),
+    ] {
+        assert_refused(&Wharf::run_by(&script, stdin(), &listeners(addresses), &config), said);
     }
 }
 

@@ -112,7 +112,7 @@ fn through(database: &Database, more: &str) -> (Running, Forwarder) {
 fn assert_unknown(answer: &Answer) {
     assert_eq!(answer.status, 500, "{}", answer.text());
     assert_eq!(answer.json()["type"], UNKNOWN);
-    assert!(answer.text().contains("look before you repeat it"), "{}", answer.text());
+    assert!(answer.text().contains("check before you repeat it"), "{}", answer.text());
     assert_eq!(answer.header("Retry-After"), None);
 }
 

@@ -162,7 +162,7 @@ fn a_value_too_large_or_too_deep_for_the_database_is_the_clients_mistake() {
     let (_database, wharf) = on_postgres("");
     let long = (0..2000).map(|n| (n * 7919).to_string()).collect::<Vec<_>>().concat();
     let body = format!(r#"{{"id":9,"name":"{long}","age":20}}"#);
-    let too_much = "a value is larger or nested deeper than the database takes";
+    let too_much = "a value is larger or nested deeper than the database accepts";
     assert_problem(&wharf.json("POST", "/join", &body), 400, too_much);
     assert_problem(&wharf.json("POST", "/nested", &nested(40_000)), 400, too_much);
     let (_directory, sqlite) = on_sqlite("");

@@ -241,7 +241,7 @@ fn a_client_may_ask_for_less_time_than_there_is() {
             assert_eq!(answer.json()["parameter"], "request-timeout");
         }
         let twice = ask(&[("Request-Timeout", "1"), ("Request-Timeout", "2")]);
-        assert_problem(&twice, 400, "received it twice");
+        assert_problem(&twice, 400, "received two values");
     }
 }
 

@@ -87,7 +87,7 @@ impl Manager {
 
     /// Nobody says that all is well until the thread is let go on.
     fn misses(&self, wharf: &Wharf, words: &mut impl std::io::Write, reason: &str) {
-        wharf.wait_for_log(&format!("the watchdog is not told that all is well: {reason}"));
+        wharf.wait_for_log(&format!("the watchdog gets no report, because {reason}"));
         // From now on only an answer of the held thread can bring a message.
         self.socket.set_nonblocking(true).expect("a socket has that");
         while self.within(PATIENCE).is_some() {}

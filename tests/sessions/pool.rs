@@ -279,9 +279,9 @@ fn a_thread_that_does_not_return_a_connection_is_named() {
             drop(held);
         };
         worker.spawn_scoped(scope, forgetful).expect("a thread");
-        wait_until("nobody says it", || log.has("forgetful has had a database connection for"));
+        wait_until("nobody says it", || log.has("forgetful has had a database session for"));
         give.send(()).expect("it waits");
-        wait_until("nobody says that it is back", || log.has("forgetful gave the connection back after"));
+        wait_until("nobody says that it is back", || log.has("forgetful gave the session back after"));
     });
 }
 

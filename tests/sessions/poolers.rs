@@ -3,10 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{Read as _, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
 use wharf::config::{self, Config};
 use wharf::database;
 use wharf::deadline::Deadline;
@@ -321,20 +325,87 @@ fn serve_refuses_a_transaction_pooler_at_once() {
 fn a_session_pooler_with_one_connection_is_accepted_for_one_session() {
     let database = database();
     for ignored in IGNORED {
+        let pooler = pooler("session", 1, ignored);
         for _ in 0..3 {
-            let pooler = pooler("session", 1, ignored);
             let began = Instant::now();
             let opened = open(&pooler.url(database.name()), 1).expect("a session pooler is fine");
-            let deadline = Deadline::after(Duration::from_secs(20));
-            // The search for poolers leaves a client in PgBouncer's line. On a busy machine an answer to it has reached the session
-            // instead, which is closed then: the next one has to work.
-            let row = (0..3).find_map(|_| {
-                let mut connection = opened.checkout(deadline).expect("a connection is free");
-                connection.postgres().expect("it is PostgreSQL").query_one("select 42", &[]).ok()
-            });
-            assert_eq!(row.expect("it runs").get::<_, i32>(0), 42);
+            assert_eq!(answer_of(&opened), 42);
             assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         }
+    }
+}
+
+fn answer_of(database: &database::Database) -> i32 {
+    let deadline = Deadline::after(Duration::from_secs(20));
+    let mut connection = database.checkout(deadline).expect("a connection is free");
+    let row = connection.postgres().expect("it is PostgreSQL").query_one("select 42", &[]);
+    row.expect("it runs").get(0)
+}
+
+/// Locks of a test's own session. A statement that shares one of them waits until the test gives it back.
+fn hold(database: &Database, locks: &[i32]) -> ::postgres::Client {
+    let mut holder = ::postgres::Client::connect(&database.url(), ::postgres::NoTls).expect("it answers");
+    for lock in locks {
+        holder.execute("select pg_advisory_lock($1)", &[&i64::from(*lock)]).expect("the lock is free");
+    }
+    holder
+}
+
+fn give_back(holder: &mut ::postgres::Client, lock: i32) {
+    holder.execute("select pg_advisory_unlock($1)", &[&i64::from(lock)]).expect("it is held");
+}
+
+/// A client of the pooler that sends several commands at once, and leaves when the first is answered.
+fn leave_answers_behind(pooler: &PgBouncer, database: &Database, commands: &[String]) {
+    let mut stream = TcpStream::connect(("127.0.0.1", pooler.port())).expect("it listens");
+    stream.set_read_timeout(Some(crate::support::PATIENCE)).expect("the limit is not zero");
+    let mut sent = BytesMut::new();
+    let parameters = [("user", "postgres"), ("database", database.name())];
+    frontend::startup_message(parameters, &mut sent).expect("no name has a zero byte");
+    for command in commands {
+        frontend::query(command, &mut sent).expect("no command has a zero byte");
+    }
+    stream.write_all(&sent).expect("there is room");
+    let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
+    // One comes after the login.
+    while received.windows(6).filter(|bytes| bytes == b"Z\0\0\0\x05I").count() < 2 {
+        let count = stream.read(&mut buffer).expect("an answer comes");
+        assert!(count > 0, "it closed: {received:?}");
+        received.extend_from_slice(&buffer[..count]);
+    }
+}
+
+/// `PgBouncer` 1.18 gives a server to the next client when one part of a batch is answered, and with it the answers to the
+/// other parts.
+#[test]
+fn a_session_that_gets_the_answers_of_a_client_that_left_is_opened_again() {
+    const LOCKS: [i32; 2] = [6, 7];
+    let database = database();
+    let pooler = pooler("session", 1, "");
+    let url = pooler.url(database.name());
+    for others in ["", "'its', ", "'its', 'own', "] {
+        let left = pooler.log().matches(" login attempt: ").count();
+        let mut holder = hold(&database, &LOCKS);
+        let wait = |lock: i32| format!("select {others}pg_advisory_lock_shared({lock})");
+        let commands = ["select 1".to_owned(), wait(LOCKS[0]), wait(LOCKS[1])];
+        leave_answers_behind(&pooler, &database, &commands);
+        let clients = |column: usize| {
+            let pools = pooler.admin("show pools");
+            let pool = pools.lines().find(|line| line.starts_with(database.name())).map(str::to_owned);
+            pool.and_then(|pool| pool.split('|').nth(column).map(str::to_owned)).unwrap_or_default()
+        };
+        let (active, waiting) = (2, 3);
+        wait_until("the client has not left", || clients(active) == "0");
+        let opened = thread::scope(|scope| {
+            let opening = scope.spawn(|| open(&url, 1));
+            wait_until("no session waits", || clients(waiting) == "1");
+            give_back(&mut holder, LOCKS[0]);
+            wait_until("the session gets no server", || clients(active) == "1");
+            give_back(&mut holder, LOCKS[1]);
+            opening.join().expect("no panic")
+        });
+        assert_eq!(answer_of(&opened.expect("the next session is right")), 42);
+        assert!(pooler.log().matches(" login attempt: ").count() > left + 2, "it was not opened again");
     }
 }
 

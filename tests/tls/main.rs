@@ -14,6 +14,7 @@ mod handshakes;
 #[path = "../clients/known.rs"]
 mod known;
 mod limits;
+mod listeners;
 mod program;
 #[allow(dead_code, reason = "it runs scripts too")]
 #[path = "../clients/program.rs"]

@@ -29,7 +29,7 @@ const CHARTS = [
   {
     name: "use", title: "What is in use", unit: "count", series: [
       ["busy workers", "blue", "p99", (second) => second.busy],
-      ["connections lent", "purple", "p90", (second) => second.active],
+      ["sessions lent", "purple", "p90", (second) => second.active],
       ["requests that wait", "gold", "p50", (second) => second.queued],
     ],
   },

@@ -1,7 +1,7 @@
 // Tables, and rows of cells.
 
 const WORKERS = [
-  ["database", "D", "waits for the database"], ["pool", "P", "waits for a connection"], ["handler", "H", "runs its handler"],
+  ["database", "D", "waits for the database"], ["pool", "P", "waits for a session"], ["handler", "H", "runs its handler"],
   ["write", "W", "writes an answer"], ["stuck", "!", "past its deadline"], ["idle", "·", "idle"],
 ];
 const POOL = [["active", "A", "lent"], ["free", "I", "idle"], ["closed", "–", "not open"]];
@@ -10,12 +10,12 @@ const CONNECTIONS = {
   idle: "grey", beginning: "green", reading: "purple", queued: "gold", running: "blue", writing: "orange", closing: "grey",
 };
 const REFUSALS = {
-  malformed: "no HTTP, or none that is spoken here", head_bytes: "head too large", header_count: "too many headers",
+  malformed: "not HTTP, or a form that is not supported", head_bytes: "head too large", header_count: "too many headers",
   target_bytes: "target too long", body_bytes: "body too large", head_timeout: "head came too slowly",
   body_timeout: "body came too slowly", body_rate: "body trickled", connection_limit: "too many connections",
-  address_limit: "too many of one address", accept_rate: "too many new connections", descriptors: "no file descriptor left",
+  address_limit: "too many connections of one address", accept_rate: "too many new connections", descriptors: "no file descriptor left",
   queue_full: "the queue was full", queue_wait: "waited too long in the queue", shed: "would have waited too long",
-  deadline: "took longer than its deadline", cross_origin: "of another site's page",
+  deadline: "took longer than its deadline", cross_origin: "from another site's page",
 };
 
 // A table that scrolls separately from the page, also by keyboard. A cell is text or a node.
@@ -165,7 +165,7 @@ function showPool(pool) {
   if (!pool) return;
   const counts = { active: pool.active, free: pool.idle, closed: Math.max(0, pool.max - pool.active - pool.idle) };
   const cells = POOL.flatMap(([kind, letter, meaning]) => Array(counts[kind]).fill([kind, letter, meaning]));
-  showCells(id("pool"), cells.map(([kind, letter, meaning], index) => [kind, letter, `connection ${index + 1}: ${meaning}`]));
+  showCells(id("pool"), cells.map(([kind, letter, meaning], index) => [kind, letter, `session ${index + 1}: ${meaning}`]));
   showKinds(id("pool-legend"), POOL, counts);
   const facts = [
     ...Object.entries(pool.acquire_failures).map(([how, count]) => [`not lent: ${how.replace("_", " ")}`, count]),

@@ -3,7 +3,7 @@
 const STATES = {
   ready: ["ready", "good"],
   saturated: ["saturated", "warning", "⚠", "More requests come than the server can answer. It refuses the rest at once."],
-  database_down: ["database down", "bad", "✗", "No connection to the database works, and none can be opened."],
+  database_down: ["database down", "bad", "✗", "No database session works, and none can be opened."],
   draining: ["draining", "warning", "⚠", "The server stops. It answers its running requests and takes no new ones."],
 };
 

@@ -22,7 +22,7 @@ pub(crate) use self::stats::{Connections, ErrorStats, PoolStats, QueueStats, Sta
 use crate::base::queue::Queue;
 use crate::database::Database;
 use crate::exchange::job::Job;
-use crate::telemetry::activity::{Activity, Doing};
+use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::{Exposition, Gauges, Metrics, PoolGauges, QueueGauges, WorkerGauges};
 use crate::telemetry::sparing;
@@ -89,22 +89,22 @@ impl Observer {
     pub fn watch(&self) -> io::Result<Watch> {
         let (end, ended) = crossbeam_channel::bounded(0);
         let observer = self.clone();
-        let look = move || {
+        let observe = move || {
             while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                observer.look();
+                observer.observe();
             }
         };
-        let thread = thread::Builder::new().name("observer".into()).spawn(look)?;
+        let thread = thread::Builder::new().name("observer".into()).spawn(observe)?;
         Ok(Watch { end: Some(end), thread: Some(thread) })
     }
 
     /// Adds another second to the history, and writes the lines that it gives reason for to the log.
-    pub fn look(&self) {
+    pub fn observe(&self) {
         let gauges = self.gauges();
         let Observed { metrics, database, journal, .. } = &self.0.observed;
         let now = Instant::now();
         self.history().add(metrics, &gauges, now);
-        sparing::tell_the_rest();
+        sparing::log_held_back();
         let figures = Figures {
             metrics,
             pool: database.as_ref().map(|database| &**database.metrics()),
@@ -133,8 +133,8 @@ impl Observer {
     pub fn gauges(&self) -> Gauges {
         let now = Instant::now();
         let queue = self.0.observed.queue.gauges();
-        let looks = self.activities();
-        let stuck = looks.iter().filter(|(_, activity)| activity.look(now).is_overdue).count();
+        let activities = self.activities();
+        let stuck = activities.iter().filter(|(_, activity)| activity.snapshot(now).is_overdue).count();
         Gauges {
             started: self.0.started,
             workers: WorkerGauges {
@@ -154,17 +154,17 @@ impl Observer {
     pub fn threads(&self) -> Vec<Thread> {
         let (now, endpoints) = (Instant::now(), self.0.observed.metrics.endpoints());
         let threads = self.activities().into_iter().map(|(name, activity)| {
-            let look = activity.look(now);
-            let busy = look.doing != Doing::Idle;
-            let endpoint = endpoints.get(look.endpoint as usize).filter(|_| busy);
+            let snapshot = activity.snapshot(now);
+            let busy = snapshot.state != WorkerState::Idle;
+            let endpoint = endpoints.get(snapshot.endpoint as usize).filter(|_| busy);
             Thread {
                 name,
-                state: look.doing.name(),
-                for_ms: stats::milliseconds(look.for_so_long),
+                state: snapshot.state.name(),
+                for_ms: stats::milliseconds(snapshot.time_in_state),
                 method: endpoint.map(|endpoint| endpoint.method.clone()),
                 route: endpoint.map(|endpoint| endpoint.route.clone()),
-                request_ms: busy.then(|| stats::milliseconds(look.with_request)),
-                stuck: look.is_overdue,
+                request_ms: busy.then(|| stats::milliseconds(snapshot.time_on_request)),
+                stuck: snapshot.is_overdue,
             }
         });
         threads.collect()

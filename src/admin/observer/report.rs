@@ -130,7 +130,7 @@ impl Report {
             Some((UNSERVED[how as usize].1, count.saturating_sub(before)))
         });
         let (sum, each) = counted(&counts.map(|count| count.unwrap_or(("", 0))))?;
-        Some((Level::Warn, format!("no database connection for {sum} in the last second: {each}")))
+        Some((Level::Warn, format!("no database session for {sum} in the last second: {each}")))
     }
 
     /// The server is saturated when all workers are busy and jobs wait, or when it refuses requests because of load.
@@ -140,7 +140,7 @@ impl Report {
         match self.saturated.add(is_so, now, SATURATED_AFTER, CALM_AFTER)? {
             StateChange::Begins => {
                 let pool = gauges.pool.as_ref();
-                let pool = pool.map(|pool| format!("; {} of {} connections lent", pool.active, pool.max));
+                let pool = pool.map(|pool| format!("; {} of {} sessions lent", pool.active, pool.max));
                 let paced =
                     if workers.busy_max < workers.max { ", as many as the cores can run" } else { "" };
                 let line = format!(
@@ -274,7 +274,7 @@ mod tests {
         (0..7).for_each(|_| metrics.refused(Reason::Malformed));
         (0..5).for_each(|_| pool.unserved(Unserved::Down));
         let refused = "refused 1,234 requests in the last second: queue_full 1,200, shed 34";
-        let unserved = "no database connection for 5 requests in the last second: down 5";
+        let unserved = "no database session for 5 requests in the last second: down 5";
         assert_eq!(lines(2_000_000), [refused, unserved, "2,000,000 lines of the access log were lost"]);
         assert_eq!(lines(2_000_000), [""; 0], "without news there is no line");
         metrics.refused(Reason::Deadline);
@@ -287,7 +287,7 @@ mod tests {
         let (full, free) = (|| gauges(4, 3, 0), || gauges(4, 0, 0));
         assert_eq!(lines_of(&mut report, &metrics, &[full(), full(), free(), full(), full()]), [""; 0]);
         let line =
-            "saturated for 3 s: 4 of 4 workers busy, 3 waiting, the oldest for 70ms; 2 of 2 connections lent";
+            "saturated for 3 s: 4 of 4 workers busy, 3 waiting, the oldest for 70ms; 2 of 2 sessions lent";
         assert_eq!(lines_of(&mut report, &metrics, &[full()]), [line]);
         let looks = [free(), free(), free(), free(), full(), full(), free(), free(), free(), free()];
         assert_eq!(lines_of(&mut report, &metrics, &looks), [""; 0]);

@@ -64,7 +64,7 @@ struct State<T> {
     jobs: Jobs<T>,
     lanes: Vec<Lane>,
     limits: Limits,
-    /// The number of workers that there are to be. Workers beyond it end when they ask for a job.
+    /// The configured number of workers. Workers beyond it end when they ask for a job.
     workers: usize,
     /// The number of workers that there are.
     present: usize,
@@ -175,7 +175,7 @@ pub struct Gauges {
     pub max_length: usize,
     /// The wait of the oldest job so far.
     pub oldest: Duration,
-    /// The number of workers that there are to be.
+    /// The configured number of workers.
     pub workers: usize,
     /// The number of workers that there are.
     pub present: usize,

@@ -13,17 +13,17 @@ pub struct Usage {
     pub taken: u64,
     /// The number of these jobs that were taken in a batch, behind its first job.
     pub batched: u64,
-    /// Since the last reading, a job waited only because of the limit on busy workers.
+    /// Whether a job waited, since the last reading, only because of the limit on busy workers.
     pub was_held_back: bool,
-    /// A job waits for that reason now.
+    /// Whether a job waits for that reason now.
     pub is_held_back: bool,
-    /// The number of workers that there are to be.
+    /// The configured number of workers.
     pub workers: usize,
     /// How many of them may have a job.
     pub busy_max: usize,
 }
 
-/// Adds up what [`Usage`] reports, and tells the pacer when it should act.
+/// Adds up what [`Usage`] reports, and notifies the pacer when it should act.
 pub(super) struct Pace {
     pub(super) busy: Duration,
     /// `busy` is counted up to this moment.
@@ -31,7 +31,7 @@ pub(super) struct Pace {
     pub(super) taken: u64,
     pub(super) batched: u64,
     pub(super) was_held_back: bool,
-    /// Told once when a job is held back, or when more than `crowd` workers have a job.
+    /// Notified once when a job is held back, or when more than `crowd` workers have a job.
     watcher: Option<Sender<()>>,
     crowd: usize,
 }
@@ -63,16 +63,16 @@ impl Pace {
     /// Called after one more worker has a job.
     pub(super) fn note_running(&mut self, running: usize) {
         if running > self.crowd {
-            self.tell();
+            self.notify();
         }
     }
 
     pub(super) fn hold_back(&mut self) {
         self.was_held_back = true;
-        self.tell();
+        self.notify();
     }
 
-    fn tell(&mut self) {
+    fn notify(&mut self) {
         if let Some(watcher) = self.watcher.take() {
             // A full channel means that the pacer has not read the last message yet; it will act all the same.
             let _ = watcher.try_send(());

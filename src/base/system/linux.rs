@@ -97,7 +97,7 @@ pub(crate) fn wait_for_turn() {
             .map_err(|error| format!("{error:?}"))
     });
     if let Err(error) = set {
-        log::debug!("a thread preempts others at each wake-up: it cannot be scheduled as a batch: {error}");
+        log::debug!("cannot set SCHED_BATCH, so this thread preempts others at each wake-up: {error}");
     }
 }
 

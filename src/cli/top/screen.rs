@@ -226,7 +226,7 @@ fn table(endpoints: &[Endpoint], rows: usize, width: usize) -> Vec<StyledLine> {
     let wide = room.min(longest.unwrap_or_default()).max(NAME_MIN);
     let cell = |text: &str| format!("{text:>COLUMN$}");
     let head: String = ["P99", "ANSWERS", "MEAN", "P50"][..columns].iter().map(|head| cell(head)).collect();
-    let title = if endpoints.is_empty() { "ENDPOINT: none of late" } else { "ENDPOINT" };
+    let title = if endpoints.is_empty() { "ENDPOINT: no requests lately" } else { "ENDPOINT" };
     let end = if mostly > 0 { "  MOSTLY" } else { "" };
     let mut lines = vec![StyledLine::of(Style::Strong, format!("{title:<wide$}{head}{end}"))];
     lines.extend(endpoints.iter().take(rows).map(|endpoint| {
@@ -376,7 +376,7 @@ mod tests {
         figures["pool"] = Value::Null;
         figures["totals"]["refused"] = json!({});
         let text = shown(figures, 80, Some(24)).join("\n");
-        for part in ["p99 -", "no database", "none since the start", "ENDPOINT: none of late"] {
+        for part in ["p99 -", "no database", "none since the start", "ENDPOINT: no requests lately"] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }
     }

@@ -1,6 +1,6 @@
-//! Reads `[app]`: from the file, and as a type of the program's.
+//! Reads `[app]`: from the file, and into a type of the program.
 //!
-//! Main thread. The server looks at nothing of it; [`Config::app`] reads it as a type of the program's.
+//! Main thread. The server uses none of it; [`Config::app`] reads it into a type of the program.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The acceptor thread. It hands each new socket to a poller, and only shutdown ends it.
+//! The acceptor thread. It hands each new socket of every listener to a poller, and only shutdown ends it.
 //!
 //! After an error it waits 50 ms, doubling to 1.6 s, as Tomcat's acceptor does. The clients stay in the kernel's
 //! backlog meanwhile. The acceptor keeps one spare file descriptor. When the process has no other left, the acceptor
@@ -61,7 +61,7 @@ pub(super) struct Acceptor {
 }
 
 struct Accepting {
-    listener: Listener,
+    entrances: Vec<Entrance>,
     poll: Poll,
     /// Each newcomer goes to the next poller of this list.
     pollers: Vec<Arc<Mailbox>>,
@@ -69,10 +69,19 @@ struct Accepting {
     gate: Arc<Gate>,
     stopped: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
-    /// Whether a client can read a refusal that comes before any handshake.
-    encrypted: bool,
     /// The spare descriptor, given up when the process has no other. `None` while none is to be had.
     reserve: Option<File>,
+}
+
+/// A listener, and what the acceptor knows about it.
+struct Entrance {
+    listener: Listener,
+    /// Whether its clients begin with a handshake, so that they could not read a refusal in plain text.
+    encrypted: bool,
+    /// Whether clients may wait in its backlog. An event says so, and only an empty backlog says no.
+    is_due: bool,
+    /// Why it accepted nobody in this round.
+    failed: Option<io::Error>,
 }
 
 /// The reason to stop accepting for a while.
@@ -88,30 +97,32 @@ enum Rest {
 impl Acceptor {
     pub(super) fn start(
         name: String,
-        listener: Listener,
+        listeners: Vec<(Listener, bool)>,
         pollers: Vec<Arc<Mailbox>>,
         gate: Arc<Gate>,
         metrics: Arc<Metrics>,
-        encrypted: bool,
     ) -> io::Result<Self> {
-        let socket = listener.socket();
-        socket.set_nonblocking(true)?;
-        if let Err(error) = system::limit_unsent(socket, UNSENT_BYTES) {
-            log::debug!("the kernel may hold megabytes for a client that reads slowly: {error}");
-        }
         let poll = Poll::new()?;
         gate.wake_by(Waker::new(poll.registry(), WAKE)?);
-        poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(0), Interest::READABLE)?;
+        let mut entrances = Vec::with_capacity(listeners.len());
+        for (index, (listener, encrypted)) in listeners.into_iter().enumerate() {
+            let socket = listener.socket();
+            socket.set_nonblocking(true)?;
+            if let Err(error) = system::limit_unsent(socket, UNSENT_BYTES) {
+                log::debug!("the kernel may hold megabytes for a client that reads slowly: {error}");
+            }
+            poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(index), Interest::READABLE)?;
+            entrances.push(Entrance { listener, encrypted, is_due: true, failed: None });
+        }
         let stopped = Arc::new(AtomicBool::new(false));
         let accepting = Accepting {
-            listener,
+            entrances,
             poll,
             pollers,
             next: 0,
             gate: Arc::clone(&gate),
             stopped: Arc::clone(&stopped),
             metrics,
-            encrypted,
             reserve: reserve(),
         };
         let held = Arc::new(());
@@ -130,7 +141,7 @@ impl Acceptor {
         self.life.clone()
     }
 
-    /// Accepts the clients in the backlog and closes the listener. From then on the kernel refuses new clients.
+    /// Accepts the clients in the backlogs and closes the listeners. From then on the kernel refuses new clients.
     pub(super) fn stop(self) {
         self.stopped.store(true, Ordering::Release);
         self.gate.wake();
@@ -146,7 +157,7 @@ fn reserve() -> Option<File> {
 
 impl Accepting {
     fn run(mut self) {
-        let mut events = Events::with_capacity(2);
+        let mut events = Events::with_capacity(self.entrances.len() + 1);
         let (mut pause, mut resume) = (None, None::<Instant>);
         loop {
             let timeout = resume.map(|resume| resume.saturating_duration_since(Instant::now()));
@@ -157,6 +168,7 @@ impl Accepting {
                     sparingly!(log::Level::Error, "polls that failed", "the acceptor cannot poll: {error}");
                 }
             }
+            self.note(&events);
             if self.stopped.load(Ordering::Acquire) {
                 return self.accept_the_last(&mut events);
             }
@@ -185,17 +197,35 @@ impl Accepting {
         until.filter(|until| now < *until).unwrap_or(now + LONGEST_AWAIT)
     }
 
-    /// Prevents resets when the listener closes: clients that have connected, or are about to, are still accepted. If
-    /// another process listens on the same socket, these clients wait for that process instead.
+    /// Notes which listeners have clients.
+    fn note(&mut self, events: &Events) {
+        for event in events {
+            // The waker has a token of its own.
+            if let Some(entrance) = self.entrances.get_mut(event.token().0) {
+                entrance.is_due = true;
+            }
+        }
+    }
+
+    /// Prevents resets when the listeners close: clients that have connected, or are about to, are still accepted. If
+    /// another process listens on the same socket, its clients wait for that process instead.
     fn accept_the_last(&mut self, events: &mut Events) {
-        if !self.listener.closes_for_all() {
+        if !self.entrances.iter().any(|entrance| entrance.listener.closes_for_all()) {
             return;
         }
-        if let Err(error) = self.listener.turn_away() {
-            log::debug!("clients that connect at this moment may be reset: {error}");
+        for entrance in &self.entrances {
+            if let Err(error) = entrance.listener.turn_away() {
+                log::debug!(
+                    "new connections cannot be stopped, so clients that connect now may be reset: {error}"
+                );
+            }
         }
         let began = Instant::now();
         loop {
+            // A listener whose backlog was not empty has no event.
+            for entrance in &mut self.entrances {
+                entrance.is_due = entrance.listener.closes_for_all();
+            }
             self.accept_while(|_| began.elapsed() < LAST_CLIENTS);
             let left = LAST_HANDSHAKES.saturating_sub(began.elapsed());
             if left.is_zero() {
@@ -210,37 +240,55 @@ impl Accepting {
         self.accept_while(|accepting| !accepting.stopped.load(Ordering::Acquire))
     }
 
-    /// Accepts until it is to stop or the backlog is empty. A rest would raise no event: the listener is
-    /// edge-triggered.
+    /// Accepts until it is to stop or every backlog is empty, one client of each listener in turn. A rest would raise no
+    /// event: the listeners are edge-triggered.
     fn accept_while(&mut self, goes_on: impl Fn(&Self) -> bool) -> Rest {
         if self.reserve.is_none() {
             self.reserve = reserve();
         }
-        while goes_on(self) {
-            if self.is_crowded() {
-                return Rest::Crowded;
-            }
-            let accepted = match self.listener.socket().accept() {
-                Ok((socket, address)) => {
-                    self.admit(socket, address.as_socket());
-                    Ok(())
+        self.entrances.iter_mut().for_each(|entrance| entrance.failed = None);
+        let mut any = true;
+        while any {
+            any = false;
+            for index in 0..self.entrances.len() {
+                let entrance = &self.entrances[index];
+                if !entrance.is_due || entrance.failed.is_some() {
+                    continue;
                 }
-                Err(error) if is_out_of_descriptors(&error) => self.refuse_with_reserve(error),
-                Err(error) => Err(error),
-            };
-            match accepted {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Rest::Idle,
-                // The client left while it waited, or a signal came. Neither is a reason to pause.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => return Rest::Failed(error),
+                if !goes_on(self) {
+                    return Rest::Idle;
+                }
+                if self.is_crowded() {
+                    return Rest::Crowded;
+                }
+                any = true;
+                self.accept_one(index);
             }
         }
-        Rest::Idle
+        // The system's reasons are the same for all listeners, so one of them is enough to say.
+        let failed = self.entrances.iter_mut().find_map(|entrance| entrance.failed.take());
+        failed.map_or(Rest::Idle, Rest::Failed)
+    }
+
+    /// Accepts one client of a listener, or notes that none waits or that the system refuses.
+    fn accept_one(&mut self, index: usize) {
+        let accepted = match self.entrances[index].listener.socket().accept() {
+            Ok((socket, address)) => {
+                self.admit(socket, index, address.as_socket());
+                Ok(())
+            }
+            Err(error) if is_out_of_descriptors(&error) => self.refuse_with_reserve(index, error),
+            Err(error) => Err(error),
+        };
+        let entrance = &mut self.entrances[index];
+        match accepted {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => entrance.is_due = false,
+            // The client left while it waited, or a signal came. Neither is a reason to pause.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(error) => entrance.failed = Some(error),
+        }
     }
 
     /// Whether the allowed number of clients is being refused already. At shutdown, waiting clients are refused beyond
@@ -254,7 +302,7 @@ impl Accepting {
         self.gate.excess() >= REFUSED_AT_ONCE
     }
 
-    fn admit(&mut self, socket: Socket, peer: Option<std::net::SocketAddr>) {
+    fn admit(&mut self, socket: Socket, listener: usize, peer: Option<std::net::SocketAddr>) {
         let delay = || if peer.is_some() { socket.set_tcp_nodelay(true) } else { Ok(()) };
         if socket.set_nonblocking(true).and_then(|()| delay()).is_err() {
             return; // The client has left already.
@@ -262,49 +310,57 @@ impl Accepting {
         let (place, refuse) = self.gate.enter(peer.map(|peer| IpAddr::to_canonical(&peer.ip())));
         let hops = self.pollers.len();
         self.next = (self.next + 1) % hops;
-        self.pollers[self.next].post(Message::Accepted(Newcomer { socket, peer, place, refuse, hops }));
+        self.pollers[self.next].post(Message::Accepted(Newcomer {
+            socket,
+            listener,
+            peer,
+            place,
+            refuse,
+            hops,
+        }));
     }
 
     /// Accepts one client with the spare descriptor, only to refuse it. Without a free descriptor the system does not
     /// report an empty backlog, so this call also finds out whether the backlog is empty.
-    fn refuse_with_reserve(&mut self, error: io::Error) -> io::Result<()> {
+    fn refuse_with_reserve(&mut self, index: usize, error: io::Error) -> io::Result<()> {
         if self.reserve.take().is_none() {
             return Err(error);
         }
-        let accepted = self.listener.socket().accept().map(|(socket, _)| {
+        let entrance = &self.entrances[index];
+        let accepted = entrance.listener.socket().accept().map(|(socket, _)| {
             self.metrics.received();
             self.metrics.refused(Reason::Descriptors);
             // The refusal may not reach the client. Without a descriptor, nothing more can be done.
-            drop(self.say_unavailable(&socket));
+            drop(say_unavailable(&socket, entrance.encrypted));
         });
         // The client's descriptor is free again, unless another thread has taken it.
         self.reserve = reserve();
         accepted
     }
+}
 
-    fn say_unavailable(&self, mut socket: &Socket) -> io::Result<()> {
-        socket.set_nonblocking(true)?;
-        if !self.encrypted {
-            let response = unavailable("the server has no file descriptor left").to_response();
-            let mut answer = Vec::new();
-            if encode_head(&response, Form::CLOSE, None, &mut answer) {
-                answer.extend_from_slice(response.body());
-            }
-            socket.write_all(&answer)?;
+fn say_unavailable(mut socket: &Socket, encrypted: bool) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    if !encrypted {
+        let response = unavailable("the server has no file descriptor left").to_response();
+        let mut answer = Vec::new();
+        if encode_head(&response, Form::CLOSE, None, &mut answer) {
+            answer.extend_from_slice(response.body());
         }
-        socket.shutdown(Shutdown::Write)?;
-        // Bytes that came and are not read would turn the end into a reset. The limit keeps a client that sends without
-        // end from holding up the others.
-        let mut scratch = [0; 4096];
-        let mut left = SKIPPED_BYTES;
-        while left > 0 {
-            left = match socket.read(&mut scratch)? {
-                0 => 0,
-                read => left.saturating_sub(read),
-            };
-        }
-        Ok(())
+        socket.write_all(&answer)?;
     }
+    socket.shutdown(Shutdown::Write)?;
+    // Bytes that came and are not read would turn the end into a reset. The limit keeps a client that sends without
+    // end from holding up the others.
+    let mut scratch = [0; 4096];
+    let mut left = SKIPPED_BYTES;
+    while left > 0 {
+        left = match socket.read(&mut scratch)? {
+            0 => 0,
+            read => left.saturating_sub(read),
+        };
+    }
+    Ok(())
 }
 
 /// Whether the process, or the system, has no descriptor left. `ErrorKind` has no names for these two errors.

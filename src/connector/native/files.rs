@@ -1,7 +1,7 @@
 //! The thread that reads files for answers. A disk may be slow, so no poller waits for it. No worker reads a file for a
 //! client that takes the answer slowly. The thread starts with the first file that does not leave at once.
 //!
-//! Each connection asks for at most one piece at a time, so the connections bound the number of waiting requests.
+//! Each connection requests at most one piece at a time, so the connections bound the number of waiting requests.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -27,8 +27,8 @@ struct PieceRequest {
 }
 
 impl Files {
-    /// Has the piece read. The poller gets it as a [`Message::Piece`].
-    pub(super) fn ask(&self, piece: Piece, id: Id, mailbox: &Arc<Mailbox>) {
+    /// Requests a piece. The poller gets it as a [`Message::Piece`].
+    pub(super) fn request(&self, piece: Piece, id: Id, mailbox: &Arc<Mailbox>) {
         let sender = self.sender.get_or_init(|| {
             let (sender, receiver) = crossbeam_channel::unbounded();
             if let Err(error) = thread::Builder::new().name("files".into()).spawn(move || read_all(&receiver))

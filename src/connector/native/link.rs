@@ -2,8 +2,8 @@
 //!
 //! The poller owns the connection until it queues a request. Then a worker claims the connection, answers, and hands it
 //! back. The return needs no system call unless there is something left for the poller to do. One atomic word says
-//! whose turn it is, and whether readiness came while it was not the poller's turn. So the socket is registered once,
-//! edge-triggered, and never again.
+//! who owns the connection, and whether readiness came while the poller did not own it. So the socket is registered
+//! once, edge-triggered, and never again.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use socket2::Socket;
 
-use super::output::{Flushed, Outbox, Taken, Unsent};
+use super::output::{Flushed, Outbox, PollerNotice, Unsent};
 use super::wire::Wire;
 use super::{Id, Mailbox, Message};
 use crate::base::deadline::Deadline;
@@ -28,7 +28,7 @@ use crate::telemetry::sparing::sparingly;
 /// The owner of the connection at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
-pub(super) enum Turn {
+pub(super) enum Owner {
     /// The poller: the connection is idle, reading or flushing.
     Poller = 0,
     /// The queue: its request waits there.
@@ -42,10 +42,10 @@ pub(super) enum Turn {
     Streaming = 4,
 }
 
-const TURN: u64 = 0b111;
-/// Set when the poller has something to do as soon as it is its turn: readiness that came meanwhile, pipelined bytes,
-/// or an answer that the socket did not take whole.
-const ATTEND: u64 = 0b1000;
+const OWNER: u64 = 0b111;
+/// Set when the poller has something to do as soon as it owns the connection again: readiness that came meanwhile,
+/// pipelined bytes, or an answer that the socket did not take whole.
+const PENDING: u64 = 0b1000;
 /// The position of the ticket of the request in progress, above the flags.
 const TICKET: u32 = 4;
 
@@ -58,55 +58,55 @@ const HEAD_BYTES: usize = 256;
 /// A body up to this size is copied behind its head: one piece costs the kernel less than two.
 const JOINED_BYTES: usize = 4 * 1024;
 
-/// One atomic word: whose turn it is, for which request, and whether the poller has something to do afterwards.
+/// One atomic word: the owner, the request in progress, and whether the poller has something to do afterwards.
 #[derive(Debug, Default)]
 struct Word(AtomicU64);
 
 impl Word {
-    fn turn(&self) -> Turn {
-        match self.0.load(Ordering::Acquire) & TURN {
-            0 => Turn::Poller,
-            1 => Turn::Queued,
-            2 => Turn::Running,
-            3 => Turn::Writing,
-            _ => Turn::Streaming,
+    fn owner(&self) -> Owner {
+        match self.0.load(Ordering::Acquire) & OWNER {
+            0 => Owner::Poller,
+            1 => Owner::Queued,
+            2 => Owner::Running,
+            3 => Owner::Writing,
+            _ => Owner::Streaming,
         }
     }
 
-    /// See [`Link::attend`].
-    fn attend(&self) -> bool {
+    /// See [`Link::note_readiness`].
+    fn note_readiness(&self) -> bool {
         let noted = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            (state & TURN != Turn::Poller as u64).then_some(state | ATTEND)
+            (state & OWNER != Owner::Poller as u64).then_some(state | PENDING)
         });
         noted.is_err()
     }
 
     /// See [`Link::give`].
-    fn give(&self, ticket: u64, attend: bool) {
-        let flags = Turn::Queued as u64 | if attend { ATTEND } else { 0 };
+    fn give(&self, ticket: u64, pending: bool) {
+        let flags = Owner::Queued as u64 | if pending { PENDING } else { 0 };
         self.0.store(ticket << TICKET | flags, Ordering::Release);
     }
 
     /// See [`Link::take_back`].
-    fn take_back(&self, from: Turn) -> bool {
+    fn take_back(&self, from: Owner) -> bool {
         let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            (state & TURN == from as u64).then_some(state & !(TURN | ATTEND))
+            (state & OWNER == from as u64).then_some(state & !(OWNER | PENDING))
         });
         taken.is_ok()
     }
 
-    /// Worker: moves from one turn to the next, if the request of this ticket still has the first one.
-    fn advance(&self, ticket: u64, from: Turn, to: Turn) -> bool {
+    /// Worker: changes the owner from `from` to `to`, if the request of this ticket still has the owner `from`.
+    fn advance(&self, ticket: u64, from: Owner, to: Owner) -> bool {
         let moved = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-            let same = state >> TICKET == ticket && state & TURN == from as u64;
-            same.then_some(state & !TURN | to as u64)
+            let same = state >> TICKET == ticket && state & OWNER == from as u64;
+            same.then_some(state & !OWNER | to as u64)
         });
         moved.is_ok()
     }
 
-    /// Worker: gives the turn back to the poller. Returns whether the poller has something to do.
+    /// Worker: makes the poller the owner again. Returns whether the poller has something to do.
     fn hand_back(&self) -> bool {
-        self.0.fetch_and(!(TURN | ATTEND), Ordering::AcqRel) & ATTEND != 0
+        self.0.fetch_and(!(OWNER | PENDING), Ordering::AcqRel) & PENDING != 0
     }
 }
 
@@ -115,9 +115,9 @@ pub(super) struct Link {
     socket: Socket,
     id: Id,
     word: Word,
-    /// The work that a worker leaves to the poller. It is locked only when there is some, so the lock is hardly
+    /// The task that a worker leaves to the poller. It is locked only when there is one, so the lock is hardly
     /// contended.
-    left: Mutex<Option<Left>>,
+    task: Mutex<Option<PollerTask>>,
     /// When a worker last answered, in milliseconds since `mailbox.epoch`. An idle connection has been idle since then.
     answered_at: AtomicU64,
     /// Whether a worker may write to the socket. Not with TLS: the session that encrypts belongs to the poller.
@@ -155,9 +155,9 @@ fn coarse() -> Duration {
     system::coarse_monotonic()
 }
 
-/// The work that a worker leaves to the poller.
+/// The rest of an answer, which a worker leaves to the poller.
 #[derive(Debug)]
-pub(super) enum Left {
+pub(super) enum PollerTask {
     /// An answer that the socket did not take whole.
     Unsent(Unsent),
     /// A streamed answer: in progress, or ended with bytes that the socket did not take.
@@ -181,7 +181,7 @@ impl Link {
             socket,
             id,
             word: Word::default(),
-            left: Mutex::new(None),
+            task: Mutex::new(None),
             answered_at: AtomicU64::new(0),
             direct,
             mailbox,
@@ -227,41 +227,41 @@ impl Link {
         }
     }
 
-    pub(super) fn turn(&self) -> Turn {
-        self.word.turn()
+    pub(super) fn owner(&self) -> Owner {
+        self.word.owner()
     }
 
     /// Poller: notes that readiness came. Returns whether the poller may act now. If not, it gets a message when it
     /// may.
-    pub(super) fn attend(&self) -> bool {
-        self.word.attend()
+    pub(super) fn note_readiness(&self) -> bool {
+        self.word.note_readiness()
     }
 
-    /// Poller: gives the connection away with the request of this ticket. `attend`: the poller has more to do
+    /// Poller: gives the connection away with the request of this ticket. `pending`: the poller has more to do
     /// afterwards.
-    pub(super) fn give(&self, ticket: u64, attend: bool) {
-        self.word.give(ticket, attend);
+    pub(super) fn give(&self, ticket: u64, pending: bool) {
+        self.word.give(ticket, pending);
     }
 
-    /// Poller: takes the connection back if it still is in the given turn.
-    pub(super) fn take_back(&self, from: Turn) -> bool {
+    /// Poller: takes the connection back if `from` still owns it.
+    pub(super) fn take_back(&self, from: Owner) -> bool {
         self.word.take_back(from)
     }
 
-    /// Poller: takes the work that a worker left.
-    pub(super) fn take_left(&self) -> Option<Left> {
-        self.lock_left().take()
+    /// Poller: takes the task that a worker left.
+    pub(super) fn take_task(&self) -> Option<PollerTask> {
+        self.lock_task().take()
     }
 
-    /// Poller: whether a worker left some work.
-    pub(super) fn has_left(&self) -> bool {
-        self.lock_left().is_some()
+    /// Poller: whether a worker left a task.
+    pub(super) fn has_task(&self) -> bool {
+        self.lock_task().is_some()
     }
 
     /// Poller: the streamed answer in progress.
     pub(super) fn outbox(&self) -> Option<Arc<Outbox>> {
-        match &*self.lock_left() {
-            Some(Left::Stream { outbox, .. }) => Some(Arc::clone(outbox)),
+        match &*self.lock_task() {
+            Some(PollerTask::Stream { outbox, .. }) => Some(Arc::clone(outbox)),
             _ => None,
         }
     }
@@ -271,30 +271,30 @@ impl Link {
         self.mailbox.epoch.at(self.answered_at.load(Ordering::Relaxed))
     }
 
-    /// Worker: sends the poller a message, in any turn.
-    pub(super) fn tell_poller(&self) {
+    /// Worker: sends the poller a message, also while it does not own the connection.
+    pub(super) fn notify_poller(&self) {
         self.mailbox.post(Message::Returned(self.id));
     }
 
-    /// Worker: moves from one turn to the next, if the request of this ticket still has the first one.
-    fn advance(&self, ticket: u64, from: Turn, to: Turn) -> bool {
+    /// Worker: changes the owner from `from` to `to`, if the request of this ticket still has the owner `from`.
+    fn advance(&self, ticket: u64, from: Owner, to: Owner) -> bool {
         self.word.advance(ticket, from, to)
     }
 
     /// Worker: gives the connection back to the poller.
-    fn hand_back(&self, left: Option<Left>) {
-        let attend = left.is_some();
-        if attend {
-            *self.lock_left() = left;
+    fn hand_back(&self, task: Option<PollerTask>) {
+        let pending = task.is_some();
+        if pending {
+            *self.lock_task() = task;
         }
         self.answered_at.store(self.mailbox.epoch.elapsed_ms(), Ordering::Relaxed);
-        if self.word.hand_back() | attend {
-            self.tell_poller();
+        if self.word.hand_back() | pending {
+            self.notify_poller();
         }
     }
 
-    fn lock_left(&self) -> MutexGuard<'_, Option<Left>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_task(&self) -> MutexGuard<'_, Option<PollerTask>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Worker: sends what the socket takes of an answer, and of a file at most a few pieces. Returns whether all is
@@ -327,15 +327,15 @@ impl Link {
 
 impl Client for Link {
     fn claim(self: Arc<Self>, ticket: u64, _: &mut Request) -> Claim {
-        if self.advance(ticket, Turn::Queued, Turn::Running) { Claim::Granted } else { Claim::Gone }
+        if self.advance(ticket, Owner::Queued, Owner::Running) { Claim::Granted } else { Claim::Gone }
     }
 
     fn answer(&self, ticket: u64, request: &Request, response: Response) -> Delivery {
-        if !self.advance(ticket, Turn::Running, Turn::Writing) {
+        if !self.advance(ticket, Owner::Running, Owner::Writing) {
             return Delivery::TooLate;
         }
         if self.presence.has_left() {
-            self.hand_back(Some(Left::Broken));
+            self.hand_back(Some(PollerTask::Broken));
             return Delivery::ClientLeft;
         }
         let mut form = request.form().of(&response);
@@ -351,10 +351,10 @@ impl Client for Link {
             _ => Body::Bytes(Bytes::new()),
         };
         let mut unsent = Unsent::of(head, body, !form.keep_alive);
-        let (left, delivery) = match self.send(&mut unsent) {
+        let (task, delivery) = match self.send(&mut unsent) {
             Ok(true) if form.keep_alive => (None, Delivery::Sent),
-            Ok(true) => (Some(Left::Close), Delivery::Sent),
-            Ok(false) => (Some(Left::Unsent(unsent)), Delivery::Sent),
+            Ok(true) => (Some(PollerTask::Close), Delivery::Sent),
+            Ok(false) => (Some(PollerTask::Unsent(unsent)), Delivery::Sent),
             Err(Failure::File(error)) => {
                 let (id, method, path) = (request.id(), request.method(), request.path());
                 sparingly!(
@@ -362,11 +362,11 @@ impl Client for Link {
                     "files that broke off",
                     "request {id}: {method} {path}: the file cannot be read: {error}"
                 );
-                (Some(Left::Cut), Delivery::Sent)
+                (Some(PollerTask::Cut), Delivery::Sent)
             }
-            Err(Failure::Client) => (Some(Left::Broken), Delivery::ClientLeft),
+            Err(Failure::Client) => (Some(PollerTask::Broken), Delivery::ClientLeft),
         };
-        self.hand_back(left);
+        self.hand_back(task);
         delivery
     }
 
@@ -383,10 +383,10 @@ impl Client for Link {
         let close = !form.keep_alive;
         // Before the word moves: a poller that gives the connection up finds either no stream yet or the outbox to give
         // up.
-        *self.lock_left() = Some(Left::Stream { outbox: Arc::clone(&outbox), close });
-        if !self.advance(ticket, Turn::Running, Turn::Streaming) {
+        *self.lock_task() = Some(PollerTask::Stream { outbox: Arc::clone(&outbox), close });
+        if !self.advance(ticket, Owner::Running, Owner::Streaming) {
             // The poller has closed the connection, or is about to.
-            self.take_left();
+            self.take_task();
             return None;
         }
         if self.presence.has_left() {
@@ -429,10 +429,10 @@ impl Sink for OpenStream {
             let mut wire = Wire::plain(&self.link.socket);
             let direct = self.link.direct.then_some(&mut wire);
             let put = self.outbox.put(bytes, direct, self.limit, self.deadline);
-            let (count, taken) = put.inspect_err(|_| self.failed.set(true))?;
+            let (count, notice) = put.inspect_err(|_| self.failed.set(true))?;
             self.link.mailbox.metrics.sent_bytes(count);
-            if taken == Taken::Tell {
-                self.link.tell_poller();
+            if notice == PollerNotice::Needed {
+                self.link.notify_poller();
             }
             bytes = &bytes[count..];
         }
@@ -442,21 +442,21 @@ impl Sink for OpenStream {
 
 impl Stream for OpenStream {
     fn finish(self: Box<Self>, complete: bool) -> Delivery {
-        if !self.link.advance(self.ticket, Turn::Streaming, Turn::Writing) {
+        if !self.link.advance(self.ticket, Owner::Streaming, Owner::Writing) {
             return Delivery::TooLate;
         }
         let Self { link, outbox, close, failed, .. } = *self;
         let complete = complete && !failed.get();
         let broken = outbox.is_broken();
-        // `left` has held the stream since it was opened.
-        link.take_left();
-        let left = match (broken, complete) {
-            (true, _) => Some(Left::Broken),
-            (false, false) => Some(Left::Cut),
-            (false, true) if link.direct && outbox.is_empty() => close.then_some(Left::Close),
-            (false, true) => Some(Left::Stream { outbox, close }),
+        // `task` has held the stream since it was opened.
+        link.take_task();
+        let task = match (broken, complete) {
+            (true, _) => Some(PollerTask::Broken),
+            (false, false) => Some(PollerTask::Cut),
+            (false, true) if link.direct && outbox.is_empty() => close.then_some(PollerTask::Close),
+            (false, true) => Some(PollerTask::Stream { outbox, close }),
         };
-        link.hand_back(left);
+        link.hand_back(task);
         if broken { Delivery::ClientLeft } else { Delivery::Sent }
     }
 }

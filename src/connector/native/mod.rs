@@ -91,6 +91,8 @@ const LONGEST_RELOAD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Newcomer {
     socket: Socket,
+    /// The number of the listener that accepted it. A reload keeps the listeners, so it stays right.
+    listener: usize,
     /// `None` on a Unix socket.
     peer: Option<SocketAddr>,
     place: gate::Place,
@@ -137,13 +139,13 @@ pub(crate) struct Native {
 }
 
 impl Native {
-    /// Starts the acceptor and the pollers on a bound listener. `prefix` comes before the names of their threads.
+    /// Starts the acceptor and the pollers on bound listeners, as many as the settings are for. `prefix` comes before the names of their threads.
     ///
     /// # Errors
     /// When the system refuses an epoll instance, an eventfd or a thread.
     pub(crate) fn start(
         prefix: &str,
-        listener: Listener,
+        listeners: Vec<Listener>,
         settings: Settings,
         service: &Arc<dyn Service>,
         metrics: &Arc<Metrics>,
@@ -151,7 +153,8 @@ impl Native {
         let settings = Arc::new(settings);
         let gate = Arc::new(gate::Gate::new(&settings, Arc::clone(metrics)));
         let files = Arc::<files::Files>::default();
-        let encrypted = settings.tls.is_some();
+        let encrypted = settings.beginnings.iter().map(|beginning| beginning.tls.is_some());
+        let listeners = listeners.into_iter().zip(encrypted).collect();
         let (mut mailboxes, mut waiting) = (Vec::new(), Vec::new());
         for _ in 0..settings.selectors {
             let poll = Poll::new()?;
@@ -190,11 +193,10 @@ impl Native {
         }
         let acceptor = acceptor::Acceptor::start(
             format!("{prefix}acceptor"),
-            listener,
+            listeners,
             mailboxes.clone(),
             Arc::clone(&gate),
             Arc::clone(metrics),
-            encrypted,
         )
         .inspect_err(|_| mailboxes.iter().for_each(|mailbox| mailbox.post(Message::Stop)))?;
         Ok(Self { mailboxes, gate, acceptor, pollers })
@@ -231,7 +233,7 @@ impl Connector for Native {
         drop(done);
         // The wait ends with an error in any case, because no thread sends anything on this channel.
         if all_done.recv_timeout(LONGEST_RELOAD) == Err(RecvTimeoutError::Timeout) {
-            log::warn!("a poller is held up and goes on with the new configuration later");
+            log::warn!("a poller is held up; it applies the new configuration later");
         }
     }
 

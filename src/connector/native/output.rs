@@ -1,7 +1,7 @@
 //! Answers on their way out: the parts that the socket has not taken yet.
 //!
-//! Used by the poller or the worker that has the connection's turn. Only a streamed answer is used by both at a time,
-//! under its lock: the worker writes it, and the poller flushes it.
+//! Used by the poller or the worker that owns the connection. Only a streamed answer is used by both at a time, under
+//! its lock: the worker writes it, and the poller flushes it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -180,13 +180,13 @@ impl Waiting {
     }
 }
 
-/// What the worker has to do after a part of a stream was taken.
+/// Whether the worker has to notify the poller after the outbox has taken a part of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// Nothing: the part is sent, or the socket's readiness will bring the poller.
-    Quietly,
-    /// Send a message to the poller, which would not come by itself.
-    Tell,
+pub(super) enum PollerNotice {
+    /// The part is sent, or the socket's readiness will bring the poller.
+    NotNeeded,
+    /// The poller would not come by itself.
+    Needed,
 }
 
 impl Outbox {
@@ -198,7 +198,7 @@ impl Outbox {
         direct: Option<&mut Wire<'_>>,
         limit: usize,
         deadline: Deadline,
-    ) -> io::Result<(usize, Taken)> {
+    ) -> io::Result<(usize, PollerNotice)> {
         let mut waiting = self.lock();
         while waiting.bytes.len() >= limit && !waiting.broken {
             let left = deadline.left();
@@ -213,7 +213,7 @@ impl Outbox {
         if deadline.has_passed() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the deadline passed before the client had all",
+                "the deadline passed before the client had taken the whole answer",
             ));
         }
         let mut sent = 0;
@@ -233,8 +233,9 @@ impl Outbox {
         }
         let kept = (bytes.len() - sent).min(limit - waiting.bytes.len().min(limit));
         waiting.bytes.extend(&bytes[sent..sent + kept]);
-        let tell = !is_direct && empty && kept > 0;
-        Ok((sent + kept, if tell { Taken::Tell } else { Taken::Quietly }))
+        let needs_notice = !is_direct && empty && kept > 0;
+        let notice = if needs_notice { PollerNotice::Needed } else { PollerNotice::NotNeeded };
+        Ok((sent + kept, notice))
     }
 
     /// Poller: sends as much as the wire takes, and adds the number of sent bytes to `moved`. Returns whether all is

@@ -137,7 +137,7 @@ impl Source for Pipe {
         state.paused &= !resume;
         drop(state);
         if resume {
-            self.link.tell_poller();
+            self.link.notify_poller();
         }
         Ok(read)
     }

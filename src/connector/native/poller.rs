@@ -112,7 +112,7 @@ impl Poller {
                 if let Some(connection) = self.connections.get_mut(id.index) {
                     connection.again = false;
                 }
-                self.attend(id);
+                self.handle_readiness(id);
             }
             for event in &events {
                 let Token(index) = event.token();
@@ -152,7 +152,7 @@ impl Poller {
 
     fn count(&mut self) {
         self.census_stale = !self.connections.is_empty();
-        self.census.fill(self.connections.iter().map(|(_, connection)| connection.standing()));
+        self.census.fill(self.connections.iter().map(|(_, connection)| connection.state()));
         self.census_at = self.core.now + CENSUS_INTERVAL;
     }
 
@@ -200,8 +200,8 @@ impl Poller {
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&descriptor)) {
             sparingly!(
                 log::Level::Error,
-                "connections that cannot be unwatched",
-                "a connection cannot be unwatched: {error}"
+                "connections that cannot be unregistered",
+                "cannot unregister a closed connection from the poll: {error}"
             );
         }
         self.timers.disarm(closed.timer, closed.id());
@@ -210,13 +210,13 @@ impl Poller {
     fn receive(&mut self, message: Message) {
         match message {
             Message::Accepted(newcomer) => self.open(newcomer),
-            Message::Returned(id) => self.attend(id),
+            Message::Returned(id) => self.handle_readiness(id),
             Message::Piece(id, piece) => self.with(id.index, |connection, core| {
                 if connection.id() == id { connection.add_piece(core, piece) } else { Next::Wait }
             }),
             Message::Crowded => self.forget_refused(),
             Message::Reload(reload) => self.reload(reload),
-            // There is a place for each poller's word; whoever asked may have left.
+            // The channel has room for each poller's answer. The thread that asked may have stopped waiting.
             Message::Pulse(here) => drop(here.try_send(())),
             Message::Drain { until } => {
                 self.drain_until = Some(until);
@@ -244,14 +244,14 @@ impl Poller {
     }
 
     /// Lets a connection act on a message, if it is still the same connection.
-    fn attend(&mut self, id: Id) {
+    fn handle_readiness(&mut self, id: Id) {
         self.with(id.index, |connection, core| {
             if connection.id() == id { Self::proceed_or_assist(connection, core) } else { Next::Wait }
         });
     }
 
     fn proceed_or_assist(connection: &mut Connection, core: &mut Core) -> Next {
-        if connection.link().attend() { connection.proceed(core) } else { connection.assist(core) }
+        if connection.link().note_readiness() { connection.proceed(core) } else { connection.assist(core) }
     }
 
     fn open(&mut self, mut newcomer: Newcomer) {
@@ -265,14 +265,15 @@ impl Poller {
                 return;
             }
         }
-        let Newcomer { socket, peer, mut place, refuse, .. } = newcomer;
-        let session = match self.core.settings.tls.as_ref().map(|tls| tls.identity.session()).transpose() {
+        let Newcomer { socket, listener, peer, mut place, refuse, .. } = newcomer;
+        let tls = self.core.settings.beginnings[listener].tls.as_ref();
+        let session = match tls.map(|tls| tls.identity.session()).transpose() {
             Ok(session) => session,
             Err(error) => {
                 sparingly!(
                     log::Level::Error,
-                    "clients without a TLS session",
-                    "no TLS session can be made: {error}"
+                    "clients without TLS",
+                    "cannot begin TLS with a client: {error}"
                 );
                 return;
             }
@@ -287,8 +288,8 @@ impl Poller {
         {
             sparingly!(
                 log::Level::Warn,
-                "connections closed unwatched",
-                "a connection cannot be watched and is closed: {error}"
+                "connections that cannot be registered",
+                "cannot register a connection with the poll, so it is closed: {error}"
             );
             return;
         }
@@ -297,7 +298,7 @@ impl Poller {
             self.refused.insert(id.generation, (id, self.core.now));
         }
         let link = Arc::new(Link::new(socket, id, session.is_none(), Arc::clone(&self.core.mailbox)));
-        entry.insert(Connection::new(link, place, peer, session, &self.core));
+        entry.insert(Connection::new(link, place, peer, listener, session, &self.core));
         self.with(index, |connection, core| connection.begin(core, refuse));
     }
 

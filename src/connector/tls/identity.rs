@@ -22,7 +22,7 @@ use crate::config::{ClientAuth, TlsVersion};
 const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
 
 /// The files and rules of the configuration that sessions are made from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Files {
     /// PEM: the server's certificate, then the ones that lead from it to the authority.
     pub(crate) certificate: PathBuf,
@@ -59,15 +59,6 @@ impl Identity {
     pub(crate) fn load(files: Files) -> Result<Self, TlsError> {
         let current = RwLock::new(Arc::new(files.read()?));
         Ok(Self { current, files })
-    }
-
-    /// Reads the files again, for the sessions that begin from now on.
-    ///
-    /// # Errors
-    /// As [`Identity::load`]. Then nothing has changed.
-    pub(crate) fn reload(&self) -> Result<(), TlsError> {
-        self.take(self.read_again()?);
-        Ok(())
     }
 
     /// Reads the files as they are now, to be [used](Self::take) later.
@@ -122,11 +113,13 @@ impl Files {
             (ClientAuth::Nothing, None) => return Ok(None),
             (ClientAuth::Nothing, Some(_)) => {
                 return Err(TlsError::Rules(
-                    "there are authorities for client certificates, but none is asked for",
+                    "tls.client_ca is given, but tls.client_auth asks for no certificate",
                 ));
             }
             (_, None) => {
-                return Err(TlsError::Rules("client certificates need a file of authorities to verify them"));
+                return Err(TlsError::Rules(
+                    "tls.client_auth asks for certificates, but tls.client_ca is not given",
+                ));
             }
             (_, Some(file)) => file,
         };
@@ -225,8 +218,11 @@ pub(super) mod tests {
             (asking(Some(missing)), "missing: No such file"),
             (asking(Some(pair.key.clone())), ".key: holds no certificate in PEM form"),
             (asking(Some(junk)), "junk: "),
-            (asking(None), "client certificates need a file of authorities"),
-            (Files { client_ca: Some(authority.file()), ..good() }, "none is asked for"),
+            (asking(None), "tls.client_ca is not given"),
+            (
+                Files { client_ca: Some(authority.file()), ..good() },
+                "tls.client_auth asks for no certificate",
+            ),
         ];
         for (files, reason) in cases {
             let error = Identity::load(files).expect_err(reason).to_string();

@@ -29,6 +29,9 @@ const PROCESS: &str = "select pg_catalog.pg_backend_pid()";
 
 /// Gives a session its settings if it still talks to `process`, the server process that opened it. Otherwise it sets
 /// nothing and returns the process of the server behind the pooler.
+///
+/// The answer must repeat `process`, whose number no other client of a pooler has. `PgBouncer` 1.18 may send a new client
+/// the last answers to another, which left before they came. They stand before the first answer that is the session's own.
 pub(super) fn set_if_direct(
     wire: &mut Wire,
     process: Option<i32>,
@@ -36,12 +39,20 @@ pub(super) fn set_if_direct(
 ) -> Result<Option<String>, Error> {
     let Some(process) = process else { return simple::run(wire, SETTINGS, limit).map(|_| None) };
     let sql = format!(
-        "select case when pid = {process} then pg_catalog.set_config('timezone', 'UTC', false) end, pid \
+        "select case when pid = {process} then pg_catalog.set_config('timezone', 'UTC', false) end, pid, {process} \
          from pg_catalog.pg_backend_pid() pid"
     );
-    let rows = simple::run(wire, &sql, limit)?;
-    let Some([set, pid]) = rows.first().map(Vec::as_slice) else { return Ok(None) };
-    Ok(if set.is_some() { None } else { pid.clone() })
+    let answer = simple::run(wire, &sql, limit);
+    let rows = answer.inspect_err(|_| wire.close())?;
+    match rows.first().map(Vec::as_slice) {
+        Some([set, Some(pid), Some(named)]) if *named == process.to_string() => {
+            Ok(set.is_none().then(|| pid.clone()))
+        }
+        _ => {
+            wire.close();
+            Err(Error::Lost("its first answer was that to another client of a pooler".to_owned()))
+        }
+    }
 }
 
 /// Whether the pooler gives a session's next transaction to another server process than `process`, or `process` to

@@ -301,7 +301,7 @@ impl pool::Session for Session {
         match self.put_deferred(access) {
             Ok(()) => self.wire.send_at_once(),
             Err(error) => {
-                log::warn!("{error}, while cleaning a session; the connection is closed");
+                log::warn!("{error}, while cleaning a session; the session is closed");
                 self.wire.close();
             }
         }
@@ -409,7 +409,7 @@ impl driver::Session for Session {
     /// Makes the session clean for the next request, or closes it.
     fn finish(&mut self) {
         if let Err(error) = self.roll_back() {
-            log::warn!("{error}, while rolling back; the connection is closed");
+            log::warn!("{error}, while rolling back; the session is closed");
         }
         let is_workers = mem::take(&mut self.limit.client).is_tracked();
         self.request = Comment::default();

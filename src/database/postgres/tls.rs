@@ -126,7 +126,7 @@ impl Settings {
                 }
             }
             Some(file) => add_roots(&mut roots, &file.into())?,
-            None => match beside_home("root.crt") {
+            None => match in_home_directory("root.crt") {
                 Some(file) => add_roots(&mut roots, &file)?,
                 None => return Ok(None),
             },
@@ -139,10 +139,11 @@ impl Settings {
         if self.mode() == Mode::Disable {
             return Ok(None);
         }
-        let Some(certificate) = self.certificate.clone().or_else(|| beside_home("postgresql.crt")) else {
+        let Some(certificate) = self.certificate.clone().or_else(|| in_home_directory("postgresql.crt"))
+        else {
             return Ok(None);
         };
-        let key = self.key.clone().or_else(|| beside_home("postgresql.key"));
+        let key = self.key.clone().or_else(|| in_home_directory("postgresql.key"));
         let key = key.ok_or("sslcert is given, but sslkey is not")?;
         let chain = read_certificates("sslcert", &certificate)?;
         let key = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
@@ -169,7 +170,7 @@ fn mode(value: &str) -> Result<Mode, String> {
 }
 
 /// libpq's default place of a TLS file, when it is there.
-fn beside_home(name: &str) -> Option<PathBuf> {
+fn in_home_directory(name: &str) -> Option<PathBuf> {
     Some(std::env::home_dir()?.join(".postgresql").join(name)).filter(|file| file.is_file())
 }
 

@@ -170,6 +170,8 @@ pub(super) struct Wire {
     pub(super) version: u32,
     /// The connection may be out of order. It must be closed, not used.
     broken: bool,
+    /// The last batch was sent in part. Further bytes would be taken for the rest of a message.
+    is_cut: bool,
     /// The batch in the making, and the number of its parts. The server will report at the end of each part that it is
     /// ready.
     batch: BytesMut,
@@ -220,6 +222,7 @@ impl Wire {
             tls: tls.clone(),
             version,
             broken: false,
+            is_cut: false,
             batch: BytesMut::new(),
             parts: 0,
             received: Vec::new(),
@@ -393,7 +396,8 @@ impl Wire {
         let sent = self.send_all(&batch, wait);
         self.batch = batch;
         // Half a batch is of no use, and the server's reaction to it is not known.
-        self.broken |= sent.is_err();
+        self.is_cut |= sent.is_err();
+        self.broken |= self.is_cut;
         self.owed += mem::take(&mut self.parts);
         self.errands.extend(self.new_errands.drain(..));
         sent
@@ -423,7 +427,8 @@ impl Wire {
     /// Sends the batch without waiting. If the socket has no room for it, the connection is given up.
     pub(super) fn send_at_once(&mut self) {
         let sent = self.channel.send(&self.batch).is_ok_and(|sent| sent == self.batch.len());
-        self.broken |= !sent || !self.channel.flush().unwrap_or(false);
+        self.is_cut |= !sent || !self.channel.flush().unwrap_or(false);
+        self.broken |= self.is_cut;
         self.owed += mem::take(&mut self.parts);
         self.errands.extend(self.new_errands.drain(..));
     }
@@ -704,6 +709,30 @@ impl Wire {
 
     fn send_cancel(&self, until: Deadline) -> bool {
         connect::cancel(&self.cancel, &self.server, &self.tls, until)
+    }
+}
+
+impl Drop for Wire {
+    /// Leaves no answer to a pooler's next client.
+    ///
+    /// `PgBouncer` 1.18 takes a server for free when it has sent one `ReadyForQuery`. If its client leaves then, the
+    /// answers to the later parts of a batch go to the next client. A message makes the server busy again, and
+    /// `PgBouncer` closes a busy server when its client leaves. `Flush` is such a message, and has no answer.
+    fn drop(&mut self) {
+        if self.is_cut {
+            return;
+        }
+        // Nobody has read the answers that came while the session was idle.
+        while let Ok(Some(_)) = self.message_at_hand() {}
+        if self.owed == 0 && !self.broken {
+            return;
+        }
+        let mut farewell = BytesMut::new();
+        frontend::flush(&mut farewell);
+        frontend::terminate(&mut farewell);
+        if let Err(error) = self.channel.send(&farewell).and_then(|_| self.channel.flush()) {
+            log::debug!("a session ended without a farewell: {error}");
+        }
     }
 }
 

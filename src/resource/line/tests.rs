@@ -45,12 +45,12 @@ fn follow(calls: &[Call]) {
             Call::JoinFirst | Call::JoinLast => {
                 let number = model.handed.len();
                 model.handed.push(None);
-                let turn = if matches!(call, Call::JoinFirst) { Turn::First } else { Turn::Last };
-                let place = if turn == Turn::First { 0 } else { model.line.len() };
+                let line_end = if matches!(call, Call::JoinFirst) { LineEnd::Front } else { LineEnd::Back };
+                let place = if line_end == LineEnd::Front { 0 } else { model.line.len() };
                 model.line.insert(place, number);
                 // Waiters with an even number are impatient from the start.
                 let patience = if number % 2 == 0 { Duration::ZERO } else { LONG };
-                members.push((number, line.join(turn, now + patience)));
+                members.push((number, line.join(line_end, now + patience)));
             }
             Call::Hand => match line.hand(step) {
                 Ok(served) => {
@@ -96,7 +96,7 @@ fn every_order_of_calls_serves_the_first_in_line() {
 #[test]
 fn a_wait_ends_by_a_hand_over_by_its_time_or_when_it_is_over() {
     let line = Mutex::new(Line::default());
-    let join = || line.lock().expect("no panic").join(Turn::Last, Instant::now());
+    let join = || line.lock().expect("no panic").join(LineEnd::Back, Instant::now());
     let waiter = join();
     assert_eq!(waiter.wait(Instant::now() + Duration::from_millis(1), || false), None, "its time is up");
     assert_eq!(waiter.wait(Instant::now() + LONG, || true), None, "it is over");
@@ -136,7 +136,7 @@ fn nothing_is_lost_when_a_waiter_leaves_while_it_is_served() {
             if let Some(thing) = pool.things.pop() {
                 return Some(thing);
             }
-            pool.line.join(Turn::Last, Instant::now())
+            pool.line.join(LineEnd::Back, Instant::now())
         };
         let handed = waiter.wait(Instant::now() + Duration::from_micros(20), || false);
         match handed.or_else(|| lock().line.leave(&waiter))? {

@@ -104,7 +104,7 @@ impl Pool {
                         drop(state);
                         self.lent.push(self.loan(entry));
                     }
-                    None => self.waiters.extend(state.join_line(Turn::Last, now).ok()),
+                    None => self.waiters.extend(state.join_line(LineEnd::Back, now).ok()),
                 }
             }
             Call::GiveBack | Call::FindDead => {

@@ -87,8 +87,8 @@ impl<'p> Connection<'p> {
         self.pending.take()
     }
 
-    /// Sends the request, or as much of it as the socket takes. A socket that still connects takes nothing.
-    pub(super) fn ask(&mut self, pending: PendingRequest<'p>, now: Instant) -> io::Result<()> {
+    /// Begins the request: sends it, or as much of it as the socket takes. A socket that still connects takes nothing.
+    pub(super) fn begin(&mut self, pending: PendingRequest<'p>, now: Instant) -> io::Result<()> {
         self.answer.reset();
         self.pending = Some(pending);
         self.send(now)

@@ -173,7 +173,7 @@ impl<'p> Generator<'p> {
                 continue;
             }
             match self.place(self.origin_of[choice.target])? {
-                ConnectionChoice::On(key) => self.ask(key, choice, due),
+                ConnectionChoice::On(key) => self.begin(key, choice, due),
                 ConnectionChoice::Failed(failure) => {
                     self.recorder.of(choice.target).scheduled += 1;
                     self.recorder.of(choice.target).failed(failure);
@@ -234,7 +234,7 @@ impl<'p> Generator<'p> {
         }
     }
 
-    fn ask(&mut self, key: usize, choice: Choice<'p>, due: Instant) {
+    fn begin(&mut self, key: usize, choice: Choice<'p>, due: Instant) {
         let now = Instant::now();
         let Choice { target, request } = choice;
         self.number += 1;
@@ -246,9 +246,9 @@ impl<'p> Generator<'p> {
         self.in_flight += 1;
         let pending = PendingRequest { number, target, request, due, sent: None, bytes_sent: 0 };
         let connection = &mut self.connections[key];
-        let asked = connection.ask(pending, now);
+        let sent = connection.begin(pending, now);
         self.recorder.of(target).sent += u64::from(!connection.is_unsent());
-        if let Err(error) = asked {
+        if let Err(error) = sent {
             self.end(key, Failure::of(&error));
         }
     }

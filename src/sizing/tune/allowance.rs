@@ -1,4 +1,4 @@
-//! How many connections the database allows this service.
+//! How many sessions the database allows this service.
 //!
 //! Main thread, before the run.
 
@@ -28,7 +28,7 @@ const SQL: &str = "\
            (select rolconnlimit from pg_roles where rolname = current_user) as role_limit, \
            (select datconnlimit from pg_database where datname = current_database()) as database_limit";
 
-/// The most connections that one instance may open.
+/// The most sessions that one instance may open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowance {
     /// How many.
@@ -38,11 +38,11 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Asks the database on a single session. `None`: the database has no limit of its own.
+    /// Reads the database's limits on a single session. `None`: the database has no limit of its own.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub fn ask(database: &Database, instances: NonZeroUsize) -> Result<Option<Self>, Error> {
+    pub fn read(database: &Database, instances: NonZeroUsize) -> Result<Option<Self>, Error> {
         if database.kind() != Kind::Postgres {
             return Ok(None);
         }

@@ -7,7 +7,7 @@
 //! the tolerance of the best. Any other size is reported as not known yet.
 
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
-use super::statistics::{Estimate, Interval, real};
+use super::statistics::{ConfidenceInterval, Estimate, real};
 
 /// An interval of 90 % leaves 5 % on each side: 95 % confidence for each claim of "at least" or "at most".
 const TWO_SIDED: f64 = 0.90;
@@ -133,6 +133,6 @@ pub(super) fn ratio(one: &Size, other: &Size) -> Estimate {
 }
 
 /// The interval of that logarithm. The true value lies beyond each end with a probability of 5 %.
-pub(super) fn reach(one: &Size, other: &Size) -> Interval {
+pub(super) fn reach(one: &Size, other: &Size) -> ConfidenceInterval {
     ratio(one, other).interval(TWO_SIDED)
 }

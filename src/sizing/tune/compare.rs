@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::statistics::{Interval, Summary, estimate_of_series};
+use super::statistics::{ConfidenceInterval, Summary, estimate_of_series};
 
 /// Whether a higher or a lower value is the better one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Comparison {
     /// `new / base − 1`: the change in parts of the base. `None` where a mean is not above zero, or a run is too short.
     pub change: Option<f64>,
     /// The interval that holds the true change with a confidence of 95 %.
-    pub interval: Option<Interval>,
+    pub interval: Option<ConfidenceInterval>,
     /// The verdict that follows from the interval.
     pub verdict: Verdict,
 }

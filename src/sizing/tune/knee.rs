@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::candidates::{Candidates, Limits, ratio, reach, usable};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
-use super::statistics::{Interval, real};
+use super::statistics::{ConfidenceInterval, real};
 
 /// The conclusion from the measurements: the size to take, or the reason for its absence.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,9 +42,9 @@ pub struct Knee {
     /// Of the sizes that meet the objective, the one with the highest mean.
     pub best: usize,
     /// The throughput at `size`, in requests a second, with a confidence of 95 %.
-    pub throughput: Interval,
+    pub throughput: ConfidenceInterval,
     /// The throughput at `size` in parts of the best, with a confidence of 95 %; from 1 to 1 where `size` is the best.
-    pub of_best: Interval,
+    pub of_best: ConfidenceInterval,
     /// The median of the repetitions' p99 at `size`.
     pub p99: Duration,
     /// The fastest size, where it misses the objective and is faster than `size` by more than the tolerance.
@@ -135,7 +135,7 @@ impl Candidates {
         let fastest = sizes.iter().max_by(|one, other| one.throughput.total_cmp(&other.throughput));
         let missed =
             fastest.filter(|fast| !fast.meets_objective() && reach(size, fast).high < self.limits().margin());
-        let same = Interval { low: 1.0, high: 1.0 };
+        let same = ConfidenceInterval { low: 1.0, high: 1.0 };
         let of_best =
             if best.size == size.size { same } else { ratio(size, best).interval(0.95).map(f64::exp) };
         Knee {

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::rounds::{Observation, Rounds};
-use super::statistics::{Estimate, Interval, Summary, quantile, real};
+use super::statistics::{ConfidenceInterval, Estimate, Summary, quantile, real};
 
 /// A size with fewer repetitions than this allows no conclusion.
 pub(super) const REPETITIONS_MIN: usize = 3;
@@ -64,7 +64,7 @@ pub struct Size {
     /// The mean throughput, in requests a second: the geometric mean, because a slow machine slows everything by a factor.
     pub throughput: f64,
     /// The interval that holds the true throughput with a confidence of 95 %; `None` while nothing has been repeated.
-    pub interval: Option<Interval>,
+    pub interval: Option<ConfidenceInterval>,
     /// The median of the repetitions' p50.
     pub p50: Duration,
     /// The median of the repetitions' p99.

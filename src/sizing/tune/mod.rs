@@ -33,7 +33,7 @@ mod simulation;
 pub use allowance::Allowance;
 pub use candidates::Limits;
 pub use compare::{Better, Comparison, Verdict, compare};
-pub use edit::{Change, EditError, Edited, Value, edit};
+pub use edit::{ChangedLine, EditError, Edited, Value, edit};
 pub use knee::{CannotTell, Knee, Outcome, decide};
 pub use measurement::{Measurement, Measurements, Size};
 pub use plan::{Next, Planner, Stop, next_sizes};
@@ -52,9 +52,9 @@ use crate::server::{ReloadError, StartError};
 use crate::sizing::load::{self, Objective};
 use crate::sizing::{Traffic, TrafficError};
 
-/// The task of a run: limits, objectives and time.
+/// The options of a run: limits, objectives and time.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct Options {
     /// The most sessions that may be tried.
     pub largest: usize,
     /// The objectives of each measurement, such as `p99<50ms`.
@@ -108,7 +108,7 @@ pub enum Error {
     #[error(transparent)]
     Load(#[from] load::Error),
     /// The database did not allow that many sessions.
-    #[error("the pool has {open} connections after 10 s; expected {wanted}")]
+    #[error("the pool has {open} sessions after 10 s; expected {wanted}")]
     Pool {
         /// The number of sessions that were to be open.
         wanted: usize,
@@ -135,16 +135,16 @@ pub enum Error {
 /// The server does not start, or requests fail. Inconclusive measurements are no error; the result names them.
 pub fn tune(
     config: &Config,
-    request: &Request,
+    options: &Options,
     traffic: impl FnOnce(SocketAddr, Option<&Database>) -> Result<Traffic, TrafficError>,
     stop: &AtomicBool,
     observe: &mut dyn FnMut(&Progress),
 ) -> Result<Tuned, Error> {
-    let size = request.largest.min(WARM_POOL);
+    let size = options.largest.min(WARM_POOL);
     let sizes = Sizes { pool: size, workers: size, queue: endless(&config.queue) };
     let subject = Subject::start(config, &sizes, traffic, stop)?;
     subject.warm_up(&sizes)?;
-    Run { request, queue: config.queue.clone(), subject, observe }.whole()
+    Run { options, queue: config.queue.clone(), subject, observe }.whole()
 }
 
 /// The sessions that fill the database's caches before the first measurement.

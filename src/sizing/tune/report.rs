@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::formulas;
-use super::statistics::Interval;
+use super::statistics::ConfidenceInterval;
 use super::subject::Sizes;
 use super::sweep::{Level, Sweep, Tuned};
-use super::{CannotTell, Fit, Model, Outcome, Request, Value, fit};
+use super::{CannotTell, Fit, Model, Options, Outcome, Value, fit};
 use crate::config::Config;
 use crate::database::display_url;
 
@@ -27,9 +27,9 @@ pub struct Report {
     pub database: String,
     /// Processor cores of this machine. Server and load share them, and so does a database on the same machine.
     pub cores: usize,
-    /// The most connections that were tried.
+    /// The most sessions that were tried.
     pub largest: usize,
-    /// Why no more connections were tried.
+    /// Why no more sessions were tried.
     pub largest_because: String,
     /// The objectives of each measurement.
     pub objectives: Vec<String>,
@@ -77,7 +77,7 @@ pub struct SweepReport {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SizeReport {
-    /// Connections, or workers.
+    /// Sessions, or workers.
     pub size: usize,
     /// Good answers a second: the mean of the repetitions.
     pub per_s: f64,
@@ -123,7 +123,7 @@ pub struct LawReport {
 pub(super) struct CurvePoint {
     pub(super) size: f64,
     pub(super) per_s: f64,
-    pub(super) band: Interval,
+    pub(super) band: ConfidenceInterval,
 }
 
 /// A coefficient with its interval, with a confidence of 95 %.
@@ -153,7 +153,7 @@ pub struct LawPoint {
 pub struct Formula {
     /// The name of the formula or of its author.
     pub name: &'static str,
-    /// The number of connections.
+    /// The number of sessions.
     pub connections: f64,
     /// How that number comes about.
     pub words: String,
@@ -194,19 +194,19 @@ pub struct Setting {
 }
 
 impl Report {
-    /// Puts the results of a run together. `because`: why no more than `request.largest` was tried.
-    pub fn new(tuned: &Tuned, config: &Config, request: &Request, because: String, took: Duration) -> Self {
+    /// Puts the results of a run together. `because`: why no more than `options.largest` was tried.
+    pub fn new(tuned: &Tuned, config: &Config, options: &Options, because: String, took: Duration) -> Self {
         let cores = num_cpus::get();
         Self {
             wharf: env!("CARGO_PKG_VERSION"),
             database: config.database.url.as_deref().map(display_url).unwrap_or_default(),
             cores,
-            largest: request.largest,
+            largest: options.largest,
             largest_because: because,
-            objectives: request.objectives.iter().map(ToString::to_string).collect(),
+            objectives: options.objectives.iter().map(ToString::to_string).collect(),
             took_s: took.as_secs_f64(),
-            pool: SweepReport::new(&tuned.pool, "connections", request.seed),
-            workers: SweepReport::new(&tuned.workers, "workers", request.seed),
+            pool: SweepReport::new(&tuned.pool, "sessions", options.seed),
+            workers: SweepReport::new(&tuned.workers, "workers", options.seed),
             capacity_per_s: tuned.capacity,
             formulas: advice(tuned, cores),
             proof: tuned.proof.iter().map(LevelReport::new).collect(),
@@ -248,7 +248,7 @@ fn advice(tuned: &Tuned, cores: usize) -> Vec<Formula> {
             name: "Little's law",
             connections: busy,
             words: format!(
-                "a connection alone answers {:.0} a second, so {:.0} a second keep {busy:.1} of them busy if none waits for \
+                "a session alone answers {:.0} a second, so {:.0} a second keep {busy:.1} sessions busy if none waits for \
                  another",
                 one.throughput, tuned.capacity
             ),
@@ -373,7 +373,7 @@ impl LevelReport {
 }
 
 impl Coefficient {
-    fn new(value: f64, interval: Interval) -> Self {
+    fn new(value: f64, interval: ConfidenceInterval) -> Self {
         Self { value, low: interval.low, high: interval.high }
     }
 }

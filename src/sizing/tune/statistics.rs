@@ -8,14 +8,14 @@ use std::fmt;
 
 /// A closed interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Interval {
+pub struct ConfidenceInterval {
     /// The lower end.
     pub low: f64,
     /// The upper end.
     pub high: f64,
 }
 
-impl Interval {
+impl ConfidenceInterval {
     /// Whether the interval contains this value.
     pub fn contains(&self, value: f64) -> bool {
         (self.low..=self.high).contains(&value)
@@ -33,7 +33,7 @@ impl Interval {
     }
 }
 
-impl fmt::Display for Interval {
+impl fmt::Display for ConfidenceInterval {
     /// `low to high`, with the requested precision.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let precision = f.precision().unwrap_or(3);
@@ -54,9 +54,9 @@ pub struct Estimate {
 
 impl Estimate {
     /// The interval that holds the true value with this confidence, such as 0.95. Both tails are equal.
-    pub fn interval(&self, confidence: f64) -> Interval {
+    pub fn interval(&self, confidence: f64) -> ConfidenceInterval {
         let reach = student_quantile(f64::midpoint(1.0, confidence), self.freedom) * self.error;
-        Interval { low: self.value - reach, high: self.value + reach }
+        ConfidenceInterval { low: self.value - reach, high: self.value + reach }
     }
 
     /// The natural logarithm of this value, which must be above zero. To the first order, its error is the relative
@@ -117,7 +117,7 @@ impl Summary {
     }
 
     /// The interval that holds the true mean with this confidence; `None` for fewer than two values.
-    pub fn interval(&self, confidence: f64) -> Option<Interval> {
+    pub fn interval(&self, confidence: f64) -> Option<ConfidenceInterval> {
         Some(self.estimate()?.interval(confidence))
     }
 
@@ -359,7 +359,7 @@ mod tests {
         assert_eq!((one.mean, one.estimate(), one.is_narrow(1.0)), (3.0, None, false));
         assert_eq!(estimate_of_series(&[3.0]), None);
         let same = estimate_of_series(&[3.0, 3.0, 3.0]).expect("three values");
-        assert_eq!(same.minus(&same).interval(0.95), Interval { low: 0.0, high: 0.0 });
+        assert_eq!(same.minus(&same).interval(0.95), ConfidenceInterval { low: 0.0, high: 0.0 });
         assert!(Summary::of(&[99.0, 100.0, 101.0]).expect("values").is_narrow(0.025));
         assert!(!Summary::of(&[99.0, 100.0, 101.0]).expect("values").is_narrow(0.024));
     }

@@ -176,6 +176,7 @@ fn bare(config: &Config) -> Config {
     let defaults = Config::default();
     let mut config = config.clone();
     config.server.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into();
+    config.listen = Vec::new();
     config.server.reuse_port = false;
     config.admin.listen = Some(AdminListen::Off);
     config.server.pid_file = None;

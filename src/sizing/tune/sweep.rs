@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::formulas::queue_length;
 use super::subject::{RESIZING, Sizes, Subject, clients, endless};
 use super::{
-    CannotTell, Error, Limits, Measurement, Measurements, Next, Outcome, Planner, Progress, Request, Stage,
+    CannotTell, Error, Limits, Measurement, Measurements, Next, Options, Outcome, Planner, Progress, Stage,
     Stop, decide,
 };
 use crate::config;
@@ -118,7 +118,7 @@ impl Sweep {
 
 /// One run.
 pub(super) struct Run<'r> {
-    pub(super) request: &'r Request,
+    pub(super) options: &'r Options,
     pub(super) queue: config::Queue,
     pub(super) subject: Subject<'r>,
     pub(super) observe: &'r mut dyn FnMut(&Progress),
@@ -127,8 +127,8 @@ pub(super) struct Run<'r> {
 impl Run<'_> {
     pub(super) fn whole(mut self) -> Result<Tuned, Error> {
         let began = Instant::now();
-        let budget = self.request.time;
-        let pool_limits = Limits::up_to(self.request.largest);
+        let budget = self.options.time;
+        let pool_limits = Limits::up_to(self.options.largest);
         let endless = endless(&self.queue);
         let at_pool = |size| Sizes { pool: size, workers: size, queue: endless.clone() };
         let pool = self.sweep(Stage::Pool, pool_limits, budget.mul_f64(POOL_SHARE), at_pool)?;
@@ -172,7 +172,7 @@ impl Run<'_> {
         // The first sizes (doublings), each once in every round.
         let first = usize::BITS - (limits.largest / limits.smallest).leading_zeros() + 1;
         let each = (budget / (first * ROUNDS)).saturating_sub(RESIZING).clamp(*EACH.start(), *EACH.end());
-        let mut planner = Planner::new(limits, each + RESIZING, self.request.seed);
+        let mut planner = Planner::new(limits, each + RESIZING, self.options.seed);
         let mut measurements = Measurements::default();
         loop {
             let left = budget.saturating_sub(began.elapsed());
@@ -197,7 +197,7 @@ impl Run<'_> {
 
     fn measurement(&self, size: usize, round: usize, mut report: Report) -> Measurement {
         let mut meets_objective = true;
-        for objective in &self.request.objectives {
+        for objective in &self.options.objectives {
             meets_objective &= report.judge(objective);
         }
         let all = &report.all;
@@ -214,7 +214,7 @@ impl Run<'_> {
     /// The queue for the wait that the objective allows, or for the wait in the configuration.
     fn bounded(&self, capacity: f64, p99_ms: f64) -> config::Queue {
         let mut queue = self.queue.clone();
-        let allowed = self.request.objectives.iter().filter_map(Objective::latency_max).min();
+        let allowed = self.options.objectives.iter().filter_map(Objective::latency_max).min();
         if let Some(allowed) = allowed {
             let left = allowed.saturating_sub(milliseconds(p99_ms));
             queue.target = queue.target.min(left).max(TARGET_MIN);

@@ -6,8 +6,8 @@ use super::report::{LevelReport, Report, SweepReport};
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}, at most {} connections: {}\n", self.database, self.largest, self.largest_because)?;
-        self.pool.write(f, "connections", &self.objectives)?;
+        writeln!(f, "{}, at most {} sessions: {}\n", self.database, self.largest, self.largest_because)?;
+        self.pool.write(f, "sessions", &self.objectives)?;
         self.workers.write(f, "workers", &self.objectives)?;
         for formula in &self.formulas {
             writeln!(f, "{}: {:.1}, {}", formula.name, formula.connections, formula.words)?;

@@ -1,6 +1,6 @@
 //! The Universal Scalability Law, fitted to the measurements. It explains why throughput stops growing.
 //!
-//! Any thread. X(N) = λN / (1 + σ(N − 1) + κN(N − 1)). λ is the throughput of a single connection. σ is the part of the
+//! Any thread. X(N) = λN / (1 + σ(N − 1) + κN(N − 1)). λ is the throughput at size 1. σ is the part of the
 //! work that only one can do at a time (a lock, the log). κ is the cost of each pair (caches, lock queues), which makes
 //! throughput fall again. Gunther, "Guerrilla Capacity Planning" (2007), chapter 4.
 //!
@@ -11,7 +11,7 @@ use std::fmt;
 
 use super::least_squares::{Row, dot, not_negative};
 use super::measurement::Measurements;
-use super::statistics::{Interval, quantile, real};
+use super::statistics::{ConfidenceInterval, quantile, real};
 
 /// The number of resampled data sets for the confidence of the coefficients. 2.5 % on either side are 25 values.
 const DRAWS: usize = 1000;
@@ -58,11 +58,11 @@ pub struct Model {
     /// The coefficients that fit best.
     pub law: Law,
     /// λ with a confidence of 95 %.
-    pub lambda: Interval,
+    pub lambda: ConfidenceInterval,
     /// σ with a confidence of 95 %.
-    pub sigma: Interval,
+    pub sigma: ConfidenceInterval,
     /// κ with a confidence of 95 %.
-    pub kappa: Interval,
+    pub kappa: ConfidenceInterval,
     /// Every size that was measured, the smallest first.
     pub points: Vec<Point>,
     /// The part of the variation between sizes that the law explains: 1 is all of it. Below zero when a flat line fits better,
@@ -83,7 +83,7 @@ pub struct Point {
     /// The throughput by the law.
     pub fitted: f64,
     /// Where the law's curve lies, with a confidence of 95 %.
-    pub band: Interval,
+    pub band: ConfidenceInterval,
     /// The difference between the measurement and the law, in parts of the law: −0.1 is 10 % below.
     pub residual: f64,
 }
@@ -128,7 +128,7 @@ pub enum Misfit {
 
 impl Model {
     /// The band of the law's curve at this size, with a confidence of 95 %; `None` outside of the measured sizes.
-    pub fn band(&self, size: f64) -> Option<Interval> {
+    pub fn band(&self, size: f64) -> Option<ConfidenceInterval> {
         let (first, last) = (self.points.first()?, self.points.last()?);
         let within = (real(first.size)..=real(last.size)).contains(&size);
         within.then(|| middle(&self.draws, |law| law.throughput(size)))
@@ -136,7 +136,7 @@ impl Model {
 
     /// The size with the highest throughput by the law, with a confidence of 95 %. `None` unless the whole interval
     /// lies within the measured sizes.
-    pub fn peak(&self) -> Option<Interval> {
+    pub fn peak(&self) -> Option<ConfidenceInterval> {
         let (first, last) = (self.points.first()?, self.points.last()?);
         self.law.peak()?;
         let peak = middle(&self.draws, |law| law.peak().unwrap_or(f64::INFINITY));
@@ -145,10 +145,10 @@ impl Model {
 }
 
 /// The interval that contains the middle 95 % of the values of the draws.
-fn middle(draws: &[Law], of: impl Fn(&Law) -> f64) -> Interval {
+fn middle(draws: &[Law], of: impl Fn(&Law) -> f64) -> ConfidenceInterval {
     // Infinite values are replaced by large ones, so that interpolation between two of them gives a number.
     let mut values: Vec<f64> = draws.iter().map(|law| of(law).min(f64::MAX / 4.0)).collect();
-    Interval { low: quantile(&mut values, 0.025), high: quantile(&mut values, 0.975) }
+    ConfidenceInterval { low: quantile(&mut values, 0.025), high: quantile(&mut values, 0.975) }
 }
 
 /// One size's mean on the scale of logarithms.

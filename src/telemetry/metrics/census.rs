@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub enum Standing {
+pub enum ConnectionState {
     /// The connection waits for its next request.
     Idle,
     /// The connection begins, with a handshake or a proxy's header.
@@ -27,14 +27,14 @@ pub enum Standing {
 }
 
 /// Every state with its name.
-pub const CENSUS: [(Standing, &str); 7] = [
-    (Standing::Idle, "idle"),
-    (Standing::Beginning, "beginning"),
-    (Standing::Reading, "reading"),
-    (Standing::Queued, "queued"),
-    (Standing::Running, "running"),
-    (Standing::Writing, "writing"),
-    (Standing::Closing, "closing"),
+pub const CENSUS: [(ConnectionState, &str); 7] = [
+    (ConnectionState::Idle, "idle"),
+    (ConnectionState::Beginning, "beginning"),
+    (ConnectionState::Reading, "reading"),
+    (ConnectionState::Queued, "queued"),
+    (ConnectionState::Running, "running"),
+    (ConnectionState::Writing, "writing"),
+    (ConnectionState::Closing, "closing"),
 ];
 
 type Counts = [usize; CENSUS.len()];
@@ -66,9 +66,9 @@ impl Census {
 
 impl Sheet {
     /// Replaces the sheet by a new count.
-    pub fn fill(&self, standings: impl Iterator<Item = Standing>) {
+    pub fn fill(&self, states: impl Iterator<Item = ConnectionState>) {
         let mut counts = Counts::default();
-        standings.for_each(|standing| counts[standing as usize] += 1);
+        states.for_each(|state| counts[state as usize] += 1);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 }
@@ -79,13 +79,13 @@ mod tests {
 
     #[test]
     fn the_counts_of_pollers_add_up() {
-        for (index, (standing, _)) in CENSUS.into_iter().enumerate() {
-            assert_eq!(standing as usize, index, "the table is in the order of the enum");
+        for (index, (state, _)) in CENSUS.into_iter().enumerate() {
+            assert_eq!(state as usize, index, "the table is in the order of the enum");
         }
         let census = Census::default();
         let (one, other) = (census.sheet(), census.sheet());
-        one.fill([Standing::Idle, Standing::Idle, Standing::Running].into_iter());
-        other.fill([Standing::Idle].into_iter());
+        one.fill([ConnectionState::Idle, ConnectionState::Idle, ConnectionState::Running].into_iter());
+        other.fill([ConnectionState::Idle].into_iter());
         assert_eq!(census.counts()[0], ("idle", 3));
         one.fill(std::iter::empty());
         assert_eq!(census.counts()[0], ("idle", 1));

@@ -39,7 +39,7 @@ pub struct Gauges {
 /// The workers at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct WorkerGauges {
-    /// The number of workers that there are to be.
+    /// The configured number of workers.
     pub max: usize,
     /// The number of workers that there are.
     pub count: usize,
@@ -155,9 +155,14 @@ impl Exposition {
     fn requests(&self, out: &mut Out<'_, '_>) -> fmt::Result {
         let metrics = &self.metrics;
         let (received, finished) = (metrics.requests(), metrics.finished());
-        out.counter("wharf_http_requests_received", "Requests read, also as far as they could be", received)?;
+        out.counter("wharf_http_requests_received", "Requests read, unreadable ones included", received)?;
         let in_flight = received.saturating_sub(finished);
-        out.gauge("wharf_http_requests_in_flight", "Requests read and not answered", None, float(in_flight))?;
+        out.gauge(
+            "wharf_http_requests_in_flight",
+            "Requests read and not yet answered",
+            None,
+            float(in_flight),
+        )?;
 
         let endpoints = metrics.endpoints();
         let mut family =
@@ -173,7 +178,7 @@ impl Exposition {
                 count_with(&mut family, &labels, count)?;
             }
         }
-        let help = "From when a request had come whole until its worker had handed over the answer";
+        let help = "Time from a complete request to the worker's handover of its answer";
         let seconds = Some(Unit::Seconds);
         let mut family =
             out.metric("wharf_http_request_duration", help, seconds.as_ref(), MetricType::Histogram)?;
@@ -184,13 +189,13 @@ impl Exposition {
                 histogram_with(&mut family, &labels, &counts)?;
             }
         }
-        let help = "How long requests were in each phase";
+        let help = "Time that a request spent in each phase";
         let mut family =
             out.metric("wharf_http_request_phase", help, seconds.as_ref(), MetricType::Histogram)?;
         for (phase, name) in PHASES {
             histogram_with(&mut family, &[("phase", name)], &metrics.phase(phase))?;
         }
-        let help = "How long the requests of each endpoint were in each phase, all together";
+        let help = "Total time that the requests of each endpoint spent in each phase";
         let mut family = out.metric("wharf_http_route_phase", help, seconds.as_ref(), MetricType::Counter)?;
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.durations().count() > 0) {
             for (phase, name) in PHASES {
@@ -203,7 +208,7 @@ impl Exposition {
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&spent, None)?;
             }
         }
-        let help = "How long pollers needed to send what workers had left of answers";
+        let help = "Time that pollers needed to send the rest of an answer";
         let mut family =
             out.metric("wharf_http_response_flush", help, seconds.as_ref(), MetricType::Histogram)?;
         histogram(&mut family, &metrics.flushes())?;
@@ -217,7 +222,7 @@ impl Exposition {
         out.counter("wharf_handler_panics", "Handlers that panicked", metrics.panics())?;
         let help = "Spans that the collector of traces has taken";
         out.counter("wharf_spans_exported", help, metrics.exported_spans())?;
-        let help = "Spans that it has not: it was too slow, away, or did not want them";
+        let help = "Spans that the collector has not taken: it was too slow, unreachable, or refused them";
         out.counter("wharf_spans_dropped", help, metrics.dropped_spans())?;
         let (received, sent) = metrics.bytes();
         out.counter_of("wharf_http_received", "Bytes read from clients", &Unit::Bytes, received)?;
@@ -228,8 +233,7 @@ impl Exposition {
         let metrics = &self.metrics;
         let open = metrics.open_connections();
         out.gauge("wharf_connections_open", "Clients' connections", None, float(open as u64))?;
-        let help =
-            "Clients' connections by where they stand, as of a second ago at most while anything happens";
+        let help = "Clients' connections by state, at most a second old while anything happens";
         let mut family = out.metric("wharf_connections", help, None, MetricType::Gauge)?;
         debug_assert_eq!(metrics.census.counts().len(), CENSUS.len());
         for (name, count) in metrics.census.counts() {
@@ -237,7 +241,7 @@ impl Exposition {
             family.encode_family(&labels)?.encode_gauge(&float(count as u64))?;
         }
         out.counter("wharf_connections_accepted", "Clients that connected", metrics.connections())?;
-        let help = "Connections that the server ended with no request refused, by why";
+        let help = "Connections that the server closed without refusing a request, by reason";
         out.family("wharf_connections_closed", help, "reason", |label, write| {
             CLOSINGS
                 .into_iter()
@@ -249,14 +253,14 @@ impl Exposition {
         let WorkerGauges { max, count, busy, busy_max, idle, stuck } = self.gauges.workers;
         for (name, help, value) in [
             ("wharf_workers", "Request threads", count),
-            ("wharf_workers_max", "Request threads that there are to be", max),
+            ("wharf_workers_max", "Request threads, as configured", max),
             ("wharf_workers_busy", "Request threads with a request", busy),
             (
                 "wharf_workers_busy_max",
-                "Request threads that may have one: fewer while they would only wait for a core",
+                "Request threads that may have a request: fewer while more would only wait for a core",
                 busy_max,
             ),
-            ("wharf_workers_idle", "Request threads that wait for one", idle),
+            ("wharf_workers_idle", "Request threads that wait for a request", idle),
             ("wharf_workers_stuck", "Request threads whose request's deadline has passed", stuck),
         ] {
             out.gauge(name, help, None, float(value as u64))?;
@@ -265,7 +269,7 @@ impl Exposition {
         out.gauge("wharf_queue_jobs", "Requests that wait for a worker", None, float(length as u64))?;
         let help = "Requests that may wait for a worker (queue.max_length)";
         out.gauge("wharf_queue_jobs_max", help, None, float(max_length as u64))?;
-        let help = "For how long the oldest of them has waited";
+        let help = "Time that the oldest request has waited for a worker";
         out.gauge("wharf_queue_oldest", help, Some(&Unit::Seconds), oldest.as_secs_f64())
     }
 }
@@ -273,42 +277,46 @@ impl Exposition {
 fn pool_metrics(pool: &Pool, gauges: PoolGauges, out: &mut Out<'_, '_>) -> fmt::Result {
     let PoolGauges { max, min, open, active, idle, pending, is_down } = gauges;
     for (name, help, value) in [
-        ("wharf_pool_connections", "Database connections", open),
+        ("wharf_pool_connections", "Database sessions", open),
         ("wharf_pool_connections_max", "database.maximum_pool_size", max),
         ("wharf_pool_connections_min", "database.minimum_idle", min),
-        ("wharf_pool_connections_active", "Database connections that are lent", active),
-        ("wharf_pool_connections_idle", "Database connections that are not lent", idle),
-        ("wharf_pool_connections_pending", "Workers that wait for a database connection", pending),
+        ("wharf_pool_connections_active", "Database sessions that are lent", active),
+        ("wharf_pool_connections_idle", "Database sessions that are not lent", idle),
+        ("wharf_pool_connections_pending", "Workers that wait for a database session", pending),
         (
             "wharf_pool_down",
-            "1 while there is no database connection and none can be opened",
+            "1 while there is no database session and none can be opened",
             u32::from(is_down),
         ),
     ] {
         out.gauge(name, help, None, f64::from(value))?;
     }
     for (name, help, histogram_of) in [
-        ("wharf_pool_acquire", "Waits for a database connection, also in vain", &pool.acquire),
-        ("wharf_pool_usage", "For how long database connections were lent", &pool.usage),
-        ("wharf_pool_creation", "What opening a database connection took", &pool.creation),
+        (
+            "wharf_pool_acquire",
+            "Time that a worker waited for a database session, failed waits included",
+            &pool.acquire,
+        ),
+        ("wharf_pool_usage", "Time that a database session was lent", &pool.usage),
+        ("wharf_pool_creation", "Time to open a database session", &pool.creation),
     ] {
         let mut family = out.metric(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
         histogram(&mut family, &histogram_of.counts())?;
     }
-    let help = "Requests for a database connection that had none, by why";
+    let help = "Requests that got no database session, by reason";
     out.family("wharf_pool_acquire_failures", help, "reason", |label, write| {
         UNSERVED.into_iter().try_for_each(|(how, name)| label(write, name, pool.unserved_for(how)))
     })?;
     for (name, help, count) in [
         (
             "wharf_pool_creation_failures",
-            "Database connections that could not be opened",
+            "Database sessions that could not be opened",
             &pool.creation_failures,
         ),
-        ("wharf_pool_connections_closed", "Database connections that were closed", &pool.closed),
+        ("wharf_pool_connections_closed", "Database sessions that were closed", &pool.closed),
         (
             "wharf_pool_leaks",
-            "Database connections lent for longer than database.leak_detection_threshold",
+            "Database sessions lent for longer than database.leak_detection_threshold",
             &pool.leaks,
         ),
         (

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-pub use census::{CENSUS, Census, Sheet, Standing};
+pub use census::{CENSUS, Census, ConnectionState, Sheet};
 pub use endpoint::{CLIENT_LEFT, Endpoint, PHASES, Phase, Spans, UNMATCHED};
 pub use export::{CONTENT_TYPE, Exposition, Gauges, PoolGauges, QueueGauges, WorkerGauges};
 pub use failures::{Failure, Failures};
@@ -407,7 +407,7 @@ impl fmt::Display for Metrics {
         }
         let others = [
             (&self.abandoned, "abandoned by clients"),
-            (&self.cancelled, "statements cancelled for it"),
+            (&self.cancelled, "statements cancelled for departures"),
             (&self.panics, "handler panics"),
         ];
         for (count, what) in others {

@@ -9,9 +9,9 @@ use http::{Method, Version};
 
 use super::protobuf::Message;
 use super::served::Served;
-use super::{Course, Outcome, Surroundings};
+use super::{Outcome, RequestTimes, ServerFacts};
 use crate::base::request_id::Trace;
-use crate::telemetry::activity::{Doing, Wait};
+use crate::telemetry::activity::{Wait, WorkerState};
 
 /// Far below the megabyte that New Relic accepts at a time, and more than the 512 spans that other exporters send.
 const ENOUGH_BYTES: usize = 256 * 1024;
@@ -21,7 +21,7 @@ const ENOUGH_BYTES: usize = 256 * 1024;
 pub(super) struct Batch {
     /// The resource, which comes before the spans: the service that they belong to.
     resource: Vec<u8>,
-    surroundings: Surroundings,
+    facts: ServerFacts,
     /// `ScopeSpans`.
     scope: Message,
     spans: u64,
@@ -79,7 +79,7 @@ const SCOPE: u64 = 1;
 const SPANS: u64 = 2;
 
 impl Batch {
-    pub(super) fn new(service_name: &str, surroundings: Surroundings) -> Self {
+    pub(super) fn new(service_name: &str, facts: ServerFacts) -> Self {
         const ATTRIBUTES: u64 = 1;
         let mut resource = Message::default();
         resource.message(1, |resource| {
@@ -93,8 +93,7 @@ impl Batch {
             }
             number(resource, ATTRIBUTES, "process.pid", u64::from(std::process::id()));
         });
-        let mut batch =
-            Self { resource: resource.into_bytes(), surroundings, scope: Message::default(), spans: 0 };
+        let mut batch = Self { resource: resource.into_bytes(), facts, scope: Message::default(), spans: 0 };
         batch.begin();
         batch
     }
@@ -130,10 +129,10 @@ impl Batch {
     /// Adds a request's spans. Returns how many of them had no room.
     pub(super) fn add(&mut self, served: &Served, clock: Clock) -> u64 {
         let Some(trace) = served.request_id.trace() else { return served.spans() };
-        let missed = u64::from(served.course.waits.missed);
+        let missed = u64::from(served.request_times.waits.missed);
         self.spans += served.spans() - missed;
         self.request(served, trace, clock);
-        let Course { since, began, made, ended, waits } = &served.course;
+        let RequestTimes { since, began, made, ended, waits } = &served.request_times;
         if let Some(began) = began {
             self.child(trace, "queue", Kind::Internal, [clock.ns(*since), clock.ns(*began)], |_| {});
         }
@@ -150,7 +149,7 @@ impl Batch {
     }
 
     fn request(&mut self, served: &Served, trace: &Trace, clock: Clock) {
-        let scheme = if self.surroundings.is_encrypted { "https" } else { "http" };
+        let scheme = if served.is_encrypted { "https" } else { "http" };
         let course = &served.course;
         let parent = trace.parent();
         let remote = parent.map_or(0, |_| KNOWS_PARENT | PARENT_IS_REMOTE);
@@ -164,14 +163,14 @@ impl Batch {
                     name.raw(endpoint.route.as_bytes());
                 }
             });
-            times(to, [clock.ns(course.since), clock.ns(course.ended)]);
+            times(to, [clock.ns(request_times.since), clock.ns(request_times.ended)]);
             about(to, served, scheme);
             outcome(to, served.outcome);
         });
     }
 
     fn wait(&mut self, trace: &Trace, wait: &Wait, clock: Clock) {
-        let Surroundings { database_system, database_name, .. } = &self.surroundings;
+        let ServerFacts { database_system, database_name, .. } = &self.facts;
         let (system, database) = (*database_system, database_name.clone());
         let times = [clock.ns(wait.since), clock.ns(wait.since + wait.took)];
         let error = |to: &mut Message| {
@@ -179,7 +178,7 @@ impl Batch {
                 failed(to, kind);
             }
         };
-        if wait.doing == Doing::Pool {
+        if wait.state == WorkerState::Pool {
             self.child(trace, "checkout", Kind::Internal, times, error);
             return;
         }

@@ -38,7 +38,8 @@ pub(super) struct Failure {
 impl Collector {
     pub(super) fn new(endpoint: &str, headers: Option<&str>) -> io::Result<Self> {
         let headers = headers.map_or_else(|| Some(Vec::new()), config::otlp_headers);
-        let headers = headers.ok_or_else(|| io::Error::other("tracing.otlp_headers are no headers"))?;
+        let headers = headers
+            .ok_or_else(|| io::Error::other("tracing.otlp_headers: expected names and values of headers"))?;
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             // The key in the headers is meant for this collector only.

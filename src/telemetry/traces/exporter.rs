@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::Surroundings;
+use super::ServerFacts;
 use super::batch::{Batch, Clock};
 use super::collector::{Collector, Failure};
 use super::served::Served;
@@ -63,13 +63,13 @@ struct Exporter {
 pub(super) fn start(
     endpoint: &str,
     config: &config::Tracing,
-    surroundings: Surroundings,
+    facts: ServerFacts,
     inbox: Inbox,
     metrics: &Arc<Metrics>,
 ) -> io::Result<Receiver<Infallible>> {
     let mut exporter = Exporter {
         inbox,
-        batch: Batch::new(&config.service_name, surroundings),
+        batch: Batch::new(&config.service_name, facts),
         collector: Collector::new(endpoint, config.otlp_headers.as_deref())?,
         metrics: Arc::clone(metrics),
         until: None,
@@ -149,7 +149,7 @@ impl Exporter {
         self.metrics.spans_dropped(rejected);
         if self.is_failing {
             self.is_failing = false;
-            log::info!("traces: {} takes them again", self.collector.url());
+            log::info!("traces: {} accepts spans again", self.collector.url());
         }
     }
 
@@ -166,7 +166,7 @@ impl Exporter {
     fn look_for_drops(&mut self) {
         let dropped = self.metrics.dropped_spans();
         if dropped > self.dropped {
-            self.complain("there are more spans than it takes");
+            self.complain("it accepts spans too slowly");
         }
     }
 

@@ -31,9 +31,7 @@ use crate::telemetry::activity::Waits;
 /// The facts about the server that every trace has.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only the exporter reads it"))]
-pub(crate) struct Surroundings {
-    /// Whether clients speak TLS.
-    pub is_encrypted: bool,
+pub(crate) struct ServerFacts {
     /// The database system under OpenTelemetry's name.
     pub database_system: &'static str,
     /// The name of the database.
@@ -43,7 +41,7 @@ pub(crate) struct Surroundings {
 /// The times of a request.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only the exporter reads it"))]
-pub(crate) struct Course {
+pub(crate) struct RequestTimes {
     /// When the whole request had come.
     pub since: Instant,
     /// When a worker took it. `None`: no worker did.
@@ -56,7 +54,7 @@ pub(crate) struct Course {
     pub waits: Waits,
 }
 
-impl Course {
+impl RequestTimes {
     /// The times of a request that no worker took.
     pub(crate) fn without_worker(since: Instant) -> Self {
         Self { since, began: None, made: None, ended: Instant::now(), waits: Waits::default() }

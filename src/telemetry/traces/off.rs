@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use super::{Course, Outcome, Surroundings};
+use super::{Outcome, RequestTimes, ServerFacts};
 use crate::config;
 use crate::http::Request;
 use crate::telemetry::metrics::{Endpoint, Metrics};
@@ -21,7 +21,7 @@ impl Traces {
     ///
     /// # Errors
     /// The configuration asks for traces to be sent.
-    pub(crate) fn start(config: &config::Tracing, _: Surroundings, _: &Arc<Metrics>) -> io::Result<Self> {
+    pub(crate) fn start(config: &config::Tracing, _: ServerFacts, _: &Arc<Metrics>) -> io::Result<Self> {
         match config.otlp_endpoint {
             Some(_) => Err(io::Error::other("this program was built without wharf's cargo feature otlp")),
             None => Ok(Self),
@@ -34,7 +34,12 @@ impl Traces {
     }
 
     /// Does nothing.
-    pub(crate) fn tell(&self, _: &Request, _: Option<&Arc<Endpoint>>, _: impl FnOnce() -> (Course, Outcome)) {
+    pub(crate) fn record(
+        &self,
+        _: &Request,
+        _: Option<&Arc<Endpoint>>,
+        _: impl FnOnce() -> (RequestTimes, Outcome),
+    ) {
     }
 
     /// Does nothing.

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::exporter::{self, Inbox, LAST_PATIENCE};
 use super::served::Served;
-use super::{Course, Outcome, Surroundings};
+use super::{Outcome, RequestTimes, ServerFacts};
 use crate::config;
 use crate::http::Request;
 use crate::telemetry::metrics::{Endpoint, Metrics};
@@ -49,7 +49,7 @@ impl Traces {
     /// The collector's configuration is wrong, or the system cannot start a thread.
     pub(crate) fn start(
         config: &config::Tracing,
-        surroundings: Surroundings,
+        facts: ServerFacts,
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(Self::default()) };
@@ -57,7 +57,7 @@ impl Traces {
         let (wake, woken) = crossbeam_channel::bounded(1);
         let (open, closing) = crossbeam_channel::bounded(0);
         let inbox = Inbox { waiting, woken, closing };
-        let ended = exporter::start(endpoint, config, surroundings, inbox, metrics)?;
+        let ended = exporter::start(endpoint, config, facts, inbox, metrics)?;
         let open = Mutex::new(Some(open));
         Ok(Self(Some(Arc::new(Shared { queue, wake, open, ended, metrics: Arc::clone(metrics) }))))
     }
@@ -68,27 +68,28 @@ impl Traces {
     }
 
     /// Reports a request, if it is wanted.
-    pub(crate) fn tell(
+    pub(crate) fn record(
         &self,
         request: &Request,
         endpoint: Option<&Arc<Endpoint>>,
-        what: impl FnOnce() -> (Course, Outcome),
+        what: impl FnOnce() -> (RequestTimes, Outcome),
     ) {
         if !self.wants(request) {
             return;
         }
         let (Some(shared), Some(request_id)) = (&self.0, &request.request_id) else { return };
-        let (course, outcome) = what();
+        let (request_times, outcome) = what();
         shared.take(Box::new(Served {
             request_id: request_id.clone(),
             method: request.method().clone(),
             version: request.version(),
+            is_encrypted: request.is_encrypted(),
             path: cut(request.path()),
             host: request.header("host").and_then(text),
             user_agent: request.header("user-agent").and_then(text),
             client: request.client().or_else(|| request.peer().map(|peer| peer.ip())),
             endpoint: endpoint.cloned(),
-            course,
+            request_times,
             outcome,
         }));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{Method, Version};
 
-use super::{Course, Outcome};
+use super::{Outcome, RequestTimes};
 use crate::base::request_id::RequestId;
 use crate::telemetry::metrics::Endpoint;
 
@@ -15,20 +15,21 @@ pub(super) struct Served {
     pub(super) request_id: RequestId,
     pub(super) method: Method,
     pub(super) version: Version,
+    pub(super) is_encrypted: bool,
     pub(super) path: String,
     pub(super) host: Option<String>,
     pub(super) user_agent: Option<String>,
     pub(super) client: Option<IpAddr>,
     /// `None` if the request came to no endpoint.
     pub(super) endpoint: Option<Arc<Endpoint>>,
-    pub(super) course: Course,
+    pub(super) request_times: RequestTimes,
     pub(super) outcome: Outcome,
 }
 
 impl Served {
     /// The number of spans of the request.
     pub(super) fn spans(&self) -> u64 {
-        let Course { began, made, waits, .. } = &self.course;
+        let RequestTimes { began, made, waits, .. } = &self.request_times;
         let phases = 1 + u64::from(began.is_some()) + 2 * u64::from(made.is_some());
         phases + waits.kept.len() as u64 + u64::from(waits.missed)
     }

@@ -102,8 +102,12 @@ fn top_says_that_nobody_is_there() {
     let bound = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = bound.local_addr().expect("it has one").to_string();
     drop(bound);
-    assert_says(&top(&[&address, "--once"], &[]), 1, &[&address, "cannot be asked", "Connection refused"]);
-    assert_says(&top(&["nowhere", "--once"], &[]), 2, &["nowhere is not where an admin listener is"]);
+    assert_says(
+        &top(&[&address, "--once"], &[]),
+        1,
+        &[&address, "cannot get the figures of", "Connection refused"],
+    );
+    assert_says(&top(&["nowhere", "--once"], &[]), 2, &["nowhere is not an admin listener's address"]);
 }
 
 #[test]
@@ -118,7 +122,11 @@ fn top_wants_the_servers_token() {
     assert_says(&given, 0, &["✓ ready"]);
     let variable = top(&[&address, "--once"], &[("WHARF_ADMIN_TOKEN", "only-for-tests")]);
     assert_says(&variable, 0, &["✓ ready"]);
-    assert_says(&top(&[&address, "--once", "--token", "a b"], &[]), 2, &["a token is visible ASCII"]);
+    assert_says(
+        &top(&[&address, "--once", "--token", "a b"], &[]),
+        2,
+        &["expected a token of visible ASCII characters"],
+    );
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn are_told_of_in_the_log_and_the_figures() {
     let refused = wharf.request("POST", "/fixed", &[CROSS, ("Origin", "https://evil.example")], "x");
     assert_problem(&refused, 403, REFUSED);
     wharf.wait_for_log(
-        "POST /fixed is refused: it is of a page of https://evil.example, which access.origins",
+        "POST /fixed is refused: it comes from a page of https://evil.example, which access.origins",
     );
     wharf.wait_for_log(" reason=cross_origin ");
     let mut admin = Client::connect(wharf.admin_address());
@@ -202,7 +202,7 @@ fn are_told_of_in_the_log_and_the_figures() {
     assert!(metrics.contains(r#"wharf_http_requests_refused_total{reason="cross_origin"} 1"#), "{metrics}");
     admin.request("POST", "/log-level?level=debug", &[("Sec-Fetch-Site", "same-site")], "");
     let refused = admin.answer();
-    assert_problem(&refused, 403, "a page of another site asks for this");
+    assert_problem(&refused, 403, "the request comes from another site's page");
     assert_eq!(refused.json()["type"], "urn:wharf:problem:cross-origin");
 }
 

@@ -70,7 +70,7 @@ fn a_drain_ends_the_events_in_peace() {
 fn viewers_leave_room_for_who_asks_for_health() {
     let (server, admin, _keeper) = serve(|config| config.http.max_connections = 16);
     let viewers: Vec<Client> = (0..12).map(|_| view(admin)).collect();
-    assert_problem(&get(admin, "/events"), 503, "/events has as many viewers as it may have");
+    assert_problem(&get(admin, "/events"), 503, "/events has reached its limit of viewers");
     assert_eq!(get(admin, "/live").status, 200);
     drop(viewers);
     wait_until("their places are lost", || request(admin, "HEAD", "/events", &[], "").status == 200);

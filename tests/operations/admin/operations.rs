@@ -81,9 +81,13 @@ fn many_reloads_at_once_are_each_answered() {
 #[test]
 fn a_program_of_its_own_reloads_in_its_own_way() {
     let (server, admin, _keeper) = serve(|_| {});
-    assert_problem(&super::request(admin, "POST", "/reload", &[], ""), 501, "in its own way");
+    assert_problem(
+        &super::request(admin, "POST", "/reload", &[], ""),
+        501,
+        "does not reload through its admin listener",
+    );
     let level = super::request(admin, "POST", "/log-level?level=debug", &[], "");
-    assert_problem(&level, 409, "a log of its own");
+    assert_problem(&level, 409, "sets the level of its log");
     drop(server);
 }
 

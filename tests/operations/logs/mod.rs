@@ -520,7 +520,7 @@ fn requests_that_fail_one_after_the_other_are_a_few_lines_and_then_their_number(
 #[test]
 fn a_server_says_its_sizes_and_limits_when_it_starts() {
     let wharf = Wharf::start(&config("[server]\nworkers = 3", ""));
-    let sizes = "3 workers, queue of 1024 for at most 1s, pool of 10 connections";
+    let sizes = "3 workers, queue of 1024 for at most 1s, pool of 10 sessions";
     let limits = "10000 connections, heads of 16KiB, bodies of 1MiB, 10s for a request, 50ms in the queue";
     wharf.wait_for_log(&format!(": {sizes}; at most {limits}"));
     assert!(wharf.output().contains(sizes) && wharf.output().contains(limits), "{}", wharf.output());

@@ -44,7 +44,8 @@ fn reload_says_what_has_changed_and_what_needs_a_restart() {
     assert_eq!(wharf.get("/hello").text(), "one");
     assert_says(&reload(&directory, &[]), 0, &["nothing has changed"]);
     replace(&wharf, &hello("server.selectors = 3\nqueue.max_length = 7", "two"));
-    let restart = "server.selectors: 3, before not given; needs a restart, and stays as it was until then";
+    let restart =
+        "server.selectors: 3, before not given; this needs a restart, and the old value applies until then";
     let exit = reload(&directory, &[]);
     assert_says(&exit, 0, &["queue.max_length: 7, before 1024\nendpoint.hello: changed\n", restart]);
     assert_eq!(wharf.get("/hello").text(), "two");

@@ -347,10 +347,10 @@ fn changes_that_need_a_restart_are_named_each_time_and_not_applied() {
     new.server.listen = SocketAddr::from(([127, 0, 0, 1], 1)).into();
     new.database.url = Some("sqlite:other.db".to_owned());
     let restart = [
-        "server.listen: 127.0.0.1:1, before 127.0.0.1:0; needs a restart, and stays as it was until then",
-        "server.reuse_port: true, before false; needs a restart, and stays as it was until then",
-        "server.selectors: 2, before 1; needs a restart, and stays as it was until then",
-        "database.url; needs a restart, and stays as it was until then",
+        "server.listen: 127.0.0.1:1, before 127.0.0.1:0; this needs a restart, and the old value applies until then",
+        "server.reuse_port: true, before false; this needs a restart, and the old value applies until then",
+        "server.selectors: 2, before 1; this needs a restart, and the old value applies until then",
+        "database.url; this needs a restart, and the old value applies until then",
     ];
     let first = server.reload(new.clone()).unwrap_or_else(|error| panic!("{error}")).to_string();
     assert_eq!(

@@ -166,7 +166,7 @@ fn a_thread_that_cannot_be_had_changes_nothing() {
     for room in [STACK / 2, STACK * 3 / 2] {
         replace(&wharf, &text(4, "combined", 1));
         limit(&wharf, Some(room));
-        assert_says(&reload(&directory), 1, &["nothing has changed: no more threads: "]);
+        assert_says(&reload(&directory), 1, &["nothing has changed: cannot start another thread: "]);
         wait_until("the workers are as many as before", || workers(&wharf) == ours);
         assert_eq!(wharf.get("/a").text(), "3");
         limit(&wharf, None);

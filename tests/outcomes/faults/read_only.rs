@@ -104,7 +104,7 @@ fn only_writes_are_told_to_come_back() {
         let answer = client.answer();
         assert_eq!(answer.status, 503, "{path}: {}", answer.text());
         assert!(answer.header("Retry-After").is_some(), "{path}");
-        assert_eq!(answer.json()["detail"], "the database takes no writes now", "{path}");
+        assert_eq!(answer.json()["detail"], "the database accepts no writes now", "{path}");
         assert_ne!(backend(), before, "{path}: the next may reach another server");
     }
 }

@@ -22,12 +22,12 @@ pub(super) struct LoggedRequest {
 /// The endpoint of the last request, if it is known. The next request most often has the same one. Holding and
 /// releasing it for each request would write to memory that all threads write to, so the connection keeps it.
 #[derive(Default)]
-pub(super) struct Recalled {
+pub(super) struct LastEndpoint {
     held: Option<Arc<Endpoint>>,
     pub(super) is_known: bool,
 }
 
-impl Recalled {
+impl LastEndpoint {
     pub(super) fn know(&mut self, endpoint: Option<&Arc<Endpoint>>) {
         self.is_known = endpoint.is_some();
         if let Some(endpoint) = endpoint

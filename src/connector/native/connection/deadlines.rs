@@ -8,7 +8,7 @@ use super::{Connection, Core, Next, Stage};
 use crate::base::deadline::Deadline;
 use crate::base::request_id::RequestId;
 use crate::connector::GRACE;
-use crate::connector::native::link::Turn;
+use crate::connector::native::link::Owner;
 use crate::exchange::job::waited_too_long;
 use crate::handler::outcome_unknown;
 use crate::http::{Form, Response, problem};
@@ -81,33 +81,33 @@ impl Connection {
         start_by: Instant,
         deadline: Instant,
     ) -> Next {
-        match self.link.turn() {
-            Turn::Poller => return self.proceed(core),
-            Turn::Queued if core.now >= start_by && self.take_from_queue(core) => {
+        match self.link.owner() {
+            Owner::Poller => return self.proceed(core),
+            Owner::Queued if core.now >= start_by && self.take_from_queue(core) => {
                 let (response, reason) = waited_too_long(Deadline::at(deadline, Duration::ZERO));
                 self.count_answer(core, response.status().as_u16());
                 core.metrics.refused(reason);
                 return self.answer_instead(core, response, form, reason);
             }
-            Turn::Running | Turn::Streaming
+            Owner::Running | Owner::Streaming
                 if core.now >= deadline + GRACE && self.link.presence().has_left() =>
             {
                 return Next::Close;
             }
-            Turn::Running if core.now >= deadline + GRACE && self.link.take_back(Turn::Running) => {
+            Owner::Running if core.now >= deadline + GRACE && self.link.take_back(Owner::Running) => {
                 let response = self.late_answer(core);
                 let form = Form { keep_alive: false, ..form };
                 return self.answer_instead(core, response, form, Reason::Deadline);
             }
             // The answer's head says 200 already, so only the end of the connection can report the failure.
-            Turn::Streaming if core.now >= deadline + GRACE && self.link.take_back(Turn::Streaming) => {
+            Owner::Streaming if core.now >= deadline + GRACE && self.link.take_back(Owner::Streaming) => {
                 let status = self.late_answer(core).status().as_u16();
                 self.note_end(core, status, 0, Some(Reason::Deadline));
                 return Next::Reset;
             }
-            Turn::Queued | Turn::Running | Turn::Streaming => self.check_incoming(core),
+            Owner::Queued | Owner::Running | Owner::Streaming => self.check_incoming(core),
             // The worker writes without waiting for the client, so it will soon be done.
-            Turn::Writing => {
+            Owner::Writing => {
                 self.due = core.now + Duration::from_millis(1);
                 return Next::Wait;
             }
@@ -124,7 +124,7 @@ impl Connection {
             sparingly!(
                 log::Level::Error,
                 "requests with an unknown outcome",
-                "request {id}: it was still with its worker at its deadline, and may have been committed"
+                "request {id}: its worker had not answered by the deadline, and it may have been committed"
             );
             outcome_unknown().to_response()
         } else {
@@ -138,7 +138,7 @@ impl Connection {
     /// Sets when to look again at a connection whose request is in the queue or with a worker.
     pub(super) fn set_away_due(&mut self, core: &Core) {
         let Stage::Away { start_by, deadline, .. } = self.stage else { return };
-        let answered = if self.link.turn() == Turn::Queued { start_by } else { deadline + GRACE };
+        let answered = if self.link.owner() == Owner::Queued { start_by } else { deadline + GRACE };
         let body = self.incoming.as_ref().and_then(|incoming| incoming.window.end());
         // A worker that answers does not tell the poller, so the connection may be idle from now on.
         let idle = core.now + core.idle_allowance();

@@ -13,7 +13,7 @@ use mio::event::Event;
 use rustix::io::ioctl_fionread;
 
 use super::{Connection, Core, Next, Stage};
-use crate::connector::native::link::Turn;
+use crate::connector::native::link::Owner;
 
 /// An end within this time after the client's last bytes belongs to them, and is no departure. Two segments of one
 /// sender may come this far apart, and no client gives up so soon.
@@ -63,7 +63,7 @@ impl Connection {
     /// Notes when the client last sent something. While a request is with a worker, bytes may stay unread, and an end
     /// makes a socket readable as well. So the bytes that have come are counted.
     fn note_arrivals(&mut self, core: &Core, end: End) {
-        if matches!(self.stage, Stage::Away { .. }) && self.link.turn() != Turn::Poller {
+        if matches!(self.stage, Stage::Away { .. }) && self.link.owner() != Owner::Poller {
             let arrived = self.arrived_bytes();
             let silent = if self.session.is_some() { CLOSE_NOTIFY_BYTES } else { 0 };
             if arrived > self.heard_bytes + silent {
@@ -113,12 +113,12 @@ impl Connection {
     /// keeps its place until that worker is done. So no more handlers run than connections are allowed.
     fn depart(&self) -> Next {
         let is_away = matches!(self.stage, Stage::Away { .. });
-        match self.link.turn() {
+        match self.link.owner() {
             // No other event ends a feed.
             _ if matches!(self.stage, Stage::Feeding(_)) => return Next::Close,
-            Turn::Queued if is_away => return Next::Close,
+            Owner::Queued if is_away => return Next::Close,
             // A stream that the worker opens later is given up by the worker.
-            Turn::Running | Turn::Streaming if is_away => {
+            Owner::Running | Owner::Streaming if is_away => {
                 self.link.presence().leave();
                 if let Some(outbox) = self.link.outbox() {
                     outbox.give_up();

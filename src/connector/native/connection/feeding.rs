@@ -149,13 +149,13 @@ mod tests {
         config.server.selectors = Some(1);
         change(&mut config);
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let listener = Listener::bind(&any.into(), false).expect("a free port");
+        let listener = Listener::bind_tcp(any, false).expect("a free port");
         let Address::Tcp(address) = *listener.address() else { panic!("it is a TCP socket") };
         let made = Mutex::new((0, None));
         let numbers = Numbers { length, every: Duration::from_millis(20), made };
         let service: Arc<dyn Service> = Arc::new(Feeds(Arc::new(numbers)));
         let metrics = Arc::<Metrics>::default();
-        let native = Native::start("", listener, Settings::beside(&config, None), &service, &metrics);
+        let native = Native::start("", vec![listener], Settings::plain(&config), &service, &metrics);
         (Box::new(native.expect("threads")), address, metrics)
     }
 

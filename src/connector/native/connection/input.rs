@@ -32,7 +32,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 pub(super) struct Body {
     request: Request,
     bytes: Vec<u8>,
-    rest: Rest,
+    rest: RemainingBody,
     /// Whether its handler begins before the body is whole.
     streams: bool,
     max_bytes: usize,
@@ -53,7 +53,7 @@ impl Body {
 /// The rest of a body whose handler runs, or is about to.
 pub(super) struct Incoming {
     pub(super) pipe: Arc<Pipe>,
-    rest: Rest,
+    rest: RemainingBody,
     max_bytes: usize,
     pub(super) window: Window,
 }
@@ -66,7 +66,7 @@ impl Drop for Incoming {
 }
 
 /// How much of a body is still to come.
-enum Rest {
+enum RemainingBody {
     Known(usize),
     Chunked(Decoder),
 }
@@ -121,7 +121,7 @@ const TOO_SLOW: Refusal = Refusal {
     fault: Fault::BodyRate,
 };
 
-impl Rest {
+impl RemainingBody {
     /// Takes the body's part out of `bytes`. Returns how many bytes that was, and whether the body is complete.
     fn take(&mut self, bytes: &[u8], into: &mut Vec<u8>, max_bytes: usize) -> Result<(usize, bool), Refusal> {
         match self {
@@ -152,13 +152,13 @@ impl Incoming {
     fn take(&mut self, core: &mut Core, bytes: &[u8]) -> Result<(usize, bool), Refusal> {
         let mut decoded = std::mem::take(&mut core.decoded);
         let taken = match &mut self.rest {
-            Rest::Known(left) => {
+            RemainingBody::Known(left) => {
                 let taken = bytes.len().min(*left);
                 self.pipe.put(&bytes[..taken]);
                 *left -= taken;
                 Ok((taken, *left == 0))
             }
-            rest @ Rest::Chunked(_) => rest.take(bytes, &mut decoded, self.max_bytes),
+            rest @ RemainingBody::Chunked(_) => rest.take(bytes, &mut decoded, self.max_bytes),
         };
         self.pipe.put(&decoded);
         decoded.clear();
@@ -467,6 +467,7 @@ impl Connection {
         self.scanned = 0;
         let mut head = parse_head(&bytes[..end], &core.settings.limits)?;
         head.request.read_id(&core.request_ids);
+        head.request.is_encrypted = self.session.is_some();
         self.request_id.clone_from(&head.request.request_id);
         self.note_head(core, &head.request);
         if head.body == BodyLength::Known(0) {
@@ -511,8 +512,8 @@ impl Connection {
         };
         let rest = match head.body {
             BodyLength::Known(length) if length > max_bytes => return Err(Refusal::BODY_TOO_LARGE),
-            BodyLength::Known(length) => Rest::Known(length),
-            BodyLength::Chunked => Rest::Chunked(Decoder::default()),
+            BodyLength::Known(length) => RemainingBody::Known(length),
+            BodyLength::Chunked => RemainingBody::Chunked(Decoder::default()),
         };
         if waits {
             core.answers.extend_from_slice(CONTINUE);

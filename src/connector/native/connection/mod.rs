@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
-use self::account::{LoggedRequest, Recalled};
+use self::account::{LastEndpoint, LoggedRequest};
 pub(super) use self::core::Core;
 use self::core::DRAIN_IDLE;
 pub(super) use self::departure::End;
@@ -32,7 +32,7 @@ use self::outgoing::Outgoing;
 use self::sending::Flushing;
 use super::Id;
 use super::gate::Place;
-use super::link::{Left, Link, Turn};
+use super::link::{Link, Owner, PollerTask};
 use super::output::Unsent;
 use super::timers::Timer;
 use super::wire::Wire;
@@ -42,7 +42,7 @@ use crate::connector::tls::Session;
 use crate::exchange::job::{Admission, Client, Service, Work};
 use crate::handler::unavailable;
 use crate::http::{Form, Request, Response};
-use crate::telemetry::metrics::{CLIENT_LEFT, Closing, Reason, Standing};
+use crate::telemetry::metrics::{CLIENT_LEFT, Closing, ConnectionState, Reason};
 use crate::telemetry::sparing::sparingly;
 
 /// How long a connection that the server closed is still read from while nothing comes, so that its client sees the
@@ -64,6 +64,8 @@ pub(super) struct Connection {
     _place: Place,
     /// The client's address: the peer's, or the one that a trusted proxy names. `None` on a Unix socket.
     peer: Option<SocketAddr>,
+    /// The number of its listener, which says how it begins.
+    listener: usize,
     session: Option<Session>,
     /// The certificate that the client showed in the handshake.
     certificate: Option<Bytes>,
@@ -88,7 +90,7 @@ pub(super) struct Connection {
     ticket: u64,
     /// The place in the queue of that request, which may have left it.
     place_in_queue: Option<Key>,
-    endpoint: Recalled,
+    endpoint: LastEndpoint,
     /// The identity of the request that was read last; `None` while another head is read.
     request_id: Option<RequestId>,
     /// The access log's data about that request, if there is an access log.
@@ -109,7 +111,7 @@ enum Stage {
     /// Waits for a PROXY header.
     Proxied,
     /// Waits for the end of the TLS handshake.
-    Handshake { _counted: Counted },
+    Handshake { _count: HandshakeCount },
     /// Waits for a request's first byte.
     Idle,
     /// Reads a head.
@@ -134,9 +136,9 @@ enum Stage {
 }
 
 /// Counts one handshake in progress.
-struct Counted(Arc<AtomicUsize>);
+struct HandshakeCount(Arc<AtomicUsize>);
 
-impl Drop for Counted {
+impl Drop for HandshakeCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -159,6 +161,7 @@ impl Connection {
         link: Arc<Link>,
         place: Place,
         peer: Option<SocketAddr>,
+        listener: usize,
         session: Option<Session>,
         core: &Core,
     ) -> Self {
@@ -166,6 +169,7 @@ impl Connection {
             link,
             _place: place,
             peer,
+            listener,
             session,
             certificate: None,
             stage: Stage::Idle,
@@ -179,7 +183,7 @@ impl Connection {
             again: false,
             ticket: 0,
             place_in_queue: None,
-            endpoint: Recalled::default(),
+            endpoint: LastEndpoint::default(),
             request_id: None,
             logged: LoggedRequest::default(),
             served: 0,
@@ -195,7 +199,7 @@ impl Connection {
         if let Some(reason) = refuse {
             return self.refuse_client(core, reason);
         }
-        if core.settings.proxy.protocol {
+        if core.settings.beginnings[self.listener].proxied {
             let address = self.peer.map(|peer| peer.ip());
             if !core.settings.proxy.trusted.contain(address) {
                 log::debug!("{}: is not in proxy.trusted and was closed", self.name());
@@ -210,14 +214,14 @@ impl Connection {
 
     /// Begins the TLS handshake, or else waits for requests.
     fn begin_session(&mut self, core: &mut Core) -> Next {
-        if let (Some(tls), Some(_)) = (&core.settings.tls, &self.session) {
-            let counted = Counted(Arc::clone(&tls.in_progress));
-            if counted.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes {
+        if let (Some(tls), Some(_)) = (&core.settings.beginnings[self.listener].tls, &self.session) {
+            let count = HandshakeCount(Arc::clone(&tls.in_progress));
+            if count.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes {
                 core.metrics.closed(Closing::Handshake);
                 return Next::Close;
             }
             self.due = core.now + tls.handshake_timeout;
-            self.stage = Stage::Handshake { _counted: counted };
+            self.stage = Stage::Handshake { _count: count };
         } else {
             self.stage = Stage::Idle;
         }
@@ -225,18 +229,18 @@ impl Connection {
     }
 
     /// The stage as the gauges count it.
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn state(&self) -> ConnectionState {
         match self.stage {
-            Stage::Proxied | Stage::Handshake { .. } => Standing::Beginning,
-            Stage::Idle => Standing::Idle,
-            Stage::Head | Stage::Body(_) => Standing::Reading,
-            Stage::Holding(_) | Stage::Flushing(_) | Stage::Feeding(_) => Standing::Writing,
-            Stage::Lingering { .. } => Standing::Closing,
-            Stage::Away { .. } => match self.link.turn() {
-                Turn::Poller => Standing::Idle,
-                Turn::Queued => Standing::Queued,
-                Turn::Running => Standing::Running,
-                Turn::Writing | Turn::Streaming => Standing::Writing,
+            Stage::Proxied | Stage::Handshake { .. } => ConnectionState::Beginning,
+            Stage::Idle => ConnectionState::Idle,
+            Stage::Head | Stage::Body(_) => ConnectionState::Reading,
+            Stage::Holding(_) | Stage::Flushing(_) | Stage::Feeding(_) => ConnectionState::Writing,
+            Stage::Lingering { .. } => ConnectionState::Closing,
+            Stage::Away { .. } => match self.link.owner() {
+                Owner::Poller => ConnectionState::Idle,
+                Owner::Queued => ConnectionState::Queued,
+                Owner::Running => ConnectionState::Running,
+                Owner::Writing | Owner::Streaming => ConnectionState::Writing,
             },
         }
     }
@@ -265,8 +269,8 @@ impl Connection {
     /// Whether a client would notice that its connection is cut off now.
     pub(super) fn is_owed_something(&self) -> bool {
         let answered = matches!(self.stage, Stage::Away { .. })
-            && self.link.turn() == Turn::Poller
-            && !self.link.has_left();
+            && self.link.owner() == Owner::Poller
+            && !self.link.has_task();
         let silent = matches!(
             self.stage,
             Stage::Idle
@@ -286,7 +290,7 @@ impl Connection {
         match self.stage {
             Stage::Lingering { .. } => Some(self.idle_since),
             Stage::Idle if self.served > 0 || now >= self.idle_since + UNUSED => Some(self.idle_since),
-            Stage::Away { .. } if self.link.turn() == Turn::Poller && !self.link.has_left() => {
+            Stage::Away { .. } if self.link.owner() == Owner::Poller && !self.link.has_task() => {
                 Some(self.link.answered_at())
             }
             _ => None,
@@ -311,10 +315,10 @@ impl Connection {
         }
         let detail = match reason {
             Reason::AddressLimit => {
-                "this address has as many connections as it may (http.max_connections_per_address)"
+                "this address has reached its limit of connections (http.max_connections_per_address)"
             }
-            Reason::AcceptRate => "more clients came in this second than may (http.max_accept_rate)",
-            _ => "the server has as many connections as it takes (http.max_connections)",
+            Reason::AcceptRate => "too many clients have connected in this second (http.max_accept_rate)",
+            _ => "the server has reached its limit of connections (http.max_connections)",
         };
         self.answer_and_close(core, unavailable(detail).to_response(), Form::CLOSE, reason)
     }
@@ -325,7 +329,7 @@ impl Connection {
         let then = if let Stage::Flushing(flushing) = &self.stage { &flushing.then } else { &self.stage };
         let is_unanswered = match then {
             Stage::Holding(_) => true,
-            Stage::Away { .. } => self.take_from_queue(core) || self.link.take_back(Turn::Running),
+            Stage::Away { .. } => self.take_from_queue(core) || self.link.take_back(Owner::Running),
             _ => false,
         };
         if is_unanswered {
@@ -346,7 +350,7 @@ impl Connection {
     pub(super) fn drain(&mut self, core: &mut Core) -> Next {
         // A worker that does not know of the drain yet returns the connection open. The poller must notice that at
         // once.
-        if self.link.attend() {
+        if self.link.note_readiness() {
             self.notice_return(core);
         }
         match self.stage {
@@ -389,18 +393,18 @@ impl Connection {
             return Next::Close;
         }
         if let Stage::Away { .. } = self.stage {
-            match self.link.take_left() {
+            match self.link.take_task() {
                 None => self.notice_return(core),
-                Some(Left::Unsent(unsent)) => {
+                Some(PollerTask::Unsent(unsent)) => {
                     let close = unsent.close;
                     self.flush_later(core, Outgoing::Unsent(unsent), close);
                 }
-                Some(Left::Stream { outbox, close }) => {
+                Some(PollerTask::Stream { outbox, close }) => {
                     self.flush_later(core, Outgoing::Stream(outbox), close);
                 }
-                Some(Left::Close) => self.linger(core),
-                Some(Left::Broken) => return Next::Close,
-                Some(Left::Cut) => return Next::Reset,
+                Some(PollerTask::Close) => self.linger(core),
+                Some(PollerTask::Broken) => return Next::Close,
+                Some(PollerTask::Cut) => return Next::Reset,
             }
         }
         if let Stage::Flushing(_) | Stage::Feeding(_) = self.stage {
@@ -419,9 +423,9 @@ impl Connection {
         self.read(core)
     }
 
-    /// Acts during a worker's turn: sends more of a streamed answer, or reads more of a body.
+    /// Acts while a worker owns the connection: sends more of a streamed answer, or reads more of a body.
     pub(super) fn assist(&mut self, core: &mut Core) -> Next {
-        if self.link.turn() == Turn::Streaming
+        if self.link.owner() == Owner::Streaming
             && let Some(outbox) = self.link.outbox()
         {
             // The outbox keeps a failure. The worker finds it there and ends the connection.
@@ -433,7 +437,7 @@ impl Connection {
     /// Takes back a request that no worker has begun, and removes it from the queue. Returns whether it was still
     /// there.
     fn take_from_queue(&self, core: &Core) -> bool {
-        let taken = self.link.take_back(Turn::Queued);
+        let taken = self.link.take_back(Owner::Queued);
         if taken && let Some(place) = self.place_in_queue {
             core.service.withdraw(place);
         }
@@ -475,8 +479,8 @@ impl Connection {
     /// Makes the connection idle if a worker has answered and left nothing to do. It has been idle since that answer.
     fn notice_return(&mut self, core: &Core) {
         if matches!(self.stage, Stage::Away { .. })
-            && self.link.turn() == Turn::Poller
-            && !self.link.has_left()
+            && self.link.owner() == Owner::Poller
+            && !self.link.has_task()
         {
             self.incoming = None;
             self.stage = Stage::Idle;
@@ -563,8 +567,8 @@ impl Connection {
             }
             Err((reason, mut response)) => {
                 response.name_request(self.request_id.as_ref().map_or("", RequestId::id));
-                // The job was not queued, so no other thread has moved the turn.
-                self.link.take_back(Turn::Queued);
+                // The job was not queued, so no other thread has changed the owner.
+                self.link.take_back(Owner::Queued);
                 self.incoming = None;
                 core.metrics.refused(reason);
                 self.note_answer(core, &response, form, Some(reason));

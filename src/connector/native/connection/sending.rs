@@ -137,7 +137,7 @@ impl Connection {
                 let Outgoing::Unsent(unsent) = &flushing.outgoing else { return Next::Wait };
                 if let Some(piece) = unsent.next_piece().filter(|_| !flushing.piece_requested) {
                     flushing.piece_requested = true;
-                    core.files.ask(piece, link.id(), &core.mailbox);
+                    core.files.request(piece, link.id(), &core.mailbox);
                 }
                 Next::Wait
             }

@@ -1,8 +1,8 @@
 //! A walk through every order in which worker, database and poller can take their steps, from a request's claim to its answer.
-//! Each way must end with one answer, and that answer must be true. The walk uses the real turns and the real outcome. The steps
+//! Each way must end with one answer, and that answer must be true. The walk uses the real owners and the real outcome. The steps
 //! repeat what `link.rs`, `connection/mod.rs`, `workers.rs` and the databases do.
 
-use super::{Turn, Word};
+use super::{Owner, Word};
 use crate::base::presence::Presence;
 
 /// The ticket of the request that is walked through; the next one on the connection has the one after it.
@@ -12,15 +12,15 @@ const TICKET: u64 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     /// The worker announces a commit before it sends it, and not afterwards.
-    SayBeforeSending,
+    AnnounceTheCommit,
     /// The worker sends nothing when the poller has answered.
     HeedTheAnswer,
     /// The worker leaves a commit open that got no answer.
     LeaveOpen,
     /// The worker asks whether it may have committed something before it answers that nothing was done.
-    AskBeforeTelling,
+    CheckBeforeAnswering,
     /// The poller announces its answer, and does not only look at the outcome.
-    SayThatItAnswers,
+    AnnounceTheAnswer,
     /// The poller takes the request back before it announces its answer.
     TakeBackFirst,
     /// A request begins when the connector gives it away, and not when a worker claims it.
@@ -28,18 +28,18 @@ enum Rule {
 }
 
 const ALL_RULES: [Rule; 7] = [
-    Rule::SayBeforeSending,
+    Rule::AnnounceTheCommit,
     Rule::HeedTheAnswer,
     Rule::LeaveOpen,
-    Rule::AskBeforeTelling,
-    Rule::SayThatItAnswers,
+    Rule::CheckBeforeAnswering,
+    Rule::AnnounceTheAnswer,
     Rule::TakeBackFirst,
     Rule::BeginWhenGiven,
 ];
 
 /// An answer to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum ClientAnswer {
     Done,
     /// A plain 504 or 503.
     NotDone,
@@ -86,15 +86,15 @@ enum Worker {
     Begin,
     Send,
     Receive,
-    End(Answer),
-    Decide(Told),
-    Deliver(Told),
+    End(Reply),
+    Decide(ClientAnswer),
+    Deliver(ClientAnswer),
     Gone,
 }
 
 /// The end of a statement, as the worker sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum Reply {
     Committed,
     Refused,
     Lost,
@@ -104,7 +104,7 @@ enum Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Poller {
     Look,
-    TakeBack(Turn),
+    TakeBack(Owner),
     Answer,
     /// It has read the next request.
     Next,
@@ -125,12 +125,12 @@ struct Walk<'a> {
     statements: usize,
     /// The worker has sent a statement, and the database has not run it yet.
     in_flight: bool,
-    answer: Option<Answer>,
+    reply: Option<Reply>,
     sent: usize,
     committed: usize,
-    told: Vec<Told>,
+    client_answers: Vec<ClientAnswer>,
     /// The answer of a poller that announces it before it takes the request back.
-    poller_says: Option<Told>,
+    poller_answer: Option<ClientAnswer>,
     next: Option<Presence>,
 }
 
@@ -161,7 +161,7 @@ impl Walk<'_> {
     fn work(&mut self) {
         self.worker = match self.worker {
             Worker::Claim => {
-                let is_claimed = self.word.advance(TICKET, Turn::Queued, Turn::Running);
+                let is_claimed = self.word.advance(TICKET, Owner::Queued, Owner::Running);
                 match (is_claimed, self.keeps(Rule::BeginWhenGiven)) {
                     (true, true) => self.next_statement(),
                     (true, false) => Worker::BeginRequest,
@@ -175,42 +175,42 @@ impl Walk<'_> {
             Worker::Begin => {
                 match (
                     self.request.begin_commit() || !self.keeps(Rule::HeedTheAnswer),
-                    self.keeps(Rule::SayBeforeSending),
+                    self.keeps(Rule::AnnounceTheCommit),
                 ) {
-                    (false, _) => Worker::Decide(Told::NotDone),
+                    (false, _) => Worker::Decide(ClientAnswer::NotDone),
                     (true, true) => Worker::Send,
                     (true, false) => Worker::Receive,
                 }
             }
             Worker::Send => {
-                (self.in_flight, self.answer) = (true, None);
+                (self.in_flight, self.reply) = (true, None);
                 self.sent += 1;
-                if self.keeps(Rule::SayBeforeSending) { Worker::Receive } else { Worker::Begin }
+                if self.keeps(Rule::AnnounceTheCommit) { Worker::Receive } else { Worker::Begin }
             }
-            // Where there is no answer yet, the connection is lost.
-            Worker::Receive => Worker::End(self.answer.unwrap_or(Answer::Lost)),
-            Worker::End(answer) => {
-                let is_known = answer != Answer::Lost || !self.keeps(Rule::LeaveOpen);
+            // Where there is no reply yet, the session is lost.
+            Worker::Receive => Worker::End(self.reply.unwrap_or(Reply::Lost)),
+            Worker::End(reply) => {
+                let is_known = reply != Reply::Lost || !self.keeps(Rule::LeaveOpen);
                 if is_known {
-                    self.request.end_commit(answer == Answer::Committed);
+                    self.request.end_commit(reply == Reply::Committed);
                 }
                 self.statements -= 1;
-                match answer {
-                    Answer::Committed if self.statements > 0 => self.next_statement(),
-                    Answer::Committed => Worker::Decide(Told::Done),
+                match reply {
+                    Reply::Committed if self.statements > 0 => self.next_statement(),
+                    Reply::Committed => Worker::Decide(ClientAnswer::Done),
                     // The worker's error says "not done"; the outcome says whether that is known.
-                    Answer::Refused | Answer::Lost => Worker::Decide(Told::NotDone),
+                    Reply::Refused | Reply::Lost => Worker::Decide(ClientAnswer::NotDone),
                 }
             }
-            Worker::Decide(Told::NotDone)
-                if self.keeps(Rule::AskBeforeTelling) && self.request.may_have_committed() =>
+            Worker::Decide(ClientAnswer::NotDone)
+                if self.keeps(Rule::CheckBeforeAnswering) && self.request.may_have_committed() =>
             {
-                Worker::Deliver(Told::Unknown)
+                Worker::Deliver(ClientAnswer::Unknown)
             }
-            Worker::Decide(told) => Worker::Deliver(told),
-            Worker::Deliver(told) => {
-                if self.word.advance(TICKET, Turn::Running, Turn::Writing) {
-                    self.told.push(told);
+            Worker::Decide(answer) => Worker::Deliver(answer),
+            Worker::Deliver(answer) => {
+                if self.word.advance(TICKET, Owner::Running, Owner::Writing) {
+                    self.client_answers.push(answer);
                     self.word.hand_back();
                 }
                 Worker::Gone
@@ -220,7 +220,7 @@ impl Walk<'_> {
     }
 
     fn next_statement(&self) -> Worker {
-        if self.keeps(Rule::SayBeforeSending) { Worker::Begin } else { Worker::Send }
+        if self.keeps(Rule::AnnounceTheCommit) { Worker::Begin } else { Worker::Send }
     }
 
     /// The database runs the statement, perhaps when no worker waits for it any more.
@@ -229,35 +229,35 @@ impl Walk<'_> {
         let commits = self.choices.choose(2) == 0;
         self.committed += usize::from(commits);
         let answers = self.choices.choose(2) == 0;
-        self.answer = Some(match (answers, commits) {
-            (true, true) => Answer::Committed,
-            (true, false) => Answer::Refused,
-            (false, _) => Answer::Lost,
+        self.reply = Some(match (answers, commits) {
+            (true, true) => Reply::Committed,
+            (true, false) => Reply::Refused,
+            (false, _) => Reply::Lost,
         });
     }
 
     fn step_poller(&mut self) {
         self.poller = match self.poller {
-            Poller::Look => match self.word.turn() {
-                turn @ Turn::Queued => Poller::TakeBack(turn),
-                turn @ Turn::Running if self.keeps(Rule::TakeBackFirst) => Poller::TakeBack(turn),
-                turn @ Turn::Running => {
-                    self.poller_says = Some(self.answer_instead());
-                    Poller::TakeBack(turn)
+            Poller::Look => match self.word.owner() {
+                owner @ Owner::Queued => Poller::TakeBack(owner),
+                owner @ Owner::Running if self.keeps(Rule::TakeBackFirst) => Poller::TakeBack(owner),
+                owner @ Owner::Running => {
+                    self.poller_answer = Some(self.answer_instead());
+                    Poller::TakeBack(owner)
                 }
-                Turn::Poller => Poller::Next,
+                Owner::Poller => Poller::Next,
                 // The poller looks again, with the same result until the worker is done.
-                Turn::Writing | Turn::Streaming => Poller::Look,
+                Owner::Writing | Owner::Streaming => Poller::Look,
             },
             Poller::TakeBack(from) if !self.word.take_back(from) => Poller::Look,
-            Poller::TakeBack(Turn::Queued) => {
-                self.told.push(Told::NotDone);
+            Poller::TakeBack(Owner::Queued) => {
+                self.client_answers.push(ClientAnswer::NotDone);
                 Poller::Next
             }
             Poller::TakeBack(_) => Poller::Answer,
             Poller::Answer => {
-                let told = self.poller_says.take().unwrap_or_else(|| self.answer_instead());
-                self.told.push(told);
+                let answer = self.poller_answer.take().unwrap_or_else(|| self.answer_instead());
+                self.client_answers.push(answer);
                 // That answer closes the connection.
                 Poller::Gone
             }
@@ -270,27 +270,29 @@ impl Walk<'_> {
         };
     }
 
-    fn answer_instead(&self) -> Told {
-        let may_have_committed = if self.keeps(Rule::SayThatItAnswers) {
+    fn answer_instead(&self) -> ClientAnswer {
+        let may_have_committed = if self.keeps(Rule::AnnounceTheAnswer) {
             self.client.answer_instead()
         } else {
             self.request.may_have_committed()
         };
-        if may_have_committed { Told::Unknown } else { Told::NotDone }
+        if may_have_committed { ClientAnswer::Unknown } else { ClientAnswer::NotDone }
     }
 
     fn is_true(&self) -> Result<(), String> {
-        let [told] = *self.told else { return Err(format!("{} answers", self.told.len())) };
-        let holds = match told {
-            Told::Done => self.statements == 0 && self.committed == self.sent,
-            Told::NotDone => self.committed == 0,
-            Told::Unknown => self.sent > 0,
+        let [answer] = *self.client_answers else {
+            return Err(format!("{} answers", self.client_answers.len()));
+        };
+        let holds = match answer {
+            ClientAnswer::Done => self.statements == 0 && self.committed == self.sent,
+            ClientAnswer::NotDone => self.committed == 0,
+            ClientAnswer::Unknown => self.sent > 0,
         };
         if !holds {
-            return Err(format!("told {told:?} with {} of {} committed", self.committed, self.sent));
+            return Err(format!("answered {answer:?} with {} of {} committed", self.committed, self.sent));
         }
         if let Some(next) = &self.next {
-            let is_clean = self.word.advance(TICKET + 1, Turn::Queued, Turn::Running)
+            let is_clean = self.word.advance(TICKET + 1, Owner::Queued, Owner::Running)
                 && !next.may_have_committed()
                 && next.begin_commit()
                 && next.may_have_committed();
@@ -318,11 +320,11 @@ fn walk(without: Option<Rule>, statements: usize) -> Result<usize, String> {
             poller: Poller::Look,
             statements,
             in_flight: false,
-            answer: None,
+            reply: None,
             sent: 0,
             committed: 0,
-            told: Vec::new(),
-            poller_says: None,
+            client_answers: Vec::new(),
+            poller_answer: None,
             next: None,
         };
         while way.step() {}
@@ -335,7 +337,7 @@ fn walk(without: Option<Rule>, statements: usize) -> Result<usize, String> {
 }
 
 #[test]
-fn the_client_is_told_the_truth_by_poller_and_worker_in_every_order() {
+fn the_client_gets_a_true_answer_in_every_order_of_poller_and_worker() {
     for (statements, at_least) in [(1, 500), (2, 10_000)] {
         let ways = walk(None, statements).unwrap_or_else(|lie| panic!("{statements} statements: {lie}"));
         assert!(ways > at_least, "{statements} statements have {ways} ways only");
@@ -345,7 +347,7 @@ fn the_client_is_told_the_truth_by_poller_and_worker_in_every_order() {
 #[test]
 fn each_rule_is_needed() {
     for rule in ALL_RULES {
-        let told = walk(Some(rule), 2);
-        assert!(told.is_err(), "without {rule:?}, nothing is wrong in {told:?} ways");
+        let walked = walk(Some(rule), 2);
+        assert!(walked.is_err(), "without {rule:?}, nothing is wrong in {walked:?} ways");
     }
 }

@@ -12,7 +12,7 @@ use crate::database::postgres::prepared::Prepared;
 use crate::database::postgres::text::writes_rows;
 use crate::database::postgres::wire::{Failure, Wait};
 use crate::database::{Access, Error, statement};
-use crate::telemetry::activity::Doing;
+use crate::telemetry::activity::WorkerState;
 
 /// The SQLSTATE of a prepared statement that does not exist.
 const NO_STATEMENT: &str = "26000";
@@ -40,7 +40,7 @@ impl Session {
         work: &mut W,
     ) -> Result<W::Output, Error> {
         let activity = self.activity.clone();
-        let waiting = activity.wait_for(Doing::Database).on(|| statement::command(sql));
+        let waiting = activity.wait_for(WorkerState::Database).on(|| statement::command(sql));
         let before = self.transaction;
         let remembered = self.statements.known(sql).cloned();
         let mut done = self.attempt(sql, access, commits, work);

@@ -13,7 +13,7 @@ use crate::database::postgres::simple;
 use crate::database::postgres::wire::{Limit, Wait, Wire};
 use crate::database::statement::command;
 use crate::database::{Access, Category, Error, note_cancelled};
-use crate::telemetry::activity::Doing;
+use crate::telemetry::activity::WorkerState;
 
 /// The time for a rollback, whatever the request's deadline. A rollback that takes longer shows that the session is not
 /// worth keeping.
@@ -80,7 +80,7 @@ impl Session {
 
     pub(super) fn command(&mut self, sql: &str, limit: &Limit, commits: bool) -> Result<(), Error> {
         let activity = self.activity.clone();
-        let waiting = activity.wait_for(Doing::Database).on(|| command(sql));
+        let waiting = activity.wait_for(WorkerState::Database).on(|| command(sql));
         let done = if commits {
             self.commit_by(sql, limit)
         } else {

@@ -29,12 +29,12 @@ pub struct Edited {
     /// The whole text.
     pub text: String,
     /// The changes, in the order of the file. Keys that had their value already are left out.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ChangedLine>,
 }
 
 /// A line that was changed or added.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct ChangedLine {
     /// The key in full.
     pub key: String,
     /// The number of the line in the new text; the first is 1.
@@ -91,7 +91,7 @@ pub fn edit(text: &str, values: &[(&str, Value)]) -> Result<Edited, EditError> {
     for (key, before) in written {
         if let Position::Value { at, .. } = place(&edited, key)? {
             let (line, after) = line_of(&edited, at.start);
-            changes.push(Change { key: key.to_owned(), line, before, after: after.to_owned() });
+            changes.push(ChangedLine { key: key.to_owned(), line, before, after: after.to_owned() });
         }
     }
     changes.sort_by_key(|change| change.line);
@@ -153,7 +153,7 @@ impl fmt::Display for Value {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for ChangedLine {
     /// `12: maximum_pool_size = 10  →  maximum_pool_size = 6`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.line)?;

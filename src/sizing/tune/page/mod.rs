@@ -15,8 +15,8 @@ impl Report {
         let mut page = Page::new(&format!("wharf tune · {}", self.database), &self.title());
         self.head(&mut page);
         let bounds = self.bounds();
-        page.section("Connections");
-        sweep::show(&self.pool, "connections", &bounds, &mut page);
+        page.section("Sessions");
+        sweep::show(&self.pool, "sessions", &bounds, &mut page);
         page.paragraph(&format!("Up to {} were tried: {}.", self.largest, self.largest_because));
         page.section("Workers");
         sweep::show(&self.workers, "workers", &bounds, &mut page);
@@ -34,8 +34,8 @@ impl Report {
 
     fn title(&self) -> String {
         match (self.stands, self.pool.size, self.workers.size) {
-            (true, Some(pool), Some(workers)) => format!("Take {pool} connections and {workers} workers"),
-            (true, Some(pool), None) => format!("Take {pool} connections"),
+            (true, Some(pool), Some(workers)) => format!("Take {pool} sessions and {workers} workers"),
+            (true, Some(pool), None) => format!("Take {pool} sessions"),
             _ => "No sizes to recommend".to_owned(),
         }
     }
@@ -86,7 +86,7 @@ impl Report {
         };
         let chosen = self.pool.chosen();
         let mut tiles = Vec::new();
-        for (name, sweep) in [("connections", &self.pool), ("workers", &self.workers)] {
+        for (name, sweep) in [("sessions", &self.pool), ("workers", &self.workers)] {
             let note = match sweep.band {
                 Some((low, high)) if low != high => format!("the knee is among {low} to {high}"),
                 _ => String::new(),
@@ -127,8 +127,8 @@ impl Report {
             vec![Cell::text(formula.name), Cell::Number(formula.connections), Cell::text(&formula.words)]
         });
         Table {
-            caption: "Connections by measurement and by formula".to_owned(),
-            columns: vec![Column::text("by"), Column::number("connections"), Column::text("because")],
+            caption: "Sessions by measurement and by formula".to_owned(),
+            columns: vec![Column::text("by"), Column::number("sessions"), Column::text("because")],
             rows: measured.into_iter().chain(others).collect(),
         }
     }
@@ -148,7 +148,7 @@ fn sentence(words: &str) -> String {
     format!("{first}{}{}", letters.as_str(), if words.ends_with('.') { "" } else { "." })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "no pool has 2^53 connections")]
+#[expect(clippy::cast_precision_loss, reason = "no pool has 2^53 sessions")]
 fn real(count: usize) -> f64 {
     count as f64
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Level, Limits, Measurement, Measurements, Request, Sizes, Stop, Sweep, Tuned, decide};
+use super::super::{Level, Limits, Measurement, Measurements, Options, Sizes, Stop, Sweep, Tuned, decide};
 use super::*;
 use crate::base::chart::tests::assert_sound;
 use crate::config::Config;
@@ -49,8 +49,8 @@ fn report(pool: &[(usize, f64)], holds: bool) -> Report {
         tightened: 1,
     };
     let objectives = vec!["p99<50ms".parse().expect("an objective")];
-    let request = Request { largest: 16, objectives, time: Duration::from_secs(60), seed: 1 };
-    Report::new(&tuned, &config, &request, "<b>because</b> & so".to_owned(), Duration::from_secs(50))
+    let options = Options { largest: 16, objectives, time: Duration::from_secs(60), seed: 1 };
+    Report::new(&tuned, &config, &options, "<b>because</b> & so".to_owned(), Duration::from_secs(50))
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_page_says_what_to_take_and_what_it_rests_on() {
     let page = knee.page();
     assert_sound(&page);
     for text in [
-        "Take 6 connections and 6 workers",
+        "Take 6 sessions and 6 workers",
         "maximum_pool_size = 6",
         "&lt;b&gt;because&lt;/b&gt; &amp; so",
         "p99&lt;50ms",
