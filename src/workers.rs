@@ -62,6 +62,8 @@ struct Shared {
     traces: Traces,
     /// Whether answers carry `Server-Timing`.
     server_timing: AtomicBool,
+    /// Whether fewer workers have a job while they would only wait for a core.
+    paces: AtomicBool,
     /// The most requests that one batch may ask of the database.
     pipelined_max: AtomicUsize,
     /// The running workers by their numbers.
@@ -87,19 +89,23 @@ impl Workers {
         metrics: Arc<Metrics>,
         (journal, traces): (Journal, Traces),
     ) -> io::Result<Self> {
-        let (server_timing, pipelined_max) = (AtomicBool::default(), AtomicUsize::new(1));
-        let present = Mutex::default();
-        let shared =
-            Shared { queue, database, metrics, journal, traces, server_timing, pipelined_max, present };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            queue,
+            database,
+            metrics,
+            journal,
+            traces,
+            server_timing: AtomicBool::new(false),
+            paces: AtomicBool::new(true),
+            pipelined_max: AtomicUsize::new(1),
+            present: Mutex::default(),
+        });
         let (running, ended) = crossbeam_channel::bounded(0);
         let team = Mutex::new(Team { count: 0, started: 0, running });
         let workers = Self { shared, team, ended };
         workers.resize(count)?;
         let (shared, ended) = (Arc::clone(&workers.shared), workers.ended.clone());
-        if std::env::var_os("NO_PACER").is_none() {
-            thread::Builder::new().name("pacer".to_owned()).spawn(move || pacer::run(&shared, &ended))?;
-        }
+        thread::Builder::new().name("pacer".to_owned()).spawn(move || pacer::run(&shared, &ended))?;
         Ok(workers)
     }
 
@@ -111,6 +117,11 @@ impl Workers {
     /// Sets whether answers say where their request's time went; see `server.server_timing`. Off at the start.
     pub(crate) fn set_server_timing(&self, on: bool) {
         self.shared.server_timing.store(on, Relaxed);
+    }
+
+    /// Sets whether fewer workers have a job while they would only wait for a core; see `server.pace_workers`. On at the start.
+    pub(crate) fn pace(&self, on: bool) {
+        self.shared.paces.store(on, Relaxed);
     }
 
     /// Sets how many requests may be asked of the database together, at least one; see

@@ -21,20 +21,17 @@ use crate::exchange::job::Job;
 use crate::handler::{Batched, BatchedStatement, Error};
 use crate::telemetry::activity::{Activity, Spent, WorkerState};
 
-/// How long the database may work on the statements of a batch, by their means, while no worker is free. The limit is several times
-/// the cost of a way to the database and back, which a batch saves. It is also short enough that no request waits for long that
-/// another worker could run soon.
-const BUDGET: Duration = Duration::from_millis(1);
+/// How long the database may work on the statements of a batch, by their means, while no worker is free. The limit is several
+/// times the cost of a way to the database and back, which a batch saves. It is also short enough that no request waits for long
+/// that another worker could run soon.
+const WORK_MAX: Duration = Duration::from_millis(1);
 
-/// The same for requests that a free worker could start: about the cost of that worker's start and of its own way.
-const BUDGET_OF_FREE: Duration = Duration::from_micros(200);
+/// The same for statements that a free worker could take, by the times that they usually take. It is about the cost of waking that
+/// worker, and of its own way to the database and back.
+const WORK_MAX_BESIDE_FREE: Duration = Duration::from_micros(100);
 
-fn budget_of_free() -> Duration {
-    static B: std::sync::LazyLock<Duration> = std::sync::LazyLock::new(|| {
-        std::env::var("WB").ok().and_then(|b| b.parse().ok()).map_or(BUDGET_OF_FREE, Duration::from_micros)
-    });
-    *B
-}
+/// A statement that usually takes longer does not join others: a free worker is woken for it.
+const WORK_MAX_TO_JOIN: Duration = Duration::from_micros(50);
 
 /// How long requests wait behind an answer that does not come, beside the way to the database and back. Then other workers run them.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -46,7 +43,7 @@ const TAKES_ON_FOR: Duration = Duration::from_millis(100);
 pub(crate) fn joins_batches(job: &Job) -> bool {
     let Some(Batched(statement)) = &job.batched else { return false };
     let mean = statement.takes();
-    mean.is_some_and(|mean| mean <= BUDGET) && statement.usually_takes() <= budget_of_free() / 4
+    mean.is_some_and(|mean| mean <= WORK_MAX) && statement.usually_takes() <= WORK_MAX_TO_JOIN
 }
 
 /// The requests whose statements are on their way, and what a worker keeps from one batch to the next.
@@ -98,7 +95,7 @@ impl Shared {
     /// Returns the rule by which jobs join a batch, one after another: whether this job's statement can be sent with
     /// those before, on which the database works for `work`.
     pub(super) fn together(&self, work: Duration) -> impl FnMut(&Job, Load) -> bool {
-        let (mut mean_left, mut usual_left) = (BUDGET, budget_of_free().saturating_sub(work));
+        let (mut mean_left, mut usual_left) = (WORK_MAX, WORK_MAX_BESIDE_FREE.saturating_sub(work));
         move |job, load| {
             let Some(Batched(statement)) = job.batched.as_ref().filter(|_| self.can_join(job)) else {
                 return false;
@@ -211,7 +208,7 @@ impl Shared {
             if let Some(Fetched::NotYet) = fetched {
                 let work = flight.work();
                 batch.max = max.saturating_sub(flight.requests.len());
-                let may_join = batch.max > 0 && work < budget_of_free() && Instant::now() < ends;
+                let may_join = batch.max > 0 && work < WORK_MAX_BESIDE_FREE && Instant::now() < ends;
                 let mut bell = if may_join { flight.bell() } else { None };
                 has_rung = false;
                 match bell.as_ref().map(|bell| self.queue.join(begun, batch, bell, self.together(work))) {
