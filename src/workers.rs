@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::system::{ThreadId, this_thread, wait_for_turn};
 use crossbeam_channel::{Receiver, Sender};
@@ -23,7 +23,7 @@ use http::{StatusCode, Version};
 use log::Level;
 
 use self::account::{Account, BodyEnd};
-use self::pipeline::Asked;
+use self::pipeline::{Asked, BATCH_TIME_MAX};
 use crate::base::deadline::Deadline;
 use crate::base::queue::{Batch, Queue, Ticket};
 use crate::database::Database;
@@ -63,6 +63,8 @@ struct Shared {
     server_timing: AtomicBool,
     /// The most requests that one batch may ask of the database.
     pipelined_max: AtomicUsize,
+    /// How long the statements of a batch may take together, in nanoseconds.
+    batch_time_max_ns: AtomicU64,
     /// The running workers by their numbers.
     present: Mutex<BTreeMap<usize, Worker>>,
 }
@@ -87,10 +89,17 @@ impl Workers {
         (journal, traces): (Journal, Traces),
     ) -> io::Result<Self> {
         let (server_timing, pipelined_max) = (AtomicBool::default(), AtomicUsize::new(1));
-        let present = Mutex::default();
-        let shared =
-            Shared { queue, database, metrics, journal, traces, server_timing, pipelined_max, present };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            queue,
+            database,
+            metrics,
+            journal,
+            traces,
+            server_timing,
+            pipelined_max,
+            batch_time_max_ns: AtomicU64::new(nanoseconds(BATCH_TIME_MAX)),
+            present: Mutex::default(),
+        });
         let (running, ended) = crossbeam_channel::bounded(0);
         let team = Mutex::new(Team { count: 0, started: 0, running });
         let workers = Self { shared, team, ended };
@@ -114,6 +123,11 @@ impl Workers {
     /// `database.max_pipelined_requests`. One at the start.
     pub(crate) fn pipeline(&self, max: usize) {
         self.shared.pipelined_max.store(max.max(1), Relaxed);
+    }
+
+    /// Sets how long the statements of a batch may take together, by their mean times.
+    pub(crate) fn limit_batch_time(&self, max: Duration) {
+        self.shared.batch_time_max_ns.store(nanoseconds(max), Relaxed);
     }
 
     /// Changes the number of workers. New ones start, or surplus ones end when their job is done.
@@ -178,6 +192,10 @@ impl std::fmt::Debug for Workers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Workers").field("count", &self.count()).finish_non_exhaustive()
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The name of a worker's thread.

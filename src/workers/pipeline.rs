@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::iter;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::{Admitted, Shared, admit, final_response, guarded};
@@ -25,7 +26,7 @@ use crate::telemetry::activity::{Activity, Doing, Spent};
 /// How long the statements of a batch may take together, by their mean times. The limit is several times the cost of
 /// the way that a batch saves. It is also short enough that no request waits for long that another worker could have
 /// run.
-const BUDGET: Duration = Duration::from_millis(1);
+pub(super) const BATCH_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// How long the rest of a batch waits for an answer that does not come. Then other workers run the rest.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -34,7 +35,7 @@ impl Shared {
     /// Returns the rule by which jobs join a batch, one after another: whether this job's statement can be sent with
     /// those before.
     pub(super) fn together(&self) -> impl FnMut(&Job) -> bool {
-        let mut left = BUDGET;
+        let mut left = Duration::from_nanos(self.batch_time_max_ns.load(Relaxed));
         move |job| {
             // A trace needs this request's own times, and the rest of a body that streams has not come yet.
             let can = job.request.source.is_none() && !self.traces.wants(&job.request);
