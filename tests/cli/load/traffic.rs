@@ -17,17 +17,8 @@ const ROWS: &str = "\
 fn config(url: &str) -> String {
     format!(
         r#"
-[server]
-deadline = "60s"
-
-[queue]
-max_wait = "60s"
-target = "60s"
-interval = "60s"
-
 [database]
 url = "{url}"
-connection_timeout = "60s"
 
 [endpoint.put]
 route = "POST /things/{{name}}"
@@ -65,6 +56,14 @@ returns = "value"
 route = "GET /never"
 sql   = "select 1 / 0 as x"
 load  = {{ weight = 0 }}
+
+[server]
+deadline = "60s"
+
+[queue]
+max_wait = "60s"
+target = "60s"
+interval = "60s"
 "#
     )
 }
