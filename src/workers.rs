@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ use http::{StatusCode, Version};
 use log::Level;
 
 use self::account::{Account, BodyEnd};
-use self::pipeline::InFlight;
 pub(crate) use self::pipeline::joins_batches;
+use self::pipeline::{InFlight, WORK_MAX};
 use crate::base::deadline::Deadline;
 use crate::base::queue::{Batch, Queue, Ticket};
 use crate::database::Database;
@@ -66,6 +66,8 @@ struct Shared {
     paces: AtomicBool,
     /// The most requests that one batch may ask of the database.
     pipelined_max: AtomicUsize,
+    /// How long the statements of a batch may take together, in nanoseconds.
+    batch_time_max_ns: AtomicU64,
     /// The running workers by their numbers.
     present: Mutex<BTreeMap<usize, Worker>>,
 }
@@ -98,6 +100,7 @@ impl Workers {
             server_timing: AtomicBool::new(false),
             paces: AtomicBool::new(true),
             pipelined_max: AtomicUsize::new(1),
+            batch_time_max_ns: AtomicU64::new(nanoseconds(WORK_MAX)),
             present: Mutex::default(),
         });
         let (running, ended) = crossbeam_channel::bounded(0);
@@ -128,6 +131,11 @@ impl Workers {
     /// `database.max_pipelined_requests`. One at the start.
     pub(crate) fn pipeline(&self, max: usize) {
         self.shared.pipelined_max.store(max.max(1), Relaxed);
+    }
+
+    /// Sets how long the statements of a batch may take together, by their mean times.
+    pub(crate) fn limit_batch_time(&self, max: Duration) {
+        self.shared.batch_time_max_ns.store(nanoseconds(max), Relaxed);
     }
 
     /// Changes the number of workers. New ones start, or surplus ones end when their job is done.
@@ -192,6 +200,10 @@ impl std::fmt::Debug for Workers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Workers").field("count", &self.count()).finish_non_exhaustive()
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The name of a worker's thread.

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::{Admitted, Shared, admit, final_response, guarded};
@@ -24,7 +25,7 @@ use crate::telemetry::activity::{Activity, Spent, WorkerState};
 /// How long the database may work on the statements of a batch, by their means, while no worker is free. The limit is several
 /// times the cost of a way to the database and back, which a batch saves. It is also short enough that no request waits for long
 /// that another worker could run soon.
-const WORK_MAX: Duration = Duration::from_millis(1);
+pub(super) const WORK_MAX: Duration = Duration::from_millis(1);
 
 /// The same for statements that a free worker could take, by the times that they usually take. It is about the cost of waking that
 /// worker, and of its own way to the database and back.
@@ -95,7 +96,8 @@ impl Shared {
     /// Returns the rule by which jobs join a batch, one after another: whether this job's statement can be sent with
     /// those before, on which the database works for `work`.
     pub(super) fn together(&self, work: Duration) -> impl FnMut(&Job, Load) -> bool {
-        let (mut mean_left, mut usual_left) = (WORK_MAX, WORK_MAX_BESIDE_FREE.saturating_sub(work));
+        let mean_left = Duration::from_nanos(self.batch_time_max_ns.load(Relaxed));
+        let (mut mean_left, mut usual_left) = (mean_left, WORK_MAX_BESIDE_FREE.saturating_sub(work));
         move |job, load| {
             let Some(Batched(statement)) = job.batched.as_ref().filter(|_| self.can_join(job)) else {
                 return false;

@@ -56,11 +56,14 @@ fn requests_that_would_wait_too_long_are_refused_at_once_with_the_time_to_retry(
         (config.queue.target, config.queue.interval) = (usual.target, usual.interval);
     });
     // The first request shows the server how long a request takes.
+    let began = Instant::now();
     let mut first = ask(&server, "/gate");
     keeper.wait_for_one();
     spend(Duration::from_millis(300));
     keeper.let_through(1);
     assert_eq!(first.answer().status, 200);
+    // On a busy machine the first request takes somewhat longer than the handler waits.
+    let seconds_max = (4.0 * began.elapsed().as_secs_f64()).ceil();
     let mut running = ask(&server, "/gate");
     keeper.wait_for_one();
     // A few waiting requests per worker are no overload, however long requests take.
@@ -74,7 +77,9 @@ fn requests_that_would_wait_too_long_are_refused_at_once_with_the_time_to_retry(
         if answer.status != 200 {
             refusals += 1;
             assert_problem(&answer, 503, "queue.target");
-            assert_eq!(answer.header("Retry-After"), Some("2"), "four that take 0.3 s each");
+            let seconds: f64 =
+                answer.header("Retry-After").and_then(|text| text.parse().ok()).expect("a number");
+            assert!((2.0..=seconds_max).contains(&seconds), "{seconds} for four that take 0.3 s each");
         }
     }
     assert_eq!(refusals, 8);

@@ -649,13 +649,16 @@ impl Wire {
         Failure::Lost(Error::Lost(format!("it sent a message that was not expected, {:?}", char::from(tag))))
     }
 
-    /// Whether the server answers by `deadline`: one round trip.
+    /// Whether the server answers by `deadline`: one round trip. A connection without an answer by then is given up.
     pub(super) fn answers(&mut self, deadline: Deadline) -> bool {
         let began = Instant::now();
         self.begin_batch();
         self.add_sync();
-        let limit = Limit::until(deadline);
-        let Ok(mut wait) = self.begin(&limit, None) else { return false };
+        // The patience ends before the limit. So the wait ends at the deadline. No cancel is sent, because no request has a
+        // statement there, and a cancelled connection would be of no use even if an answer came.
+        let patience = deadline.left();
+        let limit = Limit::until(Deadline::after(patience.saturating_mul(2)));
+        let Ok(mut wait) = self.begin(&limit, Some((Instant::now(), patience))) else { return false };
         let answered = self.send(&mut wait).and_then(|()| self.skip(&mut wait));
         self.broken |= answered.is_err();
         self.note_round_trip(began.elapsed());
