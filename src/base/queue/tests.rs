@@ -153,7 +153,8 @@ fn a_batch_leaves_free_workers_their_share() {
         team.queue.push(0, job).expect("room");
     }
     let mut others = Batch { max: 99, jobs: Vec::new() };
-    let (job, _) = team.queue.next_batch(None, &mut others, |_, _| true).expect("a job");
+    let unless_free = |_: &u32, load| load == Load::AllBusy;
+    let (job, _) = team.queue.next_batch(None, &mut others, unless_free).expect("a job");
     assert_eq!((job, &others.jobs[..]), (0, &[(1, false), (2, false)][..]), "a third of the seven");
     // Both workers are awake already, so either of them may be the first to report its job.
     let taken = team.take();

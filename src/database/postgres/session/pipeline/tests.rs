@@ -110,7 +110,11 @@ impl Script {
                         [&b"\0\x01n\0\0\0\0\0\0\0"[..], &INT4.to_be_bytes(), &[0, 4], &[255; 4], &[0, 0]];
                     out.extend(message(b'T', &column.concat()));
                 }
-                b'Q' => out.extend([message(b'C', b"SET\0"), ready()].concat()),
+                b'Q' => {
+                    // A new session asks for its process, which is the one in the greeting.
+                    let settings = row(&[Some(b"UTC"), Some(b"0"), Some(b"0")]);
+                    out.extend([settings, message(b'C', b"SET\0"), ready()].concat());
+                }
                 b'B' => match answers.next() {
                     Some(answer) => {
                         bound += 1;
