@@ -22,13 +22,17 @@ fn quick(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     Ok(Response::text("quick"))
 }
 
-fn server(workers: usize, change: impl FnOnce(&mut Config)) -> Server {
+fn configuration(workers: usize, change: impl FnOnce(&mut Config)) -> Config {
     let mut config = default_config();
     config.server.workers = Some(workers);
     config.server.deadline = PATIENCE;
     config.queue.max_wait = PATIENCE;
     change(&mut config);
-    Server::new(config).expect("no database to open")
+    config
+}
+
+fn server(workers: usize, change: impl FnOnce(&mut Config)) -> Server {
+    Server::new(configuration(workers, change)).expect("no database to open")
 }
 
 /// A server with one worker behind a gate.
@@ -69,6 +73,9 @@ fn requests_that_would_wait_too_long_are_refused_at_once_with_the_time_to_retry(
     // A few waiting requests per worker are no overload, however long requests take.
     let asked: Vec<Client> = (0..12).map(|_| ask(&server, "/gate")).collect();
     wait_until("nobody is refused", || server.metrics().refused_for(Reason::Shed) == 8);
+    // However slowly the machine takes the others from now on, none of them is stale.
+    let patient = configuration(1, |_| {});
+    server.reload(patient).expect("a good configuration");
     keeper.let_through(5);
     assert_eq!(running.answer().status, 200);
     let mut refusals = 0;
