@@ -551,7 +551,7 @@ mod pool {
         .unwrap();
         let error = open(&format!("sqlite:{}", text.display()), 1).unwrap_err().to_string();
         assert!(error.contains("not a database"), "{error}");
-        assert!(open("sqlite::memory:", 1).unwrap_err().to_string().contains("of its own"));
+        assert!(open("sqlite::memory:", 1).unwrap_err().to_string().contains("its own database"));
         assert!(open("mysql://h/d", 1).is_err());
     }
 
