@@ -150,6 +150,8 @@ pub(super) struct Wire {
     /// ready.
     batch: BytesMut,
     parts: usize,
+    /// The number of batches that were sent so far.
+    pub(super) sends: u64,
     /// The received bytes. The bytes before `read` were used.
     received: Vec<u8>,
     read: usize,
@@ -196,6 +198,7 @@ impl Wire {
             broken: false,
             batch: BytesMut::new(),
             parts: 0,
+            sends: 0,
             received: Vec::new(),
             read: 0,
             owed: 0,
@@ -361,6 +364,7 @@ impl Wire {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.sends += 1;
         let batch = mem::take(&mut self.batch);
         let sent = self.send_all(&batch, wait);
         self.batch = batch;
@@ -394,6 +398,7 @@ impl Wire {
 
     /// Sends the batch without waiting. If the socket has no room for it, the connection is given up.
     pub(super) fn send_at_once(&mut self) {
+        self.sends += 1;
         let sent = self.channel.send(&self.batch).is_ok_and(|sent| sent == self.batch.len());
         self.broken |= !sent || !self.channel.flush().unwrap_or(false);
         self.owed += mem::take(&mut self.parts);

@@ -121,9 +121,9 @@ impl Session {
         let may_be_replaced = self.statements.count() != prepared_before;
         self.wire.take_refusal();
         self.wire.begin_batch();
-        self.put_deferred(Access::ReadOnly)?;
+        self.put_deferred(Access::ReadOnly, true)?;
         let command = self.command_before(Access::ReadOnly);
-        let Self { wire, limit, metrics, statements, untidy, .. } = self;
+        let Self { wire, limit, metrics, statements, untidy, departing, .. } = self;
         if let Some(command) = command {
             command.put(wire)?;
         }
@@ -142,7 +142,7 @@ impl Session {
                 // Most often all questions have the same statement.
                 Ok(()) if last.as_ref().is_some_and(|last| Arc::ptr_eq(last, known)) => {}
                 Ok(()) => {
-                    untidy.ask_planner(question.text(), known);
+                    untidy.ask(question.text(), known);
                     last = Some(Arc::clone(known));
                 }
                 Err(error) => *prepared = Err(error),
@@ -150,6 +150,7 @@ impl Session {
         }
         let mut wait = wire.begin(limit, None)?;
         let sent = wire.send(&mut wait);
+        *departing = None;
         wire.conclude(wait, sent, false)?;
         if command.is_some() {
             self.access = Some(Access::ReadOnly);
