@@ -32,7 +32,7 @@ const LOOK: &str = "concat(current_setting('app.user', true),
 const CLEANING: &str = "reset all";
 const FORGETTING: &str = "begin; discard sequences; commit";
 
-/// What a session needs after a statement.
+/// The work that a session needs after a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
     Nothing,
@@ -68,7 +68,7 @@ impl Observed {
         assert!(answer.status < 300, "{path}: {}", answer.text());
     }
 
-    /// What is sent between this request and a statement that reads no number, and before one that might.
+    /// The work that is sent between this request and a statement that reads no number, and before one that might.
     fn needs(&self, method: &str, path: &str) -> Needs {
         self.proxy.hold();
         self.proxy.release();

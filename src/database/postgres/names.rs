@@ -1,8 +1,8 @@
 //! The names in a statement's text, and the question to PostgreSQL's catalog about them.
 //!
 //! Owns [`Names`]. The planner tells nothing about a write. It also takes `random()` for a function that may change the
-//! session. For such statements the catalog is asked about everything that a name in the text may mean, in whichever
-//! schema: the functions, and the tables with their triggers, rules, policies, defaults, constraints and indexes. So the
+//! session. For such statements the catalog is asked about everything that a name in the text may mean: functions, and
+//! tables with their triggers, rules, policies, defaults, constraints and indexes. All schemas are looked at, so the
 //! answer does not depend on the `search_path`. A text with anything unusual in it has no names here. Pure.
 
 use std::collections::BTreeMap;
