@@ -111,10 +111,10 @@ impl Errand {
                         *line += 1;
                     }
                     ErrandKind::Names { leaves, .. } if text == NOTHING.as_bytes() => {
-                        *leaves = Leaves::Nothing
+                        *leaves = Leaves::Nothing;
                     }
                     ErrandKind::Names { leaves, .. } if text == NUMBERS.as_bytes() => {
-                        *leaves = Leaves::Numbers
+                        *leaves = Leaves::Numbers;
                     }
                     _ => {}
                 }

@@ -150,9 +150,8 @@ fn token(text: &str) -> Option<(Token, &str)> {
         b'(' => one(Token::Opening),
         b';' => one(Token::End),
         b'.' => one(Token::Dot),
-        b')' | b',' => one(Token::Other),
-        b'+' | b'-' | b'*' | b'/' | b'<' | b'>' | b'=' | b'~' | b'!' | b'@' | b'#' | b'%' | b'^' | b'&'
-        | b'|' | b'`' | b'?' => one(Token::Other),
+        b')' | b',' | b'+' | b'-' | b'*' | b'/' | b'<' | b'>' | b'=' | b'~' | b'!' | b'@' | b'#' | b'%'
+        | b'^' | b'&' | b'|' | b'`' | b'?' => one(Token::Other),
         b':' => Some((Token::Other, text.strip_prefix("::")?)),
         b'\'' => Some((Token::Other, behind_string(text)?)),
         b'"' => {
