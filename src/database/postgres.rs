@@ -22,6 +22,7 @@ mod effects;
 mod errand;
 mod fields;
 mod json;
+mod names;
 mod pooler;
 mod prepared;
 mod refusal;

@@ -70,6 +70,8 @@ pub struct Session {
     untidy: Untidy,
     /// The unsent work of earlier borrows. It is sent before the next statement.
     deferred: Option<Untidy>,
+    /// The work in a batch that was not sent yet.
+    departing: Option<Untidy>,
 }
 
 impl Session {
@@ -96,6 +98,7 @@ impl Session {
             metrics: Arc::default(),
             untidy: Untidy::default(),
             deferred: None,
+            departing: None,
         }
     }
 
@@ -222,11 +225,35 @@ impl Session {
         self.types.forget();
     }
 
-    /// Puts the deferred work into the batch. Afterwards the session's transactions have this access.
-    fn put_deferred(&mut self, access: Access) -> Result<(), Error> {
-        let Some(untidy) = self.deferred.take() else { return Ok(()) };
-        let cleaning = self.cleaning(access, untidy.may_have_leftovers || !untidy.plan_questions.is_empty());
-        untidy.put(&cleaning, &mut self.wire)
+    /// Puts the deferred work into the batch. If that cleans the session, its transactions have this access afterwards.
+    /// With `keeps_numbers`, the next statement cannot read the last numbers of sequences. The caller notes when the
+    /// batch is [sent](Session::note_departed).
+    fn put_deferred(&mut self, access: Access, keeps_numbers: bool) -> Result<(), Error> {
+        self.defer_unsent();
+        if self.deferred.as_ref().is_none_or(|untidy| keeps_numbers && untidy.is_only_numbers()) {
+            return Ok(());
+        }
+        let untidy = self.deferred.take().unwrap_or_default();
+        let cleaning =
+            if untidy.cleans() { self.cleaning(access, untidy.looks_for_leftovers()) } else { String::new() };
+        let put = untidy.put(&cleaning, &mut self.wire);
+        self.departing = Some(untidy);
+        put
+    }
+
+    /// Notes the fate of the deferred work in a batch: whether the wire has sent anything since `sends`.
+    fn note_departed(&mut self, sends: u64) {
+        if self.wire.sends != sends {
+            self.departing = None;
+        }
+    }
+
+    /// Defers work that was put into a batch and not sent, for example because the request's deadline had passed.
+    fn defer_unsent(&mut self) {
+        if let Some(unsent) = self.departing.take() {
+            self.access = None;
+            self.deferred.get_or_insert_default().add(unsent);
+        }
     }
 
     fn cleaning(&mut self, access: Access, looks_for_leftovers: bool) -> String {
@@ -289,7 +316,9 @@ impl pool::Session for Session {
     }
 
     fn is_untidy(&self) -> bool {
-        self.deferred.is_some() && !self.wire.is_broken()
+        // Numbers that a sequence gave out wait for a statement that could read them.
+        let has_work = self.deferred.as_ref().is_some_and(|untidy| !untidy.is_only_numbers());
+        has_work && !self.wire.is_broken()
     }
 
     fn tidy(&mut self) {
@@ -298,8 +327,11 @@ impl pool::Session for Session {
         }
         self.wire.begin_batch();
         let access = self.known_access().unwrap_or(Access::ReadWrite);
-        match self.put_deferred(access) {
-            Ok(()) => self.wire.send_at_once(),
+        match self.put_deferred(access, false) {
+            Ok(()) => {
+                self.wire.send_at_once();
+                self.departing = None;
+            }
             Err(error) => {
                 log::warn!("{error}, while cleaning a session; the session is closed");
                 self.wire.close();
@@ -419,6 +451,7 @@ impl driver::Session for Session {
             self.wire.close();
         }
         self.wire.shrink();
+        self.defer_unsent();
         let untidy = mem::take(&mut self.untidy);
         if !untidy.is_empty() {
             self.deferred.get_or_insert_default().add(untidy);

@@ -176,6 +176,8 @@ pub(super) struct Wire {
     /// ready.
     batch: BytesMut,
     parts: usize,
+    /// The number of batches that were sent so far.
+    pub(super) sends: u64,
     /// The received bytes. The bytes before `read` were used.
     received: Vec<u8>,
     read: usize,
@@ -225,6 +227,7 @@ impl Wire {
             is_cut: false,
             batch: BytesMut::new(),
             parts: 0,
+            sends: 0,
             received: Vec::new(),
             read: 0,
             owed: 0,
@@ -392,6 +395,7 @@ impl Wire {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.sends += 1;
         let batch = mem::take(&mut self.batch);
         let sent = self.send_all(&batch, wait);
         self.batch = batch;
@@ -426,6 +430,7 @@ impl Wire {
 
     /// Sends the batch without waiting. If the socket has no room for it, the connection is given up.
     pub(super) fn send_at_once(&mut self) {
+        self.sends += 1;
         let sent = self.channel.send(&self.batch).is_ok_and(|sent| sent == self.batch.len());
         self.is_cut |= !sent || !self.channel.flush().unwrap_or(false);
         self.broken |= self.is_cut;

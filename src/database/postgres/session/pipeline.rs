@@ -150,7 +150,7 @@ impl Pipeline<'_> {
         session.wire.begin_batch();
         if is_first {
             session.wire.take_refusal();
-            session.put_deferred(Access::ReadOnly)?;
+            session.put_deferred(Access::ReadOnly, true)?;
             if let Some(command) = session.command_before(Access::ReadOnly) {
                 command.put(&mut session.wire)?;
                 command.note(&mut session.transaction, &mut session.access);
@@ -173,7 +173,7 @@ impl Pipeline<'_> {
                     *owed += 1;
                     // Most often all questions have the same statement.
                     if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, known)) {
-                        session.untidy.ask_planner(question.text(), known);
+                        session.untidy.ask(question.text(), known);
                         last = Some(Arc::clone(known));
                     }
                 }
@@ -196,6 +196,7 @@ impl RoundTrip for Pipeline<'_> {
         self.is_sending = false;
         let Self { session, .. } = self;
         let sent = put.map_err(Failure::from).and_then(|()| session.wire.send(&mut wait));
+        session.departing = None;
         let sent = session.wire.conclude(wait, sent, false);
         match sent {
             Ok(()) => session.access = session.access.or(Some(Access::ReadOnly)),

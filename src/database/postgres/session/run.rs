@@ -8,8 +8,8 @@ use super::Session;
 use super::outcome::{Commits, begin_commit, end_commit};
 use super::transaction::{AccessCommand, NOT_SUPPORTED, Transaction, is_read_only, is_standby, refusal_of};
 use super::work::{PrepareOnly, Work};
+use crate::database::postgres::effects::Leaves;
 use crate::database::postgres::prepared::Prepared;
-use crate::database::postgres::text::writes_rows;
 use crate::database::postgres::wire::{Failure, Wait};
 use crate::database::{Access, Error, statement};
 use crate::telemetry::activity::WorkerState;
@@ -119,7 +119,8 @@ impl Session {
         }
         self.wire.begin_batch();
         self.wire.take_refusal();
-        self.put_deferred(access)?;
+        let sends = self.wire.sends;
+        self.put_deferred(access, self.cannot_read_numbers::<W>(sql))?;
         let command = self.command_before(access);
         let mut attempt = Attempt { command, commits_itself, ..Attempt::default() };
         let limit = self.limit.clone();
@@ -141,20 +142,22 @@ impl Session {
             }
             Err(error) => Err(error),
         };
+        self.note_departed(sends);
         // An error may have left a part of an answer unread.
         self.wire.settle();
         if done.is_err() && self.wire.has_leftovers() && !self.wire.is_broken() {
             return self.attempt(sql, access, commits, work);
         }
-        if attempt.is_run() && attempt.may_change_session {
-            self.untidy.is_touched = true;
-            self.untidy.may_have_leftovers |= !writes_rows(sql);
-            self.access = None;
+        if attempt.is_run() {
+            self.untidy.note_run(sql, attempt.leaves);
+            if attempt.leaves == Leaves::Anything {
+                self.access = None;
+            }
         }
         if command.is_some_and(|command| command.begins) {
             return self.note(done, access);
         }
-        if attempt.is_switched() && !attempt.may_change_session && done.is_ok() {
+        if attempt.is_switched() && attempt.leaves != Leaves::Anything && done.is_ok() {
             self.access = Some(access);
         }
         let done = self.note(done, access);
@@ -163,6 +166,18 @@ impl Session {
             self.access = None;
         }
         done
+    }
+
+    /// Whether neither the statement nor a later one of this borrow can read the last numbers that sequences gave out
+    /// to earlier borrowers. Numbers that the statement itself adds must stay for later statements.
+    fn cannot_read_numbers<W: Work>(&self, sql: &str) -> bool {
+        let leaves = self.statements.known(sql).map_or(Leaves::Anything, |prepared| prepared.effect.leaves());
+        self.transaction == Transaction::None
+            && match leaves {
+                Leaves::Nothing => true,
+                Leaves::Numbers => W::IS_ALONE,
+                Leaves::Anything => false,
+            }
     }
 
     /// Sends the statement, prepares it if necessary, and reads the answer.
@@ -200,8 +215,8 @@ impl Session {
                 begin_commit(&limit.client)?;
                 attempt.is_commit = true;
             }
-            attempt.may_change_session = !prepared.effect.is_none();
-            untidy.ask_planner(sql, &prepared);
+            attempt.leaves = prepared.effect.leaves();
+            untidy.ask(sql, &prepared);
             attempt.sent = Sent::Runs;
             if let Some(command) = attempt.command {
                 command.note(transaction, access);
@@ -243,8 +258,8 @@ struct Attempt {
     /// The command before it.
     command: Option<AccessCommand>,
     sent: Sent,
-    /// The statement may change the session.
-    may_change_session: bool,
+    /// The state that the statement may leave on the session.
+    leaves: Leaves,
     /// The statement commits by itself.
     commits_itself: bool,
     /// The messages that were sent may have committed something.

@@ -23,6 +23,9 @@ pub(super) trait Work {
     /// Whether the statement is run.
     const RUNS: bool;
 
+    /// Whether a borrower who runs it outside of a transaction runs nothing else on the session.
+    const IS_ALONE: bool = false;
+
     /// Puts its runs into the batch.
     fn put(&mut self, prepared: &Prepared, request: &Comment, wire: &mut Wire) -> Result<(), Error>;
 
@@ -170,6 +173,8 @@ impl Work for EndpointRun<'_, '_> {
     type Output = u64;
 
     const RUNS: bool = true;
+
+    const IS_ALONE: bool = true;
 
     fn put(&mut self, prepared: &Prepared, request: &Comment, wire: &mut Wire) -> Result<(), Error> {
         let Self { statement, values, .. } = self;

@@ -12,6 +12,7 @@ use crate::config;
 use crate::database::driver::{Borrower, Session as _};
 use crate::database::pool::Session as _;
 use crate::database::postgres::driver::Driver;
+use crate::database::postgres::effects::Leaves;
 use crate::database::postgres::row::Parameter;
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -157,7 +158,7 @@ fn questions(count: i32) -> Vec<Question> {
 /// A session on which the statement is prepared and was answered once, by the first answer of the script.
 fn with_statement(script: Script) -> Session {
     let mut session = script.session();
-    session.effects.of("select 2 * $1").learn(true);
+    session.effects.of("select 2 * $1").learn(Leaves::Nothing);
     assert_eq!(session.read("select 2 * $1", &[&1_i32]).expect("an answer").len(), 1);
     session
 }
@@ -281,11 +282,11 @@ fn a_statement_that_cannot_be_sent_is_refused_before_anything_is_sent() {
 #[test]
 fn a_statement_that_may_change_the_session_is_not_sent_with_others() {
     let mut session = with_statement(Script::of([number(0), number(7)]));
-    session.effects.of("select 2 * $1").learn(false);
+    session.effects.of("select 2 * $1").learn(Leaves::Anything);
     let mut pipeline = sent(&mut session, questions(1)).expect("there is nothing to send");
     assert!(matches!(fetch(&mut pipeline), Err(Error::Usage(_))));
     drop(pipeline);
-    session.effects.of("select 2 * $1").learn(true);
+    session.effects.of("select 2 * $1").learn(Leaves::Nothing);
     assert_eq!(numbers(&mut sent(&mut session, questions(1)).expect("it is sent")), [7]);
 }
 
