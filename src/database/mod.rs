@@ -26,14 +26,14 @@ use std::time::Instant;
 pub use ::rusqlite;
 
 pub use crate::resource::Gauges;
-pub(crate) use driver::{Fetched, RoundTrip};
+pub(crate) use driver::{Fetched, RoundTrip, Steps};
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub(crate) use question::{Answer, Form, Question};
 pub use rows::{RowWriter, Shape};
 pub use statement::{Column, Description, Statement};
 
 use self::comment::Comment;
-use self::driver::{Borrower, Driver, Provider};
+use self::driver::{Borrower, Driver, Note, Provider, Together};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::value::{Type, Value};
@@ -372,6 +372,45 @@ impl Connection {
         let waiting = self.activity.wait_for(Doing::Database).on(|| statement.name());
         let ran = self.lent.run(statement, values, access, deadline, rows);
         waiting.end(ran, Error::kind)
+    }
+
+    /// Runs the steps of the transaction that was begun: all in one round trip if the database can do that, otherwise one after
+    /// the other. Writes the last one's rows, and notes each result. Returns whether the transaction can be committed.
+    ///
+    /// # Errors
+    /// The error of the first step that failed. `note` got it as well, unless it belongs to no step.
+    pub(crate) fn run_steps(
+        &mut self,
+        steps: &Steps<'_>,
+        rows: &mut RowWriter<'_>,
+        note: &mut Note<'_>,
+    ) -> Result<bool, Error> {
+        match self.lent.run_together(steps, rows, note)? {
+            Together::Done => return Ok(true),
+            Together::Refused => return Ok(false),
+            Together::Apart => {}
+        }
+        let Steps { statements, values, access, deadline } = *steps;
+        for (index, statement) in statements.iter().enumerate() {
+            let began = Instant::now();
+            let ran = if index + 1 == statements.len() {
+                self.run(statement, values, access, deadline, rows)
+            } else {
+                let mut nothing = Vec::new();
+                let mut discarded = RowWriter::new(&mut nothing, Shape::Discard, 0, u64::MAX);
+                self.run(statement, values, access, deadline, &mut discarded)
+            };
+            if !note(index, began.elapsed(), &ran) {
+                return ran.map(|_| false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether nothing can go wrong after the rows of this statement, so that it needs no transaction although it returns rows.
+    /// Its answer has at most `bytes_max` bytes. `needs_row`: an answer without a row is an error.
+    pub(crate) fn is_safe_alone(&self, statement: &Statement, bytes_max: usize, needs_row: bool) -> bool {
+        self.lent.is_safe_alone(statement, bytes_max, needs_row)
     }
 
     /// Whether a statement that has run on this connection can share a round trip with others. It must be known to

@@ -151,6 +151,7 @@ impl Session {
         let mut wait = wire.begin(limit, None)?;
         let sent = wire.send(&mut wait);
         wire.conclude(wait, sent, false)?;
+        self.deferred = None;
         if command.is_some() {
             self.access = Some(Access::ReadOnly);
         }

@@ -15,7 +15,7 @@ use crate::database::{Access, Error, statement};
 use crate::telemetry::activity::Doing;
 
 /// The SQLSTATE of a prepared statement that does not exist.
-const NO_STATEMENT: &str = "26000";
+pub(super) const NO_STATEMENT: &str = "26000";
 
 /// The most runs of a statement that is each time found to be prepared for an older schema. Two such runs in a row mean
 /// an ALTER between preparing and running it.
@@ -80,7 +80,7 @@ impl Session {
     }
 
     /// Whether a failed attempt has left nothing. The transaction was in the state `before` when the attempt began.
-    fn can_run_again(&mut self, before: Transaction) -> bool {
+    pub(super) fn can_run_again(&mut self, before: Transaction) -> bool {
         match before {
             Transaction::None => true,
             Transaction::Pending(_) => {
@@ -93,7 +93,7 @@ impl Session {
     }
 
     /// Prepares a statement again. Returns whether its parameters or columns differ from before.
-    fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
+    pub(super) fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
         let access = self.known_access().unwrap_or(Access::ReadOnly);
         let prepared = self.attempt(sql, access, Commits::Nothing, &mut PrepareOnly);
         let is_other = prepared.is_ok_and(|prepared| !prepared.is_like(remembered));
@@ -120,6 +120,7 @@ impl Session {
         self.wire.begin_batch();
         self.wire.take_refusal();
         self.put_deferred(access)?;
+        let before = self.transaction;
         let command = self.command_before(access);
         let mut attempt = Attempt { command, commits_itself, ..Attempt::default() };
         let limit = self.limit.clone();
@@ -143,7 +144,15 @@ impl Session {
         };
         // An error may have left a part of an answer unread.
         self.wire.settle();
+        if attempt.sent == Sent::Nothing {
+            // The session is as it was.
+            self.access = None;
+        } else {
+            self.deferred = None;
+        }
         if done.is_err() && self.wire.has_leftovers() && !self.wire.is_broken() {
+            // The server has not begun the transaction.
+            self.transaction = before;
             return self.attempt(sql, access, commits, work);
         }
         if attempt.is_run() && attempt.may_change_session {
@@ -274,7 +283,7 @@ impl Attempt {
 
 /// Whether the prepared statement is outdated: "cached plan must not change result type" after an ALTER, or a
 /// deallocation by somebody else.
-fn is_stale(error: &Error) -> bool {
+pub(super) fn is_stale(error: &Error) -> bool {
     match error.code() {
         // Functions may fail with this code as well.
         Some(NOT_SUPPORTED) => error.is_retryable(),
@@ -284,7 +293,7 @@ fn is_stale(error: &Error) -> bool {
 
 /// Whether the error may be due to an ALTER after the statement was prepared: the statement's parameters keep their old
 /// types. The question makes sense only before the server has begun to run anything.
-fn may_be_stale(error: &Error) -> bool {
+pub(super) fn may_be_stale(error: &Error) -> bool {
     /// A value of a wrong type, a value out of range, and a type that is gone.
     const CODES: [&str; 6] = ["22003", "22007", "22008", "22P02", "22P03", "XX000"];
     /// `insufficient_privilege`, the only code of class 42 that has nothing to do with types.
