@@ -19,3 +19,4 @@ mod served;
 mod settings;
 mod shared;
 mod sqlite;
+mod unsent;

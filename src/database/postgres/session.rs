@@ -255,10 +255,11 @@ impl Session {
             }
             Ok(results)
         });
-        if done.is_err() && begins {
-            if let Err(lost) = self.roll_back() {
-                log::warn!("{lost}, while rolling back");
-            }
+        if done.is_err()
+            && begins
+            && let Err(lost) = self.roll_back()
+        {
+            log::warn!("{lost}, while rolling back");
         }
         done
     }
@@ -269,6 +270,8 @@ impl Session {
         let mut note = |index: usize, _, done: &Result<u64, Error>| {
             unexpected = match done {
                 Ok(count) => {
+                    // The steps may run a second time.
+                    counts.truncate(index);
                     counts.push(*count);
                     steps[index].unexpected(index, *count)
                 }

@@ -51,10 +51,7 @@ impl Session {
                 break;
             }
             if self.wire.has_pooler && error.code() == Some(NO_STATEMENT) {
-                // No other client can have deallocated the statement, so the pooler has changed the session. The next
-                // session that is opened detects the pooler.
-                self.wire.close();
-                done = Err(Error::Lost("the pooler has given it another session of the server".to_owned()));
+                done = Err(self.lose_to_pooler());
                 break;
             }
             let can_help = if is_stale(error) {
@@ -77,6 +74,13 @@ impl Session {
             self.transaction = Transaction::Failed;
         }
         waiting.end(done, Error::kind)
+    }
+
+    /// Closes a session whose prepared statement is gone. No other client can have deallocated the statement, so the pooler has
+    /// changed the session. The next session that is opened detects the pooler.
+    pub(super) fn lose_to_pooler(&mut self) -> Error {
+        self.wire.close();
+        Error::Lost("the pooler has given it another session of the server".to_owned())
     }
 
     /// Whether a failed attempt has left nothing. The transaction was in the state `before` when the attempt began.

@@ -67,8 +67,11 @@ impl Session {
                 return Ok(Together::Refused);
             }
         }
-        let Err(error) = ended else { return Ok(Together::Done) };
+        let Err(mut error) = ended else { return Ok(Together::Done) };
         let failed = answers.done.len();
+        if self.wire.has_pooler && error.code() == Some(NO_STATEMENT) && !self.wire.has_begun() {
+            error = self.lose_to_pooler();
+        }
         if answers.met_leftovers || answers.is_unsent {
             // The statements before the faulty one run, and the first that fails is reported.
             self.transaction = before;
@@ -81,9 +84,6 @@ impl Session {
         };
         if can_help {
             return Ok(Together::Apart);
-        }
-        if self.wire.has_pooler && error.code() == Some(NO_STATEMENT) && !self.wire.has_begun() {
-            self.wire.close();
         }
         self.fail_transaction();
         let failure = Err(error);
@@ -114,9 +114,6 @@ impl Session {
             return false;
         }
         if is_stale(error) {
-            if self.wire.has_pooler && error.code() == Some(NO_STATEMENT) {
-                return false;
-            }
             self.settings.note_schema_change();
             self.forget_statements();
             return self.can_run_again(before);
@@ -156,6 +153,7 @@ impl Session {
         let command = self.command_before(access);
         if let Err(error) = self.put_together(runs, prepared, command, insert) {
             answers.is_unsent = true;
+            self.access = None;
             return Err(error);
         }
         self.deferred = None;
