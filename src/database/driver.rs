@@ -141,10 +141,17 @@ pub(super) trait Session: pool::Session + Any {
         Ok(Together::Apart)
     }
 
-    /// Whether nothing can go wrong after the rows of this statement, so that it needs no transaction although it returns rows.
-    /// Its answer has at most `bytes_max` bytes. `needs_row`: an answer without a row is an error.
-    fn is_safe_alone(&self, _statement: &Statement, _bytes_max: usize, _needs_row: bool) -> bool {
-        false
+    /// Runs a statement that returns rows without a transaction around it, if nothing can go wrong after its rows. `needs_row`: an
+    /// answer without a row is an error. `None`: the statement needs a transaction, and nothing was done.
+    fn run_alone(
+        &mut self,
+        _statement: &Statement,
+        _values: &[Value],
+        _deadline: Deadline,
+        _needs_row: bool,
+        _rows: &mut RowWriter<'_>,
+    ) -> Result<Option<u64>, Error> {
+        Ok(None)
     }
 
     /// Whether a statement that has run on this session can share a round trip with others. It must be known to change

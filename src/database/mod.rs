@@ -407,10 +407,22 @@ impl Connection {
         Ok(true)
     }
 
-    /// Whether nothing can go wrong after the rows of this statement, so that it needs no transaction although it returns rows.
-    /// Its answer has at most `bytes_max` bytes. `needs_row`: an answer without a row is an error.
-    pub(crate) fn is_safe_alone(&self, statement: &Statement, bytes_max: usize, needs_row: bool) -> bool {
-        self.lent.is_safe_alone(statement, bytes_max, needs_row)
+    /// Runs a statement that returns rows without a transaction around it, if nothing can go wrong after its rows. `needs_row`: an
+    /// answer without a row is an error. `None`: the statement needs a transaction, and nothing was done.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn run_alone(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        deadline: Deadline,
+        needs_row: bool,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<Option<u64>, Error> {
+        let waiting = self.activity.wait_for(Doing::Database).on(|| statement.name());
+        let ran = self.lent.run_alone(statement, values, deadline, needs_row, rows);
+        waiting.end(ran, Error::kind)
     }
 
     /// Whether a statement that has run on this connection can share a round trip with others. It must be known to

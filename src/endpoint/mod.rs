@@ -147,8 +147,8 @@ impl SqlEndpoint {
         body: &mut Vec<u8>,
     ) -> Result<(), Failure> {
         let mut rows = RowWriter::new(body, self.shape(), self.max_response_bytes, self.max_rows());
-        if !self.is_transaction() || self.is_safe_alone(connection) {
-            return self.run_alone(connection, values, context, &mut rows);
+        if self.run_alone(connection, values, context, &mut rows)? {
+            return Ok(());
         }
         let deadline = context.deadline();
         connection.begin(self.access, deadline)?;
@@ -173,21 +173,33 @@ impl SqlEndpoint {
         Ok(())
     }
 
-    /// Runs the only step without a transaction around it.
+    /// Runs the only step without a transaction around it, if it needs none. Returns whether it has run.
     fn run_alone(
         &self,
         connection: &mut Connection,
         values: &[Value],
         context: &Context<'_>,
         rows: &mut RowWriter<'_>,
-    ) -> Result<(), Failure> {
-        let step = &self.steps[0];
-        let began = Instant::now();
-        let ran = connection.run(&step.statement, values, self.access, context.deadline(), rows);
+    ) -> Result<bool, Failure> {
+        let (deadline, began) = (context.deadline(), Instant::now());
+        let [step] = &*self.steps else { return Ok(false) };
+        let ran = if !self.is_transaction() {
+            connection.run(&step.statement, values, self.access, deadline, rows).map(Some)
+        } else if self.access == Access::ReadWrite && step.expect_rows.is_none() {
+            // It has a transaction only so that a wrong answer can be undone.
+            let needs_row = self.returns != Returns::Many;
+            connection.run_alone(&step.statement, values, deadline, needs_row, rows)
+        } else {
+            Ok(None)
+        };
+        if let Ok(None) = ran {
+            return Ok(false);
+        }
         let took = began.elapsed();
         context.note_statement(&step.key, took, &|| self.shown(values));
         self.takes.note_if(self.is_batched && connection.can_share(step.statement.text()), took);
-        let count = ran.map_err(|error| Failure::Database(error, Some(step.key.clone())))?;
+        let count =
+            ran.map_err(|error| Failure::Database(error, Some(step.key.clone())))?.unwrap_or_default();
         match self.expect_result(count) {
             // A trigger that the catalog did not show a moment ago may have changed something in place of the row.
             Err(_) if self.access == Access::ReadWrite => {
@@ -196,16 +208,8 @@ impl SqlEndpoint {
                 let error = database::Error::OutcomeUnknown { cause };
                 Err(Failure::Database(error, Some(step.key.clone())))
             }
-            result => result.map_err(Failure::Unexpected),
+            result => result.map(|()| true).map_err(Failure::Unexpected),
         }
-    }
-
-    /// Whether the only step needs no transaction, because nothing can go wrong after its rows.
-    fn is_safe_alone(&self, connection: &Connection) -> bool {
-        let [Step { statement, expect_rows: None, .. }] = &*self.steps else { return false };
-        let needs_row = self.returns != Returns::Many;
-        self.access == Access::ReadWrite
-            && connection.is_safe_alone(statement, self.max_response_bytes, needs_row)
     }
 
     /// Checks the number of rows of a step.

@@ -150,7 +150,8 @@ fn ignored(request: &Request, context: &mut Context<'_>) -> Result<Response, Err
     connection.postgres()?.transaction(Access::ReadWrite, |session| {
         session.execute("insert into t values ($1, 1)", &[&label])?;
         let insert = "insert into t values ($1, 2)";
-        let steps = [Step::new(insert, &[&label]).expect_rows(2), Step::new(insert, &[&label])];
+        let parameters: &[&(dyn ToSql + Sync)] = &[&label];
+        let steps = [Step::new(insert, parameters).expect_rows(2), Step::new(insert, parameters)];
         assert!(session.run_together(&steps).is_err());
         Ok::<_, Error>(())
     })?;

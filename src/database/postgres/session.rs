@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use self::outcome::Commits;
 use self::transaction::Transaction;
-use self::work::{EndpointRun, HandlerRuns, HandlerStep};
+use self::work::{Alone, EndpointRun, HandlerRuns, HandlerStep};
 use super::bind;
 use super::cleaning::{self, Untidy};
 use super::effects::SessionEffects;
@@ -493,7 +493,7 @@ impl driver::Session for Session {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
         self.limit.deadline = deadline;
-        let mut run = EndpointRun { statement, values, rows: Some(rows), has_other_columns: false };
+        let mut run = EndpointRun::new(statement, values, Some(rows));
         let commits = Commits::of_access(access, &statement.text);
         let ran = self.with_prepared(&statement.text, access, commits, &mut run);
         ran.map_err(|error| statement.before_comment(error))
@@ -507,9 +507,7 @@ impl driver::Session for Session {
     ) -> Result<Together, Error> {
         let Steps { statements, values, deadline, .. } = *steps;
         self.limit.deadline = deadline;
-        let runs = statements.iter();
-        let runs =
-            runs.map(|statement| EndpointRun { statement, values, rows: None, has_other_columns: false });
+        let runs = statements.iter().map(|statement| EndpointRun::new(statement, values, None));
         let mut runs: Vec<_> = runs.collect();
         if let Some(last) = runs.last_mut() {
             last.rows = Some(rows);
@@ -517,12 +515,29 @@ impl driver::Session for Session {
         self.together(&mut runs, note)
     }
 
-    fn is_safe_alone(&self, statement: &Statement, bytes_max: usize, needs_row: bool) -> bool {
+    fn run_alone(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        deadline: Deadline,
+        needs_row: bool,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<Option<u64>, Error> {
         // A statement with a comment about its request is sent as text, and may then have other columns.
-        statement.text_for(&self.request).is_none()
-            && self.statements.known(&statement.text).is_some_and(|prepared| {
-                prepared.single_insert.as_ref().is_some_and(|insert| insert.is_safe(bytes_max, needs_row))
-            })
+        let is_text = statement.text_for(&self.request).is_some();
+        let alone = Alone { bytes_max: rows.bytes_max(), needs_row };
+        let known = self.statements.known(&statement.text);
+        if is_text || !known.is_some_and(|prepared| alone.allows(prepared)) {
+            return Ok(None);
+        }
+        self.limit.deadline = deadline;
+        let mut run = EndpointRun { alone: Some(alone), ..EndpointRun::new(statement, values, Some(rows)) };
+        let commits = Commits::of_access(Access::ReadWrite, &statement.text);
+        let ran = self.with_prepared(&statement.text, Access::ReadWrite, commits, &mut run);
+        if run.needs_transaction {
+            return Ok(None);
+        }
+        ran.map(Some).map_err(|error| statement.before_comment(error))
     }
 
     fn can_share(&self, sql: &str) -> bool {

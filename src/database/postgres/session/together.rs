@@ -1,8 +1,8 @@
 //! The statements of a transaction in one round trip: BEGIN and all statements are one part of a batch, and COMMIT or ROLLBACK
 //! follows by itself.
 //!
-//! Owns [`Together`], and the rules for running the statements one after the other instead. Runs on the worker that
-//! borrowed the session.
+//! Owns the rules for sending them together, and for running them one after the other instead. Runs on the worker that borrowed the
+//! session.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ struct Answers {
     failed_after: Duration,
     /// The number of runs.
     expected: usize,
-    /// Nothing was sent, because a run has no valid message.
-    is_unsent: bool,
+    /// The run that has no valid message. Nothing was sent.
+    unsent: Option<usize>,
     /// The session must first be freed of leftovers. The server has run nothing.
     met_leftovers: bool,
 }
@@ -72,9 +72,17 @@ impl Session {
         if self.wire.has_pooler && error.code() == Some(NO_STATEMENT) && !self.wire.has_begun() {
             error = self.lose_to_pooler();
         }
-        if answers.met_leftovers || answers.is_unsent {
-            // The statements before the faulty one run, and the first that fails is reported.
+        if answers.met_leftovers {
             self.transaction = before;
+            return Ok(Together::Apart);
+        }
+        if let Some(faulty) = answers.unsent {
+            // The statements before the faulty one must run: the first that fails is reported.
+            if may_be_stale(&error) && before == Transaction::Pending(access) {
+                self.statements.forget_one(runs[faulty].sql());
+                self.types.forget();
+                self.is_other_now(runs[faulty].sql(), &prepared[faulty]);
+            }
             return Ok(Together::Apart);
         }
         let can_help = match (runs.get(failed), prepared.get(failed)) {
@@ -144,15 +152,15 @@ impl Session {
     ) -> Result<(), Error> {
         let activity = self.activity.clone();
         let mut began = Instant::now();
-        let mut waiting = activity.wait_since(Doing::Database, began).on(|| name_of(runs, 0));
+        let mut waiting = Some(activity.wait_since(Doing::Database, began).on(|| name_of(runs, 0)));
         let limit = self.limit.clone();
         self.wire.begin_batch();
         self.wire.take_refusal();
         let mut wait = self.wire.begin(&limit, None)?;
         self.put_deferred(access)?;
         let command = self.command_before(access);
-        if let Err(error) = self.put_together(runs, prepared, command, insert) {
-            answers.is_unsent = true;
+        if let Err((faulty, error)) = self.put_together(runs, prepared, command, insert) {
+            answers.unsent = Some(faulty);
             self.access = None;
             return Err(error);
         }
@@ -167,7 +175,7 @@ impl Session {
                 break;
             }
             if index > 0 {
-                waiting = activity.wait_since(Doing::Database, began).on(|| run.name());
+                waiting = Some(activity.wait_since(Doing::Database, began).on(|| run.name()));
                 wait.begin_next();
             }
             wire.note_next();
@@ -176,7 +184,7 @@ impl Session {
                 Ok(rows) => {
                     let now = Instant::now();
                     answers.done.push((now - began, rows));
-                    waiting = waiting.until(now);
+                    drop(waiting.take().map(|waiting| waiting.until(now)));
                     began = now;
                 }
                 Err(failure) => done = Err(failure),
@@ -187,6 +195,7 @@ impl Session {
             }
         }
         if let (Some(insert), Ok(())) = (insert, &done) {
+            waiting = Some(activity.wait_since(Doing::Database, began));
             wait.begin_next();
             wire.note_next();
             done = read_question(insert, wire, &mut wait);
@@ -194,7 +203,11 @@ impl Session {
         if let Some(refusal) = wire.take_refusal() {
             done = Err(refusal_of(command, &refusal).into());
         }
-        let done = waiting.end(wire.conclude(wait, done, false), Error::kind);
+        let done = wire.conclude(wait, done, false);
+        let done = match waiting {
+            Some(waiting) => waiting.end(done, Error::kind),
+            None => done,
+        };
         answers.failed_after = began.elapsed();
         // An error may have left a part of an answer unread.
         wire.settle();
@@ -202,23 +215,23 @@ impl Session {
         self.note(done, access)
     }
 
-    /// Fills the batch. All of it is one part, so that a failure stops what stands behind it.
+    /// Fills the batch. All of it is one part, so that a failure stops what stands behind it. An error comes with the index of its run.
     fn put_together<R: Run>(
         &mut self,
         runs: &mut [R],
         prepared: &[Arc<Prepared>],
         command: Option<AccessCommand>,
         insert: Option<&SingleInsert>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), (usize, Error)> {
         let Self { wire, request, untidy, access, .. } = self;
         if let Some(command) = command {
-            command.put(wire)?;
+            command.put(wire).map_err(|error| (0, error))?;
         }
-        for (run, prepared) in runs.iter_mut().zip(prepared) {
-            run.put(prepared, request, wire)?;
+        for (index, (run, prepared)) in runs.iter_mut().zip(prepared).enumerate() {
+            run.put(prepared, request, wire).map_err(|error| (index, error))?;
         }
         if let Some(insert) = insert {
-            insert.put_question(wire)?;
+            insert.put_question(wire).map_err(|error| (0, error))?;
         }
         wire.add_sync();
         for (run, prepared) in runs.iter().zip(prepared) {

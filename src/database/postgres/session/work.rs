@@ -270,7 +270,37 @@ pub(super) struct EndpointRun<'a, 'r> {
     pub(super) values: &'a [Value],
     /// The writer of the rows; `None`: the rows are only counted.
     pub(super) rows: Option<&'a mut RowWriter<'r>>,
-    pub(super) has_other_columns: bool,
+    has_other_columns: bool,
+    /// Set if the statement has no transaction around it only because nothing can go wrong after its rows.
+    pub(super) alone: Option<Alone>,
+    /// The statement was not sent, because it needs a transaction after all.
+    pub(super) needs_transaction: bool,
+}
+
+impl<'a, 'r> EndpointRun<'a, 'r> {
+    pub(super) fn new(
+        statement: &'a Statement,
+        values: &'a [Value],
+        rows: Option<&'a mut RowWriter<'r>>,
+    ) -> Self {
+        Self { statement, values, rows, has_other_columns: false, alone: None, needs_transaction: false }
+    }
+}
+
+/// The answer to a statement that has no transaction around it although it returns rows.
+#[derive(Clone, Copy)]
+pub(super) struct Alone {
+    /// The most bytes of the answer.
+    pub(super) bytes_max: usize,
+    /// An answer without a row is an error.
+    pub(super) needs_row: bool,
+}
+
+impl Alone {
+    /// Whether nothing can go wrong after the rows of the statement.
+    pub(super) fn allows(self, prepared: &Prepared) -> bool {
+        prepared.single_insert.as_ref().is_some_and(|insert| insert.is_safe(self.bytes_max, self.needs_row))
+    }
 }
 
 impl Run for EndpointRun<'_, '_> {
@@ -283,6 +313,12 @@ impl Run for EndpointRun<'_, '_> {
     }
 
     fn put(&mut self, prepared: &Prepared, request: &Comment, wire: &mut Wire) -> Result<(), Error> {
+        // The statement may have been prepared again after an ALTER.
+        if self.alone.is_some_and(|alone| !alone.allows(prepared)) {
+            self.needs_transaction = true;
+            return Err(Error::Usage("the statement needs a transaction".to_owned()));
+        }
+        self.needs_transaction = false;
         let Self { statement, values, .. } = self;
         checked(prepared, statement, values)?;
         let text = statement.text_for(request).or_else(|| prepared.text_if_open(&statement.text));
