@@ -94,10 +94,9 @@ impl Session {
             return Ok(Together::Apart);
         }
         self.fail_transaction();
-        let failure = Err(error);
-        if failed < runs.len() {
-            note(failed, answers.failed_after, &failure);
-        }
+        let Some(run) = runs.get(failed) else { return Err(error) };
+        let failure = Err(run.located(error));
+        note(failed, answers.failed_after, &failure);
         failure.map(|_| Together::Refused)
     }
 

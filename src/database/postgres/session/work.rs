@@ -67,6 +67,11 @@ pub(super) trait Run {
 
     /// Whether the statement was sent as text, and had other columns than when it was prepared.
     fn has_other_columns(&self) -> bool;
+
+    /// The error of the run, with its place in the user's own text.
+    fn located(&self, error: Error) -> Error {
+        error
+    }
 }
 
 /// Only prepares the statement.
@@ -306,6 +311,10 @@ impl Alone {
 impl Run for EndpointRun<'_, '_> {
     fn sql(&self) -> &str {
         &self.statement.text
+    }
+
+    fn located(&self, error: Error) -> Error {
+        self.statement.before_comment(error)
     }
 
     fn name(&self) -> Cow<'static, str> {
