@@ -531,7 +531,8 @@ impl driver::Session for Session {
             return Ok(None);
         }
         self.limit.deadline = deadline;
-        let mut run = EndpointRun { alone: Some(alone), ..EndpointRun::new(statement, values, Some(rows)) };
+        let mut run = EndpointRun::new(statement, values, Some(rows));
+        run.alone = Some(alone);
         let commits = Commits::of_access(Access::ReadWrite, &statement.text);
         let ran = self.with_prepared(&statement.text, Access::ReadWrite, commits, &mut run);
         if run.needs_transaction {
