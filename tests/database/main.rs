@@ -10,7 +10,7 @@ mod parameters;
 mod pipeline;
 mod round_trips;
 mod single_inserts;
-mod transactions;
+mod steps;
 mod types;
 
 use std::process::Command;
