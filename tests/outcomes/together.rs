@@ -41,7 +41,7 @@ fn the_deadline_passes_in_the_middle() {
     for _ in 0..3 {
         assert_eq!(ask(&server, "POST", "/slow/good?seconds=0").status, 204);
     }
-    assert_problem(&ask(&server, "POST", "/slow/late?seconds=100"), 504, "");
+    assert_problem(&ask(&server, "POST", "/slow/late?seconds=15"), 504, "");
     wait_for_no_sleep(&database);
     assert_eq!(rows(&database, "late"), "0");
     assert_recovers(&server);
@@ -64,7 +64,7 @@ fn the_time_of_a_statement_is_each_steps_own() {
         204,
         "the two sleeps are longer together"
     );
-    assert_problem(&ask(&server, "POST", "/slow/late?seconds=100"), 504, "statement_timeout");
+    assert_problem(&ask(&server, "POST", "/slow/late?seconds=15"), 504, "statement_timeout");
     wait_for_no_sleep(&database);
     assert_eq!(rows(&database, "late"), "0");
     assert_recovers(&server);
@@ -79,7 +79,7 @@ fn the_client_leaves_in_the_middle() {
         assert_eq!(ask(&server, "POST", "/slow/good?seconds=0").status, 204);
     }
     let mut client = Client::connect(server.address());
-    client.request("POST", "/slow/left?seconds=100", &[], "");
+    client.request("POST", "/slow/left?seconds=15", &[], "");
     wait_for_sleep(&database);
     drop(client);
     wait_for_no_sleep(&database);

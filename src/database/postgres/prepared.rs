@@ -155,7 +155,7 @@ impl Prepared {
         let returned: Vec<_> = returned.filter(|_| may_be_single).collect();
         let key_bytes = plan.iter().map(|column| column.key.len()).sum();
         let single_insert = SingleInsert::of(sql, &returned, key_bytes);
-        Self { name, params, plan, columns, end, is_open, effect, single_insert }
+        Self { name, params, columns, plan, end, is_open, effect, single_insert }
     }
 
     /// The same statement with other columns.

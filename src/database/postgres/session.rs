@@ -268,18 +268,14 @@ impl Session {
         let mut runs: Vec<_> = steps.iter().map(|step| HandlerStep::new(step.sql, step.parameters)).collect();
         let (mut failed, mut counts, mut unexpected) = (None, Vec::with_capacity(steps.len()), None);
         let mut note = |index: usize, _, done: &Result<u64, Error>| {
-            unexpected = match done {
-                Ok(count) => {
-                    // The steps may run a second time.
-                    counts.truncate(index);
-                    counts.push(*count);
-                    steps[index].unexpected(index, *count)
-                }
-                Err(_) => {
-                    failed = Some(index);
-                    return false;
-                }
+            let Ok(count) = done else {
+                failed = Some(index);
+                return false;
             };
+            // The steps may run a second time.
+            counts.truncate(index);
+            counts.push(*count);
+            unexpected = steps[index].unexpected(index, *count);
             unexpected.is_none()
         };
         let ended = match self.together(&mut runs, &mut note) {

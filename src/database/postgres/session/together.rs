@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use postgres_protocol::message::frontend;
+
 use super::Session;
 use super::run::{NO_STATEMENT, is_stale, may_be_stale};
 use super::transaction::{AccessCommand, Transaction, refusal_of};
@@ -227,6 +229,10 @@ impl Session {
             command.put(wire).map_err(|error| (0, error))?;
         }
         for (index, (run, prepared)) in runs.iter_mut().zip(prepared).enumerate() {
+            if index > 0 {
+                // The server sends each answer at once, so that each step has a time of its own.
+                frontend::flush(wire.batch());
+            }
             run.put(prepared, request, wire).map_err(|error| (index, error))?;
         }
         if let Some(insert) = insert {
