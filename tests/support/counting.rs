@@ -132,7 +132,7 @@ fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
 
 /// Forwards bytes until one side ends.
 fn forward(mut from: &TcpStream, mut to: &TcpStream, before: impl Fn(&[u8])) {
-    let mut bytes = [0; 64 * 1024];
+    let mut bytes = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut bytes) {
         before(&bytes[..length]);
         if to.write_all(&bytes[..length]).is_err() {
