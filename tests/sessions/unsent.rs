@@ -2,26 +2,28 @@
 
 use wharf::server::Running;
 
-use super::served::{endpoint, look, looking, run_command, running, server, steps};
-use crate::support::{Client, Postgres, ask as ask_for, gate};
+use super::served::{endpoint, looking, run_command, running, server, steps};
+use crate::support::{Answer, Client, Keeper, Postgres, ask, gate};
 
 const LEAVE: &str = "create function leave() returns int language plpgsql as
     $$ begin perform set_config('app.user', 'ann', false); return 1; end $$";
 
 /// Sends requests while a gate holds the one worker, so that the worker has no time between them.
-fn in_a_row(server: &Running, keeper: &crate::support::Keeper, requests: &[(&str, &str)]) -> Vec<u16> {
-    let mut first = ask_for(server, "/gate");
+fn in_a_row(server: &Running, keeper: &Keeper, requests: &[(&str, &str)]) -> Vec<Answer> {
+    let mut first = ask(server, "/gate");
     keeper.wait_for_one();
     // The requests of one connection keep their order.
     let mut client = Client::connect(server.address());
-    let text: String = requests
-        .iter()
-        .map(|(method, path)| format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"))
-        .collect();
-    client.send(text);
+    for (method, path) in requests {
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
+    }
     keeper.let_through(1);
     assert_eq!(first.answer().status, 200);
-    requests.iter().map(|_| client.answer().status).collect()
+    requests.iter().map(|_| client.answer()).collect()
+}
+
+fn statuses(answers: &[Answer]) -> Vec<u16> {
+    answers.iter().map(|answer| answer.status).collect()
 }
 
 /// The value does not fit its column, which is found before anything is sent.
@@ -38,28 +40,12 @@ fn a_statement_that_is_not_sent_does_not_cancel_the_cleaning_before_it() {
         .route(http::Method::GET, "/gate", gate)
         .start()
         .expect("a free port");
-    for _ in 0..3 {
-        let statuses = in_a_row(
-            &server,
-            &keeper,
-            &[("POST", "/leave"), ("POST", "/write?n=5000000000"), ("GET", "/look")],
-        );
-        assert_eq!(statuses, [204, 400, 200]);
-        assert_eq!(look(&server).state, "");
+    for _ in 0..5 {
+        let requests = [("POST", "/leave"), ("POST", "/write?n=5000000000"), ("GET", "/look")];
+        let answers = in_a_row(&server, &keeper, &requests);
+        assert_eq!(statuses(&answers), [204, 400, 200]);
+        assert!(!answers[2].text().contains("ann"), "the next request sees {}", answers[2].text());
     }
-    let mut first = ask_for(&server, "/gate");
-    keeper.wait_for_one();
-    let mut client = Client::connect(server.address());
-    client.send(
-        "POST /leave HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n\
-         POST /write?n=5000000000 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n\
-         GET /look HTTP/1.1\r\nHost: a\r\n\r\n",
-    );
-    keeper.let_through(1);
-    assert_eq!(first.answer().status, 200);
-    assert_eq!((client.answer().status, client.answer().status), (204, 400));
-    let seen = client.answer();
-    assert!(!seen.text().contains("ann"), "the next request sees {}", seen.text());
     server.drain();
 }
 
@@ -79,8 +65,8 @@ fn the_steps_behind_leftovers_are_one_transaction() {
     for round in 0..3 {
         // The command prepares a statement in a function's place, which the cleaning finds.
         let prepare = running("do $$ begin execute 'prepare left_over as select 1'; end $$");
-        let statuses = in_a_row(&server, &keeper, &[("POST", &prepare), ("POST", "/fail"), ("GET", "/look")]);
-        assert_eq!(statuses, [200, 400, 200], "round {round}");
+        let answers = in_a_row(&server, &keeper, &[("POST", &prepare), ("POST", "/fail"), ("GET", "/look")]);
+        assert_eq!(statuses(&answers), [200, 400, 200], "round {round}");
         assert_eq!(database.psql("select count(*) from t"), "0", "round {round}");
     }
     server.drain();
