@@ -131,6 +131,30 @@ pub(super) trait Session: pool::Session + Any {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error>;
 
+    /// Runs all steps of the transaction that was begun in one round trip, and notes each result. The last step's rows are written.
+    /// [`Together::Apart`]: nothing was done, and the caller runs the steps one after the other.
+    fn run_together(
+        &mut self,
+        _steps: &Steps<'_>,
+        _rows: &mut RowWriter<'_>,
+        _note: &mut Note<'_>,
+    ) -> Result<Together, Error> {
+        Ok(Together::Apart)
+    }
+
+    /// Runs a statement that returns rows without a transaction around it, if nothing can go wrong after its rows. `needs_row`: an
+    /// answer without a row is an error. `None`: the statement needs a transaction, and nothing was done.
+    fn run_alone(
+        &mut self,
+        _statement: &Statement,
+        _values: &[Value],
+        _deadline: Deadline,
+        _needs_row: bool,
+        _rows: &mut RowWriter<'_>,
+    ) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
     /// Whether a statement that has run on this session can share a round trip with others. It must be known to change
     /// nothing about the session.
     fn can_share(&self, _sql: &str) -> bool {
@@ -163,6 +187,30 @@ pub(super) trait Session: pool::Session + Any {
     /// Called at checkin. Rolls back an open transaction, and makes the session either fit for the next borrower or
     /// broken.
     fn finish(&mut self);
+}
+
+/// The statements of a transaction, with the values of all its parameters.
+#[derive(Clone, Copy)]
+pub(crate) struct Steps<'a> {
+    pub(crate) statements: &'a [&'a Statement],
+    pub(crate) values: &'a [Value],
+    pub(crate) access: Access,
+    pub(crate) deadline: Deadline,
+}
+
+/// Takes note of a step's result, in the order of the steps: its index, its time, and the number of its rows. Returns whether
+/// the transaction goes on, which it never does after an error.
+pub(crate) type Note<'a> = dyn FnMut(usize, Duration, &Result<u64, Error>) -> bool + 'a;
+
+/// How the steps of a transaction ended that were to run together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Together {
+    /// All steps were run. The transaction can be committed.
+    Done,
+    /// The number of rows of a step was not acceptable. The transaction must be rolled back.
+    Refused,
+    /// The steps have to run one after the other. Nothing was done.
+    Apart,
 }
 
 /// Statements on their way to the database and back. Their answers are fetched in the order in which they were sent.

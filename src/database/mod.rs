@@ -26,14 +26,14 @@ use std::time::{Duration, Instant};
 pub use ::rusqlite;
 
 pub use crate::resource::Gauges;
-pub(crate) use driver::{Fetched, RoundTrip, Waits};
+pub(crate) use driver::{Fetched, RoundTrip, Steps, Waits};
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub(crate) use question::{Answer, Form, Question};
 pub use rows::{RowWriter, Shape};
 pub use statement::{Column, Description, Statement};
 
 use self::comment::Comment;
-use self::driver::{Borrower, Driver, Provider};
+use self::driver::{Borrower, Driver, Note, Provider, Together};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::value::{Type, Value};
@@ -382,6 +382,57 @@ impl Connection {
     ) -> Result<u64, Error> {
         let waiting = self.activity.wait_for(WorkerState::Database).on(|| statement.name());
         let ran = self.lent.run(statement, values, access, deadline, rows);
+        waiting.end(ran, Error::kind)
+    }
+
+    /// Runs the steps of the transaction that was begun: all in one round trip if the database can do that, otherwise one after
+    /// the other. Writes the last one's rows, and notes each result. Returns whether the transaction can be committed.
+    ///
+    /// # Errors
+    /// The error of the first step that failed. `note` got it as well, unless it belongs to no step.
+    pub(crate) fn run_steps(
+        &mut self,
+        steps: &Steps<'_>,
+        rows: &mut RowWriter<'_>,
+        note: &mut Note<'_>,
+    ) -> Result<bool, Error> {
+        match self.lent.run_together(steps, rows, note)? {
+            Together::Done => return Ok(true),
+            Together::Refused => return Ok(false),
+            Together::Apart => {}
+        }
+        let Steps { statements, values, access, deadline } = *steps;
+        for (index, statement) in statements.iter().enumerate() {
+            let began = Instant::now();
+            let ran = if index + 1 == statements.len() {
+                self.run(statement, values, access, deadline, rows)
+            } else {
+                let mut nothing = Vec::new();
+                let mut discarded = RowWriter::new(&mut nothing, Shape::Discard, 0, u64::MAX);
+                self.run(statement, values, access, deadline, &mut discarded)
+            };
+            if !note(index, began.elapsed(), &ran) {
+                return ran.map(|_| false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Runs a statement that returns rows without a transaction around it, if nothing can go wrong after its rows. `needs_row`: an
+    /// answer without a row is an error. `None`: the statement needs a transaction, and nothing was done.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn run_alone(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        deadline: Deadline,
+        needs_row: bool,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<Option<u64>, Error> {
+        let waiting = self.activity.wait_for(WorkerState::Database).on(|| statement.name());
+        let ran = self.lent.run_alone(statement, values, deadline, needs_row, rows);
         waiting.end(ran, Error::kind)
     }
 

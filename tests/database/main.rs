@@ -8,6 +8,9 @@ mod comments;
 mod endpoints;
 mod parameters;
 mod pipeline;
+mod round_trips;
+mod single_inserts;
+mod steps;
 mod types;
 
 use std::process::Command;

@@ -10,6 +10,7 @@ mod late;
 mod privileges;
 mod refusals;
 mod stopped;
+mod together;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -135,6 +135,13 @@ impl<'a> Wait<'a> {
         self.patience.map_or(self.end.instant(), |patience| patience.min(self.end.instant()))
     }
 
+    /// The next statement of the batch begins to run now, and has its own time.
+    pub(super) fn begin_next(&mut self) {
+        if self.cancelled.is_none() {
+            self.end = self.limit.end();
+        }
+    }
+
     fn unwatch(&mut self) {
         if mem::take(&mut self.watched) {
             self.limit.client.wake_nobody();
@@ -282,6 +289,12 @@ impl Wire {
     /// Notes that the server has begun to run a statement of the last batch.
     pub(super) fn note_begun(&mut self) {
         self.has_begun = true;
+    }
+
+    /// Notes that the answer to the next statement of the batch is read now. [`has_begun`](Self::has_begun) is about that
+    /// statement from now on.
+    pub(super) fn note_next(&mut self) {
+        self.has_begun = false;
     }
 
     /// Whether the server has begun to run a statement of the last batch. The server may then have done some of it,

@@ -15,7 +15,7 @@ use crate::database::{Access, Error, statement};
 use crate::telemetry::activity::WorkerState;
 
 /// The SQLSTATE of a prepared statement that does not exist.
-const NO_STATEMENT: &str = "26000";
+pub(super) const NO_STATEMENT: &str = "26000";
 
 /// The most runs of a statement that is each time found to be prepared for an older schema. Two such runs in a row mean
 /// an ALTER between preparing and running it.
@@ -51,10 +51,7 @@ impl Session {
                 break;
             }
             if self.wire.has_pooler && error.code() == Some(NO_STATEMENT) {
-                // No other client can have deallocated the statement, so the pooler has changed the session. The next
-                // session that is opened detects the pooler.
-                self.wire.close();
-                done = Err(Error::Lost("the pooler has given it another session of the server".to_owned()));
+                done = Err(self.lose_to_pooler());
                 break;
             }
             let can_help = if is_stale(error) {
@@ -79,8 +76,15 @@ impl Session {
         waiting.end(done, Error::kind)
     }
 
+    /// Closes a session whose prepared statement is gone. No other client can have deallocated the statement, so the pooler has
+    /// changed the session. The next session that is opened detects the pooler.
+    pub(super) fn lose_to_pooler(&mut self) -> Error {
+        self.wire.close();
+        Error::Lost("the pooler has given it another session of the server".to_owned())
+    }
+
     /// Whether a failed attempt has left nothing. The transaction was in the state `before` when the attempt began.
-    fn can_run_again(&mut self, before: Transaction) -> bool {
+    pub(super) fn can_run_again(&mut self, before: Transaction) -> bool {
         match before {
             Transaction::None => true,
             Transaction::Pending(_) => {
@@ -93,7 +97,7 @@ impl Session {
     }
 
     /// Prepares a statement again. Returns whether its parameters or columns differ from before.
-    fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
+    pub(super) fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
         let access = self.known_access().unwrap_or(Access::ReadOnly);
         let prepared = self.attempt(sql, access, Commits::Nothing, &mut PrepareOnly);
         let is_other = prepared.is_ok_and(|prepared| !prepared.is_like(remembered));
@@ -121,6 +125,7 @@ impl Session {
         self.wire.take_refusal();
         let sends = self.wire.sends;
         self.put_deferred(access, self.cannot_read_numbers::<W>(sql))?;
+        let before = self.transaction;
         let command = self.command_before(access);
         let mut attempt = Attempt { command, commits_itself, ..Attempt::default() };
         let limit = self.limit.clone();
@@ -146,6 +151,8 @@ impl Session {
         // An error may have left a part of an answer unread.
         self.wire.settle();
         if done.is_err() && self.wire.has_leftovers() && !self.wire.is_broken() {
+            // The server has not begun the transaction.
+            self.transaction = before;
             return self.attempt(sql, access, commits, work);
         }
         if attempt.is_run() {
@@ -289,7 +296,7 @@ impl Attempt {
 
 /// Whether the prepared statement is outdated: "cached plan must not change result type" after an ALTER, or a
 /// deallocation by somebody else.
-fn is_stale(error: &Error) -> bool {
+pub(super) fn is_stale(error: &Error) -> bool {
     match error.code() {
         // Functions may fail with this code as well.
         Some(NOT_SUPPORTED) => error.is_retryable(),
@@ -299,7 +306,7 @@ fn is_stale(error: &Error) -> bool {
 
 /// Whether the error may be due to an ALTER after the statement was prepared: the statement's parameters keep their old
 /// types. The question makes sense only before the server has begun to run anything.
-fn may_be_stale(error: &Error) -> bool {
+pub(super) fn may_be_stale(error: &Error) -> bool {
     /// A value of a wrong type, a value out of range, and a type that is gone.
     const CODES: [&str; 6] = ["22003", "22007", "22008", "22P02", "22P03", "XX000"];
     /// `insufficient_privilege`, the only code of class 42 that has nothing to do with types.
