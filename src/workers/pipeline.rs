@@ -1,9 +1,13 @@
 //! Batches: one worker answers several requests together. Each of them asks the database one statement that only reads,
-//! and all statements go in one round trip.
+//! and all statements go to the database on one session.
 //!
-//! While every worker is busy, requests wait in the queue. Most of a request's cost is then its way to the database: a
-//! system call to send, one to wait, the change of thread to the database and back. A batch pays for one way, and each
-//! request is answered as soon as its own answer is there.
+//! Most of a short statement's cost is its way to the database: a system call to send, one to wait, the change of thread to the
+//! database and back. A batch pays for one way, and each request is answered as soon as its own answer is there. While the answers
+//! are on their way, the worker listens to the queue: a request that comes then joins the batch, and its statement is sent behind
+//! the others. So a database that is far away needs no more workers and no more sessions than a near one.
+//!
+//! A request waits in a batch only for the work of the statements before its own, never for the way. So the limits count the
+//! database's work: the time of a statement without the session's shortest round trip.
 //!
 //! A request that fails in a batch goes back to the queue, and a free worker runs it by itself in the regular way: its
 //! statement has only read. So one place reports failures, and no request waits for long behind a statement that turns

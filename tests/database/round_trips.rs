@@ -162,10 +162,12 @@ fn every_kind_of_request_takes_the_round_trips_of_the_table() {
                 assert!([status, 204].contains(&ask(&server, method, path)), "{path}");
                 counts.push(proxy.count());
             }
-            // Once a second, an insert that returns rows has a transaction, in which the catalog is asked.
-            let most = if expected == 1 && path.starts_with("/returning") { 2 } else { expected };
+            // Once a second, the catalog is asked about a statement behind a request's answer, where no client waits for it. An
+            // insert that returns rows has a transaction then.
+            let most = expected + if expected == 1 && path.starts_with("/returning") { 2 } else { 1 };
             assert!(counts.iter().all(|count| (expected..=most).contains(count)), "{path}: {counts:?}");
-            assert!(counts.contains(&expected), "{path}: {counts:?}");
+            counts.sort_unstable();
+            assert_eq!(counts[counts.len() / 2], expected, "{path}: {counts:?}");
         }
         server.drain();
     }
