@@ -120,23 +120,23 @@ impl Shared {
         first: Job,
         others: &mut Batch<Job>,
         flight: &mut InFlight,
-        begun: &mut Ticket,
+        ticket: &mut Ticket,
         activity: &Activity,
     ) {
-        let began = begun.began();
-        others.jobs.insert(0, (first, begun.is_stale()));
-        let questions = self.questions(others, began, flight, begun, activity);
+        let began = ticket.began();
+        others.jobs.insert(0, (first, ticket.is_stale()));
+        let questions = self.questions(others, began, flight, ticket, activity);
         let Some(first) = flight.requests.front() else {
             return activity.turn_to(WorkerState::Idle, Instant::now());
         };
         activity.begin(first.job.endpoint.id, began, first.job.deadline.instant());
         match self.context(&first.job, activity).database() {
             Ok(connection) => {
-                self.run_together(questions, connection, others, flight, begun, activity);
+                self.run_together(questions, connection, others, flight, ticket, activity);
             }
             Err(error) => {
                 let first = flight.requests.pop_front();
-                self.give_back(&mut flight.requests, begun);
+                self.give_back(&mut flight.requests, ticket);
                 if let Some(Pending { job, began, .. }) = first {
                     let refusal = self.attempt(&job, || Err(error.into())).unwrap_or_else(|refusal| refusal);
                     self.deliver(&job, refusal, None, began, activity);
@@ -152,7 +152,7 @@ impl Shared {
         batch: &mut Batch<Job>,
         began: Instant,
         flight: &mut InFlight,
-        begun: &mut Ticket,
+        ticket: &mut Ticket,
         activity: &Activity,
     ) -> Vec<Question> {
         let mut questions = Vec::with_capacity(batch.jobs.len());
@@ -161,7 +161,7 @@ impl Shared {
             let (lane, admitted) = (job.lane, admit(&mut job, began, is_stale));
             let (response, reason) = match (admitted, job.batched.take()) {
                 (Admitted::Gone, _) => {
-                    begun.end_job(lane, is_stale);
+                    ticket.end_job(lane, is_stale);
                     continue;
                 }
                 (Admitted::Refused(response, reason), _) => (response, Some(reason)),
@@ -180,7 +180,7 @@ impl Shared {
                 }
             };
             self.deliver(&job, response, reason, began, activity);
-            begun.end_job(lane, is_stale);
+            ticket.end_job(lane, is_stale);
         }
         questions
     }
@@ -191,17 +191,17 @@ impl Shared {
         mut connection: Connection,
         batch: &mut Batch<Job>,
         flight: &mut InFlight,
-        begun: &mut Ticket,
+        ticket: &mut Ticket,
         activity: &Activity,
     ) {
         let (pool, distance, max) = (activity.spent().pool, connection.distance(), 1 + batch.max);
-        let ends = begun.began() + TAKES_ON_FOR;
-        let (mut before, mut has_rung) = (begun.began(), false);
+        let ends = ticket.began() + TAKES_ON_FOR;
+        let (mut before, mut has_rung) = (ticket.began(), false);
         let (mut failed, mut last) = (VecDeque::new(), None);
         let Ok(mut round_trip) =
             connection.share().inspect_err(|error| log::debug!("nothing is shared: {error}"))
         else {
-            return self.give_back(&mut flight.requests, begun);
+            return self.give_back(&mut flight.requests, ticket);
         };
         let mut is_sent = self.send(&mut *round_trip, questions, flight);
         while is_sent && let Some(next) = flight.requests.front() {
@@ -217,9 +217,9 @@ impl Shared {
                 let may_join = batch.max > 0 && work < WORK_MAX_BESIDE_FREE && Instant::now() < ends;
                 let mut bell = if may_join { flight.bell() } else { None };
                 has_rung = false;
-                match bell.as_ref().map(|bell| self.queue.join(begun, batch, bell, self.together(work))) {
+                match bell.as_ref().map(|bell| self.queue.join(ticket, batch, bell, self.together(work))) {
                     Some(Joined::Taken(began)) => {
-                        let questions = self.questions(batch, began, flight, begun, activity);
+                        let questions = self.questions(batch, began, flight, ticket, activity);
                         is_sent = self.send(&mut *round_trip, questions, flight);
                         continue;
                     }
@@ -241,7 +241,7 @@ impl Shared {
             let Some(pending) = flight.requests.pop_front() else { break };
             let Pending { job, statement, began, sent, .. } = &pending;
             if let Some(Fetched::Slow) = fetched {
-                self.give_back(&mut flight.requests, begun);
+                self.give_back(&mut flight.requests, ticket);
                 fetched = round_trip.fetch(
                     &job.presence,
                     job.deadline,
@@ -278,15 +278,15 @@ impl Shared {
                 }
                 Some(response) => {
                     self.deliver(job, response, None, *began, activity);
-                    begun.end_job(job.lane, pending.is_stale);
+                    ticket.end_job(job.lane, pending.is_stale);
                 }
             }
         }
         drop(round_trip);
         drop(connection);
         batch.max = max - 1;
-        self.give_back(&mut flight.requests, begun);
-        self.give_back(&mut failed, begun);
+        self.give_back(&mut flight.requests, ticket);
+        self.give_back(&mut failed, ticket);
         if has_rung {
             // The jobs that the bell rang for may wait for this worker's last answer.
             self.queue.wake();
@@ -314,10 +314,10 @@ impl Shared {
     }
 
     /// Returns the jobs to the front of the queue, in this order. Each of them is run by itself.
-    fn give_back(&self, all: &mut VecDeque<Pending>, begun: &mut Ticket) {
+    fn give_back(&self, all: &mut VecDeque<Pending>, ticket: &mut Ticket) {
         for Pending { mut job, .. } in all.drain(..).rev() {
             job.again = true;
-            self.queue.return_job(begun, job.lane, job);
+            self.queue.return_job(ticket, job.lane, job);
         }
     }
 }

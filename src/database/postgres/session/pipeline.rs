@@ -167,16 +167,15 @@ impl Pipeline<'_> {
             } else {
                 Err(Error::Usage("it is not prepared any more".to_owned()))
             };
-            match put {
-                Err(error) => *prepared = Err(error),
-                Ok(()) => {
-                    *owed += 1;
-                    // Most often all questions have the same statement.
-                    if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, known)) {
-                        session.untidy.ask(question.text(), known);
-                        last = Some(Arc::clone(known));
-                    }
-                }
+            if let Err(error) = put {
+                *prepared = Err(error);
+                continue;
+            }
+            *owed += 1;
+            // Most often all questions have the same statement.
+            if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, known)) {
+                session.untidy.ask(question.text(), known);
+                last = Some(Arc::clone(known));
             }
         }
         Ok(())
@@ -207,12 +206,9 @@ impl RoundTrip for Pipeline<'_> {
 
     fn fetch(&mut self, client: &Presence, deadline: Deadline, waits: Waits<'_>) -> Option<Fetched> {
         let Self { session, waiting, owed, next_answer, .. } = self;
-        let (question, prepared) = match waiting.front()? {
-            (question, Ok(prepared)) => (question, prepared),
-            (_, Err(_)) => {
-                let (question, error) = waiting.pop_front()?;
-                return Some(Fetched::Answer(question, Err(error.err()?)));
-            }
+        let (question, Ok(prepared)) = waiting.front()? else {
+            let (question, unsent) = waiting.pop_front()?;
+            return Some(Fetched::Answer(question, Err(unsent.err()?)));
         };
         let limit = Limit { client: client.clone(), deadline, statement: session.limit.statement };
         let (patience, bell) = match waits {

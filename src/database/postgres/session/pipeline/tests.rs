@@ -389,7 +389,7 @@ fn statements_join_those_whose_answers_have_not_come() {
     let mut pipeline = sent(&mut session, questions(1)).expect("it is sent");
     pipeline.send(&mut questions(2).into_iter(), Deadline::after(PATIENCE)).expect("they are sent");
     assert_eq!([0; 3].map(|_| numbers(&mut pipeline)), [[7], [8], [9]]);
-    assert!(matches!(pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), Waits::Not), None));
+    assert!(pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), Waits::Not).is_none());
     drop(pipeline);
     assert!(!session.wire.is_broken());
 }
