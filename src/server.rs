@@ -409,6 +409,7 @@ impl Backend {
         let counted = Arc::clone(metrics);
         let workers = Workers::start(config.workers(), queue.clone(), database.cloned(), counted, noted)?;
         workers.set_server_timing(config.server.server_timing);
+        workers.pace(config.server.pace_workers);
         workers.pipeline(config.database.pipelined_max());
         let stages = Stages::new(config, router, queue.clone(), Arc::clone(metrics), traces.clone());
         Ok(Self { queue, workers, traces, service: Arc::new(stages) })

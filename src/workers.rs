@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::system::{ThreadId, this_thread, wait_for_turn};
 use crossbeam_channel::{Receiver, Sender};
@@ -23,7 +23,8 @@ use http::{StatusCode, Version};
 use log::Level;
 
 use self::account::{Account, BodyEnd};
-use self::pipeline::Asked;
+pub(crate) use self::pipeline::joins_batches;
+use self::pipeline::{InFlight, WORK_MAX};
 use crate::base::deadline::Deadline;
 use crate::base::queue::{Batch, Queue, Ticket};
 use crate::database::Database;
@@ -61,8 +62,12 @@ struct Shared {
     traces: Traces,
     /// Whether answers carry `Server-Timing`.
     server_timing: AtomicBool,
+    /// Whether fewer workers have a job while they would only wait for a core.
+    paces: AtomicBool,
     /// The most requests that one batch may ask of the database.
     pipelined_max: AtomicUsize,
+    /// How long the statements of a batch may take together, in nanoseconds.
+    batch_time_max_ns: AtomicU64,
     /// The running workers by their numbers.
     present: Mutex<BTreeMap<usize, Worker>>,
 }
@@ -86,11 +91,18 @@ impl Workers {
         metrics: Arc<Metrics>,
         (journal, traces): (Journal, Traces),
     ) -> io::Result<Self> {
-        let (server_timing, pipelined_max) = (AtomicBool::default(), AtomicUsize::new(1));
-        let present = Mutex::default();
-        let shared =
-            Shared { queue, database, metrics, journal, traces, server_timing, pipelined_max, present };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            queue,
+            database,
+            metrics,
+            journal,
+            traces,
+            server_timing: AtomicBool::new(false),
+            paces: AtomicBool::new(true),
+            pipelined_max: AtomicUsize::new(1),
+            batch_time_max_ns: AtomicU64::new(nanoseconds(WORK_MAX)),
+            present: Mutex::default(),
+        });
         let (running, ended) = crossbeam_channel::bounded(0);
         let team = Mutex::new(Team { count: 0, started: 0, running });
         let workers = Self { shared, team, ended };
@@ -110,10 +122,20 @@ impl Workers {
         self.shared.server_timing.store(on, Relaxed);
     }
 
+    /// Sets whether fewer workers have a job while they would only wait for a core; see `server.pace_workers`. On at the start.
+    pub(crate) fn pace(&self, on: bool) {
+        self.shared.paces.store(on, Relaxed);
+    }
+
     /// Sets how many requests may be asked of the database together, at least one; see
     /// `database.max_pipelined_requests`. One at the start.
     pub(crate) fn pipeline(&self, max: usize) {
         self.shared.pipelined_max.store(max.max(1), Relaxed);
+    }
+
+    /// Sets how long the statements of a batch may take together, by their mean times.
+    pub(crate) fn limit_batch_time(&self, max: Duration) {
+        self.shared.batch_time_max_ns.store(nanoseconds(max), Relaxed);
     }
 
     /// Changes the number of workers. New ones start, or surplus ones end when their job is done.
@@ -180,6 +202,10 @@ impl std::fmt::Debug for Workers {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The name of a worker's thread.
 fn name(number: usize) -> String {
     format!("worker-{number}")
@@ -194,18 +220,18 @@ impl Shared {
             Worker { activity: activity.clone(), thread: this_thread(), life: Arc::downgrade(&life) };
         self.present().insert(number, worker);
         let mut done = None;
-        let (mut others, mut asked) = (Batch::none(), Asked::default());
+        let (mut others, mut asked) = (Batch::none(), InFlight::default());
         loop {
             others.max = self.pipelined_max.load(Relaxed) - 1;
             if let Some(database) = &self.database {
                 database.tidy(|| self.queue.is_empty());
             }
-            let next = self.queue.next_batch(done, &mut others, self.together());
+            let next = self.queue.next_batch(done, &mut others, self.together(Duration::ZERO));
             let Some((job, mut begun)) = next else { break };
-            if others.jobs.is_empty() {
+            if others.jobs.is_empty() && !(others.max > 0 && self.can_be_joined(&job)) {
                 self.answer(job, &begun, &activity);
             } else {
-                self.answer_together(job, &mut others.jobs, &mut asked, &mut begun, &activity);
+                self.answer_together(job, &mut others, &mut asked, &mut begun, &activity);
             }
             done = Some(begun);
         }
@@ -224,11 +250,11 @@ impl Shared {
         match admit(&mut job, begun.began(), begun.is_stale()) {
             Admitted::Gone => activity.turn_to(WorkerState::Idle, Instant::now()),
             Admitted::Refused(response, reason) => {
-                self.deliver(&job, response, Some(reason), begun, activity);
+                self.deliver(&job, response, Some(reason), begun.began(), activity);
             }
             Admitted::Granted => {
                 let response = self.run(&job, activity);
-                self.deliver(&job, response, None, begun, activity);
+                self.deliver(&job, response, None, begun.began(), activity);
             }
         }
     }
@@ -239,11 +265,11 @@ impl Shared {
         job: &Job,
         mut response: Response,
         refused: Option<Reason>,
-        begun: &Ticket,
+        began: Instant,
         activity: &Activity,
     ) {
         response.name_request(job.request.id());
-        let mut account = Account::of(job, begun, activity, response.status().as_u16());
+        let mut account = Account::of(job, began, activity, response.status().as_u16());
         response.timing = self.server_timing.load(Relaxed).then(|| account.timing());
         let streams = response.length().is_none() && job.request.form().has_body(&response);
         let (delivery, end, bytes) = if streams {
@@ -259,7 +285,7 @@ impl Shared {
         });
         let outcome = || account.outcome(job, delivery, refused, &end);
         self.traces.record(&job.request, Some(&job.endpoint), || {
-            (account.request_times(job, begun, activity), outcome())
+            (account.request_times(job, began, activity), outcome())
         });
         if job.presence.take_cancelled() {
             self.metrics.cancelled();

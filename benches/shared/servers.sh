@@ -64,7 +64,10 @@ start_postgres() {
     "$bin/psql" -q -v ON_ERROR_STOP=1 <<'SQL'
 create table world (id int primary key, randomnumber int not null);
 insert into world select i, 1 + floor(random() * 10000)::int from generate_series(1, 10000) i;
-vacuum analyze world;
+create table if not exists account (id int primary key, balance int not null);
+insert into account select i, 1000000 from generate_series(1, 10000) i on conflict do nothing;
+create table if not exists note (id serial primary key, author varchar(40) not null, body varchar(200) not null);
+vacuum analyze world, account;
 SQL
 }
 

@@ -5,6 +5,7 @@
 //! | function | Linux | other Unix systems |
 //! |---|---|---|
 //! | [`Alarm`] | a timer in the poll, to the microsecond | a thread that writes to a pipe in the poll |
+//! | [`Bell`] | an event's descriptor | a pair of sockets |
 //! | [`wait_for_turn`] | `SCHED_BATCH` | nothing |
 //! | [`refuse_newcomers`] | a filter on the listener | nothing: clients that connect during a drain are reset |
 //! | [`coarse_monotonic`], [`coarse_seconds`] | the kernel's coarse clocks | the exact clocks |

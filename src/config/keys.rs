@@ -60,6 +60,7 @@ impl Default for Config {
                 connector: Connector::Native,
                 selectors: None,
                 workers: None,
+                pace_workers: true,
                 // Longer than any query that a client should wait for. Shorter than the 30 s after which most clients
                 // and proxies give up, so that the answer still finds its client.
                 deadline: Duration::from_secs(10),
@@ -335,6 +336,7 @@ fn server_keys(server: &mut Server) -> Vec<Named<'_>> {
         ),
         ("selectors", Restart, Optional(&mut server.selectors, 1..=64)),
         ("workers", Live, Optional(&mut server.workers, THREADS)),
+        ("pace_workers", Live, Flag(&mut server.pace_workers)),
         ("deadline", Live, Time(&mut server.deadline, WAIT)),
         ("deadline_header", Live, Header(&mut server.deadline_header)),
         ("request_id_header", Live, Header(&mut server.request_id_header)),

@@ -100,6 +100,8 @@ pub struct Server {
     /// `workers`: the number of workers. `None`: as many as `database.maximum_pool_size`, because a worker without a
     /// session can only wait.
     pub workers: Option<usize>,
+    /// `pace_workers`: whether fewer workers get requests while more of them would only wait for a core.
+    pub pace_workers: bool,
     /// `deadline`: the time from a request's last byte to its answer. Queue, checkout and statements spend from it.
     pub deadline: Duration,
     /// `deadline_header`: the request header by which a client may ask for a shorter deadline.

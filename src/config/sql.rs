@@ -7,8 +7,11 @@
 //! and dollar quotes do not count, and neither does `::`. Inside `[…]`, a colon right after a name, a number, `]`, `)`
 //! or a quote is an array slice. So `a[:i]` and `a[1 : :n]` have parameters, but `a[1:n]` has none.
 
+mod insert;
+
 use std::ops::Range;
 
+pub(crate) use self::insert::InsertedRows;
 use super::Sql;
 
 /// One statement, lexed.

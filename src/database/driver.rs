@@ -15,6 +15,7 @@ use super::statement::{Description, Statement};
 use super::{Access, Error, Kind, RowWriter, pool};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
+use crate::base::system::Bell;
 use crate::base::value::{Type, Value};
 use crate::config;
 use crate::telemetry::activity::Activity;
@@ -130,15 +131,48 @@ pub(super) trait Session: pool::Session + Any {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error>;
 
+    /// Runs all steps of the transaction that was begun in one round trip, and notes each result. The last step's rows are written.
+    /// [`Together::Apart`]: nothing was done, and the caller runs the steps one after the other.
+    fn run_together(
+        &mut self,
+        _steps: &Steps<'_>,
+        _rows: &mut RowWriter<'_>,
+        _note: &mut Note<'_>,
+    ) -> Result<Together, Error> {
+        Ok(Together::Apart)
+    }
+
+    /// Runs a statement that returns rows without a transaction around it, if nothing can go wrong after its rows. `needs_row`: an
+    /// answer without a row is an error. `None`: the statement needs a transaction, and nothing was done.
+    fn run_alone(
+        &mut self,
+        _statement: &Statement,
+        _values: &[Value],
+        _deadline: Deadline,
+        _needs_row: bool,
+        _rows: &mut RowWriter<'_>,
+    ) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
     /// Whether a statement that has run on this session can share a round trip with others. It must be known to change
     /// nothing about the session.
     fn can_share(&self, _sql: &str) -> bool {
         false
     }
 
-    /// Sends several statements together. Only a database whose driver
+    /// The time that a round trip to the database takes without any work of the database, as far as it is known: the shortest round
+    /// trip of this session.
+    fn distance(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Notes that a round trip took this long.
+    fn note_round_trip(&mut self, _took: Duration) {}
+
+    /// Begins a round trip for the statements of several requests. Only a database whose driver
     /// [`shares_round_trips`](Driver::shares_round_trips) offers this.
-    fn share(&mut self, _questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
+    fn share(&mut self) -> Result<Box<dyn RoundTrip + '_>, Error> {
         Err(Error::Usage("this database answers one statement at a time".to_owned()))
     }
 
@@ -155,24 +189,60 @@ pub(super) trait Session: pool::Session + Any {
     fn finish(&mut self);
 }
 
-/// Statements that were sent together. Their answers are fetched in the same order.
-pub(crate) trait RoundTrip {
-    /// Waits for the next answer, which is for `client`, until `deadline`. `None`: there are no more.
-    /// `patience` is the time that the clients behind this one wait, counted from a moment that has just passed. After
-    /// that the answer is [`Fetched::Slow`], and can be fetched again.
-    /// [`Fetched::Slow`], and can be fetched again.
-    fn fetch(
-        &mut self,
-        client: &Presence,
-        deadline: Deadline,
-        patience: Option<(Instant, Duration)>,
-    ) -> Option<Fetched>;
+/// The statements of a transaction, with the values of all its parameters.
+#[derive(Clone, Copy)]
+pub(crate) struct Steps<'a> {
+    pub(crate) statements: &'a [&'a Statement],
+    pub(crate) values: &'a [Value],
+    pub(crate) access: Access,
+    pub(crate) deadline: Deadline,
 }
 
-/// The result of fetching an answer.
+/// Takes note of a step's result, in the order of the steps: its index, its time, and the number of its rows. Returns whether
+/// the transaction goes on, which it never does after an error.
+pub(crate) type Note<'a> = dyn FnMut(usize, Duration, &Result<u64, Error>) -> bool + 'a;
+
+/// How the steps of a transaction ended that were to run together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Together {
+    /// All steps were run. The transaction can be committed.
+    Done,
+    /// The number of rows of a step was not acceptable. The transaction must be rolled back.
+    Refused,
+    /// The steps have to run one after the other. Nothing was done.
+    Apart,
+}
+
+/// Statements on their way to the database and back. Their answers are fetched in the order in which they were sent.
+pub(crate) trait RoundTrip {
+    /// Sends statements, by `deadline`. A statement that cannot be sent has its error as its answer. If this fails, none of the
+    /// statements that have no answer yet will have one.
+    fn send(
+        &mut self,
+        questions: &mut dyn Iterator<Item = Question>,
+        deadline: Deadline,
+    ) -> Result<(), Error>;
+
+    /// Waits for the next answer, which is for `client`, until `deadline`. `None`: there are no more.
+    fn fetch(&mut self, client: &Presence, deadline: Deadline, waits: Waits<'_>) -> Option<Fetched>;
+}
+
+/// How long to wait for an answer that has not come.
+#[derive(Clone, Copy)]
+pub(crate) enum Waits<'a> {
+    /// Not at all.
+    Not,
+    /// Until the deadline at most. With `patience`, the clients behind this one wait no longer than this time, counted from a moment
+    /// that has just passed. A ring of the bell ends the wait as well.
+    Until { patience: Option<(Instant, Duration)>, bell: Option<&'a Bell> },
+}
+
+/// The result of fetching an answer. Every answer that has not come can be fetched again.
 pub(crate) enum Fetched {
-    /// The next answer.
-    Answer(Result<Answer, Error>),
+    /// The next answer, and its question.
+    Answer(Question, Result<Answer, Error>),
+    /// The answer has not come.
+    NotYet,
     /// The answer has not come, and the patience of the others is over.
     Slow,
 }

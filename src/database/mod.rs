@@ -20,20 +20,20 @@ mod statement;
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// SQLite's driver. [`Connection::sqlite`] lends its connection.
 pub use ::rusqlite;
 
 pub use crate::resource::Gauges;
-pub(crate) use driver::{Fetched, RoundTrip};
+pub(crate) use driver::{Fetched, RoundTrip, Steps, Waits};
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub(crate) use question::{Answer, Form, Question};
 pub use rows::{RowWriter, Shape};
 pub use statement::{Column, Description, Statement};
 
 use self::comment::Comment;
-use self::driver::{Borrower, Driver, Provider};
+use self::driver::{Borrower, Driver, Note, Provider, Together};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::value::{Type, Value};
@@ -321,6 +321,17 @@ impl Connection {
         self.lent.cast_against(error, declared)
     }
 
+    /// The part of a statement's time that the database worked: the time without the way there and back.
+    pub(crate) fn work_in(&mut self, took: Duration) -> Duration {
+        self.lent.note_round_trip(took);
+        took.saturating_sub(self.lent.distance())
+    }
+
+    /// The time of a round trip without work of the database, as far as it is known.
+    pub(crate) fn distance(&self) -> Duration {
+        self.lent.distance()
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors
@@ -374,18 +385,69 @@ impl Connection {
         waiting.end(ran, Error::kind)
     }
 
+    /// Runs the steps of the transaction that was begun: all in one round trip if the database can do that, otherwise one after
+    /// the other. Writes the last one's rows, and notes each result. Returns whether the transaction can be committed.
+    ///
+    /// # Errors
+    /// The error of the first step that failed. `note` got it as well, unless it belongs to no step.
+    pub(crate) fn run_steps(
+        &mut self,
+        steps: &Steps<'_>,
+        rows: &mut RowWriter<'_>,
+        note: &mut Note<'_>,
+    ) -> Result<bool, Error> {
+        match self.lent.run_together(steps, rows, note)? {
+            Together::Done => return Ok(true),
+            Together::Refused => return Ok(false),
+            Together::Apart => {}
+        }
+        let Steps { statements, values, access, deadline } = *steps;
+        for (index, statement) in statements.iter().enumerate() {
+            let began = Instant::now();
+            let ran = if index + 1 == statements.len() {
+                self.run(statement, values, access, deadline, rows)
+            } else {
+                let mut nothing = Vec::new();
+                let mut discarded = RowWriter::new(&mut nothing, Shape::Discard, 0, u64::MAX);
+                self.run(statement, values, access, deadline, &mut discarded)
+            };
+            if !note(index, began.elapsed(), &ran) {
+                return ran.map(|_| false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Runs a statement that returns rows without a transaction around it, if nothing can go wrong after its rows. `needs_row`: an
+    /// answer without a row is an error. `None`: the statement needs a transaction, and nothing was done.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn run_alone(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        deadline: Deadline,
+        needs_row: bool,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<Option<u64>, Error> {
+        let waiting = self.activity.wait_for(WorkerState::Database).on(|| statement.name());
+        let ran = self.lent.run_alone(statement, values, deadline, needs_row, rows);
+        waiting.end(ran, Error::kind)
+    }
+
     /// Whether a statement that has run on this connection can share a round trip with others. It must be known to
     /// change nothing about the session.
     pub(crate) fn can_share(&self, sql: &str) -> bool {
         self.lent.can_share(sql)
     }
 
-    /// Sends several statements together.
+    /// Begins a round trip for the statements of several requests.
     ///
     /// # Errors
-    /// The database answers one statement at a time ([`Database::shares_round_trips`]), or nothing was sent.
-    pub(crate) fn share(&mut self, questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
-        self.lent.share(questions)
+    /// The database answers one statement at a time ([`Database::shares_round_trips`]), or a transaction is open.
+    pub(crate) fn share(&mut self) -> Result<Box<dyn RoundTrip + '_>, Error> {
+        self.lent.share()
     }
 
     /// Whether `database.statement_comment` asks statements to [name their request](Self::name_request).

@@ -44,6 +44,11 @@ impl<'a> RowWriter<'a> {
         self.rows
     }
 
+    /// The most bytes that it appends.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// Forgets the written rows, because the statement runs from its start again.
     pub(super) fn restart(&mut self) {
         self.out.truncate(self.start);

@@ -18,10 +18,10 @@ pub(crate) use check::{check, check_on, check_samples};
 use crate::base::value::Value;
 use crate::config::{self, Action, Config, Otherwise, Returns};
 use crate::database::{
-    self, Access, Answer, Connection, Database, Form, Question, RowWriter, Shape, Statement,
+    self, Access, Answer, Connection, Database, Form, Question, RowWriter, Shape, Statement, Steps,
 };
 use crate::exchange::router::Target;
-use crate::handler::{Batched, BatchedStatement, Context, Error, Handler, Mean, Policy};
+use crate::handler::{Batched, BatchedStatement, Context, Error, Handler, Policy, Work};
 use crate::http::{Request, Response};
 
 /// The most runs of a request's statements before a collision with another transaction becomes its answer. The pauses
@@ -71,7 +71,7 @@ struct SqlEndpoint {
     /// Whether its requests can share a round trip.
     is_batched: bool,
     /// The mean duration of its statement.
-    takes: Mean,
+    takes: Work,
 }
 
 struct Step {
@@ -131,7 +131,7 @@ impl SqlEndpoint {
             policy: policy(endpoint, params),
             max_response_bytes: config.http.max_response_bytes,
             is_batched: false,
-            takes: Mean::default(),
+            takes: Work::default(),
         };
         let only_reads = new.access == Access::ReadOnly && !new.is_transaction();
         new.is_batched = only_reads && database.shares_round_trips();
@@ -146,30 +146,81 @@ impl SqlEndpoint {
         context: &Context<'_>,
         body: &mut Vec<u8>,
     ) -> Result<(), Failure> {
+        let mut rows = RowWriter::new(body, self.shape(), self.max_response_bytes, self.max_rows());
+        if self.run_alone(connection, values, context, &mut rows)? {
+            return Ok(());
+        }
         let deadline = context.deadline();
-        let transaction = self.is_transaction();
-        if transaction {
-            connection.begin(self.access, deadline)?;
-        }
-        for (index, step) in self.steps.iter().enumerate() {
-            let last = index + 1 == self.steps.len();
-            let shape = if last { self.shape() } else { Shape::Discard };
-            let mut rows = RowWriter::new(body, shape, self.max_response_bytes, self.max_rows());
-            let began = Instant::now();
-            let ran = connection.run(&step.statement, values, self.access, deadline, &mut rows);
-            let took = began.elapsed();
+        connection.begin(self.access, deadline)?;
+        let statements: Vec<&Statement> = self.steps.iter().map(|step| &*step.statement).collect();
+        let steps = Steps { statements: &statements, values, access: self.access, deadline };
+        let (mut failed, mut unexpected) = (None, None);
+        let mut note = |index: usize, took: Duration, ran: &Result<u64, database::Error>| {
+            let step = &self.steps[index];
             context.note_statement(&step.key, took, &|| self.shown(values));
-            self.takes.note_if(self.is_batched && connection.can_share(step.statement.text()), took);
-            let count = ran.map_err(|error| Failure::Database(error, Some(step.key.clone())))?;
-            step.expect(count).map_err(Failure::Unexpected)?;
-            if last {
-                self.expect_result(count).map_err(Failure::Unexpected)?;
+            match ran {
+                Ok(count) => unexpected = self.expect(index, *count).err(),
+                Err(_) => failed = Some(step.key.clone()),
             }
+            ran.is_ok() && unexpected.is_none()
+        };
+        let ran = connection.run_steps(&steps, &mut rows, &mut note);
+        ran.map_err(|error| Failure::Database(error, failed))?;
+        if let Some(unexpected) = unexpected {
+            return Err(Failure::Unexpected(unexpected));
         }
-        if transaction {
-            connection.commit(deadline)?;
-        }
+        connection.commit(deadline)?;
         Ok(())
+    }
+
+    /// Runs the only step without a transaction around it, if it needs none. Returns whether it has run.
+    fn run_alone(
+        &self,
+        connection: &mut Connection,
+        values: &[Value],
+        context: &Context<'_>,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<bool, Failure> {
+        let (deadline, began) = (context.deadline(), Instant::now());
+        let [step] = &*self.steps else { return Ok(false) };
+        // The first run on a session prepares the statement, and so says nothing of the runs to come.
+        let is_prepared = self.is_batched && connection.can_share(step.statement.text());
+        let ran = if !self.is_transaction() {
+            connection.run(&step.statement, values, self.access, deadline, rows).map(Some)
+        } else if self.access == Access::ReadWrite && step.expect_rows.is_none() {
+            // It has a transaction only so that a wrong answer can be undone.
+            let needs_row = self.returns != Returns::Many;
+            connection.run_alone(&step.statement, values, deadline, needs_row, rows)
+        } else {
+            Ok(None)
+        };
+        if let Ok(None) = ran {
+            return Ok(false);
+        }
+        let took = began.elapsed();
+        context.note_statement(&step.key, took, &|| self.shown(values));
+        if self.is_batched {
+            let can_share = connection.can_share(step.statement.text());
+            self.takes.note_run(is_prepared, can_share, || connection.work_in(took));
+        }
+        let count =
+            ran.map_err(|error| Failure::Database(error, Some(step.key.clone())))?.unwrap_or_default();
+        match self.expect_result(count) {
+            // A trigger that the catalog did not show a moment ago may have changed something in place of the row.
+            Err(_) if self.access == Access::ReadWrite => {
+                let received = usize::try_from(count).unwrap_or(usize::MAX);
+                let cause = Box::new(database::Error::RowCount { expected: "one", received });
+                let error = database::Error::OutcomeUnknown { cause };
+                Err(Failure::Database(error, Some(step.key.clone())))
+            }
+            result => result.map(|()| true).map_err(Failure::Unexpected),
+        }
+    }
+
+    /// Checks the number of rows of a step.
+    fn expect(&self, index: usize, rows: u64) -> Result<(), Error> {
+        self.steps[index].expect(rows)?;
+        if index + 1 == self.steps.len() { self.expect_result(rows) } else { Ok(()) }
     }
 
     /// Whether the steps need a transaction. One statement is a transaction by itself. It needs another if its rows may
@@ -309,6 +360,10 @@ impl BatchedStatement for SqlEndpoint {
         self.takes.mean()
     }
 
+    fn usually_takes(&self) -> Duration {
+        self.takes.usual()
+    }
+
     fn question(&self, request: &Request) -> Result<Question, Error> {
         let form = Form {
             shape: self.shape(),
@@ -320,9 +375,9 @@ impl BatchedStatement for SqlEndpoint {
         Ok(Question::Endpoint { statement: Arc::clone(&self.steps[0].statement), values, form })
     }
 
-    fn note(&self, question: &Question, took: Duration, context: &Context<'_>) {
+    fn note(&self, question: &Question, took: Duration, work: Duration, context: &Context<'_>) {
         context.note_statement(&self.steps[0].key, took, &|| self.shown(question.values()));
-        self.takes.note(took);
+        self.takes.note(work);
     }
 
     fn answer(&self, _: &Request, answer: Answer) -> Result<Response, Error> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 
 use crate::database;
+use crate::database::postgres::StepError;
 use crate::http::{Refusal, Response, problem};
 
 /// The text for a client about a fault that is not the client's.
@@ -37,6 +38,7 @@ const OUTCOME_UNKNOWN: &str = "urn:wharf:problem:outcome-unknown";
 ///
 /// - [`database::Error`](crate::database::Error), with a fitting status: 503 where the database is down, 409 where a
 ///   row exists already;
+/// - [`StepError`], as the database's error in it, or 500 for an unexpected number of rows;
 /// - [`io::Error`], with the status for a fault in the client's body, or else 500;
 /// - the errors of `rusqlite` and `postgres` and [`fmt::Error`], as 500;
 /// - an error of your own that says what it becomes.
@@ -295,6 +297,15 @@ struct Hidden(database::Error);
 impl From<database::Error> for Error {
     fn from(error: database::Error) -> Self {
         Self::from_database(error)
+    }
+}
+
+impl From<StepError> for Error {
+    fn from(error: StepError) -> Self {
+        match error {
+            StepError::Database { error, .. } => Self::from_database(error),
+            unexpected => Self::internal(unexpected),
+        }
     }
 }
 

@@ -42,7 +42,7 @@ where
     B: Fn(&Request) -> Result<P, Error> + Send + Sync + 'static,
     A: Fn(&Request, &[Row]) -> Result<Response, Error> + Send + Sync + 'static,
 {
-    Query(Arc::new(Parts { sql: sql.into(), bind, answer, takes: Mean::default() }))
+    Query(Arc::new(Parts { sql: sql.into(), bind, answer, takes: Work::default() }))
 }
 
 /// See [`query`].
@@ -54,7 +54,7 @@ struct Parts<B, A> {
     sql: Arc<str>,
     bind: B,
     answer: A,
-    takes: Mean,
+    takes: Work,
 }
 
 impl<P, B, A> Handler for Query<B, A>
@@ -68,9 +68,11 @@ where
         let parameters = bind(request)?.into_parameters();
         let parameters: Vec<_> = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync)).collect();
         let mut connection = context.database()?;
+        // The first run on a session prepares the statement, and so says nothing of the runs to come.
+        let is_prepared = connection.can_share(sql);
         let began = Instant::now();
         let rows = connection.postgres()?.read(sql, &parameters);
-        takes.note_if(connection.can_share(sql), began.elapsed());
+        takes.note_run(is_prepared, connection.can_share(sql), || connection.work_in(began.elapsed()));
         drop(connection);
         answer(request, &rows?)
     }
@@ -90,13 +92,17 @@ where
         self.takes.mean()
     }
 
+    fn usually_takes(&self) -> Duration {
+        self.takes.usual()
+    }
+
     fn question(&self, request: &Request) -> Result<Question, Error> {
         let parameters = (self.bind)(request)?.into_parameters();
         Ok(Question::Handler { sql: Arc::clone(&self.sql), parameters })
     }
 
-    fn note(&self, _: &Question, took: Duration, _: &Context<'_>) {
-        self.takes.note(took);
+    fn note(&self, _: &Question, _: Duration, work: Duration, _: &Context<'_>) {
+        self.takes.note(work);
     }
 
     fn answer(&self, request: &Request, answer: Answer) -> Result<Response, Error> {
@@ -117,45 +123,62 @@ impl std::fmt::Debug for Batched {
 
 /// See [`Batched`].
 pub(crate) trait BatchedStatement: Send + Sync {
-    /// The mean duration of the statement. `None`: the statement cannot share a round trip, or that is not known yet.
+    /// The mean of the time that the database works on the statement. `None`: the statement cannot share a round trip, or that is not
+    /// known yet.
     fn takes(&self) -> Option<Duration>;
+
+    /// The same without the waits that other work on the machine causes: few runs take less.
+    fn usually_takes(&self) -> Duration;
 
     /// The request's statement with its parameters.
     fn question(&self, request: &Request) -> Result<Question, Error>;
 
-    /// Notes that the statement has ended after `took`.
-    fn note(&self, question: &Question, took: Duration, context: &Context<'_>);
+    /// Notes that the statement has ended after `took`. The database worked on it for `work` of that time.
+    fn note(&self, question: &Question, took: Duration, work: Duration, context: &Context<'_>);
 
     /// Makes the response from the database's answer.
     fn answer(&self, request: &Request, answer: Answer) -> Result<Response, Error>;
 }
 
-/// The mean duration of a statement, in nanoseconds; 0: not known yet.
+/// How long the database works on a statement, in nanoseconds. A mean of 0: not known yet.
 #[derive(Debug, Default)]
-pub(crate) struct Mean(AtomicU64);
+pub(crate) struct Work {
+    mean: AtomicU64,
+    /// A low quantile.
+    usual: AtomicU64,
+}
 
-impl Mean {
+impl Work {
     /// Adds a duration. If two threads add one at the same time, one of the two may be lost.
     pub(crate) fn note(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let mean = match self.0.load(Relaxed) {
-            0 => took,
-            mean => mean - mean / WEIGHT + took / WEIGHT,
+        let (mean, usual) = match (self.mean.load(Relaxed), self.usual.load(Relaxed)) {
+            (0, _) => (took, took),
+            (mean, usual) => {
+                let usual = if took < usual { usual - (usual - took) / 4 } else { usual + usual / 64 };
+                (mean - mean / WEIGHT + took / WEIGHT, usual.min(took.max(usual)))
+            }
         };
-        self.0.store(mean.max(1), Relaxed);
+        self.mean.store(mean.max(1), Relaxed);
+        self.usual.store(usual.max(64), Relaxed);
     }
 
-    /// Adds a duration if the statement can share a round trip. Otherwise forgets the mean.
-    pub(crate) fn note_if(&self, can_share: bool, took: Duration) {
-        if can_share {
-            self.note(took);
-        } else {
-            self.0.store(0, Relaxed);
+    /// Adds the duration of a run if the statement was prepared before it and can share a round trip. Forgets the mean if it
+    /// cannot.
+    pub(crate) fn note_run(&self, was_prepared: bool, can_share: bool, work: impl FnOnce() -> Duration) {
+        match (was_prepared, can_share) {
+            (true, true) => self.note(work()),
+            (false, true) => {}
+            (_, false) => self.mean.store(0, Relaxed),
         }
     }
 
+    pub(crate) fn usual(&self) -> Duration {
+        Duration::from_nanos(self.usual.load(Relaxed))
+    }
+
     pub(crate) fn mean(&self) -> Option<Duration> {
-        let mean = self.0.load(Relaxed);
+        let mean = self.mean.load(Relaxed);
         (mean > 0).then(|| Duration::from_nanos(mean))
     }
 }
@@ -192,7 +215,7 @@ mod tests {
 
     #[test]
     fn one_slow_run_in_fifty_keeps_the_mean_far_from_a_quick_statements() {
-        let takes = Mean::default();
+        let takes = Work::default();
         assert_eq!(takes.mean(), None);
         let (quick, slow) = (Duration::from_micros(100), Duration::from_millis(50));
         takes.note(quick);

@@ -195,6 +195,7 @@ impl Running {
         let Prepared { next, router, log } = prepared;
         self.journal.reconfigure(log);
         self.workers.set_server_timing(next.server.server_timing);
+        self.workers.pace(next.server.pace_workers);
         self.workers.pipeline(next.database.pipelined_max());
         self.queue.reconfigure(queue_limits(&next.queue));
         if let Some(database) = &self.database {

@@ -135,6 +135,13 @@ impl Running {
         self.drain_unless(&supervision.stopped)
     }
 
+    /// For tests: how long the statements of a batch may take together, by their mean times. How long a statement takes beside
+    /// other processes is not known, so a test of batches cannot rely on the default.
+    #[doc(hidden)]
+    pub fn limit_batch_time(&self, max: Duration) {
+        self.workers.limit_batch_time(max);
+    }
+
     /// Stops accepting, lets requests in flight finish for at most `server.drain_timeout`, and ends every thread.
     pub fn drain(self) -> Drained {
         self.drain_unless(&crossbeam_channel::never())

@@ -15,7 +15,7 @@ use crate::http::{OriginRules, Request, Response, cross_origin};
 use crate::telemetry::metrics::{Endpoint, Metrics, Reason};
 use crate::telemetry::sparing::sparingly;
 use crate::telemetry::traces::{Outcome, RequestTimes, Traces};
-use crate::workers::{answer_error, final_response, guarded};
+use crate::workers::{answer_error, final_response, guarded, joins_batches};
 
 /// The longest `Retry-After` for a refused client, because the load after that time cannot be foreseen.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -131,8 +131,8 @@ impl Service for Stages {
     }
 
     fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)> {
-        let (lane, since) = (job.lane, job.since);
-        self.queue.push_since(lane, job, since).map(Some).map_err(|refused| {
+        let (lane, since, joins) = (job.lane, job.since, joins_batches(&job));
+        self.queue.push_joining(lane, job, since, joins).map(Some).map_err(|refused| {
             let (reason, error) = match refused.refusal {
                 Refusal::Full => {
                     let detail = "every worker is busy and the queue is full (queue.max_length)";

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use http::StatusCode;
 
-use crate::base::queue::Ticket;
 use crate::exchange::job::{Delivery, Job};
 use crate::http::Timing;
 use crate::telemetry::activity::{Activity, WorkerState};
@@ -23,14 +22,14 @@ pub(super) struct Account {
 
 impl Account {
     /// Opens the account when the answer is made, with the time of each phase so far.
-    pub(super) fn of(job: &Job, begun: &Ticket, activity: &Activity, status: u16) -> Self {
+    pub(super) fn of(job: &Job, began: Instant, activity: &Activity, status: u16) -> Self {
         let made = Instant::now();
         let spent = activity.spent();
         let mut spans = Spans::default();
-        spans.set(Phase::Queue, begun.began().saturating_duration_since(job.since));
+        spans.set(Phase::Queue, began.saturating_duration_since(job.since));
         spans.set(Phase::Pool, spent.pool);
         spans.set(Phase::Database, spent.database);
-        let with_worker = made.saturating_duration_since(begun.began());
+        let with_worker = made.saturating_duration_since(began);
         spans.set(Phase::Render, with_worker.saturating_sub(spent.pool + spent.database));
         activity.turn_to(WorkerState::Write, made);
         Self { status, spans, made, ended: made }
@@ -57,15 +56,9 @@ impl Account {
 
 /// The account in the form of a trace.
 impl Account {
-    pub(super) fn request_times(&self, job: &Job, begun: &Ticket, activity: &Activity) -> RequestTimes {
+    pub(super) fn request_times(&self, job: &Job, began: Instant, activity: &Activity) -> RequestTimes {
         let waits = activity.take_waits();
-        RequestTimes {
-            since: job.since,
-            began: Some(begun.began()),
-            made: Some(self.made),
-            ended: self.ended,
-            waits,
-        }
+        RequestTimes { since: job.since, began: Some(began), made: Some(self.made), ended: self.ended, waits }
     }
 
     pub(super) fn outcome(

@@ -16,14 +16,18 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
 
 use super::Shared;
 use crate::base::queue::Usage;
 use crate::base::system::{self, CoreTicks, ThreadTimes};
 use crate::telemetry::activity::WorkerState;
+
+/// How often the pacer, when it is off, finds out whether it still is.
+const OFF: Duration = Duration::from_secs(1);
 
 /// How often the pacer measures what workers wait for, and decides.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -82,6 +86,14 @@ pub(super) fn run(shared: &Shared, ended: &Receiver<Infallible>) {
     let mut pacer = Pacer::new(num_cpus::get(), usage, Measurement::of(shared, &usage));
     let (notify, notified) = bounded(1);
     loop {
+        if !shared.paces.load(Relaxed) {
+            // The key may change at a reload.
+            queue.set_busy_max(usize::MAX);
+            match ended.recv_timeout(OFF) {
+                Err(RecvTimeoutError::Timeout) => continue,
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
         if let Some(crowd) = pacer.watch() {
             queue.watch(crowd, notify.clone());
         }

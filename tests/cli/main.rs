@@ -79,7 +79,7 @@ fn flags_override_variables_override_the_file_overrides_defaults() {
         (summary(&output, "database")[0].to_owned(), summary(&output, "sizes")[0].to_owned())
     };
     let sizes = |workers, queue, pool| {
-        format!("{workers} workers, queue of {queue} for at most 1s, pool of {pool} connections")
+        format!("{workers} workers, queue of {queue} for at most 1s, pool of {pool} sessions")
     };
     assert_eq!(of(&[], &[]), (file.clone(), sizes(3, 30, 10)));
     let environment = [

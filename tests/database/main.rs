@@ -8,6 +8,9 @@ mod comments;
 mod endpoints;
 mod parameters;
 mod pipeline;
+mod round_trips;
+mod single_inserts;
+mod steps;
 mod types;
 
 use std::process::Command;
@@ -551,7 +554,7 @@ mod pool {
         .unwrap();
         let error = open(&format!("sqlite:{}", text.display()), 1).unwrap_err().to_string();
         assert!(error.contains("not a database"), "{error}");
-        assert!(open("sqlite::memory:", 1).unwrap_err().to_string().contains("of its own"));
+        assert!(open("sqlite::memory:", 1).unwrap_err().to_string().contains("its own database"));
         assert!(open("mysql://h/d", 1).is_err());
     }
 

@@ -1,7 +1,7 @@
 //! Requests that share a round trip to the database: each has its own answer, and the outcome of one does not affect the others.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -62,6 +62,11 @@ params   = { key = 'int' }
 returns  = 'value'
 deadline = '400ms'
 
+[endpoint.rest]
+route   = 'GET /rest'
+sql     = \"select 'rested' from pg_sleep(0.004)\"
+returns = 'value'
+
 [endpoint.nothing]
 route   = 'GET /nothing'
 sql     = 'select from item where id = 1'
@@ -93,8 +98,6 @@ struct Gated {
     workers: usize,
     pool: Arc<Pool>,
     database: Database,
-    /// Beside other tests statements would take too long to be asked together.
-    _alone: MutexGuard<'static, ()>,
 }
 
 fn config(database: &Database, workers: usize, more: &str) -> Config {
@@ -150,8 +153,6 @@ impl ToSql for Sulky {
 
 impl Gated {
     fn new(workers: usize, more: &str, change: impl FnOnce(&mut Config)) -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let database = Postgres::database();
         database.psql(ITEMS);
         let mut config = config(&database, workers, more);
@@ -176,7 +177,7 @@ impl Gated {
             )
             .start()
             .expect("a free port");
-        Self { server, keeper, workers, pool, database, _alone: alone }
+        Self { server, keeper, workers, pool, database }
     }
 
     fn get(&self, path: &str) -> Answer {
@@ -208,13 +209,14 @@ impl Gated {
         (kept, asked)
     }
 
-    /// Repeats `act` until at least its first `count` requests were asked together. Only statements known to be brief are asked
-    /// together, and how long a statement takes on this machine is not known before. The answers must be right in every round.
-    fn until_together(&self, quick: &[&str], count: u64, mut act: impl FnMut()) {
+    /// Repeats `act` until at least its first `count` requests were asked together. Only statements are asked together whose time
+    /// is known and that are known to change nothing. The planner tells the latter when it has time. The answers must be right in
+    /// every round.
+    fn until_together(&self, known: &[&str], count: u64, mut act: impl FnMut()) {
+        self.server.limit_batch_time(PATIENCE);
         let until = Instant::now() + PATIENCE;
         loop {
-            // Enough requests that an earlier slow statement no longer counts in the mean.
-            quick.iter().cycle().take(300 * quick.len()).for_each(|path| drop(self.get(path)));
+            self.make_known(known);
             let before = self.pipelined();
             act();
             if self.pipelined() - before >= count {
@@ -222,6 +224,11 @@ impl Gated {
             }
             assert!(Instant::now() < until, "they were never asked together");
         }
+    }
+
+    /// The planner is asked after a statement's first run, and a later run notes the statement's time.
+    fn make_known(&self, paths: &[&str]) {
+        paths.iter().cycle().take(4 * paths.len()).for_each(|path| drop(self.get(path)));
     }
 
     fn pipelined(&self) -> u64 {
@@ -344,11 +351,10 @@ fn a_request_behind_a_slow_statement_is_run_by_another_worker() {
 #[test]
 fn a_parameter_that_panics_costs_no_other_request_and_no_worker() {
     let gated = Gated::new(1, "", |_| {});
+    gated.server.limit_batch_time(PATIENCE);
     let until = Instant::now() + PATIENCE;
     loop {
-        for path in ["/item/1", "/sulky?n=1"].iter().cycle().take(600) {
-            assert_eq!(gated.get(path).status, 200);
-        }
+        gated.make_known(&["/item/1", "/sulky?n=1"]);
         let before = SULKED.load(Relaxed);
         let (kept, asked) = gated.ask_together(&["/item/1", "/sulky?n=13", "/item/2", "/sulky?n=2"]);
         assert_eq!(statuses(asked), [200, 500, 200, 200]);
@@ -463,18 +469,19 @@ fn a_value_of_no_column_is_an_error_of_its_own() {
 #[test]
 fn statements_that_write_have_steps_or_may_not_be_pipelined_are_asked_alone() {
     let gated = Gated::new(1, "max_pipelined_requests = 1", |_| {});
+    gated.server.limit_batch_time(PATIENCE);
     let paths = ["/item/1", "/item/2", "/item/3"];
     let ask_all = || {
         let (kept, asked) = gated.ask_together(&paths);
         assert_eq!(statuses(asked), [200; 3]);
         let_through(&gated, kept);
     };
-    (0..300).for_each(|_| drop(gated.get("/item/1")));
+    gated.make_known(&["/item/1"]);
     ask_all();
     assert_eq!(gated.pipelined(), 0, "not where it may not");
     let reload = |more: &str| gated.server.reload(config(&gated.database, 1, more)).map(drop);
     reload("statement_comment = 'request'").expect("a good configuration");
-    (0..300).for_each(|_| drop(gated.get("/item/1")));
+    gated.make_known(&["/item/1"]);
     ask_all();
     assert_eq!(gated.pipelined(), 0, "each text is another");
     reload("").expect("a good configuration");
@@ -493,6 +500,23 @@ fn statements_that_write_have_steps_or_may_not_be_pipelined_are_asked_alone() {
     let_through(&gated, kept);
     assert_eq!(gated.pipelined(), before);
     assert_eq!(gated.database.psql("select count(*) from item where id > 19"), "2");
+    gated.end();
+}
+
+#[test]
+fn statements_that_would_take_too_long_together_are_asked_alone() {
+    let gated = Gated::new(1, "", |_| {});
+    let ask_all = || {
+        let (kept, asked) = gated.ask_together(&["/rest", "/rest", "/rest"]);
+        assert_eq!(statuses(asked), [200; 3]);
+        let_through(&gated, kept);
+    };
+    gated.until_together(&["/rest"], 3, ask_all);
+    // Each of them takes longer, on a busy machine too.
+    gated.server.limit_batch_time(Duration::from_millis(1));
+    let before = gated.pipelined();
+    ask_all();
+    assert_eq!(gated.pipelined(), before);
     gated.end();
 }
 

@@ -22,13 +22,17 @@ fn quick(_: &Request, _: &mut Context<'_>) -> Result<Response, Error> {
     Ok(Response::text("quick"))
 }
 
-fn server(workers: usize, change: impl FnOnce(&mut Config)) -> Server {
+fn configuration(workers: usize, change: impl FnOnce(&mut Config)) -> Config {
     let mut config = default_config();
     config.server.workers = Some(workers);
     config.server.deadline = PATIENCE;
     config.queue.max_wait = PATIENCE;
     change(&mut config);
-    Server::new(config).expect("no database to open")
+    config
+}
+
+fn server(workers: usize, change: impl FnOnce(&mut Config)) -> Server {
+    Server::new(configuration(workers, change)).expect("no database to open")
 }
 
 /// A server with one worker behind a gate.
@@ -56,16 +60,22 @@ fn requests_that_would_wait_too_long_are_refused_at_once_with_the_time_to_retry(
         (config.queue.target, config.queue.interval) = (usual.target, usual.interval);
     });
     // The first request shows the server how long a request takes.
+    let began = Instant::now();
     let mut first = ask(&server, "/gate");
     keeper.wait_for_one();
     spend(Duration::from_millis(300));
     keeper.let_through(1);
     assert_eq!(first.answer().status, 200);
+    // On a busy machine the first request takes somewhat longer than the handler waits.
+    let seconds_max = (4.0 * began.elapsed().as_secs_f64()).ceil();
     let mut running = ask(&server, "/gate");
     keeper.wait_for_one();
     // A few waiting requests per worker are no overload, however long requests take.
     let asked: Vec<Client> = (0..12).map(|_| ask(&server, "/gate")).collect();
     wait_until("nobody is refused", || server.metrics().refused_for(Reason::Shed) == 8);
+    // However slowly the machine takes the others from now on, none of them is stale.
+    let patient = configuration(1, |_| {});
+    server.reload(patient).expect("a good configuration");
     keeper.let_through(5);
     assert_eq!(running.answer().status, 200);
     let mut refusals = 0;
@@ -74,7 +84,9 @@ fn requests_that_would_wait_too_long_are_refused_at_once_with_the_time_to_retry(
         if answer.status != 200 {
             refusals += 1;
             assert_problem(&answer, 503, "queue.target");
-            assert_eq!(answer.header("Retry-After"), Some("2"), "four that take 0.3 s each");
+            let seconds: f64 =
+                answer.header("Retry-After").and_then(|text| text.parse().ok()).expect("a number");
+            assert!((2.0..=seconds_max).contains(&seconds), "{seconds} for four that take 0.3 s each");
         }
     }
     assert_eq!(refusals, 8);

@@ -19,3 +19,5 @@ mod served;
 mod settings;
 mod shared;
 mod sqlite;
+mod unsent;
+mod writes;

@@ -12,7 +12,7 @@ use wharf::deadline::Deadline;
 use wharf::internal::activity::Activity;
 use wharf::internal::presence::Presence;
 
-use crate::support::{Log, PATIENCE, Postgres, wait_until};
+use crate::support::{Log, PATIENCE, Postgres, Withholding, wait_until};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -235,6 +235,30 @@ fn the_database_is_asked_only_outside_the_bypass_window() {
         }
         assert_eq!(seen() != before, asked, "{window:?}");
     }
+}
+
+/// An answer that came after the end of the validation, but within the time that a cancelled statement has, counted as good. The
+/// cancelled session was lent, and its request failed.
+#[test]
+fn a_session_whose_validation_is_answered_too_late_is_not_lent() {
+    /// The length and the code of a cancel request.
+    const CANCEL: [u8; 8] = [0, 0, 0, 16, 4, 210, 22, 46];
+    let server = Postgres::database();
+    let proxy = Withholding::to(Postgres::shared().port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", proxy.port(), server.name());
+    let mut settings = settings(1);
+    (settings.alive_bypass_window, settings.validation_timeout) = (Duration::ZERO, 100 * MS);
+    let pool = Database::open(&settings, &url).expect("the database is there");
+    let first = pid(&mut checkout(&pool));
+    proxy.hold();
+    thread::scope(|scope| {
+        let later = scope.spawn(|| pid(&mut checkout(&pool)));
+        wait_until("the session is still being validated", || {
+            proxy.has_sent(CANCEL) || proxy.has_sent("application_name")
+        });
+        proxy.release();
+        assert_ne!(later.join().expect("it gets a session that works"), first);
+    });
 }
 
 #[test]

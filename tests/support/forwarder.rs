@@ -91,6 +91,11 @@ impl Forwarder {
     pub(crate) fn once(&self, bytes: impl Into<Vec<u8>>, then: Then) {
         *self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner) = Some((bytes.into(), then));
     }
+
+    /// Whether the awaited bytes have come.
+    pub(crate) fn has_broken(&self) -> bool {
+        self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
 }
 
 impl Drop for Forwarder {

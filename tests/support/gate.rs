@@ -30,6 +30,11 @@ impl Keeper {
         self.begun.recv_timeout(PATIENCE).expect("a request reaches the handler");
     }
 
+    /// Whether a request has come into the handler. Each request counts once.
+    pub(crate) fn has_one(&self) -> bool {
+        self.begun.try_recv().is_ok()
+    }
+
     /// Lets `count` requests through.
     pub(crate) fn let_through(&self, count: usize) {
         (0..count).for_each(|_| self.open.send(()).expect("the handler exists"));

@@ -5,6 +5,7 @@
 
 mod breaking;
 mod config;
+mod counting;
 mod forwarder;
 mod gate;
 mod log;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use breaking::Suspended;
 pub(crate) use config::{config_of, config_on, default_config};
+pub(crate) use counting::Counting;
 pub(crate) use forwarder::{Forwarder, Then};
 pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use log::Log;

@@ -82,9 +82,10 @@ impl Withholding {
         self.shared.released.notify_all();
     }
 
-    /// Whether this text went to the server since [`Withholding::hold`].
-    pub(crate) fn has_sent(&self, text: &str) -> bool {
-        self.shared.state().sent.windows(text.len()).any(|window| window == text.as_bytes())
+    /// Whether these bytes went to the server since [`Withholding::hold`].
+    pub(crate) fn has_sent(&self, bytes: impl AsRef<[u8]>) -> bool {
+        let bytes = bytes.as_ref();
+        self.shared.state().sent.windows(bytes.len()).any(|window| window == bytes)
     }
 }
 

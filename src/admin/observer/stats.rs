@@ -135,7 +135,7 @@ pub struct PoolStats {
     pub cancelled: u64,
     /// How often statements ran again after a collision.
     pub retries: u64,
-    /// Round trips that several requests shared.
+    /// Times that statements were sent on a session that several requests shared.
     pub pipelines: u64,
     /// The requests that shared them.
     pub pipelined_requests: u64,

@@ -19,6 +19,8 @@ pub struct Key {
 /// All waiting jobs. The lanes hold the ends of their lists.
 pub(super) struct Jobs<T> {
     nodes: Slab<Node<T>>,
+    /// The number of jobs that most likely join a batch.
+    joining: usize,
     /// The number of the next job to come. A lower number came first.
     next: u64,
     /// The number of the job that was returned last.
@@ -30,6 +32,7 @@ pub(super) struct Node<T> {
     pub(super) job: T,
     pub(super) lane: usize,
     pub(super) since: Instant,
+    pub(super) joins: bool,
     number: u64,
     before: Option<usize>,
     after: Option<usize>,
@@ -37,11 +40,16 @@ pub(super) struct Node<T> {
 
 impl<T> Jobs<T> {
     pub(super) fn new() -> Self {
-        Self { nodes: Slab::new(), next: FIRST, returned: FIRST }
+        Self { nodes: Slab::new(), joining: 0, next: FIRST, returned: FIRST }
     }
 
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The number of workers that take all jobs, when one takes `batch_max` of those that join a batch.
+    pub(super) fn batches(&self, batch_max: usize) -> usize {
+        self.nodes.len() - self.joining + self.joining.div_ceil(batch_max)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -53,11 +61,19 @@ impl<T> Jobs<T> {
     }
 
     /// Adds a job at the end of a lane.
-    pub(super) fn append(&mut self, lanes: &mut [Lane], lane: usize, job: T, since: Instant) -> Key {
+    pub(super) fn append(
+        &mut self,
+        lanes: &mut [Lane],
+        lane: usize,
+        job: T,
+        since: Instant,
+        joins: bool,
+    ) -> Key {
         let number = self.next;
         self.next += 1;
         let before = lanes[lane].tail;
-        let index = self.nodes.insert(Node { job, lane, since, number, before, after: None });
+        self.joining += usize::from(joins);
+        let index = self.nodes.insert(Node { job, lane, since, joins, number, before, after: None });
         match before {
             Some(before) => self.nodes[before].after = Some(index),
             None => lanes[lane].head = Some(index),
@@ -71,7 +87,7 @@ impl<T> Jobs<T> {
     pub(super) fn prepend(&mut self, lanes: &mut [Lane], lane: usize, job: T, since: Instant) {
         self.returned -= 1;
         let (number, after) = (self.returned, lanes[lane].head);
-        let index = self.nodes.insert(Node { job, lane, since, number, before: None, after });
+        let index = self.nodes.insert(Node { job, lane, since, joins: false, number, before: None, after });
         match after {
             Some(after) => self.nodes[after].before = Some(index),
             None => lanes[lane].tail = Some(index),
@@ -99,6 +115,7 @@ impl<T> Jobs<T> {
             None => lanes[node.lane].tail = node.before,
         }
         lanes[node.lane].len -= 1;
+        self.joining -= usize::from(node.joins);
         node
     }
 

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
+use crate::base::system::Bell;
+
 pub use self::jobs::Key;
 use self::jobs::{Jobs, Node};
 use self::lane::Lane;
@@ -70,10 +72,16 @@ struct State<T> {
     running: usize,
     /// How many workers may have one.
     busy_max: usize,
+    /// The most jobs that a worker takes at once.
+    batch_max: usize,
     /// Workers that wait for a job. The last of them parked last.
     parked: Vec<Arc<Parked>>,
     /// The number of workers that were woken and have not taken the lock yet.
     woken: usize,
+    /// Workers that wait for the database and can take further jobs meanwhile.
+    listening: Vec<Arc<Bell>>,
+    /// The number of these whose bell was rung and that have not taken the lock yet.
+    rung: usize,
     closed: bool,
     pace: Pace,
 }
@@ -102,14 +110,20 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Ticket {
     began: Instant,
-    /// `None` after [`Queue::return_job`].
-    origin: Option<Origin>,
-    /// The origins of the jobs in the batch.
+    /// The worker's time up to this moment is divided among its jobs already.
+    divided: Instant,
+    /// The origin of the first job, until that has ended or was returned.
+    first: Option<Origin>,
+    /// The origins of the other jobs that the worker has.
     others: Vec<Origin>,
+    /// The origins of the jobs that have ended since `divided`.
+    ended: Vec<Origin>,
+    /// Whether the first job is stale.
+    is_stale: bool,
 }
 
 /// The lane of a job, and whether the job is stale.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Origin {
     lane: usize,
     stale: bool,
@@ -129,6 +143,26 @@ impl<T> Batch<T> {
     pub fn none() -> Self {
         Self { max: 0, jobs: Vec::new() }
     }
+}
+
+/// The result of looking for jobs that can join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// There are some, and this is the time of now.
+    Taken(Instant),
+    /// There are none, and the worker listens for them.
+    Listening,
+    /// There are some that did not fit.
+    Refused,
+}
+
+/// Whether a free worker could start the job that may join a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// No: all workers are busy, or have enough other jobs to start.
+    AllBusy,
+    /// Yes.
+    SomeFree,
 }
 
 /// The queue at one moment.
@@ -154,7 +188,7 @@ pub struct Gauges {
 impl Ticket {
     /// Whether the job is to be refused rather than run: its lane is overloaded (`Lane::standing`), and it waited too long.
     pub fn is_stale(&self) -> bool {
-        self.origin.is_some_and(|origin| origin.stale)
+        self.is_stale
     }
 
     /// When the worker took the job.
@@ -162,13 +196,20 @@ impl Ticket {
         self.began
     }
 
+    /// Notes that a job of this lane has ended, while the worker goes on with others.
+    pub fn end_job(&mut self, lane: usize, is_stale: bool) {
+        let ended = self.remove(|origin| *origin == Origin { lane, stale: is_stale });
+        self.ended.extend(ended);
+    }
+
     /// Removes one job of this lane. Returns whether there was one.
     fn forget(&mut self, lane: usize) -> bool {
-        if let Some(known) = self.others.iter().position(|origin| origin.lane == lane) {
-            self.others.swap_remove(known);
-            return true;
-        }
-        self.origin.take_if(|origin| origin.lane == lane).is_some()
+        self.remove(|origin| origin.lane == lane).is_some()
+    }
+
+    fn remove(&mut self, is_it: impl Fn(&Origin) -> bool) -> Option<Origin> {
+        let other = self.others.iter().position(&is_it);
+        other.map(|other| self.others.swap_remove(other)).or_else(|| self.first.take_if(|first| is_it(first)))
     }
 }
 
@@ -182,9 +223,12 @@ impl<T> Queue<T> {
             workers,
             present: 0,
             running: 0,
+            batch_max: 1,
             busy_max: usize::MAX,
             parked: Vec::new(),
             woken: 0,
+            listening: Vec::new(),
+            rung: 0,
             closed: false,
             pace: Pace::new(),
         };
@@ -211,7 +255,16 @@ impl<T> Queue<T> {
     /// # Errors
     /// As with [`push`](Self::push).
     pub fn push_since(&self, lane: usize, job: T, since: Instant) -> Result<Key, Refused<T>> {
-        self.lock().push(lane, job, since)
+        self.push_joining(lane, job, since, false)
+    }
+
+    /// Adds a job as [`push_since`](Self::push_since) does. With `joins` the job most likely joins a batch, so that one worker is
+    /// woken for several of them.
+    ///
+    /// # Errors
+    /// As with [`push`](Self::push).
+    pub fn push_joining(&self, lane: usize, job: T, since: Instant, joins: bool) -> Result<Key, Refused<T>> {
+        self.lock().push(lane, job, since, joins)
     }
 
     /// Wakes a worker for every waiting job that no awake worker is about to take.
@@ -219,6 +272,45 @@ impl<T> Queue<T> {
         let mut state = self.lock();
         let workers = std::iter::from_fn(|| state.worker_to_wake()).collect();
         wake(state, workers);
+    }
+
+    /// Takes the jobs that wait and can join those that the worker has, at most `batch.max`. If none waits, the worker listens: its
+    /// bell rings when one comes, until [`stop_listening`](Self::stop_listening).
+    pub fn join(
+        &self,
+        ticket: &mut Ticket,
+        batch: &mut Batch<T>,
+        bell: &Arc<Bell>,
+        joins: impl FnMut(&T, Load) -> bool,
+    ) -> Joined {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if !ticket.ended.is_empty() {
+            state.divide(ticket.divided, now, ticket.ended.iter().copied());
+            ticket.divided = now;
+            ticket.ended.clear();
+        }
+        state.take_batch(ticket, now, batch, joins);
+        let has_refused = batch.jobs.is_empty() && state.first().is_some_and(|job| state.jobs.get(job).joins);
+        if has_refused || !batch.jobs.is_empty() {
+            wake_one(state);
+            return if has_refused { Joined::Refused } else { Joined::Taken(now) };
+        }
+        state.listening.push(Arc::clone(bell));
+        Joined::Listening
+    }
+
+    /// The worker's bell does not ring any more. Returns whether it has rung: jobs are waiting.
+    pub fn stop_listening(&self, bell: &Arc<Bell>) -> bool {
+        let mut state = self.lock();
+        if let Some(known) = state.listening.iter().position(|listening| Arc::ptr_eq(listening, bell)) {
+            state.listening.swap_remove(known);
+            return false;
+        }
+        state.rung -= 1;
+        drop(state);
+        bell.silence();
+        true
     }
 
     /// Returns an unfinished job to the front of the queue, before all others of its priority, and removes it from the ticket.
@@ -242,19 +334,20 @@ impl<T> Queue<T> {
     /// Takes the next job and waits for one as long as needed. `done` is the ticket of the worker's last job. Returns `None`
     /// when the worker is to end: the queue is closed and empty, or there are more workers than there are to be.
     pub fn next(&self, done: Option<Ticket>) -> Option<(T, Ticket)> {
-        self.next_batch(done, &mut Batch::none(), |_| false)
+        self.next_batch(done, &mut Batch::none(), |_, _| false)
     }
 
-    /// Takes the next job, and also the following compatible jobs that no free worker could start. `joins` is asked for one job
-    /// after another, the first included, until it says that a job cannot join.
+    /// Takes the next job, and the following jobs that can join it. `joins` is asked for one job after another, the first included,
+    /// until it says that a job cannot join.
     pub fn next_batch(
         &self,
         done: Option<Ticket>,
         batch: &mut Batch<T>,
-        mut joins: impl FnMut(&T) -> bool,
+        mut joins: impl FnMut(&T, Load) -> bool,
     ) -> Option<(T, Ticket)> {
         let mut now = Instant::now();
         let mut state = self.lock();
+        state.batch_max = 1 + batch.max;
         if let Some(done) = done {
             state.finish(&done, now);
         }
@@ -267,8 +360,8 @@ impl<T> Queue<T> {
                     state.pace.hold_back();
                 }
             } else if let Some((job, mut ticket)) = state.take(now) {
-                if batch.max > 0 && joins(&job) {
-                    state.take_batch(&mut ticket, batch, joins);
+                if batch.max > 0 && joins(&job, Load::AllBusy) {
+                    state.take_batch(&mut ticket, now, batch, joins);
                 }
                 wake_one(state);
                 return Some((job, ticket));
@@ -392,6 +485,21 @@ impl<T> Queue<T> {
     }
 }
 
+/// A worker that is to take a job.
+enum Waker {
+    Parked(Arc<Parked>),
+    Listening(Arc<Bell>),
+}
+
+impl Waker {
+    fn wake(self) {
+        match self {
+            Self::Parked(worker) => worker.wake(),
+            Self::Listening(bell) => bell.ring(),
+        }
+    }
+}
+
 /// Wakes a worker if a job needs one. The lock is released before the wake-up, because the woken worker begins by taking it.
 fn wake_one<T>(mut state: MutexGuard<'_, State<T>>) {
     let worker = state.worker_to_wake();
@@ -404,10 +512,10 @@ fn wake_one<T>(mut state: MutexGuard<'_, State<T>>) {
 fn wake_all<T>(mut state: MutexGuard<'_, State<T>>) {
     let workers = std::mem::take(&mut state.parked);
     state.woken += workers.len();
-    wake(state, workers);
+    wake(state, workers.into_iter().map(Waker::Parked).collect());
 }
 
-fn wake<T>(state: MutexGuard<'_, State<T>>, workers: Vec<Arc<Parked>>) {
+fn wake<T>(state: MutexGuard<'_, State<T>>, workers: Vec<Waker>) {
     drop(state);
     for worker in workers {
         worker.wake();
@@ -428,8 +536,19 @@ impl<T> std::fmt::Debug for Queue<T> {
 
 impl<T> State<T> {
     /// The worker to wake for a job that no awake worker is about to take.
-    fn worker_to_wake(&mut self) -> Option<Arc<Parked>> {
-        if self.woken >= self.jobs.len() || self.parked.is_empty() || self.first().is_none() {
+    fn worker_to_wake(&mut self) -> Option<Waker> {
+        let needed = self.jobs.batches(self.batch_max);
+        if self.woken + self.rung >= needed {
+            return None;
+        }
+        let first = self.first()?;
+        if self.jobs.get(first).joins
+            && let Some(bell) = self.listening.pop()
+        {
+            self.rung += 1;
+            return Some(Waker::Listening(bell));
+        }
+        if self.parked.is_empty() {
             return None;
         }
         if self.is_at_busy_max() {
@@ -437,7 +556,7 @@ impl<T> State<T> {
             return None;
         }
         self.woken += 1;
-        self.parked.pop()
+        self.parked.pop().map(Waker::Parked)
     }
 
     fn is_at_busy_max(&self) -> bool {
@@ -462,7 +581,7 @@ impl<T> State<T> {
         known
     }
 
-    fn push(&mut self, index: usize, job: T, now: Instant) -> Result<Key, Refused<T>> {
+    fn push(&mut self, index: usize, job: T, now: Instant, joins: bool) -> Result<Key, Refused<T>> {
         let lane = &self.lanes[index];
         let oldest =
             lane.head.map_or(Duration::ZERO, |head| now.saturating_duration_since(self.jobs.get(head).since));
@@ -480,7 +599,7 @@ impl<T> State<T> {
         if let Some(refusal) = refusal {
             return Err(Refused { job, refusal, drains_in: lane.drains_in(self.workers) });
         }
-        Ok(self.jobs.append(&mut self.lanes, index, job, now))
+        Ok(self.jobs.append(&mut self.lanes, index, job, now, joins))
     }
 
     fn first(&self) -> Option<usize> {
@@ -494,20 +613,29 @@ impl<T> State<T> {
         self.running += 1;
         self.pace.note_running(self.running);
         let origin = self.note_taken(&node, now);
-        Some((node.job, Ticket { began: now, origin: Some(origin), others: Vec::new() }))
+        let (first, is_stale) = (Some(origin), origin.stale);
+        let (others, ended) = (Vec::new(), Vec::new());
+        Some((node.job, Ticket { began: now, divided: now, first, others, ended, is_stale }))
     }
 
-    /// Fills a batch. Each free worker is left its share of the waiting jobs.
-    fn take_batch(&mut self, ticket: &mut Ticket, batch: &mut Batch<T>, mut joins: impl FnMut(&T) -> bool) {
+    /// Fills a batch.
+    fn take_batch(
+        &mut self,
+        ticket: &mut Ticket,
+        now: Instant,
+        batch: &mut Batch<T>,
+        mut joins: impl FnMut(&T, Load) -> bool,
+    ) {
         let free = (self.parked.len() + self.woken).min(self.busy_max.saturating_sub(self.running));
-        let share = (self.jobs.len() / (free + 1)).min(batch.max);
-        while batch.jobs.len() < share
+        let share = self.jobs.len() / (free + 1);
+        while batch.jobs.len() < batch.max
             && let Some(next) = self.first()
-            && joins(&self.jobs.get(next).job)
+            && let load = if batch.jobs.len() < share { Load::AllBusy } else { Load::SomeFree }
+            && joins(&self.jobs.get(next).job, load)
         {
             let node = self.jobs.remove(&mut self.lanes, next);
             self.pace.batched += 1;
-            let origin = self.note_taken(&node, ticket.began);
+            let origin = self.note_taken(&node, now);
             ticket.others.push(origin);
             batch.jobs.push((node.job, origin.stale));
         }
@@ -523,14 +651,19 @@ impl<T> State<T> {
         Origin { lane: node.lane, stale }
     }
 
-    /// A worker is done. Its time is divided among its first job and the batch.
+    /// A worker is done with all its jobs.
     fn finish(&mut self, ticket: &Ticket, now: Instant) {
         self.pace.add_busy(self.running, now);
         self.running -= 1;
-        let jobs = usize::from(ticket.origin.is_some()) + ticket.others.len();
-        let jobs = u32::try_from(jobs).unwrap_or(u32::MAX).max(1);
-        let each = now.saturating_duration_since(ticket.began) / jobs;
-        for origin in ticket.origin.iter().chain(&ticket.others) {
+        let all = ticket.first.iter().chain(&ticket.others).chain(&ticket.ended);
+        self.divide(ticket.divided, now, all.copied());
+    }
+
+    /// Divides a worker's time among the jobs that have ended in it.
+    fn divide(&mut self, since: Instant, now: Instant, ended: impl Iterator<Item = Origin> + Clone) {
+        let jobs = u32::try_from(ended.clone().count()).unwrap_or(u32::MAX).max(1);
+        let each = now.saturating_duration_since(since) / jobs;
+        for origin in ended {
             let lane = &mut self.lanes[origin.lane];
             lane.running -= 1;
             if !origin.stale {

@@ -53,7 +53,7 @@ fn run(
             arrivals.extend(next(now).map(Reverse));
         } else {
             arrivals.pop();
-            if state.push(0, (), epoch + now).is_err() {
+            if state.push(0, (), epoch + now, false).is_err() {
                 outcome.refused += 1;
                 arrivals.extend(next(now).map(Reverse));
             }

@@ -122,7 +122,7 @@ fn a_batch_takes_the_next_compatible_jobs_in_order_up_to_its_limit() {
     for (lane, job) in [(0, 2), (2, 4), (2, 6), (1, 8), (0, 10), (0, 11), (0, 12)] {
         queue.push(lane, job).expect("room");
     }
-    let is_even = |job: &u32| job.is_multiple_of(2);
+    let is_even = |job: &u32, _: Load| job.is_multiple_of(2);
     let mut others = Batch { max: 2, jobs: Vec::new() };
     let mut take = |done| {
         others.jobs.clear();
@@ -153,7 +153,8 @@ fn a_batch_leaves_free_workers_their_share() {
         team.queue.push(0, job).expect("room");
     }
     let mut others = Batch { max: 99, jobs: Vec::new() };
-    let (job, _) = team.queue.next_batch(None, &mut others, |_| true).expect("a job");
+    let unless_free = |_: &u32, load| load == Load::AllBusy;
+    let (job, _) = team.queue.next_batch(None, &mut others, unless_free).expect("a job");
     assert_eq!((job, &others.jobs[..]), (0, &[(1, false), (2, false)][..]), "a third of the seven");
     // Both workers are awake already, so either of them may be the first to report its job.
     let taken = team.take();
@@ -169,7 +170,7 @@ fn a_returned_job_goes_before_all_others_of_its_priority() {
     let key = queue.push(0, 1).expect("room");
     let mut others = Batch { max: 9, jobs: Vec::new() };
     queue.push(1, 2).expect("room");
-    let (job, mut done) = queue.next_batch(None, &mut others, |_| true).expect("a job");
+    let (job, mut done) = queue.next_batch(None, &mut others, |_, _| true).expect("a job");
     assert_eq!((job, &others.jobs[..]), (1, &[(2, false)][..]));
     queue.push(0, 3).expect("room");
     queue.return_job(&mut done, 1, 2);
@@ -372,4 +373,67 @@ fn workers_behind_a_bounded_lane_end_when_the_queue_closes() {
     assert_eq!(team.take().1, 2);
     team.go_on();
     team.end();
+}
+
+/// A queue with one worker that has a job and waits for the database.
+fn listening() -> (Queue<u32>, Ticket, Arc<Bell>) {
+    let queue = queue(&[shared(Priority::Normal), bounded("few", 1)]);
+    queue.reconfigure(Limits { max_length: 99, ..LIMITS });
+    queue.push_joining(0, 1, Instant::now(), true).expect("room");
+    let (_, ticket) = queue.next_batch(None, &mut batch(9), |_, _| true).expect("a job");
+    (queue, ticket, Arc::new(Bell::new().expect("a descriptor")))
+}
+
+fn batch(max: usize) -> Batch<u32> {
+    Batch { max, jobs: Vec::new() }
+}
+
+#[test]
+fn a_worker_that_waits_for_the_database_takes_the_jobs_that_can_join() {
+    let (queue, mut ticket, bell) = listening();
+    for job in 2..5 {
+        queue.push_joining(0, job, Instant::now(), true).expect("room");
+    }
+    let mut others = batch(2);
+    assert!(matches!(queue.join(&mut ticket, &mut others, &bell, |_, _| true), Joined::Taken(_)));
+    assert_eq!(others.jobs, [(2, false), (3, false)], "no more than it may");
+    others.jobs.clear();
+    assert_eq!(queue.join(&mut ticket, &mut others, &bell, |_, _| false), Joined::Refused);
+    assert!(others.jobs.is_empty() && queue.lock().listening.is_empty(), "its own bell would ring for ever");
+}
+
+#[test]
+fn the_bell_of_a_listening_worker_rings_for_a_job_that_can_join_and_for_no_other() {
+    let (queue, mut ticket, bell) = listening();
+    assert_eq!(queue.join(&mut ticket, &mut batch(9), &bell, |_, _| true), Joined::Listening);
+    let other = queue.push(0, 2).expect("room");
+    queue.wake();
+    assert!(!queue.stop_listening(&bell), "it is no job for a batch");
+    assert_eq!(queue.withdraw(other), Some(2));
+    assert_eq!(queue.join(&mut ticket, &mut batch(9), &bell, |_, _| true), Joined::Listening);
+    queue.push_joining(0, 3, Instant::now(), true).expect("room");
+    queue.wake();
+    queue.wake();
+    let rung = queue.lock().rung;
+    assert_eq!(rung, 1, "it is woken once");
+    assert!(queue.stop_listening(&bell));
+    assert!(matches!(queue.join(&mut ticket, &mut batch(9), &bell, |_, _| true), Joined::Taken(_)));
+    assert_eq!(queue.lock().rung, 0);
+}
+
+#[test]
+fn a_job_that_has_ended_makes_room_in_its_lane_while_the_worker_goes_on() {
+    let (queue, mut ticket, bell) = listening();
+    for job in 2..4 {
+        queue.push_joining(1, job, Instant::now(), true).expect("room");
+    }
+    let mut others = batch(9);
+    queue.join(&mut ticket, &mut others, &bell, |_, _| true);
+    assert_eq!(others.jobs, [(2, false)], "its lane runs one at a time");
+    others.jobs.clear();
+    ticket.end_job(1, false);
+    queue.join(&mut ticket, &mut others, &bell, |_, _| true);
+    assert_eq!(others.jobs, [(3, false)]);
+    queue.lock().finish(&ticket, Instant::now());
+    assert!(queue.lock().running == 0 && queue.lock().lanes.iter().all(|lane| lane.running == 0));
 }

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{read, write};
 use rustix::net::SendFlags;
 use rustix::process::getpriority_process;
 pub(crate) use rustix::thread::{Pid as ThreadId, gettid as this_thread};
@@ -118,6 +120,32 @@ pub(crate) fn limit_unsent(socket: &Socket, bytes: u32) -> io::Result<()> {
 /// Limits how long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`).
 pub(crate) fn set_user_timeout(socket: &Socket, timeout: Option<Duration>) -> io::Result<()> {
     socket.set_tcp_user_timeout(timeout)
+}
+
+/// Ends a thread's wait for another descriptor, if the thread waits for the bell's as well.
+#[derive(Debug)]
+pub struct Bell(OwnedFd);
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    pub(crate) fn ring(&self) {
+        // It fails only if the bell has been rung already and very often.
+        let _ = write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Takes back the ring, if there was one.
+    pub(crate) fn silence(&self) {
+        let _ = read(&self.0, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// The monotonic clock, some milliseconds late, at the least cost.

@@ -1,6 +1,8 @@
 //! The system is a Unix, but not Linux: the substitutes.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -93,6 +95,38 @@ impl Shared {
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
+    }
+}
+
+/// Ends a thread's wait for another descriptor, if the thread waits for the bell's as well.
+#[derive(Debug)]
+pub struct Bell {
+    sender: UnixStream,
+    receiver: UnixStream,
+}
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (sender, receiver) = UnixStream::pair()?;
+        sender.set_nonblocking(true)?;
+        receiver.set_nonblocking(true)?;
+        Ok(Self { sender, receiver })
+    }
+
+    pub(crate) fn ring(&self) {
+        // It fails only if the bell has been rung already and very often.
+        drop((&self.sender).write(&[1]));
+    }
+
+    /// Takes back the ring, if there was one.
+    pub(crate) fn silence(&self) {
+        drop((&self.receiver).read(&mut [0; 8]));
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct AnswerReader {
     count: u64,
     /// The statement with its columns as they were described in this answer.
     columns: Option<Arc<Prepared>>,
+    /// Other answers follow in the same part of the batch.
+    is_followed: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -60,6 +62,12 @@ enum Stage {
 }
 
 impl AnswerReader {
+    /// Reads an answer that other answers follow in the same part of the batch. If the run fails, the server leaves out the
+    /// rest of the part, and the reading goes on to the end of the part.
+    pub(super) fn followed(is_followed: bool) -> Self {
+        Self { is_followed, ..Self::default() }
+    }
+
     /// Reads the answer to its end. Returns the number of rows that were returned or changed, by the server's word. The position of an
     /// error counts in `sql`.
     pub(super) fn read(
@@ -93,6 +101,9 @@ impl AnswerReader {
                 }
                 (COMMAND_COMPLETE_TAG | EMPTY_QUERY_RESPONSE_TAG, Stage::Begun) => {
                     (self.stage, self.count) = (Stage::Complete, count_of(body));
+                    if self.is_followed {
+                        return Ok(self.count);
+                    }
                 }
                 // An error may come behind the last row too, if the transaction cannot end.
                 (ERROR_RESPONSE_TAG, stage) => {

@@ -61,7 +61,12 @@ impl Driver {
     pub(super) fn open_session(&self, deadline: Deadline) -> Result<Session, Error> {
         let (mut wire, process) = self.open_wire(deadline)?;
         let initial_settings = self.initialize(&mut wire, process, deadline)?;
-        Ok(Session::new(wire, &self.settings, &self.effects, initial_settings, Limit::until(deadline)))
+        let limit = Limit::until(deadline);
+        // The server has nothing to do in this round trip, so it shows the distance.
+        if !wire.answers(deadline) {
+            return Err(self.unusable("it did not answer a new session".to_owned(), true));
+        }
+        Ok(Session::new(wire, &self.settings, &self.effects, initial_settings, limit))
     }
 
     /// The connection parameters of a new session.

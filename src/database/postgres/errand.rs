@@ -9,8 +9,9 @@ use postgres_protocol::message::backend::{
     COMMAND_COMPLETE_TAG, DATA_ROW_TAG, ERROR_RESPONSE_TAG, READY_FOR_QUERY_TAG,
 };
 
-use super::effects::SessionEffect;
+use super::effects::{Leaves, SessionEffect};
 use super::fields::Fields;
+use super::names::{NOTHING, NUMBERS};
 use super::refusal::ServerError;
 use crate::database::Error;
 
@@ -42,6 +43,13 @@ pub(super) enum ErrandKind {
         line: usize,
         /// Whether the lines so far show that it has none.
         is_harmless: bool,
+    },
+    /// Asks the catalog about the names in a statement: can the statement leave something on the session?
+    Names {
+        /// The effect of that statement.
+        effect: Arc<SessionEffect>,
+        /// The answer.
+        leaves: Leaves,
     },
     /// A command before a statement.
     Command,
@@ -96,10 +104,19 @@ impl Errand {
                 self.refusal.get_or_insert(error);
             }
             DATA_ROW_TAG => {
-                if let ErrandKind::Plan { line, is_harmless, .. } = &mut self.kind {
-                    let text = first_field(body).unwrap_or_default();
-                    *is_harmless &= PARALLEL.get(*line).is_none_or(|wanted| text == wanted.as_bytes());
-                    *line += 1;
+                let text = first_field(body).unwrap_or_default();
+                match &mut self.kind {
+                    ErrandKind::Plan { line, is_harmless, .. } => {
+                        *is_harmless &= PARALLEL.get(*line).is_none_or(|wanted| text == wanted.as_bytes());
+                        *line += 1;
+                    }
+                    ErrandKind::Names { leaves, .. } if text == NOTHING.as_bytes() => {
+                        *leaves = Leaves::Nothing;
+                    }
+                    ErrandKind::Names { leaves, .. } if text == NUMBERS.as_bytes() => {
+                        *leaves = Leaves::Numbers;
+                    }
+                    _ => {}
                 }
             }
             READY_FOR_QUERY_TAG => self.parts -= 1,
@@ -114,7 +131,12 @@ impl Errand {
             (ErrandKind::Clean, Some(error)) => Finding::NotClean(error),
             (ErrandKind::Clean, None) => Finding::Nothing,
             (ErrandKind::Plan { effect, line, is_harmless }, refusal) => {
-                effect.learn(*is_harmless && *line >= PARALLEL.len() && refusal.is_none());
+                let is_harmless = *is_harmless && *line >= PARALLEL.len() && refusal.is_none();
+                effect.learn(if is_harmless { Leaves::Nothing } else { Leaves::Anything });
+                Finding::Nothing
+            }
+            (ErrandKind::Names { effect, leaves }, refusal) => {
+                effect.learn(if refusal.is_none() { *leaves } else { Leaves::Anything });
                 Finding::Nothing
             }
             (ErrandKind::Command | ErrandKind::Begin, refusal) => Finding::Command(refusal),

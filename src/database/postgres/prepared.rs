@@ -13,6 +13,7 @@ use tokio_postgres::types::{BorrowToSql, Format, IsNull as Null, Kind, Oid, Type
 use super::effects::SessionEffect;
 use super::fields::Fields;
 use super::json::Encoder;
+use super::single_insert::{ReturnedColumn, SingleInsert};
 use super::text::{has_star, without_comments};
 use super::wire::{Wire, unsendable};
 use crate::config;
@@ -55,9 +56,11 @@ impl Column {
 pub(super) struct DescribedColumn {
     pub(super) name: String,
     /// The table that it belongs to; 0: none.
-    table: Oid,
+    pub(super) table: Oid,
     /// The number of its type.
     pub(super) kind: Oid,
+    /// The modifier of its type, such as the length in `varchar(20)`; negative: it has none.
+    pub(super) modifier: i32,
 }
 
 impl DescribedColumn {
@@ -66,6 +69,7 @@ impl DescribedColumn {
         /// The bytes behind a column's name: table, number, type, size, modifier, format.
         const BEHIND: usize = 18;
         const TYPE_AT: usize = 6;
+        const MODIFIER_AT: usize = 12;
         let mut read = || {
             let (count, mut rest) = body.split_first_chunk()?;
             let mut columns = Vec::new();
@@ -74,7 +78,8 @@ impl DescribedColumn {
                 let (name, behind) = (&rest[..end], rest.get(end + 1..)?);
                 let number = |at| Some(Oid::from_be_bytes(*behind.get(at..)?.first_chunk()?));
                 let name = String::from_utf8_lossy(name).into_owned();
-                columns.push(Self { name, table: number(0)?, kind: number(TYPE_AT)? });
+                let modifier = number(MODIFIER_AT)?.cast_signed();
+                columns.push(Self { name, table: number(0)?, kind: number(TYPE_AT)?, modifier });
                 rest = behind.get(BEHIND..)?;
             }
             body = rest;
@@ -100,6 +105,8 @@ pub(super) struct Prepared {
     is_open: bool,
     /// Its effect on the session.
     pub(super) effect: Arc<SessionEffect>,
+    /// Set if it is an insert that may need no transaction.
+    pub(super) single_insert: Option<SingleInsert>,
 }
 
 /// The plan for writing a column's values as JSON.
@@ -121,6 +128,7 @@ impl Prepared {
             end: None,
             is_open: false,
             effect: Arc::default(),
+            single_insert: None,
         }
     }
 
@@ -130,12 +138,24 @@ impl Prepared {
         sql: &str,
         params: Vec<Type>,
         columns: Vec<Column>,
-        is_open: bool,
+        described: &[DescribedColumn],
         effect: Arc<SessionEffect>,
     ) -> Self {
         let has_comment = config::Sql::without_parameters(sql).has_comment();
         let end = (!has_comment).then(|| comment::end(sql));
-        Self { name, params, plan: plan_of(&columns), columns, end, is_open, effect }
+        let is_open = has_open_columns(sql, described);
+        let plan = plan_of(&columns);
+        let may_be_single = !is_open && plan.iter().all(|column| column.encoder.is_some());
+        let returned = described.iter().zip(&columns);
+        let returned = returned.map(|(described, column)| ReturnedColumn {
+            table: described.table,
+            kind: &column.kind,
+            modifier: described.modifier,
+        });
+        let returned: Vec<_> = returned.filter(|_| may_be_single).collect();
+        let key_bytes = plan.iter().map(|column| column.key.len()).sum();
+        let single_insert = SingleInsert::of(sql, &returned, key_bytes);
+        Self { name, params, columns, plan, end, is_open, effect, single_insert }
     }
 
     /// The same statement with other columns.
@@ -148,6 +168,7 @@ impl Prepared {
             end: self.end,
             is_open: self.is_open,
             effect: Arc::clone(&self.effect),
+            single_insert: None,
         }
     }
 
@@ -197,9 +218,21 @@ impl Prepared {
         column.map_or_else(Default::default, |column| (column.name.clone(), column.type_name()))
     }
 
-    /// Puts a run of the statement into the batch, as a part of its own. `text` is sent in place of the prepared
-    /// statement. The values of the rows will come in binary.
+    /// Puts a run of the statement into the batch, as a part of its own; see [`put`](Self::put).
     pub(super) fn run<P: BorrowToSql>(
+        &self,
+        text: Option<&str>,
+        parameters: impl ExactSizeIterator<Item = P> + Clone,
+        wire: &mut Wire,
+    ) -> Result<(), Error> {
+        self.put(text, parameters, wire)?;
+        wire.add_sync();
+        Ok(())
+    }
+
+    /// Puts a run of the statement into the batch. The caller ends the part. `text` is sent in place of the prepared
+    /// statement. The values of the rows will come in binary.
+    pub(super) fn put<P: BorrowToSql>(
         &self,
         text: Option<&str>,
         parameters: impl ExactSizeIterator<Item = P> + Clone,
@@ -218,9 +251,7 @@ impl Prepared {
         if text.is_some() {
             frontend::describe(b'P', "", batch).map_err(unsendable)?;
         }
-        frontend::execute("", 0, batch).map_err(unsendable)?;
-        wire.add_sync();
-        Ok(())
+        frontend::execute("", 0, batch).map_err(unsendable)
     }
 }
 
@@ -278,7 +309,7 @@ fn plan_of(columns: &[Column]) -> Vec<ColumnPlan> {
 /// and the table's columns are renamed, PostgreSQL keeps the names from the time when it prepared the statement.
 ///
 /// Such a column belongs to no table. Its name is no word of the statement, because it comes from a `*`.
-pub(super) fn has_open_columns(sql: &str, columns: &[DescribedColumn]) -> bool {
+fn has_open_columns(sql: &str, columns: &[DescribedColumn]) -> bool {
     /// PostgreSQL's name for a column that has no name.
     const NAMELESS: &str = "?column?";
     let text = without_comments(&sql.to_ascii_lowercase());
@@ -308,7 +339,7 @@ mod tests {
         let column = [&b"\0\x01n\0\0\0\0\0\0\0\0\0\0\x17\0\x04"[..], &[255; 4], &[0, 0]].concat();
         assert_eq!(
             DescribedColumn::columns(&column).unwrap(),
-            [DescribedColumn { name: "n".to_owned(), table: 0, kind: 23 }]
+            [DescribedColumn { name: "n".to_owned(), table: 0, kind: 23, modifier: -1 }]
         );
         for end in 0..column.len() {
             assert!(DescribedColumn::columns(&column[..end]).is_err(), "{end}");

@@ -4,6 +4,7 @@
 //! nothing reads a session while it is idle. The parts stand below:
 //!
 //! - [`run`] sends a statement and reads its answer.
+//! - [`together`] sends the statements of a transaction together.
 //! - [`work`] has the uses of a statement.
 //! - [`transaction`] begins and ends transactions.
 //! - [`outcome`] says what was committed.
@@ -14,15 +15,17 @@ mod outcome;
 mod pipeline;
 mod privileges;
 mod run;
+mod together;
 mod transaction;
 mod work;
 
 use std::mem;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use self::outcome::Commits;
 use self::transaction::Transaction;
-use self::work::{EndpointRun, HandlerRuns};
+use self::work::{Alone, EndpointRun, HandlerRuns, HandlerStep};
 use super::bind;
 use super::cleaning::{self, Untidy};
 use super::effects::SessionEffects;
@@ -30,15 +33,15 @@ use super::prepared::Prepared;
 use super::row::{Parameters, Row};
 use super::simple;
 use super::statements::Statements;
+use super::step::{Step, StepError, StepResult};
 use super::text::first_word;
 use super::types::Types;
 use super::wire::{Limit, Wire};
 use crate::base::deadline::Deadline;
 use crate::base::value::{self, Value};
 use crate::database::comment::Comment;
-use crate::database::driver::{self, Borrower, RoundTrip};
+use crate::database::driver::{self, Borrower, Note, RoundTrip, Steps, Together};
 use crate::database::pool::{self, Session as _};
-use crate::database::question::Question;
 use crate::database::settings::Settings;
 use crate::database::{Access, Column, Description, Error, Kind, RowWriter, Statement};
 use crate::telemetry::activity::Activity;
@@ -70,6 +73,8 @@ pub struct Session {
     untidy: Untidy,
     /// The unsent work of earlier borrows. It is sent before the next statement.
     deferred: Option<Untidy>,
+    /// The work in a batch that was not sent yet.
+    departing: Option<Untidy>,
 }
 
 impl Session {
@@ -96,6 +101,7 @@ impl Session {
             metrics: Arc::default(),
             untidy: Untidy::default(),
             deferred: None,
+            departing: None,
         }
     }
 
@@ -193,6 +199,112 @@ impl Session {
         Ok(runs.count)
     }
 
+    /// Runs one statement many times in one transaction: all runs, or none. The runs are sent together, and the server answers them
+    /// in one piece. Returns the rows of all runs, in their order. Takes one round trip.
+    ///
+    /// # Errors
+    /// As [`Session::query`], from the first failed run. The other runs are undone. [`Error::Usage`] for a command that may
+    /// commit by itself, such as CALL.
+    pub fn query_all(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<Vec<Row>, Error> {
+        Ok(self.run_all(sql, HandlerRuns::of(sql, runs), self.commits_of_query(sql))?.rows)
+    }
+
+    /// As [`Session::query_all`]. Returns the number of changed rows.
+    ///
+    /// # Errors
+    /// As [`Session::query_all`].
+    pub fn execute_all(&mut self, sql: &str, runs: &[&Parameters<'_>]) -> Result<u64, Error> {
+        Ok(self.run_all(sql, HandlerRuns::of(sql, runs).without_rows(), Commits::of_write(sql))?.count)
+    }
+
+    fn run_all<'a>(
+        &mut self,
+        sql: &str,
+        runs: HandlerRuns<'a>,
+        commits: Commits,
+    ) -> Result<HandlerRuns<'a>, Error> {
+        if Commits::of_write(sql) == Commits::InParts {
+            return Err(Error::Usage(format!(
+                "{} may commit by itself, so it is run alone",
+                first_word(sql)
+            )));
+        }
+        let mut runs = runs.in_one_part();
+        self.with_prepared(sql, Access::ReadWrite, commits, &mut runs)?;
+        Ok(runs)
+    }
+
+    /// Runs the steps as one transaction in two round trips: all steps together, then COMMIT, or ROLLBACK if a step fails or has
+    /// an unexpected number of rows. The first such step is reported. Steps that depend on each other by their
+    /// [expected rows](Step::expect_rows) alone need no more. In a transaction that is open already, the steps take one
+    /// round trip and become a part of it.
+    ///
+    /// All steps are sent before the first has its answer. So a step may run although the number of rows of an earlier step is not
+    /// the expected one; it is undone then. A session runs the steps one after the other when it meets one of them for
+    /// the first time, or if one is CALL or DO.
+    ///
+    /// # Errors
+    /// [`StepError`]. All steps are undone, unless the outcome of COMMIT is unknown.
+    pub fn run_together(&mut self, steps: &[Step<'_>]) -> Result<Vec<StepResult>, StepError> {
+        let begins = self.transaction == Transaction::None;
+        if begins {
+            self.begin_transaction(Access::ReadWrite)
+                .map_err(|error| StepError::Database { step: None, error })?;
+        }
+        let done = self.steps(steps).and_then(|results| {
+            if begins {
+                self.commit_transaction().map_err(|error| StepError::Database { step: None, error })?;
+            }
+            Ok(results)
+        });
+        if done.is_err()
+            && begins
+            && let Err(lost) = self.roll_back()
+        {
+            log::warn!("{lost}, while rolling back");
+        }
+        done
+    }
+
+    fn steps(&mut self, steps: &[Step<'_>]) -> Result<Vec<StepResult>, StepError> {
+        let mut runs: Vec<_> = steps.iter().map(|step| HandlerStep::new(step.sql, step.parameters)).collect();
+        let (mut failed, mut counts, mut unexpected) = (None, Vec::with_capacity(steps.len()), None);
+        let mut note = |index: usize, _, done: &Result<u64, Error>| {
+            let Ok(count) = done else {
+                failed = Some(index);
+                return false;
+            };
+            // The steps may run a second time.
+            counts.truncate(index);
+            counts.push(*count);
+            unexpected = steps[index].unexpected(index, *count);
+            unexpected.is_none()
+        };
+        let ended = match self.together(&mut runs, &mut note) {
+            Ok(Together::Apart) => self.apart(&mut runs, &mut note),
+            ended => ended.map(drop),
+        };
+        ended.map_err(|error| StepError::Database { step: failed, error })?;
+        if let Some(unexpected) = unexpected {
+            return Err(unexpected);
+        }
+        Ok(runs.into_iter().zip(counts).map(|(run, count)| StepResult { rows: run.rows, count }).collect())
+    }
+
+    /// Runs the steps of the open transaction one after the other.
+    fn apart(&mut self, runs: &mut [HandlerStep<'_>], note: &mut Note<'_>) -> Result<(), Error> {
+        for (index, run) in runs.iter_mut().enumerate() {
+            let began = Instant::now();
+            let sql = run.sql;
+            let ran = self.with_prepared(sql, Access::ReadWrite, Commits::of_write(sql), run);
+            if !note(index, began.elapsed(), &ran) {
+                self.fail_transaction();
+                return ran.map(drop);
+            }
+        }
+        Ok(())
+    }
+
     /// Runs `work` in a transaction. Commits it if `work` returns `Ok`, otherwise rolls it back.
     ///
     /// # Errors
@@ -222,11 +334,35 @@ impl Session {
         self.types.forget();
     }
 
-    /// Puts the deferred work into the batch. Afterwards the session's transactions have this access.
-    fn put_deferred(&mut self, access: Access) -> Result<(), Error> {
-        let Some(untidy) = self.deferred.take() else { return Ok(()) };
-        let cleaning = self.cleaning(access, untidy.may_have_leftovers || !untidy.plan_questions.is_empty());
-        untidy.put(&cleaning, &mut self.wire)
+    /// Puts the deferred work into the batch. If that cleans the session, its transactions have this access afterwards.
+    /// With `keeps_numbers`, the next statement cannot read the last numbers of sequences. The caller notes when the
+    /// batch is [sent](Session::note_departed).
+    fn put_deferred(&mut self, access: Access, keeps_numbers: bool) -> Result<(), Error> {
+        self.defer_unsent();
+        if self.deferred.as_ref().is_none_or(|untidy| keeps_numbers && untidy.is_only_numbers()) {
+            return Ok(());
+        }
+        let untidy = self.deferred.take().unwrap_or_default();
+        let cleaning =
+            if untidy.cleans() { self.cleaning(access, untidy.looks_for_leftovers()) } else { String::new() };
+        let put = untidy.put(&cleaning, &mut self.wire);
+        self.departing = Some(untidy);
+        put
+    }
+
+    /// Notes the fate of the deferred work in a batch: whether the wire has sent anything since `sends`.
+    fn note_departed(&mut self, sends: u64) {
+        if self.wire.sends != sends {
+            self.departing = None;
+        }
+    }
+
+    /// Defers work that was put into a batch and not sent, for example because the request's deadline had passed.
+    fn defer_unsent(&mut self) {
+        if let Some(unsent) = self.departing.take() {
+            self.access = None;
+            self.deferred.get_or_insert_default().add(unsent);
+        }
     }
 
     fn cleaning(&mut self, access: Access, looks_for_leftovers: bool) -> String {
@@ -289,7 +425,9 @@ impl pool::Session for Session {
     }
 
     fn is_untidy(&self) -> bool {
-        self.deferred.is_some() && !self.wire.is_broken()
+        // Numbers that a sequence gave out wait for a statement that could read them.
+        let has_work = self.deferred.as_ref().is_some_and(|untidy| !untidy.is_only_numbers());
+        has_work && !self.wire.is_broken()
     }
 
     fn tidy(&mut self) {
@@ -298,8 +436,11 @@ impl pool::Session for Session {
         }
         self.wire.begin_batch();
         let access = self.known_access().unwrap_or(Access::ReadWrite);
-        match self.put_deferred(access) {
-            Ok(()) => self.wire.send_at_once(),
+        match self.put_deferred(access, false) {
+            Ok(()) => {
+                self.wire.send_at_once();
+                self.departing = None;
+            }
             Err(error) => {
                 log::warn!("{error}, while cleaning a session; the session is closed");
                 self.wire.close();
@@ -374,18 +515,68 @@ impl driver::Session for Session {
         rows: &mut RowWriter<'_>,
     ) -> Result<u64, Error> {
         self.limit.deadline = deadline;
-        let mut run = EndpointRun { statement, values, rows, has_other_columns: false };
+        let mut run = EndpointRun::new(statement, values, Some(rows));
         let commits = Commits::of_access(access, &statement.text);
         let ran = self.with_prepared(&statement.text, access, commits, &mut run);
         ran.map_err(|error| statement.before_comment(error))
+    }
+
+    fn run_together(
+        &mut self,
+        steps: &Steps<'_>,
+        rows: &mut RowWriter<'_>,
+        note: &mut Note<'_>,
+    ) -> Result<Together, Error> {
+        let Steps { statements, values, deadline, .. } = *steps;
+        self.limit.deadline = deadline;
+        let runs = statements.iter().map(|statement| EndpointRun::new(statement, values, None));
+        let mut runs: Vec<_> = runs.collect();
+        if let Some(last) = runs.last_mut() {
+            last.rows = Some(rows);
+        }
+        self.together(&mut runs, note)
+    }
+
+    fn run_alone(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        deadline: Deadline,
+        needs_row: bool,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<Option<u64>, Error> {
+        // A statement with a comment about its request is sent as text, and may then have other columns.
+        let is_text = statement.text_for(&self.request).is_some();
+        let alone = Alone { bytes_max: rows.bytes_max(), needs_row };
+        let known = self.statements.known(&statement.text);
+        if is_text || !known.is_some_and(|prepared| alone.allows(prepared)) {
+            return Ok(None);
+        }
+        self.limit.deadline = deadline;
+        let mut run = EndpointRun::new(statement, values, Some(rows));
+        run.alone = Some(alone);
+        let commits = Commits::of_access(Access::ReadWrite, &statement.text);
+        let ran = self.with_prepared(&statement.text, Access::ReadWrite, commits, &mut run);
+        if run.needs_transaction {
+            return Ok(None);
+        }
+        ran.map(Some).map_err(|error| statement.before_comment(error))
     }
 
     fn can_share(&self, sql: &str) -> bool {
         self.statements.known(sql).is_some_and(|prepared| prepared.effect.is_none())
     }
 
-    fn share(&mut self, questions: &Arc<[Question]>) -> Result<Box<dyn RoundTrip + '_>, Error> {
-        Ok(Box::new(self.pipeline(questions)?))
+    fn distance(&self) -> Duration {
+        self.wire.distance()
+    }
+
+    fn note_round_trip(&mut self, took: Duration) {
+        self.wire.note_round_trip(took);
+    }
+
+    fn share(&mut self) -> Result<Box<dyn RoundTrip + '_>, Error> {
+        Ok(Box::new(self.pipeline()?))
     }
 
     fn names_requests(&self) -> bool {
@@ -411,6 +602,7 @@ impl driver::Session for Session {
             self.wire.close();
         }
         self.wire.shrink();
+        self.defer_unsent();
         let untidy = mem::take(&mut self.untidy);
         if !untidy.is_empty() {
             self.deferred.get_or_insert_default().add(untidy);

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake};
 use std::time::{Duration, Instant};
 
-use crate::base::system;
+use crate::base::system::{self, Bell};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
@@ -69,6 +69,34 @@ impl Socket {
             return true;
         }
         if inbox.blocked { self.wait_for_room(&mut inbox, until) } else { self.read(&mut inbox, until) }
+    }
+
+    /// Waits as [`wait`](Self::wait) does, and at most until the bell rings. Also returns whether the bell may have rung.
+    pub(super) fn wait_or_bell(&self, until: Instant, bell: &Bell) -> (bool, bool) {
+        let mut inbox = self.inbox();
+        if inbox.has_news() {
+            return (true, false);
+        }
+        let events = if inbox.blocked { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let mut asked = [PollFd::new(&self.raw, events), PollFd::new(bell, PollFlags::IN)];
+        let left = until.saturating_duration_since(Instant::now());
+        match Timespec::try_from(left)
+            .map_err(|_| Errno::INVAL)
+            .and_then(|left| poll(&mut asked, Some(&left)))
+        {
+            Ok(0) | Err(Errno::INTR) => return (false, false),
+            Ok(_) => {}
+            Err(error) => {
+                inbox.failure = Some(error.into());
+                return (true, false);
+            }
+        }
+        let [socket, rung] = asked.map(|one| !one.revents().is_empty());
+        if socket {
+            inbox.blocked = false;
+            self.receive(&mut inbox, RecvFlags::DONTWAIT);
+        }
+        (socket, rung)
     }
 
     /// Whether nothing has come without a question: no bytes, and no end of the connection. Does not wait.

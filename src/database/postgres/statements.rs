@@ -14,7 +14,7 @@ use postgres_protocol::message::backend::{
 use postgres_protocol::message::frontend;
 
 use super::effects::SessionEffect;
-use super::prepared::{Column, DescribedColumn, Prepared, has_open_columns, oids};
+use super::prepared::{Column, DescribedColumn, Prepared, oids};
 use super::refusal::ServerError;
 use super::text::refuse_session_commands;
 use super::types::Types;
@@ -125,11 +125,12 @@ impl Statements {
         types.learn(params.iter().copied().chain(columns.iter().map(|column| column.kind)), wire, wait)?;
         let known =
             |oid| types.known(oid).ok_or_else(|| Error::Usage(format!("the type number {oid} is not known")));
-        let is_open = has_open_columns(sql, &columns);
         let params = params.into_iter().map(known).collect::<Result<_, _>>()?;
-        let columns = columns.into_iter().map(|column| Ok(Column::new(column.name, known(column.kind)?)));
+        let described = columns;
+        let columns =
+            described.iter().map(|column| Ok(Column::new(column.name.clone(), known(column.kind)?)));
         let columns: Vec<Column> = columns.collect::<Result<_, Error>>()?;
-        let prepared = Arc::new(Prepared::new(name, sql, params, columns, is_open, effect));
+        let prepared = Arc::new(Prepared::new(name, sql, params, columns, &described, effect));
         self.keep(sql, &prepared);
         Ok(prepared)
     }

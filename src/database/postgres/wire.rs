@@ -27,6 +27,7 @@ use super::refusal::{ServerError, field};
 use super::url::Target;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
+use crate::base::system::Bell;
 use crate::database::{Access, Error};
 
 /// The time past the deadline in which a cancelled statement may end, the cancel request included. After that the
@@ -84,8 +85,17 @@ pub(super) enum Failure {
     Lost(Error),
     /// The server has run nothing of it, or has not received all of it.
     NotRun(Error),
-    /// The answer has not come within the patience of the clients behind this one. It can be read later.
-    Slow,
+    /// The answer has not come, and the wait was not to last longer. It can be read later.
+    NotYet(Pause),
+}
+
+/// Why a wait for an answer pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// There was to be no wait, or the bell has rung.
+    Bell,
+    /// The patience of the clients behind this one is over.
+    Patience,
 }
 
 impl From<Error> for Failure {
@@ -100,15 +110,36 @@ pub(super) struct Wait<'a> {
     end: Deadline,
     /// The end of the patience of the clients behind this one.
     patience: Option<Instant>,
+    /// It does not wait at all.
+    is_brief: bool,
+    /// Its ring ends the wait.
+    bell: Option<&'a Bell>,
     /// The client's departure ends the wait.
     watched: bool,
     /// The reason why the statement was cancelled. The wait for its end continues.
     cancelled: Option<Error>,
 }
 
-impl Wait<'_> {
+impl<'a> Wait<'a> {
+    /// Makes the wait end at once.
+    pub(super) fn cut_short(&mut self) {
+        self.is_brief = true;
+    }
+
+    /// Makes a ring of the bell end the wait.
+    pub(super) fn listen_to(&mut self, bell: Option<&'a Bell>) {
+        self.bell = bell;
+    }
+
     fn until(&self) -> Instant {
         self.patience.map_or(self.end.instant(), |patience| patience.min(self.end.instant()))
+    }
+
+    /// The next statement of the batch begins to run now, and has its own time.
+    pub(super) fn begin_next(&mut self) {
+        if self.cancelled.is_none() {
+            self.end = self.limit.end();
+        }
     }
 
     fn unwatch(&mut self) {
@@ -152,11 +183,15 @@ pub(super) struct Wire {
     /// ready.
     batch: BytesMut,
     parts: usize,
+    /// The number of batches that were sent so far.
+    pub(super) sends: u64,
     /// The received bytes. The bytes before `read` were used.
     received: Vec<u8>,
     read: usize,
     /// The number of `ReadyForQuery` messages that the server still has to send.
     owed: usize,
+    /// The shortest round trip so far; zero before the first.
+    distance: Duration,
     /// Whether the server was in a transaction when it last said so.
     is_in_transaction: bool,
     /// Whether the server has begun to run something of the last batch.
@@ -199,9 +234,11 @@ impl Wire {
             is_cut: false,
             batch: BytesMut::new(),
             parts: 0,
+            sends: 0,
             received: Vec::new(),
             read: 0,
             owed: 0,
+            distance: Duration::ZERO,
             is_in_transaction: false,
             has_begun: false,
             errands: VecDeque::new(),
@@ -252,6 +289,12 @@ impl Wire {
     /// Notes that the server has begun to run a statement of the last batch.
     pub(super) fn note_begun(&mut self) {
         self.has_begun = true;
+    }
+
+    /// Notes that the answer to the next statement of the batch is read now. [`has_begun`](Self::has_begun) is about that
+    /// statement from now on.
+    pub(super) fn note_next(&mut self) {
+        self.has_begun = false;
     }
 
     /// Whether the server has begun to run a statement of the last batch. The server may then have done some of it,
@@ -356,7 +399,8 @@ impl Wire {
             return Err(over);
         }
         let patience = patience.map(|(now, patience)| now + patience);
-        Ok(Wait { limit, end: limit.end(), patience, watched: false, cancelled: None })
+        let (is_brief, bell, watched, cancelled) = (false, None, false, None);
+        Ok(Wait { limit, end: limit.end(), patience, is_brief, bell, watched, cancelled })
     }
 
     /// Sends the batch. While the socket has no room, it waits and reads messages.
@@ -364,6 +408,7 @@ impl Wire {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.sends += 1;
         let batch = mem::take(&mut self.batch);
         let sent = self.send_all(&batch, wait);
         self.batch = batch;
@@ -398,6 +443,7 @@ impl Wire {
 
     /// Sends the batch without waiting. If the socket has no room for it, the connection is given up.
     pub(super) fn send_at_once(&mut self) {
+        self.sends += 1;
         let sent = self.channel.send(&self.batch).is_ok_and(|sent| sent == self.batch.len());
         self.is_cut |= !sent || !self.channel.flush().unwrap_or(false);
         self.broken |= self.is_cut;
@@ -527,6 +573,9 @@ impl Wire {
     /// Waits until the socket has bytes or room. A statement past its limit is cancelled. The wait then goes on a
     /// little, because the server may have been quicker.
     fn wait_for_socket(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        if wait.is_brief {
+            return Err(Failure::NotYet(Pause::Bell));
+        }
         if !wait.watched && wait.cancelled.is_none() {
             wait.limit.client.wake_when_left(&self.interruption);
             wait.watched = true;
@@ -534,18 +583,29 @@ impl Wire {
         if wait.cancelled.is_none() && wait.limit.client.has_left() {
             return Err(self.abandon_for_departure(wait));
         }
-        if self.channel.socket().wait(wait.until()) {
+        let (has_news, has_rung) = match wait.bell {
+            Some(bell) if wait.cancelled.is_none() => self.channel.socket().wait_or_bell(wait.until(), bell),
+            _ => (self.channel.socket().wait(wait.until()), false),
+        };
+        if has_news {
             if !self.channel.socket().is_interrupted() {
                 return Ok(());
             }
             // Nothing more can be read after an interruption.
             return Err(self.abandon_for_departure(wait));
         }
+        if has_rung {
+            return Err(Failure::NotYet(Pause::Bell));
+        }
+        if Instant::now() < wait.until() {
+            // A signal has ended the wait.
+            return Ok(());
+        }
         if wait.cancelled.is_some() {
             return Err(Failure::Lost(Error::Lost("it did not answer to a cancel".to_owned())));
         }
         if wait.patience.is_some() && wait.until() < wait.end.instant() {
-            return Err(Failure::Slow);
+            return Err(Failure::NotYet(Pause::Patience));
         }
         let why = if wait.end < wait.limit.deadline { Error::StatementTimeout } else { Error::Deadline };
         let until = Deadline::after(CANCEL_GRACE);
@@ -597,7 +657,7 @@ impl Wire {
                 Err(Error::OutcomeUnknown { cause: Box::new(error) })
             }
             (None, Err(Failure::Lost(error) | Failure::Known(error) | Failure::NotRun(error))) => Err(error),
-            (None, Err(Failure::Slow)) => Err(Error::Deadline),
+            (None, Err(Failure::NotYet(_))) => Err(Error::Deadline),
         }
     }
 
@@ -607,15 +667,30 @@ impl Wire {
         Failure::Lost(Error::Lost(format!("it sent a message that was not expected, {:?}", char::from(tag))))
     }
 
-    /// Whether the server answers by `deadline`: one round trip.
+    /// Whether the server answers by `deadline`: one round trip. A connection without an answer by then is given up.
     pub(super) fn answers(&mut self, deadline: Deadline) -> bool {
+        let began = Instant::now();
         self.begin_batch();
         self.add_sync();
-        let limit = Limit::until(deadline);
-        let Ok(mut wait) = self.begin(&limit, None) else { return false };
+        // The patience ends before the limit. So the wait ends at the deadline. No cancel is sent, because no request has a
+        // statement there, and a cancelled connection would be of no use even if an answer came.
+        let patience = deadline.left();
+        let limit = Limit::until(Deadline::after(patience.saturating_mul(2)));
+        let Ok(mut wait) = self.begin(&limit, Some((Instant::now(), patience))) else { return false };
         let answered = self.send(&mut wait).and_then(|()| self.skip(&mut wait));
         self.broken |= answered.is_err();
+        self.note_round_trip(began.elapsed());
         answered.is_ok()
+    }
+
+    /// Notes that a round trip took this long.
+    pub(super) fn note_round_trip(&mut self, took: Duration) {
+        self.distance = if self.distance.is_zero() { took } else { self.distance.min(took) };
+    }
+
+    /// The time of a round trip in which the server has nothing to do: the shortest one so far.
+    pub(super) fn distance(&self) -> Duration {
+        self.distance
     }
 
     /// Reads the rest of an unfinished answer, or gives the connection up.

@@ -329,7 +329,11 @@ fn pool_metrics(pool: &Pool, gauges: PoolGauges, out: &mut Out<'_, '_>) -> fmt::
             "Times that statements ran again after a collision with another transaction",
             &pool.retries,
         ),
-        ("wharf_pipelines", "Round trips to the database that several requests shared", &pool.pipelines),
+        (
+            "wharf_pipelines",
+            "Times that statements were sent on a session that several requests shared at that moment",
+            &pool.pipelines,
+        ),
         (
             "wharf_pipelined_requests",
             "Requests whose statement shared a round trip with others",

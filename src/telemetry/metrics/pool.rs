@@ -54,7 +54,7 @@ pub struct Pool {
     pub cancelled: AtomicU64,
     /// How often a request's statements were run again after a collision with another transaction.
     pub retries: AtomicU64,
-    /// Round trips that several requests shared.
+    /// Times that statements were sent on a session that several requests shared.
     pub pipelines: AtomicU64,
     /// The requests that shared them.
     pub pipelined: AtomicU64,

@@ -1,12 +1,12 @@
-//! Several requests' statements in one round trip, as in libpq's pipeline mode. All are sent together, each with a Sync
-//! of its own. So each is a transaction by itself, and the failure of one does not affect the others. The answers come
-//! in the same order.
+//! Several requests' statements on one session, as in libpq's pipeline mode. They are sent together, or one behind the other before
+//! the answers have come, each with a Sync of its own. So each is a transaction by itself, and the failure of one does not affect
+//! the others. The answers come in the same order.
 //!
 //! Owns [`Pipeline`]. The statements only read, so a request that gets no answer here can run its statement again. Runs
 //! on the worker that borrowed the session.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio_postgres::types::ToSql;
 
@@ -15,30 +15,25 @@ use super::transaction::Transaction;
 use super::work::checked;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
-use crate::database::driver::{Fetched, RoundTrip};
+use crate::database::driver::{Fetched, RoundTrip, Waits};
 use crate::database::postgres::answer::{AnswerReader, RowTaker};
 use crate::database::postgres::bind;
 use crate::database::postgres::prepared::{Prepared, write_row};
 use crate::database::postgres::row::Row;
-use crate::database::postgres::wire::{Failure, Limit, Wait, Wire};
+use crate::database::postgres::wire::{Failure, Limit, Pause, Wait, Wire};
 use crate::database::question::{Answer, Form, Question};
 use crate::database::{Access, Error, RowWriter, note_cancelled};
-use crate::telemetry::metrics;
 
-/// Statements that were sent together. Their answers are fetched one after the other.
+/// Statements on their way to the server and back. Their answers are fetched one after the other.
 pub(super) struct Pipeline<'a> {
-    wire: &'a mut Wire,
-    questions: Arc<[Question]>,
-    /// The statements behind the next one. An error is the reason why a statement was not sent.
-    prepared: std::vec::IntoIter<Result<Arc<Prepared>, Error>>,
-    /// The next statement.
-    next: Option<Result<Arc<Prepared>, Error>>,
+    session: &'a mut Session,
+    /// The statements without an answer, in the order in which they were sent. An error is the reason why a statement was not sent.
+    waiting: VecDeque<(Question, Result<Arc<Prepared>, Error>)>,
     /// The number of statements that were sent and have no answer yet.
     owed: usize,
-    statement_timeout: Option<Duration>,
-    metrics: &'a metrics::Pool,
-    fetched: usize,
     next_answer: PartialAnswer,
+    /// Statements are being put into the batch. If that ends in a panic, the batch is not whole.
+    is_sending: bool,
 }
 
 /// An answer that may have come in part.
@@ -110,66 +105,28 @@ fn put(question: &Question, prepared: &Prepared, wire: &mut Wire) -> Result<(), 
 }
 
 impl Session {
-    /// Sends the questions. Leaves out a statement that cannot be sent, and one that could change the session: the
-    /// later statements would see the change.
-    pub(super) fn pipeline(&mut self, questions: &Arc<[Question]>) -> Result<Pipeline<'_>, Error> {
+    /// Begins a pipeline.
+    pub(super) fn pipeline(&mut self) -> Result<Pipeline<'_>, Error> {
         if self.transaction != Transaction::None {
             return Err(Error::Usage("a transaction is open already".to_owned()));
         }
-        let prepared_before = self.statements.count();
-        let mut all: Vec<_> = questions.iter().map(|question| self.harmless(question.text())).collect();
-        let may_be_replaced = self.statements.count() != prepared_before;
-        self.wire.take_refusal();
-        self.wire.begin_batch();
-        self.put_deferred(Access::ReadOnly)?;
-        let command = self.command_before(Access::ReadOnly);
-        let Self { wire, limit, metrics, statements, untidy, .. } = self;
-        if let Some(command) = command {
-            command.put(wire)?;
-        }
-        let mut last: Option<Arc<Prepared>> = None;
-        for (question, prepared) in questions.iter().zip(&mut all) {
-            let Ok(known) = prepared else { continue };
-            // Another statement may have replaced it.
-            let is_kept = !may_be_replaced
-                || statements.known(question.text()).is_some_and(|kept| Arc::ptr_eq(kept, known));
-            let put = if is_kept {
-                wire.try_put(|wire| put(question, known, wire))
-            } else {
-                Err(Error::Usage("it is not prepared any more".to_owned()))
-            };
-            match put {
-                // Most often all questions have the same statement.
-                Ok(()) if last.as_ref().is_some_and(|last| Arc::ptr_eq(last, known)) => {}
-                Ok(()) => {
-                    untidy.ask_planner(question.text(), known);
-                    last = Some(Arc::clone(known));
-                }
-                Err(error) => *prepared = Err(error),
-            }
-        }
-        let mut wait = wire.begin(limit, None)?;
-        let sent = wire.send(&mut wait);
-        wire.conclude(wait, sent, false)?;
-        if command.is_some() {
-            self.access = Some(Access::ReadOnly);
-        }
         Ok(Pipeline {
-            wire,
-            owed: all.iter().filter(|prepared| prepared.is_ok()).count(),
-            questions: Arc::clone(questions),
-            prepared: all.into_iter(),
-            next: None,
-            statement_timeout: limit.statement,
-            metrics,
-            fetched: 0,
+            session: self,
+            waiting: VecDeque::new(),
+            owed: 0,
             next_answer: PartialAnswer::default(),
+            is_sending: false,
         })
     }
 
-    /// The prepared statement, if it is known to change nothing about the session.
-    fn harmless(&mut self, sql: &str) -> Result<Arc<Prepared>, Error> {
-        let prepared = self.prepared(sql, Access::ReadOnly)?;
+    /// The prepared statement, if it is known to change nothing about the session. A statement that could would be seen by the later
+    /// ones.
+    fn harmless(&mut self, sql: &str, may_prepare: bool) -> Result<Arc<Prepared>, Error> {
+        let prepared = match self.statements.known(sql) {
+            Some(prepared) => Arc::clone(prepared),
+            None if may_prepare => self.prepared(sql, Access::ReadOnly)?,
+            None => return Err(Error::Usage("it is not prepared".to_owned())),
+        };
         if prepared.effect.is_none() {
             return Ok(prepared);
         }
@@ -177,38 +134,105 @@ impl Session {
     }
 }
 
-impl RoundTrip for Pipeline<'_> {
-    fn fetch(
-        &mut self,
-        client: &Presence,
-        deadline: Deadline,
-        patience: Option<(Instant, Duration)>,
-    ) -> Option<Fetched> {
-        let Self { wire, questions, owed, statement_timeout, fetched, next_answer, .. } = self;
-        let question = questions.get(*fetched)?;
-        let prepared = match self.next.take().or_else(|| self.prepared.next())? {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                *fetched += 1;
-                return Some(Fetched::Answer(Err(error)));
+impl Pipeline<'_> {
+    /// Puts the statements into the batch, except those that cannot be sent.
+    fn put(&mut self, questions: &mut dyn Iterator<Item = Question>) -> Result<(), Error> {
+        // Nothing can be prepared while answers are on their way.
+        let is_first = self.waiting.is_empty();
+        let Self { session, waiting, owed, .. } = self;
+        let prepared_before = session.statements.count();
+        let first = waiting.len();
+        for question in questions {
+            let prepared = session.harmless(question.text(), is_first);
+            waiting.push_back((question, prepared));
+        }
+        let may_be_replaced = session.statements.count() != prepared_before;
+        session.wire.begin_batch();
+        if is_first {
+            session.wire.take_refusal();
+            session.put_deferred(Access::ReadOnly, true)?;
+            if let Some(command) = session.command_before(Access::ReadOnly) {
+                command.put(&mut session.wire)?;
+                command.note(&mut session.transaction, &mut session.access);
             }
+        }
+        let mut last: Option<Arc<Prepared>> = None;
+        for (question, prepared) in waiting.range_mut(first..) {
+            let Ok(known) = prepared else { continue };
+            // Another statement may have replaced it.
+            let is_kept = !may_be_replaced
+                || session.statements.known(question.text()).is_some_and(|kept| Arc::ptr_eq(kept, known));
+            let put = if is_kept {
+                session.wire.try_put(|wire| put(question, known, wire))
+            } else {
+                Err(Error::Usage("it is not prepared any more".to_owned()))
+            };
+            if let Err(error) = put {
+                *prepared = Err(error);
+                continue;
+            }
+            *owed += 1;
+            // Most often all questions have the same statement.
+            if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, known)) {
+                session.untidy.ask(question.text(), known);
+                last = Some(Arc::clone(known));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RoundTrip for Pipeline<'_> {
+    fn send(
+        &mut self,
+        questions: &mut dyn Iterator<Item = Question>,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let limit = Limit { statement: self.session.limit.statement, ..Limit::until(deadline) };
+        let mut wait = self.session.wire.begin(&limit, None)?;
+        self.is_sending = true;
+        let put = self.put(questions);
+        self.is_sending = false;
+        let Self { session, .. } = self;
+        let sent = put.map_err(Failure::from).and_then(|()| session.wire.send(&mut wait));
+        session.departing = None;
+        let sent = session.wire.conclude(wait, sent, false);
+        match sent {
+            Ok(()) => session.access = session.access.or(Some(Access::ReadOnly)),
+            Err(_) => session.wire.close(),
+        }
+        sent
+    }
+
+    fn fetch(&mut self, client: &Presence, deadline: Deadline, waits: Waits<'_>) -> Option<Fetched> {
+        let Self { session, waiting, owed, next_answer, .. } = self;
+        let (question, Ok(prepared)) = waiting.front()? else {
+            let (question, unsent) = waiting.pop_front()?;
+            return Some(Fetched::Answer(question, Err(unsent.err()?)));
         };
-        let limit = Limit { client: client.clone(), deadline, statement: *statement_timeout };
+        let limit = Limit { client: client.clone(), deadline, statement: session.limit.statement };
+        let (patience, bell) = match waits {
+            Waits::Not => (None, None),
+            Waits::Until { patience, bell } => (patience, bell),
+        };
+        let wire = &mut session.wire;
         let answered = match wire.begin(&limit, patience) {
             Ok(mut wait) => {
+                if let Waits::Not = waits {
+                    wait.cut_short();
+                }
+                wait.listen_to(bell);
                 // The rest of an earlier answer may be unread.
                 let before = wire.skip_to(*owed, &mut wait);
-                let read = before.and_then(|()| next_answer.read(wire, &mut wait, question, &prepared));
-                if let Err(Failure::Slow) = read {
-                    self.next = Some(Ok(prepared));
-                    return Some(Fetched::Slow);
+                match before.and_then(|()| next_answer.read(wire, &mut wait, question, prepared)) {
+                    Err(Failure::NotYet(Pause::Bell)) => return Some(Fetched::NotYet),
+                    Err(Failure::NotYet(Pause::Patience)) => return Some(Fetched::Slow),
+                    read => wire.conclude(wait, read, false),
                 }
-                wire.conclude(wait, read, false)
             }
             Err(error) => Err(error),
         };
         *next_answer = PartialAnswer::default();
-        *fetched += 1;
         *owed -= 1;
         // The statements have only read, but the session itself may write.
         let answered = match wire.take_refusal() {
@@ -219,21 +243,25 @@ impl RoundTrip for Pipeline<'_> {
             None => answered,
         };
         if let Err(error) = &answered {
-            note_cancelled(error, self.metrics);
+            note_cancelled(error, &session.metrics);
         }
-        Some(Fetched::Answer(answered))
+        let (question, _) = waiting.pop_front()?;
+        Some(Fetched::Answer(question, answered))
     }
 }
 
 impl Drop for Pipeline<'_> {
     fn drop(&mut self) {
-        self.wire.settle();
+        if self.is_sending {
+            self.session.wire.close();
+        }
+        self.session.wire.settle();
     }
 }
 
 impl std::fmt::Debug for Pipeline<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline").field("len", &self.questions.len()).finish_non_exhaustive()
+        f.debug_struct("Pipeline").field("waiting", &self.waiting.len()).finish_non_exhaustive()
     }
 }
 

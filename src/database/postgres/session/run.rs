@@ -8,14 +8,14 @@ use super::Session;
 use super::outcome::{Commits, begin_commit, end_commit};
 use super::transaction::{AccessCommand, NOT_SUPPORTED, Transaction, is_read_only, is_standby, refusal_of};
 use super::work::{PrepareOnly, Work};
+use crate::database::postgres::effects::Leaves;
 use crate::database::postgres::prepared::Prepared;
-use crate::database::postgres::text::writes_rows;
 use crate::database::postgres::wire::{Failure, Wait};
 use crate::database::{Access, Error, statement};
 use crate::telemetry::activity::WorkerState;
 
 /// The SQLSTATE of a prepared statement that does not exist.
-const NO_STATEMENT: &str = "26000";
+pub(super) const NO_STATEMENT: &str = "26000";
 
 /// The most runs of a statement that is each time found to be prepared for an older schema. Two such runs in a row mean
 /// an ALTER between preparing and running it.
@@ -51,10 +51,7 @@ impl Session {
                 break;
             }
             if self.wire.has_pooler && error.code() == Some(NO_STATEMENT) {
-                // No other client can have deallocated the statement, so the pooler has changed the session. The next
-                // session that is opened detects the pooler.
-                self.wire.close();
-                done = Err(Error::Lost("the pooler has given it another session of the server".to_owned()));
+                done = Err(self.lose_to_pooler());
                 break;
             }
             let can_help = if is_stale(error) {
@@ -79,8 +76,15 @@ impl Session {
         waiting.end(done, Error::kind)
     }
 
+    /// Closes a session whose prepared statement is gone. No other client can have deallocated the statement, so the pooler has
+    /// changed the session. The next session that is opened detects the pooler.
+    pub(super) fn lose_to_pooler(&mut self) -> Error {
+        self.wire.close();
+        Error::Lost("the pooler has given it another session of the server".to_owned())
+    }
+
     /// Whether a failed attempt has left nothing. The transaction was in the state `before` when the attempt began.
-    fn can_run_again(&mut self, before: Transaction) -> bool {
+    pub(super) fn can_run_again(&mut self, before: Transaction) -> bool {
         match before {
             Transaction::None => true,
             Transaction::Pending(_) => {
@@ -93,7 +97,7 @@ impl Session {
     }
 
     /// Prepares a statement again. Returns whether its parameters or columns differ from before.
-    fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
+    pub(super) fn is_other_now(&mut self, sql: &str, remembered: &Prepared) -> bool {
         let access = self.known_access().unwrap_or(Access::ReadOnly);
         let prepared = self.attempt(sql, access, Commits::Nothing, &mut PrepareOnly);
         let is_other = prepared.is_ok_and(|prepared| !prepared.is_like(remembered));
@@ -119,7 +123,9 @@ impl Session {
         }
         self.wire.begin_batch();
         self.wire.take_refusal();
-        self.put_deferred(access)?;
+        let sends = self.wire.sends;
+        self.put_deferred(access, self.cannot_read_numbers::<W>(sql))?;
+        let before = self.transaction;
         let command = self.command_before(access);
         let mut attempt = Attempt { command, commits_itself, ..Attempt::default() };
         let limit = self.limit.clone();
@@ -141,20 +147,24 @@ impl Session {
             }
             Err(error) => Err(error),
         };
+        self.note_departed(sends);
         // An error may have left a part of an answer unread.
         self.wire.settle();
         if done.is_err() && self.wire.has_leftovers() && !self.wire.is_broken() {
+            // The server has not begun the transaction.
+            self.transaction = before;
             return self.attempt(sql, access, commits, work);
         }
-        if attempt.is_run() && attempt.may_change_session {
-            self.untidy.is_touched = true;
-            self.untidy.may_have_leftovers |= !writes_rows(sql);
-            self.access = None;
+        if attempt.is_run() {
+            self.untidy.note_run(sql, attempt.leaves);
+            if attempt.leaves == Leaves::Anything {
+                self.access = None;
+            }
         }
         if command.is_some_and(|command| command.begins) {
             return self.note(done, access);
         }
-        if attempt.is_switched() && !attempt.may_change_session && done.is_ok() {
+        if attempt.is_switched() && attempt.leaves != Leaves::Anything && done.is_ok() {
             self.access = Some(access);
         }
         let done = self.note(done, access);
@@ -163,6 +173,18 @@ impl Session {
             self.access = None;
         }
         done
+    }
+
+    /// Whether neither the statement nor a later one of this borrow can read the last numbers that sequences gave out
+    /// to earlier borrowers. Numbers that the statement itself adds must stay for later statements.
+    fn cannot_read_numbers<W: Work>(&self, sql: &str) -> bool {
+        let leaves = self.statements.known(sql).map_or(Leaves::Anything, |prepared| prepared.effect.leaves());
+        self.transaction == Transaction::None
+            && match leaves {
+                Leaves::Nothing => true,
+                Leaves::Numbers => W::IS_ALONE,
+                Leaves::Anything => false,
+            }
     }
 
     /// Sends the statement, prepares it if necessary, and reads the answer.
@@ -200,8 +222,8 @@ impl Session {
                 begin_commit(&limit.client)?;
                 attempt.is_commit = true;
             }
-            attempt.may_change_session = !prepared.effect.is_none();
-            untidy.ask_planner(sql, &prepared);
+            attempt.leaves = prepared.effect.leaves();
+            untidy.ask(sql, &prepared);
             attempt.sent = Sent::Runs;
             if let Some(command) = attempt.command {
                 command.note(transaction, access);
@@ -243,8 +265,8 @@ struct Attempt {
     /// The command before it.
     command: Option<AccessCommand>,
     sent: Sent,
-    /// The statement may change the session.
-    may_change_session: bool,
+    /// The state that the statement may leave on the session.
+    leaves: Leaves,
     /// The statement commits by itself.
     commits_itself: bool,
     /// The messages that were sent may have committed something.
@@ -274,7 +296,7 @@ impl Attempt {
 
 /// Whether the prepared statement is outdated: "cached plan must not change result type" after an ALTER, or a
 /// deallocation by somebody else.
-fn is_stale(error: &Error) -> bool {
+pub(super) fn is_stale(error: &Error) -> bool {
     match error.code() {
         // Functions may fail with this code as well.
         Some(NOT_SUPPORTED) => error.is_retryable(),
@@ -284,7 +306,7 @@ fn is_stale(error: &Error) -> bool {
 
 /// Whether the error may be due to an ALTER after the statement was prepared: the statement's parameters keep their old
 /// types. The question makes sense only before the server has begun to run anything.
-fn may_be_stale(error: &Error) -> bool {
+pub(super) fn may_be_stale(error: &Error) -> bool {
     /// A value of a wrong type, a value out of range, and a type that is gone.
     const CODES: [&str; 6] = ["22003", "22007", "22008", "22P02", "22P03", "XX000"];
     /// `insufficient_privilege`, the only code of class 42 that has nothing to do with types.

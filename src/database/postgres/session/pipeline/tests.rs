@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use super::super::Untidy;
 use super::*;
+use crate::base::system::Bell;
 use crate::config;
 use crate::database::driver::{Borrower, Session as _};
 use crate::database::pool::Session as _;
 use crate::database::postgres::driver::Driver;
+use crate::database::postgres::effects::Leaves;
 use crate::database::postgres::row::Parameter;
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -109,7 +111,11 @@ impl Script {
                         [&b"\0\x01n\0\0\0\0\0\0\0"[..], &INT4.to_be_bytes(), &[0, 4], &[255; 4], &[0, 0]];
                     out.extend(message(b'T', &column.concat()));
                 }
-                b'Q' => out.extend([message(b'C', b"SET\0"), ready()].concat()),
+                b'Q' => {
+                    // A new session asks for its process, which is the one in the greeting.
+                    let settings = row(&[Some(b"UTC"), Some(b"0"), Some(b"0")]);
+                    out.extend([settings, message(b'C', b"SET\0"), ready()].concat());
+                }
                 b'B' => match answers.next() {
                     Some(answer) => {
                         bound += 1;
@@ -139,7 +145,7 @@ impl Script {
     }
 }
 
-fn questions(count: i32) -> Arc<[Question]> {
+fn questions(count: i32) -> Vec<Question> {
     let sql: Arc<str> = "select 2 * $1".into();
     (0..count)
         .map(|number| Question::Handler {
@@ -152,14 +158,23 @@ fn questions(count: i32) -> Arc<[Question]> {
 /// A session on which the statement is prepared and was answered once, by the first answer of the script.
 fn with_statement(script: Script) -> Session {
     let mut session = script.session();
-    session.effects.of("select 2 * $1").learn(true);
+    session.effects.of("select 2 * $1").learn(Leaves::Nothing);
     assert_eq!(session.read("select 2 * $1", &[&1_i32]).expect("an answer").len(), 1);
     session
 }
 
+const UNTIL_THE_DEADLINE: Waits<'_> = Waits::Until { patience: None, bell: None };
+
+/// A pipeline with these questions on their way.
+fn sent(session: &mut Session, questions: Vec<Question>) -> Result<Pipeline<'_>, Error> {
+    let mut pipeline = session.pipeline()?;
+    pipeline.send(&mut questions.into_iter(), Deadline::after(PATIENCE))?;
+    Ok(pipeline)
+}
+
 fn fetch(pipeline: &mut Pipeline<'_>) -> Result<Vec<Row>, Error> {
-    match pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), None) {
-        Some(Fetched::Answer(answer)) => answer.map(Answer::into_rows),
+    match pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), UNTIL_THE_DEADLINE) {
+        Some(Fetched::Answer(_, answer)) => answer.map(Answer::into_rows),
         _ => panic!("no answer"),
     }
 }
@@ -180,7 +195,7 @@ fn each_statement_gets_its_own_answer_however_the_bytes_are_cut() {
         let late = [number(7), error()].concat();
         let answers = [number(0), number(7), error(), none.clone(), strange.concat(), late, number(8)];
         let mut session = with_statement(Script { piece, ..Script::of(answers) });
-        let mut pipeline = session.pipeline(&questions(6)).expect("they are sent");
+        let mut pipeline = sent(&mut session, questions(6)).expect("they are sent");
         assert_eq!(numbers(&mut pipeline), [7]);
         let refused = fetch(&mut pipeline).expect_err("it is an error");
         assert_eq!((refused.code(), refused.to_string().contains("division by zero")), (Some("22012"), true));
@@ -189,7 +204,9 @@ fn each_statement_gets_its_own_answer_however_the_bytes_are_cut() {
         assert_eq!(row.get::<_, Option<i32>>("N"), None);
         assert!(matches!(fetch(&mut pipeline), Err(Error::Refused(_))));
         assert_eq!(numbers(&mut pipeline), [8]);
-        assert!(pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), None).is_none());
+        assert!(
+            pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), UNTIL_THE_DEADLINE).is_none()
+        );
         drop(pipeline);
         assert!(!session.wire.is_broken());
     }
@@ -200,7 +217,7 @@ fn a_row_refuses_a_wrong_column_or_type() {
     let mut session = with_statement(Script::of([number(0), number(7), number(8)]));
     let driven = session.read("select 2 * $1", &[&1_i32]).expect("an answer").remove(0);
     let direct =
-        fetch(&mut session.pipeline(&questions(1)).expect("it is sent")).expect("an answer").remove(0);
+        fetch(&mut sent(&mut session, questions(1)).expect("it is sent")).expect("an answer").remove(0);
     for (row, value) in [(driven, 7), (direct, 8)] {
         assert_eq!((row.len(), row.is_empty(), row.columns()[0].name()), (1, false, "n"));
         assert_eq!((row.get::<_, i32>("n"), row.get::<_, i32>(0)), (value, value));
@@ -239,7 +256,7 @@ fn an_unexpected_message_ends_the_session_and_no_request_gets_anothers_answer() 
     ];
     for answer in unexpected {
         let mut session = with_statement(Script::of([number(0), answer.clone(), number(8)]));
-        let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+        let mut pipeline = sent(&mut session, questions(2)).expect("they are sent");
         for _ in 0..2 {
             let error = fetch(&mut pipeline).expect_err("it is none");
             assert!(matches!(error, Error::Lost(_)), "{answer:?}: {error}");
@@ -254,23 +271,23 @@ fn a_statement_that_cannot_be_sent_is_refused_before_anything_is_sent() {
     let mut session = with_statement(Script::of([number(0), number(7)]));
     let sql: Arc<str> = "select 2 * $1".into();
     for parameters in [vec![], vec![Box::new("text") as Parameter]] {
-        let questions: Arc<[Question]> = Arc::new([Question::Handler { sql: Arc::clone(&sql), parameters }]);
-        let mut pipeline = session.pipeline(&questions).expect("there is nothing to send");
+        let questions = vec![Question::Handler { sql: Arc::clone(&sql), parameters }];
+        let mut pipeline = sent(&mut session, questions).expect("there is nothing to send");
         assert!(matches!(fetch(&mut pipeline), Err(Error::Usage(_))));
     }
-    let mut pipeline = session.pipeline(&questions(1)).expect("it is sent");
+    let mut pipeline = sent(&mut session, questions(1)).expect("it is sent");
     assert_eq!(numbers(&mut pipeline), [7]);
 }
 
 #[test]
 fn a_statement_that_may_change_the_session_is_not_sent_with_others() {
     let mut session = with_statement(Script::of([number(0), number(7)]));
-    session.effects.of("select 2 * $1").learn(false);
-    let mut pipeline = session.pipeline(&questions(1)).expect("there is nothing to send");
+    session.effects.of("select 2 * $1").learn(Leaves::Anything);
+    let mut pipeline = sent(&mut session, questions(1)).expect("there is nothing to send");
     assert!(matches!(fetch(&mut pipeline), Err(Error::Usage(_))));
     drop(pipeline);
-    session.effects.of("select 2 * $1").learn(true);
-    assert_eq!(numbers(&mut session.pipeline(&questions(1)).expect("it is sent")), [7]);
+    session.effects.of("select 2 * $1").learn(Leaves::Nothing);
+    assert_eq!(numbers(&mut sent(&mut session, questions(1)).expect("it is sent")), [7]);
 }
 
 /// The early answer was once taken for the beginning of the first statement's, and the session was lost.
@@ -280,7 +297,7 @@ fn an_earlier_answer_is_not_taken_for_a_statements() {
     session.access = Some(Access::ReadWrite);
     session.deferred = Some(Untidy { is_touched: true, ..Untidy::default() });
     session.tidy();
-    let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+    let mut pipeline = sent(&mut session, questions(2)).expect("they are sent");
     assert_eq!((numbers(&mut pipeline), numbers(&mut pipeline)), (vec![7], vec![8]));
     drop(pipeline);
     assert!(!session.wire.is_broken());
@@ -291,7 +308,7 @@ fn a_batch_larger_than_the_sockets_room_is_sent_while_answers_are_read() {
     const COUNT: i32 = 20_000;
     let mut session =
         with_statement(Script::of(std::iter::repeat_with(|| number(7)).take(1 + COUNT as usize)));
-    let mut pipeline = session.pipeline(&questions(COUNT)).expect("they are sent");
+    let mut pipeline = sent(&mut session, questions(COUNT)).expect("they are sent");
     assert!((0..COUNT).all(|_| numbers(&mut pipeline) == [7]));
 }
 
@@ -300,14 +317,14 @@ fn an_unwanted_answer_is_not_taken_for_the_next_one() {
     // When the first is there, so are the others.
     let answers = [number(0), number(7), number(8), number(9), number(10)];
     let mut session = with_statement(Script { together: 3, ..Script::of(answers) });
-    let mut pipeline = session.pipeline(&questions(3)).expect("they are sent");
+    let mut pipeline = sent(&mut session, questions(3)).expect("they are sent");
     assert_eq!(numbers(&mut pipeline), [7]);
     // This request's client has left before the answer is read.
-    let over = pipeline.fetch(&Presence::default(), Deadline::after(Duration::ZERO), None);
-    assert!(matches!(over, Some(Fetched::Answer(Err(Error::Deadline)))));
+    let over = pipeline.fetch(&Presence::default(), Deadline::after(Duration::ZERO), UNTIL_THE_DEADLINE);
+    assert!(matches!(over, Some(Fetched::Answer(_, Err(Error::Deadline)))));
     drop(pipeline);
     assert!(!session.wire.is_broken());
-    let mut pipeline = session.pipeline(&questions(1)).expect("it is sent");
+    let mut pipeline = sent(&mut session, questions(1)).expect("it is sent");
     assert_eq!(numbers(&mut pipeline), [10]);
     drop(pipeline);
     assert!(session.is_open());
@@ -328,7 +345,7 @@ fn a_message_behind_the_last_answer_is_noticed() {
         // It is there when the last answer's end is taken.
         let mut session =
             with_statement(Script { extra: extra.clone(), ..Script::of([number(0), number(7)]) });
-        let mut pipeline = session.pipeline(&questions(1)).expect("it is sent");
+        let mut pipeline = sent(&mut session, questions(1)).expect("it is sent");
         assert_eq!(numbers(&mut pipeline), [7]);
         drop(pipeline);
         assert_eq!(session.is_open(), is_clean, "{extra:?}");
@@ -339,7 +356,7 @@ fn a_message_behind_the_last_answer_is_noticed() {
 fn a_fatal_error_is_known_before_the_server_closes_the_connection() {
     let fatal = message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0");
     let mut session = with_statement(Script::of([number(0), fatal]));
-    let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+    let mut pipeline = sent(&mut session, questions(2)).expect("they are sent");
     assert_eq!(fetch(&mut pipeline).expect_err("it is an error").code(), Some("57P01"));
     drop(pipeline);
     assert!(session.wire.is_broken());
@@ -348,7 +365,7 @@ fn a_fatal_error_is_known_before_the_server_closes_the_connection() {
 #[test]
 fn a_session_is_given_up_if_the_rest_of_an_answer_does_not_come() {
     let mut session = with_statement(Script::of([number(0), number(7)]));
-    let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+    let mut pipeline = sent(&mut session, questions(2)).expect("they are sent");
     assert_eq!(numbers(&mut pipeline), [7]);
     drop(pipeline);
     assert!(session.wire.is_broken());
@@ -357,11 +374,55 @@ fn a_session_is_given_up_if_the_rest_of_an_answer_does_not_come() {
 #[test]
 fn a_deadline_ends_the_statement_and_its_session() {
     let mut session = with_statement(Script::of([number(0)]));
-    let mut pipeline = session.pipeline(&questions(2)).expect("they are sent");
+    let mut pipeline = sent(&mut session, questions(2)).expect("they are sent");
     let soon = Deadline::after(Duration::from_millis(20));
-    let fetched = pipeline.fetch(&Presence::default(), soon, None);
-    assert!(matches!(fetched, Some(Fetched::Answer(Err(Error::Deadline)))));
+    let fetched = pipeline.fetch(&Presence::default(), soon, UNTIL_THE_DEADLINE);
+    assert!(matches!(fetched, Some(Fetched::Answer(_, Err(Error::Deadline)))));
     drop(pipeline);
     assert!(session.wire.is_broken());
     assert!(matches!(session.read("select 2 * $1", &[&1_i32]), Err(Error::Lost(_))));
+}
+
+#[test]
+fn statements_join_those_whose_answers_have_not_come() {
+    let mut session = with_statement(Script::of([number(0), number(7), number(8), number(9)]));
+    let mut pipeline = sent(&mut session, questions(1)).expect("it is sent");
+    pipeline.send(&mut questions(2).into_iter(), Deadline::after(PATIENCE)).expect("they are sent");
+    assert_eq!([0; 3].map(|_| numbers(&mut pipeline)), [[7], [8], [9]]);
+    assert!(pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), Waits::Not).is_none());
+    drop(pipeline);
+    assert!(!session.wire.is_broken());
+}
+
+#[test]
+fn a_statement_that_is_not_prepared_does_not_join_others() {
+    let mut session = with_statement(Script::of([number(0), number(7), number(8)]));
+    let mut pipeline = sent(&mut session, questions(1)).expect("it is sent");
+    let other =
+        Question::Handler { sql: "select 3 * $1".into(), parameters: vec![Box::new(1_i32) as Parameter] };
+    pipeline.send(&mut [other].into_iter(), Deadline::after(PATIENCE)).expect("there is nothing to send");
+    pipeline.send(&mut questions(1).into_iter(), Deadline::after(PATIENCE)).expect("it is sent");
+    assert_eq!(numbers(&mut pipeline), [7]);
+    assert!(matches!(fetch(&mut pipeline), Err(Error::Usage(_))));
+    assert_eq!(numbers(&mut pipeline), [8]);
+}
+
+#[test]
+fn a_wait_for_an_answer_ends_when_the_bell_rings_and_goes_on_later() {
+    // The end of an error's answer comes only with the next answer.
+    let answers = [number(0), error(), number(8)];
+    let mut session = with_statement(Script { holds_back: true, ..Script::of(answers) });
+    let mut pipeline = sent(&mut session, questions(1)).expect("it is sent");
+    let bell = Bell::new().expect("a descriptor");
+    bell.ring();
+    let listening = Waits::Until { patience: None, bell: Some(&bell) };
+    for waits in [Waits::Not, listening, listening] {
+        let fetched = pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), waits);
+        assert!(matches!(fetched, Some(Fetched::NotYet)));
+    }
+    pipeline.send(&mut questions(1).into_iter(), Deadline::after(PATIENCE)).expect("it is sent");
+    bell.silence();
+    let fetched = pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), listening);
+    assert!(matches!(fetched, Some(Fetched::Answer(_, Err(Error::Refused(_))))));
+    assert_eq!(numbers(&mut pipeline), [8]);
 }
