@@ -381,7 +381,7 @@ fn a_reload_names_the_keys_of_listeners_that_need_a_restart_and_applies_the_rest
         client.request("GET", "/hello", &[], "");
         client.answer().text().to_owned()
     };
-    let restart = "needs a restart, and stays as it was until then";
+    let restart = "this needs a restart, and the old value applies until then";
     let two = HELLO.replace("'hi'", "'two'");
     replace(&wharf, &format!("[[listen]]\naddress = '127.0.0.2:0'\n{tls}{two}"));
     wharf.signal("HUP");
