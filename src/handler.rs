@@ -15,7 +15,7 @@ pub use self::error::Error;
 pub(crate) use self::error::{FAILED, outcome_unknown, unavailable};
 pub use self::policy::{BodyUse, Policy, Priority};
 pub use self::query::{Batched, Parameters, Query, query};
-pub(crate) use self::query::{BatchedStatement, Work};
+pub(crate) use self::query::{BatchedStatement, Work, Worked};
 pub use self::test_context::TestContext;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;

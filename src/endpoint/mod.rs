@@ -21,7 +21,7 @@ use crate::database::{
     self, Access, Answer, Connection, Database, Form, Question, RowWriter, Shape, Statement, Steps,
 };
 use crate::exchange::router::Target;
-use crate::handler::{Batched, BatchedStatement, Context, Error, Handler, Policy, Work};
+use crate::handler::{Batched, BatchedStatement, Context, Error, Handler, Policy, Work, Worked};
 use crate::http::{Request, Response};
 
 /// The most runs of a request's statements before a collision with another transaction becomes its answer. The pauses
@@ -361,7 +361,7 @@ impl BatchedStatement for SqlEndpoint {
     }
 
     fn usually_takes(&self) -> Duration {
-        self.takes.usual()
+        self.takes.median()
     }
 
     fn question(&self, request: &Request) -> Result<Question, Error> {
@@ -375,9 +375,9 @@ impl BatchedStatement for SqlEndpoint {
         Ok(Question::Endpoint { statement: Arc::clone(&self.steps[0].statement), values, form })
     }
 
-    fn note(&self, question: &Question, took: Duration, work: Duration, context: &Context<'_>) {
+    fn note(&self, question: &Question, took: Duration, work: Worked, context: &Context<'_>) {
         context.note_statement(&self.steps[0].key, took, &|| self.shown(question.values()));
-        self.takes.note(work);
+        self.takes.note(work.time, work.is_behind);
     }
 
     fn answer(&self, _: &Request, answer: Answer) -> Result<Response, Error> {

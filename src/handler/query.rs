@@ -16,6 +16,9 @@ use crate::http::{Request, Response};
 /// which one run in fifty is slow never has the mean of a quick one.
 const WEIGHT: u64 = 64;
 
+/// A duration moves the median by 1 over this of it.
+const MEDIAN_STEP: u64 = 16;
+
 /// A handler of one reading statement, on PostgreSQL: `bind` makes the statement's parameters, and `answer` makes the
 /// response from its rows. The database refuses to write.
 ///
@@ -93,7 +96,7 @@ where
     }
 
     fn usually_takes(&self) -> Duration {
-        self.takes.usual()
+        self.takes.median()
     }
 
     fn question(&self, request: &Request) -> Result<Question, Error> {
@@ -101,8 +104,8 @@ where
         Ok(Question::Handler { sql: Arc::clone(&self.sql), parameters })
     }
 
-    fn note(&self, _: &Question, _: Duration, work: Duration, _: &Context<'_>) {
-        self.takes.note(work);
+    fn note(&self, _: &Question, _: Duration, work: Worked, _: &Context<'_>) {
+        self.takes.note(work.time, work.is_behind);
     }
 
     fn answer(&self, request: &Request, answer: Answer) -> Result<Response, Error> {
@@ -127,54 +130,67 @@ pub(crate) trait BatchedStatement: Send + Sync {
     /// known yet.
     fn takes(&self) -> Option<Duration>;
 
-    /// The same without the waits that other work on the machine causes: few runs take less.
+    /// The median of that time, which waits for a busy machine and a busy network do not change; zero if it is not known yet.
     fn usually_takes(&self) -> Duration;
 
     /// The request's statement with its parameters.
     fn question(&self, request: &Request) -> Result<Question, Error>;
 
-    /// Notes that the statement has ended after `took`. The database worked on it for `work` of that time.
-    fn note(&self, question: &Question, took: Duration, work: Duration, context: &Context<'_>);
+    /// Notes that the statement has ended after `took`.
+    fn note(&self, question: &Question, took: Duration, work: Worked, context: &Context<'_>);
 
     /// Makes the response from the database's answer.
     fn answer(&self, request: &Request, answer: Answer) -> Result<Response, Error>;
+}
+
+/// The time that the database has worked on a statement.
+#[derive(Clone, Copy)]
+pub(crate) struct Worked {
+    pub(crate) time: Duration,
+    /// The answer came right behind another, so that the time holds no part of the way.
+    pub(crate) is_behind: bool,
 }
 
 /// How long the database works on a statement, in nanoseconds. A mean of 0: not known yet.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     mean: AtomicU64,
-    /// A low quantile.
-    usual: AtomicU64,
+    /// The median, as far as answers right behind others show it; 0: not known yet.
+    median: AtomicU64,
 }
 
 impl Work {
-    /// Adds a duration. If two threads add one at the same time, one of the two may be lost.
-    pub(crate) fn note(&self, took: Duration) {
+    /// Adds a duration. If two threads add one at the same time, one of the two may be lost. `is_behind`: the answer came right
+    /// behind another, so that the duration holds no part of the way.
+    pub(crate) fn note(&self, took: Duration, is_behind: bool) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let (mean, usual) = match (self.mean.load(Relaxed), self.usual.load(Relaxed)) {
-            (0, _) => (took, took),
-            (mean, usual) => {
-                let usual = if took < usual { usual - (usual - took) / 4 } else { usual + usual / 64 };
-                (mean - mean / WEIGHT + took / WEIGHT, usual.min(took.max(usual)))
-            }
+        let mean = match self.mean.load(Relaxed) {
+            0 => took,
+            mean => mean - mean / WEIGHT + took / WEIGHT,
         };
         self.mean.store(mean.max(1), Relaxed);
-        self.usual.store(usual.max(64), Relaxed);
+        if is_behind {
+            let median = match self.median.load(Relaxed) {
+                0 => took,
+                median if took < median => median - median / MEDIAN_STEP,
+                median => median + median / MEDIAN_STEP + 1,
+            };
+            self.median.store(median.max(1), Relaxed);
+        }
     }
 
     /// Adds the duration of a run if the statement was prepared before it and can share a round trip. Forgets the mean if it
     /// cannot.
     pub(crate) fn note_run(&self, was_prepared: bool, can_share: bool, work: impl FnOnce() -> Duration) {
         match (was_prepared, can_share) {
-            (true, true) => self.note(work()),
+            (true, true) => self.note(work(), false),
             (false, true) => {}
             (_, false) => self.mean.store(0, Relaxed),
         }
     }
 
-    pub(crate) fn usual(&self) -> Duration {
-        Duration::from_nanos(self.usual.load(Relaxed))
+    pub(crate) fn median(&self) -> Duration {
+        Duration::from_nanos(self.median.load(Relaxed))
     }
 
     pub(crate) fn mean(&self) -> Option<Duration> {
@@ -218,16 +234,16 @@ mod tests {
         let takes = Work::default();
         assert_eq!(takes.mean(), None);
         let (quick, slow) = (Duration::from_micros(100), Duration::from_millis(50));
-        takes.note(quick);
+        takes.note(quick, false);
         assert_eq!(takes.mean(), Some(quick));
         for turn in 0..500 {
-            takes.note(if turn % 50 == 0 { slow } else { quick });
+            takes.note(if turn % 50 == 0 { slow } else { quick }, false);
             let mean = takes.mean().expect("it ran");
             assert!(mean > 4 * quick && mean < slow / 10, "{mean:?} in turn {turn}");
         }
-        (0..500).for_each(|_| takes.note(quick));
+        (0..500).for_each(|_| takes.note(quick, false));
         assert!(takes.mean().expect("it ran") < 2 * quick);
-        takes.note(Duration::MAX);
+        takes.note(Duration::MAX, false);
         assert!(takes.mean().expect("it ran") > slow);
     }
 
@@ -236,5 +252,17 @@ mod tests {
         assert_eq!(().into_parameters().len(), 0);
         assert_eq!((1_i32,).into_parameters().len(), 1);
         assert_eq!((1_i32, "text".to_owned(), true).into_parameters().len(), 3);
+    }
+
+    #[test]
+    fn the_median_is_learned_from_answers_behind_others_and_slow_ways_do_not_count() {
+        let takes = Work::default();
+        let (work, way) = (Duration::from_micros(20), Duration::from_micros(400));
+        (0..100).for_each(|_| takes.note(way, false));
+        assert_eq!(takes.median(), Duration::ZERO, "it is not known yet");
+        (0..200).for_each(|turn| takes.note(if turn % 3 == 0 { way } else { work }, true));
+        assert!(takes.median() < 2 * work, "{:?}", takes.median());
+        (0..200).for_each(|_| takes.note(way, true));
+        assert!(takes.median() > way / 2, "{:?}", takes.median());
     }
 }

@@ -23,7 +23,7 @@ use crate::base::queue::{Batch, Joined, Load, Ticket};
 use crate::base::system::Bell;
 use crate::database::{self, Connection, Fetched, Question, RoundTrip, Waits};
 use crate::exchange::job::Job;
-use crate::handler::{Batched, BatchedStatement, Error};
+use crate::handler::{Batched, BatchedStatement, Error, Worked};
 use crate::telemetry::activity::{Activity, Spent, WorkerState};
 
 /// How long the database may work on the statements of a batch, by their means, while no worker is free. The limit is several
@@ -250,6 +250,7 @@ impl Shared {
             }
             let now = Instant::now();
             let took = now.saturating_duration_since(before.max(*sent));
+            let is_behind = before >= *sent + distance;
             before = now;
             activity.spend(Spent { pool, database: now.saturating_duration_since(*sent) });
             activity.turn_to(WorkerState::Handler, now);
@@ -258,7 +259,7 @@ impl Shared {
                 break;
             };
             let response = self.attempt(job, || {
-                let work = now.saturating_duration_since(due);
+                let work = Worked { time: now.saturating_duration_since(due), is_behind };
                 statement.note(&question, took, work, &self.context(job, activity));
                 match answer {
                     Ok(answer) => statement.answer(&job.request, answer).and_then(final_response).map(Some),

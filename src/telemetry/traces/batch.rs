@@ -150,7 +150,7 @@ impl Batch {
 
     fn request(&mut self, served: &Served, trace: &Trace, clock: Clock) {
         let scheme = if served.is_encrypted { "https" } else { "http" };
-        let course = &served.course;
+        let request_times = &served.request_times;
         let parent = trace.parent();
         let remote = parent.map_or(0, |_| KNOWS_PARENT | PARENT_IS_REMOTE);
         self.scope.message(SPANS, |to| {
