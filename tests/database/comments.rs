@@ -1,10 +1,6 @@
 //! PostgreSQL's own views name the application, the endpoint and the request of wharf's sessions and statements.
 
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +12,7 @@ use wharf::deadline::Deadline;
 use wharf::server::Server;
 use wharf::value::{Scalar, Type, Value};
 
-use crate::support::{Postgres, assert_nothing_is_left, config_of};
+use crate::support::{Counting, Postgres, assert_nothing_is_left, config_of};
 
 /// The session's own statement, as everybody sees it.
 const OWN_TEXT: &str = "select query as q from pg_stat_activity where pid = pg_backend_pid()";
@@ -349,17 +345,16 @@ mod requests {
     /// Everything that a run sends is there before the database has answered any of it.
     #[test]
     fn cost_no_round_trip() {
-        let turns = Arc::new(AtomicUsize::new(0));
-        let port = counting(Postgres::shared().port(), &turns);
-        let database =
-            open(&format!("postgres://postgres@127.0.0.1:{port}/postgres"), StatementComment::Request);
+        let proxy = Counting::to(Postgres::shared().port());
+        let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
+        let database = open(&url, StatementComment::Request);
         let statement = statement(&database, StatementComment::Request, "select :n::int as n");
         let round_trips = |request: &str| {
             let mut connection = database.checkout(soon()).expect("a connection is free");
             connection.name_request(request, TRACE);
-            let before = turns.load(Ordering::SeqCst);
+            proxy.begin();
             assert_eq!(read(&mut connection, &statement), r#"{"n":7}"#);
-            turns.load(Ordering::SeqCst) - before
+            proxy.count()
         };
         assert_eq!(round_trips(""), 2, "it is prepared once");
         // The count is 0 when the statement is sent right behind the cleaning of the session, because no request waits
@@ -368,44 +363,6 @@ mod requests {
             let count = round_trips(request);
             assert!(count <= 1, "{request}: {count}");
         }
-    }
-
-    /// A way to `port` that counts how often the server is asked after it has said something.
-    fn counting(port: u16, turns: &Arc<AtomicUsize>) -> u16 {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let own = listener.local_addr().expect("a bound listener has an address").port();
-        let turns = Arc::clone(turns);
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                let client = client.expect("a client that connected");
-                let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the server listens");
-                let answered = Arc::<AtomicBool>::default();
-                let (back, answers) = ((server.try_clone(), client.try_clone()), Arc::clone(&answered));
-                let turns = Arc::clone(&turns);
-                thread::spawn(move || {
-                    forward(client, server, || {
-                        turns
-                            .fetch_add(usize::from(answered.swap(false, Ordering::SeqCst)), Ordering::SeqCst);
-                    });
-                });
-                let (server, client) = (back.0.expect("a descriptor"), back.1.expect("a descriptor"));
-                thread::spawn(move || forward(server, client, || answers.store(true, Ordering::SeqCst)));
-            }
-        });
-        own
-    }
-
-    /// `on_bytes` is called before they go on.
-    fn forward(mut from: TcpStream, mut to: TcpStream, on_bytes: impl Fn()) {
-        let mut buffer = [0; 8192];
-        while let Ok(read @ 1..) = from.read(&mut buffer) {
-            on_bytes();
-            if to.write_all(&buffer[..read]).is_err() {
-                break;
-            }
-        }
-        // It fails where it has ended already.
-        let _ = to.shutdown(Shutdown::Both);
     }
 }
 

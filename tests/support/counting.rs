@@ -1,27 +1,17 @@
 //! A proxy that keeps what a client sends to a server, round trip by round trip.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::PATIENCE;
+use super::relay::{Relay, Watcher};
 
 /// The beginning of the cleaning of a session, behind the message's tag and length.
 const CLEANING: &[u8] = b"begin; close all;";
 
 /// Forwards to one port of this machine until it is dropped.
-pub(crate) struct Counting {
-    port: u16,
-    shared: Arc<Shared>,
-}
+pub(crate) struct Counting(Relay<Shared>);
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    closed: AtomicBool,
-}
+struct Shared(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -33,53 +23,33 @@ struct State {
 
 impl Counting {
     pub(crate) fn to(port: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let own = listener.local_addr().expect("a bound listener has an address").port();
-        let shared = Arc::<Shared>::default();
-        let accepting = Arc::clone(&shared);
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                if accepting.closed.load(Ordering::SeqCst) {
-                    break;
-                }
-                let client = client.expect("a client that connected");
-                let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the server accepts");
-                connect(client, server, &accepting);
-            }
-        });
-        Self { port: own, shared }
+        Self(Relay::to(port))
     }
 
     /// The port on which it listens on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.0.port()
     }
 
     /// Forgets the round trips so far.
     pub(crate) fn begin(&self) {
-        self.shared.state().round_trips.clear();
+        self.0.watcher().state().round_trips.clear();
     }
 
     /// The number of round trips since [`Counting::begin`] for which a request waited. An idle worker may send the cleaning of a
     /// session by itself; nobody waits for its answer, so such a round trip does not count.
     pub(crate) fn count(&self) -> usize {
-        self.shared.state().round_trips.iter().filter(|sent| !is_cleaning_alone(sent)).count()
-    }
-}
-
-impl Drop for Counting {
-    fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts; its listener goes with it.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        self.0.watcher().state().round_trips.iter().filter(|sent| !is_cleaning_alone(sent)).count()
     }
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl Watcher for Shared {
     fn note_sent(&self, bytes: &[u8]) {
         let mut state = self.state();
         if !state.clients_turn {
@@ -91,6 +61,10 @@ impl Shared {
             // The round trip began before the count.
             None => state.round_trips.push(bytes.to_vec()),
         }
+    }
+
+    fn note_answered(&self) {
+        self.state().clients_turn = false;
     }
 }
 
@@ -114,33 +88,4 @@ fn is_cleaning_alone(mut messages: &[u8]) -> bool {
         messages = &messages[1 + length..];
     }
     is_alone && has_cleaning
-}
-
-/// Starts two threads for the connection. They end with it.
-fn connect(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
-    for socket in [&client, &server] {
-        socket.set_nodelay(true).expect("a TCP socket has no-delay");
-        socket.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
-    }
-    let copies = (client.try_clone().expect("a descriptor"), server.try_clone().expect("a descriptor"));
-    let noting = Arc::clone(shared);
-    thread::spawn(move || forward(&client, &server, |bytes| noting.note_sent(bytes)));
-    let (client, server) = copies;
-    let noting = Arc::clone(shared);
-    thread::spawn(move || forward(&server, &client, |_| noting.state().clients_turn = false));
-}
-
-/// Forwards bytes until one side ends.
-fn forward(mut from: &TcpStream, mut to: &TcpStream, before: impl Fn(&[u8])) {
-    let mut bytes = [0; 16 * 1024];
-    while let Ok(length @ 1..) = from.read(&mut bytes) {
-        before(&bytes[..length]);
-        if to.write_all(&bytes[..length]).is_err() {
-            break;
-        }
-    }
-    for socket in [from, to] {
-        // Shutdown fails when the connection has ended already.
-        let _ = socket.shutdown(Shutdown::Both);
-    }
 }

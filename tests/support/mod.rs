@@ -11,6 +11,7 @@ mod gate;
 mod log;
 mod pgbouncer;
 mod postgres;
+mod relay;
 mod tls;
 mod wharf;
 mod wire;
