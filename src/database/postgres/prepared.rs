@@ -218,18 +218,6 @@ impl Prepared {
         column.map_or_else(Default::default, |column| (column.name.clone(), column.type_name()))
     }
 
-    /// Puts a run of the statement into the batch, as a part of its own; see [`put`](Self::put).
-    pub(super) fn run<P: BorrowToSql>(
-        &self,
-        text: Option<&str>,
-        parameters: impl ExactSizeIterator<Item = P> + Clone,
-        wire: &mut Wire,
-    ) -> Result<(), Error> {
-        self.put(text, parameters, wire)?;
-        wire.add_sync();
-        Ok(())
-    }
-
     /// Puts a run of the statement into the batch. The caller ends the part. `text` is sent in place of the prepared
     /// statement. The values of the rows will come in binary.
     pub(super) fn put<P: BorrowToSql>(

@@ -12,12 +12,12 @@ use tokio_postgres::types::ToSql;
 
 use super::Session;
 use super::transaction::Transaction;
-use super::work::checked;
+use super::work::put_endpoint;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
+use crate::database::comment::Comment;
 use crate::database::driver::{Fetched, RoundTrip, Waits};
 use crate::database::postgres::answer::{AnswerReader, RowTaker};
-use crate::database::postgres::bind;
 use crate::database::postgres::prepared::{Prepared, write_row};
 use crate::database::postgres::row::Row;
 use crate::database::postgres::wire::{Failure, Limit, Pause, Wait, Wire};
@@ -88,20 +88,19 @@ impl RowTaker for AnswerTaker<'_> {
     }
 }
 
-/// Puts a question into the batch.
+/// Puts a question into the batch, as a part of its own. No comment names its request.
 fn put(question: &Question, prepared: &Prepared, wire: &mut Wire) -> Result<(), Error> {
     match question {
         Question::Endpoint { statement, values, .. } => {
-            checked(prepared, statement, values)?;
-            let text = prepared.text_if_open(&statement.text);
-            let bound = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
-            prepared.run(text.as_deref(), bound, wire)
+            put_endpoint(prepared, statement, values, &Comment::default(), wire)?;
         }
         Question::Handler { sql, parameters } => {
             let parameters = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync));
-            prepared.run(prepared.text_if_open(sql).as_deref(), parameters, wire)
+            prepared.put(prepared.text_if_open(sql).as_deref(), parameters, wire)?;
         }
     }
+    wire.add_sync();
+    Ok(())
 }
 
 impl Session {
@@ -191,11 +190,12 @@ impl RoundTrip for Pipeline<'_> {
         let limit = Limit { statement: self.session.limit.statement, ..Limit::until(deadline) };
         let mut wait = self.session.wire.begin(&limit, None)?;
         self.is_sending = true;
+        let sends = self.session.wire.sends;
         let put = self.put(questions);
         self.is_sending = false;
         let Self { session, .. } = self;
         let sent = put.map_err(Failure::from).and_then(|()| session.wire.send(&mut wait));
-        session.departing = None;
+        session.note_departed(sends);
         let sent = session.wire.conclude(wait, sent, false);
         match sent {
             Ok(()) => session.access = session.access.or(Some(Access::ReadOnly)),

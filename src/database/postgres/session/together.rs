@@ -207,9 +207,6 @@ impl Session {
             done = Err(refusal_of(command, &refusal).into());
         }
         let done = wire.conclude(wait, done, false);
-        if wire.sends != sends {
-            self.departing = None;
-        }
         let done = match waiting {
             Some(waiting) => waiting.end(done, Error::kind),
             None => done,
@@ -218,6 +215,7 @@ impl Session {
         // An error may have left a part of an answer unread.
         wire.settle();
         answers.met_leftovers = done.is_err() && wire.has_leftovers() && !wire.is_broken();
+        self.note_departed(sends);
         self.note(done, access)
     }
 

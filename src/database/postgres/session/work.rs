@@ -332,10 +332,7 @@ impl Run for EndpointRun<'_, '_> {
         }
         self.needs_transaction = false;
         let Self { statement, values, .. } = self;
-        checked(prepared, statement, values)?;
-        let text = statement.text_for(request).or_else(|| prepared.text_if_open(&statement.text));
-        let bound = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
-        prepared.put(text.as_deref(), bound, wire)
+        put_endpoint(prepared, statement, values, request, wire)
     }
 
     fn read(
@@ -396,10 +393,22 @@ impl<R: Run> Work for R {
     }
 }
 
-/// Refuses values that cannot be sent, and rows without a form in JSON, before anything is sent.
-pub(super) fn checked(prepared: &Prepared, statement: &Statement, values: &[Value]) -> Result<(), Error> {
+/// Puts a run of an endpoint's statement into the batch. Refuses values that cannot be sent, and rows without a form in JSON. The
+/// caller ends the part.
+pub(super) fn put_endpoint(
+    prepared: &Prepared,
+    statement: &Statement,
+    values: &[Value],
+    request: &Comment,
+    wire: &mut Wire,
+) -> Result<(), Error> {
     for (bound, kind) in statement.bound.iter().zip(&prepared.params) {
         bind::check(bound, &values[bound.index], kind)?;
     }
-    prepared.unsupported().map_or(Ok(()), |index| Err(prepared.refusal_of(index)))
+    if let Some(index) = prepared.unsupported() {
+        return Err(prepared.refusal_of(index));
+    }
+    let text = statement.text_for(request).or_else(|| prepared.text_if_open(&statement.text));
+    let bound = statement.bound.iter().map(|bound| bind::Parameter(&values[bound.index]));
+    prepared.put(text.as_deref(), bound, wire)
 }
