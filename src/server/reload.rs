@@ -54,7 +54,7 @@ pub trait Reload: Send + 'static {
     /// Reads the new configuration.
     ///
     /// # Errors
-    /// The reason why there is none, for the log.
+    /// The fault of the new file, for the log.
     fn read(&mut self) -> Result<NewConfig, String>;
 
     /// Receives the outcome of the reload. By default the log reports it.

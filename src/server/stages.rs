@@ -132,7 +132,7 @@ impl Service for Stages {
 
     fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)> {
         let (lane, since, joins) = (job.lane, job.since, joins_batches(&job));
-        self.queue.push_joining(lane, job, since, joins).map(Some).map_err(|refused| {
+        self.queue.push_since(lane, job, since, joins).map(Some).map_err(|refused| {
             let (reason, error) = match refused.refusal {
                 Refusal::Full => {
                     let detail = "every worker is busy and the queue is full (queue.max_length)";

@@ -208,8 +208,9 @@ impl Shared {
             let Pending { job, began, sent, .. } = next;
             activity.begin(job.endpoint.id, *began, job.deadline.instant());
             activity.turn_to(WorkerState::Database, before.max(*sent));
-            // The answer comes when the database has done this one's work. It began when it had done the work before.
-            let due = before.max(*sent + distance);
+            // The database begins this one's work when it has done the work before, or when the statement arrives.
+            let arrives = *sent + distance;
+            let (is_behind, due) = (before >= arrives, before.max(arrives));
             let mut fetched = round_trip.fetch(&job.presence, job.deadline, Waits::Not);
             if let Some(Fetched::NotYet) = fetched {
                 let work = flight.work();
@@ -250,7 +251,6 @@ impl Shared {
             }
             let now = Instant::now();
             let took = now.saturating_duration_since(before.max(*sent));
-            let is_behind = before >= *sent + distance;
             before = now;
             activity.spend(Spent { pool, database: now.saturating_duration_since(*sent) });
             activity.turn_to(WorkerState::Handler, now);

@@ -148,11 +148,11 @@ impl<T> Batch<T> {
 /// The result of looking for jobs that can join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// There are some, and this is the time of now.
+    /// The worker has taken some at this time.
     Taken(Instant),
-    /// There are none, and the worker listens for them.
+    /// No job waits. The worker listens for one.
     Listening,
-    /// There are some that did not fit.
+    /// A job waits that did not fit.
     Refused,
 }
 
@@ -247,23 +247,15 @@ impl<T> Queue<T> {
     /// # Errors
     /// Hands the job back when it would wait too long, when the queue is full, or when it is closed.
     pub fn push(&self, lane: usize, job: T) -> Result<Key, Refused<T>> {
-        self.push_since(lane, job, Instant::now())
+        self.push_since(lane, job, Instant::now(), false)
     }
 
-    /// Adds a job that has waited since a moment that has just passed.
+    /// Adds a job that has waited since a moment that has just passed. With `joins` the job most likely joins a batch, so that one
+    /// worker is woken for several of them.
     ///
     /// # Errors
     /// As with [`push`](Self::push).
-    pub fn push_since(&self, lane: usize, job: T, since: Instant) -> Result<Key, Refused<T>> {
-        self.push_joining(lane, job, since, false)
-    }
-
-    /// Adds a job as [`push_since`](Self::push_since) does. With `joins` the job most likely joins a batch, so that one worker is
-    /// woken for several of them.
-    ///
-    /// # Errors
-    /// As with [`push`](Self::push).
-    pub fn push_joining(&self, lane: usize, job: T, since: Instant, joins: bool) -> Result<Key, Refused<T>> {
+    pub fn push_since(&self, lane: usize, job: T, since: Instant, joins: bool) -> Result<Key, Refused<T>> {
         self.lock().push(lane, job, since, joins)
     }
 

@@ -379,7 +379,7 @@ fn workers_behind_a_bounded_lane_end_when_the_queue_closes() {
 fn listening() -> (Queue<u32>, Ticket, Arc<Bell>) {
     let queue = queue(&[shared(Priority::Normal), bounded("few", 1)]);
     queue.reconfigure(Limits { max_length: 99, ..LIMITS });
-    queue.push_joining(0, 1, Instant::now(), true).expect("room");
+    queue.push_since(0, 1, Instant::now(), true).expect("room");
     let (_, ticket) = queue.next_batch(None, &mut batch(9), |_, _| true).expect("a job");
     (queue, ticket, Arc::new(Bell::new().expect("a descriptor")))
 }
@@ -392,7 +392,7 @@ fn batch(max: usize) -> Batch<u32> {
 fn a_worker_that_waits_for_the_database_takes_the_jobs_that_can_join() {
     let (queue, mut ticket, bell) = listening();
     for job in 2..5 {
-        queue.push_joining(0, job, Instant::now(), true).expect("room");
+        queue.push_since(0, job, Instant::now(), true).expect("room");
     }
     let mut others = batch(2);
     assert!(matches!(queue.join(&mut ticket, &mut others, &bell, |_, _| true), Joined::Taken(_)));
@@ -411,7 +411,7 @@ fn the_bell_of_a_listening_worker_rings_for_a_job_that_can_join_and_for_no_other
     assert!(!queue.stop_listening(&bell), "it is no job for a batch");
     assert_eq!(queue.withdraw(other), Some(2));
     assert_eq!(queue.join(&mut ticket, &mut batch(9), &bell, |_, _| true), Joined::Listening);
-    queue.push_joining(0, 3, Instant::now(), true).expect("room");
+    queue.push_since(0, 3, Instant::now(), true).expect("room");
     queue.wake();
     queue.wake();
     let rung = queue.lock().rung;
@@ -425,7 +425,7 @@ fn the_bell_of_a_listening_worker_rings_for_a_job_that_can_join_and_for_no_other
 fn a_job_that_has_ended_makes_room_in_its_lane_while_the_worker_goes_on() {
     let (queue, mut ticket, bell) = listening();
     for job in 2..4 {
-        queue.push_joining(1, job, Instant::now(), true).expect("room");
+        queue.push_since(1, job, Instant::now(), true).expect("room");
     }
     let mut others = batch(9);
     queue.join(&mut ticket, &mut others, &bell, |_, _| true);
