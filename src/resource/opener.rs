@@ -99,10 +99,13 @@ impl<D: Driver> Opener<D> {
         }
     }
 
-    /// Lets go of r2d2's pools. r2d2's calls end when the stock is closed.
+    /// Lets go of r2d2's pools once the stock is closed and every session that it ordered has arrived there. A lent session keeps
+    /// r2d2's list of sessions alive, so a session that nobody fetches from the list would stay open as long.
     pub(super) fn close(&self) {
-        let pools = std::mem::take(&mut *self.pools());
-        drop(pools);
+        if self.stock.is_settled() {
+            let pools = std::mem::take(&mut *self.pools());
+            drop(pools);
+        }
     }
 
     /// Gives the stock the sessions that have arrived at r2d2.
@@ -124,7 +127,10 @@ impl<D: Driver> Opener<D> {
             return Ok(first);
         }
         loop {
-            let order = self.stock.wait_for_order().ok_or(Refusal::Closed)?;
+            let Some(order) = self.stock.wait_for_order() else {
+                self.close();
+                return Err(Refusal::Closed);
+            };
             let began = order.began();
             let opened = self.driver.open(order.deadline());
             let metrics = self.stock.metrics();

@@ -210,6 +210,12 @@ impl<T> Stock<T> {
         self.keeper.notify_one();
     }
 
+    /// Whether the stock is closed and no session is on its way to it.
+    pub(super) fn is_settled(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.opening == 0
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

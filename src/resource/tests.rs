@@ -232,3 +232,19 @@ fn a_dropped_pool_leaves_its_sessions_to_their_borrowers() {
     drop(held);
     wait_until("the lent one stays", || server.sessions.load(SeqCst) == 0);
 }
+
+#[test]
+fn a_session_that_is_opened_while_its_pool_is_dropped_does_not_wait_for_a_lent_one() {
+    let (pool, server) = pool(settings(2, 1));
+    let held = checkout(&pool);
+    server.opening.set(true);
+    pool.reconfigure(settings(2, 2), false);
+    server.opening.wait_for(1);
+    drop(pool);
+    server.opening.set(false);
+    wait_until("the new one is not opened", || server.most.load(SeqCst) == 2);
+    wait_until("the new one stays", || server.sessions.load(SeqCst) == 1);
+    drop(held);
+    wait_until("the lent one stays", || server.sessions.load(SeqCst) == 0);
+    wait_until("a thread outlives the pool", || Arc::strong_count(&server) == 1);
+}

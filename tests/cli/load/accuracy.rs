@@ -83,9 +83,10 @@ fn shows_a_stall(threads: &str) {
     let report = report(&server.url(), &["--rate", "50/s", "--duration", "5s", "--threads", threads]);
     assert_eq!((count(&report, "scheduled"), count(&report, "good")), (250, 250), "{report:#}");
     // 100 of 250 requests are due during the stall, and wait for its end: 2 s at its start, not at all at its end. So 60 %
-    // are answered at once, and from there percentiles grow evenly to 2 s. On a busy machine the stall itself is longer.
+    // are answered at once, and from there percentiles grow evenly to 2 s. On a busy machine the stall itself is longer, and
+    // its hundred threads are woken one after the other. A loop that hides the stall shows none of it at p75.
     let stalled = server.served().iter().map(|served| served.took).max().expect("all were answered");
-    let tolerance = STALL.mul_f64(0.02) + stalled.saturating_sub(STALL);
+    let tolerance = STALL.mul_f64(0.1) + stalled.saturating_sub(STALL);
     for (percentile, expected_ms) in [("p75", 750.0), ("p90", 1500.0), ("p99", 1950.0)] {
         let off = ms(&report, "latency_ms", percentile) - expected_ms;
         assert!(off.abs() <= tolerance.as_secs_f64() * 1e3, "{percentile} is off by {off}: {report:#}");
