@@ -3,6 +3,7 @@
 
 pub(crate) mod chart;
 pub mod deadline;
+pub(crate) mod guard;
 pub mod presence;
 pub mod queue;
 pub mod request_id;

@@ -20,6 +20,7 @@ use super::gate::{LONGEST_AWAIT, Place};
 use super::link::Link;
 use super::timers::Timers;
 use super::{Id, Mailbox, Message, Newcomer, Reload};
+use crate::base::guard::{catch, supervise};
 use crate::telemetry::metrics::{Closing, Reason, Sheet};
 use crate::telemetry::sparing::sparingly;
 
@@ -92,6 +93,24 @@ impl Poller {
 
     /// Serves until it is drained or stopped. Returns how many clients were cut off.
     pub(super) fn run(mut self) -> usize {
+        let noted = Arc::clone(&self.core.metrics);
+        supervise("a poller", || noted.thread_panicked(), || self.serve());
+        let owed = self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count();
+        for (_, connection) in &mut self.connections {
+            connection.abandon(&self.core);
+            // Workers may still hold some of the sockets, so dropping the connections would not close them.
+            connection.link().shutdown(Shutdown::Both);
+        }
+        owed
+    }
+
+    fn serve(&mut self) {
+        // After a panic, events may be lost. So every connection acts once.
+        let all = self.connections.iter_mut().map(|(_, connection)| {
+            connection.again = true;
+            connection.id()
+        });
+        self.core.again = all.collect();
         let mut events = Events::with_capacity(1024);
         self.tick_at = self.core.tick();
         while !self.is_over() {
@@ -141,13 +160,6 @@ impl Poller {
                 self.tick_at = self.core.tick();
             }
         }
-        let owed = self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count();
-        for (_, connection) in &mut self.connections {
-            connection.abandon(&self.core);
-            // Workers may still hold some of the sockets, so dropping the connections would not close them.
-            connection.link().shutdown(Shutdown::Both);
-        }
-        owed
     }
 
     fn count(&mut self) {
@@ -175,7 +187,15 @@ impl Poller {
     /// Lets one connection act, and carries out the result.
     fn with(&mut self, index: usize, act: impl FnOnce(&mut Connection, &mut Core) -> Next) {
         let Some(connection) = self.connections.get_mut(index) else { return };
-        match act(connection, &mut self.core) {
+        let next = catch(|| act(connection, &mut self.core)).unwrap_or_else(|message| {
+            self.core.metrics.thread_panicked();
+            self.core.empty_buffers();
+            log::error!(
+                "a poller panicked, so it closes the connection that it served, and goes on: {message}"
+            );
+            Next::Reset
+        });
+        match next {
             Next::Wait => {
                 let (id, due) = (connection.id(), connection.due());
                 self.timers.arm(&mut connection.timer, id, due);

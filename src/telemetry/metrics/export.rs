@@ -220,6 +220,8 @@ impl Exposition {
         let help = "Requests whose client left before the answer";
         out.counter("wharf_http_requests_abandoned", help, metrics.abandoned_by_clients())?;
         out.counter("wharf_handler_panics", "Handlers that panicked", metrics.panics())?;
+        let help = "Panics outside of handlers, after which the thread went on";
+        out.counter("wharf_thread_panics", help, metrics.thread_panics())?;
         let help = "Spans that the collector of traces has taken";
         out.counter("wharf_spans_exported", help, metrics.exported_spans())?;
         let help = "Spans that the collector has not taken: it was too slow, unreachable, or refused them";

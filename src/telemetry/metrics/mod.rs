@@ -161,6 +161,7 @@ pub struct Metrics {
     abandoned: AtomicU64,
     cancelled: AtomicU64,
     panics: AtomicU64,
+    thread_panics: AtomicU64,
     spans_exported: AtomicU64,
     spans_dropped: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
@@ -188,6 +189,7 @@ impl Default for Metrics {
             abandoned: AtomicU64::default(),
             cancelled: AtomicU64::default(),
             panics: AtomicU64::default(),
+            thread_panics: AtomicU64::default(),
             spans_exported: AtomicU64::default(),
             spans_dropped: AtomicU64::default(),
             refused: Default::default(),
@@ -341,6 +343,16 @@ impl Metrics {
         self.panics.fetch_add(1, Relaxed);
     }
 
+    /// Counts a panic outside of a handler. The thread went on.
+    pub fn thread_panicked(&self) {
+        self.thread_panics.fetch_add(1, Relaxed);
+    }
+
+    /// The number of panics outside of handlers.
+    pub fn thread_panics(&self) -> u64 {
+        self.thread_panics.load(Relaxed)
+    }
+
     /// Counts spans that the collector has accepted.
     pub fn spans_exported(&self, count: u64) {
         self.spans_exported.fetch_add(count, Relaxed);
@@ -409,6 +421,7 @@ impl fmt::Display for Metrics {
             (&self.abandoned, "abandoned by clients"),
             (&self.cancelled, "statements cancelled for departures"),
             (&self.panics, "handler panics"),
+            (&self.thread_panics, "panics outside of handlers"),
         ];
         for (count, what) in others {
             match count.load(Relaxed) {

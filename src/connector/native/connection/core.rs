@@ -76,6 +76,15 @@ impl Core {
         }
     }
 
+    /// Empties the buffers after a panic on a connection's behalf. Otherwise its bytes would go to the next connection.
+    pub(in crate::connector::native) fn empty_buffers(&mut self) {
+        // A panic during a read loses this buffer.
+        self.scratch.resize(READ_BYTES, 0);
+        self.plain.clear();
+        self.decoded.clear();
+        self.answers.clear();
+    }
+
     /// Notes that one more request waits for a worker.
     pub(super) fn note_queued(&mut self) {
         self.queued += 1;
