@@ -203,6 +203,20 @@ impl Poller {
             Next::Close => self.forget(index, false),
             Next::Reset => self.forget(index, true),
         }
+        while let Some(id) = self.core.handshakes.take_evicted() {
+            self.evict(id);
+        }
+    }
+
+    /// Closes a connection that makes room for a newcomer.
+    fn evict(&mut self, id: Id) {
+        let Some(connection) = self.connections.get_mut(id.index).filter(|connection| connection.id() == id)
+        else {
+            return;
+        };
+        self.core.metrics.closed(Closing::Evicted);
+        connection.close_session();
+        self.forget(id.index, false);
     }
 
     fn forget(&mut self, index: usize, reset: bool) {
@@ -341,11 +355,7 @@ impl Poller {
                     .get(id.index)
                     .is_some_and(|connection| connection.id() == id && connection.is_spare_since(since, now));
                 if same {
-                    self.core.metrics.closed(Closing::Evicted);
-                    if let Some(connection) = self.connections.get_mut(id.index) {
-                        connection.close_session();
-                    }
-                    self.forget(id.index, false);
+                    self.evict(id);
                 }
             }
         }

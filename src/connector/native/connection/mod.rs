@@ -10,6 +10,7 @@ mod core;
 mod deadlines;
 mod departure;
 mod feeding;
+mod handshakes;
 mod input;
 mod outgoing;
 mod sending;
@@ -111,7 +112,7 @@ enum Stage {
     /// Waits for a PROXY header.
     Proxied,
     /// Waits for the end of the TLS handshake.
-    Handshake { _count: HandshakeCount },
+    Handshake { _count: Arc<HandshakeCount> },
     /// Waits for a request's first byte.
     Idle,
     /// Reads a head.
@@ -135,8 +136,8 @@ enum Stage {
     Lingering { until: Instant },
 }
 
-/// Counts one handshake in progress.
-struct HandshakeCount(Arc<AtomicUsize>);
+/// Counts one handshake in progress, among those of the listeners with the same certificate.
+pub(super) struct HandshakeCount(Arc<AtomicUsize>);
 
 impl Drop for HandshakeCount {
     fn drop(&mut self) {
@@ -215,12 +216,14 @@ impl Connection {
     /// Begins the TLS handshake, or else waits for requests.
     fn begin_session(&mut self, core: &mut Core) -> Next {
         if let (Some(tls), Some(_)) = (&core.settings.beginnings[self.listener].tls, &self.session) {
-            let count = HandshakeCount(Arc::clone(&tls.in_progress));
-            if count.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes {
+            let count = Arc::new(HandshakeCount(Arc::clone(&tls.in_progress)));
+            let is_full = count.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes;
+            self.due = core.now + tls.handshake_timeout;
+            if is_full && !core.handshakes.make_room(&count, core.now) {
                 core.metrics.closed(Closing::Handshake);
                 return Next::Close;
             }
-            self.due = core.now + tls.handshake_timeout;
+            core.handshakes.begin(self.id(), &count, core.now);
             self.stage = Stage::Handshake { _count: count };
         } else {
             self.stage = Stage::Idle;
@@ -290,6 +293,9 @@ impl Connection {
         match self.stage {
             Stage::Lingering { .. } => Some(self.idle_since),
             Stage::Idle if self.served > 0 || now >= self.idle_since + UNUSED => Some(self.idle_since),
+            Stage::Proxied | Stage::Handshake { .. } if now >= self.idle_since + UNUSED => {
+                Some(self.idle_since)
+            }
             Stage::Away { .. } if self.link.owner() == Owner::Poller && !self.link.has_task() => {
                 Some(self.link.answered_at())
             }
