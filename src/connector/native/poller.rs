@@ -195,16 +195,39 @@ impl Poller {
             );
             Next::Reset
         });
+        let mut holds_more = false;
         match next {
             Next::Wait => {
                 let (id, due) = (connection.id(), connection.due());
                 self.timers.arm(&mut connection.timer, id, due);
+                holds_more = connection.charge(&self.core);
             }
             Next::Close => self.forget(index, false),
             Next::Reset => self.forget(index, true),
         }
+        if holds_more && self.core.metrics.buffered_bytes() > self.core.settings.buffered_max {
+            self.free_memory();
+        }
         while let Some(id) = self.core.handshakes.take_evicted() {
             self.evict(id);
+        }
+    }
+
+    /// Gives up the requests and answers of this poller's connections that take longest, until an eighth of the memory is free.
+    /// Freeing more than is needed at once makes such searches rare.
+    fn free_memory(&mut self) {
+        let enough = self.core.settings.buffered_max / 8 * 7;
+        let mut slow: Vec<(Instant, usize)> = self
+            .connections
+            .iter()
+            .filter_map(|(index, connection)| Some((connection.holds_since(&self.core)?, index)))
+            .collect();
+        slow.sort_unstable();
+        for (_, index) in slow {
+            if self.core.metrics.buffered_bytes() <= enough {
+                break;
+            }
+            self.with(index, Connection::give_memory_back);
         }
     }
 
@@ -223,6 +246,7 @@ impl Poller {
         let mut closed = self.connections.remove(index);
         self.refused.remove(&closed.id().generation);
         closed.abandon(&self.core);
+        self.core.metrics.buffer(closed.charged, 0);
         // A worker or a job in the queue may hold the link, and with it the descriptor, for a while. So dropping the
         // connection neither tells the client nor takes the socket out of epoll.
         if reset {

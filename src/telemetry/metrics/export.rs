@@ -235,6 +235,8 @@ impl Exposition {
         let metrics = &self.metrics;
         let open = metrics.open_connections();
         out.gauge("wharf_connections_open", "Clients' connections", None, float(open as u64))?;
+        let help = "Memory of the connections' requests and answers";
+        out.gauge("wharf_http_buffered", help, Some(&Unit::Bytes), float(metrics.buffered_bytes() as u64))?;
         let help = "Clients' connections by state, at most a second old while anything happens";
         let mut family = out.metric("wharf_connections", help, None, MetricType::Gauge)?;
         debug_assert_eq!(metrics.census.counts().len(), CENSUS.len());

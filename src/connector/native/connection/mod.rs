@@ -12,6 +12,7 @@ mod departure;
 mod feeding;
 mod handshakes;
 mod input;
+mod memory;
 mod outgoing;
 mod sending;
 
@@ -96,6 +97,10 @@ pub(super) struct Connection {
     request_id: Option<RequestId>,
     /// The access log's data about that request, if there is an access log.
     logged: LoggedRequest,
+    /// The bytes of its request and answer that are counted among `http.max_buffered_bytes`.
+    pub(super) charged: usize,
+    /// The length of the body of the request that is in the queue or with a worker.
+    away_bytes: usize,
     /// How many requests were read.
     served: usize,
     /// The rest of the body of the request that is in progress.
@@ -187,6 +192,8 @@ impl Connection {
             endpoint: LastEndpoint::default(),
             request_id: None,
             logged: LoggedRequest::default(),
+            charged: 0,
+            away_bytes: 0,
             served: 0,
             incoming: None,
             idle_since: core.now,
@@ -562,6 +569,7 @@ impl Connection {
         self.heard_bytes = if more { self.arrived_bytes() } else { self.read_bytes };
         self.link.give(self.ticket, more);
         let (start_by, deadline) = (work.start_by.instant(), work.deadline.instant());
+        self.away_bytes = work.request.body.len();
         self.stage = Stage::Away { form, start_by, deadline };
         self.set_away_due(core);
         let client: Arc<dyn Client> = Arc::clone(&self.link) as _;
