@@ -10,6 +10,7 @@ mod parameters;
 mod pipeline;
 mod round_trips;
 mod single_inserts;
+mod sqlite_files;
 mod steps;
 mod types;
 
