@@ -14,6 +14,7 @@ use super::route::Route;
 use super::setting::Setting;
 use super::sql::Statement;
 use super::{Action, Endpoint, Otherwise, Priority, Returns, Span, Sql, Step};
+use crate::http::normal_path;
 
 const KEYS: [&str; 15] = [
     "route",
@@ -304,7 +305,7 @@ struct Taken {
 impl Taken {
     fn add(&mut self, name: &str, route: &Route) -> Result<(), String> {
         let tree = self.trees.entry(route.method.clone()).or_default();
-        if let Err(error) = tree.insert(route.path.as_str(), ()) {
+        if let Err(error) = tree.insert(normal_path(&route.path), ()) {
             let matchit::InsertError::Conflict { with } = error else {
                 return Err(error.to_string());
             };
@@ -312,7 +313,7 @@ impl Taken {
             let owner = other.map_or_else(String::new, |name| format!(" of endpoint.{name}"));
             return Err(format!("matches the same requests as \"{} {with}\"{owner}", route.method));
         }
-        self.names.insert((route.method.clone(), route.path.clone()), name.to_owned());
+        self.names.insert((route.method.clone(), normal_path(&route.path).into_owned()), name.to_owned());
         Ok(())
     }
 }
@@ -330,8 +331,16 @@ fn parse_route(route: &str) -> Result<(Method, String, Vec<String>), String> {
     if !path.starts_with('/') {
         return Err(format!("the path {path:?} does not start with `/`"));
     }
+    if path.contains('?') {
+        return Err("a route has no query; its parameters are declared under `params`".to_owned());
+    }
     if let Some(char) = path.chars().find(|char| !is_path(*char)) {
-        return Err(format!("a path has no {char:?}; parameters of the query are declared under `params`"));
+        return Err(format!("a path has no {char:?} (RFC 3986 section 3.3); expected its percent-encoding"));
+    }
+    if let Some(at) =
+        path.match_indices('%').map(|(at, _)| at).find(|at| !is_escape(&path.as_bytes()[at + 1..]))
+    {
+        return Err(format!("`%` of {:?} is not followed by two hexadecimal digits", &path[at..]));
     }
     let names = path_names(path)?;
     Ok((method, path.to_owned(), names))
@@ -342,10 +351,14 @@ fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
-/// The characters of a path in RFC 3986, and the braces. `%` is not allowed, because paths and requests are matched as
-/// they are written.
+/// The characters of a path in RFC 3986, the braces, and letters beyond ASCII, which clients send encoded.
 fn is_path(char: char) -> bool {
-    char.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@{}".contains(char)
+    char.is_alphanumeric() || "/-._~!$&'()*+,;=:@{}%".contains(char)
+}
+
+/// Whether these bytes begin with two hexadecimal digits.
+fn is_escape(after: &[u8]) -> bool {
+    after.get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// The names in `{name}` and in `{*name}`, which matches the rest of the path.
@@ -391,9 +404,9 @@ mod tests {
             ("get /a", "\"get\" is not a method; expected GET"),
             ("HEAD /a", "every GET endpoint answers HEAD too"),
             ("GET a", "does not start with `/`"),
-            ("GET /a?b", "a path has no '?'"),
+            ("GET /a?b", "a route has no query"),
             ("GET /a b", "a path has no ' '"),
-            ("GET /%41", "a path has no '%'"),
+            ("GET /%4", "is not followed by two hexadecimal digits"),
             ("GET /{a", "no partner"),
             ("GET /a}", "no partner"),
             ("GET /{{a}}", "is no parameter"),
@@ -406,7 +419,15 @@ mod tests {
             let problems = route(wrong);
             assert!(problems.len() == 1 && problems[0].contains(message), "{wrong}: {problems:?}");
         }
-        for fine in ["GET /", "POST /a/", "PUT /a-b/{c}.json", "PATCH /{a}/b/{c}", "DELETE /f/{*path}"] {
+        for fine in [
+            "GET /",
+            "POST /a/",
+            "PUT /a-b/{c}.json",
+            "PATCH /{a}/b/{c}",
+            "DELETE /f/{*path}",
+            "GET /gr\u{f6}\u{df}e",
+            "GET /%41",
+        ] {
             assert_eq!(route(fine), Vec::<String>::new(), "{fine}");
         }
     }

@@ -787,6 +787,7 @@ pub(super) mod tests {
             File(..) => text("other.pem"),
             Target::Origins(_) => text("https://other.example"),
             Trusted(_) => text("::1"),
+            Budget(_, range) => text(&show_bytes(*range.end())),
             Time(_, range) => text(&show_time(*range.end())),
         }
     }
@@ -800,7 +801,7 @@ pub(super) mod tests {
                 return words.split(", ").map(str::to_owned).collect();
             }
             Count(_, range) | Optional(_, range) => (range.start().to_string(), range.end().to_string()),
-            Bytes(_, range) => (show_bytes(*range.start()), show_bytes(*range.end())),
+            Bytes(_, range) | Budget(_, range) => (show_bytes(*range.start()), show_bytes(*range.end())),
             Time(_, range) => (show_time(*range.start()), show_time(*range.end())),
             _ => return Vec::new(),
         };
@@ -836,6 +837,7 @@ pub(super) mod tests {
                 set || matches!(
                     key.target,
                     Optional(..)
+                        | Budget(..)
                         | File(..)
                         | Url(_)
                         | Header(_)

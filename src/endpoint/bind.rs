@@ -79,7 +79,7 @@ impl<'a> Sources<'a> {
     fn find(&self, param: &Param) -> Result<Option<Value>, Mismatch> {
         let name = param.wire_name.as_str();
         match param.place {
-            Place::Path => match self.request.path_value(name) {
+            Place::Path => match self.request.raw_path_value(name) {
                 Some(raw) => one(param.kind, &decode(raw.as_bytes(), Plus::IsItself)?).map(Some),
                 None => Ok(None),
             },

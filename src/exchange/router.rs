@@ -2,14 +2,14 @@
 //!
 //! Paths have matchit's form: `/flights/{id}`, `{name}` for one segment, `{*rest}` for the whole rest.
 
-use std::ops::Range;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, StatusCode};
 
 use crate::base::queue::LaneSpec;
 use crate::handler::{Batched, Handler, Policy};
-use crate::http::{Request, Response, problem};
+use crate::http::{PathValue, Request, Response, normal_path, problem};
 use crate::telemetry::metrics::{Endpoint, Metrics};
 
 /// The target of a route.
@@ -57,8 +57,8 @@ struct Route {
     endpoint: Arc<Endpoint>,
 }
 
-/// A matching route, and the places of the path's values in the request's head.
-type Found<'a> = (&'a Route, Vec<Range<usize>>);
+/// A matching route, and the path's values.
+type Found<'a> = (&'a Route, Vec<PathValue>);
 
 /// A route was not added: it exists already, it collides with another, or its path is malformed.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +96,7 @@ impl Router {
             self.methods.push((method.clone(), matchit::Router::new()));
             self.methods.len() - 1
         });
-        let inserted = self.methods[index].1.insert(path, route);
+        let inserted = self.methods[index].1.insert(normal_path(path), route);
         inserted.map_err(|reason| RouteError { method, path: path.to_owned(), reason })
     }
 
@@ -141,12 +141,23 @@ impl Router {
         let of = |wanted: &Method| {
             let (_, tree) = self.methods.iter().find(|(known, _)| known == wanted)?;
             let text = request.path();
-            let found = tree.at(text).ok()?;
-            let offset = |value: &str| {
-                let at = request.path.start + (value.as_ptr() as usize - text.as_ptr() as usize);
-                at..at + value.len()
-            };
-            Some((found.value, found.params.iter().map(|(_, value)| offset(value)).collect()))
+            match normal_path(text) {
+                Cow::Borrowed(_) => {
+                    let found = tree.at(text).ok()?;
+                    let offset = |value: &str| {
+                        let at = request.path.start + (value.as_ptr() as usize - text.as_ptr() as usize);
+                        PathValue::Sent(at..at + value.len())
+                    };
+                    Some((found.value, found.params.iter().map(|(_, value)| offset(value)).collect()))
+                }
+                Cow::Owned(normal) => {
+                    let found = tree.at(&normal).ok()?;
+                    Some((
+                        found.value,
+                        found.params.iter().map(|(_, value)| PathValue::escaped(value)).collect(),
+                    ))
+                }
+            }
         };
         match *request.method() {
             Method::HEAD => of(&Method::HEAD).or_else(|| of(&Method::GET)),
@@ -176,7 +187,8 @@ impl Router {
 
     /// The methods of the path, with those that every path has. `None`: no route has this path.
     fn allow(&self, path: &str) -> Option<HeaderValue> {
-        let with_path = self.methods.iter().filter(|(_, tree)| tree.at(path).is_ok());
+        let path = normal_path(path);
+        let with_path = self.methods.iter().filter(|(_, tree)| tree.at(&path).is_ok());
         let mut names: Vec<&str> = with_path.map(|(method, _)| method.as_str()).collect();
         if names.is_empty() {
             return None;
@@ -264,7 +276,7 @@ mod tests {
     fn path_values_are_found_by_name() {
         let (router, mut request) = (router(), request("GET", "/a/x%20y"));
         assert!(router.route(&mut request).is_ok());
-        assert_eq!(request.path_value("id"), Some("x%20y"));
+        assert_eq!((request.path_value("id"), request.raw_path_value("id")), (Some("x y"), Some("x%20y")));
         assert_eq!(request.path_value("other"), None);
     }
 

@@ -7,6 +7,7 @@ use http::Method;
 
 use super::parse::{parse_head, scan_head};
 use super::refusal::bad;
+use super::request::PathValue;
 use super::{Limits, Refusal, Request, Scan};
 
 /// A request in the making; see [`Request::builder`].
@@ -121,13 +122,8 @@ impl RequestBuilder {
         let mut request = parse_head(&head, limits)?.request;
         request.body = self.body;
         if !self.path_values.is_empty() {
-            let mut text = request.head.to_vec();
-            for (_, value) in &self.path_values {
-                let begin = text.len();
-                text.extend_from_slice(value.as_bytes());
-                request.path_values.push(begin..text.len());
-            }
-            request.head = text.into();
+            request.path_values =
+                self.path_values.iter().map(|(_, value)| PathValue::escaped(value)).collect();
             request.path_names = Some(self.path_values.into_iter().map(|(name, _)| name).collect());
         }
         Ok(request)
@@ -152,7 +148,7 @@ mod tests {
             .expect("a request");
         assert_eq!((request.method(), request.path(), request.query()), (&Method::POST, "/a/7", "x=1%202"));
         assert_eq!(request.query_value("x").as_deref(), Some("1 2"));
-        assert_eq!((request.path_value("id"), request.path_value("name")), (Some("7"), Some("Ada%20L")));
+        assert_eq!((request.path_value("id"), request.path_value("name")), (Some("7"), Some("Ada L")));
         assert_eq!(request.header("x-test"), Some(b"yes".as_slice()));
         assert_eq!(request.header("content-length"), Some(b"5".as_slice()));
         assert_eq!(request.body().as_ref(), b"hello");

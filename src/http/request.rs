@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
+use super::escape::unescaped;
 use super::{BodyReader, Form, Source};
 use crate::base::request_id::{RequestId, RequestIds, Trace};
 
@@ -37,7 +38,22 @@ pub struct Request {
     /// Set by the connector that has read the request.
     pub(crate) request_id: Option<RequestId>,
     pub(crate) path_names: Option<Arc<[Box<str>]>>,
-    pub(crate) path_values: Vec<Range<usize>>,
+    pub(crate) path_values: Vec<PathValue>,
+}
+
+/// The part of a path that stands for `{name}` of its route.
+pub(crate) enum PathValue {
+    /// It stands in the head and has no percent-encoding.
+    Sent(Range<usize>),
+    /// It has percent-encoding.
+    Escaped { raw: Box<str>, text: Box<str> },
+}
+
+impl PathValue {
+    /// A value of a path with percent-encoding.
+    pub(crate) fn escaped(raw: &str) -> Self {
+        Self::Escaped { raw: raw.into(), text: unescaped(raw).into() }
+    }
 }
 
 impl fmt::Debug for Request {
@@ -149,10 +165,25 @@ impl Request {
         self.client_certificate.as_deref()
     }
 
-    /// The text that stands for `{name}` of the route, percent-encoding included.
+    /// The text that stands for `{name}` of the route, decoded: `Ada L` of `/greet/Ada%20L`. A text that is no UTF-8 stays encoded.
     pub fn path_value(&self, name: &str) -> Option<&str> {
+        self.find_path_value(name).map(|value| match value {
+            PathValue::Sent(range) => self.text(range),
+            PathValue::Escaped { text, .. } => text,
+        })
+    }
+
+    /// The same, percent-encoding included.
+    pub fn raw_path_value(&self, name: &str) -> Option<&str> {
+        self.find_path_value(name).map(|value| match value {
+            PathValue::Sent(range) => self.text(range),
+            PathValue::Escaped { raw, .. } => raw,
+        })
+    }
+
+    fn find_path_value(&self, name: &str) -> Option<&PathValue> {
         let index = self.path_names.as_ref()?.iter().position(|known| **known == *name)?;
-        self.path_values.get(index).map(|range| self.text(range))
+        self.path_values.get(index)
     }
 
     /// The first value of `name` in the query, decoded.

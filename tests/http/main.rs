@@ -308,3 +308,42 @@ fn a_client_that_leaves_is_forgotten() {
     assert_eq!(client.answer().status, 200);
     support::wait_until("connections stay", || server.metrics().open_connections() <= 1);
 }
+
+/// `/%7Ex` was not found where `/~x` is a route (RFC 3986 section 6.2.2.2), and `path_value` was still encoded.
+#[test]
+fn a_path_is_found_however_its_letters_are_encoded() {
+    let name = |request: &Request, _: &mut Context<'_>| {
+        let [name, raw] = [request.path_value("name"), request.raw_path_value("name")];
+        Ok::<_, Error>(Response::text(format!(
+            "{} {} {}",
+            request.path(),
+            name.unwrap_or("-"),
+            raw.unwrap_or("-")
+        )))
+    };
+    let mut config = default_config();
+    config.server.workers = Some(1);
+    let server = Server::new(config).expect("no database to open");
+    let server = server
+        .get("/~x/{name}", name)
+        .get("/gr\u{f6}\u{df}e", name)
+        .get("/a%2fb", name)
+        .start()
+        .expect("a free port");
+    let ask = |path: &str| support::ask(&server, path).answer();
+    for (path, text) in [
+        ("/~x/Ada", "/~x/Ada Ada Ada"),
+        ("/%7Ex/Ada%20L", "/%7Ex/Ada%20L Ada L Ada%20L"),
+        ("/%7ex/%41da", "/%7ex/%41da Ada Ada"),
+        ("/~x/a%2Fb", "/~x/a%2Fb a/b a%2Fb"),
+        ("/~x/%FF", "/~x/%FF %FF %FF"),
+        ("/gr%C3%B6%C3%9Fe", "/gr%C3%B6%C3%9Fe - -"),
+        ("/gr%c3%b6%c3%9fe", "/gr%c3%b6%c3%9fe - -"),
+        ("/a%2Fb", "/a%2Fb - -"),
+    ] {
+        assert_eq!(ask(path).text(), text, "{path}");
+    }
+    for path in ["/a/b", "/~x/a/b", "/%2F~x/a", "/gr%C3%B6%C3%9FE"] {
+        assert_eq!(ask(path).status, 404, "{path}");
+    }
+}
