@@ -3,16 +3,20 @@
 //!
 //! Main thread; `change` runs on the thread of the admin listener. Any thread logs.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::config::LogFormat;
+use crate::telemetry::stderr;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 /// Unlike `log.level`, this variable may set levels for single modules.
 const VARIABLE: &str = "WHARF_LOG";
+
+/// The logger's own variable for colors: auto, always or never.
+const STYLE_VARIABLE: &str = "RUST_LOG_STYLE";
 
 /// Crates whose lines below `warn` contain values. The PostgreSQL driver logs bound values and the notices of
 /// functions; the HTTP client logs headers with keys.
@@ -37,7 +41,15 @@ struct Line<'a> {
 /// Starts the log before the configuration is read. The logger's own filter cannot change later. So without the
 /// variable it lets everything through, and the level of the `log` crate decides.
 pub(crate) fn start_log() {
-    let builder = || env_logger::Builder::from_env(env_logger::Env::new().filter_or(VARIABLE, "trace"));
+    let builder = || {
+        let mut builder = env_logger::Builder::from_env(env_logger::Env::new().filter_or(VARIABLE, "trace"));
+        builder.target(env_logger::Target::Pipe(Box::new(ToStderr)));
+        // The logger looks for a terminal only where it writes itself.
+        if std::env::var_os(STYLE_VARIABLE).is_none() && shows_colors() {
+            builder.write_style(env_logger::WriteStyle::Always);
+        }
+        builder
+    };
     let text = builder().format_target(false).build();
     let json = builder().format(write_json).build();
     let filter = text.filter();
@@ -47,6 +59,27 @@ pub(crate) fn start_log() {
         log::set_max_level(filter);
     }
     set(LevelFilter::Info);
+}
+
+/// Whether standard error is a terminal that shows colors, and whose user wants them (<https://no-color.org>).
+fn shows_colors() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    io::stderr().is_terminal() && !is_dumb && !is_set("NO_COLOR")
+}
+
+/// The target of formatted lines.
+struct ToStderr;
+
+impl io::Write for ToStderr {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        stderr::write(lines);
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The log with one filter for lines of other crates. Lines below `warn` may contain clients' values or passwords. They
@@ -82,8 +115,7 @@ impl Log for FilteredLog {
     }
 
     fn flush(&self) {
-        self.text.flush();
-        self.json.flush();
+        stderr::flush();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The log of requests: it has a line for each request, and no line that a client has made up.
 
 mod secrets;
+mod stalled;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
