@@ -40,6 +40,7 @@ enum Payload {
 #[derive(Debug)]
 struct FileRest {
     file: Arc<fs::File>,
+    device: u64,
     piece: Bytes,
     /// The offset of the next piece.
     at: u64,
@@ -62,6 +63,8 @@ pub(super) enum Flushed {
 #[derive(Debug)]
 pub(super) struct Piece {
     file: Arc<fs::File>,
+    /// The number of the device that has the file.
+    pub(super) device: u64,
     at: u64,
     length: usize,
 }
@@ -88,8 +91,9 @@ impl Unsent {
         match body {
             Body::Bytes(bytes) => Self::new(head, bytes, close),
             Body::Stream(_) | Body::Feed(_) => Self::new(head, Bytes::new(), close),
-            Body::File(FileBody { file, length }) => {
-                let rest = FileRest { file: Arc::new(file), piece: Bytes::new(), at: 0, left: length };
+            Body::File(FileBody { file, length, device }) => {
+                let rest =
+                    FileRest { file: Arc::new(file), device, piece: Bytes::new(), at: 0, left: length };
                 Self { head, body: Payload::File(rest), sent: 0, close }
             }
         }
@@ -112,7 +116,8 @@ impl Unsent {
     pub(super) fn next_piece(&self) -> Option<Piece> {
         let Payload::File(rest) = &self.body else { return None };
         let length = usize::try_from(rest.left).unwrap_or(usize::MAX).min(PIECE_BYTES);
-        (length > 0).then(|| Piece { file: Arc::clone(&rest.file), at: rest.at, length })
+        let FileRest { file, device, at, .. } = rest;
+        (length > 0).then(|| Piece { file: Arc::clone(file), device: *device, at: *at, length })
     }
 
     /// Appends the piece of the file that was read.
