@@ -3,7 +3,7 @@
 //!
 //! Main thread; `change` runs on the thread of the admin listener. Any thread logs.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::config::LogFormat;
@@ -45,8 +45,8 @@ pub(crate) fn start_log() {
         let mut builder = env_logger::Builder::from_env(env_logger::Env::new().filter_or(VARIABLE, "trace"));
         builder.target(env_logger::Target::Pipe(Box::new(ToStderr)));
         // The logger looks for a terminal only where it writes itself.
-        if std::env::var_os(STYLE_VARIABLE).is_none() && shows_colors() {
-            builder.write_style(env_logger::WriteStyle::Always);
+        if !std::env::var(STYLE_VARIABLE).is_ok_and(|style| ["always", "never"].contains(&&*style)) {
+            builder.write_style(anstream::AutoStream::choice(&io::stderr()).into());
         }
         builder
     };
@@ -59,13 +59,6 @@ pub(crate) fn start_log() {
         log::set_max_level(filter);
     }
     set(LevelFilter::Info);
-}
-
-/// Whether standard error is a terminal that shows colors, and whose user wants them (<https://no-color.org>).
-fn shows_colors() -> bool {
-    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    io::stderr().is_terminal() && !is_dumb && !is_set("NO_COLOR")
 }
 
 /// The target of formatted lines.

@@ -249,8 +249,8 @@ fn unix(path: &Path, access: SocketAccess<'_>) -> io::Result<(Socket, SocketFile
     }
 }
 
-/// Locks the directory of a socket's file until the result is dropped. Without this lock, a server that has found a stale file could
-/// remove the file that another one has just made in its place, and that server would listen where nobody can connect.
+/// Locks the directory of a socket's file until the result is dropped. Two servers could otherwise find the same stale file. The slower
+/// one would then remove the file of the faster one, to which nobody could connect any more.
 fn lock_directory(path: &Path) -> io::Result<Option<File>> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = match File::open(parent) {

@@ -35,7 +35,7 @@ struct State {
     servers: Vec<(u64, Signalled)>,
     /// The number of servers so far.
     count: u64,
-    /// What remains to be done when a signal ends the process before a server runs.
+    /// Called when a signal ends the process before a server runs.
     at_early_end: Option<Box<dyn FnOnce() + Send>>,
 }
 

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,6 +21,8 @@ use crossbeam_channel::{Receiver, Sender};
 use log::Level;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::sparing::sparingly;
 
@@ -54,8 +57,14 @@ pub(super) enum Target {
 }
 
 impl Target {
+    /// Opens a file. Does not wait for the reader of a pipe: a reload, and the stop after it, would wait too.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let at_once = OFlags::NONBLOCK.bits().cast_signed();
+        let opened = OpenOptions::new().append(true).create(true).custom_flags(at_once).open(path);
+        let file = opened.map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::NXIO) => io::Error::new(error.kind(), "it is a pipe that nobody reads"),
+            _ => error,
+        })?;
         Ok(Self::File { path: path.to_owned(), file, torn: false })
     }
 
@@ -123,6 +132,11 @@ fn write_to_file(path: &Path, file: &mut File, torn: &mut bool, lines: &[u8]) ->
                 continue;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // A pipe is full.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait_for_room(file);
+                continue;
+            }
             Err(error) => error,
         };
         let path = path.display();
@@ -248,7 +262,7 @@ impl Writer {
         });
     }
 
-    /// Waits until all lines that were added before are written or lost, but for at most `patience`. Returns whether
+    /// Waits until all lines that were added before are written or lost. Waits for `patience` at most. Returns whether
     /// they are.
     pub(super) fn flush(&self, patience: Duration) -> bool {
         let mut state = self.shared.lock();

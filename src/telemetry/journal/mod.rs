@@ -173,9 +173,9 @@ impl Journal {
         self.0.writer.add(|out| {
             CLOCK.with_borrow_mut(|clock| {
                 if access == AccessLog::Json as u8 {
-                    line.json(out, clock)
+                    line.json(out, clock);
                 } else {
-                    line.combined(out, clock)
+                    line.combined(out, clock);
                 }
             });
         });
