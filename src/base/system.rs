@@ -11,6 +11,7 @@
 //! | [`coarse_monotonic`], [`coarse_seconds`] | the kernel's coarse clocks | the exact clocks |
 //! | [`core_ticks`], [`thread_times`] | `/proc/stat`, `/proc/self/task` | none, so the pacer leaves all workers busy |
 //! | [`process_status`], [`open_descriptors`] | `/proc/self` | none: the metrics lack these figures |
+//! | [`read_cached`] | `RWF_NOWAIT` | a read that may wait |
 //! | [`limit_unsent`], [`set_user_timeout`], [`is_listener`], [`SEND`] | socket options | the default, or the nearest option |
 
 #[cfg(target_os = "linux")]

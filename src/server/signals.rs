@@ -110,13 +110,14 @@ pub(crate) fn at_early_end(call: impl FnOnce() + Send + 'static) {
 /// Passes signals to this server from now on, and those that came before the first one ran.
 pub(super) fn pass_to(mut server: Signalled) -> Registration {
     let mut state = lock();
-    for signal in std::mem::take(&mut state.early) {
-        server.take(signal);
-    }
+    let early = std::mem::take(&mut state.early);
+    let stops = early.into_iter().filter(|signal| server.take(*signal)).count();
     state.count += 1;
     let number = state.count;
     state.servers.push((number, server));
     SERVES.notify_all();
+    drop(state);
+    log_stop(stops);
     Registration(number)
 }
 
@@ -129,7 +130,16 @@ fn take(signal: i32) {
         }
         return;
     }
-    state.servers.iter_mut().for_each(|(_, server)| server.take(signal));
+    let stops = state.servers.iter_mut().filter_map(|(_, server)| server.take(signal).then_some(())).count();
+    drop(state);
+    log_stop(stops);
+}
+
+/// After the stop and without the lock, because a program's own logger may wait for its reader.
+fn log_stop(stops: usize) {
+    if stops > 0 {
+        log::warn!("second signal: stopping at once");
+    }
 }
 
 fn end_unless_served(state: MutexGuard<'static, State>, signal: i32) {
@@ -148,15 +158,16 @@ fn end_unless_served(state: MutexGuard<'static, State>, signal: i32) {
 }
 
 impl Signalled {
-    /// Passes the signal on. The second one that is not SIGHUP stops the server at once.
-    fn take(&mut self, signal: i32) {
+    /// Passes the signal on. The second one that is not SIGHUP stops the server at once. Returns whether it did.
+    fn take(&mut self, signal: i32) -> bool {
         // The receiver is gone once the server stops. The signal has no further use then.
         let _ = self.sender.send(signal);
-        if signal != SIGHUP && std::mem::replace(&mut self.ends, true) && self.not_stopped.take().is_some() {
+        let stops =
+            signal != SIGHUP && std::mem::replace(&mut self.ends, true) && self.not_stopped.take().is_some();
+        if stops {
             (self.stop)();
-            // After the stop, because a program's own logger may wait for its reader.
-            log::warn!("second signal: stopping at once");
         }
+        stops
     }
 }
 

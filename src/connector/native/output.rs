@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::wire::Wire;
 use crate::base::deadline::Deadline;
+use crate::base::system::read_cached;
 use crate::http::{Body, FileBody};
 
 /// The size of the pieces in which a file is read: large enough for cheap reads, small enough to hold one for each
@@ -78,6 +79,19 @@ impl Piece {
         let mut bytes = vec![0; self.length];
         self.file.read_exact_at(&mut bytes, self.at)?;
         Ok(bytes.into())
+    }
+
+    /// Reads the piece if the system has it in memory. Does not wait for the disk, which may not answer at all.
+    ///
+    /// # Errors
+    /// As with [`read`](Self::read).
+    pub(super) fn read_cached(&self) -> io::Result<Option<Bytes>> {
+        let mut bytes = vec![0; self.length];
+        match read_cached(&self.file, &mut bytes, self.at)? {
+            Some(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(count) if count == self.length => Ok(Some(bytes.into())),
+            Some(_) | None => Ok(None),
+        }
     }
 }
 

@@ -427,13 +427,13 @@ fn an_access_file_that_is_a_pipe_without_a_reader_is_refused() {
     let to_pipe = config("[server]", "access = 'json'\naccess_file = 'pipe'");
     fs::write(directory.path().join("wharf.toml"), to_pipe).expect("a file");
     wharf.signal("HUP");
-    wharf.wait_for_log("pipe cannot be opened: it is a pipe that nobody reads");
+    wharf.wait_for_log("cannot be opened: it is a pipe that nobody reads");
     assert_eq!(wharf.get("/fixed/a").status, 200);
     wharf.signal("TERM");
     assert_says(&wharf.wait(), 0, &[]);
     let start =
         Wharf::run_in(&directory, &["serve", "--config", "wharf.toml", "--listen", "127.0.0.1:0"], &[]);
-    assert_says(&start, 2, &["log.access_file: pipe cannot be opened: it is a pipe that nobody reads"]);
+    assert_says(&start, 2, &["cannot be opened: it is a pipe that nobody reads"]);
 }
 
 #[test]
