@@ -1,31 +1,29 @@
 //! `wharf serve`: checks the configuration, fills a missing demo database, starts, and prints what is served. SIGHUP
 //! makes it read the configuration again, and other signals make it drain.
 
-use std::convert::Infallible;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::base::value::{Scalar, Type, Value};
 use crate::config::{Action, ClientAuth, Config, Endpoint, Listener, LogFormat, Place, Problems, Source};
 use crate::connector::{Address, Drained};
 use crate::endpoint;
 use crate::server::{self, NewConfig, Reload, ReloadError, Reloaded, Running, Server, log_reload, signals};
-use crate::telemetry::stderr;
+use crate::telemetry::stderr::{self, WHOLE_IN_A_PIPE};
 use anyhow::Context as _;
 use http::Method;
 use log::LevelFilter;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::pid_file::{self, PidFile, ReloadLog};
 use super::reload::whole_name;
-use super::{Common, FAILED, USAGE, complain, demo, log_level, print};
+use super::{Common, FAILED, STANDARD_OUTPUT, USAGE, complain, demo, log_level};
 
 /// How long a start waits for a reader of standard output that stands still.
 const SUMMARY: Duration = Duration::from_secs(1);
-
-/// Enough to write some lines. The system keeps the memory of a thread that has ended for one of the same size.
-const SUMMARY_STACK: usize = 256 << 10;
 
 pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     server::catch_signals().context("signals cannot be caught")?;
@@ -64,7 +62,7 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
             write_outcome(reload_log, 0, true, "started");
             file.write().unwrap_or_else(|error| log::error!("server.pid_file cannot be written: {error}"));
         }
-        print_beside(summary.text(running, &endpoints));
+        print_summary(&summary.text(running, &endpoints));
     };
     match server.on_reload(rereading).on_log_level(log_level::change).run_and_tell(started)? {
         Drained::Complete => Ok(ExitCode::SUCCESS),
@@ -75,21 +73,29 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prints the summary on a thread of its own, because a reader of standard output that stands still must not stop a
-/// server that serves. A standard output that is closed or full stops it no more than that.
-fn print_beside(text: String) {
-    let (end, ended) = crossbeam_channel::bounded::<Infallible>(0);
-    let write = move || {
-        let _end = end;
-        if let Err(error) = print(&text) {
-            log::warn!("the server serves, but its summary cannot be printed: {error:#}");
-        }
-    };
-    match thread::Builder::new().name("summary".into()).stack_size(SUMMARY_STACK).spawn(write) {
-        // Nothing is sent on this channel: it ends with the thread.
-        Ok(_) => drop(ended.recv_timeout(SUMMARY)),
-        Err(error) => log::warn!("the server serves, but its summary cannot be printed: {error}"),
+/// Prints the summary. A standard output that is closed, full or not read does not stop a server that serves.
+fn print_summary(text: &str) {
+    if let Err(error) = print_in_time(text, Instant::now() + SUMMARY) {
+        log::warn!("the server serves, but its summary cannot be printed: {error:#}");
     }
+}
+
+/// Prints in parts that a pipe takes without waiting, each when there is room for it.
+fn print_in_time(text: &str, until: Instant) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for part in text.as_bytes().chunks(WHOLE_IN_A_PIPE) {
+        loop {
+            let left = Timespec::try_from(until.saturating_duration_since(Instant::now()))?;
+            match poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&left)) {
+                Ok(0) => anyhow::bail!("standard output is not read"),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error).context(STANDARD_OUTPUT),
+            }
+        }
+        out.write_all(part).and_then(|()| out.flush()).context(STANDARD_OUTPUT)?;
+    }
+    Ok(())
 }
 
 fn write_outcome(reload_log: &ReloadLog, began: u128, good: bool, text: &str) {

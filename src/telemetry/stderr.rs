@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+pub(crate) use super::writer::WHOLE_IN_A_PIPE;
 use super::writer::{LAST_WRITE, Target, Writer};
 
 /// Set when the writing thread starts. A process has one standard error.

@@ -43,7 +43,7 @@ pub(super) const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// The most bytes that are written to a pipe at once, unless one line is longer: Linux's `PIPE_BUF`. Lines of another
 /// process that writes into the same pipe then stand between two lines, never within one.
-const WHOLE_IN_A_PIPE: usize = 4096;
+pub(crate) const WHOLE_IN_A_PIPE: usize = 4096;
 
 /// The destination of the lines.
 #[derive(Debug)]
