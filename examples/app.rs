@@ -114,6 +114,7 @@ fn server(config: Config) -> anyhow::Result<Server> {
 }
 
 fn main() -> anyhow::Result<()> {
+    wharf::server::catch_signals()?;
     let path = std::env::args().nth(1).unwrap_or_else(|| "examples/app.toml".to_owned());
     let environment: Environment = std::env::vars().collect();
     let source = Config::locate(Some(Path::new(&path)), &environment)?;

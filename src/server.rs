@@ -7,6 +7,7 @@ mod admin;
 mod client;
 mod reload;
 mod running;
+pub(crate) mod signals;
 mod stages;
 mod supervisor;
 
@@ -25,7 +26,8 @@ use http::Method;
 use log::LevelFilter;
 pub use reload::{NewConfig, Reload, ReloadError, Reloaded, log_reload};
 
-use self::running::{places, watched_signals};
+use self::running::places;
+pub use self::signals::catch_signals;
 use self::stages::Stages;
 use crate::admin::observer::{Observed, Observer, Watch};
 use crate::base::queue::{Limits, Queue};
@@ -379,9 +381,9 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn run_and_tell(self, started: impl FnOnce(&Running)) -> Result<Drained, StartError> {
-        let signals = watched_signals()?;
+        signals::catch(false)?;
         let running = self.start()?;
-        let supervision = running.supervise(signals)?;
+        let supervision = running.supervise()?;
         started(&running);
         Ok(running.run_supervised(supervision))
     }

@@ -12,6 +12,7 @@
 //! | [`core_ticks`], [`thread_times`] | `/proc/stat`, `/proc/self/task` | none, so the pacer leaves all workers busy |
 //! | [`memory_max`] | the smallest limit of the process's cgroups, or the machine's memory | not known |
 //! | [`process_status`], [`open_descriptors`] | `/proc/self` | none: the metrics lack these figures |
+//! | [`read_cached`] | `RWF_NOWAIT` | a read that may wait |
 //! | [`limit_unsent`], [`set_user_timeout`], [`is_listener`], [`SEND`] | socket options | the default, or the nearest option |
 
 #[cfg(target_os = "linux")]

@@ -9,25 +9,25 @@ use crate::database::Database;
 use crate::database::sqlite::for_reading;
 use crate::{endpoint, server};
 
-use super::{Common, FAILED, Loaded, demo};
+use super::{Common, FAILED, Loaded, complain, demo, print};
 
 pub(super) fn run(common: &Common) -> anyhow::Result<ExitCode> {
     let Checked { source, config, problems, statements } = check(common.load()?);
     let summary = format!("{}: {} endpoints", source.name(), config.endpoints.len());
     if let Some(problems) = problems {
-        eprintln!("{problems}");
+        complain(&problems.to_string());
         if let Err(reason) = statements {
-            eprintln!("the SQL is not checked: {reason}");
+            complain(&format!("the SQL is not checked: {reason}"));
         }
         return Ok(ExitCode::from(FAILED));
     }
     match statements {
         Ok(checked) => {
-            println!("{summary}, {checked}");
+            print(&format!("{summary}, {checked}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(reason) => {
-            eprintln!("{summary}: good, but their SQL cannot be checked: {reason}");
+            complain(&format!("{summary}: good, but their SQL cannot be checked: {reason}"));
             Ok(ExitCode::from(FAILED))
         }
     }

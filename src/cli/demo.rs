@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             if replaceable { "nothing was changed; see --replace" } else { "nothing was changed" }
         })?;
     }
-    println!("{}: filled with the demo data", crate::database::display_url(url));
+    super::print(&format!("{}: filled with the demo data\n", crate::database::display_url(url)))?;
     Ok(ExitCode::SUCCESS)
 }
 

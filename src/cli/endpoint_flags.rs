@@ -37,7 +37,7 @@ impl EndpointFlags {
         let traffic = traffic(config, database, &selection)?;
         if !traffic.left_out.is_empty() {
             let names = traffic.left_out.join(", ");
-            eprintln!("left out, because they write: {names} (--allow-writes includes them)");
+            super::complain(&format!("left out, because they write: {names} (--allow-writes includes them)"));
         }
         Ok(traffic)
     }

@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => match configured(arguments.config.as_deref())? {
             Ok(found) => found,
             Err(problems) => {
-                eprintln!("{problems}");
+                super::complain(&problems.to_string());
                 return Ok(ExitCode::from(USAGE));
             }
         },
@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match answered {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
-            eprintln!("wharf: {shown}: {error:#}");
+            super::complain(&format!("wharf: {shown}: {error:#}"));
             Ok(ExitCode::from(FAILED))
         }
     }

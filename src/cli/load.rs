@@ -17,13 +17,14 @@ use crate::database::Database;
 use crate::sizing::load::{
     self, Arrivals, HdrLog, Interval, Objective, Pace, Plan, Rate, Report, Stages, Target, Template,
 };
+use crate::telemetry::stderr;
 use anyhow::Context as _;
 use clap::ArgGroup;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::endpoint_flags::{self, EndpointFlags};
-use super::{Common, DATABASE_HELP, FAILED, USAGE};
+use super::{Common, DATABASE_HELP, FAILED, USAGE, print};
 use comparison::Base;
 use live::Live;
 
@@ -163,14 +164,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let met = arguments.slo.iter().map(|objective| report.judge(objective));
     // All objectives are judged, even after a missed one.
     let missed = met.filter(|met| !met).count();
-    show(&report, json.as_mut())?;
     if let Some(file) = &mut html {
         file.write_all(report.page().as_bytes()).context("--html cannot be written")?;
     }
+    show(&report, json.as_mut())?;
     let mut worse = false;
     if let Some(base) = base {
         let comparisons = base.compare_with(&report, arguments.tolerance)?;
-        print_text(&comparisons.to_string(), json.as_ref());
+        print_text(&comparisons.to_string(), json.as_ref())?;
         worse = comparisons.is_worse();
     }
     if let Some(error) = unwritten {
@@ -306,7 +307,11 @@ impl Output {
     /// Writes the text and a line break.
     pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
         match self {
-            Self::Stdout => writeln!(io::stdout(), "{text}"),
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                writeln!(out, "{text}")?;
+                out.flush()
+            }
             Self::File(file) => writeln!(file, "{text}"),
         }
     }
@@ -317,12 +322,19 @@ pub(super) fn create(path: &Path) -> anyhow::Result<File> {
 }
 
 /// Prints to standard output, or to standard error when the JSON goes to standard output.
-pub(super) fn print_text(text: &str, json: Option<&Output>) {
-    if let Some(Output::Stdout) = json { eprint!("{text}") } else { print!("{text}") }
+pub(super) fn print_text(text: &str, json: Option<&Output>) -> anyhow::Result<()> {
+    if let Some(Output::Stdout) = json {
+        stderr::write(text.as_bytes());
+        Ok(())
+    } else {
+        print(text)
+    }
 }
 
 fn show(report: &Report, json: Option<&mut Output>) -> anyhow::Result<()> {
-    print_text(&report.to_string(), json.as_deref());
-    let Some(output) = json else { return Ok(()) };
-    output.write(&serde_json::to_string_pretty(report)?).context("--json cannot be written")
+    // A file is written even where the text cannot be.
+    let printed = print_text(&report.to_string(), json.as_deref());
+    let Some(output) = json else { return printed };
+    output.write(&serde_json::to_string_pretty(report)?).context("--json cannot be written")?;
+    printed
 }

@@ -7,12 +7,16 @@ use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::config::LogFormat;
+use crate::telemetry::stderr;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 /// Unlike `log.level`, this variable may set levels for single modules.
 const VARIABLE: &str = "WHARF_LOG";
+
+/// The logger's own variable for colors: auto, always or never.
+const STYLE_VARIABLE: &str = "RUST_LOG_STYLE";
 
 /// Crates whose lines below `warn` contain values. The PostgreSQL driver logs bound values and the notices of
 /// functions; the HTTP client logs headers with keys.
@@ -37,7 +41,15 @@ struct Line<'a> {
 /// Starts the log before the configuration is read. The logger's own filter cannot change later. So without the
 /// variable it lets everything through, and the level of the `log` crate decides.
 pub(crate) fn start_log() {
-    let builder = || env_logger::Builder::from_env(env_logger::Env::new().filter_or(VARIABLE, "trace"));
+    let builder = || {
+        let mut builder = env_logger::Builder::from_env(env_logger::Env::new().filter_or(VARIABLE, "trace"));
+        builder.target(env_logger::Target::Pipe(Box::new(ToStderr)));
+        // The logger looks for a terminal only where it writes itself.
+        if !std::env::var(STYLE_VARIABLE).is_ok_and(|style| ["always", "never"].contains(&&*style)) {
+            builder.write_style(anstream::AutoStream::choice(&io::stderr()).into());
+        }
+        builder
+    };
     let text = builder().format_target(false).build();
     let json = builder().format(write_json).build();
     let filter = text.filter();
@@ -47,6 +59,20 @@ pub(crate) fn start_log() {
         log::set_max_level(filter);
     }
     set(LevelFilter::Info);
+}
+
+/// The target of formatted lines.
+struct ToStderr;
+
+impl io::Write for ToStderr {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        stderr::write(lines);
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The log with one filter for lines of other crates. Lines below `warn` may contain clients' values or passwords. They
@@ -82,8 +108,7 @@ impl Log for FilteredLog {
     }
 
     fn flush(&self) {
-        self.text.flush();
-        self.json.flush();
+        stderr::flush();
     }
 }
 

@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::config::{Config, Environment, Flags, Problems, Source};
+use crate::telemetry::stderr;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
@@ -52,13 +53,38 @@ are named. The database driver never logs more, since that would show values.";
 #[doc(hidden)]
 pub fn main() -> ExitCode {
     log_level::start_log();
-    match Arguments::parse().run() {
+    let _flush = FlushOnDrop;
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // The help is such an error too.
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let Err(unprinted) = error.print() else { return ExitCode::from(code) };
+            complain(&format!("wharf: {STANDARD_OUTPUT}: {unprinted}"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    match arguments.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("wharf: {}", with_causes(&error));
+            complain(&format!("wharf: {}", with_causes(&error)));
             ExitCode::from(USAGE)
         }
     }
+}
+
+/// Waits for the last lines at the end of the process, also where a panic ends it.
+struct FlushOnDrop;
+
+impl Drop for FlushOnDrop {
+    fn drop(&mut self) {
+        stderr::flush();
+    }
+}
+
+/// A line on standard error, in its order among the lines of the log. `eprintln!` would panic where nothing can be written.
+fn complain(text: &str) {
+    stderr::write(format!("{text}\n").as_bytes());
 }
 
 /// An error with its causes, without repetition. Many errors, ours and the drivers', already contain the text of their
@@ -171,9 +197,12 @@ impl Common {
     }
 }
 
+const STANDARD_OUTPUT: &str = "standard output cannot be written";
+
 /// On standard output, or why it cannot be written there: `print!` would panic at the end of a pipe.
 fn print(text: &str) -> anyhow::Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).context("standard output")
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context(STANDARD_OUTPUT)
 }
 
 fn environment() -> Environment {

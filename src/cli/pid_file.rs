@@ -56,8 +56,9 @@ impl PidFile {
     }
 }
 
-impl Drop for PidFile {
-    fn drop(&mut self) {
+impl PidFile {
+    /// Removes the file, and the record of reloads with it.
+    pub(super) fn remove(&self) {
         if is_at(&self.file, &self.path) {
             for path in [reload_path(&self.path), self.path.clone()] {
                 match fs::remove_file(&path) {
@@ -68,6 +69,12 @@ impl Drop for PidFile {
                 }
             }
         }
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::check::{self, Checked};
 use super::pid_file::{self, ReloadRecord, RunningServer};
-use super::{Common, FAILED, USAGE};
+use super::{Common, FAILED, USAGE, complain, print};
 
 /// The time limit for the server. It gives its database some seconds, and may be busy with another reload.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,17 +30,17 @@ pub(crate) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Checked { source, config, problems, statements } = check::check(arguments.common.load()?);
     if let Some(problems) = problems {
-        eprintln!("{problems}\nnothing was reloaded");
+        complain(&format!("{problems}\nnothing was reloaded"));
         return Ok(ExitCode::from(USAGE));
     }
     if let Err(reason) = statements {
-        eprintln!("the SQL cannot be checked: {reason}\nnothing was reloaded");
+        complain(&format!("the SQL cannot be checked: {reason}\nnothing was reloaded"));
         return Ok(ExitCode::from(USAGE));
     }
     match (arguments.pid, &config.server.pid_file) {
         (Some(process), _) => {
             hang_up(process)?;
-            println!("process {process} was signalled; its log has the outcome");
+            print(&format!("process {process} was signalled; its log has the outcome\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         (None, Some(path)) => signal_and_wait(path, &source),
@@ -66,14 +66,14 @@ fn signal_and_wait(pid_file: &Path, source: &Source) -> anyhow::Result<ExitCode>
     let began = pid_file::now();
     hang_up(server.process)?;
     let Some(record) = record_since(&server, began) else {
-        eprintln!("wharf: the server has reported no outcome; its log may say more");
+        complain("wharf: the server has reported no outcome; its log may say more");
         return Ok(ExitCode::from(FAILED));
     };
     if record.good {
-        println!("{}", record.text);
+        print(&format!("{}\n", record.text))?;
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("nothing has changed: {}", record.text);
+    complain(&format!("nothing has changed: {}", record.text));
     Ok(ExitCode::from(FAILED))
 }
 

@@ -1,31 +1,47 @@
 //! `wharf serve`: checks the configuration, fills a missing demo database, starts, and prints what is served. SIGHUP
 //! makes it read the configuration again, and other signals make it drain.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::base::value::{Scalar, Type, Value};
 use crate::config::{Action, ClientAuth, Config, Endpoint, Listener, LogFormat, Place, Problems, Source};
 use crate::connector::{Address, Drained};
 use crate::endpoint;
-use crate::server::{NewConfig, Reload, ReloadError, Reloaded, Running, Server, log_reload};
+use crate::server::{self, NewConfig, Reload, ReloadError, Reloaded, Running, Server, log_reload, signals};
+use crate::telemetry::stderr::{self, WHOLE_IN_A_PIPE};
+use anyhow::Context as _;
 use http::Method;
 use log::LevelFilter;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::pid_file::{self, PidFile, ReloadLog};
 use super::reload::whole_name;
-use super::{Common, FAILED, USAGE, demo, log_level};
+use super::{Common, FAILED, STANDARD_OUTPUT, USAGE, complain, demo, log_level};
+
+/// How long a start waits for a reader of standard output that stands still.
+const SUMMARY: Duration = Duration::from_secs(1);
 
 pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
+    server::catch_signals().context("signals cannot be caught")?;
+    // From now on a reader of standard error that stands still holds nothing up.
+    stderr::start_writer().context("the log's thread cannot be started")?;
     let loaded = common.load()?;
     if !loaded.problems.list().is_empty() {
-        eprintln!("{}", loaded.problems);
+        complain(&loaded.problems.to_string());
         return Ok(ExitCode::from(USAGE));
     }
     let config = loaded.config;
     log_level::set(config.log.level);
     log_level::set_format(config.log.format);
     // The file is claimed before anything else is touched, and removed at the end.
-    let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
+    let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?.map(Arc::new);
+    if let Some(file) = pid_file.as_ref().map(Arc::downgrade) {
+        signals::at_early_end(move || file.upgrade().iter().for_each(|file| file.remove()));
+    }
     let filled = demo::fill_if_missing(&config)?;
     let (name, endpoints) = (loaded.source.name(), config.endpoints.clone());
     let summary = StartSummary::new(&config, name, filled);
@@ -34,7 +50,7 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
     let check = |database| endpoint::check(&loaded.source, &endpoints, database);
     let found = server.database().map_or_else(Vec::new, check);
     if !found.is_empty() {
-        eprintln!("{}", Problems::new(loaded.source, found));
+        complain(&Problems::new(loaded.source, found).to_string());
         return Ok(ExitCode::from(USAGE));
     }
     let reload_log = pid_file.as_ref().map(|file| file.reload_log(whole_name(&loaded.source)));
@@ -46,7 +62,7 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
             write_outcome(reload_log, 0, true, "started");
             file.write().unwrap_or_else(|error| log::error!("server.pid_file cannot be written: {error}"));
         }
-        summary.print(running, &endpoints);
+        print_summary(&summary.text(running, &endpoints));
     };
     match server.on_reload(rereading).on_log_level(log_level::change).run_and_tell(started)? {
         Drained::Complete => Ok(ExitCode::SUCCESS),
@@ -55,6 +71,31 @@ pub(super) fn run(common: Common) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(FAILED))
         }
     }
+}
+
+/// Prints the summary. A standard output that is closed, full or not read does not stop a server that serves.
+fn print_summary(text: &str) {
+    if let Err(error) = print_in_time(text, Instant::now() + SUMMARY) {
+        log::warn!("the server serves, but its summary cannot be printed: {error:#}");
+    }
+}
+
+/// Prints in parts that a pipe takes without waiting, each when there is room for it.
+fn print_in_time(text: &str, until: Instant) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for part in text.as_bytes().chunks(WHOLE_IN_A_PIPE) {
+        loop {
+            let left = Timespec::try_from(until.saturating_duration_since(Instant::now()))?;
+            match poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&left)) {
+                Ok(0) => anyhow::bail!("standard output is not read"),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error).context(STANDARD_OUTPUT),
+            }
+        }
+        out.write_all(part).and_then(|()| out.flush()).context(STANDARD_OUTPUT)?;
+    }
+    Ok(())
 }
 
 fn write_outcome(reload_log: &ReloadLog, began: u128, good: bool, text: &str) {
@@ -140,7 +181,7 @@ impl StartSummary {
         Self { configuration, database, sizes: config.sizes(), limits: config.limits(), tried }
     }
 
-    fn print(&self, running: &Running, endpoints: &[Endpoint]) {
+    fn text(&self, running: &Running, endpoints: &[Endpoint]) -> String {
         let listeners = running.listeners();
         // There is always one. One that needs neither a proxy's header nor a certificate answers whoever tries.
         let shown = &listeners[self.tried.min(listeners.len() - 1)];
@@ -154,21 +195,24 @@ impl StartSummary {
             }
         };
         let places: Vec<_> = listeners.iter().map(ToString::to_string).collect();
-        println!("wharf {}", env!("CARGO_PKG_VERSION"));
-        println!("  configuration  {}", self.configuration);
-        println!("  database       {}", self.database);
-        println!("  sizes          {}", self.sizes);
-        println!("  limits         {}", self.limits);
-        println!("  endpoints      {}", endpoints.len());
+        let mut lines = vec![
+            format!("wharf {}", env!("CARGO_PKG_VERSION")),
+            format!("  configuration  {}", self.configuration),
+            format!("  database       {}", self.database),
+            format!("  sizes          {}", self.sizes),
+            format!("  limits         {}", self.limits),
+            format!("  endpoints      {}", endpoints.len()),
+        ];
         for example in endpoints.iter().filter_map(example).take(3) {
-            println!("  try            {curl} {}", shell_word(&format!("{base}{example}")));
+            lines.push(format!("  try            {curl} {}", shell_word(&format!("{base}{example}"))));
         }
-        match running.admin_address() {
-            Some(address) => println!("  admin          http://{address}/"),
-            None => println!("  admin          off"),
-        }
+        lines.push(match running.admin_address() {
+            Some(address) => format!("  admin          http://{address}/"),
+            None => "  admin          off".to_owned(),
+        });
         // This line comes last: a program that waits for it has then read all others.
-        println!("listening on {}", places.join(", "));
+        lines.push(format!("listening on {}\n", places.join(", ")));
+        lines.join("\n")
     }
 }
 

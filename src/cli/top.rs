@@ -6,7 +6,7 @@ mod terminal;
 mod text;
 mod view;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
@@ -129,7 +129,7 @@ fn failed(server: &AdminServer, error: &FetchError) -> ExitCode {
         FetchError::Refused(why) => (why, USAGE),
         FetchError::Unavailable(why) => (why, FAILED),
     };
-    eprintln!("wharf: {}", server.cannot(why));
+    super::complain(&format!("wharf: {}", server.cannot(why)));
     ExitCode::from(code)
 }
 
@@ -186,10 +186,10 @@ fn show(
             Some(_) => terminal::draw(&drawn(server, last.as_ref(), away.as_deref()))?,
             // Without a terminal nothing is redrawn, so each change is printed once.
             None => match (&away, &last) {
-                (Some(why), _) => eprintln!("wharf: {}; trying again", server.cannot(why)),
+                (Some(why), _) => super::complain(&format!("wharf: {}; trying again", server.cannot(why))),
                 (None, Some(view)) => {
                     print(view, server, Room { width: usize::MAX, height: None })?;
-                    println!();
+                    super::print("\n")?;
                 }
                 (None, None) => {}
             },
@@ -218,11 +218,11 @@ fn drawn(server: &AdminServer, last: Option<&View>, away: Option<&str>) -> Vec<S
     written(&lines, width, in_colour(true))
 }
 
-fn print(view: &View, server: &AdminServer, size: Room) -> io::Result<()> {
+fn print(view: &View, server: &AdminServer, size: Room) -> anyhow::Result<()> {
     let room = Room { width: size.width.min(200), ..size };
     let lines = screen::lines(view, &server.address, room);
     let text = written(&lines, size.width, in_colour(io::stdout().is_terminal()));
-    writeln!(io::stdout(), "{}", text.join("\n"))
+    super::print(&format!("{}\n", text.join("\n")))
 }
 
 fn written(lines: &[StyledLine], width: usize, in_colour: bool) -> Vec<String> {

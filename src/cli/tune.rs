@@ -103,15 +103,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         file.write_all(report.page().as_bytes()).context("--html cannot be written")?;
     }
     let found = format!("{report}{}", ChangedLines(&edited));
-    print_text(&found, json.as_ref());
+    let printed = print_text(&found, json.as_ref());
     if !report.stands {
-        return Ok(ExitCode::from(FAILED));
+        return printed.map(|()| ExitCode::from(FAILED));
     }
     if let Some(file) = file {
         write(&file, &edited)?;
         warn_of_variables(&report);
     }
-    Ok(ExitCode::SUCCESS)
+    printed.map(|()| ExitCode::SUCCESS)
 }
 
 impl Arguments {
@@ -183,7 +183,10 @@ fn warn_of_variables(report: &Report) {
     for setting in &report.recommended {
         let variable = format!("WHARF_{}", setting.key.replace('.', "_")).to_uppercase();
         if std::env::var_os(&variable).is_some() {
-            eprintln!("the variable {variable} is set and decides in place of {}", setting.key);
+            super::complain(&format!(
+                "the variable {variable} is set and decides in place of {}",
+                setting.key
+            ));
         }
     }
 }
@@ -199,7 +202,10 @@ fn write(file: &Path, edited: &Edited) -> anyhow::Result<()> {
         fs::set_permissions(&new_file, metadata.permissions())?;
     }
     fs::rename(&new_file, file).with_context(|| format!("cannot write {}", file.display()))?;
-    eprintln!("written into {}; `wharf reload` applies it to a running server", file.display());
+    super::complain(&format!(
+        "written into {}; `wharf reload` applies it to a running server",
+        file.display()
+    ));
     Ok(())
 }
 

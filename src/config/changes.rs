@@ -229,7 +229,7 @@ mod tests {
     fn a_change_shows_both_values_but_no_password() {
         let change = |before: &str, now: &str| read(before).changes_to(&read(now)).keys[0].to_string();
         assert_eq!(change("server.workers = 2", ""), "server.workers: not given, before 2");
-        assert_eq!(change("", "http.idle_timeout = '1s'"), "http.idle_timeout: 1s, before 60s");
+        assert_eq!(change("", "http.idle_timeout = '1s'"), "http.idle_timeout: 1s, before 75s");
         assert_eq!(change("", "log.level = 'debug'"), "log.level: debug, before info");
         assert_eq!(change("", "proxy.trusted = ['::1']"), "proxy.trusted: [::1], before []");
         let secret = "database.connection_init_sql = \"set role x password 'y'\"";

@@ -143,7 +143,7 @@ impl Default for Config {
                 response_buffer_bytes: 256 * KIB,
                 head_timeout: Duration::from_secs(10),
                 body_timeout: Duration::from_secs(30),
-                idle_timeout: Duration::from_secs(60),
+                idle_timeout: Duration::from_secs(75),
                 // Jetty's idle timeout of a connector, which limits its writes. With 64 KiB this means at least 2
                 // KiB/s, the speed of a modem.
                 write_timeout: Duration::from_secs(30),

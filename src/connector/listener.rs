@@ -1,10 +1,13 @@
 //! The sockets on which clients connect: TCP addresses, Unix sockets, and those that systemd passes on. Main thread.
 
 use std::fmt;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -14,6 +17,11 @@ use crate::config::{Config, Listen, SocketAccess};
 
 /// How many clients may wait in the kernel until they are accepted. A lower `net.core.somaxconn` lowers it.
 const BACKLOG: i32 = 1024;
+
+/// How often, and after which pause, a start tries to lock the directory of a Unix socket. Another start holds the lock for less than a
+/// millisecond.
+const LOCK_TRIES: usize = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The bound listeners for clients, in the order of the configuration.
 #[derive(Debug)]
@@ -222,6 +230,7 @@ fn unix(path: &Path, access: SocketAccess<'_>) -> io::Result<(Socket, SocketFile
     let access = socket_access::Resolved::new(access)?;
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let _lock = lock_directory(path)?;
     if is_abandoned(path, &address)? {
         std::fs::remove_file(path)?;
     }
@@ -238,6 +247,33 @@ fn unix(path: &Path, access: SocketAccess<'_>) -> io::Result<(Socket, SocketFile
             Err(error)
         }
     }
+}
+
+/// Locks the directory of a socket's file until the result is dropped. Two servers could otherwise find the same stale file. The slower
+/// one would then remove the file of the faster one, to which nobody could connect any more.
+fn lock_directory(path: &Path) -> io::Result<Option<File>> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = match File::open(parent) {
+        Ok(directory) => directory,
+        // A server may write into a directory that it cannot read. Its file can be made, only not locked.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            log::debug!("{} cannot be locked: {error}", parent.display());
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    for _ in 0..LOCK_TRIES {
+        match directory.try_lock() {
+            Ok(()) => return Ok(Some(directory)),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => {
+                log::debug!("{} cannot be locked: {error}", parent.display());
+                return Ok(None);
+            }
+        }
+    }
+    let said = format!("{} is locked by another process", parent.display());
+    Err(io::Error::new(io::ErrorKind::WouldBlock, said))
 }
 
 /// Whether the process of a socket's file has ended without removing the file.

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use crate::config::{self, StatementComment};
 
+/// Why a session cannot be used whose `connection_init_sql` was `begin`: each request on it would be in that transaction.
+pub(super) const LEAVES_TRANSACTION: &str = "it leaves a transaction open; end it with commit";
+
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     init_sql: Mutex<Option<String>>,

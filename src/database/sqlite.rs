@@ -19,7 +19,7 @@ use rusqlite::{Connection, Error as SqliteError};
 use self::file::{File, Identity, SCHEME};
 pub(crate) use self::file::{file_of, for_reading};
 use super::json::{self, write_base64, write_bytes_as_text, write_f64, write_int, write_string};
-use super::settings::Settings;
+use super::settings::{LEAVES_TRANSACTION, Settings};
 use super::{Access, Category, Column, Description, Error, Kind, Refusal, RowWriter, Statement};
 use super::{driver, note_cancelled, pool};
 use crate::base::deadline::Deadline;
@@ -94,6 +94,9 @@ impl driver::Driver for Driver {
         if let Some(sql) = self.settings.init_sql() {
             let initialized = session.connection.execute_batch(&sql);
             initialized.map_err(|error| failed(format!("connection_init_sql: {error}")))?;
+            if !session.connection.is_autocommit() {
+                return Err(failed(format!("connection_init_sql: {LEAVES_TRANSACTION}")));
+            }
         }
         session.watch().map_err(|error| failed(error.to_string()))?;
         Ok(Box::new(session))

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::StatusCode;
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderValue, StatusCode};
 use percent_encoding::percent_decode;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
@@ -170,6 +171,9 @@ fn one(kind: Type, text: &str) -> Result<Value, Mismatch> {
     }
 }
 
+const JSON: &str = "application/json";
+const JSON_SUFFIX: &[u8] = b"+json";
+
 /// The members of the body's JSON object, in their order and not parsed further.
 #[derive(Default)]
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -206,7 +210,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
 }
 
 fn json_members(request: &Request) -> Result<Members<'_>, Error> {
-    expect_media_type(request, "application/json")?;
+    expect_media_type(request, JSON)?;
     serde_json::from_slice(request.body()).map_err(|error: serde_json::Error| {
         // If the body is JSON but not an object, the error's own text quotes the JSON, which may be a secret.
         let found = match error.classify() {
@@ -217,19 +221,41 @@ fn json_members(request: &Request) -> Result<Members<'_>, Error> {
     })
 }
 
-/// Refuses a body that does not state the expected media type. A body without a type may be anything: any site's page
-/// can make a browser send such bytes, but not bytes with the type of JSON.
+/// Refuses a body that is compressed, or that does not state the expected media type. A body without a type may be anything: any
+/// site's page can make a browser send such bytes, but not bytes with the type of JSON.
 fn expect_media_type(request: &Request, expected: &str) -> Result<(), Error> {
+    if let Some(codings) = request.header("content-encoding") {
+        let is_identity = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"identity");
+        if !codings.split(|&byte| byte == b',').all(is_identity) {
+            return Err(compressed());
+        }
+    }
     let Some(sent) = request.header("content-type") else {
         return if request.body().is_empty() { Ok(()) } else { Err(unnamed_media_type(expected)) };
     };
     let sent = sent.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-    if sent.eq_ignore_ascii_case(expected.as_bytes()) {
+    if sent.eq_ignore_ascii_case(expected.as_bytes()) || expected == JSON && is_json_dialect(sent) {
         return Ok(());
     }
     // The received type is a header's value, and so it is not shown.
     Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the body must be {expected}"))
         .with_member("expected", expected))
+}
+
+/// Whether a media type is one of those that are JSON, such as `application/merge-patch+json` (RFC 6839 section 3.1). As with
+/// `application/json`, a page of another site cannot send it without asking first.
+fn is_json_dialect(sent: &[u8]) -> bool {
+    let suffix = sent.len().checked_sub(JSON_SUFFIX.len()).map(|start| &sent[start..]);
+    sent.contains(&b'/') && suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(JSON_SUFFIX))
+}
+
+/// Answers as RFC 9110 section 15.5.16 asks: with the codings that would be accepted.
+fn compressed() -> Error {
+    Error::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "the body must not be compressed: no Content-Encoding is understood",
+    )
+    .with_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
 }
 
 fn unnamed_media_type(expected: &str) -> Error {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::base::guard::Foreign;
 use crate::database;
@@ -92,6 +92,8 @@ pub struct Error {
     place: Option<String>,
     members: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
+    /// A header of the answer.
+    header: Option<(HeaderName, HeaderValue)>,
     cause: Option<Foreign<Box<dyn std::error::Error + Send + Sync>>>,
     /// See [`Error::is_not_done`].
     is_not_done: bool,
@@ -108,6 +110,7 @@ impl Error {
             place,
             members: Vec::new(),
             retry_after: None,
+            header: None,
             cause: None,
             is_not_done: false,
         }
@@ -152,6 +155,12 @@ impl Error {
     #[must_use]
     pub fn retry_after(mut self, pause: Duration) -> Self {
         self.retry_after = Some(pause);
+        self
+    }
+
+    /// Adds a header to the answer.
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some((name, value));
         self
     }
 
@@ -260,7 +269,10 @@ impl Error {
     /// The answer for the client.
     pub fn to_response(&self) -> Response {
         let members: Vec<_> = self.members.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let response = problem(self.status, &self.detail, &members);
+        let mut response = problem(self.status, &self.detail, &members);
+        if let Some((name, value)) = &self.header {
+            response = response.with_header(name.clone(), value.clone());
+        }
         match self.retry_after {
             Some(pause) => response.with_header(
                 http::header::RETRY_AFTER,

@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// The result of reading the beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeader {
-    /// More bytes are needed, but never more than 2 KiB in all.
+    /// More bytes are needed, but never more than 65,551 in all.
     Incomplete,
     /// The header is complete.
     Complete {
@@ -33,10 +33,6 @@ pub struct ProxyError {
 /// The longest version 1 header with its CRLF, as section 2.1 says.
 const MAX_LINE_BYTES: usize = 107;
 
-/// The longest version 2 header. Section 2 promises 536 bytes, but clouds put identifiers and certificates' names
-/// behind the addresses. Four times that is still little memory for a poller.
-const MAX_BINARY_BYTES: usize = 2 * 1024;
-
 const LINE_START: &[u8] = b"PROXY ";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, command, family and length. The length says how many bytes follow.
@@ -50,7 +46,8 @@ const BINARY_START_BYTES: usize = SIGNATURE.len() + 4;
 /// has its own.
 ///
 /// # Errors
-/// The bytes are not a header, or the header is longer than 107 bytes (version 1) or 2 KiB (version 2).
+/// The bytes are not a header, or a header of version 1 is longer than 107 bytes. The length field of version 2 allows 65,551 bytes.
+/// All of them are accepted, because proxies put a client's whole certificate behind the addresses. Only trusted proxies send headers.
 pub fn read_proxy_header(bytes: &[u8]) -> Result<ProxyHeader, ProxyError> {
     // The first byte tells the two versions apart.
     let start = if bytes.first() == SIGNATURE.first() { SIGNATURE } else { LINE_START };
@@ -174,9 +171,6 @@ fn read_binary(bytes: &[u8]) -> Result<ProxyHeader, ProxyError> {
         return Err(error(expected, format!("{length} bytes for {family:#04x}")));
     }
     let used = BINARY_START_BYTES + length;
-    if used > MAX_BINARY_BYTES {
-        return Err(error("a header of at most 2048 bytes", format!("one of {used} bytes")));
-    }
     let Some(block) = bytes.get(BINARY_START_BYTES..used) else { return Ok(ProxyHeader::Incomplete) };
     let source = if local { None } else { read_block(family, block) };
     Ok(ProxyHeader::Complete { used, source })
@@ -420,13 +414,14 @@ mod tests {
         }
     }
 
+    /// A client's certificate behind the addresses is longer than 2,048 bytes, which was once the limit.
     #[test]
-    fn version_2_limits_the_length_of_the_whole_header() {
-        let longest = binary(0x20, 0, &[0; MAX_BINARY_BYTES - 16]);
-        assert_eq!(complete(&longest), (MAX_BINARY_BYTES, None));
-        let message = refused(&[SIGNATURE, &[0x21, 0x11, 0x07, 0xf1]].concat());
-        assert!(message.ends_with("expected a header of at most 2048 bytes, received one of 2049 bytes"));
-        assert!(refused(&[SIGNATURE, &[0x20, 0, 0xff, 0xff]].concat()).ends_with("one of 65551 bytes"));
+    fn version_2_may_be_as_long_as_its_length_field_says() {
+        for length in [2033, usize::from(u16::MAX)] {
+            let header = binary(0x20, 0, &vec![0; length]);
+            assert_eq!(complete(&header), (BINARY_START_BYTES + length, None));
+            assert_eq!(read_proxy_header(&header[..header.len() - 1]), Ok(ProxyHeader::Incomplete));
+        }
     }
 
     /// Headers, some of them with one byte changed, cut off or left out, and bytes after them.
@@ -476,7 +471,7 @@ mod tests {
             for start in [&b""[..], LINE_START, SIGNATURE, b"PROXY TCP4 ", b"\r\n\r\n\0\r\nQUIT\n\x21\x11"] {
                 let wire = [start, &bytes].concat();
                 match read_proxy_header(&wire) {
-                    Ok(ProxyHeader::Incomplete) => prop_assert!(wire.len() < MAX_BINARY_BYTES),
+                    Ok(ProxyHeader::Incomplete) => prop_assert!(wire.len() < BINARY_START_BYTES + usize::from(u16::MAX)),
                     Ok(ProxyHeader::Complete { used, .. }) => prop_assert!(used <= wire.len()),
                     Err(_) => {}
                 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -63,6 +64,8 @@ pub type WriteBody =
 pub(crate) struct FileBody {
     pub(crate) file: fs::File,
     pub(crate) length: u64,
+    /// The number of the device that has it.
+    pub(crate) device: u64,
 }
 
 impl Response {
@@ -98,8 +101,8 @@ impl Response {
     /// # Errors
     /// The system does not tell the file's length.
     pub fn file(content_type: impl Into<MediaType>, file: fs::File) -> io::Result<Self> {
-        let length = file.metadata()?.len();
-        let body = Body::File(FileBody { file, length });
+        let metadata = file.metadata()?;
+        let body = Body::File(FileBody { file, length: metadata.len(), device: metadata.dev() });
         Ok(Self { body, ..Self::new(StatusCode::OK, content_type, Bytes::new()) })
     }
 

@@ -1,21 +1,19 @@
 //! A running server: its addresses and figures, and its end by a signal or a drain. Main thread.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
-use signal_hook::iterator::Signals;
+use crossbeam_channel::Receiver;
+use signal_hook::consts::SIGHUP;
 
 use super::admin::AdminListener;
+use super::signals::{self, Registration, Signalled};
 use super::supervisor::Watchdog;
 use super::{Address, Drained, ListeningOn, Running, StartError, TlsError, supervisor};
 use crate::admin::observer::Observer;
 use crate::base::deadline::Deadline;
-use crate::connector::Stopper;
 use crate::telemetry::metrics::Metrics;
 
 /// The receivers of signals, for the thread that waits for them, and the watchdog.
@@ -25,6 +23,8 @@ pub(super) struct Supervision {
     stopped: Receiver<Infallible>,
     /// Kept for its drop, which ends the watchdog's thread.
     watchdog: Option<Watchdog>,
+    /// Kept for its drop: the server receives no signal any more.
+    _registration: Registration,
 }
 
 impl Running {
@@ -103,20 +103,21 @@ impl Running {
     /// # Errors
     /// The system does not let the process handle signals.
     pub fn run_until_signal(self) -> Result<Drained, StartError> {
-        let supervision = self.supervise(watched_signals()?)?;
+        signals::catch(false)?;
+        let supervision = self.supervise()?;
         Ok(self.run_supervised(supervision))
     }
 
     /// Directs signals and the admin listener's requests for a reload to this thread.
-    pub(super) fn supervise(&self, signals: Signals) -> Result<Supervision, StartError> {
+    pub(super) fn supervise(&self) -> Result<Supervision, StartError> {
         let (sender, received) = crossbeam_channel::unbounded();
         let (not_stopped, stopped) = crossbeam_channel::bounded(0);
         let stop = self.connector.stopper();
-        let watch = move || watch(signals, &sender, &stop, not_stopped);
-        std::thread::Builder::new().name("signals".into()).spawn(watch)?;
+        let registration =
+            signals::pass_to(Signalled { sender, stop, not_stopped: Some(not_stopped), ends: false });
         self.admin_view.accept_reloads();
         let watchdog = Watchdog::start(|| self.pulse())?;
-        Ok(Supervision { signals: received, stopped, watchdog })
+        Ok(Supervision { signals: received, stopped, watchdog, _registration: registration })
     }
 
     pub(super) fn run_supervised(self, supervision: Supervision) -> Drained {
@@ -196,23 +197,4 @@ impl Running {
 /// The addresses of listeners, for one line.
 pub(super) fn places(listeners: &[ListeningOn]) -> String {
     listeners.iter().map(|listener| listener.address().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// Passes each signal on. The second one that is not SIGHUP calls `stop` and drops `not_stopped`.
-fn watch(mut signals: Signals, sender: &Sender<i32>, stop: &Stopper, not_stopped: Sender<Infallible>) {
-    let mut others = signals.forever().filter(|signal| {
-        // The receiver is gone once the server stops. The signal has no further use then.
-        let _ = sender.send(*signal);
-        *signal != SIGHUP
-    });
-    if others.next().and(others.next()).is_some() {
-        log::warn!("second signal: stopping at once");
-        stop();
-        drop(not_stopped);
-    }
-}
-
-/// Catches the signals. From now on none of them ends the process by itself.
-pub(super) fn watched_signals() -> io::Result<Signals> {
-    Signals::new(TERM_SIGNALS.iter().chain(&[SIGHUP]))
 }

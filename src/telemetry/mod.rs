@@ -4,4 +4,6 @@ pub mod activity;
 pub mod journal;
 pub mod metrics;
 pub(crate) mod sparing;
+pub(crate) mod stderr;
 pub(crate) mod traces;
+mod writer;

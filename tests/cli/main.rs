@@ -6,6 +6,7 @@ mod support;
 mod demo;
 mod demo_endpoints;
 mod load;
+mod output;
 mod tune;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use support::{PATIENCE, Postgres, Wharf, assert_says};
 
-const HELLO: &str = "[endpoint.hello]\nroute = 'GET /hello'\nbody = 'hi'\n";
+pub(crate) const HELLO: &str = "[endpoint.hello]\nroute = 'GET /hello'\nbody = 'hi'\n";
 
 /// The lines of the summary that begin with a word.
 fn summary<'a>(output: &'a str, word: &str) -> Vec<&'a str> {

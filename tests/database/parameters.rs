@@ -536,9 +536,22 @@ fn a_body_of_another_kind_is_refused() {
             let answer = wharf.request("POST", "/checked", &[("Content-Type", "text/plain")], "{}");
             assert_eq!(answer.status, 415, "{}", answer.text());
             assert_eq!(answer.json()["expected"], "application/json");
-            let fine = [("Content-Type", "Application/JSON; charset=utf-8")];
-            let answer = wharf.request("POST", "/checked", &fine, r#"{"count":1,"word":"ab"}"#);
-            assert_eq!(answer.status, 200, "{}", answer.text());
+            for fine in ["Application/JSON; charset=utf-8", "application/merge-patch+json", "a/b+JSON;x=y"] {
+                let headers = [("Content-Type", fine), ("Content-Encoding", "Identity")];
+                let answer = wharf.request("POST", "/checked", &headers, r#"{"count":1,"word":"ab"}"#);
+                assert_eq!(answer.status, 200, "{fine}: {}", answer.text());
+            }
+            for other in ["application/xml+jso", "+json", "application/json-seq", "text/plain; a=b+json"] {
+                let answer = wharf.request("POST", "/checked", &[("Content-Type", other)], r#"{"count":1}"#);
+                assert_eq!(answer.status, 415, "{other}: {}", answer.text());
+            }
+            for coding in ["gzip", "identity, br", "x"] {
+                let headers = [("Content-Type", "application/json"), ("Content-Encoding", coding)];
+                let answer = wharf.request("POST", "/checked", &headers, "\u{1f}\u{8b}");
+                assert_eq!(answer.status, 415, "{coding}: {}", answer.text());
+                assert_eq!(answer.header("Accept-Encoding"), Some("identity"));
+                assert!(answer.text().contains("must not be compressed"), "{}", answer.text());
+            }
         },
     );
     on_both(echoes, |wharf, _| {

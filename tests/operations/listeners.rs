@@ -5,11 +5,15 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
-use crate::support::{Client, Exit, PATIENCE, Wharf, directory_with, wait_until};
+use wharf::config::{AdminListen, Listen};
+use wharf::http::Response;
+use wharf::server::Server;
+
+use crate::support::{Client, Exit, PATIENCE, Wharf, default_config, directory_with, wait_until};
 
 const HELLO: &str = "[endpoint.hello]\nroute = 'GET /hello'\nbody = 'hi'\n";
 const UNIX: &[&str] = &["--config", "wharf.toml", "--listen", "unix:wharf.sock"];
@@ -336,4 +340,38 @@ fn health_asks_whatever_kind_of_listener_there_is() {
     let started = std::time::Instant::now();
     assert_eq!(health("systemd").code, Some(2));
     assert!(started.elapsed() < PATIENCE);
+}
+
+/// Two starts found the same stale file. The later one removed the file of the earlier one, to which nobody could connect then.
+#[test]
+fn of_several_starts_over_one_stale_socket_one_serves_and_can_be_reached() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("wharf.sock");
+    for _ in 0..100 {
+        drop(UnixListener::bind(&path).expect("nothing is there"));
+        let start = Barrier::new(4);
+        let servers: Vec<_> = thread::scope(|scope| {
+            let starts: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut config = default_config();
+                        config.server.listen = Listen::Unix(path.clone());
+                        config.admin.listen = Some(AdminListen::Off);
+                        (config.server.workers, config.server.selectors) = (Some(1), Some(1));
+                        let server = Server::new(config).expect("no database to open");
+                        let server = server.get_immediate("/hello", |_| Response::text("hi"));
+                        start.wait();
+                        server.start()
+                    })
+                })
+                .collect();
+            starts.into_iter().filter_map(|start| start.join().expect("no panic").ok()).collect()
+        });
+        assert_eq!(servers.len(), 1, "one address has one server");
+        assert_eq!(hello_at(&path), 200);
+        for server in servers {
+            server.drain();
+        }
+        assert!(!path.exists());
+    }
 }

@@ -10,3 +10,4 @@ mod listeners;
 mod logs;
 mod metrics;
 mod reload;
+mod starting;

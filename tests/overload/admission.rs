@@ -323,3 +323,33 @@ fn workers_that_only_wait_for_a_core_get_no_more_jobs_until_others_wait_for_some
     drop((spinning, waiting));
     assert_nothing_is_left(server);
 }
+
+/// Waits above the interval were refused, although the target called them normal.
+#[test]
+fn waits_up_to_a_target_above_the_interval_are_refused_to_nobody() {
+    const CLIENTS: usize = 24;
+    const EACH: Duration = Duration::from_millis(20);
+    let slow = |_: &Request, _: &mut Context<'_>| -> Result<Response, Error> {
+        spend(EACH);
+        Ok(Response::text("slow"))
+    };
+    // Each waits for eleven rounds of 20 ms or a little more. A slow machine makes that no more than the target.
+    let server = server(2, |config| {
+        (config.queue.target, config.queue.interval) = (Duration::from_secs(5), Duration::from_millis(100));
+    });
+    let server = server.get("/slow", slow).start().expect("a free port");
+    let address = server.address();
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut client = Client::connect(address);
+                for _ in 0..10 {
+                    client.request("GET", "/slow", &[], "");
+                    let answer = client.answer();
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                }
+            });
+        }
+    });
+    assert_nothing_is_left(server);
+}

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use wharf::server::Server;
+
 use super::served::{ask, endpoint, look, looking, run_command, running, serve, server};
-use crate::support::Postgres;
+use crate::support::{Postgres, config_of};
 
 /// Settings that change what other requests read, write or wait for, with another value than any session begins with.
 const SETTINGS: [(&str, &str); 22] = [
@@ -143,4 +145,23 @@ fn settings_that_a_handler_resets_are_set_again() {
         assert_eq!(look(&server).state, clean.state, "after {command:?}");
     }
     server.drain();
+}
+
+/// Each request would be in that transaction, and see the database as it was at the start.
+#[test]
+fn a_connection_init_sql_that_leaves_a_transaction_open_is_refused_at_the_start() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = format!("sqlite:{}", directory.path().join("test.db").display());
+    for url in [Postgres::database().url(), file] {
+        let open = |sql: &str| {
+            let text = format!("[database]\nurl = \"{url}\"\nconnection_init_sql = \"{sql}\"");
+            Server::new(config_of(text)).map(|_| ()).map_err(|error| error.to_string())
+        };
+        for sql in ["begin", "select 1; begin; select 2", "commit; begin"] {
+            let sql = if url.starts_with("sqlite") { sql.trim_start_matches("commit; ") } else { sql };
+            let refused = open(sql).expect_err("it leaves a transaction open");
+            assert!(refused.contains("connection_init_sql: it leaves a transaction open"), "{refused}");
+        }
+        assert_eq!(open("begin; select 1; commit"), Ok(()));
+    }
 }

@@ -26,7 +26,7 @@ use crate::exchange::job::Job;
 use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::journal::Journal;
 use crate::telemetry::metrics::{Exposition, Gauges, Metrics, PoolGauges, QueueGauges, WorkerGauges};
-use crate::telemetry::sparing;
+use crate::telemetry::{sparing, stderr};
 
 /// How often the observer reads the figures.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
@@ -128,9 +128,10 @@ impl Observer {
 
     /// The metrics for Prometheus: `OpenMetrics`, or the older text.
     pub fn exposition(&self, open_metrics: bool) -> String {
-        let Observed { metrics, database, .. } = &self.0.observed;
+        let Observed { metrics, database, journal, .. } = &self.0.observed;
         let pool = database.as_ref().map(|database| Arc::clone(database.metrics()));
-        Exposition { metrics: Arc::clone(metrics), pool, gauges: self.gauges() }.text(open_metrics)
+        let (gauges, lost_lines) = (self.gauges(), [journal.lost(), stderr::lost()]);
+        Exposition { metrics: Arc::clone(metrics), pool, gauges, lost_lines }.text(open_metrics)
     }
 
     /// The gauges at this moment.

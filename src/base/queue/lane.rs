@@ -74,7 +74,7 @@ impl Lane {
     pub(super) fn has_room(&self, limits: &Limits, workers: usize, oldest: Duration) -> bool {
         let concurrency = self.concurrency(workers);
         let (allowed, floor) =
-            if self.standing { (limits.target, concurrency) } else { (limits.interval, BURST * concurrency) };
+            if self.standing { (limits.target, concurrency) } else { (limits.burst(), BURST * concurrency) };
         if self.len < floor {
             return true;
         }
@@ -99,7 +99,7 @@ impl Lane {
     /// Whether a job is to be refused after this wait. It was admitted before waits were known to be standing, and
     /// newer jobs make better use of the worker's time.
     pub(super) fn is_stale(&self, wait: Duration, limits: &Limits) -> bool {
-        self.standing && wait > limits.interval.max(limits.target)
+        self.standing && wait > limits.burst()
     }
 
     /// A job was taken after this wait. As in RFC 8289 section 3 (`CoDel`), one short wait within an interval means

@@ -57,6 +57,13 @@ pub struct Limits {
     pub interval: Duration,
 }
 
+impl Limits {
+    /// The longest wait that a burst may cause. Waits up to the target are normal, also where it is above the interval.
+    fn burst(&self) -> Duration {
+        self.interval.max(self.target)
+    }
+}
+
 /// The queue. Cheap to clone.
 pub struct Queue<T>(Arc<Mutex<State<T>>>);
 
@@ -122,11 +129,12 @@ pub struct Ticket {
     is_stale: bool,
 }
 
-/// The lane of a job, and whether the job is stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The lane of a job, whether the job is stale, and since when it waited.
+#[derive(Clone, Copy, Debug)]
 struct Origin {
     lane: usize,
     stale: bool,
+    since: Instant,
 }
 
 /// The further jobs that a worker takes, without its first.
@@ -198,18 +206,18 @@ impl Ticket {
 
     /// Notes that a job of this lane has ended, while the worker goes on with others.
     pub fn end_job(&mut self, lane: usize, is_stale: bool) {
-        let ended = self.remove(|origin| *origin == Origin { lane, stale: is_stale });
+        let is_it = |origin: &Origin| origin.lane == lane && origin.stale == is_stale;
+        let first = self.first.take_if(|first| is_it(first));
+        let other = || self.others.iter().position(is_it).map(|other| self.others.remove(other));
+        let ended = first.or_else(other);
         self.ended.extend(ended);
     }
 
-    /// Removes one job of this lane. Returns whether there was one.
-    fn forget(&mut self, lane: usize) -> bool {
-        self.remove(|origin| origin.lane == lane).is_some()
-    }
-
-    fn remove(&mut self, is_it: impl Fn(&Origin) -> bool) -> Option<Origin> {
-        let other = self.others.iter().position(&is_it);
-        other.map(|other| self.others.swap_remove(other)).or_else(|| self.first.take_if(|first| is_it(first)))
+    /// Removes the last job of this lane, as jobs are returned. Returns its origin.
+    fn forget(&mut self, lane: usize) -> Option<Origin> {
+        let other = self.others.iter().rposition(|origin| origin.lane == lane);
+        let other = other.map(|other| self.others.remove(other));
+        other.or_else(|| self.first.take_if(|first| first.lane == lane))
     }
 }
 
@@ -236,10 +244,13 @@ impl<T> Queue<T> {
     }
 
     /// Returns the index of the lane for each specification, in their order, and makes the missing lanes. A lane that exists
-    /// takes the new specification. Lanes that `specs` leaves out keep their jobs.
+    /// takes the new specification. Lanes that `specs` leaves out keep their jobs. Workers are woken for jobs that may run now.
     pub fn lanes(&self, specs: &[LaneSpec]) -> Vec<usize> {
         let mut state = self.lock();
-        specs.iter().map(|spec| state.lane(spec)).collect()
+        let lanes = specs.iter().map(|spec| state.lane(spec)).collect();
+        let workers = std::iter::from_fn(|| state.worker_to_wake()).collect();
+        wake(state, workers);
+        lanes
     }
 
     /// Adds a job at the end of its lane. Wakes no worker: a poller adds several jobs and then calls [`wake`](Self::wake) once.
@@ -289,6 +300,8 @@ impl<T> Queue<T> {
             return if has_refused { Joined::Refused } else { Joined::Taken(now) };
         }
         state.listening.push(Arc::clone(bell));
+        // A job that has ended may have made room in its lane for one that cannot join.
+        wake_one(state);
         Joined::Listening
     }
 
@@ -306,13 +319,17 @@ impl<T> Queue<T> {
     }
 
     /// Returns an unfinished job to the front of the queue, before all others of its priority, and removes it from the ticket.
+    /// Of several jobs the last is returned first. The job has waited since it came, so that its lane knows how long requests
+    /// wait while batches stall.
     pub fn return_job(&self, ticket: &mut Ticket, lane: usize, job: T) {
         let mut state = self.lock();
-        if ticket.forget(lane) {
+        let origin = ticket.forget(lane);
+        if origin.is_some() {
             state.lanes[lane].running -= 1;
         }
+        let since = origin.map_or_else(Instant::now, |origin| origin.since);
         let State { jobs, lanes, .. } = &mut *state;
-        jobs.prepend(lanes, lane, job, Instant::now());
+        jobs.prepend(lanes, lane, job, since);
         wake_one(state);
     }
 
@@ -640,7 +657,7 @@ impl<T> State<T> {
         let wait = now.saturating_duration_since(node.since);
         let stale = lane.is_stale(wait, &self.limits);
         lane.note_wait(wait, &self.limits, now);
-        Origin { lane: node.lane, stale }
+        Origin { lane: node.lane, stale, since: node.since }
     }
 
     /// A worker is done with all its jobs.

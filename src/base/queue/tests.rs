@@ -437,3 +437,83 @@ fn a_job_that_has_ended_makes_room_in_its_lane_while_the_worker_goes_on() {
     queue.lock().finish(&ticket, Instant::now());
     assert!(queue.lock().running == 0 && queue.lock().lanes.iter().all(|lane| lane.running == 0));
 }
+
+#[test]
+fn a_returned_job_has_waited_since_it_came() {
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.reconfigure(Limits { max_length: 9, ..LIMITS });
+    let came = Instant::now();
+    let second = came + Duration::from_secs(1);
+    for (job, since) in [(1, came), (2, second), (3, second)] {
+        queue.push_since(0, job, since, true).expect("room");
+    }
+    let mut others = batch(9);
+    let (first, mut ticket) = queue.next_batch(None, &mut others, |_, _| true).expect("a job");
+    // The first is done. The others are returned, the last first.
+    assert_eq!((first, others.jobs.len()), (1, 2));
+    ticket.end_job(0, false);
+    for job in [3, 2] {
+        queue.return_job(&mut ticket, 0, job);
+        let state = queue.lock();
+        let head = state.lanes[0].head.expect("it is there");
+        assert_eq!(state.jobs.get(head).since, second);
+    }
+    queue.lock().finish(&ticket, Instant::now());
+    let (job, mut ticket) = queue.next(None).expect("a job");
+    assert_eq!(job, 2);
+    queue.return_job(&mut ticket, 0, job);
+    assert_eq!(queue.lock().lanes[0].running, 0);
+}
+
+#[test]
+fn a_raised_limit_of_a_lane_wakes_a_worker_for_a_job_that_waits() {
+    let queue = queue(&[bounded("few", 1)]);
+    queue.set_workers(2);
+    queue.remove_worker();
+    let mut team = Team::new(queue);
+    (0..2).for_each(|_| team.add());
+    for job in [1, 2] {
+        team.queue.push(0, job).expect("room");
+    }
+    team.queue.wake();
+    assert_eq!(team.take().1, 1);
+    team.queue.lanes(&[bounded("few", 2)]);
+    assert_eq!(team.take().1, 2);
+    (0..2).for_each(|_| team.go_on());
+    team.end();
+}
+
+#[test]
+fn a_job_that_ends_in_a_batch_wakes_a_worker_for_one_of_its_lane_that_cannot_join() {
+    let queue = queue(&[shared(Priority::Normal), bounded("few", 1)]);
+    queue.reconfigure(Limits { max_length: 99, ..LIMITS });
+    queue.set_workers(2);
+    let bell = Arc::new(Bell::new().expect("a descriptor"));
+    for (lane, job) in [(0, 1), (1, 2)] {
+        queue.push_since(lane, job, Instant::now(), true).expect("room");
+    }
+    let (_, mut ticket) = queue.next_batch(None, &mut batch(9), |_, _| true).expect("a job");
+    let mut team = Team::new(queue);
+    team.add();
+    team.queue.push(1, 3).expect("room");
+    team.queue.wake();
+    ticket.end_job(1, false);
+    assert_eq!(team.queue.join(&mut ticket, &mut batch(9), &bell, |_, _| false), Joined::Listening);
+    assert_eq!(team.take().1, 3);
+    team.go_on();
+    assert!(!team.queue.stop_listening(&bell));
+    team.end();
+}
+
+#[test]
+fn a_target_above_the_interval_is_a_wait_that_may_last() {
+    const MS: Duration = Duration::from_millis(1);
+    let queue = queue(&[shared(Priority::Normal)]);
+    queue.reconfigure(Limits { max_length: 999, target: 300 * MS, interval: 100 * MS });
+    queue.lock().lanes[0].note_service(10 * MS);
+    // Each takes 10 ms, so the thirtieth waits for 300 ms.
+    for job in 0..30 {
+        queue.push(0, job).expect("its wait is normal");
+    }
+    assert_eq!(queue.push(0, 30).expect_err("it would wait longer").refusal, Refusal::Shed);
+}

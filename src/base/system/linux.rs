@@ -1,7 +1,7 @@
 //! The system is Linux.
 
 use std::fs;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::{read, write};
+use rustix::io::{Errno, ReadWriteFlags, preadv2, read, write};
 use rustix::net::SendFlags;
 use rustix::process::getpriority_process;
 pub(crate) use rustix::thread::{Pid as ThreadId, gettid as this_thread};
@@ -48,6 +48,16 @@ const NO_NEWCOMERS: [SockFilter; 5] = {
         SockFilter::new(RETURN, 0, 0, u32::MAX),
     ]
 };
+
+/// Reads a part of a file, if the system has it in memory. Waits for no device. Returns the number of bytes, which is lower than asked
+/// for where only the beginning is in memory. `None`: the system would have to wait, or cannot tell.
+pub(crate) fn read_cached(file: &fs::File, bytes: &mut [u8], at: u64) -> io::Result<Option<usize>> {
+    match preadv2(file, &mut [IoSliceMut::new(bytes)], at, ReadWriteFlags::NOWAIT) {
+        Ok(count) => Ok(Some(count)),
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Wakes a poll when the next request of a load is due. epoll by itself counts in milliseconds.
 pub(crate) struct Alarm {

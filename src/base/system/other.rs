@@ -27,6 +27,11 @@ pub(crate) fn this_thread() -> ThreadId {
 /// Sends without waiting. Rust's runtime ignores the signal of a closed connection.
 pub(crate) const SEND: SendFlags = SendFlags::DONTWAIT;
 
+/// Reads a part of a file. Waits for its device, because such a system does not say which part it has in memory.
+pub(crate) fn read_cached(file: &std::fs::File, bytes: &mut [u8], at: u64) -> io::Result<Option<usize>> {
+    std::os::unix::fs::FileExt::read_at(file, bytes, at).map(Some)
+}
+
 /// Wakes a poll when the next request of a load is due: a thread sleeps until then and writes to a pipe.
 pub(crate) struct Alarm {
     shared: Arc<Shared>,

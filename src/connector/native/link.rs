@@ -297,8 +297,8 @@ impl Link {
         self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Worker: sends what the socket takes of an answer, and of a file at most a few pieces. Returns whether all is
-    /// sent.
+    /// Worker: sends what the socket takes of an answer, and of a file at most a few pieces that are in memory. Returns whether
+    /// all is sent.
     fn send(&self, unsent: &mut Unsent) -> Result<bool, Failure> {
         let mut moved = 0;
         let sent = self.send_pieces(unsent, &mut moved);
@@ -309,7 +309,8 @@ impl Link {
     fn send_pieces(&self, unsent: &mut Unsent, moved: &mut usize) -> Result<bool, Failure> {
         for _ in 0..PIECES_BY_WORKER {
             if let Some(piece) = unsent.next_piece() {
-                unsent.add_piece(piece.read().map_err(Failure::File)?);
+                let Some(piece) = piece.read_cached().map_err(Failure::File)? else { return Ok(false) };
+                unsent.add_piece(piece);
             }
             if !self.direct {
                 return Ok(false);

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::wire::Wire;
 use crate::base::deadline::Deadline;
+use crate::base::system::read_cached;
 use crate::http::{Body, FileBody};
 
 /// The size of the pieces in which a file is read: large enough for cheap reads, small enough to hold one for each
@@ -40,6 +41,7 @@ enum Payload {
 #[derive(Debug)]
 struct FileRest {
     file: Arc<fs::File>,
+    device: u64,
     piece: Bytes,
     /// The offset of the next piece.
     at: u64,
@@ -62,6 +64,8 @@ pub(super) enum Flushed {
 #[derive(Debug)]
 pub(super) struct Piece {
     file: Arc<fs::File>,
+    /// The number of the device that has the file.
+    pub(super) device: u64,
     at: u64,
     length: usize,
 }
@@ -76,6 +80,19 @@ impl Piece {
         self.file.read_exact_at(&mut bytes, self.at)?;
         Ok(bytes.into())
     }
+
+    /// Reads the piece if the system has it in memory. Does not wait for the disk, which may not answer at all.
+    ///
+    /// # Errors
+    /// As with [`read`](Self::read).
+    pub(super) fn read_cached(&self) -> io::Result<Option<Bytes>> {
+        let mut bytes = vec![0; self.length];
+        match read_cached(&self.file, &mut bytes, self.at)? {
+            Some(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(count) if count == self.length => Ok(Some(bytes.into())),
+            Some(_) | None => Ok(None),
+        }
+    }
 }
 
 impl Unsent {
@@ -88,8 +105,9 @@ impl Unsent {
         match body {
             Body::Bytes(bytes) => Self::new(head, bytes, close),
             Body::Stream(_) | Body::Feed(_) => Self::new(head, Bytes::new(), close),
-            Body::File(FileBody { file, length }) => {
-                let rest = FileRest { file: Arc::new(file), piece: Bytes::new(), at: 0, left: length };
+            Body::File(FileBody { file, length, device }) => {
+                let rest =
+                    FileRest { file: Arc::new(file), device, piece: Bytes::new(), at: 0, left: length };
                 Self { head, body: Payload::File(rest), sent: 0, close }
             }
         }
@@ -121,7 +139,8 @@ impl Unsent {
     pub(super) fn next_piece(&self) -> Option<Piece> {
         let Payload::File(rest) = &self.body else { return None };
         let length = usize::try_from(rest.left).unwrap_or(usize::MAX).min(PIECE_BYTES);
-        (length > 0).then(|| Piece { file: Arc::clone(&rest.file), at: rest.at, length })
+        let FileRest { file, device, at, .. } = rest;
+        (length > 0).then(|| Piece { file: Arc::clone(file), device: *device, at: *at, length })
     }
 
     /// Appends the piece of the file that was read.

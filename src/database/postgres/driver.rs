@@ -13,7 +13,7 @@ use super::{cleaning, pooler, simple, url};
 use crate::base::deadline::Deadline;
 use crate::config;
 use crate::database::driver::{self, Provider};
-use crate::database::settings::Settings;
+use crate::database::settings::{LEAVES_TRANSACTION, Settings};
 use crate::database::{Category, Error, Kind};
 
 /// PostgreSQL in the table of databases.
@@ -115,7 +115,10 @@ impl Driver {
             wire.has_pooler = true;
         }
         if let Some(sql) = self.settings.init_sql() {
-            simple::run(wire, &sql, &limit).map_err(|error| failed("connection_init_sql", &error))?;
+            let left = simple::leaves_transaction(wire, &sql, &limit);
+            if left.map_err(|error| failed("connection_init_sql", &error))? {
+                return Err(self.unusable(format!("connection_init_sql: {LEAVES_TRANSACTION}"), false));
+            }
         }
         Ok(settings)
     }

@@ -13,6 +13,9 @@ use super::refusal::ServerError;
 use super::wire::{Failure, Limit, Wait, Wire};
 use crate::database::Error;
 
+/// The status of a session without a transaction, in `ReadyForQuery`.
+const IDLE: u8 = b'I';
+
 /// The values of a row; `None` is null.
 pub(super) type TextRow = Vec<Option<String>>;
 
@@ -23,9 +26,20 @@ pub(super) fn run(wire: &mut Wire, sql: &str, limit: &Limit) -> Result<Vec<TextR
     wire.conclude(wait, done, false)
 }
 
+/// Runs commands that commit nothing. Returns whether they leave a transaction open.
+pub(super) fn leaves_transaction(wire: &mut Wire, sql: &str, limit: &Limit) -> Result<bool, Error> {
+    let mut wait = wire.begin(limit, None)?;
+    let done = ask_all(wire, sql, &mut wait);
+    let left = done.and_then(|Done { refusal, in_transaction, .. }| match refusal {
+        None => Ok(in_transaction),
+        Some(error) => Err(Failure::Known(error)),
+    });
+    wire.conclude(wait, left, false)
+}
+
 /// Runs commands, and returns the rows of all of them.
 pub(super) fn ask(wire: &mut Wire, sql: &str, wait: &mut Wait<'_>) -> Result<Vec<TextRow>, Failure> {
-    let Done { rows, complete, refusal } = ask_all(wire, sql, wait)?;
+    let Done { rows, complete, refusal, .. } = ask_all(wire, sql, wait)?;
     match refusal {
         None => Ok(rows),
         // An error that ends the session is the last message, so it may hide that the later commands were done.
@@ -49,6 +63,8 @@ struct Done {
     complete: usize,
     /// The reason why the next command was not done.
     refusal: Option<Error>,
+    /// Whether the session is in a transaction after them.
+    in_transaction: bool,
 }
 
 fn ask_all(wire: &mut Wire, sql: &str, wait: &mut Wait<'_>) -> Result<Done, Failure> {
@@ -74,7 +90,10 @@ fn ask_all(wire: &mut Wire, sql: &str, wait: &mut Wait<'_>) -> Result<Done, Fail
                     return Ok(done);
                 }
             }
-            READY_FOR_QUERY_TAG => return Ok(done),
+            READY_FOR_QUERY_TAG => {
+                done.in_transaction = body.first().is_some_and(|status| *status != IDLE);
+                return Ok(done);
+            }
             tag => return Err(wire.unexpected(tag)),
         }
     }

@@ -4,8 +4,8 @@
 //! knows a request and its outcome, but not which code answered it.
 
 mod line;
-mod writer;
 
+use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,16 +14,22 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-use self::line::Line;
-use self::writer::{Target, Writer};
+use self::line::{Clock, Line};
 use crate::base::request_id::{RequestId, Trace};
 use crate::config::{AccessLog, Log};
 use crate::http::Outline;
 use crate::telemetry::metrics::{Endpoint, PHASES, Phase, Reason, Spans};
 use crate::telemetry::sparing::sparingly;
+use crate::telemetry::stderr;
+use crate::telemetry::writer::{Target, Writer};
 
 /// The target of access log lines that go to the log.
 pub const TARGET: &str = "wharf::access";
+
+thread_local! {
+    /// The formatted time of this thread's lines.
+    static CLOCK: RefCell<Clock> = RefCell::default();
+}
 
 /// Writes the lines of requests. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -77,7 +83,7 @@ impl Opened {
     /// The system's error.
     pub fn new(settings: &Log) -> io::Result<Self> {
         let file = settings.access_file.as_deref().filter(|_| settings.access != AccessLog::Off);
-        file.map_or(Ok(Target::Log), Target::open).map(Self)
+        file.map_or(Ok(Target::Lines(log_access)), Target::open).map(Self)
     }
 }
 
@@ -108,7 +114,7 @@ impl Journal {
     /// The system cannot start a thread.
     pub fn prepare(&self, settings: &Log, Opened(target): Opened) -> io::Result<Prepared> {
         if settings.access != AccessLog::Off {
-            self.0.writer.start()?;
+            self.0.writer.start("access-log")?;
         }
         Ok(Prepared { settings: settings.clone(), target })
     }
@@ -164,8 +170,14 @@ impl Journal {
             return;
         }
         let line = Line { entry, parameters: self.shows_query(entry.endpoint) };
-        self.0.writer.add(|out, clock| {
-            if access == AccessLog::Json as u8 { line.json(out, clock) } else { line.combined(out, clock) }
+        self.0.writer.add(|out| {
+            CLOCK.with_borrow_mut(|clock| {
+                if access == AccessLog::Json as u8 {
+                    line.json(out, clock);
+                } else {
+                    line.combined(out, clock);
+                }
+            });
         });
     }
 
@@ -230,6 +242,15 @@ pub(crate) struct Ran<'a> {
     pub(crate) values: &'a dyn Fn() -> String,
     /// The identity of the request that ran it.
     pub(crate) request_id: Option<&'a RequestId>,
+}
+
+/// Puts a line of the access log into the log, unless the log is half full: it must keep room for other lines.
+fn log_access(line: &str) -> bool {
+    let has_room = !stderr::is_half_full();
+    if has_room {
+        log::info!(target: TARGET, "{line}");
+    }
+    has_room
 }
 
 fn is_slow(took: Duration, limit_ns: &AtomicU64) -> bool {

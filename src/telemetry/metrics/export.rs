@@ -92,6 +92,8 @@ pub struct Exposition {
     pub pool: Option<Arc<Pool>>,
     /// The figures of this moment.
     pub gauges: Gauges,
+    /// How many lines of the access log and of the log were lost.
+    pub lost_lines: [u64; 2],
 }
 
 impl Exposition {
@@ -222,6 +224,13 @@ impl Exposition {
         out.counter("wharf_handler_panics", "Handlers that panicked", metrics.panics())?;
         let help = "Panics outside of handlers, after which the thread went on";
         out.counter("wharf_thread_panics", help, metrics.thread_panics())?;
+        let help = "Lines that were lost, because writing them failed or was too slow";
+        out.family("wharf_log_lines_lost", help, "log", |label, write| {
+            ["access", "main"]
+                .into_iter()
+                .zip(self.lost_lines)
+                .try_for_each(|(log, lost)| label(write, log, lost))
+        })?;
         let help = "Spans that the collector of traces has taken";
         out.counter("wharf_spans_exported", help, metrics.exported_spans())?;
         let help = "Spans that the collector has not taken: it was too slow, unreachable, or refused them";

@@ -4,6 +4,7 @@ mod answers;
 mod departures;
 mod example;
 mod files;
+mod hung;
 mod stress;
 mod together;
 mod tunnel;

@@ -1,6 +1,7 @@
 //! The log of requests: it has a line for each request, and no line that a client has made up.
 
 mod secrets;
+mod stalled;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -414,6 +415,25 @@ fn a_pipe_that_nobody_reads_costs_lines_and_not_requests() {
     wharf.signal("TERM");
     assert_says(&wharf.wait(), 0, &[]);
     drop(end);
+}
+
+/// The start and the reload waited for a reader for ever, and SIGTERM waited for the reload.
+#[test]
+fn an_access_file_that_is_a_pipe_without_a_reader_is_refused() {
+    let directory = std::sync::Arc::new(crate::support::directory_with(&config("[server]", "")));
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    let wharf = Wharf::start_in(&directory, &["--config", "wharf.toml", "--listen", "127.0.0.1:0"], &[]);
+    let to_pipe = config("[server]", "access = 'json'\naccess_file = 'pipe'");
+    fs::write(directory.path().join("wharf.toml"), to_pipe).expect("a file");
+    wharf.signal("HUP");
+    wharf.wait_for_log("cannot be opened: it is a pipe that nobody reads");
+    assert_eq!(wharf.get("/fixed/a").status, 200);
+    wharf.signal("TERM");
+    assert_says(&wharf.wait(), 0, &[]);
+    let start =
+        Wharf::run_in(&directory, &["serve", "--config", "wharf.toml", "--listen", "127.0.0.1:0"], &[]);
+    assert_says(&start, 2, &["cannot be opened: it is a pipe that nobody reads"]);
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn sighup_alone_does_the_same() {
     replace(&wharf, &hello("http.idle_timeout = '5s'", "two"));
     wharf.signal("HUP");
     wharf.wait_for_log("reload: endpoint.hello: changed");
-    assert!(wharf.log().contains("reload: http.idle_timeout: 5s, before 60s"), "{}", wharf.log());
+    assert!(wharf.log().contains("reload: http.idle_timeout: 5s, before 75s"), "{}", wharf.log());
     wait_until("it is served", || wharf.get("/hello").text() == "two");
 }
 

@@ -389,3 +389,36 @@ fn a_poller_that_is_held_up_goes_on_with_the_new_configuration_later() {
         get(&mut Client::connect(server.address()), "/a").0 == 200
     });
 }
+
+#[test]
+fn a_raised_max_concurrency_wakes_the_requests_that_wait_for_it() {
+    let database = Postgres::database();
+    let with = |max: usize| {
+        format!(
+            "[server]\nworkers = 2\n[queue]\nmax_wait = '30s'\ntarget = '30s'\ninterval = '30s'\n[database]\nurl = '{}'\n\
+             [endpoint.slow]\nroute = 'GET /slow'\nsql = 'select pg_sleep(60)'\ndeadline = '70s'\nmax_concurrency = {max}\n",
+            database.url()
+        )
+    };
+    let (server, _) = serve(config_of(with(1)));
+    let count = || {
+        database.psql(
+            "select count(*) from pg_stat_activity where state = 'active' and query like '%pg_sleep(60)%'",
+        )
+    };
+    // This statement itself is one more.
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = Client::connect(server.address());
+            client.request("GET", "/slow", &[], "");
+            client
+        })
+        .collect();
+    wait_until("one runs and the other waits", || {
+        count().trim() == "2" && server.observer().gauges().queue.length == 1
+    });
+    reloaded(&server, &with(2));
+    wait_until("both run", || count().trim() == "3");
+    drop(clients);
+    assert_nothing_is_left(server);
+}

@@ -1,12 +1,16 @@
-//! The thread that writes the access log. Other threads add their lines and continue, however slow the disk is.
+//! A thread that writes lines, of the access log or of the log. Other threads add their lines and continue, however
+//! slow the disk or the reader of the pipe is.
 //!
-//! Lines are gathered for a moment, because waking a thread costs more than making a line. Until then each thread keeps
-//! its own lines, so that no thread waits for another.
+//! Lines of the access log are gathered for a moment, because waking a thread costs more than making a line. Until then
+//! each thread keeps its own lines, so that no thread waits for another. Lines of the log are few. They are written at
+//! once and in the order in which all threads add them.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,11 +20,14 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use log::Level;
 
-use super::TARGET;
-use super::line::Clock;
-use crate::telemetry::sparing::sparingly;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::sparing::sparingly;
 
 /// The bytes that may wait to be written: the output of a busy server in a quarter of a second. Further lines are lost.
+/// As many may be on their way at the same time.
 const WAITING_MAX: usize = 8 << 20;
 
 /// How long lines are gathered, and how many bytes of them, before they are written together.
@@ -32,52 +39,45 @@ const GATHERED: usize = 256 << 10;
 const ROOM: usize = 16 << 10;
 
 /// How long a stopping server waits for a disk or a pipe that accepts nothing.
-const LAST_WRITE: Duration = Duration::from_secs(1);
+pub(super) const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// The most bytes that are written to a pipe at once, unless one line is longer: Linux's `PIPE_BUF`. Lines of another
+/// process that writes into the same pipe then stand between two lines, never within one.
+pub(crate) const WHOLE_IN_A_PIPE: usize = 4096;
 
 /// The destination of the lines.
 #[derive(Debug)]
 pub(super) enum Target {
-    /// The log, like all other messages.
-    Log,
+    /// A function that takes a line, and returns whether there was room for it.
+    Lines(fn(&str) -> bool),
+    /// Standard error.
+    Stderr,
     /// A separate file, whose content is kept.
     File { path: PathBuf, file: File, torn: bool },
 }
 
 impl Target {
+    /// Opens a file. Does not wait for the reader of a pipe: a reload, and the stop after it, would wait too.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let at_once = OFlags::NONBLOCK.bits().cast_signed();
+        let opened = OpenOptions::new().append(true).create(true).custom_flags(at_once).open(path);
+        let file = opened.map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::NXIO) => io::Error::new(error.kind(), "it is a pipe that nobody reads"),
+            _ => error,
+        })?;
         Ok(Self::File { path: path.to_owned(), file, torn: false })
     }
 
     /// Writes whole lines. Returns how many of them were lost.
     fn write(&mut self, lines: &[u8]) -> usize {
-        let Self::File { path, file, torn } = self else {
-            for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                log::info!(target: TARGET, "{}", String::from_utf8_lossy(line));
+        match self {
+            Self::Lines(take) => {
+                let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+                lines.filter(|line| !take(&String::from_utf8_lossy(line))).count()
             }
-            return 0;
-        };
-        // A line that was cut off must not become the beginning of the next line.
-        if *torn && file.write_all(b"\n").is_ok() {
-            *torn = false;
+            Self::Stderr => write_whole_lines(&mut io::stderr(), lines),
+            Self::File { path, file, torn } => write_to_file(path, file, torn, lines),
         }
-        let mut left = lines;
-        while !left.is_empty() {
-            let error = match file.write(left) {
-                Ok(0) => io::ErrorKind::WriteZero.into(),
-                Ok(written) => {
-                    *torn = left[written - 1] != b'\n';
-                    left = &left[written..];
-                    continue;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => error,
-            };
-            let path = path.display();
-            sparingly!(Level::Error, "failures to write the access log", "{path} cannot be written: {error}");
-            return memchr::memchr_iter(b'\n', left).count();
-        }
-        0
     }
 
     fn open_again(&mut self) {
@@ -89,7 +89,68 @@ impl Target {
     }
 }
 
-/// The access log, for the threads that add lines.
+/// Returns how many lines could not be written. The log cannot say why: standard error is the log.
+fn write_whole_lines(out: &mut (impl io::Write + AsFd), lines: &[u8]) -> usize {
+    let mut left = lines;
+    while !left.is_empty() {
+        let whole = &left[..left.len().min(WHOLE_IN_A_PIPE)];
+        let end = memchr::memrchr(b'\n', whole).or_else(|| memchr::memchr(b'\n', left));
+        let mut part = &left[..end.map_or(left.len(), |end| end + 1)];
+        left = &left[part.len()..];
+        while !part.is_empty() {
+            match out.write(part) {
+                Ok(0) => return count_lines(part) + count_lines(left),
+                Ok(written) => part = &part[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Another process that has the same pipe open may have set it so.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_room(out),
+                Err(_) => return count_lines(part) + count_lines(left),
+            }
+        }
+    }
+    0
+}
+
+fn wait_for_room(out: &impl AsFd) {
+    // After an error the next write shows what is wrong.
+    let _ = poll(&mut [PollFd::new(out, PollFlags::OUT)], None);
+}
+
+/// Returns how many lines could not be written. `torn`: the file ends within a line.
+fn write_to_file(path: &Path, file: &mut File, torn: &mut bool, lines: &[u8]) -> usize {
+    // A line that was cut off must not become the beginning of the next line.
+    if *torn && file.write_all(b"\n").is_ok() {
+        *torn = false;
+    }
+    let mut left = lines;
+    while !left.is_empty() {
+        let error = match file.write(left) {
+            Ok(0) => io::ErrorKind::WriteZero.into(),
+            Ok(written) => {
+                *torn = left[written - 1] != b'\n';
+                left = &left[written..];
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // A pipe is full.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait_for_room(file);
+                continue;
+            }
+            Err(error) => error,
+        };
+        let path = path.display();
+        sparingly!(Level::Error, "failures to write the access log", "{path} cannot be written: {error}");
+        return count_lines(left);
+    }
+    0
+}
+
+fn count_lines(bytes: &[u8]) -> usize {
+    memchr::memchr_iter(b'\n', bytes).count()
+}
+
+/// Lines on their way to their target, for the threads that add lines.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -101,6 +162,12 @@ pub(super) struct Writer {
 struct Shared {
     state: Mutex<State>,
     something: Condvar,
+    /// Something that a thread waits for was written.
+    flushed: Condvar,
+    /// The one buffer of all threads, if their lines keep their order.
+    in_order: Option<Arc<Buffer>>,
+    /// Logs how many lines were lost since the last call, once lines can be written again.
+    report_lost: Option<fn(u64)>,
     /// The buffers of all threads. Locked before any single buffer, and never together with `state`.
     buffers: Mutex<Vec<Arc<Buffer>>>,
     /// The number of bytes that all buffers together have reserved.
@@ -115,6 +182,10 @@ struct State {
     next: Option<Target>,
     reopen: bool,
     closed: bool,
+    /// How many times a thread has asked for all lines before that moment to be written, and how many of these
+    /// requests were met.
+    flushes_asked: u64,
+    flushes_done: u64,
 }
 
 /// One thread's lines in order.
@@ -126,8 +197,6 @@ struct Lines {
     bytes: Vec<u8>,
     /// The part of [`Shared::room`] that these lines have reserved.
     room: usize,
-    /// The thread's formatted time.
-    clock: Clock,
 }
 
 impl Buffer {
@@ -137,13 +206,23 @@ impl Buffer {
 }
 
 impl Writer {
-    /// Starts the writing thread unless it runs already.
-    pub(super) fn start(&self) -> io::Result<()> {
+    /// A writer of lines that keep the order in which all threads add them, and that are written at once.
+    /// `report_lost` logs how many lines were lost, when lines can be written again.
+    pub(super) fn in_order(report_lost: fn(u64)) -> Self {
+        let buffer = Arc::<Buffer>::default();
+        let buffers = Mutex::new(vec![Arc::clone(&buffer)]);
+        let shared =
+            Shared { buffers, in_order: Some(buffer), report_lost: Some(report_lost), ..Shared::default() };
+        Self { shared: Arc::new(shared), running: Mutex::default() }
+    }
+
+    /// Starts the writing thread, under this name, unless it runs already.
+    pub(super) fn start(&self, name: &str) -> io::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.is_none() {
             let (end, ended) = crossbeam_channel::bounded(0);
             let shared = Arc::clone(&self.shared);
-            thread::Builder::new().name("access-log".into()).spawn(move || shared.run(&end))?;
+            thread::Builder::new().name(name.into()).spawn(move || shared.run(&end))?;
             *running = Some(ended);
         }
         Ok(())
@@ -159,11 +238,19 @@ impl Writer {
     }
 
     pub(super) fn lost(&self) -> u64 {
-        self.shared.lost.load(Relaxed)
+        self.shared.lost()
+    }
+
+    /// Whether half of the room or more is taken.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.shared.room.load(Relaxed) >= WAITING_MAX / 2
     }
 
     /// Adds the line that `make` appends.
-    pub(super) fn add(&self, make: impl FnOnce(&mut Vec<u8>, &mut Clock)) {
+    pub(super) fn add(&self, make: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(buffer) = &self.shared.in_order {
+            return self.shared.add(buffer, make);
+        }
         thread_local! {
             static OWN: RefCell<(Weak<Shared>, Arc<Buffer>)> = RefCell::default();
         }
@@ -173,6 +260,18 @@ impl Writer {
             }
             self.shared.add(buffer, make);
         });
+    }
+
+    /// Waits until all lines that were added before are written or lost. Waits for `patience` at most. Returns whether
+    /// they are.
+    pub(super) fn flush(&self, patience: Duration) -> bool {
+        let mut state = self.shared.lock();
+        state.flushes_asked += 1;
+        let asked = state.flushes_asked;
+        self.shared.something.notify_one();
+        let waits = |state: &mut State| state.flushes_done < asked;
+        let waited = self.shared.flushed.wait_timeout_while(state, patience, waits);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Writes the lines that wait, and ends the thread.
@@ -192,11 +291,10 @@ impl Shared {
         buffer
     }
 
-    fn add(&self, buffer: &Buffer, make: impl FnOnce(&mut Vec<u8>, &mut Clock)) {
+    fn add(&self, buffer: &Buffer, make: impl FnOnce(&mut Vec<u8>)) {
         let mut lines = buffer.lock();
         let before = lines.bytes.len();
-        let Lines { bytes, clock, .. } = &mut *lines;
-        make(bytes, clock);
+        make(&mut lines.bytes);
         if lines.bytes.len() > lines.room && !self.reserve(&mut lines) {
             lines.bytes.truncate(before);
             self.lost.fetch_add(1, Relaxed);
@@ -243,35 +341,56 @@ impl Shared {
 
     /// Whether to write now instead of waiting for more lines.
     fn is_urgent(&self, state: &State) -> bool {
-        state.next.is_some() || state.reopen || state.closed || self.room.load(Relaxed) >= GATHERED
+        state.next.is_some()
+            || state.reopen
+            || state.closed
+            || state.flushes_done < state.flushes_asked
+            || self.room.load(Relaxed) >= GATHERED
     }
 
     /// `_end` is dropped when the thread ends.
     fn run(&self, _end: &Sender<Infallible>) {
-        let (mut target, mut lines) = (Target::Log, Vec::new());
+        let (mut target, mut lines) = (Target::Stderr, Vec::new());
+        let gathered_for = if self.in_order.is_some() { Duration::ZERO } else { GATHERED_FOR };
+        let (mut was_written, mut reported) = (true, 0);
         loop {
             let mut state = self.lock();
-            while !self.gathering.load(Relaxed) && !self.is_urgent(&state) {
+            let owes_report = |lost| was_written && self.report_lost.is_some() && lost > reported;
+            while !self.gathering.load(Relaxed) && !self.is_urgent(&state) && !owes_report(self.lost()) {
                 state = self.something.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             let wait = |state: &mut State| !self.is_urgent(state);
-            let gathered = self.something.wait_timeout_while(state, GATHERED_FOR, wait);
+            let gathered = self.something.wait_timeout_while(state, gathered_for, wait);
             let mut state = gathered.unwrap_or_else(PoisonError::into_inner).0;
             let (next, reopen, closed) = (state.next.take(), std::mem::take(&mut state.reopen), state.closed);
+            let flushes_asked = state.flushes_asked;
             drop(state);
             self.fetch(&mut lines);
+            // Here, since there is room for the line now. While writing fails, the line would be lost too.
+            let lost = self.lost();
+            if let Some(report_lost) = self.report_lost.filter(|_| owes_report(lost)) {
+                report_lost(lost - reported);
+                reported = lost;
+            }
             if let Some(next) = next {
                 target = next;
             } else if reopen {
                 target.open_again();
             }
             let lost = target.write(&lines);
+            was_written = lost == 0;
             self.lost.fetch_add(lost as u64, Relaxed);
             empty(&mut lines, GATHERED);
+            self.lock().flushes_done = flushes_asked;
+            self.flushed.notify_all();
             if closed {
                 return;
             }
         }
+    }
+
+    fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
     }
 
     /// Changes the state, and wakes the writing thread to look at it.
@@ -306,7 +425,7 @@ mod tests {
     use super::*;
 
     fn add(writer: &Writer, line: &str) {
-        writer.add(|out, _| out.extend_from_slice(line.as_bytes()));
+        writer.add(|out| out.extend_from_slice(line.as_bytes()));
     }
 
     #[test]
@@ -315,7 +434,7 @@ mod tests {
         let [file, moved] = ["access.log", "access.log.1"].map(|name| directory.path().join(name));
         fs::write(&file, "before\n").expect("a file");
         let writer = Writer::default();
-        writer.start().expect("a thread");
+        writer.start("lines").expect("a thread");
         writer.write_to(Target::open(&file).expect("it opens"));
         add(&writer, "one\n");
         while !fs::read_to_string(&file).expect("a file").ends_with("one\n") {
@@ -335,7 +454,7 @@ mod tests {
     #[test]
     fn lines_that_cannot_be_written_are_lost_and_counted() {
         let writer = Writer::default();
-        writer.start().expect("a thread");
+        writer.start("lines").expect("a thread");
         writer.write_to(Target::open(Path::new("/dev/full")).expect("Linux has it"));
         (0..3).for_each(|_| add(&writer, "line\n"));
         writer.close();
@@ -356,7 +475,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("access.log");
         let writer = Writer::default();
-        writer.start().expect("a thread");
+        writer.start("lines").expect("a thread");
         writer.write_to(Target::open(&file).expect("it opens"));
         thread::scope(|scope| {
             for name in ["a", "b", "c", "d"] {
