@@ -6,6 +6,7 @@ mod support;
 mod altered;
 mod comments;
 mod endpoints;
+mod hosts;
 mod parameters;
 mod pipeline;
 mod round_trips;

@@ -73,15 +73,20 @@ impl Postgres {
 
     /// Like [`Postgres::start`], with TLS and a certificate for `localhost` from this authority.
     pub(crate) fn start_encrypted(authority: &Authority) -> Self {
+        Self::start_encrypted_with(authority, "true", "")
+    }
+
+    /// Like [`Postgres::start_encrypted`], with a command and options as [`Postgres::start_with`] has them.
+    pub(crate) fn start_encrypted_with(authority: &Authority, prepare: &str, options: &str) -> Self {
         let Identity { certificate, key } = authority.server(&["localhost"]);
         let read = |file| std::fs::read_to_string(file).expect("it was written");
         // The server's user may not read our directory.
         let prepare = format!(
-            "echo '{}' > data/server.crt; echo '{}' > data/server.key; chmod 600 data/server.key",
+            "echo '{}' > data/server.crt; echo '{}' > data/server.key; chmod 600 data/server.key; {prepare}",
             read(certificate),
             read(key)
         );
-        Self::start_with(&prepare, "-c ssl=on")
+        Self::start_with(&prepare, &format!("-c ssl=on {options}"))
     }
 
     /// Like [`Postgres::start_with`], run by another program such as `nsenter`. `program` holds its name and arguments.

@@ -3,14 +3,19 @@
 //!
 //! Runs on the thread that opens a session. Nothing here waits past the deadline. Only a name look-up that the system
 //! does not end occupies its own thread for longer.
+//!
+//! Each host has a share of the time, and each address of a host a share of the host's time: an equal part of the time
+//! that is left. `connect_timeout` is the most for one address. As in libpq, it counts the whole login: the connection, TLS, the
+//! authentication and the first questions. The last address has all the time that is left.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket as RawSocket, TcpKeepalive, Type};
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
@@ -29,6 +34,9 @@ use crate::base::system;
 /// The time that a server has to act on a cancel request, and so to close its connection. It is shorter than the time
 /// for a cancelled statement to end. So a server that does neither leaves time for the statement's own answer.
 const CLOSE_GRACE: Duration = Duration::from_millis(300);
+
+/// For this long, a host that did not answer is tried after all others. pgjdbc's `hostRecheckSeconds`.
+const RECHECK: Duration = Duration::from_secs(10);
 
 type Connection = tokio_postgres::Connection<Stream, Shared>;
 
@@ -63,6 +71,8 @@ pub(super) enum Failure {
     Unreachable(io::Error),
     /// There was no time left.
     TimeUp,
+    /// Several hosts have failed: the name of each one, and its failure.
+    Several(Vec<(String, Failure)>),
 }
 
 impl fmt::Display for Failure {
@@ -71,15 +81,31 @@ impl fmt::Display for Failure {
             Self::Refused(error) => f.write_str(&explain(error)),
             Self::Unreachable(error) => write!(f, "error connecting to server: {error}"),
             Self::TimeUp => f.write_str("no answer in time"),
+            Self::Several(failures) => {
+                for (index, (name, failure)) in failures.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "; " };
+                    write!(f, "{separator}{name}: {failure}")?;
+                }
+                Ok(())
+            }
         }
     }
 }
 
 impl Failure {
+    fn of_several(mut failures: Vec<(String, Self)>) -> Self {
+        match failures.len() {
+            0 => Self::TimeUp,
+            1 => failures.remove(0).1,
+            _ => Self::Several(failures),
+        }
+    }
+
     /// Whether a server that could not be reached may be reached a moment later.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::TimeUp => true,
+            Self::Several(failures) => failures.iter().any(|(_, failure)| failure.is_transient()),
             Self::Unreachable(error) => may_pass(error.kind()),
             Self::Refused(error) => {
                 if let Some(code) = error.code() {
@@ -101,7 +127,7 @@ impl Failure {
                 error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
             }
             Self::Unreachable(_) => true,
-            Self::TimeUp => false,
+            Self::TimeUp | Self::Several(_) => false,
         }
     }
 }
@@ -120,32 +146,155 @@ fn may_pass(kind: ErrorKind) -> bool {
     )
 }
 
-/// Tries the modes of TLS that the URL allows. If all fail, the failure of the attempt with TLS is returned.
+/// What is known of a URL's hosts from earlier openings.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    /// When the host with this index was last found silent, or was last tried again after that.
+    silent: Mutex<BTreeMap<usize, Instant>>,
+}
+
+impl Hosts {
+    /// Puts the hosts that were found silent a short time ago behind the others.
+    fn sort(&self, order: &mut [usize]) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        order.sort_by_key(|index| {
+            silent.get(index).is_some_and(|since| now.saturating_duration_since(*since) < RECHECK)
+        });
+        // While this thread tries the first host again, other threads do not wait for it as well.
+        if let Some(since) = order.first().and_then(|first| silent.get_mut(first)) {
+            *since = now;
+        }
+    }
+
+    fn note_silent(&self, index: usize) {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(index, Instant::now());
+    }
+
+    fn note_answer(&self, index: usize) {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
+    }
+}
+
+/// Opens a session on the first host that accepts one.
+///
+/// # Errors
+/// All hosts have failed. Each one's failure is told, as far as there was time for it.
 pub(super) fn open(
     target: &Target,
     config: &Config,
     tls: &MakeRustlsConnect,
+    hosts: &Hosts,
     deadline: Deadline,
 ) -> Result<Opened, Failure> {
-    let mut failure = None;
-    for mode in target.tls.attempts() {
-        let mut config = config.clone();
-        config.ssl_mode(*mode);
-        match open_one_of(&config, tls, deadline) {
+    let (names, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let count = names.len().max(addresses.len());
+    let is_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
+    let mut order: Vec<usize> = (0..count).collect();
+    if is_random {
+        fastrand::shuffle(&mut order);
+    }
+    hosts.sort(&mut order);
+    let attempts = Attempts { target, config, tls, hosts, is_random };
+    let mut failures = Vec::new();
+    for (tried, index) in order.into_iter().enumerate() {
+        if deadline.has_passed() {
+            break;
+        }
+        let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
+        let share = share(deadline, count - tried);
+        let (name, address) = (names.get(index), addresses.get(index));
+        match attempts.open_host(index, name, address, port, share) {
             Ok(opened) => return Ok(opened),
-            Err(Failure::TimeUp) => return Err(failure.unwrap_or(Failure::TimeUp)),
-            Err(error) => {
-                let last = !error.other_mode_may_do();
-                if failure.is_none() || *mode != SslMode::Disable {
-                    failure = Some(error);
+            Err(failure) => failures.push((name_of(name, address, port), failure)),
+        }
+    }
+    Err(Failure::of_several(failures))
+}
+
+/// An equal part of the time that is left, if `count` remain that need a part.
+fn share(deadline: Deadline, count: usize) -> Deadline {
+    let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
+    if count == 1 { deadline } else { deadline.within(deadline.left() / count) }
+}
+
+/// The attempts of one opening.
+struct Attempts<'a> {
+    target: &'a Target,
+    config: &'a Config,
+    tls: &'a MakeRustlsConnect,
+    hosts: &'a Hosts,
+    /// Whether the addresses of a host are tried in random order.
+    is_random: bool,
+}
+
+impl Attempts<'_> {
+    /// Tries the addresses of one host.
+    fn open_host(
+        &self,
+        index: usize,
+        host: Option<&Host>,
+        address: Option<&IpAddr>,
+        port: u16,
+        deadline: Deadline,
+    ) -> Result<Opened, Failure> {
+        let servers = servers(host, address, port, self.limit(deadline));
+        let mut servers = servers.inspect_err(|failure| {
+            if let Failure::TimeUp = failure {
+                self.hosts.note_silent(index);
+            }
+        })?;
+        if self.is_random {
+            fastrand::shuffle(&mut servers);
+        }
+        let count = servers.len();
+        let mut last = Failure::TimeUp;
+        for (tried, server) in servers.into_iter().enumerate() {
+            if deadline.has_passed() {
+                break;
+            }
+            match self.open_server(&server, self.limit(share(deadline, count - tried))) {
+                Ok(opened) => {
+                    self.hosts.note_answer(index);
+                    return Ok(opened);
                 }
-                if last {
-                    break;
+                // An earlier address's failure tells more.
+                Err(Failure::TimeUp) => self.hosts.note_silent(index),
+                Err(failure) => last = failure,
+            }
+        }
+        Err(last)
+    }
+
+    /// Tries the modes of TLS that the URL allows. If all fail, the failure of the attempt with TLS is returned.
+    fn open_server(&self, server: &Server, deadline: Deadline) -> Result<Opened, Failure> {
+        let mut failure = None;
+        for mode in self.target.tls.attempts() {
+            let mut config = self.config.clone();
+            config.ssl_mode(*mode);
+            match server.clone().open(&config, self.tls, deadline) {
+                Ok(opened) => return Ok(opened),
+                Err(Failure::TimeUp) => return Err(failure.unwrap_or(Failure::TimeUp)),
+                Err(error) => {
+                    let last = !error.other_mode_may_do();
+                    if failure.is_none() || *mode != SslMode::Disable {
+                        failure = Some(error);
+                    }
+                    // "sslmode is ignored for Unix domain socket communication."
+                    if last || server.address.is_unix() {
+                        break;
+                    }
                 }
             }
         }
+        Err(failure.unwrap_or(Failure::TimeUp))
     }
-    Err(failure.unwrap_or(Failure::TimeUp))
+
+    /// The time of one address, which `connect_timeout` bounds.
+    fn limit(&self, deadline: Deadline) -> Deadline {
+        let own = self.config.get_connect_timeout().filter(|timeout| !timeout.is_zero());
+        own.map_or(deadline, |timeout| deadline.within(*timeout))
+    }
 }
 
 /// Asks the server to end the session's work. Returns whether the request reached the server in time; no answer tells
@@ -171,48 +320,6 @@ pub(super) fn cancel(
     told().inspect_err(|failure| log::debug!("a cancel request was not sent: {failure}")).is_ok()
 }
 
-fn open_one_of(config: &Config, tls: &MakeRustlsConnect, deadline: Deadline) -> Result<Opened, Failure> {
-    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
-    let count = hosts.len().max(addresses.len());
-    let fits = |length: usize, may_be: usize| length == count || length <= may_be;
-    if !fits(hosts.len(), 0) || !fits(addresses.len(), 0) || !fits(ports.len(), 1) {
-        let (hosts, addresses, ports) = (hosts.len(), addresses.len(), ports.len());
-        let text = format!("{hosts} hosts, {addresses} hostaddrs and {ports} ports do not fit together");
-        return Err(Failure::Unreachable(io::Error::new(ErrorKind::InvalidInput, text)));
-    }
-    let is_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
-    let mut order: Vec<usize> = (0..count).collect();
-    if is_random {
-        fastrand::shuffle(&mut order);
-    }
-    let mut failure = Failure::TimeUp;
-    for index in order {
-        let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
-        let mut servers = match servers(hosts.get(index), addresses.get(index), port, deadline) {
-            Ok(servers) => servers,
-            Err(error) => {
-                failure = error;
-                continue;
-            }
-        };
-        if is_random {
-            fastrand::shuffle(&mut servers);
-        }
-        for server in servers {
-            if deadline.has_passed() {
-                return Err(failure);
-            }
-            match server.open(config, tls, deadline) {
-                Ok(opened) => return Ok(opened),
-                // An earlier server's failure tells more.
-                Err(Failure::TimeUp) => {}
-                Err(error) => failure = error,
-            }
-        }
-    }
-    Err(failure)
-}
-
 /// The servers of a host in the URL. An address in the URL saves the look-up of the host's name.
 fn servers(
     host: Option<&Host>,
@@ -234,6 +341,16 @@ fn servers(
         None => look_up(name.clone(), port, deadline)?,
     };
     Ok(addresses.into_iter().map(|address| Server { address: address.into(), name: name.clone() }).collect())
+}
+
+/// The name of a host in messages.
+fn name_of(host: Option<&Host>, address: Option<&IpAddr>, port: u16) -> String {
+    match (host, address) {
+        (Some(Host::Tcp(name)), _) => format!("{name}:{port}"),
+        (_, Some(address)) => SocketAddr::new(*address, port).to_string(),
+        (Some(Host::Unix(directory)), None) => format!("{}/.s.PGSQL.{port}", directory.display()),
+        (None, None) => port.to_string(),
+    }
 }
 
 /// Looks up a name on a thread of its own, because the system's look-up knows no deadline.
@@ -273,8 +390,7 @@ impl Server {
 
     /// Connects a socket to the server.
     fn reach(&self, config: &Config, deadline: Deadline) -> Result<Arc<Socket>, Failure> {
-        let own = config.get_connect_timeout().copied().filter(|timeout| !timeout.is_zero());
-        let timeout = own.map_or(deadline.left(), |timeout| timeout.min(deadline.left()));
+        let timeout = deadline.left();
         if timeout.is_zero() {
             return Err(Failure::TimeUp);
         }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::connect::Hosts;
 use super::effects::SessionEffects;
 use super::session::Session;
 use super::wire::{Limit, Wire};
@@ -46,6 +47,7 @@ pub fn client(url: &str) -> Result<::postgres::Client, Error> {
 pub(super) struct Driver {
     target: url::Target,
     tls: tokio_postgres_rustls::MakeRustlsConnect,
+    hosts: Hosts,
     settings: Arc<Settings>,
     effects: Arc<SessionEffects>,
 }
@@ -54,7 +56,8 @@ impl Driver {
     pub(super) fn new(url: &str, configured: &config::Database) -> Result<Self, Error> {
         let target = url::Target::parse(url)?;
         let tls = target.tls.connector().map_err(Error::Url)?;
-        Ok(Self { target, tls, settings: Arc::new(Settings::new(configured)), effects: Arc::default() })
+        let settings = Arc::new(Settings::new(configured));
+        Ok(Self { target, tls, hosts: Hosts::default(), settings, effects: Arc::default() })
     }
 
     /// Opens a session by `deadline`.
@@ -79,7 +82,7 @@ impl Driver {
     }
 
     fn open_wire(&self, deadline: Deadline) -> Result<(Wire, Option<i32>), Error> {
-        Wire::open(&self.target, &self.config(), &self.tls, deadline)
+        Wire::open(&self.target, &self.config(), &self.tls, &self.hosts, deadline)
     }
 
     /// The error of a session that was opened but cannot be used.

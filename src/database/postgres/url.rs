@@ -38,6 +38,7 @@ impl Target {
         let rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
         let mut config: Config = rest.parse().map_err(|error| Error::Url(explain(&error)))?;
         name_hosts(&mut config)?;
+        pair_hosts(&config)?;
         if config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_))) {
             // "sslmode is ignored for Unix domain socket communication."
             tls = tls::Settings::disabled();
@@ -117,6 +118,17 @@ fn name_hosts(config: &mut Config) -> Result<(), Error> {
         config.host(address.to_string());
     }
     Ok(())
+}
+
+/// Refuses lists of hosts, addresses and ports whose lengths differ. One port may stand for all hosts.
+fn pair_hosts(config: &Config) -> Result<(), Error> {
+    let (hosts, addresses, ports) =
+        (config.get_hosts().len(), config.get_hostaddrs().len(), config.get_ports().len());
+    let fits = |length: usize, may_be: usize| length == hosts || length <= may_be;
+    if fits(addresses, 0) && fits(ports, 1) {
+        return Ok(());
+    }
+    Err(Error::Url(format!("{hosts} hosts, {addresses} hostaddrs and {ports} ports do not fit together")))
 }
 
 fn name(config: &Config) -> String {
