@@ -13,6 +13,9 @@ use super::{Common, FAILED, Loaded, demo};
 pub(super) fn run(common: &Common) -> anyhow::Result<ExitCode> {
     let Checked { source, config, problems, statements } = check(common.load()?);
     let summary = format!("{}: {} endpoints", source.name(), config.endpoints.len());
+    for warning in server::tls_warnings(&config) {
+        eprintln!("warning: {warning}");
+    }
     if let Some(problems) = problems {
         eprintln!("{problems}");
         if let Err(reason) = statements {

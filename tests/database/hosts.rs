@@ -40,9 +40,8 @@ impl Full {
         listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
-        let queued = std::iter::from_fn(|| {
-            TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok()
-        });
+        let queued =
+            std::iter::from_fn(|| TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok());
         Self { _queued: queued.collect(), listener }
     }
 
@@ -136,7 +135,9 @@ fn each_hosts_failure_is_told() {
     let mut settings = config::Database::default();
     settings.initialization_fail_timeout = Duration::ZERO;
     let error = Database::open(&settings, &url).unwrap_err().to_string();
-    for part in [format!("127.0.0.1:{closed}: "), "refused".into(), format!("127.0.0.1:{good}: "), "nosuch".into()] {
+    for part in
+        [format!("127.0.0.1:{closed}: "), "refused".into(), format!("127.0.0.1:{good}: "), "nosuch".into()]
+    {
         assert!(error.contains(&part), "{part} in {error}");
     }
     assert!(!error.contains("hidden"), "{error}");
@@ -144,7 +145,7 @@ fn each_hosts_failure_is_told() {
 
 /// As libpq does: the other mode of TLS is tried on the same host, before the next host.
 #[test]
-fn a_host_that_wants_no_encryption_is_used_without_it() {
+fn a_host_that_refuses_tls_is_used_without_it() {
     let authority = Authority::new("hosts");
     let hba = "echo 'hostnossl all all all trust' > data/pg_hba.conf; echo 'local all all trust' >> data/pg_hba.conf";
     let plain = Postgres::start_encrypted_with(&authority, hba, "");

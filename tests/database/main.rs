@@ -4,6 +4,7 @@
 mod support;
 
 mod altered;
+mod authentication;
 mod comments;
 mod endpoints;
 mod hosts;
@@ -11,7 +12,10 @@ mod parameters;
 mod pipeline;
 mod round_trips;
 mod single_inserts;
+mod standby;
 mod steps;
+mod tls_authentication;
+mod tls_certificates;
 mod types;
 
 use std::process::Command;

@@ -89,6 +89,16 @@ impl Postgres {
         Self::start_with(&prepare, &format!("-c ssl=on {options}"))
     }
 
+    /// A standby of this server, with more options.
+    pub(crate) fn start_standby(&self, options: &str) -> Self {
+        let program = self.bin.join("pg_basebackup");
+        let (program, port) = (program.display(), self.port);
+        let prepare = format!(
+            "rm -rf data; {program} -h 127.0.0.1 -p {port} -U postgres -D data -R -c fast --no-sync >backup.log 2>&1"
+        );
+        Self::start_with(&prepare, options)
+    }
+
     /// Like [`Postgres::start_with`], run by another program such as `nsenter`. `program` holds its name and arguments.
     pub(crate) fn start_within(program: &[&str], prepare: &str, options: &str) -> Self {
         const TRIES: usize = 5;
@@ -227,8 +237,14 @@ impl Database {
     }
 }
 
-/// The newest server's programs: Debian's places first, then the search path.
+/// The server's programs: those in the directory `TEST_POSTGRES_BIN`, or the newest ones in Debian's places, or those on the search
+/// path.
 pub(super) fn programs() -> PathBuf {
+    if let Some(named) = std::env::var_os("TEST_POSTGRES_BIN") {
+        let named = PathBuf::from(named);
+        assert!(named.join("initdb").is_file(), "TEST_POSTGRES_BIN={} holds no initdb", named.display());
+        return named;
+    }
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| {

@@ -11,14 +11,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket as RawSocket, TcpKeepalive, Type};
-use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{CancelToken, Client, Config, SimpleQueryMessage};
@@ -27,7 +27,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::super::{Access, Category};
 use super::channel::{Channel, Handshake, Shared, Slot, process_named_by};
 use super::socket::{Socket, Stream};
-use super::url::{Target, explain};
+use super::url::{Place, Role, Target, explain};
 use crate::base::deadline::Deadline;
 use crate::base::system;
 
@@ -58,8 +58,8 @@ pub(super) struct Opened {
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     address: SockAddr,
-    /// The name that its certificate must have.
-    name: String,
+    /// The host of the URL, whose name its certificate must have.
+    pub(super) place: Place,
 }
 
 /// Why a session was not opened.
@@ -71,6 +71,8 @@ pub(super) enum Failure {
     Unreachable(io::Error),
     /// There was no time left.
     TimeUp,
+    /// The server is not of the kind that is wanted. It may become one, as a standby does at a failover.
+    OtherRole(String),
     /// Several hosts have failed: the name of each one, and its failure.
     Several(Vec<(String, Failure)>),
 }
@@ -81,6 +83,7 @@ impl fmt::Display for Failure {
             Self::Refused(error) => f.write_str(&explain(error)),
             Self::Unreachable(error) => write!(f, "error connecting to server: {error}"),
             Self::TimeUp => f.write_str("no answer in time"),
+            Self::OtherRole(reason) => f.write_str(reason),
             Self::Several(failures) => {
                 for (index, (name, failure)) in failures.iter().enumerate() {
                     let separator = if index == 0 { "" } else { "; " };
@@ -104,7 +107,7 @@ impl Failure {
     /// Whether a server that could not be reached may be reached a moment later.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::TimeUp => true,
+            Self::TimeUp | Self::OtherRole(_) => true,
             Self::Several(failures) => failures.iter().any(|(_, failure)| failure.is_transient()),
             Self::Unreachable(error) => may_pass(error.kind()),
             Self::Refused(error) => {
@@ -127,7 +130,7 @@ impl Failure {
                 error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
             }
             Self::Unreachable(_) => true,
-            Self::TimeUp | Self::Several(_) => false,
+            Self::TimeUp | Self::OtherRole(_) | Self::Several(_) => false,
         }
     }
 }
@@ -146,7 +149,7 @@ fn may_pass(kind: ErrorKind) -> bool {
     )
 }
 
-/// What is known of a URL's hosts from earlier openings.
+/// The hosts of a URL that earlier openings found silent.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     /// When the host with this index was last found silent, or was last tried again after that.
@@ -187,26 +190,32 @@ pub(super) fn open(
     hosts: &Hosts,
     deadline: Deadline,
 ) -> Result<Opened, Failure> {
-    let (names, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
-    let count = names.len().max(addresses.len());
     let is_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
-    let mut order: Vec<usize> = (0..count).collect();
-    if is_random {
-        fastrand::shuffle(&mut order);
-    }
-    hosts.sort(&mut order);
-    let attempts = Attempts { target, config, tls, hosts, is_random };
+    let wishes: &[Role] = match &target.wanted {
+        // If no host is a standby, any host will do.
+        Role::PreferStandby => &[Role::Standby, Role::Any],
+        wanted => std::slice::from_ref(wanted),
+    };
+    let mut left = wishes.len() * target.hosts.len();
     let mut failures = Vec::new();
-    for (tried, index) in order.into_iter().enumerate() {
-        if deadline.has_passed() {
-            break;
+    for wanted in wishes {
+        let mut order: Vec<usize> = (0..target.hosts.len()).collect();
+        if is_random {
+            fastrand::shuffle(&mut order);
         }
-        let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
-        let share = share(deadline, count - tried);
-        let (name, address) = (names.get(index), addresses.get(index));
-        match attempts.open_host(index, name, address, port, share) {
-            Ok(opened) => return Ok(opened),
-            Err(failure) => failures.push((name_of(name, address, port), failure)),
+        hosts.sort(&mut order);
+        failures.clear();
+        let attempts = Attempts { target, config, tls, hosts, is_random, wanted: *wanted };
+        for index in order {
+            if deadline.has_passed() {
+                break;
+            }
+            let place = &target.hosts[index];
+            match attempts.open_host(index, place, share(deadline, left)) {
+                Ok(opened) => return Ok(opened),
+                Err(failure) => failures.push((place.name(), failure)),
+            }
+            left -= 1;
         }
     }
     Err(Failure::of_several(failures))
@@ -226,19 +235,14 @@ struct Attempts<'a> {
     hosts: &'a Hosts,
     /// Whether the addresses of a host are tried in random order.
     is_random: bool,
+    /// The kind of server that is wanted.
+    wanted: Role,
 }
 
 impl Attempts<'_> {
     /// Tries the addresses of one host.
-    fn open_host(
-        &self,
-        index: usize,
-        host: Option<&Host>,
-        address: Option<&IpAddr>,
-        port: u16,
-        deadline: Deadline,
-    ) -> Result<Opened, Failure> {
-        let servers = servers(host, address, port, self.limit(deadline));
+    fn open_host(&self, index: usize, place: &Place, deadline: Deadline) -> Result<Opened, Failure> {
+        let servers = servers(place, self.limit(deadline));
         let mut servers = servers.inspect_err(|failure| {
             if let Failure::TimeUp = failure {
                 self.hosts.note_silent(index);
@@ -248,12 +252,13 @@ impl Attempts<'_> {
             fastrand::shuffle(&mut servers);
         }
         let count = servers.len();
+        let config = self.target.with_password(self.config, place);
         let mut last = Failure::TimeUp;
         for (tried, server) in servers.into_iter().enumerate() {
             if deadline.has_passed() {
                 break;
             }
-            match self.open_server(&server, self.limit(share(deadline, count - tried))) {
+            match self.open_server(&server, &config, self.limit(share(deadline, count - tried))) {
                 Ok(opened) => {
                     self.hosts.note_answer(index);
                     return Ok(opened);
@@ -267,12 +272,12 @@ impl Attempts<'_> {
     }
 
     /// Tries the modes of TLS that the URL allows. If all fail, the failure of the attempt with TLS is returned.
-    fn open_server(&self, server: &Server, deadline: Deadline) -> Result<Opened, Failure> {
+    fn open_server(&self, server: &Server, config: &Config, deadline: Deadline) -> Result<Opened, Failure> {
         let mut failure = None;
         for mode in self.target.tls.attempts() {
-            let mut config = self.config.clone();
+            let mut config = config.clone();
             config.ssl_mode(*mode);
-            match server.clone().open(&config, self.tls, deadline) {
+            match server.clone().open(&config, self.tls, self.wanted, deadline) {
                 Ok(opened) => return Ok(opened),
                 Err(Failure::TimeUp) => return Err(failure.unwrap_or(Failure::TimeUp)),
                 Err(error) => {
@@ -321,36 +326,24 @@ pub(super) fn cancel(
 }
 
 /// The servers of a host in the URL. An address in the URL saves the look-up of the host's name.
-fn servers(
-    host: Option<&Host>,
-    address: Option<&IpAddr>,
-    port: u16,
-    deadline: Deadline,
-) -> Result<Vec<Server>, Failure> {
-    let name = match host {
-        Some(Host::Tcp(name)) => name.clone(),
-        Some(Host::Unix(directory)) if address.is_none() => {
+fn servers(place: &Place, deadline: Deadline) -> Result<Vec<Server>, Failure> {
+    let Place { host, address, port } = place;
+    let addresses = match (host, address) {
+        (_, Some(address)) => vec![SocketAddr::new(*address, *port)],
+        (Host::Tcp(name), None) => match name.parse() {
+            Ok(address) => vec![SocketAddr::new(address, *port)],
+            Err(_) => look_up(name.clone(), *port, deadline)?,
+        },
+        (Host::Unix(directory), None) => {
             let path = directory.join(format!(".s.PGSQL.{port}"));
             let address = SockAddr::unix(path).map_err(Failure::Unreachable)?;
-            return Ok(vec![Server { address, name: String::new() }]);
+            return Ok(vec![Server { address, place: place.clone() }]);
         }
-        Some(Host::Unix(_)) | None => String::new(),
     };
-    let addresses = match address.copied().or_else(|| name.parse().ok()) {
-        Some(address) => vec![SocketAddr::new(address, port)],
-        None => look_up(name.clone(), port, deadline)?,
-    };
-    Ok(addresses.into_iter().map(|address| Server { address: address.into(), name: name.clone() }).collect())
-}
-
-/// The name of a host in messages.
-fn name_of(host: Option<&Host>, address: Option<&IpAddr>, port: u16) -> String {
-    match (host, address) {
-        (Some(Host::Tcp(name)), _) => format!("{name}:{port}"),
-        (_, Some(address)) => SocketAddr::new(*address, port).to_string(),
-        (Some(Host::Unix(directory)), None) => format!("{}/.s.PGSQL.{port}", directory.display()),
-        (None, None) => port.to_string(),
-    }
+    Ok(addresses
+        .into_iter()
+        .map(|address| Server { address: address.into(), place: place.clone() })
+        .collect())
 }
 
 /// Looks up a name on a thread of its own, because the system's look-up knows no deadline.
@@ -366,7 +359,13 @@ fn look_up(name: String, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr
 }
 
 impl Server {
-    fn open(self, config: &Config, tls: &MakeRustlsConnect, deadline: Deadline) -> Result<Opened, Failure> {
+    fn open(
+        self,
+        config: &Config,
+        tls: &MakeRustlsConnect,
+        wanted: Role,
+        deadline: Deadline,
+    ) -> Result<Opened, Failure> {
         let socket = self.reach(config, deadline)?;
         let mut config = config.clone();
         if self.address.is_unix() {
@@ -377,7 +376,7 @@ impl Server {
         let opening = config.connect_raw(Stream(Arc::clone(&socket)), self.tls(tls, &slot)?);
         let opened = run(&socket, opening, deadline)?;
         let (client, mut connection) = opened.map_err(Failure::Refused)?;
-        refuse_other_kind(&config, &client, &mut connection, &socket, deadline)?;
+        refuse_other_role(wanted, &client, &mut connection, &socket, deadline)?;
         let version = connection.parameter("server_version").and_then(major);
         let access = connection.parameter("default_transaction_read_only").map(access_of);
         let cancel = client.cancel_token();
@@ -413,7 +412,11 @@ impl Server {
     }
 
     fn tls(&self, tls: &MakeRustlsConnect, slot: &Slot) -> Result<Handshake, Failure> {
-        let made = MakeTlsConnect::<Stream>::make_tls_connect(&mut tls.clone(), &self.name);
+        let name = match &self.place.host {
+            Host::Tcp(name) => name.as_str(),
+            Host::Unix(_) => "",
+        };
+        let made = MakeTlsConnect::<Stream>::make_tls_connect(&mut tls.clone(), name);
         let connector = made.map_err(|error| Failure::Unreachable(io::Error::other(error)))?;
         Ok(Handshake::new(connector, slot))
     }
@@ -440,19 +443,50 @@ fn keepalive(config: &Config) -> TcpKeepalive {
     }
 }
 
-/// Refuses a server that is a primary or a standby where `target_session_attrs` asks for the other.
-fn refuse_other_kind(
-    config: &Config,
+/// Refuses a server that is not of the kind for which `target_session_attrs` asks.
+fn refuse_other_role(
+    wanted: Role,
     client: &Client,
     connection: &mut Connection,
     socket: &Socket,
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    let wanted = config.get_target_session_attrs();
-    if wanted == TargetSessionAttrs::Any {
+    if wanted == Role::Any {
         return Ok(());
     }
-    let mut asked = Box::pin(client.simple_query("SHOW transaction_read_only"));
+    let (is_standby, reads_only) = role(client, connection, socket, deadline)?;
+    let name = match wanted {
+        Role::ReadWrite if reads_only => "read-write",
+        Role::ReadOnly if !reads_only => "read-only",
+        Role::Primary if is_standby => "primary",
+        Role::Standby if !is_standby => "standby",
+        _ => return Ok(()),
+    };
+    let is = match (is_standby, reads_only) {
+        (true, _) => "a standby",
+        (false, true) => "a primary whose transactions are read-only",
+        (false, false) => "a primary that takes writes",
+    };
+    Err(Failure::OtherRole(format!("the server is {is}, and target_session_attrs={name} asks for another")))
+}
+
+/// Whether the server is a standby, and whether its transactions only read by default.
+fn role(
+    client: &Client,
+    connection: &mut Connection,
+    socket: &Socket,
+    deadline: Deadline,
+) -> Result<(bool, bool), Failure> {
+    // PostgreSQL reports both from version 14 on.
+    let reported = |name: &str| connection.parameter(name).map(|value| value == "on");
+    if let (Some(is_standby), Some(reads_only)) =
+        (reported("in_hot_standby"), reported("default_transaction_read_only"))
+    {
+        return Ok((is_standby, is_standby || reads_only));
+    }
+    const QUESTION: &str =
+        "select pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
+    let mut asked = Box::pin(client.simple_query(QUESTION));
     let answer = std::future::poll_fn(|context| {
         if let Poll::Ready(answer) = asked.as_mut().poll(context) {
             return Poll::Ready(answer);
@@ -462,15 +496,13 @@ fn refuse_other_kind(
         asked.as_mut().poll(context)
     });
     let messages = run(socket, answer, deadline)?.map_err(Failure::Refused)?;
-    let reads_only = messages.iter().any(
-        |message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0).is_some_and(|value| value == "on")),
-    );
-    let refusal = match wanted {
-        TargetSessionAttrs::ReadWrite if reads_only => "database does not allow writes",
-        TargetSessionAttrs::ReadOnly if !reads_only => "database is not read only",
-        _ => return Ok(()),
-    };
-    Err(Failure::Unreachable(io::Error::new(ErrorKind::PermissionDenied, refusal)))
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some((row.get(0)? == "t", row.get(1)? == "on")),
+        _ => None,
+    });
+    row.ok_or_else(|| {
+        Failure::Unreachable(io::Error::other("the server did not tell whether it is a standby"))
+    })
 }
 
 /// Runs work that waits only for the socket.

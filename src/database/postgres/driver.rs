@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use tokio_postgres::config::Host;
+
 use super::connect::Hosts;
 use super::effects::SessionEffects;
 use super::session::Session;
@@ -32,10 +34,23 @@ pub(in crate::database) const PROVIDER: Provider = Provider {
 /// [`Error::Url`] and [`Error::Open`], as for a pool.
 pub fn client(url: &str) -> Result<::postgres::Client, Error> {
     let driver = Driver::new(url, &config::Database::default())?;
+    // The plain crate has no bound on a login. So a session is opened first, and shows which host takes one.
+    let (wire, _) =
+        driver.open_wire(Deadline::after(config::Database::default().initialization_fail_timeout))?;
+    let place = wire.place().clone();
+    drop(wire);
     let mut failure = String::new();
     for mode in driver.target.tls.attempts() {
-        let mut config = ::postgres::Config::from(driver.config());
-        match config.ssl_mode(*mode).connect(driver.tls.clone()) {
+        let mut config = driver.target.with_password(&driver.config(), &place);
+        config.ssl_mode(*mode).port(place.port);
+        match &place.host {
+            Host::Tcp(name) => config.host(name),
+            Host::Unix(directory) => config.host_path(directory),
+        };
+        if let Some(address) = place.address {
+            config.hostaddr(address);
+        }
+        match ::postgres::Config::from(config).connect(driver.tls.clone()) {
             Ok(client) => return Ok(client),
             Err(error) => failure = url::explain(&error),
         }

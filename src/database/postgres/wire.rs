@@ -24,7 +24,7 @@ use super::channel::Channel;
 use super::connect::{self, Hosts, Opened, Server};
 use super::errand::{Errand, ErrandKind, Finding, Step};
 use super::refusal::{ServerError, field};
-use super::url::Target;
+use super::url::{Place, Target};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::system::Bell;
@@ -250,6 +250,11 @@ impl Wire {
             has_pooler: false,
         };
         Ok((wire, process))
+    }
+
+    /// The host of the URL that took the session.
+    pub(super) fn place(&self) -> &Place {
+        &self.server.place
     }
 
     pub(super) fn is_broken(&self) -> bool {

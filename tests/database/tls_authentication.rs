@@ -1,0 +1,102 @@
+//! Logins over TLS: SCRAM that is bound to the connection, and certificates of clients.
+
+use std::fs;
+use std::sync::OnceLock;
+
+use crate::support::{Authority, Identity, Postgres};
+use crate::{open, read};
+
+/// A server for `localhost` that knows the roles `scram`, `md5` and `certified`.
+fn server() -> &'static (Postgres, Authority) {
+    static SERVER: OnceLock<(Postgres, Authority)> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let authority = Authority::new("authentication");
+        let root = fs::read_to_string(authority.file()).unwrap();
+        let prepare = format!(
+            "echo '{root}' > data/root.crt; \
+             echo 'local all postgres trust' > data/pg_hba.conf; \
+             echo 'hostssl all certified all cert' >> data/pg_hba.conf; \
+             echo 'host all md5 all md5' >> data/pg_hba.conf; \
+             echo 'host all scram all scram-sha-256' >> data/pg_hba.conf"
+        );
+        let server = Postgres::start_encrypted_with(&authority, &prepare, "-c ssl_ca_file=root.crt");
+        server.psql("postgres", "create role scram login password 'hunter2'; create role certified login");
+        server.psql("postgres", "set password_encryption = 'md5'; create role md5 login password 'hunter2'");
+        (server, authority)
+    })
+}
+
+/// The user of a session; `Err` when it could not be opened. `%` is the directory of the certificates.
+fn login(user: &str, parameters: &str) -> Result<String, String> {
+    let (server, authority) = server();
+    let parameters = parameters.replace('%', &authority.directory().display().to_string());
+    let port = server.port();
+    let url = format!("postgres://{user}@localhost:{port}/postgres?hostaddr=127.0.0.1&{parameters}");
+    let database = open(&url, 1).map_err(|error| error.to_string())?;
+    Ok(read(&database, "select session_user::text as name"))
+}
+
+#[test]
+fn scram_is_bound_to_the_connection() {
+    for parameters in [
+        "channel_binding=require&sslmode=require",
+        "channel_binding=require&sslmode=verify-full&sslrootcert=%/root.crt",
+        "channel_binding=prefer&sslmode=require",
+        "channel_binding=disable&sslmode=require",
+        "channel_binding=prefer&sslmode=disable",
+        "channel_binding=disable&sslmode=disable",
+    ] {
+        assert_eq!(login("scram:hunter2", parameters).as_deref(), Ok("{\"name\":\"scram\"}"), "{parameters}");
+    }
+    for (user, parameters) in [
+        ("scram:hunter2", "channel_binding=require&sslmode=disable"),
+        ("md5:hunter2", "channel_binding=require&sslmode=require"),
+        ("scram:hunter3", "channel_binding=require&sslmode=require"),
+    ] {
+        let error = login(user, parameters).unwrap_err();
+        assert!(!error.contains("hunter"), "{error}");
+    }
+    assert!(login("md5:hunter2", "channel_binding=prefer&sslmode=require").is_ok());
+}
+
+#[test]
+fn a_clients_certificate_is_its_login() {
+    let (_, authority) = server();
+    let parameters = |Identity { certificate, key }: &Identity| {
+        let (certificate, key) = (certificate.display(), key.display());
+        format!("sslmode=verify-full&sslrootcert=%/root.crt&sslcert={certificate}&sslkey={key}")
+    };
+    let own = authority.client("certified");
+    assert_eq!(login("certified", &parameters(&own)).as_deref(), Ok("{\"name\":\"certified\"}"));
+    let other = Authority::new("authentication");
+    for (identity, reason) in [
+        (authority.client("somebody"), "certificate authentication failed"),
+        (authority.expired_client("certified"), ""),
+        (other.client("certified"), ""),
+    ] {
+        let error = login("certified", &parameters(&identity)).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    let hidden = format!("{}&sslcertmode=disable", parameters(&own));
+    for parameters in ["sslmode=require", "sslmode=disable", &hidden] {
+        assert!(login("certified", parameters).is_err(), "{parameters}");
+    }
+}
+
+#[test]
+fn the_versions_of_tls_are_those_of_the_url() {
+    let (server, _) = server();
+    for (parameters, version) in [
+        ("ssl_max_protocol_version=TLSv1.2", "TLSv1.2"),
+        ("ssl_min_protocol_version=TLSv1.3", "TLSv1.3"),
+        ("sslsni=0", "TLSv1.3"),
+    ] {
+        let url = format!(
+            "postgres://scram:hunter2@localhost:{}/postgres?hostaddr=127.0.0.1&sslmode=require&{parameters}",
+            server.port()
+        );
+        let database = open(&url, 1).unwrap();
+        let spoken = read(&database, "select version from pg_stat_ssl where pid = pg_backend_pid()");
+        assert_eq!(spoken, format!("{{\"version\":\"{version}\"}}"), "{parameters}");
+    }
+}
