@@ -263,8 +263,8 @@ fn an_idle_client_costs_no_thread() {
 
 /// The day that many days from now: year, month, day.
 fn day(from_now: i64) -> (i32, u8, u8) {
-    let day = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * from_now);
-    let day = day.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let day = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(24 * 3600 * from_now);
+    let day = jiff::tz::Offset::UTC.to_datetime(day).date();
     (day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs())
 }
 
