@@ -477,6 +477,8 @@ fn role(
     socket: &Socket,
     deadline: Deadline,
 ) -> Result<(bool, bool), Failure> {
+    const QUESTION: &str =
+        "select pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
     // PostgreSQL reports both from version 14 on.
     let reported = |name: &str| connection.parameter(name).map(|value| value == "on");
     if let (Some(is_standby), Some(reads_only)) =
@@ -484,8 +486,6 @@ fn role(
     {
         return Ok((is_standby, is_standby || reads_only));
     }
-    const QUESTION: &str =
-        "select pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
     let mut asked = Box::pin(client.simple_query(QUESTION));
     let answer = std::future::poll_fn(|context| {
         if let Poll::Ready(answer) = asked.as_mut().poll(context) {
@@ -516,5 +516,41 @@ fn run<T>(socket: &Socket, work: impl Future<Output = T>, deadline: Deadline) ->
         if !socket.wait(deadline.instant()) {
             return Err(Failure::TimeUp);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(hosts: &Hosts) -> Vec<usize> {
+        let mut order = vec![0, 1, 2];
+        hosts.sort(&mut order);
+        order
+    }
+
+    #[test]
+    fn a_silent_host_is_last_until_one_session_tries_it_again() {
+        let hosts = Hosts::default();
+        assert_eq!(order(&hosts), [0, 1, 2]);
+        hosts.note_silent(0);
+        assert_eq!(order(&hosts), [1, 2, 0]);
+        hosts.note_silent(1);
+        assert_eq!(order(&hosts), [2, 0, 1]);
+        let long_ago = Instant::now().checked_sub(RECHECK).expect("the machine runs for longer");
+        hosts.silent.lock().unwrap().insert(0, long_ago);
+        assert_eq!(order(&hosts), [0, 2, 1], "one tries it again");
+        assert_eq!(order(&hosts), [2, 0, 1], "the others do not wait for that");
+        hosts.note_answer(0);
+        assert_eq!(order(&hosts), [0, 2, 1]);
+    }
+
+    #[test]
+    fn the_time_is_shared_equally_and_the_last_has_the_rest() {
+        let deadline = Deadline::after(Duration::from_secs(30));
+        assert_eq!(share(deadline, 1), deadline);
+        let third = share(deadline, 3).left();
+        assert!(third <= Duration::from_secs(10) && third > Duration::from_secs(9), "{third:?}");
+        assert_eq!(share(deadline, 0), deadline);
     }
 }

@@ -86,7 +86,12 @@ impl Settings {
             ("sslrootcert", _) => self.root = Some(value.to_owned()),
             ("sslcert", _) => self.certificate = Some(value.into()),
             ("sslkey", _) => self.key = Some(value.into()),
-            ("sslcertmode", "allow") | ("sslsni", "1") | ("sslnegotiation", "postgres") => {}
+            ("sslcertmode", "allow")
+            | ("sslsni", "1")
+            | ("sslnegotiation", "postgres")
+            // No older version is spoken.
+            | ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2")
+            | ("ssl_max_protocol_version", "TLSv1.3") => {}
             ("sslcertmode", "disable") => self.hides_certificate = true,
             ("sslcertmode", _) => {
                 return wrong("allow or disable: whether the server has asked is not checked");
@@ -95,9 +100,6 @@ impl Settings {
             ("sslsni", _) => return wrong("0 or 1"),
             ("sslnegotiation", "direct") => self.is_direct = true,
             ("sslnegotiation", _) => return wrong("postgres or direct"),
-            // No older version is spoken.
-            ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2")
-            | ("ssl_max_protocol_version", "TLSv1.3") => {}
             ("ssl_min_protocol_version", "TLSv1.3") => self.only = Some(&TLS13),
             // The parameters come in this order.
             ("ssl_max_protocol_version", "TLSv1.2") if self.only.is_some() => {
