@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::OnceLock;
 
 use crate::support::{Authority, Identity, Postgres};
-use crate::{open, read};
+use crate::{in_ms, open, read};
 
 /// A server for `localhost` that knows the roles `scram`, `md5` and `certified`.
 fn server() -> &'static (Postgres, Authority) {
@@ -99,4 +99,30 @@ fn the_versions_of_tls_are_those_of_the_url() {
         let spoken = read(&database, "select version from pg_stat_ssl where pid = pg_backend_pid()");
         assert_eq!(spoken, format!("{{\"version\":\"{version}\"}}"), "{parameters}");
     }
+}
+
+/// Servers know it from version 17 on.
+#[test]
+fn tls_comes_first_where_the_url_says_so() {
+    let (server, authority) = server();
+    let version: u32 = server.psql("postgres", "show server_version_num").parse().unwrap();
+    let begin = |parameters: &str| login("scram:hunter2", &format!("sslnegotiation=direct&{parameters}"));
+    let opened = begin("sslmode=verify-full&sslrootcert=%/root.crt");
+    assert_eq!(opened.is_ok(), version >= 170_000, "{version}: {opened:?}");
+    // A cancel request goes the same way.
+    if opened.is_ok() {
+        let url = format!(
+            "postgres://scram:hunter2@localhost:{}/postgres?hostaddr=127.0.0.1&sslnegotiation=direct&sslmode=verify-full\
+             &sslrootcert={}",
+            server.port(),
+            authority.file().display()
+        );
+        let database = open(&url, 1).unwrap();
+        let mut lent = database.checkout(in_ms(200)).unwrap();
+        lent.postgres().unwrap().query("select pg_sleep(60)", &[]).unwrap_err();
+        drop(lent);
+        let sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+        assert_eq!(server.psql("postgres", sleeping), "0");
+    }
+    assert!(begin("sslmode=prefer").unwrap_err().contains("sslmode=require"));
 }
