@@ -1,4 +1,4 @@
-//! What a certificate says of itself: its dates, its names and the kind of its key. X.509 is read by `x509-cert`.
+//! Reads a certificate's dates, its names and the kind of its key, by `x509-cert`.
 //!
 //! Any thread, when files are read and when a session to the database is opened. Verifies nothing.
 
@@ -58,7 +58,7 @@ impl Certificate {
         self.0.tbs_certificate.validity.not_after.to_system_time()
     }
 
-    /// What is wrong with its dates now, or will be soon.
+    /// The trouble that clients have with its dates now, or will have soon.
     pub(crate) fn trouble_with_dates(&self, now: SystemTime) -> Option<String> {
         let date = |time: SystemTime| {
             jiff::Timestamp::try_from(time)
@@ -97,8 +97,8 @@ impl Certificate {
         self.0.tbs_certificate.subject_public_key_info.to_der().map_err(|error| error.to_string())
     }
 
-    /// The kind of its key, if TLS does not take that kind here.
-    pub(crate) fn unsupported_key(&self) -> Option<&'static str> {
+    /// The reason why its key cannot be used, if it is of a kind that TLS does not take here.
+    pub(crate) fn unsupported_key(&self) -> Option<String> {
         let algorithm = &self.0.tbs_certificate.subject_public_key_info.algorithm;
         let kind = if algorithm.oid == ON_A_CURVE {
             algorithm.parameters.as_ref()?.decode_as::<ObjectIdentifier>().ok()?
@@ -106,12 +106,15 @@ impl Certificate {
             algorithm.oid
         };
         let kind = kind.to_string();
-        UNSUPPORTED.iter().find(|(known, _)| *known == kind).map(|(_, name)| *name)
+        let (_, name) = UNSUPPORTED.iter().find(|(known, _)| *known == kind)?;
+        Some(format!(
+            "the key is of a kind that is not supported, {name}; use RSA with 2,048 bits or more, \
+             the curve prime256v1 or secp384r1, or Ed25519"
+        ))
     }
 
-    /// Whether it was made for the host of this name, by the rule that libpq keeps for certificates without other names: the common
-    /// name counts only if no DNS name and no address stands in `subjectAltName` (RFC 6125 section 6.4.4). A star stands for the
-    /// whole first label.
+    /// Whether its common name is the name of this host, by libpq's rule: the common name counts only if no DNS name and no address
+    /// stands in `subjectAltName` (RFC 6125 section 6.4.4). A star stands for the whole first label.
     pub(crate) fn common_name_is(&self, host: &str) -> bool {
         if self.has_other_names() {
             return false;

@@ -1,6 +1,7 @@
 //! Logins over TLS: SCRAM that is bound to the connection, and certificates of clients.
 
 use std::fs;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::support::{Authority, Identity, Postgres};
@@ -74,6 +75,22 @@ fn a_clients_certificate_is_its_login() {
         (authority.expired_client("certified"), ""),
         (other.client("certified"), ""),
     ] {
+        let error = login("certified", &parameters(&identity)).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    // The key's trouble is told before anything is sent.
+    let script = format!(
+        "cd '{}' && openssl pkey -in '{}' -aes256 -passout pass:x -out encrypted.key && \
+         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp521r1 -nodes -subj /CN=x -keyout p521.key -out p521.crt",
+        authority.directory().display(),
+        own.key.display()
+    );
+    let made = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let file = |name: &str| authority.directory().join(name);
+    let encrypted = Identity { certificate: own.certificate.clone(), key: file("encrypted.key") };
+    let unsupported = Identity { certificate: file("p521.crt"), key: file("p521.key") };
+    for (identity, reason) in [(encrypted, "the key is encrypted"), (unsupported, "the curve secp521r1")] {
         let error = login("certified", &parameters(&identity)).unwrap_err();
         assert!(error.contains(reason), "{error}");
     }

@@ -67,7 +67,7 @@ fn a_certificate_of_version_1_is_used_where_nothing_is_verified() {
             let opened = encrypted(&postgres, "localhost", &format!("sslmode={mode}"));
             assert_eq!(opened, Ok(true), "{mode} with {version}");
         }
-        // What libpq does with an authority is not possible; the certificate itself may be trusted.
+        // libpq verifies this chain. Here only the certificate itself may be trusted.
         for parameters in
             ["sslmode=verify-ca&sslrootcert=%/root.crt", "sslmode=require&sslrootcert=%/root.crt"]
         {

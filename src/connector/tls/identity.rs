@@ -205,13 +205,7 @@ impl Files {
             SessionError::InvalidCertificate(_) => wrong(&self.certificate, error.to_string()),
             _ => {
                 let own = chain.first().and_then(|own| Certificate::read(own).ok());
-                let reason = match own.as_ref().and_then(Certificate::unsupported_key) {
-                    Some(kind) => format!(
-                        "the key is of a kind that is not supported, {kind}; use RSA with 2,048 bits or more, \
-                         the curve prime256v1 or secp384r1, or Ed25519"
-                    ),
-                    None => error.to_string(),
-                };
+                let reason = own.and_then(|own| own.unsupported_key()).unwrap_or_else(|| error.to_string());
                 wrong(&self.key, reason)
             }
         }

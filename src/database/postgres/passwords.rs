@@ -2,7 +2,7 @@
 //!
 //! Runs on the thread that opens a session. The file is read for each session, so that a new password needs no restart.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,11 @@ pub(super) fn default_file() -> Option<PathBuf> {
 /// # Errors
 /// The file cannot be read, or other users can read it.
 pub(super) fn look_up(file: &Path, wanted: Wanted<'_>) -> io::Result<Option<String>> {
-    let opened = match File::open(file) {
+    // Before it is opened, because a pipe would wait for its writer.
+    let metadata = match fs::metadata(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
+        metadata => metadata?,
     };
-    let metadata = opened.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("it is no plain file"));
     }
@@ -44,7 +44,7 @@ pub(super) fn look_up(file: &Path, wanted: Wanted<'_>) -> io::Result<Option<Stri
         ));
     }
     let mut text = String::new();
-    opened.take(LONGEST).read_to_string(&mut text)?;
+    File::open(file)?.take(LONGEST).read_to_string(&mut text)?;
     Ok(password_in(&text, wanted))
 }
 
@@ -87,7 +87,6 @@ fn unescaped(field: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

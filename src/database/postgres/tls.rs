@@ -149,7 +149,12 @@ impl Settings {
             .with_custom_certificate_verifier(self.verifier(provider)?);
         let mut client = match self.identity()? {
             Some((chain, key)) => {
-                builder.with_client_auth_cert(chain, key).map_err(|error| format!("sslcert: {error}"))?
+                let own = chain.first().and_then(|own| Certificate::read(own).ok());
+                builder.with_client_auth_cert(chain, key).map_err(|error| {
+                    let reason =
+                        own.and_then(|own| own.unsupported_key()).unwrap_or_else(|| error.to_string());
+                    format!("sslcert: {reason}")
+                })?
             }
             None => builder.with_no_client_auth(),
         };

@@ -7,7 +7,9 @@
 //! instead of overriding it, and counts `tcp_user_timeout` in seconds.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -74,11 +76,11 @@ impl Target {
     /// # Errors
     /// [`Error::Url`] names the part that is wrong.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
-        Self::parse_in(url, |name| std::env::var(name).ok())
+        Self::parse_in(url, |name| std::env::var_os(name).map(OsString::into_vec))
     }
 
     /// As [`Target::parse`], in the environment that `variable` tells.
-    fn parse_in(url: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+    fn parse_in(url: &str, variable: impl Fn(&str) -> Option<Vec<u8>>) -> Result<Self, Error> {
         let (base, query) = parts(url)?;
         let mut given = Given::default();
         given.take_base(base)?;
@@ -220,7 +222,7 @@ impl Given {
     }
 
     /// Takes libpq's variables for the parameters that are not given.
-    fn take_environment(&mut self, variable: impl Fn(&str) -> Option<String>) -> Result<(), Error> {
+    fn take_environment(&mut self, variable: impl Fn(&str) -> Option<Vec<u8>>) -> Result<(), Error> {
         let has_host = self.0.contains_key("host");
         for parameter in PARAMETERS {
             let Some(name) = parameter.variable.filter(|_| !self.0.contains_key(parameter.name)) else {
@@ -231,9 +233,9 @@ impl Given {
                 continue;
             }
             if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
-                let taken = parameter.takes(&value);
+                let taken = parameter.takes(&String::from_utf8_lossy(&value));
                 if taken.map_err(|error| Error::Url(format!("{name}: {}", without_kind(&error))))? {
-                    self.0.insert(parameter.name, value.into_bytes());
+                    self.0.insert(parameter.name, value);
                 }
             }
         }
@@ -568,7 +570,7 @@ mod tests {
     fn a_variable_stands_in_for_a_parameter_that_is_not_given() {
         let parse = |url: &str, variables: &[(&str, &str)]| {
             let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
-            Target::parse_in(url, |name| variables.get(name).map(ToString::to_string))
+            Target::parse_in(url, |name| variables.get(name).map(|value| value.as_bytes().to_vec()))
         };
         let all = [
             ("PGHOST", "envhost"),
