@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use wharf::config;
 use wharf::database::{Database, Error};
 
-use crate::support::{Authority, Forwarder, PATIENCE, Postgres, Then};
-use crate::{read, soon};
+use crate::support::{Authority, Forwarder, PATIENCE, Postgres, Then, Wharf};
+use crate::{in_ms, read, soon};
 
 /// A port that takes connections and never answers: the kernel accepts for it, up to its backlog.
 struct Mute(TcpListener);
@@ -101,7 +101,7 @@ fn a_host_that_falls_silent_is_left_for_the_next_one_at_run_time() {
     let first = Forwarder::to(good);
     let database = open(&[first.port(), good], "application_name=two-hosts").unwrap();
     first.once("will not be answered", Then::Hang);
-    let mut lent = database.checkout(soon()).unwrap();
+    let mut lent = database.checkout(in_ms(500)).unwrap();
     let session = lent.postgres().unwrap();
     let lost = session.query("select 'will not be answered' from pg_sleep(0)", &[]);
     drop(lent);
@@ -152,4 +152,22 @@ fn a_host_that_refuses_tls_is_used_without_it() {
     let database = open(&[plain.port(), Postgres::shared().port()], "sslmode=prefer").unwrap();
     let port = read(&database, "select current_setting('port') as port");
     assert_eq!(port, format!("{{\"port\":\"{}\"}}", plain.port()));
+}
+
+/// The whole server with its defaults: a start within `initialization_fail_timeout`, and each request within its deadline.
+#[test]
+fn a_server_starts_and_answers_beside_a_silent_host() {
+    let (mute, good) = (Mute::new(), Postgres::shared().port());
+    let config = format!(
+        "[database]\nurl = 'postgres://postgres@127.0.0.1:{},127.0.0.1:{good}/postgres'\n\
+         [endpoint.one]\nroute = 'GET /one'\nsql = 'select 1 as n'\n",
+        mute.port()
+    );
+    let wharf = Wharf::start(&config);
+    for _ in 0..3 {
+        let answer = wharf.get("/one");
+        assert_eq!((answer.status, answer.text()), (200, "[{\"n\":1}]"), "{}", wharf.log());
+    }
+    let exit = Wharf::run(&config, &["check"], &[]);
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
 }
