@@ -28,6 +28,8 @@ RUN apt-get update \
     && useradd --system --create-home --home-dir /var/lib/wharf --shell /usr/sbin/nologin wharf
 COPY --from=build /usr/local/bin/wharf /usr/local/bin/wharf
 COPY --from=build /usr/local/etc/wharf.toml /etc/wharf/wharf.toml
+# glibc gives blocks above this size back to the system when they are freed (docs/clients-and-limits.md).
+ENV MALLOC_MMAP_THRESHOLD_=262144
 ENV WHARF_CONFIG=/etc/wharf/wharf.toml
 # The demo's SQLite file is made in the working directory.
 WORKDIR /var/lib/wharf

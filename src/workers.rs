@@ -1,7 +1,6 @@
 //! The bounded pool of request threads. Each takes a job, runs its handler, writes the answer and takes the next.
 //!
-//! This file holds the crate's one `catch_unwind`: a handler that panics costs its own request a 500 and nothing else.
-//! It knows no socket and no route.
+//! A handler that panics costs its own request a 500 and nothing else. It knows no socket and no route.
 
 mod account;
 mod pacer;
@@ -11,7 +10,6 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -26,6 +24,7 @@ use self::account::{Account, BodyEnd};
 pub(crate) use self::pipeline::joins_batches;
 use self::pipeline::{InFlight, WORK_MAX};
 use crate::base::deadline::Deadline;
+use crate::base::guard::{Foreign, catch, supervise};
 use crate::base::queue::{Batch, Queue, Ticket};
 use crate::database::Database;
 use crate::exchange::job::{Claim, Delivery, Job, waited_too_long, would_wait_too_long};
@@ -108,7 +107,10 @@ impl Workers {
         let workers = Self { shared, team, ended };
         workers.resize(count)?;
         let (shared, ended) = (Arc::clone(&workers.shared), workers.ended.clone());
-        thread::Builder::new().name("pacer".to_owned()).spawn(move || pacer::run(&shared, &ended))?;
+        let pace = move || {
+            supervise("the pacer", || shared.metrics.thread_panicked(), || pacer::run(&shared, &ended));
+        };
+        thread::Builder::new().name("pacer".to_owned()).spawn(pace)?;
         Ok(workers)
     }
 
@@ -228,14 +230,35 @@ impl Shared {
             }
             let next = self.queue.next_batch(done, &mut others, self.together(Duration::ZERO));
             let Some((job, mut begun)) = next else { break };
-            if others.jobs.is_empty() && !(others.max > 0 && self.can_be_joined(&job)) {
-                self.answer(job, &begun, &activity);
-            } else {
-                self.answer_together(job, &mut others, &mut asked, &mut begun, &activity);
+            let answered = catch(|| {
+                if others.jobs.is_empty() && !(others.max > 0 && self.can_be_joined(&job)) {
+                    self.answer(job, &begun, &activity);
+                } else {
+                    self.answer_together(job, &mut others, &mut asked, &mut begun, &activity);
+                }
+            });
+            if let Err(message) = answered {
+                self.go_on(&message, &mut others, &mut asked, &mut begun, &activity);
             }
             done = Some(begun);
         }
         self.present().remove(&number);
+    }
+
+    /// Goes on after a panic outside of a handler, such as in the drop of a value that a handler made. The connector answers the
+    /// request that the worker had, with 504 at its deadline. Other workers run the rest of a batch.
+    fn go_on(
+        &self,
+        message: &str,
+        others: &mut Batch<Job>,
+        asked: &mut InFlight,
+        begun: &mut Ticket,
+        activity: &Activity,
+    ) {
+        self.metrics.thread_panicked();
+        log::error!("a worker panicked outside of a handler and goes on: {message}");
+        self.return_batch(others, asked, begun);
+        activity.turn_to(WorkerState::Idle, Instant::now());
     }
 
     fn present(&self) -> MutexGuard<'_, BTreeMap<usize, Worker>> {
@@ -351,11 +374,13 @@ impl Shared {
     }
 
     /// Writes a body. Returns whether it is complete.
-    fn write(&self, job: &Job, write: WriteBody, stream: &dyn Sink) -> bool {
+    fn write(&self, job: &Job, write: Foreign<WriteBody>, stream: &dyn Sink) -> bool {
         let mut writer = BodyWriter::new(stream, job.request.version() == Version::HTTP_11);
         let written = guarded(move || {
-            write(&mut writer)?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(writer.finish()?)
+            let written = (write.into_inner())(&mut writer);
+            // Showing the error and dropping it may panic as well.
+            written.map_err(|error| error.to_string())?;
+            writer.finish().map_err(|error| error.to_string())
         });
         match written {
             Ok(Ok(())) => true,
@@ -476,14 +501,9 @@ pub(crate) fn final_response(response: Response) -> Result<Response, Error> {
 }
 
 /// Runs code from outside the crate. A panic in it becomes an error.
-///
-/// A panic may leave that code's own state broken. Its author has to deal with that, as in any pool of threads.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let literal = panic.downcast_ref::<&str>().copied();
-        let message = literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        Error::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED)
-            .because(format!("panicked: {}", message.unwrap_or("without a message")))
+    catch(run).map_err(|message| {
+        Error::new(StatusCode::INTERNAL_SERVER_ERROR, FAILED).because(format!("panicked: {message}"))
     })
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod certificate;
 pub(crate) mod chart;
 pub mod deadline;
+pub(crate) mod guard;
 pub mod presence;
 pub mod queue;
 pub mod request_id;

@@ -10,6 +10,7 @@
 //! | [`refuse_newcomers`] | a filter on the listener | nothing: clients that connect during a drain are reset |
 //! | [`coarse_monotonic`], [`coarse_seconds`] | the kernel's coarse clocks | the exact clocks |
 //! | [`core_ticks`], [`thread_times`] | `/proc/stat`, `/proc/self/task` | none, so the pacer leaves all workers busy |
+//! | [`memory_max`] | the smallest limit of the process's cgroups, or the machine's memory | not known |
 //! | [`process_status`], [`open_descriptors`] | `/proc/self` | none: the metrics lack these figures |
 //! | [`limit_unsent`], [`set_user_timeout`], [`is_listener`], [`SEND`] | socket options | the default, or the nearest option |
 

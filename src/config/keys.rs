@@ -13,8 +13,8 @@ use log::LevelFilter;
 
 use self::Effect::{Live, Restart};
 use self::Target::{
-    Account, Bytes, Collector, Count, Fields, File, Flag, Header, Name, Optional, Secret, Statement, Time,
-    Trusted, Url,
+    Account, Budget, Bytes, Collector, Count, Fields, File, Flag, Header, Name, Optional, Secret, Statement,
+    Time, Trusted, Url,
 };
 
 use super::app::App;
@@ -139,6 +139,7 @@ impl Default for Config {
                 max_response_bytes: 16 * MIB,
                 // The bytes in flight to a client 20 ms away at 100 Mbit/s. A smaller buffer would delay its handler
                 // between acknowledgements.
+                max_buffered_bytes: None,
                 response_buffer_bytes: 256 * KIB,
                 head_timeout: Duration::from_secs(10),
                 body_timeout: Duration::from_secs(30),
@@ -247,6 +248,8 @@ enum Target<'c> {
     Count(&'c mut usize, RangeInclusive<usize>),
     /// A count without a default. Without a value it follows from something else, or there is no limit.
     Optional(&'c mut Option<usize>, RangeInclusive<usize>),
+    /// A number of bytes that has a default of the system's.
+    Budget(&'c mut Option<usize>, RangeInclusive<usize>),
     /// The path of a file, and the file's description in messages.
     File(&'c mut Option<PathBuf>, &'static str),
     /// `access.origins`.
@@ -413,6 +416,7 @@ fn http_keys(http: &mut Http) -> Vec<Named<'_>> {
         ("buffer_body_bytes", Live, Bytes(&mut http.buffer_body_bytes, KIB..=MIB)),
         ("min_body_rate", Live, Bytes(&mut http.min_body_rate, 0..=1024 * MIB)),
         ("max_response_bytes", Live, Bytes(&mut http.max_response_bytes, 256..=1024 * MIB)),
+        ("max_buffered_bytes", Live, Budget(&mut http.max_buffered_bytes, MIB..=1024 * 1024 * MIB)),
         ("response_buffer_bytes", Live, Bytes(&mut http.response_buffer_bytes, 4 * KIB..=64 * MIB)),
         ("head_timeout", Live, Time(&mut http.head_timeout, WAIT)),
         ("body_timeout", Live, Time(&mut http.body_timeout, WAIT)),
@@ -540,6 +544,7 @@ impl Key<'_> {
             Name(field) => **field = name(setting)?,
             Count(field, range) => **field = setting.count(range)?,
             Optional(field, range) => **field = Some(setting.count(range)?),
+            Budget(field, range) => **field = Some(setting.bytes(range)?),
             File(field, what) => **field = Some(file(setting, what)?),
             Target::Origins(field) => **field = origins(setting)?,
             Trusted(field) => **field = trusted(setting)?,
@@ -575,6 +580,7 @@ impl Key<'_> {
             Header(field) => format!("{:?}", field.as_ref().map_or("", HeaderName::as_str)),
             Count(field, _) => field.to_string(),
             Optional(field, _) => field.map_or_else(absent, |count| count.to_string()),
+            Budget(field, _) => field.map_or_else(absent, show_bytes),
             File(field, _) => field.as_ref().map_or_else(absent, |path| format!("\"{}\"", path.display())),
             Target::Origins(field) => format!("[{field}]"),
             Trusted(field) => format!("[{field}]"),
@@ -596,6 +602,7 @@ impl Key<'_> {
             Target::Asks(field) => field.map(|asks| quoted(asks_word(asks))),
             Header(field) => field.as_ref().map(|name| quoted(name.as_str())),
             Optional(field, _) => field.map(|count| count.to_string()),
+            Budget(field, _) => field.map(|bytes| quoted(&show_bytes(bytes))),
             File(field, _) => field.as_ref().map(|path| quoted(&path.to_string_lossy())),
             Name(field) => Some(quoted(field)),
             Target::Origins(field) => Some(quoted(&field.to_string())),
@@ -629,6 +636,7 @@ impl Key<'_> {
             (Flag(to), Flag(from)) => **to = **from,
             (Header(to), Header(from)) => (*to).clone_from(from),
             (Count(to, _), Count(from, _)) | (Bytes(to, _), Bytes(from, _)) => **to = **from,
+            (Budget(to, _), Budget(from, _)) => **to = **from,
             (Optional(to, _), Optional(from, _)) => **to = **from,
             (File(to, _), File(from, _)) => (*to).clone_from(from),
             (Target::Origins(to), Target::Origins(from)) => (*to).clone_from(from),

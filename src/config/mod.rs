@@ -28,6 +28,7 @@ mod traffic;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
@@ -45,6 +46,7 @@ pub use crate::http::{ForwardedBy, Networks, Origins};
 
 pub use crate::base::queue::Priority;
 
+use crate::base::system;
 use crate::base::value::{Type, Value};
 
 /// The whole configuration of one `wharf` process.
@@ -291,6 +293,9 @@ pub struct Http {
     pub min_body_rate: usize,
     /// `max_response_bytes`: the longest answer of an SQL endpoint.
     pub max_response_bytes: usize,
+    /// `max_buffered_bytes`: the memory of all connections' requests and answers together. `None`: a quarter of what the process may
+    /// use; see [`Http::buffered_max`].
+    pub max_buffered_bytes: Option<usize>,
     /// `response_buffer_bytes`: how much of a streamed answer may wait for its client before its handler waits.
     pub response_buffer_bytes: usize,
     /// `head_timeout`: the time from a request's first byte to the end of its head. It is absolute, not per read.
@@ -683,6 +688,18 @@ pub struct Source {
     pub path: Option<PathBuf>,
     /// The whole text.
     pub text: String,
+}
+
+impl Http {
+    /// The memory of all connections' requests and answers together, in bytes: `max_buffered_bytes`, or a quarter of what the process
+    /// may use, by its cgroup or else by the machine.
+    pub fn buffered_max(&self) -> usize {
+        /// Where the system does not tell.
+        const UNKNOWN: usize = 1 << 30;
+        static QUARTER: OnceLock<usize> = OnceLock::new();
+        let quarter = || system::memory_max().map_or(UNKNOWN, |max| max / 4);
+        self.max_buffered_bytes.unwrap_or_else(|| *QUARTER.get_or_init(quarter))
+    }
 }
 
 impl Config {

@@ -76,6 +76,8 @@ pub(crate) struct Settings {
     pub min_body_rate: usize,
     /// How much of a streamed answer is buffered.
     pub response_buffer_bytes: usize,
+    /// See [`config::Http::buffered_max`].
+    pub buffered_max: usize,
     /// As many of `http.max_connections` as the process has descriptors for.
     pub max_connections: usize,
     /// The most connections of one address.
@@ -168,6 +170,7 @@ impl Settings {
             buffer_body_bytes: http.buffer_body_bytes,
             min_body_rate: http.min_body_rate,
             response_buffer_bytes: http.response_buffer_bytes,
+            buffered_max: http.buffered_max(),
             max_connections: http.max_connections,
             max_connections_per_address: http.max_connections_per_address,
             max_accept_rate: http.max_accept_rate,

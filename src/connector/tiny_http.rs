@@ -18,6 +18,7 @@ use http::StatusCode;
 
 use super::{Connector, Drained, Listener, Pulse, Settings, Stopper};
 use crate::base::deadline::Deadline;
+use crate::base::guard::supervise;
 use crate::base::presence::Presence;
 use crate::base::request_id::{RequestId, RequestIds};
 use crate::exchange::job::{Admission, BodyPlan, Claim, Client, Delivery, Service, Stream};
@@ -76,8 +77,12 @@ struct Exchange {
     logged: Option<LoggedRequest>,
     body_use: BodyUse,
     max_body_bytes: usize,
-    in_flight: Arc<InFlight>,
+    /// Kept for its drop.
+    _counted: Counted,
 }
+
+/// Counts a request as in flight until it is dropped, however its answer ends.
+struct Counted(Arc<InFlight>);
 
 /// A request whose head was read, as the access log needs it.
 struct LoggedRequest {
@@ -115,9 +120,9 @@ impl TinyHttp {
         let in_flight = Arc::<InFlight>::default();
         let intake = Arc::new(RwLock::new(Intake::new(settings, service)));
         let (incoming, flying, current) = (Arc::clone(&server), Arc::clone(&in_flight), Arc::clone(&intake));
-        let held = Arc::new(());
+        let (held, noted) = (Arc::new(()), Arc::clone(&metrics));
         let life = Arc::downgrade(&held);
-        let receive = move || {
+        let mut receive = move || {
             while !flying.draining.load(Ordering::Acquire) {
                 match incoming.recv() {
                     Ok(request) => {
@@ -133,7 +138,9 @@ impl TinyHttp {
                     }
                 }
             }
-            // A panic drops it too.
+        };
+        let receive = move || {
+            supervise("the tiny_http receiver", || noted.thread_panicked(), &mut receive);
             drop(held);
         };
         let receiver = thread::Builder::new().name("tiny_http".into()).spawn(receive)?;
@@ -179,16 +186,22 @@ impl Connector for TinyHttp {
     }
 }
 
+impl Counted {
+    fn new(in_flight: &Arc<InFlight>) -> Self {
+        *in_flight.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self(Arc::clone(in_flight))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Self(in_flight) = self;
+        *in_flight.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        in_flight.changed.notify_all();
+    }
+}
+
 impl InFlight {
-    fn add(&self) {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-    }
-
-    fn remove(&self) {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.changed.notify_all();
-    }
-
     /// Waits until no request is left, the time is over or the server is stopped. Returns how many are left.
     fn wait_for_none(&self, until: Instant) -> usize {
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,7 +224,7 @@ impl fmt::Debug for Exchange {
 impl Exchange {
     fn begin(request: tiny_http::Request, intake: &Intake, in_flight: &Arc<InFlight>, metrics: &Metrics) {
         let Intake { limits, request_ids, journal, service } = intake;
-        in_flight.add();
+        let counted = Counted::new(in_flight);
         metrics.received();
         let read = read_head(&request, limits).map(|mut read| {
             read.read_id(request_ids);
@@ -240,12 +253,10 @@ impl Exchange {
                 "a request gets no answer: it announces a body of {length} bytes"
             );
             std::mem::forget(request);
-            in_flight.remove();
             return;
         }
         let too_long = wanted && length > max_body_bytes;
         let read = if too_long { read.and(Err(Refusal::BODY_TOO_LARGE)) } else { read };
-        let in_flight = Arc::clone(in_flight);
         let exchange = Arc::new(Self {
             request: Mutex::new(Some(request)),
             request_id,
@@ -253,7 +264,7 @@ impl Exchange {
             logged,
             body_use,
             max_body_bytes,
-            in_flight,
+            _counted: counted,
         });
         let admission = match read {
             Ok(request) => service.accept(request),
@@ -353,7 +364,6 @@ impl Exchange {
             Body::Stream(_) | Body::Feed(_) => Box::new(io::empty()),
         };
         let sent = request.respond(tiny_http::Response::new(status, headers, body, length, None));
-        self.in_flight.remove();
         if sent.is_ok() { Delivery::Sent } else { Delivery::ClientLeft }
     }
 
@@ -414,7 +424,7 @@ impl Client for Exchange {
             broken: Cell::new(false),
             late: Cell::new(false),
             deadline,
-            in_flight: Arc::clone(&self.in_flight),
+            _exchange: self,
         };
         // If the client has left, the first piece finds it out again, and so does the end.
         drop(stream.send(&head));
@@ -431,7 +441,8 @@ struct OpenStream {
     /// The deadline has passed, and something was not sent.
     late: Cell<bool>,
     deadline: Deadline,
-    in_flight: Arc<InFlight>,
+    /// Counts as in flight until the stream ends.
+    _exchange: Arc<Exchange>,
 }
 
 impl Sink for OpenStream {
@@ -451,7 +462,6 @@ impl Stream for OpenStream {
         if self.chunked && !self.broken.get() && (self.late.get() || !complete) {
             drop(self.write(b"!\r\n"));
         }
-        self.in_flight.remove();
         if self.broken.get() { Delivery::ClientLeft } else { Delivery::Sent }
     }
 }

@@ -71,9 +71,7 @@ impl<D: Driver> Pool<D> {
         let first = open_first(&driver, configured)?;
         metrics.creation.record(began.elapsed());
         let pool = resource::Pool::start(Opening(driver), settings(configured), first, began, metrics);
-        pool.map(Self).map_err(|error| {
-            Error::Usage(format!("the pool's housekeeping thread cannot be started: {error}"))
-        })
+        pool.map(Self).map_err(|error| Error::Usage(format!("the pool cannot start its threads: {error}")))
     }
 
     /// Borrows a session. See [`resource::Pool::checkout`].

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
+use crate::base::guard::Foreign;
 use crate::database;
 use crate::database::postgres::StepError;
 use crate::http::{Refusal, Response, problem};
@@ -91,7 +92,7 @@ pub struct Error {
     place: Option<String>,
     members: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
-    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    cause: Option<Foreign<Box<dyn std::error::Error + Send + Sync>>>,
     /// See [`Error::is_not_done`].
     is_not_done: bool,
 }
@@ -136,7 +137,7 @@ impl Error {
     /// Adds the cause, for the log.
     #[must_use]
     pub fn because(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.cause = Some(cause.into());
+        self.cause = Some(Foreign::new(cause.into()));
         self
     }
 
@@ -187,7 +188,7 @@ impl Error {
     pub(crate) fn into_outcome_unknown(self) -> Self {
         let unknown = Self { place: self.place, ..outcome_unknown() };
         match self.cause {
-            Some(cause) => unknown.because(format!("after part of it may have been committed: {cause}")),
+            Some(cause) => unknown.because(format!("after part of it may have been committed: {}", *cause)),
             None => unknown,
         }
     }
@@ -213,9 +214,9 @@ impl Error {
             self.detail.clone_from(detail);
         }
         // A version of the cause without values replaces it.
-        self.cause = self.cause.map(|cause| match cause.downcast::<database::Error>() {
-            Ok(error) => Box::new(Hidden(*error)) as _,
-            Err(other) => other,
+        self.cause = self.cause.map(|cause| match cause.into_inner().downcast::<database::Error>() {
+            Ok(error) => Foreign::new(Box::new(Hidden(*error)) as _),
+            Err(other) => Foreign::new(other),
         });
         self
     }
@@ -229,7 +230,7 @@ impl Error {
 
     /// Whether the database's user lacks a privilege. A refusal by a function does not count.
     pub(crate) fn lacks_privilege(&self) -> bool {
-        let Some(cause) = self.cause.as_deref() else { return false };
+        let Some(cause) = self.cause() else { return false };
         let error = cause.downcast_ref().or_else(|| cause.downcast_ref().map(|Hidden(error)| error));
         error.is_some_and(database::Error::lacks_privilege)
     }
@@ -252,8 +253,8 @@ impl Error {
     }
 
     /// The cause, for the log.
-    pub fn cause(&self) -> Option<&(dyn std::error::Error + Send + Sync)> {
-        self.cause.as_deref()
+    pub fn cause(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+        self.cause.as_ref().map(|cause| &***cause)
     }
 
     /// The answer for the client.
@@ -285,7 +286,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.cause.as_deref().map(|cause| cause as _)
+        self.cause().map(|cause| cause as _)
     }
 }
 

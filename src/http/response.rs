@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{BodyWriter, Feed, Timing};
+use crate::base::guard::Foreign;
 
 /// The answer of a handler. The server itself writes `Content-Length`, `Transfer-Encoding`, `Date` and `Connection`.
 pub struct Response {
@@ -48,7 +49,7 @@ impl From<HeaderValue> for MediaType {
 pub(crate) enum Body {
     Bytes(Bytes),
     File(FileBody),
-    Stream(WriteBody),
+    Stream(Foreign<WriteBody>),
     Feed(Arc<dyn Feed>),
 }
 
@@ -111,7 +112,7 @@ impl Response {
         + Send
         + 'static,
     ) -> Self {
-        let body = Body::Stream(Box::new(write));
+        let body = Body::Stream(Foreign::new(Box::new(write)));
         Self { body, ..Self::new(StatusCode::OK, content_type, Bytes::new()) }
     }
 
@@ -197,7 +198,7 @@ impl Response {
     }
 
     /// Takes the writer of the body out of a streamed response.
-    pub(crate) fn take_stream(&mut self) -> Option<WriteBody> {
+    pub(crate) fn take_stream(&mut self) -> Option<Foreign<WriteBody>> {
         if !matches!(self.body, Body::Stream(_)) {
             return None;
         }

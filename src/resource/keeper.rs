@@ -12,11 +12,13 @@ use super::opener::Held;
 use super::stock::{Fate, Loan, Stock};
 use super::{Driver, Session, is_there};
 use crate::base::deadline::Deadline;
+use crate::base::guard::supervise;
 use crate::telemetry::sparing::sparingly;
 
 pub(super) fn start<D: Driver>(stock: &Arc<Stock<Held<D>>>) -> io::Result<()> {
     let stock = Arc::clone(stock);
-    thread::Builder::new().name("pool-keeper".into()).spawn(move || run(&stock)).map(drop)
+    let keep = move || supervise("the pool's keeper", || {}, || run(&stock));
+    thread::Builder::new().name("pool-keeper".into()).spawn(keep).map(drop)
 }
 
 fn run<D: Driver>(stock: &Arc<Stock<Held<D>>>) {

@@ -26,6 +26,7 @@ use self::line::LineEnd;
 use self::opener::{Held, Opener};
 use self::stock::{Condition, Fate, Loan, Stock};
 use crate::base::deadline::Deadline;
+use crate::base::guard::catch;
 use crate::base::presence::Presence;
 use crate::telemetry::metrics;
 
@@ -157,10 +158,7 @@ impl<D: Driver> Pool<D> {
     /// background.
     ///
     /// # Errors
-    /// The keeper's thread cannot be started.
-    ///
-    /// # Panics
-    /// The system refuses one of r2d2's threads.
+    /// The system refuses one of the pool's threads.
     pub(crate) fn start(
         driver: D,
         settings: Settings,
@@ -170,7 +168,9 @@ impl<D: Driver> Pool<D> {
     ) -> io::Result<Self> {
         let maximum = settings.maximum;
         let stock = Arc::new(Stock::new(D::SERVER, settings, began, Arc::clone(metrics)));
-        let opener = Opener::new(driver, Arc::clone(&stock), first, began);
+        // r2d2's threads are started by a crate that panics if the system refuses one.
+        let opener =
+            catch(|| Opener::new(driver, Arc::clone(&stock), first, began)).map_err(io::Error::other)?;
         let pool = Self { stock, opener };
         pool.opener.make_room(maximum);
         // r2d2's thread brings the first session. This wait spares the first request a wait for that thread.

@@ -314,6 +314,14 @@ impl Shared {
         sent.inspect_err(|error| log::debug!("a batch of {count} requests was not sent: {error:?}")).is_ok()
     }
 
+    /// Returns the jobs of a batch that broke off. The statements in flight have only read.
+    pub(super) fn return_batch(&self, batch: &mut Batch<Job>, flight: &mut InFlight, ticket: &mut Ticket) {
+        for (job, _) in batch.jobs.drain(..).rev() {
+            self.queue.return_job(ticket, job.lane, job);
+        }
+        self.give_back(&mut flight.requests, ticket);
+    }
+
     /// Returns the jobs to the front of the queue, in this order. Each of them is run by itself.
     fn give_back(&self, all: &mut VecDeque<Pending>, ticket: &mut Ticket) {
         for Pending { mut job, .. } in all.drain(..).rev() {

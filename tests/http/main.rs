@@ -6,6 +6,7 @@ mod support;
 mod client;
 mod hostile;
 mod limits;
+mod memory;
 mod proxies;
 mod streaming;
 mod wire;

@@ -4,6 +4,7 @@
 mod support;
 
 mod admission;
+mod panics;
 mod stress;
 
 use std::sync::Arc;

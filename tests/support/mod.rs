@@ -34,7 +34,7 @@ pub(crate) use wire::{Answer, Client};
 pub(crate) use withholding::Withholding;
 
 /// How long a test waits for an event that must happen. It is generous: only a failing test ever waits so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The pause between two looks at a condition that another thread or process makes true.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);

@@ -7,6 +7,7 @@ use wharf::config::TlsVersion;
 use wharf::metrics::Closing;
 
 use super::served::{Served, VERSIONS};
+use crate::support::{PATIENCE, wait_until};
 
 const SOON: Duration = Duration::from_millis(100);
 
@@ -33,40 +34,52 @@ fn a_handshake_that_takes_too_long_is_ended_and_counted() {
 }
 
 #[test]
-fn a_handshake_too_many_is_ended_and_counted_while_the_others_go_on() {
+fn handshakes_go_on_while_a_newcomer_is_one_too_many() {
     let server = Served::start_with(|config, _| {
         // One poller begins the handshakes in their order.
         config.server.selectors = Some(1);
         config.tls.max_handshakes = 2;
     });
-    let mut others: Vec<_> = VERSIONS.into_iter().map(|version| server.session_with(version)).collect();
-    for other in &mut others {
+    for version in VERSIONS {
+        let mut other = server.session_with(version);
         let hello = other.pending();
         other.send_raw(&hello[..10]);
-        other.held_back = hello[10..].to_vec();
-    }
-    for count in 1..=3 {
-        assert!(server.session().rest_raw().is_empty(), "closed without a word");
-        server.wait_for_failed_handshakes(count);
-    }
-    for other in &mut others {
-        let rest = std::mem::take(&mut other.held_back);
-        other.send_raw(&rest);
+        // Only the first of these finds a place.
+        let newcomers: Vec<_> = (0..2).map(|_| server.session()).collect();
+        other.send_raw(&hello[10..]);
         other.shake_hands();
         other.send("GET /path/x HTTP/1.1\r\nHost: h\r\n\r\n");
         while !other.read(1).ends_with(b"?") {}
-    }
-    // Both places are free again, with both connections still there.
-    for _ in 0..3 {
+        drop((other, newcomers));
+        server.wait_for_open(0);
         server.serves();
     }
-    let abandoned: Vec<_> = (0..2).map(|_| server.session()).collect();
-    server.wait_for_open(4);
-    assert!(server.session().rest_raw().is_empty(), "the places are taken again");
-    drop(abandoned);
+    server.finish();
+}
+
+/// A thousand silent clients kept all newcomers out for the ten seconds of `tls.handshake_timeout`.
+#[test]
+fn a_handshake_that_stalls_makes_room_for_a_newcomer() {
+    let server = Served::start_with(|config, _| {
+        config.server.selectors = Some(1);
+        config.tls.max_handshakes = 2;
+        config.tls.handshake_timeout = PATIENCE * 10;
+    });
+    let mut silent: Vec<_> = (0..2).map(|_| server.session()).collect();
     server.wait_for_open(2);
+    let evicted = || server.metrics().closed_for(Closing::Evicted);
+    for (before, silent) in silent.iter_mut().enumerate() {
+        let mut newcomers = Vec::new();
+        wait_until("no handshake makes room", || {
+            newcomers.push(server.session());
+            evicted() > before as u64
+        });
+        // The oldest is closed, with an alert at most.
+        drop(silent.rest_raw());
+        drop(newcomers);
+    }
+    server.wait_for_open(0);
     server.serves();
-    drop(others);
     server.finish();
 }
 

@@ -13,8 +13,6 @@ use crate::support::PATIENCE;
 pub(crate) struct Session {
     pub(crate) socket: TcpStream,
     pub(crate) tls: ClientConnection,
-    /// Bytes that the test has not sent yet.
-    pub(crate) held_back: Vec<u8>,
 }
 
 /// How a connection ended.
@@ -35,7 +33,7 @@ impl Session {
         socket.set_nodelay(true).expect("a TCP socket has no-delay");
         let name = "localhost".try_into().expect("a host's name");
         let tls = ClientConnection::new(config, name).expect("the configuration has no mistake");
-        Self { socket, tls, held_back: Vec::new() }
+        Self { socket, tls }
     }
 
     /// The bytes that the client wants to send now: at first its `ClientHello`.

@@ -19,6 +19,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use self::history::History;
 use self::report::{Figures, Report};
 pub(crate) use self::stats::{Connections, ErrorStats, PoolStats, QueueStats, State, Stats, Thread, Totals};
+use crate::base::guard::supervise;
 use crate::base::queue::Queue;
 use crate::database::Database;
 use crate::exchange::job::Job;
@@ -90,9 +91,12 @@ impl Observer {
         let (end, ended) = crossbeam_channel::bounded(0);
         let observer = self.clone();
         let observe = move || {
-            while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                observer.observe();
-            }
+            let note = || observer.metrics().thread_panicked();
+            supervise("the observer", note, || {
+                while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    observer.observe();
+                }
+            });
         };
         let thread = thread::Builder::new().name("observer".into()).spawn(observe)?;
         Ok(Watch { end: Some(end), thread: Some(thread) })

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -172,6 +173,37 @@ pub(crate) fn thread_times(thread: ThreadId) -> Option<ThreadTimes> {
     let figures = fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     let mut figures = figures.split(' ').map(|figure| figure.parse().ok().map(Duration::from_nanos));
     Some(ThreadTimes { ran: figures.next()??, waited: figures.next()?? })
+}
+
+/// How many bytes of memory this process may use: the smallest limit of its cgroup and of those above it, or else the machine's
+/// memory.
+pub(crate) fn memory_max() -> Option<usize> {
+    let number = |text: String| text.trim().parse::<usize>().ok();
+    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix(" kB")?.parse::<usize>().ok()?.checked_mul(1024)
+    });
+    // A line is NUMBER:CONTROLLERS:PATH (cgroups(7)). Version 2 has no controllers, and one line.
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')).flat_map(
+        |(controllers, path)| {
+            let (root, name) = if controllers.is_empty() {
+                ("/sys/fs/cgroup", "memory.max")
+            } else {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            };
+            let concerns_memory = controllers.is_empty() || controllers.split(',').any(|one| one == "memory");
+            let own = Path::new(root).join(path.trim_start_matches('/'));
+            let above: Vec<_> = own
+                .ancestors()
+                .take_while(|group| group.starts_with(root))
+                .map(|group| group.join(name))
+                .collect();
+            above.into_iter().filter(move |_| concerns_memory)
+        },
+    );
+    // A group without a limit has the text "max", or a number above the machine's memory.
+    limits.filter_map(|file| fs::read_to_string(file).ok().and_then(number)).chain(total).min()
 }
 
 /// `/proc/self/status`.

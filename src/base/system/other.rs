@@ -178,6 +178,11 @@ pub(crate) fn thread_times(_: ThreadId) -> Option<ThreadTimes> {
 }
 
 /// Not known.
+pub(crate) fn memory_max() -> Option<usize> {
+    None
+}
+
+/// Not known.
 pub(crate) fn process_status() -> Option<String> {
     None
 }

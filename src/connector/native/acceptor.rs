@@ -20,6 +20,7 @@ use socket2::Socket;
 
 use super::gate::{Gate, LONGEST_AWAIT};
 use super::{Mailbox, Message, Newcomer, WAKE};
+use crate::base::guard::supervise;
 use crate::base::system;
 use crate::connector::Listener;
 use crate::handler::unavailable;
@@ -115,7 +116,7 @@ impl Acceptor {
             entrances.push(Entrance { listener, encrypted, is_due: true, failed: None });
         }
         let stopped = Arc::new(AtomicBool::new(false));
-        let accepting = Accepting {
+        let mut accepting = Accepting {
             entrances,
             poll,
             pollers,
@@ -128,8 +129,8 @@ impl Acceptor {
         let held = Arc::new(());
         let life = Arc::downgrade(&held);
         let run = move || {
-            accepting.run();
-            // A panic drops it too.
+            let noted = Arc::clone(&accepting.metrics);
+            supervise("the acceptor", || noted.thread_panicked(), || accepting.run());
             drop(held);
         };
         let thread = thread::Builder::new().name(name).spawn(run)?;
@@ -156,7 +157,9 @@ fn reserve() -> Option<File> {
 }
 
 impl Accepting {
-    fn run(mut self) {
+    fn run(&mut self) {
+        // After a panic, events may be lost.
+        self.entrances.iter_mut().for_each(|entrance| entrance.is_due = true);
         let mut events = Events::with_capacity(self.entrances.len() + 1);
         let (mut pause, mut resume) = (None, None::<Instant>);
         loop {

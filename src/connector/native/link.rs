@@ -334,8 +334,9 @@ impl Client for Link {
         if !self.advance(ticket, Owner::Running, Owner::Writing) {
             return Delivery::TooLate;
         }
+        let writing = Writing { link: self };
         if self.presence.has_left() {
-            self.hand_back(Some(PollerTask::Broken));
+            writing.end(Some(PollerTask::Broken));
             return Delivery::ClientLeft;
         }
         let mut form = request.form().of(&response);
@@ -366,7 +367,7 @@ impl Client for Link {
             }
             Err(Failure::Client) => (Some(PollerTask::Broken), Delivery::ClientLeft),
         };
-        self.hand_back(task);
+        writing.end(task);
         delivery
     }
 
@@ -400,6 +401,25 @@ impl Client for Link {
         // If the client has left, the first piece finds it out again, and so does the end.
         drop(stream.send(&head));
         Some(Box::new(stream))
+    }
+}
+
+/// A connection whose worker writes an answer. After a panic, such as in the drop of the handler's body, it goes back to the
+/// poller, which cuts it off.
+struct Writing<'a> {
+    link: &'a Link,
+}
+
+impl Writing<'_> {
+    fn end(self, task: Option<PollerTask>) {
+        self.link.hand_back(task);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.link.hand_back(Some(PollerTask::Cut));
     }
 }
 

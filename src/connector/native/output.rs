@@ -108,6 +108,15 @@ impl Unsent {
         [self.head.get(self.sent..), body.get(sent_of_body..)].map(Option::unwrap_or_default).concat()
     }
 
+    /// The memory of the answer. A body that other answers share is not counted.
+    pub(super) fn held_bytes(&self) -> usize {
+        let body = match &self.body {
+            Payload::Bytes(body) => body,
+            Payload::File(rest) => &rest.piece,
+        };
+        self.head.capacity() + if body.is_unique() { body.len() } else { 0 }
+    }
+
     /// The next piece of the file, if there is one to read.
     pub(super) fn next_piece(&self) -> Option<Piece> {
         let Payload::File(rest) = &self.body else { return None };
@@ -190,6 +199,11 @@ pub(super) enum PollerNotice {
 }
 
 impl Outbox {
+    /// The memory of the bytes that wait.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).bytes.capacity()
+    }
+
     /// Worker: takes bytes, at most as many as may wait, and waits until there is room for some. Returns how many it
     /// took. `direct`: the socket, if the worker may write to it.
     pub(super) fn put(

@@ -48,6 +48,11 @@ enum End {
 }
 
 impl Pipe {
+    /// The memory of the bytes that the handler has not read.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).bytes.capacity()
+    }
+
     /// A pipe that begins with these bytes.
     pub(super) fn new(bytes: Vec<u8>, limit: usize, link: Arc<Link>) -> Self {
         let state = State { bytes: bytes.into(), end: End::Coming, paused: false };

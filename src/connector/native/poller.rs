@@ -20,6 +20,7 @@ use super::gate::{LONGEST_AWAIT, Place};
 use super::link::Link;
 use super::timers::Timers;
 use super::{Id, Mailbox, Message, Newcomer, Reload};
+use crate::base::guard::{catch, supervise};
 use crate::telemetry::metrics::{Closing, Reason, Sheet};
 use crate::telemetry::sparing::sparingly;
 
@@ -92,6 +93,24 @@ impl Poller {
 
     /// Serves until it is drained or stopped. Returns how many clients were cut off.
     pub(super) fn run(mut self) -> usize {
+        let noted = Arc::clone(&self.core.metrics);
+        supervise("a poller", || noted.thread_panicked(), || self.serve());
+        let owed = self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count();
+        for (_, connection) in &mut self.connections {
+            connection.abandon(&self.core);
+            // Workers may still hold some of the sockets, so dropping the connections would not close them.
+            connection.link().shutdown(Shutdown::Both);
+        }
+        owed
+    }
+
+    fn serve(&mut self) {
+        // After a panic, events may be lost. So every connection acts once.
+        let all = self.connections.iter_mut().map(|(_, connection)| {
+            connection.again = true;
+            connection.id()
+        });
+        self.core.again = all.collect();
         let mut events = Events::with_capacity(1024);
         self.tick_at = self.core.tick();
         while !self.is_over() {
@@ -141,13 +160,6 @@ impl Poller {
                 self.tick_at = self.core.tick();
             }
         }
-        let owed = self.connections.iter().filter(|(_, connection)| connection.is_owed_something()).count();
-        for (_, connection) in &mut self.connections {
-            connection.abandon(&self.core);
-            // Workers may still hold some of the sockets, so dropping the connections would not close them.
-            connection.link().shutdown(Shutdown::Both);
-        }
-        owed
     }
 
     fn count(&mut self) {
@@ -175,20 +187,66 @@ impl Poller {
     /// Lets one connection act, and carries out the result.
     fn with(&mut self, index: usize, act: impl FnOnce(&mut Connection, &mut Core) -> Next) {
         let Some(connection) = self.connections.get_mut(index) else { return };
-        match act(connection, &mut self.core) {
+        let next = catch(|| act(connection, &mut self.core)).unwrap_or_else(|message| {
+            self.core.metrics.thread_panicked();
+            self.core.empty_buffers();
+            log::error!(
+                "a poller panicked, so it closes the connection that it served, and goes on: {message}"
+            );
+            Next::Reset
+        });
+        let mut holds_more = false;
+        match next {
             Next::Wait => {
                 let (id, due) = (connection.id(), connection.due());
                 self.timers.arm(&mut connection.timer, id, due);
+                holds_more = connection.charge(&self.core);
             }
             Next::Close => self.forget(index, false),
             Next::Reset => self.forget(index, true),
         }
+        if holds_more && self.core.metrics.buffered_bytes() > self.core.settings.buffered_max {
+            self.free_memory();
+        }
+        while let Some(id) = self.core.handshakes.take_evicted() {
+            self.evict(id);
+        }
+    }
+
+    /// Gives up the requests and answers of this poller's connections that take longest, until an eighth of the memory is free.
+    /// Freeing more than is needed at once makes such searches rare.
+    fn free_memory(&mut self) {
+        let enough = self.core.settings.buffered_max / 8 * 7;
+        let mut slow: Vec<(Instant, usize)> = self
+            .connections
+            .iter()
+            .filter_map(|(index, connection)| Some((connection.holds_since(&self.core)?, index)))
+            .collect();
+        slow.sort_unstable();
+        for (_, index) in slow {
+            if self.core.metrics.buffered_bytes() <= enough {
+                break;
+            }
+            self.with(index, Connection::give_memory_back);
+        }
+    }
+
+    /// Closes a connection that makes room for a newcomer.
+    fn evict(&mut self, id: Id) {
+        let Some(connection) = self.connections.get_mut(id.index).filter(|connection| connection.id() == id)
+        else {
+            return;
+        };
+        self.core.metrics.closed(Closing::Evicted);
+        connection.close_session();
+        self.forget(id.index, false);
     }
 
     fn forget(&mut self, index: usize, reset: bool) {
         let mut closed = self.connections.remove(index);
         self.refused.remove(&closed.id().generation);
         closed.abandon(&self.core);
+        self.core.metrics.buffer(closed.charged, 0);
         // A worker or a job in the queue may hold the link, and with it the descriptor, for a while. So dropping the
         // connection neither tells the client nor takes the socket out of epoll.
         if reset {
@@ -321,11 +379,7 @@ impl Poller {
                     .get(id.index)
                     .is_some_and(|connection| connection.id() == id && connection.is_spare_since(since, now));
                 if same {
-                    self.core.metrics.closed(Closing::Evicted);
-                    if let Some(connection) = self.connections.get_mut(id.index) {
-                        connection.close_session();
-                    }
-                    self.forget(id.index, false);
+                    self.evict(id);
                 }
             }
         }

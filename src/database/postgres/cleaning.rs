@@ -140,6 +140,10 @@ pub(super) fn cleaning(
     )
 }
 
+/// The longest time for a question's statements, each. It also holds for the rollback: on a busy machine a time of a second
+/// passed before the server had done the rollback. The transaction then stays failed, and the cleaning behind it fails as well.
+const QUESTION_TIMEOUT: &str = "10s";
+
 /// The cleaning of a session on which only the last numbers of sequences are left.
 const FORGET_NUMBERS: &str = "begin; discard sequences; commit";
 
@@ -157,7 +161,7 @@ fn put_names_question(names: &Names, effect: &Arc<SessionEffect>, wire: &mut Wir
     const PARTS: usize = 2;
     wire.add_query(&format!(
         "begin read only; set local search_path = pg_catalog, pg_temp; \
-         set local lock_timeout = '5ms'; set local statement_timeout = '1s'; {}",
+         set local lock_timeout = '5ms'; set local statement_timeout = '{QUESTION_TIMEOUT}'; {}",
         names.question()
     ))?;
     wire.add_query("rollback")?;
@@ -173,12 +177,11 @@ fn put_plan_question(sql: &str, prepared: &Prepared, wire: &mut Wire) -> Result<
     const PARTS: usize = 5;
     const NAME: &str = "wharf_look";
     let parallel = if wire.version >= 16 { "debug_parallel_query" } else { "force_parallel_mode" };
-    // The timeout also holds for the rollback. On a busy machine a shorter one could pass before the rollback begins: the
-    // transaction would stay failed, and the cleaning behind it would fail as well.
     wire.add_query(&format!(
         "begin read only; set local {parallel} = on; set local max_parallel_workers_per_gather = 2; \
          set local parallel_setup_cost = 1e300; set local plan_cache_mode = force_generic_plan; \
-         set local lock_timeout = '5ms'; set local statement_timeout = '1s'"
+         set local lock_timeout = '5ms'; \
+         set local statement_timeout = '{QUESTION_TIMEOUT}'"
     ))?;
     frontend::parse(NAME, sql, prepared.params.iter().map(Type::oid), wire.batch()).map_err(unsendable)?;
     wire.add_sync();

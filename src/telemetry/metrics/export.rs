@@ -226,6 +226,8 @@ impl Exposition {
         let help = "Requests whose client left before the answer";
         out.counter("wharf_http_requests_abandoned", help, metrics.abandoned_by_clients())?;
         out.counter("wharf_handler_panics", "Handlers that panicked", metrics.panics())?;
+        let help = "Panics outside of handlers, after which the thread went on";
+        out.counter("wharf_thread_panics", help, metrics.thread_panics())?;
         let help = "Spans that the collector of traces has taken";
         out.counter("wharf_spans_exported", help, metrics.exported_spans())?;
         let help = "Spans that the collector has not taken: it was too slow, unreachable, or refused them";
@@ -239,6 +241,8 @@ impl Exposition {
         let metrics = &self.metrics;
         let open = metrics.open_connections();
         out.gauge("wharf_connections_open", "Clients' connections", None, float(open as u64))?;
+        let help = "Memory of the connections' requests and answers";
+        out.gauge("wharf_http_buffered", help, Some(&Unit::Bytes), float(metrics.buffered_bytes() as u64))?;
         let help = "Clients' connections by state, at most a second old while anything happens";
         let mut family = out.metric("wharf_connections", help, None, MetricType::Gauge)?;
         debug_assert_eq!(metrics.census.counts().len(), CENSUS.len());

@@ -63,10 +63,12 @@ pub enum Reason {
     Deadline,
     /// A browser sent it for a page of another site that `access.origins` does not allow.
     CrossOrigin,
+    /// Requests and answers used more memory than `http.max_buffered_bytes`, and this request had taken longest.
+    Memory,
 }
 
 /// Every reason with its name.
-pub const REASONS: [(Reason, &str); 17] = [
+pub const REASONS: [(Reason, &str); 18] = [
     (Reason::Malformed, "malformed"),
     (Reason::HeadBytes, "head_bytes"),
     (Reason::HeaderCount, "header_count"),
@@ -84,6 +86,7 @@ pub const REASONS: [(Reason, &str); 17] = [
     (Reason::Shed, "shed"),
     (Reason::Deadline, "deadline"),
     (Reason::CrossOrigin, "cross_origin"),
+    (Reason::Memory, "memory"),
 ];
 
 impl Reason {
@@ -126,16 +129,20 @@ pub enum Closing {
     Handshake,
     /// The connection did not begin with a PROXY header, or its peer may not send one.
     ProxyHeader,
+    /// Requests and answers used more memory than `http.max_buffered_bytes`, and this connection's client had taken longest to read its
+    /// answer.
+    Memory,
 }
 
 /// Every reason for closing, with its name.
-pub const CLOSINGS: [(Closing, &str); 6] = [
+pub const CLOSINGS: [(Closing, &str); 7] = [
     (Closing::Idle, "idle"),
     (Closing::Evicted, "evicted"),
     (Closing::RequestLimit, "request_limit"),
     (Closing::WriteTimeout, "write_timeout"),
     (Closing::Handshake, "handshake"),
     (Closing::ProxyHeader, "proxy_header"),
+    (Closing::Memory, "memory"),
 ];
 
 /// The counters of one server.
@@ -155,12 +162,14 @@ pub struct Metrics {
     /// The endpoints that workers or pollers were given, by their id.
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
     open: AtomicUsize,
+    buffered: AtomicUsize,
     accepted: AtomicU64,
     requests: AtomicU64,
     answered: AtomicU64,
     abandoned: AtomicU64,
     cancelled: AtomicU64,
     panics: AtomicU64,
+    thread_panics: AtomicU64,
     spans_exported: AtomicU64,
     spans_dropped: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
@@ -184,12 +193,14 @@ impl Default for Metrics {
             endpoints: RwLock::new(vec![Arc::clone(&unmatched)]),
             unmatched,
             open: AtomicUsize::default(),
+            buffered: AtomicUsize::default(),
             accepted: AtomicU64::default(),
             requests: AtomicU64::default(),
             answered: AtomicU64::default(),
             abandoned: AtomicU64::default(),
             cancelled: AtomicU64::default(),
             panics: AtomicU64::default(),
+            thread_panics: AtomicU64::default(),
             spans_exported: AtomicU64::default(),
             spans_dropped: AtomicU64::default(),
             refused: Default::default(),
@@ -299,6 +310,20 @@ impl Metrics {
         self.open.load(Relaxed)
     }
 
+    /// Counts the change of the bytes that a connection's request and answer use.
+    pub fn buffer(&self, before: usize, after: usize) {
+        if after >= before {
+            self.buffered.fetch_add(after - before, Relaxed);
+        } else {
+            self.buffered.fetch_sub(before - after, Relaxed);
+        }
+    }
+
+    /// The bytes that requests and answers of all connections use; see `http.max_buffered_bytes`.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffered.load(Relaxed)
+    }
+
     /// Counts a request that was read: whole, or up to the point of its refusal.
     pub fn received(&self) {
         self.requests.fetch_add(1, Relaxed);
@@ -352,6 +377,16 @@ impl Metrics {
     /// Counts a handler that panicked. Its request is counted as answered, with 500.
     pub fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a panic outside of a handler. The thread went on.
+    pub fn thread_panicked(&self) {
+        self.thread_panics.fetch_add(1, Relaxed);
+    }
+
+    /// The number of panics outside of handlers.
+    pub fn thread_panics(&self) -> u64 {
+        self.thread_panics.load(Relaxed)
     }
 
     /// Counts spans that the collector has accepted.
@@ -422,6 +457,7 @@ impl fmt::Display for Metrics {
             (&self.abandoned, "abandoned by clients"),
             (&self.cancelled, "statements cancelled for departures"),
             (&self.panics, "handler panics"),
+            (&self.thread_panics, "panics outside of handlers"),
         ];
         for (count, what) in others {
             match count.load(Relaxed) {

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -17,6 +18,9 @@ const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 /// The browser reads orders from descriptor 3 and writes answers to descriptor 4. All other output is discarded.
 const WITH_PIPES: &str = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
 
+/// Held while a browser runs. A browser is a dozen processes, and several that start at once on a busy machine take minutes.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// A browser with one page, killed on drop.
 pub(crate) struct Browser {
     child: Child,
@@ -27,11 +31,13 @@ pub(crate) struct Browser {
     count: u64,
     session: String,
     _profile: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Browser {
     /// Starts a browser with an empty page of this width.
     pub(crate) fn open(width: u32) -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let profile = tempfile::tempdir().expect("a temporary directory");
         let mut child = Command::new("sh")
             .args(["-c", WITH_PIPES, &program()])
@@ -47,7 +53,8 @@ impl Browser {
         let orders = child.stdin.take().expect("it is piped");
         let messages = follow(child.stdout.take().expect("it is piped"));
         let (events, count, session) = (VecDeque::new(), 0, String::new());
-        let mut browser = Self { child, orders, messages, events, count, session, _profile: profile };
+        let mut browser =
+            Self { child, orders, messages, events, count, session, _profile: profile, _turn: turn };
         let page = browser.order("Target.createTarget", &json!({ "url": "about:blank" }));
         let target = json!({ "targetId": page["targetId"], "flatten": true });
         let attached = browser.order("Target.attachToTarget", &target);

@@ -1,6 +1,7 @@
 //! A reload takes effect as a whole or not at all.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -148,10 +149,13 @@ fn workers(wharf: &Wharf) -> usize {
         .count()
 }
 
+/// The stack of each thread, in bytes. It is far more than the process needs of memory meanwhile, so the address space that is left
+/// decides how many threads there can be and nothing else.
+const STACK: u64 = 128 << 20;
+
 /// The number of workers had changed already when the access log's thread was refused, and the pool panicked without a thread.
 #[test]
 fn a_thread_that_cannot_be_had_changes_nothing() {
-    const STACK: u64 = 2 << 20;
     let text = |workers: usize, access: &str, pool: usize| {
         format!(
             "server.pid_file = 'wharf.pid'\nserver.workers = {workers}\nlog.access = '{access}'\n[database]\n\
@@ -160,7 +164,8 @@ fn a_thread_that_cannot_be_had_changes_nothing() {
              [endpoint.sql]\nroute = 'GET /sql'\nsql = 'select {workers}'\n"
         )
     };
-    let (directory, wharf) = start(&text(3, "off", 1));
+    let directory = Arc::new(directory_with(&text(3, "off", 1)));
+    let wharf = Wharf::start_in(&directory, &SERVE, &[("RUST_MIN_STACK", &STACK.to_string())]);
     let ours = workers(&wharf);
     // One thread more, but not two.
     for room in [STACK / 2, STACK * 3 / 2] {
@@ -181,4 +186,30 @@ fn a_thread_that_cannot_be_had_changes_nothing() {
     assert_says(&reload(&directory), 0, &["server.workers: 4, before 3", "log.access: combined, before off"]);
     assert_eq!((workers(&wharf), wharf.get("/a").text()), (ours + 1, "4"));
     wharf.wait_for_log("GET /a");
+}
+
+/// The crate that starts the pool's threads panics when it gets none.
+#[test]
+fn a_start_without_threads_ends_with_a_message() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listen = taken.local_addr().expect("it is bound").to_string();
+    let directory = directory_with("server.workers = 2\n[database]\nurl = 'sqlite:x.db'\n");
+    create(&directory.path().join("x.db"), "t");
+    let mut refused_the_pool = 0;
+    for quarters in 1..400 {
+        let script = format!(
+            "RUST_BACKTRACE=0 RUST_MIN_STACK={STACK} exec prlimit --as={} \"$0\" \"$@\"",
+            STACK / 4 * quarters
+        );
+        let exit = Wharf::run_by(&script, None, &directory, &["--config", "wharf.toml", "--listen", &listen]);
+        if exit.stderr.contains("cannot listen") {
+            assert_eq!(exit.code, Some(2), "{}", exit.stderr);
+            break;
+        }
+        if exit.stderr.contains("the pool cannot start its threads") {
+            assert_eq!(exit.code, Some(2), "{}", exit.stderr);
+            refused_the_pool += 1;
+        }
+    }
+    assert!(refused_the_pool > 0);
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
+use super::handshakes::Handshakes;
 use crate::base::request_id::RequestIds;
 use crate::connector::Settings;
 use crate::connector::native::files::Files;
@@ -46,6 +47,8 @@ pub(in crate::connector::native) struct Core {
     pub(super) decoded: Vec<u8>,
     /// Answers that are not sent yet; empty between two connections.
     pub(super) answers: Vec<u8>,
+    /// The handshakes in progress, for the case that there are too many.
+    pub(in crate::connector::native) handshakes: Handshakes,
     /// How many requests were queued since workers were last woken.
     queued: usize,
 }
@@ -72,8 +75,18 @@ impl Core {
             plain: Vec::new(),
             decoded: Vec::new(),
             answers: Vec::new(),
+            handshakes: Handshakes::default(),
             queued: 0,
         }
+    }
+
+    /// Empties the buffers after a panic on a connection's behalf. Otherwise its bytes would go to the next connection.
+    pub(in crate::connector::native) fn empty_buffers(&mut self) {
+        // A panic during a read loses this buffer.
+        self.scratch.resize(READ_BYTES, 0);
+        self.plain.clear();
+        self.decoded.clear();
+        self.answers.clear();
     }
 
     /// Notes that one more request waits for a worker.

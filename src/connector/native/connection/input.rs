@@ -38,6 +38,7 @@ pub(super) struct Body {
     max_bytes: usize,
     /// The time by which the body must be whole, if there is one.
     until: Option<Instant>,
+    began: Instant,
     window: Window,
     /// The service that was asked about this body, if a reload has replaced it since.
     service: Option<Arc<dyn Service>>,
@@ -47,6 +48,16 @@ impl Body {
     /// Keeps the service that a reload has replaced.
     pub(super) fn keep(&mut self, service: &Arc<dyn Service>) {
         self.service.get_or_insert_with(|| Arc::clone(service));
+    }
+
+    /// The memory of the part that has come.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// When its head was read.
+    pub(super) fn began(&self) -> Instant {
+        self.began
     }
 }
 
@@ -146,6 +157,11 @@ impl Incoming {
         let room = self.pipe.has_room();
         self.window.set_paused(!room, now);
         room
+    }
+
+    /// The memory of the bytes that the handler has not read.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.pipe.held_bytes()
     }
 
     /// Takes the body's part out of `bytes`. Returns how many bytes that was, and whether the body is complete.
@@ -526,6 +542,7 @@ impl Connection {
             streams: !whole,
             max_bytes,
             until: whole.then(|| core.now + core.settings.body_timeout),
+            began: core.now,
             window: Window::new(core.now, core.settings.min_body_rate),
             service: None,
         };

@@ -10,7 +10,9 @@ mod core;
 mod deadlines;
 mod departure;
 mod feeding;
+mod handshakes;
 mod input;
+mod memory;
 mod outgoing;
 mod sending;
 
@@ -95,6 +97,10 @@ pub(super) struct Connection {
     request_id: Option<RequestId>,
     /// The access log's data about that request, if there is an access log.
     logged: LoggedRequest,
+    /// The bytes of its request and answer that are counted among `http.max_buffered_bytes`.
+    pub(super) charged: usize,
+    /// The length of the body of the request that is in the queue or with a worker.
+    away_bytes: usize,
     /// How many requests were read.
     served: usize,
     /// The rest of the body of the request that is in progress.
@@ -111,7 +117,7 @@ enum Stage {
     /// Waits for a PROXY header.
     Proxied,
     /// Waits for the end of the TLS handshake.
-    Handshake { _count: HandshakeCount },
+    Handshake { _count: Arc<HandshakeCount> },
     /// Waits for a request's first byte.
     Idle,
     /// Reads a head.
@@ -135,8 +141,8 @@ enum Stage {
     Lingering { until: Instant },
 }
 
-/// Counts one handshake in progress.
-struct HandshakeCount(Arc<AtomicUsize>);
+/// Counts one handshake in progress, among those of the listeners with the same certificate.
+pub(super) struct HandshakeCount(Arc<AtomicUsize>);
 
 impl Drop for HandshakeCount {
     fn drop(&mut self) {
@@ -186,6 +192,8 @@ impl Connection {
             endpoint: LastEndpoint::default(),
             request_id: None,
             logged: LoggedRequest::default(),
+            charged: 0,
+            away_bytes: 0,
             served: 0,
             incoming: None,
             idle_since: core.now,
@@ -215,12 +223,14 @@ impl Connection {
     /// Begins the TLS handshake, or else waits for requests.
     fn begin_session(&mut self, core: &mut Core) -> Next {
         if let (Some(tls), Some(_)) = (&core.settings.beginnings[self.listener].tls, &self.session) {
-            let count = HandshakeCount(Arc::clone(&tls.in_progress));
-            if count.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes {
+            let count = Arc::new(HandshakeCount(Arc::clone(&tls.in_progress)));
+            let is_full = count.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes;
+            self.due = core.now + tls.handshake_timeout;
+            if is_full && !core.handshakes.make_room(&count, core.now) {
                 core.metrics.closed(Closing::Handshake);
                 return Next::Close;
             }
-            self.due = core.now + tls.handshake_timeout;
+            core.handshakes.begin(self.id(), &count, core.now);
             self.stage = Stage::Handshake { _count: count };
         } else {
             self.stage = Stage::Idle;
@@ -290,6 +300,9 @@ impl Connection {
         match self.stage {
             Stage::Lingering { .. } => Some(self.idle_since),
             Stage::Idle if self.served > 0 || now >= self.idle_since + UNUSED => Some(self.idle_since),
+            Stage::Proxied | Stage::Handshake { .. } if now >= self.idle_since + UNUSED => {
+                Some(self.idle_since)
+            }
             Stage::Away { .. } if self.link.owner() == Owner::Poller && !self.link.has_task() => {
                 Some(self.link.answered_at())
             }
@@ -556,6 +569,7 @@ impl Connection {
         self.heard_bytes = if more { self.arrived_bytes() } else { self.read_bytes };
         self.link.give(self.ticket, more);
         let (start_by, deadline) = (work.start_by.instant(), work.deadline.instant());
+        self.away_bytes = work.request.body.len();
         self.stage = Stage::Away { form, start_by, deadline };
         self.set_away_due(core);
         let client: Arc<dyn Client> = Arc::clone(&self.link) as _;

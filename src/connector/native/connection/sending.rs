@@ -32,6 +32,19 @@ impl Flushing {
         Stage::Flushing(Box::new(Self { outgoing, then, moved: 0, since, piece_requested: false }))
     }
 
+    /// The memory of the answer.
+    pub(super) fn held_bytes(&self) -> usize {
+        match &self.outgoing {
+            Outgoing::Unsent(unsent) => unsent.held_bytes(),
+            Outgoing::Stream(outbox) => outbox.held_bytes(),
+        }
+    }
+
+    /// When the client did not take the answer at once.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
     pub(super) fn add_piece(&mut self, piece: Bytes) {
         self.piece_requested = false;
         if let Outgoing::Unsent(unsent) = &mut self.outgoing {

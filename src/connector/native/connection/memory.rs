@@ -1,0 +1,66 @@
+//! The memory of one connection's request and answer, as `http.max_buffered_bytes` counts it. Poller thread.
+
+use std::time::Instant;
+
+use super::{Connection, Core, Next, Stage};
+use crate::handler::unavailable;
+use crate::http::Form;
+use crate::telemetry::metrics::{Closing, Reason};
+
+/// The memory of a TLS session besides what it encrypts: its keys and its buffers.
+const SESSION_BYTES: usize = 16 * 1024;
+
+/// A connection that holds less is not closed for the sake of memory: it would take too many of them.
+const LEAST: usize = 1024;
+
+impl Connection {
+    /// The memory that it uses now, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        let stage = match &self.stage {
+            Stage::Body(body) => body.held_bytes(),
+            Stage::Flushing(flushing) => flushing.held_bytes(),
+            Stage::Holding(work) => work.request.body.len(),
+            Stage::Away { .. } => self.away_bytes,
+            _ => 0,
+        };
+        let session = self.session.as_ref().map_or(0, |_| SESSION_BYTES);
+        let pipe = self.incoming.as_ref().map_or(0, |incoming| incoming.held_bytes());
+        self.input.capacity() + stage + session + pipe
+    }
+
+    /// Since when the connection waits for its client with much in memory. `None`: it does not.
+    pub(in super::super) fn holds_since(&self, core: &Core) -> Option<Instant> {
+        let since = match &self.stage {
+            Stage::Head => self.due.checked_sub(core.settings.head_timeout)?,
+            Stage::Body(body) => body.began(),
+            Stage::Flushing(flushing) if !flushing.piece_requested => flushing.since(),
+            _ => return None,
+        };
+        (self.charged >= LEAST).then_some(since)
+    }
+
+    /// Gives up a request that is still being read, or an answer that is still being sent, for the sake of its memory.
+    pub(in super::super) fn give_memory_back(&mut self, core: &mut Core) -> Next {
+        if let Stage::Flushing(_) = self.stage {
+            core.metrics.closed(Closing::Memory);
+            return Next::Reset;
+        }
+        let form = self.form_of_refusal(&self.input);
+        let answer = unavailable(
+            "the server holds as many bytes of requests and answers as it may (http.max_buffered_bytes)",
+        );
+        core.refuse(Reason::Memory, answer.status());
+        self.input = Vec::new();
+        self.answer_and_close(core, answer.to_response(), Form { keep_alive: false, ..form }, Reason::Memory)
+    }
+
+    /// Counts the change of its memory. Returns whether it uses more than before.
+    pub(in super::super) fn charge(&mut self, core: &Core) -> bool {
+        let held = self.held_bytes();
+        let before = std::mem::replace(&mut self.charged, held);
+        if held != before {
+            core.metrics.buffer(before, held);
+        }
+        held > before
+    }
+}
