@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::config::{Config, Problem, Problems, Source};
 use crate::connector::TlsError;
 use crate::database::Database;
+use crate::database::sqlite::for_reading;
 use crate::{endpoint, server};
 
 use super::{Common, FAILED, Loaded, demo};
@@ -53,7 +54,8 @@ pub(super) fn check(loaded: Loaded) -> Checked {
         Ok(database) => {
             found.extend(endpoint::check(&source, &config.endpoints, &database));
             found.extend(endpoint::check_samples(&source, &config.endpoints, &database));
-            Ok(format!("every statement prepared on {}: good", database.display_url()))
+            let url = config.database.url.as_deref().map_or_else(String::new, crate::database::display_url);
+            Ok(format!("every statement prepared on {url}: good"))
         }
         Err(unchecked) => unchecked.0,
     };
@@ -107,5 +109,5 @@ fn database(config: &Config, found: &[Problem]) -> Result<Database, Unchecked> {
         let later = "good; their SQL is checked once `wharf serve` has made the demo database";
         return Err(Unchecked(Ok(later.to_owned())));
     }
-    Database::open(&config.database, url).map_err(|error| Unchecked(Err(error.to_string())))
+    Database::open(&config.database, &for_reading(url)).map_err(|error| Unchecked(Err(error.to_string())))
 }

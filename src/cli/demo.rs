@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::config::Config;
-use crate::database::postgres;
+use crate::database::{postgres, sqlite::file_of};
 use anyhow::Context as _;
 
 #[derive(clap::Args)]
@@ -63,7 +63,7 @@ fn missing_file(config: &Config) -> Option<PathBuf> {
 }
 
 fn sqlite_file(url: &str) -> Option<PathBuf> {
-    url.strip_prefix("sqlite:").map(PathBuf::from)
+    file_of(url).map(Path::to_owned)
 }
 
 fn fill_sqlite(file: &Path) -> anyhow::Result<()> {

@@ -5,7 +5,8 @@
 //! `postgres`: the storage class decides. Where SQLite has no type of its own (BOOLEAN, JSON, TIMESTAMP), the column's
 //! declared type decides.
 
-use std::path::{Path, PathBuf};
+mod file;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -13,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Error as SqliteError, OpenFlags};
+use rusqlite::{Connection, Error as SqliteError};
 
+use self::file::{File, Identity, SCHEME};
+pub(crate) use self::file::{file_of, for_reading};
 use super::json::{self, write_base64, write_bytes_as_text, write_f64, write_int, write_string};
 use super::settings::Settings;
 use super::{Access, Category, Column, Description, Error, Kind, Refusal, RowWriter, Statement};
@@ -37,6 +40,9 @@ const COMMIT_REFUSED: &str = "531";
 /// handler.
 const LOCK_PAUSES_MS: [u64; 7] = [1, 2, 5, 10, 15, 20, 25];
 
+/// How often a session looks whether its file still has its name, which takes a microsecond.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Makes SQLite compare its copy of the schema with the file. It returns one row.
 const READ_SCHEMA: &str = "select count(*) from sqlite_schema where false";
 
@@ -48,39 +54,19 @@ pub(super) const PROVIDER: driver::Provider = driver::Provider {
     display_url: str::to_owned,
 };
 
-const SCHEME: &str = "sqlite:";
-
 /// Opens sessions on one file.
 struct Driver {
     /// The file's name as in the URL.
     name: String,
-    file: PathBuf,
+    file: Arc<File>,
     settings: Arc<Settings>,
 }
 
 impl Driver {
     fn new(url: &str, configured: &config::Database) -> Result<Self, Error> {
-        let name = url.strip_prefix(SCHEME).unwrap_or(url);
-        if name.is_empty() {
-            return Err(Error::Url("sqlite: needs a file, as in sqlite:flights.db".to_owned()));
-        }
-        if name.starts_with(":memory:") {
-            let reason =
-                "sqlite::memory: cannot be served: each session of the pool would have its own database";
-            return Err(Error::Url(reason.to_owned()));
-        }
-        if name.starts_with("//") && !name.starts_with("///") {
-            return Err(Error::Url(format!(
-                "write sqlite:FILE, as in sqlite:{}",
-                name.trim_start_matches('/')
-            )));
-        }
-        let file = PathBuf::from(name);
-        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
-        match directory.filter(|directory| !directory.is_dir()) {
-            Some(missing) => Err(Error::Url(format!("{}: no such directory", missing.display()))),
-            None => Ok(Self { name: name.to_owned(), file, settings: Arc::new(Settings::new(configured)) }),
-        }
+        let file = Arc::new(File::of(url)?);
+        let name = file.path.display().to_string();
+        Ok(Self { name, file, settings: Arc::new(Settings::new(configured)) })
     }
 }
 
@@ -102,10 +88,9 @@ impl driver::Driver for Driver {
     }
 
     fn open(&self, deadline: Deadline) -> Result<Box<dyn driver::Session>, Error> {
-        let failed =
-            |reason| Error::Open { target: self.file.display().to_string(), reason, transient: false };
+        let failed = |reason| Error::Open { target: self.name.clone(), reason, transient: false };
         let mut session = Session::open(&self.file, Arc::clone(&self.settings), deadline)
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed(self.file.advice(&error)))?;
         if let Some(sql) = self.settings.init_sql() {
             let initialized = session.connection.execute_batch(&sql);
             initialized.map_err(|error| failed(format!("connection_init_sql: {error}")))?;
@@ -130,6 +115,10 @@ pub(super) struct Session {
     /// A statement was prepared that changes the session beyond its transaction. See [`Session::watch`].
     touched: Arc<AtomicBool>,
     broken: bool,
+    file: Arc<File>,
+    /// The file on which the session was opened, and when its name was last looked up.
+    identity: Option<Identity>,
+    looked: Instant,
     /// The pool's counters.
     metrics: Arc<metrics::Pool>,
 }
@@ -246,15 +235,31 @@ impl pool::Session for Session {
     fn is_broken(&self) -> bool {
         self.broken
     }
+
+    /// Whether the file still has its name. A session on a file that was replaced or removed would read what is past, and write
+    /// what nobody finds.
+    fn is_clean(&mut self) -> bool {
+        if self.looked.elapsed() < LOOK_EVERY {
+            return true;
+        }
+        self.looked = Instant::now();
+        let is_same = self.file.identity() == self.identity;
+        if !is_same {
+            sparingly!(
+                log::Level::Warn,
+                "sessions on a file that was replaced or removed",
+                "{} was replaced or removed, so a session on it is closed",
+                self.file.path.display()
+            );
+        }
+        is_same
+    }
 }
 
 impl Session {
-    fn open(file: &Path, settings: Arc<Settings>, deadline: Deadline) -> Result<Self, SqliteError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_EXRESCODE;
-        let mut connection = Connection::open_with_flags(file, flags)?;
+    fn open(file: &Arc<File>, settings: Arc<Settings>, deadline: Deadline) -> Result<Self, SqliteError> {
+        let mut connection = file.open()?;
+        let identity = file.identity();
         let clock = Arc::new(Clock::new(deadline));
         let [waiting, running, committing] = [&clock, &clock, &clock].map(Arc::clone);
         connection.busy_handler(Some(move |tries| waiting.wait_for_lock(tries)))?;
@@ -262,8 +267,10 @@ impl Session {
         connection.commit_hook(Some(move || committing.refuses_commit()))?;
         // Readers and a writer do not wait for each other. The file survives a crash of the process. A crash of the
         // machine loses at most the last transactions (sqlite.org/pragma.html#pragma_synchronous).
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        if !file.is_read_only() {
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+        }
         connection.pragma_update(None, "foreign_keys", true)?;
         let statements_max = settings.max_prepared_statements();
         connection.set_prepared_statement_cache_capacity(statements_max);
@@ -277,6 +284,9 @@ impl Session {
             in_transaction: false,
             touched: Arc::default(),
             broken: false,
+            file: Arc::clone(file),
+            identity,
+            looked: Instant::now(),
             metrics: Arc::default(),
         })
     }

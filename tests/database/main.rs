@@ -12,6 +12,7 @@ mod parameters;
 mod pipeline;
 mod round_trips;
 mod single_inserts;
+mod sqlite_files;
 mod standby;
 mod steps;
 mod tls_authentication;
