@@ -35,7 +35,7 @@ use crate::config::{self, Config, Connector as Speaker, Listen};
 use crate::connector::native::Native;
 use crate::connector::tiny_http::TinyHttp;
 use crate::connector::{
-    Beginning, BindError, Connector, Listeners, Settings, SocketFiles, descriptors, tls_errors,
+    self, Beginning, BindError, Connector, Listeners, Settings, SocketFiles, descriptors, tls_errors,
 };
 use crate::database::{self, Database};
 use crate::endpoint;
@@ -117,6 +117,20 @@ pub fn check_tls(config: &Config) -> Result<(), TlsError> {
 /// As [`check_tls`], with every certificate and key that cannot be used.
 pub(crate) fn tls_problems(config: &Config) -> Vec<TlsError> {
     tls_errors(config)
+}
+
+/// The listeners' certificates that clients refuse, now or soon.
+pub(crate) fn tls_warnings(config: &Config) -> Vec<String> {
+    connector::tls_warnings(config)
+}
+
+/// Logs the certificates that clients refuse now or soon, and tells the metrics when the first one expires.
+fn note_certificates(beginnings: &[Beginning], metrics: &Metrics) {
+    let identities = connector::identities(beginnings);
+    for warning in identities.iter().flat_map(|identity| identity.warnings()) {
+        log::warn!("tls: {warning}");
+    }
+    metrics.set_certificates_end(identities.iter().filter_map(|identity| identity.ends()).min());
 }
 
 /// Where clients of one listener connect. Shown as `https://127.0.0.1:8443` or `unix:/run/wharf.sock`.
@@ -297,6 +311,7 @@ impl Server {
         let Listeners { all: bound, files: mut socket_files } = Listeners::bind(config)
             .map_err(|BindError { address, cause }| StartError::Listen { address, cause })?;
         let beginnings = settings.beginnings.clone();
+        note_certificates(&beginnings, &metrics);
         let listeners: Vec<_> = bound
             .iter()
             .zip(&beginnings)

@@ -1,6 +1,7 @@
 //! The parts that every other module may use: time, values, the queue and the scheduling of threads. They know nothing
 //! of HTTP, databases or the configuration.
 
+pub(crate) mod certificate;
 pub(crate) mod chart;
 pub mod deadline;
 pub(crate) mod guard;

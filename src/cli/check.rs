@@ -14,6 +14,9 @@ use super::{Common, FAILED, Loaded, complain, demo, print};
 pub(super) fn run(common: &Common) -> anyhow::Result<ExitCode> {
     let Checked { source, config, problems, statements } = check(common.load()?);
     let summary = format!("{}: {} endpoints", source.name(), config.endpoints.len());
+    for warning in server::tls_warnings(&config) {
+        eprintln!("warning: {warning}");
+    }
     if let Some(problems) = problems {
         complain(&problems.to_string());
         if let Err(reason) = statements {

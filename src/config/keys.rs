@@ -715,8 +715,9 @@ const TRUSTED: &str = "networks and addresses such as [\"10.0.0.0/8\", \"::1\", 
 fn url(setting: Setting) -> Result<String, String> {
     let accepted = || "expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"".to_owned();
     let url = setting.text().map_err(|_| accepted())?;
-    let rest = ["sqlite:", "postgres://", "postgresql://"].iter().find_map(|scheme| url.strip_prefix(scheme));
-    if rest.is_some_and(|rest| !rest.is_empty()) { Ok(url) } else { Err(accepted()) }
+    // All the rest of PostgreSQL's may come from the environment.
+    let is_known = ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    if is_known && url != "sqlite:" { Ok(url) } else { Err(accepted()) }
 }
 
 /// The files that `tls` opens.

@@ -9,6 +9,7 @@ mod socket_access;
 pub(crate) mod tiny_http;
 mod tls;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -197,6 +198,16 @@ fn request_ids(config: &Config) -> RequestIds {
 /// Why listeners' certificates, keys and rules cannot be used: each reason once.
 pub(crate) fn tls_errors(config: &Config) -> Vec<TlsError> {
     beginnings(config).1
+}
+
+/// The listeners' certificates that clients refuse, now or soon: each warning once.
+pub(crate) fn tls_warnings(config: &Config) -> Vec<String> {
+    let mut warnings: Vec<_> =
+        identities(&beginnings(config).0).iter().flat_map(|identity| identity.warnings()).collect();
+    // Listeners with the same file and other rules have the same.
+    let mut seen = BTreeSet::new();
+    warnings.retain(|warning| seen.insert(warning.clone()));
+    warnings
 }
 
 /// The identities of all listeners, each once.

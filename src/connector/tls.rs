@@ -676,7 +676,7 @@ mod tests {
                 std::fs::read_to_string(&other.key).expect("it was written"),
                 "is not the key of the certificate",
             ),
-            (String::new(), "holds no private key that is not encrypted in PEM form"),
+            (String::new(), "holds no private key in PEM form"),
         ];
         for (text, reason) in broken {
             std::fs::write(&pair.key, text).expect("the file can be written");

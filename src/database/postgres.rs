@@ -11,7 +11,8 @@
 //! 3. [`prepared`] is one prepared statement, with its parameters ([`bind`]) and its rows as JSON ([`json`]). [`single_insert`] says
 //!    whether it needs a transaction.
 //! 4. [`wire`] sends and reads messages within a limit. [`errand`] notes answers without a waiting reader.
-//! 5. [`connect`], [`channel`], [`socket`] and [`tls`] are the connection; [`url`] names its server.
+//! 5. [`connect`], [`channel`], [`socket`] and [`tls`] are the connection; [`url`] names its server, by [`parameters`] and
+//!    [`passwords`].
 //! 6. [`effects`], [`refusal`], [`fields`] and [`text`] are pure.
 
 mod answer;
@@ -25,6 +26,8 @@ mod errand;
 mod fields;
 mod json;
 mod names;
+mod parameters;
+mod passwords;
 mod pooler;
 mod prepared;
 mod refusal;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use log::Level;
 
 use super::stages::Stages;
-use super::{Running, queue_limits, router, supervisor};
+use super::{Running, note_certificates, queue_limits, router, supervisor};
 use crate::base::deadline::Deadline;
 use crate::config::{self, Action, Changes, ClientAuth, Config, Problems, Source};
 use crate::connector::{FreshIdentity, Identity, Settings, TlsError, descriptors, identities};
@@ -150,9 +150,7 @@ impl Running {
         if let Some(database) = &self.database {
             database.forget_statements();
         }
-        for (identity, fresh) in fresh {
-            identity.take(fresh);
-        }
+        self.take_certificates(fresh);
         Ok(Reloaded { changes, certificate })
     }
 
@@ -160,6 +158,14 @@ impl Running {
     pub(super) fn read_certificates(&self) -> Result<Vec<(Arc<Identity>, FreshIdentity)>, TlsError> {
         let read = |identity: Arc<Identity>| identity.read_again().map(|fresh| (identity, fresh));
         identities(&self.beginnings).into_iter().map(read).collect()
+    }
+
+    /// Shows new connections these certificates.
+    pub(super) fn take_certificates(&self, fresh: Vec<(Arc<Identity>, FreshIdentity)>) {
+        for (identity, fresh) in fresh {
+            identity.take(fresh);
+        }
+        note_certificates(&self.beginnings, &self.metrics);
     }
 
     /// Refuses changes that need a restart and that endpoints rely on. New endpoints are written for the new database

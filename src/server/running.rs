@@ -76,9 +76,8 @@ impl Running {
     /// # Errors
     /// A file cannot be used. Nothing has changed then.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
-        for (identity, fresh) in self.read_certificates()? {
-            identity.take(fresh);
-        }
+        let fresh = self.read_certificates()?;
+        self.take_certificates(fresh);
         Ok(())
     }
 

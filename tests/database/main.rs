@@ -4,14 +4,19 @@
 mod support;
 
 mod altered;
+mod authentication;
 mod comments;
 mod endpoints;
+mod hosts;
 mod parameters;
 mod pipeline;
 mod round_trips;
 mod single_inserts;
 mod sqlite_files;
+mod standby;
 mod steps;
+mod tls_authentication;
+mod tls_certificates;
 mod types;
 
 use std::process::Command;

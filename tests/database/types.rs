@@ -63,7 +63,12 @@ fn every_type_looks_as_postgresql_shows_it() {
         ],
     );
     let mut failures = Vec::new();
+    // A server may be built without libxml.
+    let has_xml = connection.postgres().unwrap().query_one("select '<a/>'::xml::text", &[]).is_ok();
     for (kind, values, shown) in table() {
+        if kind == "xml" && !has_xml {
+            continue;
+        }
         for literal in values {
             let typed = format!("'{}'::{kind}", literal.replace('\'', "''"));
             let expected = match shown {

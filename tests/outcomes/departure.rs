@@ -121,7 +121,7 @@ fn sleeping(database: &Database) -> String {
 }
 
 /// An end that comes within 10 ms is taken for half a close.
-fn let_the_half_close_pass() {
+pub(super) fn let_the_half_close_pass() {
     let since = Instant::now();
     wait_until("time passes", || since.elapsed() > Duration::from_millis(50));
 }

@@ -1,5 +1,6 @@
 //! Transactions whose steps are sent together, at a deadline, a departure and a lost connection.
 
+use super::departure::let_the_half_close_pass;
 use super::{
     ask, assert_recovers, assert_settled, assert_unknown, forwarded, rows, server, start, with_table,
 };
@@ -81,6 +82,7 @@ fn the_client_leaves_in_the_middle() {
     let mut client = Client::connect(server.address());
     client.request("POST", "/slow/left?seconds=15", &[], "");
     wait_for_sleep(&database);
+    let_the_half_close_pass();
     drop(client);
     wait_for_no_sleep(&database);
     assert_recovers(&server);

@@ -73,15 +73,30 @@ impl Postgres {
 
     /// Like [`Postgres::start`], with TLS and a certificate for `localhost` from this authority.
     pub(crate) fn start_encrypted(authority: &Authority) -> Self {
+        Self::start_encrypted_with(authority, "true", "")
+    }
+
+    /// Like [`Postgres::start_encrypted`], with a command and options as [`Postgres::start_with`] has them.
+    pub(crate) fn start_encrypted_with(authority: &Authority, prepare: &str, options: &str) -> Self {
         let Identity { certificate, key } = authority.server(&["localhost"]);
         let read = |file| std::fs::read_to_string(file).expect("it was written");
         // The server's user may not read our directory.
         let prepare = format!(
-            "echo '{}' > data/server.crt; echo '{}' > data/server.key; chmod 600 data/server.key",
+            "echo '{}' > data/server.crt; echo '{}' > data/server.key; chmod 600 data/server.key; {prepare}",
             read(certificate),
             read(key)
         );
-        Self::start_with(&prepare, "-c ssl=on")
+        Self::start_with(&prepare, &format!("-c ssl=on {options}"))
+    }
+
+    /// A standby of this server, with more options.
+    pub(crate) fn start_standby(&self, options: &str) -> Self {
+        let program = self.bin.join("pg_basebackup");
+        let (program, port) = (program.display(), self.port);
+        let prepare = format!(
+            "rm -rf data; {program} -h 127.0.0.1 -p {port} -U postgres -D data -R -c fast --no-sync >backup.log 2>&1"
+        );
+        Self::start_with(&prepare, options)
     }
 
     /// Like [`Postgres::start_with`], run by another program such as `nsenter`. `program` holds its name and arguments.
@@ -222,8 +237,14 @@ impl Database {
     }
 }
 
-/// The newest server's programs: Debian's places first, then the search path.
+/// The server's programs: those in the directory `TEST_POSTGRES_BIN`, or the newest ones in Debian's places, or those on the search
+/// path.
 pub(super) fn programs() -> PathBuf {
+    if let Some(named) = std::env::var_os("TEST_POSTGRES_BIN") {
+        let named = PathBuf::from(named);
+        assert!(named.join("initdb").is_file(), "TEST_POSTGRES_BIN={} holds no initdb", named.display());
+        return named;
+    }
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| {

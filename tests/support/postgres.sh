@@ -21,8 +21,18 @@ trap 'finish "$@"' EXIT
 trap 'exit 1' HUP INT TERM
 [ $# -eq 0 ] || chown postgres "$directory"
 
-"$@" "$bin/initdb" -D "$directory/data" -U postgres --auth trust --encoding UTF8 --locale-provider icu \
-    --icu-locale en-US --locale C.UTF-8 --no-sync --no-instructions >"$directory/initdb.log" 2>&1 || {
+init() {
+    "$@" "$bin/initdb" -D "$directory/data" -U postgres --auth trust --encoding UTF8 --locale C.UTF-8 --no-sync \
+        --no-instructions $LOCALE >"$directory/initdb.log" 2>&1
+}
+# A build without ICU has the locale that is built in since version 17.
+LOCALE='--locale-provider icu --icu-locale en-US'
+init "$@" || {
+    grep -q 'ICU is not supported' "$directory/initdb.log" && {
+        LOCALE='--locale-provider builtin --builtin-locale C.UTF-8'
+        init "$@"
+    }
+} || {
     cat "$directory/initdb.log" >&2
     exit 1
 }

@@ -56,6 +56,14 @@ impl Authority {
         self.sign(named("server", names), ExtendedKeyUsagePurpose::ServerAuth)
     }
 
+    /// A server's certificate for `localhost` that is valid from and until these days: year, month, day.
+    pub(crate) fn server_between(&self, from: (i32, u8, u8), until: (i32, u8, u8)) -> Identity {
+        let mut params = named("server", &["localhost"]);
+        params.not_before = date_time_ymd(from.0, from.1, from.2);
+        params.not_after = date_time_ymd(until.0, until.1, until.2);
+        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
     /// A client's certificate.
     pub(crate) fn client(&self, name: &str) -> Identity {
         self.sign(named(name, &[]), ExtendedKeyUsagePurpose::ClientAuth)

@@ -2,6 +2,7 @@
 //! an idle client costs.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -258,4 +259,102 @@ fn an_idle_client_costs_no_thread() {
         assert_eq!(threads(), threads_before, "{version:?}");
         idle.iter_mut().for_each(ask_hello);
     }
+}
+
+/// The day that many days from now: year, month, day.
+fn day(from_now: i64) -> (i32, u8, u8) {
+    let day = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(24 * 3600 * from_now);
+    let day = jiff::tz::Offset::UTC.to_datetime(day).date();
+    (day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs())
+}
+
+#[test]
+fn a_certificate_that_clients_refuse_now_or_soon_is_named_by_check_start_and_reload() {
+    let authority = Authority::new("the authority");
+    let good = authority.server(&["localhost"]);
+    for (from, until, warning) in [
+        (-20, -10, "the certificate expired on "),
+        (10, 20, "the certificate is not valid before "),
+        (-10, 20, "the certificate expires in 19 days, on "),
+    ] {
+        let identity = authority.server_between(day(from), day(until));
+        let warning = format!("{}: {warning}", identity.certificate.display());
+        let exit = Wharf::run(&config(&identity, ""), &["check"], &[]);
+        assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+        assert!(exit.stderr.contains(&warning), "{:?} does not say {warning:?}", exit.stderr);
+
+        let wharf = Wharf::start(&config(&identity, ""));
+        wharf.wait_for_log(&warning);
+        let mut admin = Client::connect(wharf.admin_address());
+        admin.request("GET", "/metrics", &[], "");
+        let metrics = admin.answer().text().to_owned();
+        let end =
+            metrics.lines().find_map(|line| line.strip_prefix("wharf_tls_certificate_end_time_seconds "));
+        let end: f64 = end.and_then(|end| end.parse().ok()).unwrap_or_else(|| panic!("{metrics}"));
+        let expected = jiff::Timestamp::now().as_second() + until * 24 * 3600;
+        #[allow(clippy::cast_possible_truncation, reason = "a time of this century")]
+        let missed = end as i64 - expected;
+        assert!((-24 * 3600..=0).contains(&missed), "{end} is not {expected}");
+
+        let before = wharf.log().matches(&warning).count();
+        wharf.signal("HUP");
+        wharf.wait_for_log("the certificate was read again");
+        assert_eq!(wharf.log().matches(&warning).count(), before + 1, "{}", wharf.log());
+    }
+    let exit = Wharf::run(&config(&good, ""), &["check"], &[]);
+    assert_eq!((exit.code, exit.stderr.as_str()), (Some(0), ""), "{}", exit.stdout);
+    assert!(!Wharf::start(&config(&good, "")).log().contains("WARN"));
+}
+
+#[test]
+fn a_key_or_a_chain_that_cannot_be_used_is_explained() {
+    let authority = Authority::new("the authority");
+    let directory = authority.directory();
+    let good = authority.server(&["localhost"]);
+    let openssl = |script: &str| {
+        let script = format!("set -e; cd '{}'; {script}", directory.display());
+        let output = Command::new("sh").args(["-c", &script]).output().expect("sh runs");
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = good.key.display();
+    openssl(&format!("openssl pkey -in {key} -aes256 -passout pass:x -out new.key"));
+    openssl("openssl genrsa -aes256 -passout pass:x -traditional -out old.key 2048");
+    for curve in ["secp521r1", "secp256k1"] {
+        openssl(&format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:{curve} -nodes -subj /CN=localhost \
+             -keyout {curve}.key -out {curve}.crt"
+        ));
+    }
+    openssl(&format!("cat root.crt {} > reversed.crt", good.certificate.display()));
+    let pair = |certificate: &str, key: &str| Identity {
+        certificate: directory.join(certificate),
+        key: directory.join(key),
+    };
+    let own = good.certificate.to_str().expect("a temporary file");
+    for (identity, file, reason) in [
+        (pair(own, "new.key"), "new.key", "the key is encrypted"),
+        (pair(own, "old.key"), "old.key", "the key is encrypted"),
+        (pair("secp521r1.crt", "secp521r1.key"), "secp521r1.key", "not supported, the curve secp521r1"),
+        (pair("secp256k1.crt", "secp256k1.key"), "secp256k1.key", "not supported, the curve secp256k1"),
+        (
+            pair("reversed.crt", good.key.to_str().expect("a temporary file")),
+            "reversed.crt",
+            "the server's own certificate must come first",
+        ),
+    ] {
+        let exit = Wharf::run(&config(&identity, ""), &["check"], &[]);
+        assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+        let expected = format!("{}: {reason}", directory.join(file).display());
+        assert!(
+            exit.stderr.contains(&expected) || exit.stderr.contains(reason) && exit.stderr.contains(file),
+            "{:?} does not say {expected:?}",
+            exit.stderr
+        );
+    }
+    // Behind the server's own certificate the order is only a warning: most clients sort the rest.
+    openssl(&format!("cat {own} secp521r1.crt root.crt > mixed.crt"));
+    let exit =
+        Wharf::run(&config(&pair("mixed.crt", good.key.to_str().expect("a file")), ""), &["check"], &[]);
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
+    assert!(exit.stderr.contains("certificate 2 is not the issuer of certificate 1"), "{}", exit.stderr);
 }

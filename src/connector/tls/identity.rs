@@ -5,16 +5,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error as SessionError, RootCertStore, ServerConfig, ServerConnection};
 
 use super::{Session, TlsError};
+use crate::base::certificate::{Certificate, advice_if_encrypted};
 use crate::config::{ClientAuth, TlsVersion};
 
 /// The protocols that the server speaks. A client without ALPN gets them as well. A client that offers only others,
@@ -43,13 +46,21 @@ pub(crate) struct Files {
 /// made by. There is no early data, because an attacker could send it again (RFC 8446 section 8).
 #[derive(Debug)]
 pub(crate) struct Identity {
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Loaded>,
     files: Files,
+}
+
+/// The files as they were read.
+#[derive(Clone, Debug)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// The certificates in their order. One that cannot be read ends the list.
+    chain: Arc<[Certificate]>,
 }
 
 /// Files that were read again and are not used yet.
 #[derive(Debug)]
-pub(crate) struct Fresh(Arc<ServerConfig>);
+pub(crate) struct Fresh(Loaded);
 
 impl Identity {
     /// Reads the files.
@@ -57,7 +68,7 @@ impl Identity {
     /// # Errors
     /// Names the file that cannot be used, and the reason.
     pub(crate) fn load(files: Files) -> Result<Self, TlsError> {
-        let current = RwLock::new(Arc::new(files.read()?));
+        let current = RwLock::new(files.read()?);
         Ok(Self { current, files })
     }
 
@@ -66,7 +77,7 @@ impl Identity {
     /// # Errors
     /// As [`Identity::load`].
     pub(crate) fn read_again(&self) -> Result<Fresh, TlsError> {
-        Ok(Fresh(Arc::new(self.files.read()?)))
+        Ok(Fresh(self.files.read()?))
     }
 
     /// Makes later sessions from these files.
@@ -79,13 +90,41 @@ impl Identity {
     /// # Errors
     /// When rustls refuses a configuration that it has built itself.
     pub(crate) fn session(&self) -> Result<Session, TlsError> {
-        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
-        Ok(Session::new(ServerConnection::new(current)?))
+        let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).config);
+        Ok(Session::new(ServerConnection::new(config)?))
+    }
+
+    /// The time until which the server's certificate is valid.
+    pub(crate) fn ends(&self) -> Option<SystemTime> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.chain.first().map(Certificate::ends)
+    }
+
+    /// The reasons for which clients refuse the certificates, now or soon. Each line begins with the file.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now();
+        let mut warnings = Vec::new();
+        for (index, certificate) in current.chain.iter().enumerate() {
+            let which = if index == 0 { String::new() } else { format!("certificate {}: ", index + 1) };
+            let trouble = certificate.trouble_with_dates(now);
+            warnings.extend(trouble.map(|trouble| format!("{which}{trouble}")));
+        }
+        let broken = current.chain.windows(2).position(|pair| !pair[0].may_be_issued_by(&pair[1]));
+        warnings.extend(broken.map(|index| {
+            let (one, next) = (index + 1, index + 2);
+            format!(
+                "certificate {next} is not the issuer of certificate {one}: the server's own comes first, then its issuer, \
+                 and so on"
+            )
+        }));
+        let file = self.files.certificate.display();
+        warnings.iter().map(|warning| format!("{file}: {warning}")).collect()
     }
 }
 
 impl Files {
-    fn read(&self) -> Result<ServerConfig, TlsError> {
+    fn read(&self) -> Result<Loaded, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let versions: &[_] = match self.min_version {
             TlsVersion::V12 => &[&TLS13, &TLS12],
@@ -98,11 +137,13 @@ impl Files {
             None => builder.with_no_client_auth(),
         };
         let chain = certificates(&self.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|error| unusable(&self.key, &error, "private key that is not encrypted"))?;
-        let mut config = builder.with_single_cert(chain, key).map_err(|error| self.not_a_pair(&error))?;
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| self.unusable_key(&error))?;
+        let copy = key.clone_key();
+        let built = builder.with_single_cert(chain.clone(), key);
+        let mut config = built.map_err(|error| self.not_a_pair(&error, &chain, copy))?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-        Ok(config)
+        let chain = chain.iter().map_while(|certificate| Certificate::read(certificate).ok()).collect();
+        Ok(Loaded { config: Arc::new(config), chain })
     }
 
     fn verifier(
@@ -133,16 +174,50 @@ impl Files {
         builder.build().map(Some).map_err(|error| wrong(file, error.to_string()))
     }
 
-    /// The error for a certificate and a key that rustls has refused.
-    fn not_a_pair(&self, error: &SessionError) -> TlsError {
-        match error {
-            SessionError::InconsistentKeys(_) => {
-                TlsError::KeyMismatch { certificate: self.certificate.clone(), key: self.key.clone() }
-            }
-            SessionError::InvalidCertificate(_) => wrong(&self.certificate, error.to_string()),
-            _ => wrong(&self.key, error.to_string()),
+    fn unusable_key(&self, error: &pem::Error) -> TlsError {
+        match advice_if_encrypted(&self.key) {
+            Some(advice) => wrong(&self.key, advice),
+            None => unusable(&self.key, error, "private key"),
         }
     }
+
+    /// The error for a certificate and a key that rustls has refused.
+    fn not_a_pair(
+        &self,
+        error: &SessionError,
+        chain: &[CertificateDer<'static>],
+        key: PrivateKeyDer<'static>,
+    ) -> TlsError {
+        match error {
+            SessionError::InconsistentKeys(_) => match position_of_own(chain, key) {
+                Some(index) => wrong(
+                    &self.certificate,
+                    format!(
+                        "the server's own certificate must come first, but the one that belongs to {} is number {}",
+                        self.key.display(),
+                        index + 1
+                    ),
+                ),
+                None => {
+                    TlsError::KeyMismatch { certificate: self.certificate.clone(), key: self.key.clone() }
+                }
+            },
+            SessionError::InvalidCertificate(_) => wrong(&self.certificate, error.to_string()),
+            _ => {
+                let own = chain.first().and_then(|own| Certificate::read(own).ok());
+                let reason = own.and_then(|own| own.unsupported_key()).unwrap_or_else(|| error.to_string());
+                wrong(&self.key, reason)
+            }
+        }
+    }
+}
+
+/// The place of the certificate that belongs to the key.
+fn position_of_own(chain: &[CertificateDer<'static>], key: PrivateKeyDer<'static>) -> Option<usize> {
+    let key = ring::default_provider().key_provider.load_private_key(key).ok()?;
+    chain.iter().position(|certificate| {
+        CertifiedKey::new(vec![certificate.clone()], Arc::clone(&key)).keys_match().is_ok()
+    })
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -210,10 +285,7 @@ pub(super) mod tests {
             (Files { certificate: cut, ..good() }, "cut: ends before its -----END line"),
             (Files { certificate: junk.clone(), ..good() }, "junk: invalid peer certificate: BadEncoding"),
             (Files { key: missing.clone(), ..good() }, "missing: No such file"),
-            (
-                Files { key: pair.certificate.clone(), ..good() },
-                ".crt: holds no private key that is not encrypted",
-            ),
+            (Files { key: pair.certificate.clone(), ..good() }, ".crt: holds no private key in PEM form"),
             (Files { key: odd, ..good() }, "odd: "),
             (asking(Some(missing)), "missing: No such file"),
             (asking(Some(pair.key.clone())), ".key: holds no certificate in PEM form"),

@@ -3,17 +3,22 @@
 //!
 //! Runs on the thread that opens a session. Nothing here waits past the deadline. Only a name look-up that the system
 //! does not end occupies its own thread for longer.
+//!
+//! Each host has a share of the time, and each address of a host a share of the host's time: an equal part of the time
+//! that is left. `connect_timeout` is the most for one address. As in libpq, it counts the whole login: the connection, TLS, the
+//! authentication and the first questions. The last address has all the time that is left.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::Arc;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket as RawSocket, TcpKeepalive, Type};
-use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{CancelToken, Client, Config, SimpleQueryMessage};
@@ -22,13 +27,16 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::super::{Access, Category};
 use super::channel::{Channel, Handshake, Shared, Slot, process_named_by};
 use super::socket::{Socket, Stream};
-use super::url::{Target, explain};
+use super::url::{Place, Role, Target, explain};
 use crate::base::deadline::Deadline;
 use crate::base::system;
 
 /// The time that a server has to act on a cancel request, and so to close its connection. It is shorter than the time
 /// for a cancelled statement to end. So a server that does neither leaves time for the statement's own answer.
 const CLOSE_GRACE: Duration = Duration::from_millis(300);
+
+/// For this long, a host that did not answer is tried after all others. pgjdbc's `hostRecheckSeconds`.
+const RECHECK: Duration = Duration::from_secs(10);
 
 type Connection = tokio_postgres::Connection<Stream, Shared>;
 
@@ -50,8 +58,8 @@ pub(super) struct Opened {
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     address: SockAddr,
-    /// The name that its certificate must have.
-    name: String,
+    /// The host of the URL, whose name its certificate must have.
+    pub(super) place: Place,
 }
 
 /// Why a session was not opened.
@@ -63,6 +71,10 @@ pub(super) enum Failure {
     Unreachable(io::Error),
     /// There was no time left.
     TimeUp,
+    /// The server is not of the kind that is wanted. It may become one, as a standby does at a failover.
+    OtherRole(String),
+    /// Several hosts have failed: the name of each one, and its failure.
+    Several(Vec<(String, Failure)>),
 }
 
 impl fmt::Display for Failure {
@@ -71,15 +83,32 @@ impl fmt::Display for Failure {
             Self::Refused(error) => f.write_str(&explain(error)),
             Self::Unreachable(error) => write!(f, "error connecting to server: {error}"),
             Self::TimeUp => f.write_str("no answer in time"),
+            Self::OtherRole(reason) => f.write_str(reason),
+            Self::Several(failures) => {
+                for (index, (name, failure)) in failures.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "; " };
+                    write!(f, "{separator}{name}: {failure}")?;
+                }
+                Ok(())
+            }
         }
     }
 }
 
 impl Failure {
+    fn of_several(mut failures: Vec<(String, Self)>) -> Self {
+        match failures.len() {
+            0 => Self::TimeUp,
+            1 => failures.remove(0).1,
+            _ => Self::Several(failures),
+        }
+    }
+
     /// Whether a server that could not be reached may be reached a moment later.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::TimeUp => true,
+            Self::TimeUp | Self::OtherRole(_) => true,
+            Self::Several(failures) => failures.iter().any(|(_, failure)| failure.is_transient()),
             Self::Unreachable(error) => may_pass(error.kind()),
             Self::Refused(error) => {
                 if let Some(code) = error.code() {
@@ -101,7 +130,7 @@ impl Failure {
                 error.code().is_none_or(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
             }
             Self::Unreachable(_) => true,
-            Self::TimeUp => false,
+            Self::TimeUp | Self::OtherRole(_) | Self::Several(_) => false,
         }
     }
 }
@@ -120,32 +149,157 @@ fn may_pass(kind: ErrorKind) -> bool {
     )
 }
 
-/// Tries the modes of TLS that the URL allows. If all fail, the failure of the attempt with TLS is returned.
+/// The hosts of a URL that earlier openings found silent.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    /// When the host with this index was last found silent, or was last tried again after that.
+    silent: Mutex<BTreeMap<usize, Instant>>,
+}
+
+impl Hosts {
+    /// Puts the hosts that were found silent a short time ago behind the others.
+    fn sort(&self, order: &mut [usize]) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        order.sort_by_key(|index| {
+            silent.get(index).is_some_and(|since| now.saturating_duration_since(*since) < RECHECK)
+        });
+        // While this thread tries the first host again, other threads do not wait for it as well.
+        if let Some(since) = order.first().and_then(|first| silent.get_mut(first)) {
+            *since = now;
+        }
+    }
+
+    fn note_silent(&self, index: usize) {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(index, Instant::now());
+    }
+
+    fn note_answer(&self, index: usize) {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
+    }
+}
+
+/// Opens a session on the first host that accepts one.
+///
+/// # Errors
+/// All hosts have failed. Each one's failure is told, as far as there was time for it.
 pub(super) fn open(
     target: &Target,
     config: &Config,
     tls: &MakeRustlsConnect,
+    hosts: &Hosts,
     deadline: Deadline,
 ) -> Result<Opened, Failure> {
-    let mut failure = None;
-    for mode in target.tls.attempts() {
-        let mut config = config.clone();
-        config.ssl_mode(*mode);
-        match open_one_of(&config, tls, deadline) {
-            Ok(opened) => return Ok(opened),
-            Err(Failure::TimeUp) => return Err(failure.unwrap_or(Failure::TimeUp)),
-            Err(error) => {
-                let last = !error.other_mode_may_do();
-                if failure.is_none() || *mode != SslMode::Disable {
-                    failure = Some(error);
+    let is_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
+    let wishes: &[Role] = match &target.wanted {
+        // If no host is a standby, any host will do.
+        Role::PreferStandby => &[Role::Standby, Role::Any],
+        wanted => std::slice::from_ref(wanted),
+    };
+    let mut left = wishes.len() * target.hosts.len();
+    let mut failures = Vec::new();
+    for wanted in wishes {
+        let mut order: Vec<usize> = (0..target.hosts.len()).collect();
+        if is_random {
+            fastrand::shuffle(&mut order);
+        }
+        hosts.sort(&mut order);
+        failures.clear();
+        let attempts = Attempts { target, config, tls, hosts, is_random, wanted: *wanted };
+        for index in order {
+            if deadline.has_passed() {
+                break;
+            }
+            let place = &target.hosts[index];
+            match attempts.open_host(index, place, share(deadline, left)) {
+                Ok(opened) => return Ok(opened),
+                Err(failure) => failures.push((place.name(), failure)),
+            }
+            left -= 1;
+        }
+    }
+    Err(Failure::of_several(failures))
+}
+
+/// An equal part of the time that is left, if `count` remain that need a part.
+fn share(deadline: Deadline, count: usize) -> Deadline {
+    let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
+    if count == 1 { deadline } else { deadline.within(deadline.left() / count) }
+}
+
+/// The attempts of one opening.
+struct Attempts<'a> {
+    target: &'a Target,
+    config: &'a Config,
+    tls: &'a MakeRustlsConnect,
+    hosts: &'a Hosts,
+    /// Whether the addresses of a host are tried in random order.
+    is_random: bool,
+    /// The kind of server that is wanted.
+    wanted: Role,
+}
+
+impl Attempts<'_> {
+    /// Tries the addresses of one host.
+    fn open_host(&self, index: usize, place: &Place, deadline: Deadline) -> Result<Opened, Failure> {
+        let servers = servers(place, self.limit(deadline));
+        let mut servers = servers.inspect_err(|failure| {
+            if let Failure::TimeUp = failure {
+                self.hosts.note_silent(index);
+            }
+        })?;
+        if self.is_random {
+            fastrand::shuffle(&mut servers);
+        }
+        let count = servers.len();
+        let config = self.target.with_password(self.config, place);
+        let mut last = Failure::TimeUp;
+        for (tried, server) in servers.into_iter().enumerate() {
+            if deadline.has_passed() {
+                break;
+            }
+            match self.open_server(&server, &config, self.limit(share(deadline, count - tried))) {
+                Ok(opened) => {
+                    self.hosts.note_answer(index);
+                    return Ok(opened);
                 }
-                if last {
-                    break;
+                // An earlier address's failure tells more.
+                Err(Failure::TimeUp) => self.hosts.note_silent(index),
+                Err(failure) => last = failure,
+            }
+        }
+        Err(last)
+    }
+
+    /// Tries the modes of TLS that the URL allows. If all fail, the failure of the attempt with TLS is returned.
+    fn open_server(&self, server: &Server, config: &Config, deadline: Deadline) -> Result<Opened, Failure> {
+        let mut failure = None;
+        for mode in self.target.tls.attempts() {
+            let mut config = config.clone();
+            config.ssl_mode(*mode);
+            match server.clone().open(&config, self.tls, self.wanted, deadline) {
+                Ok(opened) => return Ok(opened),
+                Err(Failure::TimeUp) => return Err(failure.unwrap_or(Failure::TimeUp)),
+                Err(error) => {
+                    let last = !error.other_mode_may_do();
+                    if failure.is_none() || *mode != SslMode::Disable {
+                        failure = Some(error);
+                    }
+                    // "sslmode is ignored for Unix domain socket communication."
+                    if last || server.address.is_unix() {
+                        break;
+                    }
                 }
             }
         }
+        Err(failure.unwrap_or(Failure::TimeUp))
     }
-    Err(failure.unwrap_or(Failure::TimeUp))
+
+    /// The time of one address, which `connect_timeout` bounds.
+    fn limit(&self, deadline: Deadline) -> Deadline {
+        let own = self.config.get_connect_timeout().filter(|timeout| !timeout.is_zero());
+        own.map_or(deadline, |timeout| deadline.within(*timeout))
+    }
 }
 
 /// Asks the server to end the session's work. Returns whether the request reached the server in time; no answer tells
@@ -171,69 +325,25 @@ pub(super) fn cancel(
     told().inspect_err(|failure| log::debug!("a cancel request was not sent: {failure}")).is_ok()
 }
 
-fn open_one_of(config: &Config, tls: &MakeRustlsConnect, deadline: Deadline) -> Result<Opened, Failure> {
-    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
-    let count = hosts.len().max(addresses.len());
-    let fits = |length: usize, may_be: usize| length == count || length <= may_be;
-    if !fits(hosts.len(), 0) || !fits(addresses.len(), 0) || !fits(ports.len(), 1) {
-        let (hosts, addresses, ports) = (hosts.len(), addresses.len(), ports.len());
-        let text = format!("{hosts} hosts, {addresses} hostaddrs and {ports} ports do not fit together");
-        return Err(Failure::Unreachable(io::Error::new(ErrorKind::InvalidInput, text)));
-    }
-    let is_random = config.get_load_balance_hosts() == LoadBalanceHosts::Random;
-    let mut order: Vec<usize> = (0..count).collect();
-    if is_random {
-        fastrand::shuffle(&mut order);
-    }
-    let mut failure = Failure::TimeUp;
-    for index in order {
-        let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
-        let mut servers = match servers(hosts.get(index), addresses.get(index), port, deadline) {
-            Ok(servers) => servers,
-            Err(error) => {
-                failure = error;
-                continue;
-            }
-        };
-        if is_random {
-            fastrand::shuffle(&mut servers);
-        }
-        for server in servers {
-            if deadline.has_passed() {
-                return Err(failure);
-            }
-            match server.open(config, tls, deadline) {
-                Ok(opened) => return Ok(opened),
-                // An earlier server's failure tells more.
-                Err(Failure::TimeUp) => {}
-                Err(error) => failure = error,
-            }
-        }
-    }
-    Err(failure)
-}
-
 /// The servers of a host in the URL. An address in the URL saves the look-up of the host's name.
-fn servers(
-    host: Option<&Host>,
-    address: Option<&IpAddr>,
-    port: u16,
-    deadline: Deadline,
-) -> Result<Vec<Server>, Failure> {
-    let name = match host {
-        Some(Host::Tcp(name)) => name.clone(),
-        Some(Host::Unix(directory)) if address.is_none() => {
+fn servers(place: &Place, deadline: Deadline) -> Result<Vec<Server>, Failure> {
+    let Place { host, address, port } = place;
+    let addresses = match (host, address) {
+        (_, Some(address)) => vec![SocketAddr::new(*address, *port)],
+        (Host::Tcp(name), None) => match name.parse() {
+            Ok(address) => vec![SocketAddr::new(address, *port)],
+            Err(_) => look_up(name.clone(), *port, deadline)?,
+        },
+        (Host::Unix(directory), None) => {
             let path = directory.join(format!(".s.PGSQL.{port}"));
             let address = SockAddr::unix(path).map_err(Failure::Unreachable)?;
-            return Ok(vec![Server { address, name: String::new() }]);
+            return Ok(vec![Server { address, place: place.clone() }]);
         }
-        Some(Host::Unix(_)) | None => String::new(),
     };
-    let addresses = match address.copied().or_else(|| name.parse().ok()) {
-        Some(address) => vec![SocketAddr::new(address, port)],
-        None => look_up(name.clone(), port, deadline)?,
-    };
-    Ok(addresses.into_iter().map(|address| Server { address: address.into(), name: name.clone() }).collect())
+    Ok(addresses
+        .into_iter()
+        .map(|address| Server { address: address.into(), place: place.clone() })
+        .collect())
 }
 
 /// Looks up a name on a thread of its own, because the system's look-up knows no deadline.
@@ -249,7 +359,13 @@ fn look_up(name: String, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr
 }
 
 impl Server {
-    fn open(self, config: &Config, tls: &MakeRustlsConnect, deadline: Deadline) -> Result<Opened, Failure> {
+    fn open(
+        self,
+        config: &Config,
+        tls: &MakeRustlsConnect,
+        wanted: Role,
+        deadline: Deadline,
+    ) -> Result<Opened, Failure> {
         let socket = self.reach(config, deadline)?;
         let mut config = config.clone();
         if self.address.is_unix() {
@@ -260,7 +376,7 @@ impl Server {
         let opening = config.connect_raw(Stream(Arc::clone(&socket)), self.tls(tls, &slot)?);
         let opened = run(&socket, opening, deadline)?;
         let (client, mut connection) = opened.map_err(Failure::Refused)?;
-        refuse_other_kind(&config, &client, &mut connection, &socket, deadline)?;
+        refuse_other_role(wanted, &client, &mut connection, &socket, deadline)?;
         let version = connection.parameter("server_version").and_then(major);
         let access = connection.parameter("default_transaction_read_only").map(access_of);
         let cancel = client.cancel_token();
@@ -273,8 +389,7 @@ impl Server {
 
     /// Connects a socket to the server.
     fn reach(&self, config: &Config, deadline: Deadline) -> Result<Arc<Socket>, Failure> {
-        let own = config.get_connect_timeout().copied().filter(|timeout| !timeout.is_zero());
-        let timeout = own.map_or(deadline.left(), |timeout| timeout.min(deadline.left()));
+        let timeout = deadline.left();
         if timeout.is_zero() {
             return Err(Failure::TimeUp);
         }
@@ -297,7 +412,11 @@ impl Server {
     }
 
     fn tls(&self, tls: &MakeRustlsConnect, slot: &Slot) -> Result<Handshake, Failure> {
-        let made = MakeTlsConnect::<Stream>::make_tls_connect(&mut tls.clone(), &self.name);
+        let name = match &self.place.host {
+            Host::Tcp(name) => name.as_str(),
+            Host::Unix(_) => "",
+        };
+        let made = MakeTlsConnect::<Stream>::make_tls_connect(&mut tls.clone(), name);
         let connector = made.map_err(|error| Failure::Unreachable(io::Error::other(error)))?;
         Ok(Handshake::new(connector, slot))
     }
@@ -324,19 +443,50 @@ fn keepalive(config: &Config) -> TcpKeepalive {
     }
 }
 
-/// Refuses a server that is a primary or a standby where `target_session_attrs` asks for the other.
-fn refuse_other_kind(
-    config: &Config,
+/// Refuses a server that is not of the kind for which `target_session_attrs` asks.
+fn refuse_other_role(
+    wanted: Role,
     client: &Client,
     connection: &mut Connection,
     socket: &Socket,
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    let wanted = config.get_target_session_attrs();
-    if wanted == TargetSessionAttrs::Any {
+    if wanted == Role::Any {
         return Ok(());
     }
-    let mut asked = Box::pin(client.simple_query("SHOW transaction_read_only"));
+    let (is_standby, reads_only) = role(client, connection, socket, deadline)?;
+    let name = match wanted {
+        Role::ReadWrite if reads_only => "read-write",
+        Role::ReadOnly if !reads_only => "read-only",
+        Role::Primary if is_standby => "primary",
+        Role::Standby if !is_standby => "standby",
+        _ => return Ok(()),
+    };
+    let is = match (is_standby, reads_only) {
+        (true, _) => "a standby",
+        (false, true) => "a primary whose transactions are read-only",
+        (false, false) => "a primary that takes writes",
+    };
+    Err(Failure::OtherRole(format!("the server is {is}, and target_session_attrs={name} asks for another")))
+}
+
+/// Whether the server is a standby, and whether its transactions only read by default.
+fn role(
+    client: &Client,
+    connection: &mut Connection,
+    socket: &Socket,
+    deadline: Deadline,
+) -> Result<(bool, bool), Failure> {
+    const QUESTION: &str =
+        "select pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')";
+    // PostgreSQL reports both from version 14 on.
+    let reported = |name: &str| connection.parameter(name).map(|value| value == "on");
+    if let (Some(is_standby), Some(reads_only)) =
+        (reported("in_hot_standby"), reported("default_transaction_read_only"))
+    {
+        return Ok((is_standby, is_standby || reads_only));
+    }
+    let mut asked = Box::pin(client.simple_query(QUESTION));
     let answer = std::future::poll_fn(|context| {
         if let Poll::Ready(answer) = asked.as_mut().poll(context) {
             return Poll::Ready(answer);
@@ -346,15 +496,13 @@ fn refuse_other_kind(
         asked.as_mut().poll(context)
     });
     let messages = run(socket, answer, deadline)?.map_err(Failure::Refused)?;
-    let reads_only = messages.iter().any(
-        |message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0).is_some_and(|value| value == "on")),
-    );
-    let refusal = match wanted {
-        TargetSessionAttrs::ReadWrite if reads_only => "database does not allow writes",
-        TargetSessionAttrs::ReadOnly if !reads_only => "database is not read only",
-        _ => return Ok(()),
-    };
-    Err(Failure::Unreachable(io::Error::new(ErrorKind::PermissionDenied, refusal)))
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some((row.get(0)? == "t", row.get(1)? == "on")),
+        _ => None,
+    });
+    row.ok_or_else(|| {
+        Failure::Unreachable(io::Error::other("the server did not tell whether it is a standby"))
+    })
 }
 
 /// Runs work that waits only for the socket.
@@ -368,5 +516,41 @@ fn run<T>(socket: &Socket, work: impl Future<Output = T>, deadline: Deadline) ->
         if !socket.wait(deadline.instant()) {
             return Err(Failure::TimeUp);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(hosts: &Hosts) -> Vec<usize> {
+        let mut order = vec![0, 1, 2];
+        hosts.sort(&mut order);
+        order
+    }
+
+    #[test]
+    fn a_silent_host_is_last_until_one_session_tries_it_again() {
+        let hosts = Hosts::default();
+        assert_eq!(order(&hosts), [0, 1, 2]);
+        hosts.note_silent(0);
+        assert_eq!(order(&hosts), [1, 2, 0]);
+        hosts.note_silent(1);
+        assert_eq!(order(&hosts), [2, 0, 1]);
+        let long_ago = Instant::now().checked_sub(RECHECK).expect("the machine runs for longer");
+        hosts.silent.lock().unwrap().insert(0, long_ago);
+        assert_eq!(order(&hosts), [0, 2, 1], "one tries it again");
+        assert_eq!(order(&hosts), [2, 0, 1], "the others do not wait for that");
+        hosts.note_answer(0);
+        assert_eq!(order(&hosts), [0, 2, 1]);
+    }
+
+    #[test]
+    fn the_time_is_shared_equally_and_the_last_has_the_rest() {
+        let deadline = Deadline::after(Duration::from_secs(30));
+        assert_eq!(share(deadline, 1), deadline);
+        let third = share(deadline, 3).left();
+        assert!(third <= Duration::from_secs(10) && third > Duration::from_secs(9), "{third:?}");
+        assert_eq!(share(deadline, 0), deadline);
     }
 }

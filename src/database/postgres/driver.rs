@@ -6,6 +6,9 @@
 
 use std::sync::Arc;
 
+use tokio_postgres::config::Host;
+
+use super::connect::Hosts;
 use super::effects::SessionEffects;
 use super::session::Session;
 use super::wire::{Limit, Wire};
@@ -31,10 +34,23 @@ pub(in crate::database) const PROVIDER: Provider = Provider {
 /// [`Error::Url`] and [`Error::Open`], as for a pool.
 pub fn client(url: &str) -> Result<::postgres::Client, Error> {
     let driver = Driver::new(url, &config::Database::default())?;
+    // The plain crate has no bound on a login. So a session is opened first, and shows which host takes one.
+    let (wire, _) =
+        driver.open_wire(Deadline::after(config::Database::default().initialization_fail_timeout))?;
+    let place = wire.place().clone();
+    drop(wire);
     let mut failure = String::new();
     for mode in driver.target.tls.attempts() {
-        let mut config = ::postgres::Config::from(driver.config());
-        match config.ssl_mode(*mode).connect(driver.tls.clone()) {
+        let mut config = driver.target.with_password(&driver.config(), &place);
+        config.ssl_mode(*mode).port(place.port);
+        match &place.host {
+            Host::Tcp(name) => config.host(name),
+            Host::Unix(directory) => config.host_path(directory),
+        };
+        if let Some(address) = place.address {
+            config.hostaddr(address);
+        }
+        match ::postgres::Config::from(config).connect(driver.tls.clone()) {
             Ok(client) => return Ok(client),
             Err(error) => failure = url::explain(&error),
         }
@@ -46,6 +62,7 @@ pub fn client(url: &str) -> Result<::postgres::Client, Error> {
 pub(super) struct Driver {
     target: url::Target,
     tls: tokio_postgres_rustls::MakeRustlsConnect,
+    hosts: Hosts,
     settings: Arc<Settings>,
     effects: Arc<SessionEffects>,
 }
@@ -54,7 +71,8 @@ impl Driver {
     pub(super) fn new(url: &str, configured: &config::Database) -> Result<Self, Error> {
         let target = url::Target::parse(url)?;
         let tls = target.tls.connector().map_err(Error::Url)?;
-        Ok(Self { target, tls, settings: Arc::new(Settings::new(configured)), effects: Arc::default() })
+        let settings = Arc::new(Settings::new(configured));
+        Ok(Self { target, tls, hosts: Hosts::default(), settings, effects: Arc::default() })
     }
 
     /// Opens a session by `deadline`.
@@ -79,7 +97,7 @@ impl Driver {
     }
 
     fn open_wire(&self, deadline: Deadline) -> Result<(Wire, Option<i32>), Error> {
-        Wire::open(&self.target, &self.config(), &self.tls, deadline)
+        Wire::open(&self.target, &self.config(), &self.tls, &self.hosts, deadline)
     }
 
     /// The error of a session that was opened but cannot be used.

@@ -1,22 +1,31 @@
 //! TLS over rustls, by libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
 //!
 //! Main thread at startup; the handshakes run on the threads that open sessions. The rules are those of the PostgreSQL
-//! manual, 34.1.2 and 34.19, with two differences. Both are stricter: a named file must exist, and a server's name is
-//! looked for only in its certificate's subjectAltName, never in its common name.
+//! manual, 34.1.2 and 34.19, with two differences. A named file must exist. A certificate of X.509 version 1 is accepted only where
+//! nothing is verified, or where `sslrootcert` holds this certificate itself, because webpki does not read this version.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::version::{TLS12, TLS13};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    SupportedProtocolVersion,
 };
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
+use webpki::RawPublicKeyEntity;
+
+use crate::base::certificate::{Certificate, advice_if_encrypted};
 
 /// `sslmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +39,22 @@ pub(super) enum Mode {
     VerifyFull,
 }
 
+/// The parameters of a URL that are about TLS.
+pub(super) const PARAMETERS: [&str; 9] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "sslcertmode",
+    "sslsni",
+    "sslnegotiation",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+];
+
+/// The name of PostgreSQL's protocol in ALPN. A server demands it from a client that begins with TLS (the manual, 53.2.11).
+const PROTOCOL: &[u8] = b"postgresql";
+
 /// The TLS part of a URL.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
@@ -37,6 +62,14 @@ pub(super) struct Settings {
     root: Option<String>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
+    /// Whether no certificate of the client is shown (`sslcertmode=disable`).
+    hides_certificate: bool,
+    /// Whether the server's name is not sent (`sslsni=0`).
+    hides_name: bool,
+    /// Whether TLS comes first, without a question (`sslnegotiation=direct`).
+    is_direct: bool,
+    /// Whether only TLS 1.3 is spoken (`ssl_min_protocol_version`), or only TLS 1.2 (`ssl_max_protocol_version`).
+    only: Option<&'static SupportedProtocolVersion>,
 }
 
 impl Settings {
@@ -45,16 +78,50 @@ impl Settings {
         Self { mode: Some(Mode::Disable), ..Self::default() }
     }
 
-    /// Takes one parameter of the URL; `false` when it is not about TLS.
-    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
-        match key {
-            "sslmode" => self.mode = Some(mode(value)?),
-            "sslrootcert" => self.root = Some(value.to_owned()),
-            "sslcert" => self.certificate = Some(value.into()),
-            "sslkey" => self.key = Some(value.into()),
-            _ => return Ok(false),
+    /// Takes one of the [`PARAMETERS`].
+    pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let wrong = |expected: &str| Err(format!("{name}={value}: expected {expected}"));
+        match (name, value) {
+            ("sslmode", _) => self.mode = Some(mode(value)?),
+            ("sslrootcert", _) => self.root = Some(value.to_owned()),
+            ("sslcert", _) => self.certificate = Some(value.into()),
+            ("sslkey", _) => self.key = Some(value.into()),
+            ("sslcertmode", "allow")
+            | ("sslsni", "1")
+            | ("sslnegotiation", "postgres")
+            // No older version is spoken.
+            | ("ssl_min_protocol_version", "TLSv1" | "TLSv1.1" | "TLSv1.2")
+            | ("ssl_max_protocol_version", "TLSv1.3") => {}
+            ("sslcertmode", "disable") => self.hides_certificate = true,
+            ("sslcertmode", _) => {
+                return wrong("allow or disable: whether the server has asked is not checked");
+            }
+            ("sslsni", "0") => self.hides_name = true,
+            ("sslsni", _) => return wrong("0 or 1"),
+            ("sslnegotiation", "direct") => self.is_direct = true,
+            ("sslnegotiation", _) => return wrong("postgres or direct"),
+            ("ssl_min_protocol_version", "TLSv1.3") => self.only = Some(&TLS13),
+            // The parameters come in this order.
+            ("ssl_max_protocol_version", "TLSv1.2") if self.only.is_some() => {
+                return Err(
+                    "ssl_min_protocol_version and ssl_max_protocol_version leave no version".to_owned()
+                );
+            }
+            ("ssl_max_protocol_version", "TLSv1.2") => self.only = Some(&TLS12),
+            _ => return wrong("TLSv1.2 or TLSv1.3"),
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether TLS comes first, without a question.
+    ///
+    /// # Errors
+    /// The mode allows a connection without TLS. libpq refuses that as well.
+    pub(super) fn is_direct(&self) -> Result<bool, String> {
+        if self.is_direct && matches!(self.mode(), Mode::Allow | Mode::Prefer | Mode::Disable) {
+            return Err("sslnegotiation=direct needs sslmode=require, verify-ca or verify-full".to_owned());
+        }
+        Ok(self.is_direct)
     }
 
     /// The modes to try, in this order, until the server accepts one.
@@ -69,19 +136,33 @@ impl Settings {
 
     /// Reads the files and makes the connector.
     pub(super) fn connector(&self) -> Result<MakeRustlsConnect, String> {
+        Ok(MakeRustlsConnect::new(self.client()?))
+    }
+
+    fn client(&self) -> Result<ClientConfig, String> {
         let provider = Arc::new(ring::default_provider());
+        let both = [&TLS13, &TLS12];
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(self.only.as_ref().map_or(&both, std::slice::from_ref))
             .map_err(|error| format!("tls: {error}"))?
             .dangerous()
             .with_custom_certificate_verifier(self.verifier(provider)?);
-        let config = match self.identity()? {
+        let mut client = match self.identity()? {
             Some((chain, key)) => {
-                builder.with_client_auth_cert(chain, key).map_err(|error| format!("sslcert: {error}"))?
+                let own = chain.first().and_then(|own| Certificate::read(own).ok());
+                builder.with_client_auth_cert(chain, key).map_err(|error| {
+                    let reason =
+                        own.and_then(|own| own.unsupported_key()).unwrap_or_else(|| error.to_string());
+                    format!("sslcert: {reason}")
+                })?
             }
             None => builder.with_no_client_auth(),
         };
-        Ok(MakeRustlsConnect::new(config))
+        client.enable_sni = !self.hides_name;
+        if self.is_direct {
+            client.alpn_protocols = vec![PROTOCOL.to_vec()];
+        }
+        Ok(client)
     }
 
     /// The mode in force. `sslrootcert=system` makes `verify-full` the default, as in libpq.
@@ -93,7 +174,7 @@ impl Settings {
     /// A certificate authority makes even `require` check the chain (34.19.1, for backward compatibility).
     fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
         let mode = self.mode();
-        let Some(roots) = self.roots(mode)? else {
+        let Some(Roots { store, own }) = self.roots(mode)? else {
             return match mode {
                 Mode::VerifyCa | Mode::VerifyFull => {
                     Err("sslmode=verify-ca and verify-full need a certificate \
@@ -103,14 +184,14 @@ impl Settings {
                 _ => Ok(Arc::new(AnyCertificate(provider))),
             };
         };
-        let full = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
             .build()
             .map_err(|error| format!("sslrootcert: {error}"))?;
-        Ok(if mode == Mode::VerifyFull { full } else { Arc::new(AnyName(full)) })
+        Ok(Arc::new(Verified { chains, own, checks_name: mode == Mode::VerifyFull, provider }))
     }
 
-    fn roots(&self, mode: Mode) -> Result<Option<RootCertStore>, String> {
-        let mut roots = RootCertStore::empty();
+    fn roots(&self, mode: Mode) -> Result<Option<Roots>, String> {
+        let mut roots = Roots { store: RootCertStore::empty(), own: Vec::new() };
         match self.root.as_deref() {
             _ if mode == Mode::Disable => return Ok(None),
             Some("system") if mode != Mode::VerifyFull => {
@@ -120,14 +201,14 @@ impl Settings {
             }
             Some("system") => {
                 let found = rustls_native_certs::load_native_certs();
-                roots.add_parsable_certificates(found.certs);
-                if roots.is_empty() {
+                roots.store.add_parsable_certificates(found.certs);
+                if roots.store.is_empty() {
                     return Err(format!("sslrootcert=system: no certificates found {:?}", found.errors));
                 }
             }
-            Some(file) => add_roots(&mut roots, &file.into())?,
+            Some(file) => roots.add(&file.into())?,
             None => match in_home_directory("root.crt") {
-                Some(file) => add_roots(&mut roots, &file)?,
+                Some(file) => roots.add(&file)?,
                 None => return Ok(None),
             },
         }
@@ -136,7 +217,7 @@ impl Settings {
 
     /// The client's certificate chain and key; libpq's default files when none are named.
     fn identity(&self) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, String> {
-        if self.mode() == Mode::Disable {
+        if self.mode() == Mode::Disable || self.hides_certificate {
             return Ok(None);
         }
         let Some(certificate) = self.certificate.clone().or_else(|| in_home_directory("postgresql.crt"))
@@ -147,7 +228,8 @@ impl Settings {
         let key = key.ok_or("sslcert is given, but sslkey is not")?;
         let chain = read_certificates("sslcert", &certificate)?;
         let key = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
-            format!("sslkey {}: {error} (encrypted keys are not supported)", key.display())
+            let reason = advice_if_encrypted(&key).unwrap_or_else(|| error.to_string());
+            format!("sslkey {}: {reason}", key.display())
         })?;
         Ok(Some((chain, key)))
     }
@@ -184,18 +266,36 @@ fn read_certificates(key: &str, file: &PathBuf) -> Result<Vec<CertificateDer<'st
     Ok(chain)
 }
 
-fn add_roots(roots: &mut RootCertStore, file: &PathBuf) -> Result<(), String> {
-    for certificate in read_certificates("sslrootcert", file)? {
-        roots.add(certificate).map_err(|error| format!("sslrootcert {}: {error}", file.display()))?;
-    }
-    Ok(())
+/// The content of `sslrootcert`.
+struct Roots {
+    /// The authorities.
+    store: RootCertStore,
+    /// The certificates of the file as they are. One of them may be the server's own.
+    own: Vec<CertificateDer<'static>>,
 }
 
-/// `verify-ca`: the chain must lead to a trusted authority; the server's name does not matter.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+impl Roots {
+    fn add(&mut self, file: &PathBuf) -> Result<(), String> {
+        for certificate in read_certificates("sslrootcert", file)? {
+            self.own.push(certificate.clone());
+            let added = self.store.add(certificate);
+            added.map_err(|error| format!("sslrootcert {}: {error}", file.display()))?;
+        }
+        Ok(())
+    }
+}
 
-impl ServerCertVerifier for AnyName {
+/// `verify-ca` and `verify-full`: the chain must lead to a trusted authority, or the certificate must itself stand in `sslrootcert`.
+/// PostgreSQL's manual makes such a self-signed `server.crt` (19.9.5). With `verify-full`, the server's name must be right as well.
+#[derive(Debug)]
+struct Verified {
+    chains: Arc<WebPkiServerVerifier>,
+    own: Vec<CertificateDer<'static>>,
+    checks_name: bool,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verified {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -204,11 +304,26 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        // `WebPkiServerVerifier` checks the name last, so this error shows that the chain is good.
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        if self.own.contains(end_entity) {
+            check_dates(&read(end_entity)?, now)?;
+            if self.checks_name {
+                check_name(end_entity, server_name)?;
+            }
+            return Ok(ServerCertVerified::assertion());
+        }
+        // `WebPkiServerVerifier` checks the name last, so an error about the name shows that the chain is good.
+        match self.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) => {
+                if self.checks_name {
+                    check_name(end_entity, server_name)?;
+                }
+                Ok(ServerCertVerified::assertion())
+            }
+            Err(_) if read(end_entity).is_ok_and(|read| read.is_version_1()) => {
+                Err(TlsError::General(VERSION_1.to_owned()))
+            }
             other => other,
         }
     }
@@ -219,7 +334,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.0.verify_tls12_signature(message, certificate, signed)
+        Signature { message, certificate, signed }.verify(&self.provider, verify_tls12_signature)
     }
 
     fn verify_tls13_signature(
@@ -228,11 +343,11 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.0.verify_tls13_signature(message, certificate, signed)
+        Signature { message, certificate, signed }.verify(&self.provider, verify_tls13_signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -259,7 +374,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        Signature { message, certificate, signed }.verify(&self.0, verify_tls12_signature)
     }
 
     fn verify_tls13_signature(
@@ -268,10 +383,184 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        Signature { message, certificate, signed }.verify(&self.0, verify_tls13_signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+const VERSION_1: &str = "the server's certificate is of X.509 version 1, whose chain cannot be verified here; sign it with \
+     extensions (openssl x509 -req -extfile FILE), or give the certificate itself as sslrootcert";
+
+fn read(certificate: &CertificateDer<'_>) -> Result<Certificate, TlsError> {
+    Certificate::read(certificate).map_err(|_| CertificateError::BadEncoding.into())
+}
+
+fn check_dates(certificate: &Certificate, now: UnixTime) -> Result<(), TlsError> {
+    let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
+    if now < certificate.begins() {
+        Err(CertificateError::NotValidYet.into())
+    } else if now > certificate.ends() {
+        Err(CertificateError::Expired.into())
+    } else {
+        Ok(())
+    }
+}
+
+/// Checks the server's name as libpq does: by the names in `subjectAltName`, or else by the common name.
+fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), TlsError> {
+    let read = read(certificate)?;
+    if read.common_name_is(&name.to_str()) {
+        return Ok(());
+    }
+    if read.is_version_1() {
+        let presented = read.common_name().into_iter().collect();
+        return Err(CertificateError::NotValidForNameContext { expected: name.to_owned(), presented }.into());
+    }
+    verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
+}
+
+/// A server's signature in the handshake. It shows that the server has the key of its certificate.
+struct Signature<'a> {
+    message: &'a [u8],
+    certificate: &'a CertificateDer<'a>,
+    signed: &'a DigitallySignedStruct,
+}
+
+/// rustls's verification for one version of TLS.
+type Verify = fn(
+    &[u8],
+    &CertificateDer<'_>,
+    &DigitallySignedStruct,
+    &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, TlsError>;
+
+impl Signature<'_> {
+    /// Verifies with `verify`, and without it if the certificate is of X.509 version 1, which webpki does not read.
+    fn verify(&self, provider: &CryptoProvider, verify: Verify) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = &provider.signature_verification_algorithms;
+        match read(self.certificate) {
+            Ok(read) if read.is_version_1() => self.verify_with_key_of(&read, algorithms),
+            _ => verify(self.message, self.certificate, self.signed, algorithms),
+        }
+    }
+
+    fn verify_with_key_of(
+        &self,
+        certificate: &Certificate,
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let refused = || TlsError::from(CertificateError::BadSignature);
+        let key = certificate.public_key().map_err(|_| refused())?;
+        let key = SubjectPublicKeyInfoDer::from(key);
+        let key = RawPublicKeyEntity::try_from(&key).map_err(|_| refused())?;
+        let of_scheme = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == self.signed.scheme);
+        let is_good = of_scheme
+            .flat_map(|(_, algorithms)| algorithms.iter())
+            .any(|algorithm| key.verify_signature(*algorithm, self.message, self.signed.signature()).is_ok());
+        if is_good { Ok(HandshakeSignatureValid::assertion()) } else { Err(refused()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+    use rustls::{ClientConnection, ServerConfig, ServerConnection};
+
+    use super::*;
+
+    /// Of X.509 version 1, for the common name `localhost`, valid for a hundred years from 2026-11-30.
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
+MIIBIzCBywIUXIqYUERY90gauQi9l40lMT+2FwQwCgYIKoZIzj0EAwIwFDESMBAG\n\
+A1UEAwwJbG9jYWxob3N0MCAXDTI2MTEzMDEzNTg0N1oYDzIxMjYxMTA2MTM1ODQ3\n\
+WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC\n\
+AARQi18eN/rnZtFEx4AKlBpc9bBu5i/yg7P1rA2JmJM/C8VUkLL0XFN1AvAeKHpB\n\
+JBuwlqtFEUBWgUjnlPc3k/RtMAoGCCqGSM49BAMCA0cAMEQCIDUw4SZHJpxkrfeE\n\
+lhTtGod7hfYrunCAhX1eS/2VD3v0AiADPXGDrnXipF+xJ9b7UCcykn+8xgTyWGB/\n\
+STF1xcEvjg==\n\
+-----END CERTIFICATE-----";
+
+    /// Shows the certificate, and signs with a key.
+    #[derive(Debug)]
+    struct Shows(Arc<CertifiedKey>);
+
+    impl ResolvesServerCert for Shows {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+    }
+
+    /// Runs a handshake with a server that shows [`CERTIFICATE`] and does not have its key.
+    fn meet_impostor(settings: &Settings, version: &'static rustls::SupportedProtocolVersion) -> TlsError {
+        let provider = Arc::new(ring::default_provider());
+        let other = rcgen::KeyPair::generate().expect("a key can be made").serialize_pem();
+        let other = PrivateKeyDer::from_pem_slice(other.as_bytes()).expect("it is one");
+        let key = provider.key_provider.load_private_key(other).expect("ring has its kind");
+        let chain = vec![CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).expect("it is one")];
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .expect("ring has suites")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Shows(Arc::new(CertifiedKey::new(chain, key)))));
+        let mut server = ServerConnection::new(Arc::new(server)).expect("the configuration is good");
+        let client = Arc::new(settings.client().expect("the settings are good"));
+        let mut client =
+            ClientConnection::new(client, "localhost".try_into().expect("a name")).expect("it is good");
+        loop {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).expect("a Vec takes all");
+            }
+            let mut sent = &bytes[..];
+            while !sent.is_empty() {
+                server.read_tls(&mut sent).expect("a slice can be read");
+            }
+            server.process_new_packets().expect("the client speaks TLS");
+            let mut bytes = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).expect("a Vec takes all");
+            }
+            let mut answered = &bytes[..];
+            assert!(!answered.is_empty(), "the client has let the server in");
+            while !answered.is_empty() {
+                client.read_tls(&mut answered).expect("a slice can be read");
+                if let Err(error) = client.process_new_packets() {
+                    return error;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_without_the_key_of_its_version_1_certificate_is_refused() {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(CERTIFICATE.as_bytes()).expect("a temporary file");
+        let trusted = Settings {
+            mode: Some(Mode::VerifyFull),
+            root: Some(file.path().display().to_string()),
+            ..Settings::default()
+        };
+        let any = Settings { mode: Some(Mode::Require), ..Settings::default() };
+        for settings in [trusted, any] {
+            for version in [&TLS12, &TLS13] {
+                let error = meet_impostor(&settings, version);
+                assert_eq!(error, CertificateError::BadSignature.into(), "{:?}", settings.mode);
+            }
+        }
+    }
+
+    #[test]
+    fn a_trusted_certificate_has_its_dates_checked() {
+        let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).expect("it is one");
+        let read = read(&certificate).expect("it can be read");
+        let at = |seconds| check_dates(&read, UnixTime::since_unix_epoch(Duration::from_secs(seconds)));
+        assert_eq!(at(0), Err(CertificateError::NotValidYet.into()));
+        assert_eq!(at(2_000_000_000), Ok(()));
+        assert_eq!(at(5_000_000_000), Err(CertificateError::Expired.into()));
     }
 }

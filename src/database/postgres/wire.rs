@@ -21,10 +21,10 @@ use tokio_postgres::{CancelToken, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::channel::Channel;
-use super::connect::{self, Opened, Server};
+use super::connect::{self, Hosts, Opened, Server};
 use super::errand::{Errand, ErrandKind, Finding, Step};
 use super::refusal::{ServerError, field};
-use super::url::Target;
+use super::url::{Place, Target};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::system::Bell;
@@ -215,9 +215,10 @@ impl Wire {
         target: &Target,
         config: &Config,
         tls: &MakeRustlsConnect,
+        hosts: &Hosts,
         deadline: Deadline,
     ) -> Result<(Self, Option<i32>), Error> {
-        let opened = connect::open(target, config, tls, deadline).map_err(|failure| Error::Open {
+        let opened = connect::open(target, config, tls, hosts, deadline).map_err(|failure| Error::Open {
             target: target.name.clone(),
             reason: failure.to_string(),
             transient: failure.is_transient(),
@@ -249,6 +250,11 @@ impl Wire {
             has_pooler: false,
         };
         Ok((wire, process))
+    }
+
+    /// The host of the URL that took the session.
+    pub(super) fn place(&self) -> &Place {
+        &self.server.place
     }
 
     pub(super) fn is_broken(&self) -> bool {

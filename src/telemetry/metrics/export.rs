@@ -137,6 +137,12 @@ impl Exposition {
         family.encode_info(&version)?;
         let started = self.gauges.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         out.gauge("wharf_start_time", "When the server started, since 1970", Some(&Unit::Seconds), started)?;
+        let help = "When the first certificate of the listeners expires, since 1970";
+        let mut ends =
+            out.metric("wharf_tls_certificate_end_time", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        if let Some(end) = self.metrics.certificates_end() {
+            ends.encode_gauge(&end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64())?;
+        }
         let Process { processor, resident, threads, open_files, max_files } = Process::read();
         let mut cpu =
             out.metric("process_cpu", "Processor time", Some(&Unit::Seconds), MetricType::Counter)?;

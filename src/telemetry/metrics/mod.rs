@@ -13,8 +13,8 @@ mod process;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 pub use census::{CENSUS, Census, ConnectionState, Sheet};
 pub use endpoint::{CLIENT_LEFT, Endpoint, PHASES, Phase, Spans, UNMATCHED};
@@ -174,6 +174,8 @@ pub struct Metrics {
     spans_dropped: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
     closed: [AtomicU64; CLOSINGS.len()],
+    /// When the first of the listeners' certificates expires.
+    certificates_end: Mutex<Option<SystemTime>>,
 }
 
 impl Default for Metrics {
@@ -203,6 +205,7 @@ impl Default for Metrics {
             spans_dropped: AtomicU64::default(),
             refused: Default::default(),
             closed: Default::default(),
+            certificates_end: Mutex::default(),
         }
     }
 }
@@ -344,6 +347,16 @@ impl Metrics {
     /// Counts a request whose client left before the answer.
     pub fn abandoned(&self) {
         self.abandoned.fetch_add(1, Relaxed);
+    }
+
+    /// Notes when the first of the listeners' certificates expires.
+    pub(crate) fn set_certificates_end(&self, end: Option<SystemTime>) {
+        *self.certificates_end.lock().unwrap_or_else(PoisonError::into_inner) = end;
+    }
+
+    /// When the first of the listeners' certificates expires. `None`: no listener speaks TLS.
+    pub(crate) fn certificates_end(&self) -> Option<SystemTime> {
+        *self.certificates_end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a statement that was cancelled because its client had left. The request is counted as abandoned.
