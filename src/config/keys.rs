@@ -116,38 +116,7 @@ impl Default for Config {
                 // overload.
                 interval: Duration::from_millis(100),
             },
-            http: Http {
-                max_connections: 10_000,
-                // One address may be many clients, behind NAT or an unknown proxy.
-                max_connections_per_address: None,
-                // Accepting is cheap, and `max_connections` limits the connections that stay.
-                max_accept_rate: None,
-                // nginx closes after 1000 requests to give memory back. Here a connection keeps nothing of its
-                // requests.
-                max_requests_per_connection: None,
-                // Heads in Jetty and nginx are 8 KiB. Here half of the head is left for cookies if the target takes its
-                // whole 8 KiB.
-                max_head_bytes: 16 * KIB,
-                max_headers: 100,
-                max_target_bytes: 8 * KIB,
-                max_body_bytes: MIB,
-                // Most forms and JSON documents fit as a whole, and `max_connections` uploads at once still need less
-                // than 1 GiB.
-                buffer_body_bytes: 64 * KIB,
-                // Kestrel's MinRequestBodyDataRate, which has a grace period of 5 s.
-                min_body_rate: 240,
-                max_response_bytes: 16 * MIB,
-                // The bytes in flight to a client 20 ms away at 100 Mbit/s. A smaller buffer would delay its handler
-                // between acknowledgements.
-                max_buffered_bytes: None,
-                response_buffer_bytes: 256 * KIB,
-                head_timeout: Duration::from_secs(10),
-                body_timeout: Duration::from_secs(30),
-                idle_timeout: Duration::from_secs(75),
-                // Jetty's idle timeout of a connector, which limits its writes. With 64 KiB this means at least 2
-                // KiB/s, the speed of a modem.
-                write_timeout: Duration::from_secs(30),
-            },
+            http: http_defaults(),
             // Otherwise a page of any site could write.
             access: AccessRules { origins: Origins::default() },
             // Otherwise any client could claim any address.
@@ -198,6 +167,41 @@ impl Default for Config {
             endpoints: Vec::new(),
             app: App::default(),
         }
+    }
+}
+
+fn http_defaults() -> Http {
+    Http {
+        max_connections: 10_000,
+        // One address may be many clients, behind NAT or an unknown proxy.
+        max_connections_per_address: None,
+        // Accepting is cheap, and `max_connections` limits the connections that stay.
+        max_accept_rate: None,
+        // nginx closes after 1000 requests to give memory back. Here a connection keeps nothing of its
+        // requests.
+        max_requests_per_connection: None,
+        // Heads in Jetty and nginx are 8 KiB. Here half of the head is left for cookies if the target takes its
+        // whole 8 KiB.
+        max_head_bytes: 16 * KIB,
+        max_headers: 100,
+        max_target_bytes: 8 * KIB,
+        max_body_bytes: MIB,
+        // Most forms and JSON documents fit as a whole, and `max_connections` uploads at once still need less
+        // than 1 GiB.
+        buffer_body_bytes: 64 * KIB,
+        // Kestrel's MinRequestBodyDataRate, which has a grace period of 5 s.
+        min_body_rate: 240,
+        max_response_bytes: 16 * MIB,
+        max_buffered_bytes: None,
+        // The bytes in flight to a client 20 ms away at 100 Mbit/s. A smaller buffer would delay its handler
+        // between acknowledgements.
+        response_buffer_bytes: 256 * KIB,
+        head_timeout: Duration::from_secs(10),
+        body_timeout: Duration::from_secs(30),
+        idle_timeout: Duration::from_secs(75),
+        // Jetty's idle timeout of a connector, which limits its writes. With 64 KiB this means at least 2
+        // KiB/s, the speed of a modem.
+        write_timeout: Duration::from_secs(30),
     }
 }
 
@@ -636,8 +640,7 @@ impl Key<'_> {
             (Flag(to), Flag(from)) => **to = **from,
             (Header(to), Header(from)) => (*to).clone_from(from),
             (Count(to, _), Count(from, _)) | (Bytes(to, _), Bytes(from, _)) => **to = **from,
-            (Budget(to, _), Budget(from, _)) => **to = **from,
-            (Optional(to, _), Optional(from, _)) => **to = **from,
+            (Budget(to, _), Budget(from, _)) | (Optional(to, _), Optional(from, _)) => **to = **from,
             (File(to, _), File(from, _)) => (*to).clone_from(from),
             (Target::Origins(to), Target::Origins(from)) => (*to).clone_from(from),
             (Trusted(to), Trusted(from)) => (*to).clone_from(from),

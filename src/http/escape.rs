@@ -16,7 +16,7 @@ pub(crate) fn normal_path(path: &str) -> Cow<'_, str> {
         let escaped = if *first == b'%' { after.get(..2).and_then(byte_of) } else { None };
         match escaped {
             Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                normal.push(char::from(byte))
+                normal.push(char::from(byte));
             }
             Some(byte) => push_escaped(&mut normal, byte),
             None if first.is_ascii() => normal.push(char::from(*first)),

@@ -28,7 +28,7 @@ fn bounded() -> Running {
 fn begin_body(address: std::net::SocketAddr, count: usize) -> Client {
     let mut client = Client::connect(address);
     client.send(format!("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: {MIB}\r\n\r\n").as_bytes());
-    client.send(&vec![b'x'; count]);
+    client.send(vec![b'x'; count]);
     client
 }
 
@@ -48,7 +48,7 @@ fn the_bodies_that_came_first_make_room_for_others() {
     assert!(clients[0].is_closed());
     // The one that came last goes on.
     let mut last = clients.pop().expect("there are several");
-    last.send(&vec![b'x'; MIB - 256 * KIB]);
+    last.send(vec![b'x'; MIB - 256 * KIB]);
     assert_eq!(last.answer().body.len(), MIB);
     drop((clients, last));
     wait_until("all memory is free again", || buffered() == 0);
