@@ -38,8 +38,8 @@ pub(crate) use self::readiness::Load;
 /// The server's figures and settings, as the admin listener shows them. No method blocks, and the reload runs
 /// elsewhere.
 pub(crate) trait Source: Send + Sync + 'static {
-    /// `/metrics`: `OpenMetrics`, or Prometheus's older text.
-    fn metrics(&self, open_metrics: bool) -> Bytes;
+    /// `/metrics`: `OpenMetrics`, or Prometheus's older text; with or without series for each route.
+    fn metrics(&self, open_metrics: bool, by_route: bool) -> Bytes;
 
     /// `/stats`, and each event of `/events`: JSON in one line.
     fn stats(&self) -> Bytes;

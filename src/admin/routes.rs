@@ -52,14 +52,19 @@ pub(super) fn router(
     Ok(router)
 }
 
-/// Answers with `OpenMetrics` if the client accepts it, as Prometheus does.
+/// Answers with `OpenMetrics` if the client accepts it, as Prometheus does. `?routes=off` leaves out the series of single routes.
 fn metrics(source: &dyn Source, request: &Request) -> Response {
+    let by_route = match request.query_value("routes").as_deref() {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(other) => return bad_request(&format!("routes: expected on or off, received {other:?}")),
+    };
     let accepts =
         |value: &[u8]| value.windows(OPEN_METRICS.len()).any(|part| part.eq_ignore_ascii_case(OPEN_METRICS));
     let mut lines = request.header_lines();
     let open = lines.any(|(name, value)| name.eq_ignore_ascii_case("accept") && accepts(value));
     let [open_type, older_type] = CONTENT_TYPE;
-    Response::new(StatusCode::OK, if open { open_type } else { older_type }, source.metrics(open))
+    Response::new(StatusCode::OK, if open { open_type } else { older_type }, source.metrics(open, by_route))
 }
 
 /// Answers with the names of the reasons, and with their texts if the client may know everything.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::config::{Config, Problem, Problems, Source};
 use crate::connector::TlsError;
 use crate::database::Database;
-use crate::database::sqlite::for_reading;
+use crate::database::sqlite::file_of;
 use crate::{endpoint, server};
 
 use super::{Common, FAILED, Loaded, complain, demo, print};
@@ -15,12 +15,15 @@ pub(super) fn run(common: &Common) -> anyhow::Result<ExitCode> {
     let Checked { source, config, problems, statements } = check(common.load()?);
     let summary = format!("{}: {} endpoints", source.name(), config.endpoints.len());
     for warning in server::tls_warnings(&config) {
-        eprintln!("warning: {warning}");
+        complain(&format!("warning: {warning}"));
     }
     if let Some(problems) = problems {
         complain(&problems.to_string());
         if let Err(reason) = statements {
             complain(&format!("the SQL is not checked: {reason}"));
+        }
+        if let Some(file) = missing_file(&config) {
+            complain(&format!("the SQL is checked on an empty database: there is no {}", file.display()));
         }
         return Ok(ExitCode::from(FAILED));
     }
@@ -54,13 +57,22 @@ pub(super) fn check(loaded: Loaded) -> Checked {
         Ok(database) => {
             found.extend(endpoint::check(&source, &config.endpoints, &database));
             found.extend(endpoint::check_samples(&source, &config.endpoints, &database));
-            let url = config.database.url.as_deref().map_or_else(String::new, crate::database::display_url);
-            Ok(format!("every statement prepared on {url}: good"))
+            let empty = if missing_file(&config).is_some() {
+                " (there is no such file, so an empty database)"
+            } else {
+                ""
+            };
+            Ok(format!("every statement prepared on {}{empty}: good", database.display_url()))
         }
         Err(unchecked) => unchecked.0,
     };
     let problems = (!found.is_empty()).then(|| Problems::new(source.clone(), found));
     Checked { source, config, problems, statements }
+}
+
+/// The file of SQLite's that a server would make.
+fn missing_file(config: &Config) -> Option<&Path> {
+    config.database.url.as_deref().and_then(file_of).filter(|file| !file.exists())
 }
 
 /// Why no statement is checked: `Ok` when that is no fault, `Err` when it is.
@@ -109,5 +121,5 @@ fn database(config: &Config, found: &[Problem]) -> Result<Database, Unchecked> {
         let later = "good; their SQL is checked once `wharf serve` has made the demo database";
         return Err(Unchecked(Ok(later.to_owned())));
     }
-    Database::open(&config.database, &for_reading(url)).map_err(|error| Unchecked(Err(error.to_string())))
+    Database::open_to_look(&config.database, url).map_err(|error| Unchecked(Err(error.to_string())))
 }

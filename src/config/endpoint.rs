@@ -16,10 +16,11 @@ use super::sql::Statement;
 use super::{Action, Endpoint, Otherwise, Priority, Returns, Span, Sql, Step};
 use crate::http::normal_path;
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "route",
     "description",
     "params",
+    "strict",
     "sql",
     "step",
     "returns",
@@ -186,7 +187,9 @@ impl Reader<'_> {
             self.report(one.span, &one.key, format!("no statement uses `:{}`", one.name));
         }
         let params = declared.into_iter().map(|one| one.param).collect::<Option<_>>()?;
-        Some(Action::Sql { params, steps, returns: returns? })
+        let strict =
+            if table.has("strict") { self.take(table, "strict", Setting::flag) } else { Some(false) };
+        Some(Action::Sql { params, strict: strict?, steps, returns: returns? })
     }
 
     fn step_tables<'a>(&mut self, table: &Table<'a>) -> Option<Vec<Table<'a>>> {

@@ -527,6 +527,8 @@ pub enum Action {
     Sql {
         /// `params`, in the order of the file.
         params: Vec<Param>,
+        /// `strict`: a name in the query, the form or the JSON body that is no parameter is refused.
+        strict: bool,
         /// At least one step. Several steps run in one transaction.
         steps: Vec<Step>,
         /// `returns`: the form of the last step's rows in the answer.

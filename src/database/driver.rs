@@ -40,6 +40,9 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// The kind of the database.
     fn kind(&self) -> Kind;
 
+    /// From now on no session makes or changes a file.
+    fn only_look(&mut self) {}
+
     /// The name of the database, or its file.
     fn database_name(&self) -> &str;
 

@@ -97,8 +97,22 @@ impl Database {
     /// [`Error::Url`] when the URL cannot be used. [`Error::Open`] when the first connection cannot be made: at once if
     /// trying again is no use, otherwise after 5 s.
     pub fn open(settings: &config::Database, url: &str) -> Result<Self, Error> {
+        Self::open_on(driver_of(settings, url)?, settings, url)
+    }
+
+    /// Like [`open`](Self::open), for the check of a configuration: no file is made or changed. A file that a server would make is an
+    /// empty database.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_to_look(settings: &config::Database, url: &str) -> Result<Self, Error> {
+        let mut driver = driver_of(settings, url)?;
+        driver.only_look();
+        Self::open_on(driver, settings, url)
+    }
+
+    fn open_on(driver: Box<dyn Driver>, settings: &config::Database, url: &str) -> Result<Self, Error> {
         let metrics = Arc::<metrics::Pool>::default();
-        let driver = driver_of(settings, url)?;
         let pool = pool::Pool::open(driver, settings, &metrics)?;
         Ok(Self(Arc::new(Inner { pool, display_url: display_url(url), metrics })))
     }

@@ -16,8 +16,8 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Error as SqliteError};
 
+pub(crate) use self::file::file_of;
 use self::file::{File, Identity, SCHEME};
-pub(crate) use self::file::{file_of, for_reading};
 use super::json::{self, write_base64, write_bytes_as_text, write_f64, write_int, write_string};
 use super::settings::{LEAVES_TRANSACTION, Settings};
 use super::{Access, Category, Column, Description, Error, Kind, Refusal, RowWriter, Statement};
@@ -73,6 +73,10 @@ impl Driver {
 impl driver::Driver for Driver {
     fn kind(&self) -> Kind {
         Kind::Sqlite
+    }
+
+    fn only_look(&mut self) {
+        self.file = Arc::new(self.file.for_a_look());
     }
 
     fn database_name(&self) -> &str {

@@ -18,9 +18,13 @@ use crate::http::Request;
 /// The values of `params`, in their order.
 ///
 /// # Errors
-/// 400 that names the parameter, the expected value and the received one; 415 for a body of another media type.
-pub(super) fn values(params: &[Param], request: &Request) -> Result<Vec<Value>, Error> {
+/// 400 that names the parameter, the expected value and the received one; 415 for a body of another media type. With `strict`, also 400
+/// for a name that is no parameter.
+pub(super) fn values(params: &[Param], strict: bool, request: &Request) -> Result<Vec<Value>, Error> {
     let sources = Sources::new(params, request)?;
+    if strict {
+        sources.refuse_unknown(params)?;
+    }
     params.iter().map(|param| sources.value(param)).collect()
 }
 
@@ -50,6 +54,32 @@ impl<'a> Sources<'a> {
         })
     }
 
+    /// Refuses a name in the query, the form or the JSON body without a parameter of that name there.
+    fn refuse_unknown(&self, params: &[Param]) -> Result<(), Error> {
+        // Without a parameter in the query, its pairs were not looked for.
+        let query = pairs(self.request.query().as_bytes());
+        let is_written = |(name, value): &&Pair<'_>| !name.is_empty() || !value.is_empty();
+        let names = query.iter().filter(is_written).map(|(name, _)| (Place::Query, name));
+        let names = names.chain(self.form.iter().filter(is_written).map(|(name, _)| (Place::Form, name)));
+        for (place, name) in names.chain(self.body.0.iter().map(|(name, _)| (Place::Body, name))) {
+            let known =
+                || params.iter().filter(|param| param.place == place).map(|param| param.wire_name.as_str());
+            if known().any(|known| known == name) {
+                continue;
+            }
+            let known: Vec<_> = known().collect();
+            let expected =
+                if known.is_empty() { "none".to_owned() } else { format!("only {}", known.join(", ")) };
+            let place = place_name(place);
+            // A name of any length comes back, but not whole.
+            let name: String = name.chars().take(LONGEST_NAME).collect();
+            let detail = format!("unknown parameter {name:?} in the {place}: expected {expected} there");
+            let answer = Error::new(StatusCode::BAD_REQUEST, detail);
+            return Err(answer.with_member("parameter", name).with_member("expected", expected));
+        }
+        Ok(())
+    }
+
     fn value(&self, param: &Param) -> Result<Value, Error> {
         let name = &param.wire_name;
         let mismatch = |Mismatch { expected, received }| {
@@ -61,13 +91,7 @@ impl<'a> Sources<'a> {
         };
         let Some(value) = self.find(param).map_err(mismatch)? else {
             return param.default.clone().ok_or_else(|| {
-                let place = match param.place {
-                    Place::Path => "path",
-                    Place::Query => "query",
-                    Place::Header => "header",
-                    Place::Body => "JSON body",
-                    Place::Form => "form",
-                };
+                let place = place_name(param.place);
                 let expected = format!("{} as {name:?} in the {place}", param.kind);
                 Error::bad_parameter(name, &expected, "nothing")
             });
@@ -107,6 +131,19 @@ impl<'a> Sources<'a> {
                 }
             },
         }
+    }
+}
+
+/// An unknown parameter's name is shown up to this many characters.
+const LONGEST_NAME: usize = 100;
+
+fn place_name(place: Place) -> &'static str {
+    match place {
+        Place::Path => "path",
+        Place::Query => "query",
+        Place::Header => "header",
+        Place::Body => "JSON body",
+        Place::Form => "form",
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn check_on(
 ) -> Result<Vec<Problem>, Error> {
     let mut problems = Vec::new();
     for endpoint in endpoints {
-        let Action::Sql { params, steps, returns: _ } = &endpoint.action else { continue };
+        let Action::Sql { params, steps, .. } = &endpoint.action else { continue };
         for step in steps {
             let key = format!("endpoint.{}.sql", step.name);
             let statement = database.statement(&step.sql, params);

@@ -62,6 +62,8 @@ fn fixed(status: StatusCode, body: &str, content_type: &str) -> Target {
 /// One endpoint that runs SQL.
 struct SqlEndpoint {
     params: Vec<config::Param>,
+    /// Whether a name that is no parameter is refused.
+    strict: bool,
     steps: Vec<Step>,
     returns: Returns,
     status: StatusCode,
@@ -108,7 +110,7 @@ impl From<Failure> for Error {
 
 impl SqlEndpoint {
     fn new(endpoint: &config::Endpoint, database: &Database, config: &Config) -> Option<Self> {
-        let Action::Sql { params, steps, returns } = &endpoint.action else { return None };
+        let Action::Sql { params, strict, steps, returns } = &endpoint.action else { return None };
         let steps = steps.iter().map(|step| {
             let origin = [
                 ("method", endpoint.method.as_str()),
@@ -125,6 +127,7 @@ impl SqlEndpoint {
         let mut new = Self {
             steps: steps.collect(),
             params: params.clone(),
+            strict: *strict,
             returns: *returns,
             status: endpoint.status,
             access: access(&endpoint.method),
@@ -340,7 +343,7 @@ impl Step {
 
 impl Handler for Arc<SqlEndpoint> {
     fn handle(&self, request: &Request, context: &mut Context<'_>) -> Result<Response, Error> {
-        let values = bind::values(&self.params, request)?;
+        let values = bind::values(&self.params, self.strict, request)?;
         let body = self.run_again_on_collision(&values, context);
         let body = body.map_err(|error| if self.has_hidden() { error.hiding_values() } else { error })?;
         Ok(self.response(body))
@@ -371,7 +374,7 @@ impl BatchedStatement for SqlEndpoint {
             rows_max: self.max_rows(),
             opening: self.opening(),
         };
-        let values = bind::values(&self.params, request)?;
+        let values = bind::values(&self.params, self.strict, request)?;
         Ok(Question::Endpoint { statement: Arc::clone(&self.steps[0].statement), values, form })
     }
 

@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, StatusCode};
 
 use crate::base::queue::LaneSpec;
 use crate::handler::{Batched, Handler, Policy};
-use crate::http::{PathValue, Request, Response, normal_path, problem};
+use crate::http::{PathValue, Request, Response, normal_path, problem, sent_offset};
 use crate::telemetry::metrics::{Endpoint, Metrics};
 
 /// The target of a route.
@@ -152,10 +152,12 @@ impl Router {
                 }
                 Cow::Owned(normal) => {
                     let found = tree.at(&normal).ok()?;
-                    Some((
-                        found.value,
-                        found.params.iter().map(|(_, value)| PathValue::escaped(value)).collect(),
-                    ))
+                    let sent = |value: &str| {
+                        let at = value.as_ptr() as usize - normal.as_ptr() as usize;
+                        &text[sent_offset(text, at)..sent_offset(text, at + value.len())]
+                    };
+                    let values = found.params.iter().map(|(_, value)| PathValue::escaped(sent(value)));
+                    Some((found.value, values.collect()))
                 }
             }
         };

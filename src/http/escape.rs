@@ -4,27 +4,58 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-/// The path in its normal form, in which equal paths have equal texts: letters, digits, `-`, `.`, `_` and `~` are not encoded, other
-/// characters beyond ASCII are, and encoded ones have capital hexadecimal digits.
+/// The path in its normal form, in which equal paths have equal texts. Letters, digits, `-`, `.`, `_` and `~` are not encoded there, and
+/// characters beyond ASCII are. Encoded bytes have capital hexadecimal digits.
 pub(crate) fn normal_path(path: &str) -> Cow<'_, str> {
     if path.is_ascii() && memchr::memchr(b'%', path.as_bytes()).is_none() {
         return Cow::Borrowed(path);
     }
     let mut normal = String::with_capacity(path.len());
     let mut rest = path.as_bytes();
-    while let [first, after @ ..] = rest {
-        let escaped = if *first == b'%' { after.get(..2).and_then(byte_of) } else { None };
-        match escaped {
-            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                normal.push(char::from(byte));
-            }
-            Some(byte) => push_escaped(&mut normal, byte),
-            None if first.is_ascii() => normal.push(char::from(*first)),
-            None => push_escaped(&mut normal, *first),
+    while !rest.is_empty() {
+        let unit = Unit::first(rest);
+        if unit.is_escaped {
+            push_escaped(&mut normal, unit.byte);
+        } else {
+            normal.push(char::from(unit.byte));
         }
-        rest = if escaped.is_some() { &after[2..] } else { after };
+        rest = &rest[unit.sent..];
     }
     Cow::Owned(normal)
+}
+
+/// The place in a path as it was sent that a place in its normal form stands for.
+pub(crate) fn sent_offset(path: &str, normal: usize) -> usize {
+    let (mut sent, mut at) = (0, 0);
+    while at < normal && sent < path.len() {
+        let unit = Unit::first(&path.as_bytes()[sent..]);
+        sent += unit.sent;
+        at += if unit.is_escaped { 3 } else { 1 };
+    }
+    sent
+}
+
+/// One byte of a path.
+struct Unit {
+    byte: u8,
+    /// How many bytes stand for it in the path as it was sent.
+    sent: usize,
+    /// Whether the normal form has it encoded.
+    is_escaped: bool,
+}
+
+impl Unit {
+    /// The first byte of a path that is not empty.
+    fn first(path: &[u8]) -> Self {
+        let escaped = if path[0] == b'%' { path.get(1..3).and_then(byte_of) } else { None };
+        match escaped {
+            Some(byte) => {
+                let is_escaped = !(byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
+                Self { byte, sent: 3, is_escaped }
+            }
+            None => Self { byte: path[0], sent: 1, is_escaped: !path[0].is_ascii() },
+        }
+    }
 }
 
 fn byte_of(digits: &[u8]) -> Option<u8> {
@@ -64,6 +95,19 @@ mod tests {
         ] {
             assert_eq!(normal_path(path), normal, "{path}");
         }
+    }
+
+    #[test]
+    fn a_place_in_the_normal_form_is_found_in_the_path_as_it_was_sent() {
+        let path = "/%7Ex/%c3%b6/a%2fb";
+        let normal = normal_path(path);
+        assert_eq!(normal, "/~x/%C3%B6/a%2Fb");
+        for part in ["/~x", "%C3%B6", "a%2Fb"] {
+            let at = normal.find(part).expect("it is there");
+            let sent = &path[sent_offset(path, at)..sent_offset(path, at + part.len())];
+            assert_eq!(normal_path(sent), part);
+        }
+        assert_eq!(sent_offset(path, normal.len()), path.len());
     }
 
     #[test]

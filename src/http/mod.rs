@@ -28,7 +28,7 @@ pub use builder::RequestBuilder;
 pub use chunked::Decoder;
 pub(crate) use encode::is_ours;
 pub use encode::{CONTINUE, Form, encode_head};
-pub(crate) use escape::normal_path;
+pub(crate) use escape::{normal_path, sent_offset};
 pub(crate) use feed::LAST_CHUNK;
 pub use feed::{Feed, Piece};
 pub use forwarded::{ForwardedBy, Networks, NetworksError, client_address};

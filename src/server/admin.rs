@@ -122,8 +122,12 @@ impl AdminView {
 }
 
 impl Source for AdminView {
-    fn metrics(&self, open_metrics: bool) -> Bytes {
-        self.observer.exposition(open_metrics).into()
+    fn metrics(&self, open_metrics: bool, by_route: bool) -> Bytes {
+        if by_route {
+            self.observer.exposition(open_metrics).into()
+        } else {
+            self.observer.exposition_without_routes(open_metrics).into()
+        }
     }
 
     fn stats(&self) -> Bytes {

@@ -524,6 +524,46 @@ fn a_parameter_may_be_left_out_of_every_place_when_it_says_so() {
 }
 
 #[test]
+fn a_name_that_is_no_parameter_is_refused_if_the_endpoint_is_strict() {
+    let endpoint = |database: Database| {
+        let integer = if database == Database::Postgres { "cast(:n as bigint)" } else { ":n" };
+        format!(
+            "{}[endpoint.q]\nroute = 'GET /q'\nstrict = true\nsql = 'select {integer} as n'\nreturns = 'value'\n\
+             params = {{ n = {{ type = 'int', default = 1 }} }}\n\
+             [endpoint.f]\nroute = 'POST /f'\nstrict = true\nsql = 'select {integer} as n'\nreturns = 'value'\n\
+             params = {{ n = {{ type = 'int', in = 'form' }} }}\n",
+            CHECKED.replace("sql  ", "strict = true\nsql  ")
+        )
+    };
+    let assert_unknown = |answer: &Answer, name: &str, expected: &str| {
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert_eq!(
+            (&answer.json()["parameter"], &answer.json()["expected"]),
+            (&name.into(), &expected.into())
+        );
+    };
+    on_both(endpoint, |wharf, _| {
+        assert_eq!(wharf.get("/q?n=7").text(), "7");
+        assert_eq!(wharf.get("/q?").text(), "1");
+        assert_unknown(&wharf.get("/q?m=7"), "m", "only n");
+        assert_unknown(&wharf.get(&format!("/q?n=7&{}", "m".repeat(300))), &"m".repeat(100), "only n");
+        let form = |body: &str| {
+            wharf.request("POST", "/f", &[("Content-Type", "application/x-www-form-urlencoded")], body)
+        };
+        assert_eq!(form("n=7").text(), "7");
+        assert_unknown(&form("n=7&m=8"), "m", "only n");
+        assert_eq!(wharf.json("POST", "/checked", r#"{"count":1,"word":"ab"}"#).status, 200);
+        let answer = wharf.json("POST", "/checked", r#"{"count":1,"word":"ab","other":2}"#);
+        assert_unknown(&answer, "other", "only count, word, note, size");
+        assert_unknown(
+            &wharf.json("POST", "/checked?count=1", r#"{"count":1,"word":"ab"}"#),
+            "count",
+            "none",
+        );
+    });
+}
+
+#[test]
 fn a_body_of_another_kind_is_refused() {
     on_both(
         |_| CHECKED.to_owned(),

@@ -64,7 +64,7 @@ deadline = '400ms'
 
 [endpoint.rest]
 route   = 'GET /rest'
-sql     = \"select 'rested' from pg_sleep(0.004)\"
+sql     = \"select 'rested' from pg_sleep(0.03)\"
 returns = 'value'
 
 [endpoint.nothing]

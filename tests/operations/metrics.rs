@@ -2,6 +2,7 @@
 //! names must be those of `docs/metrics.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
@@ -17,7 +18,9 @@ use wharf::http::{Request, Response};
 use wharf::server::Drained;
 use wharf::server::{Running, Server};
 
-use crate::support::{Client, Database, Gate, PATIENCE, Postgres, ask, config_on, gate, wait_until};
+use crate::support::{
+    Client, Database, Gate, PATIENCE, Postgres, Wharf, ask, assert_problem, config_on, gate, wait_until,
+};
 
 /// Debian's python3-prometheus-client: the reference implementations of both formats. Prints the families as JSON.
 const PARSE: &str = r#"
@@ -167,6 +170,31 @@ fn both_formats_are_read_by_other_parsers_and_documented() {
     }
     assert_eq!(metrics.families, documented);
     assert_eq!(server.drain(), Drained::Complete);
+}
+
+/// With 5,000 endpoints the answer had 12 MB.
+#[test]
+fn the_series_of_routes_can_be_left_out() {
+    let mut text = "admin.listen = '127.0.0.1:0'\n[database]\nurl = 'sqlite:x.db'\n".to_owned();
+    for number in 0..300 {
+        writeln!(text, "[endpoint.e{number}]\nroute = 'GET /e/{number}'\nsql = 'select 1'")
+            .expect("a String takes all");
+    }
+    let wharf = Wharf::start(&text);
+    for number in 0..300 {
+        assert_eq!(wharf.get(&format!("/e/{number}")).status, 200);
+    }
+    let read = |target: &str| {
+        let mut client = Client::connect(wharf.admin_address());
+        client.request("GET", target, &[], "");
+        client.answer()
+    };
+    let (all, short) = (read("/metrics"), read("/metrics?routes=off"));
+    assert!(all.text().contains("route=\"/e/299\"") && !short.text().contains("route="), "{}", short.text());
+    assert!(short.text().contains("wharf_http_requests_total{status=\"200\"} 300"), "{}", short.text());
+    assert!(short.body.len() < 50_000 && all.body.len() > 10 * short.body.len(), "{}", short.body.len());
+    assert!(read("/metrics?routes=on").text().contains("route="));
+    assert_problem(&read("/metrics?routes=no"), 400, "expected on or off, received");
 }
 
 #[test]

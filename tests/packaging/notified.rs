@@ -205,9 +205,15 @@ fn the_watchdog_is_not_told_while_every_worker_is_past_its_deadline() {
 fn without_a_manager_there_is_no_thread_for_it() {
     let directory = Arc::new(directory_with(HELLO));
     let wharf = Wharf::start_in(&directory, &SERVE, &[("WATCHDOG_USEC", "1000000")]);
-    let tasks = fs::read_dir(format!("/proc/{}/task", wharf.id())).expect("the process runs");
-    let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-    let names: Vec<_> = tasks.map_while(Result::ok).map(name).collect();
-    assert!(names.iter().any(|name| name == "poller-0\n"), "{names:?}");
+    let names = || -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", wharf.id())).expect("the process runs");
+        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        tasks.map_while(Result::ok).map(name).collect()
+    };
+    // A thread that has just begun has no name of its own yet.
+    super::support::wait_until("the threads have their names", || {
+        names().iter().any(|name| name == "poller-0\n")
+    });
+    let names = names();
     assert!(!names.iter().any(|name| name == "watchdog\n"), "{names:?}");
 }

@@ -16,6 +16,7 @@ const REFUSALS = {
   address_limit: "too many connections of one address", accept_rate: "too many new connections", descriptors: "no file descriptor left",
   queue_full: "the queue was full", queue_wait: "waited too long in the queue", shed: "would have waited too long",
   deadline: "took longer than its deadline", cross_origin: "from another site's page",
+  memory: "requests and answers used too much memory",
 };
 
 // A table that scrolls separately from the page, also by keyboard. A cell is text or a node.

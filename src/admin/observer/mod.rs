@@ -126,12 +126,21 @@ impl Observer {
         &self.0.observed.metrics
     }
 
-    /// The metrics for Prometheus: `OpenMetrics`, or the older text.
+    /// The metrics for Prometheus: `OpenMetrics`, or the older text. Each route has its own series.
     pub fn exposition(&self, open_metrics: bool) -> String {
+        self.written(open_metrics, true)
+    }
+
+    /// The same without series of single routes: those of all routes are added up.
+    pub fn exposition_without_routes(&self, open_metrics: bool) -> String {
+        self.written(open_metrics, false)
+    }
+
+    fn written(&self, open_metrics: bool, by_route: bool) -> String {
         let Observed { metrics, database, journal, .. } = &self.0.observed;
         let pool = database.as_ref().map(|database| Arc::clone(database.metrics()));
         let (gauges, lost_lines) = (self.gauges(), [journal.lost(), stderr::lost()]);
-        Exposition { metrics: Arc::clone(metrics), pool, gauges, lost_lines }.text(open_metrics)
+        Exposition { metrics: Arc::clone(metrics), pool, gauges, lost_lines, by_route }.text(open_metrics)
     }
 
     /// The gauges at this moment.

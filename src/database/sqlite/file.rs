@@ -18,7 +18,7 @@ pub(in super::super) const SCHEME: &str = "sqlite:";
 /// The characters that end or change a path in a URI of SQLite's (sqlite.org/uri.html).
 const RESERVED: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
 
-/// What sessions do to the file: `mode` of the URL, as in SQLite's own URIs.
+/// The access to the file: `mode` of the URL, as in SQLite's own URIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     /// `ro`: they only read it.
@@ -27,6 +27,8 @@ enum Mode {
     ReadWrite,
     /// `rwc`, the default: the first session makes it where it is missing.
     Create,
+    /// There is no file, and the database is empty: for a look at a file that a server would make.
+    Empty,
 }
 
 /// The file of a pool's sessions.
@@ -100,8 +102,15 @@ impl File {
         Ok(Self { path, mode, immutable, was_opened: AtomicBool::new(false) })
     }
 
+    /// The same file for sessions that neither make nor change it.
+    pub(super) fn for_a_look(&self) -> Self {
+        let is_made = self.mode == Mode::Create && !self.path.exists();
+        let mode = if is_made { Mode::Empty } else { Mode::ReadOnly };
+        Self { path: self.path.clone(), mode, immutable: self.immutable, was_opened: AtomicBool::new(false) }
+    }
+
     pub(super) fn is_read_only(&self) -> bool {
-        self.mode == Mode::ReadOnly
+        matches!(self.mode, Mode::ReadOnly | Mode::Empty)
     }
 
     /// Opens the file.
@@ -112,6 +121,7 @@ impl File {
                 OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
             }
             Mode::ReadWrite | Mode::Create => OpenFlags::SQLITE_OPEN_READ_WRITE,
+            Mode::Empty => return Connection::open_in_memory(),
         };
         let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let connection = if self.immutable {
@@ -135,10 +145,11 @@ impl File {
     pub(super) fn advice(&self, error: &SqliteError) -> String {
         use rusqlite::ErrorCode::{CannotOpen, ReadOnly};
         let is_refused = matches!(error.sqlite_error_code(), Some(CannotOpen | ReadOnly));
-        if !is_refused || self.is_read_only() {
+        if is_refused && !self.path.exists() {
+            let made = if self.mode == Mode::Create { ", and it cannot be made" } else { "" };
+            format!("no such file{made}")
+        } else if !is_refused || self.is_read_only() {
             error.to_string()
-        } else if !self.path.exists() {
-            format!("{error}: no such file, and it cannot be made")
         } else {
             format!(
                 "{error}; for a file that is only read, write sqlite:{}?mode=ro, or ?immutable=1 where its directory cannot be \
@@ -158,18 +169,6 @@ fn parts(url: &str) -> (&str, &str) {
 /// The file of a URL of SQLite; `None`: the URL is of another database.
 pub(crate) fn file_of(url: &str) -> Option<&Path> {
     url.starts_with(SCHEME).then(|| Path::new(parts(url).0))
-}
-
-/// The URL of the same database for a look at it: nothing makes or changes the file. URLs of other databases stay as they are.
-pub(crate) fn for_reading(url: &str) -> String {
-    match (file_of(url), parts(url).1) {
-        (Some(_), "") => format!("{url}?mode=ro"),
-        (Some(file), parameters) if parameters.contains("immutable=1") => {
-            format!("{SCHEME}{}?immutable=1", file.display())
-        }
-        (Some(file), _) => format!("{SCHEME}{}?mode=ro", file.display()),
-        (None, _) => url.to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -203,18 +202,6 @@ mod tests {
         ] {
             let error = File::of(url).expect_err(url).to_string();
             assert!(error.contains(reason), "{url}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_look_changes_nothing() {
-        for (url, for_a_look) in [
-            ("sqlite:x.db", "sqlite:x.db?mode=ro"),
-            ("sqlite:x.db?mode=rw", "sqlite:x.db?mode=ro"),
-            ("sqlite:x.db?mode=ro&immutable=1", "sqlite:x.db?immutable=1"),
-            ("postgres://h/d", "postgres://h/d"),
-        ] {
-            assert_eq!(for_reading(url), for_a_look);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The thread that asks for them. No request passes through this code. `docs/metrics.md` explains each name, and a test
 //! compares it with this file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +16,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::process::Process;
-use super::{CENSUS, CLOSINGS, Counts, Metrics, PHASES, Pool, REASONS, UNSERVED};
+use super::{CENSUS, CLOSINGS, Counts, Endpoint, Metrics, PHASES, Pool, REASONS, UNSERVED};
 
 /// The media types of the output of [`Exposition::text`]: `OpenMetrics`, and the older text.
 pub const CONTENT_TYPE: [&str; 2] = [
@@ -94,6 +95,8 @@ pub struct Exposition {
     pub gauges: Gauges,
     /// How many lines of the access log and of the log were lost.
     pub lost_lines: [u64; 2],
+    /// Whether each route has its own series. Otherwise those of all routes are added up.
+    pub by_route: bool,
 }
 
 impl Exposition {
@@ -175,8 +178,14 @@ impl Exposition {
         let endpoints = metrics.endpoints();
         let mut family =
             out.metric("wharf_http_requests", "Answers by endpoint and status", None, MetricType::Counter)?;
+        // Without routes, the statuses of all endpoints together.
+        let mut statuses = BTreeMap::<_, u64>::new();
         for endpoint in &endpoints {
             for (status, count) in endpoint.statuses() {
+                if !self.by_route {
+                    *statuses.entry(status).or_default() += count;
+                    continue;
+                }
                 let status = status.to_string();
                 let labels = [
                     ("method", endpoint.method.as_str()),
@@ -186,16 +195,25 @@ impl Exposition {
                 count_with(&mut family, &labels, count)?;
             }
         }
+        for (status, count) in statuses {
+            count_with(&mut family, &[("status", &*status.to_string())], count)?;
+        }
         let help = "Time from a complete request to the worker's handover of its answer";
         let seconds = Some(Unit::Seconds);
         let mut family =
             out.metric("wharf_http_request_duration", help, seconds.as_ref(), MetricType::Histogram)?;
+        let mut together = Counts::default();
         for endpoint in &endpoints {
             let counts = endpoint.durations();
-            if counts.count() > 0 {
+            if !self.by_route {
+                together.add(&counts);
+            } else if counts.count() > 0 {
                 let labels = [("method", endpoint.method.as_str()), ("route", endpoint.route.as_str())];
                 histogram_with(&mut family, &labels, &counts)?;
             }
+        }
+        if !self.by_route {
+            histogram(&mut family, &together)?;
         }
         let help = "Time that a request spent in each phase";
         let mut family =
@@ -205,7 +223,8 @@ impl Exposition {
         }
         let help = "Total time that the requests of each endpoint spent in each phase";
         let mut family = out.metric("wharf_http_route_phase", help, seconds.as_ref(), MetricType::Counter)?;
-        for endpoint in endpoints.iter().filter(|endpoint| endpoint.durations().count() > 0) {
+        let shown = |endpoint: &&Arc<Endpoint>| self.by_route && endpoint.durations().count() > 0;
+        for endpoint in endpoints.iter().filter(shown) {
             for (phase, name) in PHASES {
                 let labels = [
                     ("method", endpoint.method.as_str()),
