@@ -218,3 +218,26 @@ fn a_violated_constraint_is_named_on_both_databases() {
         assert!(!wharf.log().contains("ERROR"), "{}", wharf.log());
     }
 }
+
+/// A foreign server that was down raised 08001 on a healthy session, and wharf closed it. A fast endpoint beside it fell from 5,586 to 238
+/// requests a second, because 206 sessions had to be opened anew.
+#[test]
+fn a_session_ends_by_the_severity_of_an_error_and_not_by_its_class() {
+    let more = "maximum_pool_size = 1\n[endpoint.pid]\nroute = 'GET /pid'\nsql = 'select pg_backend_pid()'\nreturns = 'value'\n";
+    let database = Postgres::database();
+    database.psql(FUNCTIONS);
+    let config = format!(
+        "[database]\nurl = '{}'\n{more}{}",
+        database.url(),
+        ENDPOINTS.replace("JSON", "select :document::jsonb as document")
+    );
+    let wharf = Wharf::start(&config);
+    let pid = wharf.get("/pid").text().to_owned();
+    for code in ["08000", "08001", "08006", "57P01", "57P03", "53300", "58030", "XX000"] {
+        for method in ["GET", "POST"] {
+            let answer = wharf.request(method, &format!("/refuse/{code}"), &[], "");
+            assert!(answer.status >= 500, "{code}: {} {}", answer.status, answer.text());
+            assert_eq!(wharf.get("/pid").text(), pid, "{method} {code}");
+        }
+    }
+}

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -169,13 +170,87 @@ pub(crate) fn coarse_seconds() -> u64 {
     u64::try_from(clock_gettime(ClockId::RealtimeCoarse).tv_sec).unwrap_or_default()
 }
 
+/// The time of the cores that this process may use, and the part of it that they were idle, in ticks of 10 ms. Where a cgroup limits
+/// the process to a part of the machine's cores, the rest of them says nothing.
+pub(crate) fn core_ticks() -> Option<CoreTicks> {
+    static QUOTA: OnceLock<Option<Quota>> = OnceLock::new();
+    match QUOTA.get_or_init(Quota::of_this_process) {
+        Some(quota) => quota.ticks(),
+        None => machine_ticks(),
+    }
+}
+
 /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and two that are parts of the first.
 /// No figure ever decreases, except the time that waits for a disk.
-pub(crate) fn core_ticks() -> Option<CoreTicks> {
+fn machine_ticks() -> Option<CoreTicks> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let ticks = stat.lines().next()?.split_whitespace().skip(1).take(8);
     let ticks: Vec<u128> = ticks.map(|ticks| ticks.parse().ok()).collect::<Option<_>>()?;
     Some(CoreTicks { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)? })
+}
+
+/// A limit on the processor time of a cgroup.
+#[derive(Debug)]
+struct Quota {
+    /// The processor time that the group may use in each period, both in microseconds.
+    time: u128,
+    period: u128,
+    /// The file with the time that the group has used, and whether that is one of version 2.
+    used: PathBuf,
+    is_unified: bool,
+}
+
+impl Quota {
+    /// The smallest limit among the process's group and those above it.
+    fn of_this_process() -> Option<Self> {
+        let unified = groups("").into_iter().filter_map(|group| {
+            let max = fs::read_to_string(group.join("cpu.max")).ok()?;
+            let (time, period) = max.trim().split_once(' ')?;
+            Some(Self {
+                time: time.parse().ok()?,
+                period: period.parse().ok()?,
+                used: group.join("cpu.stat"),
+                is_unified: true,
+            })
+        });
+        // Version 1 counts the time in a controller of its own, in the group of the same name.
+        let accounts = groups("cpuacct");
+        let older = groups("cpu").into_iter().zip(accounts).filter_map(|(group, account)| {
+            let read = |name| fs::read_to_string(group.join(name)).ok()?.trim().parse().ok();
+            let (time, period) = (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?);
+            Some(Self { time, period, used: account.join("cpuacct.usage"), is_unified: false })
+        });
+        unified
+            .chain(older)
+            .filter(|quota| quota.period > 0)
+            .min_by_key(|quota| quota.time * 1000 / quota.period)
+    }
+
+    fn ticks(&self) -> Option<CoreTicks> {
+        const TICK_US: u128 = 10_000;
+        let text = fs::read_to_string(&self.used).ok()?;
+        let used: u128 = if self.is_unified {
+            text.lines().find_map(|line| line.strip_prefix("usage_usec "))?.parse().ok()?
+        } else {
+            text.trim().parse::<u128>().ok()? / 1000
+        };
+        let all = coarse_monotonic().as_micros() * self.time / self.period;
+        // Both begin at different times, so only differences count. The offset keeps the second one positive.
+        let idle = (all + (1 << 100)).saturating_sub(used);
+        Some(CoreTicks { all: all / TICK_US, idle: idle / TICK_US })
+    }
+}
+
+/// The directories of this process's cgroup and of those above it, for a controller of version 1; "": of version 2 (cgroups(7)).
+fn groups(controller: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup").join(controller);
+    // A line is NUMBER:CONTROLLERS:PATH. Version 2 has no controllers, and one line.
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+    let own = lines.filter(|(controllers, _)| controllers.split(',').any(|one| one == controller));
+    let own = own.map(|(_, path)| root.join(path.trim_start_matches('/'))).next();
+    let Some(own) = own else { return Vec::new() };
+    own.ancestors().take_while(|group| group.starts_with(&root)).map(Path::to_owned).collect()
 }
 
 /// The times of a thread of this process (`schedstat`, Documentation/scheduler/sched-stats.rst).
@@ -193,25 +268,8 @@ pub(crate) fn memory_max() -> Option<usize> {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.trim().strip_suffix(" kB")?.parse::<usize>().ok()?.checked_mul(1024)
     });
-    // A line is NUMBER:CONTROLLERS:PATH (cgroups(7)). Version 2 has no controllers, and one line.
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limits = groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')).flat_map(
-        |(controllers, path)| {
-            let (root, name) = if controllers.is_empty() {
-                ("/sys/fs/cgroup", "memory.max")
-            } else {
-                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-            };
-            let concerns_memory = controllers.is_empty() || controllers.split(',').any(|one| one == "memory");
-            let own = Path::new(root).join(path.trim_start_matches('/'));
-            let above: Vec<_> = own
-                .ancestors()
-                .take_while(|group| group.starts_with(root))
-                .map(|group| group.join(name))
-                .collect();
-            above.into_iter().filter(move |_| concerns_memory)
-        },
-    );
+    let unified = groups("").into_iter().map(|group| group.join("memory.max"));
+    let limits = unified.chain(groups("memory").into_iter().map(|group| group.join("memory.limit_in_bytes")));
     // A group without a limit has the text "max", or a number above the machine's memory.
     limits.filter_map(|file| fs::read_to_string(file).ok().and_then(number)).chain(total).min()
 }

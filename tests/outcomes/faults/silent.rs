@@ -1,13 +1,15 @@
 //! A database that says nothing: suspended, or behind a network that drops packets or takes no connections.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use wharf::server::{Drained, Server};
 
 use super::bounds::{Bounds, within_bounds};
 use super::forwarder::Forwarder;
 use super::load::{during, expect_in_time, expect_resumed};
 use super::network::Network;
 use super::served::{Answered, Served, WORKERS, Work, on_postgres, schema};
-use crate::support::Postgres;
+use crate::support::{Postgres, ask, config_on, wait_until};
 
 const ALL: [Work; 4] = [Work::Echo, Work::Slow, Work::Transfer, Work::Slow];
 
@@ -40,6 +42,50 @@ fn a_path_that_forwards_nothing_more_is_a_database_that_is_down() {
         let answers = silence(bounds, &served, || forwarder.close(), end);
         served.settle(&cluster, &answers);
     });
+}
+
+/// Idle sessions that were silent for `keepalive_time` were validated one after the other by the thread that also handed new sessions
+/// over. A pool of 100 was good again 33 seconds after its database.
+#[test]
+fn a_pool_of_any_size_is_good_again_soon_after_its_database() {
+    /// The time during which nothing passes.
+    const OUTAGE: Duration = Duration::from_millis(2500);
+    /// A tenth of it is enough where no other process wants a core.
+    const SOON: Duration = Duration::from_secs(1);
+    for size in [10, 100] {
+        within_bounds(|bounds| {
+            let cluster = Postgres::start();
+            let forwarder = Forwarder::to(cluster.port());
+            let mut config = config_on(
+                format!("postgres://postgres@127.0.0.1:{}/postgres", forwarder.port()),
+                "[endpoint.one]\nroute = 'GET /one'\nsql = 'select 1'\nreturns = 'value'\n",
+            );
+            config.server.workers = Some(16);
+            let pool = &mut config.database;
+            (pool.maximum_pool_size, pool.minimum_idle) = (size, Some(size));
+            // All idle sessions are to be validated as soon as the outage begins.
+            pool.keepalive_time = Duration::from_millis(100);
+            let server = Server::new(config).expect("the database is there").start().expect("a free port");
+            let gauges = || server.observer().gauges().pool.expect("there is a pool");
+            wait_until("the pool is not filled", || gauges().open as usize == size);
+            forwarder.close();
+            let began = Instant::now();
+            while began.elapsed() < OUTAGE {
+                assert!([503, 504].contains(&ask(&server, "/one").answer().status));
+            }
+            forwarder.open();
+            let back = Instant::now();
+            while ask(&server, "/one").answer().status != 200 {}
+            bounds.expect(&format!("{size} sessions: the first good answer"), back.elapsed(), SOON);
+            for _ in 0..200 {
+                let good = ask(&server, "/one").answer().status == 200;
+                bounds.hold(good || back.elapsed() < SOON, || {
+                    format!("{size} sessions: refused after {SOON:?}")
+                });
+            }
+            assert_eq!(server.drain(), Drained::Complete);
+        });
+    }
 }
 
 #[test]
