@@ -203,27 +203,29 @@ struct Quota {
 impl Quota {
     /// The smallest limit among the process's group and those above it.
     fn of_this_process() -> Option<Self> {
-        let unified = groups("").into_iter().filter_map(|group| {
-            let max = fs::read_to_string(group.join("cpu.max")).ok()?;
-            let (time, period) = max.trim().split_once(' ')?;
-            Some(Self {
-                time: time.parse().ok()?,
-                period: period.parse().ok()?,
-                used: group.join("cpu.stat"),
-                is_unified: true,
-            })
-        });
+        let unified = groups("").into_iter().filter_map(|group| Self::unified(&group));
         // Version 1 counts the time in a controller of its own, in the group of the same name.
-        let accounts = groups("cpuacct");
-        let older = groups("cpu").into_iter().zip(accounts).filter_map(|(group, account)| {
-            let read = |name| fs::read_to_string(group.join(name)).ok()?.trim().parse().ok();
-            let (time, period) = (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?);
-            Some(Self { time, period, used: account.join("cpuacct.usage"), is_unified: false })
-        });
+        let pairs = groups("cpu").into_iter().zip(groups("cpuacct"));
+        let older = pairs.filter_map(|(group, account)| Self::older(&group, &account));
         unified
             .chain(older)
             .filter(|quota| quota.period > 0)
             .min_by_key(|quota| quota.time * 1000 / quota.period)
+    }
+
+    /// The limit of a group of version 2. `None`: it has none.
+    fn unified(group: &Path) -> Option<Self> {
+        let max = fs::read_to_string(group.join("cpu.max")).ok()?;
+        let (time, period) = max.trim().split_once(' ')?;
+        let used = group.join("cpu.stat");
+        Some(Self { time: time.parse().ok()?, period: period.parse().ok()?, used, is_unified: true })
+    }
+
+    /// The same of version 1.
+    fn older(group: &Path, account: &Path) -> Option<Self> {
+        let read = |name| fs::read_to_string(group.join(name)).ok()?.trim().parse().ok();
+        let (time, period) = (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?);
+        Some(Self { time, period, used: account.join("cpuacct.usage"), is_unified: false })
     }
 
     fn ticks(&self) -> Option<CoreTicks> {
@@ -284,4 +286,47 @@ pub(crate) fn open_descriptors() -> Option<u64> {
     let listed = fs::read_dir("/proc/self/fd").ok()?.count();
     // The descriptor that reads the directory is closed again.
     u64::try_from(listed).ok()?.checked_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_read_from_either_version_of_cgroups() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let group = directory.path();
+        let write = |name: &str, text: &str| fs::write(group.join(name), text).expect("it is ours");
+        assert!(Quota::unified(group).is_none() && Quota::older(group, group).is_none());
+        write("cpu.max", "max 100000\n");
+        write("cpu.cfs_quota_us", "-1\n");
+        write("cpu.cfs_period_us", "100000\n");
+        assert!(Quota::unified(group).is_none() && Quota::older(group, group).is_none(), "no limit");
+        write("cpu.max", "50000 100000\n");
+        write("cpu.cfs_quota_us", "50000\n");
+        // Between the two looks the group uses a fifth of a second.
+        for (quota, file, texts) in [
+            (
+                Quota::unified(group),
+                "cpu.stat",
+                ["usage_usec 1000000\nuser_usec 1\n", "usage_usec 1200000\n"],
+            ),
+            (Quota::older(group, group), "cpuacct.usage", ["1000000000\n", "1200000000\n"]),
+        ] {
+            let quota = quota.expect("there is a limit");
+            assert_eq!((quota.time, quota.period), (50_000, 100_000));
+            write(file, texts[0]);
+            let before = quota.ticks().expect("the file is there");
+            write(file, texts[1]);
+            let after = quota.ticks().expect("the file is there");
+            // All of the group's time was idle but these twenty ticks. Each figure is rounded down.
+            let expected = before.idle + (after.all - before.all);
+            assert!(expected.abs_diff(after.idle + 20) <= 2, "{before:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_process_has_a_limit() {
+        assert!(memory_max().expect("Linux says it") > 1 << 20);
+    }
 }
