@@ -55,6 +55,20 @@ fn the_bodies_that_came_first_make_room_for_others() {
 }
 
 #[test]
+fn a_body_counts_until_its_answer_and_not_while_its_connection_is_idle() {
+    let server = bounded();
+    let mut clients = Vec::new();
+    for length in [KIB, 20 * KIB, 500 * KIB] {
+        let mut client = Client::connect(server.address());
+        client.request("POST", "/echo", &[], &"x".repeat(length));
+        assert_eq!(client.answer().body.len(), length);
+        wait_until("the body is not counted any more", || server.metrics().buffered_bytes() == 0);
+        clients.push(client);
+    }
+    assert_eq!(server.metrics().open_connections(), 3);
+}
+
+#[test]
 fn the_answers_that_are_read_slowest_are_cut_off() {
     let server = bounded();
     let closed = || server.metrics().closed_for(Closing::Memory);

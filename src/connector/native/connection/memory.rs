@@ -10,6 +10,15 @@ use crate::telemetry::metrics::{Closing, Reason};
 /// The memory of a TLS session besides what it encrypts: its keys and its buffers.
 const SESSION_BYTES: usize = 16 * 1024;
 
+/// A shorter body is not counted while its request is in the queue or with a worker. The poller would have to notice the worker's
+/// return, and the queue's length bounds the number of such bodies.
+const COUNTED_AWAY: usize = 16 * 1024;
+
+/// The part of a body's length that is counted while its request is in the queue or with a worker.
+pub(super) fn counted_away(length: usize) -> usize {
+    if length > COUNTED_AWAY { length } else { 0 }
+}
+
 /// A connection that holds less is not closed for the sake of memory: it would take too many of them.
 const LEAST: usize = 1024;
 

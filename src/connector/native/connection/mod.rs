@@ -99,7 +99,7 @@ pub(super) struct Connection {
     logged: LoggedRequest,
     /// The bytes of its request and answer that are counted among `http.max_buffered_bytes`.
     pub(super) charged: usize,
-    /// The length of the body of the request that is in the queue or with a worker.
+    /// The length of the body of the request that is in the queue or with a worker, as far as it is counted.
     away_bytes: usize,
     /// How many requests were read.
     served: usize,
@@ -567,9 +567,10 @@ impl Connection {
         self.heard = core.now;
         // Without `more`, the last read has emptied the socket.
         self.heard_bytes = if more { self.arrived_bytes() } else { self.read_bytes };
-        self.link.give(self.ticket, more);
+        self.away_bytes = memory::counted_away(work.request.body.len());
+        // The worker's return must be noticed, because the body is gone then.
+        self.link.give(self.ticket, more || self.away_bytes > 0);
         let (start_by, deadline) = (work.start_by.instant(), work.deadline.instant());
-        self.away_bytes = work.request.body.len();
         self.stage = Stage::Away { form, start_by, deadline };
         self.set_away_due(core);
         let client: Arc<dyn Client> = Arc::clone(&self.link) as _;
