@@ -4,8 +4,9 @@
 //! request or one connection, and the thread goes on. A thread that panics again and again ends the process, so that no
 //! server listens without answering.
 
+use std::any::Any;
 use std::fmt::Display;
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -20,15 +21,19 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// A panic may leave the code's own state broken. Its author has to deal with that, as in any pool of threads.
 pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let literal = panic.downcast_ref::<&str>().copied();
-        let message = literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        let message = message.unwrap_or("without a message").to_owned();
+        let message = message(&*panic).to_owned();
         if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
             // Dropping this one may panic as well, and so on without end. It is small and leaks.
             std::mem::forget(another);
         }
         message
     })
+}
+
+/// The message of a panic with this payload.
+pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
+    let literal = payload.downcast_ref::<&str>().copied();
+    literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
 /// Runs a thread's work, and runs it again after a panic. `note` is told of each panic.
@@ -74,12 +79,6 @@ impl<T> Deref for Foreign<T> {
 
     fn deref(&self) -> &T {
         self.0.as_ref().expect("the value is there until the drop")
-    }
-}
-
-impl<T> DerefMut for Foreign<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("the value is there until the drop")
     }
 }
 

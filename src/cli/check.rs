@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use crate::config::{Config, Problem, Problems, Source};
 use crate::connector::TlsError;
 use crate::database::Database;
-use crate::database::sqlite::file_of;
 use crate::{endpoint, server};
 
 use super::{Common, FAILED, Loaded, complain, demo, print};
@@ -22,7 +21,7 @@ pub(super) fn run(common: &Common) -> anyhow::Result<ExitCode> {
         if let Err(reason) = statements {
             complain(&format!("the SQL is not checked: {reason}"));
         }
-        if let Some(file) = missing_file(&config) {
+        if let Some(file) = demo::missing_file(&config) {
             complain(&format!("the SQL is checked on an empty database: there is no {}", file.display()));
         }
         return Ok(ExitCode::from(FAILED));
@@ -57,7 +56,7 @@ pub(super) fn check(loaded: Loaded) -> Checked {
         Ok(database) => {
             found.extend(endpoint::check(&source, &config.endpoints, &database));
             found.extend(endpoint::check_samples(&source, &config.endpoints, &database));
-            let empty = if missing_file(&config).is_some() {
+            let empty = if demo::missing_file(&config).is_some() {
                 " (there is no such file, so an empty database)"
             } else {
                 ""
@@ -68,11 +67,6 @@ pub(super) fn check(loaded: Loaded) -> Checked {
     };
     let problems = (!found.is_empty()).then(|| Problems::new(source.clone(), found));
     Checked { source, config, problems, statements }
-}
-
-/// The file of SQLite's that a server would make.
-fn missing_file(config: &Config) -> Option<&Path> {
-    config.database.url.as_deref().and_then(file_of).filter(|file| !file.exists())
 }
 
 /// Why no statement is checked: `Ok` when that is no fault, `Err` when it is.

@@ -3,7 +3,7 @@
 #[doc(hidden)]
 pub mod tables;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::Config;
@@ -22,17 +22,17 @@ pub(crate) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let url = &arguments.database;
-    if let Some(file) = sqlite_file(url) {
+    if let Some(file) = file_of(url) {
         anyhow::ensure!(
             !file.exists() || arguments.replace,
             "{} exists already; --replace drops its demo tables and fills them anew",
             file.display()
         );
         if file.exists() {
-            tables::replace_sqlite(&file)
+            tables::replace_sqlite(file)
                 .with_context(|| format!("{}: nothing was changed", file.display()))?;
         } else {
-            fill_sqlite(&file)?;
+            fill_sqlite(file)?;
         }
     } else {
         let mut client = postgres::client(url)?;
@@ -48,22 +48,21 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Makes the demo database if the configuration asks for it and the file does not exist. Returns whether it was made.
 pub(super) fn fill_if_missing(config: &Config) -> anyhow::Result<bool> {
-    let missing = missing_file(config);
-    missing.map_or(Ok(false), |file| fill_sqlite(&file).map(|()| true))
+    demo_to_make(config).map_or(Ok(false), |file| fill_sqlite(file).map(|()| true))
 }
 
 /// Whether the configuration asks for a demo database whose file does not exist.
 pub(super) fn is_missing(config: &Config) -> bool {
-    missing_file(config).is_some()
+    demo_to_make(config).is_some()
 }
 
-fn missing_file(config: &Config) -> Option<PathBuf> {
-    let url = config.database.url.as_deref().filter(|_| config.database.demo)?;
-    sqlite_file(url).filter(|file| !file.exists())
+fn demo_to_make(config: &Config) -> Option<&Path> {
+    missing_file(config).filter(|_| config.database.demo)
 }
 
-fn sqlite_file(url: &str) -> Option<PathBuf> {
-    file_of(url).map(Path::to_owned)
+/// The file of SQLite's that a server would make.
+pub(super) fn missing_file(config: &Config) -> Option<&Path> {
+    config.database.url.as_deref().and_then(file_of).filter(|file| !file.exists())
 }
 
 fn fill_sqlite(file: &Path) -> anyhow::Result<()> {

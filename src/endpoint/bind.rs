@@ -21,7 +21,7 @@ use crate::http::Request;
 /// 400 that names the parameter, the expected value and the received one; 415 for a body of another media type. With `strict`, also 400
 /// for a name that is no parameter.
 pub(super) fn values(params: &[Param], strict: bool, request: &Request) -> Result<Vec<Value>, Error> {
-    let sources = Sources::new(params, request)?;
+    let sources = Sources::new(params, strict, request)?;
     if strict {
         sources.refuse_unknown(params)?;
     }
@@ -40,14 +40,15 @@ struct Sources<'a> {
 type Pair<'a> = (Cow<'a, str>, &'a [u8]);
 
 impl<'a> Sources<'a> {
-    fn new(params: &[Param], request: &'a Request) -> Result<Self, Error> {
+    /// With `strict`, pairs of the query are looked for also without a parameter there.
+    fn new(params: &[Param], strict: bool, request: &'a Request) -> Result<Self, Error> {
         let uses = |place| params.iter().any(|param| param.place == place);
         let pairs = |used: bool, bytes: &'a [u8]| if used { pairs(bytes) } else { Vec::new() };
         if uses(Place::Form) {
             expect_media_type(request, "application/x-www-form-urlencoded")?;
         }
         Ok(Self {
-            query: pairs(uses(Place::Query), request.query().as_bytes()),
+            query: pairs(strict || uses(Place::Query), request.query().as_bytes()),
             form: pairs(uses(Place::Form), request.body()),
             body: if uses(Place::Body) { json_members(request)? } else { Members::default() },
             request,
@@ -56,10 +57,8 @@ impl<'a> Sources<'a> {
 
     /// Refuses a name in the query, the form or the JSON body without a parameter of that name there.
     fn refuse_unknown(&self, params: &[Param]) -> Result<(), Error> {
-        // Without a parameter in the query, its pairs were not looked for.
-        let query = pairs(self.request.query().as_bytes());
         let is_written = |(name, value): &&Pair<'_>| !name.is_empty() || !value.is_empty();
-        let names = query.iter().filter(is_written).map(|(name, _)| (Place::Query, name));
+        let names = self.query.iter().filter(is_written).map(|(name, _)| (Place::Query, name));
         let names = names.chain(self.form.iter().filter(is_written).map(|(name, _)| (Place::Form, name)));
         for (place, name) in names.chain(self.body.0.iter().map(|(name, _)| (Place::Body, name))) {
             let known =

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 pub(crate) use super::writer::WHOLE_IN_A_PIPE;
 use super::writer::{LAST_WRITE, Target, Writer};
+use crate::base::guard::message;
 
 /// Set when the writing thread starts. A process has one standard error.
 static WRITER: OnceLock<Writer> = OnceLock::new();
@@ -71,13 +72,11 @@ pub(crate) fn lost() -> u64 {
 fn write_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("<unnamed>");
-    let literal = panic.payload().downcast_ref::<&str>().copied();
-    let message = literal.or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str));
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let backtrace = Backtrace::capture();
     let backtrace = Some(backtrace).filter(|backtrace| backtrace.status() == BacktraceStatus::Captured);
     let backtrace = backtrace.map(|backtrace| format!("stack backtrace:\n{backtrace}")).unwrap_or_default();
-    let message = message.unwrap_or("without a message");
+    let message = message(panic.payload());
     write(format!("thread '{name}' panicked at {place}:\n{message}\n{backtrace}").as_bytes());
     if let Some(writer) = WRITER.get() {
         static STALLED: AtomicBool = AtomicBool::new(false);

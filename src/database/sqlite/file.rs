@@ -135,7 +135,7 @@ impl File {
         Ok(connection)
     }
 
-    /// The file of this name at the moment. `None`: there is none.
+    /// The file of this name at the moment. `None`: no file has it.
     pub(super) fn identity(&self) -> Option<Identity> {
         let metadata = fs::metadata(&self.path).ok()?;
         Some(Identity { device: metadata.dev(), inode: metadata.ino() })

@@ -67,9 +67,14 @@ impl Connection {
 
     /// Refuses a request that did not come in time.
     pub(super) fn refuse_slow(&mut self, core: &mut Core, reason: Reason, detail: &str) -> Next {
-        core.refuse(reason, StatusCode::REQUEST_TIMEOUT);
+        self.refuse_unread(core, reason, problem(StatusCode::REQUEST_TIMEOUT, detail, &[]))
+    }
+
+    /// Refuses a request of which a part has not come, with this answer.
+    pub(super) fn refuse_unread(&mut self, core: &mut Core, reason: Reason, answer: Response) -> Next {
+        core.refuse(reason, answer.status());
         let form = self.form_of_refusal(&self.input);
-        self.answer_and_close(core, problem(StatusCode::REQUEST_TIMEOUT, detail, &[]), form, reason)
+        self.answer_and_close(core, answer, form, reason)
     }
 
     /// Acts on a request in the queue or with a worker: its time to start has passed, or its deadline, or the time in

@@ -29,25 +29,24 @@ struct Handshake {
 
 impl Handshakes {
     pub(super) fn begin(&mut self, id: Id, count: &Arc<HandshakeCount>, now: Instant) {
-        while self.all.front().is_some_and(|first| first.count.strong_count() == 0) {
-            self.all.pop_front();
-        }
+        self.forget_ended();
         self.all.push_back(Handshake { began: now, id, count: Arc::downgrade(count) });
     }
 
-    /// Ends the oldest handshake that is counted together with the newcomer's, if it stalls. Returns whether one was ended.
-    pub(super) fn make_room(&mut self, newcomer: &HandshakeCount, now: Instant) -> bool {
-        let HandshakeCount(counter) = newcomer;
-        let is_counted_too = |handshake: &Handshake| {
-            handshake.count.upgrade().is_some_and(|count| Arc::ptr_eq(&count.0, counter))
-        };
-        let stalled = self.all.iter().take_while(|handshake| now >= handshake.began + STALLED);
-        let Some(found) = stalled.enumerate().find(|(_, handshake)| is_counted_too(handshake)) else {
+    /// Ends the oldest handshake, if it stalls. Returns whether it was ended.
+    pub(super) fn make_room(&mut self, now: Instant) -> bool {
+        self.forget_ended();
+        if self.all.front().is_none_or(|first| now < first.began + STALLED) {
             return false;
-        };
-        let ended = self.all.remove(found.0);
-        self.evicted.extend(ended.map(|ended| ended.id));
+        }
+        self.evicted.extend(self.all.pop_front().map(|ended| ended.id));
         true
+    }
+
+    fn forget_ended(&mut self) {
+        while self.all.front().is_some_and(|first| first.count.strong_count() == 0) {
+            self.all.pop_front();
+        }
     }
 
     /// Takes a connection whose handshake made room.

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use super::{Connection, Core, Next, Stage};
 use crate::handler::unavailable;
-use crate::http::Form;
 use crate::telemetry::metrics::{Closing, Reason};
 
 /// The memory of a TLS session besides what it encrypts: its keys and its buffers.
@@ -54,13 +53,12 @@ impl Connection {
             core.metrics.closed(Closing::Memory);
             return Next::Reset;
         }
-        let form = self.form_of_refusal(&self.input);
         let answer = unavailable(
             "the server holds as many bytes of requests and answers as it may (http.max_buffered_bytes)",
         );
-        core.refuse(Reason::Memory, answer.status());
+        let next = self.refuse_unread(core, Reason::Memory, answer.to_response());
         self.input = Vec::new();
-        self.answer_and_close(core, answer.to_response(), Form { keep_alive: false, ..form }, Reason::Memory)
+        next
     }
 
     /// Counts the change of its memory. Returns whether it uses more than before.

@@ -141,7 +141,7 @@ enum Stage {
     Lingering { until: Instant },
 }
 
-/// Counts one handshake in progress, among those of the listeners with the same certificate.
+/// Counts one handshake in progress, among those of all listeners.
 pub(super) struct HandshakeCount(Arc<AtomicUsize>);
 
 impl Drop for HandshakeCount {
@@ -226,7 +226,7 @@ impl Connection {
             let count = Arc::new(HandshakeCount(Arc::clone(&tls.in_progress)));
             let is_full = count.0.fetch_add(1, Ordering::Relaxed) >= tls.max_handshakes;
             self.due = core.now + tls.handshake_timeout;
-            if is_full && !core.handshakes.make_room(&count, core.now) {
+            if is_full && !core.handshakes.make_room(core.now) {
                 core.metrics.closed(Closing::Handshake);
                 return Next::Close;
             }
