@@ -174,8 +174,8 @@ pub struct Running {
     admin: Option<AdminListener>,
     admin_view: Arc<AdminView>,
     /// The requests of the admin listener's clients for a reload.
-    reload_requests: Receiver<Job>,
-    queue: Queue<Job>,
+    reload_requests: Receiver<Box<Job>>,
+    queue: Queue<Box<Job>>,
     workers: Workers,
     database: Option<Database>,
     metrics: Arc<Metrics>,
@@ -406,7 +406,7 @@ impl Server {
 
 /// The running stages behind a connector.
 struct Backend {
-    queue: Queue<Job>,
+    queue: Queue<Box<Job>>,
     workers: Workers,
     traces: Traces,
     service: Arc<dyn Service>,

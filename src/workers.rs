@@ -54,7 +54,7 @@ struct Team {
 
 /// The state that all workers share.
 struct Shared {
-    queue: Queue<Job>,
+    queue: Queue<Box<Job>>,
     database: Option<Database>,
     metrics: Arc<Metrics>,
     journal: Journal,
@@ -85,7 +85,7 @@ impl Workers {
     /// When the system has no more threads to give.
     pub(crate) fn start(
         count: usize,
-        queue: Queue<Job>,
+        queue: Queue<Box<Job>>,
         database: Option<Database>,
         metrics: Arc<Metrics>,
         (journal, traces): (Journal, Traces),
@@ -250,7 +250,7 @@ impl Shared {
     fn go_on(
         &self,
         message: &str,
-        others: &mut Batch<Job>,
+        others: &mut Batch<Box<Job>>,
         asked: &mut InFlight,
         begun: &mut Ticket,
         activity: &Activity,
@@ -265,7 +265,7 @@ impl Shared {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, mut job: Job, begun: &Ticket, activity: &Activity) {
+    fn answer(&self, mut job: Box<Job>, begun: &Ticket, activity: &Activity) {
         activity.begin(job.endpoint.id, begun.began(), job.deadline.instant());
         if self.traces.wants(&job.request) {
             activity.record();

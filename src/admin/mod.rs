@@ -60,7 +60,7 @@ pub(crate) trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// When no thread can do so.
-    fn reload(&self, job: Job) -> Result<(), Error>;
+    fn reload(&self, job: Box<Job>) -> Result<(), Error>;
 
     /// Sets the log's level until the next reload. Returns the level before.
     ///
@@ -139,7 +139,7 @@ impl Service for Admin {
         }
     }
 
-    fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)> {
+    fn enqueue(&self, job: Box<Job>) -> Result<Option<Key>, (Reason, Response)> {
         let refused = |error: Error| (Reason::QueueFull, error.to_response());
         self.source.reload(job).map(|()| None).map_err(refused)
     }

@@ -162,7 +162,7 @@ impl Default for Config {
                 statement_timeout: Duration::ZERO,
                 // The value of pgjdbc's preparedStatementCacheQueries.
                 max_prepared_statements: 256,
-                max_pipelined_requests: 16,
+                max_pipelined_requests: 64,
             },
             endpoints: Vec::new(),
             app: App::default(),

@@ -218,16 +218,27 @@ pub(crate) enum Together {
 
 /// Statements on their way to the database and back. Their answers are fetched in the order in which they were sent.
 pub(crate) trait RoundTrip {
+    /// Whether several statements may be one transaction.
+    fn joins_transactions(&self) -> bool;
+
     /// Sends statements, by `deadline`. A statement that cannot be sent has its error as its answer. If this fails, none of the
     /// statements that have no answer yet will have one.
     fn send(
         &mut self,
-        questions: &mut dyn Iterator<Item = Question>,
+        statements: &mut dyn Iterator<Item = Outgoing>,
         deadline: Deadline,
     ) -> Result<(), Error>;
 
     /// Waits for the next answer, which is for `client`, until `deadline`. `None`: there are no more.
     fn fetch(&mut self, client: &Presence, deadline: Deadline, waits: Waits<'_>) -> Option<Fetched>;
+}
+
+/// A statement to send.
+pub(crate) struct Outgoing {
+    pub(crate) question: Question,
+    /// The next statement belongs to the same transaction, as far as the database [allows](RoundTrip::joins_transactions) it. The
+    /// answers to all statements of a transaction come together.
+    pub(crate) is_followed: bool,
 }
 
 /// How long to wait for an answer that has not come.
@@ -244,6 +255,8 @@ pub(crate) enum Waits<'a> {
 pub(crate) enum Fetched {
     /// The next answer, and its question.
     Answer(Question, Result<Answer, Error>),
+    /// The database has not run the next statement, because an earlier one of its transaction failed.
+    NotRun,
     /// The answer has not come.
     NotYet,
     /// The answer has not come, and the patience of the others is over.

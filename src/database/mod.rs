@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 pub use ::rusqlite;
 
 pub use crate::resource::Gauges;
-pub(crate) use driver::{Fetched, RoundTrip, Steps, Waits};
+pub(crate) use driver::{Fetched, Outgoing, RoundTrip, Steps, Waits};
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub(crate) use question::{Answer, Form, Question};
 pub use rows::{RowWriter, Shape};
@@ -339,6 +339,11 @@ impl Connection {
     pub(crate) fn work_in(&mut self, took: Duration) -> Duration {
         self.lent.note_round_trip(took);
         took.saturating_sub(self.lent.distance())
+    }
+
+    /// Notes that a round trip took this long.
+    pub(crate) fn note_round_trip(&mut self, took: Duration) {
+        self.lent.note_round_trip(took);
     }
 
     /// The time of a round trip without work of the database, as far as it is known.

@@ -41,7 +41,7 @@ pub struct Job {
     pub ticket: u64,
     /// Knows whether the client is still there, and what the client may be told of this request.
     pub presence: Presence,
-    /// Whether a worker has claimed the job and given it back. Such a job then runs alone.
+    /// Whether a worker has claimed the job and returned it to the queue.
     pub again: bool,
 }
 
@@ -118,7 +118,7 @@ pub(crate) trait Service: Send + Sync {
     ///
     /// # Errors
     /// The reason for the refusal, and the answer for the client.
-    fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)>;
+    fn enqueue(&self, job: Box<Job>) -> Result<Option<Key>, (Reason, Response)>;
 
     /// Makes workers take the queued jobs. Never blocks.
     fn wake(&self);
@@ -196,11 +196,11 @@ pub(crate) struct Work {
 
 impl Work {
     /// Makes the job of this client's request. `ticket` names the request, and `presence` is the client's.
-    pub(crate) fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: &Presence) -> Job {
+    pub(crate) fn job_of(self, client: Arc<dyn Client>, ticket: u64, presence: &Presence) -> Box<Job> {
         let Self { request, handler, batched, endpoint, since, lane, start_by, deadline } = self;
         // This cannot wait for a worker's claim: the poller may answer between the claim and the worker's next step.
         let presence = presence.begin_request(request.method().is_safe());
-        Job {
+        Box::new(Job {
             request,
             handler,
             batched,
@@ -213,6 +213,6 @@ impl Work {
             ticket,
             presence,
             again: false,
-        }
+        })
     }
 }

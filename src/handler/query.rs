@@ -16,14 +16,17 @@ use crate::http::{Request, Response};
 /// which one run in fifty is slow never has the mean of a quick one.
 const WEIGHT: u64 = 64;
 
+/// So many answers in a row, none of them right behind another, show that the statement is not sent with others.
+const APART_MAX: u64 = 64;
+
 /// A duration moves the median by 1 over this of it.
 const MEDIAN_STEP: u64 = 16;
 
 /// A handler of one reading statement, on PostgreSQL: `bind` makes the statement's parameters, and `answer` makes the
 /// response from its rows. The database refuses to write.
 ///
-/// Where every worker is busy, a worker takes several requests of such handlers together. Their statements go to the
-/// database in one round trip, up to `database.max_pipelined_requests`. Each is a transaction of its own. The same
+/// Requests of such handlers share round trips: a worker sends the statements of several of them together, up to
+/// `database.max_pipelined_requests`. Short ones may be one transaction, in which `now()` is the same for all. The same
 /// applies to the configuration's endpoints that are one `sql`.
 ///
 /// ```no_run
@@ -157,6 +160,8 @@ pub(crate) struct Work {
     mean: AtomicU64,
     /// The median, as far as answers right behind others show it; 0: not known yet.
     median: AtomicU64,
+    /// The number of answers that came since the last one right behind another.
+    apart: AtomicU64,
 }
 
 impl Work {
@@ -169,7 +174,10 @@ impl Work {
             mean => mean - mean / WEIGHT + took / WEIGHT,
         };
         self.mean.store(mean.max(1), Relaxed);
-        if is_behind {
+        let apart = if is_behind { 0 } else { self.apart.load(Relaxed).saturating_add(1) };
+        self.apart.store(apart, Relaxed);
+        // After a median that is too long no answers come behind others, so the others must be able to mend it.
+        if is_behind || apart > APART_MAX && self.median.load(Relaxed) > 0 {
             let median = match self.median.load(Relaxed) {
                 0 => took,
                 median if took < median => median - median / MEDIAN_STEP,
@@ -264,5 +272,16 @@ mod tests {
         assert!(takes.median() < 2 * work, "{:?}", takes.median());
         (0..200).for_each(|_| takes.note(way, true));
         assert!(takes.median() > way / 2, "{:?}", takes.median());
+    }
+
+    #[test]
+    fn a_median_that_is_too_long_is_mended_though_no_answer_comes_behind_another() {
+        let takes = Work::default();
+        let (long, short) = (Duration::from_millis(1), Duration::from_micros(10));
+        takes.note(long, true);
+        (0..APART_MAX).for_each(|_| takes.note(short, false));
+        assert_eq!(takes.median(), long, "answers apart say little while others come behind one another");
+        (0..200).for_each(|_| takes.note(short, false));
+        assert!(takes.median() < 2 * short, "{:?}", takes.median());
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct AdminView {
 /// The way of a request for a reload from the admin listener to the thread that reloads.
 struct ReloadRequests {
     /// At most one request waits here.
-    sender: Sender<Job>,
+    sender: Sender<Box<Job>>,
     /// A thread receives the requests.
     has_receiver: AtomicBool,
     /// A reload is in progress, for whatever reason it began.
@@ -79,7 +79,7 @@ impl AdminView {
         observer: &Observer,
         database: Option<&Database>,
         set_log_level: Option<SetLogLevel>,
-    ) -> (Arc<Self>, Receiver<Job>) {
+    ) -> (Arc<Self>, Receiver<Box<Job>>) {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         let reload_requests =
             ReloadRequests { sender, has_receiver: AtomicBool::new(false), busy: AtomicBool::new(false) };
@@ -157,7 +157,7 @@ impl Source for AdminView {
         self.observer.is_draining()
     }
 
-    fn reload(&self, job: Job) -> Result<(), Error> {
+    fn reload(&self, job: Box<Job>) -> Result<(), Error> {
         let busy = || Error::new(StatusCode::CONFLICT, "a reload is in progress");
         if self.is_draining() {
             return Err(unavailable(STOPS));
@@ -244,8 +244,8 @@ fn settings(connections: usize) -> Settings {
 
 impl super::Running {
     /// Reads the configuration again for a client of the admin listener.
-    pub(super) fn read_again_for(&self, job: Job) {
-        let Job { client, ticket, mut request, .. } = job;
+    pub(super) fn read_again_for(&self, job: Box<Job>) {
+        let Job { client, ticket, mut request, .. } = *job;
         // The client may have left, or may have been answered that the reload took too long.
         if let Claim::Granted = Arc::clone(&client).claim(ticket, &mut request) {
             let response = answer(&self.read_again());
@@ -254,8 +254,8 @@ impl super::Running {
     }
 
     /// Answers a request for a reload that comes too late, while the server stops.
-    pub(super) fn refuse_reload(job: Job) {
-        let Job { client, ticket, mut request, .. } = job;
+    pub(super) fn refuse_reload(job: Box<Job>) {
+        let Job { client, ticket, mut request, .. } = *job;
         if let Claim::Granted = Arc::clone(&client).claim(ticket, &mut request) {
             client.answer(ticket, &request, unavailable(STOPS).to_response());
         }

@@ -52,7 +52,7 @@ use crate::workers::Workers;
 /// ```
 pub struct Client {
     direct: Direct,
-    queue: Queue<Job>,
+    queue: Queue<Box<Job>>,
     /// `None` once the workers have ended.
     workers: Option<Workers>,
     metrics: Arc<Metrics>,

@@ -23,7 +23,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// The connector's view of the server: routing and admission.
 pub(super) struct Stages {
     router: Router,
-    queue: Queue<Job>,
+    queue: Queue<Box<Job>>,
     /// For each lane of the router, the index of the queue's lane.
     lanes: Vec<usize>,
     max_wait: Duration,
@@ -39,7 +39,7 @@ impl Stages {
     pub(super) fn new(
         config: &Config,
         router: Router,
-        queue: Queue<Job>,
+        queue: Queue<Box<Job>>,
         metrics: Arc<Metrics>,
         traces: Traces,
     ) -> Self {
@@ -130,7 +130,7 @@ impl Service for Stages {
         }
     }
 
-    fn enqueue(&self, job: Job) -> Result<Option<Key>, (Reason, Response)> {
+    fn enqueue(&self, job: Box<Job>) -> Result<Option<Key>, (Reason, Response)> {
         let (lane, since, joins) = (job.lane, job.since, joins_batches(&job));
         self.queue.push_since(lane, job, since, joins).map(Some).map_err(|refused| {
             let (reason, error) = match refused.refusal {
@@ -140,7 +140,7 @@ impl Service for Stages {
                 }
                 Refusal::Shed => (Reason::Shed, would_wait_too_long()),
             };
-            let Job { request, endpoint, since, .. } = &refused.job;
+            let Job { request, endpoint, since, .. } = &*refused.job;
             let status = error.status().as_u16();
             endpoint.responded_to(request.id(), status);
             self.traces.record(request, Some(endpoint), || {

@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 use super::{Admitted, Shared, admit, final_response, guarded};
 use crate::base::queue::{Batch, Joined, Load, Ticket};
 use crate::base::system::Bell;
-use crate::database::{self, Connection, Fetched, Question, RoundTrip, Waits};
+use crate::database::{self, Answer, Connection, Fetched, Outgoing, Question, RoundTrip, Waits};
 use crate::exchange::job::Job;
 use crate::handler::{Batched, BatchedStatement, Error, Worked};
+use crate::http::Response;
 use crate::telemetry::activity::{Activity, Spent, WorkerState};
 
 /// How long the database may work on the statements of a batch, by their means, while no worker is free. The limit is several
@@ -37,6 +38,17 @@ const WORK_MAX_BESIDE_FREE: Duration = Duration::from_micros(100);
 
 /// A statement that usually takes longer does not join others: a free worker is woken for it.
 const WORK_MAX_TO_JOIN: Duration = Duration::from_micros(50);
+
+/// How long the database may work on the statements of one transaction, by the times that they usually take. Their answers come
+/// together, so a request may wait as long for the statements behind its own. A transaction costs the database about as much as one
+/// short statement, and so does the piece in which it sends the answers.
+const TRANSACTION_WORK_MAX: Duration = Duration::from_micros(50);
+
+/// A statement whose mean is longer is a transaction by itself: it may be slow now and then.
+const TRANSACTION_MEAN_MAX: Duration = Duration::from_micros(250);
+
+/// The most statements of one transaction. If one fails, those behind it run again.
+const TRANSACTION_LENGTH_MAX: usize = 16;
 
 /// How long requests wait behind an answer that does not come, beside the way to the database and back. Then other workers run them.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -61,14 +73,42 @@ pub(super) struct InFlight {
 
 /// A request whose statement is on its way.
 struct Pending {
-    job: Job,
+    job: Box<Job>,
     statement: Arc<dyn BatchedStatement>,
     /// The time that the database is likely to work on it.
     takes: Duration,
+    /// Its time is known, and is short nearly always. So others may wait for its answer.
+    is_short: bool,
     is_stale: bool,
     /// When a worker took it, and when its statement was sent.
     began: Instant,
     sent: Instant,
+    /// The number of statements in its transaction.
+    together: u32,
+}
+
+/// The time of the statements of one transaction, whose answers come together.
+struct Divided {
+    /// The number of its statements that have no answer yet.
+    left: u32,
+    /// The part of each statement in the time since the answer before, and in the database's work.
+    took: Duration,
+    work: Worked,
+}
+
+impl Divided {
+    fn new() -> Self {
+        Self { left: 0, took: Duration::ZERO, work: Worked { time: Duration::ZERO, is_behind: false } }
+    }
+
+    /// Takes the next statement. If it is the first of a transaction of `together` statements, the times are theirs.
+    fn next(&mut self, together: u32, took: Duration, work: Worked) {
+        if self.left == 0 {
+            let work = Worked { time: work.time / together, ..work };
+            *self = Self { left: together, took: took / together, work };
+        }
+        self.left -= 1;
+    }
 }
 
 impl InFlight {
@@ -80,9 +120,41 @@ impl InFlight {
         self.bell.clone()
     }
 
-    /// How long the database is likely to work on all of them.
-    fn work(&self) -> Duration {
-        self.requests.iter().map(|pending| pending.takes).sum()
+    /// How long a statement that is sent now is likely to wait for the database's work on these. The last answer came at `before`.
+    /// What is still on its way to the database when the new statement is sent has a start of some time, and the database may have
+    /// ended its work by the time that the new one arrives.
+    fn work_ahead(&self, before: Instant, distance: Duration) -> Duration {
+        let ends = self
+            .requests
+            .iter()
+            .fold(before, |ends, pending| ends.max(pending.sent + distance) + pending.takes);
+        ends.saturating_duration_since(Instant::now() + distance)
+    }
+}
+
+impl InFlight {
+    /// Divides the statements of the last requests into transactions.
+    fn in_transactions(&mut self, questions: Vec<Question>, may_join: bool) -> Vec<Outgoing> {
+        let requests = &mut self.requests;
+        let mut first = requests.len() - questions.len();
+        let (mut index, mut work) = (first, Duration::ZERO);
+        let outgoing = |question| {
+            let this = &requests[index];
+            work += this.takes;
+            let fits = |next: &Pending| next.is_short && work + next.takes <= TRANSACTION_WORK_MAX;
+            let is_followed = may_join
+                && this.is_short
+                && index + 1 - first < TRANSACTION_LENGTH_MAX
+                && requests.get(index + 1).is_some_and(fits);
+            index += 1;
+            if !is_followed {
+                let together = u32::try_from(index - first).unwrap_or(u32::MAX);
+                requests.range_mut(first..index).for_each(|pending| pending.together = together);
+                (first, work) = (index, Duration::ZERO);
+            }
+            Outgoing { question, is_followed }
+        };
+        questions.into_iter().map(outgoing).collect()
     }
 }
 
@@ -99,7 +171,7 @@ impl Shared {
 
     /// Returns the rule by which jobs join a batch, one after another: whether this job's statement can be sent with
     /// those before, on which the database works for `work`.
-    pub(super) fn together(&self, work: Duration) -> impl FnMut(&Job, Load) -> bool {
+    pub(super) fn together(&self, work: Duration) -> impl FnMut(&Box<Job>, Load) -> bool {
         let mean_left = Duration::from_nanos(self.batch_time_max_ns.load(Relaxed));
         let (mut mean_left, mut usual_left) = (mean_left, WORK_MAX_BESIDE_FREE.saturating_sub(work));
         move |job, load| {
@@ -117,8 +189,8 @@ impl Shared {
     /// Answers the first job and the others, and those that join them meanwhile.
     pub(super) fn answer_together(
         &self,
-        first: Job,
-        others: &mut Batch<Job>,
+        first: Box<Job>,
+        others: &mut Batch<Box<Job>>,
         flight: &mut InFlight,
         ticket: &mut Ticket,
         activity: &Activity,
@@ -149,7 +221,7 @@ impl Shared {
     /// Makes the questions of the jobs in a batch, and adds their requests to those in flight. A job without one gets its answer.
     fn questions(
         &self,
-        batch: &mut Batch<Job>,
+        batch: &mut Batch<Box<Job>>,
         began: Instant,
         flight: &mut InFlight,
         ticket: &mut Ticket,
@@ -171,7 +243,18 @@ impl Shared {
                         Ok(question) => {
                             questions.push(question);
                             let takes = statement.usually_takes();
-                            let pending = Pending { job, statement, takes, is_stale, began, sent: began };
+                            let is_short = !takes.is_zero()
+                                && statement.takes().is_some_and(|mean| mean <= TRANSACTION_MEAN_MAX);
+                            let pending = Pending {
+                                job,
+                                statement,
+                                takes,
+                                is_short,
+                                is_stale,
+                                began,
+                                sent: began,
+                                together: 1,
+                            };
                             flight.requests.push_back(pending);
                             continue;
                         }
@@ -189,14 +272,15 @@ impl Shared {
         &self,
         questions: Vec<Question>,
         mut connection: Connection,
-        batch: &mut Batch<Job>,
+        batch: &mut Batch<Box<Job>>,
         flight: &mut InFlight,
         ticket: &mut Ticket,
         activity: &Activity,
     ) {
-        let (pool, distance, max) = (activity.spent().pool, connection.distance(), 1 + batch.max);
+        let (pool, mut distance, max) = (activity.spent().pool, connection.distance(), 1 + batch.max);
         let ends = ticket.began() + TAKES_ON_FOR;
         let (mut before, mut has_rung) = (ticket.began(), false);
+        let mut divided = Divided::new();
         let (mut failed, mut last) = (VecDeque::new(), None);
         let Ok(mut round_trip) =
             connection.share().inspect_err(|error| log::debug!("nothing is shared: {error}"))
@@ -213,7 +297,7 @@ impl Shared {
             let (is_behind, due) = (before >= arrives, before.max(arrives));
             let mut fetched = round_trip.fetch(&job.presence, job.deadline, Waits::Not);
             if let Some(Fetched::NotYet) = fetched {
-                let work = flight.work();
+                let work = flight.work_ahead(before, distance);
                 batch.max = max.saturating_sub(flight.requests.len());
                 let may_join = batch.max > 0 && work < WORK_MAX_BESIDE_FREE && Instant::now() < ends;
                 let mut bell = if may_join { flight.bell() } else { None };
@@ -240,35 +324,35 @@ impl Shared {
                 }
             }
             let Some(pending) = flight.requests.pop_front() else { break };
-            let Pending { job, statement, began, sent, .. } = &pending;
+            let Pending { job, statement, began, sent, together, .. } = &pending;
             if let Some(Fetched::Slow) = fetched {
-                self.give_back(&mut flight.requests, ticket);
-                fetched = round_trip.fetch(
-                    &job.presence,
-                    job.deadline,
-                    Waits::Until { patience: None, bell: None },
-                );
+                self.give_back_delayed(&mut flight.requests, ticket);
+                let waits = Waits::Until { patience: None, bell: None };
+                fetched = round_trip.fetch(&job.presence, job.deadline, waits);
             }
             let now = Instant::now();
-            let took = now.saturating_duration_since(before.max(*sent));
+            let since = |then| now.saturating_duration_since(then);
+            divided.next(*together, since(before.max(*sent)), Worked { time: since(due), is_behind });
             before = now;
-            activity.spend(Spent { pool, database: now.saturating_duration_since(*sent) });
+            activity.spend(Spent { pool, database: since(*sent) });
             activity.turn_to(WorkerState::Handler, now);
-            let Some(Fetched::Answer(question, answer)) = fetched else {
-                failed.push_back(pending);
-                break;
-            };
-            let response = self.attempt(job, || {
-                let work = Worked { time: now.saturating_duration_since(due), is_behind };
-                statement.note(&question, took, work, &self.context(job, activity));
-                match answer {
-                    Ok(answer) => statement.answer(&job.request, answer).and_then(final_response).map(Some),
-                    Err(error) if is_final(&error) => Err(error.into()),
-                    Err(error) => {
-                        log::debug!("{}: runs again by itself: {error}", job.request.path());
-                        Ok(None)
-                    }
+            let (question, answer) = match fetched {
+                Some(Fetched::Answer(question, answer)) => (question, answer),
+                Some(Fetched::NotRun) => {
+                    failed.push_back(pending);
+                    continue;
                 }
+                None | Some(Fetched::NotYet | Fetched::Slow) => {
+                    failed.push_back(pending);
+                    break;
+                }
+            };
+            if answer.is_ok() {
+                distance = distance.min(since(*sent));
+            }
+            let response = self.attempt(job, || {
+                statement.note(&question, divided.took, divided.work, &self.context(job, activity));
+                response_of(&pending, answer)
             });
             match response.unwrap_or_else(Some) {
                 None => failed.push_back(pending),
@@ -284,6 +368,7 @@ impl Shared {
             }
         }
         drop(round_trip);
+        connection.note_round_trip(distance);
         drop(connection);
         batch.max = max - 1;
         self.give_back(&mut flight.requests, ticket);
@@ -300,24 +385,31 @@ impl Shared {
     /// Sends these questions, of the requests that came last. Returns whether they were sent.
     fn send(&self, round_trip: &mut dyn RoundTrip, questions: Vec<Question>, flight: &mut InFlight) -> bool {
         let (now, count) = (Instant::now(), questions.len());
-        let InFlight { requests, .. } = flight;
+        let requests = &mut flight.requests;
         let new = requests.len() - count..;
         let deadline = requests.range(new.clone()).map(|pending| pending.job.deadline).max();
         let Some(deadline) = deadline else { return true };
         requests.range_mut(new).for_each(|pending| pending.sent = now);
-        if let Some(database) = self.database.as_ref().filter(|_| requests.len() > 1) {
+        let is_shared = requests.len() > 1;
+        let mut statements = flight.in_transactions(questions, round_trip.joins_transactions()).into_iter();
+        if let Some(database) = self.database.as_ref().filter(|_| is_shared) {
             database.metrics().pipelined(count);
         }
         // A handler's code makes the parameters, and it may panic.
-        let sending = guarded(|| round_trip.send(&mut questions.into_iter(), deadline));
+        let sending = guarded(|| round_trip.send(&mut statements, deadline));
         let sent = sending.and_then(|sent| sent.map_err(Error::from));
         sent.inspect_err(|error| log::debug!("a batch of {count} requests was not sent: {error:?}")).is_ok()
     }
 
     /// Returns the jobs of a batch that broke off. The statements in flight have only read.
-    pub(super) fn return_batch(&self, batch: &mut Batch<Job>, flight: &mut InFlight, ticket: &mut Ticket) {
+    pub(super) fn return_batch(
+        &self,
+        batch: &mut Batch<Box<Job>>,
+        flight: &mut InFlight,
+        ticket: &mut Ticket,
+    ) {
         for (job, _) in batch.jobs.drain(..).rev() {
-            self.queue.return_job(ticket, job.lane, job);
+            self.queue.return_job(ticket, job.lane, job, false);
         }
         self.give_back(&mut flight.requests, ticket);
     }
@@ -326,7 +418,32 @@ impl Shared {
     fn give_back(&self, all: &mut VecDeque<Pending>, ticket: &mut Ticket) {
         for Pending { mut job, .. } in all.drain(..).rev() {
             job.again = true;
-            self.queue.return_job(ticket, job.lane, job);
+            self.queue.return_job(ticket, job.lane, job, false);
+        }
+    }
+
+    /// Returns the jobs behind a slow statement to the front of the queue, in this order. They may join others.
+    fn give_back_delayed(&self, all: &mut VecDeque<Pending>, ticket: &mut Ticket) {
+        for Pending { mut job, statement, .. } in all.drain(..).rev() {
+            job.again = true;
+            job.batched = Some(Batched(statement));
+            let joins = joins_batches(&job);
+            self.queue.return_job(ticket, job.lane, job, joins);
+        }
+    }
+}
+
+/// The response to a request from the database's answer; `None`: the request runs again.
+fn response_of(
+    Pending { job, statement, .. }: &Pending,
+    answer: Result<Answer, database::Error>,
+) -> Result<Option<Response>, Error> {
+    match answer {
+        Ok(answer) => statement.answer(&job.request, answer).and_then(final_response).map(Some),
+        Err(error) if is_final(&error) => Err(error.into()),
+        Err(error) => {
+            log::debug!("{}: runs again by itself: {error}", job.request.path());
+            Ok(None)
         }
     }
 }

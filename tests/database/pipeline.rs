@@ -1,7 +1,9 @@
 //! Requests that share a round trip to the database: each has its own answer, and the outcome of one does not affect the others.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -67,6 +69,12 @@ route   = 'GET /rest'
 sql     = \"select 'rested' from pg_sleep(0.03)\"
 returns = 'value'
 
+[endpoint.began]
+route   = 'GET /began/{id}'
+sql     = 'select :id::int as id, now()::text as began'
+params  = { id = 'int' }
+returns = 'one'
+
 [endpoint.nothing]
 route   = 'GET /nothing'
 sql     = 'select from item where id = 1'
@@ -90,6 +98,10 @@ sql     = 'select 2 as two'
 const ITEMS: &str = "create table item as select n as id, 'item ' || n as name from generate_series(1, 9) n;
     create function held_up_by(key bigint) returns void language plpgsql parallel safe as $$
     begin perform pg_advisory_xact_lock_shared(key); end $$";
+
+/// Ends one session of the server.
+const KILL_ONE: &str = "select pg_terminate_backend(pid) from pg_stat_activity
+    where application_name like 'wharf%' and datname = current_database() limit 1";
 
 /// A server with gates. Each gate holds one worker until the test lets it through.
 struct Gated {
@@ -283,6 +295,101 @@ fn requests_that_wait_for_a_worker_are_asked_together_and_each_has_its_own_answe
         });
         gated.end();
     }
+}
+
+/// The ids of these answers, and the number of transactions in which they were made.
+fn transactions(asked: Vec<Client>) -> (Vec<i64>, usize) {
+    let answers: Vec<_> = asked.into_iter().map(|mut client| client.answer().json()).collect();
+    let began: BTreeSet<_> = answers.iter().map(|answer| answer["began"].to_string()).collect();
+    (answers.iter().filter_map(|answer| answer["id"].as_i64()).collect(), began.len())
+}
+
+#[test]
+fn short_statements_that_are_asked_together_are_one_transaction_unless_it_is_serializable() {
+    let paths: Vec<_> = (1..=8).map(|id| format!("/began/{id}")).collect();
+    let paths: Vec<_> = paths.iter().map(String::as_str).collect();
+    let serializable = "connection_init_sql = \"set default_transaction_isolation = 'serializable'\"";
+    for (more, may_join) in [("", true), (serializable, false)] {
+        let gated = Gated::new(1, more, |_| {});
+        // Statements are one transaction once their times are known, and these are short where the machine is not busy.
+        let (until, mut rounds) = (Instant::now() + PATIENCE, 0);
+        loop {
+            gated.until_together(&["/began/0"], 8, || {
+                let (kept, asked) = gated.ask_together(&paths);
+                let (ids, count) = transactions(asked);
+                assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 8]);
+                assert!(may_join || count == ids.len(), "{count} transactions");
+                rounds = if count < ids.len() { usize::MAX } else { rounds + 1 };
+                let_through(&gated, kept);
+            });
+            if rounds >= if may_join { usize::MAX } else { 20 } {
+                break;
+            }
+            assert!(Instant::now() < until, "each was a transaction by itself");
+        }
+        gated.end();
+    }
+}
+
+/// Each of these clients asks for its own numbers. Every tenth request fails in some way.
+#[test]
+fn requests_that_share_see_no_answer_of_another() {
+    const CLIENTS: usize = 40;
+    const EACH: usize = 2_500;
+    const KILLS: usize = 20;
+    let gated = Gated::new(4, "", |config| config.http.max_response_bytes = 4096);
+    gated.make_known(&["/began/0", "/double?n=1", "/divide/1", "/wide/1"]);
+    let (address, database) = (gated.server.address(), &gated.database);
+    let (ended, killed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let (ended, killed) = (&ended, &killed);
+            scope.spawn(move || {
+                let mut client = Client::connect(address);
+                for round in 0..EACH {
+                    let id = 100 + number * EACH + round;
+                    let (path, status, text) = match round % 40 {
+                        3 => ("/divide/0".to_owned(), 400, None),
+                        13 => ("/wide/5000".to_owned(), 500, None),
+                        23 => (format!("/began/{id}x"), 400, None),
+                        33 => {
+                            // This client leaves without its answer.
+                            client.request("GET", &format!("/began/{id}"), &[], "");
+                            client = Client::connect(address);
+                            continue;
+                        }
+                        n if n % 2 == 0 => (format!("/double?n={id}"), 200, Some((2 * id).to_string())),
+                        _ => (format!("/began/{id}"), 200, None),
+                    };
+                    client.request("GET", &path, &[], "");
+                    let answer = client.answer();
+                    // Its session was killed under it while it ran by itself.
+                    if answer.status == 503 {
+                        killed.fetch_add(1, Relaxed);
+                        continue;
+                    }
+                    assert_eq!(answer.status, status, "{path}: {}", answer.text());
+                    if let Some(text) = text {
+                        assert_eq!(answer.text(), text, "{path}");
+                    } else if status == 200 {
+                        assert_eq!(answer.json()["id"], id, "{path}");
+                    }
+                }
+                ended.fetch_add(1, Relaxed);
+            });
+        }
+        // Meanwhile sessions are killed, so that requests that share one run again.
+        for _ in 0..KILLS {
+            let before = gated.pipelined();
+            wait_until("nothing is shared", || {
+                gated.pipelined() >= before + 500 || ended.load(Relaxed) == CLIENTS
+            });
+            database.psql(KILL_ONE);
+        }
+    });
+    assert!(gated.pipelined() > 1_000, "{} shared", gated.pipelined());
+    assert!(killed.load(Relaxed) <= KILLS, "{} failed with {KILLS} sessions", killed.load(Relaxed));
+    gated.end();
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub struct Observed {
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The queue.
-    pub queue: Queue<Job>,
+    pub queue: Queue<Box<Job>>,
     /// The database, if there is one.
     pub database: Option<Database>,
     /// The log of requests.

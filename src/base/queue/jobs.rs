@@ -84,10 +84,11 @@ impl<T> Jobs<T> {
     }
 
     /// Adds a job at the front of a lane, before every other job of its priority.
-    pub(super) fn prepend(&mut self, lanes: &mut [Lane], lane: usize, job: T, since: Instant) {
+    pub(super) fn prepend(&mut self, lanes: &mut [Lane], lane: usize, job: T, since: Instant, joins: bool) {
         self.returned -= 1;
         let (number, after) = (self.returned, lanes[lane].head);
-        let index = self.nodes.insert(Node { job, lane, since, joins: false, number, before: None, after });
+        self.joining += usize::from(joins);
+        let index = self.nodes.insert(Node { job, lane, since, joins, number, before: None, after });
         match after {
             Some(after) => self.nodes[after].before = Some(index),
             None => lanes[lane].tail = Some(index),

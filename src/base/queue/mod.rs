@@ -320,8 +320,8 @@ impl<T> Queue<T> {
 
     /// Returns an unfinished job to the front of the queue, before all others of its priority, and removes it from the ticket.
     /// Of several jobs the last is returned first. The job has waited since it came, so that its lane knows how long requests
-    /// wait while batches stall.
-    pub fn return_job(&self, ticket: &mut Ticket, lane: usize, job: T) {
+    /// wait while batches stall. For `joins` see [`push_since`](Self::push_since).
+    pub fn return_job(&self, ticket: &mut Ticket, lane: usize, job: T, joins: bool) {
         let mut state = self.lock();
         let origin = ticket.forget(lane);
         if origin.is_some() {
@@ -329,7 +329,7 @@ impl<T> Queue<T> {
         }
         let since = origin.map_or_else(Instant::now, |origin| origin.since);
         let State { jobs, lanes, .. } = &mut *state;
-        jobs.prepend(lanes, lane, job, since);
+        jobs.prepend(lanes, lane, job, since, joins);
         wake_one(state);
     }
 

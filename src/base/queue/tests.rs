@@ -173,8 +173,8 @@ fn a_returned_job_goes_before_all_others_of_its_priority() {
     let (job, mut done) = queue.next_batch(None, &mut others, |_, _| true).expect("a job");
     assert_eq!((job, &others.jobs[..]), (1, &[(2, false)][..]));
     queue.push(0, 3).expect("room");
-    queue.return_job(&mut done, 1, 2);
-    queue.return_job(&mut done, 0, 1);
+    queue.return_job(&mut done, 1, 2, false);
+    queue.return_job(&mut done, 0, 1, false);
     assert_eq!(queue.withdraw(key), None, "it is another's now");
     // Another worker cannot take it either before this one is done: the second lane may run only one job at a time.
     let mut next = None;
@@ -453,7 +453,7 @@ fn a_returned_job_has_waited_since_it_came() {
     assert_eq!((first, others.jobs.len()), (1, 2));
     ticket.end_job(0, false);
     for job in [3, 2] {
-        queue.return_job(&mut ticket, 0, job);
+        queue.return_job(&mut ticket, 0, job, false);
         let state = queue.lock();
         let head = state.lanes[0].head.expect("it is there");
         assert_eq!(state.jobs.get(head).since, second);
@@ -461,7 +461,7 @@ fn a_returned_job_has_waited_since_it_came() {
     queue.lock().finish(&ticket, Instant::now());
     let (job, mut ticket) = queue.next(None).expect("a job");
     assert_eq!(job, 2);
-    queue.return_job(&mut ticket, 0, job);
+    queue.return_job(&mut ticket, 0, job, false);
     assert_eq!(queue.lock().lanes[0].running, 0);
 }
 

@@ -68,6 +68,11 @@ impl AnswerReader {
         Self { is_followed, ..Self::default() }
     }
 
+    /// See [`followed`](Self::followed).
+    pub(super) fn is_followed(&mut self, is_followed: bool) {
+        self.is_followed = is_followed;
+    }
+
     /// Reads the answer to its end. Returns the number of rows that were returned or changed, by the server's word. The position of an
     /// error counts in `sql`.
     pub(super) fn read(

@@ -5,6 +5,7 @@
 //! thread.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio_postgres::config::Host;
 
@@ -80,11 +81,17 @@ impl Driver {
         let (mut wire, process) = self.open_wire(deadline)?;
         let initial_settings = self.initialize(&mut wire, process, deadline)?;
         let limit = Limit::until(deadline);
-        // The server has nothing to do in this round trip, so it shows the distance.
-        if !wire.answers(deadline) {
-            return Err(self.unusable("it did not answer a new session".to_owned(), true));
-        }
-        Ok(Session::new(wire, &self.settings, &self.effects, initial_settings, limit))
+        // The server has next to nothing to do in this round trip, so it shows the distance.
+        let began = Instant::now();
+        let isolation =
+            simple::run(&mut wire, "show default_transaction_isolation", &limit).map_err(|error| {
+                self.unusable(format!("a new session: {}", error.in_full()), may_pass(&error))
+            })?;
+        wire.note_round_trip(began.elapsed());
+        let isolation = isolation.first().and_then(|row| row.first()?.as_deref());
+        let mut session = Session::new(wire, &self.settings, &self.effects, initial_settings, limit);
+        session.reads_join_transactions = isolation != Some("serializable");
+        Ok(session)
     }
 
     /// The connection parameters of a new session.

@@ -63,6 +63,9 @@ pub struct Session {
     /// The default access of the session's transactions; `None`: not known.
     access: Option<Access>,
     transaction: Transaction,
+    /// Whether the reading statements of several requests may be one transaction. What a serializable transaction has read holds
+    /// only once it has ended, and its first answers are given before.
+    pub(super) reads_join_transactions: bool,
     limit: Limit,
     /// Names the request for which the session is borrowed, if statements must name it.
     request: Comment,
@@ -95,6 +98,7 @@ impl Session {
             types: Types::default(),
             access: None,
             transaction: Transaction::None,
+            reads_join_transactions: false,
             limit,
             request: Comment::default(),
             activity: Activity::default(),

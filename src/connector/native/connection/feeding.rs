@@ -131,7 +131,7 @@ mod tests {
             Admission::Answered(Response::feed("text/plain", Arc::clone(&self.0) as _), None)
         }
 
-        fn enqueue(&self, _: Job) -> Result<Option<Key>, (Reason, Response)> {
+        fn enqueue(&self, _: Box<Job>) -> Result<Option<Key>, (Reason, Response)> {
             Ok(None)
         }
 

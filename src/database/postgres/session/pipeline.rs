@@ -1,6 +1,10 @@
 //! Several requests' statements on one session, as in libpq's pipeline mode. They are sent together, or one behind the other before
-//! the answers have come, each with a Sync of its own. So each is a transaction by itself, and the failure of one does not affect
-//! the others. The answers come in the same order.
+//! the answers have come. The answers come in the same order.
+//!
+//! Statements that are sent together may be one transaction, which ends with one Sync. The server then commits once and sends one
+//! piece, and both would cost it about as much as a short statement itself. Where a statement fails, the server leaves out those
+//! behind it in its transaction. Statements of other transactions are not affected. No statement can affect a later one, because
+//! only those are sent that change nothing about session and transaction (see `effects`).
 //!
 //! Owns [`Pipeline`]. The statements only read, so a request that gets no answer here can run its statement again. Runs
 //! on the worker that borrowed the session.
@@ -8,6 +12,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use postgres_protocol::message::backend::{
+    COMMAND_COMPLETE_TAG, EMPTY_QUERY_RESPONSE_TAG, ERROR_RESPONSE_TAG,
+};
 use tokio_postgres::types::ToSql;
 
 use super::Session;
@@ -16,7 +23,7 @@ use super::work::put_endpoint;
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::database::comment::Comment;
-use crate::database::driver::{Fetched, RoundTrip, Waits};
+use crate::database::driver::{Fetched, Outgoing, RoundTrip, Waits};
 use crate::database::postgres::answer::{AnswerReader, RowTaker};
 use crate::database::postgres::prepared::{Prepared, write_row};
 use crate::database::postgres::row::Row;
@@ -27,13 +34,26 @@ use crate::database::{Access, Error, RowWriter, note_cancelled};
 /// Statements on their way to the server and back. Their answers are fetched one after the other.
 pub(super) struct Pipeline<'a> {
     session: &'a mut Session,
-    /// The statements without an answer, in the order in which they were sent. An error is the reason why a statement was not sent.
-    waiting: VecDeque<(Question, Result<Arc<Prepared>, Error>)>,
-    /// The number of statements that were sent and have no answer yet.
+    /// The statements without an answer, in the order in which they were sent.
+    waiting: VecDeque<Waiting>,
+    /// The number of parts of batches, each of them a transaction, of which some statement has no answer yet.
     owed: usize,
+    /// A statement of the first of these parts has failed. The server has run none behind it.
+    has_failed: bool,
+    /// The number of answers of this part that nobody wants, and that are not read to their ends.
+    unwanted: usize,
     next_answer: PartialAnswer,
     /// Statements are being put into the batch. If that ends in a panic, the batch is not whole.
     is_sending: bool,
+}
+
+/// A statement without an answer.
+struct Waiting {
+    question: Question,
+    /// An error is the reason why it was not sent.
+    prepared: Result<Arc<Prepared>, Error>,
+    /// It is the last of its part.
+    ends_part: bool,
 }
 
 /// An answer that may have come in part.
@@ -66,6 +86,23 @@ impl PartialAnswer {
     }
 }
 
+/// Reads the rest of the answers that nobody wants. Notes if one of them is an error, behind which the server has run nothing.
+fn skip_answers(
+    wire: &mut Wire,
+    wait: &mut Wait<'_>,
+    unwanted: &mut usize,
+    has_failed: &mut bool,
+) -> Result<(), Failure> {
+    while *unwanted > 0 && !*has_failed {
+        match wire.message(wait)?.tag {
+            COMMAND_COMPLETE_TAG | EMPTY_QUERY_RESPONSE_TAG => *unwanted -= 1,
+            ERROR_RESPONSE_TAG => *has_failed = true,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Adds rows to an answer.
 struct AnswerTaker<'a> {
     question: &'a Question,
@@ -88,7 +125,7 @@ impl RowTaker for AnswerTaker<'_> {
     }
 }
 
-/// Puts a question into the batch, as a part of its own. No comment names its request.
+/// Puts a question into the batch. No comment names its request.
 fn put(question: &Question, prepared: &Prepared, wire: &mut Wire) -> Result<(), Error> {
     match question {
         Question::Endpoint { statement, values, .. } => {
@@ -99,7 +136,6 @@ fn put(question: &Question, prepared: &Prepared, wire: &mut Wire) -> Result<(), 
             prepared.put(prepared.text_if_open(sql).as_deref(), parameters, wire)?;
         }
     }
-    wire.add_sync();
     Ok(())
 }
 
@@ -113,6 +149,8 @@ impl Session {
             session: self,
             waiting: VecDeque::new(),
             owed: 0,
+            has_failed: false,
+            unwanted: 0,
             next_answer: PartialAnswer::default(),
             is_sending: false,
         })
@@ -135,15 +173,15 @@ impl Session {
 
 impl Pipeline<'_> {
     /// Puts the statements into the batch, except those that cannot be sent.
-    fn put(&mut self, questions: &mut dyn Iterator<Item = Question>) -> Result<(), Error> {
+    fn put(&mut self, statements: &mut dyn Iterator<Item = Outgoing>) -> Result<(), Error> {
         // Nothing can be prepared while answers are on their way.
         let is_first = self.waiting.is_empty();
         let Self { session, waiting, owed, .. } = self;
         let prepared_before = session.statements.count();
         let first = waiting.len();
-        for question in questions {
+        for Outgoing { question, is_followed } in statements {
             let prepared = session.harmless(question.text(), is_first);
-            waiting.push_back((question, prepared));
+            waiting.push_back(Waiting { question, prepared, ends_part: !is_followed });
         }
         let may_be_replaced = session.statements.count() != prepared_before;
         session.wire.begin_batch();
@@ -155,43 +193,68 @@ impl Pipeline<'_> {
                 command.note(&mut session.transaction, &mut session.access);
             }
         }
-        let mut last: Option<Arc<Prepared>> = None;
-        for (question, prepared) in waiting.range_mut(first..) {
-            let Ok(known) = prepared else { continue };
-            // Another statement may have replaced it.
-            let is_kept = !may_be_replaced
-                || session.statements.known(question.text()).is_some_and(|kept| Arc::ptr_eq(kept, known));
-            let put = if is_kept {
-                session.wire.try_put(|wire| put(question, known, wire))
-            } else {
-                Err(Error::Usage("it is not prepared any more".to_owned()))
-            };
-            if let Err(error) = put {
-                *prepared = Err(error);
-                continue;
+        let mut asked: Option<Arc<Prepared>> = None;
+        // The last statement of the part in the making.
+        let mut last: Option<usize> = None;
+        for index in first..waiting.len() {
+            let ends_part = waiting[index].ends_part || index + 1 == waiting.len();
+            let Waiting { question, prepared, ends_part: is_last } = &mut waiting[index];
+            *is_last = false;
+            if let Ok(known) = prepared {
+                // Another statement may have replaced it.
+                let is_kept = !may_be_replaced
+                    || session.statements.known(question.text()).is_some_and(|kept| Arc::ptr_eq(kept, known));
+                let put = if is_kept {
+                    session.wire.try_put(|wire| put(question, known, wire))
+                } else {
+                    Err(Error::Usage("it is not prepared any more".to_owned()))
+                };
+                if let Err(error) = put {
+                    *prepared = Err(error);
+                } else {
+                    last = Some(index);
+                    // Most often all questions have the same statement.
+                    if !asked.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, known)) {
+                        session.untidy.ask(question.text(), known);
+                        asked = Some(Arc::clone(known));
+                    }
+                }
             }
-            *owed += 1;
-            // Most often all questions have the same statement.
-            if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, known)) {
-                session.untidy.ask(question.text(), known);
-                last = Some(Arc::clone(known));
+            if ends_part && let Some(last) = last.take() {
+                session.wire.add_sync();
+                waiting[last].ends_part = true;
+                *owed += 1;
             }
         }
         Ok(())
     }
+
+    /// Removes the first statement.
+    fn pop(&mut self) -> Option<Question> {
+        let Waiting { question, prepared, ends_part } = self.waiting.pop_front()?;
+        if prepared.is_ok() && ends_part {
+            self.owed -= 1;
+            (self.has_failed, self.unwanted) = (false, 0);
+        }
+        Some(question)
+    }
 }
 
 impl RoundTrip for Pipeline<'_> {
+    fn joins_transactions(&self) -> bool {
+        self.session.reads_join_transactions
+    }
+
     fn send(
         &mut self,
-        questions: &mut dyn Iterator<Item = Question>,
+        statements: &mut dyn Iterator<Item = Outgoing>,
         deadline: Deadline,
     ) -> Result<(), Error> {
         let limit = Limit { statement: self.session.limit.statement, ..Limit::until(deadline) };
         let mut wait = self.session.wire.begin(&limit, None)?;
         self.is_sending = true;
         let sends = self.session.wire.sends;
-        let put = self.put(questions);
+        let put = self.put(statements);
         self.is_sending = false;
         let Self { session, .. } = self;
         let sent = put.map_err(Failure::from).and_then(|()| session.wire.send(&mut wait));
@@ -205,11 +268,15 @@ impl RoundTrip for Pipeline<'_> {
     }
 
     fn fetch(&mut self, client: &Presence, deadline: Deadline, waits: Waits<'_>) -> Option<Fetched> {
-        let Self { session, waiting, owed, next_answer, .. } = self;
-        let (question, Ok(prepared)) = waiting.front()? else {
-            let (question, unsent) = waiting.pop_front()?;
-            return Some(Fetched::Answer(question, Err(unsent.err()?)));
+        let Self { session, waiting, owed, has_failed, unwanted, next_answer, .. } = self;
+        let Waiting { question, prepared: Ok(prepared), ends_part } = waiting.front()? else {
+            let Waiting { question, prepared, .. } = waiting.pop_front()?;
+            return Some(Fetched::Answer(question, Err(prepared.err()?)));
         };
+        if *has_failed {
+            self.pop()?;
+            return Some(Fetched::NotRun);
+        }
         let limit = Limit { client: client.clone(), deadline, statement: session.limit.statement };
         let (patience, bell) = match waits {
             Waits::Not => (None, None),
@@ -224,6 +291,12 @@ impl RoundTrip for Pipeline<'_> {
                 wait.listen_to(bell);
                 // The rest of an earlier answer may be unread.
                 let before = wire.skip_to(*owed, &mut wait);
+                let before = before.and_then(|()| skip_answers(wire, &mut wait, unwanted, has_failed));
+                if *has_failed {
+                    self.pop()?;
+                    return Some(Fetched::NotRun);
+                }
+                next_answer.reader.is_followed(!ends_part);
                 match before.and_then(|()| next_answer.read(wire, &mut wait, question, prepared)) {
                     Err(Failure::NotYet(Pause::Bell)) => return Some(Fetched::NotYet),
                     Err(Failure::NotYet(Pause::Patience)) => return Some(Fetched::Slow),
@@ -233,7 +306,12 @@ impl RoundTrip for Pipeline<'_> {
             Err(error) => Err(error),
         };
         *next_answer = PartialAnswer::default();
-        *owed -= 1;
+        match &answered {
+            Ok(_) => {}
+            Err(Error::Refused(_)) => *has_failed = true,
+            // The client has left, or the answer is too large. The answers behind it come all the same.
+            Err(_) => *unwanted += 1,
+        }
         // The statements have only read, but the session itself may write.
         let answered = match wire.take_refusal() {
             Some(refusal) => {
@@ -245,8 +323,7 @@ impl RoundTrip for Pipeline<'_> {
         if let Err(error) = &answered {
             note_cancelled(error, &session.metrics);
         }
-        let (question, _) = waiting.pop_front()?;
-        Some(Fetched::Answer(question, answered))
+        Some(Fetched::Answer(self.pop()?, answered))
     }
 }
 

@@ -59,6 +59,8 @@ struct Script {
     extra: Vec<u8>,
     /// The number of answers behind the first that come at once.
     together: usize,
+    /// Behind an error it runs nothing until the end of the part, as PostgreSQL does.
+    skips: bool,
 }
 
 impl Script {
@@ -96,7 +98,7 @@ impl Script {
         let greeting = [message(b'R', &[0; 4]), message(b'K', &[0; 8]), ready()].concat();
         client.write_all(&greeting).ok()?;
         let mut answers = self.answers.into_iter();
-        let (mut out, mut bound) = (Vec::new(), 0);
+        let (mut out, mut bound, mut fails) = (Vec::new(), 0, false);
         loop {
             let mut header = [0; 5];
             client.read_exact(&mut header).ok()?;
@@ -116,15 +118,18 @@ impl Script {
                     let settings = row(&[Some(b"UTC"), Some(b"0"), Some(b"0")]);
                     out.extend([settings, message(b'C', b"SET\0"), ready()].concat());
                 }
+                b'B' | b'E' if self.skips && fails => {}
                 b'B' => match answers.next() {
                     Some(answer) => {
                         bound += 1;
+                        fails = answer == error();
                         out.extend(answer);
                     }
                     None => return client.read_to_end(&mut out).ok().map(drop),
                 },
                 b'C' => out.extend(message(b'3', b"")),
                 b'S' => {
+                    fails = false;
                     out.extend(ready());
                     if bound == 2 {
                         out.extend(&self.extra);
@@ -168,8 +173,18 @@ const UNTIL_THE_DEADLINE: Waits<'_> = Waits::Until { patience: None, bell: None 
 /// A pipeline with these questions on their way.
 fn sent(session: &mut Session, questions: Vec<Question>) -> Result<Pipeline<'_>, Error> {
     let mut pipeline = session.pipeline()?;
-    pipeline.send(&mut questions.into_iter(), Deadline::after(PATIENCE))?;
+    pipeline.send(&mut apart(questions), Deadline::after(PATIENCE))?;
     Ok(pipeline)
+}
+
+/// Each of them in a transaction of its own.
+fn apart(questions: impl IntoIterator<Item = Question>) -> impl Iterator<Item = Outgoing> {
+    questions.into_iter().map(|question| Outgoing { question, is_followed: false })
+}
+
+/// All of them in one transaction.
+fn in_one(questions: Vec<Question>) -> impl Iterator<Item = Outgoing> {
+    questions.into_iter().map(|question| Outgoing { question, is_followed: true })
 }
 
 fn fetch(pipeline: &mut Pipeline<'_>) -> Result<Vec<Row>, Error> {
@@ -387,7 +402,7 @@ fn a_deadline_ends_the_statement_and_its_session() {
 fn statements_join_those_whose_answers_have_not_come() {
     let mut session = with_statement(Script::of([number(0), number(7), number(8), number(9)]));
     let mut pipeline = sent(&mut session, questions(1)).expect("it is sent");
-    pipeline.send(&mut questions(2).into_iter(), Deadline::after(PATIENCE)).expect("they are sent");
+    pipeline.send(&mut apart(questions(2)), Deadline::after(PATIENCE)).expect("they are sent");
     assert_eq!([0; 3].map(|_| numbers(&mut pipeline)), [[7], [8], [9]]);
     assert!(pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), Waits::Not).is_none());
     drop(pipeline);
@@ -400,8 +415,8 @@ fn a_statement_that_is_not_prepared_does_not_join_others() {
     let mut pipeline = sent(&mut session, questions(1)).expect("it is sent");
     let other =
         Question::Handler { sql: "select 3 * $1".into(), parameters: vec![Box::new(1_i32) as Parameter] };
-    pipeline.send(&mut [other].into_iter(), Deadline::after(PATIENCE)).expect("there is nothing to send");
-    pipeline.send(&mut questions(1).into_iter(), Deadline::after(PATIENCE)).expect("it is sent");
+    pipeline.send(&mut apart([other]), Deadline::after(PATIENCE)).expect("there is nothing to send");
+    pipeline.send(&mut apart(questions(1)), Deadline::after(PATIENCE)).expect("it is sent");
     assert_eq!(numbers(&mut pipeline), [7]);
     assert!(matches!(fetch(&mut pipeline), Err(Error::Usage(_))));
     assert_eq!(numbers(&mut pipeline), [8]);
@@ -420,9 +435,73 @@ fn a_wait_for_an_answer_ends_when_the_bell_rings_and_goes_on_later() {
         let fetched = pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), waits);
         assert!(matches!(fetched, Some(Fetched::NotYet)));
     }
-    pipeline.send(&mut questions(1).into_iter(), Deadline::after(PATIENCE)).expect("it is sent");
+    pipeline.send(&mut apart(questions(1)), Deadline::after(PATIENCE)).expect("it is sent");
     bell.silence();
     let fetched = pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), listening);
     assert!(matches!(fetched, Some(Fetched::Answer(_, Err(Error::Refused(_))))));
     assert_eq!(numbers(&mut pipeline), [8]);
+}
+
+/// The outcomes of the next answers: a number, or why there is none.
+fn outcomes(pipeline: &mut Pipeline<'_>, count: usize) -> Vec<Result<i32, &'static str>> {
+    let outcome =
+        |_| match pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), UNTIL_THE_DEADLINE) {
+            Some(Fetched::Answer(_, Ok(answer))) => Ok(answer.into_rows()[0].get(0)),
+            Some(Fetched::Answer(_, Err(Error::Refused(_)))) => Err("refused"),
+            Some(Fetched::Answer(_, Err(Error::Deadline))) => Err("deadline"),
+            Some(Fetched::Answer(_, Err(Error::Usage(_)))) => Err("not sent"),
+            Some(Fetched::NotRun) => Err("not run"),
+            _ => Err("lost"),
+        };
+    (0..count).map(outcome).collect()
+}
+
+#[test]
+fn statements_of_one_transaction_are_answered_until_one_fails_and_other_transactions_are_not_affected() {
+    for piece in [1, 3, usize::MAX] {
+        // The server sends nothing for the statements behind an error.
+        let script = Script { piece, skips: true, ..Script::of([number(0), number(7), error(), number(8)]) };
+        let mut session = with_statement(script);
+        let mut pipeline = session.pipeline().expect("no transaction is open");
+        pipeline.send(&mut in_one(questions(4)), Deadline::after(PATIENCE)).expect("they are sent");
+        pipeline.send(&mut apart(questions(1)), Deadline::after(PATIENCE)).expect("it is sent");
+        let expected = [Ok(7), Err("refused"), Err("not run"), Err("not run"), Ok(8)];
+        assert_eq!(outcomes(&mut pipeline, 5), expected);
+        drop(pipeline);
+        assert!(!session.wire.is_broken());
+    }
+}
+
+#[test]
+fn an_answer_of_a_transaction_that_nobody_wants_hides_no_other_and_no_failure() {
+    let over = |pipeline: &mut Pipeline<'_>| {
+        pipeline.fetch(&Presence::default(), Deadline::after(Duration::ZERO), UNTIL_THE_DEADLINE)
+    };
+    for (second, expected) in [(number(8), [Ok(9), Ok(10)]), (error(), [Err("not run"), Ok(9)])] {
+        let answers = [number(0), number(7), second, number(9), number(10)];
+        let mut session = with_statement(Script { skips: true, ..Script::of(answers) });
+        let mut pipeline = session.pipeline().expect("no transaction is open");
+        pipeline.send(&mut in_one(questions(3)), Deadline::after(PATIENCE)).expect("they are sent");
+        pipeline.send(&mut apart(questions(1)), Deadline::after(PATIENCE)).expect("it is sent");
+        for _ in 0..2 {
+            assert!(matches!(over(&mut pipeline), Some(Fetched::Answer(_, Err(Error::Deadline)))));
+        }
+        assert_eq!(outcomes(&mut pipeline, 2), expected);
+        drop(pipeline);
+        assert!(!session.wire.is_broken());
+    }
+}
+
+#[test]
+fn a_transaction_ends_where_its_last_statement_cannot_be_sent() {
+    let mut session = with_statement(Script::of([number(0), number(7), number(8)]));
+    let sql: Arc<str> = "select 2 * $1".into();
+    let unsendable = || Question::Handler { sql: Arc::clone(&sql), parameters: vec![] };
+    let mut three = questions(1);
+    three.insert(0, unsendable());
+    three.push(unsendable());
+    let mut pipeline = session.pipeline().expect("no transaction is open");
+    pipeline.send(&mut in_one(three), Deadline::after(PATIENCE)).expect("one is sent");
+    pipeline.send(&mut apart(questions(1)), Deadline::after(PATIENCE)).expect("it is sent");
+    assert_eq!(outcomes(&mut pipeline, 4), [Err("not sent"), Ok(7), Err("not sent"), Ok(8)]);
 }
