@@ -9,4 +9,5 @@ pub mod presence;
 pub mod queue;
 pub mod request_id;
 pub(crate) mod system;
+pub(crate) mod unverified;
 pub mod value;

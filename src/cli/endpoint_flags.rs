@@ -1,9 +1,8 @@
 //! The flags and checks that `load` and `tune` share: the choice of the configuration's endpoints.
 
-use std::net::SocketAddr;
-
 use crate::config::{Config, Problems, Source};
 use crate::database::Database;
+use crate::sizing::load::Origin;
 use crate::sizing::{Selection, Traffic, TrafficError, traffic};
 
 use super::Loaded;
@@ -24,16 +23,20 @@ impl EndpointFlags {
         self.allow_writes || !self.endpoint.is_empty()
     }
 
-    /// The requests for the server at this address. Prints which endpoints are left out.
+    /// The requests for this server. Prints which endpoints are left out.
     pub(super) fn traffic(
         &self,
         config: &Config,
         database: Option<&Database>,
-        address: SocketAddr,
+        origin: impl Into<Origin>,
         seed: u64,
     ) -> Result<Traffic, TrafficError> {
-        let selection =
-            Selection { names: self.endpoint.clone(), allow_writes: self.allow_writes, seed, address };
+        let selection = Selection {
+            names: self.endpoint.clone(),
+            allow_writes: self.allow_writes,
+            seed,
+            origin: origin.into(),
+        };
         let traffic = traffic(config, database, &selection)?;
         if !traffic.left_out.is_empty() {
             let names = traffic.left_out.join(", ");

@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,8 +45,8 @@ pub struct Selection {
     pub allow_writes: bool,
     /// The same seed draws the same requests. The order of `order by random()` is up to the database.
     pub seed: u64,
-    /// The address of the server.
-    pub address: SocketAddr,
+    /// The server.
+    pub origin: load::Origin,
 }
 
 /// The requests to send.
@@ -94,9 +93,9 @@ pub fn traffic(
         }
         traffic.targets.push(load::Target {
             name: endpoint.name.clone(),
-            addresses: vec![selection.address],
+            origin: selection.origin.clone(),
             weight: endpoint.traffic.weight.max(1),
-            requests: drawing.requests(endpoint, &selection.address.to_string())?,
+            requests: drawing.requests(endpoint, selection.origin.authority())?,
         });
     }
     if !drawing.problems.is_empty() {

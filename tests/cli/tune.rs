@@ -65,7 +65,11 @@ fn the_knee_of_a_database_that_lets_six_in_is_found() {
     let config = Config::read(source, &Environment::default(), &Flags::default()).expect("it is sound");
     let options = Options { largest: 16, objectives: Vec::new(), time: Duration::from_secs(45), seed: 7 };
     let asked = |address: SocketAddr, database: Option<&Database>| {
-        traffic(&config, database, &Selection { names: Vec::new(), allow_writes: false, seed: 7, address })
+        traffic(
+            &config,
+            database,
+            &Selection { names: Vec::new(), allow_writes: false, seed: 7, origin: address.into() },
+        )
     };
     let found = tune(&config, &options, asked, &AtomicBool::new(false), &mut |_| {}).expect("it runs");
     match &found.pool.outcome {

@@ -87,9 +87,9 @@ fn seconds(report: &Value, key: &str) -> Vec<f64> {
     let whole = seconds.filter(|second| {
         number(second, "to_s") - number(second, "from_s") >= WHOLE_SECOND_S && number(second, "sent") > 0.0
     });
-    whole
-        .map(|second| number(second, key) / if key.ends_with("_ms") { 1.0 } else { length(second) })
-        .collect()
+    // A second in which no request ended has no latency.
+    let known = whole.filter_map(|second| Some((second, second[key].as_f64()?)));
+    known.map(|(second, value)| value / if key.ends_with("_ms") { 1.0 } else { length(second) }).collect()
 }
 
 fn length(second: &Value) -> f64 {
@@ -114,7 +114,11 @@ impl fmt::Display for Comparisons {
         )?;
         writeln!(f, "  {:<14} {:>11} {:>11}", "", "before", "now")?;
         for (name, row) in &self.rows {
-            writeln!(f, "  {name:<14} {:>11.3} {:>11.3}  {row}", row.base, row.new)?;
+            let [base, new] = [row.base, row.new].map(|value| match value.is_nan() {
+                true => "-".to_owned(),
+                false => format!("{value:.3}"),
+            });
+            writeln!(f, "  {name:<14} {base:>11} {new:>11}  {row}")?;
         }
         Ok(())
     }

@@ -13,6 +13,9 @@ const SPARKS: usize = 60;
 /// A rate over a shorter interval has no meaning.
 const SHORTEST: Duration = Duration::from_millis(100);
 
+/// A shorter delay is not worth a word during the run.
+const BEHIND: Duration = Duration::from_millis(50);
+
 /// The width of a line. A longer line could wrap, and the block would be redrawn in the wrong place. Nearly every
 /// terminal is this wide.
 const MAX_WIDTH: usize = 79;
@@ -40,11 +43,18 @@ impl Live {
         if self.redraws { self.block(interval) } else { self.line(interval) }
     }
 
+    /// A line that stays. The block is drawn again below it.
+    pub(super) fn say(&mut self, text: &str) -> String {
+        self.drawn = 0;
+        format!("{text}\n")
+    }
+
     fn line(&self, interval: &Interval<'_>) -> String {
         let (outcomes, rates) = (interval.outcomes, rates(interval));
         let (p50, p99) = (percentile(outcomes, 50.0), percentile(outcomes, 99.0));
         let (errors, kind, end) = (outcomes.errors(), self.kind, interval.to.as_secs_f64());
-        format!("{end:>6.1} s  {kind} loop  {rates}  p50 {p50}  p99 {p99}  errors {errors}\n")
+        let state = state(interval).map_or_else(String::new, |state| format!("  {state}"));
+        format!("{end:>6.1} s  {kind} loop  {rates}  p50 {p50}  p99 {p99}  errors {errors}{state}\n")
     }
 
     fn block(&mut self, interval: &Interval<'_>) -> String {
@@ -61,11 +71,14 @@ impl Live {
         let (timeouts, failed, skipped) = (outcomes.timeouts, outcomes.failed_in_all(), outcomes.skipped);
         let Interval { to, in_flight, connections, .. } = *interval;
         let lines = [
-            format!(
-                "{:.0} s  {} loop   {in_flight} on their way, {connections} connections",
-                to.as_secs_f64(),
-                self.kind
-            ),
+            match state(interval) {
+                Some(state) => format!("{:.0} s  {} loop   {state}", to.as_secs_f64(), self.kind),
+                None => format!(
+                    "{:.0} s  {} loop   {in_flight} on their way, {connections} connections",
+                    to.as_secs_f64(),
+                    self.kind
+                ),
+            },
             rates(interval),
             format!("p50 {p50}   p99 {p99}   p99.9 {p99_9}"),
             format!(
@@ -82,6 +95,20 @@ impl Live {
         }
         self.drawn = lines.len();
         text
+    }
+}
+
+/// What is not as it is in the middle of a run: the run waits for answers, or is behind its schedule.
+fn state(interval: &Interval<'_>) -> Option<String> {
+    let Interval { to, in_flight, behind, .. } = *interval;
+    match interval.waits_until {
+        Some(until) if in_flight > 0 => Some(format!(
+            "waiting for {in_flight} answers, {:.1} s at most",
+            until.saturating_sub(to).as_secs_f64()
+        )),
+        Some(_) => None,
+        None if behind > BEHIND => Some(format!("behind the schedule by {:.1} s", behind.as_secs_f64())),
+        None => None,
     }
 }
 

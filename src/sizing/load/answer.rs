@@ -1,6 +1,9 @@
 //! Reads an answer as its bytes arrive: its status, and where it ends (RFC 9112 section 6.3). Its content is not kept.
 //!
 //! Generator thread. An answer that comes in one piece, as nearly all do, needs no copy and no allocation.
+//!
+//! Heads are read as curl reads them: many header lines, folded lines, and lines with any bytes in names and values. A line that
+//! is not a header is skipped.
 
 use std::mem::MaybeUninit;
 
@@ -9,11 +12,14 @@ use httparse::{Header, ParserConfig, Response, Status};
 use super::server_timing::ServerTiming;
 use crate::http::Decoder;
 
-/// The longest head. A longer one counts as malformed. Servers commonly stop at 8 KiB.
-const MAX_HEAD_BYTES: usize = 64 << 10;
+/// The longest head. A longer one counts as malformed. curl has the same bound (`MAX_HTTP_RESP_HEADER_SIZE`).
+const MAX_HEAD_BYTES: usize = 300 << 10;
 
-/// The most header lines in a head.
-const MAX_HEADERS: usize = 100;
+/// The most header lines in a head, as in curl (`MAX_HTTP_RESP_HEADER_COUNT`).
+const MAX_HEADERS: usize = 5000;
+
+/// The header lines that are read without an allocation.
+const USUAL_HEADERS: usize = 100;
 
 /// Reads one answer after another.
 #[derive(Debug, Default)]
@@ -117,6 +123,11 @@ impl AnswerReader {
         if self.head.len() > MAX_HEAD_BYTES { Err(Malformed) } else { Ok(None) }
     }
 
+    /// Whether a part of an answer has arrived, and not its end.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.head.is_empty() || !matches!(self.state, State::Head)
+    }
+
     /// Forgets the part of an answer that was read.
     pub(super) fn reset(&mut self) {
         self.state = State::Head;
@@ -126,11 +137,35 @@ impl AnswerReader {
 
 /// The state after the head at the start of these bytes, and the head's length.
 fn parse(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Malformed> {
-    let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut slots = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+    match parse_into(&mut slots, bytes, answers_head) {
+        Err(httparse::Error::TooManyHeaders) => {
+            let mut slots = vec![MaybeUninit::uninit(); MAX_HEADERS];
+            parse_into(&mut slots, bytes, answers_head).map_err(|_| Malformed)?
+        }
+        parsed => parsed.map_err(|_| Malformed)?,
+    }
+}
+
+/// An error of the tokenizer, or what the head says.
+fn parse_into<'b>(
+    slots: &mut [MaybeUninit<Header<'b>>],
+    bytes: &'b [u8],
+    answers_head: bool,
+) -> Result<Result<Option<(State, usize)>, Malformed>, httparse::Error> {
     let mut head = Response::new(&mut []);
-    let config = ParserConfig::default();
-    let status = config.parse_response_with_uninit_headers(&mut head, bytes, &mut slots);
-    let Status::Complete(length) = status.map_err(|_| Malformed)? else { return Ok(None) };
+    let mut config = ParserConfig::default();
+    config.allow_obsolete_multiline_headers_in_responses(true);
+    config.ignore_invalid_headers_in_responses(true);
+    let status = config.parse_response_with_uninit_headers(&mut head, bytes, slots)?;
+    let Status::Complete(length) = status else { return Ok(Ok(None)) };
+    if length > MAX_HEAD_BYTES {
+        return Ok(Err(Malformed));
+    }
+    Ok(state_after(&head, answers_head).map(|state| Some((state, length))))
+}
+
+fn state_after(head: &Response<'_, '_>, answers_head: bool) -> Result<State, Malformed> {
     let status = head.code.ok_or(Malformed)?;
     let framing = Framing::of(head.headers)?;
     let version = head.version.ok_or(Malformed)?;
@@ -148,7 +183,7 @@ fn parse(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Mal
             (Some(Coding::Other), _) | (None, None) => State::UntilEnd(Answer { keeps: false, ..answer }),
         },
     };
-    Ok(Some((state, length)))
+    Ok(state)
 }
 
 /// The header lines on the end of the answer and of the connection, and on the server's time.
@@ -174,11 +209,14 @@ impl Framing {
         let mut framing = Self::default();
         for header in headers {
             if header.name.eq_ignore_ascii_case("content-length") {
-                let length = number(header.value).ok_or(Malformed)?;
-                if framing.length.is_some_and(|before| before != length) {
-                    return Err(Malformed);
+                // The same length may be said several times (RFC 9110 section 8.6).
+                for length in tokens(header.value) {
+                    let length = number(length).ok_or(Malformed)?;
+                    if framing.length.is_some_and(|before| before != length) {
+                        return Err(Malformed);
+                    }
+                    framing.length = Some(length);
                 }
-                framing.length = Some(length);
             } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
                 let chunked =
                     tokens(header.value).last().is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
@@ -232,6 +270,7 @@ mod tests {
         for (wire, status, keeps) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, true),
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", 200, true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nhi", 200, true),
             ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n\r\n", 200, false),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", 200, false),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", 200, true),
@@ -249,6 +288,33 @@ mod tests {
             assert_eq!(read(&[wire.as_bytes()], false), expected, "{wire}");
             let bytes: Vec<&[u8]> = wire.as_bytes().chunks(1).collect();
             assert_eq!(read(&bytes, false), expected, "byte by byte: {wire}");
+        }
+    }
+
+    /// Each of these was "malformed", and curl takes it.
+    #[test]
+    fn heads_are_read_as_curl_reads_them() {
+        let framed = |lines: &str| {
+            format!("HTTP/1.1 200 Tr\u{e8}s bien\r\n{lines}Content-Length: 2\r\n\r\nhi").into_bytes()
+        };
+        let latin_1 = b"HTTP/1.1 200 OK\r\nX: h\xe9llo\r\nContent-Length: 2\r\n\r\nhi".to_vec();
+        for wire in [
+            framed(&"X: y\r\n".repeat(300)),
+            framed(&"X: y\r\n".repeat(MAX_HEADERS - 1)),
+            framed(&format!("X: {}\r\n", "y".repeat(MAX_HEAD_BYTES - 100))),
+            framed("X: one\r\n two\r\n\tthree\r\n"),
+            framed("X: h\u{e9}llo \u{20ac}\r\n"),
+            framed("X-\u{e9}: y\r\n"),
+            framed("X y: z\r\nX(y): z\r\nX: y\u{1}z\r\n"),
+            latin_1,
+            b"HTTP/1.1 200 OK\r\nContent-Length:\r\n 2\r\n\r\nhi".to_vec(),
+        ] {
+            let shown = String::from_utf8_lossy(&wire[..wire.len().min(60)]).into_owned();
+            assert_eq!(read(&[&wire], false), Ok(Some(whole(200, true))), "{shown}");
+            if wire.len() < 10_000 {
+                let bytes: Vec<&[u8]> = wire.chunks(1).collect();
+                assert_eq!(read(&bytes, false), Ok(Some(whole(200, true))), "byte by byte: {shown}");
+            }
         }
     }
 
@@ -283,6 +349,8 @@ mod tests {
             "HTTP/1.1 101 Switching Protocols\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
             &many,
             &long,

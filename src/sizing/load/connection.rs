@@ -2,22 +2,24 @@
 //!
 //! Generator thread. The connection knows no schedule and counts nothing.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use super::answer::{Answer, AnswerReader};
-use super::outcomes::Failure;
+use super::origin::Reached;
+use super::outcomes::{Failure, is_of_tls};
 use super::target::Request;
+use super::wire::Wire;
 
 /// The size of the pieces in which answers are read: as much as a socket commonly holds.
 const PIECE_BYTES: usize = 64 << 10;
 
 pub(super) struct Connection<'p> {
-    stream: TcpStream,
+    wire: Wire,
+    /// The time when it began to connect. `None` once it was connected, its handshake included.
+    connecting_since: Option<Instant>,
     /// The index of the server at its other end.
     pub(super) origin: usize,
     pending: Option<PendingRequest<'p>>,
@@ -34,6 +36,8 @@ pub(super) struct PendingRequest<'p> {
     pub(super) due: Instant,
     /// The time when its first bytes were sent.
     pub(super) sent: Option<Instant>,
+    /// The time that its new connection took to open. `None` on a connection that was kept.
+    pub(super) connecting: Option<Duration>,
     /// The number of its bytes that were sent.
     pub(super) bytes_sent: usize,
 }
@@ -60,17 +64,11 @@ pub(super) enum Step {
 }
 
 impl<'p> Connection<'p> {
-    /// Begins to connect, without waiting. One registration covers all events of the connection.
-    pub(super) fn open(
-        address: SocketAddr,
-        origin: usize,
-        registry: &Registry,
-        token: Token,
-    ) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { stream, origin, pending: None, answer: AnswerReader::default() })
+    /// Begins to connect, without waiting.
+    pub(super) fn open(to: &Reached, origin: usize, registry: &Registry, token: Token) -> io::Result<Self> {
+        let connecting_since = Some(Instant::now());
+        let wire = Wire::open(to, registry, token)?;
+        Ok(Self { wire, connecting_since, origin, pending: None, answer: AnswerReader::default() })
     }
 
     pub(super) fn pending(&self) -> Option<&PendingRequest<'p>> {
@@ -102,9 +100,15 @@ impl<'p> Connection<'p> {
             if left.is_empty() {
                 return Ok(());
             }
-            match self.stream.write(left) {
+            match self.wire.write(left) {
                 Ok(written) => {
                     pending.bytes_sent += written;
+                    if let Some(since) = self.connecting_since.take() {
+                        // A handshake may have passed since `now`.
+                        let now = Instant::now();
+                        pending.connecting = Some(now - since);
+                        pending.sent.get_or_insert(now);
+                    }
                     pending.sent.get_or_insert(now);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -119,11 +123,19 @@ impl<'p> Connection<'p> {
         let unsent =
             self.pending.as_ref().is_some_and(|pending| pending.bytes_sent < pending.request.bytes().len());
         if unsent {
-            // An error in sending does not stop the reading: a server may refuse and close before the body is sent.
+            // An error in sending does not stop the reading: a server may refuse and close before the body is sent. After an
+            // error of TLS nothing can be read.
             let sent = self.send(Instant::now());
-            if let (Err(error), false) = (sent, is_readable) {
+            if let Err(error) = sent
+                && (!is_readable || is_of_tls(&error))
+            {
                 return Step::Ended(Failure::of(&error));
             }
+        } else if let Err(error) = self.wire.flush()
+            && !is_not_yet(&error)
+            && !is_readable
+        {
+            return Step::Ended(Failure::of(&error));
         }
         if is_readable || is_ended { self.receive(is_ended, buffers) } else { Step::Wait }
     }
@@ -133,12 +145,12 @@ impl<'p> Connection<'p> {
     fn receive(&mut self, is_ended: bool, buffers: &mut Buffers) -> Step {
         let Buffers { piece, chunks } = buffers;
         loop {
-            let read = match self.stream.read(piece) {
+            let read = match self.wire.read(piece) {
                 Ok(0) => return self.end(),
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if is_not_yet(&error) => return Step::Wait,
-                Err(error) => return Step::Ended(Failure::of(&error)),
+                Err(error) => return Step::Ended(self.failed(&error)),
             };
             // Without a pending request no bytes may arrive.
             let Some(pending) = &self.pending else { return Step::Ended(Failure::Malformed) };
@@ -150,7 +162,7 @@ impl<'p> Connection<'p> {
                     let whole = pending.bytes_sent == pending.request.bytes().len();
                     return Step::Answered(Answer { keeps: answer.keeps && whole && !is_ended, ..answer });
                 }
-                Ok(None) if read < piece.len() && !is_ended => return Step::Wait,
+                Ok(None) if read < piece.len() && !is_ended && self.wire.is_plain() => return Step::Wait,
                 Ok(None) => {}
             }
         }
@@ -159,7 +171,14 @@ impl<'p> Connection<'p> {
     fn end(&self) -> Step {
         match self.answer.end() {
             Some(answer) if self.pending.is_some() => Step::Answered(answer),
-            _ => Step::Ended(Failure::Closed),
+            _ => Step::Ended(self.failed(&ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    fn failed(&self, error: &io::Error) -> Failure {
+        match Failure::of(error) {
+            Failure::Closed if self.answer.has_begun() => Failure::Cut,
+            failure => failure,
         }
     }
 }

@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,14 +16,16 @@ use mio::event::Event;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use super::Plan;
 use super::answer::Answer;
 use super::connection::{Buffers, Connection, PendingRequest, Step};
 use super::mix::{Choice, Mix};
+use super::origin::Reached;
 use super::outcomes::{Answered, Failure};
 use super::part::Part;
 use super::recorder::Recorder;
+use super::sheets::EndState;
 use super::timetable::Timetable;
+use super::{Plan, Stop};
 use crate::base::system::Alarm;
 
 /// The most events that one wait returns.
@@ -46,11 +47,10 @@ pub(super) struct ThreadSetting<'p> {
     /// The thread's part of the plan.
     pub(super) part: Part,
     /// The address of each target's server.
-    pub(super) addresses: &'p [SocketAddr],
+    pub(super) addresses: &'p [Reached],
     /// The most connections that the run may have at once.
     pub(super) max_connections: usize,
-    /// Set when no more requests are to be sent.
-    pub(super) stop: &'p AtomicBool,
+    pub(super) stop: Stop<'p>,
     pub(super) shared: &'p RunShared,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Generator<'p> {
     poll: Poll,
     alarm: Alarm,
     connections: Slab<Connection<'p>>,
-    origins: Vec<ServerOrigin>,
+    origins: Vec<ServerOrigin<'p>>,
     /// The origin of each target.
     origin_of: Vec<usize>,
     /// Requests in the order of their beginning: number, deadline, connection. Some may have their outcome already.
@@ -86,8 +86,8 @@ pub(super) struct Generator<'p> {
 }
 
 /// A server under load.
-struct ServerOrigin {
-    address: SocketAddr,
+struct ServerOrigin<'p> {
+    reached: &'p Reached,
     /// Its connections without a request, the last used at the end. Some may have closed, or be in use again.
     free: Vec<usize>,
 }
@@ -103,13 +103,13 @@ enum ConnectionChoice {
 impl<'p> Generator<'p> {
     pub(super) fn new(setting: ThreadSetting<'p>, recorder: Recorder<'p>) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut origins: Vec<ServerOrigin> = Vec::new();
+        let mut origins: Vec<ServerOrigin<'p>> = Vec::new();
         let mut origin_of = Vec::new();
-        for address in setting.addresses {
-            let known = origins.iter().position(|origin| origin.address == *address);
+        for reached in setting.addresses {
+            let known = origins.iter().position(|origin| origin.reached == reached);
             origin_of.push(known.unwrap_or(origins.len()));
             if known.is_none() {
-                origins.push(ServerOrigin { address: *address, free: Vec::new() });
+                origins.push(ServerOrigin { reached, free: Vec::new() });
             }
         }
         Ok(Self {
@@ -123,7 +123,12 @@ impl<'p> Generator<'p> {
             number: 0,
             mix: Mix::new(&setting.plan.targets, &setting.shared.taken),
             next: None,
-            timetable: Timetable::new(&setting.plan.pace, setting.part, recorder.begin()),
+            timetable: Timetable::new(
+                &setting.plan.pace,
+                setting.plan.late_after,
+                setting.part,
+                recorder.begin(),
+            ),
             recorder,
             buffers: Buffers::new(),
             max_connections: setting.part.of(setting.max_connections),
@@ -136,13 +141,17 @@ impl<'p> Generator<'p> {
         let mut events = Events::with_capacity(EVENTS);
         while !self.setting.shared.failed.load(Ordering::Relaxed) {
             let now = Instant::now();
-            if self.setting.stop.load(Ordering::Relaxed) && !self.timetable.is_over() {
-                self.timetable.stop(now);
+            if self.setting.stop.sending.load(Ordering::Relaxed) && self.timetable.stop(now) {
                 self.recorder.stopped(now);
+            }
+            if self.setting.stop.waiting.load(Ordering::Relaxed) {
+                self.abandon(now)?;
             }
             let behind = self.send_due(now)?;
             self.give_up(now);
-            self.recorder.tick(now, self.in_flight, self.connections.len());
+            if self.recorder.has_passed(now) {
+                self.recorder.hand_over(now, self.state(now));
+            }
             if self.timetable.is_over() && self.in_flight == 0 {
                 self.recorder.finish(Instant::now(), self.connections.len());
                 return Ok(());
@@ -152,6 +161,35 @@ impl<'p> Generator<'p> {
                 if event.token() != ALARM {
                     self.proceed(event)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// The state at the end of an interval. The recorder adds the processor time.
+    fn state(&self, now: Instant) -> EndState {
+        let last = self.waiting.back().map_or(now, |(_, until, _)| *until);
+        EndState {
+            in_flight: self.in_flight,
+            connections: self.connections.len(),
+            sending: usize::from(!self.timetable.is_over()),
+            behind: self.timetable.behind(now),
+            waits_until: last.saturating_duration_since(self.recorder.begin()),
+            ..EndState::default()
+        }
+    }
+
+    /// Ends the run at once: no due request begins any more, and no answer is waited for.
+    fn abandon(&mut self, now: Instant) -> io::Result<()> {
+        if self.timetable.stop(now) || self.in_flight > 0 {
+            self.recorder.stopped(now.min(self.timetable.end()));
+        }
+        self.timetable.stop_at_once(now);
+        while self.send_due(now)? {}
+        for (_, connection) in &mut self.connections {
+            if let Some(pending) = connection.take_pending() {
+                self.in_flight -= 1;
+                self.recorder.of(pending.target).abandoned += 1;
             }
         }
         Ok(())
@@ -167,8 +205,10 @@ impl<'p> Generator<'p> {
             }
             let Some(choice) = self.next else { return Ok(false) };
             let waited = now.saturating_duration_since(due);
-            if waited >= self.setting.plan.timeout {
-                self.recorder.of(choice.target).skipped(waited, self.timetable.is_blocked());
+            let has_timed_out = waited >= self.setting.plan.timeout;
+            if has_timed_out || self.timetable.is_too_late(now) {
+                let timeout = has_timed_out.then_some(waited);
+                self.recorder.of(choice.target).skipped(timeout, self.timetable.is_blocked());
                 self.sent_next();
                 continue;
             }
@@ -207,7 +247,7 @@ impl<'p> Generator<'p> {
         }
         let entry = self.connections.vacant_entry();
         let token = Token(entry.key());
-        match Connection::open(self.origins[origin].address, origin, self.poll.registry(), token) {
+        match Connection::open(self.origins[origin].reached, origin, self.poll.registry(), token) {
             Ok(connection) => {
                 let key = entry.key();
                 entry.insert(connection);
@@ -239,15 +279,18 @@ impl<'p> Generator<'p> {
         let Choice { target, request } = choice;
         self.number += 1;
         let number = self.number;
-        let begun = self.timetable.begun(now.saturating_duration_since(due), self.setting.plan.late_after);
+        let begun = self.timetable.begun(now.saturating_duration_since(due));
         self.recorder.begun(target, begun);
         self.forget_finished();
         self.waiting.push_back((number, now + self.setting.plan.timeout, key));
         self.in_flight += 1;
-        let pending = PendingRequest { number, target, request, due, sent: None, bytes_sent: 0 };
+        let pending =
+            PendingRequest { number, target, request, due, sent: None, connecting: None, bytes_sent: 0 };
         let connection = &mut self.connections[key];
         let sent = connection.begin(pending, now);
-        self.recorder.of(target).sent += u64::from(!connection.is_unsent());
+        if let Some(pending) = connection.pending() {
+            note_sent(&self.timetable, &mut self.recorder, pending);
+        }
         if let Err(error) = sent {
             self.end(key, Failure::of(&error));
         }
@@ -288,8 +331,8 @@ impl<'p> Generator<'p> {
         let is_ended = event.is_read_closed() || event.is_error();
         let was_unsent = connection.is_unsent();
         let step = connection.proceed(event.is_readable(), is_ended, &mut self.buffers);
-        if was_unsent && let Some(pending) = connection.pending().filter(|pending| pending.sent.is_some()) {
-            self.recorder.of(pending.target).sent += 1;
+        if was_unsent && let Some(pending) = connection.pending() {
+            note_sent(&self.timetable, &mut self.recorder, pending);
         }
         match step {
             Step::Wait => Ok(()),
@@ -306,10 +349,13 @@ impl<'p> Generator<'p> {
         let connection = &mut self.connections[key];
         if let Some(pending) = connection.take_pending() {
             self.in_flight -= 1;
+            let sent = pending.sent.unwrap_or(pending.due);
+            // A client of a closed loop asks when its connection is open. Users of an open loop wait for their connection too.
+            let due = if self.timetable.is_closed() { sent } else { pending.due };
             let answered = Answered {
                 status: answer.status,
-                latency: now.saturating_duration_since(pending.due),
-                service: now.saturating_duration_since(pending.sent.unwrap_or(pending.due)),
+                latency: now.saturating_duration_since(due),
+                service: now.saturating_duration_since(sent),
                 in_time: !self.timetable.has_ended(now),
                 timing: answer.timing,
             };
@@ -349,6 +395,13 @@ impl<'p> Generator<'p> {
             Err(error) if error.kind() != ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Counts a request as sent once its first bytes are.
+fn note_sent(timetable: &Timetable, recorder: &mut Recorder<'_>, pending: &PendingRequest<'_>) {
+    if let Some(sent) = pending.sent {
+        recorder.of(pending.target).sent(!timetable.has_ended(sent), pending.connecting);
     }
 }
 

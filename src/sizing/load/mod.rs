@@ -1,5 +1,9 @@
 //! The load generator: sends requests at a rate, or as fast as they are answered, and reports their outcomes.
 //!
+//! A run has two parts. First it sends: every request that is due by the plan begins, or counts as skipped. Then it waits for the
+//! answers that are under way, each for [`Plan::timeout`] at most from when its request began. So a run ends at most
+//! [`Plan::late_after`] and one timeout after the plan's end. Answers after the plan's end count in all but the rates.
+//!
 //! Open loop ([`Pace::Open`]): each request goes out when it is due, whether or not earlier ones are answered, like the
 //! requests of many independent users. Its time counts from when it was due, so a server that stalls is measured as its
 //! users experience it. Closed loop ([`Pace::Closed`]): each of several clients waits for its answer before its next
@@ -17,6 +21,7 @@ mod hdr_log;
 mod mix;
 mod numbers;
 mod objective;
+mod origin;
 mod outcomes;
 mod page;
 mod part;
@@ -30,24 +35,28 @@ mod table;
 mod target;
 mod times;
 mod timetable;
+mod trust;
+mod wire;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 pub use hdr_log::HdrLog;
 pub use objective::{Objective, ObjectiveError};
+pub use origin::{Address, Origin};
 pub use outcomes::{FAILURES, Failure, Outcomes};
 pub use percentiles::{Percentiles, PhaseMeans, Phases};
 pub use report::{LATE_SHARE, Report, Second, TargetReport, Verdict};
 pub use schedule::{Arrivals, Rate, ScheduleError, Stages};
 pub use target::{Request, Target, TargetError, Template, parse_header};
 pub use times::{Times, Timings};
+pub use trust::{ClientIdentity, ServerTrust, Trust, TrustError};
 
 use generator::{Generator, RunShared, ThreadSetting};
+use origin::Reached;
 use part::Part;
 use recorder::Recorder;
 use report::RunSummary;
@@ -190,6 +199,19 @@ pub struct Interval<'a> {
     pub in_flight: usize,
     /// Connections at its end.
     pub connections: usize,
+    /// The delay, at its end, of the request that was to begin next.
+    pub behind: Duration,
+    /// The time, from the start of the run, up to which the run waits for answers; `None` while it sends.
+    pub waits_until: Option<Duration>,
+}
+
+/// The two ways to end a run early.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop<'s> {
+    /// Set to begin no more requests. The answers that are under way are waited for.
+    pub sending: &'s AtomicBool,
+    /// Set to end at once. Requests without an answer count as abandoned.
+    pub waiting: &'s AtomicBool,
 }
 
 /// Runs the plan to its end, or until `stop` is set, and waits for the remaining answers. `observe` is called for each
@@ -198,9 +220,21 @@ pub struct Interval<'a> {
 /// # Errors
 /// A server accepts no connection at the start, the plan needs more than the process may have, or the system fails. A
 /// failed request is an outcome, not an error.
-pub fn run(plan: &Plan, stop: &AtomicBool, mut observe: impl FnMut(&Interval<'_>)) -> Result<Report, Error> {
+pub fn run(plan: &Plan, stop: &AtomicBool, observe: impl FnMut(&Interval<'_>)) -> Result<Report, Error> {
+    run_until(plan, Stop { sending: stop, waiting: &AtomicBool::new(false) }, observe)
+}
+
+/// Like [`run`], and can be ended at once.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_until(
+    plan: &Plan,
+    stop: Stop<'_>,
+    mut observe: impl FnMut(&Interval<'_>),
+) -> Result<Report, Error> {
     let max_connections = max_connections(plan)?;
-    let addresses: Vec<SocketAddr> = plan.targets.iter().map(reach).collect::<Result<_, _>>()?;
+    let addresses: Vec<Reached> = plan.targets.iter().map(reach).collect::<Result<_, _>>()?;
     let threads = plan.threads.min(max_connections);
     let shared = RunShared::default();
     let (recorders, mut sheets) = Recorder::begin_now(plan, threads, &shared.failed);
@@ -252,11 +286,13 @@ fn observe_sheet(
         outcomes,
         in_flight: end.in_flight,
         connections: end.connections,
+        behind: end.behind,
+        waits_until: (end.sending == 0).then_some(end.waits_until),
     });
 }
 
-fn reach(target: &Target) -> Result<SocketAddr, Error> {
-    target.reach().map_err(|cause| Error::Unreachable { target: target.name.clone(), cause })
+fn reach(target: &Target) -> Result<Reached, Error> {
+    target.origin.reach().map_err(|cause| Error::Unreachable { target: target.name.clone(), cause })
 }
 
 /// The connections that the plan asks for, if the process may have them.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::times::Times;
+
 pub(super) fn milliseconds(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1e3)
 }
@@ -11,12 +13,19 @@ pub(super) fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
+/// NaN where no time has passed.
 pub(super) fn a_second(count: u64, length: Duration) -> f64 {
-    if length.is_zero() { 0.0 } else { as_float(count) / length.as_secs_f64() }
+    if length.is_zero() { f64::NAN } else { as_float(count) / length.as_secs_f64() }
 }
 
+/// NaN without a whole.
 pub(super) fn share(part: u64, all: u64) -> f64 {
-    if all == 0 { 0.0 } else { as_float(part) / as_float(all) }
+    if all == 0 { f64::NAN } else { as_float(part) / as_float(all) }
+}
+
+/// The time in milliseconds; NaN where there is none. JSON has null for NaN.
+pub(super) fn milliseconds_of(times: &Times, time: Duration) -> f64 {
+    if times.count() == 0 { f64::NAN } else { milliseconds(time) }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "no run has 2^53 requests")]

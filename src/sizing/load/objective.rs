@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::Outcomes;
+use super::numbers::a_second;
 
 const ACCEPTED: &str = "an objective such as p99<50ms, mean<5ms, max<1s, errors<0.1% or rate>1900/s, \
                         each with <, <=, > or >=";
@@ -98,7 +99,7 @@ impl Objective {
             Metric::Mean => times(outcomes.latency.mean()),
             Metric::Max => times(outcomes.latency.max()),
             Metric::Errors => (outcomes.finished() > 0).then(|| outcomes.error_share() * 100.0),
-            Metric::Rate => Some(super::numbers::a_second(outcomes.good_in_time, length)),
+            Metric::Rate => Some(a_second(outcomes.good_in_time, length)).filter(|rate| rate.is_finite()),
         }
     }
 

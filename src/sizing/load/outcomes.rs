@@ -16,33 +16,62 @@ pub enum Failure {
     Refused,
     /// The connection was reset.
     Reset,
-    /// The connection ended before the answer was whole.
+    /// The connection ended before the answer began.
     Closed,
+    /// The connection ended in the middle of the answer.
+    Cut,
     /// There is no route to the server.
     Unreachable,
     /// This machine has no port left for another connection to the server.
     NoPort,
     /// The bytes received are not an HTTP answer.
     Malformed,
+    /// The Unix socket of the server has no room for another connection.
+    Backlog,
+    /// The server's certificate was not accepted.
+    Certificate,
+    /// Another error of TLS.
+    Tls,
     /// Another error of the system.
     Other,
 }
 
 /// Every failure with its name in a report.
-pub const FAILURES: [(Failure, &str); 7] = [
+pub const FAILURES: [(Failure, &str); 11] = [
     (Failure::Refused, "connection refused"),
     (Failure::Reset, "connection reset"),
     (Failure::Closed, "closed before the answer"),
+    (Failure::Cut, "answer cut off"),
     (Failure::Unreachable, "unreachable"),
     (Failure::NoPort, "no port left"),
     (Failure::Malformed, "malformed answer"),
+    (Failure::Backlog, "backlog full"),
+    (Failure::Certificate, "certificate not accepted"),
+    (Failure::Tls, "TLS error"),
     (Failure::Other, "other"),
 ];
 
+/// The error of TLS in an error of a connection.
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Whether an error of a connection is an error of its TLS session.
+pub(super) fn is_of_tls(error: &io::Error) -> bool {
+    tls_error(error).is_some()
+}
+
 impl Failure {
     pub(super) fn of(error: &io::Error) -> Self {
+        match tls_error(error) {
+            Some(rustls::Error::InvalidCertificate(_)) => return Self::Certificate,
+            Some(_) => return Self::Tls,
+            None => {}
+        }
         match error.kind() {
-            ErrorKind::ConnectionRefused => Self::Refused,
+            // The socket's file is gone.
+            ErrorKind::ConnectionRefused | ErrorKind::NotFound => Self::Refused,
+            ErrorKind::WouldBlock => Self::Backlog,
             ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => Self::Reset,
             ErrorKind::UnexpectedEof => Self::Closed,
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::TimedOut => {
@@ -54,7 +83,7 @@ impl Failure {
     }
 }
 
-/// Outcomes of requests. Each due request has one: an answer, a timeout or a failure, or it was skipped.
+/// Outcomes of requests. Each due request has one: an answer, a timeout or a failure, or it was skipped or abandoned.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcomes {
@@ -62,10 +91,14 @@ pub struct Outcomes {
     pub scheduled: u64,
     /// Requests of which something was sent.
     pub sent: u64,
+    /// Requests of which something was sent before the schedule's end. The later ones are not part of a rate.
+    pub sent_in_time: u64,
     /// Requests that began later than allowed.
     pub late: u64,
-    /// Requests that had not begun when their timeout was reached.
+    /// Requests that were due and never begun: their timeout was reached before, or the run ended.
     pub skipped: u64,
+    /// Requests that had no answer yet when the run was ended at once. Their outcome is not known.
+    pub abandoned: u64,
     /// The late and skipped requests for which there was no connection.
     pub without_connection: u64,
     /// Requests without a complete answer in time.
@@ -74,16 +107,19 @@ pub struct Outcomes {
     pub answered_in_time: u64,
     /// Answers before the schedule's end with a status below 400.
     pub good_in_time: u64,
-    /// Times from when a request was due to the end of its answer, for all answers but 503. Timeouts and skipped
-    /// requests count with the time that they waited.
+    /// Times from when a request was due to the end of its answer, for all answers but 503. Requests that waited for their whole
+    /// timeout count with this time, sent or not. Failed and abandoned requests have no latency, nor have requests that the end of
+    /// the run prevented.
     pub latency: Times,
     /// Times of the same requests, from when they were sent.
     pub service: Times,
     /// Times from when a request was due to the end of its answer, for answers 503. They are apart because the server
     /// did not do the work.
     pub refusal: Times,
-    /// The delays between the times when requests were due and when they began.
+    /// The delays between the times when requests were due and when they began. None in a closed loop.
     pub lateness: Times,
+    /// The times that new connections took to open, TLS handshakes included.
+    pub connect: Times,
     statuses: Vec<(u16, u64)>,
     failures: [u64; FAILURES.len()],
     /// Made when the first answer gives its times, because most servers send none.
@@ -110,19 +146,31 @@ impl Outcomes {
         Self {
             scheduled: 0,
             sent: 0,
+            sent_in_time: 0,
             late: 0,
             without_connection: 0,
             skipped: 0,
+            abandoned: 0,
             timeouts: 0,
             answered_in_time: 0,
             good_in_time: 0,
             latency: times.clone(),
             service: times.clone(),
             refusal: times.clone(),
-            lateness: times,
+            lateness: times.clone(),
+            connect: times,
             statuses: Vec::new(),
             failures: [0; FAILURES.len()],
             timings: None,
+        }
+    }
+
+    /// The first bytes of a request were sent. `connecting`: the time that its new connection took.
+    pub(super) fn sent(&mut self, in_time: bool, connecting: Option<Duration>) {
+        self.sent += 1;
+        self.sent_in_time += u64::from(in_time);
+        if let Some(connecting) = connecting {
+            self.connect.record(connecting);
         }
     }
 
@@ -156,11 +204,14 @@ impl Outcomes {
         }
     }
 
-    pub(super) fn skipped(&mut self, latency: Duration, without_connection: bool) {
+    /// The request was never begun. `timeout`: the time that it waited, if this was its whole timeout.
+    pub(super) fn skipped(&mut self, timeout: Option<Duration>, without_connection: bool) {
         self.scheduled += 1;
         self.skipped += 1;
         self.without_connection += u64::from(without_connection);
-        self.latency.record(latency);
+        if let Some(timeout) = timeout {
+            self.latency.record(timeout);
+        }
     }
 
     pub(super) fn failed(&mut self, failure: Failure) {
@@ -205,7 +256,7 @@ impl Outcomes {
         self.refusal.count()
     }
 
-    /// Requests with an outcome.
+    /// Requests whose outcome is known.
     pub fn finished(&self) -> u64 {
         self.answered_in_all() + self.timeouts + self.failed_in_all() + self.skipped
     }
@@ -215,7 +266,7 @@ impl Outcomes {
         self.finished() - self.good()
     }
 
-    /// Their share of the finished requests.
+    /// Their share of the finished requests; NaN without any.
     pub fn error_share(&self) -> f64 {
         share(self.errors(), self.finished())
     }
@@ -223,6 +274,8 @@ impl Outcomes {
     pub(super) fn add(&mut self, other: &Self) {
         self.scheduled += other.scheduled;
         self.sent += other.sent;
+        self.sent_in_time += other.sent_in_time;
+        self.abandoned += other.abandoned;
         self.late += other.late;
         self.without_connection += other.without_connection;
         self.skipped += other.skipped;
@@ -233,6 +286,7 @@ impl Outcomes {
         self.service.add(&other.service);
         self.refusal.add(&other.refusal);
         self.lateness.add(&other.lateness);
+        self.connect.add(&other.connect);
         if let Some(other) = other.timings() {
             self.timings.get_or_insert_with(|| Box::new(Timings::like(&self.service))).add(other);
         }
@@ -249,8 +303,8 @@ impl Outcomes {
 
     /// Empties the set and keeps its memory.
     pub(super) fn clear(&mut self) {
-        let Self { latency, service, refusal, lateness, statuses, .. } = self;
-        for times in [latency, service, refusal, lateness] {
+        let Self { latency, service, refusal, lateness, connect, statuses, .. } = self;
+        for times in [latency, service, refusal, lateness, connect] {
             times.clear();
         }
         if let Some(timings) = &mut self.timings {
@@ -261,6 +315,8 @@ impl Outcomes {
         for count in [
             &mut self.scheduled,
             &mut self.sent,
+            &mut self.sent_in_time,
+            &mut self.abandoned,
             &mut self.late,
             &mut self.without_connection,
             &mut self.skipped,
@@ -297,7 +353,7 @@ mod tests {
         outcomes.answered(answered(404, 5, true));
         outcomes.timed_out(PATIENCE, Some(PATIENCE));
         outcomes.failed(Failure::Reset);
-        outcomes.skipped(PATIENCE, true);
+        outcomes.skipped(Some(PATIENCE), true);
         outcomes
     }
 
@@ -319,6 +375,15 @@ mod tests {
         assert_eq!(outcomes.refusal.count(), 1);
         assert!(outcomes.latency.percentile(100.0) >= PATIENCE);
         assert!(outcomes.latency.percentile(1.0) >= Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_request_without_a_known_end_has_no_latency() {
+        let mut outcomes = Outcomes::new(PATIENCE);
+        outcomes.skipped(None, false);
+        outcomes.failed(Failure::Cut);
+        outcomes.abandoned += 1;
+        assert_eq!((outcomes.finished(), outcomes.errors(), outcomes.latency.count()), (2, 2, 0));
     }
 
     #[test]

@@ -4,10 +4,10 @@
 
 use serde::Serialize;
 
-use super::numbers::milliseconds;
+use super::numbers::{milliseconds, milliseconds_of};
 use super::times::{Times, Timings};
 
-/// Times in milliseconds.
+/// Times in milliseconds. Without any, the count is 0 and every time is NaN, which is null in JSON.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the names say it")]
@@ -99,13 +99,14 @@ impl PhaseMeans {
 }
 
 impl Percentiles {
-    /// The figures of these times; zeros when there are none.
+    /// The figures of these times.
     pub fn of(times: &Times) -> Self {
-        let at = |percent| milliseconds(times.percentile(percent));
+        let known = |time| milliseconds_of(times, time);
+        let at = |percent| known(times.percentile(percent));
         Self {
             count: times.count(),
-            min: milliseconds(times.min()),
-            mean: milliseconds(times.mean()),
+            min: known(times.min()),
+            mean: known(times.mean()),
             p50: at(50.0),
             p75: at(75.0),
             p90: at(90.0),
@@ -113,7 +114,7 @@ impl Percentiles {
             p99: at(99.0),
             p99_9: at(99.9),
             p99_99: at(99.99),
-            max: milliseconds(times.max()),
+            max: known(times.max()),
         }
     }
 }

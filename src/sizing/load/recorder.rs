@@ -19,7 +19,8 @@ const SHEETS: usize = 16;
 /// The beginning of a request.
 #[derive(Clone, Copy)]
 pub(super) struct RequestStart {
-    pub(super) lateness: Duration,
+    /// `None` in a closed loop, where a request is due when it is sent.
+    pub(super) lateness: Option<Duration>,
     pub(super) is_late: bool,
     pub(super) without_connection: bool,
 }
@@ -73,10 +74,12 @@ impl<'p> Recorder<'p> {
         outcomes.scheduled += 1;
         outcomes.late += u64::from(begun.is_late);
         outcomes.without_connection += u64::from(begun.without_connection);
-        outcomes.lateness.record(begun.lateness);
+        if let Some(lateness) = begun.lateness {
+            outcomes.lateness.record(lateness);
+        }
     }
 
-    /// Notes that the run ends before its time.
+    /// Notes that the run ends before its time: its sending, or its waiting for answers.
     pub(super) fn stopped(&mut self, now: Instant) {
         self.sheet.stopped = Some(now.saturating_duration_since(self.begin));
     }
@@ -86,16 +89,18 @@ impl<'p> Recorder<'p> {
         self.interval_end.saturating_duration_since(now)
     }
 
-    /// Hands the interval over if it has passed.
-    pub(super) fn tick(&mut self, now: Instant, in_flight: usize, connections: usize) {
-        if now < self.interval_end {
-            return;
-        }
+    /// Whether the interval has passed.
+    pub(super) fn has_passed(&self, now: Instant) -> bool {
+        now >= self.interval_end
+    }
+
+    /// Hands the interval over, which has passed.
+    pub(super) fn hand_over(&mut self, now: Instant, end: EndState) {
         // After a pause of the whole process the intervals continue from now.
         while self.interval_end <= now {
             self.interval_end += INTERVAL;
         }
-        self.complete(now, in_flight, connections);
+        self.complete(now, end);
         let next = self.empty.try_recv().unwrap_or_else(|_| IntervalSheet::new(self.plan));
         let sheet = mem::replace(&mut self.sheet, next);
         if let Err(TrySendError::Full(sheet) | TrySendError::Disconnected(sheet)) = self.full.try_send(sheet)
@@ -106,15 +111,15 @@ impl<'p> Recorder<'p> {
 
     /// Ends the last interval, and hands it over when there is room.
     pub(super) fn finish(mut self, now: Instant, connections: usize) {
-        self.complete(now, 0, connections);
+        self.complete(now, EndState { connections, ..EndState::default() });
         self.sheet.is_last = true;
         // The receiver may have ended by a panic, which explains more than an error here.
         let _ = self.full.send(self.sheet);
     }
 
-    fn complete(&mut self, now: Instant, in_flight: usize, connections: usize) {
+    fn complete(&mut self, now: Instant, end: EndState) {
         self.sheet.to = now.saturating_duration_since(self.begin);
-        self.sheet.end = EndState { in_flight, connections, processor_time: processor_time() };
+        self.sheet.end = EndState { processor_time: processor_time(), ..end };
     }
 }
 

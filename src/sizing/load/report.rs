@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::numbers::{a_second, milliseconds, rounded, share};
+use super::numbers::{a_second, milliseconds, milliseconds_of, rounded, share};
 use super::outcomes::Outcomes;
 use super::percentiles::{Percentiles, PhaseMeans, Phases};
 use super::sheets::IntervalSheet;
@@ -17,7 +17,11 @@ use super::{Arrivals, Objective, Pace, Plan};
 /// should.
 pub const LATE_SHARE: f64 = 0.01;
 
-/// The result of a run.
+/// With this much of a core in use, a generator that is late has too much to do. With less, it was woken too late, as happens where
+/// other processes have the cores.
+const BUSY_PERCENT: f64 = 50.0;
+
+/// The result of a run. A number that there is nothing to measure by is NaN, which is null in JSON.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
@@ -40,7 +44,7 @@ pub struct Report {
     pub late_after_ms: f64,
     /// The time for which requests were sent.
     pub length_s: f64,
-    /// Whether the run was stopped before the plan's end.
+    /// Whether the run was stopped: before the plan's end, or before all answers had come.
     pub stopped: bool,
     /// The number of generator threads.
     pub threads: usize,
@@ -87,30 +91,37 @@ pub struct TargetReport {
     pub failed: u64,
     /// Requests sent too late.
     pub late: u64,
-    /// Requests that were not sent at all.
+    /// Requests that were due and not sent at all.
     pub skipped: u64,
-    /// Requests without a good answer, in percent of those that were due.
+    /// Requests that had no answer yet when the run was ended at once. Their outcome is not known.
+    pub abandoned: u64,
+    /// Requests without a good answer, in percent of those whose outcome is known.
     pub errors_percent: f64,
-    /// Due requests a second; in a closed loop the sent ones.
-    pub offered_per_s: f64,
-    /// Requests sent a second.
+    /// Due requests a second; `None` in a closed loop.
+    pub offered_per_s: Option<f64>,
+    /// Requests sent a second, counted up to the end.
     pub sent_per_s: f64,
     /// Answers a second, counted up to the end.
     pub answered_per_s: f64,
     /// Good answers a second, counted up to the end.
     pub good_per_s: f64,
+    /// Answers that came after the end. They are in every count and in the times, but in no rate.
+    pub answered_after_end: u64,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Failures of connections by kind.
     pub failures: BTreeMap<&'static str, u64>,
-    /// Times from when the request was due. Refusals are apart; timeouts and skipped requests count with their wait.
+    /// Times from when the request was due. Refusals are apart. A request that waited for its whole timeout counts with this time,
+    /// sent or not. A request without an end has no time here: a failed or an abandoned one.
     pub latency_ms: Percentiles,
     /// Times from when the request was sent.
     pub service_ms: Percentiles,
     /// Times of answers 503, from when the request was due.
     pub refusal_ms: Percentiles,
-    /// The delays of requests that were sent late.
+    /// The delays between the times when requests were due and when they began; none in a closed loop.
     pub lateness_ms: Percentiles,
+    /// The times that new connections took to open, TLS handshakes included.
+    pub connect_ms: Percentiles,
     /// The server's own times of its answers; absent when no answer gives them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_timing: Option<Phases>,
@@ -138,6 +149,8 @@ pub struct Second {
     pub errors: u64,
     /// Requests without an outcome at its end.
     pub in_flight: usize,
+    /// The delay, at its end, of the request that was to begin next.
+    pub behind_ms: f64,
     /// The median latency of the requests that ended in it.
     pub p50_ms: f64,
     /// The p99 of their latency.
@@ -236,8 +249,9 @@ impl<'p> RunSummary<'p> {
             refused: interval.refused(),
             errors: interval.errors(),
             in_flight: sheet.end.in_flight,
-            p50_ms: milliseconds(interval.latency.percentile(50.0)),
-            p99_ms: milliseconds(interval.latency.percentile(99.0)),
+            behind_ms: milliseconds(sheet.end.behind),
+            p50_ms: milliseconds_of(&interval.latency, interval.latency.percentile(50.0)),
+            p99_ms: milliseconds_of(&interval.latency, interval.latency.percentile(99.0)),
             server_timing: interval.timings().map(PhaseMeans::of),
         });
         &self.interval
@@ -251,6 +265,8 @@ impl<'p> RunSummary<'p> {
             Pace::Open { arrivals: Arrivals::Poisson { seed }, .. } => (Some(*seed), None),
             Pace::Closed { connections, .. } => (None, Some(*connections)),
         };
+        let is_open = connections.is_none();
+        let target = |name: String, outcomes| TargetReport::new(name, outcomes, length, is_open);
         let names: Vec<&str> = plan.targets.iter().map(|target| target.name.as_str()).collect();
         let targets = names.iter().zip(&self.targets).filter(|_| names.len() > 1);
         Report {
@@ -266,11 +282,9 @@ impl<'p> RunSummary<'p> {
             stopped: self.stopped.is_some(),
             threads: self.threads,
             generator_processor_s: rounded(self.processor_time.as_secs_f64()),
-            not_held: self.not_held(),
-            targets: targets
-                .map(|(name, outcomes)| TargetReport::new((*name).into(), outcomes, length))
-                .collect(),
-            all: TargetReport::new(names.join(", "), &self.all, length),
+            not_held: self.not_held(length),
+            targets: targets.map(|(name, outcomes)| target((*name).into(), outcomes)).collect(),
+            all: target(names.join(", "), &self.all),
             objectives: Vec::new(),
             seconds: self.seconds,
             outcomes: self.all,
@@ -278,12 +292,12 @@ impl<'p> RunSummary<'p> {
         }
     }
 
-    /// Why the schedule was not held. A closed loop has no schedule.
-    fn not_held(&self) -> Option<String> {
+    /// Why the schedule was not held, and by how much. A closed loop has no schedule.
+    fn not_held(&self, length: Duration) -> Option<String> {
         let Pace::Open { .. } = self.plan.pace else { return None };
         let all = &self.all;
-        let share = share(all.late + all.skipped, all.scheduled);
-        if share <= LATE_SHARE {
+        let missed = share(all.late + all.skipped, all.scheduled);
+        if missed.is_nan() || missed <= LATE_SHARE {
             return None;
         }
         let late_after_ms = milliseconds(self.plan.late_after);
@@ -292,23 +306,33 @@ impl<'p> RunSummary<'p> {
         } else {
             let elapsed = self.seconds.last().map_or(0.0, |second| second.to_s);
             let used = self.processor_time.as_secs_f64() / elapsed.max(f64::MIN_POSITIVE) * 100.0;
-            let got = match self.threads {
-                1 => "thread got".to_owned(),
-                threads => format!("{threads} threads together got"),
+            let (threads, have) = match self.threads {
+                1 => ("thread".to_owned(), "has"),
+                threads => (format!("{threads} threads together"), "have"),
             };
-            format!("the generator's {got} {used:.0} % of a core, which was too little to keep the rate")
+            if used >= BUSY_PERCENT {
+                format!(
+                    "the generator's {threads} got {used:.0} % of a core, which was too little to keep the rate"
+                )
+            } else {
+                format!("the generator's {threads} {have} used {used:.0} % of a core, and got it too late")
+            }
         };
+        let [sent, offered] = [all.sent_in_time, all.scheduled].map(|count| a_second(count, length));
+        let of_all = |count| share(count, all.scheduled) * 100.0;
         Some(format!(
-            "{:.1} % of the requests were sent more than {late_after_ms} ms after they were due, or not at all, \
-             and {:.0} % are allowed: {why}",
-            share * 100.0,
+            "{sent:.1} of {offered:.1} requests a second were sent. {:.1} % were sent more than {late_after_ms} ms after \
+             they were due, by up to {:.0} ms; {:.1} % were never sent; {:.0} % are allowed together. The reason: {why}",
+            of_all(all.late),
+            milliseconds(all.lateness.max()),
+            of_all(all.skipped),
             LATE_SHARE * 100.0
         ))
     }
 }
 
 impl TargetReport {
-    fn new(target: String, outcomes: &Outcomes, length: Duration) -> Self {
+    fn new(target: String, outcomes: &Outcomes, length: Duration, is_open: bool) -> Self {
         Self {
             target,
             scheduled: outcomes.scheduled,
@@ -320,17 +344,20 @@ impl TargetReport {
             failed: outcomes.failed_in_all(),
             late: outcomes.late,
             skipped: outcomes.skipped,
+            abandoned: outcomes.abandoned,
             errors_percent: rounded(outcomes.error_share() * 100.0),
-            offered_per_s: rounded(a_second(outcomes.scheduled, length)),
-            sent_per_s: rounded(a_second(outcomes.sent, length)),
+            offered_per_s: is_open.then(|| rounded(a_second(outcomes.scheduled, length))),
+            sent_per_s: rounded(a_second(outcomes.sent_in_time, length)),
             answered_per_s: rounded(a_second(outcomes.answered_in_time, length)),
             good_per_s: rounded(a_second(outcomes.good_in_time, length)),
+            answered_after_end: outcomes.answered_in_all() - outcomes.answered_in_time,
             statuses: outcomes.statuses().into_iter().collect(),
             failures: outcomes.failures().map(|(_, name, count)| (name, count)).collect(),
             latency_ms: Percentiles::of(&outcomes.latency),
             service_ms: Percentiles::of(&outcomes.service),
             refusal_ms: Percentiles::of(&outcomes.refusal),
             lateness_ms: Percentiles::of(&outcomes.lateness),
+            connect_ms: Percentiles::of(&outcomes.connect),
             server_timing: outcomes.timings().map(Phases::of),
         }
     }
@@ -357,7 +384,9 @@ mod tests {
             threads: 2,
         };
         let mut sheet = IntervalSheet::new(&plan);
-        (sheet.outcomes[0].scheduled, sheet.outcomes[0].late) = (2000, 100);
+        let outcomes = &mut sheet.outcomes[0];
+        (outcomes.scheduled, outcomes.late, outcomes.skipped, outcomes.sent_in_time) = (2000, 100, 40, 1900);
+        outcomes.lateness.record(Duration::from_millis(80));
         sheet.to = Duration::from_secs(2);
         sheet.end = EndState { processor_time: Duration::from_secs(3), ..EndState::default() };
         for (threads, words) in
@@ -368,7 +397,13 @@ mod tests {
             let report = summary.report();
             assert_eq!((report.threads, report.generator_processor_s), (threads, 3.0));
             let why = report.not_held.unwrap_or_default();
-            assert!(why.starts_with("5.0 % of the requests were sent more than 10 ms"), "{why}");
+            assert!(
+                why.starts_with(
+                    "950.0 of 1000.0 requests a second were sent. 5.0 % were sent more than 10 ms"
+                ),
+                "{why}"
+            );
+            assert!(why.contains("by up to 80 ms; 2.0 % were never sent"), "{why}");
             assert!(why.contains(&format!("{words} of a core, which was too little")), "{why}");
         }
     }

@@ -37,6 +37,12 @@ pub(super) struct EndState {
     /// Requests without an outcome.
     pub(super) in_flight: usize,
     pub(super) connections: usize,
+    /// The threads that still have requests to begin.
+    pub(super) sending: usize,
+    /// The longest delay of a request that is due and has not begun.
+    pub(super) behind: Duration,
+    /// The time, from the start of the run, up to which answers are waited for.
+    pub(super) waits_until: Duration,
     /// The processor time used since the start of the run.
     pub(super) processor_time: Duration,
 }
@@ -46,6 +52,9 @@ impl Sum for EndState {
         ends.fold(Self::default(), |sum, end| Self {
             in_flight: sum.in_flight + end.in_flight,
             connections: sum.connections + end.connections,
+            sending: sum.sending + end.sending,
+            behind: sum.behind.max(end.behind),
+            waits_until: sum.waits_until.max(end.waits_until),
             processor_time: sum.processor_time + end.processor_time,
         })
     }
@@ -187,7 +196,11 @@ mod tests {
         /// Counts this many sent requests, and lets the recorder look at the clock.
         fn at(&mut self, ms: u64, sent: u64) {
             self.recorder.of(0).sent += sent;
-            self.recorder.tick(self.begin + Duration::from_millis(ms), 1, 10);
+            let now = self.begin + Duration::from_millis(ms);
+            if self.recorder.has_passed(now) {
+                self.recorder
+                    .hand_over(now, EndState { in_flight: 1, connections: 10, ..EndState::default() });
+            }
         }
 
         fn finishes_at(self, ms: u64) {

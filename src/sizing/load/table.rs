@@ -22,12 +22,19 @@ impl Display for Report {
             let note = if *status == 503 { "  refused" } else { "" };
             writeln!(f, "  status {status}{count:>16}{note}")?;
         }
-        let fixed = [("timeouts", all.timeouts), ("sent late", all.late), ("skipped", all.skipped)];
+        let fixed = [
+            ("timeouts", all.timeouts),
+            ("never sent", all.skipped),
+            ("outcome not known", all.abandoned),
+            ("sent late", all.late),
+            ("answered after the end", all.answered_after_end),
+        ];
         let failures = all.failures.iter().map(|(name, count)| (*name, *count));
         for (name, count) in failures.chain(fixed).filter(|(_, count)| *count > 0) {
-            writeln!(f, "  {name:<24}{count:>3}")?;
+            writeln!(f, "  {name:<22}{count:>5}")?;
         }
-        writeln!(f, "  errors{:>19.3} %  of {}", all.errors_percent, all.scheduled)?;
+        let finished = all.scheduled - all.abandoned;
+        writeln!(f, "  errors{:>19} %  of {finished}", Known(all.errors_percent))?;
         if !self.targets.is_empty() {
             writeln!(f)?;
             self.each_target(f)?;
@@ -36,11 +43,25 @@ impl Display for Report {
     }
 }
 
+/// A number with three digits after the point, or a dash where nothing was measured.
+struct Known(f64);
+
+impl Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match f.precision() {
+            _ if self.0.is_nan() => "-".to_owned(),
+            digits => format!("{:.*}", digits.unwrap_or(3), self.0),
+        };
+        // `pad` would cut the text to the precision.
+        write!(f, "{text:>width$}", width = f.width().unwrap_or_default())
+    }
+}
+
 impl Report {
     fn rates(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let TargetReport { offered_per_s, sent_per_s, answered_per_s, good_per_s, .. } = self.all;
         let rates = [
-            ("offered", (self.connections.is_none()).then_some(offered_per_s)),
+            ("offered", offered_per_s),
             ("sent", Some(sent_per_s)),
             ("answered", Some(answered_per_s)),
             ("good", Some(good_per_s)),
@@ -51,7 +72,7 @@ impl Report {
         }
         write!(f, "\n  a second  ")?;
         for rate in rates.iter().filter_map(|(_, rate)| *rate) {
-            write!(f, "{rate:>12.1}")?;
+            write!(f, "{:>12.1}", Known(rate))?;
         }
         writeln!(f)
     }
@@ -65,15 +86,20 @@ impl Report {
         let closed = self.connections.is_some();
         // In a closed loop a request is due when it is sent, so both times are the same.
         let latency = (!closed).then_some(("latency", all.latency_ms));
-        let others =
-            [("service", all.service_ms), ("refused", all.refusal_ms), ("lateness", all.lateness_ms)];
-        let others =
-            others.into_iter().filter(|(name, times)| times.count > 0 && !(closed && *name == "lateness"));
+        let others = [
+            ("service", all.service_ms),
+            ("refused", all.refusal_ms),
+            ("lateness", all.lateness_ms),
+            ("connect", all.connect_ms),
+        ];
+        let others = others.into_iter().filter(|(_, times)| times.count > 0);
         let phases = all.server_timing.iter().flat_map(Phases::named);
         for (name, times) in latency.into_iter().chain(others).chain(phases) {
             let Percentiles { count, mean, p50, p90, p99, p99_9, max, .. } = times;
             write!(f, "  {name:<10}")?;
-            [p50, p90, p99, p99_9, max, mean].iter().try_for_each(|time| write!(f, "{time:>10.3}"))?;
+            [p50, p90, p99, p99_9, max, mean]
+                .iter()
+                .try_for_each(|time| write!(f, "{:>10}", Known(*time)))?;
             writeln!(f, "{count:>12}")?;
         }
         if closed {
@@ -90,7 +116,8 @@ impl Report {
         for target in &self.targets {
             let TargetReport { answered, good, errors_percent, latency_ms, target, .. } = target;
             let Percentiles { p50, p99, .. } = latency_ms;
-            writeln!(f, "{answered:>10}{good:>10}{errors_percent:>8.2} %{p50:>10.3}{p99:>10.3}  {target}")?;
+            let [errors, p50, p99] = [*errors_percent, *p50, *p99].map(Known);
+            writeln!(f, "{answered:>10}{good:>10}{errors:>8.2} %{p50:>10}{p99:>10}  {target}")?;
         }
         Ok(())
     }

@@ -1,16 +1,16 @@
-//! Targets of the load: requests as bytes to send, and the servers' addresses.
+//! Targets of the load: requests as bytes to send, and the servers that they go to.
 //!
 //! Main thread, before the run.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
 
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
-/// The time limit for one address to accept a connection before the run.
-const REACH_PATIENCE: Duration = Duration::from_secs(5);
+use super::origin::{Address, Origin, host};
+use super::trust::{ServerTrust, Trust, TrustError};
 
 /// A request as the bytes to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,15 +60,15 @@ impl Request {
 pub struct Target {
     /// The name in the report.
     pub name: String,
-    /// The possible addresses of the server. The first that accepts a connection is used.
-    pub addresses: Vec<SocketAddr>,
+    /// The server.
+    pub origin: Origin,
     /// Its share of the run's requests, in proportion to the other targets' weights.
     pub weight: u32,
     /// The requests, sent in turn.
     pub requests: Vec<Request>,
 }
 
-/// The method, headers and body for every URL.
+/// The method, headers and body for every URL, and the way to its server.
 #[derive(Clone, Debug, Default)]
 pub struct Template {
     /// GET by default.
@@ -77,6 +77,10 @@ pub struct Template {
     pub headers: HeaderMap,
     /// Empty by default.
     pub body: Vec<u8>,
+    /// The certificates that servers of `https` may show. `None`: those of the system's authorities.
+    pub trust: Option<Trust>,
+    /// A Unix socket to connect to in place of each URL's host.
+    pub unix_socket: Option<PathBuf>,
 }
 
 /// The URL cannot be used as a target.
@@ -86,8 +90,8 @@ pub enum TargetError {
     /// The text is not a URL, or has no host, or has a user. The message does not show the user's password.
     #[error("{0:?} is not a URL such as http://127.0.0.1:8080/flights/1")]
     Url(String),
-    /// Only `http` is supported.
-    #[error("{url:?} begins with {scheme}://, which is not supported; expected http://")]
+    /// Only `http` and `https` are supported.
+    #[error("{url:?} begins with {scheme}://, which is not supported; expected http:// or https://")]
     Scheme {
         /// The URL that came.
         url: String,
@@ -102,18 +106,23 @@ pub enum TargetError {
         /// The error of the lookup.
         cause: io::Error,
     },
+    /// The certificates that servers may show cannot be read.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
 }
 
 impl Target {
-    /// A target with one request for one URL. The host is looked up.
+    /// A target with one request for one URL. The host is looked up, unless requests go to a Unix socket.
     ///
     /// # Errors
-    /// The text is not a URL, its scheme is not `http`, or its host is unknown.
+    /// The text is not a URL, its scheme is neither `http` nor `https`, its host is unknown, or the system has no certificate
+    /// authorities.
     pub fn from_url(url: &str, template: &Template) -> Result<Self, TargetError> {
         let wrong = || TargetError::Url(without_user(url));
         let parsed: Uri = url.parse().map_err(|_| wrong())?;
         let scheme = parsed.scheme().ok_or_else(wrong)?;
-        if *scheme != Scheme::HTTP {
+        let is_encrypted = *scheme == Scheme::HTTPS;
+        if *scheme != Scheme::HTTP && !is_encrypted {
             return Err(TargetError::Scheme { url: without_user(url), scheme: scheme.to_string() });
         }
         let authority = parsed.authority().filter(|authority| !authority.as_str().contains('@'));
@@ -123,29 +132,36 @@ impl Target {
         let after_host = authority.as_str().strip_prefix(authority.host()).ok_or_else(wrong)?;
         let port = match authority.port_u16() {
             Some(port) => port,
-            None if after_host.trim_start_matches(':').is_empty() => 80,
+            None if after_host.trim_start_matches(':').is_empty() => {
+                if is_encrypted {
+                    443
+                } else {
+                    80
+                }
+            }
             None => return Err(wrong()),
         };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let addresses = (host, port).to_socket_addrs();
-        let addresses = addresses.map_err(|cause| TargetError::Address { url: url.to_owned(), cause })?;
+        let Template { method, headers, body, trust, unix_socket } = template;
+        let addresses = match unix_socket {
+            Some(path) => vec![Address::Unix(path.clone())],
+            None => {
+                let found = (host(authority.as_str()), port).to_socket_addrs();
+                let found = found.map_err(|cause| TargetError::Address { url: url.to_owned(), cause })?;
+                found.map(Address::Tcp).collect()
+            }
+        };
+        let mut origin = Origin::new(addresses, authority.as_str());
+        if is_encrypted {
+            let trust = match trust {
+                Some(trust) => trust.clone(),
+                None => Trust::new(ServerTrust::System, None)?,
+            };
+            origin = origin.with_tls(&trust).ok_or_else(wrong)?;
+        }
         let path = parsed.path_and_query().map_or("/", |path| path.as_str());
-        let Template { method, headers, body } = template;
         let request = Request::new(method, path, authority.as_str(), headers, body);
         let name = if *method == Method::GET { url.to_owned() } else { format!("{method} {url}") };
-        Ok(Self { name, addresses: addresses.collect(), weight: 1, requests: vec![request] })
-    }
-
-    /// The first address that accepts a connection.
-    pub(super) fn reach(&self) -> io::Result<SocketAddr> {
-        let mut result = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
-        for address in &self.addresses {
-            match TcpStream::connect_timeout(address, REACH_PATIENCE) {
-                Ok(_) => return Ok(*address),
-                Err(error) => result = Err(error),
-            }
-        }
-        result
+        Ok(Self { name, origin, weight: 1, requests: vec![request] })
     }
 }
 
@@ -192,7 +208,7 @@ mod tests {
         assert_eq!(sent("http://[::1]:1/", &get), "GET / HTTP/1.1\r\nHost: [::1]:1\r\n\r\n");
         let (name, value) = parse_header("content-type: text/plain").expect("a header");
         let headers = HeaderMap::from_iter([(name, value)]);
-        let post = Template { method: Method::POST, headers, body: b"hi".to_vec() };
+        let post = Template { method: Method::POST, headers, body: b"hi".to_vec(), ..Template::default() };
         assert_eq!(
             sent("http://127.0.0.1:1/", &post),
             "POST / HTTP/1.1\r\nHost: 127.0.0.1:1\r\ncontent-type: text/plain\r\nContent-Length: 2\r\n\r\nhi"
@@ -205,15 +221,34 @@ mod tests {
     fn a_given_header_replaces_the_generated_one() {
         let header = |text| parse_header(text).expect(text);
         let headers = HeaderMap::from_iter([header("Host: other"), header("Content-Length: 9")]);
-        let template = Template { method: Method::POST, headers, body: b"hi".to_vec() };
+        let template =
+            Template { method: Method::POST, headers, body: b"hi".to_vec(), ..Template::default() };
         let request = sent("http://127.0.0.1:1/", &template).to_ascii_lowercase();
         assert_eq!((request.matches("host:").count(), request.matches("content-length:").count()), (1, 1));
     }
 
     #[test]
-    fn an_address_without_a_port_has_that_of_http() {
-        let target = Target::from_url("http://127.0.0.1/", &Template::default()).expect("a URL");
-        assert_eq!(target.addresses, ["127.0.0.1:80".parse().expect("an address")]);
+    fn an_address_without_a_port_has_that_of_its_scheme() {
+        let trust = Trust::new(ServerTrust::Anything, None).expect("it needs no file");
+        let template = Template { trust: Some(trust), ..Template::default() };
+        for (url, address) in [
+            ("http://127.0.0.1/", "127.0.0.1:80"),
+            ("https://127.0.0.1/", "127.0.0.1:443"),
+            ("https://[::1]:/", "[::1]:443"),
+            ("https://127.0.0.1:8443", "127.0.0.1:8443"),
+        ] {
+            let target = Target::from_url(url, &template).expect("a URL");
+            assert_eq!(target.origin.addresses(), [Address::Tcp(address.parse().expect("an address"))]);
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_takes_the_place_of_the_host() {
+        let template = Template { unix_socket: Some("/run/app.sock".into()), ..Template::default() };
+        let target =
+            Target::from_url("http://no.such.host.invalid/a", &template).expect("it is not looked up");
+        assert_eq!(target.origin.addresses(), [Address::Unix("/run/app.sock".into())]);
+        assert!(sent("http://app/a", &template).contains("Host: app\r\n"));
     }
 
     #[test]
@@ -228,9 +263,9 @@ mod tests {
         }
         let secret = error("http://user:hunt@er2@127.0.0.1/");
         assert!(secret.starts_with("\"http://…@127.0.0.1/\" is not a URL"), "{secret}");
-        let message = error("https://127.0.0.1/");
+        let message = error("ftp://127.0.0.1/");
         assert!(
-            message.contains("begins with https://") && message.contains("expected http://"),
+            message.contains("begins with ftp://") && message.contains("expected http:// or https://"),
             "{message}"
         );
         for wrong in ["", "a", "a b: c", "a: \u{0}"] {

@@ -15,9 +15,17 @@ use super::schedule::Schedule;
 /// would be called as fast as the machine can.
 const REST: Duration = Duration::from_millis(10);
 
+/// A request that became due so shortly before a stop and has not begun is no part of the run. An older one counts as skipped.
+const JUST_DUE: Duration = Duration::from_millis(10);
+
 pub(super) struct Timetable {
     begin: Instant,
+    /// Requests are due up to then.
     end: Instant,
+    /// Requests begin up to then: a request may be as late at the end as at any other time.
+    last_begin: Instant,
+    late_after: Duration,
+    stopped: bool,
     loops: Loop,
     /// No more requests are sent.
     over: bool,
@@ -32,7 +40,7 @@ enum Loop {
 
 impl Timetable {
     /// The times for a thread with this part of the requests, or of the clients.
-    pub(super) fn new(pace: &Pace, part: Part, begin: Instant) -> Self {
+    pub(super) fn new(pace: &Pace, late_after: Duration, part: Part, begin: Instant) -> Self {
         let loops = match pace {
             Pace::Open { stages, arrivals } => {
                 let mut schedule = part.every(Schedule::new(stages, *arrivals));
@@ -43,7 +51,9 @@ impl Timetable {
                 Loop::Closed { clients: part.of(*connections), resting: VecDeque::new() }
             }
         };
-        Self { begin, end: begin + pace.length(), loops, over: false, blocked: false }
+        let end = begin + pace.length();
+        let last_begin = end + late_after;
+        Self { begin, end, last_begin, late_after, stopped: false, loops, over: false, blocked: false }
     }
 
     /// The due time of the request to send now, if there is one.
@@ -53,9 +63,9 @@ impl Timetable {
         }
         match &mut self.loops {
             Loop::Open { next, .. } => {
-                let due = next.filter(|due| *due <= now);
+                let due = next.filter(|due| *due <= now.min(self.end));
                 self.blocked &= due.is_some();
-                self.over = next.is_none();
+                self.over = next.is_none_or(|due| due > self.end);
                 due
             }
             Loop::Closed { clients, resting } => {
@@ -68,6 +78,23 @@ impl Timetable {
         }
     }
 
+    /// Whether it is too late to begin a due request.
+    pub(super) fn is_too_late(&self, now: Instant) -> bool {
+        now >= self.last_begin
+    }
+
+    /// The delay of the next request, if it is due and has not begun.
+    pub(super) fn behind(&self, now: Instant) -> Duration {
+        match self.loops {
+            Loop::Open { next: Some(due), .. } if due <= self.end => now.saturating_duration_since(due),
+            _ => Duration::ZERO,
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.loops, Loop::Closed { .. })
+    }
+
     /// Moves on to the next request: the due one was sent, or has another outcome.
     pub(super) fn advance(&mut self) {
         if let Loop::Open { schedule, next } = &mut self.loops {
@@ -76,9 +103,10 @@ impl Timetable {
     }
 
     /// Describes the beginning of a request that begins this much too late.
-    pub(super) fn begun(&self, lateness: Duration, late_after: Duration) -> RequestStart {
-        let is_late = lateness > late_after;
-        RequestStart { lateness, is_late, without_connection: is_late && self.blocked }
+    pub(super) fn begun(&self, lateness: Duration) -> RequestStart {
+        let is_late = lateness > self.late_after;
+        let without_connection = is_late && self.blocked;
+        RequestStart { lateness: (!self.is_closed()).then_some(lateness), is_late, without_connection }
     }
 
     /// Notes that there is no connection for the due request.
@@ -107,6 +135,11 @@ impl Timetable {
         }
     }
 
+    /// The end of the time in which requests are due.
+    pub(super) fn end(&self) -> Instant {
+        self.end
+    }
+
     /// Whether the plan's time has passed.
     pub(super) fn has_ended(&self, now: Instant) -> bool {
         now > self.end
@@ -117,9 +150,24 @@ impl Timetable {
         self.over
     }
 
-    /// Ends the sending before the plan's end.
-    pub(super) fn stop(&mut self, now: Instant) {
-        self.over = true;
-        self.end = self.end.min(now);
+    /// Ends the sending before the plan's end. Returns whether this changes anything.
+    pub(super) fn stop(&mut self, now: Instant) -> bool {
+        if self.over || self.stopped || now >= self.end {
+            return false;
+        }
+        self.stopped = true;
+        self.end = match self.loops {
+            Loop::Open { next: Some(due), .. } if due <= now && now - due <= JUST_DUE => {
+                due.checked_sub(Duration::from_nanos(1)).unwrap_or(due)
+            }
+            _ => now,
+        };
+        self.last_begin = now;
+        true
+    }
+
+    /// Begins no more requests, even if they are due.
+    pub(super) fn stop_at_once(&mut self, now: Instant) {
+        self.last_begin = self.last_begin.min(now);
     }
 }

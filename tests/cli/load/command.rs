@@ -1,7 +1,6 @@
 //! The command as a user meets it: its arguments, its outputs, its exit codes.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
@@ -11,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::server::{Reply, Server, ok};
 use super::{NEVER_LATE, count, load, report};
-use crate::support::{Wharf, assert_says, wait_until};
+use crate::support::{Wharf, assert_says};
 
 const URL: &str = "http://127.0.0.1:1/";
 
@@ -37,7 +36,8 @@ fn wrong_arguments_say_what_came_and_what_is_expected() {
         (&["--rate", "1/s", "--method", "a b", URL], &["--method", "\"a b\" is not a method"]),
         (&["--rate", "1/s", "--body", "@nothing", URL], &["@nothing"]),
         (&["--rate", "1/s", "127.0.0.1:1"], &["\"127.0.0.1:1\" is not a URL such as http://"]),
-        (&["--rate", "1/s", "https://127.0.0.1/"], &["begins with https://", "expected http://"]),
+        (&["--rate", "1/s", "ftp://127.0.0.1/"], &["begins with ftp://", "expected http:// or https://"]),
+        (&["--rate", "1/s", "--cert", "a", URL], &["--key"]),
         (&["--rate", "1/s", "--json", "nowhere/report", URL], &["nowhere/report cannot be written"]),
         (&["--rate", "1/s", "--hdr", "nowhere/log", URL], &["nowhere/log cannot be written"]),
     ] {
@@ -114,17 +114,20 @@ fn json_has_counts_rates_and_times_with_their_units() {
         "failed",
         "late",
         "skipped",
+        "abandoned",
         "errors_percent",
         "offered_per_s",
         "sent_per_s",
         "answered_per_s",
         "good_per_s",
+        "answered_after_end",
         "statuses",
         "failures",
         "latency_ms",
         "service_ms",
         "refusal_ms",
         "lateness_ms",
+        "connect_ms",
         "targets",
         "objectives",
         "seconds",
@@ -169,34 +172,6 @@ fn the_log_of_histograms_has_every_answer() {
     let ms = std::time::Duration::from_nanos(latency.value_at_quantile(0.5)).as_secs_f64() * 1e3;
     let reported = super::ms(&report, "latency_ms", "p50");
     assert!((ms - reported).abs() <= 0.002 + reported * 0.002, "{ms} and {reported}");
-}
-
-#[test]
-fn a_signal_ends_the_run_with_its_report() {
-    ends_by_a_signal("1");
-}
-
-#[test]
-fn a_signal_ends_all_threads_with_one_report() {
-    ends_by_a_signal("3");
-}
-
-fn ends_by_a_signal(threads: &str) {
-    let server = Server::start(|_| ok());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
-    command
-        .args(["load", "--rate", "100/s", "--duration", "1h", "--threads", threads])
-        .args(["--json", "-", &server.url()])
-        .args(NEVER_LATE);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("wharf runs");
-    wait_until("nothing is sent", || server.requests() >= 20);
-    let kill = format!("kill -s INT {}", child.id());
-    assert!(Command::new("sh").args(["-c", &kill]).status().expect("sh runs").success());
-    let output = child.wait_with_output().expect("it ends");
-    assert_eq!(output.status.code(), Some(0));
-    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(report["stopped"], true);
-    assert!(count(&report, "good") >= 20, "{report:#}");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 mod accuracy;
 mod command;
 mod comparison;
+mod ending;
 mod outcomes;
 mod server;
 mod threads;
+mod tls;
 mod traffic;
 
 use serde_json::Value;
@@ -32,7 +34,7 @@ fn report(url: &str, arguments: &[&str]) -> Value {
 }
 
 fn assert_every_request_has_one_outcome(report: &Value) {
-    let outcomes = ["answered", "timeouts", "failed", "skipped"];
+    let outcomes = ["answered", "timeouts", "failed", "skipped", "abandoned"];
     let finished: u64 = outcomes.iter().map(|name| count(report, name)).sum();
     assert_eq!(finished, count(report, "scheduled"), "{report:#}");
 }

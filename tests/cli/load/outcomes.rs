@@ -100,11 +100,7 @@ fn a_server_that_breaks_off_is_a_failure_by_its_kind() {
     });
     let report = report(&server.url(), &FIFTY);
     // Of 50: ten are multiples of 5, and seven of 7, of which 35 is both.
-    assert_eq!(
-        report["failures"],
-        json!({ "closed before the answer": 10, "malformed answer": 6 }),
-        "{report:#}"
-    );
+    assert_eq!(report["failures"], json!({ "answer cut off": 10, "malformed answer": 6 }), "{report:#}");
     assert_eq!(count(&report, "good"), 34);
 }
 

@@ -62,7 +62,15 @@ impl Report {
             );
         }
         if self.stopped {
-            page.warning("Stopped", &format!("after {} s, before the plan's end.", self.length_s));
+            let text = match self.all.abandoned {
+                0 => format!("after {} s, before the plan's end.", self.length_s),
+                count => format!(
+                    "after {} s. {} requests had no answer yet, and their outcome is not known.",
+                    self.length_s,
+                    Unit::Count.text(real(count))
+                ),
+            };
+            page.warning("Stopped", &text);
         }
         for verdict in &self.objectives {
             let word = if verdict.met { "met" } else { "missed" };
@@ -74,25 +82,31 @@ impl Report {
     fn tiles(&self) -> Vec<Tile> {
         let all = &self.all;
         let tile = |name: &str, unit, value, note: String| Tile { name: name.to_owned(), unit, value, note };
-        let asked = if self.is_closed() {
-            format!("of {} sent", Unit::PerSecond.text(all.sent_per_s))
-        } else {
-            format!("of {} offered", Unit::PerSecond.text(all.offered_per_s))
+        let sent = Unit::PerSecond.text(all.sent_per_s);
+        let asked = match all.offered_per_s {
+            None => format!("of {sent} sent"),
+            Some(offered) if self.not_held.is_some() => {
+                format!("of {} offered and {sent} sent", Unit::PerSecond.text(offered))
+            }
+            Some(offered) => format!("of {} offered", Unit::PerSecond.text(offered)),
         };
-        let errors = all.scheduled.saturating_sub(all.good);
-        vec![
+        let finished = all.scheduled - all.abandoned;
+        let errors = finished.saturating_sub(all.good);
+        let tiles = vec![
             tile("good answers", Unit::PerSecond, all.good_per_s, asked),
             tile(
                 "errors",
                 Unit::Percent,
                 all.errors_percent,
-                format!("{} of {}", Unit::Count.text(real(errors)), Unit::Count.text(real(all.scheduled))),
+                format!("{} of {}", Unit::Count.text(real(errors)), Unit::Count.text(real(finished))),
             ),
             tile("p50", Unit::Milliseconds, all.latency_ms.p50, "half waited less".to_owned()),
             tile("p99", Unit::Milliseconds, all.latency_ms.p99, "1 in 100 waited longer".to_owned()),
             tile("p99.9", Unit::Milliseconds, all.latency_ms.p99_9, "1 in 1,000 waited longer".to_owned()),
             tile("max", Unit::Milliseconds, all.latency_ms.max, "the longest wait".to_owned()),
-        ]
+        ];
+        // Nothing is shown for what was not measured.
+        tiles.into_iter().filter(|tile| tile.value.is_finite()).collect()
     }
 }
 

@@ -3,13 +3,14 @@
 use super::super::numbers::share;
 use super::super::percentiles::Percentiles;
 use super::super::report::{Report, TargetReport};
+use super::known;
 use crate::base::chart::{Cell, Column, Table};
 
 pub(super) fn rates(report: &Report) -> Table {
     let all = &report.all;
     // Answers after the end are not part of a rate, so a rate is not always its count divided by the time.
     let rows = [
-        ("offered", all.scheduled, Some(all.offered_per_s)),
+        ("offered", all.scheduled, all.offered_per_s),
         ("sent", all.sent, Some(all.sent_per_s)),
         ("answered", all.answered, Some(all.answered_per_s)),
         ("good (status below 400)", all.good, Some(all.good_per_s)),
@@ -17,14 +18,17 @@ pub(super) fn rates(report: &Report) -> Table {
         ("timeouts", all.timeouts, None),
         ("failed connections", all.failed, None),
         ("sent late", all.late, None),
-        ("not sent", all.skipped, None),
+        ("never sent", all.skipped, None),
+        ("answered after the end, in no rate", all.answered_after_end, None),
     ];
     let shown = rows.into_iter().filter(|(name, ..)| !(report.is_closed() && *name == "offered"));
     Table {
         caption: format!("Requests in {} s", report.length_s),
         columns: vec![Column::text("requests"), Column::number("count"), Column::number("a second")],
         rows: shown
-            .map(|(name, count, rate)| vec![Cell::text(name), Cell::Count(count), Cell::maybe(rate)])
+            .map(|(name, count, rate)| {
+                vec![Cell::text(name), Cell::Count(count), rate.map_or(Cell::Nothing, known)]
+            })
             .collect(),
     }
 }
@@ -37,6 +41,7 @@ pub(super) fn times(report: &Report) -> Table {
         ("service, from when sent", all.service_ms),
         ("of refusals (503)", all.refusal_ms),
         ("sent late by", all.lateness_ms),
+        ("connecting, handshake included", all.connect_ms),
     ];
     let shown = times.into_iter().enumerate().filter(|(index, (_, times))| {
         // In a closed loop a request is due when it is sent, so both times are the same.
@@ -64,7 +69,7 @@ pub(super) fn each_target(targets: &[TargetReport]) -> Table {
                 let TargetReport { answered, good, good_per_s, errors_percent, latency_ms, .. } = target;
                 let Percentiles { p50, p99, p99_9, .. } = latency_ms;
                 let counts = [Cell::Text(target.target.clone()), Cell::Count(*answered), Cell::Count(*good)];
-                let numbers = [good_per_s, errors_percent, p50, p99, p99_9].map(|value| Cell::Number(*value));
+                let numbers = [good_per_s, errors_percent, p50, p99, p99_9].map(|value| known(*value));
                 counts.into_iter().chain(numbers).collect()
             })
             .collect(),
@@ -77,7 +82,8 @@ pub(super) fn outcomes(all: &TargetReport) -> Table {
         (format!("{status} {}", reason.unwrap_or_default()), *count)
     });
     let failures = all.failures.iter().map(|(name, count)| ((*name).to_owned(), *count));
-    let others = [("no answer in time", all.timeouts), ("not sent", all.skipped)];
+    let others =
+        [("no answer in time", all.timeouts), ("never sent", all.skipped), ("not known", all.abandoned)];
     let others =
         others.into_iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count));
     let row = |(name, count)| {
@@ -100,7 +106,7 @@ pub(super) fn percentiles(
     columns.push(Column::number("count"));
     let row = |(name, times): (String, Percentiles)| {
         let Percentiles { count, mean, p50, p90, p99, p99_9, max, .. } = times;
-        let times = [mean, p50, p90, p99, p99_9, max].map(Cell::Number);
+        let times = [mean, p50, p90, p99, p99_9, max].map(known);
         [Cell::Text(name)].into_iter().chain(times).chain([Cell::Count(count)]).collect()
     };
     Table { caption: caption.to_owned(), columns, rows: rows.map(row).collect() }

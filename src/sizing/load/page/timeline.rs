@@ -71,7 +71,7 @@ impl Moment {
         let length = length(seconds);
         let rate = |count: fn(&Second) -> f64| seconds.iter().map(count).sum::<f64>() / length;
         // A second in which no request ended has no latency.
-        let ended: Vec<&Second> = seconds.iter().filter(|second| second.p99_ms > 0.0).collect();
+        let ended: Vec<&Second> = seconds.iter().filter(|second| second.p99_ms.is_finite()).collect();
         let mut p50s: Vec<f64> = ended.iter().map(|second| second.p50_ms).collect();
         p50s.sort_by(f64::total_cmp);
         let phases: Vec<[f64; 5]> =
