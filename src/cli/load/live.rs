@@ -98,7 +98,7 @@ impl Live {
     }
 }
 
-/// What is not as it is in the middle of a run: the run waits for answers, or is behind its schedule.
+/// A state that the user must know: the run waits for answers, or is behind its schedule.
 fn state(interval: &Interval<'_>) -> Option<String> {
     let Interval { to, in_flight, behind, .. } = *interval;
     match interval.waits_until {

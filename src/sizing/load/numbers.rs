@@ -23,7 +23,7 @@ pub(super) fn share(part: u64, all: u64) -> f64 {
     if all == 0 { f64::NAN } else { as_float(part) / as_float(all) }
 }
 
-/// The time in milliseconds; NaN where there is none. JSON has null for NaN.
+/// The time in milliseconds; NaN if there are no times. JSON has null for NaN.
 pub(super) fn milliseconds_of(times: &Times, time: Duration) -> f64 {
     if times.count() == 0 { f64::NAN } else { milliseconds(time) }
 }

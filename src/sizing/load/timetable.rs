@@ -104,9 +104,10 @@ impl Timetable {
 
     /// Describes the beginning of a request that begins this much too late.
     pub(super) fn begun(&self, lateness: Duration) -> RequestStart {
-        let is_late = lateness > self.late_after;
-        let without_connection = is_late && self.blocked;
-        RequestStart { lateness: (!self.is_closed()).then_some(lateness), is_late, without_connection }
+        // A client of a closed loop has no time at which its request is due.
+        let lateness = (!self.is_closed()).then_some(lateness);
+        let is_late = lateness.is_some_and(|lateness| lateness > self.late_after);
+        RequestStart { lateness, is_late, without_connection: is_late && self.blocked }
     }
 
     /// Notes that there is no connection for the due request.

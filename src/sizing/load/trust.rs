@@ -6,19 +6,21 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error,
     RootCertStore, SignatureScheme,
 };
 
-use crate::base::certificate::advice_if_encrypted;
+use crate::base::certificate::{Certificate, advice_if_encrypted};
 use crate::base::unverified::AnyCertificate;
 
 /// The name of HTTP/1.1 in ALPN.
@@ -47,7 +49,7 @@ pub struct ClientIdentity<'p> {
 pub enum ServerTrust<'p> {
     /// An authority of the system has signed it, and it has the server's name.
     System,
-    /// An authority in this PEM file has signed it, and it has the server's name.
+    /// An authority in this PEM file has signed it, or it is in the file itself, and it has the server's name.
     Authority(&'p Path),
     /// It is the first certificate in this PEM file, whatever its name.
     Exactly(&'p Path),
@@ -97,15 +99,18 @@ fn verifier(
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, TrustError> {
     let mut roots = RootCertStore::empty();
+    let mut own = Vec::new();
     let file = match trust {
         ServerTrust::Anything => return Ok(Arc::new(AnyCertificate(provider))),
         ServerTrust::Exactly(file) => {
-            let certificate = certificates(file)?.swap_remove(0);
-            return Ok(Arc::new(OneCertificate { certificate, signatures: AnyCertificate(provider) }));
+            let mut own = certificates(file)?;
+            own.truncate(1);
+            return Ok(Arc::new(OwnCertificate { own, chains: None, signatures: AnyCertificate(provider) }));
         }
         ServerTrust::Authority(file) => {
-            for certificate in certificates(file)? {
-                let added = roots.add(certificate);
+            own = certificates(file)?;
+            for certificate in &own {
+                let added = roots.add(certificate.clone());
                 added.map_err(|error| TrustError(format!("{}: {error}", file.display())))?;
             }
             file.display().to_string()
@@ -121,8 +126,9 @@ fn verifier(
             "the system's authorities".to_owned()
         }
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    Ok(verifier.map_err(|error| TrustError(format!("{file}: {error}")))?)
+    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+    let chains = chains.map_err(|error| TrustError(format!("{file}: {error}")))?;
+    Ok(Arc::new(OwnCertificate { own, chains: Some(chains), signatures: AnyCertificate(provider) }))
 }
 
 /// The certificates of a PEM file; at least one.
@@ -136,27 +142,35 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError>
     Ok(chain)
 }
 
-/// Accepts one certificate. So a server can be known by the file of its configuration, whatever its name.
+/// Accepts the server's own certificate from a file, and others by their authorities.
 #[derive(Debug)]
-struct OneCertificate {
-    certificate: CertificateDer<'static>,
+struct OwnCertificate {
+    own: Vec<CertificateDer<'static>>,
+    /// The authorities. `None`: no other certificate is accepted, and names and dates do not matter, because the server is known by
+    /// the file of its configuration.
+    chains: Option<Arc<WebPkiServerVerifier>>,
     signatures: AnyCertificate,
 }
 
-impl ServerCertVerifier for OneCertificate {
+impl ServerCertVerifier for OwnCertificate {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if *shown == self.certificate {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
+        match &self.chains {
+            Some(_) if self.own.contains(shown) => {
+                check_dates(shown, now)?;
+                verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
+            }
+            Some(chains) => return chains.verify_server_cert(shown, others, name, ocsp, now),
+            None if self.own.contains(shown) => {}
+            None => return Err(CertificateError::ApplicationVerificationFailure.into()),
         }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -179,6 +193,16 @@ impl ServerCertVerifier for OneCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.signatures.supported_verify_schemes()
+    }
+}
+
+fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
+    let read = Certificate::read(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
+    match () {
+        () if now < read.begins() => Err(CertificateError::NotValidYet),
+        () if now > read.ends() => Err(CertificateError::Expired),
+        () => Ok(()),
     }
 }
 

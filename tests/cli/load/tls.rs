@@ -110,6 +110,17 @@ fn a_certificate_that_is_not_accepted_is_named_before_the_run() {
     let url = format!("https://localhost:{}/short", later.address().port());
     let run = ["--rate", "1/s", "--duration", "100ms", "--ca", text(&root), &url];
     assert_says(&load(&run), 2, &["not valid yet, but from 2200-01-01 on"]);
+    // A certificate that is its own authority, as openssl makes one in one step.
+    let own = serve(&ours.server(&["localhost"]), "");
+    let shown = fs::read_to_string(own.directory().join("wharf.toml")).expect("it was written");
+    let file = shown.lines().find_map(|line| line.strip_prefix("certificate = '")).expect("a certificate");
+    let file = file.trim_end_matches('\'');
+    let at_own = |host: &str| {
+        let url = format!("https://{host}:{}/short", own.address().port());
+        load(&[&["--rate", "10/s", "--duration", "100ms", "--ca", file][..], &NEVER_LATE, &[&url]].concat())
+    };
+    assert_says(&at_own("localhost"), 0, &["status 200"]);
+    assert_says(&at_own("127.0.0.1"), 2, &["wrong name: the server's certificate is for"]);
     let plain = Server::start(|_| super::server::Reply::Last(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
     let url = plain.url().replace("http:", "https:");
     // The server reads no end of a request in the client's hello, so it may also stay silent.

@@ -105,7 +105,7 @@ impl Report {
             tile("p99.9", Unit::Milliseconds, all.latency_ms.p99_9, "1 in 1,000 waited longer".to_owned()),
             tile("max", Unit::Milliseconds, all.latency_ms.max, "the longest wait".to_owned()),
         ];
-        // Nothing is shown for what was not measured.
+        // A value that was not measured has no tile.
         tiles.into_iter().filter(|tile| tile.value.is_finite()).collect()
     }
 }
