@@ -138,31 +138,35 @@ impl AnswerReader {
 /// The state after the head at the start of these bytes, and the head's length.
 fn parse(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Malformed> {
     let mut slots = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
-    match parse_into(&mut slots, bytes, answers_head) {
-        Err(httparse::Error::TooManyHeaders) => {
-            let mut slots = vec![MaybeUninit::uninit(); MAX_HEADERS];
-            parse_into(&mut slots, bytes, answers_head).map_err(|_| Malformed)?
+    let mut head = Response::new(&mut []);
+    let config = ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut head, bytes, &mut slots) {
+        Ok(Status::Complete(length)) if length <= MAX_HEAD_BYTES => {
+            Ok(Some((state_after(&head, answers_head)?, length)))
         }
-        parsed => parsed.map_err(|_| Malformed)?,
+        Ok(Status::Complete(_)) => Err(Malformed),
+        Ok(Status::Partial) => Ok(None),
+        Err(_) => parse_unusual(bytes, answers_head),
     }
 }
 
-/// An error of the tokenizer, or what the head says.
-fn parse_into<'b>(
-    slots: &mut [MaybeUninit<Header<'b>>],
-    bytes: &'b [u8],
-    answers_head: bool,
-) -> Result<Result<Option<(State, usize)>, Malformed>, httparse::Error> {
+/// Like [`parse`], for heads with many lines, with folded lines, or with lines that are not headers. Few servers send such heads, and
+/// the others need not pay for them.
+#[cold]
+fn parse_unusual(bytes: &[u8], answers_head: bool) -> Result<Option<(State, usize)>, Malformed> {
+    let mut slots = vec![MaybeUninit::uninit(); MAX_HEADERS];
     let mut head = Response::new(&mut []);
     let mut config = ParserConfig::default();
     config.allow_obsolete_multiline_headers_in_responses(true);
     config.ignore_invalid_headers_in_responses(true);
-    let status = config.parse_response_with_uninit_headers(&mut head, bytes, slots)?;
-    let Status::Complete(length) = status else { return Ok(Ok(None)) };
-    if length > MAX_HEAD_BYTES {
-        return Ok(Err(Malformed));
+    let status = config.parse_response_with_uninit_headers(&mut head, bytes, &mut slots);
+    match status.map_err(|_| Malformed)? {
+        Status::Complete(length) if length <= MAX_HEAD_BYTES => {
+            Ok(Some((state_after(&head, answers_head)?, length)))
+        }
+        Status::Complete(_) => Err(Malformed),
+        Status::Partial => Ok(None),
     }
-    Ok(state_after(&head, answers_head).map(|state| Some((state, length))))
 }
 
 fn state_after(head: &Response<'_, '_>, answers_head: bool) -> Result<State, Malformed> {

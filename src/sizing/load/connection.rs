@@ -20,6 +20,8 @@ pub(super) struct Connection<'p> {
     wire: Wire,
     /// The time when it began to connect. `None` once it was connected, its handshake included.
     connecting_since: Option<Instant>,
+    /// The time that it took to open, until somebody takes it.
+    connected_in: Option<Duration>,
     /// The index of the server at its other end.
     pub(super) origin: usize,
     pending: Option<PendingRequest<'p>>,
@@ -36,8 +38,6 @@ pub(super) struct PendingRequest<'p> {
     pub(super) due: Instant,
     /// The time when its first bytes were sent.
     pub(super) sent: Option<Instant>,
-    /// The time that its new connection took to open. `None` on a connection that was kept.
-    pub(super) connecting: Option<Duration>,
     /// The number of its bytes that were sent.
     pub(super) bytes_sent: usize,
 }
@@ -68,7 +68,8 @@ impl<'p> Connection<'p> {
     pub(super) fn open(to: &Reached, origin: usize, registry: &Registry, token: Token) -> io::Result<Self> {
         let connecting_since = Some(Instant::now());
         let wire = Wire::open(to, registry, token)?;
-        Ok(Self { wire, connecting_since, origin, pending: None, answer: AnswerReader::default() })
+        let (pending, answer) = (None, AnswerReader::default());
+        Ok(Self { wire, connecting_since, connected_in: None, origin, pending, answer })
     }
 
     pub(super) fn pending(&self) -> Option<&PendingRequest<'p>> {
@@ -78,6 +79,11 @@ impl<'p> Connection<'p> {
     /// Whether no byte of the request was sent yet.
     pub(super) fn is_unsent(&self) -> bool {
         self.pending.as_ref().is_some_and(|pending| pending.sent.is_none())
+    }
+
+    /// The time that the connection took to open, when it has just opened.
+    pub(super) fn take_connected_in(&mut self) -> Option<Duration> {
+        self.connected_in.take()
     }
 
     /// Removes the pending request, because it has its outcome.
@@ -103,10 +109,10 @@ impl<'p> Connection<'p> {
             match self.wire.write(left) {
                 Ok(written) => {
                     pending.bytes_sent += written;
-                    if let Some(since) = self.connecting_since.take() {
+                    if let Some(since) = self.connecting_since {
                         // A handshake may have passed since `now`.
                         let now = Instant::now();
-                        pending.connecting = Some(now - since);
+                        (self.connecting_since, self.connected_in) = (None, Some(now - since));
                         pending.sent.get_or_insert(now);
                     }
                     pending.sent.get_or_insert(now);

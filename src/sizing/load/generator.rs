@@ -284,13 +284,10 @@ impl<'p> Generator<'p> {
         self.forget_finished();
         self.waiting.push_back((number, now + self.setting.plan.timeout, key));
         self.in_flight += 1;
-        let pending =
-            PendingRequest { number, target, request, due, sent: None, connecting: None, bytes_sent: 0 };
+        let pending = PendingRequest { number, target, request, due, sent: None, bytes_sent: 0 };
         let connection = &mut self.connections[key];
         let sent = connection.begin(pending, now);
-        if let Some(pending) = connection.pending() {
-            note_sent(&self.timetable, &mut self.recorder, pending);
-        }
+        note_sent(&self.timetable, &mut self.recorder, connection);
         if let Err(error) = sent {
             self.end(key, Failure::of(&error));
         }
@@ -331,8 +328,8 @@ impl<'p> Generator<'p> {
         let is_ended = event.is_read_closed() || event.is_error();
         let was_unsent = connection.is_unsent();
         let step = connection.proceed(event.is_readable(), is_ended, &mut self.buffers);
-        if was_unsent && let Some(pending) = connection.pending() {
-            note_sent(&self.timetable, &mut self.recorder, pending);
+        if was_unsent {
+            note_sent(&self.timetable, &mut self.recorder, connection);
         }
         match step {
             Step::Wait => Ok(()),
@@ -399,9 +396,11 @@ impl<'p> Generator<'p> {
 }
 
 /// Counts a request as sent once its first bytes are.
-fn note_sent(timetable: &Timetable, recorder: &mut Recorder<'_>, pending: &PendingRequest<'_>) {
-    if let Some(sent) = pending.sent {
-        recorder.of(pending.target).sent(!timetable.has_ended(sent), pending.connecting);
+fn note_sent(timetable: &Timetable, recorder: &mut Recorder<'_>, connection: &mut Connection<'_>) {
+    if let Some((target, sent)) =
+        connection.pending().and_then(|pending| Some((pending.target, pending.sent?)))
+    {
+        recorder.of(target).sent(!timetable.has_ended(sent), connection.take_connected_in());
     }
 }
 
