@@ -261,6 +261,15 @@ fn listener_for_load(config: &Config, has_certificate: bool) -> anyhow::Result<(
     encrypted.with_context(|| format!("{reason}: --at ADDR says where the server can be asked"))
 }
 
+/// The certificate that the configuration's server shows at this place, if the configuration tells.
+fn certificate_at(config: &Config, place: &Place) -> Option<PathBuf> {
+    let listeners = config.listeners();
+    let encrypted = || listeners.iter().filter(|listener| listener.tls);
+    // A server behind a forwarded port has another address, and then the first certificate.
+    let listener = encrypted().find(|listener| listener.address == place.listen).or(encrypted().next())?;
+    config.tls_of(listener).certificate
+}
+
 impl Arguments {
     fn plan(&self) -> anyhow::Result<Plan> {
         // A short seed, which a person can type again.
@@ -301,15 +310,6 @@ impl Arguments {
         Ok(targets.collect::<Result<_, _>>()?)
     }
 
-    /// The certificate that the configuration's server shows at this place, if the configuration tells.
-    fn certificate_at(&self, config: &Config, place: &Place) -> Option<PathBuf> {
-        let listeners = config.listeners();
-        let encrypted = || listeners.iter().filter(|listener| listener.tls);
-        // A server behind a forwarded port has another address, and then the first certificate.
-        let listener = encrypted().find(|listener| listener.address == place.listen).or(encrypted().next())?;
-        config.tls_of(listener).certificate
-    }
-
     /// The server at this place. With TLS it must show the certificate in this file, unless an argument says otherwise.
     fn origin(&self, place: Place, certificate: Option<&Path>) -> anyhow::Result<Origin> {
         let origin = match place.listen {
@@ -341,7 +341,7 @@ impl Arguments {
         let common = Common { config: Some(file.to_owned()), listen: None, database: self.database.clone() };
         let (source, config) = endpoint_flags::sound(common.load()?)?;
         let (place, certificate) = match &self.at {
-            Some(place) => (place.clone(), self.certificate_at(&config, place)),
+            Some(place) => (place.clone(), certificate_at(&config, place)),
             None => listener_for_load(&config, self.cert.is_some())?,
         };
         let origin = self.origin(place, certificate.as_deref())?;

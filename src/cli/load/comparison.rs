@@ -114,10 +114,8 @@ impl fmt::Display for Comparisons {
         )?;
         writeln!(f, "  {:<14} {:>11} {:>11}", "", "before", "now")?;
         for (name, row) in &self.rows {
-            let [base, new] = [row.base, row.new].map(|value| match value.is_nan() {
-                true => "-".to_owned(),
-                false => format!("{value:.3}"),
-            });
+            let [base, new] = [row.base, row.new]
+                .map(|value| if value.is_nan() { "-".to_owned() } else { format!("{value:.3}") });
             writeln!(f, "  {name:<14} {base:>11} {new:>11}  {row}")?;
         }
         Ok(())

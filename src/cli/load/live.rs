@@ -106,9 +106,8 @@ fn state(interval: &Interval<'_>) -> Option<String> {
             "waiting for {in_flight} answers, {:.1} s at most",
             until.saturating_sub(to).as_secs_f64()
         )),
-        Some(_) => None,
         None if behind > BEHIND => Some(format!("behind the schedule by {:.1} s", behind.as_secs_f64())),
-        None => None,
+        _ => None,
     }
 }
 

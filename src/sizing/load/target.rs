@@ -142,13 +142,12 @@ impl Target {
             None => return Err(wrong()),
         };
         let Template { method, headers, body, trust, unix_socket } = template;
-        let addresses = match unix_socket {
-            Some(path) => vec![Address::Unix(path.clone())],
-            None => {
-                let found = (host(authority.as_str()), port).to_socket_addrs();
-                let found = found.map_err(|cause| TargetError::Address { url: url.to_owned(), cause })?;
-                found.map(Address::Tcp).collect()
-            }
+        let addresses = if let Some(path) = unix_socket {
+            vec![Address::Unix(path.clone())]
+        } else {
+            let found = (host(authority.as_str()), port).to_socket_addrs();
+            let found = found.map_err(|cause| TargetError::Address { url: url.to_owned(), cause })?;
+            found.map(Address::Tcp).collect()
         };
         let mut origin = Origin::new(addresses, authority.as_str());
         if is_encrypted {
