@@ -19,27 +19,51 @@ const GROWTH: f64 = 0.5;
 /// a dozen sizes measured three times with noise of 40 %, one or another stands out by chance.
 const TOLERANCES_MAX: f64 = 3.0;
 
+/// The first rounds of a sweep over the pool's sizes go up to this size. Larger sizes follow where throughput may still
+/// grow.
+const FIRST_ROUNDS: usize = 16;
+
 /// The sizes that may be chosen, and the difference that is ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// The smallest size, at least 1.
     pub smallest: usize,
-    /// The largest size that the database or the configuration allows, not below the smallest.
+    /// The first rounds go up to this size. Larger sizes are measured only where throughput may still grow.
+    pub first: usize,
+    /// The largest size that may be measured, not below the smallest.
     pub largest: usize,
+    /// What the largest size comes from.
+    pub bound: Bound,
     /// The difference in throughput that does not matter, in parts of the best: 0.05.
     pub tolerance: f64,
 }
 
 impl Limits {
-    /// From 1 to `largest`, within 5 % of the best.
+    /// From 1 to `largest`, which is firm, within 5 % of the best.
     pub fn up_to(largest: usize) -> Self {
-        Self { smallest: 1, largest: largest.max(1), tolerance: 0.05 }
+        Self {
+            smallest: 1,
+            first: FIRST_ROUNDS,
+            largest: largest.max(1),
+            bound: Bound::Firm,
+            tolerance: 0.05,
+        }
     }
 
     /// The tolerance as a logarithm: −0.0513 for 5 %.
     pub(super) fn margin(&self) -> f64 {
         (1.0 - self.tolerance).ln()
     }
+}
+
+/// What the largest size of a sweep comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The database allows no more, or the user wants no more. The size may be recommended where throughput still grows
+    /// up to it.
+    Firm,
+    /// It is only a default. Where throughput still grows up to it, the best size is not known.
+    Default,
 }
 
 /// The sizes with enough repetitions, all of them answered, for a conclusion.
@@ -124,6 +148,17 @@ impl Candidates {
         let proportion = (real(last.size) / real(size.size)).ln();
         proportion <= -self.limits.margin() || reach(last, size).high >= GROWTH * proportion
     }
+}
+
+/// The size that Little's law names: so many places are busy at the highest throughput, where each answers as much as one
+/// did at the size where it answered most.
+///
+/// Throughput at size 1 alone would name too many. A single session waits for its worker and for the client between two
+/// requests, so it answers less than one of several sessions does.
+pub(super) fn named_by_littles_law(sizes: &[Size]) -> Option<f64> {
+    let highest = sizes.iter().map(|size| size.throughput).fold(0.0, f64::max);
+    let of_one = sizes.iter().map(|size| size.throughput / real(size.size)).fold(0.0, f64::max);
+    (of_one > 0.0).then(|| highest / of_one)
 }
 
 /// The logarithm of one size's throughput in parts of another's.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::candidates::{Candidates, Limits, usable};
+use super::candidates::{Candidates, Limits, named_by_littles_law, ratio, usable};
 use super::knee::{Outcome, decide};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
 use super::statistics::real;
@@ -36,6 +36,8 @@ pub enum Stop {
     Settled,
     /// The time that is left is too short for another measurement, or for enough repetitions of a new size.
     OutOfTime,
+    /// The run was stopped, or it failed.
+    CutShort,
 }
 
 /// Plans one sweep.
@@ -59,7 +61,7 @@ impl Planner {
 
     /// The least time for a sweep with any result: three measurements of each of the first sizes.
     pub fn time_min(&self) -> Duration {
-        let count = doublings(self.limits).len() * REPETITIONS_MIN;
+        let count = first_sizes(self.limits).len() * REPETITIONS_MIN;
         self.each.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
@@ -84,7 +86,7 @@ impl Planner {
     /// The sizes that lack repetitions. A round with new sizes also has the undecided sizes, and some known sizes for
     /// comparison in the same minutes.
     fn sizes_of_round(&self, measurements: &Measurements, left: Duration) -> BTreeSet<usize> {
-        let first = doublings(self.limits);
+        let first = first_sizes(self.limits);
         let mut sizes: BTreeSet<usize> =
             measurements.sizes().iter().map(|size| size.size).chain(first.iter().copied()).collect();
         let lacks = |size: &usize| measurements.repetitions(*size) < REPETITIONS_MIN;
@@ -111,24 +113,26 @@ impl Planner {
     }
 }
 
-/// The new sizes that should be measured: first 1, 2, 4, 8, … and the largest, then sizes between those that matter.
+/// The new sizes that should be measured: first 1, 2, 4, 8, …, as long as throughput may still grow, then sizes between
+/// those that matter.
 ///
 /// The function compares means, so every size should have been measured three times before a call. Each call follows
 /// new measurements. No size is left when the knee lies between neighbours and the highest throughput is not beside a
 /// wide gap.
 pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
-    let mut wanted = doublings(limits);
+    let mut wanted = first_sizes(limits);
     wanted.retain(|size| measurements.repetitions(*size) == 0);
     if !wanted.is_empty() {
         return wanted;
     }
     let sizes = usable(measurements);
+    if let Some(next) = next_doubling(&sizes, limits).filter(|next| measurements.repetitions(*next) == 0) {
+        return vec![next];
+    }
     let candidates = Candidates::of(&sizes, limits);
     let (Some(best), Some(nearest)) = (candidates.best(), candidates.nearest()) else { return wanted };
-    let mut middle = |low: usize, high: usize, step: usize| {
-        if high - low > step.max(1) {
-            wanted.push(low + (high - low) / 2);
-        }
+    let middle = |low: usize, high: usize, step: usize| {
+        (high - low > step.max(1)).then_some(low + (high - low) / 2)
     };
     let below = |size: usize| sizes.iter().rfind(|other| other.size < size);
     let above = |size: usize| sizes.iter().find(|other| other.size > size);
@@ -140,17 +144,22 @@ pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
         let growth = (nearest.throughput / low.throughput).ln() / proportion;
         // Where throughput grows in proportion up to the largest size, there is no knee to look for.
         if nearest.size < limits.largest || growth < 0.9 || !low.meets_objective() {
-            middle(low.size, nearest.size, step);
+            let mut named = named_within(&sizes, low.size, nearest.size, step);
+            named.retain(|size| measurements.repetitions(*size) == 0);
+            if named.is_empty() {
+                named.extend(middle(low.size, nearest.size, step));
+            }
+            wanted.extend(named);
         }
     }
     let matters = |other: &Size| {
         !(other.meets_objective() && other.throughput >= best.throughput * (1.0 - limits.tolerance))
     };
     if let Some(high) = above(best.size).filter(|high| matters(high)) {
-        middle(best.size, high.size, best.size / 4);
+        wanted.extend(middle(best.size, high.size, best.size / 4));
     }
     if let Some(low) = below(best.size).filter(|low| best.size > nearest.size && matters(low)) {
-        middle(low.size, best.size, best.size / 4);
+        wanted.extend(middle(low.size, best.size, best.size / 4));
     }
     // When a size just misses being the knee, the next size is tried, so that the knee is not placed after a gap.
     let next = nearest.size + step.max(1);
@@ -166,6 +175,45 @@ pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     wanted.dedup();
     wanted.retain(|size| measurements.repetitions(*size) == 0);
     wanted
+}
+
+/// The size that Little's law names, and its neighbours, as far as they lie between two sizes that are more than a step
+/// apart. The law is exact where a number of places bounds the throughput, and then it spares the search between.
+fn named_within(sizes: &[Size], low: usize, high: usize, step: usize) -> Vec<usize> {
+    if high - low <= step.max(1) {
+        return Vec::new();
+    }
+    let Some(named) = named_by_littles_law(sizes).filter(|named| *named < real(high) + 0.5) else {
+        return Vec::new();
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is above zero, and below a size"
+    )]
+    let named = named.round() as usize;
+    (named.saturating_sub(1)..=named + 1).filter(|size| (low + 1..high).contains(size)).collect()
+}
+
+/// The sizes of the first rounds.
+fn first_sizes(limits: Limits) -> Vec<usize> {
+    let mut sizes = doublings(limits);
+    let first = limits.first.max(limits.smallest);
+    sizes.retain(|size| *size <= first);
+    sizes
+}
+
+/// The next doubled size, where throughput may still grow: the last one gave more than the tolerance beyond the best of
+/// the others, or its throughput is so uncertain that this may be.
+fn next_doubling(sizes: &[Size], limits: Limits) -> Option<usize> {
+    let (last, others) = sizes.split_last()?;
+    let next = doublings(limits).into_iter().find(|size| *size > last.size)?;
+    let best = others.iter().max_by(|one, other| one.throughput.total_cmp(&other.throughput));
+    let may_grow = best.is_none_or(|best| {
+        let growth = ratio(last, best);
+        growth.value + growth.error > -limits.margin()
+    });
+    may_grow.then_some(next)
 }
 
 /// The smallest size, doubled up to the largest. The largest is always included.
@@ -240,7 +288,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn measurement(size: usize, throughput: f64) -> Measurement {
-        Measurement { size, round: 0, throughput, p50: SECOND / 100, p99: SECOND / 50, meets_objective: true }
+        Measurement { size, round: 0, throughput, p50: SECOND / 100, p99: SECOND / 50, at_once: 1.0, meets_objective: true }
     }
 
     fn measured(sizes: &[(usize, f64)]) -> Measurements {

@@ -93,6 +93,7 @@ impl<C: Fn(f64) -> f64> SimulatedService<C> {
                         throughput: (self.curve)(real(size)) * factor,
                         p50: Duration::from_secs_f64(p99 / 3.0),
                         p99: Duration::from_secs_f64(p99),
+                        at_once: 1.0,
                         meets_objective: p99 < 0.05,
                     });
                     left -= SECOND;
