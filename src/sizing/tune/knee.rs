@@ -310,8 +310,60 @@ mod tests {
         assert!(matches!(decide(&measured(&flat), Limits::up_to(4)), Outcome::Flat(_)));
         assert_eq!(said(&flat, 4), "flat from 1 to 4, take 1");
         let grows = [(1, 100.0, 9), (2, 200.0, 9), (4, 390.0, 9)];
-        assert_eq!(said(&grows, 4), "still growing at 4, the largest size that was allowed: take 4");
-        assert_eq!(said(&grows[..1], 1), "still growing at 1, the largest size that was allowed: take 1");
+        assert_eq!(said(&grows, 4), "still growing at 4, the largest size that is allowed: take 4");
+        assert_eq!(said(&grows[..1], 1), "still growing at 1, the largest size that is allowed: take 1");
+    }
+
+    #[test]
+    fn growth_up_to_a_size_that_only_a_default_or_the_time_bounds_is_not_known() {
+        let grows = measured(&[(1, 100.0, 9), (2, 200.0, 9), (4, 390.0, 9)]);
+        let default = Limits { bound: Bound::Default, ..Limits::up_to(4) };
+        for (limits, is_default, words) in [
+            (default, true, "the largest size that is tried by default; larger ones may give more"),
+            (Limits::up_to(97), false, "and the time was too short for larger sizes"),
+        ] {
+            let outcome = decide(&grows, limits);
+            let expected = CannotTell::StillGrowing { size: 4, is_default };
+            assert_eq!(outcome, Outcome::CannotTell(expected));
+            assert_eq!(
+                outcome.to_string(),
+                format!("cannot tell: throughput still grows at 4, {words}")
+            );
+        }
+    }
+
+    #[test]
+    fn rows_with_too_few_repetitions_are_not_contradicted() {
+        // The run ended in its third round: it had "still growing at 4" above rows for 8 and 16.
+        let mut cut = measured(&[(1, 100.0, 9), (2, 200.0, 9), (4, 390.0, 9)]);
+        for (size, throughput) in [(8, 780.0), (16, 800.0)] {
+            let all = measured(&[(size, throughput, 9)]);
+            all.of(size)[..2].iter().for_each(|one| cut.push(*one));
+        }
+        let short = CannotTell::TooShort { band: 3..=16 };
+        assert_eq!(decide(&cut, Limits::up_to(16)), Outcome::CannotTell(short));
+        // A flat range is not claimed either while a larger size looks faster.
+        let mut flat = measured(&[(1, 100.0, 9), (2, 101.0, 9), (4, 99.0, 9)]);
+        flat.push(measured(&[(8, 300.0, 9)]).of(8)[0]);
+        let said = decide(&flat, Limits::up_to(8)).to_string();
+        assert_eq!(said, "cannot tell: the time was too short to tell sizes from 1 to 8 apart");
+    }
+
+    #[test]
+    fn few_steady_repetitions_are_not_called_noise() {
+        // Three repetitions that vary by a tenth of a percent, and a gap from 4 to 16 that the time did not close.
+        let steady = |(size, throughput): (usize, f64)| {
+            [0.999, 1.0, 1.001].map(|factor| Measurement {
+                throughput: throughput * factor,
+                ..measured(&[(size, 1.0, 9)]).of(size)[0]
+            })
+        };
+        let all: Measurements = [(1, 100.0), (2, 200.0), (4, 400.0), (16, 900.0), (32, 900.0)]
+            .into_iter()
+            .flat_map(steady)
+            .collect();
+        let said = decide(&all, Limits::up_to(32)).to_string();
+        assert_eq!(said, "cannot tell: the time was too short to tell sizes from 5 to 16 apart");
     }
 
     #[test]
@@ -348,5 +400,7 @@ mod tests {
         let said = decide(&all, Limits::up_to(4)).to_string();
         assert!(said.starts_with("cannot tell: repetitions vary by 4"), "{said}");
         assert!(said.contains("sizes from 1 to 4 look alike; it would take about 1"), "{said}");
+        let noisy = CannotTell::TooNoisy { band: 1..=4, noise: 0.004, needed: 9 };
+        assert!(noisy.to_string().starts_with("repetitions vary by 0.4 %,"), "{noisy}");
     }
 }

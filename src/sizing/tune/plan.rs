@@ -320,7 +320,31 @@ mod tests {
                 measured(&[(size, 100.0 * real(size.min(6)))]).of(size).iter().for_each(|one| all.push(*one));
             }
         }
-        assert_eq!(asked, [6, 5]);
+        // Little's law names 6, and its neighbours are measured with it.
+        assert_eq!(asked, [5, 6, 7]);
+    }
+
+    #[test]
+    fn without_a_hard_limit_the_gap_is_halved() {
+        // The law names 2, which lies outside of the gap from 4 to 8.
+        let all = measured(&[(1, 300.0), (2, 400.0), (4, 500.0), (8, 600.0), (16, 600.0)]);
+        assert_eq!(next_sizes(&all, Limits::up_to(16)), [6]);
+    }
+
+    #[test]
+    fn sizes_double_as_long_as_throughput_may_grow() {
+        let limits = Limits::up_to(97);
+        assert_eq!(next_sizes(&Measurements::default(), limits), [1, 2, 4, 8, 16]);
+        let throughput = |size: usize| 100.0 * real(size.min(40));
+        let mut all = measured(&[1, 2, 4, 8, 16].map(|size| (size, throughput(size))));
+        let mut doubled = Vec::new();
+        while let [next] = next_sizes(&all, limits)[..] {
+            doubled.push(next);
+            measured(&[(next, throughput(next))]).of(next).iter().for_each(|one| all.push(*one));
+        }
+        assert_eq!(doubled, [32, 64, 97], "64 gave a quarter more than 32");
+        let flat = measured(&[1, 2, 4, 8, 16].map(|size| (size, 100.0 * real(size.min(5)))));
+        assert!(next_sizes(&flat, limits).iter().all(|size| *size < 16));
     }
 
     #[test]
@@ -342,20 +366,20 @@ mod tests {
             let mut all = Measurements::default();
             let mut order = Vec::new();
             while let Next::Measure { size, round } = planner.next(&all, 100 * SECOND) {
-                assert_eq!(round, 1 + order.len() / 6);
+                assert_eq!(round, 1 + order.len() / 5);
                 all.push(measurement(size, 100.0 + real(all.count() * 7 % 5) / 100.0));
                 order.push(size);
             }
             order
         };
         let first = order(1);
-        assert_eq!(first.len(), 18, "the curve is clearly flat");
-        for round in first.chunks(6) {
+        assert_eq!(first.len(), 15, "the curve is clearly flat");
+        for round in first.chunks(5) {
             let mut round = round.to_vec();
             round.sort_unstable();
-            assert_eq!(round, [1, 2, 4, 8, 16, 20]);
+            assert_eq!(round, [1, 2, 4, 8, 16]);
         }
-        assert!(first[..6] != first[6..12] || first[6..12] != first[12..18]);
+        assert!(first[..5] != first[5..10] || first[5..10] != first[10..15]);
         assert_eq!(first, order(1));
         assert_ne!(first, order(2));
     }
@@ -363,7 +387,7 @@ mod tests {
     #[test]
     fn a_sweep_ends_as_soon_as_its_time_is_up() {
         let mut planner = Planner::new(Limits::up_to(20), SECOND, 0);
-        assert_eq!(planner.time_min(), 18 * SECOND);
+        assert_eq!(planner.time_min(), 15 * SECOND);
         let all = Measurements::default();
         assert!(matches!(planner.next(&all, SECOND), Next::Measure { .. }));
         assert_eq!(planner.next(&all, SECOND / 2), Next::Done(Stop::OutOfTime));
@@ -371,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_new_size_begins_only_with_time_for_all_its_repetitions() {
-        let all = measured(&[(1, 100.0), (2, 200.0), (4, 400.0), (8, 600.0)]);
+        let all = measured(&[(1, 300.0), (2, 400.0), (4, 500.0), (8, 600.0)]);
         let limits = Limits::up_to(8);
         assert_eq!(next_sizes(&all, limits), [6]);
         let mut planner = Planner::new(limits, SECOND, 0);
