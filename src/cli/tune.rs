@@ -295,3 +295,60 @@ impl ProgressLines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    const BEFORE: &str = "[database]\nmaximum_pool_size = 3 # a guess\n";
+    const AFTER: &str = "[database]\nmaximum_pool_size = 6 # a guess\n";
+
+    fn six() -> Edited {
+        edit(BEFORE, &[("database.maximum_pool_size", Value::Count(6))]).expect("it is TOML")
+    }
+
+    fn file() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("real.toml");
+        fs::write(&file, BEFORE).expect("the file is written");
+        (directory, file)
+    }
+
+    #[test]
+    fn a_symbolic_link_stays_and_its_target_keeps_mode_and_owner() {
+        let (directory, file) = file();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("it is ours");
+        // Only root can give a file away. For others the owner is the same before and after.
+        let _ = chown(&file, Some(4711), Some(4712));
+        let before = fs::metadata(&file).expect("it is there");
+        let link = directory.path().join("wharf.toml");
+        symlink("real.toml", &link).expect("a link");
+        write(&link, BEFORE, &six()).expect("it is written");
+        assert!(fs::symlink_metadata(&link).expect("it is there").is_symlink());
+        assert_eq!(fs::read_to_string(&file).expect("it is there"), AFTER);
+        let after = fs::metadata(&file).expect("it is there");
+        assert_eq!(after.permissions().mode() & 0o7777, 0o640);
+        assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 2, "no other file is left");
+    }
+
+    #[test]
+    fn a_file_with_two_names_has_the_new_text_under_both() {
+        let (directory, file) = file();
+        let other = directory.path().join("other.toml");
+        fs::hard_link(&file, &other).expect("a second name");
+        write(&file, BEFORE, &six()).expect("it is written");
+        assert_eq!([file, other].map(|name| fs::read_to_string(name).expect("it is there")), [AFTER; 2]);
+    }
+
+    #[test]
+    fn a_file_that_was_changed_during_the_run_stays() {
+        let (_directory, file) = file();
+        fs::write(&file, "[database]\nmaximum_pool_size = 4\n").expect("the file is written");
+        let error = write(&file, BEFORE, &six()).expect_err("it was changed");
+        assert!(error.to_string().contains("was changed during the run"), "{error}");
+        assert!(fs::read_to_string(&file).expect("it is there").ends_with("= 4\n"));
+    }
+}

@@ -231,7 +231,10 @@ impl fmt::Display for CannotTell {
             Self::TooNoisy { band, noise, needed } => {
                 let (from, to, noise) = (band.start(), band.end(), noise * 100.0);
                 let digits = usize::from(noise < 9.5);
-                write!(f, "repetitions vary by {noise:.digits$} %, so sizes from {from} to {to} look alike; ")?;
+                write!(
+                    f,
+                    "repetitions vary by {noise:.digits$} %, so sizes from {from} to {to} look alike; "
+                )?;
                 write!(f, "it would take about {needed} repetitions of each")
             }
             Self::TooShort { band } if band.start() == band.end() => {
@@ -325,10 +328,7 @@ mod tests {
             let outcome = decide(&grows, limits);
             let expected = CannotTell::StillGrowing { size: 4, is_default };
             assert_eq!(outcome, Outcome::CannotTell(expected));
-            assert_eq!(
-                outcome.to_string(),
-                format!("cannot tell: throughput still grows at 4, {words}")
-            );
+            assert_eq!(outcome.to_string(), format!("cannot tell: throughput still grows at 4, {words}"));
         }
     }
 

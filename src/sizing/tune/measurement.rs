@@ -254,7 +254,15 @@ mod tests {
 
     fn measurement(size: usize, throughput: f64, p99_ms: u64) -> Measurement {
         let p99 = Duration::from_millis(p99_ms);
-        Measurement { size, round: 0, throughput, p50: p99 / 2, p99, at_once: 1.0, meets_objective: p99_ms < 50 }
+        Measurement {
+            size,
+            round: 0,
+            throughput,
+            p50: p99 / 2,
+            p99,
+            at_once: 1.0,
+            meets_objective: p99_ms < 50,
+        }
     }
 
     #[test]

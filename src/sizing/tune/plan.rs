@@ -131,9 +131,8 @@ pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     }
     let candidates = Candidates::of(&sizes, limits);
     let (Some(best), Some(nearest)) = (candidates.best(), candidates.nearest()) else { return wanted };
-    let middle = |low: usize, high: usize, step: usize| {
-        (high - low > step.max(1)).then_some(low + (high - low) / 2)
-    };
+    let middle =
+        |low: usize, high: usize, step: usize| (high - low > step.max(1)).then_some(low + (high - low) / 2);
     let below = |size: usize| sizes.iter().rfind(|other| other.size < size);
     let above = |size: usize| sizes.iter().find(|other| other.size > size);
     // The knee is located to one session up to a knee of 39. Above that it is located to within 5 % of itself, which is
@@ -288,7 +287,15 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn measurement(size: usize, throughput: f64) -> Measurement {
-        Measurement { size, round: 0, throughput, p50: SECOND / 100, p99: SECOND / 50, at_once: 1.0, meets_objective: true }
+        Measurement {
+            size,
+            round: 0,
+            throughput,
+            p50: SECOND / 100,
+            p99: SECOND / 50,
+            at_once: 1.0,
+            meets_objective: true,
+        }
     }
 
     fn measured(sizes: &[(usize, f64)]) -> Measurements {

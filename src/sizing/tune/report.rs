@@ -249,11 +249,13 @@ fn workers_report(workers: &Sweep, tuned: &Tuned, options: &Options) -> SweepRep
 fn verdict(tuned: &Tuned, options: &Options) -> String {
     let twice = format!("--time {}s", (options.time * 2).as_secs().max(1));
     if tuned.stands() {
-        return "recommended: goodput holds even when more requests come than the server can serve".to_owned();
+        return "recommended: goodput holds even when more requests come than the server can serve"
+            .to_owned();
     }
     match &tuned.cut_short {
         Some(Error::Stopped) => {
-            return "nothing is recommended: the run was stopped; this is what it found until then".to_owned();
+            return "nothing is recommended: the run was stopped; this is what it found until then"
+                .to_owned();
         }
         Some(error) => return format!("nothing is recommended: the run ended early: {error}"),
         None => {}

@@ -170,9 +170,9 @@ impl<'s> Subject<'s> {
 
     /// The most connections for the load. Both ends of each are in this process.
     fn connections_max(&self) -> usize {
-        let limit = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| {
-            usize::try_from(limit).unwrap_or(usize::MAX)
-        });
+        let limit = getrlimit(Resource::Nofile)
+            .current
+            .map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         // An SQLite session has up to three files.
         let others = OTHER_DESCRIPTORS + 3 * self.config.database.maximum_pool_size;
         let descriptors = (limit.saturating_sub(others) / 2).max(1);

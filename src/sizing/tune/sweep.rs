@@ -193,8 +193,7 @@ impl Run<'_> {
             ..pool_limits
         };
         let at_workers = |size| Sizes { pool: chosen, workers: size, queue: endless.clone() };
-        let (workers, ended) =
-            self.sweep(Stage::Workers, limits, budget.mul_f64(WORKERS_SHARE), at_workers);
+        let (workers, ended) = self.sweep(Stage::Workers, limits, budget.mul_f64(WORKERS_SHARE), at_workers);
         let workers = self.found.workers.insert(workers);
         let workers = workers.size().unwrap_or(chosen);
         ended?;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::super::sweep::HOLDS;
 use super::super::{
     Bound, Error, Level, Limits, Measurement, Measurements, Options, Sizes, Stop, Sweep, Tuned, decide,
 };
-use super::super::sweep::HOLDS;
 use super::*;
 use crate::base::chart::tests::assert_sound;
 use crate::config::Config;
@@ -91,8 +91,7 @@ fn a_page_without_a_recommendation_is_sound_too() {
     }
 }
 
-const KNEE: [(usize, f64); 6] =
-    [(1, 170.0), (2, 340.0), (4, 680.0), (6, 1000.0), (8, 1001.0), (16, 1000.0)];
+const KNEE: [(usize, f64); 6] = [(1, 170.0), (2, 340.0), (4, 680.0), (6, 1000.0), (8, 1001.0), (16, 1000.0)];
 
 #[test]
 fn what_does_not_stand_is_not_called_recommended() {
@@ -113,7 +112,10 @@ fn a_run_that_was_stopped_keeps_its_measurements_and_says_so() {
         let (text, page) = (report.to_string(), report.page());
         assert_sound(&page);
         assert!(text.contains("nothing is recommended: the run was stopped"), "{text}");
-        assert!(text.contains("the run ended before it was done: stopped") && !text.contains("proof"), "{text}");
+        assert!(
+            text.contains("the run ended before it was done: stopped") && !text.contains("proof"),
+            "{text}"
+        );
         assert!(page.contains("The run ended early") && page.contains("The run ended before it was done:"));
         let json = serde_json::to_value(&report).expect("a report is JSON");
         assert_eq!((&json["cut_short"], &json["workers"]), (&"stopped".into(), &serde_json::Value::Null));
