@@ -97,6 +97,13 @@ impl Planner {
         if sizes.is_empty() {
             sizes.extend(self.affordable(next_sizes(measurements, self.limits), left));
         }
+        let known = usable(measurements);
+        let last = known.last().map_or(0, |size| size.size);
+        if sizes.iter().next().is_some_and(|size| *size > last) {
+            // Whether throughput grows on beyond the last size takes only this size for comparison.
+            sizes.insert(last);
+            return sizes;
+        }
         let new = sizes.iter().any(lacks);
         sizes.extend(undecided(measurements, self.limits));
         if new || sizes.len() == 1 {

@@ -14,8 +14,8 @@ use crate::config;
 use crate::sizing::load::{Objective, Report};
 
 /// The parts of the run's time for the two sweeps. The proof has the rest, and does not always need all of it.
-const POOL_SHARE: f64 = 0.55;
-const WORKERS_SHARE: f64 = 0.15;
+const POOL_SHARE: f64 = 0.6;
+const WORKERS_SHARE: f64 = 0.12;
 
 /// The most sessions, and the most workers, that a configuration may have.
 pub const THREADS_MAX: usize = 10_000;
@@ -24,7 +24,7 @@ pub const THREADS_MAX: usize = 10_000;
 const EACH: std::ops::RangeInclusive<Duration> = Duration::from_millis(400)..=Duration::from_secs(3);
 
 /// The number of rounds that the time of a sweep should allow. The first rounds find the sizes that matter.
-const ROUNDS: u32 = 8;
+const ROUNDS: u32 = 10;
 
 /// The most workers for each session that are tried. Past twice as many as sessions, more are tried only where throughput
 /// still grows.
