@@ -1,8 +1,8 @@
 //! The sizes that meet the objective, compared with each other.
 //!
 //! Any thread. A size *is shown to be enough* when its mean is within the tolerance of every other size that meets the
-//! objective, and its true throughput is within twice the tolerance, with a confidence of 95 % for each comparison. This
-//! is a test of equivalence (Schuirmann 1987). It compares with every competitor, not only with the one that happens to
+//! objective. Its true throughput must also be within twice the tolerance, with a confidence of 95 % for each
+//! comparison. This is a test of equivalence (Schuirmann 1987). It compares with every competitor, not only with the one that happens to
 //! be ahead (Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the best"). A size
 //! *is shown to be too small* when it is below the tolerance of the best. Any other size is reported as not known yet.
 //!
@@ -38,7 +38,7 @@ pub struct Limits {
     pub first: usize,
     /// The largest size that may be measured, not below the smallest.
     pub largest: usize,
-    /// What the largest size comes from.
+    /// The reason for the largest size.
     pub bound: Bound,
     /// The difference in throughput that does not matter, in parts of the best: 0.05.
     pub tolerance: f64,
@@ -62,7 +62,7 @@ impl Limits {
     }
 }
 
-/// What the largest size of a sweep comes from.
+/// The reason for the largest size of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// The database allows no more, or the user wants no more. The size may be recommended where throughput still grows

@@ -57,7 +57,7 @@ use crate::sizing::{Traffic, TrafficError};
 pub struct Options {
     /// The most sessions that may be tried.
     pub largest: usize,
-    /// What that number comes from.
+    /// The reason for that number.
     pub bound: Bound,
     /// The objectives of each measurement, such as `p99<50ms`.
     pub objectives: Vec<Objective>,

@@ -209,8 +209,8 @@ fn first_sizes(limits: Limits) -> Vec<usize> {
     sizes
 }
 
-/// The next doubled size, where throughput may still grow: the last one gave more than the tolerance beyond the best of
-/// the others, or its throughput is so uncertain that this may be.
+/// The next doubled size, where throughput may still grow. It may grow if the last size gave more than the best of the
+/// others, by more than the tolerance. The uncertainty counts in favour of growth.
 fn next_doubling(sizes: &[Size], limits: Limits) -> Option<usize> {
     let (last, others) = sizes.split_last()?;
     let next = doublings(limits).into_iter().find(|size| *size > last.size)?;

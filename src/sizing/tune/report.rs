@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::formulas;
 use super::statistics::ConfidenceInterval;
-use super::subject::Sizes;
+use super::subject::{SHARES_FROM, Sizes};
 use super::sweep::{Level, Sweep, Tuned};
 use super::{CannotTell, Error, Fit, Model, Options, Outcome, Size, Value, fit};
 use crate::config::Config;
@@ -37,8 +37,10 @@ pub struct Report {
     pub took_s: f64,
     /// Why the run ended early, if it did.
     pub cut_short: Option<String>,
-    /// The least number of clients of each measurement, where requests share round trips.
+    /// The least number of clients of each measurement, where requests share round trips and few clients are too few.
     pub clients: Option<usize>,
+    /// Whether requests share round trips, so that a session carries several at once.
+    pub shares_round_trips: bool,
     /// The sweep of the pool's size.
     pub pool: SweepReport,
     /// The sweep of the workers, if the run came to it.
@@ -221,6 +223,7 @@ impl Report {
             took_s: took.as_secs_f64(),
             cut_short: tuned.cut_short.as_ref().map(ToString::to_string),
             clients: tuned.crowd,
+            shares_round_trips: shares(tuned),
             pool: SweepReport::new(&tuned.pool, "sessions", options.seed),
             workers: tuned.workers.as_ref().map(|workers| workers_report(workers, tuned, options)),
             capacity_per_s: tuned.capacity,
@@ -234,6 +237,11 @@ impl Report {
             proved_with,
         }
     }
+}
+
+/// Whether requests share round trips at any size.
+fn shares(tuned: &Tuned) -> bool {
+    tuned.pool.measurements.sizes().iter().any(|size| size.at_once >= SHARES_FROM)
 }
 
 /// The sweep of the workers. Where it does not decide, its words name the number that the proof has.
@@ -319,7 +327,7 @@ fn advice(tuned: &Tuned, cores: usize) -> Vec<Formula> {
     let most = sizes.iter().max_by(|one, other| of_one(one).total_cmp(&of_one(other)));
     if let Some((most, capacity)) = most.filter(|most| most.throughput > 0.0).zip(tuned.capacity) {
         let (each, busy) = (of_one(most), capacity / of_one(most));
-        let shared = if tuned.crowd.is_some() {
+        let shared = if shares(tuned) {
             format!(", with {:.1} requests at once on it", most.at_once)
         } else {
             String::new()

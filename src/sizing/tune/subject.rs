@@ -54,7 +54,7 @@ const CROWD_TIME: Duration = Duration::from_millis(500);
 
 /// From this many requests at once on each session on, requests share round trips. The times of a session that only one
 /// request has at once can add up to 1.
-const SHARES_FROM: f64 = 1.2;
+pub(super) const SHARES_FROM: f64 = 1.2;
 
 /// Descriptors for anything but the load's connections: standard streams, listeners, pollers, files.
 const OTHER_DESCRIPTORS: usize = 128;
@@ -139,17 +139,20 @@ impl<'s> Subject<'s> {
         self.crowd
     }
 
-    /// Looks for requests that share round trips. If there are any, it finds the number of clients that such requests
-    /// need: doubled while throughput grows by more than this tolerance, and while the objectives are met.
+    /// Looks for requests that share round trips and that more clients give more throughput. If there are any, it finds the
+    /// number of clients that they need: doubled while throughput grows by more than this tolerance, and while the
+    /// objectives are met.
     pub(super) fn find_crowd(
         &mut self,
         sizes: &Sizes,
         largest: usize,
-        (tolerance, objectives): (f64, &[Objective]),
+        tolerance: f64,
+        objectives: &[Objective],
     ) -> Result<(), Error> {
         let few = self.saturate_with(self.clients(sizes), CROWD_TIME)?;
         let many = self.saturate_with(CROWD_MIN, CROWD_TIME)?;
-        if many.at_once < SHARES_FROM || many.report.all.good_per_s < few.report.all.good_per_s {
+        let grows = many.report.all.good_per_s > few.report.all.good_per_s * (1.0 + tolerance);
+        if many.at_once < SHARES_FROM || !grows {
             return Ok(());
         }
         let size = largest.min(CROWD_POOL);
@@ -157,7 +160,7 @@ impl<'s> Subject<'s> {
         let (mut crowd, mut before) = (CROWD_MIN, 0.0);
         while crowd <= CROWD_MAX.min(self.connections_max()) {
             let mut report = self.saturate_with(crowd, CROWD_TIME)?.report;
-            let meets = objectives.iter().fold(true, |meets, objective| report.judge(objective) && meets);
+            let meets = objectives.iter().all(|objective| report.judge(objective));
             let throughput = report.all.good_per_s;
             if self.crowd.is_some() && (!meets || throughput < before * (1.0 + tolerance)) {
                 break;

@@ -163,7 +163,7 @@ pub(super) struct Run<'r> {
 }
 
 impl Run<'_> {
-    /// Runs to the end, or until the run is stopped or fails. What was found until then is kept.
+    /// Runs to the end, or until the run is stopped or fails. The result has all that was found until then.
     pub(super) fn whole(mut self, first: &Sizes) -> Tuned {
         let ended = self.stages(first);
         self.subject.stop();
@@ -176,8 +176,8 @@ impl Run<'_> {
         let pool_limits = self.options.limits();
         let endless = endless(&self.queue);
         self.subject.warm_up(first)?;
-        let judged = (pool_limits.tolerance, &self.options.objectives[..]);
-        self.subject.find_crowd(first, pool_limits.largest, judged)?;
+        let Options { largest, objectives, .. } = self.options;
+        self.subject.find_crowd(first, *largest, pool_limits.tolerance, objectives)?;
         self.found.crowd = self.subject.crowd();
         let at_pool = |size| Sizes { pool: size, workers: size, queue: endless.clone() };
         let (pool, ended) = self.sweep(Stage::Pool, pool_limits, budget.mul_f64(POOL_SHARE), at_pool);

@@ -45,10 +45,11 @@ impl Report {
 
     /// The clients and the requests of each session, where requests share round trips.
     pub(super) fn sharing(&self) -> Option<String> {
-        let clients = self.clients?;
-        let chosen = self.pool.chosen().or(self.pool.sizes.last())?;
+        let chosen = self.pool.chosen().or(self.pool.sizes.last()).filter(|_| self.shares_round_trips)?;
+        let with =
+            self.clients.map(|clients| format!("with {clients} clients or more, ")).unwrap_or_default();
         Some(format!(
-            "requests share round trips: with {clients} clients or more, each of {} sessions carried {:.1} requests at once",
+            "requests share round trips: {with}each of {} sessions carried {:.1} requests at once",
             chosen.size, chosen.at_once
         ))
     }
@@ -56,7 +57,7 @@ impl Report {
 
 impl SweepReport {
     fn write(&self, f: &mut fmt::Formatter<'_>, unit: &str, report: &Report) -> fmt::Result {
-        let shares = report.clients.is_some();
+        let shares = report.shares_round_trips;
         write!(
             f,
             "{unit:>11} {:>11} {:>19} {:>11} {:>11} {:>6}",

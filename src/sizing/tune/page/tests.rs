@@ -132,6 +132,27 @@ fn a_proof_that_was_cut_short_does_not_hold() {
 }
 
 #[test]
+fn connections_and_requests_at_once_on_each_are_apart() {
+    let alone = report_of(&begun(&KNEE));
+    assert!(!alone.shares_round_trips && !alone.to_string().contains("at once"));
+    let shared: Measurements = begun(&KNEE)
+        .pool
+        .measurements
+        .sizes()
+        .iter()
+        .flat_map(|size| begun(&KNEE).pool.measurements.of(size.size).to_vec())
+        .map(|one| Measurement { at_once: 9.8, ..one })
+        .collect();
+    let pool = Sweep { measurements: shared, ..begun(&KNEE).pool };
+    let report = report_of(&Tuned { crowd: Some(128), pool, ..begun(&[]) });
+    let words = "requests share round trips: with 128 clients or more, each of 6 sessions carried 9.8 requests at once";
+    assert!(
+        report.to_string().contains(words) && report.to_string().contains("requests at once on a session")
+    );
+    assert!(report.page().contains(&words[1..]), "{}", report.page());
+}
+
+#[test]
 fn the_page_names_the_part_that_a_level_needs() {
     let page = report(&KNEE, true).page();
     let needed = format!("at least {:.0} % of the requests that can be served were served", HOLDS * 100.0);
