@@ -166,11 +166,11 @@ const IN_90_S: u32 = 60;
 #[test]
 fn in_90_s_a_hard_limit_is_found_to_within_one() {
     for places in [3, 6, 9, 20] {
-        for (noise, right_min) in [(0.01, 1000), (0.02, 1000), (0.03, 980)] {
+        for noise in [0.01, 0.02, 0.03] {
             // As many sizes as PostgreSQL allows with its own limits.
             let service = SimulatedService::new(semaphore(real(places)), noise, 97);
             let runs = SimulatedService { measurements_max: IN_90_S, ..service }.sweeps(100);
-            runs.assert(&format!("{places}, noise of {noise}"), right_min, is_near(places));
+            runs.assert(&format!("{places}, noise of {noise}"), 1000, is_near(places));
         }
     }
 }
@@ -216,8 +216,9 @@ fn a_curve_that_falls_again_gets_a_knee_that_is_enough() {
     for (sigma, kappa, count) in [(0.05, 0.005, 60), (0.1, 0.02, 50), (0.02, 0.001, 50)] {
         let curve = law(sigma, kappa);
         let runs = SimulatedService::new(curve, 0.03, 40).sweeps(count);
-        let enough = |knee: &Knee| part_of_best(curve, 40, knee.size) >= 0.93;
-        // Compared with the true best, which is up to 2 % above the best measured size.
+        // The mean of a size is within 5 % of the best measured one, which is up to 2 % below the true best. The mean of a
+        // size just below may be too high by chance.
+        let enough = |knee: &Knee| part_of_best(curve, 40, knee.size) >= 0.92;
         runs.assert("enough", 990, |outcome| knee(outcome).is_some_and(enough));
         let smallest = (1..=40).find(|size| part_of_best(curve, 40, *size) >= 0.95).expect("the best is");
         let near = |outcome: &Outcome| is_near(smallest)(outcome) || has_in_band(smallest)(outcome);
