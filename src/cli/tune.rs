@@ -1,9 +1,10 @@
 //! `wharf tune`: finds sizes on the user's own database, proves them, and writes them into the file.
 
 use std::fmt;
-use std::fs;
-use std::io::{IsTerminal as _, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZeroUsize;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use crate::config::{Database as Settings, Source};
 use crate::database::Database;
 use crate::sizing::load::Objective;
 use crate::sizing::tune::{
-    self, Allowance, ChangedLine, Edited, Error, Options, Progress, Report, Stage, Value, edit,
+    self, Allowance, Bound, ChangedLine, Edited, Error, Options, Progress, Report, Stage, Value, edit,
 };
 use anyhow::Context as _;
 use log::LevelFilter;
@@ -25,13 +26,23 @@ const EXAMPLES: &str = "\
 Starts the server in this process on the file's database, sends requests as endpoint.NAME.load says, and measures pool sizes,
 then workers, then the queue. The recommended sizes have been run at up to ten times their capacity.
 
-Exit codes: 0 the recommendation stands; 1 there is none; 2 wrong arguments or configuration.
+Ctrl-C or SIGTERM ends the run with what it has found until then; a second one ends it at once.
+
+Exit codes: 0 the recommendation stands; 1 there is none; 2 wrong arguments or configuration; 3 there is none because
+throughput still grows at the largest size that was tried; 130 the run was stopped.
 
   wharf tune --target 'p99<50ms' --write";
 
-/// The default limit of sessions. With more, the database of a single machine gains nothing that a sweep would find
-/// in its time.
+/// The default limit of sessions for a database that has no limit of its own.
 const LARGEST: usize = 32;
+
+const MAX_POOL_SAYS: &str = "as --max-pool says";
+
+/// Throughput still grows at the largest size that was tried, so that no size can be recommended.
+const STILL_GROWING: u8 = 3;
+
+/// The run was stopped by a signal, as shells have it for SIGINT.
+const STOPPED: u8 = 130;
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -46,7 +57,7 @@ pub(crate) struct Arguments {
     /// Instances of this service that share the database's limit of sessions
     #[arg(long, value_name = "N", default_value = "1")]
     instances: NonZeroUsize,
-    /// Most sessions to try [default: 32, or fewer if the database allows fewer]
+    /// Most sessions to try [default: as many as the database allows; 32 with SQLite]
     #[arg(long, value_name = "N")]
     max_pool: Option<NonZeroUsize>,
     /// Time for the whole run
@@ -74,11 +85,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // A server that refuses thousands of requests a second would log each refusal.
     log_level::set(config.log.level.min(LevelFilter::Error));
     demo::fill_if_missing(&config)?;
-    let (largest, because) = arguments.largest(&config.database, url)?;
+    let (largest, bound, because) = arguments.largest(&config.database, url)?;
     let mut json = arguments.json.as_deref().map(Output::create).transpose()?;
     let mut html = arguments.html.as_deref().map(create).transpose()?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let options = Options { largest, objectives: arguments.target.clone(), time: arguments.time, seed };
+    let options =
+        Options { largest, bound, objectives: arguments.target.clone(), time: arguments.time, seed };
     let stop = stopped_by_signals()?;
     let began = Instant::now();
     let mut show = ProgressLines { terminal: std::io::stderr().is_terminal() };
@@ -95,20 +107,25 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         error => error.into(),
     })?;
     let report = Report::new(&tuned, &config, &options, because, began.elapsed());
-    let edited = edited(&source, &report)?;
     if let Some(json) = &mut json {
         json.write(&serde_json::to_string_pretty(&report)?).context("--json cannot be written")?;
     }
     if let Some(file) = &mut html {
         file.write_all(report.page().as_bytes()).context("--html cannot be written")?;
     }
-    let found = format!("{report}{}", ChangedLines(&edited));
-    let printed = print_text(&found, json.as_ref());
     if !report.stands {
-        return printed.map(|()| ExitCode::from(FAILED));
+        print_text(&report.to_string(), json.as_ref())?;
+        return match tuned.cut_short {
+            Some(Error::Stopped) => Ok(ExitCode::from(STOPPED)),
+            Some(error) => Err(error.into()),
+            None if report.still_growing => Ok(ExitCode::from(STILL_GROWING)),
+            None => Ok(ExitCode::from(FAILED)),
+        };
     }
+    let edited = edited(&source, &report)?;
+    let printed = print_text(&format!("{report}{}", ChangedLines(&edited)), json.as_ref());
     if let Some(file) = file {
-        write(&file, &edited)?;
+        write(&file, &source.text, &edited)?;
         warn_of_variables(&report);
     }
     printed.map(|()| ExitCode::SUCCESS)
@@ -126,30 +143,28 @@ impl Arguments {
         }
     }
 
-    /// The most sessions to try, and the reason for this limit.
-    fn largest(&self, settings: &Settings, url: &str) -> anyhow::Result<(usize, String)> {
+    /// The most sessions to try, what this limit comes from, and why.
+    fn largest(&self, settings: &Settings, url: &str) -> anyhow::Result<(usize, Bound, String)> {
         let mut settings = settings.clone();
         (settings.maximum_pool_size, settings.minimum_idle) = (1, Some(1));
         let database = Database::open(&settings, url)?;
         let allowed = Allowance::read(&database, self.instances)?;
-        let (wanted, because) = match self.max_pool {
-            Some(most) => (most.get(), "as --max-pool says".to_owned()),
-            None => (LARGEST, "--max-pool tries more".to_owned()),
+        let Some(allowed) = allowed else {
+            return Ok(match self.max_pool {
+                Some(most) => (most.get(), Bound::Firm, MAX_POOL_SAYS.to_owned()),
+                None => (LARGEST, Bound::Default, "--max-pool tries more".to_owned()),
+            });
         };
-        let Some(allowed) = allowed else { return Ok((wanted, because)) };
         anyhow::ensure!(allowed.connections > 0, "the database has no session left: {}", allowed.because);
-        if let (Some(most), true) = (self.max_pool, wanted > allowed.connections) {
-            anyhow::bail!(
+        match self.max_pool {
+            Some(most) if most.get() > allowed.connections => anyhow::bail!(
                 "--max-pool {most}: the database allows {}: {}",
                 allowed.connections,
                 allowed.because
-            );
+            ),
+            Some(most) => Ok((most.get(), Bound::Firm, MAX_POOL_SAYS.to_owned())),
+            None => Ok((allowed.connections.min(tune::THREADS_MAX), Bound::Firm, allowed.because)),
         }
-        Ok(if wanted > allowed.connections {
-            (allowed.connections, allowed.because)
-        } else {
-            (wanted, because)
-        })
     }
 }
 
@@ -191,22 +206,53 @@ fn warn_of_variables(report: &Report) {
     }
 }
 
-/// Replaces the file in one step: a concurrent reader sees the old or the new text.
-fn write(file: &Path, edited: &Edited) -> anyhow::Result<()> {
+/// Writes the edited text into the file. `before`: the text that was read at the start of the run.
+fn write(file: &Path, before: &str, edited: &Edited) -> anyhow::Result<()> {
     if edited.changes.is_empty() {
         return Ok(());
     }
-    let new_file = file.with_extension("toml.new");
-    fs::write(&new_file, &edited.text).with_context(|| format!("cannot write {}", new_file.display()))?;
-    if let Ok(metadata) = fs::metadata(file) {
-        fs::set_permissions(&new_file, metadata.permissions())?;
+    let shown = file.display();
+    // A symbolic link stays, and its target is written.
+    let target = fs::canonicalize(file).with_context(|| format!("cannot write {shown}"))?;
+    let now = fs::read_to_string(&target).with_context(|| format!("cannot read {shown} again"))?;
+    anyhow::ensure!(now == before, "{shown} was changed during the run, so nothing is written into it");
+    if let Err(error) = replace(&target, &edited.text) {
+        log::debug!("{shown} is written in place, because it cannot be replaced: {error}");
+        fs::write(&target, &edited.text).with_context(|| format!("cannot write {shown}"))?;
     }
-    fs::rename(&new_file, file).with_context(|| format!("cannot write {}", file.display()))?;
-    super::complain(&format!(
-        "written into {}; `wharf reload` applies it to a running server",
-        file.display()
-    ));
+    super::complain(&format!("written into {shown}; `wharf reload` applies it to a running server"));
     Ok(())
+}
+
+/// Replaces the file in one step: a concurrent reader sees the old or the new text. The new file has the mode and the
+/// owner of the old one.
+///
+/// # Errors
+/// The new file cannot be made beside the old one, cannot have its owner, or cannot take its place, as where the file is
+/// a mount of its own. A file with several names is not replaced either, since the others would keep the old text.
+fn replace(target: &Path, text: &str) -> io::Result<()> {
+    let metadata = fs::metadata(target)?;
+    if metadata.nlink() > 1 {
+        return Err(io::Error::other("it has several names"));
+    }
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let new = target.with_file_name(name);
+    // Nobody else may read it before it has its mode: the text may hold a password.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let written = (|| {
+        file.write_all(text.as_bytes())?;
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (metadata.uid(), metadata.gid()) {
+            fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
+        }
+        // After the owner, because a change of owner clears some bits of the mode.
+        file.set_permissions(metadata.permissions())?;
+        file.sync_all()?;
+        fs::rename(&new, target)
+    })();
+    // Without its rename, the new file is of no use.
+    written.inspect_err(|_: &io::Error| drop(fs::remove_file(&new)))
 }
 
 /// The progress, line by line. On a terminal each line replaces the last.
@@ -247,5 +293,62 @@ impl ProgressLines {
         if self.terminal {
             let _ = writeln!(std::io::stderr());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    const BEFORE: &str = "[database]\nmaximum_pool_size = 3 # a guess\n";
+    const AFTER: &str = "[database]\nmaximum_pool_size = 6 # a guess\n";
+
+    fn six() -> Edited {
+        edit(BEFORE, &[("database.maximum_pool_size", Value::Count(6))]).expect("it is TOML")
+    }
+
+    fn file() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("real.toml");
+        fs::write(&file, BEFORE).expect("the file is written");
+        (directory, file)
+    }
+
+    #[test]
+    fn a_symbolic_link_stays_and_its_target_keeps_mode_and_owner() {
+        let (directory, file) = file();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("it is ours");
+        // Only root can give a file away. For others the owner is the same before and after.
+        let _ = chown(&file, Some(4711), Some(4712));
+        let before = fs::metadata(&file).expect("it is there");
+        let link = directory.path().join("wharf.toml");
+        symlink("real.toml", &link).expect("a link");
+        write(&link, BEFORE, &six()).expect("it is written");
+        assert!(fs::symlink_metadata(&link).expect("it is there").is_symlink());
+        assert_eq!(fs::read_to_string(&file).expect("it is there"), AFTER);
+        let after = fs::metadata(&file).expect("it is there");
+        assert_eq!(after.permissions().mode() & 0o7777, 0o640);
+        assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 2, "no other file is left");
+    }
+
+    #[test]
+    fn a_file_with_two_names_has_the_new_text_under_both() {
+        let (directory, file) = file();
+        let other = directory.path().join("other.toml");
+        fs::hard_link(&file, &other).expect("a second name");
+        write(&file, BEFORE, &six()).expect("it is written");
+        assert_eq!([file, other].map(|name| fs::read_to_string(name).expect("it is there")), [AFTER; 2]);
+    }
+
+    #[test]
+    fn a_file_that_was_changed_during_the_run_stays() {
+        let (_directory, file) = file();
+        fs::write(&file, "[database]\nmaximum_pool_size = 4\n").expect("the file is written");
+        let error = write(&file, BEFORE, &six()).expect_err("it was changed");
+        assert!(error.to_string().contains("was changed during the run"), "{error}");
+        assert!(fs::read_to_string(&file).expect("it is there").ends_with("= 4\n"));
     }
 }

@@ -6,6 +6,7 @@
 mod breaking;
 mod config;
 mod counting;
+mod distant;
 mod forwarder;
 mod gate;
 mod log;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 pub(crate) use breaking::Suspended;
 pub(crate) use config::{config_of, config_on, default_config};
 pub(crate) use counting::Counting;
+pub(crate) use distant::Distant;
 pub(crate) use forwarder::{Forwarder, Then};
 pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use log::Log;

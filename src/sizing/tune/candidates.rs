@@ -1,16 +1,22 @@
 //! The sizes that meet the objective, compared with each other.
 //!
-//! Any thread. A size *is shown to be enough* when it is within the tolerance of every other size that meets the
-//! objective, with a confidence of 95 % for each comparison. This is a test of equivalence (Schuirmann 1987). It
-//! compares with every competitor, not only with the one that happens to be ahead (Hsu 1984, "Constrained simultaneous
-//! confidence intervals for multiple comparisons with the best"). A size *is shown to be too small* when it is below
-//! the tolerance of the best. Any other size is reported as not known yet.
+//! Any thread. A size *is shown to be enough* when its mean is within the tolerance of every other size that meets the
+//! objective. Its true throughput must also be within twice the tolerance, with a confidence of 95 % for each
+//! comparison. This is a test of equivalence (Schuirmann 1987). It compares with every competitor, not only with the one that happens to
+//! be ahead (Hsu 1984, "Constrained simultaneous confidence intervals for multiple comparisons with the best"). A size
+//! *is shown to be too small* when it is below the tolerance of the best. Any other size is reported as not known yet.
+//!
+//! The second margin is wider, because a noisy machine hardly ever shows a size at the knee to be within 5 %. A size of
+//! twice the knee was taken then, with two to three times the p99.
 
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
 use super::statistics::{ConfidenceInterval, Estimate, real};
 
 /// An interval of 90 % leaves 5 % on each side: 95 % confidence for each claim of "at least" or "at most".
 const TWO_SIDED: f64 = 0.90;
+
+/// The true throughput of a size that is enough is within this many tolerances, with confidence.
+const DOUBTFUL: f64 = 2.0;
 
 /// Throughput has stopped growing where its growth is less than this part of the size's growth (both as logarithms).
 const GROWTH: f64 = 0.5;
@@ -19,27 +25,51 @@ const GROWTH: f64 = 0.5;
 /// a dozen sizes measured three times with noise of 40 %, one or another stands out by chance.
 const TOLERANCES_MAX: f64 = 3.0;
 
+/// The first rounds of a sweep over the pool's sizes go up to this size. Larger sizes follow where throughput may still
+/// grow.
+const FIRST_ROUNDS: usize = 16;
+
 /// The sizes that may be chosen, and the difference that is ignored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// The smallest size, at least 1.
     pub smallest: usize,
-    /// The largest size that the database or the configuration allows, not below the smallest.
+    /// The first rounds go up to this size. Larger sizes are measured only where throughput may still grow.
+    pub first: usize,
+    /// The largest size that may be measured, not below the smallest.
     pub largest: usize,
+    /// The reason for the largest size.
+    pub bound: Bound,
     /// The difference in throughput that does not matter, in parts of the best: 0.05.
     pub tolerance: f64,
 }
 
 impl Limits {
-    /// From 1 to `largest`, within 5 % of the best.
+    /// From 1 to `largest`, which is firm, within 5 % of the best.
     pub fn up_to(largest: usize) -> Self {
-        Self { smallest: 1, largest: largest.max(1), tolerance: 0.05 }
+        Self {
+            smallest: 1,
+            first: FIRST_ROUNDS,
+            largest: largest.max(1),
+            bound: Bound::Firm,
+            tolerance: 0.05,
+        }
     }
 
     /// The tolerance as a logarithm: −0.0513 for 5 %.
     pub(super) fn margin(&self) -> f64 {
         (1.0 - self.tolerance).ln()
     }
+}
+
+/// The reason for the largest size of a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The database allows no more, or the user wants no more. The size may be recommended where throughput still grows
+    /// up to it.
+    Firm,
+    /// It is only a default. Where throughput still grows up to it, the best size is not known.
+    Default,
 }
 
 /// The sizes with enough repetitions, all of them answered, for a conclusion.
@@ -86,9 +116,12 @@ impl Candidates {
         self.all.iter().all(|other| self.is_within(size, other))
     }
 
-    /// Whether a size is shown to give as much as another, within the tolerance.
+    /// Whether a size is shown to give as much as another: within the tolerance by its mean, and within twice the
+    /// tolerance with confidence.
     pub(super) fn is_within(&self, size: &Size, other: &Size) -> bool {
-        size.size == other.size || reach(size, other).low > self.limits.margin()
+        let margin = self.limits.margin();
+        size.size == other.size
+            || (ratio(size, other).value > margin && reach(size, other).low > margin * DOUBTFUL)
     }
 
     /// Whether a size is shown to be too small.
@@ -124,6 +157,17 @@ impl Candidates {
         let proportion = (real(last.size) / real(size.size)).ln();
         proportion <= -self.limits.margin() || reach(last, size).high >= GROWTH * proportion
     }
+}
+
+/// The size that Little's law names: so many places are busy at the highest throughput, where each answers as much as one
+/// did at the size where it answered most.
+///
+/// Throughput at size 1 alone would name too many. A single session waits for its worker and for the client between two
+/// requests, so it answers less than one of several sessions does.
+pub(super) fn named_by_littles_law(sizes: &[Size]) -> Option<f64> {
+    let highest = sizes.iter().map(|size| size.throughput).fold(0.0, f64::max);
+    let of_one = sizes.iter().map(|size| size.throughput / real(size.size)).fold(0.0, f64::max);
+    (of_one > 0.0).then(|| highest / of_one)
 }
 
 /// The logarithm of one size's throughput in parts of another's.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::candidates::{Candidates, Limits, ratio, reach, usable};
+use super::candidates::{Bound, Candidates, Limits, ratio, reach, usable};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
 use super::statistics::{ConfidenceInterval, real};
 
@@ -17,7 +17,8 @@ pub enum Outcome {
     Knee(Knee),
     /// The smallest allowed size already has as much throughput as any.
     Flat(Knee),
-    /// Throughput still grows at the largest size that was allowed. A knee, if there is one, lies beyond it.
+    /// Throughput still grows at the largest size that the database or the user allows. A knee, if there is one, lies
+    /// beyond it.
     AtLargest(Knee),
     /// No size meets the objective.
     NoneMeets {
@@ -69,6 +70,18 @@ pub enum CannotTell {
         /// About how many repetitions of each size would be enough.
         needed: usize,
     },
+    /// Repetitions differ by little, but the time was too short for as many sizes or repetitions as it takes.
+    TooShort {
+        /// The sizes that the knee may be among.
+        band: RangeInclusive<usize>,
+    },
+    /// Throughput still grows at the largest size that was measured, and larger sizes are allowed.
+    StillGrowing {
+        /// That size.
+        size: usize,
+        /// Whether the size is the largest that was to be tried. If not, the time was too short for larger sizes.
+        is_default: bool,
+    },
 }
 
 /// Says which size to take.
@@ -82,17 +95,33 @@ pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
         });
     };
     let lowest = candidates.lowest(&sizes);
-    let too_noisy = |to: usize| {
+    let undecided = |to: usize| {
         let noise = measurements.noise().unwrap_or(f64::INFINITY);
         let needed = repetitions_needed(noise, limits);
-        Outcome::CannotTell(CannotTell::TooNoisy { band: lowest..=to, noise, needed })
+        let band = lowest..=to.max(lowest);
+        let had = sizes.iter().filter(|size| band.contains(&size.size)).map(|size| size.repetitions).max();
+        // Where as many repetitions as the noise asks for do not decide, it is sizes that are missing.
+        Outcome::CannotTell(if needed > had.unwrap_or_default() {
+            CannotTell::TooNoisy { band, noise, needed }
+        } else {
+            CannotTell::TooShort { band }
+        })
     };
     let Some(chosen) = candidates.chosen().filter(|chosen| candidates.is_known(chosen)) else {
         let last = candidates.all.iter().rfind(|size| !candidates.is_too_small(size));
-        return too_noisy(last.unwrap_or(best).size);
+        return undecided(last.unwrap_or(best).size);
     };
+    // A size with too few repetitions cannot be chosen. Its measurements may still contradict the conclusion.
+    let hardly_measured = measurements.sizes().iter().rev().find(|size| {
+        size.repetitions < REPETITIONS_MIN
+            && size.throughput * (1.0 - limits.tolerance) > chosen.throughput
+            && size.meets_objective()
+    });
+    if let Some(size) = hardly_measured {
+        return Outcome::CannotTell(CannotTell::TooShort { band: lowest..=size.size.max(chosen.size) });
+    }
     if chosen.size - lowest > 1 && chosen.size >= 2 * lowest {
-        return too_noisy(chosen.size);
+        return undecided(chosen.size);
     }
     let last = candidates.all.last().unwrap_or(best);
     // Larger sizes exist that miss the objective, or that left requests without any good answer.
@@ -100,7 +129,16 @@ pub fn decide(measurements: &Measurements, limits: Limits) -> Outcome {
     let cut_off = measurements.sizes().iter().any(is_above);
     if !cut_off && candidates.grows(chosen, last) {
         if !candidates.is_known(last) {
-            return too_noisy(last.size);
+            return undecided(last.size);
+        }
+        let begun = measurements.sizes().last().map_or(last.size, |size| size.size);
+        if begun > last.size {
+            // Rows for larger sizes are there, but with too few repetitions.
+            return Outcome::CannotTell(CannotTell::TooShort { band: lowest.max(chosen.size)..=begun });
+        }
+        let is_largest = last.size >= limits.largest;
+        if !is_largest || limits.bound == Bound::Default {
+            return Outcome::CannotTell(CannotTell::StillGrowing { size: last.size, is_default: is_largest });
         }
         return Outcome::AtLargest(candidates.knee(last, lowest.max(chosen.size), &sizes));
     }
@@ -165,7 +203,7 @@ impl fmt::Display for Outcome {
             Self::AtLargest(knee) => {
                 write!(
                     f,
-                    "still growing at {}, the largest size that was allowed: take {}",
+                    "still growing at {}, the largest size that is allowed: take {}",
                     knee.size, knee.size
                 )
             }
@@ -192,8 +230,27 @@ impl fmt::Display for CannotTell {
             Self::TooFew { needed } => write!(f, "no size was measured {needed} times with answers"),
             Self::TooNoisy { band, noise, needed } => {
                 let (from, to, noise) = (band.start(), band.end(), noise * 100.0);
-                write!(f, "repetitions vary by {noise:.0} %, so sizes from {from} to {to} look alike; ")?;
+                let digits = usize::from(noise < 9.5);
+                write!(
+                    f,
+                    "repetitions vary by {noise:.digits$} %, so sizes from {from} to {to} look alike; "
+                )?;
                 write!(f, "it would take about {needed} repetitions of each")
+            }
+            Self::TooShort { band } if band.start() == band.end() => {
+                write!(f, "the time was too short to measure {} often enough", band.start())
+            }
+            Self::TooShort { band } => {
+                let (from, to) = (band.start(), band.end());
+                write!(f, "the time was too short to tell sizes from {from} to {to} apart")
+            }
+            Self::StillGrowing { size, is_default } => {
+                write!(f, "throughput still grows at {size}, ")?;
+                f.write_str(if *is_default {
+                    "the largest size that is tried by default; larger ones may give more"
+                } else {
+                    "and the time was too short for larger sizes"
+                })
             }
         }
     }
@@ -215,6 +272,7 @@ mod tests {
                 throughput: throughput * factor,
                 p50: p99 / 2,
                 p99,
+                at_once: 1.0,
                 meets_objective: p99 < Duration::from_millis(50),
             })
         };
@@ -255,8 +313,57 @@ mod tests {
         assert!(matches!(decide(&measured(&flat), Limits::up_to(4)), Outcome::Flat(_)));
         assert_eq!(said(&flat, 4), "flat from 1 to 4, take 1");
         let grows = [(1, 100.0, 9), (2, 200.0, 9), (4, 390.0, 9)];
-        assert_eq!(said(&grows, 4), "still growing at 4, the largest size that was allowed: take 4");
-        assert_eq!(said(&grows[..1], 1), "still growing at 1, the largest size that was allowed: take 1");
+        assert_eq!(said(&grows, 4), "still growing at 4, the largest size that is allowed: take 4");
+        assert_eq!(said(&grows[..1], 1), "still growing at 1, the largest size that is allowed: take 1");
+    }
+
+    #[test]
+    fn growth_up_to_a_size_that_only_a_default_or_the_time_bounds_is_not_known() {
+        let grows = measured(&[(1, 100.0, 9), (2, 200.0, 9), (4, 390.0, 9)]);
+        let default = Limits { bound: Bound::Default, ..Limits::up_to(4) };
+        for (limits, is_default, words) in [
+            (default, true, "the largest size that is tried by default; larger ones may give more"),
+            (Limits::up_to(97), false, "and the time was too short for larger sizes"),
+        ] {
+            let outcome = decide(&grows, limits);
+            let expected = CannotTell::StillGrowing { size: 4, is_default };
+            assert_eq!(outcome, Outcome::CannotTell(expected));
+            assert_eq!(outcome.to_string(), format!("cannot tell: throughput still grows at 4, {words}"));
+        }
+    }
+
+    #[test]
+    fn rows_with_too_few_repetitions_are_not_contradicted() {
+        // The run ended in its third round: it had "still growing at 4" above rows for 8 and 16.
+        let mut cut = measured(&[(1, 100.0, 9), (2, 200.0, 9), (4, 390.0, 9)]);
+        for (size, throughput) in [(8, 780.0), (16, 800.0)] {
+            let all = measured(&[(size, throughput, 9)]);
+            all.of(size)[..2].iter().for_each(|one| cut.push(*one));
+        }
+        let short = CannotTell::TooShort { band: 3..=16 };
+        assert_eq!(decide(&cut, Limits::up_to(16)), Outcome::CannotTell(short));
+        // A flat range is not claimed either while a larger size looks faster.
+        let mut flat = measured(&[(1, 100.0, 9), (2, 101.0, 9), (4, 99.0, 9)]);
+        flat.push(measured(&[(8, 300.0, 9)]).of(8)[0]);
+        let said = decide(&flat, Limits::up_to(8)).to_string();
+        assert_eq!(said, "cannot tell: the time was too short to tell sizes from 1 to 8 apart");
+    }
+
+    #[test]
+    fn few_steady_repetitions_are_not_called_noise() {
+        // Three repetitions that vary by a tenth of a percent, and a gap from 4 to 16 that the time did not close.
+        let steady = |(size, throughput): (usize, f64)| {
+            [0.999, 1.0, 1.001].map(|factor| Measurement {
+                throughput: throughput * factor,
+                ..measured(&[(size, 1.0, 9)]).of(size)[0]
+            })
+        };
+        let all: Measurements = [(1, 100.0), (2, 200.0), (4, 400.0), (16, 900.0), (32, 900.0)]
+            .into_iter()
+            .flat_map(steady)
+            .collect();
+        let said = decide(&all, Limits::up_to(32)).to_string();
+        assert_eq!(said, "cannot tell: the time was too short to tell sizes from 5 to 16 apart");
     }
 
     #[test]
@@ -293,5 +400,7 @@ mod tests {
         let said = decide(&all, Limits::up_to(4)).to_string();
         assert!(said.starts_with("cannot tell: repetitions vary by 4"), "{said}");
         assert!(said.contains("sizes from 1 to 4 look alike; it would take about 1"), "{said}");
+        let noisy = CannotTell::TooNoisy { band: 1..=4, noise: 0.004, needed: 9 };
+        assert!(noisy.to_string().starts_with("repetitions vary by 0.4 %,"), "{noisy}");
     }
 }

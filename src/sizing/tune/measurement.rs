@@ -33,6 +33,9 @@ pub struct Measurement {
     pub p50: Duration,
     /// The latency that 99 % of the requests stay within.
     pub p99: Duration,
+    /// The requests that a borrowed session carried at once, on average: above 1 where requests share round trips, and
+    /// at most 1 elsewhere.
+    pub at_once: f64,
     /// Whether the measurement met the objective, such as `p99<50ms`; true without an objective.
     pub meets_objective: bool,
 }
@@ -69,6 +72,8 @@ pub struct Size {
     pub p50: Duration,
     /// The median of the repetitions' p99.
     pub p99: Duration,
+    /// The median of the repetitions' requests at once on a session.
+    pub at_once: f64,
     /// How many repetitions met the objective.
     pub met: usize,
     /// The logarithm of the throughput.
@@ -219,6 +224,7 @@ fn summarize(size: usize, all: &[Measurement], level: Option<Estimate>) -> Size 
         interval: level.map(|level| level.interval(0.95).map(f64::exp)),
         p50: median(all, |one| one.p50),
         p99: median(all, |one| one.p99),
+        at_once: middle(all.iter().map(|one| one.at_once).collect()),
         met: all.iter().filter(|one| one.meets_objective).count(),
         level,
     }
@@ -234,8 +240,12 @@ fn level(values: &[f64], own: Option<Spread>, others: Option<Spread>, widening: 
 }
 
 fn median(all: &[Measurement], of: impl Fn(&Measurement) -> Duration) -> Duration {
-    let mut seconds: Vec<f64> = all.iter().map(|one| of(one).as_secs_f64()).collect();
-    if seconds.is_empty() { Duration::ZERO } else { Duration::from_secs_f64(quantile(&mut seconds, 0.5)) }
+    Duration::from_secs_f64(middle(all.iter().map(|one| of(one).as_secs_f64()).collect()))
+}
+
+/// The median, or 0 of nothing.
+fn middle(mut values: Vec<f64>) -> f64 {
+    if values.is_empty() { 0.0 } else { quantile(&mut values, 0.5) }
 }
 
 #[cfg(test)]
@@ -244,7 +254,15 @@ mod tests {
 
     fn measurement(size: usize, throughput: f64, p99_ms: u64) -> Measurement {
         let p99 = Duration::from_millis(p99_ms);
-        Measurement { size, round: 0, throughput, p50: p99 / 2, p99, meets_objective: p99_ms < 50 }
+        Measurement {
+            size,
+            round: 0,
+            throughput,
+            p50: p99 / 2,
+            p99,
+            at_once: 1.0,
+            meets_objective: p99_ms < 50,
+        }
     }
 
     #[test]

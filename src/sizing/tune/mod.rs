@@ -31,7 +31,7 @@ mod usl;
 mod simulation;
 
 pub use allowance::Allowance;
-pub use candidates::Limits;
+pub use candidates::{Bound, Limits};
 pub use compare::{Better, Comparison, Verdict, compare};
 pub use edit::{ChangedLine, EditError, Edited, Value, edit};
 pub use knee::{CannotTell, Knee, Outcome, decide};
@@ -41,7 +41,7 @@ pub use report::{
     Coefficient, Formula, LawPoint, LawReport, LevelReport, Report, Setting, SizeReport, SweepReport,
 };
 pub use subject::Sizes;
-pub use sweep::{Level, Sweep, Tuned};
+pub use sweep::{Level, Sweep, THREADS_MAX, Tuned};
 pub use usl::{Fit, Law, Misfit, Model, Point, fit};
 
 use self::subject::{Subject, endless};
@@ -57,12 +57,21 @@ use crate::sizing::{Traffic, TrafficError};
 pub struct Options {
     /// The most sessions that may be tried.
     pub largest: usize,
+    /// The reason for that number.
+    pub bound: Bound,
     /// The objectives of each measurement, such as `p99<50ms`.
     pub objectives: Vec<Objective>,
     /// The time for the whole run. The run ends earlier when it has its answer, and late by a few measurements at most.
     pub time: Duration,
     /// The seed of the order in which sizes are measured.
     pub seed: u64,
+}
+
+impl Options {
+    /// The limits of the sweep over the pool's sizes.
+    fn limits(&self) -> Limits {
+        Limits { bound: self.bound, ..Limits::up_to(self.largest) }
+    }
 }
 
 /// The progress of a run.
@@ -131,8 +140,12 @@ pub enum Error {
 /// Measures sizes of the pool and the workers on the configuration's own database, bounds the queue, and proves the
 /// result under more load than the server can serve. `traffic` gives the requests for the server at an address.
 ///
+/// A run that is stopped, or that fails after its first measurement, has a result too: [`Tuned::cut_short`] says why it
+/// ended, and the rest is what was found until then.
+///
 /// # Errors
-/// The server does not start, or requests fail. Inconclusive measurements are no error; the result names them.
+/// The server does not start, or requests fail before anything is measured. Inconclusive measurements are no error; the
+/// result names them.
 pub fn tune(
     config: &Config,
     options: &Options,
@@ -142,9 +155,17 @@ pub fn tune(
 ) -> Result<Tuned, Error> {
     let size = options.largest.min(WARM_POOL);
     let sizes = Sizes { pool: size, workers: size, queue: endless(&config.queue) };
-    let subject = Subject::start(config, &sizes, traffic, stop)?;
-    subject.warm_up(&sizes)?;
-    Run { options, queue: config.queue.clone(), subject, observe }.whole()
+    let found = Tuned::begun(options.limits());
+    let subject = match Subject::start(config, &sizes, traffic, stop) {
+        Ok(subject) => subject,
+        Err(Error::Stopped) => return Ok(Tuned { cut_short: Some(Error::Stopped), ..found }),
+        Err(error) => return Err(error),
+    };
+    let tuned = Run { options, queue: config.queue.clone(), subject, observe, found }.whole(&sizes);
+    match tuned.cut_short {
+        Some(error) if tuned.pool.measurements.count() == 0 && !matches!(error, Error::Stopped) => Err(error),
+        cut_short => Ok(Tuned { cut_short, ..tuned }),
+    }
 }
 
 /// The sessions that fill the database's caches before the first measurement.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::candidates::{Candidates, Limits, usable};
+use super::candidates::{Candidates, Limits, named_by_littles_law, ratio, usable};
 use super::knee::{Outcome, decide};
 use super::measurement::{Measurements, REPETITIONS_MIN, Size};
 use super::statistics::real;
@@ -36,6 +36,8 @@ pub enum Stop {
     Settled,
     /// The time that is left is too short for another measurement, or for enough repetitions of a new size.
     OutOfTime,
+    /// The run was stopped, or it failed.
+    CutShort,
 }
 
 /// Plans one sweep.
@@ -59,7 +61,7 @@ impl Planner {
 
     /// The least time for a sweep with any result: three measurements of each of the first sizes.
     pub fn time_min(&self) -> Duration {
-        let count = doublings(self.limits).len() * REPETITIONS_MIN;
+        let count = first_sizes(self.limits).len() * REPETITIONS_MIN;
         self.each.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
@@ -84,7 +86,7 @@ impl Planner {
     /// The sizes that lack repetitions. A round with new sizes also has the undecided sizes, and some known sizes for
     /// comparison in the same minutes.
     fn sizes_of_round(&self, measurements: &Measurements, left: Duration) -> BTreeSet<usize> {
-        let first = doublings(self.limits);
+        let first = first_sizes(self.limits);
         let mut sizes: BTreeSet<usize> =
             measurements.sizes().iter().map(|size| size.size).chain(first.iter().copied()).collect();
         let lacks = |size: &usize| measurements.repetitions(*size) < REPETITIONS_MIN;
@@ -94,6 +96,13 @@ impl Planner {
         }
         if sizes.is_empty() {
             sizes.extend(self.affordable(next_sizes(measurements, self.limits), left));
+        }
+        let known = usable(measurements);
+        let last = known.last().map_or(0, |size| size.size);
+        if sizes.iter().next().is_some_and(|size| *size > last) {
+            // Whether throughput grows on beyond the last size takes only this size for comparison.
+            sizes.insert(last);
+            return sizes;
         }
         let new = sizes.iter().any(lacks);
         sizes.extend(undecided(measurements, self.limits));
@@ -111,25 +120,26 @@ impl Planner {
     }
 }
 
-/// The new sizes that should be measured: first 1, 2, 4, 8, … and the largest, then sizes between those that matter.
+/// The new sizes that should be measured: first 1, 2, 4, 8, …, as long as throughput may still grow, then sizes between
+/// those that matter.
 ///
 /// The function compares means, so every size should have been measured three times before a call. Each call follows
 /// new measurements. No size is left when the knee lies between neighbours and the highest throughput is not beside a
 /// wide gap.
 pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
-    let mut wanted = doublings(limits);
+    let mut wanted = first_sizes(limits);
     wanted.retain(|size| measurements.repetitions(*size) == 0);
     if !wanted.is_empty() {
         return wanted;
     }
     let sizes = usable(measurements);
+    if let Some(next) = next_doubling(&sizes, limits).filter(|next| measurements.repetitions(*next) == 0) {
+        return vec![next];
+    }
     let candidates = Candidates::of(&sizes, limits);
     let (Some(best), Some(nearest)) = (candidates.best(), candidates.nearest()) else { return wanted };
-    let mut middle = |low: usize, high: usize, step: usize| {
-        if high - low > step.max(1) {
-            wanted.push(low + (high - low) / 2);
-        }
-    };
+    let middle =
+        |low: usize, high: usize, step: usize| (high - low > step.max(1)).then_some(low + (high - low) / 2);
     let below = |size: usize| sizes.iter().rfind(|other| other.size < size);
     let above = |size: usize| sizes.iter().find(|other| other.size > size);
     // The knee is located to one session up to a knee of 39. Above that it is located to within 5 % of itself, which is
@@ -140,17 +150,22 @@ pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
         let growth = (nearest.throughput / low.throughput).ln() / proportion;
         // Where throughput grows in proportion up to the largest size, there is no knee to look for.
         if nearest.size < limits.largest || growth < 0.9 || !low.meets_objective() {
-            middle(low.size, nearest.size, step);
+            let mut named = named_within(&sizes, low.size, nearest.size, step);
+            named.retain(|size| measurements.repetitions(*size) == 0);
+            if named.is_empty() {
+                named.extend(middle(low.size, nearest.size, step));
+            }
+            wanted.extend(named);
         }
     }
     let matters = |other: &Size| {
         !(other.meets_objective() && other.throughput >= best.throughput * (1.0 - limits.tolerance))
     };
     if let Some(high) = above(best.size).filter(|high| matters(high)) {
-        middle(best.size, high.size, best.size / 4);
+        wanted.extend(middle(best.size, high.size, best.size / 4));
     }
     if let Some(low) = below(best.size).filter(|low| best.size > nearest.size && matters(low)) {
-        middle(low.size, best.size, best.size / 4);
+        wanted.extend(middle(low.size, best.size, best.size / 4));
     }
     // When a size just misses being the knee, the next size is tried, so that the knee is not placed after a gap.
     let next = nearest.size + step.max(1);
@@ -166,6 +181,45 @@ pub fn next_sizes(measurements: &Measurements, limits: Limits) -> Vec<usize> {
     wanted.dedup();
     wanted.retain(|size| measurements.repetitions(*size) == 0);
     wanted
+}
+
+/// The size that Little's law names, and its neighbours, as far as they lie between two sizes that are more than a step
+/// apart. The law is exact where a number of places bounds the throughput, and then it spares the search between.
+fn named_within(sizes: &[Size], low: usize, high: usize, step: usize) -> Vec<usize> {
+    if high - low <= step.max(1) {
+        return Vec::new();
+    }
+    let Some(named) = named_by_littles_law(sizes).filter(|named| *named < real(high) + 0.5) else {
+        return Vec::new();
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is above zero, and below a size"
+    )]
+    let named = named.round() as usize;
+    (named.saturating_sub(1)..=named + 1).filter(|size| (low + 1..high).contains(size)).collect()
+}
+
+/// The sizes of the first rounds.
+fn first_sizes(limits: Limits) -> Vec<usize> {
+    let mut sizes = doublings(limits);
+    let first = limits.first.max(limits.smallest);
+    sizes.retain(|size| *size <= first);
+    sizes
+}
+
+/// The next doubled size, where throughput may still grow. It may grow if the last size gave more than the best of the
+/// others, by more than the tolerance. The uncertainty counts in favour of growth.
+fn next_doubling(sizes: &[Size], limits: Limits) -> Option<usize> {
+    let (last, others) = sizes.split_last()?;
+    let next = doublings(limits).into_iter().find(|size| *size > last.size)?;
+    let best = others.iter().max_by(|one, other| one.throughput.total_cmp(&other.throughput));
+    let may_grow = best.is_none_or(|best| {
+        let growth = ratio(last, best);
+        growth.value + growth.error > -limits.margin()
+    });
+    may_grow.then_some(next)
 }
 
 /// The smallest size, doubled up to the largest. The largest is always included.
@@ -240,7 +294,15 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn measurement(size: usize, throughput: f64) -> Measurement {
-        Measurement { size, round: 0, throughput, p50: SECOND / 100, p99: SECOND / 50, meets_objective: true }
+        Measurement {
+            size,
+            round: 0,
+            throughput,
+            p50: SECOND / 100,
+            p99: SECOND / 50,
+            at_once: 1.0,
+            meets_objective: true,
+        }
     }
 
     fn measured(sizes: &[(usize, f64)]) -> Measurements {
@@ -272,7 +334,31 @@ mod tests {
                 measured(&[(size, 100.0 * real(size.min(6)))]).of(size).iter().for_each(|one| all.push(*one));
             }
         }
-        assert_eq!(asked, [6, 5]);
+        // Little's law names 6, and its neighbours are measured with it.
+        assert_eq!(asked, [5, 6, 7]);
+    }
+
+    #[test]
+    fn without_a_hard_limit_the_gap_is_halved() {
+        // The law names 2, which lies outside of the gap from 4 to 8.
+        let all = measured(&[(1, 300.0), (2, 400.0), (4, 500.0), (8, 600.0), (16, 600.0)]);
+        assert_eq!(next_sizes(&all, Limits::up_to(16)), [6]);
+    }
+
+    #[test]
+    fn sizes_double_as_long_as_throughput_may_grow() {
+        let limits = Limits::up_to(97);
+        assert_eq!(next_sizes(&Measurements::default(), limits), [1, 2, 4, 8, 16]);
+        let throughput = |size: usize| 100.0 * real(size.min(40));
+        let mut all = measured(&[1, 2, 4, 8, 16].map(|size| (size, throughput(size))));
+        let mut doubled = Vec::new();
+        while let [next] = next_sizes(&all, limits)[..] {
+            doubled.push(next);
+            measured(&[(next, throughput(next))]).of(next).iter().for_each(|one| all.push(*one));
+        }
+        assert_eq!(doubled, [32, 64, 97], "64 gave a quarter more than 32");
+        let flat = measured(&[1, 2, 4, 8, 16].map(|size| (size, 100.0 * real(size.min(5)))));
+        assert!(next_sizes(&flat, limits).iter().all(|size| *size < 16));
     }
 
     #[test]
@@ -294,20 +380,20 @@ mod tests {
             let mut all = Measurements::default();
             let mut order = Vec::new();
             while let Next::Measure { size, round } = planner.next(&all, 100 * SECOND) {
-                assert_eq!(round, 1 + order.len() / 6);
+                assert_eq!(round, 1 + order.len() / 5);
                 all.push(measurement(size, 100.0 + real(all.count() * 7 % 5) / 100.0));
                 order.push(size);
             }
             order
         };
         let first = order(1);
-        assert_eq!(first.len(), 18, "the curve is clearly flat");
-        for round in first.chunks(6) {
+        assert_eq!(first.len(), 15, "the curve is clearly flat");
+        for round in first.chunks(5) {
             let mut round = round.to_vec();
             round.sort_unstable();
-            assert_eq!(round, [1, 2, 4, 8, 16, 20]);
+            assert_eq!(round, [1, 2, 4, 8, 16]);
         }
-        assert!(first[..6] != first[6..12] || first[6..12] != first[12..18]);
+        assert!(first[..5] != first[5..10] || first[5..10] != first[10..15]);
         assert_eq!(first, order(1));
         assert_ne!(first, order(2));
     }
@@ -315,7 +401,7 @@ mod tests {
     #[test]
     fn a_sweep_ends_as_soon_as_its_time_is_up() {
         let mut planner = Planner::new(Limits::up_to(20), SECOND, 0);
-        assert_eq!(planner.time_min(), 18 * SECOND);
+        assert_eq!(planner.time_min(), 15 * SECOND);
         let all = Measurements::default();
         assert!(matches!(planner.next(&all, SECOND), Next::Measure { .. }));
         assert_eq!(planner.next(&all, SECOND / 2), Next::Done(Stop::OutOfTime));
@@ -323,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_new_size_begins_only_with_time_for_all_its_repetitions() {
-        let all = measured(&[(1, 100.0), (2, 200.0), (4, 400.0), (8, 600.0)]);
+        let all = measured(&[(1, 300.0), (2, 400.0), (4, 500.0), (8, 600.0)]);
         let limits = Limits::up_to(8);
         assert_eq!(next_sizes(&all, limits), [6]);
         let mut planner = Planner::new(limits, SECOND, 0);

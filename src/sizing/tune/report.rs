@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::formulas;
 use super::statistics::ConfidenceInterval;
-use super::subject::Sizes;
+use super::subject::{SHARES_FROM, Sizes};
 use super::sweep::{Level, Sweep, Tuned};
-use super::{CannotTell, Fit, Model, Options, Outcome, Value, fit};
+use super::{CannotTell, Error, Fit, Model, Options, Outcome, Size, Value, fit};
 use crate::config::Config;
 use crate::database::display_url;
 
@@ -35,12 +35,18 @@ pub struct Report {
     pub objectives: Vec<String>,
     /// How long the run took.
     pub took_s: f64,
+    /// Why the run ended early, if it did.
+    pub cut_short: Option<String>,
+    /// The least number of clients of each measurement, where requests share round trips and few clients are too few.
+    pub clients: Option<usize>,
+    /// Whether requests share round trips, so that a session carries several at once.
+    pub shares_round_trips: bool,
     /// The sweep of the pool's size.
     pub pool: SweepReport,
-    /// The sweep of the workers.
-    pub workers: SweepReport,
-    /// Good answers a second at the recommended sizes.
-    pub capacity_per_s: f64,
+    /// The sweep of the workers, if the run came to it.
+    pub workers: Option<SweepReport>,
+    /// Good answers a second at the sizes of the proof, if the run came to it.
+    pub capacity_per_s: Option<f64>,
     /// The sizes that others advise.
     pub formulas: Vec<Formula>,
     /// Load from 70 to 1000 % of the capacity.
@@ -49,8 +55,14 @@ pub struct Report {
     pub tightened: usize,
     /// Whether a size was found and the proof holds.
     pub stands: bool,
-    /// The recommended values, by their keys.
+    /// Whether no size is known because throughput still grows at the largest one that was measured.
+    pub still_growing: bool,
+    /// The result in a sentence.
+    pub verdict: String,
+    /// The recommended values, by their keys; empty when nothing is recommended.
     pub recommended: Vec<Setting>,
+    /// The values of the proof, recommended or not; empty if the run did not come to it.
+    pub proved_with: Vec<Setting>,
 }
 
 /// One sweep.
@@ -59,7 +71,7 @@ pub struct Report {
 pub struct SweepReport {
     /// The figures of each size, the smallest first.
     pub sizes: Vec<SizeReport>,
-    /// `knee`, `flat`, `at_largest`, `none_meets` or `cannot_tell`.
+    /// `knee`, `flat`, `at_largest`, `none_meets`, `still_growing` or `cannot_tell`.
     pub outcome: &'static str,
     /// The size to take, if there is one.
     pub size: Option<usize>,
@@ -89,6 +101,8 @@ pub struct SizeReport {
     pub p50_ms: f64,
     /// The median of the repetitions' p99.
     pub p99_ms: f64,
+    /// The requests that a borrowed session carried at once, on average: above 1 where requests share round trips.
+    pub at_once: f64,
     /// Whether it meets the objectives.
     pub meets: bool,
     /// Good answers a second of each repetition.
@@ -197,6 +211,8 @@ impl Report {
     /// Puts the results of a run together. `because`: why no more than `options.largest` was tried.
     pub fn new(tuned: &Tuned, config: &Config, options: &Options, because: String, took: Duration) -> Self {
         let cores = num_cpus::get();
+        let stands = tuned.stands();
+        let proved_with = tuned.sizes.as_ref().map(|sizes| settings(sizes, config)).unwrap_or_default();
         Self {
             wharf: env!("CARGO_PKG_VERSION"),
             database: config.database.url.as_deref().map(display_url).unwrap_or_default(),
@@ -205,20 +221,85 @@ impl Report {
             largest_because: because,
             objectives: options.objectives.iter().map(ToString::to_string).collect(),
             took_s: took.as_secs_f64(),
+            cut_short: tuned.cut_short.as_ref().map(ToString::to_string),
+            clients: tuned.crowd,
+            shares_round_trips: shares(tuned),
             pool: SweepReport::new(&tuned.pool, "sessions", options.seed),
-            workers: SweepReport::new(&tuned.workers, "workers", options.seed),
+            workers: tuned.workers.as_ref().map(|workers| workers_report(workers, tuned, options)),
             capacity_per_s: tuned.capacity,
             formulas: advice(tuned, cores),
             proof: tuned.proof.iter().map(LevelReport::new).collect(),
             tightened: tuned.tightened,
-            stands: tuned.stands(),
-            recommended: settings(tuned, config),
+            stands,
+            still_growing: tuned.is_still_growing(),
+            verdict: verdict(tuned, options),
+            recommended: if stands { proved_with.clone() } else { Vec::new() },
+            proved_with,
         }
     }
 }
 
-fn settings(tuned: &Tuned, config: &Config) -> Vec<Setting> {
-    let Sizes { pool, workers, queue } = &tuned.sizes;
+/// Whether requests share round trips at any size.
+fn shares(tuned: &Tuned) -> bool {
+    tuned.pool.measurements.sizes().iter().any(|size| size.at_once >= SHARES_FROM)
+}
+
+/// The sweep of the workers. Where it does not decide, its words name the number that the proof has.
+fn workers_report(workers: &Sweep, tuned: &Tuned, options: &Options) -> SweepReport {
+    let mut report = SweepReport::new(workers, "workers", options.seed);
+    if let (None, Some(sizes)) = (workers.size(), &tuned.sizes) {
+        report.words = format!("{}; the proof has {}, one for each session", report.words, sizes.workers);
+    }
+    report
+}
+
+/// The result in a sentence, with the way to go on where there is no recommendation.
+fn verdict(tuned: &Tuned, options: &Options) -> String {
+    let twice = format!("--time {}s", (options.time * 2).as_secs().max(1));
+    if tuned.stands() {
+        return "recommended: goodput holds even when more requests come than the server can serve"
+            .to_owned();
+    }
+    match &tuned.cut_short {
+        Some(Error::Stopped) => {
+            return "nothing is recommended: the run was stopped; this is what it found until then"
+                .to_owned();
+        }
+        Some(error) => return format!("nothing is recommended: the run ended early: {error}"),
+        None => {}
+    }
+    let why = match &tuned.pool.outcome {
+        Outcome::CannotTell(CannotTell::StillGrowing { size, is_default: true }) => format!(
+            "throughput still grows at {size} sessions, which is only the default limit; --max-pool {} tries more",
+            size * 2
+        ),
+        Outcome::CannotTell(CannotTell::StillGrowing { size, is_default: false }) => {
+            format!("throughput still grows at {size} sessions; {twice} has time for more")
+        }
+        Outcome::CannotTell(CannotTell::TooShort { .. } | CannotTell::TooFew { .. }) => {
+            format!("the time was too short to say which size to take; {twice} gives more")
+        }
+        Outcome::CannotTell(CannotTell::TooNoisy { .. }) => format!(
+            "the measurements vary too much to say which size to take; run it while this machine and the database have \
+             less to do, or with {twice}"
+        ),
+        Outcome::NoneMeets { .. } => "no size meets the objectives".to_owned(),
+        Outcome::Knee(_) | Outcome::Flat(_) | Outcome::AtLargest(_) => {
+            if let Some(Outcome::CannotTell(CannotTell::StillGrowing { size, .. })) =
+                tuned.workers.as_ref().map(|workers| &workers.outcome)
+            {
+                format!("throughput still grows at {size} workers; {twice} has time for more")
+            } else {
+                return "not recommended: the sizes are found, but goodput does not hold under overload"
+                    .to_owned();
+            }
+        }
+    };
+    format!("nothing is recommended: {why}")
+}
+
+fn settings(sizes: &Sizes, config: &Config) -> Vec<Setting> {
+    let Sizes { pool, workers, queue } = sizes;
     let time = |time: Duration| Value::Text(format!("{}ms", time.as_millis()));
     let count = |key, value: usize, differs| Setting { key, value: Value::Count(value), differs };
     let mut settings =
@@ -241,16 +322,22 @@ fn settings(tuned: &Tuned, config: &Config) -> Vec<Setting> {
 
 fn advice(tuned: &Tuned, cores: usize) -> Vec<Formula> {
     let mut advice = Vec::new();
-    let one = tuned.pool.measurements.sizes().iter().find(|size| size.size == 1);
-    if let Some(one) = one.filter(|one| one.throughput > 0.0) {
-        let busy = tuned.capacity / one.throughput;
+    let sizes = tuned.pool.measurements.sizes();
+    let of_one = |size: &Size| size.throughput / real(size.size);
+    let most = sizes.iter().max_by(|one, other| of_one(one).total_cmp(&of_one(other)));
+    if let Some((most, capacity)) = most.filter(|most| most.throughput > 0.0).zip(tuned.capacity) {
+        let (each, busy) = (of_one(most), capacity / of_one(most));
+        let shared = if shares(tuned) {
+            format!(", with {:.1} requests at once on it", most.at_once)
+        } else {
+            String::new()
+        };
         advice.push(Formula {
             name: "Little's law",
             connections: busy,
             words: format!(
-                "a session alone answers {:.0} a second, so {:.0} a second keep {busy:.1} sessions busy if none waits for \
-                 another",
-                one.throughput, tuned.capacity
+                "a session answers up to {each:.0} a second{shared}, so {capacity:.0} a second keep {busy:.1} sessions busy \
+                 if none waits for another"
             ),
         });
     }
@@ -273,6 +360,7 @@ impl SweepReport {
             high_per_s: size.interval.map(|interval| interval.high),
             p50_ms: milliseconds(size.p50),
             p99_ms: milliseconds(size.p99),
+            at_once: size.at_once,
             meets: size.meets_objective(),
             repetitions_per_s: sweep.measurements.of(size.size).iter().map(|one| one.throughput).collect(),
         });
@@ -281,10 +369,13 @@ impl SweepReport {
             Outcome::Flat(knee) => ("flat", Some(knee)),
             Outcome::AtLargest(knee) => ("at_largest", Some(knee)),
             Outcome::NoneMeets { .. } => ("none_meets", None),
+            Outcome::CannotTell(CannotTell::StillGrowing { .. }) => ("still_growing", None),
             Outcome::CannotTell(_) => ("cannot_tell", None),
         };
         let band = match &sweep.outcome {
-            Outcome::CannotTell(CannotTell::TooNoisy { band, .. }) => Some((*band.start(), *band.end())),
+            Outcome::CannotTell(CannotTell::TooNoisy { band, .. } | CannotTell::TooShort { band }) => {
+                Some((*band.start(), *band.end()))
+            }
             _ => knee.map(|knee| (*knee.band.start(), *knee.band.end())),
         };
         Self {

@@ -93,6 +93,7 @@ impl<C: Fn(f64) -> f64> SimulatedService<C> {
                         throughput: (self.curve)(real(size)) * factor,
                         p50: Duration::from_secs_f64(p99 / 3.0),
                         p99: Duration::from_secs_f64(p99),
+                        at_once: 1.0,
                         meets_objective: p99 < 0.05,
                     });
                     left -= SECOND;
@@ -142,6 +143,14 @@ fn is_too_noisy(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::CannotTell(CannotTell::TooNoisy { .. }))
 }
 
+fn is_undecided(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::CannotTell(CannotTell::TooNoisy { .. } | CannotTell::TooShort { .. }))
+}
+
+fn is_flat(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Flat(knee) if knee.size == 1)
+}
+
 #[test]
 fn a_hard_limit_is_found_to_within_one() {
     let runs = SimulatedService::new(semaphore(6.0), 0.03, 20).sweeps(150);
@@ -151,13 +160,37 @@ fn a_hard_limit_is_found_to_within_one() {
     SimulatedService::new(semaphore(11.0), 0.03, 20).sweeps(60).assert("11", 980, is_near(11));
 }
 
+/// The measurements of the pool in a run of 90 s: 60 % of the time, with 0.55 s and a change of sizes for each.
+const IN_90_S: u32 = 60;
+
+#[test]
+fn in_90_s_a_hard_limit_is_found_to_within_one() {
+    for places in [3, 6, 9, 20] {
+        for noise in [0.01, 0.02, 0.03] {
+            // As many sizes as PostgreSQL allows with its own limits.
+            let service = SimulatedService::new(semaphore(real(places)), noise, 97);
+            let runs = SimulatedService { measurements_max: IN_90_S, ..service }.sweeps(100);
+            runs.assert(&format!("{places}, noise of {noise}"), 1000, is_near(places));
+        }
+    }
+}
+
+#[test]
+fn a_single_session_that_waits_between_requests_misleads_nobody() {
+    // A session alone answers a fifth less than each of several does. Its Little's law names 11 in place of 9.
+    let curve = |size: f64| semaphore(9.0)(size) * if size < 2.0 { 0.8 } else { 1.0 };
+    let service = SimulatedService::new(curve, 0.02, 97);
+    let runs = SimulatedService { measurements_max: IN_90_S, ..service }.sweeps(100);
+    runs.assert("9", 990, is_near(9));
+}
+
 #[test]
 fn in_a_short_time_a_hard_limit_is_found_or_not_claimed() {
     let service =
         SimulatedService { measurements_max: 45, ..SimulatedService::new(semaphore(6.0), 0.03, 20) };
     let runs = service.sweeps(60);
     runs.assert("found", 900, is_near(6));
-    runs.assert("not claimed", 990, |outcome| is_too_noisy(outcome) || has_in_band(6)(outcome));
+    runs.assert("not claimed", 990, |outcome| is_undecided(outcome) || has_in_band(6)(outcome));
 }
 
 #[test]
@@ -175,7 +208,7 @@ fn a_disturbed_machine_costs_time_but_not_the_answer() {
     let stalls = SimulatedService { trouble: |_, chance| if chance < 0.05 { 0.67 } else { 1.0 }, ..service };
     let runs = stalls.sweeps(60);
     runs.assert("stalls, found", 700, is_near(6));
-    runs.assert("stalls, not wrong", 960, |outcome| is_too_noisy(outcome) || has_in_band(6)(outcome));
+    runs.assert("stalls, not wrong", 960, |outcome| is_undecided(outcome) || has_in_band(6)(outcome));
 }
 
 #[test]
@@ -183,8 +216,9 @@ fn a_curve_that_falls_again_gets_a_knee_that_is_enough() {
     for (sigma, kappa, count) in [(0.05, 0.005, 60), (0.1, 0.02, 50), (0.02, 0.001, 50)] {
         let curve = law(sigma, kappa);
         let runs = SimulatedService::new(curve, 0.03, 40).sweeps(count);
-        let enough = |knee: &Knee| part_of_best(curve, 40, knee.size) >= 0.93;
-        // Compared with the true best, which is up to 2 % above the best measured size.
+        // The mean of a size is within 5 % of the best measured one, which is up to 2 % below the true best. The mean of a
+        // size just below may be too high by chance.
+        let enough = |knee: &Knee| part_of_best(curve, 40, knee.size) >= 0.92;
         runs.assert("enough", 990, |outcome| knee(outcome).is_some_and(enough));
         let smallest = (1..=40).find(|size| part_of_best(curve, 40, *size) >= 0.95).expect("the best is");
         let near = |outcome: &Outcome| is_near(smallest)(outcome) || has_in_band(smallest)(outcome);
@@ -194,11 +228,10 @@ fn a_curve_that_falls_again_gets_a_knee_that_is_enough() {
 
 #[test]
 fn a_flat_curve_is_called_flat() {
-    let flat = |outcome: &Outcome| matches!(outcome, Outcome::Flat(knee) if knee.size == 1);
-    SimulatedService::new(|_| 500.0, 0.03, 20).sweeps(150).assert("3 %", 990, flat);
+    SimulatedService::new(|_| 500.0, 0.03, 20).sweeps(150).assert("3 %", 990, is_flat);
     let runs = SimulatedService::new(|_| 500.0, 0.01, 20).sweeps(60);
-    runs.assert("1 %", 995, flat);
-    assert_eq!(runs.median(), 18);
+    runs.assert("1 %", 995, is_flat);
+    assert_eq!(runs.median(), 15);
 }
 
 #[test]
@@ -214,7 +247,8 @@ fn noise_is_called_noise() {
         let service = SimulatedService { measurements_max, ..SimulatedService::new(semaphore(6.0), 0.4, 20) };
         service.sweeps(count).assert("a hard limit", 970, is_too_noisy);
         let service = SimulatedService { measurements_max, ..SimulatedService::new(|_| 500.0, 0.4, 20) };
-        service.sweeps(count).assert("flat", 970, is_too_noisy);
+        // With many repetitions a flat curve may be called what it is.
+        service.sweeps(count).assert("flat", 970, |outcome| is_too_noisy(outcome) || is_flat(outcome));
     }
 }
 
@@ -230,6 +264,6 @@ fn an_objective_comes_before_throughput() {
         ..SimulatedService::new(semaphore(6.0), 0.02, 20)
     };
     let runs = slow.sweeps(60);
-    runs.assert("slow", 990, |outcome| matches!(outcome, Outcome::NoneMeets { closest: 1 | 2 | 4, .. }));
-    assert_eq!(runs.median(), 18);
+    runs.assert("slow", 980, |outcome| matches!(outcome, Outcome::NoneMeets { closest: 1 | 2 | 4, .. }));
+    assert_eq!(runs.median(), 15);
 }

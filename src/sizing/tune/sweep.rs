@@ -5,26 +5,30 @@
 use std::time::{Duration, Instant};
 
 use super::formulas::queue_length;
-use super::subject::{RESIZING, Sizes, Subject, clients, endless};
+use super::subject::{RESIZING, Saturated, Sizes, Subject, endless};
 use super::{
-    CannotTell, Error, Limits, Measurement, Measurements, Next, Options, Outcome, Planner, Progress, Stage,
-    Stop, decide,
+    Bound, CannotTell, Error, Limits, Measurement, Measurements, Next, Options, Outcome, Planner, Progress,
+    Stage, Stop, decide,
 };
 use crate::config;
 use crate::sizing::load::{Objective, Report};
 
 /// The parts of the run's time for the two sweeps. The proof has the rest, and does not always need all of it.
-const POOL_SHARE: f64 = 0.55;
-const WORKERS_SHARE: f64 = 0.15;
+const POOL_SHARE: f64 = 0.6;
+const WORKERS_SHARE: f64 = 0.12;
+
+/// The most sessions, and the most workers, that a configuration may have.
+pub const THREADS_MAX: usize = 10_000;
 
 /// The duration of one measurement: long enough for a p99, and short enough for many measurements in a sweep.
 const EACH: std::ops::RangeInclusive<Duration> = Duration::from_millis(400)..=Duration::from_secs(3);
 
 /// The number of rounds that the time of a sweep should allow. The first rounds find the sizes that matter.
-const ROUNDS: u32 = 8;
+const ROUNDS: u32 = 10;
 
-/// With more workers than this for each session, the additional ones only wait for a session.
-const WORKERS_FOR_EACH: usize = 4;
+/// The most workers for each session that are tried. Past twice as many as sessions, more are tried only where throughput
+/// still grows.
+const WORKERS_FOR_EACH: usize = 16;
 
 /// Load in the proof, in percent of the capacity.
 pub(super) const LEVELS: [u32; 5] = [70, 90, 110, 150, 1000];
@@ -80,33 +84,66 @@ pub struct Level {
     pub holds: bool,
 }
 
-/// The result of a whole run.
-#[derive(Clone, Debug)]
+/// The result of a run, or of the part that was done when it was stopped.
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct Tuned {
+    /// The least number of clients of each measurement, where requests share round trips.
+    pub crowd: Option<usize>,
     /// The sweep of the pool, with a worker for each session.
     pub pool: Sweep,
-    /// The sweep of the workers, with the chosen pool.
-    pub workers: Sweep,
-    /// The sizes of the proof.
-    pub sizes: Sizes,
-    /// Good answers a second at those sizes, when nothing is refused.
-    pub capacity: f64,
+    /// The sweep of the workers, with the chosen pool; `None` if the run did not come to it.
+    pub workers: Option<Sweep>,
+    /// The sizes of the proof; `None` if the run did not come to it.
+    pub sizes: Option<Sizes>,
+    /// Good answers a second at those sizes, when nothing is refused; `None` if the run did not come to it.
+    pub capacity: Option<f64>,
     /// The proof, at each of its levels.
     pub proof: Vec<Level>,
     /// How often the queue was made shorter before the last attempt at the proof.
     pub tightened: usize,
+    /// Why the run ended early, if it did.
+    pub cut_short: Option<Error>,
 }
 
 impl Tuned {
+    /// A run of which nothing is known yet.
+    pub(super) fn begun(limits: Limits) -> Self {
+        Self {
+            crowd: None,
+            pool: Sweep::of(limits, Measurements::default(), Stop::CutShort),
+            workers: None,
+            sizes: None,
+            capacity: None,
+            proof: Vec::new(),
+            tightened: 0,
+            cut_short: None,
+        }
+    }
+
     /// Whether the result may be recommended: a size was found, and the proof holds.
     pub fn stands(&self) -> bool {
-        let found = |sweep: &Sweep| sweep.size().is_some();
-        found(&self.pool) && self.proof.iter().all(|level| level.holds)
+        self.cut_short.is_none()
+            && self.pool.size().is_some()
+            && !self.is_still_growing()
+            && self.proof.len() == LEVELS.len()
+            && self.proof.iter().all(|level| level.holds)
+    }
+
+    /// Whether no size is known because throughput still grows at the largest one that was measured.
+    pub fn is_still_growing(&self) -> bool {
+        std::iter::once(&self.pool)
+            .chain(&self.workers)
+            .any(|sweep| matches!(sweep.outcome, Outcome::CannotTell(CannotTell::StillGrowing { .. })))
     }
 }
 
 impl Sweep {
+    fn of(limits: Limits, measurements: Measurements, stop: Stop) -> Self {
+        let outcome = decide(&measurements, limits);
+        Self { limits, measurements, outcome, stop }
+    }
+
     /// The size to take, if the measurements decide.
     pub fn size(&self) -> Option<usize> {
         match &self.outcome {
@@ -122,55 +159,78 @@ pub(super) struct Run<'r> {
     pub(super) queue: config::Queue,
     pub(super) subject: Subject<'r>,
     pub(super) observe: &'r mut dyn FnMut(&Progress),
+    pub(super) found: Tuned,
 }
 
 impl Run<'_> {
-    pub(super) fn whole(mut self) -> Result<Tuned, Error> {
+    /// Runs to the end, or until the run is stopped or fails. The result has all that was found until then.
+    pub(super) fn whole(mut self, first: &Sizes) -> Tuned {
+        let ended = self.stages(first);
+        self.subject.stop();
+        Tuned { cut_short: ended.err(), ..self.found }
+    }
+
+    fn stages(&mut self, first: &Sizes) -> Result<(), Error> {
         let began = Instant::now();
         let budget = self.options.time;
-        let pool_limits = Limits::up_to(self.options.largest);
+        let pool_limits = self.options.limits();
         let endless = endless(&self.queue);
+        self.subject.warm_up(first)?;
+        let Options { largest, objectives, .. } = self.options;
+        self.subject.find_crowd(first, *largest, pool_limits.tolerance, objectives)?;
+        self.found.crowd = self.subject.crowd();
         let at_pool = |size| Sizes { pool: size, workers: size, queue: endless.clone() };
-        let pool = self.sweep(Stage::Pool, pool_limits, budget.mul_f64(POOL_SHARE), at_pool)?;
+        let (pool, ended) = self.sweep(Stage::Pool, pool_limits, budget.mul_f64(POOL_SHARE), at_pool);
         // If the measurements do not decide, the run goes on with the likeliest size.
         let chosen = pool.size().or_else(|| likeliest(&pool)).unwrap_or(pool_limits.largest);
-        let limits = Limits { smallest: chosen, largest: chosen * WORKERS_FOR_EACH, ..pool_limits };
+        self.found.pool = pool;
+        ended?;
+        let limits = Limits {
+            smallest: chosen,
+            first: 2 * chosen,
+            largest: (chosen * WORKERS_FOR_EACH).min(THREADS_MAX).max(chosen),
+            bound: Bound::Default,
+            ..pool_limits
+        };
         let at_workers = |size| Sizes { pool: chosen, workers: size, queue: endless.clone() };
-        let workers = self.sweep(Stage::Workers, limits, budget.mul_f64(WORKERS_SHARE), at_workers)?;
-        let mut sizes =
-            Sizes { pool: chosen, workers: workers.size().unwrap_or(chosen), queue: self.queue.clone() };
+        let (workers, ended) = self.sweep(Stage::Workers, limits, budget.mul_f64(WORKERS_SHARE), at_workers);
+        let workers = self.found.workers.insert(workers);
+        let workers = workers.size().unwrap_or(chosen);
+        ended?;
+        let mut sizes = Sizes { pool: chosen, workers, queue: self.queue.clone() };
         let left = || budget.saturating_sub(began.elapsed());
         // The time for the measurement of the capacity, for each level, and for a second attempt with a shorter queue.
         let length = (left() / LEVELS_MAX).clamp(*EACH.start(), *EACH.end());
         self.subject.resize(&Sizes { queue: endless, ..sizes.clone() })?;
-        let saturated = self.subject.saturate(clients(&sizes), length)?;
+        let saturated = self.subject.saturate(&sizes, length)?.report;
         let capacity = saturated.all.good_per_s;
+        self.found.capacity = Some(capacity);
         sizes.queue = self.bounded(capacity, saturated.all.latency_ms.p99);
-        let mut tightened = 0;
-        let proof = loop {
+        loop {
             let proving = Instant::now();
-            let proof = self.prove(&sizes, capacity, length)?;
-            let is_over = tightened + 1 == ATTEMPTS || left() < proving.elapsed();
-            if proof.iter().all(|level| level.holds) || is_over || sizes.queue.target <= TARGET_MIN {
-                break proof;
+            self.found.sizes = Some(sizes.clone());
+            self.prove(&sizes, capacity, length)?;
+            let is_over = self.found.tightened + 1 == ATTEMPTS || left() < proving.elapsed();
+            let holds = self.found.proof.iter().all(|level| level.holds);
+            if holds || is_over || sizes.queue.target <= TARGET_MIN {
+                return Ok(());
             }
             sizes.queue = shorter(&sizes.queue, capacity, sizes.workers);
-            tightened += 1;
-        };
-        self.subject.stop();
-        Ok(Tuned { pool, workers, sizes, capacity, proof, tightened })
+            self.found.tightened += 1;
+        }
     }
 
+    /// Sweeps the sizes within these limits. A sweep that is stopped or fails has its measurements until then.
     fn sweep(
         &mut self,
         stage: Stage,
         limits: Limits,
         budget: Duration,
         sizes: impl Fn(usize) -> Sizes,
-    ) -> Result<Sweep, Error> {
+    ) -> (Sweep, Result<(), Error>) {
         let began = Instant::now();
         // The first sizes (doublings), each once in every round.
-        let first = usize::BITS - (limits.largest / limits.smallest).leading_zeros() + 1;
+        let first = usize::BITS - (limits.first.min(limits.largest) / limits.smallest).leading_zeros() + 1;
         let each = (budget / (first * ROUNDS)).saturating_sub(RESIZING).clamp(*EACH.start(), *EACH.end());
         let mut planner = Planner::new(limits, each + RESIZING, self.options.seed);
         let mut measurements = Measurements::default();
@@ -178,14 +238,14 @@ impl Run<'_> {
             let left = budget.saturating_sub(began.elapsed());
             let (size, round) = match planner.next(&measurements, left) {
                 Next::Measure { size, round } => (size, round),
-                Next::Done(stop) => {
-                    let outcome = decide(&measurements, limits);
-                    return Ok(Sweep { limits, measurements, outcome, stop });
-                }
+                Next::Done(stop) => return (Sweep::of(limits, measurements, stop), Ok(())),
             };
             let sizes = sizes(size);
-            self.subject.resize(&sizes)?;
-            let measurement = self.measurement(size, round, self.subject.saturate(clients(&sizes), each)?);
+            let saturated = self.subject.resize(&sizes).and_then(|()| self.subject.saturate(&sizes, each));
+            let measurement = match saturated {
+                Ok(saturated) => self.measurement(size, round, saturated),
+                Err(error) => return (Sweep::of(limits, measurements, Stop::CutShort), Err(error)),
+            };
             measurements.push(measurement);
             (self.observe)(&Progress::Measured {
                 stage,
@@ -195,7 +255,8 @@ impl Run<'_> {
         }
     }
 
-    fn measurement(&self, size: usize, round: usize, mut report: Report) -> Measurement {
+    fn measurement(&self, size: usize, round: usize, saturated: Saturated) -> Measurement {
+        let Saturated { mut report, at_once } = saturated;
         let mut meets_objective = true;
         for objective in &self.options.objectives {
             meets_objective &= report.judge(objective);
@@ -207,6 +268,7 @@ impl Run<'_> {
             throughput: all.good_per_s,
             p50: milliseconds(all.latency_ms.p50),
             p99: milliseconds(all.latency_ms.p99),
+            at_once,
             meets_objective,
         }
     }
@@ -223,17 +285,17 @@ impl Run<'_> {
         queue
     }
 
-    fn prove(&mut self, sizes: &Sizes, capacity: f64, length: Duration) -> Result<Vec<Level>, Error> {
+    fn prove(&mut self, sizes: &Sizes, capacity: f64, length: Duration) -> Result<(), Error> {
+        self.found.proof.clear();
         self.subject.resize(sizes)?;
-        let mut proof = Vec::new();
         for percent in LEVELS {
             let offered = capacity * f64::from(percent) / 100.0;
             let report = self.subject.offer(offered, length)?;
             let level = level(percent, offered, capacity, &report);
             (self.observe)(&Progress::Proved(level));
-            proof.push(level);
+            self.found.proof.push(level);
         }
-        Ok(proof)
+        Ok(())
     }
 }
 
@@ -272,7 +334,9 @@ fn shorter(queue: &config::Queue, capacity: f64, workers: usize) -> config::Queu
 /// The fastest of the sizes that may be the knee, or of all sizes.
 fn likeliest(sweep: &Sweep) -> Option<usize> {
     let may_be = |size: usize| match &sweep.outcome {
-        Outcome::CannotTell(CannotTell::TooNoisy { band, .. }) => band.contains(&size),
+        Outcome::CannotTell(CannotTell::TooNoisy { band, .. } | CannotTell::TooShort { band }) => {
+            band.contains(&size)
+        }
         _ => true,
     };
     let sizes = sweep.measurements.sizes().iter().filter(|size| may_be(size.size));

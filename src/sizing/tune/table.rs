@@ -7,12 +7,28 @@ use super::report::{LevelReport, Report, SweepReport};
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}, at most {} sessions: {}\n", self.database, self.largest, self.largest_because)?;
-        self.pool.write(f, "sessions", &self.objectives)?;
-        self.workers.write(f, "workers", &self.objectives)?;
+        if let Some(cut_short) = &self.cut_short {
+            writeln!(f, "the run ended before it was done: {cut_short}\n")?;
+        }
+        self.pool.write(f, "sessions", self)?;
+        if let Some(workers) = &self.workers {
+            workers.write(f, "workers", self)?;
+        }
         for formula in &self.formulas {
             writeln!(f, "{}: {:.1}, {}", formula.name, formula.connections, formula.words)?;
         }
-        writeln!(f, "\nproof, with {:.0} good answers a second as the capacity", self.capacity_per_s)?;
+        self.write_proof(f)?;
+        writeln!(f, "\n{}", self.verdict)
+    }
+}
+
+impl Report {
+    fn write_proof(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(capacity) = self.capacity_per_s.filter(|_| !self.proof.is_empty()) else { return Ok(()) };
+        writeln!(f, "\nproof, with {capacity:.0} good answers a second as the capacity")?;
+        let settings: Vec<String> =
+            self.proved_with.iter().map(|setting| format!("{} = {}", setting.key, setting.value)).collect();
+        writeln!(f, "of {}", settings.join(", "))?;
         writeln!(
             f,
             "{:>11} {:>11} {:>11} {:>11} {:>11} {:>11}",
@@ -24,28 +40,30 @@ impl fmt::Display for Report {
         if self.tightened > 0 {
             writeln!(f, "the queue was made shorter {} times for this", self.tightened)?;
         }
-        writeln!(f, "\n{}", self.verdict())
+        Ok(())
     }
-}
 
-impl Report {
-    /// Whether the recommendation stands, in a sentence.
-    pub fn verdict(&self) -> &'static str {
-        match (self.pool.size.is_some(), self.stands) {
-            (_, true) => "recommended: goodput holds even when more requests come than the server can serve",
-            (true, false) => "not recommended: the sizes are found, but goodput does not hold under overload",
-            (false, false) => "nothing is recommended: the measurements do not say which size to take",
-        }
+    /// The clients and the requests of each session, where requests share round trips.
+    pub(super) fn sharing(&self) -> Option<String> {
+        let chosen = self.pool.chosen().or(self.pool.sizes.last()).filter(|_| self.shares_round_trips)?;
+        let with =
+            self.clients.map(|clients| format!("with {clients} clients or more, ")).unwrap_or_default();
+        Some(format!(
+            "requests share round trips: {with}each of {} sessions carried {:.1} requests at once",
+            chosen.size, chosen.at_once
+        ))
     }
 }
 
 impl SweepReport {
-    fn write(&self, f: &mut fmt::Formatter<'_>, unit: &str, objectives: &[String]) -> fmt::Result {
-        writeln!(
+    fn write(&self, f: &mut fmt::Formatter<'_>, unit: &str, report: &Report) -> fmt::Result {
+        let shares = report.shares_round_trips;
+        write!(
             f,
             "{unit:>11} {:>11} {:>19} {:>11} {:>11} {:>6}",
             "good/s", "95 %", "p50 ms", "p99 ms", "runs"
         )?;
+        writeln!(f, "{}", if shares { "  requests at once on a session" } else { "" })?;
         for size in &self.sizes {
             let interval = match (size.low_per_s, size.high_per_s) {
                 (Some(low), Some(high)) => format!("{low:.0} to {high:.0}"),
@@ -60,12 +78,19 @@ impl SweepReport {
                 size.p99_ms,
                 size.repetitions_per_s.len()
             )?;
+            if shares {
+                write!(f, " {:>6.1}", size.at_once)?;
+            }
             if !size.meets {
-                write!(f, "  misses {}", objectives.join(", "))?;
+                write!(f, "  misses {}", report.objectives.join(", "))?;
             }
             writeln!(f)?;
         }
-        writeln!(f, "{}\n{}\n", self.words, self.law.words)
+        writeln!(f, "{}\n{}", self.words, self.law.words)?;
+        if let Some(sharing) = report.sharing().filter(|_| unit == "sessions") {
+            writeln!(f, "{sharing}")?;
+        }
+        writeln!(f)
     }
 }
 

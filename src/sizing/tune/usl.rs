@@ -329,6 +329,7 @@ mod tests {
             throughput: curve(real(size)) * (noise * normal(&mut random)).exp(),
             p50: Duration::ZERO,
             p99: Duration::ZERO,
+            at_once: 1.0,
             meets_objective: true,
         };
         sizes.iter().flat_map(|size| vec![*size; repetitions]).map(&mut one).collect()

@@ -17,9 +17,11 @@ impl Report {
         let bounds = self.bounds();
         page.section("Sessions");
         sweep::show(&self.pool, "sessions", &bounds, &mut page);
-        page.paragraph(&format!("Up to {} were tried: {}.", self.largest, self.largest_because));
-        page.section("Workers");
-        sweep::show(&self.workers, "workers", &bounds, &mut page);
+        page.paragraph(&format!("Up to {} may be tried: {}.", self.largest, self.largest_because));
+        if let Some(workers) = &self.workers {
+            page.section("Workers");
+            sweep::show(workers, "workers", &bounds, &mut page);
+        }
         page.section("Under more load than it can serve");
         proof::show(self, &mut page);
         page.section("Compared with the advice of others");
@@ -33,7 +35,10 @@ impl Report {
     }
 
     fn title(&self) -> String {
-        match (self.stands, self.pool.size, self.workers.size) {
+        if self.cut_short.is_some() {
+            return "The run ended early".to_owned();
+        }
+        match (self.stands, self.pool.size, self.workers.as_ref().and_then(|workers| workers.size)) {
             (true, Some(pool), Some(workers)) => format!("Take {pool} sessions and {workers} workers"),
             (true, Some(pool), None) => format!("Take {pool} sessions"),
             _ => "No sizes to recommend".to_owned(),
@@ -44,16 +49,23 @@ impl Report {
         page.verdict(
             self.stands,
             if self.stands { "It stands:" } else { "It does not stand:" },
-            self.verdict(),
+            &self.verdict,
         );
+        if let Some(cut_short) = &self.cut_short {
+            page.warning("The run ended before it was done:", &sentence(cut_short));
+        }
         if self.stands {
             page.paragraph("In the configuration's file:");
-        } else {
+            page.code(&self.lines());
+        } else if !self.proof.is_empty() {
             page.paragraph("The sizes of the run under overload, which are not recommended:");
+            page.code(&self.lines());
         }
-        page.code(&self.lines());
         page.paragraph(&sentence(&self.pool.words));
-        page.paragraph(&sentence(&self.workers.words));
+        let workers = self.workers.as_ref().map(|workers| workers.words.clone());
+        for words in workers.into_iter().chain(self.sharing()) {
+            page.paragraph(&sentence(&words));
+        }
         page.tiles(&self.tiles());
         if !self.objectives.is_empty() {
             page.paragraph(&format!("Each size was held to {}.", self.objectives.join(", ")));
@@ -64,7 +76,7 @@ impl Report {
     fn lines(&self) -> String {
         let mut lines = String::new();
         let mut last = "";
-        for setting in &self.recommended {
+        for setting in &self.proved_with {
             let (table, key) = setting.key.split_once('.').unwrap_or(("", setting.key));
             if table != last {
                 let before = if last.is_empty() { "" } else { "\n" };
@@ -86,19 +98,17 @@ impl Report {
         };
         let chosen = self.pool.chosen();
         let mut tiles = Vec::new();
-        for (name, sweep) in [("sessions", &self.pool), ("workers", &self.workers)] {
+        for (name, sweep) in [("sessions", Some(&self.pool)), ("workers", self.workers.as_ref())] {
+            let Some(sweep) = sweep else { continue };
             let note = match sweep.band {
                 Some((low, high)) if low != high => format!("the knee is among {low} to {high}"),
                 _ => String::new(),
             };
             tiles.extend(sweep.size.map(|size| tile(name, Unit::Count, real(size), &note)));
         }
-        tiles.push(tile(
-            "capacity",
-            Unit::PerSecond,
-            self.capacity_per_s,
-            "good answers, when nothing is refused",
-        ));
+        tiles.extend(self.capacity_per_s.map(|capacity| {
+            tile("capacity", Unit::PerSecond, capacity, "good answers, when nothing is refused")
+        }));
         if let Some(SizeReport { p50_ms, p99_ms, .. }) = chosen {
             tiles.push(tile("p50 at capacity", Unit::Milliseconds, *p50_ms, "half waited less"));
             tiles.push(tile("p99 at capacity", Unit::Milliseconds, *p99_ms, "1 in 100 waited longer"));
@@ -135,8 +145,8 @@ impl Report {
 }
 
 impl SweepReport {
-    /// The figures of the recommended size.
-    fn chosen(&self) -> Option<&SizeReport> {
+    /// The figures of the size to take.
+    pub(super) fn chosen(&self) -> Option<&SizeReport> {
         self.sizes.iter().find(|size| Some(size.size) == self.size)
     }
 }

@@ -1,7 +1,7 @@
 //! The proof: the throughput that remains when more requests come than the server can serve.
 
 use super::super::report::{LevelReport, Report};
-use super::super::sweep::HOLDS;
+use super::super::sweep::{HOLDS, LEVELS};
 use super::real;
 use crate::base::chart::{
     At, Axis, Bars, Cell, Chart, Column, Drawing, Extent, Figure, Line, Mark, Page, Point, Points, Row, Rule,
@@ -17,6 +17,12 @@ pub(super) fn show(report: &Report, page: &mut Page) {
         .collect();
     if report.proof.is_empty() {
         page.warning("Not proved:", "no load was offered.");
+        return;
+    }
+    if report.proof.len() < LEVELS.len() {
+        page.warning("Not proved:", "the run ended before every load was offered.");
+        page.figure(&goodput(report));
+        page.table(&levels(report));
         return;
     }
     let text = if failed.is_empty() {
@@ -58,7 +64,7 @@ fn goodput(report: &Report) -> Figure {
             points: points.collect(),
         })
     };
-    let capacity = report.capacity_per_s;
+    let capacity = report.capacity_per_s.unwrap_or_default();
     let least = |level: &LevelReport| needed(level, capacity);
     let points = levels.iter().enumerate().map(|(index, level)| Point {
         x: real(index),

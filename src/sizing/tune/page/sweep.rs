@@ -1,6 +1,7 @@
 //! One sweep: throughput and latency against the varied size.
 
 use super::super::report::{SizeReport, SweepReport};
+use super::super::subject::SHARES_FROM;
 use super::{real, sentence};
 use crate::base::chart::{
     At, Axis, Band, Cell, Chart, Column, Drawing, Extent, Figure, Line, Mark, Page, Point, Points, Rule,
@@ -143,6 +144,7 @@ fn sizes_axis(sweep: &SweepReport, unit: &str) -> Axis {
 fn throughput_data(sweep: &SweepReport, unit: &str) -> Table {
     let fitted =
         |size: usize| sweep.law.points.iter().find(|point| point.size == size).filter(|_| sweep.law.fits);
+    let shares = sweep.sizes.iter().any(|size| size.at_once >= SHARES_FROM);
     let row = |size: &SizeReport| {
         let law = fitted(size.size);
         let mut row = vec![
@@ -157,6 +159,9 @@ fn throughput_data(sweep: &SweepReport, unit: &str) -> Table {
                     .map(Cell::maybe),
             );
         }
+        if shares {
+            row.push(Cell::Number(size.at_once));
+        }
         let repetitions: Vec<String> =
             size.repetitions_per_s.iter().map(|per_s| Unit::Count.text(per_s.round())).collect();
         row.push(Cell::text(if size.meets { "yes" } else { "no" }));
@@ -168,6 +173,7 @@ fn throughput_data(sweep: &SweepReport, unit: &str) -> Table {
     if sweep.law.fits {
         columns.extend(["law", "law low", "law high"].map(Column::number));
     }
+    columns.extend(shares.then(|| Column::number("requests at once on a session")));
     columns.extend(["meets the objectives", "each repetition"].map(Column::text));
     Table {
         caption: "Good answers a second, with intervals of 95 % confidence".to_owned(),
