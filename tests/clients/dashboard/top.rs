@@ -75,7 +75,10 @@ fn top_shows_the_figures_of_stats_once() {
         &[
             &format!("wharf {}  {address}  ! saturated  up ", env!("CARGO_PKG_VERSION")),
             "workers  4/4 busy  ",
-            "pool     3/3 lent  1 wait  AAA\n",
+            "pool     3/3 lent  1 wait  AAA  A lent  I idle  - not open\n",
+            "         D database 3  P pool 1  H handler 0  W write 0  ! late 0  . idle 0\n",
+            "! saturated  since ",
+            "why      4 of 4 workers are busy and 5 requests wait, the oldest for ",
             "queue    5/5 wait  [",
             "clients  9 open  ",
             "refused  queue_full 2\n",
