@@ -64,12 +64,20 @@ impl StyledLine {
                     }
                 }
                 if let Some(line) = lines.last_mut() {
-                    line.add(*style, word);
+                    line.extend(*style, word);
                 }
                 column += length;
             }
         }
         lines
+    }
+
+    /// Adds to the last piece, if that has the style.
+    fn extend(&mut self, style: Style, text: &str) {
+        match self.0.last_mut() {
+            Some((last, piece)) if *last == style => piece.push_str(text),
+            _ => self.0.push((style, text.to_owned())),
+        }
     }
 
     /// Writes as much of the line as fits. Control characters are replaced, because routes may contain any text and
