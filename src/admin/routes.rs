@@ -54,7 +54,7 @@ pub(super) fn router(
 }
 
 /// Answers with `OpenMetrics` if the client accepts it, as Prometheus does. `?routes=off` leaves out the series of single routes, and
-/// `?buckets=` chooses how many buckets the requests' durations have.
+/// `?buckets=` chooses how many buckets the histograms have.
 fn metrics(source: &dyn Source, request: &Request) -> Response {
     let by_route = match request.query_value("routes").as_deref() {
         None | Some("on") => true,

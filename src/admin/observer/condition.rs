@@ -49,7 +49,7 @@ struct RefusedReload {
     reason: String,
 }
 
-/// What a busy worker has: the endpoint of its request, and what it does for it.
+/// A busy worker's request: its endpoint, and the worker's state.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Held {
     endpoint: String,
@@ -257,7 +257,7 @@ fn saturated(moment: &Moment<'_>, since: Instant, samples: &VecDeque<Vec<Held>>)
     Condition {
         why,
         now: format!(
-            "At most {} requests wait, and none for long. wharf refuses the others at once with 503 and Retry-After.",
+            "At most {} requests wait. wharf refuses the others at once with 503 and Retry-After.",
             queue.max_length
         ),
         advice: limited.unwrap_or_default() + &sizes,
@@ -311,7 +311,7 @@ struct Most {
     workers: usize,
     /// Its part of the busy workers' time.
     share: f64,
-    /// What its workers do most of the time.
+    /// The most frequent state of its workers.
     state: &'static str,
 }
 
@@ -355,7 +355,7 @@ fn of_endpoints(threads: &[Thread]) -> String {
     if each.is_empty() { String::new() } else { format!(": {}", each.join(", ")) }
 }
 
-/// What a worker in this state is doing.
+/// The work of a worker in this state, in words.
 fn doing(state: &str) -> &'static str {
     match state {
         "database" => "waiting for the database",

@@ -76,9 +76,9 @@ pub struct Condition {
     pub until_s: Option<f64>,
     /// Its cause, in whole sentences.
     pub why: String,
-    /// What the server does about it.
+    /// The server's own remedy.
     pub now: String,
-    /// What an operator can do.
+    /// The operator's remedy.
     pub advice: String,
 }
 

@@ -146,7 +146,7 @@ fn named(text: &str, style: Style, rest: impl Into<String>) -> StyledLine {
     line
 }
 
-/// The time, or that there is none.
+/// The time; a dash if no request was served.
 fn known(ms: Option<f64>) -> String {
     ms.map_or_else(|| "-".to_owned(), time)
 }
@@ -196,7 +196,7 @@ fn workers(view: &View, room: usize) -> StyledLine {
     line
 }
 
-/// What a worker may be doing, with its style and letter.
+/// The states of workers, each with its style and letter.
 const WORKERS: [(Style, &str, &str); 6] = [
     (Style::Database, "D", "database"),
     (Style::Pool, "P", "pool"),
@@ -409,7 +409,7 @@ mod tests {
 
     /// Sentences of the length that the server's have, each with a last word that must be seen.
     fn condition(kind: &str, why: &str) -> Value {
-        let now = "At most 1024 requests wait, and none for long. wharf refuses the others at once with 503 and Retry-After";
+        let now = "At most 1024 requests wait. wharf refuses the others at once with 503 and Retry-After";
         let advice = "max_concurrency = 2 for GET /report leaves 2 workers to the others. Workers wait for one of 3 sessions: \
                       wharf tune measures whether a larger database.maximum_pool_size serves more";
         json!({

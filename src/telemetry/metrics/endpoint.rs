@@ -90,9 +90,6 @@ pub struct Endpoint {
     failures: Arc<Failures>,
 }
 
-/// The status for requests whose client left before the answer, as in nginx's log.
-pub const CLIENT_LEFT: u16 = 499;
-
 /// The route of requests that came to no endpoint. No path begins like this.
 pub const UNMATCHED: &str = "unmatched";
 

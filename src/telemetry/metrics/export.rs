@@ -104,8 +104,16 @@ pub struct Exposition {
 pub struct Detail {
     /// Whether each route has its own series. Otherwise those of all routes are added up.
     pub by_route: bool,
-    /// The buckets of the requests' durations. `None`: fine ones, unless there are more than 100 routes.
+    /// The buckets of all histograms. `None`: fine ones, but coarse ones for the durations of single routes if there are more than 100
+    /// routes.
     pub buckets: Option<Buckets>,
+}
+
+impl Detail {
+    /// The buckets of a histogram of which a server has one.
+    fn of_server(self) -> Buckets {
+        self.buckets.unwrap_or(Buckets::Fine)
+    }
 }
 
 impl Default for Detail {
@@ -146,7 +154,7 @@ impl Collector for Exposition {
         self.connections(out)?;
         self.stages(out)?;
         match (&self.pool, self.gauges.pool) {
-            (Some(pool), Some(gauges)) => pool_metrics(pool, gauges, out),
+            (Some(pool), Some(gauges)) => pool_metrics(pool, gauges, self.detail.of_server(), out),
             _ => Ok(()),
         }
     }
@@ -240,7 +248,7 @@ impl Exposition {
             out.metric("wharf_http_request_phase", help, seconds.as_ref(), MetricType::Histogram)?;
         for (phase, name) in PHASES {
             let labels: Label<'_> = [("phase", name)];
-            histogram(&mut family.encode_family(&labels)?, &metrics.phase(phase), Buckets::Coarse)?;
+            histogram(&mut family.encode_family(&labels)?, &metrics.phase(phase), self.detail.of_server())?;
         }
         let help = "Total time that the requests of each endpoint spent in each phase";
         let mut family = out.metric("wharf_http_route_phase", help, seconds.as_ref(), MetricType::Counter)?;
@@ -259,7 +267,7 @@ impl Exposition {
         let help = "Time that pollers needed to send the rest of an answer";
         let mut family =
             out.metric("wharf_http_response_flush", help, seconds.as_ref(), MetricType::Histogram)?;
-        histogram(&mut family, &metrics.flushes(), Buckets::Coarse)?;
+        histogram(&mut family, &metrics.flushes(), self.detail.of_server())?;
 
         let help = "Requests that the server refused, by the limit that they met";
         out.family("wharf_http_requests_refused", help, "reason", |label, write| {
@@ -289,8 +297,10 @@ impl Exposition {
     /// Fewer buckets where there are many histograms. The number of routes changes only with the configuration, so a series does not
     /// come and go.
     fn duration_buckets(&self, endpoints: &[Arc<Endpoint>]) -> Buckets {
-        let is_many = self.detail.by_route && endpoints.len() > FINE_ROUTES_MAX;
-        self.detail.buckets.unwrap_or(if is_many { Buckets::Coarse } else { Buckets::Fine })
+        match self.detail {
+            Detail { by_route: true, buckets: None } if endpoints.len() > FINE_ROUTES_MAX => Buckets::Coarse,
+            detail => detail.of_server(),
+        }
     }
 
     fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {
@@ -340,7 +350,7 @@ impl Exposition {
     }
 }
 
-fn pool_metrics(pool: &Pool, gauges: PoolGauges, out: &mut Out<'_, '_>) -> fmt::Result {
+fn pool_metrics(pool: &Pool, gauges: PoolGauges, buckets: Buckets, out: &mut Out<'_, '_>) -> fmt::Result {
     let PoolGauges { max, min, open, active, idle, pending, is_down } = gauges;
     for (name, help, value) in [
         ("wharf_pool_connections", "Database sessions", open),
@@ -367,7 +377,7 @@ fn pool_metrics(pool: &Pool, gauges: PoolGauges, out: &mut Out<'_, '_>) -> fmt::
         ("wharf_pool_creation", "Time to open a database session", &pool.creation),
     ] {
         let mut family = out.metric(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        histogram(&mut family, &histogram_of.counts(), Buckets::Coarse)?;
+        histogram(&mut family, &histogram_of.counts(), buckets)?;
     }
     let help = "Requests that got no database session, by reason";
     out.family("wharf_pool_acquire_failures", help, "reason", |label, write| {

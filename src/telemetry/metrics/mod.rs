@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 pub use census::{CENSUS, Census, ConnectionState, Sheet};
-pub use endpoint::{CLIENT_LEFT, Endpoint, PHASES, Phase, Spans, UNMATCHED};
+pub use endpoint::{Endpoint, PHASES, Phase, Spans, UNMATCHED};
 pub use export::{CONTENT_TYPE, Detail, Exposition, Gauges, PoolGauges, QueueGauges, WorkerGauges};
 pub use failures::{Failure, Failures};
 pub use histogram::{Buckets, Counts, Histogram};
-pub use outcome::{Outcome, Outcomes};
+pub use outcome::{CLIENT_LEFT, Outcome, Outcomes};
 pub use pool::{Pool, UNSERVED, Unserved};
 
 use crate::http::Fault;

@@ -1,10 +1,11 @@
-//! What an answer's status says about its request. The dashboard, `wharf top`, `/stats` and `wharf load` agree on what a good answer is.
+//! The outcome of a request by the status of its answer. The dashboard, `wharf top`, `/stats` and `wharf load` agree on what a good answer is.
 //!
 //! Any thread. Values only.
 
 use std::ops::{Index, IndexMut};
 
-use super::CLIENT_LEFT;
+/// The status for requests whose client left before the answer, as in nginx's log.
+pub const CLIENT_LEFT: u16 = 499;
 
 /// How a request ended, by the status of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ impl Outcome {
 pub struct Outcomes([u64; OUTCOMES]);
 
 impl Outcomes {
-    /// Those of answers by status.
+    /// The outcomes of answers, counted by status.
     pub fn of(statuses: impl IntoIterator<Item = (u16, u64)>) -> Self {
         let mut outcomes = Self::default();
         statuses.into_iter().for_each(|(status, count)| outcomes[Outcome::of(status)] += count);

@@ -1,57 +1,104 @@
-//! The pictures in the documents. `scripts/pictures` writes them; the test alone only takes them.
+//! The pictures in the documents. `scripts/pictures` writes them; the tests alone only take them.
 
 use std::fs;
 
 use super::Held;
 use super::browser::Browser;
 use super::page::ANOTHER;
-use crate::support::wait_until;
+use crate::support::{Postgres, Wharf, wait_until};
 
-/// The width of the picture, and a height that shows the page down to the slowest endpoints.
-const SIZE: (u32, u32) = (1440, 1560);
-
-/// The first bytes of every PNG, and where its width and height stand.
+/// The first bytes of every PNG. Its width and height follow at 16 and 20.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-#[test]
-fn the_picture_of_the_dashboard_is_taken_from_a_server_at_its_limit() {
-    let mut held = Held::start(&[]);
-    let mut browser = Browser::open(SIZE.0);
-    browser.prefer("light");
-    browser.go(&format!("http://{}/", held.wharf.admin_address()));
+/// Opens the dashboard of this server.
+fn open(wharf: &Wharf, scheme: &str, width: u32) -> Browser {
+    let mut browser = Browser::open(width);
+    browser.prefer(scheme);
+    browser.go(&format!("http://{}/", wharf.admin_address()));
     browser.wait_until(ANOTHER);
-    // Enough seconds for the charts to have a shape.
-    let (seconds, full_at) = if writes() { (45, 35) } else { (4, 2) };
-    let mut is_full = false;
-    let mut n = 0_u64;
-    wait_until("the charts are filled", || {
-        let shown = held.stats()["seconds"].as_array().map_or(0, Vec::len);
-        if !is_full {
-            for _ in 0..n % 7 + 1 {
-                n += 1;
-                held.wharf.get(&format!("/works/{n}"));
-            }
-            if n.is_multiple_of(11) {
-                held.wharf.get("/works/none");
-            }
-        }
-        if !is_full && shown >= full_at {
-            held.fill();
-            is_full = true;
-        }
-        shown >= seconds
-    });
-    browser.wait_until("document.querySelectorAll('#conditions > *').length === 1");
-    let picture = browser.picture(SIZE.0, SIZE.1);
+    browser
+}
+
+/// Takes the page down to the heading with this name, and writes it if the documents are wanted.
+fn take(browser: &mut Browser, width: u32, heading: &str, file: &str) {
+    let top =
+        format!("Math.round(document.getElementById('{heading}').getBoundingClientRect().top + scrollY)");
+    let height = browser.evaluate(&top).as_u64().and_then(|height| u32::try_from(height).ok());
+    let height = height.expect("the heading is on the page");
+    let picture = browser.picture(width, height);
     let number = |at: usize| u32::from_be_bytes(picture[at..at + 4].try_into().expect("four bytes"));
     assert!(picture.starts_with(PNG));
-    assert_eq!((number(16), number(20)), SIZE);
+    assert_eq!((number(16), number(20)), (width, height));
     if writes() {
-        fs::write("docs/dashboard.png", picture).expect("docs is there");
+        fs::write(file, picture).expect("docs is there");
     }
-    held.release();
 }
 
 fn writes() -> bool {
     std::env::var_os("WRITE_DOCS").is_some()
+}
+
+/// For the documents, so many seconds that the charts have a shape.
+fn seconds(for_documents: usize) -> usize {
+    if writes() { for_documents } else { 2 }
+}
+
+fn shown(held: &Held) -> usize {
+    held.stats()["seconds"].as_array().map_or(0, Vec::len)
+}
+
+#[test]
+fn a_picture_of_a_server_at_its_limit() {
+    const WIDTH: u32 = 1280;
+    let mut held = Held::start(&[]);
+    let mut browser = open(&held.wharf, "light", WIDTH);
+    let mut n = 0_u64;
+    wait_until("the charts are filled", || {
+        n += 1;
+        held.wharf.get(&format!("/works/{n}"));
+        if n.is_multiple_of(9) {
+            held.wharf.get("/works/none");
+        }
+        if n.is_multiple_of(31) {
+            held.wharf.get("/fails");
+        }
+        shown(&held) >= seconds(35)
+    });
+    held.fill();
+    let full = shown(&held);
+    wait_until("requests are refused for a while", || {
+        held.wharf.get("/waits");
+        shown(&held) >= full + seconds(12)
+    });
+    browser.wait_until("document.querySelectorAll('#conditions > *').length === 1");
+    take(&mut browser, WIDTH, "errors-title", "docs/dashboard.png");
+    held.release();
+}
+
+#[test]
+fn a_picture_of_a_server_without_its_database() {
+    const WIDTH: u32 = 1280;
+    let cluster = Postgres::start();
+    let config = format!(
+        "database = {{ url = '{}', maximum_pool_size = 4, connection_timeout = '2s' }}\n\
+         [endpoint.one]\nroute = 'GET /one'\nsql = 'select 1 as one'\n",
+        cluster.url()
+    );
+    let wharf = Wharf::start(&config);
+    let mut browser = open(&wharf, "dark", WIDTH);
+    let uptime = |browser: &mut Browser| {
+        browser.evaluate("Number(document.documentElement.dataset.uptime)").as_f64().unwrap_or_default()
+    };
+    let length = if writes() { 20.0 } else { 1.0 };
+    let mut look = |until: f64| {
+        wait_until("some seconds have passed", || {
+            (0..20).for_each(|_| drop(wharf.get("/one")));
+            uptime(&mut browser) >= until
+        });
+    };
+    look(length);
+    cluster.stop();
+    look(2.0 * length);
+    browser.wait_until("document.querySelector('#conditions > [data-condition=database_down]')");
+    take(&mut browser, WIDTH, "workers-title", "docs/dashboard-database-down.png");
 }

@@ -1,11 +1,14 @@
 //! Each state of a server on the page and in `wharf top`: why, since when and what now stand on top, and nothing is cut.
 
 use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::browser::Browser;
 use super::page::ANOTHER;
+use super::top::{Output, TOP, ended};
 use super::{CONFIG, Held};
 use crate::support::{Client, Postgres, Wharf, wait_until};
 
@@ -54,6 +57,20 @@ fn assert_shown(browser: &mut Browser, wharf: &Wharf, state: &str, conditions: &
             assert_eq!(faults, json!([]), "{state} {kinds:?} at {width}, {scheme}");
         }
     }
+    for (columns, rows) in [(80, 24), (200, 50)] {
+        let lines = on_a_terminal(wharf, columns, rows);
+        let text = lines.join("\n");
+        assert!(lines.len() <= rows && lines.iter().all(|line| line.chars().count() <= columns), "{text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("in all requests ") && words.contains("ENDPOINT"), "{text}");
+        for (_, parts) in conditions {
+            parts.iter().for_each(|part| {
+                assert!(words.contains(part), "no {part:?} at {columns} × {rows} in\n{text}")
+            });
+        }
+        let last = stats(wharf)["conditions"][0]["advice"].as_str().unwrap_or_default().to_owned();
+        assert!(words.contains(last.split_whitespace().last().unwrap_or_default()), "{text}");
+    }
     let address = wharf.admin_address().to_string();
     let shown = Wharf::run("", &["top", &address, "--once"], &[]);
     assert_eq!(shown.code, Some(0), "{}", shown.stderr);
@@ -62,6 +79,31 @@ fn assert_shown(browser: &mut Browser, wharf: &Wharf, state: &str, conditions: &
         parts.iter().for_each(|part| assert!(words.contains(part), "no {part:?} in\n{}", shown.stdout));
         assert!(words.contains(" since ") && words.contains(" UTC, for "), "{}", shown.stdout);
     }
+}
+
+/// The lines that `wharf top` draws on a terminal of this size.
+fn on_a_terminal(wharf: &Wharf, columns: usize, rows: usize) -> Vec<String> {
+    let shell =
+        format!("stty cols {columns} rows {rows}; {TOP} top {} --interval 100ms", wharf.admin_address());
+    let mut child = Command::new("script")
+        .args(["-qec", &shell, "/dev/null"])
+        .env("TERM", "xterm")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script runs");
+    let mut keys = child.stdin.take().expect("it is piped");
+    let mut screen = Output::follow(child.stdout.take().expect("it is piped"));
+    // A whole screen begins with a move to its corner and ends with this sequence.
+    screen.wait_until("a screen of figures", |text| {
+        text.rsplit_once("ENDPOINT").is_some_and(|(_, rest)| rest.contains("\x1b[J"))
+    });
+    keys.write_all(b"q").expect("it reads keys");
+    assert_eq!(ended(child), Some(0));
+    let (whole, _) = screen.text.rsplit_once("\x1b[J").expect("it was waited for");
+    let (_, whole) = whole.rsplit_once("\x1b[H").expect("a screen begins at its corner");
+    whole.split("\r\n").map(|line| line.replace("\x1b[K", "")).collect()
 }
 
 #[test]

@@ -10,16 +10,16 @@ use std::time::Instant;
 use super::Held;
 use crate::support::{Forwarder, PATIENCE, Then, Wharf, assert_says};
 
-const TOP: &str = env!("CARGO_BIN_EXE_wharf");
+pub(super) const TOP: &str = env!("CARGO_BIN_EXE_wharf");
 
 /// The output of a process, as it comes.
-struct Output {
+pub(super) struct Output {
     pieces: Receiver<Vec<u8>>,
-    text: String,
+    pub(super) text: String,
 }
 
 impl Output {
-    fn follow(mut source: impl Read + Send + 'static) -> Self {
+    pub(super) fn follow(mut source: impl Read + Send + 'static) -> Self {
         let (sender, pieces) = mpsc::channel();
         std::thread::spawn(move || {
             let mut piece = [0; 4096];
@@ -34,16 +34,22 @@ impl Output {
 
     /// Waits until this has been written.
     fn wait_for(&mut self, text: &str) {
-        while !self.text.contains(text) {
-            let piece = self.pieces.recv_timeout(PATIENCE);
-            let piece = piece.unwrap_or_else(|error| panic!("no {text:?} ({error}) in\n{}", self.text));
+        self.wait_until(text, |all| all.contains(text));
+    }
+
+    /// Waits until the text so far is as wanted. A program that draws for ever is no reason to wait for ever.
+    pub(super) fn wait_until(&mut self, what: &str, is_there: impl Fn(&str) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !is_there(&self.text) {
+            let piece = self.pieces.recv_timeout(until.saturating_duration_since(Instant::now()));
+            let piece = piece.unwrap_or_else(|error| panic!("no {what:?} ({error}) in\n{}", self.text));
             self.text.push_str(&String::from_utf8_lossy(&piece));
         }
     }
 }
 
 /// The exit code; a process that does not end is killed.
-fn ended(mut child: Child) -> Option<i32> {
+pub(super) fn ended(mut child: Child) -> Option<i32> {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().expect("it can be waited for") {
