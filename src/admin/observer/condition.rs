@@ -390,7 +390,9 @@ fn sentence(text: &str) -> String {
 
 /// The text in one line, and not too long.
 fn shortened(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    // The count of a list of problems says nothing more about a single one.
+    let says_something = |line: &&str| !line.is_empty() && *line != "1 problem";
+    let lines: Vec<_> = text.lines().map(str::trim).filter(says_something).collect();
     let line = lines.join("; ");
     if line.chars().count() <= REASON_MAX {
         return line;
@@ -483,7 +485,7 @@ mod tests {
         let (conditions, now, gauges) = (Conditions::default(), Instant::now(), gauges(1, 0));
         let threads = [worker(0, "/held", "handler")];
         conditions.drain(now + Duration::from_secs(30));
-        conditions.reloaded(Some("wharf.toml:3: no such key\n\n  speling".to_owned()));
+        conditions.reloaded(Some("wharf.toml:3: no such key\n\n  speling\n\n1 problem".to_owned()));
         let failed = now.checked_sub(Duration::from_secs(60)).expect("the machine runs for longer");
         let mut moment = moment(now, &gauges, &threads);
         moment.outage = Some(Outage {

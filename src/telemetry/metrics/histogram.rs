@@ -235,7 +235,8 @@ impl Counts {
         };
         let mut exported: Vec<_> = buckets
             .bounds()
-            .map(|bound| (Duration::from_nanos(bound).as_secs_f64(), up_to(Some(bound))))
+            // A division rounds to the nearest number, so that 2.72 s is written as 2.72.
+            .map(|bound| (as_float(bound) / 1e9, up_to(Some(bound))))
             .collect();
         exported.push((f64::INFINITY, up_to(None)));
         exported
