@@ -480,8 +480,8 @@ fn the_pools_troubles_are_counted_by_their_kind() {
     keeper.let_through(1);
     assert_eq!(holding.answer().status, 200);
 
-    let served = "wharf_http_request_duration_seconds_count{method=GET,route=/hold}";
-    assert_eq!(Metrics::of(&server).count(served), 1);
+    let holds = "wharf_http_request_duration_seconds_count{method=GET,route=/hold}";
+    assert_eq!(Metrics::of(&server).count(holds), 1);
     cluster.stop();
     wait_until("it is seen to be down", || status(&server, "/slow/0") == 503 && failures("down") > 0);
     let metrics = Metrics::of(&server);

@@ -64,6 +64,8 @@ pub(super) struct Moment<'a> {
     pub(super) threads: &'a [Thread],
     /// Requests read and not answered.
     pub(super) in_flight: u64,
+    /// The number of endpoints. To limit the only one helps nobody.
+    pub(super) endpoints: usize,
     pub(super) outage: Option<Outage>,
     pub(super) long_loans: (Vec<LongLoan>, Duration),
 }
@@ -224,21 +226,22 @@ fn saturated(moment: &Moment<'_>, since: Instant, samples: &VecDeque<Vec<Held>>)
     let oldest =
         if queue.length == 0 { String::new() } else { format!(", the oldest for {}", spoken(queue.oldest)) };
     let waits = if queue.length == 1 { "request waits" } else { "requests wait" };
-    let mut why = format!(
-        "{} of {} workers are busy and {} {waits}{oldest}.",
-        workers.busy, workers.count, queue.length
-    );
-    if let Some(most) = &most {
-        why += &format!(
+    let held = most.as_ref().map_or_else(String::new, |most| {
+        format!(
             " {} holds {} of the workers, {:.0} % of the work of the last {SAMPLES} s, mostly {}.",
             most.endpoint,
             most.workers,
             most.share * 100.0,
             doing(most.state)
-        );
-    }
+        )
+    });
+    let why = format!(
+        "{} of {} workers are busy and {} {waits}{oldest}.{held}",
+        workers.busy, workers.count, queue.length
+    );
     let paced = workers.busy_max < workers.max;
-    let limited = most.as_ref().filter(|most| most.share >= MOST && workers.count > 1).map(|most| {
+    let can_limit = workers.count > 1 && moment.endpoints > 1;
+    let limited = most.as_ref().filter(|most| can_limit && most.share >= MOST).map(|most| {
         let half = (workers.count / 2).max(1);
         format!(
             "max_concurrency = {half} for {} leaves {} workers to the others. ",
@@ -276,10 +279,11 @@ fn leak(moment: &Moment<'_>) -> Option<Condition> {
             work.map_or_else(String::new, |(endpoint, does)| format!(" for {endpoint}, and is {does}"));
         format!("{} has had a database session for {held}{work}.", loan.thread)
     });
-    let mut why = each.collect::<Vec<_>>().join(" ");
-    if loans.len() > NAMED {
-        why += &format!(" So have {} others.", loans.len() - NAMED);
-    }
+    let others = match loans.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        others => format!(" So have {others} others."),
+    };
+    let why = each.collect::<Vec<_>>().join(" ") + &others;
     let pool = moment.gauges.pool.unwrap_or_default();
     Some(Condition {
         why,
@@ -402,6 +406,7 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::ConditionKind::{DatabaseDown, Draining, Leak, ReloadRefused};
     use super::*;
     use crate::telemetry::metrics::{PoolGauges, QueueGauges, WorkerGauges};
 
@@ -429,7 +434,7 @@ mod tests {
     fn moment<'a>(now: Instant, gauges: &'a Gauges, threads: &'a [Thread]) -> Moment<'a> {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         let long_loans = (Vec::new(), Duration::ZERO);
-        Moment { now, wall, gauges, threads, in_flight: 3, outage: None, long_loans }
+        Moment { now, wall, gauges, threads, in_flight: 3, endpoints: 2, outage: None, long_loans }
     }
 
     #[test]
@@ -478,6 +483,11 @@ mod tests {
             "{condition:?}"
         );
         assert!(condition.advice.contains("wharf tune"), "{condition:?}");
+        let alone = Moment { endpoints: 1, ..moment(now, &gauges, &threads) };
+        assert!(
+            conditions.all(&alone)[0].advice.starts_with("wharf tune"),
+            "to limit the only endpoint helps nobody"
+        );
     }
 
     #[test]
@@ -499,7 +509,6 @@ mod tests {
             (vec![LongLoan { thread: "worker-0".to_owned(), since: failed }], Duration::from_secs(2));
         let found = conditions.all(&moment);
         let kinds: Vec<_> = found.iter().map(|condition| condition.kind).collect();
-        use ConditionKind::{DatabaseDown, Draining, Leak, ReloadRefused};
         assert_eq!(kinds, [Draining, DatabaseDown, Leak, ReloadRefused]);
         assert_eq!((found[0].until_s, found[1].since_s), (Some(1030.0), 940.0));
         for (at, parts) in [

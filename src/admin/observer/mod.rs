@@ -234,6 +234,8 @@ impl Observer {
             gauges,
             threads,
             in_flight,
+            // Requests without an endpoint are counted by one more.
+            endpoints: self.0.observed.metrics.endpoints().len().saturating_sub(1),
             outage: database.and_then(Database::outage),
             long_loans: database.map(Database::long_loans).unwrap_or_default(),
         })

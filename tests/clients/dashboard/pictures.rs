@@ -5,6 +5,7 @@ use std::fs;
 use super::Held;
 use super::browser::Browser;
 use super::page::ANOTHER;
+use super::states::stats;
 use crate::support::{Postgres, Wharf, wait_until};
 
 /// The first bytes of every PNG. Its width and height follow at 16 and 20.
@@ -39,12 +40,18 @@ fn writes() -> bool {
 }
 
 /// For the documents, so many seconds that the charts have a shape.
-fn seconds(for_documents: usize) -> usize {
-    if writes() { for_documents } else { 2 }
+fn seconds(for_documents: f64) -> f64 {
+    if writes() { for_documents } else { 2.0 }
 }
 
-fn shown(held: &Held) -> usize {
-    held.stats()["seconds"].as_array().map_or(0, Vec::len)
+/// Asks again and again, for so many of the server's seconds.
+fn ask_for(seconds: f64, wharf: &Wharf, mut ask: impl FnMut()) {
+    let uptime = || stats(wharf)["uptime_s"].as_f64().expect("a number");
+    let until = uptime() + seconds;
+    wait_until("the seconds have passed", || {
+        ask();
+        uptime() >= until
+    });
 }
 
 #[test]
@@ -53,7 +60,7 @@ fn a_picture_of_a_server_at_its_limit() {
     let mut held = Held::start(&[]);
     let mut browser = open(&held.wharf, "light", WIDTH);
     let mut n = 0_u64;
-    wait_until("the charts are filled", || {
+    ask_for(seconds(45.0), &held.wharf, || {
         n += 1;
         held.wharf.get(&format!("/works/{n}"));
         if n.is_multiple_of(9) {
@@ -62,14 +69,9 @@ fn a_picture_of_a_server_at_its_limit() {
         if n.is_multiple_of(31) {
             held.wharf.get("/fails");
         }
-        shown(&held) >= seconds(35)
     });
     held.fill();
-    let full = shown(&held);
-    wait_until("requests are refused for a while", || {
-        held.wharf.get("/waits");
-        shown(&held) >= full + seconds(12)
-    });
+    ask_for(seconds(12.0), &held.wharf, || drop(held.wharf.get("/waits")));
     browser.wait_until("document.querySelectorAll('#conditions > *').length === 1");
     take(&mut browser, WIDTH, "errors-title", "docs/dashboard.png");
     held.release();
@@ -86,19 +88,9 @@ fn a_picture_of_a_server_without_its_database() {
     );
     let wharf = Wharf::start(&config);
     let mut browser = open(&wharf, "dark", WIDTH);
-    let uptime = |browser: &mut Browser| {
-        browser.evaluate("Number(document.documentElement.dataset.uptime)").as_f64().unwrap_or_default()
-    };
-    let length = if writes() { 20.0 } else { 1.0 };
-    let mut look = |until: f64| {
-        wait_until("some seconds have passed", || {
-            (0..20).for_each(|_| drop(wharf.get("/one")));
-            uptime(&mut browser) >= until
-        });
-    };
-    look(length);
+    ask_for(seconds(30.0), &wharf, || drop(wharf.get("/one")));
     cluster.stop();
-    look(2.0 * length);
+    ask_for(seconds(20.0), &wharf, || drop(wharf.get("/one")));
     browser.wait_until("document.querySelector('#conditions > [data-condition=database_down]')");
     take(&mut browser, WIDTH, "workers-title", "docs/dashboard-database-down.png");
 }

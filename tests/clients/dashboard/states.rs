@@ -19,7 +19,7 @@ const LAYOUT: &str = include_str!("layout.js");
 const SAID: &str = "Object.fromEntries([...document.querySelectorAll('#conditions > *')].map((box) => [box.dataset.condition, \
     [...box.querySelectorAll('[data-what]')].map((part) => part.textContent)]))";
 
-fn stats(wharf: &Wharf) -> Value {
+pub(super) fn stats(wharf: &Wharf) -> Value {
     let mut client = Client::connect(wharf.admin_address());
     client.request("GET", "/stats", &[], "");
     client.answer().json()
