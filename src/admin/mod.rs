@@ -23,6 +23,7 @@ use log::LevelFilter;
 
 use self::access::AdminAccess;
 use self::events::Events;
+use self::observer::ConditionKind;
 use self::readiness::Readiness;
 use crate::base::deadline::Deadline;
 use crate::base::queue::Key;
@@ -31,15 +32,15 @@ use crate::exchange::job::{Admission, BodyPlan, Job, Service, Work};
 use crate::exchange::router::{RouteError, Router, Target};
 use crate::handler::{BodyUse, Error};
 use crate::http::{Request, Response, problem};
-use crate::telemetry::metrics::Reason;
+use crate::telemetry::metrics::{Detail, Reason};
 
 pub(crate) use self::readiness::Load;
 
 /// The server's figures and settings, as the admin listener shows them. No method blocks, and the reload runs
 /// elsewhere.
 pub(crate) trait Source: Send + Sync + 'static {
-    /// `/metrics`: `OpenMetrics`, or Prometheus's older text; with or without series for each route.
-    fn metrics(&self, open_metrics: bool, by_route: bool) -> Bytes;
+    /// `/metrics`: `OpenMetrics`, or Prometheus's older text.
+    fn metrics(&self, open_metrics: bool, detail: Detail) -> Bytes;
 
     /// `/stats`, and each event of `/events`: JSON in one line.
     fn stats(&self) -> Bytes;
@@ -55,6 +56,9 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// Whether the server has begun to stop.
     fn is_draining(&self) -> bool;
+
+    /// Why the server is in this condition, in whole sentences. `None`: it is not.
+    fn why(&self, condition: ConditionKind) -> Option<String>;
 
     /// Has another thread read the configuration again and answer the job.
     ///

@@ -10,12 +10,13 @@ use serde_json::json;
 use super::access::AdminAccess;
 use super::dashboard::Dashboard;
 use super::events::Events;
+use super::observer::ConditionKind;
 use super::readiness::Readiness;
 use super::{Source, bad_request};
 use crate::exchange::router::{RouteError, Router, Target};
 use crate::handler::{Context, Error};
 use crate::http::{Request, Response, problem};
-use crate::telemetry::metrics::CONTENT_TYPE;
+use crate::telemetry::metrics::{Buckets, CONTENT_TYPE, Detail};
 
 const OPEN_METRICS: &[u8] = b"application/openmetrics-text";
 
@@ -52,19 +53,27 @@ pub(super) fn router(
     Ok(router)
 }
 
-/// Answers with `OpenMetrics` if the client accepts it, as Prometheus does. `?routes=off` leaves out the series of single routes.
+/// Answers with `OpenMetrics` if the client accepts it, as Prometheus does. `?routes=off` leaves out the series of single routes, and
+/// `?buckets=` chooses how many buckets the histograms have.
 fn metrics(source: &dyn Source, request: &Request) -> Response {
     let by_route = match request.query_value("routes").as_deref() {
         None | Some("on") => true,
         Some("off") => false,
         Some(other) => return bad_request(&format!("routes: expected on or off, received {other:?}")),
     };
+    let buckets = match request.query_value("buckets").as_deref() {
+        None => None,
+        Some("fine") => Some(Buckets::Fine),
+        Some("coarse") => Some(Buckets::Coarse),
+        Some(other) => return bad_request(&format!("buckets: expected fine or coarse, received {other:?}")),
+    };
+    let detail = Detail { by_route, buckets };
     let accepts =
         |value: &[u8]| value.windows(OPEN_METRICS.len()).any(|part| part.eq_ignore_ascii_case(OPEN_METRICS));
     let mut lines = request.header_lines();
     let open = lines.any(|(name, value)| name.eq_ignore_ascii_case("accept") && accepts(value));
     let [open_type, older_type] = CONTENT_TYPE;
-    Response::new(StatusCode::OK, if open { open_type } else { older_type }, source.metrics(open, by_route))
+    Response::new(StatusCode::OK, if open { open_type } else { older_type }, source.metrics(open, detail))
 }
 
 /// Answers with the names of the reasons, and with their texts if the client may know everything.
@@ -73,10 +82,25 @@ fn ready(source: &dyn Source, readiness: &Readiness, details: bool) -> Response 
     let names: Vec<_> = reasons.iter().map(|(name, _)| *name).collect();
     let mut body = json!({ "ready": names.is_empty(), "reasons": names });
     if details && !reasons.is_empty() {
-        body["details"] = reasons.iter().map(|(name, detail)| ((*name).to_owned(), json!(detail))).collect();
+        let details =
+            reasons.into_iter().map(|(name, detail)| (name.to_owned(), explained(source, name, &detail)));
+        body["details"] = details.collect();
     }
     let status = if names.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Response::json(format!("{body}\n")).with_status(status)
+}
+
+/// The text of a reason, with what the server's condition says about it.
+fn explained(source: &dyn Source, reason: &str, detail: &str) -> serde_json::Value {
+    let condition = match reason {
+        "draining" => ConditionKind::Draining,
+        "database" => ConditionKind::DatabaseDown,
+        _ => ConditionKind::Saturated,
+    };
+    match source.why(condition) {
+        Some(why) => json!(format!("{detail}: {why}")),
+        None => json!(detail),
+    }
 }
 
 fn set_log_level(source: &dyn Source, request: &Request) -> Response {

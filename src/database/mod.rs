@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 pub use ::rusqlite;
 
 pub use crate::resource::Gauges;
+pub(crate) use crate::resource::{LongLoan, Outage};
 pub(crate) use driver::{Fetched, Outgoing, RoundTrip, Steps, Waits};
 pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
 pub(crate) use question::{Answer, Form, Question};
@@ -258,6 +259,16 @@ impl Database {
     /// The pool at this moment.
     pub fn gauges(&self) -> Gauges {
         self.0.pool.gauges()
+    }
+
+    /// Why the database is down. `None`: it is not.
+    pub(crate) fn outage(&self) -> Option<Outage> {
+        self.0.pool.outage()
+    }
+
+    /// The connections that are lent for longer than `leak_detection_threshold`, the oldest loan first, and the threshold.
+    pub(crate) fn long_loans(&self) -> (Vec<LongLoan>, Duration) {
+        self.0.pool.long_loans()
     }
 }
 

@@ -103,6 +103,16 @@ impl<D: Driver> Pool<D> {
     pub(super) fn gauges(&self) -> resource::Gauges {
         self.0.gauges()
     }
+
+    /// See [`resource::Pool::outage`].
+    pub(super) fn outage(&self) -> Option<resource::Outage> {
+        self.0.outage()
+    }
+
+    /// See [`resource::Pool::long_loans`].
+    pub(super) fn long_loans(&self) -> (Vec<resource::LongLoan>, Duration) {
+        self.0.long_loans()
+    }
 }
 
 impl<D: Driver> Lent<D> {

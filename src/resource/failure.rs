@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::Outage;
+
 /// The first pause after a failure. Each later pause is twice as long, up to [`PAUSE_MAX`]. A random part of up to a half is left
 /// out, so that several servers do not try at the same moments.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -18,6 +20,10 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// The reason why sessions cannot be opened, since the last successful opening.
 pub(super) struct Failure {
     reason: String,
+    /// The first of the failures.
+    since: Instant,
+    /// The number of failures.
+    count: u64,
     retry_at: Instant,
     pause: Duration,
     logged: Instant,
@@ -31,7 +37,9 @@ impl Failure {
         let Some(earlier) = earlier else {
             let retry_at = now + jittered(PAUSE_MIN);
             let line = reason.clone();
-            return (Self { reason, retry_at, pause: PAUSE_MIN, logged: now, unlogged: 0 }, Some(line));
+            let first =
+                Self { reason, since: now, count: 1, retry_at, pause: PAUSE_MIN, logged: now, unlogged: 0 };
+            return (first, Some(line));
         };
         let pause = (earlier.pause * 2).min(PAUSE_MAX);
         let (logged, unlogged, line) = match earlier.unlogged {
@@ -39,11 +47,23 @@ impl Failure {
             0 => (now, 0, Some(reason.clone())),
             more => (now, 0, Some(format!("{reason} ({more} more failures since the last message)"))),
         };
-        (Self { reason, retry_at: now + jittered(pause), pause, logged, unlogged }, line)
+        let (since, count, retry_at) = (earlier.since, earlier.count + 1, now + jittered(pause));
+        (Self { reason, since, count, retry_at, pause, logged, unlogged }, line)
     }
 
     pub(super) fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// The failure for people: why, since when, and what is tried.
+    pub(super) fn outage(&self) -> Outage {
+        Outage {
+            reason: self.reason.clone(),
+            since: self.since,
+            failures: self.count,
+            next_try: self.retry_at,
+            pause_max: PAUSE_MAX,
+        }
     }
 
     /// Lets the caller try again now, or says when it may ask again. One caller may try in each pause.
@@ -89,9 +109,11 @@ mod tests {
             let now = start + Duration::from_secs(second);
             let (next, line) = Failure::after(failure.take(), format!("at {second}"), now);
             assert_eq!(next.reason(), format!("at {second}"));
+            assert_eq!(next.outage().since, start, "the first failure");
             lines.extend(line);
             failure = Some(next);
         }
+        assert_eq!(failure.map(|failure| failure.outage().failures), Some(5));
         assert_eq!(lines, ["at 0", "at 5 (2 more failures since the last message)", "at 10"]);
     }
 }

@@ -124,6 +124,30 @@ impl fmt::Display for Gauges {
     }
 }
 
+/// Why there is no session, and what is done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outage {
+    /// Why the last try to open a session failed.
+    pub(crate) reason: String,
+    /// The first failure since a session was opened.
+    pub(crate) since: Instant,
+    /// The number of failures since then.
+    pub(crate) failures: u64,
+    /// When the next try begins. In the past: it is in progress.
+    pub(crate) next_try: Instant,
+    /// The longest pause between two tries.
+    pub(crate) pause_max: Duration,
+}
+
+/// A session that is lent for longer than `leak_detection_threshold`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LongLoan {
+    /// The name of the borrower's thread.
+    pub(crate) thread: String,
+    /// When the loan began.
+    pub(crate) since: Instant,
+}
+
 /// Why a checkout failed.
 #[derive(Debug)]
 pub(crate) enum Unavailable {
@@ -227,6 +251,16 @@ impl<D: Driver> Pool<D> {
 
     pub(crate) fn gauges(&self) -> Gauges {
         self.stock.gauges()
+    }
+
+    /// Why the server is down. `None`: it is not.
+    pub(crate) fn outage(&self) -> Option<Outage> {
+        self.stock.outage()
+    }
+
+    /// The loans that last for too long, the oldest first, and the threshold.
+    pub(crate) fn long_loans(&self) -> (Vec<LongLoan>, Duration) {
+        self.stock.long_loans(Instant::now())
     }
 }
 

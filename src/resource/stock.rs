@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::failure::Failure;
 use super::line::{Handed, Line, LineEnd, Served, Waiter};
-use super::{Gauges, Settings, Unavailable};
+use super::{Gauges, LongLoan, Outage, Settings, Unavailable};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::telemetry::metrics;
@@ -178,6 +178,26 @@ impl<T> Stock<T> {
 
     pub(super) fn gauges(&self) -> Gauges {
         self.lock().gauges()
+    }
+
+    pub(super) fn outage(&self) -> Option<Outage> {
+        self.lock().down().map(Failure::outage)
+    }
+
+    /// The loans that have lasted too long, the oldest first, and the threshold.
+    pub(super) fn long_loans(&self, now: Instant) -> (Vec<LongLoan>, Duration) {
+        let state = self.lock();
+        let threshold = state.settings.leak_detection_threshold;
+        let is_long = |borrower: &&Borrower| {
+            !threshold.is_zero() && now.saturating_duration_since(borrower.since) >= threshold
+        };
+        let long = state.borrowers.values().filter(is_long);
+        let mut loans: Vec<_> = long
+            .map(|Borrower { thread, since, .. }| LongLoan { thread: thread.clone(), since: *since })
+            .collect();
+        drop(state);
+        loans.sort_by_key(|loan| loan.since);
+        (loans, threshold)
     }
 
     pub(super) fn reconfigure(&self, settings: Settings, renew: bool) {
@@ -520,8 +540,8 @@ impl<T> State<T> {
         line_end: LineEnd,
         since: Instant,
     ) -> Result<Arc<Waiter<Box<Entry<T>>>>, Unavailable> {
-        if let Some(reason) = self.down() {
-            return Err(Unavailable::Down { reason: reason.to_owned() });
+        if let Some(failure) = self.down() {
+            return Err(Unavailable::Down { reason: failure.reason().to_owned() });
         }
         if line_end == LineEnd::Back && self.line.len() >= self.settings.maximum_pending {
             return Err(Unavailable::Crowded { gauges: self.gauges() });
@@ -595,9 +615,9 @@ impl<T> State<T> {
                 || self.line.impatient(now) > self.opening as usize)
     }
 
-    /// The reason why there is no session and none can be opened.
-    fn down(&self) -> Option<&str> {
-        self.failure.as_ref().filter(|_| self.open == 0).map(Failure::reason)
+    /// Why there is no session and none can be opened.
+    fn down(&self) -> Option<&Failure> {
+        self.failure.as_ref().filter(|_| self.open == 0)
     }
 
     /// Sends all waiters away if the server is down.

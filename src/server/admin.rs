@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{ReloadError, Reloaded, StartError};
-use crate::admin::observer::Observer;
+use crate::admin::observer::{ConditionKind, Observer};
 use crate::admin::{Admin, Load, MAX_BODY_BYTES, Source};
 use crate::config::{self, Config};
 use crate::connector::native::Native;
@@ -24,7 +24,7 @@ use crate::database::{self, Database};
 use crate::exchange::job::{Claim, Job, Service};
 use crate::handler::{Error, unavailable};
 use crate::http::{Response, problem};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Detail, Metrics};
 
 /// The most connections to the admin listener. Each takes a descriptor and some KiB.
 const CONNECTIONS_MAX: usize = 2000;
@@ -110,9 +110,14 @@ impl AdminView {
         self.reload_requests.has_receiver.store(true, Ordering::Relaxed);
     }
 
-    /// Shows that the server has begun to stop.
-    pub(super) fn drain(&self) {
-        self.observer.drain();
+    /// Shows that the server has begun to stop, and waits for its requests until this time.
+    pub(super) fn drain(&self, until: Instant) {
+        self.observer.drain(until);
+    }
+
+    /// Shows why a reload was refused, or that one succeeded.
+    pub(super) fn reloaded(&self, outcome: &Result<Reloaded, ReloadError>) {
+        self.observer.reloaded(outcome.as_ref().err().map(|error| without_excerpts(&error.to_string())));
     }
 
     /// Sets whether a reload is in progress. Requests for another one are refused meanwhile.
@@ -122,12 +127,8 @@ impl AdminView {
 }
 
 impl Source for AdminView {
-    fn metrics(&self, open_metrics: bool, by_route: bool) -> Bytes {
-        if by_route {
-            self.observer.exposition(open_metrics).into()
-        } else {
-            self.observer.exposition_without_routes(open_metrics).into()
-        }
+    fn metrics(&self, open_metrics: bool, detail: Detail) -> Bytes {
+        self.observer.exposition_in(open_metrics, detail).into()
     }
 
     fn stats(&self) -> Bytes {
@@ -155,6 +156,11 @@ impl Source for AdminView {
 
     fn is_draining(&self) -> bool {
         self.observer.is_draining()
+    }
+
+    fn why(&self, kind: ConditionKind) -> Option<String> {
+        let found = self.observer.conditions().into_iter().find(|condition| condition.kind == kind);
+        found.map(|condition| format!("{} {}", condition.why, condition.now))
     }
 
     fn reload(&self, job: Box<Job>) -> Result<(), Error> {

@@ -261,6 +261,7 @@ impl Running {
         self.admin_view.set_busy(true);
         supervisor::reloading();
         let outcome = self.read_and_reload();
+        self.admin_view.reloaded(&outcome);
         supervisor::reloaded(&self.places(), outcome.is_ok());
         self.admin_view.set_busy(false);
         outcome

@@ -152,7 +152,7 @@ impl Running {
         let reuses_port = self.config.lock().unwrap_or_else(PoisonError::into_inner).server.reuse_port;
         let patience = self.drain_timeout();
         let until = Instant::now() + patience;
-        self.admin_view.drain();
+        self.admin_view.drain(until);
         let mut admin = self.admin;
         // Another server shares the port. Operators ask that one from now on.
         if reuses_port {

@@ -1,11 +1,44 @@
 //! nginx as a reverse proxy that keeps its connections to wharf.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::curl;
 use super::proxy::{ALIVE, Proxy};
 use super::served::Served;
 use super::traffic::{self, REQUESTS};
+
+/// nginx that serves an admin listener under this path, which begins and ends with a slash.
+pub(crate) fn under_a_path(path: &str, admin: SocketAddr) -> Proxy {
+    let configuration = |directory: &str, port: u16| {
+        format!(
+            "daemon off;
+             master_process off;
+             pid {directory}/pid;
+             error_log stderr info;
+             events {{ worker_connections 64; }}
+             http {{
+                 access_log off;
+                 client_body_temp_path {directory}/body;
+                 proxy_temp_path {directory}/proxy;
+                 fastcgi_temp_path {directory}/fastcgi;
+                 uwsgi_temp_path {directory}/uwsgi;
+                 scgi_temp_path {directory}/scgi;
+                 server {{
+                     listen 127.0.0.1:{port};
+                     absolute_redirect off;
+                     location = {ALIVE} {{ return 200 {directory}; }}
+                     location {path} {{
+                         proxy_pass http://{admin}/;
+                         proxy_http_version 1.1;
+                         proxy_buffering off;
+                     }}
+                 }}
+             }}"
+        )
+    };
+    Proxy::start("nginx", &["-p", ".", "-e", "stderr", "-c", "conf"], configuration)
+}
 
 /// nginx in front of the server. `options` are directives for the proxied location.
 fn in_front_of(server: &Served, options: &str) -> Proxy {

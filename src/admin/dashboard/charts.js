@@ -6,36 +6,40 @@ const PHASES = [["queue", "gold"], ["pool", "purple"], ["database", "blue"], ["r
 // Each series: name, colour, style, and the function that takes its value from a second. Columns are stacked in this
 // order.
 const rate = (name) => (second) => second[name] / (second.length_s || 1);
-const answeredOnly = (name) => (second) => (second.p99_ms > 0 ? second[name] : null);
 const CHARTS = [
   {
-    name: "throughput", title: "Throughput", unit: "rate", series: [
+    name: "throughput", title: "Throughput", unit: "rate", axis: "rate", series: [
       ["good", "blue", "column", rate("good")],
+      ["client errors", "purple", "column", rate("client_errors")],
       ["refused", "gold", "hatched", rate("refused")],
       ["errors", "orange", "column", rate("errors")],
     ],
   },
   {
-    name: "latency", title: "Latency", unit: "ms", series: [
-      ["p99", "orange", "p99", answeredOnly("p99_ms")],
-      ["p90", "purple", "p90", answeredOnly("p90_ms")],
-      ["p50", "blue", "p50", answeredOnly("p50_ms")],
+    name: "latency", title: "Latency", unit: "ms", axis: "ms", spread: id("latency-scale"), series: [
+      ["p99", "orange", "p99", (second) => second.p99_ms],
+      ["p90", "purple", "p90", (second) => second.p90_ms],
+      ["p50", "blue", "p50", (second) => second.p50_ms],
     ],
   },
   {
-    name: "phases", title: "Where the time goes", unit: "ms",
+    name: "phases", title: "Where the time goes", unit: "ms", axis: "ms",
     series: PHASES.map(([name, tone]) => [name, tone, "column", (second) => second.phases_ms[name]]),
   },
+  // Each of the three has its own limit, so each is drawn as a part of that. One line is the limit of all.
   {
-    name: "use", title: "What is in use", unit: "count", series: [
-      ["busy workers", "blue", "p99", (second) => second.busy],
-      ["sessions lent", "purple", "p90", (second) => second.active],
-      ["requests that wait", "gold", "p50", (second) => second.queued],
+    name: "use", title: "What is in use", unit: "count", axis: "percent", series: [
+      ["busy workers", "blue", "p99", (second) => second.busy, (stats) => stats.workers.count],
+      ["sessions lent", "purple", "p90", (second, stats) => (stats.pool ? second.active : null), (stats) => stats.pool && stats.pool.max],
+      ["requests that wait", "gold", "p50", (second) => second.queued, (stats) => stats.queue.max_length],
     ],
   },
 ];
 
-const MARGIN = { left: 52, right: 4, top: 8, bottom: 22 };
+// The latency has a logarithmic scale where the highest is more than this many times the lowest. A linear one would hide p50 behind p99.
+const SPREAD_MAX = 10;
+
+const MARGIN = { left: 56, right: 4, top: 8, bottom: 22 };
 
 const stacks = (style) => style === "column" || style === "hatched";
 
@@ -56,6 +60,7 @@ for (const chart of CHARTS) {
     id(`${chart.name}-legend`).append(make("li", {}, sample(tone, style), `${name} `, value));
     return value;
   });
+  if (chart.axis === "percent") id(`${chart.name}-legend`).append(make("li", {}, sample("grey", "limit"), "limit"));
   chart.age = make("li", { class: "age" });
   id(`${chart.name}-legend`).append(chart.age);
   chart.numbers = table(id(`${chart.name}-numbers`), `${chart.title}, second by second, the latest first`,
@@ -64,11 +69,11 @@ for (const chart of CHARTS) {
     const box = chart.svg.getBoundingClientRect();
     const part = (event.clientX - box.left - MARGIN.left) / (box.width - MARGIN.left - MARGIN.right);
     chart.pointed = (1 - Math.min(1, Math.max(0, part))) * SECONDS;
-    if (shown) showChart(chart, shown.seconds);
+    if (shown) showChart(chart, shown);
   });
   chart.svg.addEventListener("pointerleave", () => {
     chart.pointed = undefined;
-    if (shown) showChart(chart, shown.seconds);
+    if (shown) showChart(chart, shown);
   });
 }
 
@@ -78,24 +83,35 @@ function step(atLeast) {
   return [1, 2, 5, 10].map((factor) => factor * power).find((value) => value >= atLeast * 0.999999);
 }
 
-function tick(value, unit, all) {
-  if (unit === "ms") return all >= 1000 ? `${+(value / 1000).toFixed(2)} s` : `${+value.toFixed(3)} ms`;
-  return value >= 10000 ? `${+(value / 1000).toFixed(1)}k` : (+value.toFixed(3)).toLocaleString("en-US");
+function tick(value, axis, all) {
+  if (axis === "ms" && all >= 1000) return value >= 1 || !value ? `${+(value / 1000).toFixed(3)} s` : `${+(value * 1000).toFixed(0)} µs`;
+  if (axis === "ms") return value >= 1 || !value ? `${+value.toFixed(2)} ms` : `${+(value * 1000).toFixed(1)} µs`;
+  if (axis === "percent") return `${+value.toFixed(1)} %`;
+  return `${value >= 10000 ? `${+(value / 1000).toFixed(1)}k` : (+value.toFixed(3)).toLocaleString("en-US")}/s`;
 }
 
-function showChart(chart, seconds) {
-  const { svg, series } = chart;
-  const values = seconds.map((second) => series.map(([, , , value]) => value(second)));
-  const frame = frameOf(chart, seconds, values);
+function showChart(chart, stats) {
+  const { svg, series } = chart, { seconds } = stats;
+  const limits = series.map(([, , , , limit]) => (limit ? limit(stats) : null));
+  const values = seconds.map((second) => series.map(([, , , value]) => value(second, stats)));
+  // What is drawn: the value, or its percentage of the limit.
+  const drawn = chart.axis !== "percent" ? values
+    : values.map((row) => row.map((value, index) => (value == null || !limits[index] ? null : (value / limits[index]) * 100)));
+  const frame = frameOf(chart, seconds, drawn);
   const of = chosen(chart, seconds, frame.last);
-  const parts = [...axes(frame), ...series.map((one, index) => marks(one, index, seconds, values, frame))];
+  const parts = [...axes(frame), ...series.map((one, index) => marks(one, index, seconds, drawn, frame))];
+  if (chart.axis === "percent") parts.push(limitLine(frame));
   if (chart.pointed !== undefined && of >= 0) parts.push(cursor(seconds[of], frame));
   mark(svg, "viewBox", `0 0 ${frame.width} ${frame.height}`);
   svg.replaceChildren(...parts);
-  const text = (value) => (value == null ? "–" : UNITS[chart.unit](value));
+  if (chart.spread) say(chart.spread, frame.log ? "The scale is logarithmic." : "");
+  const text = (value, index) => {
+    if (value == null) return "–";
+    return limits[index] == null ? UNITS[chart.unit](value) : `${UNITS.count(value)} of ${UNITS.count(limits[index])}`;
+  };
   chart.values.forEach((element, index) => {
     const value = of < 0 ? null : values[of][index];
-    say(element, text(value));
+    say(element, text(value, index));
     mark(element, "value", value == null ? "" : String(value));
   });
   say(chart.age, chart.pointed === undefined || of < 0 ? "" : `${Math.round(frame.last - seconds[of].at_s)} s ago`);
@@ -107,28 +123,39 @@ function showChart(chart, seconds) {
 }
 
 // The positions of a chart's parts. The chart is drawn in the size in which it is shown, so that text keeps its size.
-function frameOf({ svg, series, unit }, seconds, values) {
+function frameOf({ svg, series, axis, spread }, seconds, values) {
   const width = Math.max(220, svg.clientWidth), height = Math.max(120, svg.clientHeight);
   const stacked = stacks(series[0][2]);
-  const top = (row) => (stacked ? row.reduce((sum, value) => sum + value, 0) : Math.max(...row.map((value) => value || 0)));
-  const highest = Math.max(...values.map(top), unit === "ms" ? 0.1 : 1);
-  const every = step(highest / 3), ceiling = Math.ceil(highest / every - 1e-9) * every;
   // Rounds to a tenth of a pixel.
   const at = (place) => Math.round(place * 10) / 10;
-  return {
-    width, height, stacked, unit, every, ceiling,
+  const frame = {
+    width, height, stacked, axis,
     last: seconds.length ? seconds[seconds.length - 1].at_s : 0,
     x: (ago) => at(MARGIN.left + (1 - Math.min(ago, SECONDS) / SECONDS) * (width - MARGIN.left - MARGIN.right)),
-    y: (value) => at(height - MARGIN.bottom - (value / ceiling) * (height - MARGIN.top - MARGIN.bottom)),
   };
+  const y = (part) => at(height - MARGIN.bottom - part * (height - MARGIN.top - MARGIN.bottom));
+  const positive = values.flat().filter((value) => value > 0);
+  const [lowest, top] = [Math.min(...positive), Math.max(...positive)];
+  if (spread && positive.length && top > lowest * SPREAD_MAX) {
+    const [from, to] = [Math.floor(Math.log10(lowest) + 1e-9), Math.ceil(Math.log10(top) - 1e-9)];
+    const factors = to - from > 2 ? [1] : [1, 2, 5];
+    const ticks = Array.from({ length: to - from }, (_, decade) => factors.map((factor) => factor * 10 ** (from + decade))).flat();
+    const part = (value) => (Math.log10(Math.max(value, 10 ** from)) - from) / (to - from);
+    return { ...frame, log: true, ceiling: 0, ticks: [...ticks, 10 ** to], y: (value) => y(part(value)) };
+  }
+  const sum = (row) => (stacked ? row.reduce((all, value) => all + value, 0) : Math.max(...row.map((value) => value || 0)));
+  const highest = Math.max(...values.map(sum), { ms: 0.1, percent: 100, rate: 1 }[axis]);
+  const every = axis === "percent" && highest <= 100 ? 25 : step(highest / 3), ceiling = Math.ceil(highest / every - 1e-9) * every;
+  const ticks = Array.from({ length: Math.round(ceiling / every) + 1 }, (_, number) => number * every);
+  return { ...frame, ceiling, ticks, y: (value) => y(value / ceiling) };
 }
 
-function axes({ width, height, unit, every, ceiling, x, y }) {
+function axes({ width, height, axis, ticks, ceiling, x, y }) {
   const parts = [];
-  for (let value = 0; value <= ceiling * 1.001; value += every) {
-    parts.push(draw("path", { class: value ? "grid" : "axis", d: `M${MARGIN.left} ${y(value)}H${width - MARGIN.right}` }));
-    parts.push(draw("text", { class: "end", x: MARGIN.left - 6, y: y(value) + 4 }, tick(value, unit, ceiling)));
-  }
+  ticks.forEach((value, index) => {
+    parts.push(draw("path", { class: index ? "grid" : "axis", d: `M${MARGIN.left} ${y(value)}H${width - MARGIN.right}` }));
+    parts.push(draw("text", { class: "end", x: MARGIN.left - 6, y: y(value) + 4 }, tick(value, axis, ceiling || value)));
+  });
   for (const ago of [60, 45, 30, 15, 0]) {
     const place = ago === SECONDS ? "" : ago ? "middle" : "end";
     parts.push(draw("text", { class: place, x: x(ago), y: height - 5 }, ago ? `−${ago} s` : "now"));
@@ -165,6 +192,10 @@ function chosen({ pointed }, seconds, last) {
   return seconds.reduce((best, second, number) => (distance(second) < distance(seconds[best]) ? number : best), 0);
 }
 
+function limitLine({ width, y }) {
+  return draw("g", { class: "grey" }, draw("path", { class: "line limit", d: `M${MARGIN.left} ${y(100)}H${width - MARGIN.right}` }));
+}
+
 function cursor(second, { last, stacked, height, x }) {
   const middle = x(last - second.at_s + (stacked ? second.length_s / 2 : 0));
   return draw("path", { class: "cursor", d: `M${middle} ${MARGIN.top}V${height - MARGIN.bottom}` });
@@ -176,7 +207,7 @@ function describe(chart, values, shownValue) {
   const parts = chart.series.map(([name], index) => {
     const all = values.map((row) => row[index]).filter((value) => value != null);
     if (!all.length) return `${name}: none`;
-    return `${name}: now ${shownValue(values[values.length - 1][index])}, from ${shownValue(Math.min(...all))} to ${shownValue(Math.max(...all))}`;
+    return `${name}: now ${shownValue(values[values.length - 1][index], index)}, from ${shownValue(Math.min(...all), index)} to ${shownValue(Math.max(...all), index)}`;
   });
   mark(chart.svg, "aria-label", `${chart.title}, the last ${values.length} seconds. ${parts.join("; ")}.`);
 }

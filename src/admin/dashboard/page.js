@@ -4,24 +4,52 @@
 const SILENCE_MS = 5000;
 const AGAIN_MS = 2000;
 
-// The state and the notices, which a screen reader says when they change.
+// The state and the conditions. A screen reader says a condition when it begins. Why, since when and what now stand in a box, whose
+// figures change each second without a word.
 
 let away;
 let noticed = "";
 
+const CAPITAL = (text) => text[0].toUpperCase() + text.slice(1);
+
+// Each condition: kind, title, since when, and its sentences.
+function conditionsOf(stats) {
+  if (!away) return (stats && stats.conditions) || [];
+  return [{
+    kind: "disconnected", title: "disconnected", since_s: away / 1000, for_s: (Date.now() - away) / 1000, why: "The server does not answer this page.",
+    now: "These are the last figures that came. The page keeps trying to connect.", advice: "Look whether the server runs and can be reached from here.",
+  }];
+}
+
 function showState(stats) {
-  const [word, kind, sign, text] = (stats && STATES[stats.state]) || [stats ? stats.state : "", ""];
+  const [word, kind] = (stats && STATES[stats.state]) || [stats ? stats.state : "", ""];
   if (stats) mark(id("state"), "class", `badge ${kind}`);
   const title = `${away ? "disconnected" : word} · wharf ${location.host}`;
   if (document.title !== title) document.title = title;
-  const notices = [];
-  if (away) notices.push(["bad", "✗", "Disconnected.", "These are the last figures that came. The page keeps trying to connect."]);
-  if (!away && text) notices.push([kind, sign, `${word[0].toUpperCase()}${word.slice(1)}.`, text]);
-  if (JSON.stringify(notices) === noticed) return;
-  noticed = JSON.stringify(notices);
-  id("notices").replaceChildren(...notices.map(([kind, sign, head, text]) =>
-    make("div", { class: `notice ${kind}` }, make("span", { class: "sign", "aria-hidden": "true" }, sign),
-      make("p", {}, make("strong", {}, head), ` ${text}`))));
+  const conditions = conditionsOf(stats);
+  const kinds = conditions.map((condition) => condition.kind).join();
+  if (kinds !== noticed) {
+    noticed = kinds;
+    id("notices").replaceChildren(...conditions.map((condition) =>
+      make("p", {}, `${CAPITAL(condition.title)}. ${(CONDITIONS[condition.kind] || [])[2] || ""}`)));
+    id("conditions").replaceChildren(...conditions.map(conditionBox));
+  }
+  conditions.forEach((condition, index) => fill(id("conditions").children[index], condition));
+}
+
+function conditionBox({ kind, title }) {
+  const [tone, sign] = CONDITIONS[kind] || ["warning", "⚠"];
+  const fact = (name, what) => make("div", {}, make("dt", {}, name), make("dd", { "data-what": what }));
+  return make("section", { class: `notice ${tone}`, "data-condition": kind, "aria-label": CAPITAL(title) },
+    make("span", { class: "sign", "aria-hidden": "true" }, sign),
+    make("div", {}, make("p", {}, make("strong", {}, CAPITAL(title)), " ", make("span", { class: "muted", "data-what": "times" })),
+      make("dl", { class: "because" }, fact("Why", "why"), fact("What now", "now"), fact("What you can do", "advice"))));
+}
+
+function fill(box, condition) {
+  const until = condition.until_s == null ? "" : `, until ${timeOfDay(condition.until_s)} at the latest`;
+  const texts = { ...condition, times: `since ${timeOfDay(condition.since_s)}, for ${clock(condition.for_s)}${until}` };
+  for (const element of box.querySelectorAll("[data-what]")) say(element, texts[element.dataset.what]);
 }
 
 function showLink(state, text) {
@@ -46,7 +74,7 @@ function show(stats) {
   showConnections(stats.connections.states);
   showTables(stats, before);
   shown = stats;
-  for (const chart of CHARTS) showChart(chart, stats.seconds);
+  for (const chart of CHARTS) showChart(chart, stats);
   // Tells a test which figures are shown.
   const last = stats.seconds[stats.seconds.length - 1];
   Object.assign(document.documentElement.dataset, { uptime: stats.uptime_s, second: last ? last.at_s : "" });
@@ -63,7 +91,7 @@ for (const details of document.querySelectorAll("details")) {
   details.addEventListener("toggle", () => shown && show(shown));
 }
 new ResizeObserver(() => {
-  if (shown) for (const chart of CHARTS) showChart(chart, shown.seconds);
+  if (shown) for (const chart of CHARTS) showChart(chart, shown);
 }).observe(document.body);
 
 // The connection.
@@ -74,7 +102,7 @@ let heard = 0;
 function connect() {
   if (events) events.close();
   heard = performance.now();
-  events = new EventSource("/events");
+  events = new EventSource("events");
   events.onmessage = (event) => {
     heard = performance.now();
     away = undefined;
@@ -102,9 +130,12 @@ setInterval(() => {
     lose();
     connect();
   }
-  if (away) showLink("away", `disconnected for ${clock((Date.now() - away) / 1000)}`);
+  if (!away) return;
+  showLink("away", `disconnected for ${clock((Date.now() - away) / 1000)}`);
+  showState(shown);
 }, 1000);
 
 say(id("host"), location.host);
-say(id("url"), location.origin);
+// wharf top asks the admin listener itself. Behind a proxy's path this page does not know where that is.
+say(id("url"), location.pathname === "/" ? location.origin : "URL");
 connect();

@@ -7,7 +7,7 @@ const WORKERS = [
 const POOL = [["active", "A", "lent"], ["free", "I", "idle"], ["closed", "–", "not open"]];
 // The order in which a connection goes through these states.
 const CONNECTIONS = {
-  idle: "grey", beginning: "green", reading: "purple", queued: "gold", running: "blue", writing: "orange", closing: "grey",
+  idle: "grey", beginning: "green", reading: "purple", queued: "gold", running: "blue", writing: "orange", closing: "dark",
 };
 const REFUSALS = {
   malformed: "not HTTP, or a form that is not supported", head_bytes: "head too large", header_count: "too many headers",
@@ -56,12 +56,16 @@ const name = (of) => (of.method ? `${of.method} ${of.route}` : of.route === "unm
 const tables = {
   workers: table(id("workers-numbers"), "What each worker does", [["worker"], ["does"], ["for", "number"], ["endpoint", "route"], ["request, for", "number"]]),
   endpoints: table(id("endpoints"), "The last half to whole minute, by p99",
-    [["endpoint", "route"], ["answers", "number"], ["p50", "number"], ["p99", "number"], ["mean", "number"], ["where the time goes"]],
-    "No request thread has answered within the last half minute."),
+    [["endpoint", "route"], ["served", "number"], ["client errors", "number"], ["errors", "number"], ["refused", "number"],
+      ["p50", "number"], ["p99", "number"], ["mean", "number"], ["where the time goes"]],
+    "No worker has served a request within the last half minute."),
   errors: table(id("errors"), "Answers with a status from 500, refusals included, by endpoint and status; the latest first",
     [["when", "when"], ["endpoint", "route"], ["status", "number"], ["how many", "number"], ["request"]], "None since the start."),
   refused: table(id("refused"), "Requests refused since the start", [["reason"], ["refused", "number"], ["a second now", "number"], ["share", "bars"]], "None since the start."),
 };
+
+id("phases-key").append(...PHASES.map(([phase, tone]) =>
+  make("li", {}, make("span", { class: `swatch ${tone}`, "aria-hidden": "true" }), phase)));
 
 function share(part, most, tone) {
   if (!part) return "";
@@ -87,9 +91,11 @@ function ago(seconds) {
 }
 
 function showTables(stats, before) {
+  const rate = (of, figure) => value(figure, of[figure], `${number(of[figure])}/s`);
+  const time = (of, figure) => (of[figure] == null ? "–" : value(figure, of[figure], milliseconds(of[figure])));
   tables.endpoints.show(stats.endpoints.map((of) => [
-    name(of), value("per_s", of.per_s, `${number(of.per_s)}/s`), value("p50_ms", of.p50_ms, milliseconds(of.p50_ms)),
-    value("p99_ms", of.p99_ms, milliseconds(of.p99_ms)), value("mean_ms", of.mean_ms, milliseconds(of.mean_ms)), mix(of.phases_ms),
+    name(of), ...["per_s", "client_errors_per_s", "errors_per_s", "refused_per_s"].map((figure) => rate(of, figure)),
+    ...["p50_ms", "p99_ms", "mean_ms"].map((figure) => time(of, figure)), mix(of.phases_ms),
   ]), JSON.stringify(stats.endpoints));
   const now = stats.started_at_s + stats.uptime_s;
   tables.errors.show((stats.errors || []).map((of) => {

@@ -1,10 +1,17 @@
 // Words, numbers and elements. Everything is shown as text, never as markup.
 
 const STATES = {
-  ready: ["ready", "good"],
-  saturated: ["saturated", "warning", "⚠", "More requests come than the server can answer. It refuses the rest at once."],
-  database_down: ["database down", "bad", "✗", "No database session works, and none can be opened."],
-  draining: ["draining", "warning", "⚠", "The server stops. It answers its running requests and takes no new ones."],
+  ready: ["ready", "good"], saturated: ["saturated", "warning"], database_down: ["database down", "bad"], draining: ["draining", "warning"],
+};
+
+// What a screen reader says once when the condition begins. Its figures, which change each second, stand beside it.
+const CONDITIONS = {
+  disconnected: ["bad", "✗", "The page shows the last figures and keeps trying to connect."],
+  draining: ["warning", "⚠", "The server stops. It answers its running requests and takes no new ones."],
+  database_down: ["bad", "✗", "No database session works, and none can be opened."],
+  saturated: ["warning", "⚠", "More requests come than the server can answer. It refuses the rest at once."],
+  leak: ["warning", "⚠", "A database session has been lent for too long."],
+  reload_refused: ["warning", "⚠", "The new configuration was refused. The one from before goes on."],
 };
 
 const id = (name) => document.getElementById(name);
@@ -56,6 +63,12 @@ function clock(seconds) {
   return minutes ? `${minutes} min ${whole % 60} s` : `${whole} s`;
 }
 
+// The time of day in the reader's time zone, with the date if that is another day.
+function timeOfDay(seconds) {
+  const date = new Date(seconds * 1000), time = date.toLocaleTimeString("en-GB");
+  return date.toDateString() === new Date().toDateString() ? time : `${date.toLocaleDateString("en-GB")} ${time}`;
+}
+
 function bytes(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   const at = Math.min(units.length - 1, count < 1 ? 0 : Math.floor(Math.log2(count) / 10));
@@ -97,9 +110,8 @@ function lastSecond(stats) {
   const last = stats.seconds[stats.seconds.length - 1];
   if (!last) return {};
   const rate = (count) => count / (last.length_s || 1);
-  const answered = last.p99_ms > 0;
   return {
-    good_per_s: rate(last.good), errors_per_s: rate(last.errors), refused_per_s: rate(last.refused),
-    p50_ms: answered ? last.p50_ms : null, p90_ms: answered ? last.p90_ms : null, p99_ms: answered ? last.p99_ms : null,
+    good_per_s: rate(last.good), client_errors_per_s: rate(last.client_errors), errors_per_s: rate(last.errors),
+    refused_per_s: rate(last.refused), left_per_s: rate(last.left), p50_ms: last.p50_ms, p90_ms: last.p90_ms, p99_ms: last.p99_ms,
   };
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::stats::{EndpointStats, Phases, Second, milliseconds, rounded, spent};
-use crate::telemetry::metrics::{Counts, Gauges, Metrics, Reason, Spans};
+use crate::telemetry::metrics::{Counts, Endpoint, Gauges, Metrics, Outcome, Outcomes, Spans, UNMATCHED};
 
 /// The number of seconds that are kept.
 const SECONDS: usize = 60;
@@ -26,52 +26,57 @@ pub(super) struct History {
 struct Reading {
     at: Instant,
     requests: u64,
-    good: u64,
-    errors: u64,
+    outcomes: Outcomes,
     /// The requests that were refused because of load.
     crowded: u64,
-    refused: u64,
     durations: Counts,
     spans: Spans,
+}
+
+/// An endpoint's counts up to one moment.
+#[derive(Clone, Default)]
+struct EndpointCounts {
+    durations: Counts,
+    spans: Spans,
+    outcomes: Outcomes,
 }
 
 /// The counts of each endpoint up to one moment. An endpoint's id is its index.
 #[derive(Clone)]
 struct EndpointReading {
     at: Instant,
-    endpoints: Vec<(Counts, Spans)>,
+    endpoints: Vec<EndpointCounts>,
 }
 
 impl Reading {
     fn at(now: Instant, metrics: &Metrics) -> Self {
-        let crowded = metrics.refused_for_overload();
         let mut reading = Self {
             at: now,
             requests: metrics.requests(),
-            good: 0,
-            errors: 0,
-            crowded,
-            refused: crowded + metrics.refused_for(Reason::Deadline),
+            outcomes: Outcomes::default(),
+            crowded: metrics.refused_for_overload(),
             durations: Counts::default(),
             spans: Spans::default(),
         };
         for endpoint in metrics.endpoints() {
-            reading.durations.add(&endpoint.durations());
+            endpoint.add_durations_to(&mut reading.durations);
             reading.spans = reading.spans.plus(&spent(&endpoint));
-            for (status, count) in endpoint.statuses() {
-                *(if status < 500 { &mut reading.good } else { &mut reading.errors }) += count;
-            }
+            reading.outcomes.add(&endpoint.outcomes());
         }
-        // Refused requests are counted separately, not as errors.
-        reading.errors = reading.errors.saturating_sub(reading.refused);
         reading
+    }
+}
+
+impl EndpointCounts {
+    fn of(endpoint: &Endpoint) -> Self {
+        Self { durations: endpoint.durations(), spans: spent(endpoint), outcomes: endpoint.outcomes() }
     }
 }
 
 impl EndpointReading {
     fn at(now: Instant, metrics: &Metrics) -> Self {
         let endpoints = metrics.endpoints();
-        let endpoints = endpoints.iter().map(|endpoint| (endpoint.durations(), spent(endpoint)));
+        let endpoints = endpoints.iter().map(|endpoint| EndpointCounts::of(endpoint));
         Self { at: now, endpoints: endpoints.collect() }
     }
 }
@@ -95,7 +100,9 @@ impl History {
         let before = std::mem::replace(&mut self.last, reading);
         self.overloaded = self.last.crowded > before.crowded;
         let durations = self.last.durations.since(&before.durations);
-        let percentile = |percent| milliseconds(durations.percentile(percent));
+        let served = durations.count();
+        let percentile = |percent| (served > 0).then(|| milliseconds(durations.percentile(percent)));
+        let outcomes = self.last.outcomes.since(&before.outcomes);
         if self.seconds.len() == SECONDS {
             self.seconds.pop_front();
         }
@@ -103,13 +110,15 @@ impl History {
             at_s: rounded((now - self.began).as_secs_f64()),
             length_s: rounded((now - before.at).as_secs_f64()),
             requests: self.last.requests - before.requests,
-            good: self.last.good.saturating_sub(before.good),
-            errors: self.last.errors.saturating_sub(before.errors),
-            refused: self.last.refused - before.refused,
+            good: outcomes[Outcome::Good],
+            client_errors: outcomes[Outcome::ClientError],
+            errors: outcomes[Outcome::Error],
+            refused: outcomes[Outcome::Refused],
+            left: outcomes[Outcome::Left],
             p50_ms: percentile(50.0),
             p90_ms: percentile(90.0),
             p99_ms: percentile(99.0),
-            phases_ms: Phases::mean(&self.last.spans.minus(&before.spans), durations.count()),
+            phases_ms: Phases::mean(&self.last.spans.minus(&before.spans), served),
             busy: gauges.workers.busy,
             queued: gauges.queue.length,
             active: gauges.pool.map_or(0, |pool| pool.active),
@@ -129,30 +138,40 @@ impl History {
         self.seconds.iter().copied().collect()
     }
 
-    /// Each endpoint that a worker has answered for since the older reading, the slowest first.
+    /// Each endpoint that has served, failed or refused requests since the older reading, the slowest first.
     pub(super) fn endpoints(&self, metrics: &Metrics, now: Instant) -> Vec<EndpointStats> {
         let seconds = now.saturating_duration_since(self.older.at).as_secs_f64().max(1e-3);
-        let none = (Counts::default(), Spans::default());
+        let per_s = |count: u64| rounded(f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds);
+        let none = EndpointCounts::default();
         let mut endpoints = Vec::new();
         for endpoint in metrics.endpoints() {
-            let (counts_then, spans_then) = self.older.endpoints.get(endpoint.id as usize).unwrap_or(&none);
-            let durations = endpoint.durations().since(counts_then);
-            let count = durations.count();
-            if count == 0 {
+            let then = self.older.endpoints.get(endpoint.id as usize).unwrap_or(&none);
+            let now = EndpointCounts::of(&endpoint);
+            let (durations, outcomes) =
+                (now.durations.since(&then.durations), now.outcomes.since(&then.outcomes));
+            let served = durations.count();
+            let failed = outcomes[Outcome::Error] + outcomes[Outcome::Refused];
+            // Requests without an endpoint have no work whose time could be told.
+            if served == 0 && (failed == 0 || endpoint.route == UNMATCHED) {
                 continue;
             }
+            let time = |time: Duration| (served > 0).then(|| milliseconds(time));
             endpoints.push(EndpointStats {
                 method: endpoint.method.clone(),
                 route: endpoint.route.clone(),
-                per_s: rounded(f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds),
-                p50_ms: milliseconds(durations.percentile(50.0)),
-                p99_ms: milliseconds(durations.percentile(99.0)),
-                mean_ms: milliseconds(durations.mean()),
-                phases_ms: Phases::mean(&spent(&endpoint).minus(spans_then), count),
+                per_s: per_s(served),
+                client_errors_per_s: per_s(outcomes[Outcome::ClientError]),
+                errors_per_s: per_s(outcomes[Outcome::Error]),
+                refused_per_s: per_s(outcomes[Outcome::Refused]),
+                p50_ms: time(durations.percentile(50.0)),
+                p99_ms: time(durations.percentile(99.0)),
+                mean_ms: time(durations.mean()),
+                phases_ms: Phases::mean(&now.spans.minus(&then.spans), served),
                 statuses: endpoint.statuses().into_iter().collect(),
             });
         }
-        endpoints.sort_by(|one, other| other.p99_ms.total_cmp(&one.p99_ms));
+        let p99 = |of: &EndpointStats| of.p99_ms.unwrap_or(-1.0);
+        endpoints.sort_by(|one, other| p99(other).total_cmp(&p99(one)));
         endpoints
     }
 }
@@ -162,7 +181,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::telemetry::metrics::{Phase, QueueGauges, WorkerGauges};
+    use crate::telemetry::metrics::{Phase, QueueGauges, Reason, WorkerGauges};
 
     fn gauges() -> Gauges {
         Gauges {
@@ -194,19 +213,31 @@ mod tests {
         metrics.received();
         metrics.refused(Reason::QueueFull);
         endpoint.responded(503);
+        // The database is down: the answers come at once, and tell nothing about the endpoint's work.
+        for _ in 0..9 {
+            metrics.received();
+            metrics.finished_by_worker(&endpoint, "", 503, &spans(0));
+        }
         history.add(&metrics, &gauges(), began + Duration::from_secs(1));
         let seconds = history.seconds();
         let [second] = seconds.as_slice() else { panic!("one second") };
-        assert_eq!((second.requests, second.good, second.errors, second.refused), (4, 2, 1, 1));
+        assert_eq!((second.requests, second.good, second.errors, second.refused), (13, 1, 1, 10));
+        assert_eq!((second.client_errors, second.left), (1, 0));
         assert!((second.phases_ms.database - 10.0).abs() < 0.01, "{second:?}");
-        assert!((8.0..=10.0).contains(&second.p99_ms), "{second:?}");
+        for percentile in [second.p50_ms, second.p90_ms, second.p99_ms] {
+            assert!((9.75..=10.25).contains(&percentile.expect("three were served")), "{second:?}");
+        }
+        let [endpoint] = &history.endpoints(&metrics, began + Duration::from_secs(1))[..] else {
+            panic!("one")
+        };
+        assert!((endpoint.refused_per_s - 10.0).abs() < 1e-9, "{endpoint:?}");
         assert_eq!(second.busy, 3);
         assert!(history.overloaded());
         for later in 2..=100 {
             history.add(&metrics, &gauges(), began + Duration::from_secs(later));
         }
         assert_eq!(history.seconds().len(), SECONDS);
-        assert_eq!(history.seconds()[59].requests, 0);
+        assert_eq!((history.seconds()[59].requests, history.seconds()[59].p50_ms), (0, None));
         assert!(!history.overloaded());
         assert!(history.endpoints(&metrics, began + Duration::from_secs(100)).is_empty(), "long ago");
     }
@@ -223,6 +254,6 @@ mod tests {
         let routes: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.route.as_str()).collect();
         assert_eq!(routes, ["/slow", "/middle", "/fast"]);
         assert!((endpoints[0].per_s - 0.5).abs() < 1e-9);
-        assert!((endpoints[0].mean_ms - 100.0).abs() < 0.01);
+        assert!((endpoints[0].mean_ms.expect("it has served") - 100.0).abs() < 0.01);
     }
 }

@@ -3,29 +3,32 @@
 //! It has a thread of its own, so that it costs no request any time. It only reads the parts that it is given, and
 //! changes none of them. `stats.rs` defines what it reports.
 
+mod condition;
 mod history;
 mod report;
 mod stats;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 
+use self::condition::{Conditions, Moment};
 use self::history::History;
 use self::report::{Figures, Report};
-pub(crate) use self::stats::{Connections, ErrorStats, PoolStats, QueueStats, State, Stats, Thread, Totals};
+pub(crate) use self::stats::{
+    Condition, ConditionKind, Connections, ErrorStats, PoolStats, QueueStats, State, Stats, Thread, Totals,
+};
 use crate::base::guard::supervise;
 use crate::base::queue::Queue;
 use crate::database::Database;
 use crate::exchange::job::Job;
 use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::journal::Journal;
-use crate::telemetry::metrics::{Exposition, Gauges, Metrics, PoolGauges, QueueGauges, WorkerGauges};
+use crate::telemetry::metrics::{Detail, Exposition, Gauges, Metrics, PoolGauges, QueueGauges, WorkerGauges};
 use crate::telemetry::{sparing, stderr};
 
 /// How often the observer reads the figures.
@@ -53,7 +56,7 @@ struct Shared {
     observed: Observed,
     started: SystemTime,
     since: Instant,
-    draining: AtomicBool,
+    conditions: Conditions,
     history: Mutex<History>,
     report: Mutex<Report>,
 }
@@ -69,18 +72,23 @@ impl Observer {
     /// An observer whose history begins now.
     pub fn new(observed: Observed) -> Self {
         let history = Mutex::new(History::begin(&observed.metrics, Instant::now()));
-        let (started, since, draining) = (SystemTime::now(), Instant::now(), AtomicBool::new(false));
-        Self(Arc::new(Shared { observed, started, since, draining, history, report: Mutex::default() }))
+        let (started, since, conditions) = (SystemTime::now(), Instant::now(), Conditions::default());
+        Self(Arc::new(Shared { observed, started, since, conditions, history, report: Mutex::default() }))
     }
 
-    /// Notes that the server has begun to stop.
-    pub fn drain(&self) {
-        self.0.draining.store(true, Relaxed);
+    /// Notes that the server has begun to stop, and waits for its requests until this time.
+    pub fn drain(&self, until: Instant) {
+        self.0.conditions.drain(until);
+    }
+
+    /// Notes why a reload was refused, or that one succeeded. The reason holds no secret.
+    pub fn reloaded(&self, refused: Option<String>) {
+        self.0.conditions.reloaded(refused);
     }
 
     /// Whether the server has begun to stop.
     pub fn is_draining(&self) -> bool {
-        self.0.draining.load(Relaxed)
+        self.0.conditions.is_draining()
     }
 
     /// Starts the thread that reads the figures once a second.
@@ -107,7 +115,12 @@ impl Observer {
         let gauges = self.gauges();
         let Observed { metrics, database, journal, .. } = &self.0.observed;
         let now = Instant::now();
-        self.history().add(metrics, &gauges, now);
+        let has_shed = {
+            let mut history = self.history();
+            history.add(metrics, &gauges, now);
+            history.overloaded()
+        };
+        self.0.conditions.add(&gauges, has_shed, &self.threads(), now);
         sparing::log_held_back();
         let figures = Figures {
             metrics,
@@ -128,19 +141,15 @@ impl Observer {
 
     /// The metrics for Prometheus: `OpenMetrics`, or the older text. Each route has its own series.
     pub fn exposition(&self, open_metrics: bool) -> String {
-        self.written(open_metrics, true)
+        self.exposition_in(open_metrics, Detail::default())
     }
 
-    /// The same without series of single routes: those of all routes are added up.
-    pub fn exposition_without_routes(&self, open_metrics: bool) -> String {
-        self.written(open_metrics, false)
-    }
-
-    fn written(&self, open_metrics: bool, by_route: bool) -> String {
+    /// The same with more or fewer series.
+    pub fn exposition_in(&self, open_metrics: bool, detail: Detail) -> String {
         let Observed { metrics, database, journal, .. } = &self.0.observed;
         let pool = database.as_ref().map(|database| Arc::clone(database.metrics()));
         let (gauges, lost_lines) = (self.gauges(), [journal.lost(), stderr::lost()]);
-        Exposition { metrics: Arc::clone(metrics), pool, gauges, lost_lines, by_route }.text(open_metrics)
+        Exposition { metrics: Arc::clone(metrics), pool, gauges, lost_lines, detail }.text(open_metrics)
     }
 
     /// The gauges at this moment.
@@ -189,15 +198,18 @@ impl Observer {
         let gauges = self.gauges();
         let Observed { metrics, database, .. } = &self.0.observed;
         let pool = gauges.pool.zip(database.as_ref());
+        let (threads, totals) = (self.threads(), Totals::of(metrics));
+        let conditions = self.conditions_at(&gauges, &threads, totals.in_flight);
         let history = self.history();
         Stats {
             wharf: env!("CARGO_PKG_VERSION"),
             started_at_s: stats::since_1970(self.0.started),
             uptime_s: stats::rounded(self.0.since.elapsed().as_secs_f64()),
-            state: self.state(&gauges, &history),
-            totals: Totals::of(metrics),
+            state: State::of(&conditions),
+            conditions,
+            totals,
             workers: gauges.workers,
-            threads: self.threads(),
+            threads,
             queue: QueueStats::of(gauges.queue),
             pool: pool.map(|(gauges, database)| PoolStats::of(gauges, database.metrics())),
             connections: Connections::of(metrics),
@@ -207,16 +219,26 @@ impl Observer {
         }
     }
 
-    fn state(&self, gauges: &Gauges, history: &History) -> State {
-        if self.is_draining() {
-            State::Draining
-        } else if gauges.pool.is_some_and(|pool| pool.is_down) {
-            State::DatabaseDown
-        } else if gauges.queue.length >= gauges.queue.max_length || history.overloaded() {
-            State::Saturated
-        } else {
-            State::Ready
-        }
+    /// The conditions that an operator should know, the worst first.
+    pub fn conditions(&self) -> Vec<Condition> {
+        let metrics = &self.0.observed.metrics;
+        let in_flight = metrics.requests().saturating_sub(metrics.finished());
+        self.conditions_at(&self.gauges(), &self.threads(), in_flight)
+    }
+
+    fn conditions_at(&self, gauges: &Gauges, threads: &[Thread], in_flight: u64) -> Vec<Condition> {
+        let database = self.0.observed.database.as_ref();
+        self.0.conditions.all(&Moment {
+            now: Instant::now(),
+            wall: SystemTime::now(),
+            gauges,
+            threads,
+            in_flight,
+            // Requests without an endpoint are counted by one more.
+            endpoints: self.0.observed.metrics.endpoints().len().saturating_sub(1),
+            outage: database.and_then(Database::outage),
+            long_loans: database.map(Database::long_loans).unwrap_or_default(),
+        })
     }
 
     fn activities(&self) -> Vec<(String, Activity)> {

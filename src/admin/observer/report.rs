@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::Thread;
+use super::condition::is_pressed;
 use crate::telemetry::metrics::{Gauges, Metrics, Pool, REASONS, Reason, UNSERVED, Unserved};
 
 /// After this many seconds in a row, the server counts as saturated, or as calm again.
@@ -136,7 +137,7 @@ impl Report {
     /// The server is saturated when all workers are busy and jobs wait, or when it refuses requests because of load.
     fn saturation(&mut self, gauges: &Gauges, refused: u64, now: Instant) -> Option<(Level, String)> {
         let (workers, queue) = (&gauges.workers, &gauges.queue);
-        let is_so = refused > 0 || (workers.busy >= workers.count.min(workers.busy_max) && queue.length > 0);
+        let is_so = refused > 0 || is_pressed(gauges);
         match self.saturated.add(is_so, now, SATURATED_AFTER, CALM_AFTER)? {
             StateChange::Begins => {
                 let pool = gauges.pool.as_ref();

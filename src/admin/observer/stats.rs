@@ -23,6 +23,8 @@ pub struct Stats {
     pub uptime_s: f64,
     /// The state of the server.
     pub state: State,
+    /// Why the server is not as it should be, the worst first. Empty if all is well.
+    pub conditions: Vec<Condition>,
     /// The counts since the start.
     pub totals: Totals,
     /// The request threads.
@@ -37,7 +39,7 @@ pub struct Stats {
     pub connections: Connections,
     /// The last minute, second by second, the latest last.
     pub seconds: Vec<Second>,
-    /// Each endpoint with answers in the last half to whole minute, the slowest first.
+    /// Each endpoint that served, failed or refused requests in the last half to whole minute, the slowest first.
     pub endpoints: Vec<EndpointStats>,
     /// Answers with a status from 500 by endpoint and status, the latest 20 kinds, the latest first.
     pub errors: Vec<ErrorStats>,
@@ -50,12 +52,63 @@ pub struct Stats {
 pub enum State {
     /// It answers every request.
     Ready,
-    /// The queue is full, or requests of the last second were refused because of load.
+    /// The queue is full, requests were refused because of load, or requests wait while every worker is busy.
     Saturated,
     /// It has no session with the database, and cannot open one.
     DatabaseDown,
     /// It stops.
     Draining,
+}
+
+/// A condition of the server that an operator should know: why, since when, what the server does about it, and what can be done.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Condition {
+    /// Which one.
+    pub kind: ConditionKind,
+    /// Its name for people.
+    pub title: &'static str,
+    /// Since when, in seconds since 1970.
+    pub since_s: f64,
+    /// How long it has lasted.
+    pub for_s: f64,
+    /// When it ends, in seconds since 1970, where that is known.
+    pub until_s: Option<f64>,
+    /// Its cause, in whole sentences.
+    pub why: String,
+    /// The server's own remedy.
+    pub now: String,
+    /// The operator's remedy.
+    pub advice: String,
+}
+
+/// The kinds of conditions. The first ones are states as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ConditionKind {
+    /// The server stops.
+    Draining,
+    /// It has no session with the database, and cannot open one.
+    DatabaseDown,
+    /// More requests come than the workers can answer.
+    Saturated,
+    /// A session is lent for longer than `database.leak_detection_threshold`.
+    Leak,
+    /// The last reload was refused, and the configuration from before goes on.
+    ReloadRefused,
+}
+
+impl State {
+    /// The state of a server in these conditions, of which the worst comes first.
+    pub(super) fn of(conditions: &[Condition]) -> Self {
+        match conditions.first().map(|condition| condition.kind) {
+            Some(ConditionKind::Draining) => Self::Draining,
+            Some(ConditionKind::DatabaseDown) => Self::DatabaseDown,
+            Some(ConditionKind::Saturated) => Self::Saturated,
+            Some(ConditionKind::Leak | ConditionKind::ReloadRefused) | None => Self::Ready,
+        }
+    }
 }
 
 /// Counts since the server started.
@@ -163,18 +216,22 @@ pub struct Second {
     pub length_s: f64,
     /// Requests read in it.
     pub requests: u64,
-    /// Answers of endpoints with a status below 500.
+    /// Good answers: with a status below 400.
     pub good: u64,
-    /// Answers of endpoints with a status from 500.
+    /// Answers with a status from 400 to 499, except 429 and 499.
+    pub client_errors: u64,
+    /// Answers with a status from 500, except 503.
     pub errors: u64,
-    /// Requests refused because of load or time: `queue_full`, `queue_wait`, `shed`, `deadline`.
+    /// Requests that were refused, whatever the reason: answers with 503 or 429.
     pub refused: u64,
-    /// Half of the workers' answers in it took at most this long.
-    pub p50_ms: f64,
+    /// Requests whose client left before its answer.
+    pub left: u64,
+    /// Half of the requests that workers served took at most this long. Refused requests are not served. None: no request was.
+    pub p50_ms: Option<f64>,
     /// Nine of ten took at most this long.
-    pub p90_ms: f64,
+    pub p90_ms: Option<f64>,
     /// 99 of 100 took at most this long.
-    pub p99_ms: f64,
+    pub p99_ms: Option<f64>,
     /// The mean time of a request in each phase.
     pub phases_ms: Phases,
     /// Workers with a request at its end.
@@ -209,14 +266,20 @@ pub struct EndpointStats {
     pub method: String,
     /// Its path as it is configured.
     pub route: String,
-    /// Answers of workers, per second.
+    /// Requests that workers served, per second. Refused requests are not served.
     pub per_s: f64,
-    /// Half of them took at most this long.
-    pub p50_ms: f64,
+    /// Answers with a status from 400 to 499, except 429 and 499, per second.
+    pub client_errors_per_s: f64,
+    /// Answers with a status from 500, except 503, per second.
+    pub errors_per_s: f64,
+    /// Refused requests, per second: answers with 503 or 429.
+    pub refused_per_s: f64,
+    /// Half of the served requests took at most this long. None: no request was served.
+    pub p50_ms: Option<f64>,
     /// 99 of 100 took at most this long.
-    pub p99_ms: f64,
+    pub p99_ms: Option<f64>,
     /// The mean of their times.
-    pub mean_ms: f64,
+    pub mean_ms: Option<f64>,
     /// The mean time of a request in each phase.
     pub phases_ms: Phases,
     /// Answers by status since the server started.

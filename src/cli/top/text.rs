@@ -48,6 +48,38 @@ impl StyledLine {
         Self(vec![(style, text.into())])
     }
 
+    /// The line as several that fit the width, broken between words. Later lines are indented.
+    pub(super) fn wrapped(&self, width: usize, indent: usize) -> Vec<Self> {
+        let mut lines = vec![Self::default()];
+        let mut column = 0;
+        for (style, text) in &self.0 {
+            for word in words(text) {
+                let length = word.chars().count();
+                let is_space = word.starts_with(' ');
+                if column + length > width && column > indent {
+                    lines.push(Self::of(Style::Plain, " ".repeat(indent)));
+                    column = indent;
+                    if is_space {
+                        continue;
+                    }
+                }
+                if let Some(line) = lines.last_mut() {
+                    line.extend(*style, word);
+                }
+                column += length;
+            }
+        }
+        lines
+    }
+
+    /// Adds to the last piece, if that has the style.
+    fn extend(&mut self, style: Style, text: &str) {
+        match self.0.last_mut() {
+            Some((last, piece)) if *last == style => piece.push_str(text),
+            _ => self.0.push((style, text.to_owned())),
+        }
+    }
+
     /// Writes as much of the line as fits. Control characters are replaced, because routes may contain any text and
     /// must not move the cursor.
     pub(super) fn write(&self, width: usize, in_colour: bool, out: &mut String) {
@@ -66,6 +98,14 @@ impl StyledLine {
             }
         }
     }
+}
+
+/// The words of the text and the spaces between them.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive(' ').flat_map(|part| {
+        let word = part.trim_end_matches(' ');
+        [word, &part[word.len()..]].into_iter().filter(|part| !part.is_empty())
+    })
 }
 
 /// A count with separated thousands.
@@ -114,6 +154,12 @@ pub(super) fn clock(seconds: f64) -> String {
     }
 }
 
+/// The time of day of a moment, in seconds since 1970.
+pub(super) fn time_of_day(seconds: f64) -> String {
+    let seconds = whole(seconds.floor());
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
 pub(super) fn whole(value: f64) -> u64 {
     value.round() as u64
@@ -160,6 +206,21 @@ mod tests {
         text.clear();
         line.write(3, false, &mut text);
         assert_eq!(text, "GET");
+    }
+
+    #[test]
+    fn a_long_line_is_broken_between_words() {
+        let mut line = StyledLine::of(Style::Strong, "why    one two");
+        line.add(Style::Plain, " three four");
+        let written = |line: &StyledLine| {
+            let mut text = String::new();
+            line.write(99, false, &mut text);
+            text
+        };
+        let lines: Vec<_> = line.wrapped(12, 4).iter().map(written).collect();
+        assert_eq!(lines, ["why    one ", "    two ", "    three ", "    four"]);
+        assert_eq!(line.wrapped(80, 4).len(), 1);
+        assert_eq!(time_of_day(86_399.9), "23:59:59 UTC");
     }
 
     #[test]

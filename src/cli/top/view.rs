@@ -1,4 +1,5 @@
-//! The figures read from `/stats`. An older server may send no list of errors, which then counts as empty.
+//! The figures read from `/stats`. An older server may send no errors or conditions, which then count as
+//! none.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ pub(super) struct View {
     pub(super) started_at_s: f64,
     pub(super) uptime_s: f64,
     pub(super) state: String,
+    #[serde(default)]
+    pub(super) conditions: Vec<Condition>,
     pub(super) totals: Totals,
     pub(super) workers: Workers,
     pub(super) threads: Vec<Thread>,
@@ -20,6 +23,18 @@ pub(super) struct View {
     pub(super) endpoints: Vec<Endpoint>,
     #[serde(default)]
     pub(super) errors: Vec<Failure>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Condition {
+    pub(super) kind: String,
+    pub(super) title: String,
+    pub(super) since_s: f64,
+    pub(super) for_s: f64,
+    pub(super) until_s: Option<f64>,
+    pub(super) why: String,
+    pub(super) now: String,
+    pub(super) advice: String,
 }
 
 #[derive(Deserialize)]
@@ -69,11 +84,15 @@ pub(super) struct Connections {
 pub(super) struct Second {
     pub(super) length_s: f64,
     pub(super) good: f64,
+    #[serde(default)]
+    pub(super) client_errors: f64,
     pub(super) errors: f64,
     pub(super) refused: f64,
-    pub(super) p50_ms: f64,
-    pub(super) p90_ms: f64,
-    pub(super) p99_ms: f64,
+    #[serde(default)]
+    pub(super) left: f64,
+    pub(super) p50_ms: Option<f64>,
+    pub(super) p90_ms: Option<f64>,
+    pub(super) p99_ms: Option<f64>,
     pub(super) phases_ms: Phases,
 }
 
@@ -91,9 +110,15 @@ pub(super) struct Endpoint {
     pub(super) method: String,
     pub(super) route: String,
     pub(super) per_s: f64,
-    pub(super) p50_ms: f64,
-    pub(super) p99_ms: f64,
-    pub(super) mean_ms: f64,
+    #[serde(default)]
+    pub(super) client_errors_per_s: f64,
+    #[serde(default)]
+    pub(super) errors_per_s: f64,
+    #[serde(default)]
+    pub(super) refused_per_s: f64,
+    pub(super) p50_ms: Option<f64>,
+    pub(super) p99_ms: Option<f64>,
+    pub(super) mean_ms: Option<f64>,
     pub(super) phases_ms: Phases,
 }
 

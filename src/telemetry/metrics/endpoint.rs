@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::Outcomes;
 use super::failures::Failures;
 use super::histogram::{Counts, Histogram, nanoseconds};
 
@@ -89,9 +90,6 @@ pub struct Endpoint {
     failures: Arc<Failures>,
 }
 
-/// The status for requests whose client left before the answer, as in nginx's log.
-pub const CLIENT_LEFT: u16 = 499;
-
 /// The route of requests that came to no endpoint. No path begins like this.
 pub const UNMATCHED: &str = "unmatched";
 
@@ -146,8 +144,8 @@ impl Endpoint {
         self.others.fetch_add(1, Relaxed);
     }
 
-    /// Counts a request that a worker has finished.
-    pub(super) fn finished(&self, spans: &Spans) {
+    /// Counts the time of a request that a worker has served.
+    pub(super) fn served(&self, spans: &Spans) {
         self.duration.record(spans.total());
         for (sum, span) in self.phases_ns.iter().zip(spans.0) {
             sum.fetch_add(nanoseconds(span), Relaxed);
@@ -166,12 +164,23 @@ impl Endpoint {
         statuses
     }
 
-    /// The durations of its requests, from the arrival of the whole request until its answer was handed to the system.
+    /// The outcomes of its requests.
+    pub fn outcomes(&self) -> Outcomes {
+        Outcomes::of(self.statuses())
+    }
+
+    /// The durations of its [served](super::Outcome::is_served) requests, from the arrival of the whole request until its answer was
+    /// handed to the system.
     pub fn durations(&self) -> Counts {
         self.duration.counts()
     }
 
-    /// The total time of all its requests in the phase.
+    /// Adds them to others.
+    pub(crate) fn add_durations_to(&self, counts: &mut Counts) {
+        self.duration.add_to(counts);
+    }
+
+    /// The total time of these requests in the phase.
     pub fn spent(&self, phase: Phase) -> Duration {
         Duration::from_nanos(self.phases_ns[phase as usize].load(Relaxed))
     }
@@ -206,8 +215,8 @@ mod tests {
         let mut spans = Spans::default();
         spans.set(Phase::Queue, Duration::from_millis(1));
         spans.set(Phase::Database, Duration::from_millis(3));
-        endpoint.finished(&spans);
-        endpoint.finished(&spans);
+        endpoint.served(&spans);
+        endpoint.served(&spans);
         assert_eq!(endpoint.durations().sum(), Duration::from_millis(8));
         assert_eq!(endpoint.spent(Phase::Database), Duration::from_millis(6));
         assert_eq!(endpoint.spent(Phase::Write), Duration::ZERO);

@@ -16,7 +16,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::process::Process;
-use super::{CENSUS, CLOSINGS, Counts, Endpoint, Metrics, PHASES, Pool, REASONS, UNSERVED};
+use super::{Buckets, CENSUS, CLOSINGS, Counts, Endpoint, Metrics, PHASES, Pool, REASONS, UNSERVED};
 
 /// The media types of the output of [`Exposition::text`]: `OpenMetrics`, and the older text.
 pub const CONTENT_TYPE: [&str; 2] = [
@@ -95,9 +95,36 @@ pub struct Exposition {
     pub gauges: Gauges,
     /// How many lines of the access log and of the log were lost.
     pub lost_lines: [u64; 2],
+    /// How many series there are.
+    pub detail: Detail,
+}
+
+/// How many series are exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detail {
     /// Whether each route has its own series. Otherwise those of all routes are added up.
     pub by_route: bool,
+    /// The buckets of all histograms. `None`: fine ones, but coarse ones for the durations of single routes if there are more than 100
+    /// routes.
+    pub buckets: Option<Buckets>,
 }
+
+impl Detail {
+    /// The buckets of a histogram of which a server has one.
+    fn of_server(self) -> Buckets {
+        self.buckets.unwrap_or(Buckets::Fine)
+    }
+}
+
+impl Default for Detail {
+    fn default() -> Self {
+        Self { by_route: true, buckets: None }
+    }
+}
+
+/// With more routes than this their histograms have coarse buckets. Fine ones would be more than 14,000 series, which is much for one
+/// server.
+const FINE_ROUTES_MAX: usize = 100;
 
 impl Exposition {
     /// The metrics as text, in `OpenMetrics` or in the older format.
@@ -127,7 +154,7 @@ impl Collector for Exposition {
         self.connections(out)?;
         self.stages(out)?;
         match (&self.pool, self.gauges.pool) {
-            (Some(pool), Some(gauges)) => pool_metrics(pool, gauges, out),
+            (Some(pool), Some(gauges)) => pool_metrics(pool, gauges, self.detail.of_server(), out),
             _ => Ok(()),
         }
     }
@@ -182,7 +209,7 @@ impl Exposition {
         let mut statuses = BTreeMap::<_, u64>::new();
         for endpoint in &endpoints {
             for (status, count) in endpoint.statuses() {
-                if !self.by_route {
+                if !self.detail.by_route {
                     *statuses.entry(status).or_default() += count;
                     continue;
                 }
@@ -202,28 +229,30 @@ impl Exposition {
         let seconds = Some(Unit::Seconds);
         let mut family =
             out.metric("wharf_http_request_duration", help, seconds.as_ref(), MetricType::Histogram)?;
+        let buckets = self.duration_buckets(&endpoints);
         let mut together = Counts::default();
         for endpoint in &endpoints {
             let counts = endpoint.durations();
-            if !self.by_route {
+            if !self.detail.by_route {
                 together.add(&counts);
             } else if counts.count() > 0 {
                 let labels = [("method", endpoint.method.as_str()), ("route", endpoint.route.as_str())];
-                histogram_with(&mut family, &labels, &counts)?;
+                histogram(&mut family.encode_family(&labels)?, &counts, buckets)?;
             }
         }
-        if !self.by_route {
-            histogram(&mut family, &together)?;
+        if !self.detail.by_route {
+            histogram(&mut family, &together, buckets)?;
         }
         let help = "Time that a request spent in each phase";
         let mut family =
             out.metric("wharf_http_request_phase", help, seconds.as_ref(), MetricType::Histogram)?;
         for (phase, name) in PHASES {
-            histogram_with(&mut family, &[("phase", name)], &metrics.phase(phase))?;
+            let labels: Label<'_> = [("phase", name)];
+            histogram(&mut family.encode_family(&labels)?, &metrics.phase(phase), self.detail.of_server())?;
         }
         let help = "Total time that the requests of each endpoint spent in each phase";
         let mut family = out.metric("wharf_http_route_phase", help, seconds.as_ref(), MetricType::Counter)?;
-        let shown = |endpoint: &&Arc<Endpoint>| self.by_route && endpoint.durations().count() > 0;
+        let shown = |endpoint: &&Arc<Endpoint>| self.detail.by_route && endpoint.durations().count() > 0;
         for endpoint in endpoints.iter().filter(shown) {
             for (phase, name) in PHASES {
                 let labels = [
@@ -238,7 +267,7 @@ impl Exposition {
         let help = "Time that pollers needed to send the rest of an answer";
         let mut family =
             out.metric("wharf_http_response_flush", help, seconds.as_ref(), MetricType::Histogram)?;
-        histogram(&mut family, &metrics.flushes())?;
+        histogram(&mut family, &metrics.flushes(), self.detail.of_server())?;
 
         let help = "Requests that the server refused, by the limit that they met";
         out.family("wharf_http_requests_refused", help, "reason", |label, write| {
@@ -263,6 +292,15 @@ impl Exposition {
         let (received, sent) = metrics.bytes();
         out.counter_of("wharf_http_received", "Bytes read from clients", &Unit::Bytes, received)?;
         out.counter_of("wharf_http_sent", "Bytes written to clients", &Unit::Bytes, sent)
+    }
+
+    /// Fewer buckets where there are many histograms. The number of routes changes only with the configuration, so a series does not
+    /// come and go.
+    fn duration_buckets(&self, endpoints: &[Arc<Endpoint>]) -> Buckets {
+        match self.detail {
+            Detail { by_route: true, buckets: None } if endpoints.len() > FINE_ROUTES_MAX => Buckets::Coarse,
+            detail => detail.of_server(),
+        }
     }
 
     fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {
@@ -312,7 +350,7 @@ impl Exposition {
     }
 }
 
-fn pool_metrics(pool: &Pool, gauges: PoolGauges, out: &mut Out<'_, '_>) -> fmt::Result {
+fn pool_metrics(pool: &Pool, gauges: PoolGauges, buckets: Buckets, out: &mut Out<'_, '_>) -> fmt::Result {
     let PoolGauges { max, min, open, active, idle, pending, is_down } = gauges;
     for (name, help, value) in [
         ("wharf_pool_connections", "Database sessions", open),
@@ -339,7 +377,7 @@ fn pool_metrics(pool: &Pool, gauges: PoolGauges, out: &mut Out<'_, '_>) -> fmt::
         ("wharf_pool_creation", "Time to open a database session", &pool.creation),
     ] {
         let mut family = out.metric(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        histogram(&mut family, &histogram_of.counts())?;
+        histogram(&mut family, &histogram_of.counts(), buckets)?;
     }
     let help = "Requests that got no database session, by reason";
     out.family("wharf_pool_acquire_failures", help, "reason", |label, write| {
@@ -433,16 +471,8 @@ fn count_with(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, coun
     family.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&count, None)
 }
 
-fn histogram_with(
-    family: &mut MetricEncoder<'_>,
-    labels: &impl EncodeLabelSet,
-    counts: &Counts,
-) -> fmt::Result {
-    histogram(&mut family.encode_family(labels)?, counts)
-}
-
-fn histogram(metric: &mut MetricEncoder<'_>, counts: &Counts) -> fmt::Result {
-    let buckets = counts.exported();
+fn histogram(metric: &mut MetricEncoder<'_>, counts: &Counts, buckets: Buckets) -> fmt::Result {
+    let buckets = counts.exported(buckets);
     let count = buckets.iter().map(|(_, count)| count).sum();
     metric.encode_histogram::<NoLabelSet>(counts.sum().as_secs_f64(), count, &buckets, None)
 }

@@ -8,6 +8,7 @@ mod endpoint;
 mod export;
 mod failures;
 mod histogram;
+mod outcome;
 mod pool;
 mod process;
 
@@ -17,10 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 pub use census::{CENSUS, Census, ConnectionState, Sheet};
-pub use endpoint::{CLIENT_LEFT, Endpoint, PHASES, Phase, Spans, UNMATCHED};
-pub use export::{CONTENT_TYPE, Exposition, Gauges, PoolGauges, QueueGauges, WorkerGauges};
+pub use endpoint::{Endpoint, PHASES, Phase, Spans, UNMATCHED};
+pub use export::{CONTENT_TYPE, Detail, Exposition, Gauges, PoolGauges, QueueGauges, WorkerGauges};
 pub use failures::{Failure, Failures};
-pub use histogram::{Counts, Histogram};
+pub use histogram::{Buckets, Counts, Histogram};
+pub use outcome::{CLIENT_LEFT, Outcome, Outcomes};
 pub use pool::{Pool, UNSERVED, Unserved};
 
 use crate::http::Fault;
@@ -239,10 +241,14 @@ impl Metrics {
         &self.failures
     }
 
-    /// Counts an answer that a worker gave to this endpoint's request with this id.
+    /// Counts an answer that a worker gave to this endpoint's request with this id. Its time counts unless the status says that the
+    /// request was not [served](Outcome::is_served).
     pub fn finished_by_worker(&self, endpoint: &Endpoint, request: &str, status: u16, spans: &Spans) {
         endpoint.responded_to(request, status);
-        endpoint.finished(spans);
+        if !Outcome::of(status).is_served() {
+            return;
+        }
+        endpoint.served(spans);
         for ((phase, _), histogram) in PHASES.into_iter().zip(&self.phases) {
             histogram.record(spans.of(phase));
         }

@@ -8,6 +8,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::{PATIENCE, is_root};
@@ -83,6 +85,14 @@ impl Browser {
         let gone = self.order("Page.navigate", &json!({ "url": url }));
         assert!(gone.get("errorText").is_none(), "{url}: {gone}");
         self.wait_until("document.readyState === 'complete'");
+    }
+
+    /// The page from its top to this height, as a PNG.
+    pub(crate) fn picture(&mut self, width: u32, height: u32) -> Vec<u8> {
+        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
+        let wanted = json!({ "format": "png", "clip": clip, "captureBeyondViewport": true });
+        let picture = self.order("Page.captureScreenshot", &wanted);
+        BASE64_STANDARD.decode(picture["data"].as_str().expect("it is text")).expect("it is base64")
     }
 
     /// Presses a key and lets it go.

@@ -3,6 +3,8 @@
 mod browser;
 mod other_sites;
 mod page;
+mod pictures;
+mod states;
 mod top;
 
 use serde_json::Value;
@@ -58,13 +60,18 @@ struct Held {
 
 impl Held {
     fn start(environment: &[(&str, &str)]) -> Self {
+        Self::start_on(CONFIG, environment)
+    }
+
+    /// Like [`Held::start`], on another configuration with the same endpoints.
+    fn start_on(config: &str, environment: &[(&str, &str)]) -> Self {
         let database = Postgres::database();
         let mut holder = postgres::Client::connect(&database.url(), postgres::NoTls).expect("it runs");
         holder.execute("select pg_advisory_lock(1)", &[]).expect("it is free");
         holder.batch_execute(FAILS).expect("a function");
         let url = database.url();
         let environment = [&[("TEST_DATABASE", url.as_str())], environment].concat();
-        let wharf = Wharf::start_with(CONFIG, &[], &environment);
+        let wharf = Wharf::start_with(config, &[], &environment);
         Self { wharf, _database: database, holder, clients: Vec::new() }
     }
 

@@ -4,13 +4,14 @@ use serde_json::{Value, json};
 
 use super::browser::Browser;
 use super::{Held, at};
-use crate::support::{Forwarder, Wharf};
+use crate::nginx::under_a_path;
+use crate::support::{Forwarder, Wharf, wait_until};
 
 /// The accessibility checks of axe-core 4.14.1 (MPL-2.0), as its package has them.
 const AXE: &str = include_str!("axe-core/axe.min.js");
 
 /// Another event has come since the page was loaded or this was run last.
-const ANOTHER: &str = "(document.documentElement.dataset.uptime || '') > '' && \
+pub(super) const ANOTHER: &str = "(document.documentElement.dataset.uptime || '') > '' && \
     (window.before === document.documentElement.dataset.uptime ? false : (window.before = document.documentElement.dataset.uptime, true))";
 
 /// Every figure with the path that it is found at, and its value as text.
@@ -131,7 +132,10 @@ fn charts_say_what_they_draw() {
     let numbers = |shown: Value| serde_json::from_value::<Vec<f64>>(shown).expect("numbers");
     let per_s =
         |count: &str| shown[count].as_f64().unwrap_or(0.0) / shown["length_s"].as_f64().unwrap_or(1.0);
-    assert_eq!(numbers(legend(&mut browser, "throughput")), ["good", "refused", "errors"].map(per_s));
+    assert_eq!(
+        numbers(legend(&mut browser, "throughput")),
+        ["good", "client_errors", "refused", "errors"].map(per_s)
+    );
     let phases = ["queue", "pool", "database", "render", "write"];
     let phases = phases.map(|phase| shown["phases_ms"][phase].as_f64().expect("a number"));
     assert_eq!(numbers(legend(&mut browser, "phases")), phases);
@@ -265,6 +269,57 @@ fn a_lost_connection_is_said_and_found_again() {
     browser.wait_until("window.links.includes('away true')");
     browser.wait_until(&format!("{link} === 'live' && document.getElementById('notices').innerText === ''"));
     browser.wait_until(ANOTHER);
+}
+
+#[test]
+fn a_page_behind_a_proxys_path_shows_the_figures() {
+    let held = Held::start(&[]);
+    let nginx = under_a_path("/wharf/", held.wharf.admin_address());
+    let mut browser = Browser::open(1280);
+    // nginx sends a client that leaves out the last slash to the page.
+    browser.go(&format!("http://{}/wharf", nginx.address()));
+    browser.wait_until(ANOTHER);
+    assert_eq!(browser.evaluate("document.getElementById('link').dataset.link"), "live");
+    assert_eq!(browser.evaluate("document.getElementById('state').innerText"), "ready");
+    let links = browser.evaluate("Promise.all([...document.querySelectorAll('nav a')].filter((link) => !link.href.endsWith('/events')).map((link) => \
+        fetch(link.href).then((answer) => [new URL(link.href).pathname, answer.status])))");
+    assert!(links.as_array().is_some_and(|links| links.len() == 6), "{links}");
+    assert!(
+        links
+            .as_array()
+            .expect("a list")
+            .iter()
+            .all(|link| link[1] == 200 && link[0].to_string().contains("/wharf/")),
+        "{links}"
+    );
+    let asked = browser.asked_for();
+    let outside = format!("http://{}/wharf", nginx.address());
+    assert!(asked.iter().all(|url| url.starts_with(&outside) || *url == "data:,"), "{asked:?}");
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn the_latency_has_a_scale_on_which_p50_shows_beside_p99_and_limits_are_lines() {
+    let mut held = Held::start(&[]);
+    let mut browser = open(&held.wharf, 1280);
+    // One request waits for the lock, and many do not.
+    held.occupy(1);
+    wait_until("it waits", || held.stats()["pool"]["active"] == 1);
+    let waited = std::time::Instant::now();
+    wait_until("for a while", || waited.elapsed() > std::time::Duration::from_millis(500));
+    for n in 0..50 {
+        assert_eq!(held.wharf.get(&format!("/works/{n}")).status, 200);
+    }
+    held.release();
+    browser.wait_until("document.getElementById('latency-scale').innerText.includes('logarithmic')");
+    let ticks = browser
+        .evaluate("[...document.querySelectorAll('#latency text.end')].map((text) => text.textContent)");
+    assert!(ticks.as_array().is_some_and(|ticks| ticks.len() >= 3), "{ticks}");
+    assert_eq!(browser.evaluate("document.querySelectorAll('#use .limit').length"), 1);
+    let legend = browser.evaluate("document.getElementById('use-legend').innerText.replace(/\\s+/g, ' ')");
+    for part in ["busy workers", " of 4", "sessions lent", " of 3", "requests that wait", " of 5", "limit"] {
+        assert!(legend.as_str().is_some_and(|legend| legend.contains(part)), "no {part:?} in {legend}");
+    }
 }
 
 #[test]

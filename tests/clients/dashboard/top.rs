@@ -10,16 +10,16 @@ use std::time::Instant;
 use super::Held;
 use crate::support::{Forwarder, PATIENCE, Then, Wharf, assert_says};
 
-const TOP: &str = env!("CARGO_BIN_EXE_wharf");
+pub(super) const TOP: &str = env!("CARGO_BIN_EXE_wharf");
 
 /// The output of a process, as it comes.
-struct Output {
+pub(super) struct Output {
     pieces: Receiver<Vec<u8>>,
-    text: String,
+    pub(super) text: String,
 }
 
 impl Output {
-    fn follow(mut source: impl Read + Send + 'static) -> Self {
+    pub(super) fn follow(mut source: impl Read + Send + 'static) -> Self {
         let (sender, pieces) = mpsc::channel();
         std::thread::spawn(move || {
             let mut piece = [0; 4096];
@@ -34,16 +34,22 @@ impl Output {
 
     /// Waits until this has been written.
     fn wait_for(&mut self, text: &str) {
-        while !self.text.contains(text) {
-            let piece = self.pieces.recv_timeout(PATIENCE);
-            let piece = piece.unwrap_or_else(|error| panic!("no {text:?} ({error}) in\n{}", self.text));
+        self.wait_until(text, |all| all.contains(text));
+    }
+
+    /// Waits until the text so far is as wanted. A program that draws for ever is no reason to wait for ever.
+    pub(super) fn wait_until(&mut self, what: &str, is_there: impl Fn(&str) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !is_there(&self.text) {
+            let piece = self.pieces.recv_timeout(until.saturating_duration_since(Instant::now()));
+            let piece = piece.unwrap_or_else(|error| panic!("no {what:?} ({error}) in\n{}", self.text));
             self.text.push_str(&String::from_utf8_lossy(&piece));
         }
     }
 }
 
 /// The exit code; a process that does not end is killed.
-fn ended(mut child: Child) -> Option<i32> {
+pub(super) fn ended(mut child: Child) -> Option<i32> {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().expect("it can be waited for") {
@@ -75,7 +81,10 @@ fn top_shows_the_figures_of_stats_once() {
         &[
             &format!("wharf {}  {address}  ! saturated  up ", env!("CARGO_PKG_VERSION")),
             "workers  4/4 busy  ",
-            "pool     3/3 lent  1 wait  AAA\n",
+            "pool     3/3 lent  1 wait  AAA  A lent  I idle  - not open\n",
+            "         D database 3  P pool 1  H handler 0  W write 0  ! late 0  . idle 0\n",
+            "! saturated  since ",
+            "why      4 of 4 workers are busy and 5 requests wait, the oldest for ",
             "queue    5/5 wait  [",
             "clients  9 open  ",
             "refused  queue_full 2\n",
