@@ -1,9 +1,10 @@
-//! Measures the cost of a request as one number grows: connections, database connections, rows of its answer, bytes of its answer.
+//! Measures the cost of a request as one number grows: connections, database connections, the distance to the database, rows of its
+//! answer, bytes of its answer.
 //! Prints Markdown; `docs/` has the plots.
 //!
 //! ```text
 //! cargo bench --bench scaling                        # everything, 5 s a point: three minutes
-//! cargo bench --bench scaling -- pool rows           # some parts: connections, pool, rows, bytes
+//! cargo bench --bench scaling -- pool rows           # some parts: connections, pool, distance, rows, bytes
 //! cargo bench --bench scaling -- --seconds 10        # another time for each point
 //! cargo bench --bench scaling -- --plots             # and draws docs/scaling-connections.svg and so on
 //! cargo bench --bench scaling -- --quick             # a few points, briefly: as `cargo test --bench '*'` runs it
@@ -38,7 +39,7 @@ use self::shared::numbers::mebibytes;
 use self::shared::plot::{Curve, Panel, Plot, Scale};
 use self::shared::process::{Process, SERVE, serve_until_end};
 use self::shared::report::{self, Report};
-use self::support::Postgres;
+use self::support::{Distant, Postgres};
 
 /// Of a request, so that the last of 10,000 clients and the slowest of 100 MB have their answers.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -170,7 +171,10 @@ fn measure_part(
 }
 
 fn measure(point: &Point, length: Duration, postgres: &Postgres) -> anyhow::Result<Measured> {
-    let server = Process::start(&[point.configuration(&postgres.url())], Stdio::inherit())?;
+    let distant = (!point.way.is_zero()).then(|| Distant::to(postgres.port(), point.way));
+    let port = distant.as_ref().map_or_else(|| postgres.port(), Distant::port);
+    let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    let server = Process::start(&[point.configuration(&url)], Stdio::inherit())?;
     run(&server, point, point.clients.min(64), length / 5)?;
     let before = server.processor_time()?;
     let load = run(&server, point, point.clients, length)?;

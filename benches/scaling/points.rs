@@ -1,7 +1,9 @@
-//! The four parts of the measurement and their points.
+//! The five parts of the measurement and their points.
+
+use std::time::Duration;
 
 /// The parts' names.
-pub(crate) const NAMES: [&str; 4] = ["connections", "pool", "rows", "bytes"];
+pub(crate) const NAMES: [&str; 5] = ["connections", "pool", "distance", "rows", "bytes"];
 
 /// The fixed value while another part is measured, as in the other benchmarks.
 const POOL: u32 = 16;
@@ -26,12 +28,27 @@ pub(crate) struct Point {
     pub(crate) label: String,
     pub(crate) path: String,
     pub(crate) clients: usize,
+    /// How far away the database is: the time for one way.
+    pub(crate) way: Duration,
     pool: u32,
 }
 
 impl Point {
     fn at(count: u32, path: impl Into<String>) -> Self {
-        Self { at: count.into(), label: thousands(count), path: path.into(), clients: CLIENTS, pool: POOL }
+        let (at, label, path) = (count.into(), thousands(count), path.into());
+        Self { at, label, path, clients: CLIENTS, way: Duration::ZERO, pool: POOL }
+    }
+
+    /// The database is a round trip of so many microseconds away.
+    fn away(round_trip: u32) -> Self {
+        let milliseconds = f64::from(round_trip) / 1000.0;
+        Self {
+            // The axis is logarithmic, and even the shortest way takes some time.
+            at: milliseconds.max(0.05),
+            label: format!("{milliseconds}"),
+            way: Duration::from_micros(round_trip.into()) / 2,
+            ..Self::at(round_trip, "/db")
+        }
     }
 
     /// Its server's. The limits on waiting are as high as the number of clients needs: who is refused costs little, and would hide
@@ -79,10 +96,11 @@ returns = "many"
 }
 
 /// All parts; some points of each, if it is to be quick.
-pub(crate) fn all(quick: bool) -> [Part; 4] {
+pub(crate) fn all(quick: bool) -> [Part; 5] {
     let some = |all: &[u32], few: &[u32]| if quick { few.to_vec() } else { all.to_vec() };
     let connections = some(&[16, 64, 256, 1000, 4000, 10_000], &[16, 256]);
     let pools = some(&[1, 2, 4, 8, 16, 32, 64], &[1, 4]);
+    let distances = some(&[0, 200, 1000, 5000, 20_000], &[0, 1000]);
     let rows = some(&[1, 10, 100, 1000, 10_000], &[1, 1000]);
     let sizes = some(&[100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000], &[100, 1_000_000]);
     [
@@ -105,6 +123,14 @@ pub(crate) fn all(quick: bool) -> [Part; 4] {
         },
         Part {
             name: NAMES[2],
+            title: "Distance to the database",
+            method: "64 clients on `/db` with a pool of 16. A proxy on the same machine holds all bytes up, so that a round trip takes \
+                     this much longer. It takes processor time itself.",
+            axis: "ms to the database and back",
+            points: distances.into_iter().map(Point::away).collect(),
+        },
+        Part {
+            name: NAMES[3],
             title: "Rows",
             method: "64 clients on an SQL endpoint that returns so many rows of two numbers, some 32 bytes of JSON each, with a \
                      pool of 16.",
@@ -112,7 +138,7 @@ pub(crate) fn all(quick: bool) -> [Part; 4] {
             points: rows.into_iter().map(|rows| Point::at(rows, format!("/rows?n={rows}"))).collect(),
         },
         Part {
-            name: NAMES[3],
+            name: NAMES[4],
             title: "Bytes",
             method: "16 clients and 16 workers; a handler streams so many bytes (`Response::stream`), which no database is asked \
                      for.",

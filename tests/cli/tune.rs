@@ -204,7 +204,7 @@ fn requests_that_share_round_trips_have_clients_enough_for_it() {
     // Each size had half as many clients again as workers. So throughput grew with the clients at any size, and no run
     // could tell where the sessions were enough.
     let database = Postgres::database();
-    let way = Distant::to(Postgres::shared().port());
+    let way = Distant::to(Postgres::shared().port(), Duration::from_millis(1));
     let url = format!("postgres://postgres@127.0.0.1:{}/{}", way.port(), database.name());
     let found = tuned_in_process(
         &config(&url, "select 1"),

@@ -161,7 +161,7 @@ fn both_formats_are_read_by_other_parsers_and_documented() {
 
     let text = fs::read_to_string("docs/metrics.md").expect("it is there");
     let mut documented = BTreeMap::new();
-    for line in text.lines().filter(|line| line.starts_with("| `")) {
+    for line in text.lines().filter(|line| line.starts_with("| `wharf_") || line.starts_with("| `process_")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let (name, kind) = (cells[1].trim_matches('`'), cells[2]);
         let family = name.strip_suffix(if kind == "info" { "_info" } else { "_total" }).unwrap_or(name);
@@ -480,6 +480,7 @@ fn the_pools_troubles_are_counted_by_their_kind() {
     keeper.let_through(1);
     assert_eq!(holding.answer().status, 200);
 
+    settle(&server);
     let holds = "wharf_http_request_duration_seconds_count{method=GET,route=/hold}";
     assert_eq!(Metrics::of(&server).count(holds), 1);
     cluster.stop();

@@ -10,9 +10,6 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
-/// The time that bytes take for one way. All bytes take equally long, as on a real way, and none wait for others.
-const WAY: Duration = Duration::from_millis(1);
-
 /// Forwards to one port of this machine until it is dropped, with a delay in each direction.
 pub(crate) struct Distant {
     port: u16,
@@ -20,7 +17,8 @@ pub(crate) struct Distant {
 }
 
 impl Distant {
-    pub(crate) fn to(port: u16) -> Self {
+    /// `way` is the time that bytes take for one way. All bytes take equally long, as on a real way, and none wait for others.
+    pub(crate) fn to(port: u16, way: Duration) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let own = listener.local_addr().expect("a bound listener has an address").port();
         let closed = Arc::<AtomicBool>::default();
@@ -37,8 +35,8 @@ impl Distant {
                     socket.set_write_timeout(Some(PATIENCE)).expect("the limit is not zero");
                 }
                 let copy = |socket: &TcpStream| socket.try_clone().expect("a descriptor");
-                forward(copy(&client), copy(&server));
-                forward(server, client);
+                forward(copy(&client), copy(&server), way);
+                forward(server, client, way);
             }
         });
         Self { port: own, closed }
@@ -60,12 +58,12 @@ impl Drop for Distant {
 
 /// Starts two threads for one direction: one takes in, and one sends what has been on its way for long enough. They end
 /// with the connection.
-fn forward(mut from: TcpStream, mut to: TcpStream) {
+fn forward(mut from: TcpStream, mut to: TcpStream, way: Duration) {
     let (sender, on_their_way) = channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
         let mut bytes = [0; 16 * 1024];
         while let Ok(length @ 1..) = from.read(&mut bytes) {
-            if sender.send((Instant::now() + WAY, bytes[..length].to_vec())).is_err() {
+            if sender.send((Instant::now() + way, bytes[..length].to_vec())).is_err() {
                 break;
             }
         }

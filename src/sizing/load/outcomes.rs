@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::numbers::share;
 use super::server_timing::ServerTiming;
 use super::times::{Times, Timings};
+use crate::telemetry::metrics::Outcome;
 
 /// Why a request has no answer, other than a timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,13 +108,13 @@ pub struct Outcomes {
     pub answered_in_time: u64,
     /// Answers before the schedule's end with a status below 400.
     pub good_in_time: u64,
-    /// Times from when a request was due to the end of its answer, for all answers but 503. Requests that waited for their whole
+    /// Times from when a request was due to the end of its answer, for all answers but refusals. Requests that waited for their whole
     /// timeout count with this time, sent or not. Failed and abandoned requests have no latency, nor have requests that the end of
     /// the run prevented.
     pub latency: Times,
     /// Times of the same requests, from when they were sent.
     pub service: Times,
-    /// Times from when a request was due to the end of its answer, for answers 503. They are apart because the server
+    /// Times from when a request was due to the end of its answer, for answers 503 and 429. They are apart because the server
     /// did not do the work.
     pub refusal: Times,
     /// The delays between the times when requests were due and when they began. None in a closed loop.
@@ -182,7 +183,7 @@ impl Outcomes {
         }
         self.answered_in_time += u64::from(in_time);
         self.good_in_time += u64::from(in_time && is_good(status));
-        if status == 503 {
+        if Outcome::of(status) == Outcome::Refused {
             self.refusal.record(latency);
         } else {
             self.latency.record(latency);
@@ -251,7 +252,7 @@ impl Outcomes {
         self.statuses.iter().filter(|(status, _)| is_good(*status)).map(|(_, count)| count).sum()
     }
 
-    /// Answers with the status 503.
+    /// Answers with the status 503 or 429.
     pub fn refused(&self) -> u64 {
         self.refusal.count()
     }
@@ -330,7 +331,7 @@ impl Outcomes {
 }
 
 fn is_good(status: u16) -> bool {
-    status < 400
+    Outcome::of(status) == Outcome::Good
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub struct Percentiles {
     pub max: f64,
 }
 
-/// The phases of the service time by the header `Server-Timing`, for all answers but 503. A phase that an answer does
+/// The phases of the service time by the header `Server-Timing`, for all answers but refusals. A phase that an answer does
 /// not name counts as zero, so that the means add up to the mean service time of these answers.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]

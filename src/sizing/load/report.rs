@@ -83,7 +83,7 @@ pub struct TargetReport {
     pub answered: u64,
     /// Answers with a status below 400.
     pub good: u64,
-    /// Answers with the status 503.
+    /// Answers with the status 503 or 429.
     pub refused: u64,
     /// Requests without an answer in time.
     pub timeouts: u64,
@@ -116,7 +116,7 @@ pub struct TargetReport {
     pub latency_ms: Percentiles,
     /// Times from when the request was sent.
     pub service_ms: Percentiles,
-    /// Times of answers 503, from when the request was due.
+    /// Times of answers 503 and 429, from when the request was due.
     pub refusal_ms: Percentiles,
     /// The delays between the times when requests were due and when they began; none in a closed loop.
     pub lateness_ms: Percentiles,
@@ -143,7 +143,7 @@ pub struct Second {
     pub answered: u64,
     /// Answers with a status below 400.
     pub good: u64,
-    /// Answers with the status 503.
+    /// Answers with the status 503 or 429.
     pub refused: u64,
     /// Requests that ended without a good answer.
     pub errors: u64,

@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 
 use super::percentiles::{Percentiles, Phases};
 use super::report::{Report, TargetReport};
+use crate::telemetry::metrics::Outcome;
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,7 +20,7 @@ impl Display for Report {
         self.times(f)?;
         writeln!(f)?;
         for (status, count) in &all.statuses {
-            let note = if *status == 503 { "  refused" } else { "" };
+            let note = if Outcome::of(*status) == Outcome::Refused { "  refused" } else { "" };
             writeln!(f, "  status {status}{count:>16}{note}")?;
         }
         let fixed = [

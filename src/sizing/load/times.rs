@@ -75,7 +75,7 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The phases of the service time, from answers with the header `Server-Timing`; all but 503.
+/// The phases of the service time, from answers with the header `Server-Timing`; all but refusals.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Timings {

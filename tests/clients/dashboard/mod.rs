@@ -16,18 +16,18 @@ use crate::support::{Client, Database, Postgres, Wharf, wait_until};
 const CONFIG: &str = "
 [server]
 workers = 4
-deadline = '60s'
+deadline = '10m'
 
 [queue]
 max_length = 5
-max_wait = '60s'
+max_wait = '10m'
 target = '30s'
 
 [database]
 url = '${TEST_DATABASE}'
 maximum_pool_size = 3
 minimum_idle = 3
-connection_timeout = '60s'
+connection_timeout = '10m'
 
 [endpoint.waits]
 route = 'GET /waits'

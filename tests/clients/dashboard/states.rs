@@ -109,11 +109,11 @@ fn on_a_terminal(wharf: &Wharf, columns: usize, rows: usize) -> Vec<String> {
 
 #[test]
 fn a_ready_and_a_saturated_server() {
+    let mut browser = Browser::open(1440);
     let mut held = Held::start(&[]);
     for n in 0..20 {
         assert_eq!(held.wharf.get(&format!("/works/{n}")).status, 200);
     }
-    let mut browser = Browser::open(1440);
     assert_shown(&mut browser, &held.wharf, "ready", &[]);
     held.fill();
     let parts = [
@@ -133,10 +133,10 @@ fn a_ready_and_a_saturated_server() {
 
 #[test]
 fn a_session_that_is_held_too_long() {
+    let mut browser = Browser::open(1440);
     let config = CONFIG.replace("minimum_idle = 3", "minimum_idle = 3\nleak_detection_threshold = '1s'");
     let mut held = Held::start_on(&config, &[]);
     held.occupy(1);
-    let mut browser = Browser::open(1440);
     let parts = [
         "has had a database session for ",
         " for GET /waits, and is waiting for the database.",
@@ -149,13 +149,13 @@ fn a_session_that_is_held_too_long() {
 
 #[test]
 fn a_reload_that_was_refused() {
+    let mut browser = Browser::open(1440);
     let held = Held::start(&[]);
     let file = held.wharf.directory().join("wharf.toml");
     let right = fs::read_to_string(&file).expect("it is there");
     fs::write(&file, right.replace("workers = 4", "wrokers = 4\n# only-for-tests"))
         .expect("the directory takes a file");
     held.wharf.signal("HUP");
-    let mut browser = Browser::open(1440);
     let parts = ["wrokers", "The configuration from before goes on. Nothing has changed.", "wharf check"];
     assert_shown(&mut browser, &held.wharf, "ready", &[("reload_refused", &parts)]);
     assert!(!stats(&held.wharf).to_string().contains("only-for-tests"), "no line of the file is shown");
@@ -166,11 +166,11 @@ fn a_reload_that_was_refused() {
 
 #[test]
 fn a_server_that_drains() {
-    let mut held = Held::start(&[]);
+    let mut browser = Browser::open(1440);
+    let mut held = Held::start(&[("WHARF_SERVER_DRAIN_TIMEOUT", "10m")]);
     held.occupy(2);
     wait_until("both are with workers", || held.stats()["pool"]["active"] == 2);
     held.wharf.signal("TERM");
-    let mut browser = Browser::open(1440);
     let parts =
         ["told to stop", "2 requests are left: GET /waits 2.", "cuts off what is not answered in time"];
     assert_shown(&mut browser, &held.wharf, "draining", &[("draining", &parts)]);
@@ -185,6 +185,7 @@ fn a_server_that_drains() {
 
 #[test]
 fn a_database_that_is_down() {
+    let mut browser = Browser::open(1440);
     let cluster = Postgres::start();
     let config = format!(
         "database = {{ url = '{}', maximum_pool_size = 2, connection_timeout = '2s' }}\n\
@@ -197,7 +198,6 @@ fn a_database_that_is_down() {
     wait_until("it is noticed", || {
         wharf.get("/one").status == 503 && stats(&wharf)["state"] == "database_down"
     });
-    let mut browser = Browser::open(1440);
     let parts = [
         "Cannot open a session on ",
         "onnection refused",

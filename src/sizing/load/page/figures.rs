@@ -100,7 +100,9 @@ pub(super) fn rates_over_time(moments: &[Moment]) -> Figure {
     columns.extend(all.iter().map(|(name, ..)| *name));
     Figure {
         title: "Throughput over time".to_owned(),
-        caption: format!("Requests a second by outcome; refused are answers with the status 503.{none}"),
+        caption: format!(
+            "Requests a second by outcome; refused are answers with the status 503 or 429.{none}"
+        ),
         drawing: Drawing::Chart(Chart {
             x: timeline::axis(moments),
             y: Axis::new("requests a second", Unit::PerSecond, Extent::Zero),

@@ -14,7 +14,7 @@ pub(super) fn rates(report: &Report) -> Table {
         ("sent", all.sent, Some(all.sent_per_s)),
         ("answered", all.answered, Some(all.answered_per_s)),
         ("good (status below 400)", all.good, Some(all.good_per_s)),
-        ("refused (503)", all.refused, None),
+        ("refused (503, 429)", all.refused, None),
         ("timeouts", all.timeouts, None),
         ("failed connections", all.failed, None),
         ("sent late", all.late, None),
@@ -39,7 +39,7 @@ pub(super) fn times(report: &Report) -> Table {
     let times = [
         ("latency, from when due", all.latency_ms),
         ("service, from when sent", all.service_ms),
-        ("of refusals (503)", all.refusal_ms),
+        ("of refusals (503, 429)", all.refusal_ms),
         ("sent late by", all.lateness_ms),
         ("connecting, handshake included", all.connect_ms),
     ];

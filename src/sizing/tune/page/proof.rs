@@ -131,7 +131,7 @@ fn shares(report: &Report) -> Figure {
     columns.extend(["good %", "refused %", "neither %"].map(Column::number));
     Figure {
         title: "Outcomes of the offered requests".to_owned(),
-        caption: "In percent of the requests that were to come. Refused are answers with the status 503, which cost a client no \
+        caption: "In percent of the requests that were to come. Refused are answers with the status 503 or 429, which cost a client no \
                   wait; neither: errors, timeouts, answers after the end, and what the generator could not send. p99 is of what \
                   was served."
             .to_owned(),
