@@ -314,6 +314,9 @@ pub fn display_url(url: &str) -> String {
     provider_of(url).map_or_else(|| "…".to_owned(), |provider| (provider.display_url)(url))
 }
 
+/// The time of a way varies by 1 over this of it. So much says nothing about the database's work.
+pub(crate) const WAY_VARIES: u32 = 8;
+
 /// A borrowed connection. Dropping it is the checkin: an open transaction is rolled back first. A connection that is
 /// not known to be clean is closed.
 pub struct Connection {
@@ -346,10 +349,12 @@ impl Connection {
         self.lent.cast_against(error, declared)
     }
 
-    /// The part of a statement's time that the database worked: the time without the way there and back.
+    /// The part of a statement's time that the database worked: the time without the way there and back. What a way usually takes
+    /// longer now and then is no work either.
     pub(crate) fn work_in(&mut self, took: Duration) -> Duration {
         self.lent.note_round_trip(took);
-        took.saturating_sub(self.lent.distance())
+        let distance = self.lent.distance();
+        took.saturating_sub(distance + distance / WAY_VARIES)
     }
 
     /// Notes that a round trip took this long.

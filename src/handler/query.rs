@@ -16,6 +16,11 @@ use crate::http::{Request, Response};
 /// which one run in fifty is slow never has the mean of a quick one.
 const WEIGHT: u64 = 64;
 
+/// In its first runs a statement's mean forgets sooner: each session reads the catalog when it first runs the statement, which may
+/// take longer than the statement itself.
+const FIRST_RUNS: u64 = 256;
+const FIRST_WEIGHT: u64 = 8;
+
 /// So many answers in a row, none of them right behind another, show that the statement is not sent with others.
 const APART_MAX: u64 = 64;
 
@@ -162,6 +167,8 @@ pub(crate) struct Work {
     median: AtomicU64,
     /// The number of answers that came since the last one right behind another.
     apart: AtomicU64,
+    /// The number of runs so far, up to `FIRST_RUNS`.
+    runs: AtomicU64,
 }
 
 impl Work {
@@ -169,9 +176,14 @@ impl Work {
     /// behind another, so that the duration holds no part of the way.
     pub(crate) fn note(&self, took: Duration, is_behind: bool) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let runs = self.runs.load(Relaxed);
+        let weight = if runs < FIRST_RUNS { FIRST_WEIGHT } else { WEIGHT };
+        if runs < FIRST_RUNS {
+            self.runs.store(runs + 1, Relaxed);
+        }
         let mean = match self.mean.load(Relaxed) {
             0 => took,
-            mean => mean - mean / WEIGHT + took / WEIGHT,
+            mean => mean - mean / weight + took / weight,
         };
         self.mean.store(mean.max(1), Relaxed);
         let apart = if is_behind { 0 } else { self.apart.load(Relaxed).saturating_add(1) };
@@ -242,8 +254,10 @@ mod tests {
         let takes = Work::default();
         assert_eq!(takes.mean(), None);
         let (quick, slow) = (Duration::from_micros(100), Duration::from_millis(50));
-        takes.note(quick, false);
-        assert_eq!(takes.mean(), Some(quick));
+        takes.note(slow, false);
+        assert_eq!(takes.mean(), Some(slow));
+        (0..FIRST_RUNS).for_each(|_| takes.note(quick, false));
+        assert!(takes.mean().expect("it ran") < 2 * quick, "a slow first run is soon forgotten");
         for turn in 0..500 {
             takes.note(if turn % 50 == 0 { slow } else { quick }, false);
             let mean = takes.mean().expect("it ran");

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use super::{Admitted, Shared, admit, final_response, guarded};
 use crate::base::queue::{Batch, Joined, Load, Ticket};
 use crate::base::system::Bell;
-use crate::database::{self, Answer, Connection, Fetched, Outgoing, Question, RoundTrip, Waits};
+use crate::database::{self, Answer, Connection, Fetched, Outgoing, Question, RoundTrip, WAY_VARIES, Waits};
 use crate::exchange::job::Job;
 use crate::handler::{Batched, BatchedStatement, Error, Worked};
 use crate::http::Response;
@@ -102,9 +102,12 @@ impl Divided {
     }
 
     /// Takes the next statement. If it is the first of a transaction of `together` statements, the times are theirs.
-    fn next(&mut self, together: u32, took: Duration, work: Worked) {
+    fn next(&mut self, together: u32, took: Duration, mut work: Worked, distance: Duration) {
         if self.left == 0 {
-            let work = Worked { time: work.time / together, ..work };
+            if !work.is_behind {
+                work.time = work.time.saturating_sub(distance / WAY_VARIES);
+            }
+            work.time /= together;
             *self = Self { left: together, took: took / together, work };
         }
         self.left -= 1;
@@ -279,8 +282,7 @@ impl Shared {
     ) {
         let (pool, mut distance, max) = (activity.spent().pool, connection.distance(), 1 + batch.max);
         let ends = ticket.began() + TAKES_ON_FOR;
-        let (mut before, mut has_rung) = (ticket.began(), false);
-        let mut divided = Divided::new();
+        let (mut before, mut has_rung, mut divided) = (ticket.began(), false, Divided::new());
         let (mut failed, mut last) = (VecDeque::new(), None);
         let Ok(mut round_trip) =
             connection.share().inspect_err(|error| log::debug!("nothing is shared: {error}"))
@@ -332,7 +334,8 @@ impl Shared {
             }
             let now = Instant::now();
             let since = |then| now.saturating_duration_since(then);
-            divided.next(*together, since(before.max(*sent)), Worked { time: since(due), is_behind });
+            let work = Worked { time: since(due), is_behind };
+            divided.next(*together, since(before.max(*sent)), work, distance);
             before = now;
             activity.spend(Spent { pool, database: since(*sent) });
             activity.turn_to(WorkerState::Handler, now);
