@@ -349,8 +349,8 @@ impl Connection {
         self.lent.cast_against(error, declared)
     }
 
-    /// The part of a statement's time that the database worked: the time without the way there and back. What a way usually takes
-    /// longer now and then is no work either.
+    /// The part of a statement's time that the database worked: the time without the way there and back, and without that way's
+    /// usual variation.
     pub(crate) fn work_in(&mut self, took: Duration) -> Duration {
         self.lent.note_round_trip(took);
         let distance = self.lent.distance();

@@ -124,8 +124,7 @@ impl InFlight {
     }
 
     /// How long a statement that is sent now is likely to wait for the database's work on these. The last answer came at `before`.
-    /// What is still on its way to the database when the new statement is sent has a start of some time, and the database may have
-    /// ended its work by the time that the new one arrives.
+    /// The database works while the new statement is on its way, so most of that work may be done when it arrives.
     fn work_ahead(&self, before: Instant, distance: Duration) -> Duration {
         let ends = self
             .requests

@@ -63,8 +63,8 @@ pub struct Session {
     /// The default access of the session's transactions; `None`: not known.
     access: Option<Access>,
     transaction: Transaction,
-    /// Whether the reading statements of several requests may be one transaction. What a serializable transaction has read holds
-    /// only once it has ended, and its first answers are given before.
+    /// Whether the reading statements of several requests may be one transaction. A serializable transaction may fail at its end,
+    /// after its first answers were given, and then these were not valid.
     pub(super) reads_join_transactions: bool,
     limit: Limit,
     /// Names the request for which the session is borrowed, if statements must name it.
