@@ -10,39 +10,37 @@ use super::traffic::{self, REQUESTS};
 
 /// nginx that serves an admin listener under this path, which begins and ends with a slash.
 pub(crate) fn under_a_path(path: &str, admin: SocketAddr) -> Proxy {
-    let configuration = |directory: &str, port: u16| {
-        format!(
-            "daemon off;
-             master_process off;
-             pid {directory}/pid;
-             error_log stderr info;
-             events {{ worker_connections 64; }}
-             http {{
-                 access_log off;
-                 client_body_temp_path {directory}/body;
-                 proxy_temp_path {directory}/proxy;
-                 fastcgi_temp_path {directory}/fastcgi;
-                 uwsgi_temp_path {directory}/uwsgi;
-                 scgi_temp_path {directory}/scgi;
-                 server {{
-                     listen 127.0.0.1:{port};
-                     absolute_redirect off;
-                     location = {ALIVE} {{ return 200 {directory}; }}
-                     location {path} {{
-                         proxy_pass http://{admin}/;
-                         proxy_http_version 1.1;
-                         proxy_buffering off;
-                     }}
-                 }}
+    start(
+        "",
+        &format!(
+            "absolute_redirect off;
+             location {path} {{
+                 proxy_pass http://{admin}/;
+                 proxy_http_version 1.1;
+                 proxy_buffering off;
              }}"
-        )
-    };
-    Proxy::start("nginx", &["-p", ".", "-e", "stderr", "-c", "conf"], configuration)
+        ),
+    )
 }
 
 /// nginx in front of the server. `options` are directives for the proxied location.
 fn in_front_of(server: &Served, options: &str) -> Proxy {
     let upstream = server.address();
+    start(
+        &format!("client_max_body_size 0; upstream wharf {{ server {upstream}; keepalive 8; }}"),
+        &format!(
+            "location / {{
+                 proxy_pass http://wharf;
+                 proxy_http_version 1.1;
+                 proxy_set_header Connection \"\";
+                 {options}
+             }}"
+        ),
+    )
+}
+
+/// nginx with these directives in `http` and in its one `server`.
+fn start(http: &str, server: &str) -> Proxy {
     // One process without workers: it needs no other user, and killing it leaves nothing behind. Every path is named,
     // because not every user may write to nginx's built-in paths.
     let configuration = |directory: &str, port: u16| {
@@ -54,22 +52,16 @@ fn in_front_of(server: &Served, options: &str) -> Proxy {
              events {{ worker_connections 256; }}
              http {{
                  access_log off;
-                 client_max_body_size 0;
                  client_body_temp_path {directory}/body;
                  proxy_temp_path {directory}/proxy;
                  fastcgi_temp_path {directory}/fastcgi;
                  uwsgi_temp_path {directory}/uwsgi;
                  scgi_temp_path {directory}/scgi;
-                 upstream wharf {{ server {upstream}; keepalive 8; }}
+                 {http}
                  server {{
                      listen 127.0.0.1:{port};
                      location = {ALIVE} {{ return 200 {directory}; }}
-                     location / {{
-                         proxy_pass http://wharf;
-                         proxy_http_version 1.1;
-                         proxy_set_header Connection \"\";
-                         {options}
-                     }}
+                     {server}
                  }}
              }}"
         )

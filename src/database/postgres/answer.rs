@@ -68,8 +68,8 @@ impl AnswerReader {
         Self { is_followed, ..Self::default() }
     }
 
-    /// See [`followed`](Self::followed).
-    pub(super) fn is_followed(&mut self, is_followed: bool) {
+    /// Sets whether other answers follow; see [`followed`](Self::followed).
+    pub(super) fn set_followed(&mut self, is_followed: bool) {
         self.is_followed = is_followed;
     }
 

@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use super::browser::Browser;
 use super::page::ANOTHER;
-use super::top::{Output, TOP, ended};
+use super::top::{TOP, ended, in_a_terminal};
 use super::{CONFIG, Held};
 use crate::support::{Client, Postgres, Wharf, wait_until};
 
@@ -85,16 +84,9 @@ fn assert_shown(browser: &mut Browser, wharf: &Wharf, state: &str, conditions: &
 fn on_a_terminal(wharf: &Wharf, columns: usize, rows: usize) -> Vec<String> {
     let shell =
         format!("stty cols {columns} rows {rows}; {TOP} top {} --interval 100ms", wharf.admin_address());
-    let mut child = Command::new("script")
-        .args(["-qec", &shell, "/dev/null"])
-        .env("TERM", "xterm")
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("script runs");
-    let mut keys = child.stdin.take().expect("it is piped");
-    let mut screen = Output::follow(child.stdout.take().expect("it is piped"));
+    let (child, mut keys, mut screen) = in_a_terminal(&shell, |command| {
+        command.env("NO_COLOR", "1");
+    });
     // A whole screen begins with a move to its corner and ends with this sequence.
     screen.wait_until("a screen of figures", |text| {
         text.rsplit_once("ENDPOINT").is_some_and(|(_, rest)| rest.contains("\x1b[J"))

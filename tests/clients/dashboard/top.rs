@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write as _};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
 
@@ -161,24 +161,27 @@ fn top_goes_on_trying_until_it_is_interrupted() {
     assert_eq!(ended(child), Some(0));
 }
 
+/// Runs the shell's commands in a terminal of their own. Returns it with its keyboard and its screen.
+pub(super) fn in_a_terminal(shell: &str, prepare: impl FnOnce(&mut Command)) -> (Child, ChildStdin, Output) {
+    // Of util-linux.
+    let mut command = Command::new("script");
+    command.args(["-qec", shell, "/dev/null"]).env("TERM", "xterm");
+    prepare(&mut command);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script runs");
+    let keys = child.stdin.take().expect("it is piped");
+    let screen = Output::follow(child.stdout.take().expect("it is piped"));
+    (child, keys, screen)
+}
+
 #[test]
 fn top_in_a_terminal_ends_with_q_and_leaves_it_as_it_was() {
     let wharf = Wharf::start("");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let address = wharf.admin_address();
     let shell = format!("stty -a > before; {TOP} top {address}; echo $? > code; stty -a > after");
-    // Of util-linux: runs the shell in a terminal of its own.
-    let mut child = Command::new("script")
-        .args(["-qec", &shell, "/dev/null"])
-        .current_dir(directory.path())
-        .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("script runs");
-    let mut keys = child.stdin.take().expect("it is piped");
-    let mut screen = Output::follow(child.stdout.take().expect("it is piped"));
+    let (child, mut keys, mut screen) = in_a_terminal(&shell, |command| {
+        command.current_dir(directory.path()).env_remove("NO_COLOR");
+    });
     screen.wait_for("in all");
     assert!(
         screen.text.contains("\x1b[?1049h") && screen.text.contains("\x1b[32m✓ ready"),

@@ -296,7 +296,7 @@ impl RoundTrip for Pipeline<'_> {
                     self.pop()?;
                     return Some(Fetched::NotRun);
                 }
-                next_answer.reader.is_followed(!ends_part);
+                next_answer.reader.set_followed(!ends_part);
                 match before.and_then(|()| next_answer.read(wire, &mut wait, question, prepared)) {
                     Err(Failure::NotYet(Pause::Bell)) => return Some(Fetched::NotYet),
                     Err(Failure::NotYet(Pause::Patience)) => return Some(Fetched::Slow),

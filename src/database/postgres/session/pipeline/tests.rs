@@ -442,7 +442,7 @@ fn a_wait_for_an_answer_ends_when_the_bell_rings_and_goes_on_later() {
     assert_eq!(numbers(&mut pipeline), [8]);
 }
 
-/// The outcomes of the next answers: a number, or why there is none.
+/// The outcome of each of the next statements: its number, or the reason why it has no answer.
 fn outcomes(pipeline: &mut Pipeline<'_>, count: usize) -> Vec<Result<i32, &'static str>> {
     let outcome =
         |_| match pipeline.fetch(&Presence::default(), Deadline::after(PATIENCE), UNTIL_THE_DEADLINE) {
