@@ -14,7 +14,7 @@ use wharf::database::Database;
 use wharf::internal::{Selection, traffic};
 use wharf::tune::{Bound, CannotTell, Options, Outcome, Tuned, tune};
 
-use crate::support::{Distant, Postgres, Wharf, assert_says, directory_with, wait_until};
+use crate::support::{Distant, Postgres, Wharf, assert_says, directory_with, measured, wait_until};
 
 /// At most `places` calls may be in the function at once, each for about `seconds` seconds. A call that finds all places
 /// taken waits in a line. Only the first in the line looks for a place, because more of them would take the cores from
@@ -74,37 +74,39 @@ const QUIET: f64 = 0.02;
 
 #[test]
 fn the_knee_of_a_database_that_lets_six_in_is_found() {
-    let database = Postgres::database();
-    database.psql(PLACES);
-    let found = tuned_in_process(
-        &config(&database.url(), "select work(6, 0.04)"),
-        &Options {
-            largest: 16,
-            bound: Bound::Firm,
-            objectives: Vec::new(),
-            time: Duration::from_secs(45),
-            seed: 7,
-        },
-    );
-    match &found.pool.outcome {
-        Outcome::Knee(knee) => {
-            // Other tests run beside it, so the knee may be anywhere in its band. The band holds the truth.
-            assert!(knee.band.contains(&6) && knee.size <= 8, "{:#?}", found.pool);
-            assert_eq!(found.sizes.as_ref().map(|sizes| sizes.pool), Some(knee.size));
+    measured(|| {
+        let database = Postgres::database();
+        database.psql(PLACES);
+        let found = tuned_in_process(
+            &config(&database.url(), "select work(6, 0.04)"),
+            &Options {
+                largest: 16,
+                bound: Bound::Firm,
+                objectives: Vec::new(),
+                time: Duration::from_secs(45),
+                seed: 7,
+            },
+        );
+        match &found.pool.outcome {
+            Outcome::Knee(knee) => {
+                // Other tests run beside it, so the knee may be anywhere in its band. The band holds the truth.
+                assert!(knee.band.contains(&6) && knee.size <= 8, "{:#?}", found.pool);
+                assert_eq!(found.sizes.as_ref().map(|sizes| sizes.pool), Some(knee.size));
+            }
+            // On a machine that is busy with something else repetitions differ, and this is the truth.
+            Outcome::CannotTell(CannotTell::TooNoisy { band, noise, .. }) if *noise > QUIET => {
+                assert!(band.contains(&6), "{:#?}", found.pool);
+            }
+            _ => panic!("{:#?}", found.pool),
         }
-        // On a machine that is busy with something else repetitions differ, and this is the truth.
-        Outcome::CannotTell(CannotTell::TooNoisy { band, noise, .. }) if *noise > QUIET => {
-            assert!(band.contains(&6), "{:#?}", found.pool);
-        }
-        _ => panic!("{:#?}", found.pool),
-    }
-    let (capacity, sizes) = (found.capacity.expect("measured"), found.sizes.as_ref().expect("proved"));
-    assert!((capacity - 6.0 / 0.04).abs() < 30.0, "{capacity}");
-    assert!(sizes.workers >= sizes.pool);
-    assert_eq!(found.crowd, None, "each of these requests has its session to itself");
-    let others = "select count(*) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()";
-    // A session ends a moment after its client has closed it.
-    wait_until("sessions are left", || database.psql(others) == "0");
+        let (capacity, sizes) = (found.capacity.expect("measured"), found.sizes.as_ref().expect("proved"));
+        assert!((capacity - 6.0 / 0.04).abs() < 30.0, "{capacity}");
+        assert!(sizes.workers >= sizes.pool);
+        assert_eq!(found.crowd, None, "each of these requests has its session to itself");
+        let others = "select count(*) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()";
+        // A session ends a moment after its client has closed it.
+        wait_until("sessions are left", || database.psql(others) == "0");
+    });
 }
 
 /// Runs it in a directory with this file; its report, and the file afterwards.
@@ -129,96 +131,105 @@ fn tuned(config: &str, arguments: &[&str]) -> (Value, String) {
 
 #[test]
 fn where_more_connections_give_no_more_one_is_recommended_and_written() {
-    let database = Postgres::database();
-    database.psql(TURNS);
-    let config = config(&database.url(), "select work()").replace("GET", "POST");
-    let (report, file) = tuned(&config, &["--time", "16s", "--max-pool", "3", "--allow-writes", "--write"]);
-    match report["pool"]["outcome"].as_str() {
-        Some("flat") => assert_eq!(report["pool"]["size"], 1, "{report:#}"),
-        // On a machine that is busy with something else repetitions differ, and this is the truth.
-        Some("cannot_tell") => {
-            let words = report["pool"]["words"].as_str().expect("a text");
-            assert!(words.contains("cannot tell: repetitions vary by "), "{report:#}");
-            assert_eq!(report["pool"]["band"][0], 1, "{report:#}");
+    measured(|| {
+        let database = Postgres::database();
+        database.psql(TURNS);
+        let config = config(&database.url(), "select work()").replace("GET", "POST");
+        let (report, file) =
+            tuned(&config, &["--time", "16s", "--max-pool", "3", "--allow-writes", "--write"]);
+        match report["pool"]["outcome"].as_str() {
+            Some("flat") => assert_eq!(report["pool"]["size"], 1, "{report:#}"),
+            // On a machine that is busy with something else repetitions differ, and this is the truth.
+            Some("cannot_tell") => {
+                let words = report["pool"]["words"].as_str().expect("a text");
+                assert!(words.contains("cannot tell: repetitions vary by "), "{report:#}");
+                assert_eq!(report["pool"]["band"][0], 1, "{report:#}");
+            }
+            _ => panic!("{report:#}"),
         }
-        _ => panic!("{report:#}"),
-    }
-    let recommended = report["recommended"].as_array().expect("an array");
-    let size = recommended.iter().find(|one| one["key"] == "database.maximum_pool_size").expect("a size");
-    let size = if report["stands"] == true { size["value"].as_u64().expect("a number") } else { 3 };
-    let expected = format!("maximum_pool_size = {size}   # a guess");
-    assert!(
-        file.starts_with("# Kept as it is.\n[database]\n") && file.contains(&expected),
-        "{file}\n{report:#}"
-    );
-    let sizes = report["pool"]["sizes"].as_array().expect("an array");
-    assert_eq!(
-        sizes.iter().map(|size| size["size"].as_u64()).collect::<Vec<_>>(),
-        [Some(1), Some(2), Some(3)]
-    );
-    assert_eq!(report["proof"].as_array().expect("an array").len(), 5);
+        let recommended = report["recommended"].as_array().expect("an array");
+        let size = recommended.iter().find(|one| one["key"] == "database.maximum_pool_size").expect("a size");
+        let size = if report["stands"] == true { size["value"].as_u64().expect("a number") } else { 3 };
+        let expected = format!("maximum_pool_size = {size}   # a guess");
+        assert!(
+            file.starts_with("# Kept as it is.\n[database]\n") && file.contains(&expected),
+            "{file}\n{report:#}"
+        );
+        let sizes = report["pool"]["sizes"].as_array().expect("an array");
+        assert_eq!(
+            sizes.iter().map(|size| size["size"].as_u64()).collect::<Vec<_>>(),
+            [Some(1), Some(2), Some(3)]
+        );
+        assert_eq!(report["proof"].as_array().expect("an array").len(), 5);
+    });
 }
 
 #[test]
 fn growth_up_to_the_last_size_is_not_recommended() {
-    // It was recommended with exit code 0, as the largest size "that was allowed", and the changed lines followed.
-    let database = Postgres::database();
-    let directory = directory_with(&config(&database.url(), "select pg_sleep(0.02)::text"));
-    let exit = Wharf::run_in(&directory, &["tune", "--time", "28s", "--json", "found.json"], &[]);
-    let report = fs::read_to_string(directory.path().join("found.json")).expect("the report is written");
-    let report: Value = serde_json::from_str(&report).expect("it is JSON");
-    let outcome = report["pool"]["outcome"].as_str().expect("a text");
-    // On a busy machine the time may be too short for even that.
-    let expected =
-        if outcome == "still_growing" { (3, "throughput still grows at ") } else { (1, "too short") };
-    assert_says(&exit, expected.0, &["nothing is recommended: ", expected.1, "--time 56s"]);
-    assert!(["still_growing", "cannot_tell"].contains(&outcome), "{report:#}");
-    assert!(!exit.stdout.contains(" + maximum_pool_size"), "{}", exit.stdout);
-    assert_eq!(report["recommended"].as_array().map(Vec::len), Some(0));
-    // The largest size is what the database allows: 200, less 3 reserved ones and those of other tests.
-    let largest = report["largest"].as_u64().expect("a number");
-    assert!((33..=197).contains(&largest), "{largest}");
-    assert!(exit.stdout.contains("max_connections 200, of which 3 are reserved"), "{}", exit.stdout);
+    measured(|| {
+        // It was recommended with exit code 0, as the largest size "that was allowed", and the changed lines followed.
+        let database = Postgres::database();
+        let directory = directory_with(&config(&database.url(), "select pg_sleep(0.02)::text"));
+        let exit = Wharf::run_in(&directory, &["tune", "--time", "28s", "--json", "found.json"], &[]);
+        let report = fs::read_to_string(directory.path().join("found.json")).expect("the report is written");
+        let report: Value = serde_json::from_str(&report).expect("it is JSON");
+        let outcome = report["pool"]["outcome"].as_str().expect("a text");
+        // On a busy machine the time may be too short for even that.
+        let expected =
+            if outcome == "still_growing" { (3, "throughput still grows at ") } else { (1, "too short") };
+        assert_says(&exit, expected.0, &["nothing is recommended: ", expected.1, "--time 56s"]);
+        assert!(["still_growing", "cannot_tell"].contains(&outcome), "{report:#}");
+        assert!(!exit.stdout.contains(" + maximum_pool_size"), "{}", exit.stdout);
+        assert_eq!(report["recommended"].as_array().map(Vec::len), Some(0));
+        // The largest size is what the database allows: 200, less 3 reserved ones and those of other tests.
+        let largest = report["largest"].as_u64().expect("a number");
+        assert!((33..=197).contains(&largest), "{largest}");
+        assert!(exit.stdout.contains("max_connections 200, of which 3 are reserved"), "{}", exit.stdout);
+    });
 }
 
 #[test]
 fn growth_up_to_a_default_limit_is_not_recommended() {
-    let database = Postgres::database();
-    let found = tuned_in_process(
-        &config(&database.url(), "select pg_sleep(0.02)::text"),
-        &Options {
-            largest: 2,
-            bound: Bound::Default,
-            objectives: Vec::new(),
-            time: Duration::from_secs(16),
-            seed: 7,
-        },
-    );
-    let expected = CannotTell::StillGrowing { size: 2, is_default: true };
-    assert_eq!(found.pool.outcome, Outcome::CannotTell(expected), "{:#?}", found.pool);
-    assert!(!found.stands() && found.is_still_growing());
+    measured(|| {
+        let database = Postgres::database();
+        let found = tuned_in_process(
+            &config(&database.url(), "select pg_sleep(0.02)::text"),
+            &Options {
+                largest: 2,
+                bound: Bound::Default,
+                objectives: Vec::new(),
+                time: Duration::from_secs(16),
+                seed: 7,
+            },
+        );
+        let expected = CannotTell::StillGrowing { size: 2, is_default: true };
+        assert_eq!(found.pool.outcome, Outcome::CannotTell(expected), "{:#?}", found.pool);
+        assert!(!found.stands() && found.is_still_growing());
+    });
 }
 
 #[test]
 fn requests_that_share_round_trips_have_clients_enough_for_it() {
-    // Each size had half as many clients again as workers. So throughput grew with the clients at any size, and no run
-    // could tell where the sessions were enough.
-    let database = Postgres::database();
-    let way = Distant::to(Postgres::shared().port(), Duration::from_millis(1));
-    let url = format!("postgres://postgres@127.0.0.1:{}/{}", way.port(), database.name());
-    let found = tuned_in_process(
-        &config(&url, "select 1"),
-        &Options {
-            largest: 4,
-            bound: Bound::Firm,
-            objectives: Vec::new(),
-            time: Duration::from_secs(14),
-            seed: 7,
-        },
-    );
-    assert!(found.crowd.expect("requests share round trips") >= 32, "{:?}", found.crowd);
-    let sizes = found.pool.measurements.sizes();
-    assert!(sizes.iter().all(|size| size.at_once > 2.0), "{sizes:#?}");
+    measured(|| {
+        // Each size had half as many clients again as workers. So throughput grew with the clients at any size, and no run
+        // could tell where the sessions were enough.
+        let database = Postgres::database();
+        let way = Distant::to(Postgres::shared().port(), Duration::from_millis(1));
+        let url = format!("postgres://postgres@127.0.0.1:{}/{}", way.port(), database.name());
+        let found = tuned_in_process(
+            &config(&url, "select 1"),
+            &Options {
+                largest: 4,
+                bound: Bound::Firm,
+                objectives: Vec::new(),
+                time: Duration::from_secs(14),
+                seed: 7,
+            },
+        );
+        assert!(found.crowd.expect("requests share round trips") >= 32, "{:?}", found.crowd);
+        let sizes = found.pool.measurements.sizes();
+        assert!(sizes.iter().all(|size| size.at_once > 2.0), "{sizes:#?}");
+    });
 }
 
 #[test]

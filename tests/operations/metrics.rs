@@ -352,33 +352,38 @@ fn quantile(buckets: &[(f64, f64)], part: f64) -> f64 {
 /// measure, because a busy machine adds to the 202 ms.
 #[test]
 fn percentiles_are_those_that_the_client_measures() {
-    let server = serve(&Postgres::database(), gate().0, |config| config.server.workers = Some(1));
-    let mut client = Client::connect(server.address());
-    let mut measure = |ms: u64| {
-        let sent = Instant::now();
-        client.request("GET", &format!("/slow/{ms}"), &[], "");
-        assert_eq!(client.answer().status, 200);
-        sent.elapsed().as_secs_f64() * 1e3
-    };
-    // The first request prepares the statement; it is one of many.
-    let mut times: Vec<f64> = [51; 17].into_iter().chain([202; 4]).map(&mut measure).collect();
-    settle(&server);
-    times.sort_by(f64::total_cmp);
-    let stats = serde_json::to_value(server.observer().stats()).expect("it is JSON");
-    let endpoint = &stats["endpoints"][0];
-    let buckets = buckets_of(&Metrics::of(&server), "/slow/{ms}");
-    assert_eq!(buckets.len(), 142, "{buckets:?}");
-    for (name, part, place) in [("p50_ms", 0.5, 10), ("p99_ms", 0.99, 20)] {
-        let measured = times[place];
-        let shown = endpoint[name].as_f64().expect("a number");
-        assert!((shown / measured - 1.0).abs() < 0.05, "{name} is {shown}, measured {measured} of {times:?}");
-        let scraped = quantile(&buckets, part) * 1e3;
-        assert!(
-            (scraped / measured - 1.0).abs() < 0.1,
-            "{name} is {scraped}, measured {measured} of {times:?}"
-        );
-    }
-    assert_eq!(server.drain(), Drained::Complete);
+    crate::support::measured(|| {
+        let server = serve(&Postgres::database(), gate().0, |config| config.server.workers = Some(1));
+        let mut client = Client::connect(server.address());
+        let mut measure = |ms: u64| {
+            let sent = Instant::now();
+            client.request("GET", &format!("/slow/{ms}"), &[], "");
+            assert_eq!(client.answer().status, 200);
+            sent.elapsed().as_secs_f64() * 1e3
+        };
+        // The first request prepares the statement; it is one of many.
+        let mut times: Vec<f64> = [51; 17].into_iter().chain([202; 4]).map(&mut measure).collect();
+        settle(&server);
+        times.sort_by(f64::total_cmp);
+        let stats = serde_json::to_value(server.observer().stats()).expect("it is JSON");
+        let endpoint = &stats["endpoints"][0];
+        let buckets = buckets_of(&Metrics::of(&server), "/slow/{ms}");
+        assert_eq!(buckets.len(), 142, "{buckets:?}");
+        for (name, part, place) in [("p50_ms", 0.5, 10), ("p99_ms", 0.99, 20)] {
+            let measured = times[place];
+            let shown = endpoint[name].as_f64().expect("a number");
+            assert!(
+                (shown / measured - 1.0).abs() < 0.05,
+                "{name} is {shown}, measured {measured} of {times:?}"
+            );
+            let scraped = quantile(&buckets, part) * 1e3;
+            assert!(
+                (scraped / measured - 1.0).abs() < 0.1,
+                "{name} is {scraped}, measured {measured} of {times:?}"
+            );
+        }
+        assert_eq!(server.drain(), Drained::Complete);
+    });
 }
 
 #[test]

@@ -13,7 +13,8 @@ use wharf::metrics::Reason;
 use wharf::server::{Running, Server};
 
 use crate::support::{
-    Client, Gate, PATIENCE, ask, assert_nothing_is_left, assert_problem, default_config, gate, wait_until,
+    Client, Gate, PATIENCE, ask, assert_nothing_is_left, assert_problem, default_config, gate, measured,
+    wait_until,
 };
 
 const BOTH: [Connector; 2] = [Connector::Native, Connector::TinyHttp];
@@ -289,39 +290,41 @@ fn pollers_and_workers_wait_for_their_turn_unless_that_would_change_how_the_proc
 
 #[test]
 fn workers_that_only_wait_for_a_core_get_no_more_jobs_until_others_wait_for_something_else() {
-    let workers = 8 * num_cpus::get();
-    let (handler, keeper) = gate();
-    let stop = Arc::<AtomicBool>::default();
-    let stopped = Arc::clone(&stop);
-    let spin = move |_: &Request, _: &mut Context<'_>| {
-        while !stopped.load(Relaxed) {
-            std::hint::spin_loop();
+    measured(|| {
+        let workers = 8 * num_cpus::get();
+        let (handler, keeper) = gate();
+        let stop = Arc::<AtomicBool>::default();
+        let stopped = Arc::clone(&stop);
+        let spin = move |_: &Request, _: &mut Context<'_>| {
+            while !stopped.load(Relaxed) {
+                std::hint::spin_loop();
+            }
+            Ok::<_, Error>(Response::text("spun"))
+        };
+        let server = server(workers, |_| {})
+            .route(Method::GET, "/gate", handler)
+            .get("/spin", spin)
+            .start()
+            .expect("a free port");
+        let busy_max = || server.observer().gauges().workers.busy_max;
+        assert_eq!(busy_max(), workers);
+        let mut spinning: Vec<Client> = (0..workers).map(|_| ask(&server, "/spin")).collect();
+        wait_until("fewer may have a job", || busy_max() <= workers / 2);
+        stop.store(true, Relaxed);
+        for client in &mut spinning {
+            assert_eq!(client.answer().text(), "spun");
         }
-        Ok::<_, Error>(Response::text("spun"))
-    };
-    let server = server(workers, |_| {})
-        .route(Method::GET, "/gate", handler)
-        .get("/spin", spin)
-        .start()
-        .expect("a free port");
-    let busy_max = || server.observer().gauges().workers.busy_max;
-    assert_eq!(busy_max(), workers);
-    let mut spinning: Vec<Client> = (0..workers).map(|_| ask(&server, "/spin")).collect();
-    wait_until("fewer may have a job", || busy_max() <= workers / 2);
-    stop.store(true, Relaxed);
-    for client in &mut spinning {
-        assert_eq!(client.answer().text(), "spun");
-    }
-    // No request ends before all have begun.
-    let mut waiting: Vec<Client> = (0..workers).map(|_| ask(&server, "/gate")).collect();
-    (0..workers).for_each(|_| keeper.wait_for_one());
-    keeper.let_through(workers);
-    for client in &mut waiting {
-        assert_eq!(client.answer().text(), "through");
-    }
-    wait_until("all may have a job again", || busy_max() == workers);
-    drop((spinning, waiting));
-    assert_nothing_is_left(server);
+        // No request ends before all have begun.
+        let mut waiting: Vec<Client> = (0..workers).map(|_| ask(&server, "/gate")).collect();
+        (0..workers).for_each(|_| keeper.wait_for_one());
+        keeper.let_through(workers);
+        for client in &mut waiting {
+            assert_eq!(client.answer().text(), "through");
+        }
+        wait_until("all may have a job again", || busy_max() == workers);
+        drop((spinning, waiting));
+        assert_nothing_is_left(server);
+    });
 }
 
 /// Waits above the interval were refused, although the target called them normal.

@@ -17,7 +17,8 @@ use wharf::deadline::Deadline;
 use wharf::server::Server;
 
 use crate::support::{
-    Answer, Client, Database, PgBouncer, Postgres, Setup, Wharf, assert_problem, config_of, psql, wait_until,
+    Answer, Client, Database, PgBouncer, Postgres, Setup, Wharf, assert_problem, config_of, measured, psql,
+    wait_until,
 };
 
 /// Values of `ignore_startup_parameters`: none, and the parameters that other drivers send.
@@ -221,27 +222,29 @@ fn ask_for_everything(server: std::net::SocketAddr, number: usize, rounds: usize
 
 #[test]
 fn sixty_four_clients_on_five_sessions_of_a_session_pooler_have_their_own_answers() {
-    const CLIENTS: usize = 64;
-    const ROUNDS: usize = 16;
-    let database = database();
-    let pooler = pooler("session", 5, "");
-    let wharf = Wharf::start(&text(&pooler.url(database.name()), 16, 5));
-    let (pid, address, added) = (pooler.pid(), wharf.address(), AtomicU64::new(0));
-    thread::scope(|scope| {
-        for number in 0..CLIENTS {
-            let added = &added;
-            scope.spawn(move || ask_for_everything(address, number, ROUNDS, added));
+    measured(|| {
+        const CLIENTS: usize = 64;
+        const ROUNDS: usize = 16;
+        let database = database();
+        let pooler = pooler("session", 5, "");
+        let wharf = Wharf::start(&text(&pooler.url(database.name()), 16, 5));
+        let (pid, address, added) = (pooler.pid(), wharf.address(), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for number in 0..CLIENTS {
+                let added = &added;
+                scope.spawn(move || ask_for_everything(address, number, ROUNDS, added));
+            }
+        });
+        assert_eq!(database.psql("select count(*) from added"), added.into_inner().to_string());
+        assert_eq!(database.psql("select count(distinct id) = count(*) from added"), "t");
+        assert!(pooler.is_alive() && pooler.pid() == pid, "{}", pooler.log());
+        assert!(!pooler.log().contains("FATAL"), "{}", pooler.log());
+        for round in 0..20 {
+            assert_eq!(wharf.get(&format!("/echo/after-{round}")).text(), format!("\"after-{round}\""));
         }
+        wharf.signal("TERM");
+        assert_eq!(wharf.wait().code, Some(0), "nothing is left for the drain to wait for");
     });
-    assert_eq!(database.psql("select count(*) from added"), added.into_inner().to_string());
-    assert_eq!(database.psql("select count(distinct id) = count(*) from added"), "t");
-    assert!(pooler.is_alive() && pooler.pid() == pid, "{}", pooler.log());
-    assert!(!pooler.log().contains("FATAL"), "{}", pooler.log());
-    for round in 0..20 {
-        assert_eq!(wharf.get(&format!("/echo/after-{round}")).text(), format!("\"after-{round}\""));
-    }
-    wharf.signal("TERM");
-    assert_eq!(wharf.wait().code, Some(0), "nothing is left for the drain to wait for");
 }
 
 /// Both processes began with `s0`, and a transaction pooler gave each the other's statement.

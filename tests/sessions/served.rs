@@ -23,7 +23,7 @@ pub(crate) fn configuration(url: &str, more: &str, endpoints: &str) -> Config {
     let text = format!(
         "[server]\nlisten = '127.0.0.1:0'\nworkers = 1\nselectors = 1\ndeadline = '20s'\n\
          [queue]\nmax_wait = '100s'\ntarget = '30s'\ninterval = '30s'\n\
-         [database]\nurl = \"{url}\"\nmaximum_pool_size = 1\nconnection_timeout = '20s'\n{more}\n{endpoints}"
+         [database]\nurl = \"{url}\"\nmaximum_pool_size = 1\nconnection_timeout = '20s'\nvalidation_timeout = '20s'\n{more}\n{endpoints}"
     );
     config_of(text)
 }

@@ -9,18 +9,19 @@ use serde_json::Value;
 
 use super::server::{Server, ok};
 use super::{assert_near, count, ms, number, report};
+use crate::support::measured;
 
 /// How long the stall takes.
 const STALL: Duration = Duration::from_secs(2);
 
 #[test]
 fn known_service_times_are_what_the_percentiles_show() {
-    shows_known_service_times("1");
+    measured(|| shows_known_service_times("1"));
 }
 
 #[test]
 fn several_threads_show_known_service_times_together() {
-    shows_known_service_times("3");
+    measured(|| shows_known_service_times("3"));
 }
 
 fn shows_known_service_times(threads: &str) {
@@ -70,12 +71,12 @@ fn stalling(service: Duration) -> Server {
 
 #[test]
 fn an_open_loop_shows_a_stall_as_its_users_see_it() {
-    shows_a_stall("1");
+    measured(|| shows_a_stall("1"));
 }
 
 #[test]
 fn several_threads_show_a_stall_as_one_does() {
-    shows_a_stall("2");
+    measured(|| shows_a_stall("2"));
 }
 
 fn shows_a_stall(threads: &str) {
@@ -96,13 +97,15 @@ fn shows_a_stall(threads: &str) {
 
 #[test]
 fn a_closed_loop_hides_the_stall_and_says_what_it_is() {
-    let server = stalling(Duration::from_millis(2));
-    let report = report(&server.url(), &["--connections", "1", "--duration", "4s"]);
-    assert_eq!(report["loop"], "closed");
-    // One request met the stall, and one in a hundred must have done so for p99 to show it.
-    assert!(count(&report, "good") > 150, "{report:#}");
-    assert!(ms(&report, "service_ms", "max") >= 2e3 * 0.99, "{report:#}");
-    assert!(ms(&report, "service_ms", "p99") < 1e3, "{report:#}");
+    measured(|| {
+        let server = stalling(Duration::from_millis(2));
+        let report = report(&server.url(), &["--connections", "1", "--duration", "4s"]);
+        assert_eq!(report["loop"], "closed");
+        // One request met the stall, and one in a hundred must have done so for p99 to show it.
+        assert!(count(&report, "good") > 150, "{report:#}");
+        assert!(ms(&report, "service_ms", "max") >= 2e3 * 0.99, "{report:#}");
+        assert!(ms(&report, "service_ms", "p99") < 1e3, "{report:#}");
+    });
 }
 
 /// Serves one request at a time, each for 5 ms.
@@ -138,12 +141,12 @@ fn assert_is_rate_of(server: &Server, measured: f64, report: &Value) {
 
 #[test]
 fn a_closed_loop_finds_a_known_capacity() {
-    finds_a_known_capacity("1");
+    measured(|| finds_a_known_capacity("1"));
 }
 
 #[test]
 fn several_threads_find_a_known_capacity_together() {
-    finds_a_known_capacity("3");
+    measured(|| finds_a_known_capacity("3"));
 }
 
 fn finds_a_known_capacity(threads: &str) {
@@ -156,13 +159,15 @@ fn finds_a_known_capacity(threads: &str) {
 
 #[test]
 fn an_open_loop_above_the_capacity_offers_its_rate_and_is_answered_at_the_servers() {
-    let server = one_at_a_time();
-    let report = report(&server.url(), &["--rate", "400/s", "--duration", "2s"]);
-    assert_eq!(count(&report, "scheduled"), 800);
-    assert_near(number(&report, "offered_per_s"), 400.0, &report);
-    assert_is_rate_of(&server, number(&report, "answered_per_s"), &report);
-    // Every request was sent, and its answer waited for after the end.
-    assert_eq!(count(&report, "good"), 800, "{report:#}");
+    measured(|| {
+        let server = one_at_a_time();
+        let report = report(&server.url(), &["--rate", "400/s", "--duration", "2s"]);
+        assert_eq!(count(&report, "scheduled"), 800);
+        assert_near(number(&report, "offered_per_s"), 400.0, &report);
+        assert_is_rate_of(&server, number(&report, "answered_per_s"), &report);
+        // Every request was sent, and its answer waited for after the end.
+        assert_eq!(count(&report, "good"), 800, "{report:#}");
+    });
 }
 
 #[test]
