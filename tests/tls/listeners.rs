@@ -84,6 +84,11 @@ fn address_in_use() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
+/// Waits until nothing listens there. A program that another test starts has this process's sockets for a moment, until it has begun.
+fn wait_until_free(address: SocketAddr) {
+    wait_until("the address is still bound", || TcpListener::bind(address).is_ok());
+}
+
 #[test]
 fn http_https_and_a_unix_socket_side_by_side_answer_each_in_its_own_way() {
     let authority = Authority::new("the authority");
@@ -253,7 +258,8 @@ fn a_drain_answers_the_requests_of_every_listener_and_closes_all() {
     }
     drop(clients);
     assert_eq!(draining.join().expect("no panic"), Drained::Complete);
-    assert!(TcpListener::bind(plain).is_ok() && TcpListener::bind(tls).is_ok());
+    wait_until_free(plain);
+    wait_until_free(tls);
 }
 
 /// The file of a Unix socket stayed when another address was taken.
@@ -276,7 +282,7 @@ fn an_address_in_use_fails_the_start_by_its_name_and_leaves_nothing_bound() {
         "{error}"
     );
     assert!(!path.exists());
-    drop(TcpListener::bind(own).expect("it is not bound any more"));
+    wait_until_free(own);
 
     let mut config =
         configured(&authority, vec![Listener::at(Listen::Unix(path.clone())), Listener::at(own)]);
@@ -284,8 +290,9 @@ fn an_address_in_use_fails_the_start_by_its_name_and_leaves_nothing_bound() {
     let error = start(config).expect_err("it is in use").to_string();
     assert!(error.contains("admin.listen"), "{error}");
     assert!(!path.exists());
-    drop(TcpListener::bind(own).expect("it is not bound any more"));
+    wait_until_free(own);
     drop(taken);
+    wait_until_free(in_use);
     let (server, _keeper) = serve(&authority, listeners(), |_| {});
     assert_eq!(seen(&mut Client::connect(in_use)), "false 127.0.0.1");
     assert_nothing_is_left(server);

@@ -15,59 +15,68 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 
 /// Times whose percentiles are accurate to 0.1 %.
 #[derive(Clone, Debug)]
-pub struct Times(Histogram<u64>);
+pub struct Times {
+    histogram: Histogram<u64>,
+    /// In nanoseconds. The histogram's own least value is the lower end of a range, and so shorter than any time.
+    shortest: u64,
+}
 
 impl Times {
     /// A histogram of times up to this. A longer time counts as this long.
     pub(super) fn up_to(longest: Duration) -> Self {
         let longest = nanoseconds(longest).max(4 * FINEST_NS);
         let histogram = Histogram::new_with_bounds(FINEST_NS, longest, SIGNIFICANT_DIGITS);
-        Self(histogram.expect("the bounds are apart and three digits are possible"))
+        let histogram = histogram.expect("the bounds are apart and three digits are possible");
+        Self { histogram, shortest: u64::MAX }
     }
 
     pub(super) fn record(&mut self, time: Duration) {
-        self.0.saturating_record(nanoseconds(time));
+        let time = nanoseconds(time);
+        self.histogram.saturating_record(time);
+        self.shortest = self.shortest.min(time);
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        self.0.add(&other.0).expect("all histograms of a run have the same bounds");
+        self.histogram.add(&other.histogram).expect("all histograms of a run have the same bounds");
+        self.shortest = self.shortest.min(other.shortest);
     }
 
     /// Empties the histogram and keeps its memory.
     pub(super) fn clear(&mut self) {
-        self.0.reset();
+        self.histogram.reset();
+        self.shortest = u64::MAX;
     }
 
     /// The number of times.
     pub fn count(&self) -> u64 {
-        self.0.len()
+        self.histogram.len()
     }
 
     /// The time that this percentage does not exceed; zero without times.
     pub fn percentile(&self, percent: f64) -> Duration {
-        let nanoseconds = self.0.value_at_quantile(percent / 100.0);
+        let nanoseconds = self.histogram.value_at_quantile(percent / 100.0);
         // A value of the histogram stands for a range, whose upper end may be longer than any recorded time.
-        Duration::from_nanos(nanoseconds.min(self.0.max()))
+        Duration::from_nanos(nanoseconds.min(self.histogram.max()))
     }
 
     /// The mean; zero without times.
     pub fn mean(&self) -> Duration {
-        Duration::from_secs_f64(self.0.mean() / 1e9)
+        Duration::from_secs_f64(self.histogram.mean() / 1e9)
     }
 
-    /// The shortest.
+    /// The shortest; zero without times.
     pub fn min(&self) -> Duration {
-        Duration::from_nanos(self.0.min())
+        Duration::from_nanos(if self.count() == 0 { 0 } else { self.shortest })
     }
 
     /// The longest.
     pub fn max(&self) -> Duration {
-        Duration::from_nanos(self.0.max())
+        Duration::from_nanos(self.histogram.max())
     }
 
     /// The histogram itself, in nanoseconds.
     pub fn histogram(&self) -> &Histogram<u64> {
-        &self.0
+        &self.histogram
     }
 }
 
@@ -108,7 +117,7 @@ impl Timings {
     pub(super) fn record(&mut self, ServerTiming(phases): ServerTiming, service: Duration) {
         let elsewhere = nanoseconds(service).saturating_sub(phases.iter().sum());
         for (times, time) in self.all_mut().into_iter().zip(phases.into_iter().chain([elsewhere])) {
-            times.0.saturating_record(time);
+            times.record(Duration::from_nanos(time));
         }
     }
 
