@@ -75,6 +75,17 @@ sql     = 'select :id::int as id, now()::text as began'
 params  = { id = 'int' }
 returns = 'one'
 
+[endpoint.mine]
+route   = 'GET /mine/{id}'
+sql     = 'select :id::int as id, current_user::text as role'
+params  = { id = 'int' }
+returns = 'one'
+
+[endpoint.role]
+route   = 'POST /role'
+sql     = \"select become('pg_monitor')\"
+returns = 'value'
+
 [endpoint.nothing]
 route   = 'GET /nothing'
 sql     = 'select from item where id = 1'
@@ -97,7 +108,9 @@ sql     = 'select 2 as two'
 /// The function's lock ends with its transaction, so nothing of the session is another afterwards, as it says of itself.
 const ITEMS: &str = "create table item as select n as id, 'item ' || n as name from generate_series(1, 9) n;
     create function held_up_by(key bigint) returns void language plpgsql parallel safe as $$
-    begin perform pg_advisory_xact_lock_shared(key); end $$";
+    begin perform pg_advisory_xact_lock_shared(key); end $$;
+    create function become(name text) returns text language plpgsql as $$
+    begin return set_config('role', name, false); end $$";
 
 /// Ends one session of the server.
 const KILL_ONE: &str = "select pg_terminate_backend(pid) from pg_stat_activity
@@ -331,14 +344,14 @@ fn short_statements_that_are_asked_together_are_one_transaction_unless_it_is_ser
     }
 }
 
-/// Each of these clients asks for its own numbers. Every tenth request fails in some way.
+/// Each of these clients asks for its own numbers. Every tenth request fails in some way, and some change their session's role.
 #[test]
 fn requests_that_share_see_no_answer_of_another() {
     const CLIENTS: usize = 40;
     const EACH: usize = 2_500;
     const KILLS: usize = 20;
     let gated = Gated::new(4, "", |config| config.http.max_response_bytes = 4096);
-    gated.make_known(&["/began/0", "/double?n=1", "/divide/1", "/wide/1"]);
+    gated.make_known(&["/began/0", "/mine/0", "/double?n=1", "/divide/1", "/wide/1"]);
     let (address, database) = (gated.server.address(), &gated.database);
     let (ended, killed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -349,6 +362,7 @@ fn requests_that_share_see_no_answer_of_another() {
                 for round in 0..EACH {
                     let id = 100 + number * EACH + round;
                     let (path, status, text) = match round % 40 {
+                        1 => ("/role".to_owned(), 200, Some("\"pg_monitor\"".to_owned())),
                         3 => ("/divide/0".to_owned(), 400, None),
                         13 => ("/wide/5000".to_owned(), 500, None),
                         23 => (format!("/began/{id}x"), 400, None),
@@ -359,9 +373,11 @@ fn requests_that_share_see_no_answer_of_another() {
                             continue;
                         }
                         n if n % 2 == 0 => (format!("/double?n={id}"), 200, Some((2 * id).to_string())),
+                        n if n % 4 == 1 => (format!("/mine/{id}"), 200, None),
                         _ => (format!("/began/{id}"), 200, None),
                     };
-                    client.request("GET", &path, &[], "");
+                    let method = if path == "/role" { "POST" } else { "GET" };
+                    client.request(method, &path, &[], "");
                     let answer = client.answer();
                     // Its session was killed under it while it ran by itself.
                     if answer.status == 503 {
@@ -372,7 +388,9 @@ fn requests_that_share_see_no_answer_of_another() {
                     if let Some(text) = text {
                         assert_eq!(answer.text(), text, "{path}");
                     } else if status == 200 {
-                        assert_eq!(answer.json()["id"], id, "{path}");
+                        let row = answer.json();
+                        assert_eq!(row["id"], id, "{path}");
+                        assert!(row["role"].is_null() || row["role"] == "postgres", "{path}: {row}");
                     }
                 }
                 ended.fetch_add(1, Relaxed);
