@@ -12,7 +12,7 @@ use wharf::deadline::Deadline;
 use wharf::internal::activity::Activity;
 use wharf::internal::presence::Presence;
 
-use crate::support::{Log, PATIENCE, Postgres, Withholding, wait_until};
+use crate::support::{Log, PATIENCE, Postgres, Withholding, measured, wait_until};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -120,29 +120,36 @@ fn a_thread_gets_the_connection_that_it_had_last_unless_that_is_in_doubt() {
     }
 }
 
+/// On a busy machine the fifty may wait longer than an opening takes, and then more connections are right.
 #[test]
 fn a_spike_opens_no_connection_that_is_not_needed() {
-    // HikariCP's own measure: 150 ms to connect, 2 ms a query, 50 threads at once, 5 connections idle, 50 at most.
-    let (pool, server) = pool(|settings| {
-        settings.maximum_pool_size = 50;
-        settings.minimum_idle = Some(5);
-        settings.connection_init_sql = Some("select pg_sleep(0.15)".to_owned());
+    measured(|| {
+        // HikariCP's own measure: 150 ms to connect, 2 ms a query, 50 threads at once, 5 connections idle, 50 at most.
+        let (pool, server) = pool(|settings| {
+            settings.maximum_pool_size = 50;
+            settings.minimum_idle = Some(5);
+            settings.connection_init_sql = Some("select pg_sleep(0.15)".to_owned());
+        });
+        let query = || {
+            let mut connection = checkout(&pool);
+            connection
+                .postgres()
+                .expect("it is PostgreSQL")
+                .query("select pg_sleep(0.002)", &[])
+                .expect("rows");
+        };
+        // Until the planner has told that it changes nothing, the connection is cleaned after it, which runs the same SQL as an opening.
+        // The third run waits for that.
+        (0..3).for_each(|_| query());
+        let started = Instant::now();
+        thread::scope(|scope| {
+            for _ in 0..50 {
+                scope.spawn(query);
+            }
+        });
+        assert_eq!(pool.gauges().open, 5, "after {:?}", started.elapsed());
+        assert_eq!(sessions(&server, "count(*)"), "5");
     });
-    let query = || {
-        let mut connection = checkout(&pool);
-        connection.postgres().expect("it is PostgreSQL").query("select pg_sleep(0.002)", &[]).expect("rows");
-    };
-    // Until the planner has told that it changes nothing, the connection is cleaned after it, which runs the same SQL as an opening.
-    // The third run waits for that.
-    (0..3).for_each(|_| query());
-    let started = Instant::now();
-    thread::scope(|scope| {
-        for _ in 0..50 {
-            scope.spawn(query);
-        }
-    });
-    assert_eq!(pool.gauges().open, 5, "after {:?}", started.elapsed());
-    assert_eq!(sessions(&server, "count(*)"), "5");
 }
 
 #[test]
