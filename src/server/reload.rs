@@ -261,10 +261,14 @@ impl Running {
         self.admin_view.set_busy(true);
         supervisor::reloading();
         let outcome = self.read_and_reload();
-        self.admin_view.reloaded(&outcome);
         supervisor::reloaded(&self.places(), outcome.is_ok());
-        self.admin_view.set_busy(false);
         outcome
+    }
+
+    /// Comes before anybody is told the outcome: the next reload may be asked for at once.
+    fn end_reload(&self, outcome: &Result<Reloaded, ReloadError>) {
+        self.admin_view.reloaded(outcome);
+        self.admin_view.set_busy(false);
     }
 
     fn read_and_reload(&self) -> Result<Reloaded, ReloadError> {
@@ -273,17 +277,20 @@ impl Running {
         self.journal.reopen();
         let mut on_reload = self.on_reload.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(on_reload) = on_reload.as_mut() else {
-            let outcome = self.reload_tls();
+            let outcome = self.reload_tls().map_err(ReloadError::from);
+            let outcome =
+                outcome.map(|()| Reloaded { changes: Changes::default(), certificate: self.speaks_tls() });
+            self.end_reload(&outcome);
             match &outcome {
-                Ok(()) if self.speaks_tls() => log::info!("SIGHUP: the certificate was read again"),
-                Ok(()) => log::info!("SIGHUP: there is nothing to read again"),
+                Ok(reloaded) if reloaded.certificate => log::info!("SIGHUP: the certificate was read again"),
+                Ok(_) => log::info!("SIGHUP: there is nothing to read again"),
                 Err(error) => log::error!("SIGHUP: the certificate stays as it was: {error}"),
             }
-            outcome?;
-            return Ok(Reloaded { changes: Changes::default(), certificate: self.speaks_tls() });
+            return outcome;
         };
         let read = on_reload.read().map_err(ReloadError::Unreadable);
         let outcome = read.and_then(|candidate| self.reload(candidate));
+        self.end_reload(&outcome);
         on_reload.report(&outcome);
         outcome
     }
