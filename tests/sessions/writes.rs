@@ -79,7 +79,14 @@ impl Observed {
             return Needs::Cleaning;
         }
         self.succeed("GET", "/unknown");
-        if self.proxy.has_sent(FORGETTING) { Needs::Forgetting } else { Needs::Nothing }
+        // A question that was due by then, after a second, has the session cleaned as a whole.
+        if self.proxy.has_sent(CLEANING) {
+            Needs::Cleaning
+        } else if self.proxy.has_sent(FORGETTING) {
+            Needs::Forgetting
+        } else {
+            Needs::Nothing
+        }
     }
 
     /// Asks until the answer is known and no question about another statement comes between.
