@@ -62,6 +62,10 @@ impl driver::Driver for Driver {
         true
     }
 
+    fn shares_round_trips(&self) -> bool {
+        true
+    }
+
     fn reconfigure(&self, configured: &config::Database) -> bool {
         self.settings.set(configured)
     }

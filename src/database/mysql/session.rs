@@ -4,6 +4,7 @@
 //! a session while it is idle. The parts stand below:
 //!
 //! - [`run`] sends a statement and reads its answer.
+//! - [`pipeline`] sends the statements of several requests.
 //! - [`together`] sends the steps of a transaction together.
 //! - [`transaction`] begins and ends transactions.
 //! - [`rows`] takes rows, and [`state`] says what the session may do.
@@ -14,6 +15,7 @@
 //! statement that commits halfway needs a session that writes.
 
 mod opening;
+mod pipeline;
 mod rows;
 mod run;
 mod state;
@@ -35,7 +37,7 @@ use super::statements::{Statements, other_count};
 use super::wire::{Command, Wire};
 use crate::base::deadline::Deadline;
 use crate::base::value::Value;
-use crate::database::driver::{self, Borrower, Note, Steps, Together};
+use crate::database::driver::{self, Borrower, Note, RoundTrip, Steps, Together};
 use crate::database::limit::Limit;
 use crate::database::outcome::Commits;
 use crate::database::pool;
@@ -265,6 +267,14 @@ impl driver::Session for Session {
     ) -> Result<Together, Error> {
         self.limit.deadline = steps.deadline;
         self.run_steps_together(steps, rows, note)
+    }
+
+    fn can_share(&self, sql: &str) -> bool {
+        self.is_harmless(sql)
+    }
+
+    fn share(&mut self) -> Result<Box<dyn RoundTrip + '_>, Error> {
+        Ok(Box::new(self.pipeline()?))
     }
 
     fn distance(&self) -> Duration {

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::effects::Effects;
+use super::effects::{Effects, Leaves};
 use super::packet::Malformed;
 use super::values::Plan;
 use super::wire::{Definitions, PreparedAnswer};
@@ -24,6 +24,8 @@ pub(super) struct Prepared {
     /// The columns of its rows, as the server described them last.
     definitions: Definitions,
     pub(super) plan: Plan,
+    /// The server has told that a run of it changed the session.
+    pub(super) changes_session: bool,
     /// The time of its last use, in uses.
     used: u64,
 }
@@ -32,7 +34,21 @@ impl Prepared {
     pub(super) fn new(sql: &str, answer: PreparedAnswer, has_extended: bool) -> Result<Self, Malformed> {
         let PreparedAnswer { id, parameter_count, definitions } = answer;
         let plan = Plan::of(definitions.columns(has_extended)?);
-        Ok(Self { id, parameter_count, effects: Effects::of(sql), definitions, plan, used: 0 })
+        Ok(Self {
+            id,
+            parameter_count,
+            effects: Effects::of(sql),
+            definitions,
+            plan,
+            changes_session: false,
+            used: 0,
+        })
+    }
+
+    /// Whether it leaves nothing that the next statement could see, neither by its text nor by what the server has told of its runs.
+    pub(super) fn is_harmless(&self) -> bool {
+        let Effects { leaves, reads_id, reads_count } = self.effects;
+        leaves == Leaves::Nothing && !reads_id && !reads_count && !self.changes_session
     }
 
     /// Its number, if a statement with so many parameters can use it, and run it if `runs`.
@@ -74,6 +90,11 @@ impl Statements {
         self.uses += 1;
         prepared.used = self.uses;
         Some(prepared)
+    }
+
+    /// The statement, without counting this as a use.
+    pub(super) fn peek(&self, sql: &str) -> Option<&Prepared> {
+        self.known.get(sql)
     }
 
     pub(super) fn add(&mut self, sql: &str, mut prepared: Prepared) {

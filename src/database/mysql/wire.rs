@@ -18,6 +18,7 @@ use super::login::Facts;
 use super::packet::{Column, Done, EOF, ERR, Malformed, OK, Reader, capability};
 use super::refusal::ServerError;
 use crate::base::deadline::Deadline;
+use crate::base::system::Bell;
 use crate::database::Error;
 use crate::database::limit::{CANCEL_GRACE, Limit, SETTLE_GRACE};
 
@@ -50,6 +51,17 @@ pub(super) enum Failure {
     Lost(Error),
     /// The server has not received all of it.
     NotRun(Error),
+    /// Nothing of the answer has come, and the wait for it may go on later.
+    NotYet(Pause),
+}
+
+/// The reason why a wait has ended before an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// The bell has rung, or there was to be no wait.
+    Bell,
+    /// The patience of the clients behind this one is over.
+    Patience,
 }
 
 impl From<Error> for Failure {
@@ -82,9 +94,31 @@ pub(super) struct Wait<'a> {
     /// The reason why the statement is to end. The wait for its end continues.
     cancelled: Option<Error>,
     killer: Option<Killer>,
+    /// The first packet of an answer is not waited for.
+    is_brief: bool,
+    /// The end of the patience of the clients behind this one, until the first packet has come.
+    patience: Option<Instant>,
+    /// Rings when something is more urgent than the first packet of an answer.
+    bell: Option<&'a Bell>,
 }
 
-impl Wait<'_> {
+impl<'a> Wait<'a> {
+    /// Makes the wait for the next answer end at once, if nothing of the answer has come.
+    pub(super) fn cut_short(&mut self) {
+        self.is_brief = true;
+    }
+
+    /// Makes the wait for the next answer's first packet end with the patience or a ring of the bell.
+    pub(super) fn listen_to(&mut self, patience: Option<(Instant, Duration)>, bell: Option<&'a Bell>) {
+        self.patience = patience.map(|(since, patience)| since + patience);
+        self.bell = bell;
+    }
+
+    /// An answer has begun. It is read to its end.
+    fn begin_answer(&mut self) {
+        (self.is_brief, self.patience, self.bell) = (false, None, None);
+    }
+
     /// The next statement begins to run now, and has its own time.
     pub(super) fn begin_next(&mut self) {
         if self.cancelled.is_none() {
@@ -281,7 +315,16 @@ impl Wire {
         if let Some(over) = limit.is_over(Instant::now()) {
             return Err(over);
         }
-        Ok(Wait { limit, end: limit.end(), watched: false, cancelled: None, killer: None })
+        Ok(Wait {
+            limit,
+            end: limit.end(),
+            watched: false,
+            cancelled: None,
+            killer: None,
+            is_brief: false,
+            patience: None,
+            bell: None,
+        })
     }
 
     /// Sends the batch. While the socket has no room, it waits and takes bytes.
@@ -469,7 +512,9 @@ impl Wire {
     fn begin_answer(&mut self, wait: &mut Wait<'_>) -> Result<Range<usize>, Failure> {
         let number = self.owed.front().ok_or(Malformed)?;
         self.frames.expect(*number);
-        self.packet(wait)
+        let packet = self.packet(wait)?;
+        wait.begin_answer();
+        Ok(packet)
     }
 
     fn refused(&mut self, packet: &Range<usize>, sql: &str) -> Failure {
@@ -497,6 +542,9 @@ impl Wire {
     /// Waits until the socket has bytes or room. A statement past its limit is ended. The wait then goes on a little, because the
     /// server may have been quicker.
     fn wait_for_socket(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        if wait.is_brief {
+            return Err(Failure::NotYet(Pause::Bell));
+        }
         if !wait.watched && wait.cancelled.is_none() {
             wait.limit.client.wake_when_left(&self.interruption);
             wait.watched = true;
@@ -506,11 +554,19 @@ impl Wire {
             return Err(self.abandon_for_departure(wait));
         }
         loop {
-            let until = match wait.killer {
-                Some(_) => wait.end.instant().min(Instant::now() + KILL_AGAIN),
-                None => wait.end.instant(),
+            let until = match (&wait.killer, wait.patience) {
+                (Some(_), _) => wait.end.instant().min(Instant::now() + KILL_AGAIN),
+                (None, Some(patience)) => wait.end.instant().min(patience),
+                (None, None) => wait.end.instant(),
             };
-            if socket.wait(until) {
+            let (has_news, has_rung) = match wait.bell {
+                Some(bell) if wait.cancelled.is_none() => socket.wait_or_bell(until, bell),
+                _ => (socket.wait(until), false),
+            };
+            if has_rung && !has_news {
+                return Err(Failure::NotYet(Pause::Bell));
+            }
+            if has_news {
                 if !socket.is_interrupted() {
                     return Ok(());
                 }
@@ -521,7 +577,11 @@ impl Wire {
                 // A signal has ended the wait.
                 continue;
             }
+            if wait.cancelled.is_none() && !wait.end.has_passed() {
+                return Err(Failure::NotYet(Pause::Patience));
+            }
             if wait.cancelled.is_none() {
+                wait.begin_answer();
                 self.cancel(wait)?;
             } else if wait.end.has_passed() {
                 return Err(Failure::Lost(Error::Lost("it did not answer to a kill".to_owned())));
@@ -597,6 +657,7 @@ impl Wire {
                 Err(Error::OutcomeUnknown { cause: Box::new(Error::Refused(refusal)) })
             }
             (None, Err(Failure::Lost(error) | Failure::Known(error) | Failure::NotRun(error))) => Err(error),
+            (None, Err(Failure::NotYet(_))) => Err(Error::Deadline),
         }
     }
 

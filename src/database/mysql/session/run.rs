@@ -246,6 +246,11 @@ impl Session {
             (Ok(_) | Err(Failure::Known(_)), Some(refusal)) => return Err(refusal.into()),
             (done, _) => done?,
         };
+        if done.changed_session
+            && let Some(prepared) = self.statements.known(sql)
+        {
+            prepared.changes_session = true;
+        }
         self.note_done(done, attempt);
         Ok(if has_columns { count } else { done.affected })
     }
