@@ -1,0 +1,124 @@
+//! MySQL's protocol: wharf on a real MariaDB, on a Galera cluster of three, and on a scripted server that says what MySQL 5.7
+//! and 8 would say.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod authentication;
+mod deadlines;
+mod disk;
+mod encrypted;
+mod endpoints;
+mod errors;
+mod galera;
+mod hosts;
+mod late_kills;
+mod left_over;
+mod pool;
+mod scripted;
+mod types;
+
+use std::time::Duration;
+
+use support::{Answer, Client, PATIENCE, config_of};
+use wharf::config::{self, Config};
+use wharf::database::{Access, Connection, Database, Error, RowWriter, Shape, Statement};
+use wharf::deadline::Deadline;
+use wharf::server::{Running, Server};
+
+/// The configuration of a server with `size` workers and as many sessions. `more` are further keys of `[database]`.
+fn configuration(url: &str, size: usize, more: &str, endpoints: &str) -> Config {
+    config_of(format!(
+        "[server]\nlisten = '127.0.0.1:0'\nworkers = {size}\n[queue]\ntarget = '60s'\ninterval = '60s'\n\
+         [database]\nurl = \"{url}\"\nmaximum_pool_size = {size}\n{more}\n{endpoints}"
+    ))
+}
+
+/// A server with one worker and one session.
+fn serve(url: &str, endpoints: &str) -> Running {
+    serve_with(url, 1, "", endpoints)
+}
+
+fn serve_with(url: &str, size: usize, more: &str, endpoints: &str) -> Running {
+    let server = Server::new(configuration(url, size, more, endpoints));
+    server.unwrap_or_else(|error| panic!("{error}")).start().expect("a free port")
+}
+
+/// Why a server with these endpoints does not start.
+fn refused(url: &str, endpoints: &str) -> String {
+    match Server::new(configuration(url, 1, "", endpoints)) {
+        Ok(_) => panic!("it starts with\n{endpoints}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn ask(server: &Running, method: &str, path: &str) -> Answer {
+    ask_with(server, method, path, "")
+}
+
+/// A request with a JSON body.
+fn ask_with(server: &Running, method: &str, path: &str, body: &str) -> Answer {
+    let mut client = Client::connect(server.address());
+    let headers: &[(&str, &str)] =
+        if body.is_empty() { &[] } else { &[("Content-Type", "application/json")] };
+    client.request(method, path, headers, body);
+    client.answer()
+}
+
+/// The body of a good answer to `GET path`.
+fn get(server: &Running, path: &str) -> String {
+    let answer = ask(server, "GET", path);
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    answer.text().to_owned()
+}
+
+/// An endpoint without parameters that answers with one value.
+fn value(name: &str, sql: &str) -> String {
+    let sql = sql.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("[endpoint.{name}]\nroute = 'GET /{name}'\nreturns = 'value'\nsql = \"{sql}\"\n")
+}
+
+/// An endpoint without parameters that writes.
+fn write(name: &str, sql: &str) -> String {
+    let sql = sql.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("[endpoint.{name}]\nroute = 'POST /{name}'\nsql = \"{sql}\"\n")
+}
+
+/// A pool of one session, opened within `patience`.
+fn open(url: &str, patience: Duration) -> Result<Database, Error> {
+    let mut settings = config::Database::default();
+    settings.maximum_pool_size = 1;
+    settings.minimum_idle = Some(0);
+    settings.initialization_fail_timeout = patience;
+    settings.connection_timeout = patience.max(Duration::from_secs(1));
+    Database::open(&settings, url)
+}
+
+fn statement(database: &Database, sql: &str) -> Statement {
+    database.statement(&config::Sql { pieces: vec![sql.to_owned()], slots: vec![] }, &[])
+}
+
+/// The first value that this SQL returns, as JSON.
+fn look(database: &Database, connection: &mut Connection, sql: &str) -> Result<String, Error> {
+    let mut out = Vec::new();
+    let mut rows = RowWriter::new(&mut out, Shape::Value, 1 << 20, 1);
+    let statement = statement(database, sql);
+    connection.run(&statement, &[], Access::ReadWrite, Deadline::after(PATIENCE), &mut rows)?;
+    Ok(String::from_utf8(out).expect("JSON is UTF-8"))
+}
+
+#[test]
+fn smoke() {
+    let database = support::Mariadb::database();
+    database.sql("create table t (x int); insert into t values (1)");
+    assert_eq!(database.sql("select * from t"), "1");
+    let own = support::Mariadb::start();
+    own.kill();
+    own.start_again();
+    own.stop();
+    own.start_again();
+    let held = own.hold("main", "select get_lock('x', 1)");
+    assert_eq!(own.sql("main", "select is_used_lock('x') is null"), "0");
+    drop(held);
+    own.answers();
+}
