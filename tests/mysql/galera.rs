@@ -209,3 +209,16 @@ fn no_acknowledged_write_is_lost_when_a_node_is_killed_and_comes_back() {
     }
     server.drain();
 }
+
+#[test]
+fn smoke_cluster() {
+    let cluster = Cluster::start();
+    cluster.nodes[0].sql("main", "create table t (id int primary key)");
+    cluster.nodes[1].kill();
+    cluster.nodes[0].sql("main", "insert into t values (1)");
+    let began = Instant::now();
+    cluster.nodes[1].launch(&[]);
+    wait_for_node(&cluster.nodes[1]);
+    eprintln!("back after {:?}", began.elapsed());
+    eprintln!("{:?}", cluster.nodes[1].sql("main", "select * from t"));
+}

@@ -123,3 +123,45 @@ fn an_error_in_place_of_the_greeting_is_told() {
         refusing.join().expect("it ends");
     }
 }
+
+/// The scripted server is a server to MariaDB's own client too, with each login that the client has.
+#[test]
+fn mariadbs_own_client_takes_the_scripted_server_for_one() {
+    let (tls, _authority) = tls();
+    for (way, encrypted) in [
+        (Login::Native, false),
+        (Login::Native, true),
+        (Login::FastSha2(PASSWORD), true),
+        (Login::FullSha2(PASSWORD), true),
+        (Login::SwitchToSha2(PASSWORD), true),
+        (Login::Clear(PASSWORD), true),
+    ] {
+        for without in [0, capability::DEPRECATE_EOF] {
+            let script =
+                Script { login: way, without, tls: encrypted.then(|| Arc::clone(&tls)), ..Script::default() };
+            let server = Scripted::start(script);
+            let port =
+                server.url().rsplit_once(':').and_then(|(_, rest)| rest.split('/').next().map(str::to_owned));
+            let output = std::process::Command::new("mariadb")
+                .args([
+                    "--no-defaults",
+                    "--protocol=tcp",
+                    "--host=127.0.0.1",
+                    "--user=app",
+                    "--batch",
+                    "--port",
+                ])
+                .arg(port.expect("the URL has a port"))
+                .args([
+                    format!("--password={PASSWORD}").as_str(),
+                    if encrypted { "--ssl" } else { "--skip-ssl" },
+                    "-e",
+                    "select 1 as n",
+                ])
+                .output()
+                .expect("the client mariadb runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "n\n1\n", "{said} {:?}", server.asked());
+        }
+    }
+}
