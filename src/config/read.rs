@@ -568,7 +568,7 @@ pub(super) mod tests {
             [
                 "--listen: \"8080\" is not an IP address and a port, such as 127.0.0.1:8080, or \"unix:PATH\" with a \
                  PATH of 1 to 107 bytes, or \"systemd\", or \"systemd:NAME\"",
-                "WHARF_DATABASE: expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"",
+                "WHARF_DATABASE: expected \"sqlite:FILE\", \"postgres://USER@HOST/DATABASE\" or \"mysql://USER@HOST/DATABASE\"",
                 "WHARF_SERVER_LISTEN: WHARF_LISTEN sets server.listen too; keep one of them",
                 "WHARF_SERVER_WORKER: unknown environment variable; \
                  did you mean \"WHARF_SERVER_WORKERS\"?",
@@ -597,7 +597,7 @@ pub(super) mod tests {
             ("http.max_head_bytes = 1024", "http.max_target_bytes: 8192 is more than http.max_head"),
             ("database.minimum_idle = 11", "database.minimum_idle: 11 is more than database.maximu"),
             ("database.demo = 'true'", "database.demo: \"true\" is not true or false"),
-            ("database.url = 'sqlite:'", "database.url: expected \"sqlite:FILE\" or"),
+            ("database.url = 'sqlite:'", "database.url: expected \"sqlite:FILE\", "),
             (
                 "database.application_name = 'Flüge'",
                 "database.application_name: expected 1 to 63 printable ASCII",

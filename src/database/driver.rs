@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::question::{Answer, Question};
-use super::statement::{Description, Statement};
+use super::statement::{Description, Notation, Statement};
 use super::{Access, Error, Kind, RowWriter, pool};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
@@ -51,8 +51,8 @@ pub(super) trait Driver: Send + Sync + 'static {
         None
     }
 
-    /// The sign before the number of a parameter in a statement: `$` in `$1`.
-    fn parameter_sign(&self) -> char;
+    /// The notation of parameters in a statement.
+    fn notation(&self) -> Notation;
 
     /// Whether a comment behind each statement is of use, because readers can see the database's running statements.
     fn takes_comments(&self) -> bool {

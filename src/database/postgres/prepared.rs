@@ -209,7 +209,8 @@ impl Prepared {
 
     pub(super) fn refusal_of(&self, index: usize) -> Error {
         let (column, type_name) = self.column(index);
-        Error::UnsupportedType { column, type_name }
+        let instead = as_text(&column);
+        Error::UnsupportedType { column, type_name, instead }
     }
 
     /// A column's name and type, for messages.
@@ -316,6 +317,11 @@ pub(super) fn oids(body: &[u8]) -> Result<Vec<Oid>, Error> {
         fits.then(|| oids.iter().map(|oid| Oid::from_be_bytes(*oid)).collect())
     };
     read().ok_or_else(|| Error::Lost("it described parameters in another form".to_owned()))
+}
+
+/// The column as text, which every type has.
+pub(super) fn as_text(column: &str) -> String {
+    format!("\"{column}\"::text")
 }
 
 #[cfg(test)]

@@ -1,0 +1,230 @@
+//! One open session: its state, its checkout and its checkin.
+//!
+//! Owns [`Session`] and implements a database session's interface for it. Runs on the worker that borrowed the session; nothing reads
+//! a session while it is idle. The parts stand below:
+//!
+//! - [`run`] sends a statement and reads its answer.
+//! - [`transaction`] begins and ends transactions.
+//! - [`opening`] gives a session its settings, when it is opened and when it is reset.
+//!
+//! Outside a transaction that writes, a session only reads: that is its own default, so whatever fails, no statement of a GET can
+//! write. A write is preceded by `start transaction read write`, or by `set transaction read write`, which holds for one statement.
+
+mod opening;
+mod run;
+mod transaction;
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::opening::Asked;
+pub(super) use self::opening::open;
+use self::run::NoRows;
+use self::transaction::Transaction;
+use super::effects::Leaves;
+use super::statements::{Statements, other_count};
+use super::wire::{Command, Wire};
+use crate::base::deadline::Deadline;
+use crate::base::value::Value;
+use crate::database::driver::{self, Borrower};
+use crate::database::limit::Limit;
+use crate::database::outcome::Commits;
+use crate::database::pool;
+use crate::database::settings::Settings;
+use crate::database::{Access, Column, Description, Error, Kind, RowWriter, Statement};
+use crate::telemetry::activity::Activity;
+use crate::telemetry::metrics;
+use crate::telemetry::sparing::sparingly;
+
+/// An open session.
+pub(super) struct Session {
+    wire: Wire,
+    settings: Arc<Settings>,
+    statements: Statements,
+    transaction: Transaction,
+    limit: Limit,
+    /// The account for the waits, and the counters of the pool.
+    activity: Activity,
+    metrics: Arc<metrics::Pool>,
+    /// What this borrow leaves for the next one.
+    leaves: Leaves,
+    /// Work for the next borrow's first batch: a lock may have to be released.
+    releases_locks: bool,
+    /// The settings of a reset, whose answers are still to come.
+    asked: VecDeque<Asked>,
+    /// The borrow has run no statement yet. `row_count()` is of an earlier one.
+    is_fresh: bool,
+    /// The borrow has run no statement that gave out a number. `last_insert_id()` is of an earlier one.
+    has_foreign_id: bool,
+    /// The server tells of changes of the session.
+    is_tracking: bool,
+    /// `set transaction read write` was sent, and its statement may not have used it.
+    is_writable_once: bool,
+}
+
+impl Session {
+    /// Whether the server has kept the connection open while it was idle. Looks at the socket, sends nothing.
+    fn is_open(&mut self) -> bool {
+        if !self.wire.is_broken() && self.asked.is_empty() && !self.wire.is_silent() {
+            self.wire.close();
+        }
+        !self.wire.is_broken()
+    }
+
+    /// Refuses to send a commit to a server that has already closed the connection. Otherwise the commit's outcome would be unknown.
+    fn refuse_closed(&mut self) -> Result<(), Error> {
+        if self.wire.is_broken() || self.is_open() {
+            return Ok(());
+        }
+        Err(Error::Lost("it was found closed before anything was sent".to_owned()))
+    }
+
+    /// Whether the server answers by `deadline`: one round trip.
+    fn answers(&mut self, deadline: Deadline) -> bool {
+        let limit = Limit::until(deadline);
+        self.wire.begin_batch();
+        let asked = self.wire.add(Command::Ping, |_| Ok(())).and_then(|()| self.wire.begin(&limit));
+        let Ok(mut wait) = asked else { return false };
+        let done = self.wire.send(&mut wait);
+        let done = done.and_then(|()| self.read_settings(&mut wait));
+        let done = done.and_then(|()| self.wire.result("", &mut wait, &mut NoRows));
+        self.wire.conclude(wait, done, false).inspect_err(|_| self.wire.close()).is_ok()
+    }
+
+    /// Undoes what a borrow may have left, without waiting: the next borrow reads the answers.
+    fn clean(&mut self) {
+        match mem::take(&mut self.leaves) {
+            Leaves::Nothing => {}
+            Leaves::Locks => self.releases_locks = true,
+            Leaves::Anything => {
+                if let Err(error) = self.begin_reset() {
+                    log::warn!("{error}, while resetting a session; the session is closed");
+                    self.wire.close();
+                }
+            }
+        }
+    }
+}
+
+impl pool::Session for Session {
+    fn is_alive(&mut self) -> bool {
+        self.is_open()
+    }
+
+    fn validate(&mut self, deadline: Deadline) -> bool {
+        self.answers(deadline)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.wire.is_broken()
+    }
+}
+
+impl driver::Session for Session {
+    fn kind(&self) -> Kind {
+        Kind::Mysql
+    }
+
+    fn borrow(&mut self, borrower: &Borrower<'_>) {
+        self.activity.clone_from(borrower.activity);
+        self.metrics.clone_from(borrower.metrics);
+        let statement = self.settings.statement_timeout();
+        self.limit = Limit { client: borrower.client.clone(), deadline: borrower.deadline, statement };
+        self.statements.max = self.settings.max_prepared_statements();
+        self.is_fresh = true;
+        self.has_foreign_id = true;
+    }
+
+    fn describe(&mut self, statement: &Statement) -> Result<Description, Error> {
+        self.description(statement)
+    }
+
+    fn begin(&mut self, access: Access, deadline: Deadline) -> Result<(), Error> {
+        self.limit.deadline = deadline;
+        self.begin_transaction(access)
+    }
+
+    fn defers_begin(&self) -> bool {
+        true
+    }
+
+    fn commit(&mut self, deadline: Deadline) -> Result<(), Error> {
+        self.limit.deadline = deadline;
+        self.commit_transaction()
+    }
+
+    fn rollback(&mut self) -> Result<(), Error> {
+        self.roll_back()
+    }
+
+    fn run(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        access: Access,
+        deadline: Deadline,
+        rows: &mut RowWriter<'_>,
+    ) -> Result<u64, Error> {
+        self.limit.deadline = deadline;
+        let commits = Commits::of_access(access, &statement.text);
+        let ran = self.with_statement(statement, values, access, commits, Some(rows));
+        ran.map_err(|error| statement.before_comment(error))
+    }
+
+    fn distance(&self) -> Duration {
+        self.wire.distance()
+    }
+
+    fn note_round_trip(&mut self, took: Duration) {
+        self.wire.note_round_trip(took);
+    }
+
+    /// Makes the session clean for the next request, or closes it.
+    fn finish(&mut self) {
+        if let Err(error) = self.roll_back() {
+            sparingly!(
+                log::Level::Warn,
+                "sessions closed in a rollback",
+                "{error}, while rolling back; the session is closed"
+            );
+        }
+        mem::take(&mut self.limit.client);
+        // A panic in a handler's code may leave a part of an answer.
+        self.wire.settle();
+        if self.wire.is_in_transaction() {
+            // A statement has begun it by itself.
+            self.leaves = Leaves::Anything;
+        }
+        self.wire.shrink();
+        if !self.wire.is_broken() {
+            self.clean();
+        }
+    }
+}
+
+impl Session {
+    fn description(&mut self, statement: &Statement) -> Result<Description, Error> {
+        self.with_statement(statement, &[], Access::ReadOnly, Commits::Nothing, None)
+            .map_err(|error| statement.before_comment(error))?;
+        let bound = statement.bound.len();
+        let prepared = self.statements.known(&statement.text);
+        let prepared = prepared.ok_or_else(|| Error::Lost("it forgot a statement".to_owned()))?;
+        let columns = prepared.plan.columns();
+        let columns = columns
+            .map(|(name, type_name)| Column { name: name.to_owned(), type_name: type_name.to_owned() });
+        let columns = columns.collect();
+        let mut problems: Vec<String> = prepared.plan.refusals().map(|refusal| refusal.to_string()).collect();
+        if prepared.parameter_count != bound {
+            problems.push(other_count(prepared.parameter_count, bound).to_string());
+        }
+        Ok(Description { columns, problems })
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("transaction", &self.transaction).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,363 @@
+//! Runs one statement of a session: the commands before it, its preparation and its run.
+//!
+//! Owns [`Attempt`], the takers of rows, and the rules for another attempt. Runs on the worker that borrowed the session.
+
+use super::Session;
+use super::transaction::Transaction;
+use crate::base::value::Value;
+use crate::database::mysql::bind::{LAST_PREPARED, put_execution};
+use crate::database::mysql::effects::{Effects, Leaves};
+use crate::database::mysql::packet::{Malformed, Reader};
+use crate::database::mysql::statements::Prepared;
+use crate::database::mysql::wire::{Command, Definitions, Failure, RowTaker, Wait};
+use crate::database::outcome::{Commits, begin_commit, end_commit};
+use crate::database::{Access, Error, RowWriter, Statement, note_cancelled};
+
+/// `ER_UNKNOWN_STMT_HANDLER` and `ER_NEED_REPREPARE`: the server has forgotten the prepared statement. It has run nothing of it.
+const FORGOTTEN: [&str; 2] = ["1243", "1615"];
+
+/// `ER_MAX_PREPARED_STMT_COUNT_REACHED`: all sessions together have prepared as many statements as the server allows.
+const TOO_MANY: &str = "1461";
+
+/// The most attempts at a statement that the server forgets.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Lets the next statement write, if no transaction is open. It holds for one statement.
+const WRITE_ONCE: &str = "set transaction read write";
+
+/// Takes [`WRITE_ONCE`] back, if its statement has not used it.
+const READ_ONCE: &str = "set transaction read only";
+
+/// Releases the locks that an earlier borrower may have left.
+const RELEASE: &str = "do release_all_locks()";
+
+/// Forgets what an earlier borrower's statement has left for `last_insert_id()`, `row_count()` and `found_rows()`.
+const FORGET: &str = "do last_insert_id(0)";
+
+impl Session {
+    /// Prepares a statement and, with `rows`, runs it. Returns the number of rows that were returned or changed.
+    pub(super) fn with_statement(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        access: Access,
+        commits: Commits,
+        mut rows: Option<&mut RowWriter<'_>>,
+    ) -> Result<u64, Error> {
+        let mut attempt = 1;
+        let done = loop {
+            let done = self.attempt(statement, values, access, commits, rows.as_deref_mut());
+            let Err(error) = &done else { break done };
+            let code = error.code().unwrap_or_default();
+            if attempt == ATTEMPTS_MAX || self.wire.is_broken() {
+                break done;
+            }
+            if FORGOTTEN.contains(&code) {
+                self.statements.forget_one(&statement.text);
+            } else if code == TOO_MANY {
+                self.statements.forget();
+            } else {
+                break done;
+            }
+            attempt += 1;
+        };
+        if let Err(error) = &done {
+            note_cancelled(error, &self.metrics);
+            if matches!(self.transaction, Transaction::Open(_)) {
+                self.transaction = Transaction::Failed;
+            }
+        }
+        done
+    }
+
+    fn attempt(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        access: Access,
+        commits: Commits,
+        rows: Option<&mut RowWriter<'_>>,
+    ) -> Result<u64, Error> {
+        if self.transaction == Transaction::Failed {
+            return Err(Error::Usage("a statement in the transaction failed; roll it back".to_owned()));
+        }
+        let runs = rows.is_some();
+        let commits_itself = runs && self.transaction == Transaction::None && commits.may_happen();
+        if commits_itself {
+            self.refuse_closed()?;
+        }
+        let limit = self.limit.clone();
+        let mut wait = self.wire.begin(&limit)?;
+        self.wire.begin_batch();
+        let mut attempt = Attempt { runs, commits_itself, ..Attempt::default() };
+        let done = self.ask(statement, values, access, rows, &mut attempt, &mut wait);
+        let done = self.wire.conclude(wait, done, attempt.is_commit);
+        if attempt.is_commit {
+            end_commit(&limit.client, &done, commits);
+        }
+        if attempt.is_sent && runs {
+            let mut leaves = attempt.effects.leaves;
+            if attempt.changed_session || leaves == Leaves::Locks && !self.can_release_locks() {
+                leaves = Leaves::Anything;
+            }
+            self.leaves = self.leaves.max(leaves);
+            self.is_fresh = false;
+        }
+        // An error may have left a part of the answer unread.
+        self.wire.settle();
+        done
+    }
+
+    /// Sends the statement, prepares it if necessary, and reads the answer.
+    fn ask(
+        &mut self,
+        statement: &Statement,
+        values: &[Value],
+        access: Access,
+        rows: Option<&mut RowWriter<'_>>,
+        attempt: &mut Attempt,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64, Failure> {
+        let sql = &*statement.text;
+        let bound = statement.bound.iter().map(|bound| &values[bound.index]);
+        for id in self.statements.take_dismissed() {
+            self.wire.add(Command::Close, |out| {
+                out.extend_from_slice(&id.to_le_bytes());
+                Ok(())
+            })?;
+        }
+        let known = self.statements.known(sql);
+        attempt.effects = known.as_ref().map_or_else(|| Effects::of(sql), |prepared| prepared.effects);
+        let id = known.map(|prepared| prepared.check(statement.bound.len(), attempt.runs)).transpose()?;
+        if attempt.runs {
+            self.add_commands_before(access, attempt)?;
+        } else if id.is_none() && self.transaction == Transaction::None {
+            // MariaDB refuses to prepare a write where the session only reads.
+            attempt.add(self, WRITE_ONCE)?;
+        }
+        // MariaDB can run the statement that was prepared last without having told its number. A statement that commits by itself
+        // waits, because its columns are not known to have a form.
+        let is_direct =
+            id.is_none() && attempt.runs && !attempt.commits_itself && self.wire.runs_last_prepared();
+        if id.is_none() {
+            self.wire.add(Command::Prepare, |out| {
+                out.extend_from_slice(sql.as_bytes());
+                Ok(())
+            })?;
+            if !is_direct {
+                attempt.send(self, wait)?;
+                attempt.read_before(self, wait)?;
+                self.read_preparation(statement, attempt, wait)?;
+                if attempt.commits_itself && access == Access::ReadWrite {
+                    // The preparation may have used the first one.
+                    attempt.add(self, WRITE_ONCE)?;
+                }
+            }
+        }
+        let Some(rows) = rows else { return Ok(0) };
+        let id = id.or_else(|| self.statements.known(sql).map(|prepared| prepared.id));
+        let number = id.unwrap_or(LAST_PREPARED);
+        self.wire.add(Command::Execute, |out| put_execution(out, number, bound))?;
+        if attempt.commits_itself {
+            begin_commit(&self.limit.client)?;
+            attempt.is_commit = true;
+        }
+        attempt.send(self, wait)?;
+        attempt.read_before(self, wait)?;
+        if is_direct && let Err(failure) = self.read_preparation(statement, attempt, wait) {
+            // The server refuses the run as well.
+            return match self.wire.result(sql, wait, &mut NoRows) {
+                Err(Failure::Known(_)) => Err(failure),
+                Err(lost) => Err(lost),
+                Ok(_) => Err(Failure::Lost(Error::Lost("it ran a statement that it had refused".to_owned()))),
+            };
+        }
+        wait.begin_next();
+        rows.restart();
+        let has_extended = self.wire.has_extended_types();
+        let Some(prepared) = self.statements.known(sql) else { return Err(Malformed.into()) };
+        let mut taker = Rows { prepared, rows, has_extended, has_columns: false };
+        let done = self.wire.result(sql, wait, &mut taker);
+        let (has_columns, count) = (taker.has_columns, taker.rows.rows());
+        let done = match (done, attempt.refusal.take()) {
+            // The command before it was refused. The session only reads by default, so nothing was written.
+            (Ok(_) | Err(Failure::Known(_)), Some(refusal)) => return Err(refusal.into()),
+            (done, _) => done?,
+        };
+        self.is_writable_once = false;
+        attempt.changed_session = done.changed_session;
+        if done.last_id != 0 {
+            self.has_foreign_id = false;
+        }
+        Ok(if has_columns { count } else { done.affected })
+    }
+
+    /// Reads the answer to the preparation, and keeps the statement.
+    fn read_preparation(
+        &mut self,
+        statement: &Statement,
+        attempt: &mut Attempt,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Failure> {
+        let sql = &*statement.text;
+        let answer = self.wire.prepared(sql, wait)?;
+        let prepared = Prepared::new(sql, answer, self.wire.has_extended_types())?;
+        let checked = prepared.check(statement.bound.len(), attempt.runs);
+        self.statements.add(sql, prepared);
+        checked?;
+        // The statement was not run, and must not be.
+        attempt.refusal.take().map_or(Ok(()), |refusal| Err(refusal.into()))
+    }
+
+    /// Adds the commands that must precede the statement.
+    fn add_commands_before(&mut self, access: Access, attempt: &mut Attempt) -> Result<(), Error> {
+        if self.releases_locks {
+            attempt.add(self, RELEASE)?;
+        }
+        let Effects { reads_id, reads_count, .. } = attempt.effects;
+        let is_foreign = reads_count && self.is_fresh || reads_id && self.has_foreign_id && !reads_count;
+        if is_foreign {
+            attempt.add(self, FORGET)?;
+            self.has_foreign_id = false;
+        }
+        match self.transaction {
+            Transaction::Pending(Access::ReadOnly) => attempt.add(self, "start transaction read only"),
+            Transaction::Pending(Access::ReadWrite) => attempt.add(self, "start transaction read write"),
+            Transaction::None if access == Access::ReadWrite => attempt.add(self, WRITE_ONCE),
+            Transaction::None if self.is_writable_once => attempt.add(self, READ_ONCE),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the server has `release_all_locks()`. MySQL has it since 5.7, MariaDB since 10.5.
+    fn can_release_locks(&self) -> bool {
+        self.is_tracking && self.wire.facts.is_at_least((10, 5), (5, 7))
+    }
+}
+
+/// One attempt to run a statement.
+#[derive(Default)]
+struct Attempt {
+    runs: bool,
+    /// The statement commits by itself.
+    commits_itself: bool,
+    /// The commands that were sent may have committed something.
+    is_commit: bool,
+    is_sent: bool,
+    effects: Effects,
+    /// The server says that the session was changed.
+    changed_session: bool,
+    /// The commands before the statement.
+    before: Vec<&'static str>,
+    /// The first refusal of one of them.
+    refusal: Option<Error>,
+}
+
+impl Attempt {
+    fn add(&mut self, session: &mut Session, command: &'static str) -> Result<(), Error> {
+        self.before.push(command);
+        session.wire.add_query(command)
+    }
+
+    /// Sends the batch, and notes first what its commands do, so that the session's state is true also after a panic.
+    fn send(&mut self, session: &mut Session, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        if !self.is_sent {
+            if let Transaction::Pending(access) = session.transaction
+                && self.runs
+            {
+                session.transaction = Transaction::Open(access);
+            }
+            session.is_writable_once |= self.before.contains(&WRITE_ONCE);
+            session.releases_locks &= !self.before.contains(&RELEASE);
+        }
+        self.is_sent = true;
+        session.wire.send(wait)
+    }
+
+    /// Reads the answers to the commands before the statement, if they are still to come.
+    fn read_before(&mut self, session: &mut Session, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        session.read_settings(wait)?;
+        for command in std::mem::take(&mut self.before) {
+            match session.wire.result(command, wait, &mut NoRows) {
+                Ok(_) => {
+                    if command == READ_ONCE {
+                        session.is_writable_once = false;
+                    }
+                }
+                Err(Failure::Known(error)) => {
+                    // Whether a lock is left, or whether an access holds, is not known any more.
+                    session.leaves = Leaves::Anything;
+                    self.refusal.get_or_insert(error);
+                }
+                Err(lost) => return Err(lost),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes rows.
+struct Rows<'a, 'r> {
+    prepared: &'a mut Prepared,
+    rows: &'a mut RowWriter<'r>,
+    has_extended: bool,
+    has_columns: bool,
+}
+
+impl RowTaker for Rows<'_, '_> {
+    fn columns(&mut self, definitions: Option<&Definitions>) -> Result<(), Error> {
+        self.has_columns = true;
+        if let Some(definitions) = definitions {
+            let described = self.prepared.describe(definitions, self.has_extended);
+            described
+                .map_err(|Malformed| Error::Lost("it described its columns in another way".to_owned()))?;
+        }
+        self.prepared.plan.refusals().next().map_or(Ok(()), Err)
+    }
+
+    fn row(&mut self, row: &[u8]) -> Result<(), Error> {
+        self.prepared.plan.write(row, self.rows)
+    }
+}
+
+/// Ignores rows.
+pub(super) struct NoRows;
+
+impl RowTaker for NoRows {
+    fn columns(&mut self, _: Option<&Definitions>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn row(&mut self, _: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Keeps the rows of a statement that was sent as text.
+#[derive(Default)]
+pub(super) struct Texts(pub(super) Vec<Vec<Option<String>>>);
+
+impl RowTaker for Texts {
+    fn columns(&mut self, _: Option<&Definitions>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn row(&mut self, row: &[u8]) -> Result<(), Error> {
+        /// The first byte of a value that is null.
+        const NULL: u8 = 0xfb;
+        let (mut reader, mut values) = (Reader(row), Vec::new());
+        while let Some(first) = reader.0.first() {
+            if *first == NULL {
+                reader.0 = &reader.0[1..];
+                values.push(None);
+                continue;
+            }
+            let value = reader.counted();
+            let value =
+                value.map_err(|Malformed| Error::Lost("it sent a row that is cut short".to_owned()))?;
+            values.push(Some(String::from_utf8_lossy(value).into_owned()));
+        }
+        self.0.push(values);
+        Ok(())
+    }
+}

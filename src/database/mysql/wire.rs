@@ -1,0 +1,658 @@
+//! The conversation with a server: commands out, answers in, and the limits of waiting for them.
+//!
+//! Owns [`Wire`], [`Wait`] and [`Failure`]. Commands are collected in a batch, sent at once, and answered in their order. A statement
+//! past its time is ended by `KILL QUERY` over another connection, again and again until its answer has come. The session is closed
+//! afterwards, so that no late kill can hit another request. Runs on the thread that makes a call.
+
+use std::io;
+use std::mem;
+use std::ops::Range;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::connect::{End, Killer, Opened, Server};
+use super::frames::{self, Frames, put_packet};
+use super::login::Facts;
+use super::packet::{Column, Done, EOF, ERR, Malformed, OK, Reader, capability};
+use super::refusal::ServerError;
+use crate::base::deadline::Deadline;
+use crate::database::Error;
+use crate::database::limit::{CANCEL_GRACE, Limit, SETTLE_GRACE};
+
+/// The pause between two kills of the same statement.
+const KILL_AGAIN: Duration = Duration::from_millis(50);
+
+/// The most columns of a result, in MySQL and MariaDB.
+const COLUMNS_MAX: u64 = 4096;
+
+/// A command's first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Quit = 1,
+    Query = 3,
+    Ping = 14,
+    Prepare = 22,
+    Execute = 23,
+    Close = 25,
+    SetOption = 27,
+    Reset = 31,
+}
+
+/// The reason why an answer is not whole.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server has refused, or nothing was sent, or the rest of the answer is not wanted.
+    Known(Error),
+    /// The connection ended, or its packets can no longer be understood. The fate of the statement is not known.
+    Lost(Error),
+    /// The server has not received all of it.
+    NotRun(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Known(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(Error::Lost(match error.kind() {
+            io::ErrorKind::UnexpectedEof => "closed".to_owned(),
+            _ => error.to_string(),
+        }))
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(_: Malformed) -> Self {
+        Self::Lost(Error::Lost("it sent a packet that was not expected".to_owned()))
+    }
+}
+
+/// A wait for answers, with its limits.
+pub(super) struct Wait<'a> {
+    limit: &'a Limit,
+    end: Deadline,
+    /// The client's departure ends the wait.
+    watched: bool,
+    /// The reason why the statement is to end. The wait for its end continues.
+    cancelled: Option<Error>,
+    killer: Option<Killer>,
+}
+
+impl Wait<'_> {
+    /// The next statement begins to run now, and has its own time.
+    pub(super) fn begin_next(&mut self) {
+        if self.cancelled.is_none() {
+            self.end = self.limit.end();
+        }
+    }
+
+    fn unwatch(&mut self) {
+        if mem::take(&mut self.watched) {
+            self.limit.client.wake_nobody();
+        }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.unwatch();
+    }
+}
+
+/// The columns of a result as the server describes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Definitions {
+    bytes: Vec<u8>,
+    /// The end of each column's packet in `bytes`.
+    ends: Vec<usize>,
+}
+
+impl Definitions {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    fn add(&mut self, packet: &[u8]) {
+        self.bytes.extend_from_slice(packet);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// The columns. `has_extended`: the server names types that the protocol has no number for.
+    pub(super) fn columns(&self, has_extended: bool) -> Result<Vec<Column>, Malformed> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| Column::read(&self.bytes[*start..*end], has_extended))
+            .collect()
+    }
+}
+
+/// Takes the rows of the first result of an answer.
+pub(super) trait RowTaker {
+    /// The columns of the rows. `None`: the same as those that the server described last for the statement.
+    fn columns(&mut self, definitions: Option<&Definitions>) -> Result<(), Error>;
+
+    fn row(&mut self, row: &[u8]) -> Result<(), Error>;
+}
+
+/// The answer to a preparation.
+pub(super) struct PreparedAnswer {
+    pub(super) id: u32,
+    pub(super) parameter_count: usize,
+    pub(super) definitions: Definitions,
+}
+
+pub(super) struct Wire {
+    frames: Frames,
+    pub(super) facts: Facts,
+    /// The longest packet that the server takes.
+    pub(super) packet_max: usize,
+    server: Server,
+    /// Ends a wait for the server.
+    interruption: Waker,
+    /// The connection may be out of order. It must be closed, not used.
+    broken: bool,
+    /// The commands in the making, and the number of their answers.
+    batch: Vec<u8>,
+    new_answers: usize,
+    /// The answers that the server still has to send.
+    owed: usize,
+    /// The rows of an answer were read in part.
+    is_in_rows: bool,
+    /// The columns of the result that is being read.
+    definitions: Definitions,
+    /// Whether the server was in a transaction when it last said so.
+    is_in_transaction: bool,
+    /// The shortest round trip so far; zero before the first.
+    distance: Duration,
+}
+
+impl Wire {
+    pub(super) fn new(opened: Opened) -> Self {
+        /// The least default of any version. The session asks for the server's own.
+        const PACKET_MAX: usize = 4 << 20;
+        let Opened { frames, facts, server } = opened;
+        Self {
+            interruption: Waker::from(Arc::clone(frames.channel.socket())),
+            frames,
+            facts,
+            packet_max: PACKET_MAX,
+            server,
+            broken: false,
+            batch: Vec::new(),
+            new_answers: 0,
+            owed: 0,
+            is_in_rows: false,
+            definitions: Definitions::default(),
+            is_in_transaction: false,
+            distance: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        // Nothing can be read after an interruption, even if the answer was quicker.
+        self.broken || self.frames.channel.socket().is_interrupted()
+    }
+
+    /// Gives the connection up.
+    pub(super) fn close(&mut self) {
+        self.broken = true;
+    }
+
+    /// Whether the server was in a transaction when it last said so.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.is_in_transaction
+    }
+
+    /// Whether the server runs the statement that was prepared last without being told its number. Only MariaDB has capabilities of its
+    /// own, and with them this.
+    pub(super) fn runs_last_prepared(&self) -> bool {
+        self.facts.extended != 0
+    }
+
+    pub(super) fn has_extended_types(&self) -> bool {
+        self.facts.extended & capability::EXTENDED_TYPES != 0
+    }
+
+    /// Whether nothing has come without a question. Does not wait.
+    pub(super) fn is_silent(&mut self) -> bool {
+        !self.frames.has_unread() && self.frames.channel.socket().is_silent()
+    }
+
+    /// Gives back the memory of a large packet.
+    pub(super) fn shrink(&mut self) {
+        self.frames.shrink();
+        frames::shrink(&mut self.batch);
+    }
+
+    /// Begins a batch. Collected commands that were not sent are dropped.
+    pub(super) fn begin_batch(&mut self) {
+        frames::shrink(&mut self.batch);
+        self.new_answers = 0;
+    }
+
+    /// Adds a command, whose content `put` appends. If `put` fails, or the command is longer than the server takes, it is not added.
+    pub(super) fn add(
+        &mut self,
+        command: Command,
+        put: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let max = self.packet_max;
+        put_packet(&mut self.batch, 0, |out| {
+            let start = out.len();
+            out.push(command as u8);
+            put(out)?;
+            if out.len() - start > max { Err(too_long(out.len() - start, max)) } else { Ok(()) }
+        })?;
+        if !matches!(command, Command::Close | Command::Quit) {
+            self.new_answers += 1;
+        }
+        Ok(())
+    }
+
+    /// Adds a statement as text.
+    pub(super) fn add_query(&mut self, sql: &str) -> Result<(), Error> {
+        self.add(Command::Query, |out| {
+            out.extend_from_slice(sql.as_bytes());
+            Ok(())
+        })
+    }
+
+    /// Begins a wait within the limit, if there is time for one.
+    pub(super) fn begin<'a>(&self, limit: &'a Limit) -> Result<Wait<'a>, Error> {
+        if self.is_broken() {
+            return Err(Error::Lost("it was closed after an earlier error".to_owned()));
+        }
+        if let Some(over) = limit.is_over(Instant::now()) {
+            return Err(over);
+        }
+        Ok(Wait { limit, end: limit.end(), watched: false, cancelled: None, killer: None })
+    }
+
+    /// Sends the batch. While the socket has no room, it waits and takes bytes.
+    pub(super) fn send(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = mem::take(&mut self.batch);
+        let sent = self.send_all(&batch, wait);
+        self.batch = batch;
+        self.batch.clear();
+        // Half a batch is of no use.
+        self.broken |= sent.is_err();
+        self.owed += mem::take(&mut self.new_answers);
+        sent
+    }
+
+    fn send_all(&mut self, mut bytes: &[u8], wait: &mut Wait<'_>) -> Result<(), Failure> {
+        let whole = bytes.len();
+        loop {
+            let sent = self.frames.channel.send(bytes).map_err(|error| match Failure::from(error) {
+                // The server has received nothing. Of an encrypted batch it may have received a part.
+                Failure::Lost(error) if bytes.len() == whole && !self.frames.channel.is_encrypted() => {
+                    Failure::NotRun(error)
+                }
+                lost => lost,
+            })?;
+            bytes = &bytes[sent..];
+            if bytes.is_empty() && self.frames.channel.flush()? {
+                return Ok(());
+            }
+            if sent == 0 || bytes.is_empty() {
+                self.wait_for_socket(wait)?;
+                self.take()?;
+            }
+        }
+    }
+
+    /// Sends the batch without waiting. If the socket has no room for it, the connection is given up.
+    pub(super) fn send_at_once(&mut self) {
+        let sent = self.frames.channel.send(&self.batch).is_ok_and(|sent| sent == self.batch.len());
+        self.broken |= !sent || !self.frames.channel.flush().unwrap_or(false);
+        self.batch.clear();
+        self.owed += mem::take(&mut self.new_answers);
+    }
+
+    /// The answer to a preparation of `sql`.
+    pub(super) fn prepared(&mut self, sql: &str, wait: &mut Wait<'_>) -> Result<PreparedAnswer, Failure> {
+        let packet = self.begin_answer(wait)?;
+        let mut reader = Reader(self.frames.body(&packet));
+        match reader.u8()? {
+            OK => {}
+            ERR => return Err(self.refused(&packet, sql)),
+            _ => return Err(Malformed.into()),
+        }
+        let (id, column_count, parameter_count) = (reader.u32()?, reader.u16()?, reader.u16()?);
+        if parameter_count > 0 {
+            self.skip_definitions(parameter_count, wait)?;
+        }
+        let mut definitions = Definitions::default();
+        for _ in 0..column_count {
+            let packet = self.packet(wait)?;
+            definitions.add(self.frames.body(&packet));
+        }
+        if column_count > 0 {
+            self.end_definitions(wait)?;
+        }
+        self.owed -= 1;
+        Ok(PreparedAnswer { id, parameter_count: parameter_count.into(), definitions })
+    }
+
+    fn skip_definitions(&mut self, count: u16, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        for _ in 0..count {
+            self.packet(wait)?;
+        }
+        self.end_definitions(wait)
+    }
+
+    /// Reads the packet behind descriptions, which only old servers send.
+    fn end_definitions(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        if self.facts.has(capability::DEPRECATE_EOF) {
+            return Ok(());
+        }
+        let packet = self.packet(wait)?;
+        if self.frames.body(&packet).first() == Some(&EOF) { Ok(()) } else { Err(Malformed.into()) }
+    }
+
+    /// The answer to a statement. The first result's rows go to `taker`. Further results, which a procedure may have, are skipped.
+    pub(super) fn result(
+        &mut self,
+        sql: &str,
+        wait: &mut Wait<'_>,
+        taker: &mut dyn RowTaker,
+    ) -> Result<Done, Failure> {
+        let mut packet = self.begin_answer(wait)?;
+        let mut is_first = true;
+        let mut total = Done::default();
+        loop {
+            let body = self.frames.body(&packet);
+            let done = match body.first() {
+                None => return Err(Malformed.into()),
+                Some(&OK) => Done::of_ok(body, self.facts.has(capability::SESSION_TRACK))?,
+                Some(&ERR) => return Err(self.refused(&packet, sql)),
+                // The answer to an option.
+                Some(&EOF) => self.end_of_rows(body)?,
+                Some(_) => self.rows(&packet, sql, wait, is_first.then_some(&mut *taker))?,
+            };
+            is_first = false;
+            let changed_session = total.changed_session || done.changed_session;
+            total = done;
+            total.changed_session = changed_session;
+            if !done.is_followed() {
+                break;
+            }
+            packet = self.packet(wait)?;
+        }
+        self.owed -= 1;
+        self.is_in_transaction = total.is_in_transaction();
+        Ok(total)
+    }
+
+    /// Reads a result with rows, whose first packet was read.
+    fn rows(
+        &mut self,
+        packet: &Range<usize>,
+        sql: &str,
+        wait: &mut Wait<'_>,
+        mut taker: Option<&mut dyn RowTaker>,
+    ) -> Result<Done, Failure> {
+        let mut reader = Reader(self.frames.body(packet));
+        let count = reader.number()?;
+        if count > COLUMNS_MAX {
+            return Err(Malformed.into());
+        }
+        let is_described = reader.is_empty() || reader.u8()? != 0;
+        if is_described {
+            self.definitions.clear();
+            for _ in 0..count {
+                let packet = self.packet(wait)?;
+                self.definitions.add(self.frames.body(&packet));
+            }
+            self.end_definitions(wait)?;
+        }
+        self.is_in_rows = true;
+        if let Some(taker) = &mut taker {
+            taker.columns(is_described.then_some(&self.definitions))?;
+        }
+        loop {
+            let packet = self.packet(wait)?;
+            let row = self.frames.body(&packet);
+            match row.first() {
+                Some(&ERR) => {
+                    self.is_in_rows = false;
+                    return Err(self.refused(&packet, sql));
+                }
+                Some(&EOF) if self.ends_rows(row) => {
+                    self.is_in_rows = false;
+                    return Ok(self.end_of_rows(row)?);
+                }
+                _ => {
+                    if let Some(taker) = &mut taker {
+                        taker.row(row)?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn ends_rows(&self, packet: &[u8]) -> bool {
+        /// A longer packet that begins like this is a row, whose first value is long.
+        const LONGEST: usize = 0xff_ffff;
+        let longest = if self.facts.has(capability::DEPRECATE_EOF) { LONGEST } else { 9 };
+        packet.len() < longest
+    }
+
+    fn end_of_rows(&self, packet: &[u8]) -> Result<Done, Malformed> {
+        if self.facts.has(capability::DEPRECATE_EOF) {
+            Done::of_ok(packet, self.facts.has(capability::SESSION_TRACK))
+        } else {
+            Done::of_eof(packet)
+        }
+    }
+
+    /// The first packet of the next answer.
+    fn begin_answer(&mut self, wait: &mut Wait<'_>) -> Result<Range<usize>, Failure> {
+        if self.owed == 0 {
+            return Err(Malformed.into());
+        }
+        self.frames.expect(1);
+        self.packet(wait)
+    }
+
+    fn refused(&mut self, packet: &Range<usize>, sql: &str) -> Failure {
+        let refused = ServerError::read(self.frames.body(packet), sql);
+        self.broken |= refused.ends_session;
+        self.owed -= 1;
+        Failure::Known(refused.error)
+    }
+
+    fn packet(&mut self, wait: &mut Wait<'_>) -> Result<Range<usize>, Failure> {
+        loop {
+            if let Some(packet) = self.frames.next_taken()? {
+                return Ok(packet);
+            }
+            if !self.take()? {
+                self.wait_for_socket(wait)?;
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<bool, Failure> {
+        Ok(self.frames.take().inspect_err(|_| self.broken = true)?)
+    }
+
+    /// Waits until the socket has bytes or room. A statement past its limit is ended. The wait then goes on a little, because the
+    /// server may have been quicker.
+    fn wait_for_socket(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        if !wait.watched && wait.cancelled.is_none() {
+            wait.limit.client.wake_when_left(&self.interruption);
+            wait.watched = true;
+        }
+        let socket = Arc::clone(self.frames.channel.socket());
+        if wait.cancelled.is_none() && wait.limit.client.has_left() {
+            return Err(self.abandon_for_departure(wait));
+        }
+        loop {
+            let until = match wait.killer {
+                Some(_) => wait.end.instant().min(Instant::now() + KILL_AGAIN),
+                None => wait.end.instant(),
+            };
+            if socket.wait(until) {
+                if !socket.is_interrupted() {
+                    return Ok(());
+                }
+                // Nothing more can be read after an interruption.
+                return Err(self.abandon_for_departure(wait));
+            }
+            if Instant::now() < until {
+                // A signal has ended the wait.
+                continue;
+            }
+            if wait.cancelled.is_none() {
+                self.cancel(wait)?;
+            } else if wait.end.has_passed() {
+                return Err(Failure::Lost(Error::Lost("it did not answer to a kill".to_owned())));
+            } else if let Some(killer) = &mut wait.killer
+                && let Err(failure) = killer.kill(End::Statement, self.facts.thread, wait.end)
+            {
+                log::debug!("a kill was not repeated: {failure}");
+                wait.killer = None;
+            }
+        }
+    }
+
+    /// Ends the statement whose time is over.
+    fn cancel(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
+        let why = if wait.end < wait.limit.deadline { Error::StatementTimeout } else { Error::Deadline };
+        wait.unwatch();
+        (wait.cancelled, wait.end) = (Some(why), Deadline::after(CANCEL_GRACE));
+        // A kill names a session, not a statement. A late one ends whatever runs then.
+        self.broken = true;
+        match self.killer(End::Statement, wait.end) {
+            Some(killer) => {
+                wait.killer = Some(killer);
+                Ok(())
+            }
+            None => Err(Failure::Lost(Error::Lost("it was not reached with a kill".to_owned()))),
+        }
+    }
+
+    fn abandon_for_departure(&mut self, wait: &mut Wait<'_>) -> Failure {
+        self.broken = true;
+        wait.cancelled = Some(Error::ClientLeft);
+        wait.limit.client.note_cancelled();
+        self.killer(End::Session, Deadline::after(CANCEL_GRACE));
+        Failure::Lost(Error::ClientLeft)
+    }
+
+    /// Ends the session's work over another connection, which can do it again.
+    fn killer(&self, end: End, until: Deadline) -> Option<Killer> {
+        let killed = self.server.killer(until).and_then(|mut killer| {
+            killer.kill(end, self.facts.thread, until)?;
+            Ok(killer)
+        });
+        killed.inspect_err(|failure| log::debug!("a kill was not sent: {failure}")).ok()
+    }
+
+    /// The result of a wait. With `commits`, the server may have committed the statement: if its answer does not come, the outcome is
+    /// unknown.
+    pub(super) fn conclude<T>(
+        &mut self,
+        mut wait: Wait<'_>,
+        done: Result<T, Failure>,
+        commits: bool,
+    ) -> Result<T, Error> {
+        self.broken |= matches!(done, Err(Failure::Lost(_) | Failure::NotRun(_)));
+        match (wait.cancelled.take(), done) {
+            (None, Ok(done)) => Ok(done),
+            // A commit despite the kill is an answer.
+            (Some(_), Ok(done)) if commits => Ok(done),
+            // A client that has left gets no answer.
+            (Some(why @ Error::ClientLeft), _) | (Some(why), Err(Failure::NotRun(_))) => Err(why),
+            // The server's own error shows that nothing was committed.
+            (Some(why), Err(Failure::Known(Error::Refused(refusal))))
+                if !(commits && refusal.is_of_connection()) =>
+            {
+                Err(why)
+            }
+            (Some(why), _) if commits => Err(Error::OutcomeUnknown { cause: Box::new(why) }),
+            (Some(why), _) => Err(why),
+            (None, Err(Failure::Lost(error))) if commits => {
+                Err(Error::OutcomeUnknown { cause: Box::new(error) })
+            }
+            (None, Err(Failure::Known(Error::Refused(refusal)))) if commits && refusal.is_of_connection() => {
+                Err(Error::OutcomeUnknown { cause: Box::new(Error::Refused(refusal)) })
+            }
+            (None, Err(Failure::Lost(error) | Failure::Known(error) | Failure::NotRun(error))) => Err(error),
+        }
+    }
+
+    /// Notes that a round trip took this long.
+    pub(super) fn note_round_trip(&mut self, took: Duration) {
+        self.distance = if self.distance.is_zero() { took } else { self.distance.min(took) };
+    }
+
+    /// The time of a round trip in which the server has nothing to do: the shortest one so far.
+    pub(super) fn distance(&self) -> Duration {
+        self.distance
+    }
+
+    /// Reads the rest of an unfinished answer, or gives the connection up.
+    pub(super) fn settle(&mut self) {
+        if self.is_broken() || !self.is_in_rows {
+            return;
+        }
+        let until = Instant::now() + SETTLE_GRACE;
+        while self.is_in_rows && !self.broken {
+            match self.frames.packet(until) {
+                Ok(packet) => {
+                    let row = self.frames.body(&packet);
+                    let ended = match row.first() {
+                        Some(&ERR) => Some(true),
+                        // Results behind it would need more reading than it is worth.
+                        Some(&EOF) if self.ends_rows(row) => {
+                            Some(self.end_of_rows(row).is_ok_and(|done| !done.is_followed()))
+                        }
+                        _ => None,
+                    };
+                    if let Some(is_whole) = ended {
+                        self.is_in_rows = false;
+                        self.owed -= 1;
+                        self.broken |= !is_whole;
+                    }
+                }
+                Err(_) => {
+                    self.broken = true;
+                    self.killer(End::Session, Deadline::after(CANCEL_GRACE));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.is_broken() || self.owed > 0 {
+            return;
+        }
+        self.begin_batch();
+        let sent = self.add(Command::Quit, |_| Ok(())).is_ok();
+        if sent && let Err(error) = self.frames.channel.send(&self.batch) {
+            log::debug!("a session ended without a farewell: {error}");
+        }
+    }
+}
+
+/// The refusal of a command that the server would answer by closing the session.
+fn too_long(length: usize, max: usize) -> Error {
+    use crate::database::{Category, Refusal};
+    /// `ER_NET_PACKET_TOO_LARGE`.
+    const CODE: u16 = 1153;
+    let text = format!("a packet of {length} bytes is longer than the server's max_allowed_packet, {max}");
+    Error::Refused(Box::new(Refusal::new(Category::of_mysql(CODE), &CODE.to_string(), &text)))
+}
