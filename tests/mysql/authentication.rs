@@ -130,7 +130,7 @@ fn a_wrong_url_says_what_is_wrong() {
         ("mysql://u:p@host/", "database"),
         ("mysql://u:secret@host:notaport/main", "port"),
         ("mysql://u:secret@host/main?ssl-mode=perhaps", "ssl-mode"),
-        ("mysql://u:secret@host/main?nonsense=1", "nonsense"),
+        ("mysql://u:secret@host/main?nonsense=1", "connect-timeout"),
         ("mysql://u:secret@host/main?ssl-mode=VERIFY_CA", "ssl-ca"),
         ("mysql://u:secret@host/main?ssl-ca=/nowhere.pem&ssl-mode=VERIFY_CA", "/nowhere.pem"),
     ] {

@@ -201,8 +201,8 @@ fn an_answer_that_is_lost_after_a_write_leaves_the_outcome_open() {
     for (path, label, awaited, then, count) in [
         ("add", "done", "done", Then::CutAnswer, "1"),
         ("add", "undone", "undone", Then::CutBefore, "0"),
-        ("both", "committed", "COMMIT", Then::CutAnswer, "1"),
-        ("both", "uncommitted", "COMMIT", Then::CutBefore, "0"),
+        ("both", "kept", "COMMIT", Then::CutAnswer, "1"),
+        ("both", "unkept", "COMMIT", Then::CutBefore, "0"),
     ] {
         for awaited in if awaited == "COMMIT" { vec!["COMMIT", "commit"] } else { vec![awaited] } {
             forwarder.once(awaited, then);

@@ -238,28 +238,17 @@ fn a_read_changes_nothing_whatever_its_statement_says() {
         assert_eq!(get(&server, "/count"), "1");
     }
     assert_nothing_is_left(server);
+    // What is seen to write is refused before it can be asked for.
     for sql in [
         "insert into t values (2)",
         "update t set x = 2",
         "delete from t",
         "truncate table t",
         "drop table t",
+        "call p()",
     ] {
-        let endpoints = format!("[endpoint.w]\nroute = 'GET /w'\nsql = '{sql}'\n")
-            + &value("count", "select count(*) from t");
-        // Either the check refuses it, or the server.
-        if let Ok(server) =
-            wharf::server::Server::new(crate::configuration(&database.url(), 1, "", &endpoints))
-        {
-            let server = server.start().expect("a free port");
-            for _ in 0..2 {
-                let answer = ask(&server, "GET", "/w");
-                assert_eq!(answer.status, 500, "{sql}: {}", answer.text());
-                assert_eq!(get(&server, "/count"), "1", "{sql}");
-            }
-            assert_nothing_is_left(server);
-        }
-        assert_eq!(database.sql("select x from t"), "1", "{sql}");
+        let error = refused(&database.url(), &value("writes", sql));
+        assert!(error.contains("read-only"), "{sql}: {error}");
     }
 }
 
@@ -305,10 +294,10 @@ fn a_wrong_statement_is_found_at_the_start_with_its_place() {
 
 #[test]
 fn a_large_answer_and_a_large_body_pass() {
-    const LARGE: usize = 20 << 20;
+    const LARGE: usize = 15 << 20;
     let database = Mariadb::database();
     database.sql("create table t (x longtext)");
-    let endpoints = value("large", "select repeat('x', 20971520)")
+    let endpoints = value("large", "select repeat('x', 15728640)")
         + &value("length", "select length(x) from t")
         + "[endpoint.put]\nroute = 'PUT /put'\nparams.x = { in = 'body', type = 'text' }\nsql = 'insert into t values (:x)'\n";
     let more = format!("[http]\nmax_response_bytes = '64MiB'\nmax_body_bytes = '64MiB'\n{endpoints}");
@@ -316,7 +305,7 @@ fn a_large_answer_and_a_large_body_pass() {
     let large = get(&server, "/large");
     assert_eq!(large.len(), LARGE + 2);
     // Over the server's max_allowed_packet of 16 MiB: the request fails, and the next one is served.
-    let body = format!(r#"{{"x":"{}"}}"#, "y".repeat(LARGE));
+    let body = format!(r#"{{"x":"{}"}}"#, "y".repeat(20 << 20));
     let answer = ask_with(&server, "PUT", "/put", &body);
     assert!(matches!(answer.status, 400 | 413), "{} {}", answer.status, answer.text());
     assert_eq!(get(&server, "/large").len(), LARGE + 2);

@@ -14,7 +14,9 @@ const SCHEMA: &str = "
     insert into t (id, needed, parent) values (1, 1, 1);
     create view positive as select id, needed, small from t where needed > 0 with check option;
     create procedure refuse(text varchar(100)) signal sqlstate '45000' set message_text = text;
-    create procedure refuse_with(number int) signal sqlstate '45000' set mysql_errno = number, message_text = 'mine'";
+    create table refusing (number int);
+    create trigger refusing before insert on refusing for each row
+        signal sqlstate '45000' set mysql_errno = new.number, message_text = 'mine'";
 
 #[test]
 fn each_error_has_its_status() {
@@ -39,12 +41,12 @@ fn each_error_has_its_status() {
         (1369, "insert into positive (id, needed) values (2, -1)", 400, ""),
         (4025, "insert into t (id, needed, checked) values (2, 1, 0)", 400, ""),
         (1644, "call refuse('out of stock')", 400, "out of stock"),
-        (1213, "call refuse_with(1213)", 503, ""),
-        (1205, "call refuse_with(1205)", 503, ""),
-        (1041, "call refuse_with(1041)", 503, ""),
-        (1021, "call refuse_with(1021)", 503, ""),
-        (1114, "call refuse_with(1114)", 503, ""),
-        (1317, "call refuse_with(1317)", 504, ""),
+        (1213, "insert into refusing values (1213)", 503, ""),
+        (1205, "insert into refusing values (1205)", 503, ""),
+        (1041, "insert into refusing values (1041)", 503, ""),
+        (1021, "insert into refusing values (1021)", 503, ""),
+        (1114, "insert into refusing values (1114)", 503, ""),
+        (1317, "insert into refusing values (1317)", 504, ""),
         (1242, "insert into t (id, needed) values (2, (select id from parent))", 500, ""),
     ];
     let endpoints: String =

@@ -1,9 +1,10 @@
 //! What one request leaves on its session is not there for the next one, although both have the same session.
 
-use wharf::server::Running;
+use wharf::database::{Access, Connection, Database, Error, RowWriter, Shape};
+use wharf::deadline::Deadline;
 
-use crate::support::{Mariadb, assert_nothing_is_left, assert_problem};
-use crate::{ask, get, serve, value, write};
+use crate::support::{Mariadb, PATIENCE, assert_nothing_is_left};
+use crate::{ask, get, look, open, refused, serve, statement, value, write};
 
 /// Something that stays on a session: its name, the statements of a write that leaves it, and SQL that shows it.
 struct Left {
@@ -79,86 +80,110 @@ const SCHEMA: &str = "
     create procedure leave_table() create temporary table whose as select 'ann' as owner;
     create function leave_lock() returns int return get_lock('hidden', 0)";
 
-fn start(database: &crate::support::MariaDatabase) -> Running {
-    database.sql(SCHEMA);
-    let mut endpoints = value("id", "select connection_id()");
-    for left in LEFT {
-        let steps: Vec<String> =
-            left.steps.iter().map(|sql| format!("{{ sql = \"{}\" }}", sql.replace('\\', "\\\\"))).collect();
-        endpoints += &if steps.len() == 1 {
-            write(&format!("leave_{}", left.name), left.steps[0])
-        } else {
-            format!(
-                "[endpoint.leave_{}]\nroute = 'POST /leave_{}'\nstep = [{}]\n",
-                left.name,
-                left.name,
-                steps.join(", ")
-            )
-        };
-        endpoints += &value(&format!("show_{}", left.name), left.shows);
-        // A write sees what a write has left, if the session keeps something for those alone.
-        endpoints += &format!(
-            "[endpoint.seen_{name}]\nroute = 'POST /seen_{name}'\nreturns = 'value'\nstatus = 200\n\
-             step = [{{ sql = 'insert into numbered values ()' }}, {{ sql = \"{}\" }}]\n",
-            left.shows.replace('\\', "\\\\"),
-            name = left.name,
-        );
+/// A pool of one session.
+struct Pool {
+    database: Database,
+    numbered: bool,
+}
+
+impl Pool {
+    fn open(url: &str) -> Self {
+        Self { database: open(url, PATIENCE).expect("the server is there"), numbered: true }
     }
-    serve(&database.url(), &endpoints)
+
+    fn checkout(&self) -> Connection {
+        self.database.checkout(Deadline::after(PATIENCE)).expect("a session is free")
+    }
+
+    /// A request: its statements alone, or as a transaction that is committed.
+    fn request(&self, steps: &[&str], access: Access) -> Result<String, Error> {
+        let mut connection = self.checkout();
+        let [first, rest @ ..] = steps else { panic!("a request has a statement") };
+        if rest.is_empty() && access == Access::ReadWrite {
+            return look(&self.database, &mut connection, first);
+        }
+        let until = Deadline::after(PATIENCE);
+        connection.begin(access, until)?;
+        let mut last = String::new();
+        for sql in steps {
+            let mut out = Vec::new();
+            let mut rows = RowWriter::new(&mut out, Shape::Value, 1 << 20, 1);
+            connection.run(&statement(&self.database, sql), &[], access, until, &mut rows)?;
+            last = String::from_utf8(out).expect("JSON is UTF-8");
+        }
+        connection.commit(until)?;
+        Ok(last)
+    }
+
+    /// What the next request sees: one that reads, one that writes, and one that writes in a transaction.
+    fn seen(&self, sql: &str) -> Vec<String> {
+        let told = |seen: Result<String, Error>| seen.unwrap_or_else(|error| error.in_full().into_owned());
+        let mut seen =
+            vec![told(self.request(&[sql], Access::ReadOnly)), told(self.request(&[sql], Access::ReadWrite))];
+        if self.numbered {
+            seen.push(told(self.request(&["insert into numbered values ()", sql], Access::ReadWrite)));
+        }
+        seen
+    }
 }
 
 #[test]
 fn nothing_that_a_request_leaves_is_met_by_the_next_one() {
     let database = Mariadb::database();
-    let server = start(&database);
+    database.sql(SCHEMA);
     let mut failures = Vec::new();
     for left in LEFT {
-        let show = format!("/show_{}", left.name);
-        let seen = |path: &str, method: &str| {
-            let answer = ask(&server, method, path);
-            format!("{} {}", answer.status, answer.text())
-        };
-        let written = format!("/seen_{}", left.name);
+        let mut pool = Pool::open(&database.url());
         // The write itself changes the last number that was given out.
-        let by_write = left.name != "insert_id";
-        let before = (seen(&show, "GET"), by_write.then(|| seen(&written, "POST")));
+        pool.numbered = left.name != "insert_id";
+        let before = pool.seen(left.shows);
         for round in 0..2 {
-            let done = ask(&server, "POST", &format!("/leave_{}", left.name));
-            let after = (seen(&show, "GET"), by_write.then(|| seen(&written, "POST")));
+            let done = pool.request(left.steps, Access::ReadWrite);
+            let after = pool.seen(left.shows);
             if before != after {
-                failures.push(format!(
-                    "{} ({round}, {}): {before:?} before, {after:?} after",
-                    left.name, done.status
-                ));
+                failures
+                    .push(format!("{} ({round}, {done:?}): {before:?} before, {after:?} after", left.name));
+            }
+            // An error in the end must not keep it either.
+            let steps: Vec<&str> =
+                left.steps.iter().copied().chain(["insert into nowhere values (1)"]).collect();
+            let failed = pool.request(&steps, Access::ReadWrite);
+            assert!(failed.is_err(), "{}", left.name);
+            let after = pool.seen(left.shows);
+            if before != after {
+                failures.push(format!("{} ({round}, failed): {before:?} before, {after:?} after", left.name));
             }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert_nothing_is_left(server);
 }
 
-/// A session that a request has left dirty serves the next one without being opened again, as long as it can be made clean.
+/// Ordinary requests cost no new session and no second preparation.
 #[test]
 fn ordinary_requests_keep_their_session_and_its_statements() {
     let database = Mariadb::database();
-    let server = start(&database);
+    database.sql(SCHEMA);
+    let endpoints = value("id", "select connection_id()")
+        + &value("owner", "select owner from whose")
+        + "[endpoint.add]\nroute = 'POST /add'\nreturns = 'value'\nstatus = 200\n\
+           step = [{ sql = 'insert into numbered values ()' }, { sql = 'select last_insert_id() > 0' }]\n"
+        + &write("change", "update whose set owner = owner");
+    let server = serve(&database.url(), &endpoints);
     let session = get(&server, "/id");
-    let prepared = || -> i64 {
-        let all = database.sql("show global status like 'Com_stmt_prepare'");
-        all.split('\t').next_back().and_then(|count| count.parse().ok()).expect("a count")
+    let prepared = || {
+        database.sql(&format!("select sum(1) from information_schema.processlist where id = {session}"));
+        let all = database.sql("show global status like 'Prepared_stmt_count'");
+        all.split('\t').next_back().map(str::to_owned).expect("a count")
     };
-    for _ in 0..3 {
-        assert_eq!(get(&server, "/show_limit"), "2");
-        assert_eq!(ask(&server, "POST", "/seen_limit").status, 200);
-    }
-    let before = prepared();
-    for _ in 0..20 {
-        assert_eq!(get(&server, "/show_limit"), "2");
-        assert_eq!(ask(&server, "POST", "/seen_limit").status, 200);
+    let round = || {
+        assert_eq!(get(&server, "/owner"), "\"everybody\"");
+        assert_eq!(ask(&server, "POST", "/add").text(), "1");
+        assert_eq!(ask(&server, "POST", "/change").status, 204);
         assert_eq!(get(&server, "/id"), session);
-    }
-    // Other tests of this process prepare statements too, so only a multitude would show.
-    assert!(prepared() - before < 10_000);
+    };
+    round();
+    let _ = prepared();
+    (0..20).for_each(|_| round());
     assert_nothing_is_left(server);
 }
 
@@ -166,68 +191,66 @@ fn ordinary_requests_keep_their_session_and_its_statements() {
 fn another_database_that_a_request_uses_is_not_the_next_ones() {
     let (database, other) = (Mariadb::database(), Mariadb::database());
     other.sql("create table whose (owner varchar(20)); insert into whose values ('nobody')");
-    database.sql(&format!(
-        "create table whose (owner varchar(20)); insert into whose values ('everybody'); create table t (x int)"
-    ));
-    let endpoints = value("whose", "select owner from whose")
-        + &value("database", "select database()")
-        + &write("use", &format!("use {}", other.name()));
-    // MariaDB does not prepare USE, which is as good as a refusal.
-    let config = crate::configuration(&database.url(), 1, "", &endpoints);
-    if let Ok(server) = wharf::server::Server::new(config) {
-        let server = server.start().expect("a free port");
-        for _ in 0..2 {
-            let used = ask(&server, "POST", "/use");
-            assert_eq!(get(&server, "/whose"), "\"everybody\"", "after {}", used.status);
-            assert_eq!(get(&server, "/database"), format!("\"{}\"", database.name()));
-        }
-        assert_nothing_is_left(server);
+    database.sql("create table whose (owner varchar(20)); insert into whose values ('everybody'); create table numbered (id int auto_increment primary key)");
+    let pool = Pool::open(&database.url());
+    let before = pool.seen("select owner from whose");
+    for _ in 0..2 {
+        let used = pool.request(&[&format!("use {}", other.name())], Access::ReadWrite);
+        assert_eq!(pool.seen("select owner from whose"), before, "after {used:?}");
+        assert_eq!(
+            pool.request(&["select database()"], Access::ReadOnly).expect("it is read"),
+            format!("\"{}\"", database.name())
+        );
     }
 }
 
-/// A transaction that a statement opens is rolled back.
+/// A transaction that a statement opens, or that its borrower does not end, is rolled back.
 #[test]
 fn a_transaction_that_is_left_open_is_undone() {
     let database = Mariadb::database();
     database.sql("create table t (x int)");
-    let endpoints = value("count", "select count(*) from t")
-        + &value(
-            "open",
-            "select count(*) from information_schema.innodb_trx where trx_mysql_thread_id = connection_id()",
-        )
-        + &write("begin", "start transaction")
-        + &write("add", "insert into t values (1)");
-    let config = crate::configuration(&database.url(), 1, "", &endpoints);
-    let Ok(server) = wharf::server::Server::new(config) else { return };
-    let server = server.start().expect("a free port");
-    for round in 1..3 {
-        let begun = ask(&server, "POST", "/begin");
-        assert_eq!(ask(&server, "POST", "/add").status, 204);
+    let mut pool = Pool::open(&database.url());
+    pool.numbered = false;
+    let count = || database.sql("select count(*) from t");
+    for begin in ["start transaction", "begin", "set autocommit = 0", "xa start 'mine'"] {
+        let mut connection = pool.checkout();
+        let begun = look(&pool.database, &mut connection, begin);
+        let added = look(&pool.database, &mut connection, "insert into t values (1)");
+        drop(connection);
+        if begun.is_ok() && added.is_ok() && begin != "set autocommit = 0" {
+            assert_eq!(count(), "0", "{begin}");
+        }
+        database.sql("delete from t");
         assert_eq!(
-            database.sql("select count(*) from t"),
-            round.to_string(),
-            "it was committed, after {}",
-            begun.status
+            pool.request(&["insert into t values (2)"], Access::ReadWrite)
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            Ok(()),
+            "{begin}"
         );
-        assert_eq!(get(&server, "/count"), round.to_string());
+        assert_eq!(count(), "1", "{begin}: what is written after it is committed");
+        database.sql("delete from t");
     }
-    assert_nothing_is_left(server);
+    let mut connection = pool.checkout();
+    connection.begin(Access::ReadWrite, Deadline::after(PATIENCE)).expect("it begins");
+    look(&pool.database, &mut connection, "insert into t values (3)").expect("it is written");
+    drop(connection);
+    assert_eq!(count(), "0", "a borrow that does not commit is undone");
+    assert_eq!(pool.request(&["select count(*) from t"], Access::ReadOnly).expect("it is read"), "0");
 }
 
-/// An error must not keep a session in a state either.
+/// What the configuration can see to stay on a session is refused before it runs.
 #[test]
-fn a_request_that_fails_leaves_nothing() {
+fn statements_that_leave_something_are_refused_by_the_check() {
     let database = Mariadb::database();
-    database.sql("create table t (x int primary key); insert into t values (1)");
-    let endpoints = value("count", "select count(*) from t")
-        + &value("caller", "select @caller")
-        + "[endpoint.fail]\nroute = 'POST /fail'\n\
-           step = [{ sql = \"set @caller = 'ann'\" }, { sql = 'insert into t values (2)' }, { sql = 'insert into t values (1)' }]\n";
-    let server = serve(&database.url(), &endpoints);
-    for _ in 0..3 {
-        assert_problem(&ask(&server, "POST", "/fail"), 409, "");
-        assert_eq!(get(&server, "/caller"), "null");
-        assert_eq!(get(&server, "/count"), "1");
+    for sql in [
+        "set @caller = 'ann'",
+        "set time_zone = '+09:00'",
+        "create temporary table x (n int)",
+        "start transaction",
+        "lock tables t read",
+        "use mysql",
+    ] {
+        refused(&database.url(), &write("leaves", sql));
     }
-    assert_nothing_is_left(server);
 }

@@ -20,7 +20,7 @@ mod types;
 
 use std::time::Duration;
 
-use support::{Answer, Client, PATIENCE, config_of};
+use support::{Answer, Client, PATIENCE, Wharf, config_of};
 use wharf::config::{self, Config};
 use wharf::database::{Access, Connection, Database, Error, RowWriter, Shape, Statement};
 use wharf::deadline::Deadline;
@@ -44,12 +44,12 @@ fn serve_with(url: &str, size: usize, more: &str, endpoints: &str) -> Running {
     server.unwrap_or_else(|error| panic!("{error}")).start().expect("a free port")
 }
 
-/// Why a server with these endpoints does not start.
+/// Why `wharf check` refuses these endpoints.
 fn refused(url: &str, endpoints: &str) -> String {
-    match Server::new(configuration(url, 1, "", endpoints)) {
-        Ok(_) => panic!("it starts with\n{endpoints}"),
-        Err(error) => error.to_string(),
-    }
+    let config = format!("[database]\nurl = \"{url}\"\n{endpoints}");
+    let exit = Wharf::run(&config, &["check", "--config", "wharf.toml"], &[]);
+    assert_eq!(exit.code, Some(2), "{}{}\n{endpoints}", exit.stdout, exit.stderr);
+    exit.stdout + &exit.stderr
 }
 
 fn ask(server: &Running, method: &str, path: &str) -> Answer {
@@ -105,20 +105,4 @@ fn look(database: &Database, connection: &mut Connection, sql: &str) -> Result<S
     let statement = statement(database, sql);
     connection.run(&statement, &[], Access::ReadWrite, Deadline::after(PATIENCE), &mut rows)?;
     Ok(String::from_utf8(out).expect("JSON is UTF-8"))
-}
-
-#[test]
-fn smoke() {
-    let database = support::Mariadb::database();
-    database.sql("create table t (x int); insert into t values (1)");
-    assert_eq!(database.sql("select * from t"), "1");
-    let own = support::Mariadb::start();
-    own.kill();
-    own.start_again();
-    own.stop();
-    own.start_again();
-    let held = own.hold("main", "select get_lock('x', 1)");
-    assert_eq!(own.sql("main", "select is_used_lock('x') is null"), "0");
-    drop(held);
-    own.answers();
 }

@@ -59,7 +59,7 @@ fn a_full_server_is_lived_with() {
         }
     });
     // And without any room: 503, and service again as soon as there is some.
-    drop(server);
+    assert_eq!(server.drain(), Drained::Complete);
     wait_until("sessions stay", || own.sessions("true") == 0);
     let others: Vec<_> = (0..ROOM).map(|_| serve(&own.url(), &value("one", "select 1"))).collect();
     let config = format!(

@@ -255,7 +255,8 @@ impl Mariadb {
 
     /// The whole log of the server.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        let read = |file| std::fs::read_to_string(self.directory.join(file)).unwrap_or_default();
+        read("said") + &read("log")
     }
 
     /// Runs SQL as the superuser in `database`. Returns what the client prints: one row per line, columns split by tabs.

@@ -25,7 +25,7 @@ trap 'finish' EXIT
 trap 'exit 1' HUP INT TERM
 
 # Nothing waits for the disk: a test may kill the server, but not the machine.
-common="--no-defaults --skip-name-resolve --skip-log-bin --innodb-flush-method=nosync --innodb-log-file-size=8M"
+common="--no-defaults --tmpdir=$directory --skip-name-resolve --skip-log-bin --innodb-flush-method=nosync --innodb-log-file-size=8M"
 # Debian's package brings the user `mysql`; the server refuses to run as root.
 as_user=
 [ "$(id -u)" -ne 0 ] || as_user="setpriv --reuid=mysql --regid=mysql --init-groups"
@@ -44,6 +44,8 @@ $as_user mariadb-install-db $common --auth-root-authentication-method=normal --s
 cat >"$directory/start" <<END
 cd "$directory"
 echo \$\$ >"$directory/pid"
+# Without a log yet, the server says on standard error why it does not start.
+exec 2>>"$directory/said"
 exec $as_user mariadbd $common --datadir="$directory/data" --socket="$directory/socket" --pid-file="$directory/own.pid" \
     --port=$port --bind-address=127.0.0.1 --log-error="$directory/log" --innodb-flush-log-at-trx-commit=2 \
     --innodb-buffer-pool-size=32M --performance-schema=OFF --max-connections=200 --lower-case-table-names=0 \

@@ -164,20 +164,24 @@ fn serve(client: TcpStream, number: usize, script: &Script, shared: &Shared) -> 
     client.set_nodelay(true)?;
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
+    let id = u32::try_from(number).unwrap_or(0) + 1;
     let mut session = Session {
+        id,
         wire: Wire::new(client, (script.mangle)(number)),
         script,
         shared,
         prepared: HashMap::new(),
         deprecates_eof: false,
     };
-    if session.login(u32::try_from(number).unwrap_or(0) + 1)? {
+    if session.login()? {
         while session.command()? {}
     }
     Ok(())
 }
 
 struct Session<'a> {
+    /// The number by which it can be killed.
+    id: u32,
     wire: Wire,
     script: &'a Script,
     shared: &'a Shared,
@@ -197,14 +201,14 @@ const NONCE: &[u8; 20] = b"abcdefghijklmnopqrst";
 
 impl Session<'_> {
     /// Whether the client is in.
-    fn login(&mut self, id: u32) -> io::Result<bool> {
+    fn login(&mut self) -> io::Result<bool> {
         use wire::capability::{ALL, DEPRECATE_EOF, TLS};
         let announced = match self.script.login {
             Login::FastSha2(_) | Login::FullSha2(_) => "caching_sha2_password",
             _ => "mysql_native_password",
         };
         let offered = (ALL & !self.script.without) | if self.script.tls.is_some() { TLS } else { 0 };
-        self.wire.send(&wire::greeting(self.script.version, id, NONCE, offered, announced))?;
+        self.wire.send(&wire::greeting(self.script.version, self.id, NONCE, offered, announced))?;
         let mut packet = self.wire.receive()?;
         if let (Some(tls), 32) = (&self.script.tls, packet.len()) {
             let session = ServerConnection::new(Arc::clone(tls)).expect("the configuration has no mistake");
@@ -335,7 +339,14 @@ impl Session<'_> {
     fn reply(&self, sql: &str) -> Reply {
         let usual = || {
             let begin = sql.trim_start().to_ascii_lowercase();
-            if begin.starts_with("select") || begin.starts_with("show") {
+            if begin.starts_with("select connection_id()") {
+                let number = |number: i64| wire::Value::Text(number.to_string().into_bytes());
+                let mode = wire::Value::Text(b"STRICT_TRANS_TABLES".to_vec());
+                let columns = ["connection_id()", "@@max_allowed_packet", "@@sql_mode"].map(Column::text);
+                Reply::Rows(columns.to_vec(), vec![vec![number(self.id.into()), number(64 << 20), mode]])
+            } else if begin.starts_with("show status") {
+                Reply::Rows(["Variable_name", "Value"].map(Column::text).to_vec(), Vec::new())
+            } else if begin.starts_with("select") || begin.starts_with("show") {
                 Reply::Rows(vec![Column::number("n")], vec![vec![wire::Value::Number(1)]])
             } else {
                 Reply::Done(1)
