@@ -243,7 +243,7 @@ impl Mariadb {
         self.port
     }
 
-    /// The directory of the Unix socket (`socket`), of the data (`data`) and of the server's log (`log`).
+    /// The directory of the Unix socket (`socket`), of the data (`data`) and of the server's log (`log.err`).
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -256,7 +256,7 @@ impl Mariadb {
     /// The whole log of the server.
     pub(crate) fn log(&self) -> String {
         let read = |file| std::fs::read_to_string(self.directory.join(file)).unwrap_or_default();
-        read("said") + &read("log")
+        read("said") + &read("log.err")
     }
 
     /// Runs SQL as the superuser in `database`. Returns what the client prints: one row per line, columns split by tabs.

@@ -47,7 +47,7 @@ echo \$\$ >"$directory/pid"
 # Without a log yet, the server says on standard error why it does not start.
 exec 2>>"$directory/said"
 exec $as_user mariadbd $common --datadir="$directory/data" --socket="$directory/socket" --pid-file="$directory/own.pid" \
-    --port=$port --bind-address=127.0.0.1 --log-error="$directory/log" --innodb-flush-log-at-trx-commit=2 \
+    --port=$port --bind-address=127.0.0.1 --log-error="$directory/log.err" --innodb-flush-log-at-trx-commit=2 \
     --innodb-buffer-pool-size=32M --performance-schema=OFF --max-connections=200 --lower-case-table-names=0 \
     --plugin-load-add=auth_ed25519 $OPTIONS "\$@"
 END

@@ -115,14 +115,14 @@ fn a_server_that_only_reads_is_left_and_any_other_option_is_a_500() {
     ];
     let script = Script {
         reply: Box::new(|sql| {
-            let at = (0..TEXTS.len()).find(|at| sql.contains(&format!("= {at}")))?;
+            let at = (0..TEXTS.len()).find(|at| sql.contains(&format!("n = 10{at}")))?;
             Some(Reply::Refused(1290, "HY000", TEXTS[at].0))
         }),
         ..Script::default()
     };
     let server = Scripted::start(script);
     let endpoints: String =
-        (0..TEXTS.len()).map(|at| write(&format!("w{at}"), &format!("update t set n = {at}"))).collect();
+        (0..TEXTS.len()).map(|at| write(&format!("w{at}"), &format!("update t set n = 10{at}"))).collect();
     let wharf = serve(&server.url(), &(endpoints + &value("one", "select n from t")));
     for (at, (text, status)) in TEXTS.iter().enumerate() {
         let sessions = server.sessions();
@@ -249,9 +249,9 @@ fn without_news_of_the_session_it_is_reset_where_a_statement_may_have_changed_it
     let server = Scripted::start(script);
     let endpoints = value("plain", "select n from t")
         + &write("call", "call something()")
-        + &write("set", "set @caller = 'ann'");
+        + &write("function", "update t set n = something()");
     let wharf = serve(&server.url(), &endpoints);
-    for path in ["/call", "/set"] {
+    for path in ["/call", "/function"] {
         assert_eq!(get(&wharf, "/plain"), "1");
         let (resets, sessions) = (count(&server, "reset"), server.sessions());
         let answer = ask(&wharf, "POST", path);

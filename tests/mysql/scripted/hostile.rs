@@ -11,8 +11,8 @@ use crate::support::PATIENCE;
 use crate::{ask, look, open, serve, statement, value};
 
 /// More bytes and packets than a login, a preparation and a row take.
-const BYTES: usize = 420;
-const PACKETS: usize = 16;
+const BYTES: usize = 900;
+const PACKETS: usize = 32;
 
 /// A login and a statement on a session that is treated like this. The value, if there is one.
 fn talk(mangle: Mangle, until: Duration) -> Result<String, Error> {
@@ -88,7 +88,7 @@ fn a_connection_that_ends_after_any_byte_is_an_error() {
 
 #[test]
 fn a_server_that_falls_silent_after_any_byte_is_an_error_in_time() {
-    without_panic((0..BYTES).step_by(13).map(Mangle::Stop), Duration::from_millis(300));
+    without_panic((0..BYTES).step_by(27).map(Mangle::Stop), Duration::from_millis(300));
 }
 
 #[test]

@@ -282,7 +282,11 @@ impl Session<'_> {
         const CLOSE: u8 = 0x19;
         let packet = self.wire.receive()?;
         let (command, rest) = packet.split_first().map_or((QUIT, &[][..]), |(first, rest)| (*first, rest));
-        let text = || String::from_utf8_lossy(rest).into_owned();
+        // The comment behind a statement names its endpoint.
+        let text = || {
+            let text = String::from_utf8_lossy(rest);
+            text.split("/*").next().unwrap_or_default().trim_end().to_owned()
+        };
         match command {
             QUIT => {
                 self.note("quit");
