@@ -14,6 +14,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::keys::{self, Key};
 use super::problem::{Problem, Problems};
 use super::setting::{Environment, Setting, expand};
+use super::sql::Dialect;
 use super::{Action, Config, Source, Span};
 
 const SECTIONS: [&str; 13] = [
@@ -80,7 +81,8 @@ impl Config {
     /// Like [`Config::read`], but also returns the readable part of a configuration with problems. A wrong value is
     /// replaced by its default, and a wrong endpoint may be missing. Use it to find more problems, not to serve.
     pub fn examine(source: Source, environment: &Environment, flags: &Flags) -> (Self, Problems) {
-        let mut reader = Reader { source: &source, environment, problems: Vec::new() };
+        let mut reader =
+            Reader { source: &source, environment, dialect: Dialect::default(), problems: Vec::new() };
         let config = reader.config(flags);
         let problems = reader.problems;
         (config, Problems::new(source, problems))
@@ -91,6 +93,8 @@ impl Config {
 pub(super) struct Reader<'s> {
     pub(super) source: &'s Source,
     environment: &'s Environment,
+    /// The dialect of the statements.
+    pub(super) dialect: Dialect,
     problems: Vec<Problem>,
 }
 
@@ -285,6 +289,7 @@ impl Reader<'_> {
         self.one_form(&root, flags);
         self.consistency(&root, &config);
         self.consistent_listeners(&root, &config);
+        self.dialect = Dialect::of_url(config.database.url.as_deref());
         config.endpoints = self.endpoints(&root);
         config.app = self.app(&root);
         self.database_for_endpoints(&config);

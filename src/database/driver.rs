@@ -17,7 +17,7 @@ use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::system::Bell;
 use crate::base::value::{Type, Value};
-use crate::config;
+use crate::config::{self, sql::Dialect};
 use crate::telemetry::activity::Activity;
 use crate::telemetry::metrics;
 
@@ -25,6 +25,7 @@ type MakeDriver = fn(&str, &config::Database) -> Result<Box<dyn Driver>, Error>;
 
 /// One database in the table of databases.
 pub(super) struct Provider {
+    pub(super) kind: Kind,
     /// The beginnings of its URLs.
     pub(super) schemes: &'static [&'static str],
     /// The form of its URLs, for messages.
@@ -49,6 +50,11 @@ pub(super) trait Driver: Send + Sync + 'static {
     /// The application name in the URL, which goes before `database.application_name`.
     fn application_name(&self) -> Option<&str> {
         None
+    }
+
+    /// The dialect of its SQL.
+    fn dialect(&self) -> Dialect {
+        Dialect::Standard
     }
 
     /// The notation of parameters in a statement.

@@ -11,7 +11,7 @@ mod error;
 mod hosts;
 mod json;
 mod limit;
-mod mysql;
+pub mod mysql;
 mod outcome;
 mod pool;
 pub mod postgres;
@@ -180,7 +180,7 @@ impl Database {
         }
         let driver = self.driver();
         let wanted = driver.takes_comments() && settings.statement_comment != StatementComment::Off;
-        if !wanted || sql.has_comment() {
+        if !wanted || sql.has_comment(driver.dialect()) {
             return statement;
         }
         let application = driver.application_name().unwrap_or(&settings.application_name);
@@ -309,6 +309,11 @@ impl std::fmt::Debug for Database {
 
 fn provider_of(url: &str) -> Option<&'static Provider> {
     const { &PROVIDERS }.iter().find(|provider| provider.schemes.iter().any(|scheme| url.starts_with(scheme)))
+}
+
+/// The kind of the database with this URL.
+pub(crate) fn kind_of(url: &str) -> Option<Kind> {
+    provider_of(url).map(|provider| provider.kind)
 }
 
 fn driver_of(settings: &config::Database, url: &str) -> Result<Box<dyn Driver>, Error> {
@@ -506,6 +511,14 @@ impl Connection {
     /// `database.statement_comment = "request"` and a database that takes comments. Otherwise it changes nothing.
     pub fn name_request(&mut self, request_id: &str, traceparent: &str) {
         self.lent.name_request(request_id, traceparent);
+    }
+
+    /// The MySQL session, for handlers in Rust.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the database is another one.
+    pub fn mysql(&mut self) -> Result<&mut mysql::Session, Error> {
+        self.session_of(Kind::Mysql)
     }
 
     /// The PostgreSQL session, for handlers in Rust.

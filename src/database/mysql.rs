@@ -9,7 +9,7 @@
 //! 3. [`wire`] sends commands and reads answers within a limit.
 //! 4. [`connect`] reaches a server, and [`login`] introduces the client, by the plugins in [`auth`].
 //! 5. [`frames`] carries packets, over the bytes of [`channel`]. [`url`] names the server, and [`tls`] its security.
-//! 6. [`packet`] and [`refusal`] are pure.
+//! 6. [`packet`], [`refusal`] and [`row`] are pure.
 
 mod auth;
 mod bind;
@@ -21,6 +21,7 @@ mod frames;
 mod login;
 mod packet;
 mod refusal;
+mod row;
 mod session;
 mod statements;
 mod tls;
@@ -29,3 +30,5 @@ mod values;
 mod wire;
 
 pub(super) use self::driver::PROVIDER;
+pub use self::row::Row;
+pub use self::session::Session;

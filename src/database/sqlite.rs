@@ -49,6 +49,7 @@ const READ_SCHEMA: &str = "select count(*) from sqlite_schema where false";
 
 /// SQLite's entry in the table of databases.
 pub(super) const PROVIDER: driver::Provider = driver::Provider {
+    kind: Kind::Sqlite,
     schemes: &[SCHEME],
     url_form: "sqlite:FILE",
     driver: |url, settings| Ok(Box::new(Driver::new(url, settings)?)),

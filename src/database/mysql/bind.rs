@@ -22,11 +22,7 @@ mod kind {
 }
 
 /// Appends the content of an execution of the statement with this number.
-pub(super) fn put_execution<'v>(
-    out: &mut Vec<u8>,
-    id: u32,
-    values: impl ExactSizeIterator<Item = &'v Value> + Clone,
-) -> Result<(), Error> {
+pub(super) fn put_execution(out: &mut Vec<u8>, id: u32, values: &[&Value]) -> Result<(), Error> {
     const NO_CURSOR: u8 = 0;
     const ONE_RUN: u32 = 1;
     out.extend_from_slice(&id.to_le_bytes());
@@ -40,8 +36,8 @@ pub(super) fn put_execution<'v>(
     out.resize(nulls + count.div_ceil(8), 0);
     // The types follow.
     out.push(1);
-    for (index, value) in values.clone().enumerate() {
-        if matches!(value, Value::Null) {
+    for (index, value) in values.iter().enumerate() {
+        if **value == Value::Null {
             out[nulls + index / 8] |= 1 << (index % 8);
         }
         out.extend_from_slice(&[kind_of(value), 0]);
@@ -94,7 +90,7 @@ mod tests {
             Value::Array(Scalar::Int, vec![Value::Int(2)]),
         ];
         let mut out = Vec::new();
-        put_execution(&mut out, 7, values.iter()).unwrap();
+        put_execution(&mut out, 7, &values.iter().collect::<Vec<_>>()).unwrap();
         let expected = [
             &[7, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1][..],
             &[6, 0, 8, 0, 253, 0, 1, 0, 253, 0, 253, 0],
@@ -111,7 +107,7 @@ mod tests {
     #[test]
     fn a_statement_without_parameters_has_no_types() {
         let mut out = Vec::new();
-        put_execution(&mut out, LAST_PREPARED, [].iter()).unwrap();
+        put_execution(&mut out, LAST_PREPARED, &[]).unwrap();
         assert_eq!(out, [255, 255, 255, 255, 0, 1, 0, 0, 0]);
     }
 }

@@ -8,7 +8,7 @@ use super::connect::Connector;
 use super::session::{self, Session};
 use super::url::{self, FORM, SCHEMES, Target};
 use crate::base::deadline::Deadline;
-use crate::config;
+use crate::config::{self, sql::Dialect};
 use crate::database::driver::{self, Provider};
 use crate::database::settings::Settings;
 use crate::database::statement::Notation;
@@ -16,6 +16,7 @@ use crate::database::{Error, Kind};
 
 /// MySQL in the table of databases.
 pub(in crate::database) const PROVIDER: Provider = Provider {
+    kind: Kind::Mysql,
     schemes: &SCHEMES,
     url_form: FORM,
     driver: |url, settings| Ok(Box::new(Driver::new(url, settings)?)),
@@ -47,6 +48,10 @@ impl driver::Driver for Driver {
 
     fn database_name(&self) -> &str {
         self.connector.target.database.as_deref().unwrap_or_default()
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect::Mysql
     }
 
     fn notation(&self) -> Notation {

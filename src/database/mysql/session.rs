@@ -8,7 +8,8 @@
 //! - [`opening`] gives a session its settings, when it is opened and when it is reset.
 //!
 //! Outside a transaction that writes, a session only reads: that is its own default, so whatever fails, no statement of a GET can
-//! write. A write is preceded by `start transaction read write`, or by `set transaction read write`, which holds for one statement.
+//! write. A write is preceded by `start transaction read write`, or by `set transaction read write`, which holds for one statement. Only a
+//! statement that commits halfway needs a session that writes.
 
 mod opening;
 mod run;
@@ -21,9 +22,10 @@ use std::time::Duration;
 
 use self::opening::Asked;
 pub(super) use self::opening::open;
-use self::run::NoRows;
+use self::run::{NoRows, Sink, Writable};
 use self::transaction::Transaction;
 use super::effects::Leaves;
+use super::row::Row;
 use super::statements::{Statements, other_count};
 use super::wire::{Command, Wire};
 use crate::base::deadline::Deadline;
@@ -33,13 +35,15 @@ use crate::database::limit::Limit;
 use crate::database::outcome::Commits;
 use crate::database::pool;
 use crate::database::settings::Settings;
+use crate::database::statement::command;
 use crate::database::{Access, Column, Description, Error, Kind, RowWriter, Statement};
-use crate::telemetry::activity::Activity;
+use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::metrics;
 use crate::telemetry::sparing::sparingly;
 
-/// An open session.
-pub(super) struct Session {
+/// An open session. Handlers in Rust run their statements on it. Each statement is prepared once and kept, and ends by the deadline
+/// of the connection's checkout.
+pub struct Session {
     wire: Wire,
     settings: Arc<Settings>,
     statements: Statements,
@@ -60,11 +64,68 @@ pub(super) struct Session {
     has_foreign_id: bool,
     /// The server tells of changes of the session.
     is_tracking: bool,
-    /// `set transaction read write` was sent, and its statement may not have used it.
-    is_writable_once: bool,
+    is_writable: Writable,
 }
 
 impl Session {
+    /// All rows of a statement. The values take the places of its `?`, in their order.
+    ///
+    /// A `select` of a request whose method changes nothing only reads. Outside a transaction, every statement of another request
+    /// counts as having committed something, because a `select` may call a function that writes. A later 504 or 503 of that request is
+    /// then an unknown outcome. To avoid that, run a reading statement in a [transaction](Self::transaction) with
+    /// [`Access::ReadOnly`].
+    ///
+    /// # Errors
+    /// [`Error::Deadline`], and any error of the database.
+    pub fn query(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Row>, Error> {
+        let mut rows = Vec::new();
+        self.for_handler(sql, values, &mut rows)?;
+        Ok(rows)
+    }
+
+    /// Runs a statement. Returns the number of rows that it found to change.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub fn execute(&mut self, sql: &str, values: &[Value]) -> Result<u64, Error> {
+        self.for_handler(sql, values, &mut Vec::new())
+    }
+
+    /// Runs `work` in a transaction. Commits it if `work` returns `Ok`, otherwise rolls it back.
+    ///
+    /// # Errors
+    /// The error of `work`, or of the transaction's beginning or its commit.
+    pub fn transaction<T, E: From<Error>>(
+        &mut self,
+        access: Access,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.begin_transaction(access)?;
+        match work(self) {
+            Ok(done) => {
+                self.commit_transaction()?;
+                Ok(done)
+            }
+            Err(error) => {
+                if let Err(lost) = self.roll_back() {
+                    log::warn!("{lost}, while rolling back");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn for_handler(&mut self, sql: &str, values: &[Value], rows: &mut Vec<Row>) -> Result<u64, Error> {
+        let values: Vec<&Value> = values.iter().collect();
+        let commits =
+            if self.limit.client.is_safe() { Commits::of_query(sql) } else { Commits::of_write(sql) };
+        let access = if commits.may_happen() { Access::ReadWrite } else { Access::ReadOnly };
+        let activity = self.activity.clone();
+        let waiting = activity.wait_for(WorkerState::Database).on(|| command(sql));
+        let done = self.with_statement(sql, &values, access, commits, Some(Sink::Handler(rows)));
+        waiting.end(done, Error::kind)
+    }
+
     /// Whether the server has kept the connection open while it was idle. Looks at the socket, sends nothing.
     fn is_open(&mut self) -> bool {
         if !self.wire.is_broken() && self.asked.is_empty() && !self.wire.is_silent() {
@@ -169,7 +230,9 @@ impl driver::Session for Session {
     ) -> Result<u64, Error> {
         self.limit.deadline = deadline;
         let commits = Commits::of_access(access, &statement.text);
-        let ran = self.with_statement(statement, values, access, commits, Some(rows));
+        let bound: Vec<&Value> = statement.bound.iter().map(|bound| &values[bound.index]).collect();
+        let sink = Sink::Response(rows);
+        let ran = self.with_statement(&statement.text, &bound, access, commits, Some(sink));
         ran.map_err(|error| statement.before_comment(error))
     }
 
@@ -206,7 +269,7 @@ impl driver::Session for Session {
 
 impl Session {
     fn description(&mut self, statement: &Statement) -> Result<Description, Error> {
-        self.with_statement(statement, &[], Access::ReadOnly, Commits::Nothing, None)
+        self.with_statement(&statement.text, &[], Access::ReadOnly, Commits::Nothing, None)
             .map_err(|error| statement.before_comment(error))?;
         let bound = statement.bound.len();
         let prepared = self.statements.known(&statement.text);

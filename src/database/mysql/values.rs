@@ -4,8 +4,11 @@
 //! equal. A `tinyint(1)` is a boolean, as for MySQL's other clients. A zero date is a text, as MySQL's client shows it.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
 use super::packet::{Column, Malformed, Reader};
+use super::row::Row;
+use crate::base::value::Value;
 use crate::database::json::{self, write_base64, write_bytes_as_text, write_f32, write_f64, write_int};
 use crate::database::{Error, RowWriter};
 
@@ -82,27 +85,32 @@ struct Planned {
 
 /// The columns of a statement's rows.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Plan(Vec<Planned>);
+pub(super) struct Plan {
+    planned: Vec<Planned>,
+    /// The columns' names, for the rows of handlers.
+    names: Arc<[Box<str>]>,
+}
 
 impl Plan {
     pub(super) fn of(columns: Vec<Column>) -> Self {
+        let names = columns.iter().map(|column| Box::from(&*column.name)).collect();
         let planned = columns.into_iter().map(|column| Planned {
             key: json::key(&column.name),
             form: form_of(&column),
             type_name: type_name(&column),
             name: column.name,
         });
-        Self(planned.collect())
+        Self { planned: planned.collect(), names }
     }
 
     /// Name and type of each column.
     pub(super) fn columns(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|column| (&*column.name, &*column.type_name))
+        self.planned.iter().map(|column| (&*column.name, &*column.type_name))
     }
 
     /// The columns whose types have no form in JSON.
     pub(super) fn refusals(&self) -> impl Iterator<Item = Error> {
-        self.0.iter().filter(|column| column.form.is_none()).map(|column| {
+        self.planned.iter().filter(|column| column.form.is_none()).map(|column| {
             let instead = if column.is_geometry() {
                 format!("st_astext(`{0}`) or st_asgeojson(`{0}`)", column.name)
             } else {
@@ -115,30 +123,72 @@ impl Plan {
 
     /// Writes a row in the binary form.
     pub(super) fn write(&self, row: &[u8], rows: &mut RowWriter<'_>) -> Result<(), Error> {
-        /// The bitmap of nulls begins at this bit.
-        const FIRST_BIT: usize = 2;
-        let cut_short = || Error::Lost("it sent a row that does not have its columns".to_owned());
-        let mut values = Reader(row);
-        let nulls = values.u8().and_then(|_| values.bytes((self.0.len() + FIRST_BIT).div_ceil(8)));
-        let nulls = nulls.map_err(|_| cut_short())?;
-        rows.row(self.0.iter().map(|column| &*column.key), |index, out| {
-            let column = &self.0[index];
-            let bit = index + FIRST_BIT;
-            if nulls[bit / 8] >> (bit % 8) & 1 == 1 {
+        let (nulls, mut values) = self.split(row)?;
+        rows.row(self.planned.iter().map(|column| &*column.key), |index, out| {
+            let column = &self.planned[index];
+            if is_null(nulls, index) {
                 out.extend_from_slice(b"null");
                 return Ok(());
             }
             // A statement whose columns have no form is refused before its first row.
             let written = column.form.map_or(Err(Malformed), |form| form.write(&mut values, out));
-            written.map_err(|Malformed| Error::Malformed {
-                column: column.name.clone(),
-                type_name: column.type_name.clone(),
-            })
+            written.map_err(|Malformed| column.malformed())
         })
     }
 }
 
+impl Plan {
+    /// Reads a row in the binary form, for a handler.
+    pub(super) fn read(&self, row: &[u8]) -> Result<Row, Error> {
+        let mut out = Vec::new();
+        let mut values = Vec::with_capacity(self.planned.len());
+        self.each(row, |column, reader| {
+            values.push(match reader {
+                Some(reader) => column.form.map_or(Err(Malformed), |form| form.read(reader, &mut out))?,
+                None => Value::Null,
+            });
+            Ok(())
+        })?;
+        Ok(Row::new(&self.names, values))
+    }
+
+    /// Calls `take` with each column and, unless its value is null, with a reader of the value.
+    fn each<'p>(
+        &'p self,
+        row: &[u8],
+        mut take: impl FnMut(&'p Planned, Option<&mut Reader<'_>>) -> Result<(), Malformed>,
+    ) -> Result<(), Error> {
+        let (nulls, mut values) = self.split(row)?;
+        for (index, column) in self.planned.iter().enumerate() {
+            let reader = (!is_null(nulls, index)).then_some(&mut values);
+            take(column, reader).map_err(|Malformed| column.malformed())?;
+        }
+        Ok(())
+    }
+
+    /// The bitmap of nulls, and the values behind it.
+    fn split<'r>(&self, row: &'r [u8]) -> Result<(&'r [u8], Reader<'r>), Error> {
+        let mut values = Reader(row);
+        let nulls = values.u8().and_then(|_| values.bytes((self.planned.len() + FIRST_BIT).div_ceil(8)));
+        let nulls = nulls
+            .map_err(|Malformed| Error::Lost("it sent a row that does not have its columns".to_owned()))?;
+        Ok((nulls, values))
+    }
+}
+
+/// The bitmap of nulls begins at this bit.
+const FIRST_BIT: usize = 2;
+
+fn is_null(nulls: &[u8], index: usize) -> bool {
+    let bit = index + FIRST_BIT;
+    nulls[bit / 8] >> (bit % 8) & 1 == 1
+}
+
 impl Planned {
+    fn malformed(&self) -> Error {
+        Error::Malformed { column: self.name.clone(), type_name: self.type_name.clone() }
+    }
+
     fn is_geometry(&self) -> bool {
         const OTHERS: [&str; 2] = ["uuid", "vector"];
         !OTHERS.contains(&&*self.type_name)
@@ -266,6 +316,38 @@ impl Form {
             Self::Binary => write_base64(out, values.counted()?),
         }
         Ok(())
+    }
+}
+
+impl Form {
+    /// A value for a handler. `scratch` is empty before and afterwards.
+    fn read(self, values: &mut Reader<'_>, scratch: &mut Vec<u8>) -> Result<Value, Malformed> {
+        match self {
+            Self::Null => return Ok(Value::Null),
+            Self::Float => return Ok(Value::Float(f32::from_bits(values.u32()?).into())),
+            Self::Double => return Ok(Value::Float(f64::from_bits(values.u64()?))),
+            Self::Binary => return Ok(Value::Bytes(values.counted()?.to_vec())),
+            Self::Text => return Ok(Value::Text(String::from_utf8_lossy(values.counted()?).into_owned())),
+            _ => {}
+        }
+        self.write(values, scratch)?;
+        let text = String::from_utf8(std::mem::take(scratch)).map_err(|_| Malformed)?;
+        // No date and no time has a sign to escape.
+        let inside = || text.trim_matches('"').to_owned();
+        Ok(match self {
+            Self::Boolean | Self::Int { .. } | Self::Year | Self::Bit => match (&*text, text.parse()) {
+                ("true", _) => Value::Bool(true),
+                ("false", _) => Value::Bool(false),
+                (_, Ok(number)) => Value::Int(number),
+                // A `bigint unsigned` may be larger than any `i64`.
+                (_, Err(_)) => Value::Text(text),
+            },
+            Self::Date => Value::Date(inside()),
+            Self::DateTime | Self::Timestamp => Value::Timestamp(inside()),
+            Self::Time => Value::Text(inside()),
+            Self::Json => Value::Json(text),
+            _ => Value::Text(text),
+        })
     }
 }
 

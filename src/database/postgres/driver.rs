@@ -24,6 +24,7 @@ use crate::database::{Category, Error, Kind};
 
 /// PostgreSQL in the table of databases.
 pub(in crate::database) const PROVIDER: Provider = Provider {
+    kind: Kind::Postgres,
     schemes: &["postgres://", "postgresql://"],
     url_form: "postgres://user@host/database",
     driver: |url, settings| Ok(Box::new(Driver::new(url, settings)?)),

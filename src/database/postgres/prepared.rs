@@ -16,7 +16,7 @@ use super::json::Encoder;
 use super::single_insert::{ReturnedColumn, SingleInsert};
 use super::text::{has_star, without_comments};
 use super::wire::{Wire, unsendable};
-use crate::config;
+use crate::config::{self, sql::Dialect};
 use crate::database::comment::{self, Comment};
 use crate::database::{Error, RowWriter, json};
 
@@ -141,7 +141,7 @@ impl Prepared {
         described: &[DescribedColumn],
         effect: Arc<SessionEffect>,
     ) -> Self {
-        let has_comment = config::Sql::without_parameters(sql).has_comment();
+        let has_comment = config::Sql::without_parameters(sql).has_comment(Dialect::Standard);
         let end = (!has_comment).then(|| comment::end(sql));
         let is_open = has_open_columns(sql, described);
         let plan = plan_of(&columns);

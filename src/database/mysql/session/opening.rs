@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::run::{NoRows, Texts};
+use super::run::{NoRows, Texts, Writable};
 use super::{Session, Transaction};
 use crate::base::deadline::Deadline;
 use crate::database::Error;
@@ -31,7 +31,7 @@ const SETTINGS: &str = "set names utf8mb4, autocommit = 1, time_zone = '+00:00',
 const TRACKING: &str = "set session_track_state_change = 1";
 
 /// The session only reads by default.
-const READS: &str = "set session transaction read only";
+pub(super) const READS: &str = "set session transaction read only";
 
 /// Asks for the session's number, its longest packet and its modes.
 const FACTS: &str = "select connection_id(), @@max_allowed_packet, @@sql_mode";
@@ -62,7 +62,7 @@ pub(in crate::database::mysql) fn open(
         is_fresh: true,
         has_foreign_id: true,
         is_tracking: true,
-        is_writable_once: false,
+        is_writable: Writable::No,
     };
     let limit = session.limit.clone();
     let prepared = session.prepare(&limit);
@@ -160,7 +160,7 @@ impl Session {
         self.add_settings()?;
         self.wire.send_at_once();
         self.releases_locks = false;
-        self.is_writable_once = false;
+        self.is_writable = Writable::No;
         Ok(())
     }
 

@@ -3,15 +3,18 @@
 //! Owns [`Attempt`], the takers of rows, and the rules for another attempt. Runs on the worker that borrowed the session.
 
 use super::Session;
+use super::opening::READS;
 use super::transaction::Transaction;
 use crate::base::value::Value;
 use crate::database::mysql::bind::{LAST_PREPARED, put_execution};
 use crate::database::mysql::effects::{Effects, Leaves};
 use crate::database::mysql::packet::{Malformed, Reader};
+use crate::database::mysql::row::Row;
 use crate::database::mysql::statements::Prepared;
 use crate::database::mysql::wire::{Command, Definitions, Failure, RowTaker, Wait};
 use crate::database::outcome::{Commits, begin_commit, end_commit};
-use crate::database::{Access, Error, RowWriter, Statement, note_cancelled};
+use crate::database::statement::first_word;
+use crate::database::{Access, Error, RowWriter, note_cancelled};
 
 /// `ER_UNKNOWN_STMT_HANDLER` and `ER_NEED_REPREPARE`: the server has forgotten the prepared statement. It has run nothing of it.
 const FORGOTTEN: [&str; 2] = ["1243", "1615"];
@@ -28,32 +31,60 @@ const WRITE_ONCE: &str = "set transaction read write";
 /// Takes [`WRITE_ONCE`] back, if its statement has not used it.
 const READ_ONCE: &str = "set transaction read only";
 
+/// Lets all statements outside of transactions write, for a statement that commits halfway, as a change of the schema does before it
+/// begins. What holds for one statement would not hold behind that commit.
+const WRITE_ALWAYS: &str = "set session transaction read write";
+
 /// Releases the locks that an earlier borrower may have left.
 const RELEASE: &str = "do release_all_locks()";
 
 /// Forgets what an earlier borrower's statement has left for `last_insert_id()`, `row_count()` and `found_rows()`.
 const FORGET: &str = "do last_insert_id(0)";
 
+/// Refuses the commands that would end or begin a transaction unnoticed.
+fn refuse_transaction_control(sql: &str) -> Result<(), Error> {
+    const REFUSED: [&str; 10] = [
+        "begin",
+        "commit",
+        "deallocate",
+        "execute",
+        "prepare",
+        "release",
+        "rollback",
+        "savepoint",
+        "start",
+        "xa",
+    ];
+    let word = first_word(sql);
+    match REFUSED.iter().any(|refused| word.eq_ignore_ascii_case(refused)) {
+        true => Err(Error::Usage(format!(
+            "{word} is not a statement that can run here; transactions are begun and ended by wharf"
+        ))),
+        false => Ok(()),
+    }
+}
+
 impl Session {
-    /// Prepares a statement and, with `rows`, runs it. Returns the number of rows that were returned or changed.
+    /// Prepares a statement and, with `sink`, runs it. Returns the number of rows that were returned or changed.
     pub(super) fn with_statement(
         &mut self,
-        statement: &Statement,
-        values: &[Value],
+        sql: &str,
+        values: &[&Value],
         access: Access,
         commits: Commits,
-        mut rows: Option<&mut RowWriter<'_>>,
+        mut sink: Option<Sink<'_, '_>>,
     ) -> Result<u64, Error> {
+        refuse_transaction_control(sql)?;
         let mut attempt = 1;
         let done = loop {
-            let done = self.attempt(statement, values, access, commits, rows.as_deref_mut());
+            let done = self.attempt(sql, values, access, commits, sink.as_mut());
             let Err(error) = &done else { break done };
             let code = error.code().unwrap_or_default();
             if attempt == ATTEMPTS_MAX || self.wire.is_broken() {
                 break done;
             }
             if FORGOTTEN.contains(&code) {
-                self.statements.forget_one(&statement.text);
+                self.statements.forget_one(sql);
             } else if code == TOO_MANY {
                 self.statements.forget();
             } else {
@@ -72,16 +103,16 @@ impl Session {
 
     fn attempt(
         &mut self,
-        statement: &Statement,
-        values: &[Value],
+        sql: &str,
+        values: &[&Value],
         access: Access,
         commits: Commits,
-        rows: Option<&mut RowWriter<'_>>,
+        sink: Option<&mut Sink<'_, '_>>,
     ) -> Result<u64, Error> {
         if self.transaction == Transaction::Failed {
             return Err(Error::Usage("a statement in the transaction failed; roll it back".to_owned()));
         }
-        let runs = rows.is_some();
+        let runs = sink.is_some();
         let commits_itself = runs && self.transaction == Transaction::None && commits.may_happen();
         if commits_itself {
             self.refuse_closed()?;
@@ -89,8 +120,9 @@ impl Session {
         let limit = self.limit.clone();
         let mut wait = self.wire.begin(&limit)?;
         self.wire.begin_batch();
-        let mut attempt = Attempt { runs, commits_itself, ..Attempt::default() };
-        let done = self.ask(statement, values, access, rows, &mut attempt, &mut wait);
+        let in_parts = commits_itself && commits == Commits::InParts;
+        let mut attempt = Attempt { runs, commits_itself, in_parts, ..Attempt::default() };
+        let done = self.ask(sql, values, access, sink, &mut attempt, &mut wait);
         let done = self.wire.conclude(wait, done, attempt.is_commit);
         if attempt.is_commit {
             end_commit(&limit.client, &done, commits);
@@ -111,15 +143,13 @@ impl Session {
     /// Sends the statement, prepares it if necessary, and reads the answer.
     fn ask(
         &mut self,
-        statement: &Statement,
-        values: &[Value],
+        sql: &str,
+        values: &[&Value],
         access: Access,
-        rows: Option<&mut RowWriter<'_>>,
+        sink: Option<&mut Sink<'_, '_>>,
         attempt: &mut Attempt,
         wait: &mut Wait<'_>,
     ) -> Result<u64, Failure> {
-        let sql = &*statement.text;
-        let bound = statement.bound.iter().map(|bound| &values[bound.index]);
         for id in self.statements.take_dismissed() {
             self.wire.add(Command::Close, |out| {
                 out.extend_from_slice(&id.to_le_bytes());
@@ -128,7 +158,7 @@ impl Session {
         }
         let known = self.statements.known(sql);
         attempt.effects = known.as_ref().map_or_else(|| Effects::of(sql), |prepared| prepared.effects);
-        let id = known.map(|prepared| prepared.check(statement.bound.len(), attempt.runs)).transpose()?;
+        let id = known.map(|prepared| prepared.check(values.len(), attempt.runs)).transpose()?;
         if attempt.runs {
             self.add_commands_before(access, attempt)?;
         } else if id.is_none() && self.transaction == Transaction::None {
@@ -147,24 +177,24 @@ impl Session {
             if !is_direct {
                 attempt.send(self, wait)?;
                 attempt.read_before(self, wait)?;
-                self.read_preparation(statement, attempt, wait)?;
-                if attempt.commits_itself && access == Access::ReadWrite {
+                self.read_preparation(sql, values.len(), attempt, wait)?;
+                if attempt.commits_itself && !attempt.in_parts {
                     // The preparation may have used the first one.
                     attempt.add(self, WRITE_ONCE)?;
                 }
             }
         }
-        let Some(rows) = rows else { return Ok(0) };
+        let Some(sink) = sink else { return Ok(0) };
         let id = id.or_else(|| self.statements.known(sql).map(|prepared| prepared.id));
         let number = id.unwrap_or(LAST_PREPARED);
-        self.wire.add(Command::Execute, |out| put_execution(out, number, bound))?;
+        self.wire.add(Command::Execute, |out| put_execution(out, number, values))?;
         if attempt.commits_itself {
             begin_commit(&self.limit.client)?;
             attempt.is_commit = true;
         }
         attempt.send(self, wait)?;
         attempt.read_before(self, wait)?;
-        if is_direct && let Err(failure) = self.read_preparation(statement, attempt, wait) {
+        if is_direct && let Err(failure) = self.read_preparation(sql, values.len(), attempt, wait) {
             // The server refuses the run as well.
             return match self.wire.result(sql, wait, &mut NoRows) {
                 Err(Failure::Known(_)) => Err(failure),
@@ -173,18 +203,20 @@ impl Session {
             };
         }
         wait.begin_next();
-        rows.restart();
+        sink.restart();
         let has_extended = self.wire.has_extended_types();
         let Some(prepared) = self.statements.known(sql) else { return Err(Malformed.into()) };
-        let mut taker = Rows { prepared, rows, has_extended, has_columns: false };
+        let mut taker = Rows { prepared, sink, has_extended, has_columns: false };
         let done = self.wire.result(sql, wait, &mut taker);
-        let (has_columns, count) = (taker.has_columns, taker.rows.rows());
+        let (has_columns, count) = (taker.has_columns, taker.sink.count());
         let done = match (done, attempt.refusal.take()) {
             // The command before it was refused. The session only reads by default, so nothing was written.
             (Ok(_) | Err(Failure::Known(_)), Some(refusal)) => return Err(refusal.into()),
             (done, _) => done?,
         };
-        self.is_writable_once = false;
+        if self.is_writable == Writable::Once {
+            self.is_writable = Writable::No;
+        }
         attempt.changed_session = done.changed_session;
         if done.last_id != 0 {
             self.has_foreign_id = false;
@@ -195,14 +227,14 @@ impl Session {
     /// Reads the answer to the preparation, and keeps the statement.
     fn read_preparation(
         &mut self,
-        statement: &Statement,
+        sql: &str,
+        bound: usize,
         attempt: &mut Attempt,
         wait: &mut Wait<'_>,
     ) -> Result<(), Failure> {
-        let sql = &*statement.text;
         let answer = self.wire.prepared(sql, wait)?;
         let prepared = Prepared::new(sql, answer, self.wire.has_extended_types())?;
-        let checked = prepared.check(statement.bound.len(), attempt.runs);
+        let checked = prepared.check(bound, attempt.runs);
         self.statements.add(sql, prepared);
         checked?;
         // The statement was not run, and must not be.
@@ -220,11 +252,15 @@ impl Session {
             attempt.add(self, FORGET)?;
             self.has_foreign_id = false;
         }
+        if self.is_writable == Writable::Always && !attempt.in_parts {
+            attempt.add(self, READS)?;
+        }
         match self.transaction {
             Transaction::Pending(Access::ReadOnly) => attempt.add(self, "start transaction read only"),
             Transaction::Pending(Access::ReadWrite) => attempt.add(self, "start transaction read write"),
+            Transaction::None if attempt.in_parts => attempt.add(self, WRITE_ALWAYS),
             Transaction::None if access == Access::ReadWrite => attempt.add(self, WRITE_ONCE),
-            Transaction::None if self.is_writable_once => attempt.add(self, READ_ONCE),
+            Transaction::None if self.is_writable == Writable::Once => attempt.add(self, READ_ONCE),
             _ => Ok(()),
         }
     }
@@ -241,6 +277,8 @@ struct Attempt {
     runs: bool,
     /// The statement commits by itself.
     commits_itself: bool,
+    /// It may commit halfway.
+    in_parts: bool,
     /// The commands that were sent may have committed something.
     is_commit: bool,
     is_sent: bool,
@@ -267,7 +305,11 @@ impl Attempt {
             {
                 session.transaction = Transaction::Open(access);
             }
-            session.is_writable_once |= self.before.contains(&WRITE_ONCE);
+            if self.before.contains(&WRITE_ALWAYS) {
+                session.is_writable = Writable::Always;
+            } else if self.before.contains(&WRITE_ONCE) {
+                session.is_writable = session.is_writable.max(Writable::Once);
+            }
             session.releases_locks &= !self.before.contains(&RELEASE);
         }
         self.is_sent = true;
@@ -280,9 +322,12 @@ impl Attempt {
         for command in std::mem::take(&mut self.before) {
             match session.wire.result(command, wait, &mut NoRows) {
                 Ok(_) => {
-                    if command == READ_ONCE {
-                        session.is_writable_once = false;
-                    }
+                    session.is_writable = match command {
+                        READ_ONCE | READS => Writable::No,
+                        WRITE_ONCE => Writable::Once,
+                        WRITE_ALWAYS => Writable::Always,
+                        _ => session.is_writable,
+                    };
                 }
                 Err(Failure::Known(error)) => {
                     // Whether a lock is left, or whether an access holds, is not known any more.
@@ -296,15 +341,50 @@ impl Attempt {
     }
 }
 
-/// Writes rows.
-struct Rows<'a, 'r> {
+/// Whether the session's statements outside of transactions may write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Writable {
+    #[default]
+    No,
+    /// The next one, if the last one has not used [`WRITE_ONCE`].
+    Once,
+    Always,
+}
+
+/// Where the rows of a statement go.
+pub(super) enum Sink<'a, 'r> {
+    /// Sink the response.
+    Response(&'a mut RowWriter<'r>),
+    /// To a handler in Rust.
+    Handler(&'a mut Vec<Row>),
+}
+
+impl Sink<'_, '_> {
+    /// Forgets the rows, because the statement runs from its start again.
+    fn restart(&mut self) {
+        match self {
+            Self::Response(rows) => rows.restart(),
+            Self::Handler(rows) => rows.clear(),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        match self {
+            Self::Response(rows) => rows.rows(),
+            Self::Handler(rows) => rows.len() as u64,
+        }
+    }
+}
+
+/// Takes rows.
+struct Rows<'a, 'i, 'r> {
     prepared: &'a mut Prepared,
-    rows: &'a mut RowWriter<'r>,
+    sink: &'a mut Sink<'i, 'r>,
     has_extended: bool,
     has_columns: bool,
 }
 
-impl RowTaker for Rows<'_, '_> {
+impl RowTaker for Rows<'_, '_, '_> {
     fn columns(&mut self, definitions: Option<&Definitions>) -> Result<(), Error> {
         self.has_columns = true;
         if let Some(definitions) = definitions {
@@ -316,7 +396,13 @@ impl RowTaker for Rows<'_, '_> {
     }
 
     fn row(&mut self, row: &[u8]) -> Result<(), Error> {
-        self.prepared.plan.write(row, self.rows)
+        match self.sink {
+            Sink::Response(rows) => self.prepared.plan.write(row, rows),
+            Sink::Handler(rows) => {
+                rows.push(self.prepared.plan.read(row)?);
+                Ok(())
+            }
+        }
     }
 }
 
