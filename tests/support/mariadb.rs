@@ -149,9 +149,7 @@ impl Mariadb {
             if self.query("mysql", "select 1").status.success() {
                 return Ok(());
             }
-            let ended =
-                self.process().as_mut().is_none_or(|server| server.try_wait().ok().flatten().is_some());
-            if ended || Instant::now() >= until {
+            if !self.is_running() || Instant::now() >= until {
                 return Err(self.log());
             }
             std::thread::sleep(LOOK);
@@ -184,6 +182,11 @@ impl Mariadb {
     /// Starts the server again after [`Mariadb::kill`] or [`Mariadb::stop`], on the same port with the same options.
     pub(crate) fn start_again(&self) {
         self.try_start(&[]).unwrap_or_else(|log| panic!("MariaDB does not start again:\n{log}"));
+    }
+
+    /// Whether the server's process has not ended.
+    pub(crate) fn is_running(&self) -> bool {
+        self.process().as_mut().is_some_and(|server| server.try_wait().is_ok_and(|ended| ended.is_none()))
     }
 
     /// Ends the server as a crash does.
