@@ -3,7 +3,7 @@
 use wharf::database::{Access, Connection, Database, Error, RowWriter, Shape};
 use wharf::deadline::Deadline;
 
-use crate::support::{Mariadb, PATIENCE, assert_nothing_is_left};
+use crate::support::{MariaDatabase, Mariadb, PATIENCE, assert_nothing_is_left};
 use crate::{ask, get, look, open, refused, serve, statement, value, write};
 
 /// Something that stays on a session: its name, the statements of a write that leaves it, and SQL that shows it.
@@ -62,6 +62,16 @@ const LEFT: &[Left] = &[
         steps: &["do leave_lock()"],
         shows: "select is_used_lock('hidden') is null",
     },
+    Left {
+        name: "lock_by_trigger",
+        steps: &["insert into triggering values ('lock')"],
+        shows: "select is_used_lock('hidden') is null",
+    },
+    Left {
+        name: "variable_by_trigger",
+        steps: &["insert into triggering values ('variable')"],
+        shows: "select @caller",
+    },
     Left { name: "lock_tables", steps: &["lock tables numbered read"], shows: "select count(*) from whose" },
     Left {
         name: "rand",
@@ -74,11 +84,20 @@ const LEFT: &[Left] = &[
 
 const SCHEMA: &str = "
     create table whose (owner varchar(20)); insert into whose values ('everybody');
+    create sequence counted;
     create table numbered (id int auto_increment primary key);
     create procedure leave_variable() set @caller = 'ann';
     create procedure leave_mode() set session sql_mode = '';
     create procedure leave_table() create temporary table whose as select 'ann' as owner;
+    create table triggering (kind varchar(10));
+    create trigger leaving after insert on triggering for each row
+        case new.kind when 'lock' then do get_lock('hidden', 0); when 'variable' then set @caller = 'ann'; end case;
     create function leave_lock() returns int return get_lock('hidden', 0)";
+
+fn schema(database: &MariaDatabase) {
+    // Not every statement ends at its first semicolon.
+    database.routine(&SCHEMA.replace(";\n    create", "//\n    create"));
+}
 
 /// A pool of one session.
 struct Pool {
@@ -130,7 +149,7 @@ impl Pool {
 #[test]
 fn nothing_that_a_request_leaves_is_met_by_the_next_one() {
     let database = Mariadb::database();
-    database.sql(SCHEMA);
+    schema(&database);
     let mut failures = Vec::new();
     for left in LEFT {
         let mut pool = Pool::open(&database.url());
@@ -158,11 +177,34 @@ fn nothing_that_a_request_leaves_is_met_by_the_next_one() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// A read can leave as much as a write.
+#[test]
+fn nothing_that_a_read_leaves_is_met_by_the_next_one() {
+    let database = Mariadb::database();
+    schema(&database);
+    for (read, shows) in [
+        ("select @caller := 'ann'", "select @caller"),
+        ("select get_lock('read', 0)", "select is_used_lock('read') is null"),
+        ("select leave_lock()", "select is_used_lock('hidden') is null"),
+        ("select last_insert_id(77)", "select last_insert_id()"),
+        ("select sql_calc_found_rows 1 union all select 2 limit 1", "select found_rows()"),
+        ("select nextval(counted)", "select lastval(counted)"),
+    ] {
+        let mut pool = Pool::open(&database.url());
+        pool.numbered = shows != "select last_insert_id()";
+        let before = pool.seen(shows);
+        for access in [Access::ReadOnly, Access::ReadWrite] {
+            let done = pool.request(&[read], access);
+            assert_eq!(pool.seen(shows), before, "{read}: {done:?}");
+        }
+    }
+}
+
 /// Ordinary requests cost no new session and no second preparation.
 #[test]
 fn ordinary_requests_keep_their_session_and_its_statements() {
     let database = Mariadb::database();
-    database.sql(SCHEMA);
+    schema(&database);
     let endpoints = value("id", "select connection_id()")
         + &value("owner", "select owner from whose")
         + "[endpoint.add]\nroute = 'POST /add'\nreturns = 'value'\nstatus = 200\n\
