@@ -1,5 +1,6 @@
 //! TLS to a real MariaDB, by the modes that MySQL's client has, and a client's certificate.
 
+use std::fmt::Write as _;
 use std::sync::OnceLock;
 
 use wharf::database::{Database, Error};
@@ -23,7 +24,7 @@ fn encrypted() -> &'static Encrypted {
         let mut prepare = String::new();
         for (name, file) in [("cert", certificate), ("key", key), ("ca", authority.file())] {
             let text = std::fs::read_to_string(file).expect("it was written");
-            prepare += &format!("echo '{text}' > {name}.pem; ");
+            write!(prepare, "echo '{text}' > {name}.pem; ").expect("a String takes all");
         }
         let options = "--ssl-cert=$PWD/cert.pem --ssl-key=$PWD/key.pem --ssl-ca=$PWD/ca.pem";
         let server = Mariadb::start_with(&prepare, options);

@@ -169,18 +169,15 @@ fn every_kind_of_parameter_arrives() {
         ("text[]", "json_length(:v)", "[]", "0"),
     ];
     let database = Mariadb::database();
-    let endpoints: String = cases
-        .iter()
-        .enumerate()
-        .map(|(at, (kind, sql, ..))| {
-            format!(
-                "[endpoint.v{at}]\nroute = 'POST /v{at}'\nreturns = 'value'\nstatus = 200\n\
-                 params.v = {{ in = 'body', type = '{kind}', optional = true }}\n\
-                 sql = \"select {}\"\n",
-                sql.replace('"', "\\\"")
-            )
-        })
-        .collect();
+    let endpoint = |(at, (kind, sql, ..)): (usize, &(&str, &str, &str, &str))| {
+        format!(
+            "[endpoint.v{at}]\nroute = 'POST /v{at}'\nreturns = 'value'\nstatus = 200\n\
+             params.v = {{ in = 'body', type = '{kind}', optional = true }}\n\
+             sql = \"select {}\"\n",
+            sql.replace('"', "\\\"")
+        )
+    };
+    let endpoints = cases.iter().enumerate().map(endpoint).collect::<Vec<_>>().concat();
     let server = serve(&database.url(), &endpoints);
     let mut failures = Vec::new();
     for round in 0..2 {

@@ -1,6 +1,7 @@
 //! A Galera cluster of three nodes with HAProxy in front of it: a node is killed and comes back while clients write.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -70,10 +71,12 @@ impl Cluster {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (port, mut servers) = (free_port(), String::new());
         for (number, node) in nodes.iter().enumerate() {
-            servers += &format!(
-                "    server node{number} 127.0.0.1:{} check inter 100ms fall 2 rise 2 on-marked-down shutdown-sessions\n",
+            writeln!(
+                servers,
+                "    server node{number} 127.0.0.1:{} check inter 100ms fall 2 rise 2 on-marked-down shutdown-sessions",
                 node.port()
-            );
+            )
+            .expect("a String takes all");
         }
         let configuration = format!(
             "global\n    noreuseport\ndefaults\n    mode tcp\n    timeout connect 2s\n    timeout client 60s\n    timeout server 60s\n    \
@@ -159,7 +162,7 @@ fn no_acknowledged_write_is_lost_when_a_node_is_killed_and_comes_back() {
                             }
                             503 | 504 => written.refused.push(number),
                             500 if answer.json()["type"] == "urn:wharf:problem:outcome-unknown" => {
-                                written.unknown.push(number)
+                                written.unknown.push(number);
                             }
                             _ => odd.push(format!("{path}: {} {}", answer.status, answer.text())),
                         }

@@ -187,7 +187,6 @@ fn nothing_that_a_read_leaves_is_met_by_the_next_one() {
         ("select get_lock('read', 0)", "select is_used_lock('read') is null"),
         ("select leave_lock()", "select is_used_lock('hidden') is null"),
         ("select last_insert_id(77)", "select last_insert_id()"),
-        ("select sql_calc_found_rows 1 union all select 2 limit 1", "select found_rows()"),
         ("select nextval(counted)", "select lastval(counted)"),
     ] {
         let mut pool = Pool::open(&database.url());

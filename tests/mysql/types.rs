@@ -1,5 +1,7 @@
 //! Every type of MariaDB that has a JSON form here, against what its own client shows for it.
 
+use std::fmt::Write as _;
+
 use crate::support::{MariaDatabase, Mariadb, PATIENCE};
 use crate::{look, open, refused, value};
 use wharf::deadline::Deadline;
@@ -153,7 +155,7 @@ fn check(rows: &[Row]) {
             "set sql_mode = 'STRICT_ALL_TABLES'; set time_zone = '+00:00'; create table {table} (id int, v {kind});"
         );
         for (id, literal) in literals.iter().enumerate() {
-            sql.push_str(&format!("insert into {table} values ({id}, {literal});"));
+            write!(sql, "insert into {table} values ({id}, {literal});").expect("a String takes all");
         }
         tables.sql(&sql);
         for (id, literal) in literals.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! MySQL's error codes that MariaDB has not, or not for the same reason, and the statuses that they become.
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -68,9 +69,10 @@ fn each_code_of_mysql_has_its_status() {
     for (code, ..) in CODES {
         endpoints += &value(&format!("read{code}"), &format!("select n from t where n = {code}"));
         endpoints += &write(&format!("write{code}"), &format!("update t set n = {code}"));
-        endpoints += &format!(
+        write!(
+            endpoints,
             "[endpoint.steps{code}]\nroute = 'POST /steps{code}'\nstep = [{{ sql = 'update t set n = 0' }}, {{ sql = 'update t set m = {code}' }}]\n"
-        );
+        ).expect("a String takes all");
     }
     let wharf = serve(&server.url(), &endpoints);
     let mut failures = Vec::new();
@@ -304,8 +306,8 @@ fn a_statement_that_cannot_be_prepared_is_an_error_of_its_request() {
     let now = Arc::clone(&refuses);
     let script = Script {
         reply: Box::new(move |sql| {
-            let refused = sql.contains("from t") && now.load(Ordering::SeqCst) > 0;
-            refused.then_some(Reply::RefusedAtPrepare(1146, "42S02", "Table 'main.t' doesn't exist"))
+            let is_refused = sql.contains("from t") && now.load(Ordering::SeqCst) > 0;
+            is_refused.then_some(Reply::RefusedAtPrepare(1146, "42S02", "Table 'main.t' doesn't exist"))
         }),
         ..Script::default()
     };

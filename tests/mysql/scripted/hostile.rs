@@ -150,7 +150,7 @@ fn packets_without_sense_are_errors_and_the_next_session_serves() {
     };
     let server = Scripted::start(script);
     let opened = open(&server.url(), PATIENCE).expect("the login is whole");
-    for number in 0..nonsense.len() {
+    for (number, packet) in nonsense.iter().enumerate() {
         let began = Instant::now();
         let mut session = opened.checkout(Deadline::after(PATIENCE)).expect("a session is free");
         let mut out = Vec::new();
@@ -162,7 +162,7 @@ fn packets_without_sense_are_errors_and_the_next_session_serves() {
         drop(session);
         // An OK without rows is one, and everything else is an error.
         if let Ok(count) = result {
-            assert_eq!(count, 0, "{number}: {:?}", nonsense[number]);
+            assert_eq!(count, 0, "{number}: {packet:?}");
         }
         let mut session = opened.checkout(Deadline::after(PATIENCE)).expect("a session is free");
         assert_eq!(

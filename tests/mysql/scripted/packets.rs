@@ -11,8 +11,6 @@ pub(crate) mod capability {
     pub(crate) const WITH_DATABASE: u32 = 1 << 3;
     /// TLS.
     pub(crate) const TLS: u32 = 1 << 11;
-    /// The proof's length is encoded.
-    pub(crate) const LENGTH_ENCODED_PROOF: u32 = 1 << 21;
     /// An OK packet tells what changed in the session.
     pub(crate) const SESSION_TRACK: u32 = 1 << 23;
     /// Rows end with an OK packet.

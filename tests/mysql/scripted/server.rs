@@ -23,6 +23,9 @@ pub(crate) struct Scripted {
     shared: Arc<Shared>,
 }
 
+/// The reply to a statement.
+type Answers = dyn Fn(&str) -> Option<Reply> + Send + Sync;
+
 /// What the server is.
 pub(crate) struct Script {
     /// The version that it claims.
@@ -34,7 +37,7 @@ pub(crate) struct Script {
     /// Its TLS, if it has TLS.
     pub(crate) tls: Option<Arc<ServerConfig>>,
     /// The reply to a statement; `None` for the usual one: OK, or a row with the number 1.
-    pub(crate) reply: Box<dyn Fn(&str) -> Option<Reply> + Send + Sync>,
+    pub(crate) reply: Box<Answers>,
     /// What it does to the bytes of the session with this number, which begins at 0.
     pub(crate) mangle: Box<dyn Fn(usize) -> Mangle + Send + Sync>,
 }
@@ -459,12 +462,11 @@ impl Session<'_> {
 
 impl Hello {
     fn read(packet: &[u8]) -> Option<Self> {
-        use wire::capability::{LENGTH_ENCODED_PROOF, WITH_DATABASE};
+        use wire::capability::WITH_DATABASE;
         let capabilities = u32::from_le_bytes(packet.get(..4)?.try_into().ok()?);
         let mut rest = packet.get(32..)?;
         let _user = text(&mut rest)?;
         // A proof is shorter than 251 bytes, so its length is one byte in either form.
-        let _ = LENGTH_ENCODED_PROOF;
         let (length, after) = rest.split_first()?;
         let proof = after.get(..usize::from(*length))?.to_vec();
         rest = after.get(usize::from(*length)..)?;

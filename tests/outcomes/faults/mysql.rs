@@ -34,30 +34,31 @@ fn config(url: &str) -> String {
     )
 }
 
-fn start(server: &Mariadb) -> Served {
-    start_on(server, &server.url())
+fn start(mariadb: &Mariadb) -> Served {
+    start_on(mariadb, &mariadb.url())
 }
 
-fn start_on(server: &Mariadb, url: &str) -> Served {
-    server.sql("main", &(schema() + "; create table gate (id int primary key); insert into gate values (1)"));
+fn start_on(mariadb: &Mariadb, url: &str) -> Served {
+    mariadb
+        .sql("main", &(schema() + "; create table gate (id int primary key); insert into gate values (1)"));
     let mut served = Served::over(Wharf::start(&config(url)));
-    served.warm_up_until(|| server.sessions("true") == WORKERS);
+    served.warm_up_until(|| mariadb.sessions("true") == WORKERS);
     served
 }
 
 /// Ends a test after its fault is over and its clients have left.
-fn settle(served: Served, server: &Mariadb, answers: &[Answered]) {
-    wait_until("the pool does not fill again", || server.sessions("true") == WORKERS);
-    let held = server.hold("main", "begin; select id from gate for update");
-    let meet = || server.sessions("info like '%lock in share mode%' and state <> ''") == WORKERS;
+fn settle(served: Served, mariadb: &Mariadb, answers: &[Answered]) {
+    wait_until("the pool does not fill again", || mariadb.sessions("true") == WORKERS);
+    let held = mariadb.hold("main", "begin; select id from gate for update");
+    let meet = || mariadb.sessions("info like '%lock in share mode%' and state <> ''") == WORKERS;
     let all_meet = || wait_until("a worker or a session is lost: not all requests run at once", meet);
     served.expect_meeting(WORKERS, all_meet, || drop(held));
-    wait_until("a statement goes on", || server.sessions("command <> 'Sleep'") == 0);
+    wait_until("a statement goes on", || mariadb.sessions("command <> 'Sleep'") == 0);
     let open = "select count(*) from information_schema.innodb_trx";
-    wait_until("a transaction stays open", || server.sql("main", open) == "0");
-    assert_eq!(server.sessions("true"), WORKERS, "sessions, which are the pool's");
+    wait_until("a transaction stays open", || mariadb.sql("main", open) == "0");
+    assert_eq!(mariadb.sessions("true"), WORKERS, "sessions, which are the pool's");
     expect_books(answers, |sql| {
-        server.sql("main", sql).lines().map(|line| line.parse().expect("a number")).collect()
+        mariadb.sql("main", sql).lines().map(|line| line.parse().expect("a number")).collect()
     });
     served.expect_nothing_kept();
     served.expect_account();
@@ -75,70 +76,70 @@ fn on_mariadb_a_kill_costs_no_more_than_what_ran() {
 
 fn restarts(end: fn(&Mariadb)) {
     within_bounds(|bounds: &mut Bounds| {
-        let server = Mariadb::start();
-        let served = start(&server);
+        let mariadb = Mariadb::start();
+        let served = start(&mariadb);
         let (mut answers, ()) = during(&served, &ALL, |load| {
             load.wait_for_good(40);
-            end(&server);
+            end(&mariadb);
             load.wait_for_refused(40);
         });
         expect_in_time(bounds, &answers);
         served.expect_refusals_at_once(bounds);
         let (later, back) = during(&served, &ALL, |load| {
             load.wait_for_refused(8);
-            server.start_again();
-            let back = server.answers();
+            mariadb.start_again();
+            let back = mariadb.answers();
             load.go_on_after(back);
             back
         });
         expect_in_time(bounds, &later);
         expect_resumed(bounds, &later, back);
         answers.extend(later);
-        settle(served, &server, &answers);
+        settle(served, &mariadb, &answers);
     });
 }
 
 #[test]
 fn on_mariadb_a_suspended_server_costs_no_request_its_deadline() {
     within_bounds(|bounds| {
-        let server = Mariadb::start();
-        let served = start(&server);
+        let mariadb = Mariadb::start();
+        let served = start(&mariadb);
         let end = |suspended| {
             drop(suspended);
-            server.answers()
+            mariadb.answers()
         };
-        let answers = silence(bounds, &served, || server.suspend(), end);
-        settle(served, &server, &answers);
+        let answers = silence(bounds, &served, || mariadb.suspend(), end);
+        settle(served, &mariadb, &answers);
     });
 }
 
 #[test]
 fn on_mariadb_a_path_that_forwards_nothing_more_is_a_database_that_is_down() {
     within_bounds(|bounds| {
-        let server = Mariadb::start();
-        let forwarder = Forwarder::to(server.port());
-        let served = start_on(&server, &format!("mysql://app:app@127.0.0.1:{}/main", forwarder.port()));
+        let mariadb = Mariadb::start();
+        let forwarder = Forwarder::to(mariadb.port());
+        let served = start_on(&mariadb, &format!("mysql://app:app@127.0.0.1:{}/main", forwarder.port()));
         let end = |()| {
             forwarder.open();
             Instant::now()
         };
         let answers = silence(bounds, &served, || forwarder.close(), end);
-        settle(served, &server, &answers);
+        settle(served, &mariadb, &answers);
     });
 }
 
 #[test]
 fn on_mariadb_a_full_backlog_is_a_database_that_is_down() {
     within_bounds(|bounds| {
-        let server = Mariadb::start();
-        let forwarder = Forwarder::to(server.port());
-        let served = start_on(&server, &format!("mysql://app:app@127.0.0.1:{}/main", forwarder.port()));
+        let mariadb = Mariadb::start();
+        let forwarder = Forwarder::to(mariadb.port());
+        let served = start_on(&mariadb, &format!("mysql://app:app@127.0.0.1:{}/main", forwarder.port()));
         let end = |full| {
             forwarder.drain(full);
             Instant::now()
         };
         let answers = silence(bounds, &served, || forwarder.fill(), end);
-        settle(served, &server, &answers);
+        settle(served, &mariadb, &answers);
     });
 }
 
@@ -173,12 +174,12 @@ fn silence<H>(
 fn on_mariadb_sessions_ended_again_and_again_under_load_lose_nothing() {
     const ROUNDS: usize = 10;
     within_bounds(|bounds| {
-        let server = Mariadb::start();
-        let served = start(&server);
+        let mariadb = Mariadb::start();
+        let served = start(&mariadb);
         let (answers, back) = during(&served, &ALL, |load| {
             for _ in 0..ROUNDS {
                 load.wait_for_good(40);
-                server.end_sessions();
+                mariadb.end_sessions();
             }
             let back = Instant::now();
             load.go_on_after(back);
@@ -188,23 +189,23 @@ fn on_mariadb_sessions_ended_again_and_again_under_load_lose_nothing() {
         expect_resumed(bounds, &answers, back);
         let refused = answers.iter().filter(|answer| !answer.is_good()).count();
         bounds.hold(refused <= ROUNDS * (WORKERS + 8), || format!("{refused} of {} refused", answers.len()));
-        settle(served, &server, &answers);
+        settle(served, &mariadb, &answers);
     });
 }
 
 #[test]
 fn on_mariadb_sessions_ended_while_they_run_answer_503_at_once() {
     within_bounds(|bounds| {
-        let server = Mariadb::start();
-        let served = start(&server);
-        let held = server.hold("main", "begin; select id from gate for update");
+        let mariadb = Mariadb::start();
+        let served = start(&mariadb);
+        let held = mariadb.hold("main", "begin; select id from gate for update");
         let mut askers: Vec<_> = (0..WORKERS).map(|_| served.asker()).collect();
         let sent: Vec<_> = askers.iter_mut().map(|asker| asker.send(Work::Meet)).collect();
         wait_until("the requests do not run", || {
-            server.sessions("info like '%lock in share mode%'") == WORKERS
+            mariadb.sessions("info like '%lock in share mode%'") == WORKERS
         });
         let ended = Instant::now();
-        server.end_sessions();
+        mariadb.end_sessions();
         for (asker, sent) in askers.iter_mut().zip(&sent) {
             let answer = asker.answer(sent);
             assert_eq!(answer.status, 503, "{}", answer.detail);
@@ -215,7 +216,7 @@ fn on_mariadb_sessions_ended_while_they_run_answer_503_at_once() {
         let (answers, ()) = during(&served, &ALL, |load| load.go_on_after(ended));
         expect_in_time(bounds, &answers);
         expect_resumed(bounds, &answers, ended);
-        settle(served, &server, &answers);
+        settle(served, &mariadb, &answers);
     });
 }
 
@@ -223,15 +224,15 @@ fn on_mariadb_sessions_ended_while_they_run_answer_503_at_once() {
 #[test]
 fn on_mariadb_a_read_only_server_serves_reads_and_refuses_writes() {
     within_bounds(|bounds| {
-        let server = Mariadb::start();
-        let served = start(&server);
+        let mariadb = Mariadb::start();
+        let served = start(&mariadb);
         let (answers, (began, ending, ended)) = during(&served, &ALL, |load| {
             load.wait_for_good(40);
-            server.sql("main", "set global read_only = 1");
+            mariadb.sql("main", "set global read_only = 1");
             let began = Instant::now();
             load.wait_for_refused(4 * WORKERS);
             let ending = Instant::now();
-            server.sql("main", "set global read_only = 0");
+            mariadb.sql("main", "set global read_only = 0");
             let ended = Instant::now();
             load.go_on_after(ended);
             (began, ending, ended)
@@ -246,6 +247,6 @@ fn on_mariadb_a_read_only_server_serves_reads_and_refuses_writes() {
                 _ => bounds.hold(answer.is_good(), || format!("{answer:?}: reading is allowed")),
             }
         }
-        settle(served, &server, &answers);
+        settle(served, &mariadb, &answers);
     });
 }
