@@ -561,7 +561,7 @@ pub(super) mod tests {
         let variables = [
             ("WHARF_SERVER_WORKER", "3"),
             ("WHARF_SERVER_WORKERS", "many"),
-            ("WHARF_DATABASE", "mysql://secret"),
+            ("WHARF_DATABASE", "oracle://secret"),
             ("WHARF_LISTEN", "127.0.0.1:1"),
             ("WHARF_SERVER_LISTEN", "127.0.0.1:2"),
         ];

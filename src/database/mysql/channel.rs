@@ -43,7 +43,15 @@ impl Channel {
     /// Goes on with the handshake. Returns whether it is done.
     pub(super) fn shake_hands(&mut self) -> io::Result<bool> {
         let is_sent = self.flush()?;
-        self.receive()?;
+        // Nothing but the handshake may come now, because the server waits for the client's next packet.
+        let mut early = Vec::new();
+        self.receive(&mut early)?;
+        if !early.is_empty() {
+            return Err(io::Error::new(
+                ErrorKind::InvalidData,
+                "the server sent something before it was asked",
+            ));
+        }
         let is_shaking = self.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
         Ok(self.flush()? && is_sent && !is_shaking)
     }
@@ -58,7 +66,14 @@ impl Channel {
 
     /// Sends as much as there is room for, and returns how much that was. If some is left, the next wait is for room.
     pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else { return self.socket.send(bytes) };
+        if self.tls.is_none() {
+            return self.socket.send(bytes);
+        }
+        // A full buffer takes nothing, also where the socket has room again.
+        if !self.flush()? {
+            return Ok(0);
+        }
+        let Some(tls) = &mut self.tls else { return Ok(0) };
         let taken = tls.writer().write(bytes)?;
         self.flush()?;
         Ok(taken)
@@ -83,32 +98,36 @@ impl Channel {
             return self.socket.take(into);
         }
         // Plain text that came before the end of the connection is still valid.
-        let received = self.receive();
         let before = into.len();
-        let Some(tls) = &mut self.tls else { return Ok(false) };
-        match tls.reader().read_to_end(into) {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
-            Ok(_) if into.len() == before => return Err(ErrorKind::UnexpectedEof.into()),
-            _ => {}
-        }
+        let received = self.receive(into);
         if into.len() > before { Ok(true) } else { received.map(|()| false) }
     }
 
-    /// Decrypts the bytes that have come.
-    fn receive(&mut self) -> io::Result<()> {
+    /// Decrypts the bytes that have come, and appends the plain text.
+    fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
         let taken = self.socket.take(&mut self.encrypted);
         let mut rest = &self.encrypted[..];
-        while !rest.is_empty() {
-            if tls.read_tls(&mut rest)? == 0 {
-                break;
-            }
-            tls.process_new_packets().map_err(io::Error::other)?;
+        let mut decrypted = Ok(());
+        while !rest.is_empty() && decrypted.is_ok() {
+            decrypted = decrypt(tls, &mut rest, into);
         }
         let used = self.encrypted.len() - rest.len();
         self.encrypted.drain(..used);
-        taken.map(drop)
+        decrypted.and(taken.map(drop))
     }
+}
+
+/// Decrypts some bytes. The session of TLS takes no more before its plain text was read.
+fn decrypt(tls: &mut ClientConnection, encrypted: &mut &[u8], into: &mut Vec<u8>) -> io::Result<()> {
+    tls.read_tls(encrypted)?;
+    let state = tls.process_new_packets().map_err(io::Error::other)?;
+    if state.plaintext_bytes_to_read() > 0 {
+        let start = into.len();
+        into.resize(start + state.plaintext_bytes_to_read(), 0);
+        tls.reader().read_exact(&mut into[start..])?;
+    }
+    if state.peer_has_closed() { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
 /// The socket for rustls. A socket without room is an error.

@@ -246,6 +246,11 @@ impl Server {
         })
     }
 
+    /// The database of the session.
+    pub(super) fn database(&self) -> Option<&str> {
+        self.login.database.as_deref()
+    }
+
     /// Opens another connection, from which a session can be ended.
     pub(super) fn killer(&self, deadline: Deadline) -> Result<Killer, Failure> {
         // The session may have no database that the user may still enter.
@@ -282,7 +287,7 @@ impl Killer {
             out.extend_from_slice(sql.as_bytes());
             Ok::<_, std::convert::Infallible>(())
         });
-        let Ok(()) = put;
+        let Ok(_) = put;
         self.0.send(&out, deadline.instant())?;
         self.0.expect(1);
         // An error says that the session or its statement has just ended, which is well.

@@ -156,19 +156,20 @@ fn invalid(reason: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, reason)
 }
 
-/// Appends a packet whose content `put` appends. Its first frame has this number. If `put` fails, nothing is appended.
+/// Appends a packet whose content `put` appends. Its first frame has this number. Returns the number of the next frame, which is the
+/// first one of the answer. If `put` fails, nothing is appended.
 pub(super) fn put_packet<E>(
     out: &mut Vec<u8>,
     mut number: u8,
     put: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-) -> Result<(), E> {
+) -> Result<u8, E> {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_BYTES]);
     put(out).inspect_err(|_| out.truncate(start))?;
     let mut length = out.len() - start - HEADER_BYTES;
     if length < CONTENT_MAX {
         write_header(&mut out[start..], length, number);
-        return Ok(());
+        return Ok(number.wrapping_add(1));
     }
     let whole = out.split_off(start);
     let mut rest = &whole[HEADER_BYTES..];
@@ -178,10 +179,10 @@ pub(super) fn put_packet<E>(
         out.extend_from_slice(&[0; HEADER_BYTES]);
         write_header(&mut out[at..], content.len(), number);
         out.extend_from_slice(content);
-        if content.len() < CONTENT_MAX {
-            return Ok(());
-        }
         number = number.wrapping_add(1);
+        if content.len() < CONTENT_MAX {
+            return Ok(number);
+        }
         length = after.len();
         rest = after;
     }
@@ -255,8 +256,9 @@ mod tests {
         other.write_all(&framed(b"x", 3)).unwrap();
         let error = frames.packet(Instant::now() + Duration::from_secs(10)).unwrap_err();
         assert!(matches!(error, Stop::Io(error) if error.kind() == ErrorKind::InvalidData));
+        let (mut frames, other) = pair();
         drop(other);
-        let error = frames.take().and_then(|_| frames.take()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+        let error = frames.packet(Instant::now() + Duration::from_secs(10)).unwrap_err();
+        assert!(matches!(error, Stop::Io(error) if error.kind() == ErrorKind::UnexpectedEof));
     }
 }

@@ -343,5 +343,5 @@ fn put(out: &mut Vec<u8>, number: u8, write: impl FnOnce(&mut Vec<u8>)) {
         write(out);
         Ok::<_, std::convert::Infallible>(())
     });
-    let Ok(()) = written;
+    let Ok(_) = written;
 }

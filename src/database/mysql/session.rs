@@ -154,6 +154,13 @@ impl Session {
         self.wire.conclude(wait, done, false).inspect_err(|_| self.wire.close()).is_ok()
     }
 
+    /// The most statements that this session keeps: all sessions together must not have more than the server allows.
+    fn statements_max(&self) -> usize {
+        let configured = self.settings.max_prepared_statements();
+        let share = self.wire.prepared_max.map(|all| all / self.settings.maximum_pool_size().max(1));
+        share.map_or(configured, |share| configured.min(share)).max(1)
+    }
+
     /// Undoes what a borrow may have left, without waiting: the next borrow reads the answers.
     fn clean(&mut self) {
         match mem::take(&mut self.leaves) {
@@ -161,7 +168,7 @@ impl Session {
             Leaves::Locks => self.releases_locks = true,
             Leaves::Anything => {
                 if let Err(error) = self.begin_reset() {
-                    log::warn!("{error}, while resetting a session; the session is closed");
+                    log::debug!("a session is closed instead of being reset: {error}");
                     self.wire.close();
                 }
             }
@@ -193,7 +200,7 @@ impl driver::Session for Session {
         self.metrics.clone_from(borrower.metrics);
         let statement = self.settings.statement_timeout();
         self.limit = Limit { client: borrower.client.clone(), deadline: borrower.deadline, statement };
-        self.statements.max = self.settings.max_prepared_statements();
+        self.statements.max = self.statements_max();
         self.is_fresh = true;
         self.has_foreign_id = true;
     }

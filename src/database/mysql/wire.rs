@@ -4,6 +4,7 @@
 //! past its time is ended by `KILL QUERY` over another connection, again and again until its answer has come. The session is closed
 //! afterwards, so that no late kill can hit another request. Runs on the thread that makes a call.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::ops::Range;
@@ -30,6 +31,7 @@ const COLUMNS_MAX: u64 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Quit = 1,
+    InitDatabase = 2,
     Query = 3,
     Ping = 14,
     Prepare = 22,
@@ -152,16 +154,18 @@ pub(super) struct Wire {
     pub(super) facts: Facts,
     /// The longest packet that the server takes.
     pub(super) packet_max: usize,
+    /// The most statements that all sessions of the server may keep prepared. `None`: not known.
+    pub(super) prepared_max: Option<usize>,
     server: Server,
     /// Ends a wait for the server.
     interruption: Waker,
     /// The connection may be out of order. It must be closed, not used.
     broken: bool,
-    /// The commands in the making, and the number of their answers.
+    /// The commands in the making, and the first frame's number of each answer to them.
     batch: Vec<u8>,
-    new_answers: usize,
-    /// The answers that the server still has to send.
-    owed: usize,
+    new_answers: Vec<u8>,
+    /// The answers that the server still has to send, each with its first frame's number.
+    owed: VecDeque<u8>,
     /// The rows of an answer were read in part.
     is_in_rows: bool,
     /// The columns of the result that is being read.
@@ -182,11 +186,12 @@ impl Wire {
             frames,
             facts,
             packet_max: PACKET_MAX,
+            prepared_max: None,
             server,
             broken: false,
             batch: Vec::new(),
-            new_answers: 0,
-            owed: 0,
+            new_answers: Vec::new(),
+            owed: VecDeque::new(),
             is_in_rows: false,
             definitions: Definitions::default(),
             is_in_transaction: false,
@@ -224,6 +229,11 @@ impl Wire {
         !self.frames.has_unread() && self.frames.channel.socket().is_silent()
     }
 
+    /// The database in which the session was opened.
+    pub(super) fn database(&self) -> Option<&str> {
+        self.server.database()
+    }
+
     /// Gives back the memory of a large packet.
     pub(super) fn shrink(&mut self) {
         self.frames.shrink();
@@ -233,7 +243,7 @@ impl Wire {
     /// Begins a batch. Collected commands that were not sent are dropped.
     pub(super) fn begin_batch(&mut self) {
         frames::shrink(&mut self.batch);
-        self.new_answers = 0;
+        self.new_answers.clear();
     }
 
     /// Adds a command, whose content `put` appends. If `put` fails, or the command is longer than the server takes, it is not added.
@@ -243,14 +253,14 @@ impl Wire {
         put: impl FnOnce(&mut Vec<u8>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let max = self.packet_max;
-        put_packet(&mut self.batch, 0, |out| {
+        let answer = put_packet(&mut self.batch, 0, |out| {
             let start = out.len();
             out.push(command as u8);
             put(out)?;
             if out.len() - start > max { Err(too_long(out.len() - start, max)) } else { Ok(()) }
         })?;
         if !matches!(command, Command::Close | Command::Quit) {
-            self.new_answers += 1;
+            self.new_answers.push(answer);
         }
         Ok(())
     }
@@ -285,7 +295,7 @@ impl Wire {
         self.batch.clear();
         // Half a batch is of no use.
         self.broken |= sent.is_err();
-        self.owed += mem::take(&mut self.new_answers);
+        self.owed.extend(self.new_answers.drain(..));
         sent
     }
 
@@ -315,7 +325,7 @@ impl Wire {
         let sent = self.frames.channel.send(&self.batch).is_ok_and(|sent| sent == self.batch.len());
         self.broken |= !sent || !self.frames.channel.flush().unwrap_or(false);
         self.batch.clear();
-        self.owed += mem::take(&mut self.new_answers);
+        self.owed.extend(self.new_answers.drain(..));
     }
 
     /// The answer to a preparation of `sql`.
@@ -339,7 +349,7 @@ impl Wire {
         if column_count > 0 {
             self.end_definitions(wait)?;
         }
-        self.owed -= 1;
+        self.owed.pop_front();
         Ok(PreparedAnswer { id, parameter_count: parameter_count.into(), definitions })
     }
 
@@ -388,7 +398,7 @@ impl Wire {
             }
             packet = self.packet(wait)?;
         }
-        self.owed -= 1;
+        self.owed.pop_front();
         self.is_in_transaction = total.is_in_transaction();
         Ok(total)
     }
@@ -457,17 +467,15 @@ impl Wire {
 
     /// The first packet of the next answer.
     fn begin_answer(&mut self, wait: &mut Wait<'_>) -> Result<Range<usize>, Failure> {
-        if self.owed == 0 {
-            return Err(Malformed.into());
-        }
-        self.frames.expect(1);
+        let number = self.owed.front().ok_or(Malformed)?;
+        self.frames.expect(*number);
         self.packet(wait)
     }
 
     fn refused(&mut self, packet: &Range<usize>, sql: &str) -> Failure {
         let refused = ServerError::read(self.frames.body(packet), sql);
         self.broken |= refused.ends_session;
-        self.owed -= 1;
+        self.owed.pop_front();
         Failure::Known(refused.error)
     }
 
@@ -622,7 +630,7 @@ impl Wire {
                     };
                     if let Some(is_whole) = ended {
                         self.is_in_rows = false;
-                        self.owed -= 1;
+                        self.owed.pop_front();
                         self.broken |= !is_whole;
                     }
                 }
@@ -637,7 +645,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if self.is_broken() || self.owed > 0 {
+        if self.is_broken() || !self.owed.is_empty() {
             return;
         }
         self.begin_batch();

@@ -33,8 +33,8 @@ const TRACKING: &str = "set session_track_state_change = 1";
 /// The session only reads by default.
 pub(super) const READS: &str = "set session transaction read only";
 
-/// Asks for the session's number, its longest packet and its modes.
-const FACTS: &str = "select connection_id(), @@max_allowed_packet, @@sql_mode";
+/// Asks for the session's number, its longest packet, its modes, and the most prepared statements of all sessions.
+const FACTS: &str = "select connection_id(), @@max_allowed_packet, @@sql_mode, @@max_prepared_stmt_count";
 
 /// Whether a node of a Galera cluster belongs to the part that has the data. Other servers have no provider of a cluster.
 const READINESS: &str = "show status where variable_name in ('wsrep_provider_name', 'wsrep_ready')";
@@ -109,7 +109,7 @@ impl Session {
 
     fn take_facts(&mut self, facts: &[Vec<Option<String>>]) -> Result<(), Error> {
         let [row] = facts else { return Err(Error::Lost("it did not tell its number".to_owned())) };
-        let [Some(thread), Some(packet_max), Some(modes)] = &**row else {
+        let [Some(thread), Some(packet_max), Some(modes), Some(prepared_max)] = &**row else {
             return Err(Error::Lost("it did not tell its number".to_owned()));
         };
         if let Ok(thread) = thread.parse() {
@@ -118,6 +118,7 @@ impl Session {
         if let Ok(packet_max) = packet_max.parse() {
             self.wire.packet_max = packet_max;
         }
+        self.wire.prepared_max = prepared_max.parse().ok();
         let wrong = ["ANSI_QUOTES", "NO_BACKSLASH_ESCAPES"];
         match wrong.iter().find(|mode| modes.split(',').any(|set| set == **mode)) {
             Some(mode) => {
@@ -156,6 +157,15 @@ impl Session {
         self.statements.clear();
         self.wire.begin_batch();
         self.wire.add(Command::Reset, |_| Ok(()))?;
+        self.asked.push_back(Asked::Setting);
+        // The reset leaves the session in the database that a statement has chosen.
+        let Some(database) = self.wire.database().map(str::to_owned) else {
+            return Err(Error::Lost("it has no database to go back to".to_owned()));
+        };
+        self.wire.add(Command::InitDatabase, |out| {
+            out.extend_from_slice(database.as_bytes());
+            Ok(())
+        })?;
         self.asked.push_back(Asked::Setting);
         self.add_settings()?;
         self.wire.send_at_once();

@@ -14,13 +14,16 @@ use crate::database::mysql::statements::Prepared;
 use crate::database::mysql::wire::{Command, Definitions, Failure, RowTaker, Wait};
 use crate::database::outcome::{Commits, begin_commit, end_commit};
 use crate::database::statement::first_word;
-use crate::database::{Access, Error, RowWriter, note_cancelled};
+use crate::database::{Access, Category, Error, RowWriter, note_cancelled};
 
 /// `ER_UNKNOWN_STMT_HANDLER` and `ER_NEED_REPREPARE`: the server has forgotten the prepared statement. It has run nothing of it.
 const FORGOTTEN: [&str; 2] = ["1243", "1615"];
 
 /// `ER_MAX_PREPARED_STMT_COUNT_REACHED`: all sessions together have prepared as many statements as the server allows.
 const TOO_MANY: &str = "1461";
+
+/// `ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION`.
+const READ_ONLY: &str = "1792";
 
 /// The most attempts at a statement that the server forgets.
 const ATTEMPTS_MAX: u32 = 3;
@@ -92,8 +95,21 @@ impl Session {
             }
             attempt += 1;
         };
-        if let Err(error) = &done {
+        let mut done = done;
+        if let Err(error) = &mut done {
             note_cancelled(error, &self.metrics);
+            let writes = match self.transaction {
+                Transaction::Open(access) => access == Access::ReadWrite,
+                _ => access == Access::ReadWrite,
+            };
+            if let Error::Refused(refusal) = error
+                && refusal.code == READ_ONLY
+                && writes
+            {
+                // The server began to refuse writes behind the command that allows this one.
+                refusal.category = Category::ReadOnly;
+                self.wire.close();
+            }
             if matches!(self.transaction, Transaction::Open(_)) {
                 self.transaction = Transaction::Failed;
             }
@@ -195,11 +211,10 @@ impl Session {
         attempt.send(self, wait)?;
         attempt.read_before(self, wait)?;
         if is_direct && let Err(failure) = self.read_preparation(sql, values.len(), attempt, wait) {
-            // The server refuses the run as well.
-            return match self.wire.result(sql, wait, &mut NoRows) {
-                Err(Failure::Known(_)) => Err(failure),
-                Err(lost) => Err(lost),
-                Ok(_) => Err(Failure::Lost(Error::Lost("it ran a statement that it had refused".to_owned()))),
+            // The run was sent as well. It only read, or it is a part of a transaction that is rolled back.
+            return match (failure, self.wire.result(sql, wait, &mut NoRows)) {
+                (Failure::Known(error), Ok(_) | Err(Failure::Known(_))) => Err(error.into()),
+                (Failure::Known(_), Err(lost)) | (lost, _) => Err(lost),
             };
         }
         wait.begin_next();
@@ -232,13 +247,15 @@ impl Session {
         attempt: &mut Attempt,
         wait: &mut Wait<'_>,
     ) -> Result<(), Failure> {
-        let answer = self.wire.prepared(sql, wait)?;
+        let answer = match (self.wire.prepared(sql, wait), attempt.refusal.take()) {
+            // The refusal of the command before it is the cause.
+            (Ok(_) | Err(Failure::Known(_)), Some(refusal)) => return Err(refusal.into()),
+            (answer, _) => answer?,
+        };
         let prepared = Prepared::new(sql, answer, self.wire.has_extended_types())?;
         let checked = prepared.check(bound, attempt.runs);
         self.statements.add(sql, prepared);
-        checked?;
-        // The statement was not run, and must not be.
-        attempt.refusal.take().map_or(Ok(()), |refusal| Err(refusal.into()))
+        checked.map(drop).map_err(Failure::from)
     }
 
     /// Adds the commands that must precede the statement.
