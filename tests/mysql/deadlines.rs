@@ -64,7 +64,6 @@ fn a_statement_past_its_deadline_is_504_and_ends() {
             expect_gone(&database, asked + Duration::from_millis(300));
             assert_ne!(get(&server, "/id"), before, "{name}: a late kill might hit what runs next");
         }
-        assert_eq!(server.metrics().cancelled_statements(), 2);
         assert_nothing_is_left(server);
     }
 }

@@ -347,10 +347,7 @@ impl Session<'_> {
         let usual = || {
             let begin = sql.trim_start().to_ascii_lowercase();
             if begin.starts_with("select connection_id()") {
-                let number = |number: i64| wire::Value::Text(number.to_string().into_bytes());
-                let mode = wire::Value::Text(b"STRICT_TRANS_TABLES".to_vec());
-                let columns = ["connection_id()", "@@max_allowed_packet", "@@sql_mode"].map(Column::text);
-                Reply::Rows(columns.to_vec(), vec![vec![number(self.id.into()), number(64 << 20), mode]])
+                self.facts(&begin)
             } else if begin.starts_with("show status") {
                 Reply::Rows(["Variable_name", "Value"].map(Column::text).to_vec(), Vec::new())
             } else if begin.starts_with("select") || begin.starts_with("show") {
@@ -360,6 +357,21 @@ impl Session<'_> {
             }
         };
         (self.script.reply)(sql).unwrap_or_else(usual)
+    }
+
+    /// The facts that a new session asks for, all of them texts.
+    fn facts(&self, sql: &str) -> Reply {
+        let id = self.id.to_string();
+        let names = sql.trim_start_matches("select").split(',').map(str::trim);
+        let value = |name| match name {
+            "connection_id()" => &*id,
+            "@@max_allowed_packet" => "67108864",
+            "@@max_prepared_stmt_count" => "16382",
+            "@@sql_mode" => "STRICT_TRANS_TABLES",
+            _ => "",
+        };
+        let row: Vec<_> = names.map(|name| wire::Value::Text(value(name).as_bytes().to_vec())).collect();
+        Reply::Rows(vec![Column::text("fact"); row.len()], vec![row])
     }
 
     /// Several statements may be sent in one text.
