@@ -681,6 +681,24 @@ mod tests {
     }
 
     #[test]
+    fn each_number_of_mysql_has_its_documented_status() {
+        let documented = documented("MySQL's number");
+        for (code, status) in &documented {
+            let code = code.parse().expect("a number");
+            assert_eq!(Category::of_mysql(code).status(), *status, "{code}");
+        }
+        let has = |code: &u16| documented.iter().any(|(row, _)| *row == code.to_string());
+        let missing: Vec<_> = MYSQL_CODES.iter().filter(|(code, _)| !has(code)).collect();
+        assert!(missing.is_empty(), "docs/errors.md has no row for {missing:?}");
+        let read_only =
+            "The MariaDB server is running with the --read-only option so it cannot execute this statement";
+        assert_eq!(Category::of_mysql_error(1290, "HY000", read_only), Category::ReadOnly);
+        assert_eq!(Category::of_mysql_error(1290, "HY000", "--secure-file-priv"), Category::Other);
+        assert_eq!(Category::of_mysql_error(1644, "PT404", ""), Category::Raised(StatusCode::NOT_FOUND));
+        assert_eq!(Category::of_mysql_error(1644, "45000", "").status(), 400);
+    }
+
+    #[test]
     fn a_function_may_ask_only_for_the_status_of_an_error() {
         for (code, status) in [("PT400", 400), ("PT402", 402), ("PT418", 418), ("PT503", 503), ("PT599", 599)]
         {

@@ -9,6 +9,8 @@ pub(super) enum Leaves {
     /// Nothing that the server does not tell of.
     #[default]
     Nothing,
+    /// A lock by `get_lock`, which a trigger of its table may take.
+    TriggersLocks,
     /// A lock by `get_lock`, which one of its functions may take.
     Locks,
     /// Anything.
@@ -45,6 +47,9 @@ const DIRTY: [&str; 11] = [
     "is_used_lock",
     "release_lock",
 ];
+
+/// The commands that run triggers.
+const WRITES: [&str; 4] = ["delete", "insert", "replace", "update"];
 
 /// Words that may stand before a parenthesis without being a function that an author has written: keywords, and functions of the
 /// server.
@@ -94,6 +99,9 @@ impl Effects {
                     }
                     effects.reads_id |= word == "last_insert_id";
                     effects.reads_count |= matches!(&*word, "found_rows" | "row_count");
+                    if WRITES.contains(&&*word) {
+                        effects.leaves = effects.leaves.max(Leaves::TriggersLocks);
+                    }
                     let is_function = is_called && !BEFORE_NAME.contains(&&*before);
                     if is_function && !HARMLESS.contains(&format!(" {word} ")) {
                         effects.leaves = effects.leaves.max(Leaves::Locks);
@@ -188,8 +196,8 @@ mod tests {
     fn a_statement_leaves_something_only_if_its_text_may() {
         for (sql, leaves) in [
             ("select a, '@b', `get_lock` from t where x in (1) and count(*) > 1", Leaves::Nothing),
-            ("insert into t (a) values (?)", Leaves::Nothing),
-            ("insert into `t`(a) values (now())", Leaves::Nothing),
+            ("insert into t (a) values (?)", Leaves::TriggersLocks),
+            ("insert into `t`(a) values (now())", Leaves::TriggersLocks),
             ("with recursive x (n) as (select 1) select n from x -- @y", Leaves::Nothing),
             ("select my_function(1)", Leaves::Locks),
             ("select 'it''s \\' @a', get_lock('a', 1)", Leaves::Anything),

@@ -5,6 +5,7 @@
 //!
 //! - [`run`] sends a statement and reads its answer.
 //! - [`transaction`] begins and ends transactions.
+//! - [`rows`] takes rows, and [`state`] says what the session may do.
 //! - [`opening`] gives a session its settings, when it is opened and when it is reset.
 //!
 //! Outside a transaction that writes, a session only reads: that is its own default, so whatever fails, no statement of a GET can
@@ -12,7 +13,9 @@
 //! statement that commits halfway needs a session that writes.
 
 mod opening;
+mod rows;
 mod run;
+mod state;
 mod transaction;
 
 use std::collections::VecDeque;
@@ -22,8 +25,8 @@ use std::time::Duration;
 
 use self::opening::Asked;
 pub(super) use self::opening::open;
-use self::run::{NoRows, Sink, Writable};
-use self::transaction::Transaction;
+use self::rows::{NoRows, Sink};
+use self::state::{Transaction, Writable};
 use super::effects::Leaves;
 use super::row::Row;
 use super::statements::{Statements, other_count};
@@ -165,13 +168,18 @@ impl Session {
     fn clean(&mut self) {
         match mem::take(&mut self.leaves) {
             Leaves::Nothing => {}
-            Leaves::Locks => self.releases_locks = true,
-            Leaves::Anything => {
-                if let Err(error) = self.begin_reset() {
-                    log::debug!("a session is closed instead of being reset: {error}");
-                    self.wire.close();
-                }
-            }
+            Leaves::TriggersLocks => self.releases_locks = true,
+            Leaves::Locks => self.send_or_close(Self::begin_release),
+            Leaves::Anything => self.send_or_close(Self::begin_reset),
+        }
+    }
+}
+
+impl Session {
+    fn send_or_close(&mut self, send: impl FnOnce(&mut Self) -> Result<(), Error>) {
+        if let Err(error) = send(self) {
+            log::debug!("a session is closed instead of being cleaned: {error}");
+            self.wire.close();
         }
     }
 }

@@ -6,14 +6,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::run::{NoRows, Texts, Writable};
-use super::{Session, Transaction};
+use super::Session;
+use super::rows::{NoRows, Texts};
+use super::state::{READS, RELEASE, Transaction, Writable};
 use crate::base::deadline::Deadline;
 use crate::database::Error;
 use crate::database::limit::Limit;
 use crate::database::mysql::connect::Opened;
 use crate::database::mysql::effects::Leaves;
 use crate::database::mysql::login::Failure as Unopened;
+use crate::database::mysql::packet::capability;
 use crate::database::mysql::statements::Statements;
 use crate::database::mysql::wire::{Command, Failure, Wait, Wire};
 use crate::database::settings::{LEAVES_TRANSACTION, Settings};
@@ -30,9 +32,6 @@ const SETTINGS: &str = "set names utf8mb4, autocommit = 1, time_zone = '+00:00',
 /// Makes the server tell of changes of the session. MySQL before 5.7 and MariaDB before 10.2 do not have it.
 const TRACKING: &str = "set session_track_state_change = 1";
 
-/// The session only reads by default.
-pub(super) const READS: &str = "set session transaction read only";
-
 /// Asks for the session's number, its longest packet, its modes, and the most prepared statements of all sessions.
 const FACTS: &str = "select connection_id(), @@max_allowed_packet, @@sql_mode, @@max_prepared_stmt_count";
 
@@ -48,6 +47,7 @@ pub(in crate::database::mysql) fn open(
     settings: &Arc<Settings>,
     deadline: Deadline,
 ) -> Result<Session, Unopened> {
+    let is_tracking = opened.facts.has(capability::SESSION_TRACK);
     let mut session = Session {
         wire: Wire::new(opened),
         settings: Arc::clone(settings),
@@ -61,7 +61,7 @@ pub(in crate::database::mysql) fn open(
         asked: VecDeque::new(),
         is_fresh: true,
         has_foreign_id: true,
-        is_tracking: true,
+        is_tracking,
         is_writable: Writable::No,
     };
     let limit = session.limit.clone();
@@ -171,6 +171,15 @@ impl Session {
         self.wire.send_at_once();
         self.releases_locks = false;
         self.is_writable = Writable::No;
+        Ok(())
+    }
+
+    /// Sends a release of all locks.
+    pub(super) fn begin_release(&mut self) -> Result<(), Error> {
+        self.wire.begin_batch();
+        self.wire.add_query(RELEASE)?;
+        self.asked.push_back(Asked::Setting);
+        self.wire.send_at_once();
         Ok(())
     }
 

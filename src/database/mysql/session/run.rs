@@ -1,20 +1,19 @@
 //! Runs one statement of a session: the commands before it, its preparation and its run.
 //!
-//! Owns [`Attempt`], the takers of rows, and the rules for another attempt. Runs on the worker that borrowed the session.
+//! Owns [`Attempt`] and the rules for another one. Runs on the worker that borrowed the session.
 
 use super::Session;
-use super::opening::READS;
-use super::transaction::Transaction;
+use super::rows::{NoRows, Rows, Sink};
+use super::state::{READ_ONCE, READS, RELEASE, Transaction, WRITE_ALWAYS, WRITE_ONCE, Writable};
 use crate::base::value::Value;
 use crate::database::mysql::bind::{LAST_PREPARED, put_execution};
 use crate::database::mysql::effects::{Effects, Leaves};
-use crate::database::mysql::packet::{Malformed, Reader};
-use crate::database::mysql::row::Row;
+use crate::database::mysql::packet::Malformed;
 use crate::database::mysql::statements::Prepared;
-use crate::database::mysql::wire::{Command, Definitions, Failure, RowTaker, Wait};
+use crate::database::mysql::wire::{Command, Failure, Wait};
 use crate::database::outcome::{Commits, begin_commit, end_commit};
 use crate::database::statement::first_word;
-use crate::database::{Access, Category, Error, RowWriter, note_cancelled};
+use crate::database::{Access, Category, Error, note_cancelled};
 
 /// `ER_UNKNOWN_STMT_HANDLER` and `ER_NEED_REPREPARE`: the server has forgotten the prepared statement. It has run nothing of it.
 const FORGOTTEN: [&str; 2] = ["1243", "1615"];
@@ -27,19 +26,6 @@ const READ_ONLY: &str = "1792";
 
 /// The most attempts at a statement that the server forgets.
 const ATTEMPTS_MAX: u32 = 3;
-
-/// Lets the next statement write, if no transaction is open. It holds for one statement.
-const WRITE_ONCE: &str = "set transaction read write";
-
-/// Takes [`WRITE_ONCE`] back, if its statement has not used it.
-const READ_ONCE: &str = "set transaction read only";
-
-/// Lets all statements outside of transactions write, for a statement that commits halfway, as a change of the schema does before it
-/// begins. What holds for one statement would not hold behind that commit.
-const WRITE_ALWAYS: &str = "set session transaction read write";
-
-/// Releases the locks that an earlier borrower may have left.
-const RELEASE: &str = "do release_all_locks()";
 
 /// Forgets what an earlier borrower's statement has left for `last_insert_id()`, `row_count()` and `found_rows()`.
 const FORGET: &str = "do last_insert_id(0)";
@@ -147,6 +133,9 @@ impl Session {
             let mut leaves = attempt.effects.leaves;
             if attempt.changed_session || leaves == Leaves::Locks && !self.can_release_locks() {
                 leaves = Leaves::Anything;
+            } else if leaves == Leaves::TriggersLocks && !self.can_release_locks() {
+                // An old server tells too little to find each trigger's traces, and a reset behind each write costs too much.
+                leaves = Leaves::Nothing;
             }
             self.leaves = self.leaves.max(leaves);
             self.is_fresh = false;
@@ -354,113 +343,6 @@ impl Attempt {
                 Err(lost) => return Err(lost),
             }
         }
-        Ok(())
-    }
-}
-
-/// Whether the session's statements outside of transactions may write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Writable {
-    #[default]
-    No,
-    /// The next one, if the last one has not used [`WRITE_ONCE`].
-    Once,
-    Always,
-}
-
-/// Where the rows of a statement go.
-pub(super) enum Sink<'a, 'r> {
-    /// Sink the response.
-    Response(&'a mut RowWriter<'r>),
-    /// To a handler in Rust.
-    Handler(&'a mut Vec<Row>),
-}
-
-impl Sink<'_, '_> {
-    /// Forgets the rows, because the statement runs from its start again.
-    fn restart(&mut self) {
-        match self {
-            Self::Response(rows) => rows.restart(),
-            Self::Handler(rows) => rows.clear(),
-        }
-    }
-
-    fn count(&self) -> u64 {
-        match self {
-            Self::Response(rows) => rows.rows(),
-            Self::Handler(rows) => rows.len() as u64,
-        }
-    }
-}
-
-/// Takes rows.
-struct Rows<'a, 'i, 'r> {
-    prepared: &'a mut Prepared,
-    sink: &'a mut Sink<'i, 'r>,
-    has_extended: bool,
-    has_columns: bool,
-}
-
-impl RowTaker for Rows<'_, '_, '_> {
-    fn columns(&mut self, definitions: Option<&Definitions>) -> Result<(), Error> {
-        self.has_columns = true;
-        if let Some(definitions) = definitions {
-            let described = self.prepared.describe(definitions, self.has_extended);
-            described
-                .map_err(|Malformed| Error::Lost("it described its columns in another way".to_owned()))?;
-        }
-        self.prepared.plan.refusals().next().map_or(Ok(()), Err)
-    }
-
-    fn row(&mut self, row: &[u8]) -> Result<(), Error> {
-        match self.sink {
-            Sink::Response(rows) => self.prepared.plan.write(row, rows),
-            Sink::Handler(rows) => {
-                rows.push(self.prepared.plan.read(row)?);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Ignores rows.
-pub(super) struct NoRows;
-
-impl RowTaker for NoRows {
-    fn columns(&mut self, _: Option<&Definitions>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn row(&mut self, _: &[u8]) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-/// Keeps the rows of a statement that was sent as text.
-#[derive(Default)]
-pub(super) struct Texts(pub(super) Vec<Vec<Option<String>>>);
-
-impl RowTaker for Texts {
-    fn columns(&mut self, _: Option<&Definitions>) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn row(&mut self, row: &[u8]) -> Result<(), Error> {
-        /// The first byte of a value that is null.
-        const NULL: u8 = 0xfb;
-        let (mut reader, mut values) = (Reader(row), Vec::new());
-        while let Some(first) = reader.0.first() {
-            if *first == NULL {
-                reader.0 = &reader.0[1..];
-                values.push(None);
-                continue;
-            }
-            let value = reader.counted();
-            let value =
-                value.map_err(|Malformed| Error::Lost("it sent a row that is cut short".to_owned()))?;
-            values.push(Some(String::from_utf8_lossy(value).into_owned()));
-        }
-        self.0.push(values);
         Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! The transactions of a session.
 //!
-//! Owns [`Transaction`], COMMIT and ROLLBACK. Runs on the worker that borrowed the session.
+//! Owns COMMIT and ROLLBACK. Runs on the worker that borrowed the session.
 
 use std::time::Duration;
 
 use super::Session;
-use super::run::NoRows;
+use super::rows::NoRows;
+use super::state::Transaction;
 use crate::base::deadline::Deadline;
 use crate::database::limit::Limit;
 use crate::database::outcome::{Commits, begin_commit, end_commit};
@@ -15,16 +16,6 @@ use crate::telemetry::activity::WorkerState;
 
 /// The time for a rollback, whatever the request's deadline. A rollback that takes longer shows that the session is not worth keeping.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Transaction {
-    None,
-    /// Begun here, but not yet on the server: its beginning goes with the first statement and costs no round trip.
-    Pending(Access),
-    Open(Access),
-    /// A statement failed in it. The server would commit what came before the failure.
-    Failed,
-}
 
 impl Session {
     pub(super) fn begin_transaction(&mut self, access: Access) -> Result<(), Error> {
