@@ -79,6 +79,16 @@ impl Mariadb {
         MariaDatabase { name, server }
     }
 
+    /// A new database in the shared server with all that `model` holds.
+    pub(crate) fn database_like(model: &MariaDatabase) -> MariaDatabase {
+        let database = Self::database();
+        let socket = model.server.directory.join("socket");
+        let copy = "mariadb-dump --no-defaults --socket=\"$0\" --user=root \"$1\" | mariadb --no-defaults --socket=\"$0\" --user=root \"$2\"";
+        let status = Command::new("sh").args(["-c", copy]).arg(socket).args([&model.name, &database.name]).status();
+        assert!(status.expect("sh runs").success(), "{copy}");
+        database
+    }
+
     /// A server of the caller's own, for tests that stop, break or reconfigure it. It ends when dropped.
     pub(crate) fn start() -> Self {
         Self::start_with("true", "")
