@@ -80,6 +80,17 @@ const BEFORE_NAME: [&str; 9] =
     ["into", "table", "with", "recursive", "references", "index", "key", "constraint", "join"];
 
 impl Effects {
+    /// The effects of a step behind others. A count is always of the step before, so only the first one can read that of an earlier
+    /// borrower.
+    pub(super) fn behind(self, before: Option<Self>) -> Self {
+        let Some(before) = before else { return self };
+        Self {
+            leaves: self.leaves.max(before.leaves),
+            reads_id: self.reads_id || before.reads_id,
+            reads_count: before.reads_count,
+        }
+    }
+
     pub(super) fn of(sql: &str) -> Self {
         let mut effects = Self::default();
         let mut words = Words { text: sql, at: 0 };

@@ -4,6 +4,7 @@
 //! a session while it is idle. The parts stand below:
 //!
 //! - [`run`] sends a statement and reads its answer.
+//! - [`together`] sends the steps of a transaction together.
 //! - [`transaction`] begins and ends transactions.
 //! - [`rows`] takes rows, and [`state`] says what the session may do.
 //! - [`opening`] gives a session its settings, when it is opened and when it is reset.
@@ -16,6 +17,7 @@ mod opening;
 mod rows;
 mod run;
 mod state;
+mod together;
 mod transaction;
 
 use std::collections::VecDeque;
@@ -33,7 +35,7 @@ use super::statements::{Statements, other_count};
 use super::wire::{Command, Wire};
 use crate::base::deadline::Deadline;
 use crate::base::value::Value;
-use crate::database::driver::{self, Borrower};
+use crate::database::driver::{self, Borrower, Note, Steps, Together};
 use crate::database::limit::Limit;
 use crate::database::outcome::Commits;
 use crate::database::pool;
@@ -249,6 +251,16 @@ impl driver::Session for Session {
         let sink = Sink::Response(rows);
         let ran = self.with_statement(&statement.text, &bound, access, commits, Some(sink));
         ran.map_err(|error| statement.before_comment(error))
+    }
+
+    fn run_together(
+        &mut self,
+        steps: &Steps<'_>,
+        rows: &mut RowWriter<'_>,
+        note: &mut Note<'_>,
+    ) -> Result<Together, Error> {
+        self.limit.deadline = steps.deadline;
+        self.run_steps_together(steps, rows, note)
     }
 
     fn distance(&self) -> Duration {

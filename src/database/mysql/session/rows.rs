@@ -63,6 +63,22 @@ impl RowTaker for Rows<'_, '_, '_> {
     }
 }
 
+/// Counts rows. `None`: the result has no columns.
+#[derive(Default)]
+pub(super) struct Counted(pub(super) Option<u64>);
+
+impl RowTaker for Counted {
+    fn columns(&mut self, _: Option<&Definitions>) -> Result<(), Error> {
+        self.0 = Some(0);
+        Ok(())
+    }
+
+    fn row(&mut self, _: &[u8]) -> Result<(), Error> {
+        self.0 = self.0.map(|count| count + 1);
+        Ok(())
+    }
+}
+
 /// Ignores rows.
 pub(super) struct NoRows;
 

@@ -8,7 +8,7 @@ use super::state::{READ_ONCE, READS, RELEASE, Transaction, WRITE_ALWAYS, WRITE_O
 use crate::base::value::Value;
 use crate::database::mysql::bind::{LAST_PREPARED, put_execution};
 use crate::database::mysql::effects::{Effects, Leaves};
-use crate::database::mysql::packet::Malformed;
+use crate::database::mysql::packet::{Done, Malformed};
 use crate::database::mysql::statements::Prepared;
 use crate::database::mysql::wire::{Command, Failure, Wait};
 use crate::database::outcome::{Commits, begin_commit, end_commit};
@@ -16,7 +16,7 @@ use crate::database::statement::first_word;
 use crate::database::{Access, Category, Error, note_cancelled};
 
 /// `ER_UNKNOWN_STMT_HANDLER` and `ER_NEED_REPREPARE`: the server has forgotten the prepared statement. It has run nothing of it.
-const FORGOTTEN: [&str; 2] = ["1243", "1615"];
+pub(super) const FORGOTTEN: [&str; 2] = ["1243", "1615"];
 
 /// `ER_MAX_PREPARED_STMT_COUNT_REACHED`: all sessions together have prepared as many statements as the server allows.
 const TOO_MANY: &str = "1461";
@@ -81,7 +81,11 @@ impl Session {
             }
             attempt += 1;
         };
-        let mut done = done;
+        self.note_failure(done, access)
+    }
+
+    /// Applies an error to the session's state. The statement ran with `access`, or with that of its transaction.
+    pub(super) fn note_failure<T>(&mut self, mut done: Result<T, Error>, access: Access) -> Result<T, Error> {
         if let Err(error) = &mut done {
             note_cancelled(error, &self.metrics);
             let writes = match self.transaction {
@@ -129,7 +133,15 @@ impl Session {
         if attempt.is_commit {
             end_commit(&limit.client, &done, commits);
         }
-        if attempt.is_sent && runs {
+        self.note_attempt(&attempt);
+        // An error may have left a part of the answer unread.
+        self.wire.settle();
+        done
+    }
+
+    /// Notes what an attempt may have left on the session.
+    pub(super) fn note_attempt(&mut self, attempt: &Attempt) {
+        if attempt.is_sent && attempt.runs {
             let mut leaves = attempt.effects.leaves;
             if attempt.changed_session || leaves == Leaves::Locks && !self.can_release_locks() {
                 leaves = Leaves::Anything;
@@ -140,9 +152,28 @@ impl Session {
             self.leaves = self.leaves.max(leaves);
             self.is_fresh = false;
         }
-        // An error may have left a part of the answer unread.
-        self.wire.settle();
-        done
+    }
+
+    /// Notes what a statement has said at its end.
+    pub(super) fn note_done(&mut self, done: Done, attempt: &mut Attempt) {
+        if self.is_writable == Writable::Once {
+            self.is_writable = Writable::No;
+        }
+        attempt.changed_session |= done.changed_session;
+        if done.last_id != 0 {
+            self.has_foreign_id = false;
+        }
+    }
+
+    /// Tells the server which statements it can forget.
+    pub(super) fn add_dismissals(&mut self) -> Result<(), Error> {
+        for id in self.statements.take_dismissed() {
+            self.wire.add(Command::Close, |out| {
+                out.extend_from_slice(&id.to_le_bytes());
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Sends the statement, prepares it if necessary, and reads the answer.
@@ -155,12 +186,7 @@ impl Session {
         attempt: &mut Attempt,
         wait: &mut Wait<'_>,
     ) -> Result<u64, Failure> {
-        for id in self.statements.take_dismissed() {
-            self.wire.add(Command::Close, |out| {
-                out.extend_from_slice(&id.to_le_bytes());
-                Ok(())
-            })?;
-        }
+        self.add_dismissals()?;
         let known = self.statements.known(sql);
         attempt.effects = known.as_ref().map_or_else(|| Effects::of(sql), |prepared| prepared.effects);
         let id = known.map(|prepared| prepared.check(values.len(), attempt.runs)).transpose()?;
@@ -218,13 +244,7 @@ impl Session {
             (Ok(_) | Err(Failure::Known(_)), Some(refusal)) => return Err(refusal.into()),
             (done, _) => done?,
         };
-        if self.is_writable == Writable::Once {
-            self.is_writable = Writable::No;
-        }
-        attempt.changed_session = done.changed_session;
-        if done.last_id != 0 {
-            self.has_foreign_id = false;
-        }
+        self.note_done(done, attempt);
         Ok(if has_columns { count } else { done.affected })
     }
 
@@ -248,7 +268,7 @@ impl Session {
     }
 
     /// Adds the commands that must precede the statement.
-    fn add_commands_before(&mut self, access: Access, attempt: &mut Attempt) -> Result<(), Error> {
+    pub(super) fn add_commands_before(&mut self, access: Access, attempt: &mut Attempt) -> Result<(), Error> {
         if self.releases_locks {
             attempt.add(self, RELEASE)?;
         }
@@ -279,7 +299,7 @@ impl Session {
 
 /// One attempt to run a statement.
 #[derive(Default)]
-struct Attempt {
+pub(super) struct Attempt {
     runs: bool,
     /// The statement commits by itself.
     commits_itself: bool,
@@ -294,17 +314,22 @@ struct Attempt {
     /// The commands before the statement.
     before: Vec<&'static str>,
     /// The first refusal of one of them.
-    refusal: Option<Error>,
+    pub(super) refusal: Option<Error>,
 }
 
 impl Attempt {
+    /// The attempt at the steps of a transaction, which have these effects together.
+    pub(super) fn of_steps(effects: Effects) -> Self {
+        Self { runs: true, effects, ..Self::default() }
+    }
+
     fn add(&mut self, session: &mut Session, command: &'static str) -> Result<(), Error> {
         self.before.push(command);
         session.wire.add_query(command)
     }
 
     /// Sends the batch, and notes first what its commands do, so that the session's state is true also after a panic.
-    fn send(&mut self, session: &mut Session, wait: &mut Wait<'_>) -> Result<(), Failure> {
+    pub(super) fn send(&mut self, session: &mut Session, wait: &mut Wait<'_>) -> Result<(), Failure> {
         if !self.is_sent {
             if let Transaction::Pending(access) = session.transaction
                 && self.runs
@@ -323,7 +348,7 @@ impl Attempt {
     }
 
     /// Reads the answers to the commands before the statement, if they are still to come.
-    fn read_before(&mut self, session: &mut Session, wait: &mut Wait<'_>) -> Result<(), Failure> {
+    pub(super) fn read_before(&mut self, session: &mut Session, wait: &mut Wait<'_>) -> Result<(), Failure> {
         session.read_settings(wait)?;
         for command in std::mem::take(&mut self.before) {
             match session.wire.result(command, wait, &mut NoRows) {
