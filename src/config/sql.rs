@@ -313,6 +313,13 @@ enum Kind {
     Other,
 }
 
+/// A piece of a statement.
+enum Lexed {
+    /// A space or a comment.
+    Nothing,
+    Token(Kind),
+}
+
 struct Lexer<'t> {
     text: &'t str,
     dialect: Dialect,
@@ -347,9 +354,12 @@ impl<'t> Lexer<'t> {
     /// Reads one token that starts with `byte`. Spaces and comments are no tokens.
     fn token(&mut self, byte: u8) -> Result<Option<Kind>, SqlError> {
         if self.dialect == Dialect::Mysql
-            && let Some(kind) = self.token_of_mysql(byte)?
+            && let Some(token) = self.token_of_mysql(byte)?
         {
-            return Ok(kind);
+            return Ok(match token {
+                Lexed::Nothing => None,
+                Lexed::Token(kind) => Some(kind),
+            });
         }
         match (byte, self.peek(1)) {
             (b'-', Some(b'-')) => self.line_comment(),
@@ -372,19 +382,19 @@ impl<'t> Lexer<'t> {
         Ok(None)
     }
 
-    /// Reads a token to which MySQL gives another meaning. `None`: it has none. The inner `None`: it is no token.
-    fn token_of_mysql(&mut self, byte: u8) -> Result<Option<Option<Kind>>, SqlError> {
+    /// Reads what MySQL reads otherwise. `None`: it has the same meaning as elsewhere.
+    fn token_of_mysql(&mut self, byte: u8) -> Result<Option<Lexed>, SqlError> {
         let start = self.at;
         let rest = &self.text.as_bytes()[start..];
         Ok(Some(match byte {
             b'#' => {
                 self.line_comment();
-                None
+                Lexed::Nothing
             }
             // A space, or the end, must follow the two signs.
             b'-' if rest.starts_with(b"--") && rest.get(2).is_some_and(|byte| *byte > b' ') => {
                 self.at += 1;
-                Some(Kind::Other)
+                Lexed::Token(Kind::Other)
             }
             b'/' if rest.starts_with(b"/*!") || rest.starts_with(b"/*M!") => {
                 self.has_comment = true;
@@ -392,37 +402,37 @@ impl<'t> Lexer<'t> {
                 self.at += if rest[2] == b'!' { 3 } else { 4 };
                 // The least version of the server that runs the inside.
                 self.skip_while(|byte| byte.is_ascii_digit());
-                None
+                Lexed::Nothing
             }
             b'*' if rest.starts_with(b"*/") && self.conditional.is_some() => {
                 self.conditional = None;
                 self.at += 2;
-                None
+                Lexed::Nothing
             }
             b'/' if rest.starts_with(b"/*") => {
                 self.has_comment = true;
                 let end = self.text[start + 2..].find("*/");
                 let end = end.ok_or_else(|| error(start, "this comment does not end; `*/` is missing"))?;
                 self.at += 2 + end + 2;
-                None
+                Lexed::Nothing
             }
-            b'\'' | b'"' => Some(self.quoted("string", byte, true)?),
+            b'\'' | b'"' => Lexed::Token(self.quoted("string", byte, true)?),
             b'E' | b'e' if rest.get(1) == Some(&b'\'') => {
                 self.at += 1;
-                Some(Kind::Word)
+                Lexed::Token(Kind::Word)
             }
             b'?' => {
                 self.at += 1;
-                Some(Kind::Number)
+                Lexed::Token(Kind::Number)
             }
             // It is a part of names, and begins no quote.
             b'$' => {
                 self.skip_while(|byte| is_word(byte) || byte == b'$');
-                Some(Kind::Word)
+                Lexed::Token(Kind::Word)
             }
             b':' if rest.get(1) == Some(&b':') => {
                 self.at += 2;
-                Some(Kind::Other)
+                Lexed::Token(Kind::Other)
             }
             b':' if self.conditional.is_some() && rest.get(1).is_some_and(|byte| is_word(*byte)) => {
                 let reason = "whether this parameter counts depends on the server's version; write it outside of `/*! … */`";

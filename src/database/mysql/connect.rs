@@ -56,8 +56,7 @@ impl fmt::Display for Failure {
             }
             Self::Unreachable(error) => write!(f, "error connecting to server: {error}"),
             Self::TimeUp => f.write_str("no answer in time"),
-            Self::NotPossible(reason) => f.write_str(reason),
-            Self::Unusable(Error::Usage(reason)) => f.write_str(reason),
+            Self::NotPossible(reason) | Self::Unusable(Error::Usage(reason)) => f.write_str(reason),
             Self::Unusable(error) => write!(f, "a new session: {}", error.in_full()),
         }
     }

@@ -67,8 +67,8 @@ impl Settings {
     /// Reads the files.
     pub(super) fn client(&self) -> Result<Arc<ClientConfig>, String> {
         let provider = Arc::new(ring::default_provider());
-        let verifies = matches!(self.mode, Mode::VerifyCa | Mode::VerifyIdentity);
-        let verifier: Arc<dyn ServerCertVerifier> = if verifies {
+        let is_checked = matches!(self.mode, Mode::VerifyCa | Mode::VerifyIdentity);
+        let verifier: Arc<dyn ServerCertVerifier> = if is_checked {
             let mut roots = Roots::empty();
             let file = self.ca.as_ref();
             let file = file.ok_or(
