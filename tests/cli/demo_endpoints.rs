@@ -280,7 +280,10 @@ fn the_configurations_declare_the_same_endpoints() {
     let face = |name: &str| -> Vec<String> {
         let config: toml::Table = endpoints(name).parse().expect("TOML");
         let endpoints = config["endpoint"].as_table().expect("a table");
-        endpoints.iter().map(|(name, it)| format!("{name} {:?} {:?}", it.get("route"), it.get("params"))).collect()
+        endpoints
+            .iter()
+            .map(|(name, it)| format!("{name} {:?} {:?}", it.get("route"), it.get("params")))
+            .collect()
     };
     assert_eq!(face("wharf.toml"), face("mysql.toml"));
 }

@@ -11,10 +11,12 @@ mod encrypted;
 mod endpoints;
 mod errors;
 mod galera;
+mod handlers;
 mod hosts;
 mod late_kills;
 mod left_over;
 mod pool;
+mod round_trips;
 mod scripted;
 mod types;
 

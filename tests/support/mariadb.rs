@@ -84,7 +84,8 @@ impl Mariadb {
         let database = Self::database();
         let socket = model.server.directory.join("socket");
         let copy = "mariadb-dump --no-defaults --socket=\"$0\" --user=root \"$1\" | mariadb --no-defaults --socket=\"$0\" --user=root \"$2\"";
-        let status = Command::new("sh").args(["-c", copy]).arg(socket).args([&model.name, &database.name]).status();
+        let status =
+            Command::new("sh").args(["-c", copy]).arg(socket).args([&model.name, &database.name]).status();
         assert!(status.expect("sh runs").success(), "{copy}");
         database
     }
