@@ -35,7 +35,7 @@ fn error_of(category: Category, code: u16, message: &str, sql: &str) -> Error {
     let last_quoted = |mark: char| message.rsplit(mark).nth(1).map(str::to_owned);
     match code {
         // "Duplicate entry 'a' for key 'name'", "Check constraint 'name' is violated."
-        1062 | 1586 | 3819 => refusal.constraint = last_quoted('\'').map(without_table),
+        1062 | 1586 | 3819 => refusal.constraint = last_quoted('\'').map(|key| without_table(&key)),
         // "… CONSTRAINT `name` FOREIGN KEY …", "CONSTRAINT `name` failed for …"
         1451 | 1452 | 4025 => {
             let after = message.split_once("CONSTRAINT `").map(|(_, after)| after);
@@ -55,8 +55,8 @@ fn error_of(category: Category, code: u16, message: &str, sql: &str) -> Error {
 const SIGNAL: u16 = 1644;
 
 /// MySQL from 8.0.19 on names a key with its table.
-fn without_table(key: String) -> String {
-    key.rsplit_once('.').map_or(key.clone(), |(_, name)| name.to_owned())
+fn without_table(key: &str) -> String {
+    key.rsplit_once('.').map_or(key, |(_, name)| name).to_owned()
 }
 
 /// The place of a syntax error: the message quotes the rest of the statement, cut after 80 characters.

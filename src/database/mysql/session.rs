@@ -48,6 +48,7 @@ use crate::telemetry::sparing::sparingly;
 
 /// An open session. Handlers in Rust run their statements on it. Each statement is prepared once and kept, and ends by the deadline
 /// of the connection's checkout.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Session {
     wire: Wire,
     settings: Arc<Settings>,
@@ -70,6 +71,9 @@ pub struct Session {
     /// The server tells of changes of the session.
     is_tracking: bool,
     is_writable: Writable,
+    /// The server's own bound on a statement, in seconds; 0: none. It ends a statement that no kill reaches, for example because the
+    /// process is gone.
+    backstop: u64,
 }
 
 impl Session {

@@ -617,28 +617,23 @@ impl Wire {
         }
         let until = Instant::now() + SETTLE_GRACE;
         while self.is_in_rows && !self.broken {
-            match self.frames.packet(until) {
-                Ok(packet) => {
-                    let row = self.frames.body(&packet);
-                    let ended = match row.first() {
-                        Some(&ERR) => Some(true),
-                        // Results behind it would need more reading than it is worth.
-                        Some(&EOF) if self.ends_rows(row) => {
-                            Some(self.end_of_rows(row).is_ok_and(|done| !done.is_followed()))
-                        }
-                        _ => None,
-                    };
-                    if let Some(is_whole) = ended {
-                        self.is_in_rows = false;
-                        self.owed.pop_front();
-                        self.broken |= !is_whole;
-                    }
+            let Ok(packet) = self.frames.packet(until) else {
+                self.broken = true;
+                self.killer(End::Session, Deadline::after(CANCEL_GRACE));
+                return;
+            };
+            let row = self.frames.body(&packet);
+            let is_whole = match row.first() {
+                Some(&ERR) => true,
+                // Results behind it would need more reading than it is worth.
+                Some(&EOF) if self.ends_rows(row) => {
+                    self.end_of_rows(row).is_ok_and(|done| !done.is_followed())
                 }
-                Err(_) => {
-                    self.broken = true;
-                    self.killer(End::Session, Deadline::after(CANCEL_GRACE));
-                }
-            }
+                _ => continue,
+            };
+            self.is_in_rows = false;
+            self.owed.pop_front();
+            self.broken |= !is_whole;
         }
     }
 }

@@ -63,6 +63,7 @@ pub(in crate::database::mysql) fn open(
         has_foreign_id: true,
         is_tracking,
         is_writable: Writable::No,
+        backstop: 0,
     };
     let limit = session.limit.clone();
     let prepared = session.prepare(&limit);
@@ -171,6 +172,7 @@ impl Session {
         self.wire.send_at_once();
         self.releases_locks = false;
         self.is_writable = Writable::No;
+        self.backstop = 0;
         Ok(())
     }
 

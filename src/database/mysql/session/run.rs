@@ -2,6 +2,8 @@
 //!
 //! Owns [`Attempt`] and the rules for another one. Runs on the worker that borrowed the session.
 
+use std::borrow::Cow;
+
 use super::Session;
 use super::rows::{NoRows, Rows, Sink};
 use super::state::{READ_ONCE, READS, RELEASE, Transaction, WRITE_ALWAYS, WRITE_ONCE, Writable};
@@ -45,12 +47,12 @@ fn refuse_transaction_control(sql: &str) -> Result<(), Error> {
         "xa",
     ];
     let word = first_word(sql);
-    match REFUSED.iter().any(|refused| word.eq_ignore_ascii_case(refused)) {
-        true => Err(Error::Usage(format!(
-            "{word} is not a statement that can run here; transactions are begun and ended by wharf"
-        ))),
-        false => Ok(()),
+    if REFUSED.iter().any(|refused| word.eq_ignore_ascii_case(refused)) {
+        let reason =
+            format!("{word} is not a statement that can run here; transactions are begun and ended by wharf");
+        return Err(Error::Usage(reason));
     }
+    Ok(())
 }
 
 impl Session {
@@ -272,6 +274,7 @@ impl Session {
         if self.releases_locks {
             attempt.add(self, RELEASE)?;
         }
+        self.add_backstop(attempt)?;
         let Effects { reads_id, reads_count, .. } = attempt.effects;
         let is_foreign = reads_count && self.is_fresh || reads_id && self.has_foreign_id && !reads_count;
         if is_foreign {
@@ -291,6 +294,24 @@ impl Session {
         }
     }
 
+    /// Makes the server end each statement some time after the deadline. It has a new bound only if the old one is too short, or much
+    /// too long, so it is seldom told.
+    fn add_backstop(&mut self, attempt: &mut Attempt) -> Result<(), Error> {
+        /// Bounds of MariaDB and of MySQL. The latter holds for reading statements only.
+        const VARIABLES: [(&str, u64); 2] = [("max_statement_time", 1), ("max_execution_time", 1000)];
+        let sets_own = || {
+            self.settings.init_sql().is_some_and(|sql| VARIABLES.iter().any(|(name, _)| sql.contains(name)))
+        };
+        let needed = (self.limit.deadline.left().as_secs() + 2).next_power_of_two();
+        let fits = needed <= self.backstop && self.backstop <= needed.saturating_mul(4);
+        if fits || !self.wire.facts.is_at_least((10, 1), (5, 7)) || sets_own() {
+            return Ok(());
+        }
+        self.backstop = needed;
+        let (name, unit) = VARIABLES[usize::from(!self.wire.facts.is_mariadb())];
+        attempt.add(self, format!("set session {name} = {}", needed.saturating_mul(unit)))
+    }
+
     /// Whether the server has `release_all_locks()`. MySQL has it since 5.7, MariaDB since 10.5.
     fn can_release_locks(&self) -> bool {
         self.is_tracking && self.wire.facts.is_at_least((10, 5), (5, 7))
@@ -298,6 +319,7 @@ impl Session {
 }
 
 /// One attempt to run a statement.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Default)]
 pub(super) struct Attempt {
     runs: bool,
@@ -312,7 +334,7 @@ pub(super) struct Attempt {
     /// The server says that the session was changed.
     changed_session: bool,
     /// The commands before the statement.
-    before: Vec<&'static str>,
+    before: Vec<Cow<'static, str>>,
     /// The first refusal of one of them.
     pub(super) refusal: Option<Error>,
 }
@@ -323,9 +345,15 @@ impl Attempt {
         Self { runs: true, effects, ..Self::default() }
     }
 
-    fn add(&mut self, session: &mut Session, command: &'static str) -> Result<(), Error> {
+    fn add(&mut self, session: &mut Session, command: impl Into<Cow<'static, str>>) -> Result<(), Error> {
+        let command = command.into();
+        session.wire.add_query(&command)?;
         self.before.push(command);
-        session.wire.add_query(command)
+        Ok(())
+    }
+
+    fn adds(&self, command: &str) -> bool {
+        self.before.iter().any(|added| added == command)
     }
 
     /// Sends the batch, and notes first what its commands do, so that the session's state is true also after a panic.
@@ -336,12 +364,12 @@ impl Attempt {
             {
                 session.transaction = Transaction::Open(access);
             }
-            if self.before.contains(&WRITE_ALWAYS) {
+            if self.adds(WRITE_ALWAYS) {
                 session.is_writable = Writable::Always;
-            } else if self.before.contains(&WRITE_ONCE) {
+            } else if self.adds(WRITE_ONCE) {
                 session.is_writable = session.is_writable.max(Writable::Once);
             }
-            session.releases_locks &= !self.before.contains(&RELEASE);
+            session.releases_locks &= !self.adds(RELEASE);
         }
         self.is_sent = true;
         session.wire.send(wait)
@@ -351,9 +379,9 @@ impl Attempt {
     pub(super) fn read_before(&mut self, session: &mut Session, wait: &mut Wait<'_>) -> Result<(), Failure> {
         session.read_settings(wait)?;
         for command in std::mem::take(&mut self.before) {
-            match session.wire.result(command, wait, &mut NoRows) {
+            match session.wire.result(&command, wait, &mut NoRows) {
                 Ok(_) => {
-                    session.is_writable = match command {
+                    session.is_writable = match &*command {
                         READ_ONCE | READS => Writable::No,
                         WRITE_ONCE => Writable::Once,
                         WRITE_ALWAYS => Writable::Always,

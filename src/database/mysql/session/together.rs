@@ -127,20 +127,16 @@ impl Session {
     ) -> Result<u64, Failure> {
         let sql = &*statement.text;
         let has_extended = self.wire.has_extended_types();
-        let (done, returned) = match (rows, self.statements.known(sql)) {
-            (Some(rows), Some(prepared)) => {
-                let mut sink = Sink::Response(rows);
-                sink.restart();
-                let mut taker = Rows { prepared, sink: &mut sink, has_extended, has_columns: false };
-                let done = self.wire.result(sql, wait, &mut taker)?;
-                let returned = taker.has_columns.then(|| taker.sink.count());
-                (done, returned)
-            }
-            _ => {
-                let mut counted = Counted::default();
-                let done = self.wire.result(sql, wait, &mut counted)?;
-                (done, counted.0)
-            }
+        let (done, returned) = if let (Some(rows), Some(prepared)) = (rows, self.statements.known(sql)) {
+            let mut sink = Sink::Response(rows);
+            sink.restart();
+            let mut taker = Rows { prepared, sink: &mut sink, has_extended, has_columns: false };
+            let done = self.wire.result(sql, wait, &mut taker)?;
+            (done, taker.has_columns.then(|| taker.sink.count()))
+        } else {
+            let mut counted = Counted::default();
+            let done = self.wire.result(sql, wait, &mut counted)?;
+            (done, counted.0)
         };
         self.note_done(done, attempt);
         Ok(returned.unwrap_or(done.affected))
