@@ -18,6 +18,7 @@ mod left_over;
 mod pool;
 mod round_trips;
 mod scripted;
+mod tools;
 mod types;
 
 use std::time::Duration;
