@@ -259,7 +259,7 @@ impl Server {
     }
 }
 
-/// What a [`Killer`] ends.
+/// The work that a [`Killer`] ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
     /// The statement that the session runs.

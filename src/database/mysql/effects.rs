@@ -1,9 +1,9 @@
-//! What a statement may leave on its session, by its text.
+//! The traces that a statement may leave on its session, by its text.
 //!
 //! Owns [`Leaves`]. Pure. The server itself tells of changed variables, of another database and of temporary tables
 //! ([`Done::changed_session`](super::packet::Done)); the text tells of the rest, such as locks. In doubt it may leave something.
 
-/// What a statement may leave for the next borrower of its session.
+/// The traces that a statement may leave for the next borrower of its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Leaves {
     /// Nothing that the server does not tell of.

@@ -48,7 +48,7 @@ pub(super) struct Login {
     pub(super) server_name: Option<ServerName<'static>>,
 }
 
-/// What the greeting says about the server and the session.
+/// The facts that the greeting tells about the server and the session.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) version: String,

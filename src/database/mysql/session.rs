@@ -60,7 +60,7 @@ pub struct Session {
     /// The account for the waits, and the counters of the pool.
     activity: Activity,
     metrics: Arc<metrics::Pool>,
-    /// What this borrow leaves for the next one.
+    /// The traces that this borrow leaves for the next one.
     leaves: Leaves,
     /// Work for the next borrow's first batch: a lock may have to be released.
     releases_locks: bool,

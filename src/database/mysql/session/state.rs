@@ -17,7 +17,7 @@ pub(super) const WRITE_ONCE: &str = "set transaction read write";
 pub(super) const READ_ONCE: &str = "set transaction read only";
 
 /// Lets all statements outside of transactions write, for a statement that commits halfway, as a change of the schema does before it
-/// begins. What holds for one statement would not hold behind that commit.
+/// begins. A right for one statement would not hold behind that commit.
 pub(super) const WRITE_ALWAYS: &str = "set session transaction read write";
 
 /// Whether the session's statements outside of transactions may write.

@@ -86,7 +86,7 @@ impl Session {
         let mut ended = attempt.refusal.take().map(Err);
         for (index, statement) in steps.statements.iter().enumerate() {
             if ended.is_some() {
-                // What came behind is undone, and its answer is not of interest.
+                // The steps behind a failure are undone, so their answers say nothing.
                 if let Err(lost @ (Failure::Lost(_) | Failure::NotRun(_))) =
                     self.wire.result(&statement.text, wait, &mut NoRows)
                 {
