@@ -15,6 +15,7 @@ mod handlers;
 mod hosts;
 mod late_kills;
 mod left_over;
+mod pipeline;
 mod pool;
 mod round_trips;
 mod scripted;
