@@ -212,7 +212,7 @@ fn values_of_unknown_or_wrong_types_are_errors() {
 fn an_answer_too_many_is_never_the_next_ones() {
     let script = Script {
         reply: Box::new(|sql| {
-            let number: i64 = sql.split("= ").nth(1)?.trim().parse().ok()?;
+            let number: i64 = sql.split("where n = ").nth(1)?.trim().parse().ok()?;
             let (columns, rows) = (vec![Column::number("n")], vec![vec![Value::Number(number)]]);
             Some(if number % 5 == 0 { Reply::Twice(columns, rows) } else { Reply::Rows(columns, rows) })
         }),
