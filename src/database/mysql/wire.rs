@@ -140,6 +140,9 @@ pub(super) trait RowTaker {
     fn columns(&mut self, definitions: Option<&Definitions>) -> Result<(), Error>;
 
     fn row(&mut self, row: &[u8]) -> Result<(), Error>;
+
+    /// A further result begins, which is skipped.
+    fn further(&mut self) {}
 }
 
 /// The answer to a preparation.
@@ -387,7 +390,12 @@ impl Wire {
                 Some(&ERR) => return Err(self.refused(&packet, sql)),
                 // The answer to an option.
                 Some(&EOF) => self.end_of_rows(body)?,
-                Some(_) => self.rows(&packet, sql, wait, is_first.then_some(&mut *taker))?,
+                Some(_) => {
+                    if !is_first {
+                        taker.further();
+                    }
+                    self.rows(&packet, sql, wait, is_first.then_some(&mut *taker))?
+                }
             };
             is_first = false;
             let changed_session = total.changed_session || done.changed_session;
