@@ -81,6 +81,10 @@ impl Session {
             } else {
                 break done;
             }
+            if Commits::of_write(sql) == Commits::InParts {
+                // A procedure that prepares statements of its own may have failed halfway with the same error.
+                break done;
+            }
             attempt += 1;
         };
         self.note_failure(done, access)
