@@ -265,7 +265,7 @@ fn without_news_of_the_session_it_is_reset_where_a_statement_may_have_changed_it
             server.asked()
         );
     }
-    // What only reads costs nothing.
+    // A plain read costs nothing.
     let before = (count(&server, "reset"), server.sessions());
     for _ in 0..5 {
         assert_eq!(get(&wharf, "/plain"), "1");
