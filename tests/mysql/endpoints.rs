@@ -200,7 +200,7 @@ fn number(json: &str) -> Option<f64> {
     json.trim_matches('"').parse().ok()
 }
 
-/// A parameter that stands twice is sent twice, and one in a text or a comment is none.
+/// The value of a parameter that stands twice is sent twice. A name in a text or a comment is no parameter.
 #[test]
 fn a_parameter_may_stand_anywhere_but_in_texts_names_and_comments() {
     let database = Mariadb::database();
@@ -235,7 +235,7 @@ fn a_read_changes_nothing_whatever_its_statement_says() {
         assert_eq!(get(&server, "/count"), "1");
     }
     assert_nothing_is_left(server);
-    // What is seen to write is refused before it can be asked for.
+    // The check refuses a statement that it sees to write.
     for sql in [
         "insert into t values (2)",
         "update t set x = 2",

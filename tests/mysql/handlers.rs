@@ -40,7 +40,7 @@ fn every_value(_: &Request, context: &mut Context<'_>) -> Result<Response, Error
         [Value::Int(-7), Value::Text("ü' \\".into()), Value::Float(0.25), Value::Bytes(vec![0, 255])];
     let rows = connection.mysql()?.query(sql, &values)?;
     let [row] = &*rows else { return Ok(Response::text("not one row")) };
-    // What is shown of a value for debugging hides what it is.
+    // The debug form of a value hides its content.
     let shown = |name| match row.get(name) {
         Some(Value::Int(number)) => format!("int {number}"),
         Some(Value::Text(text)) => format!("text {text}"),

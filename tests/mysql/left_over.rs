@@ -1,4 +1,4 @@
-//! What one request leaves on its session is not there for the next one, although both have the same session.
+//! The next request on a session meets nothing of the request before it: no variable, setting, lock, table or transaction.
 
 use wharf::database::{Access, Connection, Database, Error, RowWriter, Shape};
 use wharf::deadline::Deadline;
@@ -134,7 +134,7 @@ impl Pool {
         Ok(last)
     }
 
-    /// What the next request sees: one that reads, one that writes, and one that writes in a transaction.
+    /// The results of three requests that look: one reads, one writes, and one writes in a transaction.
     fn seen(&self, sql: &str) -> Vec<String> {
         let told = |seen: Result<String, Error>| seen.unwrap_or_else(|error| error.in_full().into_owned());
         let mut seen =
@@ -280,7 +280,7 @@ fn a_transaction_that_is_left_open_is_undone() {
     assert_eq!(pool.request(&["select count(*) from t"], Access::ReadOnly).expect("it is read"), "0");
 }
 
-/// What the configuration can see to stay on a session is refused before it runs.
+/// The check refuses a statement whose text shows that it leaves something on its session.
 #[test]
 fn statements_that_leave_something_are_refused_by_the_check() {
     let database = Mariadb::database();

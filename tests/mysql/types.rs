@@ -23,7 +23,7 @@ enum Shown {
     Instant,
     /// A JSON string of the bytes in base64.
     Base64,
-    /// What this SQL expression shows, without quotes.
+    /// The same as this SQL expression shows, without quotes.
     Of(&'static str),
 }
 use Shown::{Base64, Bool, Instant, Moment, Number, Of, Plain, Text};
@@ -164,7 +164,7 @@ fn check(rows: &[Row]) {
                 format!("select v from {table} where id = {id}"),
                 format!("select max(v) from {table} where id = {id}"),
             ] {
-                // What is derived from a column may be of another type.
+                // The maximum of a column may have another type than the column.
                 if source.contains("max(") && !is_kept(kind) {
                     continue;
                 }
@@ -232,7 +232,7 @@ fn expected(tables: &MariaDatabase, table: &str, id: usize, shown: Shown) -> Str
     }
 }
 
-/// What an expression gives, where no column says its type.
+/// Expressions that belong to no column have the form of their own type.
 #[test]
 fn expressions_have_the_form_of_their_type() {
     let tables = Mariadb::database();

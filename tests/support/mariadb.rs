@@ -295,7 +295,7 @@ impl Mariadb {
         Held(client)
     }
 
-    /// What [`Mariadb::sql`] returns; `None` when the server does not answer, or refuses.
+    /// The result of [`Mariadb::sql`]; `None` when the server does not answer, or refuses.
     pub(crate) fn try_sql(&self, database: &str, sql: &str) -> Option<String> {
         let output = self.query(database, sql);
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned())

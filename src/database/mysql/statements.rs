@@ -127,6 +127,11 @@ impl Statements {
         self.dismissed.clear();
     }
 
+    /// Adds statements that the server is to forget.
+    pub(super) fn dismiss(&mut self, numbers: &mut Vec<u32>) {
+        self.dismissed.append(numbers);
+    }
+
     /// The statements that the server is to forget now.
     pub(super) fn take_dismissed(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.dismissed)

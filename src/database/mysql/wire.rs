@@ -2,7 +2,9 @@
 //!
 //! Owns [`Wire`], [`Wait`] and [`Failure`]. Commands are collected in a batch, sent at once, and answered in their order. A statement
 //! past its time is ended by `KILL QUERY` over another connection, again and again until its answer has come. The session is closed
-//! afterwards, so that no late kill can hit another request. Runs on the thread that makes a call.
+//! afterwards, so that no late kill can hit another request. [`answers`] reads the answers. Runs on the thread that makes a call.
+
+mod answers;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,11 +14,11 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+pub(super) use self::answers::{Definitions, PreparedAnswer, RowTaker};
 use super::connect::{End, Killer, Opened, Server};
 use super::frames::{self, Frames, put_packet};
 use super::login::Facts;
-use super::packet::{Column, Done, EOF, ERR, Malformed, OK, Reader, capability};
-use super::refusal::ServerError;
+use super::packet::{EOF, ERR, Malformed, capability};
 use crate::base::deadline::Deadline;
 use crate::base::system::Bell;
 use crate::database::Error;
@@ -24,9 +26,6 @@ use crate::database::limit::{CANCEL_GRACE, Limit, SETTLE_GRACE};
 
 /// The pause between two kills of the same statement.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
-
-/// The most columns of a result, in MySQL and MariaDB.
-const COLUMNS_MAX: u64 = 4096;
 
 /// A command's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,50 +136,6 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         self.unwatch();
     }
-}
-
-/// The columns of a result as the server describes them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Definitions {
-    bytes: Vec<u8>,
-    /// The end of each column's packet in `bytes`.
-    ends: Vec<usize>,
-}
-
-impl Definitions {
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
-    fn add(&mut self, packet: &[u8]) {
-        self.bytes.extend_from_slice(packet);
-        self.ends.push(self.bytes.len());
-    }
-
-    /// The columns. `has_extended`: the server names types that the protocol has no number for.
-    pub(super) fn columns(&self, has_extended: bool) -> Result<Vec<Column>, Malformed> {
-        let starts = std::iter::once(&0).chain(&self.ends);
-        starts
-            .zip(&self.ends)
-            .map(|(start, end)| Column::read(&self.bytes[*start..*end], has_extended))
-            .collect()
-    }
-}
-
-/// Takes the rows of the first result of an answer.
-pub(super) trait RowTaker {
-    /// The columns of the rows. `None`: the same as those that the server described last for the statement.
-    fn columns(&mut self, definitions: Option<&Definitions>) -> Result<(), Error>;
-
-    fn row(&mut self, row: &[u8]) -> Result<(), Error>;
-}
-
-/// The answer to a preparation.
-pub(super) struct PreparedAnswer {
-    pub(super) id: u32,
-    pub(super) parameter_count: usize,
-    pub(super) definitions: Definitions,
 }
 
 pub(super) struct Wire {
@@ -369,159 +324,6 @@ impl Wire {
         self.broken |= !sent || !self.frames.channel.flush().unwrap_or(false);
         self.batch.clear();
         self.owed.extend(self.new_answers.drain(..));
-    }
-
-    /// The answer to a preparation of `sql`.
-    pub(super) fn prepared(&mut self, sql: &str, wait: &mut Wait<'_>) -> Result<PreparedAnswer, Failure> {
-        let packet = self.begin_answer(wait)?;
-        let mut reader = Reader(self.frames.body(&packet));
-        match reader.u8()? {
-            OK => {}
-            ERR => return Err(self.refused(&packet, sql)),
-            _ => return Err(Malformed.into()),
-        }
-        let (id, column_count, parameter_count) = (reader.u32()?, reader.u16()?, reader.u16()?);
-        if parameter_count > 0 {
-            self.skip_definitions(parameter_count, wait)?;
-        }
-        let mut definitions = Definitions::default();
-        for _ in 0..column_count {
-            let packet = self.packet(wait)?;
-            definitions.add(self.frames.body(&packet));
-        }
-        if column_count > 0 {
-            self.end_definitions(wait)?;
-        }
-        self.owed.pop_front();
-        Ok(PreparedAnswer { id, parameter_count: parameter_count.into(), definitions })
-    }
-
-    fn skip_definitions(&mut self, count: u16, wait: &mut Wait<'_>) -> Result<(), Failure> {
-        for _ in 0..count {
-            self.packet(wait)?;
-        }
-        self.end_definitions(wait)
-    }
-
-    /// Reads the packet behind descriptions, which only old servers send.
-    fn end_definitions(&mut self, wait: &mut Wait<'_>) -> Result<(), Failure> {
-        if self.facts.has(capability::DEPRECATE_EOF) {
-            return Ok(());
-        }
-        let packet = self.packet(wait)?;
-        if self.frames.body(&packet).first() == Some(&EOF) { Ok(()) } else { Err(Malformed.into()) }
-    }
-
-    /// The answer to a statement. The first result's rows go to `taker`. Further results, which a procedure may have, are skipped.
-    pub(super) fn result(
-        &mut self,
-        sql: &str,
-        wait: &mut Wait<'_>,
-        taker: &mut dyn RowTaker,
-    ) -> Result<Done, Failure> {
-        let mut packet = self.begin_answer(wait)?;
-        let mut is_first = true;
-        let mut total = Done::default();
-        loop {
-            let body = self.frames.body(&packet);
-            let done = match body.first() {
-                None => return Err(Malformed.into()),
-                Some(&OK) => Done::of_ok(body, self.facts.has(capability::SESSION_TRACK))?,
-                Some(&ERR) => return Err(self.refused(&packet, sql)),
-                // The answer to an option.
-                Some(&EOF) => self.end_of_rows(body)?,
-                Some(_) => self.rows(&packet, sql, wait, is_first.then_some(&mut *taker))?,
-            };
-            is_first = false;
-            let changed_session = total.changed_session || done.changed_session;
-            total = done;
-            total.changed_session = changed_session;
-            if !done.is_followed() {
-                break;
-            }
-            packet = self.packet(wait)?;
-        }
-        self.owed.pop_front();
-        self.is_in_transaction = total.is_in_transaction();
-        Ok(total)
-    }
-
-    /// Reads a result with rows, whose first packet was read.
-    fn rows(
-        &mut self,
-        packet: &Range<usize>,
-        sql: &str,
-        wait: &mut Wait<'_>,
-        mut taker: Option<&mut dyn RowTaker>,
-    ) -> Result<Done, Failure> {
-        let mut reader = Reader(self.frames.body(packet));
-        let count = reader.number()?;
-        if count > COLUMNS_MAX {
-            return Err(Malformed.into());
-        }
-        let is_described = reader.is_empty() || reader.u8()? != 0;
-        if is_described {
-            self.definitions.clear();
-            for _ in 0..count {
-                let packet = self.packet(wait)?;
-                self.definitions.add(self.frames.body(&packet));
-            }
-            self.end_definitions(wait)?;
-        }
-        self.is_in_rows = true;
-        if let Some(taker) = &mut taker {
-            taker.columns(is_described.then_some(&self.definitions))?;
-        }
-        loop {
-            let packet = self.packet(wait)?;
-            let row = self.frames.body(&packet);
-            match row.first() {
-                Some(&ERR) => {
-                    self.is_in_rows = false;
-                    return Err(self.refused(&packet, sql));
-                }
-                Some(&EOF) if self.ends_rows(row) => {
-                    self.is_in_rows = false;
-                    return Ok(self.end_of_rows(row)?);
-                }
-                _ => {
-                    if let Some(taker) = &mut taker {
-                        taker.row(row)?;
-                    }
-                }
-            }
-        }
-    }
-
-    fn ends_rows(&self, packet: &[u8]) -> bool {
-        /// A longer packet that begins like this is a row, whose first value is long.
-        const LONGEST: usize = 0xff_ffff;
-        let longest = if self.facts.has(capability::DEPRECATE_EOF) { LONGEST } else { 9 };
-        packet.len() < longest
-    }
-
-    fn end_of_rows(&self, packet: &[u8]) -> Result<Done, Malformed> {
-        if self.facts.has(capability::DEPRECATE_EOF) {
-            Done::of_ok(packet, self.facts.has(capability::SESSION_TRACK))
-        } else {
-            Done::of_eof(packet)
-        }
-    }
-
-    /// The first packet of the next answer.
-    fn begin_answer(&mut self, wait: &mut Wait<'_>) -> Result<Range<usize>, Failure> {
-        let number = self.owed.front().ok_or(Malformed)?;
-        self.frames.expect(*number);
-        let packet = self.packet(wait)?;
-        wait.begin_answer();
-        Ok(packet)
-    }
-
-    fn refused(&mut self, packet: &Range<usize>, sql: &str) -> Failure {
-        let refused = ServerError::read(self.frames.body(packet), sql);
-        self.broken |= refused.ends_session;
-        self.owed.pop_front();
-        Failure::Known(refused.error)
     }
 
     fn packet(&mut self, wait: &mut Wait<'_>) -> Result<Range<usize>, Failure> {

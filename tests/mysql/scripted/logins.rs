@@ -30,7 +30,7 @@ fn tls() -> (Arc<ServerConfig>, Authority) {
     (Arc::new(config), authority)
 }
 
-/// What a login comes to: the first value of a statement, or the error's text.
+/// Logs in and runs a statement. Returns its first value, or the error's text.
 fn login(script: Script, parameters: &str) -> Result<String, String> {
     let server = Scripted::start(script);
     let url = format!("{}?{parameters}", server.url());

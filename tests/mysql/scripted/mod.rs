@@ -1,4 +1,4 @@
-//! What no server here says by itself: MySQL's logins and error codes, and packets that no server should send.
+//! MySQL's logins and error codes, which no server here has, and packets that no server should send.
 
 mod codes;
 mod hostile;

@@ -1,6 +1,6 @@
 //! A server that speaks as much of MySQL's protocol as a test needs, and says what its script says.
 //!
-//! It stands for what cannot be installed here: MySQL 5.7, 8.0 and 8.4, Percona, ProxySQL. It is written from the protocol's
+//! It stands for servers that cannot be installed here: MySQL 5.7, 8.0 and 8.4, Percona, ProxySQL. It is written from the protocol's
 //! documentation (<https://dev.mysql.com/doc/dev/mysql-server/latest/PAGE_PROTOCOL.html>). It can also say what no server should:
 //! packets that are cut, too long or out of order.
 
@@ -26,7 +26,7 @@ pub(crate) struct Scripted {
 /// The reply to a statement.
 type Answers = dyn Fn(&str) -> Option<Reply> + Send + Sync;
 
-/// What the server is.
+/// The properties of the server, and its replies.
 pub(crate) struct Script {
     /// The version that it claims.
     pub(crate) version: &'static str,
@@ -38,7 +38,7 @@ pub(crate) struct Script {
     pub(crate) tls: Option<Arc<ServerConfig>>,
     /// The reply to a statement; `None` for the usual one: OK, or a row with the number 1.
     pub(crate) reply: Box<Answers>,
-    /// What it does to the bytes of the session with this number, which begins at 0.
+    /// The damage to the bytes of the session with this number, which begins at 0.
     pub(crate) mangle: Box<dyn Fn(usize) -> Mangle + Send + Sync>,
 }
 
@@ -87,7 +87,7 @@ struct Shared {
     closed: AtomicBool,
     sessions: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
-    /// What clients sent: the name of the command, and its text.
+    /// The commands of all clients: the name of each command, and its text.
     asked: Mutex<Vec<String>>,
 }
 
@@ -141,7 +141,7 @@ impl Scripted {
         self.shared.sessions.load(Ordering::SeqCst)
     }
 
-    /// All that was asked, one entry a command: its name and its text.
+    /// The commands so far, each by its name and its text.
     pub(crate) fn asked(&self) -> Vec<String> {
         lock(&self.shared.asked).clone()
     }
@@ -192,7 +192,7 @@ struct Session<'a> {
     deprecates_eof: bool,
 }
 
-/// What a client sends when it logs in.
+/// A client's packet with its login.
 struct Hello {
     capabilities: u32,
     proof: Vec<u8>,

@@ -1,4 +1,4 @@
-//! A MariaDB that fails in every way that it can. What holds for PostgreSQL holds here too.
+//! A MariaDB that fails in every way that it can. The claims are those of PostgreSQL's tests.
 
 use std::time::{Duration, Instant};
 

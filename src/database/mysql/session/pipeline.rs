@@ -103,8 +103,8 @@ impl Pipeline<'_> {
         session.wire.begin_batch();
         let mut attempt = None;
         if is_first {
-            session.add_dismissals()?;
             let mut before = Attempt::of_steps(Effects::default());
+            session.add_dismissals(&mut before)?;
             session.add_commands_before(Access::ReadOnly, &mut before)?;
             attempt = Some(before);
         }
@@ -135,7 +135,8 @@ impl Pipeline<'_> {
         let mut body = form.begun();
         let mut rows = RowWriter::new(&mut body, shape, bytes_max, rows_max);
         let mut sink = Sink::Response(&mut rows);
-        let mut taker = Rows { prepared, sink: &mut sink, has_extended, has_columns: false };
+        let mut taker =
+            Rows { prepared, sink: &mut sink, has_extended, has_columns: false, has_further: false };
         let done = session.wire.result(&statement.text, wait, &mut taker);
         let (has_columns, count) = (taker.has_columns, taker.sink.count());
         let done = done?;
@@ -166,8 +167,8 @@ impl RoundTrip for Pipeline<'_> {
         deadline: Deadline,
     ) -> Result<(), Error> {
         let limit = Limit { statement: self.session.limit.statement, ..Limit::until(deadline) };
-        let mut attempt = self.put(statements, &limit)?;
-        let mut wait = self.session.wire.begin(&limit)?;
+        let mut attempt = self.put(statements, &limit).inspect_err(|_| self.session.wire.close())?;
+        let mut wait = self.session.wire.begin(&limit).inspect_err(|_| self.session.wire.close())?;
         let sent = match &mut attempt {
             Some(attempt) => attempt.send(self.session, &mut wait),
             None => self.session.wire.send(&mut wait),

@@ -39,9 +39,15 @@ pub(super) struct Rows<'a, 'i, 'r> {
     pub(super) sink: &'a mut Sink<'i, 'r>,
     pub(super) has_extended: bool,
     pub(super) has_columns: bool,
+    /// There was another result behind the first.
+    pub(super) has_further: bool,
 }
 
 impl RowTaker for Rows<'_, '_, '_> {
+    fn further(&mut self) {
+        self.has_further = true;
+    }
+
     fn columns(&mut self, definitions: Option<&Definitions>) -> Result<(), Error> {
         self.has_columns = true;
         if let Some(definitions) = definitions {

@@ -81,6 +81,10 @@ impl Session {
             } else {
                 break done;
             }
+            if Commits::of_write(sql) == Commits::InParts {
+                // A procedure that prepares statements of its own may have failed halfway with the same error.
+                break done;
+            }
             attempt += 1;
         };
         self.note_failure(done, access)
@@ -135,14 +139,15 @@ impl Session {
         if attempt.is_commit {
             end_commit(&limit.client, &done, commits);
         }
-        self.note_attempt(&attempt);
+        self.note_attempt(&mut attempt);
         // An error may have left a part of the answer unread.
         self.wire.settle();
         done
     }
 
     /// Notes what an attempt may have left on the session.
-    pub(super) fn note_attempt(&mut self, attempt: &Attempt) {
+    pub(super) fn note_attempt(&mut self, attempt: &mut Attempt) {
+        self.statements.dismiss(&mut attempt.dismissed);
         if attempt.is_sent && attempt.runs {
             let mut leaves = attempt.effects.leaves;
             if attempt.changed_session || leaves == Leaves::Locks && !self.can_release_locks() {
@@ -168,8 +173,9 @@ impl Session {
     }
 
     /// Tells the server which statements it can forget.
-    pub(super) fn add_dismissals(&mut self) -> Result<(), Error> {
-        for id in self.statements.take_dismissed() {
+    pub(super) fn add_dismissals(&mut self, attempt: &mut Attempt) -> Result<(), Error> {
+        attempt.dismissed = self.statements.take_dismissed();
+        for id in &attempt.dismissed {
             self.wire.add(Command::Close, |out| {
                 out.extend_from_slice(&id.to_le_bytes());
                 Ok(())
@@ -188,10 +194,13 @@ impl Session {
         attempt: &mut Attempt,
         wait: &mut Wait<'_>,
     ) -> Result<u64, Failure> {
-        self.add_dismissals()?;
         let known = self.statements.known(sql);
         attempt.effects = known.as_ref().map_or_else(|| Effects::of(sql), |prepared| prepared.effects);
         let id = known.map(|prepared| prepared.check(values.len(), attempt.runs)).transpose()?;
+        if id.is_some() && !attempt.runs {
+            return Ok(0);
+        }
+        self.add_dismissals(attempt)?;
         if attempt.runs {
             self.add_commands_before(access, attempt)?;
         } else if id.is_none() && self.transaction == Transaction::None {
@@ -238,9 +247,13 @@ impl Session {
         sink.restart();
         let has_extended = self.wire.has_extended_types();
         let Some(prepared) = self.statements.known(sql) else { return Err(Malformed.into()) };
-        let mut taker = Rows { prepared, sink, has_extended, has_columns: false };
+        let mut taker = Rows { prepared, sink, has_extended, has_columns: false, has_further: false };
         let done = self.wire.result(sql, wait, &mut taker);
         let (has_columns, count) = (taker.has_columns, taker.sink.count());
+        if taker.has_further {
+            // The server may leave out the description of a result that is like the last one, and the last one is not kept here.
+            self.statements.forget_one(sql);
+        }
         let done = match (done, attempt.refusal.take()) {
             // The command before it was refused. The session only reads by default, so nothing was written.
             (Ok(_) | Err(Failure::Known(_)), Some(refusal)) => return Err(refusal.into()),
@@ -284,7 +297,6 @@ impl Session {
         let is_foreign = reads_count && self.is_fresh || reads_id && self.has_foreign_id && !reads_count;
         if is_foreign {
             attempt.add(self, FORGET)?;
-            self.has_foreign_id = false;
         }
         if self.is_writable == Writable::Always && !attempt.in_parts {
             attempt.add(self, READS)?;
@@ -312,7 +324,7 @@ impl Session {
         if fits || !self.wire.facts.is_at_least((10, 1), (5, 7)) || sets_own() {
             return Ok(());
         }
-        self.backstop = needed;
+        attempt.backstop = Some(needed);
         let (name, unit) = VARIABLES[usize::from(!self.wire.facts.is_mariadb())];
         attempt.add(self, format!("set session {name} = {}", needed.saturating_mul(unit)))
     }
@@ -340,6 +352,10 @@ pub(super) struct Attempt {
     changed_session: bool,
     /// The commands before the statement.
     before: Vec<Cow<'static, str>>,
+    /// The bound that one of them sets.
+    backstop: Option<u64>,
+    /// The statements that the server is told to forget, until it is told.
+    dismissed: Vec<u32>,
     /// The first refusal of one of them.
     pub(super) refusal: Option<Error>,
 }
@@ -375,6 +391,9 @@ impl Attempt {
                 session.is_writable = session.is_writable.max(Writable::Once);
             }
             session.releases_locks &= !self.adds(RELEASE);
+            session.has_foreign_id &= !self.adds(FORGET);
+            session.backstop = self.backstop.unwrap_or(session.backstop);
+            self.dismissed.clear();
         }
         self.is_sent = true;
         session.wire.send(wait)

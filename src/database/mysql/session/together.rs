@@ -49,7 +49,7 @@ impl Session {
         let mut attempt = Attempt::of_steps(effects.unwrap_or_default());
         let done = self.ask_together(steps, &numbers, rows, note, &mut attempt, &mut wait);
         let done = self.wire.conclude(wait, done, false);
-        self.note_attempt(&attempt);
+        self.note_attempt(&mut attempt);
         self.wire.settle();
         let done = self.note_failure(done, steps.access);
         let is_forgotten = |error: &Error| error.code().is_some_and(|code| FORGOTTEN.contains(&code));
@@ -71,7 +71,7 @@ impl Session {
         attempt: &mut Attempt,
         wait: &mut Wait<'_>,
     ) -> Result<Together, Failure> {
-        self.add_dismissals()?;
+        self.add_dismissals(attempt)?;
         self.add_commands_before(steps.access, attempt)?;
         for (statement, number) in steps.statements.iter().zip(numbers) {
             let values: Vec<&Value> =
@@ -130,7 +130,8 @@ impl Session {
         let (done, returned) = if let (Some(rows), Some(prepared)) = (rows, self.statements.known(sql)) {
             let mut sink = Sink::Response(rows);
             sink.restart();
-            let mut taker = Rows { prepared, sink: &mut sink, has_extended, has_columns: false };
+            let mut taker =
+                Rows { prepared, sink: &mut sink, has_extended, has_columns: false, has_further: false };
             let done = self.wire.result(sql, wait, &mut taker)?;
             (done, taker.has_columns.then(|| taker.sink.count()))
         } else {
