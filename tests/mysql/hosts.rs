@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::support::{Mariadb, PATIENCE, assert_nothing_is_left, wait_until};
+use crate::support::{Mariadb, assert_nothing_is_left, wait_until};
 use crate::{ask, get, open, serve_with, value};
 
 /// A port on which nobody listens. It stays taken while this is held.
@@ -36,7 +36,6 @@ fn a_host_that_refuses_or_is_silent_is_passed_over() {
     let nobody = format!("mysql://app:app@127.0.0.1:{refusing},127.0.0.1:{refusing}/main");
     let error = open(&nobody, Duration::from_millis(300)).expect_err("nobody is there").to_string();
     assert!(error.contains(&refusing.to_string()), "{error}");
-    let _ = PATIENCE;
 }
 
 /// The first server ends while requests come: the second one serves.
