@@ -59,7 +59,8 @@
 //!
 //! [`Context::database`](handler::Context::database) borrows a connection from the pool; dropping it gives it back,
 //! clean. The wait for it and every statement on it end at the request's deadline.
-//! [`Connection::sqlite`](database::Connection::sqlite) and [`Connection::postgres`](database::Connection::postgres)
+//! [`Connection::sqlite`](database::Connection::sqlite), [`Connection::mysql`](database::Connection::mysql) and
+//! [`Connection::postgres`](database::Connection::postgres)
 //! give access to the driver's own connection.
 //!
 //! ```

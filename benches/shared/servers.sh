@@ -1,4 +1,4 @@
-# Functions that the scripts beside it share: run a throw-away PostgreSQL, start servers, load them with wrk, end them, and
+# Functions that the scripts beside it share: run a throw-away PostgreSQL or MariaDB, start servers, load them with wrk, end them, and
 # print tables of the results. Each script sources this file, with its own name in $script.
 #
 # PROFILE=dev takes the binaries of `cargo build`, as scripts/test does, and leaves out peers that are not built. It shows that a
@@ -69,6 +69,34 @@ insert into account select i, 1000000 from generate_series(1, 10000) i on confli
 create table if not exists note (id serial primary key, author varchar(40) not null, body varchar(200) not null);
 vacuum analyze world, account;
 SQL
+}
+
+# The same table in a MariaDB that the tests' own keeper ends when this script's end of the pipe closes. Its URL is in MYSQL_URL.
+start_mariadb() {
+    PATH=$PATH:/usr/sbin need mariadbd mariadb-server
+    local mysql_port directory server
+    mysql_port=$(free_port)
+    # A shell has one coprocess at most, and PostgreSQL's keeper is one.
+    exec {mariadb_keeper}> >(PREPARE=true OPTIONS= DISK= PATH=$PATH:/usr/sbin sh tests/support/mariadb.sh "$mysql_port" >"$scratch/mariadb")
+    until [ -s "$scratch/mariadb" ]; do sleep 0.1; done
+    directory=$(<"$scratch/mariadb")
+    PATH=$PATH:/usr/sbin sh "$directory/start" >/dev/null 2>&1 {mariadb_keeper}>&- &
+    server=(mariadb --no-defaults --socket "$directory/socket" --user root)
+    for _ in $(seq 600); do
+        "${server[@]}" -e 'select 1' >/dev/null 2>&1 && break
+        sleep 0.1
+    done
+    "${server[@]}" <<'SQL'
+create database hello_world;
+use hello_world;
+create table world (id int primary key, randomnumber int not null);
+insert into world select seq, 1 + floor(rand() * 10000) from seq_1_to_10000;
+create table account (id int primary key, balance int not null);
+insert into account select seq, 1000000 from seq_1_to_10000;
+create user bench@'%' identified by 'bench';
+grant all on hello_world.* to bench@'%';
+SQL
+    export MYSQL_URL="mysql://bench:bench@127.0.0.1:$mysql_port/hello_world"
 }
 
 # The same table in an SQLite file, whose name is in SQLITE_FILE.

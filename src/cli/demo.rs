@@ -5,14 +5,16 @@ pub mod tables;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::config::Config;
-use crate::database::{postgres, sqlite::file_of};
+use crate::base::deadline::Deadline;
+use crate::config::{self, Config};
+use crate::database::{Database, Kind, kind_of, postgres, sqlite::file_of};
 use anyhow::Context as _;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Database to fill: sqlite:FILE or postgres://…
+    /// Database to fill: sqlite:FILE, postgres://… or mysql://…
     #[arg(long, value_name = "URL", env = "WHARF_DATABASE")]
     database: String,
     /// Drop the demo tables first, if they are there
@@ -34,6 +36,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         } else {
             fill_sqlite(file)?;
         }
+    } else if kind_of(url) == Some(Kind::Mysql) {
+        fill_mysql(url, arguments.replace)?;
     } else {
         let mut client = postgres::client(url)?;
         let filled = tables::fill_postgres(&mut client, arguments.replace);
@@ -44,6 +48,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     super::print(&format!("{}: filled with the demo data\n", crate::database::display_url(url)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn fill_mysql(url: &str, replace: bool) -> anyhow::Result<()> {
+    /// The time of the whole fill, which takes a second where the server is near.
+    const PATIENCE: Duration = Duration::from_secs(600);
+    let settings = config::Database::default();
+    let open_by = Deadline::after(settings.initialization_fail_timeout);
+    let mut connection = Database::connect_outside_pool(&settings, url, open_by, Deadline::after(PATIENCE))?;
+    let filled = tables::fill_mysql(connection.mysql()?, replace);
+    let replaceable = matches!(filled, Err(tables::Error::TablesExist(_)));
+    filled.with_context(|| {
+        if replaceable { "nothing was changed; see --replace" } else { "the demo tables are not complete" }
+    })
 }
 
 /// Makes the demo database if the configuration asks for it and the file does not exist. Returns whether it was made.

@@ -180,7 +180,8 @@ impl Reader<'_> {
         let statements = if table.has("sql") { vec![table.clone()] } else { self.step_tables(table)? };
         let mut steps = Vec::new();
         for statement in &statements {
-            steps.push(self.step(statement, &declared, &mut used, reads_only));
+            let is_alone = statements.len() == 1;
+            steps.push(self.step(statement, &declared, &mut used, reads_only, is_alone));
         }
         let steps = steps.into_iter().collect::<Option<Vec<_>>>()?;
         for (one, _) in declared.iter().zip(used).filter(|(_, used)| !used) {
@@ -217,6 +218,7 @@ impl Reader<'_> {
         declared: &[Declared<'_>],
         used: &mut [bool],
         reads_only: bool,
+        is_alone: bool,
     ) -> Option<Step> {
         let expect_rows = self.take(table, "expect_rows", |setting| setting.count(&(0..=u64::MAX)));
         let otherwise = self.otherwise(table, expect_rows);
@@ -224,7 +226,7 @@ impl Reader<'_> {
             self.report(table.span, table.key_of("sql"), "missing; a step is a statement");
         }
         let (text, span) = self.verbatim(table, "sql")?;
-        let statement = match Statement::parse(&text) {
+        let statement = match Statement::parse_for(&text, self.dialect) {
             Ok(statement) => statement,
             Err(error) => {
                 let at = self.source.inside(span, error.offset, 1);
@@ -234,6 +236,10 @@ impl Reader<'_> {
         };
         if reads_only && statement.writes {
             let message = "it writes; GET endpoints run read-only; use POST, PUT, PATCH or DELETE";
+            self.report(span, table.key_of("sql"), message);
+        }
+        if statement.commits && !is_alone {
+            let message = "it commits the steps before it; write it as an endpoint's only statement, or before the server starts";
             self.report(span, table.key_of("sql"), message);
         }
         let sql = self.bind(table, span, statement, declared, used);

@@ -716,10 +716,15 @@ const TRUSTED: &str = "networks and addresses such as [\"10.0.0.0/8\", \"::1\", 
 /// Reads a URL. Only its scheme is checked here, and the driver reads the rest. The message never repeats the value,
 /// which may hold a password.
 fn url(setting: Setting) -> Result<String, String> {
-    let accepted = || "expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"".to_owned();
+    let accepted = || {
+        "expected \"sqlite:FILE\", \"postgres://USER@HOST/DATABASE\" or \"mysql://USER@HOST/DATABASE\""
+            .to_owned()
+    };
     let url = setting.text().map_err(|_| accepted())?;
     // All the rest of PostgreSQL's may come from the environment.
-    let is_known = ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    let is_known = ["sqlite:", "postgres://", "postgresql://", "mysql://", "mariadb://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme));
     if is_known && url != "sqlite:" { Ok(url) } else { Err(accepted()) }
 }
 

@@ -376,7 +376,7 @@ pub enum ClientAuth {
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Database {
-    /// `url`: `sqlite:FILE` or `postgres://…`. `None`: no database, so only endpoints with a fixed `body`.
+    /// `url`: `sqlite:FILE`, `postgres://…` or `mysql://…`. `None`: no database, so only endpoints with a fixed `body`.
     pub url: Option<String>,
     /// `demo`: create the SQLite file with the demo data if it does not exist yet.
     pub demo: bool,
@@ -405,9 +405,9 @@ pub struct Database {
     pub leak_detection_threshold: Duration,
     /// `connection_init_sql`: the SQL that runs on each new session before its first use.
     pub connection_init_sql: Option<String>,
-    /// `application_name`: the name of the sessions in PostgreSQL's `pg_stat_activity`, unless the URL has one.
+    /// `application_name`: the name of the sessions in PostgreSQL's `pg_stat_activity` and MySQL's `session_connect_attrs`, unless the URL has one.
     pub application_name: String,
-    /// `statement_comment`: what endpoints' statements say about their origin, for PostgreSQL.
+    /// `statement_comment`: what endpoints' statements say about their origin, for PostgreSQL and MySQL.
     pub statement_comment: StatementComment,
     /// `statement_timeout`: how long one statement may take, within its request's deadline. Zero: until the deadline.
     pub statement_timeout: Duration,

@@ -14,6 +14,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::keys::{self, Key};
 use super::problem::{Problem, Problems};
 use super::setting::{Environment, Setting, expand};
+use super::sql::Dialect;
 use super::{Action, Config, Source, Span};
 
 const SECTIONS: [&str; 13] = [
@@ -80,7 +81,8 @@ impl Config {
     /// Like [`Config::read`], but also returns the readable part of a configuration with problems. A wrong value is
     /// replaced by its default, and a wrong endpoint may be missing. Use it to find more problems, not to serve.
     pub fn examine(source: Source, environment: &Environment, flags: &Flags) -> (Self, Problems) {
-        let mut reader = Reader { source: &source, environment, problems: Vec::new() };
+        let mut reader =
+            Reader { source: &source, environment, dialect: Dialect::default(), problems: Vec::new() };
         let config = reader.config(flags);
         let problems = reader.problems;
         (config, Problems::new(source, problems))
@@ -91,6 +93,8 @@ impl Config {
 pub(super) struct Reader<'s> {
     pub(super) source: &'s Source,
     environment: &'s Environment,
+    /// The dialect of the statements.
+    pub(super) dialect: Dialect,
     problems: Vec<Problem>,
 }
 
@@ -285,6 +289,7 @@ impl Reader<'_> {
         self.one_form(&root, flags);
         self.consistency(&root, &config);
         self.consistent_listeners(&root, &config);
+        self.dialect = Dialect::of_url(config.database.url.as_deref());
         config.endpoints = self.endpoints(&root);
         config.app = self.app(&root);
         self.database_for_endpoints(&config);
@@ -556,7 +561,7 @@ pub(super) mod tests {
         let variables = [
             ("WHARF_SERVER_WORKER", "3"),
             ("WHARF_SERVER_WORKERS", "many"),
-            ("WHARF_DATABASE", "mysql://secret"),
+            ("WHARF_DATABASE", "oracle://secret"),
             ("WHARF_LISTEN", "127.0.0.1:1"),
             ("WHARF_SERVER_LISTEN", "127.0.0.1:2"),
         ];
@@ -568,7 +573,7 @@ pub(super) mod tests {
             [
                 "--listen: \"8080\" is not an IP address and a port, such as 127.0.0.1:8080, or \"unix:PATH\" with a \
                  PATH of 1 to 107 bytes, or \"systemd\", or \"systemd:NAME\"",
-                "WHARF_DATABASE: expected \"sqlite:FILE\" or \"postgres://USER@HOST/DATABASE\"",
+                "WHARF_DATABASE: expected \"sqlite:FILE\", \"postgres://USER@HOST/DATABASE\" or \"mysql://USER@HOST/DATABASE\"",
                 "WHARF_SERVER_LISTEN: WHARF_LISTEN sets server.listen too; keep one of them",
                 "WHARF_SERVER_WORKER: unknown environment variable; \
                  did you mean \"WHARF_SERVER_WORKERS\"?",
@@ -597,7 +602,7 @@ pub(super) mod tests {
             ("http.max_head_bytes = 1024", "http.max_target_bytes: 8192 is more than http.max_head"),
             ("database.minimum_idle = 11", "database.minimum_idle: 11 is more than database.maximu"),
             ("database.demo = 'true'", "database.demo: \"true\" is not true or false"),
-            ("database.url = 'sqlite:'", "database.url: expected \"sqlite:FILE\" or"),
+            ("database.url = 'sqlite:'", "database.url: expected \"sqlite:FILE\", "),
             (
                 "database.application_name = 'Flüge'",
                 "database.application_name: expected 1 to 63 printable ASCII",

@@ -1,16 +1,19 @@
 //! The SQL lexer: finds the `:name` places of a statement and the kind of the statement.
 //!
-//! Main thread, at startup. Knows the lexical rules that PostgreSQL and SQLite share, not their grammar. The database
-//! decides whether a statement makes sense, when `wharf check` prepares it. Comments nest, as in PostgreSQL.
+//! Main thread, at startup. Knows the lexical rules that PostgreSQL and SQLite share, and those of MySQL ([`Dialect`]), not their
+//! grammar. The database decides whether a statement makes sense, when `wharf check` prepares it. Comments nest, as in PostgreSQL,
+//! but not in MySQL.
 //!
 //! A colon begins a parameter if a name follows (`[A-Za-z_][A-Za-z0-9_]*`). Colons in strings, quoted names, comments
 //! and dollar quotes do not count, and neither does `::`. Inside `[…]`, a colon right after a name, a number, `]`, `)`
 //! or a quote is an array slice. So `a[:i]` and `a[1 : :n]` have parameters, but `a[1:n]` has none.
 
+mod dialect;
 mod insert;
 
 use std::ops::Range;
 
+pub use self::dialect::Dialect;
 pub(crate) use self::insert::InsertedRows;
 use super::Sql;
 
@@ -24,6 +27,8 @@ pub struct Statement {
     /// Whether it changes data, or locks data to change it, so that a read-only transaction refuses it. A function that
     /// writes cannot be detected here. The database refuses such a call when it runs.
     pub writes: bool,
+    /// Whether the database commits the transaction in which it stands, as MySQL does with a change of the schema.
+    pub commits: bool,
 }
 
 /// Why a text is not one statement, and at which place.
@@ -37,22 +42,31 @@ pub struct SqlError {
 }
 
 impl Statement {
+    /// Lexes one statement of PostgreSQL or SQLite.
+    ///
+    /// # Errors
+    /// As [`parse_for`](Self::parse_for).
+    pub fn parse(text: &str) -> Result<Self, SqlError> {
+        Self::parse_for(text, Dialect::Standard)
+    }
+
     /// Lexes one statement.
     ///
     /// # Errors
     /// A string, quoted name or comment does not end. There is no statement, or more than one. The statement controls
     /// transactions, changes the session beyond its transaction, or has positional parameters.
-    pub fn parse(text: &str) -> Result<Self, SqlError> {
-        let tokens = Lexer::new(text).tokens()?;
+    pub fn parse_for(text: &str, dialect: Dialect) -> Result<Self, SqlError> {
+        let tokens = Lexer::new(text, dialect).tokens()?;
         refuse_numbers(&tokens)?;
         let first = tokens.iter().find(|token| !matches!(token.kind, Kind::Open | Kind::Semicolon));
         let first = first.filter(|token| token.kind == Kind::Word);
         let first = first.ok_or_else(|| error(0, "there is no statement here"))?;
         refuse_transaction_control(text, first)?;
-        refuse_session_state(text, first, &tokens)?;
+        refuse_session_state(text, first, &tokens, dialect)?;
         refuse_second_statement(&tokens)?;
-        let writes = writes(text, first, &tokens);
-        let mut statement = Self { pieces: Vec::new(), names: Vec::new(), writes };
+        let commits = dialect.commits(&text[first.range.clone()].to_ascii_lowercase());
+        let writes = commits || writes(text, first, &tokens, dialect);
+        let mut statement = Self { pieces: Vec::new(), names: Vec::new(), writes, commits };
         let mut piece = 0;
         for place in tokens.iter().filter(|token| token.kind == Kind::Parameter) {
             statement.pieces.push(text[piece..place.range.start].to_owned());
@@ -69,14 +83,14 @@ impl Statement {
 impl Sql {
     /// Whether a text has a comment anywhere. The text may have `$1` in place of `:name`. A text that is not SQL counts
     /// as having one, because its end may belong to a comment.
-    pub fn has_comment(&self) -> bool {
+    pub fn has_comment(&self, dialect: Dialect) -> bool {
         let text = self.pieces.join(":p");
-        let mut lexer = Lexer::new(&text);
+        let mut lexer = Lexer::new(&text, dialect);
         lexer.tokens().is_err() || lexer.has_comment
     }
 }
 
-/// Refuses `$1`, which would clash with the numbers that binding assigns.
+/// Refuses `$1` and MySQL's `?`, which would clash with the numbers that binding assigns.
 fn refuse_numbers(tokens: &[Token]) -> Result<(), SqlError> {
     match tokens.iter().find(|token| token.kind == Kind::Number) {
         Some(number) => {
@@ -102,7 +116,12 @@ fn refuse_transaction_control(text: &str, first: &Token) -> Result<(), SqlError>
 
 /// Refuses a statement that changes the session, because the next request that borrows the session would see the
 /// change. Changes by a function cannot be detected here. The cleaning removes those when the session comes back.
-fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(), SqlError> {
+fn refuse_session_state(
+    text: &str,
+    first: &Token,
+    tokens: &[Token],
+    dialect: Dialect,
+) -> Result<(), SqlError> {
     const COMMANDS: [(&[&str], &str); 8] = [
         (
             &["set"],
@@ -127,8 +146,10 @@ fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(
         Err(error(tokens[at].range.start, format!("what `{what}` leaves {left}: {hint}")))
     };
     let command = word(start);
-    if let Some((_, hint)) = COMMANDS.iter().find(|(words, _)| words.contains(&&*command))
-        && !(command == "set" && word(start + 1) == "local")
+    let is_local = command == "set" && word(start + 1) == "local" && dialect == Dialect::Standard;
+    let known = dialect.session_commands().iter().chain(&COMMANDS);
+    if let Some((_, hint)) = known.into_iter().find(|(words, _)| words.contains(&&*command))
+        && !is_local
     {
         return refuse(start, &command, hint);
     }
@@ -155,6 +176,9 @@ fn refuse_session_state(text: &str, first: &Token, tokens: &[Token]) -> Result<(
             let hint =
                 format!("write `{}`, which ends with its transaction", name.replace("_lock", "_xact_lock"));
             return refuse(at, &name, &hint);
+        }
+        if is_call && dialect == Dialect::Mysql && name == "get_lock" {
+            return refuse(at, &name, "use `select … for update`, whose lock ends with the transaction");
         }
         let lasts = |last: &str| last.eq_ignore_ascii_case("false");
         if is_call && name == "set_config" && last_argument(text, &tokens[at + 1..]).is_some_and(lasts) {
@@ -242,7 +266,7 @@ const WRITE: [&str; 41] = [
 
 /// Decides by words alone: the statement's first word, `insert` and similar words where a statement may start, and `for
 /// update`.
-fn writes(text: &str, first: &Token, tokens: &[Token]) -> bool {
+fn writes(text: &str, first: &Token, tokens: &[Token], dialect: Dialect) -> bool {
     let is = |at: usize, words: &[&str]| {
         tokens.get(at).is_some_and(|token| {
             let word = &text[token.range.clone()];
@@ -263,7 +287,9 @@ fn writes(text: &str, first: &Token, tokens: &[Token]) -> bool {
                 || is(at + 1, &["no", "key"]) && is(at + 2, &["key", "share"]))
     };
     let first = text[first.range.clone()].to_ascii_lowercase();
-    WRITE.contains(&first.as_str()) || (0..tokens.len()).any(|at| starts(at) || locks(at))
+    WRITE.contains(&first.as_str())
+        || dialect.writes().contains(&first.as_str())
+        || (0..tokens.len()).any(|at| starts(at) || locks(at))
 }
 
 #[derive(Debug)]
@@ -279,7 +305,7 @@ enum Kind {
     /// A string or a quoted name.
     Quoted,
     Parameter,
-    /// A positional parameter such as `$1`.
+    /// A positional parameter such as `$1` or `?`.
     Number,
     Open,
     Close,
@@ -287,18 +313,28 @@ enum Kind {
     Other,
 }
 
+/// A piece of a statement.
+enum Lexed {
+    /// A space or a comment.
+    Nothing,
+    Token(Kind),
+}
+
 struct Lexer<'t> {
     text: &'t str,
+    dialect: Dialect,
     at: usize,
     /// The number of open `[`. Only inside of them can a colon be a slice.
     brackets: usize,
     /// There was a comment before `at`.
     has_comment: bool,
+    /// The beginning of the `/*! … */` in which `at` is.
+    conditional: Option<usize>,
 }
 
 impl<'t> Lexer<'t> {
-    fn new(text: &'t str) -> Self {
-        Self { text, at: 0, brackets: 0, has_comment: false }
+    fn new(text: &'t str, dialect: Dialect) -> Self {
+        Self { text, dialect, at: 0, brackets: 0, has_comment: false, conditional: None }
     }
 
     fn tokens(&mut self) -> Result<Vec<Token>, SqlError> {
@@ -309,11 +345,22 @@ impl<'t> Lexer<'t> {
                 tokens.push(Token { kind, range: start..self.at });
             }
         }
-        Ok(tokens)
+        match self.conditional {
+            Some(start) => Err(error(start, "this comment does not end; `*/` is missing")),
+            None => Ok(tokens),
+        }
     }
 
     /// Reads one token that starts with `byte`. Spaces and comments are no tokens.
     fn token(&mut self, byte: u8) -> Result<Option<Kind>, SqlError> {
+        if self.dialect == Dialect::Mysql
+            && let Some(token) = self.token_of_mysql(byte)?
+        {
+            return Ok(match token {
+                Lexed::Nothing => None,
+                Lexed::Token(kind) => Some(kind),
+            });
+        }
         match (byte, self.peek(1)) {
             (b'-', Some(b'-')) => self.line_comment(),
             (b'/', Some(b'*')) => self.block_comment()?,
@@ -335,13 +382,73 @@ impl<'t> Lexer<'t> {
         Ok(None)
     }
 
+    /// Reads what MySQL reads otherwise. `None`: it has the same meaning as elsewhere.
+    fn token_of_mysql(&mut self, byte: u8) -> Result<Option<Lexed>, SqlError> {
+        let start = self.at;
+        let rest = &self.text.as_bytes()[start..];
+        Ok(Some(match byte {
+            b'#' => {
+                self.line_comment();
+                Lexed::Nothing
+            }
+            // A space, or the end, must follow the two signs.
+            b'-' if rest.starts_with(b"--") && rest.get(2).is_some_and(|byte| *byte > b' ') => {
+                self.at += 1;
+                Lexed::Token(Kind::Other)
+            }
+            b'/' if rest.starts_with(b"/*!") || rest.starts_with(b"/*M!") => {
+                self.has_comment = true;
+                self.conditional.get_or_insert(start);
+                self.at += if rest[2] == b'!' { 3 } else { 4 };
+                // The least version of the server that runs the inside.
+                self.skip_while(|byte| byte.is_ascii_digit());
+                Lexed::Nothing
+            }
+            b'*' if rest.starts_with(b"*/") && self.conditional.is_some() => {
+                self.conditional = None;
+                self.at += 2;
+                Lexed::Nothing
+            }
+            b'/' if rest.starts_with(b"/*") => {
+                self.has_comment = true;
+                let end = self.text[start + 2..].find("*/");
+                let end = end.ok_or_else(|| error(start, "this comment does not end; `*/` is missing"))?;
+                self.at += 2 + end + 2;
+                Lexed::Nothing
+            }
+            b'\'' | b'"' => Lexed::Token(self.quoted("string", byte, true)?),
+            b'E' | b'e' if rest.get(1) == Some(&b'\'') => {
+                self.at += 1;
+                Lexed::Token(Kind::Word)
+            }
+            b'?' => {
+                self.at += 1;
+                Lexed::Token(Kind::Number)
+            }
+            // It is a part of names, and begins no quote.
+            b'$' => {
+                self.skip_while(|byte| is_word(byte) || byte == b'$');
+                Lexed::Token(Kind::Word)
+            }
+            b':' if rest.get(1) == Some(&b':') => {
+                self.at += 2;
+                Lexed::Token(Kind::Other)
+            }
+            b':' if self.conditional.is_some() && rest.get(1).is_some_and(|byte| is_word(*byte)) => {
+                let reason = "whether this parameter counts depends on the server's version; write it outside of `/*! … */`";
+                return Err(error(start, reason));
+            }
+            _ => return Ok(None),
+        }))
+    }
+
     fn punctuation(&mut self, byte: u8) -> Kind {
         self.at += 1;
         match byte {
             b'(' => return Kind::Open,
             b')' => return Kind::Close,
             b';' => return Kind::Semicolon,
-            b'[' => self.brackets += 1,
+            b'[' if self.dialect == Dialect::Standard => self.brackets += 1,
             b']' => self.brackets = self.brackets.saturating_sub(1),
             _ => {}
         }
@@ -500,6 +607,51 @@ mod tests {
     }
 
     #[test]
+    fn mysql_has_other_quotes_and_comments() {
+        let parse = |sql: &str| Statement::parse_for(sql, Dialect::Mysql);
+        let cases: [(&str, &[&str]); 13] = [
+            (r"select '\':a', '\\', :b", &["b"]),
+            (r#"select "it's \":a", "x"":b", :c"#, &["c"]),
+            ("select `:a```, :b", &["b"]),
+            ("select 1 # :a\n, :b", &["b"]),
+            ("select 1 -- :a\n, :b", &["b"]),
+            ("select 1--:a", &["a"]),
+            ("select 1 /* :a /* :b */, :c", &["c"]),
+            ("select /*!50000 straight_join */ :a", &["a"]),
+            ("select /*M!100100 1, */ :a", &["a"]),
+            ("select a$b, :c, $$ , :d", &["c", "d"]),
+            ("select @a := :b, :c", &["b", "c"]),
+            ("select e'x:a', :b", &["b"]),
+            ("select json_extract(j, '$[0]'), a[:b]", &["b"]),
+        ];
+        for (sql, expected) in cases {
+            let statement = parse(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+            let names: Vec<_> = statement.names.iter().map(|(name, _)| &**name).collect();
+            assert_eq!(names, expected, "{sql}");
+        }
+        for (sql, reason) in [
+            ("select ?", ":name"),
+            ("select /*! 1", "does not end"),
+            ("select /* 1", "does not end"),
+            ("select '\\'", "does not end"),
+            ("select /*!50000 :a */ 1", "version"),
+            ("set @a = 1", "connection_init_sql"),
+            ("use d", "database.table"),
+            ("lock tables t read", "for update"),
+            ("select get_lock('a', 1)", "for update"),
+            ("select 1 # ;\n; select 2", "second statement"),
+        ] {
+            let error = parse(sql).expect_err(sql);
+            assert!(error.message.contains(reason), "{sql}: {error}");
+        }
+        for sql in ["create table t (a int)", "truncate t", "rename table a to b"] {
+            let statement = parse(sql).expect(sql);
+            assert!(statement.commits && statement.writes, "{sql}");
+            assert!(!Statement::parse(sql).expect(sql).commits, "{sql}");
+        }
+    }
+
+    #[test]
     fn an_open_string_or_comment_is_an_error_where_it_starts() {
         for (sql, offset) in [
             ("select 'a", 7),
@@ -607,7 +759,7 @@ mod tests {
     fn comments_are_found_where_the_database_finds_them() {
         let has_comment = |sql: &str| {
             let pieces = Statement::parse(sql).unwrap_or_else(|error| panic!("{sql}: {error}")).pieces;
-            Sql { slots: vec![0; pieces.len() - 1], pieces }.has_comment()
+            Sql { slots: vec![0; pieces.len() - 1], pieces }.has_comment(Dialect::Standard)
         };
         for sql in
             ["select 1 -- one", "/* one */ select 1", "select :a /**/ + :b", "select 1; --", "select 1--"]
@@ -619,24 +771,28 @@ mod tests {
         {
             assert!(!has_comment(sql), "{sql}");
         }
-        assert!(!Sql::without_parameters("select $1, '--'").has_comment());
-        assert!(Sql::without_parameters("select $1 -- one").has_comment());
-        assert!(Sql::without_parameters("select 'x").has_comment(), "its end is in the string");
+        assert!(!Sql::without_parameters("select $1, '--'").has_comment(Dialect::Standard));
+        assert!(Sql::without_parameters("select $1 -- one").has_comment(Dialect::Standard));
+        assert!(
+            Sql::without_parameters("select 'x").has_comment(Dialect::Standard),
+            "its end is in the string"
+        );
     }
 
     /// Fragments with a meaning for the lexer, so that random texts reach its special cases.
     fn nasty() -> impl Strategy<Value = String> {
         let fragment = prop::sample::select(vec![
-            "'", "''", "\"", "`", "E'", "\\", "--", "\n", "/*", "*/", "$$", "$a$", "$1", "::", ":", ":=",
-            ":a", ":b1", "[", "]", "(", ")", ";", "select ", "update ", "1", "é", " ", "?", "x",
+            "'", "''", "\"", "`", "#", "/*!", "E'", "\\", "--", "\n", "/*", "*/", "$$", "$a$", "$1", "::",
+            ":", ":=", ":a", ":b1", "[", "]", "(", ")", ";", "select ", "update ", "1", "é", " ", "?", "x",
         ]);
         prop::collection::vec(fragment, 0..20).prop_map(|fragments| fragments.concat())
     }
 
     proptest! {
         #[test]
-        fn the_pieces_and_the_names_are_the_text(sql in nasty()) {
-            if let Ok(statement) = Statement::parse(&sql) {
+        fn the_pieces_and_the_names_are_the_text(sql in nasty(), is_mysql: bool) {
+            let dialect = if is_mysql { Dialect::Mysql } else { Dialect::Standard };
+            if let Ok(statement) = Statement::parse_for(&sql, dialect) {
                 prop_assert_eq!(statement.pieces.len(), statement.names.len() + 1);
                 let mut text = statement.pieces[0].clone();
                 for ((name, offset), piece) in statement.names.iter().zip(&statement.pieces[1..]) {
@@ -654,8 +810,9 @@ mod tests {
         }
 
         #[test]
-        fn an_error_points_into_the_text(sql in nasty()) {
-            if let Err(error) = Statement::parse(&sql) {
+        fn an_error_points_into_the_text(sql in nasty(), is_mysql: bool) {
+            let dialect = if is_mysql { Dialect::Mysql } else { Dialect::Standard };
+            if let Err(error) = Statement::parse_for(&sql, dialect) {
                 prop_assert!(sql.get(error.offset..).is_some());
             }
         }

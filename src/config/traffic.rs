@@ -63,7 +63,7 @@ impl Reader<'_> {
     fn sample(&mut self, table: &Table<'_>) -> Option<Sample> {
         let (text, span) = self.verbatim(table, "sample")?;
         let key = table.key_of("sample");
-        let statement = match Statement::parse(&text) {
+        let statement = match Statement::parse_for(&text, self.dialect) {
             Ok(statement) => statement,
             Err(error) => {
                 self.report(self.source.inside(span, error.offset, 1), key, error.message);

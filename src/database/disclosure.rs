@@ -3,7 +3,7 @@
 /// The quotation marks of the messages' languages, opening and closing.
 const QUOTES: [(char, char); 6] = [('"', '"'), ('«', '»'), ('»', '«'), ('“', '”'), ('„', '“'), ('\'', '\'')];
 
-/// The message without clients' values. PostgreSQL and SQLite quote each value that a message names, so this hides
+/// The message without clients' values. PostgreSQL, MySQL and SQLite quote each value that a message names, so this hides
 /// quoted text. It shows the text only if one of the `known` texts has it as a word, because no client has written
 /// those. A value may have quotes of its own, so a hidden text reaches to the last quotation mark.
 pub(super) fn without_values(message: &str, known: &[&str]) -> String {

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::question::{Answer, Question};
-use super::statement::{Description, Statement};
+use super::statement::{Description, Notation, Statement};
 use super::{Access, Error, Kind, RowWriter, pool};
 use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::base::system::Bell;
 use crate::base::value::{Type, Value};
-use crate::config;
+use crate::config::{self, sql::Dialect};
 use crate::telemetry::activity::Activity;
 use crate::telemetry::metrics;
 
@@ -25,6 +25,7 @@ type MakeDriver = fn(&str, &config::Database) -> Result<Box<dyn Driver>, Error>;
 
 /// One database in the table of databases.
 pub(super) struct Provider {
+    pub(super) kind: Kind,
     /// The beginnings of its URLs.
     pub(super) schemes: &'static [&'static str],
     /// The form of its URLs, for messages.
@@ -51,8 +52,13 @@ pub(super) trait Driver: Send + Sync + 'static {
         None
     }
 
-    /// The sign before the number of a parameter in a statement: `$` in `$1`.
-    fn parameter_sign(&self) -> char;
+    /// The dialect of its SQL.
+    fn dialect(&self) -> Dialect {
+        Dialect::Standard
+    }
+
+    /// The notation of parameters in a statement.
+    fn notation(&self) -> Notation;
 
     /// Whether a comment behind each statement is of use, because readers can see the database's running statements.
     fn takes_comments(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Errors between a worker and its database, and the one place that maps them to an HTTP status.
 //!
-//! Any thread. This file knows SQLSTATE and SQLite's result codes, but no driver's types and no response.
-//! `docs/errors.md` has the two tables for users, and a test below compares them with the code.
+//! Any thread. This file knows SQLSTATE, SQLite's result codes and MySQL's error numbers, but no driver's types and no response.
+//! `docs/errors.md` has the three tables for users, and a test below compares them with the code.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -90,14 +90,14 @@ pub enum Error {
         received: Option<String>,
     },
     /// A column whose type has no JSON form here.
-    #[error(
-        "column \"{column}\" has type {type_name}, which has no JSON form here; write \"{column}\"::text"
-    )]
+    #[error("column \"{column}\" has type {type_name}, which has no JSON form here; write {instead}")]
     UnsupportedType {
         /// The column's name.
         column: String,
         /// The database's name of its type.
         type_name: String,
+        /// An expression in the column's place that has a form.
+        instead: String,
     },
     /// A row that does not decode as its own description says.
     #[error("column \"{column}\" does not decode as {type_name}")]
@@ -128,7 +128,7 @@ pub enum Error {
 pub struct Refusal {
     /// The error's meaning for the client.
     pub category: Category,
-    /// SQLSTATE, or SQLite's extended result code.
+    /// SQLSTATE, SQLite's extended result code, or MySQL's error number.
     pub code: String,
     /// The database's message.
     pub message: String,
@@ -237,7 +237,100 @@ pub const SQLITE_CODES: &[(i32, Category)] = &[
 /// The code of `RAISE` in a trigger. A foreign key's RESTRICT has it too, because SQLite runs that as a trigger.
 const SQLITE_CONSTRAINT_TRIGGER: i32 = 1811;
 
+/// The category of each error number of MySQL and MariaDB. A number without a row is [`Category::Other`]. Numbers from 2000 on are
+/// of a client; a proxy sends them when it has lost its server, and some of its own from 9000 on.
+pub const MYSQL_CODES: &[(u16, Category)] = &[
+    (1020, Category::Retry),
+    (1021, Category::Exhausted),
+    (1037, Category::Exhausted),
+    (1038, Category::Exhausted),
+    (1040, Category::Busy),
+    (1041, Category::Exhausted),
+    (1042, Category::Down),
+    (1044, Category::Permission),
+    (1045, Category::Permission),
+    (1047, Category::Down),
+    (1048, Category::Invalid),
+    (1053, Category::Down),
+    (1062, Category::Conflict),
+    (1077, Category::Down),
+    (1079, Category::Down),
+    (1080, Category::Down),
+    (1114, Category::Exhausted),
+    (1129, Category::Permission),
+    (1130, Category::Permission),
+    (1142, Category::Permission),
+    (1143, Category::Permission),
+    (1153, Category::TooMuch),
+    (1158, Category::Down),
+    (1159, Category::Down),
+    (1160, Category::Down),
+    (1161, Category::Down),
+    (1169, Category::Conflict),
+    (1180, Category::Down),
+    (1203, Category::Busy),
+    (1205, Category::Busy),
+    (1213, Category::Retry),
+    (1226, Category::Busy),
+    (1227, Category::Permission),
+    (1264, Category::Invalid),
+    (1265, Category::Invalid),
+    (1292, Category::Invalid),
+    (1301, Category::TooMuch),
+    (1317, Category::Cancelled),
+    (1364, Category::Invalid),
+    (1365, Category::Invalid),
+    (1366, Category::Invalid),
+    (1369, Category::Invalid),
+    (1370, Category::Permission),
+    (1406, Category::Invalid),
+    (1411, Category::Invalid),
+    (1451, Category::Conflict),
+    (1452, Category::Conflict),
+    (1461, Category::Busy),
+    (1586, Category::Conflict),
+    (MYSQL_SIGNAL, Category::Raised(StatusCode::BAD_REQUEST)),
+    (1690, Category::Invalid),
+    (1836, Category::ReadOnly),
+    (1927, Category::Down),
+    (1969, Category::Cancelled),
+    (2006, Category::Down),
+    (2013, Category::Down),
+    (3024, Category::Cancelled),
+    (3140, Category::Invalid),
+    (3141, Category::Invalid),
+    (3572, Category::Busy),
+    (3819, Category::Invalid),
+    (4025, Category::Invalid),
+    (4031, Category::Down),
+    (4038, Category::Invalid),
+    (9001, Category::Down),
+    (9002, Category::Down),
+];
+
+/// The number of an error that a SIGNAL raised without a number of its own.
+const MYSQL_SIGNAL: u16 = 1644;
+
+/// The number of a statement that an option of the server does not allow. `read_only` is one of these options.
+const MYSQL_OPTION: u16 = 1290;
+
 impl Category {
+    /// The category of an error number of MySQL alone, without its SQLSTATE and message.
+    pub fn of_mysql(code: u16) -> Self {
+        let row = MYSQL_CODES.iter().find(|(known, _)| *known == code);
+        row.map_or(Self::Other, |(_, category)| *category)
+    }
+
+    /// The category of MySQL's error number, SQLSTATE and message. Only the message tells some errors apart; the names of options in
+    /// it are never translated.
+    pub fn of_mysql_error(code: u16, state: &str, message: &str) -> Self {
+        match code {
+            MYSQL_OPTION if message.contains("read-only") || message.contains("read_only") => Self::ReadOnly,
+            MYSQL_SIGNAL => raised_status(state).map_or(Self::of_mysql(code), Self::Raised),
+            _ => Self::of_mysql(code),
+        }
+    }
+
     /// The category of a SQLSTATE. A refused write has no category of its own: most often the statement has no business
     /// to write.
     pub fn of_sqlstate(code: &str) -> Self {
@@ -420,7 +513,10 @@ impl Refusal {
     /// Whether the refusal is about a connection. A pooler may then have sent it after it lost its server, so it proves
     /// nothing about a commit.
     pub(super) fn is_of_connection(&self) -> bool {
-        self.code.starts_with("08")
+        /// MySQL's numbers for a session that ended during a statement, and for a commit that failed halfway.
+        const MYSQL: [&str; 10] =
+            ["1047", "1053", "1158", "1159", "1160", "1161", "1180", "1927", "2006", "2013"];
+        self.code.starts_with("08") || MYSQL.contains(&self.code.as_str())
     }
 
     /// A refusal with nothing but its code and message. Quoted text in the message counts as a client's value.
@@ -582,6 +678,24 @@ mod tests {
         assert!(missing.is_empty(), "docs/errors.md has no row for {missing:?}");
         assert_eq!(Category::of_sqlite(517), Category::Busy, "an extended code that has no row of its own");
         assert_eq!(Category::of_sqlite_error(1811, FOREIGN_KEY), Category::Conflict);
+    }
+
+    #[test]
+    fn each_number_of_mysql_has_its_documented_status() {
+        let documented = documented("MySQL's number");
+        for (code, status) in &documented {
+            let code = code.parse().expect("a number");
+            assert_eq!(Category::of_mysql(code).status(), *status, "{code}");
+        }
+        let has = |code: &u16| documented.iter().any(|(row, _)| *row == code.to_string());
+        let missing: Vec<_> = MYSQL_CODES.iter().filter(|(code, _)| !has(code)).collect();
+        assert!(missing.is_empty(), "docs/errors.md has no row for {missing:?}");
+        let read_only =
+            "The MariaDB server is running with the --read-only option so it cannot execute this statement";
+        assert_eq!(Category::of_mysql_error(1290, "HY000", read_only), Category::ReadOnly);
+        assert_eq!(Category::of_mysql_error(1290, "HY000", "--secure-file-priv"), Category::Other);
+        assert_eq!(Category::of_mysql_error(1644, "PT404", ""), Category::Raised(StatusCode::NOT_FOUND));
+        assert_eq!(Category::of_mysql_error(1644, "45000", "").status(), 400);
     }
 
     #[test]

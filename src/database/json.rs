@@ -1,4 +1,4 @@
-//! Values as JSON bytes, appended to the response. Both databases share this code, so that their answers are equal.
+//! Values as JSON bytes, appended to the response. All databases share this code, so that their answers are equal.
 //!
 //! Worker thread, pure. Allocates nothing but room in the output. Knows no database.
 
@@ -6,6 +6,8 @@ use std::io::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+
+use crate::base::value::Value;
 
 /// Writes the text as a JSON string.
 pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
@@ -67,6 +69,38 @@ pub(super) fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
         .expect("padded base64 takes 4 bytes for each 3 begun");
     out.truncate(start + written);
     out.push(b'"');
+}
+
+/// The items of an array as JSON text, for databases without arrays. Timestamps have the form of [`sql_timestamp`].
+pub(super) fn array_text(items: &[Value]) -> String {
+    let mut out = b"[".to_vec();
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match item {
+            Value::Null => out.extend_from_slice(b"null"),
+            Value::Bool(truth) => out.extend_from_slice(truth.to_string().as_bytes()),
+            Value::Int(number) => write_int(&mut out, *number),
+            Value::Float(number) => write_f64(&mut out, *number),
+            Value::Text(text) | Value::Uuid(text) | Value::Date(text) => {
+                write_string(&mut out, text);
+            }
+            Value::Timestamp(text) => {
+                write_string(&mut out, &sql_timestamp(text));
+            }
+            Value::Json(text) => out.extend_from_slice(text.as_bytes()),
+            Value::Bytes(bytes) => write_base64(&mut out, bytes),
+            Value::Array(_, inner) => out.extend_from_slice(array_text(inner).as_bytes()),
+        }
+    }
+    out.push(b']');
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A timestamp in SQL's own form, `2013-01-01 10:00:00`, in UTC.
+pub(super) fn sql_timestamp(text: &str) -> String {
+    text.trim_end_matches('Z').replacen('T', " ", 1)
 }
 
 /// `"name":`, the bytes before a column's value.
@@ -150,6 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::value::Scalar;
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -206,5 +241,16 @@ mod tests {
             let json = written(|out| write_string(out, &text));
             prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn arrays_are_bound_as_json() {
+        let items = vec![Value::Text("a\"b".to_owned()), Value::Null];
+        assert_eq!(array_text(&items), r#"["a\"b",null]"#);
+        assert_eq!(array_text(&[Value::Bool(true), Value::Int(2)]), "[true,2]");
+        let timestamp =
+            Value::Array(Scalar::Timestamp, vec![Value::Timestamp("2013-01-01T10:00:00Z".to_owned())]);
+        let Value::Array(_, items) = &timestamp else { unreachable!() };
+        assert_eq!(array_text(items), r#"["2013-01-01 10:00:00"]"#);
     }
 }

@@ -8,14 +8,20 @@ mod comment;
 mod disclosure;
 mod driver;
 mod error;
+mod hosts;
 mod json;
+mod limit;
+pub mod mysql;
+mod outcome;
 mod pool;
 pub mod postgres;
 mod question;
 mod rows;
 mod settings;
+mod socket;
 pub mod sqlite;
 mod statement;
+mod verification;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -28,7 +34,7 @@ pub use ::rusqlite;
 pub use crate::resource::Gauges;
 pub(crate) use crate::resource::{LongLoan, Outage};
 pub(crate) use driver::{Fetched, Outgoing, RoundTrip, Steps, Waits};
-pub use error::{Category, Error, Refusal, SQLITE_CODES, SQLSTATES};
+pub use error::{Category, Error, MYSQL_CODES, Refusal, SQLITE_CODES, SQLSTATES};
 pub(crate) use question::{Answer, Form, Question};
 pub use rows::{RowWriter, Shape};
 pub use statement::{Column, Description, Statement};
@@ -43,11 +49,13 @@ use crate::telemetry::activity::{Activity, WorkerState};
 use crate::telemetry::metrics::{self, Unserved};
 
 /// The databases, found by the beginning of a URL. Another database needs one more line here, and one more [`Kind`].
-const PROVIDERS: [Provider; 2] = [sqlite::PROVIDER, postgres::PROVIDER];
+const PROVIDERS: [Provider; 3] = [sqlite::PROVIDER, postgres::PROVIDER, mysql::PROVIDER];
 
 /// The kind of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// MySQL or MariaDB.
+    Mysql,
     /// PostgreSQL.
     Postgres,
     /// SQLite, in this process.
@@ -58,6 +66,7 @@ impl Kind {
     /// OpenTelemetry's name for it.
     pub fn system(self) -> &'static str {
         match self {
+            Self::Mysql => "mysql",
             Self::Postgres => "postgresql",
             Self::Sqlite => "sqlite",
         }
@@ -66,6 +75,7 @@ impl Kind {
     /// Its name in a message.
     fn name(self) -> &'static str {
         match self {
+            Self::Mysql => "MySQL",
             Self::Postgres => "PostgreSQL",
             Self::Sqlite => "SQLite",
         }
@@ -92,7 +102,7 @@ struct Inner {
 }
 
 impl Database {
-    /// Opens the pool on `sqlite:FILE` or `postgres://…`. `settings.url` is ignored.
+    /// Opens the pool on `sqlite:FILE`, `postgres://…`, `mysql://…` or `mariadb://…`. `settings.url` is ignored.
     ///
     /// # Errors
     /// [`Error::Url`] when the URL cannot be used. [`Error::Open`] when the first connection cannot be made: at once if
@@ -137,7 +147,7 @@ impl Database {
         &self.0.display_url
     }
 
-    /// The name that PostgreSQL gives the database, or SQLite's file.
+    /// The name that the server gives the database, or SQLite's file.
     pub fn name(&self) -> &str {
         self.driver().database_name()
     }
@@ -147,7 +157,7 @@ impl Database {
     /// # Panics
     /// A slot indexes no parameter; `config` never makes such a slot.
     pub fn statement(&self, sql: &config::Sql, params: &[config::Param]) -> Statement {
-        Statement::new(sql, params, self.driver().parameter_sign())
+        Statement::new(sql, params, self.driver().notation())
     }
 
     /// As [`statement`](Self::statement), with a comment at the end, if `settings` ask for one and the database takes
@@ -170,7 +180,7 @@ impl Database {
         }
         let driver = self.driver();
         let wanted = driver.takes_comments() && settings.statement_comment != StatementComment::Off;
-        if !wanted || sql.has_comment() {
+        if !wanted || sql.has_comment(driver.dialect()) {
             return statement;
         }
         let application = driver.application_name().unwrap_or(&settings.application_name);
@@ -299,6 +309,11 @@ impl std::fmt::Debug for Database {
 
 fn provider_of(url: &str) -> Option<&'static Provider> {
     const { &PROVIDERS }.iter().find(|provider| provider.schemes.iter().any(|scheme| url.starts_with(scheme)))
+}
+
+/// The kind of the database with this URL.
+pub(crate) fn kind_of(url: &str) -> Option<Kind> {
+    provider_of(url).map(|provider| provider.kind)
 }
 
 fn driver_of(settings: &config::Database, url: &str) -> Result<Box<dyn Driver>, Error> {
@@ -496,6 +511,14 @@ impl Connection {
     /// `database.statement_comment = "request"` and a database that takes comments. Otherwise it changes nothing.
     pub fn name_request(&mut self, request_id: &str, traceparent: &str) {
         self.lent.name_request(request_id, traceparent);
+    }
+
+    /// The MySQL session, for handlers in Rust.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the database is another one.
+    pub fn mysql(&mut self) -> Result<&mut mysql::Session, Error> {
+        self.session_of(Kind::Mysql)
     }
 
     /// The PostgreSQL session, for handlers in Rust.

@@ -11,7 +11,7 @@
 //! 3. [`prepared`] is one prepared statement, with its parameters ([`bind`]) and its rows as JSON ([`json`]). [`single_insert`] says
 //!    whether it needs a transaction.
 //! 4. [`wire`] sends and reads messages within a limit. [`errand`] notes answers without a waiting reader.
-//! 5. [`connect`], [`channel`], [`socket`] and [`tls`] are the connection; [`url`] names its server, by [`parameters`] and
+//! 5. [`connect`], [`channel`] and [`tls`] are the connection; [`url`] names its server, by [`parameters`] and
 //!    [`passwords`].
 //! 6. [`effects`], [`refusal`], [`fields`] and [`text`] are pure.
 
@@ -35,7 +35,6 @@ mod row;
 mod session;
 mod simple;
 mod single_insert;
-mod socket;
 mod statements;
 mod step;
 mod text;

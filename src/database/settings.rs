@@ -20,6 +20,7 @@ pub(super) struct Settings {
     /// In microseconds; 0: none.
     statement_timeout: AtomicU64,
     max_prepared_statements: AtomicUsize,
+    maximum_pool_size: AtomicUsize,
     /// The number of changes of the schema that were noticed.
     schema_changes: AtomicU64,
 }
@@ -36,6 +37,7 @@ impl Settings {
         let micros = u64::try_from(configured.statement_timeout.as_micros()).unwrap_or(u64::MAX);
         self.statement_timeout.store(micros, Relaxed);
         self.max_prepared_statements.store(configured.max_prepared_statements, Relaxed);
+        self.maximum_pool_size.store(configured.maximum_pool_size, Relaxed);
         self.names_requests.store(configured.statement_comment == StatementComment::Request, Relaxed);
         let mut application_name = self.application_name.lock().unwrap_or_else(PoisonError::into_inner);
         application_name.clone_from(&configured.application_name);
@@ -69,6 +71,11 @@ impl Settings {
     /// The most statements that a session keeps prepared.
     pub(super) fn max_prepared_statements(&self) -> usize {
         self.max_prepared_statements.load(Relaxed).max(1)
+    }
+
+    /// The most sessions of the pool.
+    pub(super) fn maximum_pool_size(&self) -> usize {
+        self.maximum_pool_size.load(Relaxed)
     }
 
     /// Tells all sessions that the schema has changed. They forget their statements at their next checkout.

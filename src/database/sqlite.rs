@@ -18,8 +18,9 @@ use rusqlite::{Connection, Error as SqliteError};
 
 pub(crate) use self::file::file_of;
 use self::file::{File, Identity, SCHEME};
-use super::json::{self, write_base64, write_bytes_as_text, write_f64, write_int, write_string};
+use super::json::{self, array_text, sql_timestamp, write_base64, write_bytes_as_text, write_f64, write_int};
 use super::settings::{LEAVES_TRANSACTION, Settings};
+use super::statement::Notation;
 use super::{Access, Category, Column, Description, Error, Kind, Refusal, RowWriter, Statement};
 use super::{driver, note_cancelled, pool};
 use crate::base::deadline::Deadline;
@@ -48,6 +49,7 @@ const READ_SCHEMA: &str = "select count(*) from sqlite_schema where false";
 
 /// SQLite's entry in the table of databases.
 pub(super) const PROVIDER: driver::Provider = driver::Provider {
+    kind: Kind::Sqlite,
     schemes: &[SCHEME],
     url_form: "sqlite:FILE",
     driver: |url, settings| Ok(Box::new(Driver::new(url, settings)?)),
@@ -83,8 +85,8 @@ impl driver::Driver for Driver {
         &self.name
     }
 
-    fn parameter_sign(&self) -> char {
-        '?'
+    fn notation(&self) -> Notation {
+        Notation::Numbered('?')
     }
 
     fn reconfigure(&self, configured: &config::Database) -> bool {
@@ -589,37 +591,11 @@ impl rusqlite::ToSql for Parameter<'_> {
             Value::Text(text) | Value::Uuid(text) | Value::Date(text) | Value::Json(text) => {
                 text.as_str().into()
             }
-            Value::Timestamp(text) => text.trim_end_matches('Z').replacen('T', " ", 1).into(),
+            Value::Timestamp(text) => sql_timestamp(text).into(),
             Value::Bytes(bytes) => bytes.as_slice().into(),
             Value::Array(_, items) => array_text(items).into(),
         })
     }
-}
-
-fn array_text(items: &[Value]) -> String {
-    let mut out = b"[".to_vec();
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        match item {
-            Value::Null => out.extend_from_slice(b"null"),
-            Value::Bool(truth) => out.extend_from_slice(truth.to_string().as_bytes()),
-            Value::Int(number) => write_int(&mut out, *number),
-            Value::Float(number) => write_f64(&mut out, *number),
-            Value::Text(text) | Value::Uuid(text) | Value::Date(text) => {
-                write_string(&mut out, text);
-            }
-            Value::Timestamp(text) => {
-                write_string(&mut out, &text.trim_end_matches('Z').replacen('T', " ", 1));
-            }
-            Value::Json(text) => out.extend_from_slice(text.as_bytes()),
-            Value::Bytes(bytes) => write_base64(&mut out, bytes),
-            Value::Array(_, inner) => out.extend_from_slice(array_text(inner).as_bytes()),
-        }
-    }
-    out.push(b']');
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 struct ColumnPlan {
@@ -779,7 +755,6 @@ fn invalid_text() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::value::Scalar;
 
     fn written(declared: &str, value: ValueRef<'_>) -> String {
         let mut out = Vec::new();
@@ -822,16 +797,5 @@ mod tests {
             assert_eq!(place_of_table("no such table: t", sql), place, "{sql}");
         }
         assert_eq!(place_of_table("no such column: t", "select x from t"), None);
-    }
-
-    #[test]
-    fn arrays_are_bound_as_json() {
-        let items = vec![Value::Text("a\"b".to_owned()), Value::Null];
-        assert_eq!(array_text(&items), r#"["a\"b",null]"#);
-        assert_eq!(array_text(&[Value::Bool(true), Value::Int(2)]), "[true,2]");
-        let timestamp =
-            Value::Array(Scalar::Timestamp, vec![Value::Timestamp("2013-01-01T10:00:00Z".to_owned())]);
-        let Value::Array(_, items) = &timestamp else { unreachable!() };
-        assert_eq!(array_text(items), r#"["2013-01-01 10:00:00"]"#);
     }
 }

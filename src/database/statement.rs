@@ -9,7 +9,16 @@ use super::error::Error;
 use crate::base::value::Type;
 use crate::config;
 
-/// An endpoint's statement in one database's notation: `$1` or `?1` for each distinct parameter.
+/// The notation of parameters in a database's statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notation {
+    /// A sign and a number for each distinct parameter, such as `$1`.
+    Numbered(char),
+    /// A `?` for each use of a parameter. The value is sent once for each use.
+    Positional,
+}
+
+/// An endpoint's statement in one database's notation: `$1` or `?1` for each distinct parameter, or a `?` for each use of one.
 #[derive(Clone, Debug)]
 pub struct Statement {
     /// Its name in a trace. Empty where it has none.
@@ -22,7 +31,7 @@ pub struct Statement {
     marks: Vec<Mark>,
 }
 
-/// The parameter behind a `$n`.
+/// The parameter behind a `$n` or a `?`.
 #[derive(Clone, Debug)]
 pub(super) struct Bound {
     /// The index of the endpoint's parameter, and of its value.
@@ -57,19 +66,27 @@ struct Mark {
 }
 
 impl Statement {
-    pub(super) fn new(sql: &config::Sql, params: &[config::Param], sign: char) -> Self {
+    pub(super) fn new(sql: &config::Sql, params: &[config::Param], notation: Notation) -> Self {
         let (mut text, mut written) = (String::new(), 0);
         let (mut bound, mut marks) = (Vec::<Bound>::new(), Vec::new());
         for (piece, slot) in sql.pieces.iter().zip(&sql.slots) {
             let param = &params[*slot];
-            let known = bound.iter().position(|bound| bound.index == *slot);
-            let number = known.unwrap_or(bound.len()) + 1;
-            if known.is_none() {
-                bound.push(Bound::new(*slot, param));
-            }
             text.push_str(piece);
-            text.push(sign);
-            text.push_str(&number.to_string());
+            match notation {
+                Notation::Numbered(sign) => {
+                    let known = bound.iter().position(|bound| bound.index == *slot);
+                    let number = known.unwrap_or(bound.len()) + 1;
+                    if known.is_none() {
+                        bound.push(Bound::new(*slot, param));
+                    }
+                    text.push(sign);
+                    text.push_str(&number.to_string());
+                }
+                Notation::Positional => {
+                    bound.push(Bound::new(*slot, param));
+                    text.push('?');
+                }
+            }
             written += piece.len() + ":".len() + param.name.len();
             marks.push(Mark { text: text.len(), written });
         }
@@ -147,6 +164,22 @@ pub(super) fn command(sql: &str) -> Cow<'static, str> {
     }
 }
 
+/// The first word behind comments.
+pub(super) fn first_word(sql: &str) -> &str {
+    let mut rest = sql.trim_start();
+    loop {
+        rest = if let Some(comment) = rest.strip_prefix("--") {
+            comment.split_once('\n').map_or("", |(_, after)| after)
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            comment.split_once("*/").map_or("", |(_, after)| after)
+        } else {
+            break;
+        }
+        .trim_start();
+    }
+    rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or_default()
+}
+
 /// A database's description of a statement before it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -180,7 +213,7 @@ mod tests {
     fn each_distinct_parameter_has_one_number() {
         let pieces = ["select ", " + ", " - ", ""].map(str::to_owned).to_vec();
         let sql = config::Sql { pieces, slots: vec![1, 0, 1] };
-        let statement = Statement::new(&sql, &[param("a"), param("long")], '$');
+        let statement = Statement::new(&sql, &[param("a"), param("long")], Notation::Numbered('$'));
         assert_eq!(statement.text(), "select $1 + $2 - $1");
         assert_eq!(statement.bound.iter().map(|bound| bound.index).collect::<Vec<_>>(), [1, 0]);
         let written = "select :long + :a - :long";
@@ -188,12 +221,16 @@ mod tests {
         assert_eq!(statement.written_offset(of("+", statement.text())), of("+", written));
         assert_eq!(statement.written_offset(of("-", statement.text())), of("-", written));
         assert_eq!(statement.written_offset(3), 3);
+        let statement = Statement::new(&sql, &[param("a"), param("long")], Notation::Positional);
+        assert_eq!(statement.text(), "select ? + ? - ?");
+        assert_eq!(statement.bound.iter().map(|bound| bound.index).collect::<Vec<_>>(), [1, 0, 1]);
+        assert_eq!(statement.written_offset(of("-", statement.text())), of("-", written));
     }
 
     #[test]
     fn a_comment_follows_the_statement_in_place_of_a_semicolon() {
         let sql = config::Sql { pieces: vec!["select ".to_owned(), " + \n;; ".to_owned()], slots: vec![0] };
-        let plain = Statement::new(&sql, &[param("a")], '$');
+        let plain = Statement::new(&sql, &[param("a")], Notation::Numbered('$'));
         let statement = plain.clone().with_comment(Comment::new([("route", "/;")]));
         assert_eq!(statement.text(), "select $1 + /*route='%2F%3B'*/");
         let request = Comment::new([("request_id", "7")]);

@@ -1,4 +1,4 @@
-//! The demo data in both databases: every value arrives, and a fill that fails changes nothing.
+//! The demo data in each database: every value arrives, and a fill that fails changes nothing.
 
 use std::fs;
 use std::path::Path;
@@ -7,9 +7,9 @@ use postgres::{Client, NoTls, SimpleQueryMessage};
 use rusqlite::types::ValueRef;
 use wharf::internal::demo::{self, Error};
 
-use crate::support::Postgres;
+use crate::support::{Mariadb, Postgres, Wharf};
 
-/// Each filled table, its columns as both databases print the CSV's texts, and its rows.
+/// Each filled table, its columns as each database prints the CSV's texts, and its rows.
 const TABLES: [(&str, &str, usize); 5] = [
     ("airlines", "carrier, name", 16),
     ("airports", "faa, name, lat, lon, alt, tz, dst, tzone", 1458),
@@ -58,6 +58,34 @@ fn postgres_holds_every_value_of_the_files() {
         });
         assert_rows(table, count, &rows.collect::<Vec<Vec<String>>>());
     }
+}
+
+#[test]
+fn mariadb_holds_every_value_of_the_files() {
+    let database = Mariadb::database();
+    let fill =
+        |more: &[&str]| Wharf::run("", &[&["demo", "--database", &database.url()], more].concat(), &[]);
+    let filled = fill(&[]);
+    assert_eq!(filled.code, Some(0), "{}", filled.stderr);
+    for (table, columns, count) in TABLES {
+        let shown = |column: &str| match column {
+            "SCHEDULED" => "date_format(scheduled, '%Y-%m-%d %H:%i:%s')".to_owned(),
+            column => format!("coalesce({}, '')", column.to_lowercase()),
+        };
+        let key = columns.split(", ").next().unwrap();
+        let columns = columns.split(", ").map(shown).collect::<Vec<_>>().join(", ");
+        let printed =
+            database.sql(&format!("set time_zone = '+00:00'; select {columns} from {table} order by {key}"));
+        let rows: Vec<Vec<String>> =
+            printed.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
+        assert_rows(table, count, &rows);
+    }
+    let again = fill(&[]);
+    assert_ne!(again.code, Some(0));
+    assert!(again.stderr.contains("flights") && again.stderr.contains("--replace"), "{}", again.stderr);
+    database.sql("delete from flights where id > 10");
+    assert_eq!(fill(&["--replace"]).code, Some(0));
+    assert_eq!(database.sql("select count(*) from flights"), "27004");
 }
 
 #[test]

@@ -1,12 +1,12 @@
-//! Each endpoint of the two demo configurations, over a real socket: SQLite and PostgreSQL answer the same bytes, and
-//! these are what the CSV files say.
+//! Each endpoint of the demo's configurations, over a real socket: SQLite, PostgreSQL and MariaDB answer the same bytes, and these
+//! are what the CSV files say.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use crate::support::{Answer, Database, Postgres, Wharf};
+use crate::support::{Answer, Database, MariaDatabase, Mariadb, Postgres, Wharf};
 
 /// A CSV's row by column.
 type Row = HashMap<String, String>;
@@ -15,33 +15,33 @@ static FLIGHTS: LazyLock<Vec<Row>> = LazyLock::new(|| rows_of("flights"));
 
 #[test]
 fn the_fixed_answer() {
-    let both = Both::start();
-    assert_eq!(both.json("/hello"), r#"{"hello":"wharf"}"#);
+    let each = Each::start();
+    assert_eq!(each.json("/hello"), r#"{"hello":"wharf"}"#);
 }
 
 #[test]
 fn one_flight_by_its_id() {
-    let both = Both::start();
+    let each = Each::start();
     let columns =
         "id day scheduled carrier flight tailnum origin dest dep_delay arr_delay air_time distance cancelled";
     let cancelled = FLIGHTS.iter().position(|flight| flight["cancelled"] == "1").unwrap();
     for flight in [&FLIGHTS[0], &FLIGHTS[cancelled], &FLIGHTS[FLIGHTS.len() - 1]] {
-        assert_eq!(both.json(&format!("/flights/{}", flight["id"])), object(flight, columns));
+        assert_eq!(each.json(&format!("/flights/{}", flight["id"])), object(flight, columns));
     }
-    both.refuses(404, "/flights/27005");
-    let refused = both.refuses(400, "/flights/0");
+    each.refuses(404, "/flights/27005");
+    let refused = each.refuses(400, "/flights/0");
     assert!(refused.text().contains("id"), "{}", refused.text());
-    both.refuses(400, "/flights/one");
+    each.refuses(400, "/flights/one");
 }
 
 #[test]
 fn flights_by_optional_filters_and_in_pages() {
-    let both = Both::start();
+    let each = Each::start();
     let columns = "id day scheduled carrier flight origin dest dep_delay cancelled";
     let expect = |path: &str, filter: &dyn Fn(&Row) -> bool, skip: usize, limit: usize| {
         let flights = FLIGHTS.iter().filter(|flight| filter(flight)).skip(skip).take(limit);
         let expected = array(flights.map(|flight| object(flight, columns)));
-        assert_eq!(both.json(path), expected, "{path}");
+        assert_eq!(each.json(path), expected, "{path}");
     };
     expect("/flights", &|_| true, 0, 20);
     expect("/flights?limit=3&offset=27002", &|_| true, 27_002, 3);
@@ -55,21 +55,21 @@ fn flights_by_optional_filters_and_in_pages() {
     for refused in
         ["limit=0", "limit=501", "offset=-1", "day=2013-02-01", "day=today", "cancelled=yes", "carrier=ua"]
     {
-        both.refuses(400, &format!("/flights?{refused}"));
+        each.refuses(400, &format!("/flights?{refused}"));
     }
 }
 
 #[test]
 fn a_number_by_itself() {
-    let both = Both::start();
+    let each = Each::start();
     let of_day = FLIGHTS.iter().filter(|flight| flight["day"] == "2013-01-31").count();
-    assert_eq!(both.json("/flights/count"), "27004");
-    assert_eq!(both.json("/flights/count?day=2013-01-31"), of_day.to_string());
+    assert_eq!(each.json("/flights/count"), "27004");
+    assert_eq!(each.json("/flights/count?day=2013-01-31"), of_day.to_string());
 }
 
 #[test]
 fn flights_of_a_route() {
-    let both = Both::start();
+    let each = Each::start();
     let expect = |path: &str, carrier: &str, limit: usize| {
         let flights = FLIGHTS
             .iter()
@@ -77,17 +77,17 @@ fn flights_of_a_route() {
             .filter(|flight| flight["carrier"].starts_with(carrier));
         let columns = "id day scheduled carrier flight dep_delay arr_delay";
         let expected = array(flights.take(limit).map(|flight| object(flight, columns)));
-        assert_eq!(both.json(path), expected, "{path}");
+        assert_eq!(each.json(path), expected, "{path}");
     };
     expect("/routes/JFK/SFO/flights", "", 20);
     expect("/routes/JFK/SFO/flights?carrier=VX&limit=500", "VX", 500);
-    assert_eq!(both.json("/routes/SFO/JFK/flights"), "[]");
-    both.refuses(400, "/routes/jfk/SFO/flights");
+    assert_eq!(each.json("/routes/SFO/JFK/flights"), "[]");
+    each.refuses(400, "/routes/jfk/SFO/flights");
 }
 
 #[test]
 fn the_busiest_routes() {
-    let both = Both::start();
+    let each = Each::start();
     let mut routes: BTreeMap<(&str, &str), (i64, usize)> = BTreeMap::new();
     for flight in FLIGHTS.iter() {
         let distance = number(flight, "distance").unwrap();
@@ -104,24 +104,24 @@ fn the_busiest_routes() {
             )
         })
         .collect();
-    assert_eq!(both.json("/routes"), array(objects.iter().take(10).cloned()));
-    assert_eq!(both.json("/routes?limit=300"), array(objects.into_iter()));
+    assert_eq!(each.json("/routes"), array(objects.iter().take(10).cloned()));
+    assert_eq!(each.json("/routes?limit=300"), array(objects.into_iter()));
 }
 
 #[test]
 fn every_airport_with_exact_coordinates() {
-    let both = Both::start();
+    let each = Each::start();
     for airport in rows_of("airports").iter().step_by(97) {
         let columns = "faa name lat lon alt tz tzone";
-        assert_eq!(both.json(&format!("/airports/{}", airport["faa"])), object(airport, columns));
+        assert_eq!(each.json(&format!("/airports/{}", airport["faa"])), object(airport, columns));
     }
-    both.refuses(404, "/airports/ZZZ");
-    both.refuses(400, "/airports/jfk");
+    each.refuses(404, "/airports/ZZZ");
+    each.refuses(400, "/airports/jfk");
 }
 
 #[test]
 fn a_departures_board() {
-    let both = Both::start();
+    let each = Each::start();
     let airports: HashMap<String, Row> =
         rows_of("airports").into_iter().map(|airport| (airport["faa"].clone(), airport)).collect();
     let mut flights: Vec<&Row> = FLIGHTS
@@ -140,15 +140,15 @@ fn a_departures_board() {
         object(&row, "scheduled carrier flight dest airport dep_delay cancelled")
     }));
     let path = "/airports/JFK/departures?from=2013-01-15T11:00:00Z&to=2013-01-15T14:00:00Z";
-    assert_eq!(both.json(path), expected);
+    assert_eq!(each.json(path), expected);
     let path = "/airports/JFK/departures?from=2013-01-15T06:00:00-05:00&to=2013-01-15T15:00:00%2B01:00";
-    assert_eq!(both.json(path), expected);
-    both.refuses(400, "/airports/JFK/departures?from=2013-01-15T11:00:00Z");
+    assert_eq!(each.json(path), expected);
+    each.refuses(400, "/airports/JFK/departures?from=2013-01-15T11:00:00Z");
 }
 
 #[test]
 fn delays_by_carrier() {
-    let both = Both::start();
+    let each = Each::start();
     for (path, minutes) in [("/carriers/delays", 15), ("/carriers/delays?minutes=60", 60)] {
         let mut carriers: Vec<(usize, String)> = rows_of("airlines")
             .iter()
@@ -160,13 +160,13 @@ fn delays_by_carrier() {
             .collect();
         // The file is in the order of the carriers, and the sort keeps it.
         carriers.sort_by_key(|(late, _)| Reverse(*late));
-        assert_eq!(both.json(path), array(carriers.into_iter().map(|(_, object)| object)), "{path}");
+        assert_eq!(each.json(path), array(carriers.into_iter().map(|(_, object)| object)), "{path}");
     }
 }
 
 #[test]
 fn planes_of_a_manufacturer() {
-    let both = Both::start();
+    let each = Each::start();
     let planes = rows_of("planes");
     let expect = |path: &str, manufacturer: &str, seats: i64, engine: &str, limit: usize| {
         let mut planes: Vec<&Row> = planes
@@ -177,7 +177,7 @@ fn planes_of_a_manufacturer() {
         planes.sort_by_key(|plane| (Reverse(number(plane, "year")), &plane["tailnum"]));
         let columns = "tailnum year manufacturer model engine seats speed";
         let expected = array(planes.into_iter().take(limit).map(|plane| object(plane, columns)));
-        assert_eq!(both.json(path), expected, "{path}");
+        assert_eq!(each.json(path), expected, "{path}");
     };
     expect("/planes?manufacturer=boeing", "BOEING", 0, "", 20);
     expect("/planes?manufacturer=EMBRAER&limit=500", "EMBRAER", 0, "", 500);
@@ -189,38 +189,38 @@ fn planes_of_a_manufacturer() {
         500,
     );
     expect("/planes?manufacturer=CESSNA&engine=Reciprocating&limit=500", "CESSNA", 0, "Reciprocating", 500);
-    assert_eq!(both.json("/planes?manufacturer=BOEING'%20or%20'1'%3D'1"), "[]");
-    both.refuses(400, "/planes");
-    both.refuses(400, "/planes?manufacturer=BOEING&engine=Steam");
+    assert_eq!(each.json("/planes?manufacturer=BOEING'%20or%20'1'%3D'1"), "[]");
+    each.refuses(400, "/planes");
+    each.refuses(400, "/planes?manufacturer=BOEING&engine=Steam");
 }
 
 #[test]
 fn a_note_from_its_first_word_to_its_end() {
-    let both = Both::start();
-    assert_eq!(both.json("/flights/7/notes"), "[]");
+    let each = Each::start();
+    assert_eq!(each.json("/flights/7/notes"), "[]");
     let headers = [("Content-Type", "application/json"), ("X-Author", "Ada")];
     let said = r#"{"body":"late \"again\", says 'Ada'; drop table note; -- ☕"}"#;
-    let added = both.request("POST", "/flights/7/notes", &headers, said);
+    let added = each.request("POST", "/flights/7/notes", &headers, said);
     let note = r#""author":"Ada","body":"late \"again\", says 'Ada'; drop table note; -- ☕","done":false"#;
     assert_eq!((added.status, added.text()), (201, &*format!(r#"{{"id":1,"flight_id":7,{note}}}"#)));
-    let added = both.request("POST", "/flights/7/notes", &headers[..1], r#"{"body":"second"}"#);
+    let added = each.request("POST", "/flights/7/notes", &headers[..1], r#"{"body":"second"}"#);
     let second = r#""author":"anonymous","body":"second","done":false"#;
     assert_eq!((added.status, added.text()), (201, &*format!(r#"{{"id":2,"flight_id":7,{second}}}"#)));
-    assert_eq!(both.json("/flights/7/notes"), format!(r#"[{{"id":1,{note}}},{{"id":2,{second}}}]"#));
+    assert_eq!(each.json("/flights/7/notes"), format!(r#"[{{"id":1,{note}}},{{"id":2,{second}}}]"#));
 
-    let changed = both.request("PUT", "/notes/2", &headers, r#"{"body":"2nd","done":true}"#);
+    let changed = each.request("PUT", "/notes/2", &headers, r#"{"body":"2nd","done":true}"#);
     let now = r#"{"id":2,"flight_id":7,"author":"anonymous","body":"2nd","done":true}"#;
     assert_eq!((changed.status, changed.text()), (200, now));
-    let deleted = both.request("DELETE", "/notes/1", &[], "");
+    let deleted = each.request("DELETE", "/notes/1", &[], "");
     assert_eq!((deleted.status, deleted.text()), (204, ""));
-    assert_eq!(both.request("DELETE", "/notes/1", &[], "").status, 404);
-    assert_eq!(both.request("PUT", "/notes/1", &headers, r#"{"body":"x","done":true}"#).status, 404);
-    assert_eq!(both.json("/flights/7/notes"), r#"[{"id":2,"author":"anonymous","body":"2nd","done":true}]"#);
+    assert_eq!(each.request("DELETE", "/notes/1", &[], "").status, 404);
+    assert_eq!(each.request("PUT", "/notes/1", &headers, r#"{"body":"x","done":true}"#).status, 404);
+    assert_eq!(each.json("/flights/7/notes"), r#"[{"id":2,"author":"anonymous","body":"2nd","done":true}]"#);
 
-    let missing_flight = both.request("POST", "/flights/27005/notes", &headers, r#"{"body":"where?"}"#);
+    let missing_flight = each.request("POST", "/flights/27005/notes", &headers, r#"{"body":"where?"}"#);
     assert_eq!(missing_flight.status, 409);
     for bad in [r#"{"body":""}"#, r#"{"body":1}"#, "{}", "[]", "{"] {
-        assert_eq!(both.request("POST", "/flights/7/notes", &headers, bad).status, 400, "{bad}");
+        assert_eq!(each.request("POST", "/flights/7/notes", &headers, bad).status, 400, "{bad}");
     }
 }
 
@@ -230,11 +230,11 @@ fn a_transfer_happens_whole_or_not_at_all() {
         r#"[{"id":1,"owner":"Ada","balance":1000},{"id":2,"owner":"Grace","balance":500},"#,
         r#"{"id":3,"owner":"Edsger","balance":250},{"id":4,"owner":"Barbara","balance":0}]"#,
     );
-    let both = Both::start();
-    assert_eq!(both.json("/accounts"), UNTOUCHED);
+    let each = Each::start();
+    assert_eq!(each.json("/accounts"), UNTOUCHED);
     let transfer = |src: i64, dst: i64, amount: i64| {
         let body = format!(r#"{{"src":{src},"dst":{dst},"amount":{amount}}}"#);
-        both.request("POST", "/transfers", &[("Content-Type", "application/json")], &body)
+        each.request("POST", "/transfers", &[("Content-Type", "application/json")], &body)
     };
     for (src, dst, amount, detail) in [
         (2, 4, 501, "insufficient funds"),
@@ -246,7 +246,7 @@ fn a_transfer_happens_whole_or_not_at_all() {
         let refused = transfer(src, dst, amount);
         assert_eq!(refused.status, 409, "{}", refused.text());
         assert_eq!(refused.json()["detail"], detail);
-        assert_eq!(both.json("/accounts"), UNTOUCHED);
+        assert_eq!(each.json("/accounts"), UNTOUCHED);
     }
     assert_eq!(transfer(1, 2, 0).status, 400);
     let done = transfer(1, 4, 1000);
@@ -269,47 +269,63 @@ fn a_second_start_keeps_the_data() {
 }
 
 #[test]
-fn both_configurations_declare_the_same_endpoints() {
+fn the_configurations_declare_the_same_endpoints() {
     let endpoints = |name: &str| {
         let config = config(name);
         let start = config.find("# A fixed answer").expect("the endpoints start there");
         config[start..].to_owned()
     };
     assert_eq!(endpoints("wharf.toml"), endpoints("postgres.toml"));
+    // MySQL's SQL differs in places. The routes, the parameters and their rules are the same.
+    let face = |name: &str| -> Vec<String> {
+        let config: toml::Table = endpoints(name).parse().expect("TOML");
+        let endpoints = config["endpoint"].as_table().expect("a table");
+        endpoints
+            .iter()
+            .map(|(name, it)| format!("{name} {:?} {:?}", it.get("route"), it.get("params")))
+            .collect()
+    };
+    assert_eq!(face("wharf.toml"), face("mysql.toml"));
 }
 
-/// The demo on both databases.
-struct Both {
+/// The demo on each database.
+struct Each {
     sqlite: Wharf,
     postgres: Wharf,
+    mariadb: Wharf,
 }
 
-impl Both {
+impl Each {
     fn start() -> Self {
         let database = filled_postgres();
         let port = Postgres::shared().port().to_string();
         let environment = [("PGHOST", "127.0.0.1"), ("PGPORT", &*port), ("PGDATABASE", database.name())];
+        let mariadb = filled_mariadb().url();
         Self {
             sqlite: Wharf::start(&config("wharf.toml")),
             postgres: Wharf::start_with(&config("postgres.toml"), &[], &environment),
+            mariadb: Wharf::start_with(&config("mysql.toml"), &["--database", &mariadb], &[]),
         }
     }
 
-    /// Asks both; the answer that they agree on. Of problems only the status must agree.
+    /// Asks each; the answer that they agree on. Of problems only the status must agree.
     fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let one = self.sqlite.request(method, path, headers, body);
-        let other = self.postgres.request(method, path, headers, body);
-        assert_eq!(one.status, other.status, "{method} {path}\n{}\n{}", one.text(), other.text());
-        assert_eq!(one.header("Content-Type"), other.header("Content-Type"), "{method} {path}");
-        if one.status < 400 {
-            assert_eq!(one.text(), other.text(), "{method} {path}");
-        } else {
-            assert_eq!(one.header("Content-Type"), Some("application/problem+json"), "{method} {path}");
+        for (name, other) in [("PostgreSQL", &self.postgres), ("MariaDB", &self.mariadb)] {
+            let other = other.request(method, path, headers, body);
+            let texts = || format!("{method} {path}\n{}\n{name}: {}", one.text(), other.text());
+            assert_eq!(one.status, other.status, "{}", texts());
+            assert_eq!(one.header("Content-Type"), other.header("Content-Type"), "{}", texts());
+            if one.status < 400 {
+                assert_eq!(one.text(), other.text(), "{}", texts());
+            } else {
+                assert_eq!(one.header("Content-Type"), Some("application/problem+json"), "{}", texts());
+            }
         }
         one
     }
 
-    /// The JSON that both answer to a GET.
+    /// The JSON that each answers to a GET.
     fn json(&self, path: &str) -> String {
         let answer = self.request("GET", path, &[], "");
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
@@ -333,6 +349,17 @@ fn filled_postgres() -> Database {
         database
     });
     Postgres::database_like(&FILLED)
+}
+
+/// The same on MariaDB.
+fn filled_mariadb() -> MariaDatabase {
+    static FILLED: LazyLock<MariaDatabase> = LazyLock::new(|| {
+        let database = Mariadb::database();
+        let exit = Wharf::run("", &["demo", "--database", &database.url()], &[]);
+        assert_eq!(exit.code, Some(0), "{}{}", exit.stdout, exit.stderr);
+        database
+    });
+    Mariadb::database_like(&FILLED)
 }
 
 fn config(name: &str) -> String {

@@ -1,4 +1,4 @@
-//! Support for the integration tests: a PostgreSQL of their own, the real binary, and clients on real sockets.
+//! Support for the integration tests: a PostgreSQL and a MariaDB of their own, the real binary, and clients on real sockets.
 //!
 //! Nothing here sleeps for a fixed time or uses a fixed port, and nothing waits without a limit.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
@@ -10,6 +10,7 @@ mod distant;
 mod forwarder;
 mod gate;
 mod log;
+mod mariadb;
 mod pgbouncer;
 mod postgres;
 mod relay;
@@ -28,8 +29,9 @@ pub(crate) use distant::Distant;
 pub(crate) use forwarder::{Forwarder, Then};
 pub(crate) use gate::{Gate, Keeper, gate};
 pub(crate) use log::Log;
+pub(crate) use mariadb::{Held, MariaDatabase, Mariadb, SuspendedMariadb, USER as MARIADB_USER};
 pub(crate) use pgbouncer::{PgBouncer, Setup, psql};
-pub(crate) use postgres::{Database, Postgres};
+pub(crate) use postgres::{Database, Postgres, free_port};
 pub(crate) use tls::{Authority, Identity};
 pub(crate) use wharf::{Exit, Wharf, directory_with};
 pub(crate) use wire::{Answer, Client};

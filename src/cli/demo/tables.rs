@@ -1,4 +1,4 @@
-//! The demo data, embedded in the binary: fills a SQLite file or a PostgreSQL schema with it.
+//! The demo data, embedded in the binary: fills a SQLite file, a PostgreSQL schema or a MySQL database with it.
 //!
 //! Main thread, before anything is served; called by `cli`. This module knows no configuration, no pool and no server.
 
@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::time::Duration;
 
+use crate::base::value::Value;
+use crate::database::{self, Access, mysql};
 use rusqlite::{OpenFlags, TransactionBehavior, params_from_iter};
 
 /// The schemas differ only in the names of types. The files explain the differences.
 const SQLITE_SCHEMA: &str = include_str!("../../../config/demo/sqlite.sql");
 const POSTGRES_SCHEMA: &str = include_str!("../../../config/demo/postgres.sql");
+const MYSQL_SCHEMA: &str = include_str!("../../../config/demo/mysql.sql");
 
 /// Every table with its rows as CSV. A table comes before the tables that refer to it. The first line has the names of
-/// the columns, and an empty field is null. Both databases convert the texts by the columns' types, so the same file
-/// serves both.
+/// the columns, and an empty field is null. All databases convert the texts by the columns' types, so the same file
+/// serves all.
 const TABLES: [(&str, &str); 6] = [
     ("airlines", include_str!("../../../config/demo/airlines.csv")),
     ("airports", include_str!("../../../config/demo/airports.csv")),
@@ -36,7 +39,7 @@ pub enum Error {
     /// The SQLite file exists already.
     #[error("{} exists already; remove it to have it filled again", .0.display())]
     FileExists(PathBuf),
-    /// The PostgreSQL schema already has some of the tables.
+    /// The schema or the database already has some of the tables.
     #[error("the database already has {}; replace them if their rows may be dropped", .0.join(", "))]
     TablesExist(Vec<String>),
     /// The SQLite file could not be written.
@@ -61,6 +64,9 @@ pub enum Error {
         /// The error of the connection.
         source: io::Error,
     },
+    /// MySQL refused, or the connection broke.
+    #[error("MySQL did not take the demo data: {}", .0.in_full())]
+    Mysql(#[from] database::Error),
     /// An embedded file is not valid CSV.
     #[error("the embedded demo data is damaged")]
     Csv(#[from] csv::Error),
@@ -136,6 +142,80 @@ pub fn fill_postgres(client: &mut postgres::Client, replace: bool) -> Result<(),
     }
     transaction.batch_execute("analyze airlines, airports, planes, flights, account, note")?;
     Ok(transaction.commit()?)
+}
+
+/// Creates the demo's tables and rows in the session's database. MySQL commits each change of the schema by itself, so this is not one
+/// transaction.
+///
+/// # Errors
+/// [`Error::TablesExist`] when some of the tables exist and `replace` is false; then nothing has changed. Otherwise the error of MySQL;
+/// then the tables that were created are dropped again, as far as the server still answers.
+pub fn fill_mysql(session: &mut mysql::Session, replace: bool) -> Result<(), Error> {
+    let existing = existing_in_mysql(session).map_err(Error::Mysql)?;
+    if !existing.is_empty() && !replace {
+        return Err(Error::TablesExist(existing));
+    }
+    let filled = drop_in_mysql(session).and_then(|()| write_mysql(session));
+    if filled.is_err()
+        && let Err(error) = drop_in_mysql(session)
+    {
+        log::warn!("the incomplete demo tables stay: {error}");
+    }
+    filled
+}
+
+fn existing_in_mysql(session: &mut mysql::Session) -> Result<Vec<String>, database::Error> {
+    let mut existing = Vec::new();
+    for (table, _) in TABLES {
+        let found = session.query(
+            "select table_name from information_schema.tables where table_schema = database() and table_name = ?",
+            &[Value::Text(table.to_owned())],
+        )?;
+        if !found.is_empty() {
+            existing.push(table.to_owned());
+        }
+    }
+    Ok(existing)
+}
+
+fn drop_in_mysql(session: &mut mysql::Session) -> Result<(), Error> {
+    for (table, _) in TABLES.iter().rev() {
+        session.execute(&format!("drop table if exists {table}"), &[]).map_err(Error::Mysql)?;
+    }
+    Ok(())
+}
+
+fn write_mysql(session: &mut mysql::Session) -> Result<(), Error> {
+    for statement in MYSQL_SCHEMA.split(";\n").filter(|statement| !statement.trim().is_empty()) {
+        session.execute(statement, &[]).map_err(Error::Mysql)?;
+    }
+    session.transaction(Access::ReadWrite, |session| {
+        TABLES.iter().try_for_each(|(table, csv)| insert_in_mysql(session, table, csv))
+    })?;
+    for (table, _) in TABLES {
+        session.query(&format!("analyze table {table}"), &[]).map_err(Error::Mysql)?;
+    }
+    Ok(())
+}
+
+/// Inserts many rows by each statement, because each takes a round trip.
+fn insert_in_mysql(session: &mut mysql::Session, table: &str, csv: &str) -> Result<(), Error> {
+    /// With at most 13 columns, a statement stays far below MySQL's 65,535 parameters.
+    const ROWS_PER_STATEMENT: usize = 500;
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let columns: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
+    let places = format!("({})", vec!["?"; columns.len()].join(","));
+    let rows: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>()?;
+    for rows in rows.chunks(ROWS_PER_STATEMENT) {
+        let tuples = vec![&*places; rows.len()].join(",");
+        let insert = format!("insert into {table} ({}) values {tuples}", columns.join(","));
+        let fields = rows.iter().flat_map(csv::StringRecord::iter);
+        let values: Vec<Value> = fields
+            .map(|field| if field.is_empty() { Value::Null } else { Value::Text(field.to_owned()) })
+            .collect();
+        session.execute(&insert, &values).map_err(Error::Mysql)?;
+    }
+    Ok(())
 }
 
 /// Writes a whole database to the empty file `path`. A crash makes the file worthless anyway, so nothing is journalled.

@@ -2,7 +2,7 @@
 //!
 //! Any thread, pure. The rules are PostgreSQL's. A text that is not understood in every part has no answer.
 
-use super::{Kind, Lexer, Token};
+use super::{Dialect, Kind, Lexer, Token};
 use crate::config::Sql;
 
 /// The rows that an insert of one tuple returns, if neither a trigger nor a rule of the table interferes.
@@ -38,7 +38,7 @@ impl Sql {
         if text.contains('\\') {
             return None;
         }
-        let tokens = Lexer::new(&text).tokens().ok()?;
+        let tokens = Lexer::new(&text, Dialect::Standard).tokens().ok()?;
         Tokens { text: &text, rest: &tokens }.insert()
     }
 }

@@ -15,7 +15,7 @@ use tokio_postgres::CancelToken;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::socket::{Socket, Stream};
+use crate::database::socket::{Socket, Stream};
 
 /// The most bytes that one read of an encrypted session takes: a record of TLS (RFC 8446 section 5.1).
 const RECORD_BYTES: usize = 16 * 1024;

@@ -8,14 +8,12 @@
 //! that is left. `connect_timeout` is the most for one address. As in libpq, it counts the whole login: the connection, TLS, the
 //! authentication and the first questions. The last address has all the time that is left.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket as RawSocket, TcpKeepalive, Type};
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
@@ -26,17 +24,15 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::super::{Access, Category};
 use super::channel::{Channel, Handshake, Shared, Slot, process_named_by};
-use super::socket::{Socket, Stream};
 use super::url::{Place, Role, Target, explain};
 use crate::base::deadline::Deadline;
 use crate::base::system;
+use crate::database::hosts::{Hosts, LookUp, look_up, may_pass, share};
+use crate::database::socket::{Socket, Stream};
 
 /// The time that a server has to act on a cancel request, and so to close its connection. It is shorter than the time
 /// for a cancelled statement to end. So a server that does neither leaves time for the statement's own answer.
 const CLOSE_GRACE: Duration = Duration::from_millis(300);
-
-/// For this long, a host that did not answer is tried after all others. pgjdbc's `hostRecheckSeconds`.
-const RECHECK: Duration = Duration::from_secs(10);
 
 type Connection = tokio_postgres::Connection<Stream, Shared>;
 
@@ -135,50 +131,6 @@ impl Failure {
     }
 }
 
-fn may_pass(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::ConnectionRefused
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionAborted
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::NotFound
-            | ErrorKind::TimedOut
-            | ErrorKind::UnexpectedEof
-    )
-}
-
-/// The hosts of a URL that earlier openings found silent.
-#[derive(Debug, Default)]
-pub(super) struct Hosts {
-    /// When the host with this index was last found silent, or was last tried again after that.
-    silent: Mutex<BTreeMap<usize, Instant>>,
-}
-
-impl Hosts {
-    /// Puts the hosts that were found silent a short time ago behind the others.
-    fn sort(&self, order: &mut [usize]) {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        order.sort_by_key(|index| {
-            silent.get(index).is_some_and(|since| now.saturating_duration_since(*since) < RECHECK)
-        });
-        // While this thread tries the first host again, other threads do not wait for it as well.
-        if let Some(since) = order.first().and_then(|first| silent.get_mut(first)) {
-            *since = now;
-        }
-    }
-
-    fn note_silent(&self, index: usize) {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).insert(index, Instant::now());
-    }
-
-    fn note_answer(&self, index: usize) {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
-    }
-}
-
 /// Opens a session on the first host that accepts one.
 ///
 /// # Errors
@@ -219,12 +171,6 @@ pub(super) fn open(
         }
     }
     Err(Failure::of_several(failures))
-}
-
-/// An equal part of the time that is left, if `count` remain that need a part.
-fn share(deadline: Deadline, count: usize) -> Deadline {
-    let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
-    if count == 1 { deadline } else { deadline.within(deadline.left() / count) }
 }
 
 /// The attempts of one opening.
@@ -332,7 +278,10 @@ fn servers(place: &Place, deadline: Deadline) -> Result<Vec<Server>, Failure> {
         (_, Some(address)) => vec![SocketAddr::new(*address, *port)],
         (Host::Tcp(name), None) => match name.parse() {
             Ok(address) => vec![SocketAddr::new(address, *port)],
-            Err(_) => look_up(name.clone(), *port, deadline)?,
+            Err(_) => look_up(name.clone(), *port, deadline).map_err(|error| match error {
+                LookUp::TimeUp => Failure::TimeUp,
+                LookUp::Failed(error) => Failure::Unreachable(error),
+            })?,
         },
         (Host::Unix(directory), None) => {
             let path = directory.join(format!(".s.PGSQL.{port}"));
@@ -344,18 +293,6 @@ fn servers(place: &Place, deadline: Deadline) -> Result<Vec<Server>, Failure> {
         .into_iter()
         .map(|address| Server { address: address.into(), place: place.clone() })
         .collect())
-}
-
-/// Looks up a name on a thread of its own, because the system's look-up knows no deadline.
-fn look_up(name: String, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, Failure> {
-    let (sender, receiver) = crossbeam_channel::bounded(1);
-    let look_up = move || {
-        let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
-        // The receiver may have given up waiting.
-        drop(sender.send(found));
-    };
-    thread::Builder::new().name("look-up".into()).spawn(look_up).map_err(Failure::Unreachable)?;
-    receiver.recv_deadline(deadline.instant()).map_err(|_| Failure::TimeUp)?.map_err(Failure::Unreachable)
 }
 
 impl Server {
@@ -516,41 +453,5 @@ fn run<T>(socket: &Socket, work: impl Future<Output = T>, deadline: Deadline) ->
         if !socket.wait(deadline.instant()) {
             return Err(Failure::TimeUp);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn order(hosts: &Hosts) -> Vec<usize> {
-        let mut order = vec![0, 1, 2];
-        hosts.sort(&mut order);
-        order
-    }
-
-    #[test]
-    fn a_silent_host_is_last_until_one_session_tries_it_again() {
-        let hosts = Hosts::default();
-        assert_eq!(order(&hosts), [0, 1, 2]);
-        hosts.note_silent(0);
-        assert_eq!(order(&hosts), [1, 2, 0]);
-        hosts.note_silent(1);
-        assert_eq!(order(&hosts), [2, 0, 1]);
-        let long_ago = Instant::now().checked_sub(RECHECK).expect("the machine runs for longer");
-        hosts.silent.lock().unwrap().insert(0, long_ago);
-        assert_eq!(order(&hosts), [0, 2, 1], "one tries it again");
-        assert_eq!(order(&hosts), [2, 0, 1], "the others do not wait for that");
-        hosts.note_answer(0);
-        assert_eq!(order(&hosts), [0, 2, 1]);
-    }
-
-    #[test]
-    fn the_time_is_shared_equally_and_the_last_has_the_rest() {
-        let deadline = Deadline::after(Duration::from_secs(30));
-        assert_eq!(share(deadline, 1), deadline);
-        let third = share(deadline, 3).left();
-        assert!(third <= Duration::from_secs(10) && third > Duration::from_secs(9), "{third:?}");
-        assert_eq!(share(deadline, 0), deadline);
     }
 }

@@ -9,19 +9,22 @@ use std::time::Instant;
 
 use tokio_postgres::config::Host;
 
-use super::connect::Hosts;
 use super::effects::SessionEffects;
 use super::session::Session;
-use super::wire::{Limit, Wire};
+use super::wire::Wire;
 use super::{cleaning, pooler, simple, url};
 use crate::base::deadline::Deadline;
 use crate::config;
 use crate::database::driver::{self, Provider};
+use crate::database::hosts::Hosts;
+use crate::database::limit::Limit;
 use crate::database::settings::{LEAVES_TRANSACTION, Settings};
+use crate::database::statement::Notation;
 use crate::database::{Category, Error, Kind};
 
 /// PostgreSQL in the table of databases.
 pub(in crate::database) const PROVIDER: Provider = Provider {
+    kind: Kind::Postgres,
     schemes: &["postgres://", "postgresql://"],
     url_form: "postgres://user@host/database",
     driver: |url, settings| Ok(Box::new(Driver::new(url, settings)?)),
@@ -174,8 +177,8 @@ impl driver::Driver for Driver {
         self.target.config.get_application_name()
     }
 
-    fn parameter_sign(&self) -> char {
-        '$'
+    fn notation(&self) -> Notation {
+        Notation::Numbered('$')
     }
 
     fn takes_comments(&self) -> bool {

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::names::Names;
-use super::text::{first_word, writes_rows};
+use super::text::writes_rows;
 use crate::base::system;
+use crate::database::statement::first_word;
 
 /// The age at which the planner is asked again, in seconds: a view or a policy may have changed by then.
 const AGE_MAX_S: u64 = 1;

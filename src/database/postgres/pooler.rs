@@ -10,8 +10,9 @@ use tokio_postgres::Config;
 
 use super::cleaning::SETTINGS;
 use super::simple;
-use super::wire::{Failure, Limit, Wire};
+use super::wire::{Failure, Wire};
 use crate::database::Error;
+use crate::database::limit::Limit;
 
 /// The time in which a second session must open and answer. If it takes longer, the pooler has no free session.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);

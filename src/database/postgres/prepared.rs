@@ -16,7 +16,7 @@ use super::json::Encoder;
 use super::single_insert::{ReturnedColumn, SingleInsert};
 use super::text::{has_star, without_comments};
 use super::wire::{Wire, unsendable};
-use crate::config;
+use crate::config::{self, sql::Dialect};
 use crate::database::comment::{self, Comment};
 use crate::database::{Error, RowWriter, json};
 
@@ -141,7 +141,7 @@ impl Prepared {
         described: &[DescribedColumn],
         effect: Arc<SessionEffect>,
     ) -> Self {
-        let has_comment = config::Sql::without_parameters(sql).has_comment();
+        let has_comment = config::Sql::without_parameters(sql).has_comment(Dialect::Standard);
         let end = (!has_comment).then(|| comment::end(sql));
         let is_open = has_open_columns(sql, described);
         let plan = plan_of(&columns);
@@ -209,7 +209,8 @@ impl Prepared {
 
     pub(super) fn refusal_of(&self, index: usize) -> Error {
         let (column, type_name) = self.column(index);
-        Error::UnsupportedType { column, type_name }
+        let instead = as_text(&column);
+        Error::UnsupportedType { column, type_name, instead }
     }
 
     /// A column's name and type, for messages.
@@ -316,6 +317,11 @@ pub(super) fn oids(body: &[u8]) -> Result<Vec<Oid>, Error> {
         fits.then(|| oids.iter().map(|oid| Oid::from_be_bytes(*oid)).collect())
     };
     read().ok_or_else(|| Error::Lost("it described parameters in another form".to_owned()))
+}
+
+/// The column as text, which every type has.
+pub(super) fn as_text(column: &str) -> String {
+    format!("\"{column}\"::text")
 }
 
 #[cfg(test)]

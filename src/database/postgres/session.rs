@@ -7,11 +7,9 @@
 //! - [`together`] sends the statements of a transaction together.
 //! - [`work`] has the uses of a statement.
 //! - [`transaction`] begins and ends transactions.
-//! - [`outcome`] says what was committed.
 //! - [`pipeline`] shares a round trip.
 //! - [`privileges`] asks for the user's privileges.
 
-mod outcome;
 mod pipeline;
 mod privileges;
 mod run;
@@ -23,7 +21,6 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::outcome::Commits;
 use self::transaction::Transaction;
 use self::work::{Alone, EndpointRun, HandlerRuns, HandlerStep};
 use super::bind;
@@ -34,15 +31,17 @@ use super::row::{Parameters, Row};
 use super::simple;
 use super::statements::Statements;
 use super::step::{Step, StepError, StepResult};
-use super::text::first_word;
 use super::types::Types;
-use super::wire::{Limit, Wire};
+use super::wire::Wire;
 use crate::base::deadline::Deadline;
 use crate::base::value::{self, Value};
 use crate::database::comment::Comment;
 use crate::database::driver::{self, Borrower, Note, RoundTrip, Steps, Together};
+use crate::database::limit::Limit;
+use crate::database::outcome::Commits;
 use crate::database::pool::{self, Session as _};
 use crate::database::settings::Settings;
+use crate::database::statement::first_word;
 use crate::database::{Access, Column, Description, Error, Kind, RowWriter, Statement};
 use crate::telemetry::activity::Activity;
 use crate::telemetry::metrics;

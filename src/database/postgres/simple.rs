@@ -10,8 +10,9 @@ use postgres_protocol::message::backend::{
 
 use super::fields::Fields;
 use super::refusal::ServerError;
-use super::wire::{Failure, Limit, Wait, Wire};
+use super::wire::{Failure, Wait, Wire};
 use crate::database::Error;
+use crate::database::limit::Limit;
 
 /// The status of a session without a transaction, in `ReadyForQuery`.
 const IDLE: u8 = b'I';

@@ -1,8 +1,9 @@
 //! The text of a statement, as far as it tells something without being parsed.
 //!
-//! Owns the rules about words: the first word, the commands that a session cannot run, and a `*` for columns. Pure.
+//! Owns the rules about words: the commands that a session cannot run, and a `*` for columns. Pure.
 
 use crate::database::Error;
+use crate::database::statement::first_word;
 
 /// Refuses the commands that would leave the session in a state unknown to the checkin, or that speak another protocol.
 pub(super) fn refuse_session_commands(sql: &str) -> Result<(), Error> {
@@ -28,22 +29,6 @@ pub(super) fn refuse_session_commands(sql: &str) -> Result<(), Error> {
         ))),
         None => Ok(()),
     }
-}
-
-/// The first word behind comments.
-pub(super) fn first_word(sql: &str) -> &str {
-    let mut rest = sql.trim_start();
-    loop {
-        rest = if let Some(comment) = rest.strip_prefix("--") {
-            comment.split_once('\n').map_or("", |(_, after)| after)
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            comment.split_once("*/").map_or("", |(_, after)| after)
-        } else {
-            break;
-        }
-        .trim_start();
-    }
-    rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or_default()
 }
 
 /// Whether a statement writes rows, by its first word.

@@ -6,26 +6,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
-};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
-    SupportedProtocolVersion,
-};
+use rustls::{ClientConfig, SupportedProtocolVersion};
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
-use webpki::RawPublicKeyEntity;
 
-use crate::base::certificate::{Certificate, advice_if_encrypted};
+use crate::database::verification::{AnyCertificate, Roots, Verified, client, read_certificates, read_key};
 
 /// `sslmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,22 +132,9 @@ impl Settings {
     fn client(&self) -> Result<ClientConfig, String> {
         let provider = Arc::new(ring::default_provider());
         let both = [&TLS13, &TLS12];
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(self.only.as_ref().map_or(&both, std::slice::from_ref))
-            .map_err(|error| format!("tls: {error}"))?
-            .dangerous()
-            .with_custom_certificate_verifier(self.verifier(provider)?);
-        let mut client = match self.identity()? {
-            Some((chain, key)) => {
-                let own = chain.first().and_then(|own| Certificate::read(own).ok());
-                builder.with_client_auth_cert(chain, key).map_err(|error| {
-                    let reason =
-                        own.and_then(|own| own.unsupported_key()).unwrap_or_else(|| error.to_string());
-                    format!("sslcert: {reason}")
-                })?
-            }
-            None => builder.with_no_client_auth(),
-        };
+        let versions = self.only.as_ref().map_or(&both[..], std::slice::from_ref);
+        let verifier = self.verifier(Arc::clone(&provider))?;
+        let mut client = client(provider, versions, verifier, self.identity()?, "sslcert")?;
         client.enable_sni = !self.hides_name;
         if self.is_direct {
             client.alpn_protocols = vec![PROTOCOL.to_vec()];
@@ -174,7 +151,7 @@ impl Settings {
     /// A certificate authority makes even `require` check the chain (34.19.1, for backward compatibility).
     fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
         let mode = self.mode();
-        let Some(Roots { store, own }) = self.roots(mode)? else {
+        let Some(roots) = self.roots(mode)? else {
             return match mode {
                 Mode::VerifyCa | Mode::VerifyFull => {
                     Err("sslmode=verify-ca and verify-full need a certificate \
@@ -184,14 +161,11 @@ impl Settings {
                 _ => Ok(Arc::new(AnyCertificate(provider))),
             };
         };
-        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
-            .build()
-            .map_err(|error| format!("sslrootcert: {error}"))?;
-        Ok(Arc::new(Verified { chains, own, checks_name: mode == Mode::VerifyFull, provider }))
+        Ok(Arc::new(Verified::new(roots, "sslrootcert", mode == Mode::VerifyFull, provider)?))
     }
 
     fn roots(&self, mode: Mode) -> Result<Option<Roots>, String> {
-        let mut roots = Roots { store: RootCertStore::empty(), own: Vec::new() };
+        let mut roots = Roots::empty();
         match self.root.as_deref() {
             _ if mode == Mode::Disable => return Ok(None),
             Some("system") if mode != Mode::VerifyFull => {
@@ -206,9 +180,9 @@ impl Settings {
                     return Err(format!("sslrootcert=system: no certificates found {:?}", found.errors));
                 }
             }
-            Some(file) => roots.add(&file.into())?,
+            Some(file) => roots.add("sslrootcert", file.as_ref())?,
             None => match in_home_directory("root.crt") {
-                Some(file) => roots.add(&file)?,
+                Some(file) => roots.add("sslrootcert", &file)?,
                 None => return Ok(None),
             },
         }
@@ -227,10 +201,7 @@ impl Settings {
         let key = self.key.clone().or_else(|| in_home_directory("postgresql.key"));
         let key = key.ok_or("sslcert is given, but sslkey is not")?;
         let chain = read_certificates("sslcert", &certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&key).map_err(|error| {
-            let reason = advice_if_encrypted(&key).unwrap_or_else(|| error.to_string());
-            format!("sslkey {}: {reason}", key.display())
-        })?;
+        let key = read_key("sslkey", &key)?;
         Ok(Some((chain, key)))
     }
 }
@@ -256,214 +227,6 @@ fn in_home_directory(name: &str) -> Option<PathBuf> {
     Some(std::env::home_dir()?.join(".postgresql").join(name)).filter(|file| file.is_file())
 }
 
-fn read_certificates(key: &str, file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, String> {
-    let explain = |error| format!("{key} {}: {error}", file.display());
-    let chain: Vec<_> =
-        CertificateDer::pem_file_iter(file).map_err(explain)?.collect::<Result<_, _>>().map_err(explain)?;
-    if chain.is_empty() {
-        return Err(format!("{key} {}: holds no certificate", file.display()));
-    }
-    Ok(chain)
-}
-
-/// The content of `sslrootcert`.
-struct Roots {
-    /// The authorities.
-    store: RootCertStore,
-    /// The certificates of the file as they are. One of them may be the server's own.
-    own: Vec<CertificateDer<'static>>,
-}
-
-impl Roots {
-    fn add(&mut self, file: &PathBuf) -> Result<(), String> {
-        for certificate in read_certificates("sslrootcert", file)? {
-            self.own.push(certificate.clone());
-            let added = self.store.add(certificate);
-            added.map_err(|error| format!("sslrootcert {}: {error}", file.display()))?;
-        }
-        Ok(())
-    }
-}
-
-/// `verify-ca` and `verify-full`: the chain must lead to a trusted authority, or the certificate must itself stand in `sslrootcert`.
-/// PostgreSQL's manual makes such a self-signed `server.crt` (19.9.5). With `verify-full`, the server's name must be right as well.
-#[derive(Debug)]
-struct Verified {
-    chains: Arc<WebPkiServerVerifier>,
-    own: Vec<CertificateDer<'static>>,
-    checks_name: bool,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verified {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        if self.own.contains(end_entity) {
-            check_dates(&read(end_entity)?, now)?;
-            if self.checks_name {
-                check_name(end_entity, server_name)?;
-            }
-            return Ok(ServerCertVerified::assertion());
-        }
-        // `WebPkiServerVerifier` checks the name last, so an error about the name shows that the chain is good.
-        match self.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(TlsError::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => {
-                if self.checks_name {
-                    check_name(end_entity, server_name)?;
-                }
-                Ok(ServerCertVerified::assertion())
-            }
-            Err(_) if read(end_entity).is_ok_and(|read| read.is_version_1()) => {
-                Err(TlsError::General(VERSION_1.to_owned()))
-            }
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Signature { message, certificate, signed }.verify(&self.provider, verify_tls12_signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Signature { message, certificate, signed }.verify(&self.provider, verify_tls13_signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// `allow`, `prefer` and `require` without an authority: the connection is encrypted, but the server's identity is not
-/// checked.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Signature { message, certificate, signed }.verify(&self.0, verify_tls12_signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Signature { message, certificate, signed }.verify(&self.0, verify_tls13_signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-const VERSION_1: &str = "the server's certificate is of X.509 version 1, whose chain cannot be verified here; sign it with \
-     extensions (openssl x509 -req -extfile FILE), or give the certificate itself as sslrootcert";
-
-fn read(certificate: &CertificateDer<'_>) -> Result<Certificate, TlsError> {
-    Certificate::read(certificate).map_err(|_| CertificateError::BadEncoding.into())
-}
-
-fn check_dates(certificate: &Certificate, now: UnixTime) -> Result<(), TlsError> {
-    let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
-    if now < certificate.begins() {
-        Err(CertificateError::NotValidYet.into())
-    } else if now > certificate.ends() {
-        Err(CertificateError::Expired.into())
-    } else {
-        Ok(())
-    }
-}
-
-/// Checks the server's name as libpq does: by the names in `subjectAltName`, or else by the common name.
-fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), TlsError> {
-    let read = read(certificate)?;
-    if read.common_name_is(&name.to_str()) {
-        return Ok(());
-    }
-    if read.is_version_1() {
-        let presented = read.common_name().into_iter().collect();
-        return Err(CertificateError::NotValidForNameContext { expected: name.to_owned(), presented }.into());
-    }
-    verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
-}
-
-/// A server's signature in the handshake. It shows that the server has the key of its certificate.
-struct Signature<'a> {
-    message: &'a [u8],
-    certificate: &'a CertificateDer<'a>,
-    signed: &'a DigitallySignedStruct,
-}
-
-/// rustls's verification for one version of TLS.
-type Verify = fn(
-    &[u8],
-    &CertificateDer<'_>,
-    &DigitallySignedStruct,
-    &WebPkiSupportedAlgorithms,
-) -> Result<HandshakeSignatureValid, TlsError>;
-
-impl Signature<'_> {
-    /// Verifies with `verify`, and without it if the certificate is of X.509 version 1, which webpki does not read.
-    fn verify(&self, provider: &CryptoProvider, verify: Verify) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &provider.signature_verification_algorithms;
-        match read(self.certificate) {
-            Ok(read) if read.is_version_1() => self.verify_with_key_of(&read, algorithms),
-            _ => verify(self.message, self.certificate, self.signed, algorithms),
-        }
-    }
-
-    fn verify_with_key_of(
-        &self,
-        certificate: &Certificate,
-        algorithms: &WebPkiSupportedAlgorithms,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let refused = || TlsError::from(CertificateError::BadSignature);
-        let key = certificate.public_key().map_err(|_| refused())?;
-        let key = SubjectPublicKeyInfoDer::from(key);
-        let key = RawPublicKeyEntity::try_from(&key).map_err(|_| refused())?;
-        let of_scheme = algorithms.mapping.iter().filter(|(scheme, _)| *scheme == self.signed.scheme);
-        let is_good = of_scheme
-            .flat_map(|(_, algorithms)| algorithms.iter())
-            .any(|algorithm| key.verify_signature(*algorithm, self.message, self.signed.signature()).is_ok());
-        if is_good { Ok(HandshakeSignatureValid::assertion()) } else { Err(refused()) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -472,7 +235,14 @@ mod tests {
     use rustls::sign::CertifiedKey;
     use rustls::{ClientConnection, ServerConfig, ServerConnection};
 
+    use std::time::Duration;
+
+    use rustls::pki_types::UnixTime;
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::{CertificateError, Error as TlsError};
+
     use super::*;
+    use crate::database::verification::{check_dates, read};
 
     /// Of X.509 version 1, for the common name `localhost`, valid for a hundred years from 2026-11-30.
     const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\

@@ -52,6 +52,7 @@ impl Types {
             None => Err(Error::UnsupportedType {
                 column: column.name.clone(),
                 type_name: format!("number {}, which is new", column.kind),
+                instead: super::prepared::as_text(&column.name),
             }),
         });
         columns.collect()

@@ -1,6 +1,6 @@
 //! The conversation with a PostgreSQL server: messages out, messages in, and the limits of waiting for them.
 //!
-//! Owns [`Wire`], [`Limit`], [`Wait`] and [`Failure`]. Messages are collected in a batch, sent at once, and answered in
+//! Owns [`Wire`], [`Wait`] and [`Failure`]. Messages are collected in a batch, sent at once, and answered in
 //! their order. Each part of a batch ends with its own `ReadyForQuery`. Runs on the thread that makes a call; knows
 //! nothing of statements.
 
@@ -21,60 +21,21 @@ use tokio_postgres::{CancelToken, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::channel::Channel;
-use super::connect::{self, Hosts, Opened, Server};
+use super::connect::{self, Opened, Server};
 use super::errand::{Errand, ErrandKind, Finding, Step};
 use super::refusal::{ServerError, field};
 use super::url::{Place, Target};
 use crate::base::deadline::Deadline;
-use crate::base::presence::Presence;
 use crate::base::system::Bell;
+use crate::database::hosts::Hosts;
+use crate::database::limit::{CANCEL_GRACE, Limit, SETTLE_GRACE};
 use crate::database::{Access, Error};
-
-/// The time past the deadline in which a cancelled statement may end, the cancel request included. After that the
-/// connection is given up. The client waits for its 504 meanwhile, so the time is short; a healthy server needs a few
-/// ms.
-const CANCEL_GRACE: Duration = Duration::from_millis(500);
-
-/// The time in which unwanted rows may arrive before the statement is cancelled.
-const SETTLE_GRACE: Duration = Duration::from_millis(50);
 
 /// The size of the buffers that are kept from one batch to the next.
 const KEPT_BYTES: usize = 64 * 1024;
 
 /// A tag, and a length of four bytes.
 const HEADER_BYTES: usize = 5;
-
-/// The limits of work for one client.
-#[derive(Clone, Debug)]
-pub(super) struct Limit {
-    /// The work ends when the client leaves.
-    pub(super) client: Presence,
-    /// The request's deadline.
-    pub(super) deadline: Deadline,
-    /// `database.statement_timeout`.
-    pub(super) statement: Option<Duration>,
-}
-
-impl Limit {
-    /// The deadline alone, for no client.
-    pub(super) fn until(deadline: Deadline) -> Self {
-        Self { client: Presence::default(), deadline, statement: None }
-    }
-
-    /// The end of a statement that begins now.
-    fn end(&self) -> Deadline {
-        self.statement.map_or(self.deadline, |timeout| self.deadline.within(timeout))
-    }
-
-    /// The reason why no work may begin now, if there is one.
-    fn is_over(&self, now: Instant) -> Option<Error> {
-        if self.client.has_left() {
-            Some(Error::ClientLeft)
-        } else {
-            (now >= self.deadline.instant()).then_some(Error::Deadline)
-        }
-    }
-}
 
 /// The reason why an answer is not whole.
 #[derive(Debug)]

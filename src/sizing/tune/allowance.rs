@@ -28,6 +28,13 @@ const SQL: &str = "\
            (select rolconnlimit from pg_roles where rolname = current_user) as role_limit, \
            (select datconnlimit from pg_database where datname = current_database()) as database_limit";
 
+/// MySQL's limits. Without the privilege PROCESS, a user sees only its own sessions. `max_user_connections` is the user's own limit, where
+/// it has one; 0 means none.
+const MYSQL_SQL: &str = "\
+    select @@max_connections as max, 0 as superuser_reserved, 0 as reserved, \
+           (select count(*) - 1 from information_schema.processlist) as others, \
+           if(@@max_user_connections = 0, -1, @@max_user_connections) as role_limit, -1 as database_limit";
+
 /// The most sessions that one instance may open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowance {
@@ -43,11 +50,13 @@ impl Allowance {
     /// # Errors
     /// When the database does not answer.
     pub fn read(database: &Database, instances: NonZeroUsize) -> Result<Option<Self>, Error> {
-        if database.kind() != Kind::Postgres {
-            return Ok(None);
-        }
+        let sql = match database.kind() {
+            Kind::Sqlite => return Ok(None),
+            Kind::Postgres => SQL,
+            Kind::Mysql => MYSQL_SQL,
+        };
         let deadline = Deadline::after(PATIENCE);
-        let statement = database.statement(&Sql::without_parameters(SQL), &[]);
+        let statement = database.statement(&Sql::without_parameters(sql), &[]);
         let mut row = Vec::new();
         let mut writer = RowWriter::new(&mut row, Shape::Objects, BYTES_MAX, 1);
         database.checkout(deadline)?.run(&statement, &[], Access::ReadOnly, deadline, &mut writer)?;

@@ -8,6 +8,7 @@ mod exhausted;
 mod forwarder;
 mod load;
 mod mixed;
+mod mysql;
 mod network;
 mod read_only;
 mod served;

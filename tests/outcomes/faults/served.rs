@@ -30,7 +30,7 @@ const FOUND_OUT: Duration = Duration::from_secs(5);
 /// The number of workers, and of sessions unless a test sets another.
 pub(crate) const WORKERS: usize = 4;
 
-const ACCOUNTS: i64 = 8;
+pub(crate) const ACCOUNTS: i64 = 8;
 const BALANCE: i64 = 1_000_000;
 
 /// The work of a request in the database. Each request has its own number, which a good answer repeats.
@@ -183,7 +183,12 @@ impl Served {
 
     /// Waits until the pool is full, and keeps what the server holds then, before its first client.
     pub(crate) fn warm_up(&mut self, cluster: &Postgres, sessions: usize) {
-        wait_until("the pool does not fill", || cluster.sessions("true") == sessions);
+        self.warm_up_until(|| cluster.sessions("true") == sessions);
+    }
+
+    /// The same where another database tells whether the pool is full.
+    pub(crate) fn warm_up_until(&mut self, is_full: impl FnMut() -> bool) {
+        wait_until("the pool does not fill", is_full);
         self.before = Holdings::of(self.wharf.id());
     }
 

@@ -24,10 +24,11 @@ use crate::base::deadline::Deadline;
 use crate::base::presence::Presence;
 use crate::database::comment::Comment;
 use crate::database::driver::{Fetched, Outgoing, RoundTrip, Waits};
+use crate::database::limit::Limit;
 use crate::database::postgres::answer::{AnswerReader, RowTaker};
 use crate::database::postgres::prepared::{Prepared, write_row};
 use crate::database::postgres::row::Row;
-use crate::database::postgres::wire::{Failure, Limit, Pause, Wait, Wire};
+use crate::database::postgres::wire::{Failure, Pause, Wait, Wire};
 use crate::database::question::{Answer, Form, Question};
 use crate::database::{Access, Error, RowWriter, note_cancelled};
 

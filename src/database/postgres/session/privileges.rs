@@ -7,7 +7,7 @@
 //! policies.
 
 use super::Session;
-use super::outcome::Commits;
+use crate::database::outcome::Commits;
 use crate::database::{Access, Error, Statement};
 
 /// The name of the statement in question.

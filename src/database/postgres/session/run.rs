@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use super::Session;
-use super::outcome::{Commits, begin_commit, end_commit};
 use super::transaction::{AccessCommand, NOT_SUPPORTED, Transaction, is_read_only, is_standby, refusal_of};
 use super::work::{PrepareOnly, Work};
+use crate::database::outcome::{Commits, begin_commit, end_commit};
 use crate::database::postgres::effects::Leaves;
 use crate::database::postgres::prepared::Prepared;
 use crate::database::postgres::wire::{Failure, Wait};

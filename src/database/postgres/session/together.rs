@@ -20,8 +20,8 @@ use crate::database::postgres::effects::Leaves;
 use crate::database::postgres::fields::Fields;
 use crate::database::postgres::prepared::Prepared;
 use crate::database::postgres::single_insert::{self, SingleInsert};
-use crate::database::postgres::text::first_word;
 use crate::database::postgres::wire::{Failure, Wait, Wire};
+use crate::database::statement::first_word;
 use crate::database::{Access, Error};
 use crate::telemetry::activity::WorkerState;
 

@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use super::Session;
-use super::outcome::{Commits, begin_commit, end_commit};
 use crate::base::deadline::Deadline;
+use crate::database::limit::Limit;
+use crate::database::outcome::{Commits, begin_commit, end_commit};
 use crate::database::postgres::errand::ErrandKind;
 use crate::database::postgres::simple;
-use crate::database::postgres::wire::{Limit, Wait, Wire};
+use crate::database::postgres::wire::{Wait, Wire};
 use crate::database::statement::command;
 use crate::database::{Access, Category, Error, note_cancelled};
 use crate::telemetry::activity::WorkerState;

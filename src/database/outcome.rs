@@ -3,9 +3,9 @@
 //! Owns [`Commits`], and tells the client's [`Presence`] about the beginning and the end of each commit. Otherwise
 //! pure.
 
+use super::statement::first_word;
+use super::{Access, Error};
 use crate::base::presence::Presence;
-use crate::database::postgres::text::first_word;
-use crate::database::{Access, Error};
 
 /// The commits of a statement outside a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,8 @@ impl Commits {
     /// The commits of a statement that may write. A procedure and a `do` block may commit halfway. So may some commands
     /// of administrators, such as `create index concurrently`.
     pub(super) fn of_write(sql: &str) -> Self {
-        const WHOLE: [&str; 8] = ["delete", "insert", "merge", "select", "table", "update", "values", "with"];
+        const WHOLE: [&str; 9] =
+            ["delete", "insert", "merge", "replace", "select", "table", "update", "values", "with"];
         let word = first_word(sql);
         let is_whole = WHOLE.iter().any(|whole| word.eq_ignore_ascii_case(whole));
         if is_whole { Self::Whole } else { Self::InParts }
