@@ -7,7 +7,7 @@ use wharf::handler::{Context, Error};
 use wharf::http::{Request, Response};
 use wharf::server::{Running, Server};
 
-use crate::support::{Client, Counting, Database, Postgres, config_of};
+use crate::support::{Client, Counting, Database, Postgres, config_of, measured};
 
 const SCHEMA: &str = "
     create table account (id int primary key, balance int not null check (balance >= 0));
@@ -174,27 +174,30 @@ fn every_kind_of_request_takes_the_round_trips_of_the_table() {
 }
 
 /// The second request of each pair waits in the queue while the first runs, so the cleaning of the session rides along.
+/// On a busy machine the second may come late, and the session is cleaned by itself.
 #[test]
 fn requests_that_follow_each_other_take_no_more_round_trips() {
-    let database = Postgres::database();
-    database.psql(SCHEMA);
-    let proxy = Counting::to(Postgres::shared().port());
-    let server = serve(&database, proxy.port(), "");
-    for _ in 0..3 {
-        assert_eq!(ask(&server, "POST", "/steps/5"), 204);
-        assert_eq!(ask(&server, "POST", "/steps/3"), 204);
-    }
-    for _ in 0..10 {
-        proxy.begin();
-        let mut clients = ["/steps/5", "/steps/3", "/steps/5"].map(|path| {
-            let mut client = Client::connect(server.address());
-            client.request("POST", path, &[], "");
-            client
-        });
-        for client in &mut clients {
-            assert_eq!(client.answer().status, 204);
+    measured(|| {
+        let database = Postgres::database();
+        database.psql(SCHEMA);
+        let proxy = Counting::to(Postgres::shared().port());
+        let server = serve(&database, proxy.port(), "");
+        for _ in 0..3 {
+            assert_eq!(ask(&server, "POST", "/steps/5"), 204);
+            assert_eq!(ask(&server, "POST", "/steps/3"), 204);
         }
-        assert_eq!(proxy.count(), 6);
-    }
-    server.drain();
+        for _ in 0..10 {
+            proxy.begin();
+            let mut clients = ["/steps/5", "/steps/3", "/steps/5"].map(|path| {
+                let mut client = Client::connect(server.address());
+                client.request("POST", path, &[], "");
+                client
+            });
+            for client in &mut clients {
+                assert_eq!(client.answer().status, 204);
+            }
+            assert_eq!(proxy.count(), 6);
+        }
+        server.drain();
+    });
 }

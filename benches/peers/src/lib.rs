@@ -15,6 +15,12 @@ pub struct World {
     random_number: i64,
 }
 
+impl World {
+    pub fn new(id: i64, random_number: i64) -> Self {
+        Self { id, random_number }
+    }
+}
+
 pub fn variable<T: FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
