@@ -125,6 +125,11 @@ impl Pipeline<'_> {
         };
         while *unwanted > 0 {
             match session.wire.result("", wait, &mut NoRows) {
+                Ok(done) if done.changed_session => {
+                    return Err(Failure::Lost(Error::Lost(
+                        "a statement before this one changed it".to_owned(),
+                    )));
+                }
                 Ok(_) | Err(Failure::Known(_)) => *unwanted -= 1,
                 Err(failure) => return Err(failure),
             }
