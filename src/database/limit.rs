@@ -16,6 +16,9 @@ pub(super) const CANCEL_GRACE: Duration = Duration::from_millis(500);
 /// The time in which unwanted rows may arrive before the statement is cancelled.
 pub(super) const SETTLE_GRACE: Duration = Duration::from_millis(50);
 
+/// The time for a rollback, whatever the request's deadline. A rollback that takes longer shows that the session is not worth keeping.
+pub(super) const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// The limits of work for one client.
 #[derive(Clone, Debug)]
 pub(super) struct Limit {

@@ -1,6 +1,6 @@
-//! Which statements commit something by themselves, and what their errors prove.
+//! Which statements commit something by themselves, what their errors prove, and why an answer is not whole.
 //!
-//! Owns [`Commits`], and tells the client's [`Presence`] about the beginning and the end of each commit. Otherwise
+//! Owns [`Commits`] and [`Failure`], and tells the client's [`Presence`] about the beginning and the end of each commit. Otherwise
 //! pure.
 
 use super::statement::first_word;
@@ -78,6 +78,34 @@ pub(super) fn end_commit<T>(client: &Presence, done: &Result<T, Error>, commits:
         Ok(_) => client.end_commit(true),
         Err(error) if commits.is_undone(error) => client.end_commit(false),
         Err(_) => {}
+    }
+}
+
+/// The reason why a server's answer is not whole.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server has refused, or nothing was sent, or the rest of the answer is not wanted.
+    Known(Error),
+    /// The connection ended, or its messages can no longer be understood. The fate of the statement is not known.
+    Lost(Error),
+    /// The server has run nothing of it, or has not received all of it.
+    NotRun(Error),
+    /// The answer has not come, and the wait was not to last longer. It can be read later.
+    NotYet(Pause),
+}
+
+/// Why a wait for an answer pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// There was to be no wait, or the bell has rung.
+    Bell,
+    /// The patience of the clients behind this one is over.
+    Patience,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Known(error)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The conversation with a server: commands out, answers in, and the limits of waiting for them.
 //!
-//! Owns [`Wire`], [`Wait`] and [`Failure`]. Commands are collected in a batch, sent at once, and answered in their order. A statement
+//! Owns [`Wire`] and [`Wait`]. Commands are collected in a batch, sent at once, and answered in their order. A statement
 //! past its time is ended by `KILL QUERY` over another connection, again and again until its answer has come. The session is closed
 //! afterwards, so that no late kill can hit another request. [`answers`] reads the answers. Runs on the thread that makes a call.
 
@@ -23,6 +23,7 @@ use crate::base::deadline::Deadline;
 use crate::base::system::Bell;
 use crate::database::Error;
 use crate::database::limit::{CANCEL_GRACE, Limit, SETTLE_GRACE};
+pub(super) use crate::database::outcome::{Failure, Pause};
 
 /// The pause between two kills of the same statement.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
@@ -39,34 +40,6 @@ pub(super) enum Command {
     Close = 25,
     SetOption = 27,
     Reset = 31,
-}
-
-/// The reason why an answer is not whole.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The server has refused, or nothing was sent, or the rest of the answer is not wanted.
-    Known(Error),
-    /// The connection ended, or its packets can no longer be understood. The fate of the statement is not known.
-    Lost(Error),
-    /// The server has not received all of it.
-    NotRun(Error),
-    /// Nothing of the answer has come, and the wait for it may go on later.
-    NotYet(Pause),
-}
-
-/// The reason why a wait has ended before an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pause {
-    /// The bell has rung, or there was to be no wait.
-    Bell,
-    /// The patience of the clients behind this one is over.
-    Patience,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Known(error)
-    }
 }
 
 impl From<io::Error> for Failure {

@@ -29,6 +29,7 @@ use crate::base::deadline::Deadline;
 use crate::base::system::Bell;
 use crate::database::hosts::Hosts;
 use crate::database::limit::{CANCEL_GRACE, Limit, SETTLE_GRACE};
+pub(super) use crate::database::outcome::{Failure, Pause};
 use crate::database::{Access, Error};
 
 /// The size of the buffers that are kept from one batch to the next.
@@ -36,34 +37,6 @@ const KEPT_BYTES: usize = 64 * 1024;
 
 /// A tag, and a length of four bytes.
 const HEADER_BYTES: usize = 5;
-
-/// The reason why an answer is not whole.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The server has refused, or nothing was sent, or the rest of the answer is not wanted.
-    Known(Error),
-    /// The connection ended, or its messages can no longer be understood. The fate of the statement is not known.
-    Lost(Error),
-    /// The server has run nothing of it, or has not received all of it.
-    NotRun(Error),
-    /// The answer has not come, and the wait was not to last longer. It can be read later.
-    NotYet(Pause),
-}
-
-/// Why a wait for an answer pauses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pause {
-    /// There was to be no wait, or the bell has rung.
-    Bell,
-    /// The patience of the clients behind this one is over.
-    Patience,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Known(error)
-    }
-}
 
 /// A wait for answers, with its limits.
 pub(super) struct Wait<'a> {

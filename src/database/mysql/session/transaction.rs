@@ -2,20 +2,15 @@
 //!
 //! Owns COMMIT and ROLLBACK. Runs on the worker that borrowed the session.
 
-use std::time::Duration;
-
 use super::Session;
 use super::rows::NoRows;
 use super::state::Transaction;
 use crate::base::deadline::Deadline;
-use crate::database::limit::Limit;
+use crate::database::limit::{Limit, ROLLBACK_TIMEOUT};
 use crate::database::outcome::{Commits, begin_commit, end_commit};
 use crate::database::statement::command;
 use crate::database::{Access, Error, note_cancelled};
 use crate::telemetry::activity::WorkerState;
-
-/// The time for a rollback, whatever the request's deadline. A rollback that takes longer shows that the session is not worth keeping.
-const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Session {
     pub(super) fn begin_transaction(&mut self, access: Access) -> Result<(), Error> {

@@ -3,11 +3,9 @@
 //! Owns [`Transaction`], BEGIN, COMMIT and ROLLBACK, and [`AccessCommand`], which precedes a statement. Runs on the
 //! worker that borrowed the session.
 
-use std::time::Duration;
-
 use super::Session;
 use crate::base::deadline::Deadline;
-use crate::database::limit::Limit;
+use crate::database::limit::{Limit, ROLLBACK_TIMEOUT};
 use crate::database::outcome::{Commits, begin_commit, end_commit};
 use crate::database::postgres::errand::ErrandKind;
 use crate::database::postgres::simple;
@@ -15,10 +13,6 @@ use crate::database::postgres::wire::{Wait, Wire};
 use crate::database::statement::command;
 use crate::database::{Access, Category, Error, note_cancelled};
 use crate::telemetry::activity::WorkerState;
-
-/// The time for a rollback, whatever the request's deadline. A rollback that takes longer shows that the session is not
-/// worth keeping.
-const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The SQLSTATE of a write where nothing may be written.
 pub(super) const READ_ONLY: &str = "25006";
